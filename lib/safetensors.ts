@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto';
+import { open, readFile, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { LgdError, systemErrorCode, writeError } from './errors.js';
+
+/** One tensor in memory, row-major. */
+export interface TensorRecord {
+  shape: number[];
+  data: Float32Array | Uint8Array | Int32Array | Float64Array | BigInt64Array;
+}
+
+/** The content of a safetensors file. F16 and BF16 tensors are widened to Float32Array on reading. */
+export interface SafetensorsFile {
+  tensors: Map<string, TensorRecord>;
+  metadata: Record<string, string>;
+}
+
+interface HeaderEntry {
+  dtype: string;
+  shape: number[];
+  data_offsets: [number, number];
+}
+
+/**
+ * Reads a safetensors file (https://github.com/huggingface/safetensors, format section).
+ * Dtypes: F32, F16 and BF16 (widened), F64, I32, I64, U8, BOOL.
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE
+ */
+export async function readSafetensors(path: string): Promise<SafetensorsFile> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { cause });
+    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { cause });
+  }
+  return parseSafetensors(bytes, path);
+}
+
+/** Parses the bytes of a safetensors file; `path` names it in errors. */
+export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFile {
+  const bad = (why: string) =>
+    new LgdError('BAD_FILE', `${path} is not a whole safetensors file: ${why}.`, { mend: 'Fetch or write the file again' });
+  if (bytes.byteLength < 8) throw bad(`it has ${bytes.byteLength} bytes`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const headerLength = Number(view.getBigUint64(0, true));
+  if (headerLength > bytes.byteLength - 8) throw bad(`its header should have ${headerLength} bytes, the file ends before`);
+  let header: Record<string, HeaderEntry | Record<string, string>>;
+  try {
+    header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + headerLength))) as typeof header;
+  } catch {
+    throw bad('its header is not JSON');
+  }
+  const tensors = new Map<string, TensorRecord>();
+  let metadata: Record<string, string> = {};
+  for (const [name, entry] of Object.entries(header)) {
+    if (name === '__metadata__') {
+      metadata = entry as Record<string, string>;
+      continue;
+    }
+    const { dtype, shape, data_offsets: [from, to] } = entry as HeaderEntry;
+    const start = 8 + headerLength + from;
+    if (8 + headerLength + to > bytes.byteLength) throw bad(`tensor ${name} ends past the end of the file`);
+    const slice = bytes.slice(start, start + (to - from)); // a copy: aligned, and frees the file's buffer
+    const data = decode(slice, dtype);
+    if (data === undefined) throw bad(`tensor ${name} has dtype ${dtype}, which is not supported`);
+    const elements = shape.reduce((a, b) => a * b, 1);
+    if (data.length !== elements) throw bad(`tensor ${name} has ${data.length} values for shape [${shape.join(',')}]`);
+    tensors.set(name, { shape, data });
+  }
+  return { tensors, metadata };
+}
+
+function decode(bytes: Uint8Array, dtype: string): TensorRecord['data'] | undefined {
+  const { buffer, byteLength } = bytes;
+  switch (dtype) {
+    case 'F32': return new Float32Array(buffer, 0, byteLength / 4);
+    case 'F64': return new Float64Array(buffer, 0, byteLength / 8);
+    case 'I32': return new Int32Array(buffer, 0, byteLength / 4);
+    case 'I64': return new BigInt64Array(buffer, 0, byteLength / 8);
+    case 'U8':
+    case 'BOOL': return bytes;
+    case 'F16': return Float32Array.from(new Uint16Array(buffer, 0, byteLength / 2), halfToFloat);
+    case 'BF16': {
+      const words = new Uint32Array(byteLength / 2);
+      new Uint16Array(buffer, 0, byteLength / 2).forEach((half, i) => (words[i] = half << 16));
+      return new Float32Array(words.buffer);
+    }
+    default: return undefined;
+  }
+}
+
+/** IEEE 754 binary16 bits to a number. */
+export function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** The bytes of a safetensors file; tensors keep the order given. */
+export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array {
+  const header: Record<string, unknown> = { __metadata__: metadata };
+  const parts: Uint8Array[] = [];
+  let offset = 0;
+  for (const [name, { shape, data }] of tensors) {
+    const dtype = dtypeOf(data);
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.byteLength] };
+    offset += bytes.byteLength;
+    parts.push(bytes);
+  }
+  let json = JSON.stringify(header);
+  json += ' '.repeat((8 - (Buffer.byteLength(json) % 8)) % 8);
+  const prefix = Buffer.alloc(8);
+  prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(json)));
+  return Buffer.concat([prefix, Buffer.from(json), ...parts]);
+}
+
+function dtypeOf(data: TensorRecord['data']): string {
+  if (data instanceof Float32Array) return 'F32';
+  if (data instanceof Float64Array) return 'F64';
+  if (data instanceof Int32Array) return 'I32';
+  if (data instanceof BigInt64Array) return 'I64';
+  return 'U8';
+}
+
+/** Writes a safetensors file through {@link writeFileAtomically}; returns its SHA-256 in hex. */
+export async function writeSafetensors(
+  path: string,
+  tensors: Iterable<[string, TensorRecord]>,
+  metadata: Record<string, string>,
+): Promise<string> {
+  const bytes = encodeSafetensors(tensors, metadata);
+  await writeFileAtomically(path, bytes);
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+/**
+ * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part.
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function writeFileAtomically(path: string, content: Uint8Array | string): Promise<void> {
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  try {
+    const file = await open(temporary, 'w');
+    try {
+      await file.writeFile(content);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+  } catch (cause) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw writeError(path, cause);
+  }
+}
