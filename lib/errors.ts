@@ -13,6 +13,7 @@ export type ErrorCode =
   | 'BAD_OPTION'
   | 'BAD_SHAPE'
   | 'CLASS_MISMATCH'
+  | 'DEPENDENCY_MISSING'
   | 'DEVICE_ERROR'
   | 'DEVICE_UNAVAILABLE'
   | 'DISPOSED'
@@ -105,4 +106,12 @@ export function writeError(path: string, cause: unknown): LgdError {
     mend: code === 'ENOSPC' || code === 'EDQUOT' ? 'Free some space, or choose another output folder' : 'Choose a folder this user may write to',
     cause,
   });
+}
+
+/**
+ * Stops a long call whose signal has fired.
+ * @throws LgdError ABORTED, with the signal's reason as its cause
+ */
+export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) throw new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown });
 }
