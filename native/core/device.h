@@ -1,0 +1,117 @@
+// A device: where memory lives, where work runs, and the queue that keeps the order of a step.
+//
+// All work of a device runs in order on one host thread of its own. On the CPU that thread computes (with a thread pool);
+// on CUDA it enqueues kernels on one stream, so a closure returns before its kernels ran. JavaScript only ever submits.
+// The first error is kept: later work is skipped, and the error reaches whoever waits next.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/error.h"
+#include "core/thread_pool.h"
+
+namespace lgd {
+
+struct Kernels;  // ops/kernels.h: the table of operations of one backend
+
+enum class DeviceKind { cpu, cuda };
+enum class DType : uint8_t { f32, bf16 };
+inline size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+
+class Device {
+ public:
+  Device(DeviceKind kind, int index, int threads);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const DeviceKind kind;
+  const int index;          // CUDA ordinal; 0 on the CPU
+  const Kernels* kernels;   // never null
+  ThreadPool pool;          // host-side parallel loops; use it only from the device's thread
+  void* stream = nullptr;   // cudaStream_t; null on the CPU
+
+  // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
+  void* allocate(size_t bytes);
+  void release(void* pointer, size_t bytes) noexcept;
+  size_t allocated_bytes() const;
+  size_t peak_bytes() const;
+
+  // Copies and fills in stream order. from_host() may return before the copy ran only when the bytes were staged; to_host() waits.
+  void from_host(void* device, const void* host, size_t bytes);
+  void to_host(void* host, const void* device, size_t bytes);
+  void copy(void* to, const void* from, size_t bytes);
+  void zero(void* device, size_t bytes);
+  void synchronize();  // waits until everything enqueued before has run; device thread only
+
+  // Scratch memory of at least `bytes`, valid until the next call of scratch() on this device; device thread only.
+  void* scratch(size_t bytes);
+
+  // Runs `work` on the device's thread after everything submitted before. `done` (optional) is called on that thread after it,
+  // with null or the error (this work's own, or the earlier one that made it skip). Thread-safe.
+  // `stage` names the work in errors ("student.forward").
+  void submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done = nullptr);
+  // submit() and wait for it on the calling thread; rethrows.
+  void run(std::string stage, const std::function<void()>& work);
+  // Forgets the kept error, so that the device can be used again.
+  void clear_error();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Device memory that frees itself.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(std::shared_ptr<Device> device, size_t bytes);
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept { swap(other); return *this; }
+  ~Buffer() { if (data_) device_->release(data_, bytes_); }
+
+  template <class T = void> T* as() const { return static_cast<T*>(data_); }
+  size_t bytes() const { return bytes_; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  void swap(Buffer& other) noexcept;
+  std::shared_ptr<Device> device_;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// The CUDA runtime behind Device; present in every build, throws DEVICE_UNAVAILABLE in a build without CUDA.
+namespace cuda {
+struct DeviceProperties {
+  std::string name;
+  int major = 0, minor = 0, multiprocessors = 0;
+  size_t memory_bytes = 0;
+};
+bool compiled();                      // was this addon built with CUDA?
+int device_count(std::string& why);   // 0 and the reason where there is no driver or device; never throws
+DeviceProperties properties(int index);
+int driver_version();                 // 13000 for 13.0; 0 without a driver
+int runtime_version();
+void* create_stream(int index);
+void destroy_stream(void* stream) noexcept;
+void set_device(int index);           // for the calling thread
+void* allocate(size_t bytes);
+void release(void* pointer) noexcept;
+void copy_async(void* to, const void* from, size_t bytes, void* stream);  // any direction (unified addressing)
+void zero_async(void* device, size_t bytes, void* stream);
+void synchronize(void* stream);
+void* allocate_pinned(size_t bytes);
+void release_pinned(void* pointer) noexcept;
+void* create_event();
+void destroy_event(void* event) noexcept;
+void record_event(void* event, void* stream);
+void wait_event(void* event);         // host waits
+const Kernels* kernels();
+}  // namespace cuda
+
+}  // namespace lgd

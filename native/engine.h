@@ -1,0 +1,230 @@
+// The engine's public face: the only C++ header that the binding may use. Opaque handles, plain structs, no templates, no napi.
+//
+// Calls marked [queued] return at once and run in order on the device's thread; an error in one is kept and reaches the next
+// call that waits. Calls marked [waits] block the calling thread: the binding runs them off the JavaScript thread.
+// Tensors are row-major; images on a device are NHWC. Sizes: B batch, D embedding, K categories, Q queue.
+#pragma once
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lgd {
+
+class Device;
+struct Tensor;         // float32 or bfloat16 array in device memory
+struct PixelStore;     // decoded images in host memory or in a memory-mapped file
+struct Encoder;        // a compiled graph with its parameters, gradients and optimiser state
+struct SemanticHead;   // both banks and the queue, with the loss over them
+using DevicePtr = std::shared_ptr<Device>;
+using TensorPtr = std::shared_ptr<Tensor>;
+using PixelStorePtr = std::shared_ptr<PixelStore>;
+using EncoderPtr = std::shared_ptr<Encoder>;
+using SemanticHeadPtr = std::shared_ptr<SemanticHead>;
+
+// ---- build and devices ------------------------------------------------------------------------------------------------------
+struct BuildInfo {
+  std::string version, compiler, isa, build_id;
+  bool cuda = false;
+  int cuda_runtime = 0;              // 13000 for 13.0
+  std::vector<std::string> cuda_architectures;
+};
+BuildInfo build_info();
+
+struct CudaDeviceInfo {
+  int index = 0;
+  std::string name, compute_capability;
+  double memory_bytes = 0;
+  int multiprocessors = 0;
+};
+struct CudaStatus {
+  bool available = false;
+  std::string reason;                // why not, or empty
+  int driver = 0;
+  std::vector<CudaDeviceInfo> devices;
+};
+CudaStatus cuda_status();            // never throws
+
+struct DeviceInfo {
+  std::string kind, name, compute_capability;
+  int index = 0, threads = 0;
+  double memory_bytes = 0, allocated_bytes = 0, peak_bytes = 0;
+};
+DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */);
+DeviceInfo device_info(const DevicePtr& device);
+// Calls done(null) once everything queued before has run, done(error) if any of it failed (the error is then cleared). [queued]
+void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done);
+// Runs work on the device's thread in order, then done. [queued]
+void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done);
+
+// ---- tensors ----------------------------------------------------------------------------------------------------------------
+TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape);      // float32, zeroed
+// A batch of images that encoders of this device and precision take as input: [B,H,W,3], channels padded as the device likes.
+TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16);
+const DevicePtr& device_of(const TensorPtr& tensor);
+std::vector<int64_t> shape_of(const TensorPtr& tensor);
+void write_tensor(const TensorPtr& tensor, std::vector<float> values);                  // [queued]
+void write_images(const TensorPtr& images, std::vector<float> nchw);                    // [B,3,H,W] -> the device's layout [queued]
+void read_tensor(const TensorPtr& tensor, std::vector<float>& values);                  // on the device's thread only [waits]
+void read_images(const TensorPtr& images, std::vector<float>& nchw);                    // on the device's thread only [waits]
+
+// ---- encoders ---------------------------------------------------------------------------------------------------------------
+// A graph is a list of nodes in execution order; node i's output is value i + 1, value 0 is the image batch.
+struct GraphNode {
+  std::string op;                    // see native/graph/graph.h for the list and each op's attributes
+  std::string name;                  // for messages: "features.3.conv.0"
+  std::vector<int> inputs;           // value numbers
+  std::vector<std::string> parameters;
+  std::vector<std::pair<std::string, double>> attributes;
+  std::vector<std::pair<std::string, std::string>> labels;  // textual attributes, such as {"kind", "relu6"}
+};
+struct GraphParameter {
+  std::string name;
+  std::vector<int64_t> shape;        // torchvision's: OIHW, [O,I], [C]
+  bool trainable = true;             // false: a buffer such as running_mean
+  bool decay = true;                 // takes part in weight decay when norm scales and biases are excluded
+};
+struct GraphSpec {
+  std::string name;
+  std::vector<GraphNode> nodes;
+  std::vector<GraphParameter> parameters;
+  int output = 0;                    // value number; must be [B,1,1,C]
+};
+struct EncoderOptions {
+  int batch = 1, height = 224, width = 224;
+  bool bfloat16 = false;             // storage of activations; CUDA only
+  bool training = true;              // false: forward only; norms are folded and memory is reused
+};
+struct EncoderInfo {
+  int output_size = 0;
+  double macs_per_image = 0, parameters = 0, arena_bytes = 0, parameter_bytes = 0;
+  int kernels_forward = 0, kernels_backward = 0;
+};
+EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options);   // throws BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY
+EncoderInfo encoder_info(const EncoderPtr& encoder);
+enum class Slot { value, gradient, momentum };
+// Values in torchvision's layout (OIHW). Unknown names and wrong sizes throw at once; the copy is [queued].
+void write_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float> values);
+void read_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float>& values);  // device's thread [waits]
+struct ForwardOptions {
+  bool training = false;             // batch statistics, dropout, stochastic depth; needs EncoderOptions::training
+  uint64_t seed = 0, step = 0;       // of dropout and stochastic depth
+};
+void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOptions& options);           // [queued]
+TensorPtr encoder_output(const EncoderPtr& encoder);                                                        // float32 [B, output_size]
+void zero_gradients(const EncoderPtr& encoder);                                                             // [queued]
+// Adds to the gradients, from d_output = dL/d output, float32 [B, output_size]; the last forward must have been a training one.
+void backward(const EncoderPtr& encoder, const TensorPtr& d_output);                                        // [queued]
+struct SgdOptions {
+  float learning_rate = 0, momentum = 0.9f, weight_decay = 0;
+  bool decay_norm_and_bias = true;   // published recipe: true
+  float gradient_scale = 1;          // 1 / accumulated batches
+};
+// PyTorch's SGD: v <- momentum v + (g + weight_decay w); w <- w - lr v.
+void sgd_step(const EncoderPtr& encoder, const SgdOptions& options);                                        // [queued]
+
+// ---- images and augmentation ------------------------------------------------------------------------------------------------
+struct PixelStoreOptions {
+  double memory_limit_bytes = 0;     // past it, pixels go to a memory-mapped file
+  std::string spill_folder;          // must exist; the file is unlinked when the store goes
+};
+PixelStorePtr make_pixel_store(const PixelStoreOptions& options);
+// Adds one RGB image (uint8 HWC); returns its index. Thread-safe. Throws NOT_WRITABLE when the spill file cannot grow.
+int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes);
+struct PixelStoreInfo {
+  int64_t images = 0;
+  double bytes = 0, spilled_bytes = 0;
+};
+PixelStoreInfo pixel_store_info(const PixelStorePtr& store);
+
+// MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
+struct AugmentRecipe {
+  bool train = true;                 // false: resize short side to `resize`, centre crop (evaluation); nothing drawn
+  float scale_min = 0.2f, scale_max = 1, ratio_min = 3.0f / 4, ratio_max = 4.0f / 3;   // RandomResizedCrop
+  float flip_probability = 0.5f;
+  float jitter_probability = 0.8f, brightness = 0.4f, contrast = 0.4f, saturation = 0.4f, hue = 0.1f;
+  float grey_probability = 0.2f;
+  float blur_probability = 0.5f, blur_sigma_min = 0.1f, blur_sigma_max = 2;
+  int resize = 0;                    // evaluation: short side in pixels before the centre crop; 0: the output size
+  float mean[3] = {0, 0, 0}, std[3] = {1, 1, 1};
+};
+struct AugmentBatch {
+  std::vector<int64_t> images;       // indices into the store; B of them
+  std::vector<uint64_t> draw_ids;    // which draw for each image; (seed, epoch, draw id) keys the random numbers
+  uint64_t seed = 0, epoch = 0;
+};
+// Fills images [B,H,W,3] with the augmented, normalised views. The same draws on every backend. [queued]
+void augment(const PixelStorePtr& store, const AugmentRecipe& recipe, AugmentBatch batch, const TensorPtr& images);
+
+// ---- semantic head ----------------------------------------------------------------------------------------------------------
+struct SemanticOptions {
+  int64_t dimension = 0, categories = 0;          // D; K (0: no banks, queue only)
+  int64_t queue_size = 0;                         // Q; 0: no queue
+  bool use_textual = true, use_visual = true;     // which banks take part in the loss
+  float alpha = 0.5f;                             // weight of the visual part; the textual part has 1 - alpha
+  float student_temperature = 0.2f, teacher_temperature = 0.01f;
+  float momentum = 0.99f;                         // of the visual anchors
+  bool bfloat16 = false;                          // operands of the similarity products; CUDA only
+};
+// One step's numbers; means over the batch unless said otherwise. Entropies in nats.
+struct SemanticMetrics {
+  double loss = 0, loss_visual = 0, loss_textual = 0, kl_visual = 0, kl_textual = 0;
+  double entropy_visual = 0, entropy_textual = 0;  // of the teacher's targets
+  double own_mass = 0;                             // target mass on the own-embedding entry of the visual part
+  double agreement = 0;                            // share of images whose student and teacher have the same nearest category
+  double categories_hit = 0, categories_seen = 0;  // counts: by this batch; so far
+};
+SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOptions& options);
+// Bank state. textual and visual [K,D] unit/anchor rows, seen [K] (0 or 1), queue [Q,D], queue_position < Q, queue_filled <= Q.
+struct SemanticState {
+  std::vector<float> textual, visual, queue;
+  std::vector<uint8_t> seen;
+  int64_t queue_position = 0, queue_filled = 0;
+};
+void write_semantic_state(const SemanticHeadPtr& head, SemanticState state);                      // [queued]
+void read_semantic_state(const SemanticHeadPtr& head, SemanticState& state);                      // device's thread [waits]
+// Loss of method.md steps 1-6 and its gradient. student, teacher: raw embeddings, float32 [B,D]; d_student float32 [B,D] = scale * dL/d student.
+// The visual part's softmax runs over [own teacher embedding | visual bank (use_visual) | filled queue]; with neither textual nor visual bank this is SEED.
+// A head keeps the metrics of the last metric_slots calls: slot in [0, metric_slots). [queued]
+constexpr int metric_slots = 64;
+void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher, const TensorPtr& d_student, float scale, int slot);
+// LGKA (step 7) and the queue, from the teacher embeddings of the last bank_loss. Several batches (gradient accumulation) count as one:
+// call bank_update once per optimiser step with all of them; it adds categories_hit and categories_seen to the slot. [queued]
+void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teacher_batches, int slot);
+// Metrics of the calls that wrote the slot; waits for them only, not for work queued after them on the device. A zero embedding or a non-finite value throws ZERO_EMBEDDING / NON_FINITE. device's thread [waits]
+SemanticMetrics read_metrics(const SemanticHeadPtr& head);
+
+// For each row of queries [N,D], the k most similar rows of bank [K,D] by cosine (both normalised here): indices [N,k] and scores [N,k]. device's thread [waits]
+void top_similar(const DevicePtr& device, const std::vector<float>& queries, const std::vector<float>& bank, int64_t dimension, int k,
+                 std::vector<int32_t>& indices, std::vector<float>& scores);
+
+// ---- the same for callers with arrays of their own --------------------------------------------------------------------------
+struct BankLossArguments {
+  std::vector<float> student, teacher;            // [B,D] raw
+  std::vector<float> textual, visual;             // [K,D]; an empty one is left out of the loss (needs alpha 0 or 1)
+  std::vector<float> queue;                       // [Q,D]; empty: none
+  int64_t dimension = 0;
+  float student_temperature = 0.2f, teacher_temperature = 0.01f, alpha = 0.5f;
+  bool bfloat16 = false;
+};
+struct BankLossResult {
+  double loss = 0, loss_visual = 0, loss_textual = 0, kl_visual = 0, kl_textual = 0;
+  std::vector<float> gradient;                    // [B,D] dL/d raw student
+};
+BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments);            // device's thread [waits]
+struct BankUpdateArguments {
+  std::vector<float> teacher, textual, visual;    // [B,D] raw, [K,D], [K,D]
+  std::vector<uint8_t> seen;                      // [K]
+  int64_t dimension = 0;
+  float momentum = 0.99f;
+};
+struct BankUpdateResult {
+  std::vector<int32_t> assignment;                // [B]
+  std::vector<float> visual;                      // [K,D]
+  std::vector<uint8_t> seen;                      // [K]
+};
+BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments& arguments);      // device's thread [waits]
+
+}  // namespace lgd

@@ -1,0 +1,38 @@
+// Dense convolution and linear layers (a linear layer is a 1x1 convolution on 1x1 images).
+//
+//   y[n,oy,ox,k] = sum_{r,s,c} x[n, oy*stride - pad + r*dilation, ox*stride - pad + s*dilation, c] * w[k,r,s,c]      (zero outside)
+//
+// Activations NHWC, weights [K][R][S][C] ("KRSC"). On CUDA, C and K are multiples of 8 (channels are padded with zeros).
+#pragma once
+#include "ops/context.h"
+
+namespace lgd {
+
+struct ConvShape {
+  int n, h, w, c;                 // input
+  int k, r, s;                    // output channels, kernel height and width
+  int stride, pad, dilation;
+  int oh, ow;                     // output
+  int64_t rows() const { return int64_t(n) * oh * ow; }
+};
+
+// What happens to an output element before it is stored: act(scale[k] * y + shift[k] + residual). Null pointers are left out.
+// Forward-only plans fold batch norm here; a bias is a shift without a scale.
+struct Epilogue {
+  const float* scale = nullptr;   // [K]
+  const float* shift = nullptr;   // [K]
+  const void* residual = nullptr; // like y
+  Act act = Act::none;
+};
+
+// x, y: `type`; w: `type`.
+void conv_forward_cpu(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
+void conv_forward_cuda(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
+// dx = dy * w^T (transposed convolution); accumulate: dx += .
+void conv_backward_data_cpu(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);
+void conv_backward_data_cuda(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);
+// dw [K][R][S][C] float32 +=; d_bias [K] float32 += sum of dy, or null.
+void conv_backward_weight_cpu(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw, float* d_bias);
+void conv_backward_weight_cuda(Context&, const ConvShape&, DType type, const void* x, const void* dy, float* dw, float* d_bias);
+
+}  // namespace lgd

@@ -1,0 +1,55 @@
+// The table of operations of a backend: what the graph executor calls. One row an operation; its contract stands in the op's header.
+#pragma once
+#include "ops/conv.h"
+#include "ops/depthwise.h"
+#include "ops/norm_act.h"
+#include "ops/elementwise.h"
+#include "ops/pool.h"
+#include "ops/attention.h"
+#include "ops/layout.h"
+#include "optimizer/sgd.h"
+
+// X(name): every operation, with functions name_cpu and name_cuda of one signature.
+#define LGD_OPERATIONS(X) \
+  X(conv_forward) \
+  X(conv_backward_data) \
+  X(conv_backward_weight) \
+  X(depthwise_forward) \
+  X(depthwise_backward_data) \
+  X(depthwise_backward_weight) \
+  X(norm_act_forward) \
+  X(norm_act_backward) \
+  X(norm_fold) \
+  X(affine_act_forward) \
+  X(act_forward) \
+  X(act_backward) \
+  X(add_forward) \
+  X(channel_scale_forward) \
+  X(channel_scale_backward) \
+  X(drop_forward) \
+  X(drop_backward) \
+  X(max_pool_forward) \
+  X(max_pool_backward) \
+  X(avg_pool_forward) \
+  X(avg_pool_backward) \
+  X(global_pool_forward) \
+  X(global_pool_backward) \
+  X(tokens_forward) \
+  X(first_token_forward) \
+  X(query_attention_forward) \
+  X(unpack_output) \
+  X(pack_gradient) \
+  X(cast) \
+  X(sgd)
+
+namespace lgd {
+
+struct Kernels {
+#define LGD_FIELD(name) decltype(&name##_cpu) name;
+  LGD_OPERATIONS(LGD_FIELD)
+#undef LGD_FIELD
+};
+
+const Kernels* cpu_kernels();
+
+}  // namespace lgd

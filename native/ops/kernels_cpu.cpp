@@ -1,0 +1,14 @@
+#include "ops/kernels.h"
+
+namespace lgd {
+
+const Kernels* cpu_kernels() {
+  static const Kernels table = {
+#define LGD_ENTRY(name) &name##_cpu,
+      LGD_OPERATIONS(LGD_ENTRY)
+#undef LGD_ENTRY
+  };
+  return &table;
+}
+
+}  // namespace lgd

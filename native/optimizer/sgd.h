@@ -1,0 +1,13 @@
+// Stochastic gradient descent with momentum over one flat table of parameters, PyTorch's definition:
+//   g' = gradient_scale * g + weight_decay * w;   v <- momentum * v + g';   w <- w - learning_rate * v.
+// float32 throughout; `shadow` (bfloat16, or null) receives the rounded new weights for the matrix kernels.
+#pragma once
+#include "ops/context.h"
+
+namespace lgd {
+
+struct SgdStep { float learning_rate, momentum, weight_decay, gradient_scale; };
+void sgd_cpu(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value, void* shadow);
+void sgd_cuda(Context&, int64_t count, const SgdStep&, const float* gradient, float* velocity, float* value, void* shadow);
+
+}  // namespace lgd
