@@ -194,7 +194,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
 // call bank_update once per optimiser step with all of them; it adds categories_hit and categories_seen to the slot. [queued]
 void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teacher_batches, int slot);
 // Metrics of the calls that wrote the slot; waits for them only, not for work queued after them on the device. A zero embedding or a non-finite value throws ZERO_EMBEDDING / NON_FINITE. device's thread [waits]
-SemanticMetrics read_metrics(const SemanticHeadPtr& head);
+SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot);
 
 // For each row of queries [N,D], the k most similar rows of bank [K,D] by cosine (both normalised here): indices [N,k] and scores [N,k]. device's thread [waits]
 void top_similar(const DevicePtr& device, const std::vector<float>& queries, const std::vector<float>& bank, int64_t dimension, int k,

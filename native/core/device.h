@@ -62,7 +62,7 @@ class Device {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 // Device memory that frees itself.

@@ -1,0 +1,92 @@
+import { availableParallelism } from 'node:os';
+import { LgdError } from './errors.js';
+import { loadAddon, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
+
+/** What {@link openDevice} accepts. */
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
+
+export interface DeviceOptions {
+  /** Threads for CPU work, 1 or more; default: all cores. */
+  threads?: number;
+}
+
+export interface DeviceInfo extends NativeDeviceInfo {
+  /** Why this device was taken ('auto' explains itself). */
+  reason: string;
+  /** Storage types of activations on this device. */
+  precisions: ('float32' | 'bfloat16')[];
+}
+
+/** A CPU or a GPU, with the native queue that keeps its work in order. Close it with {@link Device.dispose}. */
+export class Device implements Disposable {
+  readonly addon: NativeAddon;
+  readonly #reason: string;
+  #handle: DeviceHandle | undefined;
+
+  /** Use {@link openDevice}. */
+  constructor(addon: NativeAddon, handle: DeviceHandle, reason: string) {
+    this.addon = addon;
+    this.#handle = handle;
+    this.#reason = reason;
+  }
+
+  /** The native handle. @throws LgdError DISPOSED */
+  get handle(): DeviceHandle {
+    if (this.#handle === undefined) throw new LgdError('DISPOSED', 'this device was disposed.', { mend: 'Open it again with openDevice()' });
+    return this.#handle;
+  }
+
+  get kind(): 'cpu' | 'cuda' {
+    return this.info.kind;
+  }
+
+  /** Name, memory and precisions, as they are now. */
+  get info(): DeviceInfo {
+    const info = this.addon.deviceInfo(this.handle);
+    return { ...info, reason: this.#reason, precisions: info.kind === 'cuda' ? ['bfloat16', 'float32'] : ['float32'] };
+  }
+
+  /** Resolves once all queued work has run; rejects with the first error in it. */
+  async synchronize(): Promise<void> {
+    await this.addon.synchronize(this.handle);
+  }
+
+  /** Lets the device go. Objects made on it keep it alive natively until they go too. */
+  dispose(): void {
+    if (this.#handle !== undefined) this.addon.release(this.#handle);
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
+ * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
+ */
+// eslint-disable-next-line @typescript-eslint/require-await -- opening may come to probe the GPU in a child process
+export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
+  const threads = options.threads ?? availableParallelism();
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: 'a whole number from 1' });
+  }
+  const addon = loadAddon();
+  const match = /^(auto|cpu|cuda)(?::(\d+))?$/.exec(name);
+  if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
+    throw new LgdError('BAD_OPTION', 'not a device.', { option: 'device', found: name, allowed: "'auto', 'cpu', 'cuda' or 'cuda:N'" });
+  }
+  if (name === 'cpu') return new Device(addon, addon.openDevice('cpu', 0, threads), 'asked for');
+  const status = addon.cudaStatus();
+  if (!status.available) {
+    if (name === 'auto') return new Device(addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${status.reason}`);
+    throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${status.reason}.`, {
+      option: 'device',
+      found: name,
+      mend: 'Run `lgdistill doctor`, or use --device cpu',
+    });
+  }
+  const index = Number(match[2] ?? 0);
+  return new Device(addon, addon.openDevice('cuda', index, threads), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+}

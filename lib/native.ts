@@ -1,0 +1,326 @@
+/**
+ * Finds, loads and explains the native addon. {@link NativeAddon} mirrors the export list of native/binding/addon.cpp; the contracts stand in
+ * native/engine.h. Calls that return a promise settle when the device has done the work; all others only queue it.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { LgdError, type ErrorCode } from './errors.js';
+
+declare const handle: unique symbol;
+/** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
+export interface Handle<Name extends string> { readonly [handle]: Name }
+export type DeviceHandle = Handle<'device'>;
+export type TensorHandle = Handle<'tensor'>;
+export type EncoderHandle = Handle<'encoder'>;
+export type PixelStoreHandle = Handle<'pixel store'>;
+export type SemanticHeadHandle = Handle<'semantic head'>;
+
+export interface BuildInfo {
+  version: string;
+  buildId: string;
+  compiler: string;
+  /** Vector instructions in use: baseline, avx2 or avx512. */
+  isa: string;
+  cuda: boolean;
+  /** CUDA runtime linked in, 13000 for 13.0; 0 without CUDA. */
+  cudaRuntime: number;
+  cudaArchitectures: string[];
+}
+
+export interface CudaStatus {
+  available: boolean;
+  /** Why no device can be used, or ''. */
+  reason: string;
+  /** CUDA version of the driver, 13000 for 13.0; 0 without a driver. */
+  driver: number;
+  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number }[];
+}
+
+export interface NativeDeviceInfo {
+  kind: 'cpu' | 'cuda';
+  name: string;
+  /** `9.0` and the like; '' on the CPU. */
+  computeCapability: string;
+  index: number;
+  threads: number;
+  memoryBytes: number;
+  allocatedBytes: number;
+  peakBytes: number;
+}
+
+/** One operation; see native/graph/graph.h for the operations and their attributes. */
+export interface GraphNode {
+  op: string;
+  name: string;
+  /** Value numbers: 0 is the image batch, i + 1 the output of node i. */
+  inputs: number[];
+  parameters?: string[];
+  attributes?: Record<string, number | string>;
+}
+
+export interface NativeGraph {
+  name: string;
+  nodes: GraphNode[];
+  parameters: { name: string; shape: number[]; trainable: boolean; decay: boolean }[];
+  output: number;
+}
+
+export interface EncoderInfo {
+  outputSize: number;
+  macsPerImage: number;
+  parameters: number;
+  arenaBytes: number;
+  parameterBytes: number;
+  kernelsForward: number;
+  kernelsBackward: number;
+}
+
+/** MoCo v2's recipe; meanings and defaults in native/engine.h. */
+export interface NativeAugmentRecipe {
+  train?: boolean;
+  scaleMin?: number;
+  scaleMax?: number;
+  ratioMin?: number;
+  ratioMax?: number;
+  flipProbability?: number;
+  jitterProbability?: number;
+  brightness?: number;
+  contrast?: number;
+  saturation?: number;
+  hue?: number;
+  greyProbability?: number;
+  blurProbability?: number;
+  blurSigmaMin?: number;
+  blurSigmaMax?: number;
+  resize?: number;
+  mean?: number[];
+  std?: number[];
+}
+
+export interface SemanticOptions {
+  dimension: number;
+  categories: number;
+  queueSize?: number;
+  useTextual?: boolean;
+  useVisual?: boolean;
+  alpha?: number;
+  studentTemperature?: number;
+  teacherTemperature?: number;
+  momentum?: number;
+  bfloat16?: boolean;
+}
+
+/** State of both banks and the queue; an absent field is left as it is when written. */
+export interface SemanticState {
+  /** [K,D] unit rows. */
+  textual?: Float32Array;
+  /** [K,D] visual anchors. */
+  visual?: Float32Array;
+  /** [K], 0 or 1. */
+  seen?: Uint8Array;
+  /** [Q,D] unit rows. */
+  queue?: Float32Array;
+  queuePosition?: number;
+  queueFilled?: number;
+}
+
+/** One step's numbers, means over the batch; entropies in nats. */
+export interface SemanticMetrics {
+  loss: number;
+  lossVisual: number;
+  lossTextual: number;
+  klVisual: number;
+  klTextual: number;
+  entropyVisual: number;
+  entropyTextual: number;
+  ownMass: number;
+  agreement: number;
+  categoriesHit: number;
+  categoriesSeen: number;
+}
+
+export interface NativeBankLossArguments {
+  student: Float32Array;
+  teacher: Float32Array;
+  textual?: Float32Array;
+  visual?: Float32Array;
+  queue?: Float32Array;
+  dimension: number;
+  studentTemperature: number;
+  teacherTemperature: number;
+  alpha: number;
+  bfloat16?: boolean;
+}
+
+export interface BankLossResult {
+  loss: number;
+  lossVisual: number;
+  lossTextual: number;
+  klVisual: number;
+  klTextual: number;
+  /** dL/d raw student, [B*D]. */
+  gradient: Float32Array;
+}
+
+export interface NativeBankUpdateArguments {
+  teacher: Float32Array;
+  textual: Float32Array;
+  visual: Float32Array;
+  seen: Uint8Array;
+  dimension: number;
+  momentum: number;
+}
+
+export interface BankUpdateResult {
+  /** [B], index of the nearest category. */
+  assignment: Int32Array;
+  visual: Float32Array;
+  seen: Uint8Array;
+}
+
+export type ParameterSlot = 'value' | 'gradient' | 'momentum';
+
+export interface NativeAddon {
+  buildInfo(): BuildInfo;
+  cudaStatus(): CudaStatus;
+  release(object: Handle<string>): void;
+
+  openDevice(kind: 'cpu' | 'cuda', index: number, threads: number): DeviceHandle;
+  deviceInfo(device: DeviceHandle): NativeDeviceInfo;
+  /** Resolves once everything queued before has run; rejects with the first error of it. */
+  synchronize(device: DeviceHandle): Promise<void>;
+
+  makeTensor(device: DeviceHandle, shape: number[]): TensorHandle;
+  writeTensor(tensor: TensorHandle, values: Float32Array): void;
+  readTensor(tensor: TensorHandle): Promise<Float32Array>;
+  makeImages(device: DeviceHandle, batch: number, height: number, width: number, bfloat16: boolean): TensorHandle;
+  /** `pixels` [B,3,H,W], normalised. */
+  writeImages(images: TensorHandle, pixels: Float32Array): void;
+  readImages(images: TensorHandle): Promise<Float32Array>;
+
+  makeEncoder(device: DeviceHandle, graph: NativeGraph, options: { batch: number; height: number; width: number; bfloat16: boolean; training: boolean }): EncoderHandle;
+  encoderInfo(encoder: EncoderHandle): EncoderInfo;
+  writeParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot, values: Float32Array): void;
+  readParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot): Promise<Float32Array>;
+  forward(encoder: EncoderHandle, images: TensorHandle, options: { training: boolean; seed?: number; step?: number }): void;
+  encoderOutput(encoder: EncoderHandle): TensorHandle;
+  zeroGradients(encoder: EncoderHandle): void;
+  backward(encoder: EncoderHandle, dOutput: TensorHandle): void;
+  sgdStep(
+    encoder: EncoderHandle,
+    options: { learningRate: number; momentum: number; weightDecay: number; decayNormAndBias?: boolean; gradientScale?: number },
+  ): void;
+
+  makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
+  /** `rgb`: width * height * 3 bytes; returns the image's index in the store. */
+  appendPixels(store: PixelStoreHandle, width: number, height: number, rgb: Uint8Array): number;
+  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number };
+  augment(
+    store: PixelStoreHandle,
+    recipe: NativeAugmentRecipe,
+    batch: { images: Int32Array | number[]; drawIds: Int32Array | number[]; seed: number; epoch: number },
+    images: TensorHandle,
+  ): void;
+
+  bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossResult>;
+  bankUpdate(device: DeviceHandle, args: NativeBankUpdateArguments): Promise<BankUpdateResult>;
+  makeSemanticHead(device: DeviceHandle, options: SemanticOptions): SemanticHeadHandle;
+  writeSemanticState(head: SemanticHeadHandle, state: SemanticState): void;
+  readSemanticState(device: DeviceHandle, head: SemanticHeadHandle): Promise<Required<SemanticState>>;
+  /** `slot` in [0, 64): where the metrics go; `scale` multiplies the gradient. */
+  headLoss(head: SemanticHeadHandle, student: TensorHandle, teacher: TensorHandle, dStudent: TensorHandle, scale: number, slot: number): void;
+  headUpdate(head: SemanticHeadHandle, teacherBatches: TensorHandle[], slot: number): void;
+  readMetrics(device: DeviceHandle, head: SemanticHeadHandle, slot: number): Promise<SemanticMetrics>;
+  topSimilar(
+    device: DeviceHandle,
+    queries: Float32Array,
+    bank: Float32Array,
+    dimension: number,
+    k: number,
+  ): Promise<{ indices: Int32Array; scores: Float32Array }>;
+}
+
+/** Names of the addon's functions, for the test that compares them with the addon. */
+export const nativeFunctions = [
+  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'synchronize',
+  'makeTensor', 'writeTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
+  'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
+  'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
+  'bankLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
+] as const satisfies readonly (keyof NativeAddon)[];
+
+const require = createRequire(import.meta.url);
+let loaded: { addon: NativeAddon; path: string } | undefined;
+
+/** Where the addon may be, in the order tried: $LGDISTILL_ADDON, cmake-js's build, node-gyp's build, the plain compiler's build. */
+export function addonCandidates(): string[] {
+  const override = process.env['LGDISTILL_ADDON'];
+  if (override) return [override];
+  const root = new URL('..', import.meta.url);
+  return ['build-cmake/Release', 'build/Release', 'build-plain/Release'].map((folder) => fileURLToPath(new URL(`${folder}/lgdistill.node`, root)));
+}
+
+/**
+ * Loads the addon once and returns it. Loading touches no GPU.
+ * @throws LgdError ADDON_NOT_FOUND with every place that was tried and why it failed
+ */
+export function loadAddon(): NativeAddon {
+  loaded ??= find();
+  return loaded.addon;
+}
+
+/** The file that {@link loadAddon} took. */
+export function addonPath(): string {
+  loaded ??= find();
+  return loaded.path;
+}
+
+function find(): { addon: NativeAddon; path: string } {
+  const causes: string[] = [];
+  for (const path of addonCandidates()) {
+    if (!existsSync(path)) {
+      causes.push(`${path}: not there`);
+      continue;
+    }
+    try {
+      return { addon: wrapAddon(require(path) as NativeAddon), path };
+    } catch (error) {
+      causes.push(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  throw new LgdError('ADDON_NOT_FOUND', `the native addon could not be loaded. Tried: ${causes.join('; ')}.`, {
+    mend: 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)',
+  });
+}
+
+/** Native errors carry a code; turns them into LgdError, with the stack of the caller for asynchronous calls. */
+function wrapAddon(raw: NativeAddon): NativeAddon {
+  const wrapped: Record<string, unknown> = {};
+  for (const name of nativeFunctions) {
+    const call = raw[name] as (...args: unknown[]) => unknown;
+    if (typeof call !== 'function') throw new Error(`the addon has no function ${name}; it belongs to another version, rebuild it`);
+    wrapped[name] = (...args: unknown[]): unknown => {
+      let result: unknown;
+      try {
+        result = call(...args);
+      } catch (error) {
+        throw asLgdError(error);
+      }
+      if (!(result instanceof Promise)) return result;
+      const caller = new Error(name);
+      return result.catch((error: unknown) => {
+        const converted = asLgdError(error);
+        converted.stack = `${converted.name}: ${converted.message}\n${(caller.stack ?? '').split('\n').slice(2).join('\n')}`;
+        throw converted;
+      });
+    };
+  }
+  return wrapped as unknown as NativeAddon;
+}
+
+function asLgdError(error: unknown): LgdError {
+  if (error instanceof LgdError) return error;
+  const { code, message } = error as { code?: string; message?: string };
+  return new LgdError((code ?? 'NATIVE_ERROR') as ErrorCode, message ?? String(error), { cause: error });
+}

@@ -1,0 +1,98 @@
+#include "binding/async.h"
+#include "binding/exports.h"
+
+namespace lgd::binding {
+
+Napi::Value js_build_info(const Napi::CallbackInfo& info) {
+  const BuildInfo build = build_info();
+  auto out = Napi::Object::New(info.Env());
+  out.Set("version", build.version);
+  out.Set("buildId", build.build_id);
+  out.Set("compiler", build.compiler);
+  out.Set("isa", build.isa);
+  out.Set("cuda", build.cuda);
+  out.Set("cudaRuntime", build.cuda_runtime);
+  out.Set("cudaArchitectures", to_js(info.Env(), build.cuda_architectures));
+  return out;
+}
+
+Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const CudaStatus status = cuda_status();
+  auto devices = Napi::Array::New(env, status.devices.size());
+  for (uint32_t i = 0; i < status.devices.size(); ++i) {
+    const CudaDeviceInfo& device = status.devices[i];
+    auto item = Napi::Object::New(env);
+    item.Set("index", device.index);
+    item.Set("name", device.name);
+    item.Set("computeCapability", device.compute_capability);
+    item.Set("memoryBytes", device.memory_bytes);
+    item.Set("multiprocessors", device.multiprocessors);
+    devices.Set(i, item);
+  }
+  auto out = Napi::Object::New(env);
+  out.Set("available", status.available);
+  out.Set("reason", status.reason);
+  out.Set("driver", status.driver);
+  out.Set("devices", devices);
+  return out;
+}
+
+Napi::Value js_open_device(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads"))));
+}
+
+Napi::Value js_device_info(const Napi::CallbackInfo& info) {
+  const DeviceInfo device = device_info(unwrap<Device>(info[0]));
+  auto out = Napi::Object::New(info.Env());
+  out.Set("kind", device.kind);
+  out.Set("name", device.name);
+  out.Set("computeCapability", device.compute_capability);
+  out.Set("index", device.index);
+  out.Set("threads", device.threads);
+  out.Set("memoryBytes", device.memory_bytes);
+  out.Set("allocatedBytes", device.allocated_bytes);
+  out.Set("peakBytes", device.peak_bytes);
+  return out;
+}
+
+Napi::Value js_synchronize(const Napi::CallbackInfo& info) {
+  const DevicePtr device = unwrap<Device>(info[0]);
+  Settler settler = make_settler(info.Env(), [](Napi::Env env) { return env.Undefined(); });
+  synchronize(device, std::move(settler.deliver));
+  return settler.promise;
+}
+
+Napi::Value js_make_tensor(const Napi::CallbackInfo& info) {
+  if (!info[1].IsArray()) fail(info.Env(), "BAD_SHAPE", "shape: expected an array of numbers");
+  const auto array = info[1].As<Napi::Array>();
+  std::vector<int64_t> shape(array.Length());
+  for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = int64_t(number(array.Get(i), "shape"));
+  return wrap(info.Env(), make_tensor(unwrap<Device>(info[0]), shape));
+}
+
+Napi::Value js_make_images(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), make_images(unwrap<Device>(info[0]), int(number(info[1], "batch")), int(number(info[2], "height")),
+                                      int(number(info[3], "width")), info[4].ToBoolean().Value()));
+}
+
+Napi::Value js_write_tensor(const Napi::CallbackInfo& info) {
+  write_tensor(unwrap<Tensor>(info[0]), floats(info[1], "values"));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_write_images(const Napi::CallbackInfo& info) {
+  write_images(unwrap<Tensor>(info[0]), floats(info[1], "pixels"));
+  return info.Env().Undefined();
+}
+
+static Napi::Value read(const Napi::CallbackInfo& info, const char* stage, void (*reader)(const TensorPtr&, std::vector<float>&)) {
+  const TensorPtr tensor = unwrap<Tensor>(info[0]);
+  return run_async<std::vector<float>>(
+      info.Env(), device_of(tensor), stage, [tensor, reader](std::vector<float>& out) { reader(tensor, out); },
+      [](Napi::Env env, const std::vector<float>& values) { return to_js(env, values); });
+}
+Napi::Value js_read_tensor(const Napi::CallbackInfo& info) { return read(info, "tensor.read", &read_tensor); }
+Napi::Value js_read_images(const Napi::CallbackInfo& info) { return read(info, "images.read", &read_images); }
+
+}  // namespace lgd::binding

@@ -1,0 +1,136 @@
+#include "binding/async.h"
+#include "binding/exports.h"
+
+namespace lgd::binding {
+
+namespace {
+
+GraphNode read_node(const Napi::Value& value) {
+  const Fields fields(value, "node");
+  GraphNode node;
+  fields.read("op", node.op);
+  fields.read("name", node.name);
+  std::vector<int64_t> inputs;
+  fields.read("inputs", inputs);
+  node.inputs.assign(inputs.begin(), inputs.end());
+  if (fields.has("parameters")) {
+    const auto names = fields.value("parameters").As<Napi::Array>();
+    for (uint32_t i = 0; i < names.Length(); ++i) node.parameters.push_back(text(names.Get(i), "node.parameters"));
+  }
+  if (fields.has("attributes")) {
+    const auto attributes = fields.value("attributes").As<Napi::Object>();
+    const auto keys = attributes.GetPropertyNames();
+    for (uint32_t i = 0; i < keys.Length(); ++i) {
+      const std::string key = keys.Get(i).As<Napi::String>();
+      const Napi::Value item = attributes.Get(key);
+      if (item.IsString()) node.labels.emplace_back(key, text(item, key.c_str()));
+      else node.attributes.emplace_back(key, number(item, key.c_str()));
+    }
+  }
+  return node;
+}
+
+GraphSpec read_graph(const Napi::Value& value) {
+  const Fields fields(value, "graph");
+  GraphSpec graph;
+  fields.read("name", graph.name);
+  fields.read("output", graph.output);
+  const auto nodes = fields.value("nodes").As<Napi::Array>();
+  for (uint32_t i = 0; i < nodes.Length(); ++i) graph.nodes.push_back(read_node(nodes.Get(i)));
+  const auto parameters = fields.value("parameters").As<Napi::Array>();
+  for (uint32_t i = 0; i < parameters.Length(); ++i) {
+    const Fields item(parameters.Get(i), "parameter");
+    GraphParameter parameter;
+    item.read("name", parameter.name);
+    item.read("shape", parameter.shape);
+    item.read("trainable", parameter.trainable);
+    item.read("decay", parameter.decay);
+    graph.parameters.push_back(std::move(parameter));
+  }
+  return graph;
+}
+
+Slot read_slot(const Napi::Value& value) {
+  const std::string slot = text(value, "slot");
+  if (slot == "value") return Slot::value;
+  if (slot == "gradient") return Slot::gradient;
+  if (slot == "momentum") return Slot::momentum;
+  fail(value.Env(), "BAD_OPTION", "slot: expected value, gradient or momentum, found " + slot);
+}
+
+}  // namespace
+
+Napi::Value js_make_encoder(const Napi::CallbackInfo& info) {
+  const Fields fields(info[2], "encoder");
+  EncoderOptions options;
+  fields.read("batch", options.batch);
+  fields.read("height", options.height);
+  fields.read("width", options.width);
+  fields.read("bfloat16", options.bfloat16);
+  fields.read("training", options.training);
+  return wrap(info.Env(), make_encoder(unwrap<Device>(info[0]), read_graph(info[1]), options));
+}
+
+Napi::Value js_encoder_info(const Napi::CallbackInfo& info) {
+  const EncoderInfo encoder = encoder_info(unwrap<Encoder>(info[0]));
+  auto out = Napi::Object::New(info.Env());
+  out.Set("outputSize", encoder.output_size);
+  out.Set("macsPerImage", encoder.macs_per_image);
+  out.Set("parameters", encoder.parameters);
+  out.Set("arenaBytes", encoder.arena_bytes);
+  out.Set("parameterBytes", encoder.parameter_bytes);
+  out.Set("kernelsForward", encoder.kernels_forward);
+  out.Set("kernelsBackward", encoder.kernels_backward);
+  return out;
+}
+
+Napi::Value js_write_parameter(const Napi::CallbackInfo& info) {
+  write_parameter(unwrap<Encoder>(info[0]), text(info[1], "name"), read_slot(info[2]), floats(info[3], "values"));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_read_parameter(const Napi::CallbackInfo& info) {
+  const EncoderPtr encoder = unwrap<Encoder>(info[0]);
+  const std::string name = text(info[1], "name");
+  const Slot slot = read_slot(info[2]);
+  return run_async<std::vector<float>>(
+      info.Env(), device_of(encoder_output(encoder)), "parameter.read",
+      [encoder, name, slot](std::vector<float>& out) { read_parameter(encoder, name, slot, out); },
+      [](Napi::Env env, const std::vector<float>& values) { return to_js(env, values); });
+}
+
+Napi::Value js_forward(const Napi::CallbackInfo& info) {
+  const Fields fields(info[2], "forward");
+  ForwardOptions options;
+  fields.read("training", options.training);
+  fields.read("seed", options.seed);
+  fields.read("step", options.step);
+  forward(unwrap<Encoder>(info[0]), unwrap<Tensor>(info[1]), options);
+  return info.Env().Undefined();
+}
+
+Napi::Value js_encoder_output(const Napi::CallbackInfo& info) { return wrap(info.Env(), encoder_output(unwrap<Encoder>(info[0]))); }
+
+Napi::Value js_zero_gradients(const Napi::CallbackInfo& info) {
+  zero_gradients(unwrap<Encoder>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_backward(const Napi::CallbackInfo& info) {
+  backward(unwrap<Encoder>(info[0]), unwrap<Tensor>(info[1]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_sgd_step(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "sgd");
+  SgdOptions options;
+  fields.read("learningRate", options.learning_rate);
+  fields.read("momentum", options.momentum);
+  fields.read("weightDecay", options.weight_decay);
+  fields.read("decayNormAndBias", options.decay_norm_and_bias);
+  fields.read("gradientScale", options.gradient_scale);
+  sgd_step(unwrap<Encoder>(info[0]), options);
+  return info.Env().Undefined();
+}
+
+}  // namespace lgd::binding

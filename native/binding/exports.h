@@ -1,0 +1,47 @@
+// The functions behind the export list (addon.cpp), by area.
+#pragma once
+#include <napi.h>
+
+namespace lgd::binding {
+
+#define LGD_DECLARE(name) Napi::Value name(const Napi::CallbackInfo& info);
+// devices.cpp
+LGD_DECLARE(js_build_info)
+LGD_DECLARE(js_cuda_status)
+LGD_DECLARE(js_open_device)
+LGD_DECLARE(js_device_info)
+LGD_DECLARE(js_synchronize)
+LGD_DECLARE(js_make_tensor)
+LGD_DECLARE(js_make_images)
+LGD_DECLARE(js_write_tensor)
+LGD_DECLARE(js_read_tensor)
+LGD_DECLARE(js_write_images)
+LGD_DECLARE(js_read_images)
+// encoders.cpp
+LGD_DECLARE(js_make_encoder)
+LGD_DECLARE(js_encoder_info)
+LGD_DECLARE(js_write_parameter)
+LGD_DECLARE(js_read_parameter)
+LGD_DECLARE(js_forward)
+LGD_DECLARE(js_encoder_output)
+LGD_DECLARE(js_zero_gradients)
+LGD_DECLARE(js_backward)
+LGD_DECLARE(js_sgd_step)
+// images.cpp
+LGD_DECLARE(js_make_pixel_store)
+LGD_DECLARE(js_append_pixels)
+LGD_DECLARE(js_pixel_store_info)
+LGD_DECLARE(js_augment)
+// semantic.cpp
+LGD_DECLARE(js_bank_loss)
+LGD_DECLARE(js_bank_update)
+LGD_DECLARE(js_make_semantic_head)
+LGD_DECLARE(js_write_semantic_state)
+LGD_DECLARE(js_read_semantic_state)
+LGD_DECLARE(js_head_loss)
+LGD_DECLARE(js_head_update)
+LGD_DECLARE(js_read_metrics)
+LGD_DECLARE(js_top_similar)
+#undef LGD_DECLARE
+
+}  // namespace lgd::binding

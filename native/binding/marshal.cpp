@@ -1,0 +1,168 @@
+#include "binding/marshal.h"
+
+#include <cmath>
+#include <new>
+
+#include "core/error.h"
+
+namespace lgd::binding {
+
+Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+Napi::Error js_error(Napi::Env env, std::exception_ptr error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    return js_error(env, e.code, e.what());
+  } catch (const std::bad_alloc&) {
+    return js_error(env, "OUT_OF_MEMORY", "the host is out of memory");
+  } catch (const std::exception& e) {
+    return js_error(env, "NATIVE_ERROR", e.what());
+  }
+}
+
+void fail(Napi::Env env, const std::string& code, const std::string& message) { throw js_error(env, code, message); }
+
+Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object) {
+  return Napi::External<Handle>::New(env, new Handle{type, std::move(object)}, [](Napi::Env, Handle* handle) { delete handle; });
+}
+
+static Handle* handle_of(const Napi::Value& value, const char* type) {
+  if (!value.IsExternal()) fail(value.Env(), "BAD_OPTION", std::string("expected the handle of a ") + type);
+  return value.As<Napi::External<Handle>>().Data();
+}
+
+std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type) {
+  Handle* handle = handle_of(value, type);
+  if (std::string_view(handle->type) != type) fail(value.Env(), "BAD_OPTION", std::string("expected a ") + type + ", found a " + handle->type);
+  if (!handle->object) fail(value.Env(), "DISPOSED", std::string("this ") + type + " was disposed");
+  return handle->object;
+}
+
+Napi::Value release_handle(const Napi::CallbackInfo& info) {
+  handle_of(info[0], "native object")->object.reset();
+  return info.Env().Undefined();
+}
+
+template <class T>
+static std::vector<T> typed(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
+    fail(value.Env(), "BAD_SHAPE", std::string(name) + ": expected a " + type_name);
+  auto array = value.As<Napi::TypedArrayOf<T>>();
+  return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
+}
+
+std::vector<float> floats(const Napi::Value& value, const char* name) { return typed<float>(value, name, napi_float32_array, "Float32Array"); }
+std::vector<uint8_t> bytes(const Napi::Value& value, const char* name) { return typed<uint8_t>(value, name, napi_uint8_array, "Uint8Array"); }
+
+template <class Array, class T>
+static Napi::Value copied(Napi::Env env, const std::vector<T>& values) {
+  Array array = Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+Napi::Value to_js(Napi::Env env, const std::vector<float>& values) { return copied<Napi::Float32Array>(env, values); }
+Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values) { return copied<Napi::Int32Array>(env, values); }
+Napi::Value to_js(Napi::Env env, const std::vector<uint8_t>& values) { return copied<Napi::Uint8Array>(env, values); }
+
+Napi::Value to_js(Napi::Env env, const std::vector<int64_t>& values) {
+  auto array = Napi::Array::New(env, values.size());
+  for (uint32_t i = 0; i < values.size(); ++i) array.Set(i, Napi::Number::New(env, double(values[i])));
+  return array;
+}
+
+Napi::Value to_js(Napi::Env env, const std::vector<std::string>& values) {
+  auto array = Napi::Array::New(env, values.size());
+  for (uint32_t i = 0; i < values.size(); ++i) array.Set(i, Napi::String::New(env, values[i]));
+  return array;
+}
+
+double number(const Napi::Value& value, const char* name) {
+  if (!value.IsNumber()) fail(value.Env(), "BAD_OPTION", std::string(name) + ": expected a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+std::string text(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) fail(value.Env(), "BAD_OPTION", std::string(name) + ": expected a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Fields::Fields(const Napi::Value& value, const char* what) : what_(what) {
+  if (!value.IsObject()) fail(value.Env(), "BAD_OPTION", std::string(what) + ": expected an object");
+  object_ = value.As<Napi::Object>();
+}
+
+Napi::Value Fields::value(const char* name) const { return object_.Get(name); }
+bool Fields::has(const char* name) const { return !object_.Get(name).IsUndefined(); }
+
+double Fields::number(const char* name) const {
+  const Napi::Value value = object_.Get(name);
+  if (!value.IsNumber()) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+void Fields::read(const char* name, bool& out) const {
+  if (!has(name)) return;
+  const Napi::Value value = object_.Get(name);
+  if (!value.IsBoolean()) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected true or false");
+  out = value.As<Napi::Boolean>().Value();
+}
+
+static int64_t whole(Napi::Env env, double value, const std::string& name) {
+  if (!(std::floor(value) == value && std::abs(value) <= 9007199254740992.0)) fail(env, "BAD_OPTION", name + ": expected a whole number");
+  return int64_t(value);
+}
+
+void Fields::read(const char* name, int64_t& out) const {
+  if (has(name)) out = whole(object_.Env(), number(name), std::string(what_) + "." + name);
+}
+void Fields::read(const char* name, int& out) const {
+  int64_t wide = out;
+  read(name, wide);
+  if (wide != int64_t(int(wide))) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": out of range");
+  out = int(wide);
+}
+void Fields::read(const char* name, uint64_t& out) const {
+  if (!has(name)) return;
+  int64_t wide = 0;
+  read(name, wide);
+  if (wide < 0) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": must not be negative");
+  out = uint64_t(wide);
+}
+void Fields::read(const char* name, float& out) const {
+  if (has(name)) out = float(number(name));
+}
+void Fields::read(const char* name, double& out) const {
+  if (has(name)) out = number(name);
+}
+void Fields::read(const char* name, std::string& out) const {
+  if (has(name)) out = text(object_.Get(name), name);
+}
+void Fields::read(const char* name, std::vector<float>& out) const {
+  if (has(name)) out = floats(object_.Get(name), name);
+}
+void Fields::read(const char* name, std::vector<uint8_t>& out) const {
+  if (has(name)) out = bytes(object_.Get(name), name);
+}
+
+void Fields::read(const char* name, std::vector<int64_t>& out) const {
+  if (!has(name)) return;
+  const Napi::Value value = object_.Get(name);
+  if (!value.IsArray() && !value.IsTypedArray()) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": expected an array of numbers");
+  const auto array = value.As<Napi::Object>();
+  const uint32_t length = value.IsArray() ? value.As<Napi::Array>().Length() : uint32_t(value.As<Napi::TypedArray>().ElementLength());
+  out.resize(length);
+  for (uint32_t i = 0; i < length; ++i) out[i] = whole(object_.Env(), binding::number(array.Get(i), name), name);
+}
+
+void Fields::read(const char* name, std::vector<uint64_t>& out) const {
+  std::vector<int64_t> wide;
+  read(name, wide);
+  if (has(name)) out.assign(wide.begin(), wide.end());
+}
+
+}  // namespace lgd::binding

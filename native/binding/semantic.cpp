@@ -1,0 +1,167 @@
+#include "binding/async.h"
+#include "binding/exports.h"
+
+namespace lgd::binding {
+
+namespace {
+
+// A head has no accessor for its device, so the calls that wait are given it beside the head.
+DevicePtr device_argument(const Napi::CallbackInfo& info, int index) { return unwrap<Device>(info[index]); }
+
+Napi::Value from_metrics(Napi::Env env, const SemanticMetrics& metrics) {
+  auto out = Napi::Object::New(env);
+  out.Set("loss", metrics.loss);
+  out.Set("lossVisual", metrics.loss_visual);
+  out.Set("lossTextual", metrics.loss_textual);
+  out.Set("klVisual", metrics.kl_visual);
+  out.Set("klTextual", metrics.kl_textual);
+  out.Set("entropyVisual", metrics.entropy_visual);
+  out.Set("entropyTextual", metrics.entropy_textual);
+  out.Set("ownMass", metrics.own_mass);
+  out.Set("agreement", metrics.agreement);
+  out.Set("categoriesHit", metrics.categories_hit);
+  out.Set("categoriesSeen", metrics.categories_seen);
+  return out;
+}
+
+}  // namespace
+
+Napi::Value js_bank_loss(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "bankLoss");
+  auto arguments = std::make_shared<BankLossArguments>();
+  fields.read("student", arguments->student);
+  fields.read("teacher", arguments->teacher);
+  fields.read("textual", arguments->textual);
+  fields.read("visual", arguments->visual);
+  fields.read("queue", arguments->queue);
+  fields.read("dimension", arguments->dimension);
+  fields.read("studentTemperature", arguments->student_temperature);
+  fields.read("teacherTemperature", arguments->teacher_temperature);
+  fields.read("alpha", arguments->alpha);
+  fields.read("bfloat16", arguments->bfloat16);
+  const DevicePtr device = device_argument(info, 0);
+  return run_async<BankLossResult>(
+      info.Env(), device, "bankLoss", [device, arguments](BankLossResult& result) { result = bank_loss(device, *arguments); },
+      [](Napi::Env env, const BankLossResult& result) -> Napi::Value {
+        auto out = Napi::Object::New(env);
+        out.Set("loss", result.loss);
+        out.Set("lossVisual", result.loss_visual);
+        out.Set("lossTextual", result.loss_textual);
+        out.Set("klVisual", result.kl_visual);
+        out.Set("klTextual", result.kl_textual);
+        out.Set("gradient", to_js(env, result.gradient));
+        return out;
+      });
+}
+
+Napi::Value js_bank_update(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "bankUpdate");
+  auto arguments = std::make_shared<BankUpdateArguments>();
+  fields.read("teacher", arguments->teacher);
+  fields.read("textual", arguments->textual);
+  fields.read("visual", arguments->visual);
+  fields.read("seen", arguments->seen);
+  fields.read("dimension", arguments->dimension);
+  fields.read("momentum", arguments->momentum);
+  const DevicePtr device = device_argument(info, 0);
+  return run_async<BankUpdateResult>(
+      info.Env(), device, "bankUpdate", [device, arguments](BankUpdateResult& result) { result = bank_update(device, *arguments); },
+      [](Napi::Env env, const BankUpdateResult& result) -> Napi::Value {
+        auto out = Napi::Object::New(env);
+        out.Set("assignment", to_js(env, result.assignment));
+        out.Set("visual", to_js(env, result.visual));
+        out.Set("seen", to_js(env, result.seen));
+        return out;
+      });
+}
+
+Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "semanticHead");
+  SemanticOptions options;
+  fields.read("dimension", options.dimension);
+  fields.read("categories", options.categories);
+  fields.read("queueSize", options.queue_size);
+  fields.read("useTextual", options.use_textual);
+  fields.read("useVisual", options.use_visual);
+  fields.read("alpha", options.alpha);
+  fields.read("studentTemperature", options.student_temperature);
+  fields.read("teacherTemperature", options.teacher_temperature);
+  fields.read("momentum", options.momentum);
+  fields.read("bfloat16", options.bfloat16);
+  return wrap(info.Env(), make_semantic_head(device_argument(info, 0), options));
+}
+
+Napi::Value js_write_semantic_state(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "semanticState");
+  SemanticState state;
+  fields.read("textual", state.textual);
+  fields.read("visual", state.visual);
+  fields.read("queue", state.queue);
+  fields.read("seen", state.seen);
+  fields.read("queuePosition", state.queue_position);
+  fields.read("queueFilled", state.queue_filled);
+  write_semantic_state(unwrap<SemanticHead>(info[0]), std::move(state));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_read_semantic_state(const Napi::CallbackInfo& info) {
+  const SemanticHeadPtr head = unwrap<SemanticHead>(info[1]);
+  return run_async<SemanticState>(
+      info.Env(), device_argument(info, 0), "semanticState.read", [head](SemanticState& state) { read_semantic_state(head, state); },
+      [](Napi::Env env, const SemanticState& state) -> Napi::Value {
+        auto out = Napi::Object::New(env);
+        out.Set("textual", to_js(env, state.textual));
+        out.Set("visual", to_js(env, state.visual));
+        out.Set("queue", to_js(env, state.queue));
+        out.Set("seen", to_js(env, state.seen));
+        out.Set("queuePosition", double(state.queue_position));
+        out.Set("queueFilled", double(state.queue_filled));
+        return out;
+      });
+}
+
+Napi::Value js_head_loss(const Napi::CallbackInfo& info) {
+  bank_loss(unwrap<SemanticHead>(info[0]), unwrap<Tensor>(info[1]), unwrap<Tensor>(info[2]), unwrap<Tensor>(info[3]),
+            float(number(info[4], "scale")), int(number(info[5], "slot")));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_head_update(const Napi::CallbackInfo& info) {
+  if (!info[1].IsArray()) fail(info.Env(), "BAD_OPTION", "teacherBatches: expected an array of tensors");
+  const auto array = info[1].As<Napi::Array>();
+  std::vector<TensorPtr> batches;
+  for (uint32_t i = 0; i < array.Length(); ++i) batches.push_back(unwrap<Tensor>(array.Get(i)));
+  bank_update(unwrap<SemanticHead>(info[0]), batches, int(number(info[2], "slot")));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_read_metrics(const Napi::CallbackInfo& info) {
+  const SemanticHeadPtr head = unwrap<SemanticHead>(info[1]);
+  const int slot = int(number(info[2], "slot"));
+  return run_async<SemanticMetrics>(
+      info.Env(), device_argument(info, 0), "metrics.read", [head, slot](SemanticMetrics& out) { out = read_metrics(head, slot); },
+      [](Napi::Env env, const SemanticMetrics& metrics) { return from_metrics(env, metrics); });
+}
+
+Napi::Value js_top_similar(const Napi::CallbackInfo& info) {
+  struct Result {
+    std::vector<int32_t> indices;
+    std::vector<float> scores;
+  };
+  const DevicePtr device = device_argument(info, 0);
+  auto queries = std::make_shared<std::vector<float>>(floats(info[1], "queries"));
+  auto bank = std::make_shared<std::vector<float>>(floats(info[2], "bank"));
+  const int64_t dimension = int64_t(number(info[3], "dimension"));
+  const int k = int(number(info[4], "k"));
+  return run_async<Result>(
+      info.Env(), device, "topSimilar",
+      [=](Result& result) { top_similar(device, *queries, *bank, dimension, k, result.indices, result.scores); },
+      [](Napi::Env env, const Result& result) -> Napi::Value {
+        auto out = Napi::Object::New(env);
+        out.Set("indices", to_js(env, result.indices));
+        out.Set("scores", to_js(env, result.scores));
+        return out;
+      });
+}
+
+}  // namespace lgd::binding

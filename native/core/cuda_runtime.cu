@@ -1,0 +1,96 @@
+// The CUDA runtime calls behind Device. Every return code is checked; a failed call throws with CUDA's own words.
+#include <cuda_runtime.h>
+
+#include "core/device.h"
+
+namespace lgd::cuda {
+
+static void check(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // clears the sticky copy of a non-fatal error
+  throw Error(status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_ERROR",
+              std::string(call) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+}
+#define LGD_CUDA(call) check((call), #call)
+
+bool compiled() { return true; }
+
+int device_count(std::string& why) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    why = cudaGetErrorString(status);
+    return 0;
+  }
+  if (count == 0) why = "no CUDA device is present";
+  return count;
+}
+
+DeviceProperties properties(int index) {
+  cudaDeviceProp props;
+  LGD_CUDA(cudaGetDeviceProperties(&props, index));
+  return {props.name, props.major, props.minor, props.multiProcessorCount, props.totalGlobalMem};
+}
+
+int driver_version() {
+  int version = 0;
+  if (cudaDriverGetVersion(&version) != cudaSuccess) cudaGetLastError();
+  return version;
+}
+
+int runtime_version() { return CUDART_VERSION; }
+
+void* create_stream(int index) {
+  LGD_CUDA(cudaSetDevice(index));
+  cudaStream_t stream;
+  LGD_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return stream;
+}
+
+void destroy_stream(void* stream) noexcept { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+void set_device(int index) { LGD_CUDA(cudaSetDevice(index)); }
+
+void* allocate(size_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t status = cudaMalloc(&pointer, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    throw Error("OUT_OF_MEMORY", detail::concat("cannot allocate ", bytes >> 20, " MiB on the GPU: ", free_bytes >> 20, " of ",
+                                                total_bytes >> 20, " MiB are free; use a smaller batch or resolution"));
+  }
+  check(status, "cudaMalloc");
+  return pointer;
+}
+
+void release(void* pointer) noexcept { cudaFree(pointer); }
+
+void copy_async(void* to, const void* from, size_t bytes, void* stream) {
+  LGD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)));
+}
+void zero_async(void* device, size_t bytes, void* stream) {
+  LGD_CUDA(cudaMemsetAsync(device, 0, bytes, static_cast<cudaStream_t>(stream)));
+}
+void synchronize(void* stream) { LGD_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(stream))); }
+
+void* allocate_pinned(size_t bytes) {
+  void* pointer = nullptr;
+  LGD_CUDA(cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault));
+  return pointer;
+}
+void release_pinned(void* pointer) noexcept { cudaFreeHost(pointer); }
+
+void* create_event() {
+  cudaEvent_t event;
+  LGD_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return event;
+}
+void destroy_event(void* event) noexcept { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+void record_event(void* event, void* stream) {
+  LGD_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)));
+}
+void wait_event(void* event) { LGD_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(event))); }
+
+}  // namespace lgd::cuda

@@ -1,0 +1,248 @@
+#include "core/device.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <future>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "ops/kernels.h"
+
+namespace lgd {
+
+namespace {
+
+struct Job {
+  std::string stage;
+  std::function<void()> work;
+  std::function<void(std::exception_ptr)> done;
+};
+
+// Copies from pageable memory to a CUDA device go through pinned blocks, so that the caller's bytes may change at once.
+// Two blocks: the host fills one while the device reads the other.
+struct StagingRing {
+  static constexpr size_t block_bytes = size_t(8) << 20;
+  void* block[2] = {};
+  void* event[2] = {};
+  bool in_flight[2] = {};
+  int next = 0;
+
+  void copy(void* device, const char* host, size_t bytes, void* stream) {
+    while (bytes > 0) {
+      const int slot = next;
+      next ^= 1;
+      if (!block[slot]) {
+        block[slot] = cuda::allocate_pinned(block_bytes);
+        event[slot] = cuda::create_event();
+      }
+      if (in_flight[slot]) cuda::wait_event(event[slot]);
+      const size_t part = std::min(bytes, block_bytes);
+      std::memcpy(block[slot], host, part);
+      cuda::copy_async(device, block[slot], part, stream);
+      cuda::record_event(event[slot], stream);
+      in_flight[slot] = true;
+      device = static_cast<char*>(device) + part;
+      host += part;
+      bytes -= part;
+    }
+  }
+
+  void free() noexcept {
+    for (int slot = 0; slot < 2; ++slot) {
+      if (!block[slot]) continue;
+      cuda::destroy_event(event[slot]);
+      cuda::release_pinned(block[slot]);
+    }
+  }
+};
+
+}  // namespace
+
+struct Device::Impl {
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<Job> jobs;
+  bool stop = false;
+  std::exception_ptr error;        // the kept error; guarded by mutex
+  std::atomic<size_t> allocated{0}, peak{0};
+  void* scratch = nullptr;
+  size_t scratch_bytes = 0;
+  StagingRing staging;
+  std::thread thread;
+
+  void execute(Job& job) {
+    std::exception_ptr failure;
+    {
+      std::lock_guard lock(mutex);
+      failure = error;
+    }
+    if (!failure) {
+      try {
+        job.work();
+      } catch (const Error& e) {
+        failure = std::make_exception_ptr(Error(e.code, job.stage + ": " + e.what()));
+      } catch (const std::bad_alloc&) {
+        failure = std::make_exception_ptr(Error("OUT_OF_MEMORY", job.stage + ": the host is out of memory"));
+      } catch (const std::exception& e) {
+        failure = std::make_exception_ptr(Error("NATIVE_ERROR", job.stage + ": " + e.what()));
+      }
+      if (failure) {
+        std::lock_guard lock(mutex);
+        error = failure;
+      }
+    }
+    job.work = nullptr;  // drops what the closure held before anybody hears of it
+    if (job.done) job.done(failure);
+  }
+};
+
+Device::Device(DeviceKind kind_, int index_, int threads)
+    : kind(kind_),
+      index(index_),
+      kernels(kind_ == DeviceKind::cuda ? cuda::kernels() : cpu_kernels()),
+      pool(threads),
+      impl_(std::make_shared<Impl>()) {
+  if (kind == DeviceKind::cuda) stream = cuda::create_stream(index);
+  // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
+  impl_->thread = std::thread([impl = impl_, kind = kind, index = index] {
+    if (kind == DeviceKind::cuda) cuda::set_device(index);
+    std::unique_lock lock(impl->mutex);
+    for (;;) {
+      impl->wake.wait(lock, [&] { return impl->stop || !impl->jobs.empty(); });
+      if (impl->jobs.empty()) return;
+      Job job = std::move(impl->jobs.front());
+      impl->jobs.pop_front();
+      lock.unlock();
+      impl->execute(job);
+      job = {};
+      lock.lock();
+    }
+  });
+}
+
+Device::~Device() {
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->stop = true;
+  }
+  impl_->wake.notify_all();
+  if (impl_->thread.get_id() == std::this_thread::get_id()) impl_->thread.detach();
+  else impl_->thread.join();
+  if (impl_->scratch) release(impl_->scratch, impl_->scratch_bytes);
+  if (kind == DeviceKind::cuda) {
+    impl_->staging.free();
+    cuda::destroy_stream(stream);
+  }
+}
+
+void* Device::allocate(size_t bytes) {
+  if (bytes == 0) bytes = 1;
+  void* pointer = nullptr;
+  if (kind == DeviceKind::cuda) {
+    cuda::set_device(index);
+    pointer = cuda::allocate(bytes);
+  } else {
+    pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes / (1 << 20), " MiB of memory");
+  }
+  const size_t now = impl_->allocated += bytes;
+  size_t peak = impl_->peak.load();
+  while (now > peak && !impl_->peak.compare_exchange_weak(peak, now)) {
+  }
+  return pointer;
+}
+
+void Device::release(void* pointer, size_t bytes) noexcept {
+  if (!pointer) return;
+  impl_->allocated -= bytes == 0 ? 1 : bytes;
+  if (kind == DeviceKind::cuda) cuda::release(pointer);
+  else std::free(pointer);
+}
+
+size_t Device::allocated_bytes() const { return impl_->allocated; }
+size_t Device::peak_bytes() const { return impl_->peak; }
+
+void Device::from_host(void* device, const void* host, size_t bytes) {
+  if (bytes == 0) return;
+  if (kind == DeviceKind::cuda) impl_->staging.copy(device, static_cast<const char*>(host), bytes, stream);
+  else std::memcpy(device, host, bytes);
+}
+
+void Device::to_host(void* host, const void* device, size_t bytes) {
+  if (bytes == 0) return;
+  if (kind == DeviceKind::cuda) {
+    cuda::copy_async(host, device, bytes, stream);
+    cuda::synchronize(stream);
+  } else {
+    std::memcpy(host, device, bytes);
+  }
+}
+
+void Device::copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  if (kind == DeviceKind::cuda) cuda::copy_async(to, from, bytes, stream);
+  else std::memmove(to, from, bytes);
+}
+
+void Device::zero(void* device, size_t bytes) {
+  if (bytes == 0) return;
+  if (kind == DeviceKind::cuda) cuda::zero_async(device, bytes, stream);
+  else std::memset(device, 0, bytes);
+}
+
+void Device::synchronize() {
+  if (kind == DeviceKind::cuda) cuda::synchronize(stream);
+}
+
+void* Device::scratch(size_t bytes) {
+  if (bytes > impl_->scratch_bytes) {
+    if (impl_->scratch) {
+      synchronize();  // kernels in flight may still use the old block
+      release(impl_->scratch, impl_->scratch_bytes);
+      impl_->scratch = nullptr;
+      impl_->scratch_bytes = 0;
+    }
+    impl_->scratch = allocate(bytes);
+    impl_->scratch_bytes = bytes;
+  }
+  return impl_->scratch;
+}
+
+void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->jobs.push_back({std::move(stage), std::move(work), std::move(done)});
+  }
+  impl_->wake.notify_one();
+}
+
+void Device::run(std::string stage, const std::function<void()>& work) {
+  std::promise<void> finished;
+  submit(std::move(stage), work, [&](std::exception_ptr error) {
+    if (error) finished.set_exception(error);
+    else finished.set_value();
+  });
+  finished.get_future().get();
+}
+
+void Device::clear_error() {
+  std::lock_guard lock(impl_->mutex);
+  impl_->error = nullptr;
+}
+
+Buffer::Buffer(std::shared_ptr<Device> device, size_t bytes) : device_(std::move(device)), bytes_(bytes) {
+  data_ = device_->allocate(bytes);
+}
+
+void Buffer::swap(Buffer& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+}
+
+}  // namespace lgd

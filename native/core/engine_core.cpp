@@ -1,0 +1,194 @@
+// engine.h: build, devices, tensors.
+#include <algorithm>
+#include <thread>
+
+#include "core/simd.h"
+#include "core/tensor.h"
+#include "engine.h"
+#include "ops/kernels.h"
+
+#ifndef LGD_VERSION
+#define LGD_VERSION "0.0.0"
+#endif
+#ifndef LGD_BUILD_ID
+#define LGD_BUILD_ID "unknown"
+#endif
+#ifndef LGD_CUDA_ARCHITECTURES
+#define LGD_CUDA_ARCHITECTURES ""
+#endif
+
+namespace lgd {
+
+BuildInfo build_info() {
+  BuildInfo info;
+  info.version = LGD_VERSION;
+  info.build_id = LGD_BUILD_ID;
+  info.compiler = "g++ " __VERSION__;
+  info.isa = isa_name(cpu_isa());
+  info.cuda = cuda::compiled();
+  info.cuda_runtime = cuda::runtime_version();
+  std::istringstream list(LGD_CUDA_ARCHITECTURES);
+  for (std::string arch; std::getline(list, arch, ' ');)
+    if (!arch.empty()) info.cuda_architectures.push_back(arch);
+  return info;
+}
+
+CudaStatus cuda_status() {
+  CudaStatus status;
+  try {
+    status.driver = cuda::driver_version();
+    const int count = cuda::device_count(status.reason);
+    for (int index = 0; index < count; ++index) {
+      const auto props = cuda::properties(index);
+      status.devices.push_back({index, props.name, std::to_string(props.major) + "." + std::to_string(props.minor),
+                                double(props.memory_bytes), props.multiprocessors});
+    }
+    status.available = !status.devices.empty();
+  } catch (const std::exception& e) {
+    status.reason = e.what();
+  }
+  return status;
+}
+
+DevicePtr open_device(const std::string& kind, int index, int threads) {
+  if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  if (kind == "cpu") return std::make_shared<Device>(DeviceKind::cpu, 0, threads);
+  LGD_CHECK(kind == "cuda", "BAD_OPTION", "unknown device kind \"", kind, "\"; cpu and cuda are known");
+  std::string why;
+  const int count = cuda::device_count(why);
+  if (count == 0) throw Error("DEVICE_UNAVAILABLE", why);
+  if (index < 0 || index >= count)
+    throw Error("DEVICE_UNAVAILABLE", detail::concat("there is no CUDA device ", index, "; devices 0 to ", count - 1, " are present"));
+  const auto props = cuda::properties(index);
+  if (props.major < 8)
+    throw Error("DEVICE_UNAVAILABLE", detail::concat(props.name, " has compute capability ", props.major, ".", props.minor,
+                                                     "; 8.0 (A100) or later is needed for bfloat16 matrix instructions"));
+  return std::make_shared<Device>(DeviceKind::cuda, index, threads);
+}
+
+DeviceInfo device_info(const DevicePtr& device) {
+  DeviceInfo info;
+  info.kind = device->kind == DeviceKind::cuda ? "cuda" : "cpu";
+  info.index = device->index;
+  info.threads = device->pool.size();
+  if (device->kind == DeviceKind::cuda) {
+    const auto props = cuda::properties(device->index);
+    info.name = props.name;
+    info.compute_capability = std::to_string(props.major) + "." + std::to_string(props.minor);
+    info.memory_bytes = double(props.memory_bytes);
+  } else {
+    info.name = std::string("CPU (") + isa_name(cpu_isa()) + ")";
+  }
+  info.allocated_bytes = double(device->allocated_bytes());
+  info.peak_bytes = double(device->peak_bytes());
+  return info;
+}
+
+void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done) {
+  device->submit("synchronize", [device] { device->synchronize(); }, [device, done = std::move(done)](std::exception_ptr error) {
+    if (error) device->clear_error();
+    done(error);
+  });
+}
+
+void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
+  device->submit(std::move(stage), std::move(work), [device, done = std::move(done)](std::exception_ptr error) {
+    if (error) device->clear_error();
+    done(error);
+  });
+}
+
+static TensorPtr make(const DevicePtr& device, std::vector<int64_t> shape, int stored, DType type) {
+  auto tensor = std::make_shared<Tensor>();
+  tensor->device = device;
+  tensor->shape = std::move(shape);
+  tensor->stored = stored;
+  tensor->type = type;
+  const size_t bytes = size_t(tensor->elements()) * size_of(type);
+  tensor->buffer = Buffer(device, bytes);
+  device->submit("tensor.zero", [tensor, bytes] { tensor->device->zero(tensor->buffer.as<>(), bytes); });
+  return tensor;
+}
+
+TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape) {
+  LGD_CHECK(!shape.empty(), "BAD_SHAPE", "a tensor needs at least one dimension");
+  for (int64_t size : shape) LGD_CHECK(size > 0, "BAD_SHAPE", "a tensor's sizes must be positive, found ", size);
+  return make(device, shape, int(shape.back()), DType::f32);
+}
+
+TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16) {
+  LGD_CHECK(batch > 0 && height > 0 && width > 0, "BAD_SHAPE", "images need positive sizes, found ", batch, "x", height, "x", width);
+  LGD_CHECK(!bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only");
+  return make(device, {batch, height, width, 3}, stored_channels(device->kind, 3), bfloat16 ? DType::bf16 : DType::f32);
+}
+
+const DevicePtr& device_of(const TensorPtr& tensor) { return tensor->device; }
+std::vector<int64_t> shape_of(const TensorPtr& tensor) { return tensor->shape; }
+
+void write_tensor(const TensorPtr& tensor, std::vector<float> values) {
+  LGD_CHECK(tensor->type == DType::f32 && tensor->stored == tensor->shape.back(), "BAD_SHAPE", "this tensor holds images; write it with write_images");
+  LGD_CHECK(int64_t(values.size()) == tensor->elements(), "BAD_SHAPE", "expected ", tensor->elements(), " values, found ", values.size());
+  tensor->device->submit("tensor.write", [tensor, values = std::move(values)] {
+    tensor->device->from_host(tensor->buffer.as<>(), values.data(), values.size() * 4);
+  });
+}
+
+void read_tensor(const TensorPtr& tensor, std::vector<float>& values) {
+  LGD_CHECK(tensor->type == DType::f32, "BAD_SHAPE", "this tensor is not float32");
+  values.resize(tensor->elements());
+  tensor->device->to_host(values.data(), tensor->buffer.as<>(), values.size() * 4);
+}
+
+static float from_bf16(uint16_t bits) {
+  const uint32_t word = uint32_t(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+void write_images(const TensorPtr& images, std::vector<float> nchw) {
+  LGD_CHECK(images->shape.size() == 4, "BAD_SHAPE", "expected a batch of images");
+  const int64_t batch = images->shape[0], pixels = images->shape[1] * images->shape[2];
+  LGD_CHECK(int64_t(nchw.size()) == batch * 3 * pixels, "BAD_SHAPE", "expected ", batch * 3 * pixels, " values ([", batch, ",3,", images->shape[1],
+            ",", images->shape[2], "]), found ", nchw.size());
+  images->device->submit("images.write", [images, batch, pixels, nchw = std::move(nchw)] {
+    const int stored = images->stored;
+    std::vector<float> nhwc(size_t(images->elements()), 0.f);
+    for (int64_t b = 0; b < batch; ++b)
+      for (int c = 0; c < 3; ++c)
+        for (int64_t p = 0; p < pixels; ++p) nhwc[(b * pixels + p) * stored + c] = nchw[(b * 3 + c) * pixels + p];
+    Device& device = *images->device;
+    if (images->type == DType::f32) {
+      device.from_host(images->buffer.as<>(), nhwc.data(), nhwc.size() * 4);
+    } else {
+      float* staged = static_cast<float*>(device.scratch(nhwc.size() * 4));
+      device.from_host(staged, nhwc.data(), nhwc.size() * 4);
+      device.kernels->cast(device, int64_t(nhwc.size()), DType::bf16, staged, images->buffer.as<>());
+    }
+  });
+}
+
+void read_images(const TensorPtr& images, std::vector<float>& nchw) {
+  LGD_CHECK(images->shape.size() == 4, "BAD_SHAPE", "expected a batch of images");
+  const int64_t batch = images->shape[0], pixels = images->shape[1] * images->shape[2];
+  const int stored = images->stored;
+  std::vector<uint8_t> raw(images->buffer.bytes());
+  images->device->to_host(raw.data(), images->buffer.as<>(), raw.size());
+  nchw.resize(size_t(batch * 3 * pixels));
+  for (int64_t b = 0; b < batch; ++b)
+    for (int c = 0; c < 3; ++c)
+      for (int64_t p = 0; p < pixels; ++p) {
+        const size_t at = size_t((b * pixels + p) * stored + c);
+        float value;
+        if (images->type == DType::f32) {
+          std::memcpy(&value, raw.data() + at * 4, 4);
+        } else {
+          uint16_t bits;
+          std::memcpy(&bits, raw.data() + at * 2, 2);
+          value = from_bf16(bits);
+        }
+        nchw[(b * 3 + c) * pixels + p] = value;
+      }
+}
+
+}  // namespace lgd
