@@ -1,0 +1,39 @@
+#include "ops/attention.h"
+
+#include <cmath>
+
+#include "core/simd.h"
+#include "ops/common_cpu.h"
+
+#define LGD_ISA_FILE "ops/attention_cpu.inl"
+#include "core/foreach_isa.h"
+
+namespace lgd {
+
+void tokens_forward_cpu(Context& ctx, int n, int pixels, int c, DType type, const void* x_, const float* position, void* tokens_) {
+  const float* x = as_f32(type, x_);
+  float* tokens = as_f32(type, tokens_);
+  const int64_t in = int64_t(pixels) * c, out = in + c;
+  ctx.pool.for_range(n, ceil_div(16384, out), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) LGD_DISPATCH(tokens_image)(pixels, c, x + i * in, position, tokens + i * out);
+  });
+}
+
+void first_token_forward_cpu(Context&, int n, int tokens_count, int c, DType type, const void* tokens_, void* y_) {
+  const float* tokens = as_f32(type, tokens_);
+  float* y = as_f32(type, y_);
+  for (int64_t i = 0; i < n; ++i) std::copy_n(tokens + i * tokens_count * c, c, y + i * c);
+}
+
+void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType type, const void* q_, const void* k_, const void* v_, void* out_) {
+  const float *q = as_f32(type, q_), *k = as_f32(type, k_), *v = as_f32(type, v_);
+  float* out = as_f32(type, out_);
+  const int64_t image = int64_t(s.tokens) * s.channels;
+  ctx.pool.for_range(s.n, ceil_div(8192, image), [&](int64_t begin, int64_t end) {
+    std::vector<float> score(s.tokens);
+    for (int64_t i = begin; i < end; ++i)
+      LGD_DISPATCH(query_attention_image)(s, q + i * s.channels, k + i * image, v + i * image, out + i * s.channels, score.data());
+  });
+}
+
+}  // namespace lgd

@@ -1,0 +1,32 @@
+#include "ops/layout.h"
+
+#include "ops/common_cpu.h"
+
+namespace lgd {
+
+static constexpr int64_t grain = 65536;  // elements of a plain copy that are worth a thread
+
+void unpack_output_cpu(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x_, float* out) {
+  const float* x = as_f32(type, x_);
+  ctx.pool.for_range(rows, ceil_div(grain, channels), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) std::copy_n(x + row * stored, channels, out + row * channels);
+  });
+}
+
+void pack_gradient_cpu(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx_) {
+  float* dx = as_f32(type, dx_);
+  ctx.pool.for_range(rows, ceil_div(grain, stored), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      std::copy_n(d_out + row * channels, channels, dx + row * stored);
+      std::fill_n(dx + row * stored + channels, stored - channels, 0.0f);
+    }
+  });
+}
+
+void cast_cpu(Context& ctx, int64_t count, DType to, const float* from, void* out_) {
+  float* out = as_f32(to, out_);
+  if (out == from) return;
+  ctx.pool.for_range(count, grain, [&](int64_t begin, int64_t end) { std::copy(from + begin, from + end, out + begin); });
+}
+
+}  // namespace lgd
