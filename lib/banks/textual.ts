@@ -1,0 +1,165 @@
+import { createHash } from 'node:crypto';
+import { LgdError } from '../errors.js';
+import { readSafetensors, writeSafetensors } from '../safetensors.js';
+import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
+import { CategoryList } from '../text/names.js';
+import { embedNames } from '../text/prompts.js';
+import { loadTemplates } from '../text/templates.js';
+import { version } from '../version.js';
+
+export interface BuildOptions extends EncodeOptions {
+  encoder: TextEncoder;
+  /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
+  templates?: string | readonly string[];
+  /** Keeps names that are given more than once, each with its own row. Default false: they are refused, since of rows alike only the first can ever be assigned. */
+  allowDuplicates?: boolean;
+}
+
+/** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
+export interface BankInfo {
+  encoderId: string;
+  templates?: readonly string[];
+  allowDuplicates?: boolean;
+}
+
+const format = 'lgdistill-textual-bank';
+const unitTolerance = 1e-3; // leaves room for banks written by programs that store half precision
+
+/**
+ * The Textual Semantics Bank: one frozen unit text embedding for each category name (method.md, "Objects": L, [K,D]).
+ * Row k belongs to name k.
+ */
+export class TextualSemanticsBank {
+  /** SHA-256, in hex, of the names (their JSON array in UTF-8) followed by the rows (float32, little-endian): two banks agree exactly when their hashes do. */
+  readonly hash: string;
+  readonly #places = new Map<string, number>();
+
+  private constructor(
+    readonly names: readonly string[],
+    readonly templates: readonly string[],
+    readonly encoderId: string,
+    /** D. */
+    readonly embeddingSize: number,
+    /** [K,D], row-major, unit rows. */
+    readonly data: Float32Array,
+  ) {
+    this.hash = hashOf(names, data);
+    names.forEach((name, index) => this.#places.has(name) || this.#places.set(name, index));
+  }
+
+  /** K. */
+  get size(): number {
+    return this.names.length;
+  }
+
+  /** The row of a name (the first, where duplicates were allowed), or -1. */
+  indexOf(name: string): number {
+    return this.#places.get(name) ?? -1;
+  }
+
+  /**
+   * Embeds every name: per template the unit text embedding, the mean over templates, normalised again ({@link embedNames}).
+   * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), ZERO_EMBEDDING, NON_FINITE, ABORTED
+   */
+  static async build(list: CategoryList | readonly string[], { encoder, templates = 'default', allowDuplicates = false, signal, onProgress }: BuildOptions): Promise<TextualSemanticsBank> {
+    const names = list instanceof CategoryList ? list.names : list;
+    requireNames(names, allowDuplicates);
+    const loaded = await loadTemplates(templates);
+    const data = await embedNames(names, encoder, loaded, { signal, onProgress });
+    return new TextualSemanticsBank(Object.freeze([...names]), Object.freeze(loaded), encoder.id, encoder.embeddingSize, data);
+  }
+
+  /**
+   * A bank of rows computed elsewhere.
+   * @param embeddings [K,D], row-major, of any positive length; they are copied and normalised
+   * @throws LgdError BAD_NAMES, BAD_SHAPE, ZERO_EMBEDDING, NON_FINITE
+   */
+  static fromEmbeddings(list: CategoryList | readonly string[], embeddings: Float32Array, { encoderId, templates = [], allowDuplicates = false }: BankInfo): TextualSemanticsBank {
+    const names = list instanceof CategoryList ? list.names : list;
+    requireNames(names, allowDuplicates);
+    const size = embeddings.length / names.length;
+    if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${names.length} names.`, { option: 'embeddings', allowed: '[K,D], row-major' });
+    const data = new Float32Array(embeddings.length);
+    names.forEach((name, index) => {
+      const row = embeddings.subarray(index * size, (index + 1) * size);
+      const norm = normOf(row);
+      if (!Number.isFinite(norm)) throw new LgdError('NON_FINITE', `row ${index} (${JSON.stringify(name)}) is not finite.`, { option: 'embeddings' });
+      if (norm === 0) throw new LgdError('ZERO_EMBEDDING', `row ${index} (${JSON.stringify(name)}) is zero.`, { option: 'embeddings' });
+      for (let k = 0; k < size; k++) data[index * size + k] = row[k]! / norm;
+    });
+    return new TextualSemanticsBank(Object.freeze([...names]), Object.freeze([...templates]), encoderId, size, data);
+  }
+
+  /**
+   * Writes the bank as safetensors: tensor `textual_bank` [K,D] float32; metadata format, version, names and templates (JSON arrays), encoder, hash.
+   * @throws LgdError NOT_WRITABLE
+   */
+  async save(file: string): Promise<void> {
+    await writeSafetensors(file, [['textual_bank', { shape: [this.size, this.embeddingSize], data: this.data }]], {
+      format,
+      version,
+      names: JSON.stringify(this.names),
+      templates: JSON.stringify(this.templates),
+      encoder: this.encoderId,
+      hash: this.hash,
+    });
+  }
+
+  /**
+   * Reads a bank back, to the bit, after checking its shape, that its rows are finite and of unit length, and its hash.
+   * @throws LgdError FILE_NOT_FOUND, BAD_FILE (not safetensors, cut short), BAD_BANK
+   */
+  static async load(file: string): Promise<TextualSemanticsBank> {
+    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank' });
+    const { tensors, metadata } = await readSafetensors(file);
+    const tensor = tensors.get('textual_bank');
+    if (tensor === undefined || metadata['format'] !== format) throw bad('it holds something else');
+    const names = parseStrings(metadata['names']);
+    const templates = parseStrings(metadata['templates']);
+    if (names === undefined || templates === undefined || metadata['encoder'] === undefined) throw bad('its names, templates or encoder are missing');
+    const { data, shape } = tensor;
+    const [count, size] = shape;
+    if (!(data instanceof Float32Array) || shape.length !== 2 || count !== names.length || !size || count === 0) throw bad(`its tensor is [${shape.join(',')}] for ${names.length} names`);
+    for (let index = 0; index < names.length; index++) {
+      const norm = normOf(data.subarray(index * size, (index + 1) * size));
+      if (!(Math.abs(norm - 1) <= unitTolerance)) throw bad(`row ${index} (${JSON.stringify(names[index])}) has length ${norm}, not 1`);
+    }
+    const bank = new TextualSemanticsBank(Object.freeze(names), Object.freeze(templates), metadata['encoder'], size, data);
+    if (bank.hash !== metadata['hash']) throw bad('its content does not match its hash');
+    return bank;
+  }
+}
+
+function requireNames(names: readonly string[], allowDuplicates: boolean): void {
+  if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names' });
+  const empty = names.findIndex((name) => name.trim() === '');
+  if (empty !== -1) throw new LgdError('BAD_NAMES', `name ${empty + 1} is empty.`, { option: 'names', mend: 'Remove it; lgdistill names proposes the mended list' });
+  if (allowDuplicates) return;
+  const seen = new Set<string>();
+  const twice = new Set<string>();
+  for (const name of names) (seen.has(name) ? twice : seen).add(name);
+  if (twice.size === 0) return;
+  const shown = [...twice].slice(0, 10).map((name) => JSON.stringify(name)).join(', ');
+  throw new LgdError('BAD_NAMES', `${twice.size} ${twice.size === 1 ? 'name is' : 'names are'} given more than once: ${shown}${twice.size > 10 ? ', ...' : ''}.`, {
+    option: 'names', mend: 'Remove the repetitions (lgdistill names proposes the mended list), or allow duplicates',
+  });
+}
+
+function normOf(row: Float32Array): number {
+  let squares = 0;
+  for (const value of row) squares += value * value;
+  return Math.sqrt(squares);
+}
+
+function hashOf(names: readonly string[], data: Float32Array): string {
+  return createHash('sha256').update(JSON.stringify(names)).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest('hex');
+}
+
+function parseStrings(json: string | undefined): string[] | undefined {
+  try {
+    const value: unknown = JSON.parse(json ?? '');
+    return Array.isArray(value) && value.every((entry) => typeof entry === 'string') ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,247 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
+import { LgdError, throwIfAborted, writeError } from './errors.js';
+import { writeFileAtomically } from './safetensors.js';
+
+/** Options of everything that loads a model by folder or hub id. */
+export interface ResolveOptions {
+  /** Never download; HF_HUB_OFFLINE=1 does the same. */
+  localFilesOnly?: boolean;
+  /** Where downloads are kept; by default $HF_HUB_CACHE, or hub/ in $HF_HOME, or ~/.cache/huggingface/hub. */
+  cacheDir?: string;
+  signal?: AbortSignal;
+  /** Called as a file arrives; total is undefined where the server does not tell it. */
+  onProgress?: (progress: { file: string; received: number; total: number | undefined }) => void;
+}
+
+/** What a loader needs of a model's folder; where an entry lists several files, the first that is there serves. */
+export interface WantedFiles {
+  required: readonly (string | readonly string[])[];
+  optional?: readonly string[];
+}
+
+/** A model on this machine. */
+export interface ResolvedModel {
+  /** The hub id, or the folder's own name: what banks and student files record. */
+  id: string;
+  folder: string;
+  /** The path of the file that serves each required entry, in their order. */
+  files: string[];
+}
+
+const answerTimeout = 10_000; // ms until the server must have begun to answer
+const stallTimeout = 30_000; // ms a download may go without a byte
+
+/**
+ * Finds a model: `./dir`, an absolute path or any folder that exists is that folder; `org/name` is a Hugging Face id, looked for in the hub's cache
+ * (the layouts of huggingface_hub and of transformers.js) and otherwise downloaded into it. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are honoured.
+ * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (files are missing), NOT_WRITABLE (the cache), ABORTED
+ */
+export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
+  if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
+  if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
+    throw new LgdError('FILE_NOT_FOUND', 'there is no model folder of this name.', {
+      found: idOrDir, allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')", mend: 'Check the path',
+    });
+  }
+  const root = join(cacheRoot(options.cacheDir), `models--${idOrDir.replace('/', '--')}`);
+  for (const folder of [...(await snapshots(root)), join(cacheRoot(options.cacheDir), idOrDir)]) {
+    const { files, missing } = await present(folder, wanted);
+    if (missing.length === 0) return { id: idOrDir, folder, files };
+  }
+  if (options.localFilesOnly || isOffline()) {
+    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} is not in ${cacheRoot(options.cacheDir)}, and downloads are off.`, {
+      mend: `${options.localFilesOnly ? 'Allow downloads' : 'Unset HF_HUB_OFFLINE'}, or give a folder that holds ${list(wanted)}`,
+    });
+  }
+  const folder = await download(idOrDir, root, wanted, options);
+  return { id: idOrDir, folder, files: (await present(folder, wanted)).files };
+}
+
+function isPath(idOrDir: string): boolean {
+  return isAbsolute(idOrDir) || /^\.{1,2}(\/|$)/u.test(idOrDir);
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
+}
+
+async function resolveFolder(path: string, wanted: WantedFiles): Promise<ResolvedModel> {
+  const folder = resolve(path);
+  if (!(await isFolder(folder))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${folder}.`, { mend: "Check the path; a Hugging Face id is written 'org/name'" });
+  const { files, missing } = await present(folder, wanted);
+  if (missing.length > 0) {
+    throw new LgdError('BAD_MODEL', `the model folder ${folder} lacks ${missing.join(', ')}.`, {
+      mend: 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
+    });
+  }
+  return { id: basename(folder), folder, files };
+}
+
+function isOffline(): boolean {
+  return ['HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE'].some((name) => /^(1|true|yes|on)$/iu.test(process.env[name] ?? ''));
+}
+
+function cacheRoot(cacheDir: string | undefined): string {
+  const { HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME } = process.env;
+  return cacheDir ?? (HF_HUB_CACHE || join(HF_HOME || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'huggingface'), 'hub'));
+}
+
+function list(wanted: WantedFiles): string {
+  return wanted.required.map((entry) => (typeof entry === 'string' ? entry : entry.join(' or '))).join(', ');
+}
+
+async function present(folder: string, wanted: WantedFiles): Promise<{ files: string[]; missing: string[] }> {
+  const files: string[] = [];
+  const missing: string[] = [];
+  for (const entry of wanted.required) {
+    const choices = [entry].flat();
+    const found = await firstWhere(choices, async (file) => (await stat(join(folder, file)).catch(() => undefined))?.isFile() ?? false);
+    if (found === undefined) missing.push(choices.join(' or '));
+    else files.push(join(folder, found));
+  }
+  return { files, missing };
+}
+
+async function firstWhere<T>(values: readonly T[], test: (value: T) => Promise<boolean>): Promise<T | undefined> {
+  for (const value of values) if (await test(value)) return value;
+  return undefined;
+}
+
+/** Snapshot folders of a cached model, the one `refs/main` points to first. */
+async function snapshots(root: string): Promise<string[]> {
+  const main = (await readFile(join(root, 'refs', 'main'), 'utf8').catch(() => '')).trim();
+  const commits = await readdir(join(root, 'snapshots')).catch(() => []);
+  return commits.sort((a, b) => Number(b === main) - Number(a === main)).map((commit) => join(root, 'snapshots', commit));
+}
+
+async function download(id: string, root: string, wanted: WantedFiles, options: ResolveOptions): Promise<string> {
+  const { commit, available } = await describeModel(id, options.signal);
+  const chosen = wanted.required.map((entry) => [entry].flat().find((file) => available.has(file)) ?? [entry].flat().join(' or '));
+  const missing = chosen.filter((file) => !available.has(file));
+  if (missing.length > 0) {
+    throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, { mend: "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'" });
+  }
+  const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) => available.has(file));
+  const folder = join(root, 'snapshots', commit);
+  for (const file of [...chosen, ...extra]) {
+    if ((await stat(join(folder, file)).catch(() => undefined))?.isFile()) continue;
+    await downloadFile(id, commit, file, join(folder, file), options);
+  }
+  const ref = join(root, 'refs', 'main');
+  await makeFolder(dirname(ref));
+  await writeFileAtomically(ref, commit);
+  return folder;
+}
+
+/** The commit that `main` is at, and the files it has. */
+async function describeModel(id: string, signal: AbortSignal | undefined): Promise<{ commit: string; available: Set<string> }> {
+  const { response, stop } = await request(id, `api/models/${id}/revision/main`, signal);
+  try {
+    const { sha, siblings } = (await response.json()) as { sha?: string; siblings?: { rfilename: string }[] };
+    const commit = /^[0-9a-f]{7,64}$/u.test(sha ?? '') ? sha! : 'main';
+    return { commit, available: new Set(siblings?.map((sibling) => sibling.rfilename)) };
+  } catch (cause) {
+    throw unreachable(id, cause);
+  } finally {
+    stop();
+  }
+}
+
+async function downloadFile(id: string, commit: string, file: string, path: string, { signal, onProgress }: ResolveOptions): Promise<void> {
+  await makeFolder(dirname(path));
+  const temporary = `${path}.${randomBytes(4).toString('hex')}.incomplete`;
+  const { response, restart, stop } = await request(id, `${id}/resolve/${commit}/${file}`, signal);
+  const size = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null;
+  const total = size === null ? undefined : Number(size);
+  try {
+    const handle = await open(temporary, 'wx').catch((cause: unknown) => { throw writeError(path, cause); });
+    let received = 0;
+    try {
+      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+        restart(stallTimeout);
+        await handle.writeFile(chunk).catch((cause: unknown) => { throw writeError(path, cause); });
+        received += chunk.byteLength;
+        onProgress?.({ file, received, total });
+      }
+    } finally {
+      await handle.close();
+    }
+    if (total !== undefined && received !== total) throw new Error(`${file} ended after ${received} of ${total} bytes`);
+    await rename(temporary, path);
+  } catch (cause) {
+    await rm(temporary, { force: true });
+    throwIfAborted(signal, `the download of ${id}`);
+    throw cause instanceof LgdError ? cause : unreachable(id, cause);
+  } finally {
+    stop();
+  }
+}
+
+async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((cause: unknown) => { throw writeError(path, cause); });
+}
+
+interface Request {
+  response: Response;
+  /** Gives the rest of the answer this many more milliseconds. */
+  restart: (milliseconds: number) => void;
+  stop: () => void;
+}
+
+/** One GET of the hub that ends by answer, error, signal or timeout, never by hanging. */
+async function request(id: string, path: string, signal: AbortSignal | undefined): Promise<Request> {
+  throwIfAborted(signal, `the download of ${id}`);
+  const controller = new AbortController();
+  const expire = () => controller.abort(new Error('the server did not answer in time'));
+  const forward = () => controller.abort(signal?.reason);
+  let timer = setTimeout(expire, answerTimeout);
+  const restart = (milliseconds: number) => {
+    clearTimeout(timer);
+    timer = setTimeout(expire, milliseconds);
+  };
+  const stop = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', forward);
+  };
+  signal?.addEventListener('abort', forward, { once: true });
+  try {
+    const response = await fetch(`${endpoint()}/${path}`, { headers: requestHeaders(), signal: controller.signal });
+    if (!response.ok) throw refused(id, response.status);
+    restart(stallTimeout);
+    return { response, restart, stop };
+  } catch (cause) {
+    stop();
+    throwIfAborted(signal, `the download of ${id}`);
+    throw cause instanceof LgdError ? cause : unreachable(id, cause);
+  }
+}
+
+function endpoint(): string {
+  return (process.env['HF_ENDPOINT'] || 'https://huggingface.co').replace(/\/+$/u, '');
+}
+
+function requestHeaders(): Record<string, string> {
+  const token = process.env['HF_TOKEN']; // for private and gated models, as every Hugging Face client does; fetch drops it on a redirect to another host
+  return { 'user-agent': 'lgdistill', ...(token ? { authorization: `Bearer ${token}` } : {}) };
+}
+
+function refused(id: string, status: number): LgdError {
+  if (status === 401 || status === 404) {
+    return new LgdError('FILE_NOT_FOUND', `${endpoint()} knows no public model ${id}.`, { mend: `Check its spelling ('org/name'), set HF_TOKEN for a private one, or write './${id}' for a folder` });
+  }
+  const why = status === 403 ? 'access is refused' : `the server answered ${status}`;
+  return new LgdError('FILE_NOT_FOUND', `the model ${id} cannot be fetched from ${endpoint()}: ${why}.`, {
+    mend: status === 403 ? "Accept the model's conditions on its page and set HF_TOKEN" : 'Try again later, or give a local folder',
+  });
+}
+
+function unreachable(id: string, cause: unknown): LgdError {
+  const inner = (cause as Error).cause;
+  const why = inner instanceof Error && inner.message !== '' ? inner.message : (cause as Error).message;
+  return new LgdError('FILE_NOT_FOUND', `the model ${id} is not on this machine, and ${endpoint()} cannot be reached: ${why}.`, {
+    mend: 'Check the network, set HF_ENDPOINT to a mirror, or copy the model here and give its folder', cause,
+  });
+}

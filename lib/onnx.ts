@@ -1,0 +1,41 @@
+import { stat } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import { LgdError } from './errors.js';
+
+/** onnxruntime-node's exports; types alone, the module is loaded on first use. */
+export type OnnxRuntime = typeof import('onnxruntime-node');
+export type OnnxSession = InferenceSession;
+export type OnnxTensor = Tensor;
+
+/**
+ * Loads onnxruntime-node, so that importing this package alone loads no inference engine.
+ * @throws LgdError DEPENDENCY_MISSING with the commands to type
+ */
+export async function importOnnxRuntime(load: () => Promise<unknown> = () => import('onnxruntime-node')): Promise<OnnxRuntime> {
+  try {
+    const loaded = (await load()) as OnnxRuntime & { default?: OnnxRuntime };
+    return loaded.default ?? loaded;
+  } catch (cause) {
+    throw new LgdError('DEPENDENCY_MISSING', `onnxruntime-node could not be loaded: ${(cause as Error).message}.`, {
+      mend: 'Type: npm install onnxruntime-node@1.14.0', cause,
+    });
+  }
+}
+
+/**
+ * Opens an ONNX file on the CPU with as many threads as the process may use.
+ * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING
+ */
+export async function openOnnxSession(file: string, threads: number = availableParallelism()): Promise<OnnxSession> {
+  const runtime = await importOnnxRuntime();
+  if (!(await stat(file).catch(() => undefined))?.isFile()) {
+    throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Name a folder with an onnx/ folder inside, or an ONNX file' });
+  }
+  try {
+    // Severity 4: failures arrive as exceptions; the engine's own log would print them a second time.
+    return await runtime.InferenceSession.create(file, { executionProviders: ['cpu'], intraOpNumThreads: threads, interOpNumThreads: 1, logSeverityLevel: 4 });
+  } catch (cause) {
+    throw new LgdError('BAD_MODEL', `onnxruntime cannot open ${file}: ${(cause as Error).message}.`, { mend: 'Fetch or export the file again (opset 18 or lower)', cause });
+  }
+}

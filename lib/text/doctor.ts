@@ -1,0 +1,184 @@
+import { LgdError } from '../errors.js';
+import { nextTurn } from '../turn.js';
+import type { TextEncoder } from './encoder.js';
+import { nearestPairs } from './nearest-pairs.js';
+import { embedNames } from './prompts.js';
+import { normaliseName } from './spelling.js';
+import { fillTemplate, loadTemplates } from './templates.js';
+
+export interface CheckOptions {
+  /** Looks for near-duplicates and long prompts too. */
+  encoder?: TextEncoder;
+  /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
+  templates?: string | readonly string[];
+  /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
+  similarity?: number;
+  signal?: AbortSignal;
+  /** Called with the number of names encoded and to encode. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** A name and its place in the list, from 0. */
+export interface NameAt {
+  index: number;
+  name: string;
+}
+
+/** The doctor's findings: plain data, one array for each kind of fault. */
+export interface NameReport {
+  count: number;
+  /** Names given more than once, with every place. */
+  exactDuplicates: { name: string; indices: number[] }[];
+  /** Different spellings that are one name but for case, underscores and blanks. */
+  spellingDuplicates: { names: string[]; indices: number[] }[];
+  /** Pairs that are alike in text space, the most alike first, at most 1,000; a name given twice takes part once. */
+  nearDuplicates: { a: NameAt; b: NameAt; similarity: number }[];
+  /** How many pairs are alike, reported or not. */
+  nearDuplicateCount: number;
+  /** Leading, trailing or doubled blanks, tabs and line breaks. */
+  blanks: NameAt[];
+  underscores: NameAt[];
+  parentheses: NameAt[];
+  /** Names without a letter, digit or other sign. */
+  empty: NameAt[];
+  /** Names whose prompt loses tokens in the longest template. */
+  truncated: (NameAt & { tokens: number })[];
+  /** What the text space was searched with; undefined where no encoder was given. */
+  textSpace: { encoder: string; templates: string[]; longestTemplate: string; maxTokens: number; similarity: number } | undefined;
+  /**
+   * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless two names would become one,
+   * empty names and duplicates are dropped (the first stays). Near-duplicates stay: which of them to drop is for their owner to say.
+   */
+  mended: string[];
+  /** Whether nothing was found. */
+  clean: boolean;
+}
+
+/** See {@link CategoryList.check}. */
+export async function checkNames(names: readonly string[], options: CheckOptions = {}): Promise<NameReport> {
+  const { encoder, similarity = 0.98 } = options;
+  if (!(similarity > 0 && similarity <= 1)) throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });
+  const where = (test: (name: string) => boolean): NameAt[] => names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
+  const report: NameReport = {
+    count: names.length,
+    ...findDuplicates(names),
+    nearDuplicates: [],
+    nearDuplicateCount: 0,
+    blanks: where((name) => normaliseName(name) !== '' && /^\s|\s$|\s\s|[^\S ]/u.test(name)),
+    underscores: where((name) => name.includes('_')),
+    parentheses: where((name) => /[()]/u.test(name)),
+    empty: where((name) => normaliseName(name) === ''),
+    truncated: [],
+    textSpace: undefined,
+    mended: mendNames(names),
+    clean: false,
+  };
+  if (encoder !== undefined) await searchTextSpace(names, report, encoder, similarity, options);
+  report.clean = faults(report).every(([, found]) => found === 0);
+  return report;
+}
+
+/** How many of each kind of fault, in the order they are reported. */
+function faults(report: NameReport): [string, number][] {
+  return [
+    ['given more than once', report.exactDuplicates.length],
+    ['the same but for case, underscores or blanks', report.spellingDuplicates.length],
+    ['alike in text space', report.nearDuplicateCount],
+    ['stray blanks', report.blanks.length],
+    ['underscores', report.underscores.length],
+    ['parentheses', report.parentheses.length],
+    ['empty', report.empty.length],
+    ['prompt too long', report.truncated.length],
+  ];
+}
+
+function findDuplicates(names: readonly string[]): Pick<NameReport, 'exactDuplicates' | 'spellingDuplicates'> {
+  const exact = groupBy(names, (name) => name);
+  const spelled = groupBy(names, normaliseName);
+  spelled.delete(''); // reported as empty
+  exact.forEach((_, name) => normaliseName(name) === '' && exact.delete(name));
+  return {
+    exactDuplicates: [...exact].filter(([, indices]) => indices.length > 1).map(([name, indices]) => ({ name, indices })),
+    spellingDuplicates: [...spelled.values()]
+      .map((indices) => ({ names: [...new Set(indices.map((index) => names[index]!))], indices }))
+      .filter((group) => group.names.length > 1),
+  };
+}
+
+function groupBy(names: readonly string[], key: (name: string) => string): Map<string, number[]> {
+  const groups = new Map<string, number[]>();
+  names.forEach((name, index) => {
+    const group = groups.get(key(name));
+    if (group === undefined) groups.set(key(name), [index]);
+    else group.push(index);
+  });
+  return groups;
+}
+
+async function searchTextSpace(names: readonly string[], report: NameReport, encoder: TextEncoder, similarity: number, options: CheckOptions): Promise<void> {
+  const { signal, onProgress } = options;
+  const templates = await loadTemplates(options.templates ?? 'default');
+  const length = new Map(templates.map((template) => [template, encoder.countTokens(fillTemplate(template, ''))]));
+  const longestTemplate = templates.reduce((longest, template) => (length.get(template)! > length.get(longest)! ? template : longest));
+  report.textSpace = { encoder: encoder.id, templates, longestTemplate, maxTokens: encoder.maxTokens, similarity };
+  for (const [index, name] of names.entries()) {
+    if (index % 256 === 0) await nextTurn(signal, 'the check of the names');
+    const tokens = encoder.countTokens(fillTemplate(longestTemplate, name));
+    if (tokens > encoder.maxTokens) report.truncated.push({ index, name, tokens });
+  }
+  // One row for each distinct spelling: pairs that are already reported as duplicates would only be repeated.
+  const distinct = [...groupBy(names, normaliseName)].filter(([key]) => key !== '').map(([, indices]) => indices[0]!);
+  const rows = await embedNames(distinct.map((index) => names[index]!), encoder, templates, { signal, onProgress });
+  const { pairs, total } = await nearestPairs(rows, distinct.length, similarity, { signal });
+  const at = (row: number): NameAt => ({ index: distinct[row]!, name: names[distinct[row]!]! });
+  report.nearDuplicates = pairs.map((pair) => ({ a: at(pair.a), b: at(pair.b), similarity: pair.similarity }));
+  report.nearDuplicateCount = total;
+}
+
+/** The mended list of {@link NameReport.mended}; mending it again changes nothing. */
+export function mendNames(names: readonly string[]): string[] {
+  const tidied = new Map<string, string>();
+  for (const name of names) {
+    const key = normaliseName(name);
+    if (key !== '' && !tidied.has(key)) tidied.set(key, tidy(name));
+  }
+  const bare = [...tidied.values()].map(withoutParentheses);
+  const uses = groupBy(bare, normaliseName);
+  return [...tidied.values()].map((name, i) => (bare[i] !== '' && uses.get(normaliseName(bare[i]!))!.length === 1 ? bare[i]! : name));
+}
+
+function tidy(name: string): string {
+  return name.normalize('NFC').replace(/[\s_]+/gu, ' ').trim();
+}
+
+function withoutParentheses(name: string): string {
+  let [before, after] = ['', name];
+  while (before !== after) [before, after] = [after, after.replace(/\([^()]*\)/gu, ' ')]; // innermost first
+  return tidy(after);
+}
+
+/** A report for a terminal: each kind of fault with its first few names, then what to do. */
+export function formatReport(report: NameReport, { show = 8 }: { show?: number } = {}): string {
+  const quote = ({ index, name }: NameAt) => `${JSON.stringify(name)} (${index + 1})`;
+  const places = (indices: number[]) => indices.map((index) => index + 1).join(', ');
+  const details: string[][] = [
+    report.exactDuplicates.map(({ name, indices }) => `${JSON.stringify(name)} (${places(indices)})`),
+    report.spellingDuplicates.map((group) => `${group.names.map((name) => JSON.stringify(name)).join(' = ')} (${places(group.indices)})`),
+    report.nearDuplicates.map(({ a, b, similarity }) => `${quote(a)} ~ ${quote(b)}: ${similarity.toFixed(4)}`),
+    report.blanks.map(quote),
+    report.underscores.map(quote),
+    report.parentheses.map(quote),
+    report.empty.map(quote),
+    report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
+  ];
+  const lines = [`${report.count} names, counted from 1`];
+  faults(report).forEach(([title, found], kind) => {
+    if (found === 0) return;
+    lines.push(`${title}: ${found}`, ...details[kind]!.slice(0, show).map((detail) => `  ${detail}`));
+    if (found > show) lines.push(`  and ${found - show} more`);
+  });
+  if (report.textSpace === undefined) lines.push('near-duplicates and long prompts: not looked for, no text encoder was given');
+  if (report.clean) lines.push('nothing to mend');
+  else lines.push(`mended list: ${report.mended.length} names`);
+  return lines.join('\n');
+}

@@ -1,0 +1,164 @@
+import { readFile } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import type { CLIPTextModelWithProjection, PreTrainedTokenizer, Tensor } from '@xenova/transformers';
+import { LgdError } from '../errors.js';
+import { resolveModel } from '../hub.js';
+import type { ResolveOptions } from '../hub.js';
+import { openOnnxSession } from '../onnx.js';
+import { nextTurn } from '../turn.js';
+
+export interface EncodeOptions {
+  signal?: AbortSignal;
+  /** Called after each batch with the number of texts done and to do. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** Maps texts into the space the teacher's images are in. */
+export interface TextEncoder {
+  /** What banks record: a hub id or a folder's name. */
+  readonly id: string;
+  /** D. */
+  readonly embeddingSize: number;
+  /** The most tokens a text may have, start and end tokens included; the rest of a longer one is cut off. */
+  readonly maxTokens: number;
+  /** Embeddings [N,D] of N texts, not normalised. */
+  encode(texts: readonly string[], options?: EncodeOptions): Promise<Float32Array>;
+  /** How many tokens a text has, start and end tokens included, before any cut. */
+  countTokens(text: string): number;
+  dispose(): Promise<void>;
+}
+
+export interface TextEncoderOptions extends ResolveOptions {
+  /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
+  batchSize?: number;
+}
+
+type Transformers = typeof import('@xenova/transformers');
+
+/**
+ * Loads @xenova/transformers on first use, so that importing this package loads no inference engine.
+ * @throws LgdError DEPENDENCY_MISSING with the commands to type
+ */
+export async function importTransformers(load: () => Promise<unknown> = () => import('@xenova/transformers')): Promise<Transformers> {
+  try {
+    return (await load()) as Transformers;
+  } catch (cause) {
+    throw new LgdError('DEPENDENCY_MISSING', `@xenova/transformers could not be loaded: ${(cause as Error).message.split('\n')[0]}.`, {
+      mend: 'Its sharp is the usual reason: put "overrides": {"@xenova/transformers": {"sharp": "0.35.5"}} into your package.json and type: npm install @xenova/transformers@2.17.2 sharp@0.35.5',
+      cause,
+    });
+  }
+}
+
+/** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
+export class ClipTextEncoder implements TextEncoder {
+  #model: CLIPTextModelWithProjection | undefined;
+  #embeddingSize = 0;
+
+  private constructor(
+    readonly id: string,
+    readonly maxTokens: number,
+    private readonly transformers: Transformers,
+    private readonly tokenizer: PreTrainedTokenizer,
+    model: CLIPTextModelWithProjection,
+    private readonly batchSize: number,
+  ) {
+    this.#model = model;
+  }
+
+  get embeddingSize(): number {
+    return this.#embeddingSize;
+  }
+
+  /**
+   * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id (`Xenova/clip-vit-base-patch32`)
+   * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
+   */
+  static async load(idOrDir: string, options: TextEncoderOptions = {}): Promise<ClipTextEncoder> {
+    const transformers = await importTransformers();
+    const { id, folder, files } = await resolveModel(idOrDir, {
+      required: [['onnx/text_model.onnx', 'text_model.onnx'], 'config.json', 'tokenizer.json', 'tokenizer_config.json'],
+    }, options);
+    // As a cache with one model in it, the folder is read without touching the library's global settings, which the caller may be using too.
+    const [name, local] = [basename(folder), { cache_dir: dirname(folder), local_files_only: true }];
+    try {
+      const tokenizer = await transformers.AutoTokenizer.from_pretrained(name, local);
+      const config = await transformers.AutoConfig.from_pretrained(name, local);
+      const model = new transformers.CLIPTextModelWithProjection(config, await openOnnxSession(files[0]!));
+      const maxTokens = await readMaxTokens(files[1]!, tokenizer);
+      const encoder = new ClipTextEncoder(id, maxTokens, transformers, tokenizer, model, Math.max(1, options.batchSize ?? 32));
+      encoder.#embeddingSize = (await encoder.run([encoder.tokenise('a photo')])).dims[1]!;
+      return encoder;
+    } catch (cause) {
+      if (cause instanceof LgdError) throw cause;
+      throw new LgdError('BAD_MODEL', `the text tower in ${folder} cannot be used: ${(cause as Error).message}.`, {
+        mend: 'Check that the folder holds a CLIP model exported to ONNX with a projection', cause,
+      });
+    }
+  }
+
+  /** @throws LgdError DISPOSED, ABORTED, NON_FINITE */
+  async encode(texts: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+    const rows = texts.map((text) => this.tokenise(text));
+    const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths together pad least
+    const embeddings = new Float32Array(texts.length * this.embeddingSize);
+    for (let from = 0; from < order.length; from += this.batchSize) {
+      await nextTurn(signal, 'text encoding'); // onnxruntime-node computes on the main thread
+      const batch = order.slice(from, from + this.batchSize);
+      const { data } = await this.run(batch.map((index) => rows[index]!));
+      batch.forEach((index, i) => {
+        const row = (data as Float32Array).subarray(i * this.embeddingSize, (i + 1) * this.embeddingSize);
+        if (!row.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(texts[index])} is not finite.`, { mend: 'Check the text model' });
+        embeddings.set(row, index * this.embeddingSize);
+      });
+      onProgress?.(from + batch.length, texts.length);
+    }
+    return embeddings;
+  }
+
+  countTokens(text: string): number {
+    return this.tokenizer.encode(text).length;
+  }
+
+  async dispose(): Promise<void> {
+    const model = this.#model;
+    this.#model = undefined;
+    await model?.dispose();
+  }
+
+  /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */
+  private tokenise(text: string): number[] {
+    const ids = this.tokenizer.encode(text);
+    return ids.length <= this.maxTokens ? ids : [...ids.slice(0, this.maxTokens - 1), ids.at(-1)!];
+  }
+
+  /** One batch -> [N,D]. Padding stands after the end token, where causal attention keeps it out of the embedding. */
+  private async run(rows: readonly number[][]): Promise<Tensor> {
+    if (this.#model === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    const length = Math.max(...rows.map((row) => row.length));
+    const ids = new BigInt64Array(rows.length * length);
+    const mask = new BigInt64Array(rows.length * length);
+    rows.forEach((row, i) => {
+      for (let j = 0; j < length; j++) {
+        ids[i * length + j] = BigInt(row[j] ?? row.at(-1)!);
+        mask[i * length + j] = j < row.length ? 1n : 0n;
+      }
+    });
+    const { Tensor: TensorClass } = this.transformers;
+    const shape = [rows.length, length];
+    const output = (await this.#model({ input_ids: new TensorClass('int64', ids, shape), attention_mask: new TensorClass('int64', mask, shape) })) as Record<string, Tensor>;
+    const embeddings = output['text_embeds'];
+    if (embeddings?.dims.length !== 2) {
+      throw new LgdError('BAD_MODEL', 'the text model gives no text_embeds of shape [N,D].', { found: Object.keys(output).join(', '), mend: 'Export the text tower with its projection (CLIPTextModelWithProjection)' });
+    }
+    return embeddings;
+  }
+}
+
+/** The smaller of what the model has positions for and what its tokenizer is set to; CLIP's 77 where neither says. */
+async function readMaxTokens(configFile: string, tokenizer: PreTrainedTokenizer): Promise<number> {
+  const config = JSON.parse(await readFile(configFile, 'utf8')) as { text_config?: { max_position_embeddings?: number }; max_position_embeddings?: number };
+  const limits = [config.text_config?.max_position_embeddings, config.max_position_embeddings, tokenizer.model_max_length as number | undefined];
+  const known = limits.filter((limit) => limit !== undefined && limit >= 3 && limit < 1e6) as number[];
+  return known.length > 0 ? Math.min(...known) : 77;
+}

@@ -1,0 +1,43 @@
+import { LgdError } from '../errors.js';
+import { checkNames } from './doctor.js';
+import type { CheckOptions, NameReport } from './doctor.js';
+import { readNames } from './sources.js';
+
+/** An ordered list of category names: entry k of every bank belongs to name k. */
+export class CategoryList {
+  readonly names: readonly string[];
+
+  private constructor(names: readonly string[]) {
+    this.names = names;
+  }
+
+  /**
+   * Loads a list. Names are kept as they stand; {@link CategoryList.check} finds what is wrong with them.
+   * @param source the names themselves; a .txt (one a line, # comments), .json (an array, or `names` or `categories` as in COCO's annotation files),
+   *   .csv or .tsv file (a `name` column or the first); a folder of class folders; or a built-in list's id (coco, cifar10, cifar100, voc, cityscapes)
+   * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it)
+   */
+  static async load(source: string | readonly string[]): Promise<CategoryList> {
+    const names = typeof source === 'string' ? await readNames(source) : [...source];
+    const where = typeof source === 'string' ? source : 'the array';
+    if (names.length === 0) throw new LgdError('BAD_NAMES', `${where} has no names.`, { option: 'names', mend: 'Give at least one name' });
+    names.forEach((name: unknown, index) => {
+      if (typeof name !== 'string') throw new LgdError('BAD_NAMES', `entry ${index} of ${where} is not a string.`, { option: 'names', found: name });
+    });
+    return new CategoryList(Object.freeze(names));
+  }
+
+  /** How many names, K. */
+  get size(): number {
+    return this.names.length;
+  }
+
+  /**
+   * The list doctor: finds duplicates, near-duplicates in text space, stray blanks, underscores, parentheses, empty names and prompts that are too long,
+   * and proposes a mended list. Near-duplicates and long prompts are looked for only where an encoder is given.
+   * @throws LgdError ABORTED, BAD_OPTION, and whatever the encoder throws
+   */
+  async check(options: CheckOptions = {}): Promise<NameReport> {
+    return checkNames(this.names, options);
+  }
+}

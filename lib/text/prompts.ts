@@ -1,0 +1,47 @@
+import { LgdError } from '../errors.js';
+import type { EncodeOptions, TextEncoder } from './encoder.js';
+import { fillTemplate } from './templates.js';
+
+const promptsAtOnce = 2048; // bounds memory to a few megabytes of embeddings whatever the length of the list
+
+/**
+ * One unit embedding a name (method.md, "Objects"; Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is normalised, the mean over the templates
+ * is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v / |v|. Norms and means in float64.
+ * @returns [K,D], unit rows
+ * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE
+ */
+export async function embedNames(names: readonly string[], encoder: TextEncoder, templates: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+  const size = encoder.embeddingSize;
+  const result = new Float32Array(names.length * size);
+  const namesAtOnce = Math.max(1, Math.floor(promptsAtOnce / templates.length));
+  for (let from = 0; from < names.length; from += namesAtOnce) {
+    const block = names.slice(from, from + namesAtOnce);
+    const prompts = block.flatMap((name) => templates.map((template) => fillTemplate(template, name)));
+    const embeddings = await encoder.encode(prompts, {
+      signal,
+      onProgress: (done) => onProgress?.(from + Math.floor(done / templates.length), names.length),
+    });
+    const sum = new Float64Array(size);
+    for (let i = 0; i < block.length; i++) {
+      sum.fill(0);
+      for (let t = 0; t < templates.length; t++) {
+        const prompt = i * templates.length + t;
+        addUnit(sum, embeddings.subarray(prompt * size, (prompt + 1) * size), prompts[prompt]!);
+      }
+      const unit = new Float64Array(size);
+      addUnit(unit, sum, block[i]!);
+      result.set(unit, (from + i) * size);
+    }
+  }
+  return result;
+}
+
+/** sum += row / |row|. */
+function addUnit(sum: Float64Array, row: Float32Array | Float64Array, text: string): void {
+  let squares = 0;
+  for (const value of row) squares += value * value;
+  const norm = Math.sqrt(squares);
+  if (!Number.isFinite(norm)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(text)} is not finite.`, { mend: 'Check the text encoder' });
+  if (norm === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${JSON.stringify(text)} is zero.`, { mend: 'Check the text encoder and the templates' });
+  for (let k = 0; k < row.length; k++) sum[k]! += row[k]! / norm;
+}
