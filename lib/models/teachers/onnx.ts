@@ -1,0 +1,140 @@
+import { stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { LgdError } from '../../errors.js';
+import { resolveModel } from '../../hub.js';
+import type { ResolveOptions } from '../../hub.js';
+import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
+import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
+import { nextTurn } from '../../turn.js';
+import { readPreprocessor } from './preprocessor.js';
+import type { Preprocessing } from './preprocessor.js';
+import type { ChannelTriple, OnnxTeacherApi } from './types.js';
+
+export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessing> {
+  /** The model's output that holds the embedding [B,D]; by default image_embeds, or the only output of rank 2. */
+  output?: string;
+}
+
+/** Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in float32 on the CPU. */
+export class OnnxTeacher implements OnnxTeacherApi {
+  readonly kind = 'onnx';
+  readonly resolution: number;
+  readonly mean: ChannelTriple;
+  readonly std: ChannelTriple;
+  #session: OnnxSession | undefined;
+  #output = '';
+  #embeddingSize = 0;
+  #oneByOne = false;
+
+  private constructor(
+    readonly id: string,
+    private readonly runtime: OnnxRuntime,
+    session: OnnxSession,
+    private readonly input: string,
+    { resolution, mean, std }: Preprocessing,
+  ) {
+    this.#session = session;
+    [this.resolution, this.mean, this.std] = [resolution, mean, std];
+  }
+
+  /** D. */
+  get embeddingSize(): number {
+    return this.#embeddingSize;
+  }
+
+  /**
+   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up
+   * @param options resolution, mean and std replace what preprocessor_config.json says
+   * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
+   */
+  static async load(source: string, options: OnnxTeacherOptions = {}): Promise<OnnxTeacher> {
+    const { id, file, preprocessing } = await locate(source, options);
+    const session = await openOnnxSession(file);
+    const { inputNames } = session;
+    const input = inputNames.length === 1 ? inputNames[0] : undefined;
+    if (input === undefined) {
+      throw new LgdError('BAD_MODEL', `${file} takes ${inputNames.length} inputs where an image tower takes one.`, {
+        found: inputNames.join(', '), allowed: 'pixel_values', mend: 'Give the image tower alone (onnx/vision_model.onnx)',
+      });
+    }
+    const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, preprocessing);
+    await teacher.probe(file, options.output);
+    return teacher;
+  }
+
+  async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    const image = 3 * this.resolution * this.resolution;
+    if (!Number.isInteger(batch) || batch < 1 || pixels.length !== batch * image) {
+      throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${batch} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
+    }
+    const result = new Float32Array(batch * this.embeddingSize);
+    const step = this.#oneByOne ? 1 : batch;
+    for (let from = 0; from < batch; from += step) {
+      await nextTurn(signal, "the teacher's forward pass");
+      const outputs = await this.run(pixels.subarray(from * image, (from + step) * image), step);
+      result.set(outputs[this.#output]!.data as Float32Array, from * this.embeddingSize);
+    }
+    const wrong = result.findIndex((value) => !Number.isFinite(value));
+    if (wrong !== -1) throw new LgdError('NON_FINITE', `the teacher's embedding of image ${Math.floor(wrong / this.embeddingSize)} of the batch is not finite.`, { mend: 'Check the image and the model' });
+    return result;
+  }
+
+  async dispose(): Promise<void> {
+    this.#session = undefined; // onnxruntime-node frees a session when it is collected
+  }
+
+  private async run(pixels: Float32Array, batch: number): Promise<Record<string, OnnxTensor>> {
+    if (this.#session === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    const tensor = new this.runtime.Tensor('float32', pixels, [batch, 3, this.resolution, this.resolution]);
+    return (await this.#session.run({ [this.input]: tensor })) as Record<string, OnnxTensor>;
+  }
+
+  /** Learns output and embedding size from two blank images, and whether the model is exported for single images only. */
+  private async probe(file: string, wanted: string | undefined): Promise<void> {
+    const image = 3 * this.resolution * this.resolution;
+    let outputs: Record<string, OnnxTensor>;
+    try {
+      outputs = await this.run(new Float32Array(2 * image), 2);
+    } catch {
+      this.#oneByOne = true;
+      outputs = await this.run(new Float32Array(image), 1).catch((cause: unknown) => {
+        throw new LgdError('BAD_MODEL', `${file} does not accept images of [B,3,${this.resolution},${this.resolution}]: ${(cause as Error).message}.`, {
+          mend: "Check preprocessor_config.json, or give the teacher's resolution", cause,
+        });
+      });
+    }
+    const batch = this.#oneByOne ? 1 : 2;
+    const flat = Object.keys(outputs).filter((name) => outputs[name]!.dims.length === 2 && outputs[name]!.dims[0] === batch && outputs[name]!.type === 'float32');
+    const chosen = wanted ?? (flat.includes('image_embeds') ? 'image_embeds' : flat.length === 1 ? flat[0] : undefined);
+    if (chosen === undefined || !flat.includes(chosen)) {
+      throw new LgdError('BAD_MODEL', `${file} has no clear embedding output.`, {
+        option: 'output', found: wanted ?? Object.keys(outputs).join(', '), allowed: flat.length > 0 ? flat.join(', ') : 'an output of shape [B,D]', mend: 'Name the output, or export the model with a pooled one',
+      });
+    }
+    this.#output = chosen;
+    this.#embeddingSize = outputs[chosen]!.dims[1]!;
+  }
+}
+
+async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id: string; file: string; preprocessing: Preprocessing }> {
+  const isFile = source.endsWith('.onnx') && !(await stat(source).catch(() => undefined))?.isDirectory();
+  let [id, file, folders]: [string, string, string[]] = ['', '', []];
+  if (isFile) {
+    file = resolve(source);
+    folders = [dirname(file), dirname(dirname(file))];
+    id = basename(file, '.onnx');
+  } else {
+    const model = await resolveModel(source, {
+      required: [['onnx/vision_model.onnx', 'onnx/model.onnx', 'vision_model.onnx', 'model.onnx']],
+      optional: ['preprocessor_config.json'],
+    }, options);
+    [id, file, folders] = [model.id, model.files[0]!, [model.folder]];
+  }
+  let read: Preprocessing | undefined;
+  for (const folder of folders) read ??= await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
+  if (resolution === undefined || mean === undefined || std === undefined) {
+    throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: "Add it, or give the teacher's resolution, mean and std" });
+  }
+  return { id, file, preprocessing: { resolution, mean, std } };
+}

@@ -1,0 +1,132 @@
+import { basename, extname } from 'node:path';
+import { LgdError } from '../../errors.js';
+import { readSafetensors, writeSafetensors } from '../../safetensors.js';
+import { version } from '../../version.js';
+import { clipMean, clipStd } from './preprocessor.js';
+import type { Preprocessing } from './preprocessor.js';
+import type { ChannelTriple, PrecomputedTeacherApi } from './types.js';
+
+/** What {@link PrecomputedTeacher.save} records beside the embeddings. */
+export interface PrecomputedInfo extends Partial<Preprocessing> {
+  /** The encoder the embeddings come from. */
+  id?: string;
+}
+
+/**
+ * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32, or half precision widened on reading) and, in its metadata, `ids` (a JSON array of N image ids:
+ * paths relative to the data set's root, with forward slashes) and optionally `teacher`, `resolution`, `mean`, `std`.
+ * It never sees the student's augmented views, only whole images; resolution, mean and std say how the student's input is prepared (CLIP's at 224 px by default).
+ */
+export class PrecomputedTeacher implements PrecomputedTeacherApi {
+  readonly kind = 'precomputed';
+  readonly resolution: number;
+  readonly mean: ChannelTriple;
+  readonly std: ChannelTriple;
+  #rows: Map<string, number> | undefined;
+
+  private constructor(readonly id: string, readonly embeddingSize: number, private embeddings: Float32Array, rows: Map<string, number>, { resolution, mean, std }: Preprocessing) {
+    this.#rows = rows;
+    [this.resolution, this.mean, this.std] = [resolution, mean, std];
+  }
+
+  /** N, how many images have an embedding. */
+  get size(): number {
+    return this.#rows?.size ?? 0;
+  }
+
+  /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING */
+  static async load(file: string): Promise<PrecomputedTeacher> {
+    const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, { mend: 'Write it with PrecomputedTeacher.save' });
+    const { tensors, metadata } = await readSafetensors(file);
+    const tensor = tensors.get('embeddings');
+    if (tensor === undefined) throw bad('it has no tensor "embeddings"');
+    const { shape: [count = 0, size = 0], shape, data } = tensor;
+    if (!(data instanceof Float32Array) || shape.length !== 2 || count < 1 || size < 1) throw bad(`its embeddings are [${shape.join(',')}], not [N,D] of floats`);
+    const ids = parse(metadata['ids']);
+    if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`its metadata has no "ids" for its ${count} rows`);
+    const rows = indexRows(ids as string[], data, file);
+    const read = (name: string, fallback: ChannelTriple): ChannelTriple => {
+      if (metadata[name] === undefined) return fallback;
+      const value = parse(metadata[name]);
+      if (!isTriple(value)) throw bad(`its ${name} is not three numbers`);
+      return value;
+    };
+    const resolution = metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
+    if (!Number.isInteger(resolution) || resolution < 1) throw bad('its resolution is not a number of pixels');
+    return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, { resolution, mean: read('mean', clipMean), std: read('std', clipStd) });
+  }
+
+  /**
+   * @param ids N image ids, each once
+   * @param embeddings [N,D], row-major
+   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE
+   */
+  static async save(file: string, ids: readonly string[], embeddings: Float32Array, { id, resolution, mean, std }: PrecomputedInfo = {}): Promise<void> {
+    const size = embeddings.length / ids.length;
+    if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
+    indexRows(ids, embeddings, file);
+    const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: JSON.stringify(ids) };
+    if (id !== undefined) metadata['teacher'] = id;
+    if (resolution !== undefined) metadata['resolution'] = String(resolution);
+    if (mean !== undefined) metadata['mean'] = JSON.stringify(mean);
+    if (std !== undefined) metadata['std'] = JSON.stringify(std);
+    await writeSafetensors(file, [['embeddings', { shape: [ids.length, size], data: embeddings }]], metadata);
+  }
+
+  /** Whether an image has an embedding. */
+  has(id: string): boolean {
+    return this.#rows?.has(id) ?? false;
+  }
+
+  lookup(ids: readonly string[]): Float32Array {
+    const rows = this.#rows;
+    if (rows === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    const missing = ids.filter((id) => !rows.has(id));
+    if (missing.length > 0) {
+      throw new LgdError('BAD_DATASET', `${missing.length} of ${ids.length} images have no embedding in ${this.id}.`, {
+        found: `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', ...' : ''}`,
+        allowed: `paths relative to the data set's root, such as ${rows.keys().next().value}`,
+        mend: 'Compute embeddings for the whole data set, or check its root',
+      });
+    }
+    const size = this.embeddingSize;
+    const result = new Float32Array(ids.length * size);
+    ids.forEach((id, i) => {
+      const row = rows.get(id)!;
+      result.set(this.embeddings.subarray(row * size, (row + 1) * size), i * size);
+    });
+    return result;
+  }
+
+  async dispose(): Promise<void> {
+    this.#rows = undefined;
+    this.embeddings = new Float32Array(0);
+  }
+}
+
+/** The row of each id, after checking that ids are distinct and rows usable. */
+function indexRows(ids: readonly string[], embeddings: Float32Array, file: string): Map<string, number> {
+  const size = embeddings.length / ids.length;
+  const rows = new Map<string, number>();
+  ids.forEach((id, row) => {
+    if (rows.has(id)) throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, { mend: 'Give each image once' });
+    rows.set(id, row);
+    let squares = 0;
+    for (let k = row * size; k < (row + 1) * size; k++) squares += embeddings[k]! * embeddings[k]!;
+    if (!Number.isFinite(squares)) throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is not finite.`, { mend: 'Compute it again' });
+    if (squares === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, { mend: 'Compute it again' });
+  });
+  return rows;
+}
+
+function parse(json: string | undefined): unknown {
+  try {
+    return JSON.parse(json ?? 'null');
+  } catch {
+    return null;
+  }
+}
+
+function isTriple(value: unknown): value is ChannelTriple {
+  return Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+}
