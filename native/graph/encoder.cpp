@@ -1,0 +1,141 @@
+// engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it uses.
+#include <cstdlib>
+#include <cstring>
+
+#include "core/tensor.h"
+#include "graph/executor.h"
+
+namespace lgd {
+
+struct Encoder {
+  Encoder(const DevicePtr& device_, Program compiled, const EncoderOptions& options_)
+      : device(device_), options(options_), program(std::move(compiled)),
+        parameters(device_, program.graph, program.shapes, options_.training), executor(device_, program, parameters) {}
+
+  std::string stage(const char* what) const { return program.graph.name + "." + what; }
+  int output_size() const { return program.shapes.values[size_t(program.output)].c; }
+
+  const DevicePtr device;
+  const EncoderOptions options;
+  const Program program;
+  ParameterTable parameters;
+  Executor executor;
+  TensorPtr output;
+  bool can_backward = false;   // caller's side: the last forward queued was a training one
+  TensorPtr images;            // device's side: of the last training forward
+};
+
+namespace {
+
+bool unfused_from_environment() {
+  const char* text = std::getenv("LGDISTILL_UNFUSED");
+  return text && std::strcmp(text, "1") == 0;
+}
+
+int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
+  const auto& parameters = encoder.program.graph.parameters;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (parameters[i].name != name) continue;
+    LGD_CHECK(slot == Slot::value || parameters[i].trainable, "BAD_OPTION", name, " is a buffer: it has no gradient and no momentum.");
+    LGD_CHECK(slot == Slot::value || encoder.options.training, "BAD_OPTION", encoder.program.graph.name,
+              " is forward only: it has no gradients and no momentum.");
+    return int(i);
+  }
+  throw Error("BAD_MODEL", detail::concat(encoder.program.graph.name, " has no parameter ", name, "."));
+}
+
+void require_training(const Encoder& encoder, const char* what) {
+  LGD_CHECK(encoder.options.training, "BAD_OPTION", encoder.program.graph.name, " is forward only: it has no ", what, ".");
+}
+
+}  // namespace
+
+EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options) {
+  LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION", "an encoder needs positive sizes, found batch ",
+            options.batch, ", ", options.height, "x", options.width, " pixels.");
+  LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
+  auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, unfused_from_environment()), options);
+  encoder->output = make_tensor(device, {options.batch, encoder->output_size()});
+  device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });
+  return encoder;
+}
+
+EncoderInfo encoder_info(const EncoderPtr& encoder) {
+  EncoderInfo info;
+  info.output_size = encoder->output_size();
+  info.macs_per_image = encoder->program.shapes.macs_per_image;
+  info.parameters = double(encoder->parameters.trainable_elements());
+  info.arena_bytes = double(encoder->executor.arena_bytes());
+  info.parameter_bytes = double(encoder->parameters.bytes());
+  info.kernels_forward = encoder->executor.kernels_forward();
+  info.kernels_backward = encoder->executor.kernels_backward();
+  return info;
+}
+
+void write_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float> values) {
+  const int parameter = find_parameter(*encoder, name, slot);
+  LGD_CHECK(int64_t(values.size()) == encoder->parameters.elements(parameter), "BAD_SHAPE", "parameter ", name, " has ",
+            encoder->parameters.elements(parameter), " values, found ", values.size(), ".");
+  encoder->device->submit(encoder->stage("write"), [encoder, parameter, slot, values = std::move(values)] {
+    encoder->parameters.write(parameter, slot, values);
+    if (slot == Slot::value) encoder->executor.parameters_changed();
+  });
+}
+
+void read_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float>& values) {
+  encoder->parameters.read(find_parameter(*encoder, name, slot), slot, values);
+}
+
+void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOptions& options) {
+  const EncoderOptions& plan = encoder->options;
+  if (options.training) require_training(*encoder, "training forward");
+  const std::vector<int64_t> expected = {plan.batch, plan.height, plan.width, 3};
+  const DType type = plan.bfloat16 ? DType::bf16 : DType::f32;
+  const auto text = [](const std::vector<int64_t>& shape) {
+    std::string out;
+    for (const int64_t size : shape) out += (out.empty() ? "[" : ",") + std::to_string(size);
+    return out + "]";
+  };
+  LGD_CHECK(images->device == encoder->device, "BAD_OPTION", "the images and the encoder are on different devices.");
+  LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text(images->shape), ". Allowed: ",
+            text(expected), ".");
+  LGD_CHECK(images->type == type && images->stored == encoder->program.shapes.values[0].stored, "BAD_SHAPE",
+            "the images are stored in another precision than the encoder's.");
+  encoder->can_backward = options.training;
+  encoder->device->submit(encoder->stage("forward"), [encoder, images, options] {
+    encoder->images = nullptr;
+    encoder->executor.forward(images->buffer.as<>(), encoder->output->f32(), options);
+    if (options.training) encoder->images = images;
+  });
+}
+
+TensorPtr encoder_output(const EncoderPtr& encoder) { return encoder->output; }
+
+void zero_gradients(const EncoderPtr& encoder) {
+  require_training(*encoder, "gradients");
+  encoder->device->submit(encoder->stage("zero_gradients"), [encoder] { encoder->parameters.zero_gradients(); });
+}
+
+void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
+  require_training(*encoder, "backward");
+  LGD_CHECK(d_output->device == encoder->device, "BAD_OPTION", "the gradient and the encoder are on different devices.");
+  LGD_CHECK(d_output->shape == encoder->output->shape && d_output->type == DType::f32, "BAD_SHAPE", "the gradient of the output must be [",
+            encoder->options.batch, ",", encoder->output_size(), "] float32.");
+  LGD_CHECK(encoder->can_backward, "BAD_OPTION", "backward of ", encoder->program.graph.name, " needs a training forward right before it.");
+  encoder->can_backward = false;  // backward reuses the activations' memory
+  encoder->device->submit(encoder->stage("backward"), [encoder, d_output] {
+    LGD_CHECK(encoder->images, "BAD_OPTION", "the forward before this backward did not run.");
+    encoder->executor.backward(encoder->images->buffer.as<>(), d_output->f32());
+    encoder->images = nullptr;
+  });
+}
+
+void sgd_step(const EncoderPtr& encoder, const SgdOptions& options) {
+  require_training(*encoder, "optimiser");
+  encoder->device->submit(encoder->stage("sgd"), [encoder, options] {
+    encoder->parameters.sgd(options);
+    encoder->executor.parameters_changed();
+  });
+}
+
+}  // namespace lgd

@@ -1,0 +1,59 @@
+// Runs a compiled program on the device's thread: forward and backward, one kernel call after another.
+#pragma once
+#include "graph/parameters.h"
+#include "graph/program.h"
+#include "ops/elementwise.h"
+
+namespace lgd {
+
+struct Kernels;
+
+class Executor {
+ public:
+  Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters);
+
+  size_t arena_bytes() const { return arena_.bytes(); }
+  int kernels_forward() const { return int(program_.steps.size()) + 1; }
+  int kernels_backward() const;
+
+  // The folded scale and shift of every norm no longer match its parameters and statistics.
+  void parameters_changed() { folded_ = false; }
+
+  // images: as Tensor stores them; output float32 [B, output_size]. Batch statistics and dropping when options.training.
+  void forward(const void* images, float* output, const ForwardOptions& options);
+  // After a training forward of the same images. Adds to the parameters' gradients.
+  void backward(const void* images, const float* d_output);
+
+ private:
+  // Per norm: mean and rstd of the batch, folded scale and shift of the running statistics; [C] each.
+  struct NormNumbers { float *mean, *rstd, *scale, *shift; };
+
+  const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
+  void* value(int number) const;
+  void* gradient(int number) const;
+  NormNumbers norm_numbers(int node) const;
+  void fold_norms();
+
+  void forward_step(const Step& step);
+  void forward_conv(const Step& step);
+  void forward_norm(const Step& step);
+  void forward_drop(const Step& step);
+  void forward_attention(const Step& step);
+  void backward_step(const Step& step, const StepGradient& writes);
+  void backward_conv(const Step& step, const StepGradient& writes);
+  void backward_norm(const Step& step, const StepGradient& writes);
+  void backward_add(const Step& step, const StepGradient& writes);
+  DropShape drop_shape(const Step& step) const;
+
+  DevicePtr device_;
+  const Kernels& kernels_;
+  const Program& program_;
+  ParameterTable& parameters_;
+  Buffer arena_, norms_;
+  std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere
+  const void* images_ = nullptr;        // of the call that runs
+  ForwardOptions options_;              // of the last forward
+  bool folded_ = false;
+};
+
+}  // namespace lgd

@@ -1,0 +1,120 @@
+#include "graph/executor.h"
+#include "ops/kernels.h"
+
+namespace lgd {
+namespace {
+
+bool wanted(GradientWrite write) { return write != GradientWrite::none; }
+bool adds(GradientWrite write) { return write == GradientWrite::accumulate; }
+// Does a kernel have to write it?
+bool computed(GradientWrite write) { return write == GradientWrite::write || write == GradientWrite::accumulate; }
+
+}  // namespace
+
+void* Executor::gradient(int number) const {
+  const int owner = program_.gradients.storage[size_t(number)];
+  return arena_.as<char>() + program_.memory.gradient[size_t(owner)];
+}
+
+int Executor::kernels_backward() const {
+  int count = program_.training ? 1 : 0;
+  for (size_t i = 0; i < program_.gradients.steps.size(); ++i) {
+    const Step& step = program_.steps[i];
+    const StepGradient& gradient = program_.gradients.steps[i];
+    const bool conv = node_of(step).is_conv();
+    if (conv || step.op == OpKind::add)
+      for (const GradientWrite write : gradient.inputs) count += computed(write);
+    count += step.op != OpKind::add;
+  }
+  return count;
+}
+
+void Executor::backward(const void* images, const float* d_output) {
+  images_ = images;
+  const ValueShape& shape = program_.shapes.values[size_t(program_.output)];
+  kernels_.pack_gradient(*device_, program_.shapes.batch, shape.c, shape.stored, program_.shapes.type, d_output, gradient(program_.output));
+  for (size_t i = program_.steps.size(); i-- > 0;)
+    if (program_.gradients.steps[i].needed) backward_step(program_.steps[i], program_.gradients.steps[i]);
+}
+
+void Executor::backward_step(const Step& step, const StepGradient& writes) {
+  const Shapes& shapes = program_.shapes;
+  const int first = step.inputs[0];
+  const ValueShape& in = shapes.values[size_t(first)];
+  if (node_of(step).is_conv()) return backward_conv(step, writes);
+  if (step.op == OpKind::batch_norm) return backward_norm(step, writes);
+  if (step.op == OpKind::add) return backward_add(step, writes);
+  if (!wanted(writes.inputs[0])) return;
+  const bool add = adds(writes.inputs[0]);
+  const void* x = value(first);
+  const void* dy = gradient(step.output);
+  void* dx = gradient(first);
+  switch (step.op) {
+    case OpKind::activation:
+      return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);
+    case OpKind::dropout: case OpKind::stochastic_depth:
+      return kernels_.drop_backward(*device_, drop_shape(step), shapes.type, dy, dx, add);
+    case OpKind::channel_scale:
+      return kernels_.channel_scale_backward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x, value(step.inputs[1]), dy,
+                                             dx, add, gradient(step.inputs[1]));
+    case OpKind::max_pool:
+      return kernels_.max_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, dy, dx, add);
+    case OpKind::avg_pool:
+      return kernels_.avg_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, dy, dx, add);
+    case OpKind::global_pool:
+      return kernels_.global_pool_backward(*device_, shapes.batch, in.pixels(), in.stored, shapes.type, dy, dx, add);
+    default: throw Error("NATIVE_ERROR", "no backward for node " + node_of(step).name);
+  }
+}
+
+void Executor::backward_conv(const Step& step, const StepGradient& writes) {
+  const Node& node = node_of(step);
+  const ConvShape shape = conv_shape(program_.graph, program_.shapes, step.node);
+  const DType type = program_.shapes.type;
+  const void* x = value(step.inputs[0]);
+  const void* dy = gradient(step.output);
+  const int weight = node.parameters[conv_weight];
+  if (node.groups > 1) kernels_.depthwise_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight));
+  else kernels_.conv_backward_weight(*device_, shape, type, x, dy, parameters_.gradient(weight),
+                                     node.has_bias() ? parameters_.gradient(node.parameters[conv_bias]) : nullptr);
+  if (!wanted(writes.inputs[0])) return;
+  const auto run = node.groups > 1 ? kernels_.depthwise_backward_data : kernels_.conv_backward_data;
+  run(*device_, shape, type, dy, parameters_.operand(weight), gradient(step.inputs[0]), adds(writes.inputs[0]));
+}
+
+void Executor::backward_norm(const Step& step, const StepGradient& writes) {
+  const Node& node = node_of(step);
+  const NormNumbers numbers = norm_numbers(step.node);
+  const bool residual_matters = step.residual >= 0 && backward_reads_residual(step);
+  NormBackward arguments{};
+  arguments.x = value(step.inputs[0]);
+  arguments.residual = residual_matters ? value(step.residual) : nullptr;
+  arguments.dy = gradient(step.output);
+  arguments.gamma = parameters_.value(node.parameters[norm_weight]);
+  arguments.beta = parameters_.value(node.parameters[norm_bias]);
+  arguments.mean = numbers.mean;
+  arguments.rstd = numbers.rstd;
+  arguments.d_gamma = parameters_.gradient(node.parameters[norm_weight]);
+  arguments.d_beta = parameters_.gradient(node.parameters[norm_bias]);
+  arguments.dx = gradient(step.inputs[0]);
+  arguments.accumulate_dx = adds(writes.inputs[0]);
+  arguments.d_residual = computed(writes.residual) ? gradient(step.residual) : nullptr;
+  arguments.accumulate_residual = adds(writes.residual);
+  kernels_.norm_act_backward(*device_,
+                             {program_.shapes.rows(step.output), program_.shapes.values[size_t(step.output)].stored, node.eps,
+                              node.momentum, step.act},
+                             program_.shapes.type, arguments);
+}
+
+void Executor::backward_add(const Step& step, const StepGradient& writes) {
+  const void* dy = gradient(step.output);
+  for (size_t i = 0; i < step.inputs.size(); ++i) {
+    const GradientWrite write = writes.inputs[i];
+    if (!computed(write)) continue;
+    void* dx = gradient(step.inputs[i]);
+    if (adds(write)) kernels_.add_forward(*device_, program_.shapes.stored_elements(step.output), program_.shapes.type, dx, dy, dx);
+    else device_->copy(dx, dy, program_.shapes.bytes(step.output));
+  }
+}
+
+}  // namespace lgd

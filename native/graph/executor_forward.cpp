@@ -1,0 +1,138 @@
+#include "graph/executor.h"
+#include "ops/kernels.h"
+
+namespace lgd {
+
+Executor::Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters)
+    : device_(device), kernels_(*device->kernels), program_(program), parameters_(parameters), arena_(device, program.memory.bytes) {
+  int64_t floats = 0;
+  for (size_t i = 0; i < program.graph.nodes.size(); ++i) {
+    const bool norm = program.graph.nodes[i].op == OpKind::batch_norm;
+    norm_offsets_.push_back(norm ? floats : nowhere);
+    if (norm) floats += 4 * int64_t(program.shapes.values[i + 1].stored);
+  }
+  if (floats > 0) norms_ = Buffer(device, size_t(floats) * 4);
+}
+
+void* Executor::value(int number) const {
+  return number == 0 ? const_cast<void*>(images_) : arena_.as<char>() + program_.memory.value[size_t(number)];
+}
+
+Executor::NormNumbers Executor::norm_numbers(int node) const {
+  float* numbers = norms_.as<float>() + norm_offsets_[size_t(node)];
+  const int channels = program_.shapes.values[size_t(node) + 1].stored;
+  return {numbers, numbers + channels, numbers + 2 * channels, numbers + 3 * channels};
+}
+
+void Executor::fold_norms() {
+  for (size_t i = 0; i < program_.graph.nodes.size(); ++i) {
+    const Node& node = program_.graph.nodes[i];
+    if (node.op != OpKind::batch_norm) continue;
+    const NormNumbers numbers = norm_numbers(int(i));
+    const auto parameter = [&](NormParameter which) { return parameters_.value(node.parameters[which]); };
+    kernels_.norm_fold(*device_, program_.shapes.values[i + 1].stored, node.eps, parameter(norm_weight), parameter(norm_bias),
+                       parameter(norm_mean), parameter(norm_var), numbers.scale, numbers.shift);
+  }
+  folded_ = true;
+}
+
+void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
+  images_ = images;
+  options_ = options;
+  if (options.training) folded_ = false;  // the running statistics move
+  else if (!folded_) fold_norms();
+  for (const Step& step : program_.steps) forward_step(step);
+  const ValueShape& shape = program_.shapes.values[size_t(program_.output)];
+  kernels_.unpack_output(*device_, program_.shapes.batch, shape.c, shape.stored, program_.shapes.type, value(program_.output), output);
+}
+
+void Executor::forward_step(const Step& step) {
+  const Shapes& shapes = program_.shapes;
+  const int first = step.inputs[0];
+  const ValueShape& in = shapes.values[size_t(first)];
+  const void* x = value(first);
+  void* y = value(step.output);
+  switch (step.op) {
+    case OpKind::conv: case OpKind::linear: return forward_conv(step);
+    case OpKind::batch_norm: return forward_norm(step);
+    case OpKind::dropout: case OpKind::stochastic_depth: return forward_drop(step);
+    case OpKind::tokens: case OpKind::first_token: case OpKind::query_attention: return forward_attention(step);
+    case OpKind::activation:
+      return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);
+    case OpKind::add:
+      return kernels_.add_forward(*device_, shapes.stored_elements(step.output), shapes.type, x, value(step.inputs[1]), y);
+    case OpKind::channel_scale:
+      return kernels_.channel_scale_forward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x, value(step.inputs[1]), y);
+    case OpKind::max_pool:
+      return kernels_.max_pool_forward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, y);
+    case OpKind::avg_pool:
+      return kernels_.avg_pool_forward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, y);
+    case OpKind::global_pool:
+      return kernels_.global_pool_forward(*device_, shapes.batch, in.pixels(), in.stored, shapes.type, x, y);
+  }
+}
+
+void Executor::forward_conv(const Step& step) {
+  const Node& node = node_of(step);
+  Epilogue epilogue;
+  epilogue.act = step.act;
+  if (step.residual >= 0) epilogue.residual = value(step.residual);
+  if (step.norm >= 0) {
+    const NormNumbers numbers = norm_numbers(step.norm);
+    epilogue.scale = numbers.scale;
+    epilogue.shift = numbers.shift;
+  } else if (node.has_bias()) {
+    epilogue.shift = parameters_.value(node.parameters[conv_bias]);
+  }
+  const auto run = node.groups > 1 ? kernels_.depthwise_forward : kernels_.conv_forward;
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, value(step.inputs[0]),
+      parameters_.operand(node.parameters[conv_weight]), epilogue, value(step.output));
+}
+
+void Executor::forward_norm(const Step& step) {
+  const Node& node = node_of(step);
+  const NormNumbers numbers = norm_numbers(step.node);
+  const int64_t rows = program_.shapes.rows(step.output);
+  const int channels = program_.shapes.values[size_t(step.output)].stored;
+  const void* x = value(step.inputs[0]);
+  const void* residual = step.residual >= 0 ? value(step.residual) : nullptr;
+  if (!options_.training) {
+    kernels_.affine_act_forward(*device_, rows, channels, program_.shapes.type, x, numbers.scale, numbers.shift, residual, step.act,
+                                value(step.output));
+    return;
+  }
+  const auto parameter = [&](NormParameter which) { return parameters_.value(node.parameters[which]); };
+  kernels_.norm_act_forward(*device_, {rows, channels, node.eps, node.momentum, step.act}, program_.shapes.type,
+                            {x, residual, parameter(norm_weight), parameter(norm_bias), parameter(norm_mean), parameter(norm_var),
+                             numbers.mean, numbers.rstd, value(step.output)});
+}
+
+DropShape Executor::drop_shape(const Step& step) const {
+  const int64_t count = program_.shapes.stored_elements(step.output);
+  const int64_t unit = step.op == OpKind::dropout ? 1 : count / program_.shapes.batch;
+  return {count, unit, node_of(step).p, options_.seed, options_.step, step.node};
+}
+
+void Executor::forward_drop(const Step& step) {
+  if (options_.training) kernels_.drop_forward(*device_, drop_shape(step), program_.shapes.type, value(step.inputs[0]), value(step.output));
+  else device_->copy(value(step.output), value(step.inputs[0]), program_.shapes.bytes(step.output));
+}
+
+void Executor::forward_attention(const Step& step) {
+  const Node& node = node_of(step);
+  const Shapes& shapes = program_.shapes;
+  const ValueShape& in = shapes.values[size_t(step.inputs[0])];
+  void* y = value(step.output);
+  const void* x = value(step.inputs[0]);
+  if (step.op == OpKind::tokens) {
+    kernels_.tokens_forward(*device_, shapes.batch, int(in.pixels()), in.stored, shapes.type, x, parameters_.value(node.parameters[0]), y);
+  } else if (step.op == OpKind::first_token) {
+    kernels_.first_token_forward(*device_, shapes.batch, int(in.pixels()), in.stored, shapes.type, x, y);
+  } else {
+    const int tokens = int(shapes.values[size_t(step.inputs[1])].pixels());
+    kernels_.query_attention_forward(*device_, {shapes.batch, tokens, in.stored, node.heads}, shapes.type, x, value(step.inputs[1]),
+                                     value(step.inputs[2]), y);
+  }
+}
+
+}  // namespace lgd

@@ -1,0 +1,70 @@
+// What a model file may be made of. A GraphSpec (engine.h) lists nodes in execution order; each names one of these operations.
+//
+// Values are images [B,h,w,c], except that `tokens` makes [B,T,1,c]: a sequence is an image one position wide.
+// "parameters" gives the order expected in GraphNode::parameters, with torchvision's shapes; [..] may be left out.
+//
+//   op               inputs  parameters                              attributes (default)                       labels
+//   conv             x       weight [K,C/groups,R,S] [bias K]        stride (1) padding (0) dilation (1) groups (1)
+//                            groups is 1 or C; with C the kernel is 3x3 or 5x5, stride 1 or 2, and training takes no bias
+//   linear           x       weight [O,I] [bias O]                   -: each position of a 1x1 image or of a sequence
+//   batchNorm        x       weight bias running_mean running_var    eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
+//   activation       x       -                                       -                                          kind: relu relu6 silu
+//                                                                                                  hardswish sigmoid hardsigmoid
+//   add              a b     -                                       -
+//   channelScale     x s     -                                       -: x times s [B,1,1,c]. In training, s has no other use
+//   maxPool          x       -                                       kernel, stride (kernel), padding (0)
+//   avgPool          x       -                                       kernel, stride == kernel
+//   globalPool       x       -                                       -: mean over all positions, [B,1,1,c]
+//   dropout          x       -                                       p: each element; nothing outside training
+//   stochasticDepth  x       -                                       p: each image ("row" mode); nothing outside training
+//   tokens           x       position [h*w+1,c]                      forward-only plans: [mean; positions] + position
+//   firstToken       x       -                                       forward-only plans: token 0 of a sequence, [B,1,1,c]
+//   queryAttention   q k v   -                                       heads; forward-only plans: one query an image, [B,1,1,c]
+//
+// From a spec to a running encoder, one file each:
+//   graph.cpp (this list, checked) -> shape.cpp (sizes) -> fuse.cpp (steps) -> gradient.cpp (who writes which gradient)
+//   -> memory_plan.cpp (one arena) -> executor_forward.cpp, executor_backward.cpp; parameters.cpp holds the tables.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "ops/context.h"
+
+namespace lgd {
+
+enum class OpKind : uint8_t {
+  conv, linear, batch_norm, activation, add, channel_scale, max_pool, avg_pool, global_pool, dropout, stochastic_depth,
+  tokens, first_token, query_attention
+};
+
+// Which parameter of a node stands where; a batchNorm's four, then a conv's or linear layer's two.
+enum NormParameter { norm_weight = 0, norm_bias = 1, norm_mean = 2, norm_var = 3 };
+enum ConvParameter { conv_weight = 0, conv_bias = 1 };
+
+struct Node {
+  OpKind op{};
+  std::string name;
+  std::vector<int> inputs;       // value numbers
+  std::vector<int> parameters;   // indices into Graph::parameters
+  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1;
+  float eps = 0, momentum = 0, p = 0;
+  Act act = Act::none;
+
+  bool is_conv() const { return op == OpKind::conv || op == OpKind::linear; }
+  bool has_bias() const { return parameters.size() > conv_bias; }
+};
+
+struct Graph {
+  std::string name;
+  std::vector<Node> nodes;                  // node i writes value i + 1
+  std::vector<GraphParameter> parameters;
+  int output = 0;
+
+  const Node& node_of(int value) const { return nodes[size_t(value - 1)]; }
+};
+
+// Checks everything that does not depend on sizes. Throws BAD_MODEL naming the node and what it may have.
+Graph parse_graph(const GraphSpec& spec);
+
+}  // namespace lgd

@@ -1,0 +1,130 @@
+#include "graph/parameters.h"
+
+#include "ops/kernels.h"
+
+namespace lgd {
+namespace {
+
+constexpr int64_t alignment = 128;   // floats: 256 bytes of the bf16 shadow too
+int64_t aligned(int64_t floats) { return (floats + alignment - 1) / alignment * alignment; }
+
+// torchvision's order -> stored order, padding zero.
+std::vector<float> pack(const ParameterLayout& layout, const std::vector<float>& values) {
+  std::vector<float> stored(size_t(layout.stored_elements()), 0.f);
+  for (int64_t row = 0; row < layout.rows; ++row)
+    for (int64_t column = 0; column < layout.columns; ++column)
+      for (int64_t tap = 0; tap < layout.taps; ++tap)
+        stored[size_t((row * layout.taps + tap) * layout.stored_columns + column)] =
+            values[size_t((row * layout.columns + column) * layout.taps + tap)];
+  return stored;
+}
+
+std::vector<float> unpack(const ParameterLayout& layout, const std::vector<float>& stored) {
+  std::vector<float> values(size_t(layout.elements()));
+  for (int64_t row = 0; row < layout.rows; ++row)
+    for (int64_t column = 0; column < layout.columns; ++column)
+      for (int64_t tap = 0; tap < layout.taps; ++tap)
+        values[size_t((row * layout.columns + column) * layout.taps + tap)] =
+            stored[size_t((row * layout.taps + tap) * layout.stored_columns + column)];
+  return values;
+}
+
+}  // namespace
+
+ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, bool training)
+    : device_(device), type_(shapes.type), places_(graph.parameters.size()) {
+  const auto lay_out = [&](bool trainable, bool decay, int64_t& table) {
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const GraphParameter& parameter = graph.parameters[i];
+      if (parameter.trainable != trainable || (trainable && parameter.decay != decay)) continue;
+      places_[i] = {shapes.parameters[i], table, trainable};
+      table += aligned(places_[i].layout.stored_elements());
+      if (trainable) trainable_elements_ += places_[i].layout.elements();
+    }
+  };
+  lay_out(true, true, values_);
+  decayed_ = values_;
+  lay_out(true, false, values_);
+  lay_out(false, false, buffers_);
+  value_table_ = Buffer(device_, size_t(values_) * 4);
+  buffer_table_ = Buffer(device_, size_t(buffers_) * 4);
+  if (training) gradient_table_ = Buffer(device_, size_t(values_) * 4);
+  if (type_ == DType::bf16) shadow_table_ = Buffer(device_, size_t(values_) * size_of(DType::bf16));
+}
+
+size_t ParameterTable::bytes() const {
+  return value_table_.bytes() + gradient_table_.bytes() + momentum_table_.bytes() + shadow_table_.bytes() + buffer_table_.bytes();
+}
+
+float* ParameterTable::value(int parameter) const {
+  const Place& place = places_[size_t(parameter)];
+  return (place.trainable ? value_table_ : buffer_table_).as<float>() + place.offset;
+}
+
+float* ParameterTable::gradient(int parameter) const {
+  const Place& place = places_[size_t(parameter)];
+  return place.trainable && gradient_table_ ? gradient_table_.as<float>() + place.offset : nullptr;
+}
+
+const void* ParameterTable::operand(int parameter) const {
+  if (type_ == DType::f32) return value(parameter);
+  return shadow_table_.as<char>() + size_t(places_[size_t(parameter)].offset) * size_of(type_);
+}
+
+float* ParameterTable::slot_of(const Place& place, Slot slot) {
+  if (slot == Slot::momentum) require_momentum();
+  const Buffer& table = slot == Slot::gradient ? gradient_table_ : slot == Slot::momentum ? momentum_table_
+                        : place.trainable      ? value_table_    : buffer_table_;
+  return table.as<float>() + place.offset;
+}
+
+void ParameterTable::require_momentum() {
+  if (momentum_table_) return;
+  momentum_table_ = Buffer(device_, size_t(values_) * 4);
+  device_->zero(momentum_table_.as<>(), momentum_table_.bytes());
+}
+
+void ParameterTable::write(int parameter, Slot slot, const std::vector<float>& values) {
+  const Place& place = places_[size_t(parameter)];
+  const std::vector<float> stored = pack(place.layout, values);
+  device_->from_host(slot_of(place, slot), stored.data(), stored.size() * 4);
+  if (slot == Slot::value && place.trainable && shadow_table_)
+    device_->kernels->cast(*device_, int64_t(stored.size()), type_, value(parameter), const_cast<void*>(operand(parameter)));
+}
+
+void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) {
+  const Place& place = places_[size_t(parameter)];
+  if (slot == Slot::momentum && !momentum_table_) {
+    values.assign(size_t(place.layout.elements()), 0.f);
+    return;
+  }
+  std::vector<float> stored(size_t(place.layout.stored_elements()));
+  device_->to_host(stored.data(), slot_of(place, slot), stored.size() * 4);
+  values = unpack(place.layout, stored);
+}
+
+void ParameterTable::zero_gradients() { device_->zero(gradient_table_.as<>(), gradient_table_.bytes()); }
+
+void ParameterTable::zero_all() {
+  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &shadow_table_})
+    if (*table) device_->zero(table->as<>(), table->bytes());
+}
+
+void ParameterTable::sgd(const SgdOptions& options) {
+  require_momentum();
+  const auto step = [&](int64_t from, int64_t to, float weight_decay) {
+    if (from == to) return;
+    const SgdStep numbers{options.learning_rate, options.momentum, weight_decay, options.gradient_scale};
+    char* shadow = shadow_table_ ? shadow_table_.as<char>() + size_t(from) * size_of(DType::bf16) : nullptr;
+    device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from, momentum_table_.as<float>() + from,
+                          value_table_.as<float>() + from, shadow);
+  };
+  if (options.decay_norm_and_bias) {
+    step(0, values_, options.weight_decay);
+  } else {
+    step(0, decayed_, options.weight_decay);
+    step(decayed_, values_, 0);
+  }
+}
+
+}  // namespace lgd

@@ -1,0 +1,45 @@
+// The numbers of an encoder, in flat float32 tables: values (decayed parameters first, then norm scales and biases), gradients and
+// momentum laid out alike, and buffers (running statistics). On CUDA with bf16 a rounded shadow of the values feeds the convolutions.
+#pragma once
+#include "graph/shape.h"
+
+namespace lgd {
+
+class ParameterTable {
+ public:
+  // Allocates values, and gradients when training; zeroes them in stream order. Throws OUT_OF_MEMORY.
+  ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, bool training);
+
+  bool trainable(int parameter) const { return places_[size_t(parameter)].trainable; }
+  int64_t elements(int parameter) const { return places_[size_t(parameter)].layout.elements(); }
+  int64_t trainable_elements() const { return trainable_elements_; }   // without padding
+  size_t bytes() const;
+
+  float* value(int parameter) const;
+  float* gradient(int parameter) const;     // null in forward-only plans and for buffers
+  const void* operand(int parameter) const; // a convolution's weights in the storage type
+
+  // Device thread. Numbers in torchvision's order; sizes were checked by the caller. Momentum that was never written reads as zeros.
+  void write(int parameter, Slot slot, const std::vector<float>& values);
+  void read(int parameter, Slot slot, std::vector<float>& values);
+  void zero_gradients();
+  void zero_all();                          // values and gradients, at the start
+  void sgd(const SgdOptions& options);
+
+ private:
+  struct Place {
+    ParameterLayout layout;
+    int64_t offset = 0;    // in floats, in the table of values or of buffers
+    bool trainable = true;
+  };
+  float* slot_of(const Place& place, Slot slot);
+  void require_momentum();
+
+  DevicePtr device_;
+  DType type_;
+  std::vector<Place> places_;
+  int64_t decayed_ = 0, values_ = 0, buffers_ = 0, trainable_elements_ = 0;   // table sizes in floats
+  Buffer value_table_, gradient_table_, momentum_table_, shadow_table_, buffer_table_;
+};
+
+}  // namespace lgd

@@ -1,0 +1,210 @@
+#include "graph/shape.h"
+
+#include "ops/layout.h"
+
+namespace lgd {
+namespace {
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+std::string text_of(const ValueShape& value) {
+  return detail::concat(value.h, "x", value.w, " with ", value.c, " channels");
+}
+
+// Walks the nodes once, filling Shapes; one method an operation.
+class Inference {
+ public:
+  Inference(const Graph& graph, const EncoderOptions& options, DeviceKind kind)
+      : graph_(graph), kind_(kind), training_(options.training) {
+    shapes_.batch = options.batch;
+    shapes_.type = options.bfloat16 ? DType::bf16 : DType::f32;
+    shapes_.parameters.resize(graph.parameters.size());
+    shapes_.values.push_back(value(options.height, options.width, 3));
+  }
+
+  Shapes run() {
+    for (const Node& node : graph_.nodes) {
+      const ValueShape result = infer(node);
+      shapes_.values.push_back(result);
+      if (training_) check_trainable(node);
+    }
+    const ValueShape& output = shapes_.values[size_t(graph_.output)];
+    LGD_CHECK(output.pixels() == 1, "BAD_SHAPE", "the output of graph ", graph_.name, " is ", text_of(output), ". Allowed: 1x1.");
+    check_padding();
+    return std::move(shapes_);
+  }
+
+ private:
+  ValueShape value(int h, int w, int c) const { return {h, w, c, stored_channels(kind_, c)}; }
+  const ValueShape& input(const Node& node, size_t i = 0) const { return shapes_.values[size_t(node.inputs[i])]; }
+
+  ValueShape infer(const Node& node) {
+    const ValueShape& x = input(node);
+    switch (node.op) {
+      case OpKind::conv: return conv(node);
+      case OpKind::linear: return linear(node);
+      case OpKind::batch_norm:
+        for (size_t i = norm_weight; i <= norm_var; ++i) vector_parameter(node, i, x.c);
+        return x;
+      case OpKind::activation: case OpKind::dropout: case OpKind::stochastic_depth: return x;
+      case OpKind::add: return add(node);
+      case OpKind::channel_scale: return channel_scale(node);
+      case OpKind::max_pool: case OpKind::avg_pool:
+        return value(window(node, x.h, node.kernel), window(node, x.w, node.kernel), x.c);
+      case OpKind::global_pool: return value(1, 1, x.c);
+      case OpKind::tokens: return tokens(node);
+      case OpKind::first_token: return value(1, 1, x.c);
+      case OpKind::query_attention: return attention(node);
+    }
+    throw Error("NATIVE_ERROR", "unreachable operation");
+  }
+
+  // Positions of a window along one axis.
+  int window(const Node& node, int size, int kernel) const {
+    const int reach = node.dilation * (kernel - 1) + 1;
+    LGD_CHECK(size + 2 * node.padding >= reach, "BAD_SHAPE", "node ", node.name, ": its window of ", reach,
+              " pixels does not fit into ", text_of(input(node)), " (padding ", node.padding, "). Use larger images.");
+    return (size + 2 * node.padding - reach) / node.stride + 1;
+  }
+
+  ValueShape conv(const Node& node) {
+    const ValueShape& x = input(node);
+    const auto& shape = parameter(node, conv_weight).shape;
+    LGD_CHECK(shape.size() == 4, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ", text_of(shape),
+              ". Allowed: 4 sizes, [K,C/groups,R,S].");
+    LGD_CHECK(node.groups == 1 || node.groups == x.c, "BAD_SHAPE", "node ", node.name, " has ", node.groups, " groups. Allowed: 1 or ",
+              x.c, ", the channels of its input.");
+    const int k = int(shape[0]), r = int(shape[2]), s = int(shape[3]);
+    const bool depthwise = node.groups > 1;
+    if (depthwise)
+      LGD_CHECK(r == s && (r == 3 || r == 5) && node.stride <= 2, "BAD_SHAPE", "node ", node.name, ": a depthwise kernel is ", r, "x", s,
+                " with stride ", node.stride, ". Allowed: 3x3 or 5x5, stride 1 or 2.");
+    expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
+    const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
+    if (depthwise) lay(node, conv_weight, {1, int64_t(r) * s, k, 1, y.stored});
+    else lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, x.stored});
+    if (node.has_bias()) vector_parameter(node, conv_bias, k);
+    shapes_.macs_per_image += double(y.pixels()) * k * r * s * (depthwise ? 1 : x.c);
+    return y;
+  }
+
+  ValueShape linear(const Node& node) {
+    const ValueShape& x = input(node);
+    LGD_CHECK(x.w == 1, "BAD_SHAPE", "node ", node.name, " (linear) has an input of ", text_of(x), ". Allowed: 1x1 images or a sequence.");
+    const auto& shape = parameter(node, conv_weight).shape;
+    LGD_CHECK(shape.size() == 2, "BAD_SHAPE", "parameter ", parameter(node, conv_weight).name, " has the shape ", text_of(shape),
+              ". Allowed: 2 sizes, [O,I].");
+    const int k = int(shape[0]);
+    expect(node, conv_weight, {k, x.c});
+    const ValueShape y = value(x.h, 1, k);
+    lay(node, conv_weight, {k, 1, x.c, y.stored, x.stored});
+    if (node.has_bias()) vector_parameter(node, conv_bias, k);
+    shapes_.macs_per_image += double(y.pixels()) * k * x.c;
+    return y;
+  }
+
+  ValueShape add(const Node& node) const {
+    const ValueShape &a = input(node, 0), &b = input(node, 1);
+    LGD_CHECK(a.h == b.h && a.w == b.w && a.c == b.c, "BAD_SHAPE", "node ", node.name, " adds ", text_of(a), " and ", text_of(b), ".");
+    return a;
+  }
+
+  ValueShape channel_scale(const Node& node) const {
+    const ValueShape &x = input(node, 0), &s = input(node, 1);
+    LGD_CHECK(s.pixels() == 1 && s.c == x.c, "BAD_SHAPE", "node ", node.name, " scales ", text_of(x), " by ", text_of(s),
+              ". Allowed: 1x1 with as many channels.");
+    return x;
+  }
+
+  ValueShape tokens(const Node& node) {
+    const ValueShape& x = input(node);
+    expect(node, 0, {x.pixels() + 1, x.c});
+    lay(node, 0, {x.pixels() + 1, 1, x.c, x.pixels() + 1, x.stored});
+    return value(int(x.pixels()) + 1, 1, x.c);
+  }
+
+  ValueShape attention(const Node& node) {
+    const ValueShape &q = input(node, 0), &k = input(node, 1), &v = input(node, 2);
+    LGD_CHECK(q.pixels() == 1 && k.w == 1 && v.w == 1 && k.h == v.h && q.c == k.c && q.c == v.c, "BAD_SHAPE", "node ", node.name,
+              " attends with a query of ", text_of(q), ", keys of ", text_of(k), ", values of ", text_of(v), ".");
+    LGD_CHECK(q.c % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads, " heads. Allowed: a divisor of ", q.c, ".");
+    LGD_CHECK(q.c == q.stored, "BAD_SHAPE", "node ", node.name, " has ", q.c, " channels. Allowed on this device: multiples of 8.");
+    shapes_.macs_per_image += 2.0 * k.h * k.c;
+    return q;
+  }
+
+  const GraphParameter& parameter(const Node& node, size_t i) const { return graph_.parameters[size_t(node.parameters[i])]; }
+
+  void expect(const Node& node, size_t i, const std::vector<int64_t>& shape) const {
+    const GraphParameter& found = parameter(node, i);
+    LGD_CHECK(found.shape == shape, "BAD_SHAPE", "node ", node.name, ": parameter ", found.name, " has the shape ", text_of(found.shape),
+              ". Allowed: ", text_of(shape), ".");
+  }
+
+  void lay(const Node& node, size_t i, const ParameterLayout& layout) {
+    ParameterLayout& place = shapes_.parameters[size_t(node.parameters[i])];
+    LGD_CHECK(place.rows == 0 || place == layout, "BAD_MODEL", "parameter ", parameter(node, i).name, " is used in two ways that differ.");
+    place = layout;
+  }
+
+  void vector_parameter(const Node& node, size_t i, int channels) {
+    expect(node, i, {channels});
+    lay(node, i, {1, 1, channels, 1, stored_channels(kind_, channels)});
+  }
+
+  void check_trainable(const Node& node) const {
+    const bool attention = node.op == OpKind::tokens || node.op == OpKind::first_token || node.op == OpKind::query_attention;
+    LGD_CHECK(!attention, "BAD_MODEL", "node ", node.name, " has no backward: it works in forward-only plans.");
+    LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
+              ": a depthwise convolution with a bias works in forward-only plans.");
+    if (node.op == OpKind::batch_norm)
+      LGD_CHECK(int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,
+                " has one value a channel, which has no variance. Use a larger batch or larger images.");
+  }
+
+  // Padded channels must stay zero, or weights behind them would learn from them; sigmoids make 0.5 of a zero.
+  void check_padding() const {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const Node& node = graph_.nodes[i];
+      const ValueShape& y = shapes_.values[i + 1];
+      if (y.c == y.stored || (node.act != Act::sigmoid && node.act != Act::hardsigmoid)) continue;
+      for (const Node& user : graph_.nodes)
+        for (size_t j = 0; j < user.inputs.size(); ++j)
+          LGD_CHECK(user.inputs[j] != int(i) + 1 || (user.op == OpKind::channel_scale && j == 1), "BAD_MODEL", "node ", node.name,
+                    " (sigmoid) has ", y.c, " channels and feeds ", user.name, ". Allowed on this device: multiples of 8.");
+    }
+  }
+
+  const Graph& graph_;
+  const DeviceKind kind_;
+  const bool training_;
+  Shapes shapes_;
+};
+
+}  // namespace
+
+Shapes infer_shapes(const Graph& graph, const EncoderOptions& options, DeviceKind kind) {
+  return Inference(graph, options, kind).run();
+}
+
+ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
+  const Node& node = graph.nodes[size_t(index)];
+  const ValueShape& x = shapes.values[size_t(node.inputs[0])];
+  const ValueShape& y = shapes.values[size_t(index) + 1];
+  const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
+  if (node.op == OpKind::linear) return {shapes.batch * x.h, 1, 1, x.stored, y.stored, 1, 1, 1, 0, 1, 1, 1};
+  return {shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
+}
+
+PoolShape pool_shape(const Graph& graph, const Shapes& shapes, int index) {
+  const Node& node = graph.nodes[size_t(index)];
+  const ValueShape& x = shapes.values[size_t(node.inputs[0])];
+  const ValueShape& y = shapes.values[size_t(index) + 1];
+  return {shapes.batch, x.h, x.w, x.stored, node.kernel, node.stride, node.padding, y.h, y.w};
+}
+
+}  // namespace lgd

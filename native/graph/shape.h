@@ -1,0 +1,44 @@
+// Sizes of every value and parameter of a graph, for one batch size, resolution and storage type.
+#pragma once
+#include "graph/graph.h"
+#include "ops/conv.h"
+#include "ops/pool.h"
+
+namespace lgd {
+
+struct ValueShape {
+  int h = 0, w = 0, c = 0;
+  int stored = 0;                // channels as stored (ops/layout.h)
+  int64_t pixels() const { return int64_t(h) * w; }
+};
+
+// How a parameter lies in device memory. Torchvision's order is [rows][columns][taps] (OIHW, with taps = H W); stored is
+// [stored_rows][taps][stored_columns], padding zero. A vector is one row of one tap; a depthwise kernel one row of C columns.
+struct ParameterLayout {
+  int64_t rows = 0, taps = 1, columns = 0, stored_rows = 0, stored_columns = 0;
+  int64_t elements() const { return rows * taps * columns; }
+  int64_t stored_elements() const { return stored_rows * taps * stored_columns; }
+  bool operator==(const ParameterLayout&) const = default;
+};
+
+struct Shapes {
+  int batch = 0;
+  DType type = DType::f32;
+  std::vector<ValueShape> values;            // values[0]: the image batch
+  std::vector<ParameterLayout> parameters;   // like Graph::parameters
+  double macs_per_image = 0;                 // multiply-adds of convolutions, linear layers and attention
+
+  int64_t rows(int value) const { return batch * values[size_t(value)].pixels(); }
+  int64_t stored_elements(int value) const { return rows(value) * values[size_t(value)].stored; }
+  size_t bytes(int value) const { return size_t(stored_elements(value)) * size_of(type); }
+};
+
+// Throws BAD_SHAPE naming the node: channels that do not match, parameters of another shape, images too small.
+// BAD_MODEL: an operation that the plan or the backend does not have.
+Shapes infer_shapes(const Graph& graph, const EncoderOptions& options, DeviceKind kind);
+
+// The kernels' arguments for a node.
+ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int node);
+PoolShape pool_shape(const Graph& graph, const Shapes& shapes, int node);
+
+}  // namespace lgd
