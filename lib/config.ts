@@ -1,0 +1,319 @@
+/**
+ * The one schema of every option: name, type, range, default and help. Command-line flags, help texts and the table in the documentation come from
+ * {@link configOptions}; no default stands anywhere else.
+ */
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { LgdError, systemErrorCode } from './errors.js';
+import { nearestName } from './text/spelling.js';
+
+const share = () => z.number().min(0).max(1);
+const positive = () => z.number().gt(0);
+const count = () => z.int().min(1);
+const text = () => z.string().min(1);
+const textOrList = () => z.union([text(), z.array(z.string()).min(1)]);
+
+/** A group of options; one that is left out takes its defaults. */
+function group<Shape extends z.ZodRawShape>(shape: Shape) {
+  return z.strictObject(shape).prefault({} as never);
+}
+
+const schema = z.strictObject({
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?)$/u).default('auto').meta({ description: 'Where to compute; auto takes a CUDA device if there is one', allowed: 'auto, cpu, cuda or cuda:N' }),
+  threads: count().optional().describe('Threads for work on the CPU (default: all cores)'),
+  seed: z.int().min(0).default(0).describe('Seed of every random number: weights, shuffling, augmentation, dropout, visual anchors'),
+  output: text().default('runs/distill').describe('Run folder: configuration, metrics, checkpoints, report'),
+  overwrite: z.boolean().default(false).describe('Empty the run folder first when it holds an earlier run'),
+  offline: z.boolean().default(false).describe('Take models from local folders and the cache only, never from the network'),
+  names: textOrList().optional().describe('Category names: a .txt, .json, .csv or .tsv file, a folder of class folders, a built-in list, or the names'),
+  templates: textOrList().default('default').describe('Prompt templates: a built-in set, a file with one a line, or the templates'),
+  allowDuplicates: z.boolean().default(false).describe('Keep names that are given more than once'),
+  textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
+  bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
+  teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
+  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid']).default('lgd')
+    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue'),
+  data: group({
+    train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
+    resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
+    margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at resolution x margin, so that crops stay sharp'),
+    cacheMemory: z.number().min(0).default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
+    spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
+    maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
+  }),
+  student: group({
+    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
+    widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
+    dropout: z.number().min(0).lt(1).optional().describe("Dropout before the projection head (default: the architecture's)"),
+    stochasticDepth: z.number().min(0).lt(1).optional().describe("Drop probability of the last residual block (default: the architecture's)"),
+    weights: text().optional().describe("Weights to start from: a .safetensors file with torchvision's names (default: seeded initialisation)"),
+  }),
+  loss: group({
+    alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (method lgd)'),
+    studentTemperature: positive().default(0.2).describe("Temperature of the student's softmax"),
+    teacherTemperature: positive().default(0.01).describe("Temperature of the teacher's softmax"),
+    momentum: share().default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
+    queueSize: count().default(4096).describe('Past teacher embeddings kept in the queue (methods seed and hybrid)'),
+  }),
+  train: group({
+    epochs: count().default(200).describe('Passes over the training images'),
+    batchSize: count().default(256).describe('Images a batch'),
+    accumulate: count().default(1).describe('Batches whose gradients are averaged for one optimiser step'),
+    learningRate: positive().default(0.03).describe('Peak learning rate for 256 images a step; it grows in proportion'),
+    warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero'),
+    sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
+    weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD'),
+    decayNormAndBias: z.boolean().default(true).describe('Apply weight decay to norm scales and biases too, as published'),
+    precision: z.enum(['auto', 'float32', 'bfloat16']).default('auto').describe('Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU'),
+    maxSteps: count().optional().describe('Stop after this many optimiser steps; the schedule still follows the epochs'),
+    outlierFactor: z.number().min(0).default(10).describe('Stop when a loss exceeds this many times the running median; 0 turns it off'),
+  }),
+  augment: group({
+    scaleMin: z.number().gt(0).max(1).default(0.2).describe('Smallest share of the image that a crop may have'),
+    scaleMax: z.number().gt(0).max(1).default(1).describe('Largest share of the image that a crop may have'),
+    ratioMin: positive().default(3 / 4).describe('Smallest width / height of a crop'),
+    ratioMax: positive().default(4 / 3).describe('Largest width / height of a crop'),
+    flipProbability: share().default(0.5).describe('How often the view is mirrored'),
+    jitterProbability: share().default(0.8).describe('How often colours are jittered'),
+    brightness: z.number().min(0).default(0.4).describe('Strength of the brightness jitter'),
+    contrast: z.number().min(0).default(0.4).describe('Strength of the contrast jitter'),
+    saturation: z.number().min(0).default(0.4).describe('Strength of the saturation jitter'),
+    hue: z.number().min(0).max(0.5).default(0.1).describe('Strength of the hue jitter, in turns'),
+    greyProbability: share().default(0.2).describe('How often the view loses its colours'),
+    blurProbability: share().default(0.5).describe('How often the view is blurred'),
+    blurSigmaMin: positive().default(0.1).describe('Smallest sigma of the blur, in pixels of the view'),
+    blurSigmaMax: positive().default(2).describe('Largest sigma of the blur'),
+  }),
+  evaluate: group({
+    data: text().optional().describe('Folder of class folders for zero-shot evaluation'),
+    names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
+    mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
+    everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
+    metric: z.enum(['auto', 'top1', 'top5', 'loss']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without'),
+  }),
+  checkpoint: group({
+    everyEpochs: z.int().min(0).default(1).describe('Epochs between checkpoints; 0 turns this off'),
+    everySteps: z.int().min(0).default(0).describe('Steps between checkpoints; 0 turns this off'),
+    everyMinutes: z.number().min(0).default(0).describe('Minutes between checkpoints; 0 turns this off'),
+    keep: count().default(2).describe('How many of the latest checkpoints are kept, besides the best one'),
+  }),
+  log: group({
+    everySteps: count().default(10).describe('Steps between lines of metrics'),
+  }),
+});
+
+/** Every option, resolved; options without a default may be absent. */
+export type Config = z.output<typeof schema>;
+/** What {@link parseConfig} accepts: any part of a {@link Config}. */
+export type ConfigInput = z.input<typeof schema>;
+export type Method = Config['method'];
+
+export type OptionType = 'string' | 'number' | 'integer' | 'boolean' | 'list';
+
+/** One row of the option table. */
+export interface ConfigOption {
+  /** Dotted path, as in a configuration file: `train.batchSize`. */
+  path: string;
+  /** 'list' takes a string or an array of strings. */
+  type: OptionType;
+  /** undefined: none. */
+  default: unknown;
+  help: string;
+  /** What values are accepted, in words. */
+  allowed: string;
+  /** Command-line flag: `--train.batch-size`. */
+  flag: string;
+  /** The short form, where it is unique: `--batch-size`. */
+  alias: string | undefined;
+}
+
+/** The part of JSON Schema that zod writes for this schema. */
+interface JsonSchema {
+  type?: string;
+  properties?: Record<string, JsonSchema>;
+  anyOf?: JsonSchema[];
+  enum?: string[];
+  default?: unknown;
+  description?: string;
+  allowed?: string;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+}
+
+let table: readonly ConfigOption[] | undefined;
+
+/** Every option in the schema's order. */
+export function configOptions(): readonly ConfigOption[] {
+  table ??= buildTable();
+  return table;
+}
+
+/** These options go by the name of their group: `--data photos`. */
+const mainOptions: Readonly<Record<string, string>> = { 'data.train': 'data', 'student.name': 'student', 'evaluate.data': 'evaluate' };
+
+function buildTable(): ConfigOption[] {
+  const root = z.toJSONSchema(schema, { io: 'input' }) as JsonSchema;
+  const leaves: [string, JsonSchema][] = [];
+  const groups = new Set<string>();
+  for (const [name, entry] of Object.entries(root.properties!)) {
+    if (entry.properties === undefined) leaves.push([name, entry]);
+    else {
+      groups.add(name);
+      for (const [inner, leaf] of Object.entries(entry.properties)) leaves.push([`${name}.${inner}`, leaf]);
+    }
+  }
+  const last = (path: string) => path.slice(path.lastIndexOf('.') + 1);
+  return leaves.map(([path, leaf]) => {
+    const short = last(path);
+    const unique = path.includes('.') && !groups.has(short) && leaves.filter(([other]) => last(other) === short).length === 1;
+    const alias = mainOptions[path] ?? (unique ? short : undefined);
+    return {
+      path,
+      type: leaf.anyOf !== undefined ? 'list' : (leaf.type as OptionType),
+      default: leaf.default,
+      help: leaf.description ?? '',
+      allowed: leaf.allowed ?? allowedValues(leaf),
+      flag: `--${kebab(path)}`,
+      alias: alias === undefined ? undefined : `--${kebab(alias)}`,
+    };
+  });
+}
+
+function kebab(path: string): string {
+  return path.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function allowedValues(leaf: JsonSchema): string {
+  if (leaf.anyOf !== undefined) return 'text, or a list of texts';
+  if (leaf.enum !== undefined) return leaf.enum.join(', ');
+  if (leaf.type === 'boolean') return 'true or false';
+  if (leaf.type === 'string') return 'text';
+  const bounds: string[] = [];
+  if (leaf.minimum !== undefined) bounds.push(`from ${leaf.minimum}`);
+  if (leaf.exclusiveMinimum !== undefined) bounds.push(`above ${leaf.exclusiveMinimum}`);
+  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`to ${leaf.maximum}`);
+  if (leaf.exclusiveMaximum !== undefined) bounds.push(`below ${leaf.exclusiveMaximum}`);
+  return [leaf.type === 'integer' ? 'a whole number' : 'a number', ...bounds].join(' ');
+}
+
+/**
+ * Checks a configuration and fills in the defaults. Parsing a {@link Config} again changes nothing.
+ * @throws LgdError BAD_CONFIG (not an object, unknown option, options that do not go together), BAD_OPTION (a value outside its type or range)
+ */
+export function parseConfig(raw: unknown): Config {
+  const result = schema.safeParse(raw);
+  if (!result.success) throw configError(raw, result.error.issues);
+  checkTogether(result.data);
+  return result.data;
+}
+
+function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdError {
+  // Unknown names first: a slip in a name often causes the rest.
+  const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0]!;
+  const path = issue.path.join('.');
+  if (issue.code === 'unrecognized_keys') return unknownOption([path, issue.keys[0]!].filter((part) => part !== '').join('.'), 'BAD_CONFIG');
+  const others = [...new Set(issues.map((other) => other.path.join('.')))].filter((other) => other !== path);
+  const also = others.length === 0 ? '' : ` (also wrong: ${others.join(', ')})`;
+  let found: unknown = raw;
+  for (const part of issue.path) found = (found as Record<PropertyKey, unknown>)[part];
+  const option = configOptions().find((entry) => path === entry.path || path.startsWith(`${entry.path}.`));
+  if (option !== undefined) return new LgdError('BAD_OPTION', `not a value this option takes${also}.`, { option: option.path, found: found ?? null, allowed: option.allowed, mend: option.help });
+  return new LgdError('BAD_CONFIG', `a group of options is expected here${also}.`, { ...(path !== '' && { option: path }), found: found ?? null, allowed: 'an object of options' });
+}
+
+/** Refuses an option that does not exist, with the nearest one that does. */
+function unknownOption(path: string, code: 'BAD_CONFIG' | 'BAD_OPTION'): LgdError {
+  const paths = configOptions().map((option) => option.path);
+  const last = path.slice(path.lastIndexOf('.') + 1);
+  const sameName = paths.find((other) => other.endsWith(`.${last}`)); // the right name in the wrong group
+  const near = sameName ?? nearestName(path, paths) ?? nearestSegment(last, paths);
+  return new LgdError(code, 'there is no such option.', { option: path, mend: near === undefined ? 'See lgdistill distill --help for all options' : `Did you mean ${near}?` });
+}
+
+function nearestSegment(last: string, paths: readonly string[]): string | undefined {
+  const near = nearestName(last, paths.map((path) => path.slice(path.lastIndexOf('.') + 1)));
+  return near === undefined ? undefined : paths.find((path) => path === near || path.endsWith(`.${near}`));
+}
+
+function checkTogether({ augment, train, names, bank, evaluate }: Config): void {
+  const ordered: [string, number, string, number][] = [
+    ['augment.scaleMin', augment.scaleMin, 'augment.scaleMax', augment.scaleMax],
+    ['augment.ratioMin', augment.ratioMin, 'augment.ratioMax', augment.ratioMax],
+    ['augment.blurSigmaMin', augment.blurSigmaMin, 'augment.blurSigmaMax', augment.blurSigmaMax],
+    ['train.warmupEpochs', train.warmupEpochs, 'train.epochs', train.epochs],
+  ];
+  for (const [option, low, other, high] of ordered) {
+    if (low > high) throw new LgdError('BAD_CONFIG', `is greater than ${other}.`, { option, found: low, allowed: `a number to ${high}`, mend: `Lower ${option} or raise ${other}` });
+  }
+  if (bank !== undefined && names !== undefined) {
+    throw new LgdError('BAD_CONFIG', 'a text bank has its own names.', { option: 'names', found: names, mend: 'Give either names or bank' });
+  }
+  if (evaluate.data === undefined && (evaluate.metric === 'top1' || evaluate.metric === 'top5')) {
+    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.metric', found: evaluate.metric, mend: 'Give evaluate.data, or choose loss' });
+  }
+}
+
+/**
+ * Reads a configuration file in JSON, unchecked ({@link parseConfig} and {@link mergeConfig} check it).
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG
+ */
+export async function loadConfigFile(path: string): Promise<unknown> {
+  let content: string;
+  try {
+    content = await readFile(path, 'utf8');
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', 'there is no configuration file of this name.', { option: 'config', found: path, mend: 'Check the path', cause });
+    throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', cause });
+  }
+  try {
+    return JSON.parse(content) as unknown;
+  } catch (cause) {
+    throw new LgdError('BAD_CONFIG', `${path} is not JSON: ${(cause as Error).message}.`, { option: 'config', mend: 'Correct the file', cause });
+  }
+}
+
+/**
+ * A configuration file's content with overrides on top, checked.
+ * @param file what {@link loadConfigFile} gave, or undefined
+ * @param overrides by dotted path (`train.batchSize`); a string stands for a number, a boolean or a JSON list where the option is one, as on a command line; undefined overrides nothing
+ * @throws LgdError BAD_CONFIG, BAD_OPTION
+ */
+export function mergeConfig(file: unknown, overrides: Readonly<Record<string, unknown>>): Config {
+  const merged: unknown = file === undefined ? {} : structuredClone(file);
+  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+  if (!isObject(merged)) return parseConfig(merged); // says what is wrong with it
+  for (const [path, value] of Object.entries(overrides)) {
+    if (value === undefined) continue;
+    const option = configOptions().find((entry) => entry.path === path);
+    if (option === undefined) throw unknownOption(path, 'BAD_OPTION');
+    const [first, second] = path.split('.') as [string, string?];
+    const converted = typeof value === 'string' ? fromText(option, value) : value;
+    if (second === undefined) merged[first] = converted;
+    else {
+      merged[first] ??= {};
+      const inner = merged[first];
+      if (!isObject(inner)) return parseConfig(merged);
+      inner[second] = converted;
+    }
+  }
+  return parseConfig(merged);
+}
+
+/** A command-line text as the option's type; a text that does not fit stays, for {@link parseConfig} to refuse. */
+function fromText({ type }: ConfigOption, value: string): unknown {
+  switch (type) {
+    case 'number':
+    case 'integer': return value.trim() === '' || Number.isNaN(Number(value)) ? value : Number(value);
+    case 'boolean': return value === 'true' ? true : value === 'false' ? false : value;
+    case 'list':
+      if (!value.startsWith('[')) return value;
+      try {
+        return JSON.parse(value) as unknown;
+      } catch {
+        return value;
+      }
+    case 'string': return value;
+  }
+}

@@ -1,0 +1,142 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { configOptions, loadConfigFile, mergeConfig, parseConfig } from '../../lib/config.js';
+import { LgdError } from '../../lib/errors.js';
+
+function errorOf(action: () => unknown): LgdError {
+  try {
+    action();
+  } catch (error) {
+    expect(error).toBeInstanceOf(LgdError);
+    return error as LgdError;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe('parseConfig', () => {
+  it('fills in every default, and parsing again changes nothing', () => {
+    const config = parseConfig({});
+    expect(config.loss).toEqual({ alpha: 0.5, studentTemperature: 0.2, teacherTemperature: 0.01, momentum: 0.99, queueSize: 4096 });
+    expect(config.train).toMatchObject({ batchSize: 256, learningRate: 0.03, warmupEpochs: 5, sgdMomentum: 0.9, weightDecay: 1e-4 });
+    expect(parseConfig(config)).toEqual(config);
+    expect(parseConfig(JSON.parse(JSON.stringify(config)))).toEqual(config);
+  });
+
+  it('gives each option the default that the table shows', () => {
+    const config = parseConfig({}) as unknown as Record<string, unknown>;
+    for (const option of configOptions()) {
+      const value = option.path.split('.').reduce<unknown>((object, key) => (object as Record<string, unknown>)[key], config);
+      expect(value, option.path).toEqual(option.default);
+    }
+  });
+
+  it.each([
+    [{ train: { batchSize: 0 } }, 'train.batchSize', '0', 'from 1'],
+    [{ train: { batchSize: 2.5 } }, 'train.batchSize', '2.5', 'whole number'],
+    [{ loss: { alpha: '0.5' } }, 'loss.alpha', '"0.5"', 'from 0 to 1'],
+    [{ loss: { teacherTemperature: 0 } }, 'loss.teacherTemperature', '0', 'above 0'],
+    [{ train: { learningRate: NaN } }, 'train.learningRate', 'NaN', 'above 0'],
+    [{ method: 'lgq' }, 'method', '"lgq"', 'lgd, text, visual, seed, hybrid'],
+    [{ device: 'gpu' }, 'device', '"gpu"', 'cuda:N'],
+    [{ names: ['cat', 3] }, 'names', '["cat",3]', 'list of texts'],
+    [{ overwrite: 'yes' }, 'overwrite', '"yes"', 'true or false'],
+    [{ threads: null }, 'threads', 'null', 'from 1'],
+  ])('refuses %j', (raw, option, found, allowed) => {
+    const error = errorOf(() => parseConfig(raw));
+    expect(error).toMatchObject({ code: 'BAD_OPTION', option });
+    expect(error.message).toContain(`Found: ${found}`);
+    expect(error.message).toContain(allowed);
+  });
+
+  it.each([
+    [{ train: { batchsize: 8 } }, 'train.batchsize', 'train.batchSize'],
+    [{ batchSize: 8 }, 'batchSize', 'train.batchSize'],
+    [{ trian: { epochs: 8 } }, 'trian', undefined],
+    [{ temprature: 1 }, 'temprature', undefined],
+    [{ loss: { momentm: 1 } }, 'loss.momentm', 'loss.momentum'],
+    [{ augment: { flip: 1 } }, 'augment.flip', undefined],
+    [{ nams: 'a' }, 'nams', 'names'],
+  ])('refuses the unknown option in %j', (raw, option, near) => {
+    const error = errorOf(() => parseConfig(raw));
+    expect(error).toMatchObject({ code: 'BAD_CONFIG', option });
+    if (near !== undefined) expect(error.mend).toContain(near);
+    else expect(error.mend).toBeDefined();
+  });
+
+  it.each([null, 3, 'a', [], { train: 3 }])('refuses %j, which is no set of options', (raw) => {
+    expect(errorOf(() => parseConfig(raw)).code).toBe('BAD_CONFIG');
+  });
+
+  it.each([
+    [{ augment: { scaleMin: 0.8, scaleMax: 0.5 } }, 'augment.scaleMin'],
+    [{ train: { epochs: 3 } }, 'train.warmupEpochs'],
+    [{ names: 'a.txt', bank: 'b.safetensors' }, 'names'],
+    [{ evaluate: { metric: 'top1' } }, 'evaluate.metric'],
+  ])('refuses options that do not go together: %j', (raw, option) => {
+    expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_CONFIG', option });
+  });
+
+  it('names every wrong option at once', () => {
+    expect(errorOf(() => parseConfig({ loss: { alpha: 2 }, train: { epochs: 0 } })).message).toContain('train.epochs');
+  });
+});
+
+describe('configOptions', () => {
+  it('has a help text and a flag for each option, and aliases that are unique', () => {
+    const options = configOptions();
+    expect(options.length).toBeGreaterThan(50);
+    for (const { path, help, flag, allowed } of options) {
+      expect(help.length, path).toBeGreaterThan(10);
+      expect(allowed, path).not.toBe('');
+      expect(flag).toMatch(/^--[a-z0-9.-]+$/u);
+    }
+    const flags = options.flatMap(({ flag, alias }) => (alias === undefined ? [flag] : [flag, alias]));
+    expect(new Set(flags).size).toBe(flags.length);
+  });
+
+  it('derives type, range and alias from the schema', () => {
+    const find = (path: string) => configOptions().find((option) => option.path === path);
+    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'a whole number from 1', default: 256 });
+    expect(find('names')).toMatchObject({ type: 'list', flag: '--names', alias: undefined });
+    expect(find('data.train')).toMatchObject({ alias: '--data' });
+    expect(find('checkpoint.everyEpochs')).toMatchObject({ alias: undefined });
+  });
+});
+
+describe('mergeConfig', () => {
+  it('puts overrides on top of the file and reads command-line texts', () => {
+    const file = { train: { batchSize: 32, epochs: 9 }, names: 'a.txt' };
+    const config = mergeConfig(file, { 'train.batchSize': '64', 'loss.alpha': 0.25, overwrite: 'true', templates: '["{}","a {}"]', seed: undefined });
+    expect(config).toMatchObject({ train: { batchSize: 64, epochs: 9 }, loss: { alpha: 0.25 }, overwrite: true, templates: ['{}', 'a {}'], names: 'a.txt', seed: 0 });
+    expect(file.train.batchSize).toBe(32);
+  });
+
+  it('refuses unknown paths with the nearest name, and texts that are not numbers', () => {
+    expect(errorOf(() => mergeConfig({}, { 'train.epoch': '3' }))).toMatchObject({ code: 'BAD_OPTION', option: 'train.epoch', mend: 'Did you mean train.epochs?' });
+    expect(errorOf(() => mergeConfig({}, { 'train.epochs': 'many' }))).toMatchObject({ code: 'BAD_OPTION', option: 'train.epochs', found: 'many' });
+    expect(errorOf(() => mergeConfig({ train: 4 }, { 'train.epochs': 3 })).code).toBe('BAD_CONFIG');
+    expect(errorOf(() => mergeConfig([], { seed: 1 })).code).toBe('BAD_CONFIG');
+    expect(errorOf(() => mergeConfig({}, { '__proto__.polluted': '1' })).code).toBe('BAD_OPTION');
+  });
+});
+
+describe('loadConfigFile', () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'lgd-config-'));
+  });
+  afterAll(async () => {
+    await rm(folder, { recursive: true });
+  });
+
+  it('reads JSON and explains what is wrong with the rest', async () => {
+    await writeFile(join(folder, 'good.json'), '{"seed": 7}');
+    await writeFile(join(folder, 'bad.json'), '{"seed": 7,,}');
+    expect(await loadConfigFile(join(folder, 'good.json'))).toEqual({ seed: 7 });
+    await expect(loadConfigFile(join(folder, 'bad.json'))).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+    await expect(loadConfigFile(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'config' });
+    await expect(loadConfigFile(folder)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  });
+});
