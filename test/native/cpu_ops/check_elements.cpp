@@ -1,0 +1,180 @@
+// Element-wise operations, dropping, layout, attention pooling and the optimiser against plain loops in double.
+#include "check.h"
+#include "core/philox.h"
+
+using namespace lgd;
+
+static void check_act(Check& check, int64_t count) {
+  Floats x = check.normal(count, 0, 3);
+  if (count > 100) x[0] = 1000, x[1] = -1000, x[2] = 90, x[3] = -90;
+  const Floats dy = check.normal(count), before = check.normal(count);
+  for (Act act : all_acts) {
+    const std::string name = "act " + std::to_string(int(act)) + " count " + std::to_string(count);
+    Floats y = Check::poisoned(count), dx = Check::poisoned(count), sum = before;
+    act_forward_cpu(check.device, count, F32, act, x.data(), y.data());
+    act_backward_cpu(check.device, count, F32, act, x.data(), dy.data(), dx.data(), false);
+    act_backward_cpu(check.device, count, F32, act, x.data(), dy.data(), sum.data(), true);
+    Doubles expected(count), gradient(count), total(count);
+    for (int64_t i = 0; i < count; ++i) {
+      expected[i] = reference_act(act, x[i]);
+      gradient[i] = dy[i] * reference_slope(act, x[i]);
+      total[i] = gradient[i] + before[i];
+    }
+    check.equal(name, y, expected, 3e-7);
+    check.equal(name + " backward", dx, gradient, 5e-7);
+    check.equal(name + " backward added", sum, total, 5e-7);
+  }
+  Floats bad = {std::numeric_limits<float>::quiet_NaN()}, out = {0};
+  for (Act act : all_acts) {
+    act_forward_cpu(check.device, 1, F32, act, bad.data(), out.data());
+    check.equal("NaN through act " + std::to_string(int(act)), {std::isnan(out[0]) ? 1.0f : 0.0f}, {1.0});
+  }
+}
+
+static void check_add(Check& check, int64_t count) {
+  Floats a = check.normal(count), y = Check::poisoned(count);
+  const Floats b = check.normal(count);
+  Doubles expected(count);
+  for (int64_t i = 0; i < count; ++i) expected[i] = double(a[i]) + b[i];
+  add_forward_cpu(check.device, count, F32, a.data(), b.data(), y.data());
+  check.equal("add", y, expected, 1e-7);
+  add_forward_cpu(check.device, count, F32, a.data(), b.data(), a.data());
+  check.equal("add in place", a, expected, 1e-7);
+}
+
+static void check_scale(Check& check, int n, int64_t pixels, int channels) {
+  const std::string name = "channel_scale n " + std::to_string(n) + " pixels " + std::to_string(pixels) + " channels " + std::to_string(channels);
+  const int64_t count = n * pixels * channels;
+  const Floats x = check.normal(count), s = check.normal(n * channels), dy = check.normal(count), before = check.normal(count);
+  Doubles y(count), dx(count), sum(count), ds(n * channels);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = i / (pixels * channels) * channels + i % channels;
+    y[i] = double(x[i]) * s[at];
+    dx[i] = double(dy[i]) * s[at];
+    sum[i] = dx[i] + before[i];
+    ds[at] += double(dy[i]) * x[i];
+  }
+  Floats out = Check::poisoned(count), d_x = Check::poisoned(count), d_s = Check::poisoned(n * channels), d_sum = before;
+  const ScaleShape shape{n, pixels, channels};
+  channel_scale_forward_cpu(check.device, shape, F32, x.data(), s.data(), out.data());
+  check.equal(name, out, y, 1e-7);
+  channel_scale_backward_cpu(check.device, shape, F32, x.data(), s.data(), dy.data(), d_x.data(), false, d_s.data());
+  check.equal(name + " dx", d_x, dx, 1e-7);
+  check.equal(name + " ds", d_s, ds);
+  channel_scale_backward_cpu(check.device, shape, F32, x.data(), s.data(), dy.data(), d_sum.data(), true, d_s.data());
+  check.equal(name + " dx added", d_sum, sum, 2e-7);
+}
+
+static void check_drop(Check& check, int64_t count, int64_t unit, float p) {
+  const DropShape shape{count, unit, p, 77, 5, 9};
+  const Floats x = check.normal(count), before = check.normal(count);
+  Doubles y(count), sum(count);
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t u = i / unit;
+    const bool keep = unit_float(philox(77, 5 * (uint64_t(1) << 20) + 9, u / 4).word[u % 4]) >= p;
+    kept += keep;
+    y[i] = keep ? x[i] / (1.0 - p) : 0;
+    sum[i] = before[i] + y[i];
+  }
+  const std::string name = "drop count " + std::to_string(count) + " unit " + std::to_string(unit) + " kept " + std::to_string(kept);
+  Floats out = Check::poisoned(count), added = before, in_place = x;
+  drop_forward_cpu(check.device, shape, F32, x.data(), out.data());
+  check.equal(name, out, y, 2e-7);
+  drop_forward_cpu(check.device, shape, F32, in_place.data(), in_place.data());
+  check.identical(name + " in place", in_place, out);
+  drop_backward_cpu(check.device, shape, F32, x.data(), added.data(), true);
+  check.equal(name + " backward added", added, sum, 2e-7);
+}
+
+static void check_attention(Check& check, int n, int pixels, int channels, int heads) {
+  const int tokens = pixels + 1, width = channels / heads;
+  const Floats x = check.normal(int64_t(n) * pixels * channels), position = check.normal(int64_t(tokens) * channels);
+  Floats t = Check::poisoned(int64_t(n) * tokens * channels), first = Check::poisoned(int64_t(n) * channels), out = first;
+  tokens_forward_cpu(check.device, n, pixels, channels, F32, x.data(), position.data(), t.data());
+  Doubles expected(t.size()), expected_first(first.size()), attended(first.size());
+  for (int i = 0; i < n; ++i)
+    for (int c = 0; c < channels; ++c) {
+      double mean = 0;
+      for (int p = 0; p < pixels; ++p) {
+        const double v = x[(int64_t(i) * pixels + p) * channels + c];
+        mean += v / pixels;
+        expected[(int64_t(i) * tokens + 1 + p) * channels + c] = v + position[int64_t(1 + p) * channels + c];
+      }
+      expected[int64_t(i) * tokens * channels + c] = expected_first[int64_t(i) * channels + c] = mean + position[c];
+    }
+  check.equal("tokens", t, expected);
+  first_token_forward_cpu(check.device, n, tokens, channels, F32, t.data(), first.data());
+  check.equal("first_token", first, expected_first);
+
+  const Floats q = check.normal(first.size(), 0, 3), k = check.normal(t.size()), v = check.normal(t.size());
+  for (int i = 0; i < n; ++i)
+    for (int h = 0; h < heads; ++h) {
+      Doubles weight(tokens);
+      double total = 0;
+      for (int j = 0; j < tokens; ++j) {
+        double dot = 0;
+        for (int c = h * width; c < (h + 1) * width; ++c) dot += double(q[int64_t(i) * channels + c]) * k[(int64_t(i) * tokens + j) * channels + c];
+        total += weight[j] = std::exp(dot / std::sqrt(double(width)));
+      }
+      for (int j = 0; j < tokens; ++j)
+        for (int c = h * width; c < (h + 1) * width; ++c) attended[int64_t(i) * channels + c] += weight[j] / total * v[(int64_t(i) * tokens + j) * channels + c];
+    }
+  query_attention_forward_cpu(check.device, {n, tokens, channels, heads}, F32, q.data(), k.data(), v.data(), out.data());
+  check.equal("query_attention channels " + std::to_string(channels) + " heads " + std::to_string(heads), out, attended);
+}
+
+static void check_layout(Check& check) {
+  const Floats x = check.normal(7 * 24), d = check.normal(7 * 21);
+  Floats out = Check::poisoned(7 * 21), dx = Check::poisoned(7 * 24), copy = Check::poisoned(x.size());
+  unpack_output_cpu(check.device, 7, 21, 24, F32, x.data(), out.data());
+  pack_gradient_cpu(check.device, 7, 21, 24, F32, d.data(), dx.data());
+  cast_cpu(check.device, x.size(), F32, x.data(), copy.data());
+  Floats expected_out(out.size()), expected_dx(dx.size(), 0.0f);
+  for (int i = 0; i < 7 * 21; ++i) {
+    expected_out[i] = x[i / 21 * 24 + i % 21];
+    expected_dx[i / 21 * 24 + i % 21] = d[i];
+  }
+  check.identical("unpack_output", out, expected_out);
+  check.identical("pack_gradient", dx, expected_dx);
+  check.identical("cast", copy, x);
+}
+
+static void check_sgd(Check& check, int64_t count) {
+  const Floats g = check.normal(count), v = check.normal(count), w = check.normal(count);
+  Floats velocity = v, value = w;
+  const SgdStep step{0.03f, 0.9f, 1e-2f, 0.5f};
+  sgd_cpu(check.device, count, step, g.data(), velocity.data(), value.data(), nullptr);
+  Doubles expected_v(count), expected_w(count);
+  for (int64_t i = 0; i < count; ++i) {
+    expected_v[i] = double(step.momentum) * v[i] + double(step.gradient_scale) * g[i] + double(step.weight_decay) * w[i];
+    expected_w[i] = w[i] - double(step.learning_rate) * expected_v[i];
+  }
+  check.equal("sgd velocity", velocity, expected_v, 2e-7);
+  check.equal("sgd value", value, expected_w, 2e-7);
+}
+
+static void check_refusal(Check& check) {
+  float x = 0;
+  bool refused = false;
+  try {
+    act_forward_cpu(check.device, 1, DType::bf16, Act::relu, &x, &x);
+  } catch (const Error& error) {
+    refused = error.code == "BAD_OPTION";
+  }
+  check.equal("bfloat16 is refused", {refused ? 1.0f : 0.0f}, {1.0});
+}
+
+void check_elements(Check& check) {
+  for (int64_t count : {1, 5, 16, 1003, 70001}) check_act(check, count), check_add(check, count), check_sgd(check, count);
+  check_scale(check, 1, 1, 1);
+  check_scale(check, 3, 7, 17);
+  check_scale(check, 5, 64, 96);
+  check_drop(check, 10007, 1, 0.2f);
+  check_drop(check, 40 * 1000, 1000, 0.5f);
+  check_drop(check, 7 * 3, 3, 0.3f);
+  check_attention(check, 3, 4, 24, 3);
+  check_attention(check, 2, 49, 130, 2);
+  check_layout(check);
+  check_refusal(check);
+}
