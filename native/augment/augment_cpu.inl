@@ -1,0 +1,185 @@
+// One view on the CPU, compiled once per instruction set. Working images are three float planes of `stride` columns; columns past
+// the width hold zeros until the contrast step and are never read afterwards.
+namespace lgd::LGD_ISA {
+namespace {
+
+#define LGD_COLOUR static inline __attribute__((always_inline))
+#include "augment/colour.inl"
+
+typedef float Four __attribute__((vector_size(16)));
+typedef float FourU __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t FourIndex __attribute__((vector_size(16)));
+
+LGD_COLOUR Four load4(const float* p) { return *reinterpret_cast<const FourU*>(p); }
+LGD_COLOUR void store4(float* p, Four v) { *reinterpret_cast<FourU*>(p) = v; }
+
+// Bytes to floats: __builtin_convertvector would go byte by byte here. (maskz: the plain forms warn of an uninitialised variable in GCC 12.)
+#if LGD_LANES == 16
+LGD_COLOUR Vec widen(const uint8_t* p) { return (Vec)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p))); }
+#elif LGD_LANES == 8
+LGD_COLOUR Vec widen(const uint8_t* p) { return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
+#else
+LGD_COLOUR Vec widen(const uint8_t* p) { return Vec{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
+#endif
+
+// row[i] = sum over taps of weight * byte i of the source row; reads up to 4 vectors past the row's end (PixelStore::overread).
+void resample_column(const CpuView& view, int y, float* row) {
+  const int count = view.y.count[y];
+  const float* weight = view.y.weights + int64_t(y) * view.y.stride;
+  const uint8_t* source = view.pixels + view.y.begin[y] * view.row_bytes;
+  for (int i = 0; i < view.row_floats; i += 4 * lanes) {
+    Vec a = {}, b = {}, c = {}, d = {};
+    const uint8_t* p = source + i;
+    for (int tap = 0; tap < count; ++tap, p += view.row_bytes) {
+      const Vec w = splat(weight[tap]);
+      a += w * widen(p);
+      b += w * widen(p + lanes);
+      c += w * widen(p + 2 * lanes);
+      d += w * widen(p + 3 * lanes);
+    }
+    store(row + i, a);
+    store(row + i + lanes, b);
+    store(row + i + 2 * lanes, c);
+    store(row + i + 3 * lanes, d);
+  }
+}
+
+// One output pixel (r, g, b, rubbish) from an interleaved row.
+LGD_COLOUR Four resample_pixel(const CpuView& view, const float* row, int x) {
+  const float* p = row + 3 * view.x.begin[x];
+  const float* weight = view.x.weights + int64_t(x) * view.x.stride;
+  Four sum = load4(p) * weight[0];
+  for (int tap = 1; tap < view.x.count[x]; ++tap) sum += load4(p + 3 * tap) * weight[tap];
+  return sum;
+}
+
+void resize(const CpuView& view, float* row, float* planes, int64_t plane) {
+  for (int y = 0; y < view.height; ++y) {
+    resample_column(view, y, row);
+    float* out = planes + int64_t(y) * view.stride;
+    for (int x = 0; x < view.width; x += 4) {
+      const int last = view.width - 1;
+      const Four p0 = resample_pixel(view, row, x), p1 = resample_pixel(view, row, x + 1 < last ? x + 1 : last);
+      const Four p2 = resample_pixel(view, row, x + 2 < last ? x + 2 : last), p3 = resample_pixel(view, row, x + 3 < last ? x + 3 : last);
+      const Four rg01 = __builtin_shuffle(p0, p1, FourIndex{0, 4, 1, 5}), rg23 = __builtin_shuffle(p2, p3, FourIndex{0, 4, 1, 5});
+      const Four b01 = __builtin_shuffle(p0, p1, FourIndex{2, 6, 2, 6}), b23 = __builtin_shuffle(p2, p3, FourIndex{2, 6, 2, 6});
+      Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5});
+      Four g = __builtin_shuffle(rg01, rg23, FourIndex{2, 3, 6, 7});
+      Four b = __builtin_shuffle(b01, b23, FourIndex{0, 1, 4, 5});
+      if (view.clamp) r = clamp01(r), g = clamp01(g), b = clamp01(b);
+      store4(out + x, r);
+      store4(out + plane + x, g);
+      store4(out + 2 * plane + x, b);
+    }
+    for (int c = 0; c < 3; ++c)
+      for (int x = view.width; x < view.stride; ++x) out[c * plane + x] = 0;
+  }
+}
+
+// Steps [from, to) on the whole image; returns the sum of the grey values after them when it is asked for.
+double colour(const CpuView& view, int from, int to, float mean, bool sum_grey, float* planes, int64_t plane) {
+  double total = 0;
+  for (int y = 0; y < view.height; ++y) {
+    float* p = planes + int64_t(y) * view.stride;
+    Vec grey = {};
+    for (int x = 0; x < view.stride; x += lanes) {
+      Vec r = load(p + x), g = load(p + plane + x), b = load(p + 2 * plane + x);
+      for (int step = from; step < to; ++step) apply_step(view.steps[step], mean, r, g, b);
+      grey += grey_of(r, g, b);
+      if (from == to) continue;
+      store(p + x, r);
+      store(p + plane + x, g);
+      store(p + 2 * plane + x, b);
+    }
+    if (sum_grey)
+      for (int i = 0; i < lanes; ++i) total += grey[i];
+  }
+  return total;
+}
+
+LGD_COLOUR int reflect(int i, int size) { return i < 0 ? -i : i >= size ? 2 * (size - 1) - i : i; }
+
+// Row y of a plane blurred vertically into row[radius_x ...], then horizontally into out.
+void blur_row(const CpuView& view, const float* in, int y, float* row, float* out) {
+  const int radius = view.radius_y, rx = view.radius_x;
+  float* middle = row + rx;
+  for (int x = 0; x < view.stride; x += lanes) {
+    Vec sum = load(in + int64_t(y) * view.stride + x) * view.weights_y[0];
+    for (int tap = 1; tap <= radius; ++tap) {
+      const float* above = in + int64_t(reflect(y - tap, view.height)) * view.stride;
+      const float* below = in + int64_t(reflect(y + tap, view.height)) * view.stride;
+      sum += (load(above + x) + load(below + x)) * view.weights_y[tap];
+    }
+    store(middle + x, sum);
+  }
+  for (int i = 1; i <= rx; ++i) {
+    middle[-i] = middle[i];
+    middle[view.width - 1 + i] = middle[view.width - 1 - i];
+  }
+  for (int x = 0; x < view.stride; x += 2 * lanes) {
+    const float* p = middle + x;
+    Vec a = load(p) * view.weights_x[0], b = load(p + lanes) * view.weights_x[0];
+    for (int tap = 1; tap <= rx; ++tap) {
+      const Vec w = splat(view.weights_x[tap]);
+      a += (load(p - tap) + load(p + tap)) * w;
+      b += (load(p + lanes - tap) + load(p + lanes + tap)) * w;
+    }
+    store(out + x, a);
+    store(out + x + lanes, b);
+  }
+}
+
+void blur(const CpuView& view, const float* planes, float* row, float* blurred, int64_t plane) {
+  for (int c = 0; c < 3; ++c)
+    for (int y = 0; y < view.height; ++y) blur_row(view, planes + c * plane, y, row, blurred + c * plane + int64_t(y) * view.stride);
+}
+
+// Flip, normalise, interleave.
+void write_out(const CpuView& view, const float* planes, int64_t plane) {
+  const int width = view.width;
+  for (int y = 0; y < view.height; ++y) {
+    const float* in = planes + int64_t(y) * view.stride;
+    float* out = view.out + int64_t(y) * width * 3;
+    int x = 0;
+    for (; x + 4 <= width; x += 4) {
+      const int from = view.flip ? width - 4 - x : x;
+      Four channel[3];
+      for (int c = 0; c < 3; ++c) {
+        Four v = load4(in + c * plane + from);
+        if (view.flip) v = __builtin_shuffle(v, FourIndex{3, 2, 1, 0});
+        channel[c] = v * view.scale[c] + view.shift[c];
+      }
+      const Four rg01 = __builtin_shuffle(channel[0], channel[1], FourIndex{0, 4, 1, 5});
+      const Four rg23 = __builtin_shuffle(channel[0], channel[1], FourIndex{2, 6, 3, 7});
+      const Four gb1 = __builtin_shuffle(rg01, channel[2], FourIndex{3, 5, 3, 5});
+      store4(out + 3 * x, __builtin_shuffle(rg01, channel[2], FourIndex{0, 1, 4, 2}));
+      store4(out + 3 * x + 4, __builtin_shuffle(gb1, rg23, FourIndex{0, 1, 4, 5}));
+      store4(out + 3 * x + 8, __builtin_shuffle(rg23, channel[2], FourIndex{6, 2, 3, 7}));
+    }
+    for (; x < width; ++x)
+      for (int c = 0; c < 3; ++c) out[3 * x + c] = in[c * plane + (view.flip ? width - 1 - x : x)] * view.scale[c] + view.shift[c];
+  }
+}
+
+}  // namespace
+
+void augment_view(const CpuView& view) {
+  const int64_t plane = int64_t(view.height) * view.stride;
+  resize(view, view.row, view.planes, plane);
+  const bool contrast = view.contrast_at < view.step_count;
+  if (view.step_count > 0) {
+    double sum = 0;
+    if (view.contrast_at > 0 || contrast) sum = colour(view, 0, view.contrast_at, 0, contrast, view.planes, plane);
+    const float mean = float(sum / (double(view.height) * view.width));
+    if (contrast) colour(view, view.contrast_at, view.step_count, mean, false, view.planes, plane);
+  }
+  const float* result = view.planes;
+  if (view.radius_x > 0 || view.radius_y > 0) {
+    blur(view, view.planes, view.row, view.blurred, plane);
+    result = view.blurred;
+  }
+  write_out(view, result, plane);
+}
+
+#undef LGD_COLOUR
+}  // namespace lgd::LGD_ISA

@@ -1,0 +1,124 @@
+#include "augment/pixel_store.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace lgd {
+
+static constexpr size_t chunk_bytes = size_t(64) << 20;
+
+static std::string why(int error) {
+  switch (error) {
+    case ENOSPC: return "the disk is full";
+    case EDQUOT: return "the disk quota is used up";
+    case EROFS: return "the file system is read-only";
+    case EFBIG: return "the file system allows no file of this size";
+    default: return std::strerror(error);
+  }
+}
+
+PixelStore::PixelStore(PixelStoreOptions options) : options_(std::move(options)) {
+  LGD_CHECK(options_.memory_limit_bytes >= 0, "BAD_OPTION", "memoryLimitBytes must not be negative, found ", options_.memory_limit_bytes);
+}
+
+PixelStore::~PixelStore() {
+  backend_state_.clear();
+  for (const Chunk& chunk : chunks_) munmap(chunk.data, chunk.bytes + overread);
+  if (spill_ >= 0) close(spill_);
+}
+
+int64_t PixelStore::append(int width, int height, const uint8_t* rgb) {
+  const size_t bytes = size_t(width) * size_t(height) * 3;
+  std::lock_guard lock(mutex_);
+  uint8_t* pixels = reserve(bytes);
+  std::memcpy(pixels, rgb, bytes);
+  images_.push_back({pixels, width, height});
+  return int64_t(images_.size()) - 1;
+}
+
+uint8_t* PixelStore::reserve(size_t bytes) {
+  const bool spill = double(memory_bytes_ + bytes) > options_.memory_limit_bytes;
+  Chunk& chunk = spill ? file_ : memory_;
+  if (chunk.bytes - chunk.used < bytes) {
+    const size_t size = std::max(chunk_bytes, bytes);
+    chunk = spill ? map_file(size) : map_memory(size);
+    chunks_.push_back(chunk);
+  }
+  uint8_t* pixels = chunk.data + chunk.used;
+  chunk.used += bytes;
+  (spill ? spilled_bytes_ : memory_bytes_) += bytes;
+  return pixels;
+}
+
+PixelStore::Chunk PixelStore::map_memory(size_t bytes) const {
+  void* data = mmap(nullptr, bytes + overread, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot allocate ", bytes >> 20, " MiB for decoded images after ", memory_bytes_ >> 20,
+            " MiB: lower the cache's memory limit, so that the rest goes to disk");
+  return {static_cast<uint8_t*>(data), bytes, 0};
+}
+
+void PixelStore::open_spill_file() {
+  struct stat status {};
+  LGD_CHECK(!options_.spill_folder.empty(), "NOT_WRITABLE", "decoded images are past the memory limit and no spill folder is set");
+  LGD_CHECK(stat(options_.spill_folder.c_str(), &status) == 0 && S_ISDIR(status.st_mode), "NOT_WRITABLE", "the spill folder ",
+            options_.spill_folder, " is not a folder");
+  std::string path = options_.spill_folder + "/lgdistill-pixels-XXXXXX";
+  spill_ = mkostemp(path.data(), O_CLOEXEC);
+  LGD_CHECK(spill_ >= 0, "NOT_WRITABLE", "cannot create a file for decoded images in ", options_.spill_folder, ": ", why(errno));
+  unlink(path.c_str());  // at once: a killed process leaves nothing behind
+  spill_path_ = std::move(path);
+}
+
+PixelStore::Chunk PixelStore::map_file(size_t bytes) {
+  if (spill_ < 0) open_spill_file();
+  const size_t length = (bytes + overread + 4095) / 4096 * 4096;
+  // Blocks are claimed now: a hole that a full disk cannot fill would end the process with SIGBUS at the first write.
+  const int failed = posix_fallocate(spill_, off_t(spill_length_), off_t(length));
+  LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot grow the file of decoded images in ", options_.spill_folder, " past ", spill_length_ >> 20,
+            " MiB: ", why(failed));
+  void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, spill_, off_t(spill_length_));
+  LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", spill_path_, ": ", why(errno));
+  spill_length_ += length;
+  return {static_cast<uint8_t*>(data), length - overread, 0};
+}
+
+PixelStore::Image PixelStore::image(int64_t index) const {
+  std::lock_guard lock(mutex_);
+  LGD_CHECK(index >= 0 && index < int64_t(images_.size()), "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ",
+            images_.size());
+  return images_[size_t(index)];
+}
+
+PixelStoreInfo PixelStore::info() const {
+  std::lock_guard lock(mutex_);
+  return {int64_t(images_.size()), double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_)};
+}
+
+std::shared_ptr<void>& PixelStore::backend_state(const Device* device) {
+  std::lock_guard lock(mutex_);
+  return backend_state_[device];
+}
+
+PixelStorePtr make_pixel_store(const PixelStoreOptions& options) { return std::make_shared<PixelStore>(options); }
+
+int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes) {
+  constexpr int longest = 1 << 20;  // keeps the arithmetic of the resampling in 64 bits
+  LGD_CHECK(width > 0 && height > 0 && width <= longest && height <= longest, "BAD_SHAPE", "an image's sides must be 1 to ", longest,
+            " pixels, found ", width, "x", height);
+  LGD_CHECK(bytes == size_t(width) * size_t(height) * 3, "BAD_SHAPE", "expected ", size_t(width) * size_t(height) * 3, " bytes of RGB for ", width,
+            "x", height, " pixels, found ", bytes);
+  return store->append(width, height, rgb);
+}
+
+PixelStoreInfo pixel_store_info(const PixelStorePtr& store) { return store->info(); }
+
+}  // namespace lgd
