@@ -44,15 +44,14 @@ const schema = z.strictObject({
   student: group({
     name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
-    dropout: z.number().min(0).lt(1).optional().describe("Dropout before the projection head (default: the architecture's)"),
-    stochasticDepth: z.number().min(0).lt(1).optional().describe("Drop probability of the last residual block (default: the architecture's)"),
+    dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
     weights: text().optional().describe("Weights to start from: a .safetensors file with torchvision's names (default: seeded initialisation)"),
   }),
   loss: group({
     alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (method lgd)'),
     studentTemperature: positive().default(0.2).describe("Temperature of the student's softmax"),
     teacherTemperature: positive().default(0.01).describe("Temperature of the teacher's softmax"),
-    momentum: share().default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
+    momentum: z.number().min(0).lt(1).default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
     queueSize: count().default(4096).describe('Past teacher embeddings kept in the queue (methods seed and hybrid)'),
   }),
   train: group({
