@@ -1,0 +1,39 @@
+import { describe, expect, it } from 'vitest';
+import { makeSchedule } from '../../lib/train/schedule.js';
+
+const published = { learningRate: 0.03, effectiveBatch: 2048, stepsPerEpoch: 625, epochs: 200, warmupEpochs: 5 };
+
+describe('makeSchedule', () => {
+  it('scales the published rate with the batch and peaks at the end of the warm-up', () => {
+    const schedule = makeSchedule(published);
+    expect(schedule).toMatchObject({ totalSteps: 125_000, warmupSteps: 3125 });
+    expect(schedule.peak).toBeCloseTo(0.24, 12);
+    expect(schedule.learningRate(0)).toBeCloseTo(0.24 / 3125, 12);
+    expect(schedule.learningRate(3124)).toBeCloseTo(0.24, 12);
+    expect(schedule.learningRate(3125)).toBeCloseTo(0.24, 12);
+  });
+
+  it('is at half the peak half way down, and just above zero at the last step', () => {
+    const { learningRate, peak } = makeSchedule({ ...published, stepsPerEpoch: 10, epochs: 12, warmupEpochs: 2 });
+    expect(learningRate(70)).toBeCloseTo(peak / 2, 12);
+    expect(learningRate(119)).toBeGreaterThan(0);
+    expect(learningRate(119)).toBeLessThan(peak * 1e-3);
+  });
+
+  it('rises during the warm-up and never after', () => {
+    const { learningRate, totalSteps, warmupSteps } = makeSchedule({ ...published, stepsPerEpoch: 7, epochs: 9, warmupEpochs: 1.5 });
+    expect(warmupSteps).toBe(11);
+    for (let step = 1; step < totalSteps; step++) {
+      const [before, now] = [learningRate(step - 1), learningRate(step)];
+      if (step < warmupSteps) expect(now).toBeGreaterThan(before);
+      else expect(now).toBeLessThanOrEqual(before);
+    }
+  });
+
+  it('is defined without a warm-up and with nothing but one', () => {
+    const without = makeSchedule({ ...published, stepsPerEpoch: 1, epochs: 2, warmupEpochs: 0 });
+    expect([without.learningRate(0), without.learningRate(1)]).toEqual([without.peak, without.peak / 2]);
+    const only = makeSchedule({ ...published, stepsPerEpoch: 2, epochs: 2, warmupEpochs: 2 });
+    expect([0, 1, 2, 3].map((step) => only.learningRate(step) / only.peak)).toEqual([0.25, 0.5, 0.75, 1]);
+  });
+});
