@@ -35,7 +35,7 @@ export function makeSchedule({ learningRate, effectiveBatch, stepsPerEpoch, epoc
     peak,
     learningRate: (step) =>
       step < warmupSteps
-        ? (peak * (step + 1)) / warmupSteps
-        : (peak * (1 + Math.cos((Math.PI * (step - warmupSteps)) / (totalSteps - warmupSteps)))) / 2,
+        ? peak * ((step + 1) / warmupSteps)
+        : peak * ((1 + Math.cos((Math.PI * (step - warmupSteps)) / (totalSteps - warmupSteps))) / 2),
   };
 }
