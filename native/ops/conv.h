@@ -13,7 +13,7 @@ struct ConvShape {
   int k, r, s;                    // output channels, kernel height and width
   int stride, pad, dilation;
   int oh, ow;                     // output
-  int64_t rows() const { return int64_t(n) * oh * ow; }
+  constexpr int64_t rows() const { return int64_t(n) * oh * ow; }
 };
 
 // What happens to an output element before it is stored: act(scale[k] * y + shift[k] + residual). Null pointers are left out.

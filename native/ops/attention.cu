@@ -1,0 +1,91 @@
+// CLIP's attention pooling (ops/attention.h), forward only.
+#include "core/cuda_device.cuh"
+#include "ops/attention.h"
+
+namespace lgd {
+
+namespace {
+
+// A thread has 8 channels of one image and walks over its pixels: x is read once.
+template <class T>
+__global__ void __launch_bounds__(128) tokens_kernel(int pixels, int chunks, const T* x, const float* position, T* tokens) {
+  const int chunk = blockIdx.x * 128 + threadIdx.x, n = blockIdx.y;
+  if (chunk >= chunks) return;
+  F8 sum = zero8();
+  for (int p = 0; p < pixels; ++p) {
+    F8 v = load8(x + ((int64_t(n) * pixels + p) * chunks + chunk) * 8);
+    const F8 at = load8(position + (int64_t(p + 1) * chunks + chunk) * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      sum.v[i] += v.v[i];
+      v.v[i] += at.v[i];
+    }
+    store8(tokens + ((int64_t(n) * (pixels + 1) + p + 1) * chunks + chunk) * 8, v);
+  }
+  const F8 at = load8(position + int64_t(chunk) * 8);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum.v[i] = sum.v[i] / float(pixels) + at.v[i];
+  store8(tokens + (int64_t(n) * (pixels + 1) * chunks + chunk) * 8, sum);
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) first_token_kernel(int64_t vectors, int count, int chunks, const T* tokens, T* y) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256)
+    store8(y + e * 8, load8(tokens + (e / chunks * count * chunks + e % chunks) * 8));
+}
+
+// Block: one head of one image. Warps share the tokens for the scores, then threads share the channels for the average.
+template <class T>
+__global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const T* q, const T* k, const T* v, T* out) {
+  extern __shared__ float shared[];  // scores [tokens]
+  const int head = blockIdx.x, n = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, size = s.channels / s.heads;
+  const int64_t offset = int64_t(head) * size;
+  const T* query = q + int64_t(n) * s.channels + offset;
+  const float scale = rsqrtf(float(size));
+  for (int t = warp; t < s.tokens; t += 4) {
+    const T* key = k + (int64_t(n) * s.tokens + t) * s.channels + offset;
+    float dot = 0;
+    for (int c = lane; c < size; c += 32) dot = fmaf(load1(query + c), load1(key + c), dot);
+#pragma unroll
+    for (int mask = 16; mask; mask >>= 1) dot += shfl_xor(dot, mask);
+    if (lane == 0) shared[t] = dot * scale;
+  }
+  __syncthreads();
+  float most = -INFINITY, total = 0;
+  for (int t = 0; t < s.tokens; ++t) most = fmaxf(most, shared[t]);
+  for (int t = 0; t < s.tokens; ++t) total += __expf(shared[t] - most);
+  for (int c = threadIdx.x; c < size; c += 128) {
+    float sum = 0;
+    for (int t = 0; t < s.tokens; ++t)
+      sum = fmaf(__expf(shared[t] - most), load1(v + (int64_t(n) * s.tokens + t) * s.channels + offset + c), sum);
+    store1(out + int64_t(n) * s.channels + offset + c, sum / total);
+  }
+}
+
+}  // namespace
+
+void tokens_forward_cuda(Context& ctx, int n, int pixels, int c, DType type, const void* x, const float* position, void* tokens) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, tokens_kernel<T>, dim3((c / 8 + 127) / 128, n), 128, 0, pixels, c / 8, static_cast<const T*>(x), position, static_cast<T*>(tokens));
+  });
+}
+
+void first_token_forward_cuda(Context& ctx, int n, int tokens_count, int c, DType type, const void* tokens, void* y) {
+  const int64_t vectors = int64_t(n) * c / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, first_token_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8, static_cast<const T*>(tokens), static_cast<T*>(y));
+  });
+}
+
+void query_attention_forward_cuda(Context& ctx, const AttentionShape& s, DType type, const void* q, const void* k, const void* v, void* out) {
+  LGD_CHECK(s.tokens * 4 <= 48 * 1024, "BAD_SHAPE", "attention pooling holds at most 12,288 tokens on CUDA, found ", s.tokens);
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, attention_kernel<T>, dim3(s.heads, s.n), 128, size_t(s.tokens) * 4, s, static_cast<const T*>(q), static_cast<const T*>(k),
+               static_cast<const T*>(v), static_cast<T*>(out));
+  });
+}
+
+}  // namespace lgd

@@ -1,0 +1,164 @@
+// Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride.
+#include "core/philox.h"
+#include "ops/elementwise.h"
+#include "ops/reduce.cuh"
+
+namespace lgd {
+
+namespace {
+
+unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
+
+template <class T, Act act>
+__global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T* y) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    F8 v = load8(x + e * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v.v[i] = act_of<act>(v.v[i]);
+    store8(y + e * 8, v);
+  }
+}
+
+template <class T, Act act>
+__global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, const T* x, const T* dy, T* dx, bool accumulate) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const F8 v = load8(x + e * 8);
+    F8 g = load8(dy + e * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) g.v[i] *= act_slope<act>(v.v[i]);
+    put8(dx + e * 8, g, accumulate);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) add_kernel(int64_t vectors, const T* a, const T* b, T* y) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    F8 x = load8(a + e * 8);
+    const F8 z = load8(b + e * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] += z.v[i];
+    store8(y + e * 8, x);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) scale_kernel(ScaleShape shape, int64_t vectors, const T* x, const T* s, T* y, bool accumulate) {
+  const int chunks = shape.channels / 8;
+  const int64_t per_image = shape.pixels * chunks;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    F8 v = load8(x + e * 8);
+    const F8 k = load8(s + (e / per_image * chunks + e % chunks) * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v.v[i] *= k.v[i];
+    put8(y + e * 8, v, accumulate);
+  }
+}
+
+// ds[n,c] = sum over the pixels of dy * x. Block: 32 channel chunks x 8 rows of pixels of one image.
+template <class T>
+__global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const T* x, const T* dy, T* ds) {
+  __shared__ float sums[8][32][9];
+  const int chunks = shape.channels / 8, chunk = blockIdx.x * 32 + threadIdx.x;
+  F8 sum = zero8();
+  if (chunk < chunks)
+    for (int64_t p = threadIdx.y; p < shape.pixels; p += 8) {
+      const int64_t at = ((int64_t(blockIdx.y) * shape.pixels + p) * chunks + chunk) * 8;
+      const F8 a = load8(x + at), b = load8(dy + at);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(a.v[i], b.v[i], sum.v[i]);
+    }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sums[threadIdx.y][threadIdx.x][i] = sum.v[i];
+  __syncthreads();
+  if (threadIdx.y != 0 || chunk >= chunks) return;
+  for (int row = 1; row < 8; ++row)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.v[i] += sums[row][threadIdx.x][i];
+  store8(ds + (int64_t(blockIdx.y) * chunks + chunk) * 8, sum);
+}
+
+__device__ __forceinline__ float keep_of(const DropShape& shape, int64_t unit) {
+  const Philox4 draw = philox(shape.seed, shape.step * (uint64_t(1) << 20) + uint64_t(shape.node), uint64_t(unit) / 4);
+  return unit_float(draw.word[unit % 4]) >= shape.p ? 1.f / (1.f - shape.p) : 0.f;
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, T* y, bool accumulate) {
+  const int64_t vectors = shape.count / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    F8 v = load8(x + e * 8);
+    if (shape.elements_per_unit == 1) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of(shape, e * 8 + i);
+    } else {
+      const float keep = keep_of(shape, e * 8 / shape.elements_per_unit);  // a multiple of 8 elements an image
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v.v[i] *= keep;
+    }
+    put8(y + e * 8, v, accumulate);
+  }
+}
+
+}  // namespace
+
+void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, void* y) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    with_act(act, [&](auto tag) {
+      LGD_LAUNCH(ctx, (act_kernel<T, decltype(tag)::act>), grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
+    });
+  });
+}
+
+void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx, bool accumulate) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    with_act(act, [&](auto tag) {
+      LGD_LAUNCH(ctx, (act_backward_kernel<T, decltype(tag)::act>), grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(x),
+                 static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    });
+  });
+}
+
+void add_forward_cuda(Context& ctx, int64_t count, DType type, const void* a, const void* b, void* y) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, add_kernel<T>, grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y));
+  });
+}
+
+void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, void* y) {
+  const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, scale_kernel<T>, grid_for(vectors), 256, 0, shape, vectors, static_cast<const T*>(x), static_cast<const T*>(s), static_cast<T*>(y), false);
+  });
+}
+
+void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, const void* dy, void* dx,
+                                 bool accumulate_dx, void* ds) {
+  const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, scale_kernel<T>, grid_for(vectors), 256, 0, shape, vectors, static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx),
+               accumulate_dx);
+    LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape, static_cast<const T*>(x),
+               static_cast<const T*>(dy), static_cast<T*>(ds));
+  });
+}
+
+void drop_forward_cuda(Context& ctx, const DropShape& shape, DType type, const void* x, void* y) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, drop_kernel<T>, grid_for(shape.count / 8), 256, 0, shape, static_cast<const T*>(x), static_cast<T*>(y), false);
+  });
+}
+
+void drop_backward_cuda(Context& ctx, const DropShape& shape, DType type, const void* dy, void* dx, bool accumulate) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, drop_kernel<T>, grid_for(shape.count / 8), 256, 0, shape, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+  });
+}
+
+}  // namespace lgd

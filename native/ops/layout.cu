@@ -1,0 +1,51 @@
+// Conversions at the borders of a graph (ops/layout.h).
+#include "core/cuda_device.cuh"
+#include "ops/layout.h"
+
+namespace lgd {
+
+namespace {
+
+template <class T>
+__global__ void unpack_kernel(int64_t count, int channels, int stored, const T* x, float* out) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256)
+    out[e] = load1(x + e / channels * stored + e % channels);
+}
+
+template <class T>
+__global__ void pack_kernel(int64_t count, int channels, int stored, const float* d_out, T* dx) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
+    const int64_t row = e / stored, c = e % stored;
+    store1(dx + e, c < channels ? d_out[row * channels + c] : 0.f);
+  }
+}
+
+__global__ void cast_kernel(int64_t count, const float* from, bf16* out) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) out[e] = __float2bfloat16_rn(from[e]);
+}
+
+}  // namespace
+
+void unpack_output_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x, float* out) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, unpack_kernel<T>, blocks_for(rows * channels, 256), 256, 0, rows * channels, channels, stored, static_cast<const T*>(x), out);
+  });
+}
+
+void pack_gradient_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, pack_kernel<T>, blocks_for(rows * stored, 256), 256, 0, rows * stored, channels, stored, d_out, static_cast<T*>(dx));
+  });
+}
+
+void cast_cuda(Context& ctx, int64_t count, DType to, const float* from, void* out) {
+  if (to == DType::f32) {
+    ctx.copy(out, from, size_t(count) * 4);
+    return;
+  }
+  LGD_LAUNCH(ctx, cast_kernel, blocks_for(count, 256), 256, 0, count, from, static_cast<bf16*>(out));
+}
+
+}  // namespace lgd

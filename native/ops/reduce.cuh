@@ -1,0 +1,69 @@
+// Sums over partial results in a fixed order: the second half of every reduction that is split over blocks.
+#pragma once
+#include "core/cuda_device.cuh"
+
+namespace lgd {
+
+constexpr int reduce_columns = 32, reduce_parts = 8;
+
+// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to the threads with part 0.
+// Block: dim3(reduce_columns, reduce_parts); every thread calls it.
+__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column, bool valid) {
+  __shared__ float sums[reduce_parts][reduce_columns + 1];
+  float sum = 0;
+  if (valid)
+    for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
+  __syncthreads();  // the sums of an earlier call may still be read
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  float total = 0;
+  if (threadIdx.y == 0)
+    for (int part = 0; part < reduce_parts; ++part) total += sums[part][threadIdx.x];
+  return total;
+}
+
+// out[i] += sum over splits of partial[split][i].
+static __global__ void add_partials_kernel(const float* partial, int splits, int64_t count, float* out) {
+  const int64_t i = int64_t(blockIdx.x) * reduce_columns + threadIdx.x;
+  const float sum = sum_partials(partial, splits, count, i, i < count);
+  if (threadIdx.y == 0 && i < count) out[i] += sum;
+}
+
+inline void add_partials(Context& ctx, const float* partial, int splits, int64_t count, float* out) {
+  LGD_LAUNCH(ctx, add_partials_kernel, blocks_for(count, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, splits, count, out);
+}
+
+// How a [rows][channels] array is walked for sums per channel: a block takes `width` 8-channel chunks and passes over the rows.
+struct ColumnWalk {
+  int chunks, width, rows_per_pass, groups, splits;
+};
+inline ColumnWalk column_walk(int64_t rows, int channels) {
+  ColumnWalk walk;
+  walk.chunks = channels / 8;
+  walk.width = walk.chunks < 256 ? walk.chunks : 256;
+  walk.groups = (walk.chunks + walk.width - 1) / walk.width;
+  walk.rows_per_pass = 256 / walk.width;
+  const int64_t most = (rows + walk.rows_per_pass * 4 - 1) / (walk.rows_per_pass * 4);  // at least four rows a thread
+  const int64_t wanted = 132 * 4 / walk.groups;
+  walk.splits = int(most < 1 ? 1 : most < wanted ? most : wanted);
+  return walk;
+}
+
+// Adds up what the threads of a block hold for their 8 channels and writes partial[blockIdx.x][offset + channel], pitch floats a block.
+// Block: 256 threads; thread t has chunk t % width and row t / width.
+__device__ __forceinline__ void write_column_sums(const F8& sum, const ColumnWalk& walk, float* partial, int64_t pitch, int offset) {
+  __shared__ float all[256][9];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) all[threadIdx.x][i] = sum.v[i];
+  __syncthreads();
+  for (int e = threadIdx.x; e < walk.width * 8; e += 256) {
+    const int chunk = e / 8;
+    float total = 0;
+    for (int row = 0; row < walk.rows_per_pass; ++row) total += all[row * walk.width + chunk][e % 8];
+    const int channel = int(blockIdx.y) * walk.width * 8 + e;
+    if (channel < walk.chunks * 8) partial[blockIdx.x * pitch + offset + channel] = total;
+  }
+}
+
+}  // namespace lgd
