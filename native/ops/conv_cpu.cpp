@@ -1,41 +1,109 @@
 #include "ops/conv.h"
 
-#include "core/simd.h"
 #include "ops/common_cpu.h"
-#include "ops/norm_act.h"
-
-#define LGD_ISA_FILE "ops/conv_cpu.inl"
-#include "core/foreach_isa.h"
+#include "ops/gemm_cpu.h"
 
 namespace lgd {
 
-void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* w_, const Epilogue& epilogue, void* y_) {
-  const float *x = as_f32(type, x_), *w = as_f32(type, w_);
-  float* y = as_f32(type, y_);
-  const int64_t in = int64_t(s.h) * s.w * s.c, out = int64_t(s.oh) * s.ow * s.k;
-  ctx.pool.for_each(s.n, [&](int, int64_t n) { LGD_DISPATCH(conv_image)(s, x + n * in, w, y + n * out); });
-  affine_act_forward_cpu(ctx, s.rows(), s.k, type, y, epilogue.scale, epilogue.shift, epilogue.residual, epilogue.act, y);
+namespace {
+
+// The taps of a kernel: where each reads relative to a grid's pixel, and where its weights stand.
+struct Taps {
+  std::vector<int> y, x;
+  std::vector<int64_t> weight;
+  int count() const { return int(y.size()); }
+};
+
+Taps forward_taps(const ConvShape& s) {
+  Taps taps;
+  for (int r = 0; r < s.r; ++r)
+    for (int q = 0; q < s.s; ++q) {
+      taps.y.push_back(r * s.dilation - s.pad);
+      taps.x.push_back(q * s.dilation - s.pad);
+      taps.weight.push_back((int64_t(r) * s.s + q) * s.c);
+    }
+  return taps;
+}
+
+Patches input_patches(const ConvShape& s, const float* x, const Taps& taps) {
+  return {x, s.n, s.h, s.w, s.c, s.oh, s.ow, s.stride, taps.count(), taps.y.data(), taps.x.data()};
+}
+
+// Input pixels (py + stride * i, px + stride * j) meet output pixels through the taps with p + pad - r * dilation divisible by the
+// stride, and then at (p + pad - r * dilation) / stride + i: for each of the stride^2 phases a convolution of stride 1.
+Taps phase_taps(const ConvShape& s, int py, int px) {
+  Taps taps;
+  for (int r = 0; r < s.r; ++r)
+    for (int q = 0; q < s.s; ++q) {
+      const int y = py + s.pad - r * s.dilation, x = px + s.pad - q * s.dilation;
+      if (y % s.stride || x % s.stride) continue;
+      taps.y.push_back(y / s.stride);
+      taps.x.push_back(x / s.stride);
+      taps.weight.push_back((int64_t(r) * s.s + q) * s.c);
+    }
+  return taps;
+}
+
+void zero_phase(const ConvShape& s, int py, int px, float* dx) {
+  for (int64_t n = 0; n < s.n; ++n)
+    for (int y = py; y < s.h; y += s.stride)
+      for (int x = px; x < s.w; x += s.stride) std::fill_n(dx + ((n * s.h + y) * s.w + x) * s.c, s.c, 0.0f);
+}
+
+}  // namespace
+
+void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
+  const Taps taps = forward_taps(s);
+  patch_gemm(ctx, {.patches = input_patches(s, as_f32(type, x), taps),
+                   .w = as_f32(type, w),
+                   .tap_weight = taps.weight.data(),
+                   .w_depth = 1,
+                   .w_column = int64_t(s.r) * s.s * s.c,
+                   .out = as_f32(type, y),
+                   .columns = s.k,
+                   .out_h = s.oh,
+                   .out_w = s.ow,
+                   .out_step = 1,
+                   .out_y = 0,
+                   .out_x = 0,
+                   .accumulate = false,
+                   .epilogue = epilogue});
 }
 
 void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {
   const float *dy = as_f32(type, dy_), *w = as_f32(type, w_);
   float* dx = as_f32(type, dx_);
-  const int64_t in = int64_t(s.h) * s.w * s.c, out = int64_t(s.oh) * s.ow * s.k;
-  ctx.pool.for_each(s.n, [&](int, int64_t n) {
-    if (!accumulate) std::fill_n(dx + n * in, in, 0.0f);
-    LGD_DISPATCH(conv_data_gradient_image)(s, dy + n * out, w, dx + n * in);
-  });
+  for (int py = 0; py < std::min(s.stride, s.h); ++py) {
+    for (int px = 0; px < std::min(s.stride, s.w); ++px) {
+      const Taps taps = phase_taps(s, py, px);
+      if (taps.count() == 0) {
+        if (!accumulate) zero_phase(s, py, px, dx);
+        continue;
+      }
+      const int grid_h = int(ceil_div(s.h - py, s.stride)), grid_w = int(ceil_div(s.w - px, s.stride));
+      patch_gemm(ctx, {.patches = {dy, s.n, s.oh, s.ow, s.k, grid_h, grid_w, 1, taps.count(), taps.y.data(), taps.x.data()},
+                       .w = w,
+                       .tap_weight = taps.weight.data(),
+                       .w_depth = int64_t(s.r) * s.s * s.c,
+                       .w_column = 1,
+                       .out = dx,
+                       .columns = s.c,
+                       .out_h = s.h,
+                       .out_w = s.w,
+                       .out_step = s.stride,
+                       .out_y = py,
+                       .out_x = px,
+                       .accumulate = accumulate,
+                       .epilogue = {}});
+    }
+  }
 }
 
-void conv_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x_, const void* dy_, float* dw, float* d_bias) {
-  const float *x = as_f32(type, x_), *dy = as_f32(type, dy_);
-  ctx.pool.for_each(s.k, [&](int, int64_t k) {
-    LGD_DISPATCH(conv_weight_gradient_channel)(s, int(k), x, dy, dw + k * s.r * s.s * s.c);
-    if (!d_bias) return;
-    double sum = 0;
-    for (int64_t row = 0; row < s.rows(); ++row) sum += dy[row * s.k + k];
-    d_bias[k] += float(sum);
-  });
+void conv_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy_, float* dw, float* d_bias) {
+  const float* dy = as_f32(type, dy_);
+  const Taps taps = forward_taps(s);
+  patch_outer(ctx, {input_patches(s, as_f32(type, x), taps), dy, s.k, dw});
+  if (d_bias) column_sums(ctx, s.rows(), s.k, dy, d_bias);
 }
 
 }  // namespace lgd

@@ -1,0 +1,350 @@
+// Vector code of ops/gemm_cpu.h, once per instruction set.
+//
+// Both products keep a tile of tile_rows x tile_vectors vectors in registers: 12 x 2 of the 32 registers of AVX-512, 6 x 2 of 16.
+// A step of the inner loop loads two vectors of one operand and multiplies them with one broadcast number for each row.
+#include "ops/vector_cpu.inl"
+
+namespace lgd::LGD_ISA {
+namespace {
+
+static constexpr int tile_rows = LGD_LANES == 16 ? 12 : 6;
+static constexpr int tile_columns = 2 * lanes;
+
+TileShape tile_shape() { return {tile_rows, tile_columns}; }
+
+// ---- packing of the weights: [panel of tile_columns][tap][depth][tile_columns]; the last panel is one vector wide if that is enough.
+
+// Four columns of four depths: w is contiguous along depth.
+static inline __attribute__((always_inline)) void transpose4(const float* w, int64_t w_column, float* out, int64_t width) {
+  typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+  const Four a = *(const Four*)w, b = *(const Four*)(w + w_column), c = *(const Four*)(w + 2 * w_column), d = *(const Four*)(w + 3 * w_column);
+  const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  *(Four*)out = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+  *(Four*)(out + width) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+  *(Four*)(out + 2 * width) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  *(Four*)(out + 3 * width) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+
+void pack_panel(const PatchGemm& g, int panel, float* out) {
+  const int64_t first = int64_t(panel) * tile_columns, left = g.columns - first, depth = g.patches.depth;
+  const int64_t width = left <= lanes ? lanes : tile_columns, used = left < width ? left : width;
+  for (int t = 0; t < g.patches.taps; ++t, out += depth * width) {
+    const float* w = g.w + g.tap_weight[t] + first * g.w_column;
+    const int64_t whole_columns = g.w_column == 1 ? 0 : used / 4 * 4, whole_depth = depth / 4 * 4;
+    for (int64_t column = 0; column < whole_columns; column += 4)
+      for (int64_t d = 0; d < whole_depth; d += 4) transpose4(w + column * g.w_column + d, g.w_column, out + d * width + column, width);
+    for (int64_t d = 0; d < depth; ++d) {
+      const int64_t done = d < whole_depth ? whole_columns : 0;
+      if (g.w_column == 1)
+        for (int64_t column = 0; column < used; ++column) out[d * width + column] = w[d * g.w_depth + column];
+      else
+        for (int64_t column = done; column < used; ++column) out[d * width + column] = w[d * g.w_depth + column * g.w_column];
+      for (int64_t column = used; column < width; ++column) out[d * width + column] = 0;
+    }
+  }
+}
+
+// ---- rows of patches
+
+// Walks the rows of a grid: image by image, or pixel by pixel over all images.
+struct RowWalk {
+  bool by_pixel;
+  int n, gy, gx;
+};
+
+// Of small images, a large share of the patches hangs over the border. Walked pixel by pixel, the rows of one tile agree on
+// which taps fall outside, and those taps are left out.
+static inline bool small_images(const Patches& p) { return p.taps > 1 && p.grid_h * p.grid_w <= 64 && p.n >= tile_rows; }
+
+static RowWalk row_at(const Patches& p, int64_t row, bool by_pixel) {
+  const int64_t pixels = int64_t(p.grid_h) * p.grid_w;
+  const int64_t n = by_pixel ? row % p.n : row / pixels, pixel = by_pixel ? row / p.n : row % pixels;
+  return {by_pixel, int(n), int(pixel / p.grid_w), int(pixel % p.grid_w)};
+}
+
+static inline void advance(const Patches& p, RowWalk& at) {
+  if (at.by_pixel) {
+    if (++at.n < p.n) return;
+    at.n = 0;
+  }
+  if (++at.gx < p.grid_w) return;
+  at.gx = 0;
+  if (++at.gy < p.grid_h) return;
+  at.gy = 0;
+  ++at.n;
+}
+
+// The pixel that a row and a tap meet, or null outside of the image.
+static inline const float* patch_pixel(const Patches& p, const RowWalk& at, int tap) {
+  const int y = at.gy * p.step + p.tap_y[tap], x = at.gx * p.step + p.tap_x[tap];
+  if (unsigned(y) >= unsigned(p.height) || unsigned(x) >= unsigned(p.width)) return nullptr;
+  return p.image + ((int64_t(at.n) * p.height + y) * p.width + x) * p.depth;
+}
+
+// One patch, side by side: out[taps * depth].
+static void copy_patch(const Patches& p, const RowWalk& at, float* out) {
+  for (int t = 0; t < p.taps; ++t, out += p.depth) {
+    const float* pixel = patch_pixel(p, at, t);
+    if (pixel)
+      for (int d = 0; d < p.depth; ++d) out[d] = pixel[d];
+    else
+      for (int d = 0; d < p.depth; ++d) out[d] = 0;
+  }
+}
+
+// ---- out = patches * weights
+
+// What one tile of rows reads: for each tap that any row meets, `tile_rows` pointers; and where the rows are written.
+struct TileRows {
+  int count, taps;        // rows in use; taps in use
+  int64_t depth;
+  const float** pixels;   // [taps][tile_rows]
+  int* tap;               // which taps
+  float* out[tile_rows];
+};
+
+template <int R, int V>
+static inline __attribute__((always_inline)) void multiply(const TileRows& rows, const float* panel, Vec (&sum)[R][V]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[i][v] = Vec{};
+  for (int t = 0; t < rows.taps; ++t) {
+    const float* a[R];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) a[i] = rows.pixels[t * tile_rows + i];
+    const float* b = panel + rows.tap[t] * rows.depth * (V * lanes);
+    for (int64_t d = 0; d < rows.depth; ++d, b += V * lanes) {
+      Vec column[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) column[v] = load(b + v * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[i][v] += column[v] * a[i][d];
+    }
+  }
+}
+
+template <int R, int V>
+__attribute__((noinline)) void multiply_tile(const TileRows& rows, const float* panel, int64_t column, int width, bool accumulate) {
+  Vec sum[R][V];
+  multiply<R, V>(rows, panel, sum);
+  const int last = width - (V - 1) * lanes;  // columns of the last vector
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    if (i >= rows.count) continue;
+    float* out = rows.out[i] + column;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      float* at = out + v * lanes;
+      if (v < V - 1 || last == lanes) store(at, accumulate ? load(at) + sum[i][v] : sum[i][v]);
+      else store_n(at, accumulate ? load_n(at, last) + sum[i][v] : sum[i][v], last);
+    }
+  }
+}
+
+template <int R>
+static void multiply_panels(const PatchGemm& g, const TileRows& rows, const float* packed, int first, int last) {
+  const int64_t panel_floats = int64_t(g.patches.taps) * g.patches.depth * tile_columns;
+  for (int panel = first; panel < last; ++panel) {
+    const int64_t column = int64_t(panel) * tile_columns, left = g.columns - column;
+    const float* b = packed + panel * panel_floats;
+    if (left <= lanes) multiply_tile<R, 1>(rows, b, column, int(left), g.accumulate);
+    else multiply_tile<R, 2>(rows, b, column, left < tile_columns ? int(left) : tile_columns, g.accumulate);
+  }
+}
+
+static void fill_tile(const PatchGemm& g, RowWalk& at, int count, const float* zeros, float* copies, TileRows& tile) {
+  const Patches& p = g.patches;
+  tile.count = count;
+  RowWalk walk[tile_rows];
+  for (int i = 0; i < count; ++i, advance(p, at)) {
+    walk[i] = at;
+    const int64_t y = g.out_y + int64_t(at.gy) * g.out_step, x = g.out_x + int64_t(at.gx) * g.out_step;
+    tile.out[i] = g.out + ((int64_t(at.n) * g.out_h + y) * g.out_w + x) * g.columns;
+  }
+  for (int i = count; i < tile_rows; ++i) tile.out[i] = nullptr;
+  if (p.copied()) {
+    const int64_t patch = int64_t(p.taps) * p.depth;
+    tile.depth = patch;
+    tile.taps = 1;
+    tile.tap[0] = 0;
+    for (int i = 0; i < tile_rows; ++i) {
+      if (i < count) copy_patch(p, walk[i], copies + i * patch);
+      tile.pixels[i] = i < count ? copies + i * patch : zeros;
+    }
+    return;
+  }
+  tile.depth = p.depth;
+  tile.taps = 0;
+  for (int t = 0; t < p.taps; ++t) {
+    const float** pixels = tile.pixels + tile.taps * tile_rows;
+    bool any = false;
+    for (int i = 0; i < tile_rows; ++i) {
+      const float* pixel = i < count ? patch_pixel(p, walk[i], t) : nullptr;
+      any |= pixel != nullptr;
+      pixels[i] = pixel ? pixel : zeros;
+    }
+    if (any) tile.tap[tile.taps++] = t;
+  }
+}
+
+template <Act act>
+static void finish_row(const Epilogue& e, int64_t first, int64_t count, const float* residual, float* out) {
+  LGD_FOR_VECTORS(i, width, count) {
+    const int64_t c = first + i;
+    Vec u = load_n(out + c, width);
+    if (e.scale) u *= load_n(e.scale + c, width);
+    if (e.shift) u += load_n(e.shift + c, width);
+    if (residual) u += load_n(residual + c, width);
+    store_n(out + c, act_value<act>(u), width);
+  }
+}
+
+static void finish_tile(const PatchGemm& g, const TileRows& tile, int64_t first, int64_t count) {
+  const Epilogue& e = g.epilogue;
+  if (!e.scale && !e.shift && !e.residual && e.act == Act::none) return;
+  with_act(e.act, [&](auto tag) {
+    for (int i = 0; i < tile.count; ++i) {
+      const float* residual = e.residual ? static_cast<const float*>(e.residual) + (tile.out[i] - g.out) : nullptr;
+      finish_row<tag.value>(e, first, count, residual, tile.out[i]);
+    }
+  });
+}
+
+// Rows [row, end) and panels [first, last). `pixels` [taps * tile_rows] and `taps` [taps]: room; `copies`: room for tile_rows patches.
+void multiply_rows(const PatchGemm& g, const float* packed, const float* zeros, int64_t row, int64_t end, int first, int last, const float** pixels, int* taps, float* copies) {
+  TileRows tile;
+  tile.pixels = pixels;
+  tile.tap = taps;
+  const int64_t column = int64_t(first) * tile_columns;
+  const int64_t columns = int64_t(last) * tile_columns < g.columns ? int64_t(last - first) * tile_columns : g.columns - column;
+  RowWalk at = row_at(g.patches, row, small_images(g.patches));
+  while (row < end) {
+    const int count = end - row < tile_rows ? int(end - row) : tile_rows;
+    fill_tile(g, at, count, zeros, copies, tile);
+    if (count > tile_rows * 2 / 3) multiply_panels<tile_rows>(g, tile, packed, first, last);
+    else if (count > tile_rows / 3) multiply_panels<tile_rows * 2 / 3>(g, tile, packed, first, last);
+    else multiply_panels<tile_rows / 3>(g, tile, packed, first, last);
+    finish_tile(g, tile, column, columns);
+    row += count;
+  }
+}
+
+// ---- dw = dy^T * patches
+
+// Pairs of rows that are multiplied: numbers of dy (K of them) and pixels.
+struct RowPairs {
+  int64_t count;
+  const float **dy, **pixels;
+};
+
+// Adds to (or sets) the tile [k, k + rows) x [d, d + last of the V vectors) of dw, rows of dw being `stride` apart.
+// whole: rows == R and the last vector is full.
+template <int R, int V, bool whole>
+__attribute__((noinline)) void outer_tile(const RowPairs& pairs, int64_t k, int rows, int64_t d, int last, float* dw, int64_t stride, bool add) {
+  Vec sum[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[i][v] = Vec{};
+  for (int64_t m = 0; m < pairs.count; ++m) {
+    const float *a = pairs.dy[m] + k, *b = pairs.pixels[m] + d;
+    Vec column[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) column[v] = whole || v < V - 1 ? load(b + v * lanes) : load_n(b + v * lanes, last);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[i][v] += column[v] * a[whole || i < rows ? i : 0];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    if (!whole && i >= rows) continue;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      float* at = dw + (k + i) * stride + d + v * lanes;
+      if (whole || v < V - 1) store(at, add ? load(at) + sum[i][v] : sum[i][v]);
+      else store_n(at, add ? load_n(at, last) + sum[i][v] : sum[i][v], last);
+    }
+  }
+}
+
+template <int V>
+static void outer_panel(const RowPairs& pairs, int64_t k_begin, int64_t k_end, int64_t d, int last, float* dw, int64_t stride, bool add) {
+  constexpr int large = tile_rows, middle = tile_rows * 2 / 3, small = tile_rows / 3;
+  for (int64_t k = k_begin; k < k_end;) {
+    const int64_t left = k_end - k;
+    const int rows = left >= large ? large : left >= middle ? middle : left >= small ? small : int(left);
+    if (last < lanes || rows < small) {
+      if (rows > middle) outer_tile<large, V, false>(pairs, k, rows, d, last, dw, stride, add);
+      else if (rows > small) outer_tile<middle, V, false>(pairs, k, rows, d, last, dw, stride, add);
+      else outer_tile<small, V, false>(pairs, k, rows, d, last, dw, stride, add);
+    } else {
+      if (rows > middle) outer_tile<large, V, true>(pairs, k, rows, d, last, dw, stride, add);
+      else if (rows > small) outer_tile<middle, V, true>(pairs, k, rows, d, last, dw, stride, add);
+      else outer_tile<small, V, true>(pairs, k, rows, d, last, dw, stride, add);
+    }
+    k += rows;
+  }
+}
+
+static void outer_pairs(const RowPairs& pairs, int64_t k_begin, int64_t k_end, int64_t depth, float* dw, int64_t stride, bool add) {
+  for (int64_t d = 0; d < depth; d += tile_columns) {
+    const int64_t left = depth - d < tile_columns ? depth - d : tile_columns;
+    if (left <= lanes) outer_panel<1>(pairs, k_begin, k_end, d, int(left), dw, stride, add);
+    else outer_panel<2>(pairs, k_begin, k_end, d, int(left - lanes), dw, stride, add);
+  }
+}
+
+// Rows [row, end), weights [k_begin, k_end) x taps [tap_begin, tap_end), a block of rows that fits the caches at a time.
+// `pointers` [2 * block]: room; `copies`: room for `block` patches. add: dw holds sums already.
+void outer_rows(const PatchOuter& o, int64_t row, int64_t end, int64_t k_begin, int64_t k_end, int tap_begin, int tap_end, int64_t block, const float** pointers, float* copies, float* dw, bool add) {
+  const Patches& p = o.patches;
+  const int64_t patch = int64_t(p.taps) * p.depth;
+  RowPairs pairs{0, pointers, pointers + block};
+  for (; row < end; row += block, add = true) {
+    const int64_t rows = end - row < block ? end - row : block;
+    if (p.copied() || p.plain()) {
+      RowWalk at = row_at(p, row, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        pairs.dy[i] = o.dy + (row + i) * o.k;
+        pairs.pixels[i] = p.plain() ? p.image + (row + i) * p.depth : copies + i * patch;
+        if (p.plain()) continue;
+        copy_patch(p, at, copies + i * patch);
+        advance(p, at);
+      }
+      pairs.count = rows;
+      outer_pairs(pairs, k_begin, k_end, patch, dw, patch, add);
+      continue;
+    }
+    for (int t = tap_begin; t < tap_end; ++t) {
+      RowWalk at = row_at(p, row, false);
+      pairs.count = 0;
+      for (int64_t i = 0; i < rows; ++i, advance(p, at)) {
+        const float* pixel = patch_pixel(p, at, t);
+        if (!pixel) continue;  // zeros add nothing
+        pairs.dy[pairs.count] = o.dy + (row + i) * o.k;
+        pairs.pixels[pairs.count++] = pixel;
+      }
+      outer_pairs(pairs, k_begin, k_end, p.depth, dw + int64_t(t) * p.depth, patch, add);
+    }
+  }
+}
+
+// sum[k] = sum over rows [row, end) of dy[row, k]; partial sums of 64 rows keep the rounding small.
+void sum_columns(const float* dy, int64_t k, int64_t row, int64_t end, float* sum) {
+  for (int64_t first = row; first < end; first += 64) {
+    const int64_t last = end - first < 64 ? end : first + 64;
+    LGD_FOR_VECTORS(c, width, k) {
+      Vec v = first == row ? Vec{} : load_n(sum + c, width), part = {};
+      for (int64_t r = first; r < last; ++r) part += load_n(dy + r * k + c, width);
+      store_n(sum + c, v + part, width);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lgd::LGD_ISA
