@@ -1,0 +1,285 @@
+/**
+ * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best` are links swapped by rename.
+ * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
+ * new checkpoint is whole.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { TextualSemanticsBank } from '../banks/textual.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { SemanticState } from '../native.js';
+import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
+import { version } from '../version.js';
+import { readStudent, studentFile, writeStudent, type StudentInfo } from './student-file.js';
+
+/** What a checkpoint holds: all that the next step depends on. */
+export interface CheckpointContent {
+  info: StudentInfo;
+  /** The student's parameters and buffers. */
+  weights: WeightRecord;
+  /** Momentum of its parameters. */
+  momentum: WeightRecord;
+  /** undefined for method seed. */
+  bank: TextualSemanticsBank | undefined;
+  /** Visual anchors, seen flags and queue; the textual rows are the bank's. */
+  semantic: SemanticState;
+  /** Plain data of the loop: sampler position, best metric, recent losses. */
+  progress: unknown;
+}
+
+export interface Manifest {
+  format: string;
+  version: string;
+  step: number;
+  epoch: number;
+  /** What makes a checkpoint the best of its run, and the best so far; null before there is one. */
+  best: { metric: string; value: number; step: number } | null;
+  files: Record<string, { bytes: number; sha256: string }>;
+}
+
+export interface WriteOptions {
+  best: Manifest['best'];
+  /** Is this checkpoint the best so far? */
+  isBest: boolean;
+  /** How many of the latest are kept, besides the best one. */
+  keep: number;
+}
+
+const stateFile = 'state.safetensors';
+const bankFile = 'bank.safetensors';
+const manifestFile = 'manifest.json';
+const manifestFormat = 'lgdistill-checkpoint';
+const stateFormat = 'lgdistill-state';
+const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
+
+/** The checkpoints of one run. */
+export class CheckpointStore {
+  private constructor(readonly folder: string) {}
+
+  /**
+   * Opens (and makes) `checkpoints/` of a run folder, and clears away what a process left half written.
+   * @throws LgdError NOT_WRITABLE
+   */
+  static async open(runFolder: string): Promise<CheckpointStore> {
+    const store = new CheckpointStore(join(runFolder, 'checkpoints'));
+    try {
+      await mkdir(store.folder, { recursive: true });
+      for (const name of await readdir(store.folder)) {
+        const path = join(store.folder, name);
+        const isStale = name.startsWith('.') || (folderName.test(name) && !(await exists(join(path, manifestFile))));
+        if (isStale) await rm(path, { recursive: true, force: true });
+      }
+    } catch (cause) {
+      throw writeError(store.folder, cause);
+    }
+    return store;
+  }
+
+  /** The folder a link stands for, or undefined where there is no such link. */
+  async target(link: 'last' | 'best'): Promise<string | undefined> {
+    try {
+      return join(this.folder, basename(await readlink(join(this.folder, link))));
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Folders of whole checkpoints, oldest first. */
+  async list(): Promise<string[]> {
+    const found: string[] = [];
+    for (const name of await readdir(this.folder)) {
+      if (folderName.test(name) && (await exists(join(this.folder, name, manifestFile)))) found.push(name);
+    }
+    return found.sort(byAge).map((name) => join(this.folder, name));
+  }
+
+  /**
+   * Writes a checkpoint and points `last` (and `best`) at it; then removes those that are no longer kept.
+   * @returns its folder
+   * @throws LgdError NOT_WRITABLE; the earlier checkpoints are as they were
+   */
+  async write(content: CheckpointContent, { best, isBest, keep }: WriteOptions): Promise<string> {
+    const partial = join(this.folder, `.partial-${process.pid}`);
+    try {
+      await rm(partial, { recursive: true, force: true });
+      await mkdir(partial);
+      await writeContent(partial, content, best);
+      const name = await this.#freeName(content.info.step);
+      await rename(partial, join(this.folder, name));
+      await syncFolder(this.folder);
+      if (isBest) await this.#point('best', name);
+      await this.#point('last', name);
+      await this.#forget(name, keep);
+      return join(this.folder, name);
+    } catch (cause) {
+      await rm(partial, { recursive: true, force: true }).catch(() => undefined);
+      throw writeError(this.folder, cause);
+    }
+  }
+
+  /**
+   * Reads a checkpoint after checking every file against the manifest.
+   * @param which `last`; `previous`, the one before it; `best`; or a checkpoint's folder
+   * @throws LgdError FILE_NOT_FOUND (none), BAD_CHECKPOINT naming the file at fault
+   */
+  async read(which: string): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
+    const folder = await this.#locate(which);
+    return readCheckpoint(folder);
+  }
+
+  async #locate(which: string): Promise<string> {
+    const last = await this.target('last');
+    if (which === 'last' || which === 'best') {
+      const folder = which === 'last' ? last : await this.target('best');
+      if (folder !== undefined) return folder;
+    } else if (which === 'previous') {
+      const earlier = (await this.list()).filter((folder) => last === undefined || byAge(basename(folder), basename(last)) < 0);
+      if (earlier.length > 0) return earlier.at(-1)!;
+    } else return which;
+    throw new LgdError('FILE_NOT_FOUND', `there is no ${which} checkpoint in ${this.folder}.`, {
+      mend: which === 'last' ? 'Check the run folder, or start the run anew' : 'Resume from last',
+    });
+  }
+
+  /** A step reached twice (its state differs when an evaluation came between) gets a second folder: the pointed-to one is never touched. */
+  async #freeName(step: number): Promise<string> {
+    const name = `step-${String(step).padStart(8, '0')}`;
+    for (let copy = 0; ; copy++) {
+      const candidate = copy === 0 ? name : `${name}.${copy}`;
+      if (!(await exists(join(this.folder, candidate)))) return candidate;
+    }
+  }
+
+  async #point(link: 'last' | 'best', name: string): Promise<void> {
+    const temporary = join(this.folder, `.${link}-${process.pid}`);
+    await rm(temporary, { force: true });
+    await symlink(name, temporary);
+    await rename(temporary, join(this.folder, link));
+    await syncFolder(this.folder);
+  }
+
+  /** Removes all but the `keep` latest up to `latest` and the best; later ones belong to a course that was given up by resuming before it. */
+  async #forget(latest: string, keep: number): Promise<void> {
+    const best = await this.target('best');
+    const upToNow = (await this.list()).filter((folder) => byAge(basename(folder), latest) <= 0);
+    const kept = new Set([...upToNow.slice(-keep), best]);
+    for (const folder of await this.list()) {
+      if (kept.has(folder)) continue;
+      await rm(join(folder, manifestFile)); // from here on it no longer counts
+      await rm(folder, { recursive: true });
+    }
+  }
+}
+
+/** Oldest first. */
+function byAge(a: string, b: string): number {
+  const [, stepA = 0, copyA = 0] = folderName.exec(a) ?? [];
+  const [, stepB = 0, copyB = 0] = folderName.exec(b) ?? [];
+  return Number(stepA) - Number(stepB) || Number(copyA) - Number(copyB);
+}
+
+async function writeContent(folder: string, content: CheckpointContent, best: Manifest['best']): Promise<void> {
+  const { info, weights, momentum, bank, semantic, progress } = content;
+  await writeStudent(join(folder, studentFile), info, weights);
+  await bank?.save(join(folder, bankFile));
+  const rows = (data: Float32Array): TensorRecord => ({ shape: [data.length / info.embeddingSize, info.embeddingSize], data });
+  const tensors: [string, TensorRecord][] = Object.entries(momentum).map(([name, tensor]) => [`momentum.${name}`, tensor]);
+  if (semantic.visual !== undefined) tensors.push(['visual_bank', rows(semantic.visual)]);
+  if (semantic.seen !== undefined) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
+  if (semantic.queue !== undefined) tensors.push(['queue', rows(semantic.queue)]);
+  await writeSafetensors(join(folder, stateFile), tensors, {
+    format: stateFormat,
+    version,
+    queuePosition: String(semantic.queuePosition ?? 0),
+    queueFilled: String(semantic.queueFilled ?? 0),
+    progress: JSON.stringify(progress),
+  });
+  const files: Manifest['files'] = {};
+  for (const name of [studentFile, stateFile, ...(bank === undefined ? [] : [bankFile])]) {
+    const path = join(folder, name);
+    files[name] = { bytes: (await stat(path)).size, sha256: await hashFile(path) };
+  }
+  const manifest: Manifest = { format: manifestFormat, version, step: info.step, epoch: info.epoch, best, files };
+  await writeFileAtomically(join(folder, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+  await syncFolder(folder);
+}
+
+/**
+ * Reads a checkpoint folder after checking every file against the manifest.
+ * @throws LgdError BAD_CHECKPOINT naming the file at fault
+ */
+export async function readCheckpoint(folder: string): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
+  const manifest = await readManifest(folder);
+  for (const [name, expected] of Object.entries(manifest.files)) await checkFile(join(folder, name), expected);
+  try {
+    const { info, weights } = await readStudent(join(folder, studentFile));
+    const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
+    const momentum: WeightRecord = {};
+    for (const [name, { shape, data }] of tensors) {
+      if (name.startsWith('momentum.')) momentum[name.slice('momentum.'.length)] = { shape, data: data as Float32Array };
+    }
+    const semantic: SemanticState = {
+      visual: tensors.get('visual_bank')?.data as Float32Array | undefined,
+      seen: tensors.get('seen')?.data as Uint8Array | undefined,
+      queue: tensors.get('queue')?.data as Float32Array | undefined,
+      queuePosition: Number(metadata['queuePosition']),
+      queueFilled: Number(metadata['queueFilled']),
+    };
+    const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
+    return { folder, manifest, info, weights, momentum, bank, semantic, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
+  } catch (cause) {
+    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { cause });
+  }
+}
+
+async function readManifest(folder: string): Promise<Manifest> {
+  const path = join(folder, manifestFile);
+  const bad = (why: string, cause?: unknown) => badCheckpoint(path, why, cause);
+  let manifest: Manifest;
+  try {
+    manifest = JSON.parse(await readFile(path, 'utf8')) as Manifest;
+  } catch (cause) {
+    throw bad(systemErrorCode(cause) === 'ENOENT' ? 'it is not there, so the checkpoint was never finished' : (cause as Error).message, cause);
+  }
+  if (manifest?.format !== manifestFormat || typeof manifest.files !== 'object' || manifest.files === null) throw bad("it is not a checkpoint's manifest");
+  for (const name of [studentFile, stateFile]) if (manifest.files[name] === undefined) throw bad(`it does not list ${name}`);
+  return manifest;
+}
+
+async function checkFile(path: string, { bytes, sha256 }: { bytes: number; sha256: string }): Promise<void> {
+  const found = await stat(path).catch((cause: unknown) => {
+    throw badCheckpoint(path, 'it is missing', cause);
+  });
+  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes instead of ${bytes}`);
+  const hash = await hashFile(path).catch((cause: unknown) => {
+    throw badCheckpoint(path, `it cannot be read (${(cause as Error).message})`, cause);
+  });
+  if (hash !== sha256) throw badCheckpoint(path, 'its content does not match its checksum');
+}
+
+function badCheckpoint(path: string, why: string, cause?: unknown): LgdError {
+  return new LgdError('BAD_CHECKPOINT', `${path} is damaged: ${why}.`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(() => true, () => false);
+}
+
+async function hashFile(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  return hash.digest('hex');
+}
+
+/** Makes renames in a folder last through a power cut. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
