@@ -1,0 +1,144 @@
+import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
+import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
+import type { GraphSpec } from './graph.js';
+import { checkWeights, type WeightRecord } from './weights.js';
+
+/** How activations are stored; weights, statistics and results are float32 either way. */
+export type Precision = 'float32' | 'bfloat16';
+
+export interface CompileOptions {
+  /** B, images a call. */
+  batch: number;
+  /** Side of the square input, in pixels. */
+  resolution: number;
+  /** Default: bfloat16 on CUDA, float32 on the CPU. */
+  precision?: Precision;
+  /** false: forward only, with folded norms and less memory. Default: true. */
+  training?: boolean;
+}
+
+export interface SgdOptions {
+  learningRate: number;
+  /** Default 0.9. */
+  momentum?: number;
+  /** Default 0. */
+  weightDecay?: number;
+  /** Does weight decay reach norm scales and biases? Default: true, as published. */
+  decayNormAndBias?: boolean;
+  /** 1 / accumulated batches; default 1. */
+  gradientScale?: number;
+}
+
+/**
+ * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work and return at once;
+ * a fault in queued work reaches the next call that waits ({@link state}, a tensor read, `device.synchronize()`).
+ */
+export class CompiledEncoder implements Disposable {
+  readonly batch: number;
+  readonly resolution: number;
+  readonly precision: Precision;
+  readonly training: boolean;
+  readonly #handle: EncoderHandle;
+  readonly #output: TensorHandle;
+
+  /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
+  constructor(readonly device: Device, readonly graph: GraphSpec, { batch, resolution, precision, training = true }: CompileOptions) {
+    checkWhole('batch', batch, 65_536);
+    checkWhole('resolution', resolution, 4096);
+    const { precisions } = device.info;
+    this.precision = precision ?? precisions[0]!;
+    if (!precisions.includes(this.precision)) {
+      throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, { option: 'precision', found: precision, allowed: precisions.join(', ') });
+    }
+    [this.batch, this.resolution, this.training] = [batch, resolution, training];
+    this.#handle = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
+    this.#output = device.addon.encoderOutput(this.#handle);
+  }
+
+  /** Sizes, multiply-adds an image, parameters, bytes, kernels a call. */
+  get info(): EncoderInfo {
+    return this.device.addon.encoderInfo(this.#handle);
+  }
+
+  /** The result of the last forward, [B, outputs] float32. */
+  get output(): TensorHandle {
+    return this.#output;
+  }
+
+  /** A batch of images that {@link forwardTensor} takes, [B,3,R,R] to its writer; zero at first. */
+  makeImages(): TensorHandle {
+    return this.device.addon.makeImages(this.device.handle, this.batch, this.resolution, this.resolution, this.precision === 'bfloat16');
+  }
+
+  /** Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. */
+  forwardTensor(images: TensorHandle, { training = false, seed = 0, step = 0 }: { training?: boolean; seed?: number; step?: number } = {}): void {
+    this.device.addon.forward(this.#handle, images, { training, seed, step });
+  }
+
+  /** Queues the backward pass of the last training forward, whose images must still be there; adds to the gradients. `dOutput`: dL/d output, [B, outputs]. */
+  backwardTensor(dOutput: TensorHandle): void {
+    this.device.addon.backward(this.#handle, dOutput);
+  }
+
+  zeroGradients(): void {
+    this.device.addon.zeroGradients(this.#handle);
+  }
+
+  /** PyTorch's SGD: v <- momentum v + (scale g + decay w); w <- w - lr v. */
+  sgdStep({ learningRate, momentum = 0.9, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 }: SgdOptions): void {
+    this.device.addon.sgdStep(this.#handle, { learningRate, momentum, weightDecay, decayNormAndBias, gradientScale });
+  }
+
+  /** Sets parameters and buffers, all of them. @throws LgdError BAD_MODEL */
+  load(record: Readonly<WeightRecord>): void {
+    checkWeights(this.graph, record);
+    for (const { name } of this.graph.parameters) this.device.addon.writeParameter(this.#handle, name, 'value', record[name]!.data);
+  }
+
+  /** Parameters and buffers, as {@link load} takes them. */
+  async state(): Promise<WeightRecord> {
+    return this.#read('value');
+  }
+
+  /** Gradients of the parameters, summed since {@link zeroGradients}. */
+  async gradients(): Promise<WeightRecord> {
+    return this.#read('gradient');
+  }
+
+  /** Momentum of the parameters; zeros before the first step. */
+  async optimiserState(): Promise<WeightRecord> {
+    return this.#read('momentum');
+  }
+
+  /** @throws LgdError BAD_MODEL */
+  loadOptimiserState(record: Readonly<WeightRecord>): void {
+    checkWeights(this.graph, record, 'trainable');
+    for (const { name, trainable } of this.graph.parameters) {
+      if (trainable) this.device.addon.writeParameter(this.#handle, name, 'momentum', record[name]!.data);
+    }
+  }
+
+  /** Frees the device memory once queued work is done; later calls throw DISPOSED. */
+  dispose(): void {
+    this.device.addon.release(this.#output);
+    this.device.addon.release(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  async #read(slot: ParameterSlot): Promise<WeightRecord> {
+    const wanted = this.graph.parameters.filter(({ trainable }) => trainable || slot === 'value');
+    const read = wanted.map(({ name }) => this.device.addon.readParameter(this.#handle, name, slot));
+    const values = await Promise.all(read);
+    return Object.fromEntries(wanted.map(({ name, shape }, i) => [name, { shape: [...shape], data: values[i]! }]));
+  }
+}
+
+/** @throws LgdError BAD_OPTION unless value is a whole number from 1 to most */
+export function checkWhole(option: string, value: unknown, most: number): asserts value is number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= most) return;
+  throw new LgdError('BAD_OPTION', 'this number does not fit.', { option, found: value, allowed: `a whole number from 1 to ${most}` });
+}

@@ -1,0 +1,147 @@
+import type { Device } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import type { EncoderInfo, TensorHandle } from '../native.js';
+import { CompiledEncoder, type Precision, type SgdOptions } from './compiled.js';
+import type { GraphSpec } from './graph.js';
+import { initialWeights } from './initialise.js';
+import { checkSeed, studentGraph, type GraphOptions } from './student.js';
+import type { WeightRecord } from './weights.js';
+
+export interface EncoderOptions extends GraphOptions {
+  device: Device;
+  /** Side of the square input in pixels; default 224. */
+  resolution?: number;
+  /** B, images a call; default 1. */
+  batch?: number;
+  /** Default float32; bfloat16 on CUDA only. */
+  precision?: Precision;
+  /** Of the start values; default 0. */
+  seed?: number;
+  /** Dropout and stochastic depth in training; default false, so that a pass is a function of its input alone. */
+  dropping?: boolean;
+  /** false: a forward-only encoder, faster and smaller. Default true. */
+  training?: boolean;
+}
+
+export interface ForwardOptions {
+  /** Batch statistics, which also move the running ones, and dropping; default false. */
+  training?: boolean;
+  /** Key of the random numbers of dropout and stochastic depth; default 0. */
+  seed?: number;
+  step?: number;
+  signal?: AbortSignal;
+}
+
+/** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
+export class Encoder implements Disposable {
+  readonly graph: GraphSpec;
+  readonly batch: number;
+  readonly resolution: number;
+  readonly outputs: number;
+  /** The same encoder for callers whose tensors stay on the device. */
+  readonly compiled: CompiledEncoder;
+  readonly #device: Device;
+  readonly #images: TensorHandle;
+  readonly #dOutput: TensorHandle | undefined;
+
+  /** Use {@link createEncoder}, or give a compiled graph of your own; the encoder then owns it. */
+  constructor(compiled: CompiledEncoder) {
+    this.compiled = compiled;
+    ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution } = compiled);
+    this.outputs = compiled.info.outputSize;
+    this.#images = compiled.makeImages();
+    if (compiled.training) this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
+  }
+
+  /** Sizes, multiply-adds an image, parameters, bytes. */
+  get info(): EncoderInfo {
+    return this.compiled.info;
+  }
+
+  /** Sets parameters and buffers by torchvision's names. @throws LgdError BAD_MODEL naming what is missing, unknown or misshapen */
+  load(record: Readonly<WeightRecord>): void {
+    this.compiled.load(record);
+  }
+
+  /** Parameters and buffers by torchvision's names, as {@link load} takes them. */
+  async state(): Promise<WeightRecord> {
+    return this.compiled.state();
+  }
+
+  /** Momentum of the parameters; zeros before the first step. */
+  async optimiserState(): Promise<WeightRecord> {
+    return this.compiled.optimiserState();
+  }
+
+  /**
+   * @param images [N,3,R,R], NCHW, normalised; N = batch in training, 1 to batch otherwise
+   * @returns [N, outputs]
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED
+   */
+  async forward(images: Float32Array, { training = false, seed, step, signal }: ForwardOptions = {}): Promise<Float32Array> {
+    throwIfAborted(signal, 'the forward pass');
+    const { addon } = this.#device;
+    const size = 3 * this.resolution * this.resolution;
+    const count = images.length / size;
+    if (!Number.isInteger(count) || count < 1 || count > this.batch || (training && count !== this.batch)) {
+      throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [3,${this.resolution},${this.resolution}].`, {
+        option: 'images', allowed: training ? `${this.batch} images` : `1 to ${this.batch} images`,
+      });
+    }
+    let whole = images;
+    if (count < this.batch) {
+      whole = new Float32Array(this.batch * size);
+      whole.set(images);
+    }
+    addon.writeImages(this.#images, whole);
+    this.compiled.forwardTensor(this.#images, { training, seed, step });
+    const output = await addon.readTensor(this.compiled.output);
+    return count < this.batch ? output.slice(0, count * this.outputs) : output;
+  }
+
+  /**
+   * Backward of the last training forward.
+   * @param dOutput dL/d output, [B, outputs]
+   * @returns the gradient of every parameter, in torchvision's layout (OIHW)
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (no training forward right before), DISPOSED
+   */
+  async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
+    const tensor = this.#dOutput;
+    if (tensor === undefined) throw new LgdError('BAD_OPTION', 'this encoder is forward only.', { option: 'training', mend: 'Create it with training: true' });
+    this.#device.addon.writeTensor(tensor, dOutput);
+    this.compiled.zeroGradients();
+    this.compiled.backwardTensor(tensor);
+    const gradients = await this.compiled.gradients();
+    return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
+  }
+
+  /** One SGD step with the gradients of the last {@link backward}; resolves when it is done. */
+  async sgdStep(options: SgdOptions): Promise<void> {
+    this.compiled.sgdStep(options);
+    await this.#device.synchronize();
+  }
+
+  /** Frees the device memory; later calls throw DISPOSED. */
+  dispose(): void {
+    this.compiled.dispose();
+    this.#device.addon.release(this.#images);
+    if (this.#dOutput !== undefined) this.#device.addon.release(this.#dOutput);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * Builds a student by name (see listStudents) with start values drawn from the seed, and compiles it.
+ * @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY, DISPOSED
+ */
+export async function createEncoder(name: string, options: EncoderOptions): Promise<Encoder> {
+  const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false } = options;
+  const { outputs, embeddingSize, widthMultiplier } = options;
+  const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
+  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training });
+  compiled.load(initialWeights(graph, checkSeed(seed)));
+  return new Encoder(compiled);
+}

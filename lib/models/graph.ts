@@ -1,0 +1,216 @@
+import { LgdError } from '../errors.js';
+import type { GraphNode } from '../native.js';
+
+/** Activation functions, by torchvision's names. */
+export type Activation = 'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid';
+
+/** How a parameter starts; initialise.ts draws it. */
+export type Initialisation = { kind: 'constant'; value: number } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
+
+export interface GraphParameter {
+  /** torchvision's name. */
+  name: string;
+  /** torchvision's shape: OIHW, [O,I], [C]. */
+  shape: number[];
+  /** false: a buffer (a running statistic). */
+  trainable: boolean;
+  /** Takes part in weight decay when norm scales and biases are left out of it. */
+  decay: boolean;
+  init: Initialisation;
+}
+
+/** A network as plain data: what native/graph compiles. native/graph/graph.h lists the operations. */
+export interface GraphSpec {
+  name: string;
+  /** In execution order. Node i makes value i + 1; value 0 is the image batch. */
+  nodes: GraphNode[];
+  parameters: GraphParameter[];
+  /** The value that is the result, [B,1,1,C]. */
+  output: number;
+}
+
+/** A value in a graph under construction: what a node makes, or the image batch. */
+export interface Value {
+  readonly index: number;
+  readonly channels: number;
+  /** Name of the node that makes it. */
+  readonly name: string;
+}
+
+export interface ConvOptions {
+  channels: number;
+  kernel?: number;
+  stride?: number;
+  /** Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1. */
+  padding?: number;
+  dilation?: number;
+  /** 1 (default), or the input's channels: a depthwise convolution. */
+  groups?: number;
+  bias?: boolean;
+}
+
+export interface LinearOptions {
+  features: number;
+  /** Starts of weight and bias; default: PyTorch's Linear. */
+  init?: { weight: Initialisation; bias: Initialisation };
+}
+
+export interface BuilderOptions {
+  /** Of every batch norm; torch.nn.BatchNorm2d's defaults. */
+  norm?: { eps: number; momentum: number };
+  /** false leaves dropout and stochastic depth out. */
+  dropping?: boolean;
+}
+
+export const zeros: Initialisation = { kind: 'constant', value: 0 };
+export const ones: Initialisation = { kind: 'constant', value: 1 };
+
+/** Kaiming normal, mode fan_out (He et al. 2015): what torchvision starts convolutions with. `shape` is OIHW. */
+export function kaimingFanOut([out = 1, , height = 1, width = 1]: number[]): Initialisation {
+  return { kind: 'normal', std: Math.sqrt(2 / (out * height * width)) };
+}
+
+/** PyTorch's Linear: weight and bias uniform within 1 / sqrt(inputs). */
+export function linearDefault(inputs: number): { weight: Initialisation; bias: Initialisation } {
+  const init: Initialisation = { kind: 'uniform', bound: 1 / Math.sqrt(inputs) };
+  return { weight: init, bias: init };
+}
+
+/**
+ * Builds a {@link GraphSpec} node by node. Methods take the name of the module as torchvision's state dict spells it
+ * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input.
+ */
+export class GraphBuilder {
+  /** The image batch, [B,H,W,3]. */
+  readonly images: Value = { index: 0, channels: 3, name: 'images' };
+  readonly #nodes: GraphNode[] = [];
+  readonly #parameters: GraphParameter[] = [];
+  readonly #norm: { eps: number; momentum: number };
+  readonly #dropping: boolean;
+
+  constructor(readonly name: string, { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true }: BuilderOptions = {}) {
+    this.#norm = norm;
+    this.#dropping = dropping;
+  }
+
+  conv(x: Value, name: string, options: ConvOptions): Value {
+    const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
+    const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
+    const shape = [channels, x.channels / groups, kernel, kernel];
+    const parameters = [this.#parameter(`${name}.weight`, shape, kaimingFanOut(shape), true)];
+    if (bias) parameters.push(this.#parameter(`${name}.bias`, [channels], zeros, false));
+    return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
+  }
+
+  linear(x: Value, name: string, { features, init = linearDefault(x.channels) }: LinearOptions): Value {
+    const parameters = [
+      this.#parameter(`${name}.weight`, [features, x.channels], init.weight, true),
+      this.#parameter(`${name}.bias`, [features], init.bias, false),
+    ];
+    return this.#node('linear', name, [x], features, {}, parameters);
+  }
+
+  batchNorm(x: Value, name: string): Value {
+    const parameters = [
+      this.#parameter(`${name}.weight`, [x.channels], ones, false),
+      this.#parameter(`${name}.bias`, [x.channels], zeros, false),
+      this.#parameter(`${name}.running_mean`, [x.channels], zeros, false, false),
+      this.#parameter(`${name}.running_var`, [x.channels], ones, false, false),
+    ];
+    return this.#node('batchNorm', name, [x], x.channels, this.#norm, parameters);
+  }
+
+  activation(x: Value, kind: Activation): Value {
+    return this.#node('activation', `${x.name}.${kind}`, [x], x.channels, { kind });
+  }
+
+  relu(x: Value): Value {
+    return this.activation(x, 'relu');
+  }
+
+  add(a: Value, b: Value): Value {
+    return this.#node('add', `${a.name}.add`, [a, b], a.channels);
+  }
+
+  /** Each channel of x times s, [B,1,1,C]. */
+  channelScale(x: Value, s: Value): Value {
+    return this.#node('channelScale', `${s.name}.scale`, [x, s], x.channels);
+  }
+
+  maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
+    return this.#node('maxPool', `${x.name}.maxPool`, [x], x.channels, options);
+  }
+
+  /** Mean of windows that touch without overlap. */
+  avgPool(x: Value, kernel: number): Value {
+    return this.#node('avgPool', `${x.name}.avgPool`, [x], x.channels, { kernel });
+  }
+
+  /** Mean over all positions. */
+  globalPool(x: Value): Value {
+    return this.#node('globalPool', `${x.name}.pool`, [x], x.channels);
+  }
+
+  dropout(x: Value, p: number): Value {
+    return this.#dropping && p > 0 ? this.#node('dropout', `${x.name}.dropout`, [x], x.channels, { p }) : x;
+  }
+
+  /** Drops whole images of a residual branch (Huang et al. 2016). */
+  stochasticDepth(x: Value, p: number): Value {
+    return this.#dropping && p > 0 ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p }) : x;
+  }
+
+  /** torchvision's Conv2dNormActivation: `name.0` the convolution, `name.1` its norm. */
+  convNorm(x: Value, name: string, options: ConvOptions, activation?: Activation): Value {
+    const normed = this.batchNorm(this.conv(x, `${name}.0`, options), `${name}.1`);
+    return activation === undefined ? normed : this.activation(normed, activation);
+  }
+
+  /** Squeeze and excitation (Hu et al. 2018): x times gate(fc2(activation(fc1(mean of x)))). */
+  squeezeExcite(x: Value, name: string, squeezed: number, activation: Activation, gate: Activation): Value {
+    const hidden = this.conv(this.globalPool(x), `${name}.fc1`, { channels: squeezed, bias: true });
+    const excited = this.conv(this.activation(hidden, activation), `${name}.fc2`, { channels: x.channels, bias: true });
+    return this.channelScale(x, this.activation(excited, gate));
+  }
+
+  /** A sequence of the mean and all positions of x, each with its row of `position` [positions + 1, C] added. */
+  tokens(x: Value, position: string, positions: number): Value {
+    const parameters = [this.#parameter(position, [positions + 1, x.channels], { kind: 'normal', std: x.channels ** -0.5 }, true)];
+    return this.#node('tokens', position, [x], x.channels, {}, parameters);
+  }
+
+  firstToken(x: Value): Value {
+    return this.#node('firstToken', `${x.name}.first`, [x], x.channels);
+  }
+
+  /** Attention of one query an image, [B,1,1,C], over keys and values that are sequences. */
+  queryAttention(q: Value, k: Value, v: Value, heads: number): Value {
+    return this.#node('queryAttention', `${q.name}.attention`, [q, k, v], q.channels, { heads });
+  }
+
+  finish(output: Value): GraphSpec {
+    return { name: this.name, nodes: this.#nodes, parameters: this.#parameters, output: output.index };
+  }
+
+  #node(op: string, name: string, inputs: Value[], channels: number, attributes: Record<string, number | string> = {}, parameters: string[] = []): Value {
+    this.#nodes.push({ op, name, inputs: inputs.map((value) => value.index), parameters, attributes });
+    return { index: this.#nodes.length, channels, name };
+  }
+
+  #parameter(name: string, shape: number[], init: Initialisation, decay: boolean, trainable = true): string {
+    if (this.#parameters.some((parameter) => parameter.name === name)) throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`);
+    this.#parameters.push({ name, shape, trainable, decay, init });
+    return name;
+  }
+}
+
+/** torchvision's rounding of scaled channel counts: to a multiple of `divisor`, never more than a tenth below `value`. */
+export function makeDivisible(value: number, divisor = 8): number {
+  const rounded = Math.max(divisor, Math.floor((value + divisor / 2) / divisor) * divisor);
+  return rounded < 0.9 * value ? rounded + divisor : rounded;
+}
+
+/** Parameters as torchvision counts them: trainable ones, without buffers. */
+export function countParameters(graph: GraphSpec): number {
+  return graph.parameters.filter((parameter) => parameter.trainable).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+}

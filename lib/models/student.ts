@@ -1,0 +1,103 @@
+import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
+import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
+import type { GraphSpec } from './graph.js';
+import { initialWeights } from './initialise.js';
+import type { Head } from './students/definition.js';
+import { findStudent } from './students/registry.js';
+import { checkWeights, type WeightRecord } from './weights.js';
+
+export interface GraphOptions {
+  /** Classes of torchvision's classifier; give this or embeddingSize. */
+  outputs?: number;
+  /** D of the distillation head (`head.0`, `head.2`), which stands in the classifier's place. */
+  embeddingSize?: number;
+  /** Scales the channels of the MobileNets, 0.1 to 4; default 1. */
+  widthMultiplier?: number;
+  /** Dropout and stochastic depth, as torchvision has them; default true. */
+  dropping?: boolean;
+}
+
+/**
+ * The graph of a student.
+ * @throws LgdError BAD_OPTION for an unknown name (with the nearest one) or an option out of range
+ */
+export function studentGraph(name: string, { outputs, embeddingSize, widthMultiplier = 1, dropping = true }: GraphOptions): GraphSpec {
+  const definition = findStudent(name);
+  if (typeof widthMultiplier !== 'number' || !(widthMultiplier >= 0.1 && widthMultiplier <= 4)) {
+    throw new LgdError('BAD_OPTION', 'this width does not fit.', { option: 'widthMultiplier', found: widthMultiplier, allowed: 'a number from 0.1 to 4' });
+  }
+  if (widthMultiplier !== 1 && !definition.scalable) {
+    throw new LgdError('BAD_OPTION', `${name} has no width multiplier.`, { option: 'widthMultiplier', found: widthMultiplier, allowed: '1' });
+  }
+  return definition.build({ head: headOf(outputs, embeddingSize), widthMultiplier, dropping });
+}
+
+function headOf(outputs: number | undefined, embeddingSize: number | undefined): Head {
+  if ((outputs === undefined) === (embeddingSize === undefined)) {
+    throw new LgdError('BAD_OPTION', 'give a number of classes, or the size of the embedding, and not both.', { option: 'outputs', found: outputs, mend: 'Set outputs or embeddingSize' });
+  }
+  if (outputs !== undefined) {
+    checkWhole('outputs', outputs, 1_000_000);
+    return { kind: 'classifier', outputs };
+  }
+  checkWhole('embeddingSize', embeddingSize, 65_536);
+  return { kind: 'projection', embeddingSize };
+}
+
+export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
+  device: Device;
+  embeddingSize: number;
+  /** Of the start values; default 0. */
+  seed?: number;
+}
+
+/** A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. */
+export class Student {
+  #weights: WeightRecord;
+
+  /** Use {@link createStudent}. */
+  constructor(
+    readonly name: string,
+    readonly device: Device,
+    readonly embeddingSize: number,
+    readonly widthMultiplier: number,
+    readonly graph: GraphSpec,
+    weights: WeightRecord,
+  ) {
+    this.#weights = weights;
+  }
+
+  /** Parameters and buffers that {@link compile} starts from. */
+  get weights(): WeightRecord {
+    return this.#weights;
+  }
+
+  /** Replaces the weights. @throws LgdError BAD_MODEL */
+  load(record: Readonly<WeightRecord>): void {
+    checkWeights(this.graph, record);
+    this.#weights = Object.fromEntries(this.graph.parameters.map(({ name }) => [name, record[name]!]));
+  }
+
+  /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
+  compile(options: CompileOptions): CompiledEncoder {
+    const compiled = new CompiledEncoder(this.device, this.graph, options);
+    compiled.load(this.#weights);
+    return compiled;
+  }
+}
+
+/**
+ * A student with a projection head and start values drawn from a seed.
+ * @throws LgdError BAD_OPTION
+ */
+export function createStudent(name: string, { device, seed = 0, ...options }: StudentOptions): Student {
+  const graph = studentGraph(name, { ...options, outputs: undefined });
+  return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, initialWeights(graph, checkSeed(seed)));
+}
+
+/** @throws LgdError BAD_OPTION */
+export function checkSeed(seed: number): number {
+  if (Number.isSafeInteger(seed) && seed >= 0) return seed;
+  throw new LgdError('BAD_OPTION', 'this is not a seed.', { option: 'seed', found: seed, allowed: 'a whole number from 0 to 2^53 - 1' });
+}

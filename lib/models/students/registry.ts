@@ -1,0 +1,28 @@
+import { LgdError } from '../../errors.js';
+import { nearestName } from '../../text/spelling.js';
+import type { StudentDefinition } from './definition.js';
+import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
+import { mobilenetV2 } from './mobilenet_v2.js';
+import { mobilenetV3Large, mobilenetV3Small } from './mobilenet_v3.js';
+import { resnet18, resnet34 } from './resnet.js';
+
+const definitions: StudentDefinition[] = [
+  resnet18, resnet34,
+  mobilenetV2, mobilenetV3Small, mobilenetV3Large,
+  efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3,
+];
+
+/** Names of all students. */
+export function listStudents(): string[] {
+  return definitions.map((definition) => definition.name);
+}
+
+/** @throws LgdError BAD_OPTION with the nearest name */
+export function findStudent(name: string): StudentDefinition {
+  const found = definitions.find((definition) => definition.name === name);
+  if (found) return found;
+  const near = nearestName(name, listStudents());
+  throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
+    option: 'student', found: name, allowed: listStudents().join(', '), mend: near === undefined ? undefined : `Did you mean ${near}?`,
+  });
+}

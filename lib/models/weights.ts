@@ -1,0 +1,33 @@
+import { LgdError } from '../errors.js';
+import type { GraphSpec } from './graph.js';
+
+/** Parameters and buffers by torchvision's names, in torchvision's layout (OIHW). */
+export type WeightRecord = Record<string, { shape: number[]; data: Float32Array }>;
+
+const named = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
+
+/**
+ * Checks that a record holds exactly a graph's parameters and buffers (or, with `part` 'trainable', its parameters alone).
+ * PyTorch's num_batches_tracked counters are ignored.
+ * @throws LgdError BAD_MODEL naming the first few that are missing, unknown, or of another shape
+ */
+export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, part: 'all' | 'trainable' = 'all'): void {
+  const expected = new Map(graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]));
+  const missing = [...expected.keys()].filter((name) => record[name] === undefined);
+  const unknown = Object.keys(record).filter((name) => !expected.has(name) && !name.endsWith('num_batches_tracked'));
+  const misshapen = [...expected].flatMap(([name, shape]) => {
+    const found = record[name];
+    const count = shape.reduce((a, b) => a * b, 1);
+    if (found === undefined || (found.shape.join() === shape.join() && found.data.length === count)) return [];
+    return [`${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
+  });
+  const faults = [
+    ...(missing.length > 0 ? [`missing: ${named(missing)}`] : []),
+    ...(unknown.length > 0 ? [`unknown: ${named(unknown)}`] : []),
+    ...(misshapen.length > 0 ? [`of another shape: ${named(misshapen)}`] : []),
+  ];
+  if (faults.length === 0) return;
+  throw new LgdError('BAD_MODEL', `these weights do not fit ${graph.name}; ${faults.join('; ')}.`, {
+    mend: 'Check the architecture, its width multiplier, and its number of outputs',
+  });
+}
