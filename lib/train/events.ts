@@ -1,0 +1,88 @@
+/** What a run tells while it goes on. */
+import type { ZeroShotScore } from '../evaluate/score.js';
+import type { SemanticMetrics } from '../native.js';
+
+/** Before the first step. */
+export interface StartEvent {
+  type: 'start';
+  /** Steps already done: 0, or those of the checkpoint that is continued. */
+  step: number;
+  /** Steps of the whole schedule. */
+  totalSteps: number;
+  /** Step at which this run ends: totalSteps, or train.maxSteps. */
+  lastStep: number;
+  /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */
+  stepsPerEpoch: number;
+  /** Training images. */
+  images: number;
+  /** Images an optimiser step. */
+  effectiveBatch: number;
+}
+
+/** After each step; the numbers are those of this step alone (rates: since the last logged step). */
+export interface StepEvent extends SemanticMetrics {
+  type: 'step';
+  /** Steps done. */
+  step: number;
+  /** Passes over the images done, with its fraction. */
+  epoch: number;
+  learningRate: number;
+  imagesPerSecond: number;
+  /** Share of the time that the loop spent on batches, foreign teachers and its caller rather than waiting for the device. */
+  dataWait: number;
+  /** Was it written to metrics.jsonl? */
+  logged: boolean;
+}
+
+/** After each evaluation. */
+export interface EvaluationEvent {
+  type: 'evaluation';
+  step: number;
+  epoch: number;
+  student: ZeroShotScore;
+  /** Absent for a teacher of precomputed embeddings. */
+  teacher: ZeroShotScore | undefined;
+  /** Is this the best so far? */
+  best: boolean;
+  seconds: number;
+}
+
+/** After each checkpoint. */
+export interface CheckpointEvent {
+  type: 'checkpoint';
+  step: number;
+  epoch: number;
+  folder: string;
+  /** Is it the best so far? */
+  best: boolean;
+}
+
+/** The last event of a run that its signal stopped; its checkpoint is written. */
+export interface InterruptedEvent {
+  type: 'interrupted';
+  step: number;
+  epoch: number;
+  folder: string;
+}
+
+/** The last event of a run that came to its end. */
+export interface DoneEvent {
+  type: 'done';
+  step: number;
+  epoch: number;
+  folder: string;
+  /** The chosen metric's best value and where it was reached. */
+  best: { metric: string; value: number; step: number } | null;
+  seconds: number;
+}
+
+export type RunEvent = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
+
+/** Phases before the first step that take long. */
+export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images';
+
+export interface PhaseProgress {
+  phase: Phase;
+  done: number;
+  total: number;
+}
