@@ -1,0 +1,61 @@
+import sharp from 'sharp';
+import { LgdError } from '../errors.js';
+
+/** A decoded image: `pixels` is RGB, 8 bits, row by row, height * width * 3 bytes. */
+export interface DecodedImage {
+  width: number;
+  height: number;
+  pixels: Uint8Array;
+}
+
+export interface DecodeOptions {
+  /** Images are reduced so that their short side has this many pixels; smaller ones stay as they are. */
+  shortSide: number;
+  /** Colour behind transparent pixels, as CSS writes it. */
+  background?: string;
+}
+
+/** A longer image keeps only the middle of its long side: a strip tells little, and one crop would cost as much as a whole batch. */
+export const longestAspect = 4;
+/** A picture that takes longer than this is given up as broken. */
+const timeoutSeconds = 60;
+
+/**
+ * Decodes an image in any format that sharp reads. EXIF orientation is applied; CMYK, greyscale, palettes, 16-bit and wide-gamut colours
+ * become 8-bit sRGB; transparent pixels lie on the background; of an animation the first frame is taken; SVG is drawn at the size asked for.
+ * The short side becomes min(short side, shortSide) by an antialiased cubic (a = -1/2) after the decoder's own reduction; the long side
+ * keeps the aspect, up to 4 times the short one, then its middle is kept.
+ * @throws LgdError BAD_IMAGE saying why
+ */
+export async function decodeImage(bytes: Uint8Array, { shortSide, background = '#ffffff' }: DecodeOptions): Promise<DecodedImage> {
+  try {
+    const { width, height, density } = await sizeOf(bytes, shortSide);
+    const { data, info } = await sharp(bytes, { failOn: 'error', density })
+      .timeout({ seconds: timeoutSeconds })
+      .autoOrient()
+      .flatten({ background })
+      .resize({ ...targetSize(width, height, shortSide), fit: 'cover', position: 'centre', kernel: 'cubic' })
+      .toColourspace('srgb')
+      .raw({ depth: 'uchar' })
+      .toBuffer({ resolveWithObject: true });
+    if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
+    return { width: info.width, height: info.height, pixels: data };
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.trim().split('\n')[0]! : String(cause);
+    throw new LgdError('BAD_IMAGE', bytes.length === 0 ? 'the file is empty.' : `${why.replace(/\.$/, '')}.`, { cause });
+  }
+}
+
+/** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
+async function sizeOf(bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
+  const { autoOrient: { width, height }, format, density = 72 } = await sharp(bytes).metadata();
+  if (format !== 'svg') return { width, height, density: undefined };
+  const scale = shortSide / Math.min(width, height);
+  return { width: width * scale, height: height * scale, density: Math.min(100_000, Math.max(1, density * scale)) };
+}
+
+function targetSize(width: number, height: number, shortSide: number): { width: number; height: number } {
+  const short = Math.max(1, Math.min(shortSide, Math.round(Math.min(width, height))));
+  const long = Math.max(short, Math.min(longestAspect * short, Math.round((Math.max(width, height) / Math.min(width, height)) * short)));
+  return width <= height ? { width: short, height: long } : { width: long, height: short };
+}

@@ -1,0 +1,153 @@
+import { readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { extname, join } from 'node:path';
+import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+
+/** Images by index, undecoded. */
+export interface ImageSource {
+  /** The folder, or a word for where the images come from. */
+  readonly root: string;
+  /** Path of each image relative to the root, '/'-separated, sorted by UTF-16 code units. */
+  readonly ids: readonly string[];
+  /** Index into {@link classNames} of each image; absent for unlabelled images. */
+  readonly labels?: Int32Array;
+  readonly classNames?: readonly string[];
+  /** The encoded bytes of an image. */
+  read(index: number): Promise<Buffer>;
+}
+
+/** Endings of the files taken for images, lower case. */
+export const imageExtensions: ReadonlySet<string> = new Set([
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.tif', '.tiff', '.avif', '.svg',
+]);
+
+export interface ImageFolderOptions {
+  /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
+  labels?: 'folders' | 'none';
+  signal?: AbortSignal;
+}
+
+interface Found {
+  ids: string[];
+  others: Map<string, number>;
+}
+
+/**
+ * The images of a folder, at any depth. Hidden files and folders are left out; links are followed, a folder that can be reached in two ways
+ * is read once. With labels: classes are the first-level folders that hold an image, sorted.
+ * @throws LgdError FILE_NOT_FOUND (no such folder), BAD_DATASET (a file, no images, images outside the class folders), ABORTED
+ */
+export async function openImageFolder(root: string, { labels = 'none', signal }: ImageFolderOptions = {}): Promise<ImageSource> {
+  await checkFolder(root);
+  const found: Found = { ids: [], others: new Map() };
+  await walk(root, found, signal);
+  if (found.ids.length === 0) throw noImages(root, found.others);
+  const ids = found.ids.sort((a, b) => (a < b ? -1 : 1));
+  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!));
+  return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
+}
+
+async function checkFolder(root: string): Promise<void> {
+  let isFolder: boolean;
+  try {
+    isFolder = (await stat(root)).isDirectory();
+  } catch (cause) {
+    const missing = ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '');
+    if (!missing) throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
+    throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { mend: 'Check the path; it is relative to the current folder', cause });
+  }
+  if (!isFolder) throw new LgdError('BAD_DATASET', `${root} is a file.`, { allowed: 'a folder of images', mend: 'Give the folder that holds the images' });
+}
+
+async function walk(root: string, found: Found, signal: AbortSignal | undefined): Promise<void> {
+  const visited = new Set<string>();
+  const pending = [''];
+  for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
+    throwIfAborted(signal, 'reading the image folder');
+    const path = join(root, folder);
+    const real = await realpath(path);
+    if (visited.has(real)) continue;
+    visited.add(real);
+    const below: string[] = [];
+    for (const entry of await readFolder(path)) {
+      if (entry.name.startsWith('.')) continue;
+      const id = folder === '' ? entry.name : `${folder}/${entry.name}`;
+      const kind = entry.isSymbolicLink() ? await targetKind(join(path, entry.name)) : entry.isDirectory() ? 'folder' : entry.isFile() ? 'file' : 'other';
+      if (kind === 'folder') below.push(id);
+      else if (kind === 'file' && imageExtensions.has(extname(entry.name).toLowerCase())) found.ids.push(id);
+      else count(found.others, kind === 'file' ? extname(entry.name).toLowerCase() || 'no ending' : kind);
+    }
+    // Sorted and taken from the end of the list, so that of two ways to one folder the same is taken on every file system.
+    pending.push(...below.sort().reverse());
+  }
+}
+
+async function readFolder(path: string) {
+  try {
+    return await readdir(path, { withFileTypes: true });
+  } catch (cause) {
+    throw new LgdError('BAD_DATASET', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
+  }
+}
+
+async function targetKind(path: string): Promise<'folder' | 'file' | 'other' | 'broken link'> {
+  try {
+    const target = await stat(path);
+    return target.isDirectory() ? 'folder' : target.isFile() ? 'file' : 'other';
+  } catch {
+    return 'broken link';
+  }
+}
+
+function count(counts: Map<string, number>, key: string): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
+}
+
+function noImages(root: string, others: ReadonlyMap<string, number>): LgdError {
+  const list = [...others].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([kind, number]) => `${number} ${kind}`);
+  return new LgdError('BAD_DATASET', `no images in ${root}: ${list.length === 0 ? 'it is empty' : `it holds ${list.join(', ')}`}.`, {
+    allowed: `files ending in ${[...imageExtensions].join(' ')}`,
+    mend: 'Give a folder of images, or convert these',
+  });
+}
+
+function classesOf(root: string, ids: readonly string[]): { labels: Int32Array; classNames: string[] } {
+  const loose = ids.filter((id) => !id.includes('/'));
+  if (loose.length > 0) {
+    throw new LgdError('BAD_DATASET', `${loose.length} images of ${root} lie in no class folder, such as ${loose.slice(0, 3).join(', ')}.`, {
+      allowed: 'one folder a class, images in those',
+      mend: 'Move them into class folders, or take the images without labels',
+    });
+  }
+  const folderOf = (id: string): string => id.slice(0, id.indexOf('/'));
+  const classNames = [...new Set(ids.map(folderOf))].sort();
+  const index = new Map(classNames.map((name, i) => [name, i]));
+  return { labels: Int32Array.from(ids, (id) => index.get(folderOf(id))!), classNames };
+}
+
+/** An image in memory: encoded bytes in any format that a file may have. */
+export interface ImageBytes {
+  id: string;
+  bytes: Uint8Array;
+  label?: number;
+}
+
+/**
+ * A source of images in memory, in the order given. Either all have a label, an index into `classNames`, or none has.
+ * @throws LgdError BAD_DATASET
+ */
+export function imagesFromBuffers(images: readonly ImageBytes[], classNames?: readonly string[]): ImageSource {
+  const bad = (message: string): LgdError => new LgdError('BAD_DATASET', message);
+  if (images.length === 0) throw bad('there are no images.');
+  const read = (index: number): Promise<Buffer> => {
+    const { bytes } = images[index]!;
+    return Promise.resolve(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  };
+  const source = { root: '(memory)', ids: images.map(({ id }) => id), read };
+  const labelled = images.filter(({ label }) => label !== undefined).length;
+  if (labelled === 0) return source;
+  if (labelled < images.length) throw bad(`${labelled} of ${images.length} images have a label; all must have one, or none.`);
+  if (classNames === undefined) throw bad('the images have labels, but there are no class names.');
+  const wrong = images.find(({ label }) => !(Number.isInteger(label) && label! >= 0 && label! < classNames.length));
+  if (wrong) throw bad(`image ${wrong.id} has the label ${wrong.label}; there are ${classNames.length} classes.`);
+  return { ...source, labels: Int32Array.from(images, ({ label }) => label!), classNames };
+}

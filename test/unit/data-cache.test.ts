@@ -1,0 +1,138 @@
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { describe, expect, it } from 'vitest';
+import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
+import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { loadAddon } from '../../lib/native.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { brokenFiles, picture } from '../fixtures/images/draw.js';
+import { noteSkip, sharedPath } from '../shared.js';
+
+const addon = loadAddon();
+const spillFolder = temporaryFolder();
+const options: ImageCacheOptions = { addon, resolution: 28, margin: 256 / 224, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.05 };
+
+/** `count` pictures of one grey level each, image i of level i * 5; the ones named in `broken` are no pictures. */
+async function levels(count: number, broken: readonly number[] = []): Promise<ImageSource> {
+  const images = Array.from({ length: count }, async (_, i) => {
+    const colour = { r: i * 5, g: i * 5, b: i * 5 };
+    const bytes = broken.includes(i) ? Buffer.from('no picture') : await sharp({ create: { width: 40 + (i % 3), height: 50, channels: 3, background: colour } }).png().toBuffer();
+    return { id: `image ${i}`, bytes, label: i % 2 };
+  });
+  return imagesFromBuffers(await Promise.all(images), ['even', 'odd']);
+}
+
+/** Mean level of each cached image, 0 to 255, through the evaluation transform. */
+async function cachedLevels(cache: ImageCache): Promise<number[]> {
+  const device = addon.openDevice('cpu', 0, 1);
+  const images = Array.from({ length: cache.length }, (_, i) => i);
+  const tensor = addon.makeImages(device, images.length, 2, 2, false);
+  addon.augment(cache.store, { train: false, mean: [0, 0, 0], std: [1, 1, 1] }, { images, drawIds: images, seed: 0, epoch: 0 }, tensor);
+  const values = await addon.readImages(tensor);
+  return images.map((i) => Math.round(values[i * 12]! * 255));
+}
+
+describe('ImageCache', () => {
+  it('keeps order, ids, labels and places, leaving out broken images', async () => {
+    using cache = await ImageCache.build(await levels(40, [3, 17]), options);
+    const kept = Array.from({ length: 40 }, (_, i) => i).filter((i) => i !== 3 && i !== 17);
+    expect(cache.length).toBe(38);
+    expect([...cache.sourceIndex]).toEqual(kept);
+    expect(cache.ids).toEqual(kept.map((i) => `image ${i}`));
+    expect([...cache.labels!]).toEqual(kept.map((i) => i % 2));
+    expect(cache.classNames).toEqual(['even', 'odd']);
+    expect(cache.shortSide).toBe(32);
+    expect(cache.bytes).toBe(kept.reduce((sum, i) => sum + 32 * Math.round((50 / (40 + (i % 3))) * 32) * 3, 0));
+    expect(await cachedLevels(cache)).toEqual(kept.map((i) => i * 5));
+    expect(cache.broken.map(({ id }) => id)).toEqual(['image 3', 'image 17']);
+    expect(cache.broken[0]!.reason).toMatch(/unsupported/i);
+  });
+
+  it('spills to a file past the memory limit, with the same pixels', async () => {
+    using cache = await ImageCache.build(await levels(20), { ...options, memoryLimitBytes: 20_000 });
+    expect(cache.spilledBytes).toBeGreaterThan(0);
+    expect(cache.bytes - cache.spilledBytes).toBeLessThanOrEqual(20_000);
+    expect(await cachedLevels(cache)).toEqual(Array.from({ length: 20 }, (_, i) => i * 5));
+    await expect(ImageCache.build(await levels(5), { ...options, memoryLimitBytes: 0, spillFolder: join(spillFolder, 'missing') })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  });
+
+  it('stops on too many broken images, naming some', async () => {
+    await expect(ImageCache.build(await levels(40, [1, 2, 3]), options)).rejects.toMatchObject({
+      code: 'TOO_MANY_BROKEN_IMAGES', option: 'data.maxBrokenShare', message: expect.stringContaining('image 1 ('),
+    });
+    using cache = await ImageCache.build(await levels(40, [1, 2, 3]), { ...options, maxBrokenShare: 0.1 });
+    expect(cache.length).toBe(37);
+  });
+
+  it('says so when nothing can be decoded', async () => {
+    await expect(ImageCache.build(await levels(3, [0, 1, 2]), options)).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    await expect(ImageCache.build(await levels(3, [0, 1, 2]), { ...options, maxBrokenShare: 1 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    const many = Array.from({ length: 200 }, (_, i) => i);
+    await expect(ImageCache.build(await levels(200, many), options)).rejects.toMatchObject({ message: expect.stringContaining('50 of the first 50') });
+  });
+
+  it('reports progress, lets timers run and stops on a signal', async () => {
+    const reports: CacheProgress[] = [];
+    let ticks = 0;
+    const timer = setInterval(() => (ticks += 1), 1);
+    using cache = await ImageCache.build(await levels(30, [2]), { ...options, onProgress: (progress) => reports.push(progress) });
+    clearInterval(timer);
+    expect(cache.length).toBe(29);
+    expect(ticks).toBeGreaterThan(0);
+    expect(reports.at(-1)).toEqual({ done: 30, total: 30, broken: 1 });
+    const controller = new AbortController();
+    const onProgress = (): void => controller.abort();
+    await expect(ImageCache.build(await levels(30), { ...options, signal: controller.signal, onProgress })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+
+  it('refuses options out of range, and use after dispose', async () => {
+    const source = await levels(1);
+    for (const change of [{ resolution: 0 }, { resolution: 1.5 }, { margin: 0.9 }, { memoryLimitBytes: -1 }, { maxBrokenShare: 1.1 }]) {
+      await expect(ImageCache.build(source, { ...options, ...change })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    }
+    const cache = await ImageCache.build(source, options);
+    cache.dispose();
+    cache.dispose();
+    expect(() => cache.store).toThrow(expect.objectContaining({ code: 'DISPOSED' }));
+  });
+});
+
+describe('a folder of everything', () => {
+  it('decodes what is sound and counts what is broken', async () => {
+    const folder = join(spillFolder, 'everything');
+    await mkdir(folder);
+    const noise = Buffer.from(Uint16Array.from({ length: 30 * 20 * 3 }, (_, i) => (i * 40503) & 0xffff).buffer);
+    const sound: Record<string, Buffer> = {
+      'cmyk.jpg': await picture(50, 40).toColourspace('cmyk').jpeg().toBuffer(),
+      'one.png': await picture(1, 1).png().toBuffer(),
+      'turned.jpg': await picture(50, 40).withMetadata({ orientation: 6 }).jpeg().toBuffer(),
+      'deep.png': await sharp(new Uint16Array(noise.buffer, noise.byteOffset, 1800), { raw: { width: 30, height: 20, channels: 3 } }).toColourspace('rgb16').png().toBuffer(),
+      'grey-alpha.png': await sharp(noise.subarray(0, 1200), { raw: { width: 30, height: 20, channels: 2 } }).toColourspace('b-w').png().toBuffer(),
+      'animated.gif': await sharp([await picture(9, 9).png().toBuffer(), await picture(9, 9).negate().png().toBuffer()], { join: { animated: true } }).gif().toBuffer(),
+      'long.webp': await picture(4000, 8).webp().toBuffer(),
+      'drawing.svg': Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><circle cx="5" cy="5" r="4" fill="red"/></svg>'),
+      'png-named.jpg': await picture(20, 20).png().toBuffer(),
+    };
+    const broken = await brokenFiles();
+    for (const [name, bytes] of Object.entries({ ...sound, ...broken })) await writeFile(join(folder, name), bytes);
+    const source = await openImageFolder(folder);
+    await rm(join(folder, 'one.png')); // gone between listing and reading
+    using cache = await ImageCache.build(source, { ...options, maxBrokenShare: 1 });
+    expect(cache.ids).toEqual(Object.keys(sound).filter((name) => name !== 'one.png').sort());
+    expect(cache.broken.map(({ id }) => id)).toEqual([...Object.keys(broken), 'one.png'].sort());
+    expect(await readdir(spillFolder)).toEqual(['everything']);
+  });
+
+  const photos = sharedPath('data', 'photos');
+  if (photos === undefined) noteSkip('decoding of full-size photos', 'there is no shared folder');
+  it.skipIf(photos === undefined)('decodes full-size photos', async () => {
+    const source = await openImageFolder(photos!, { labels: 'folders' });
+    const started = performance.now();
+    using cache = await ImageCache.build(source, { ...options, resolution: 224 });
+    console.log(`${cache.length} photos decoded to ${cache.shortSide} px, ${Math.round(cache.length / ((performance.now() - started) / 1000))} images/s`);
+    expect(cache.broken).toEqual([]);
+    expect(cache.length).toBe(source.ids.length);
+    expect(cache.classNames!.length).toBe(new Set(cache.labels).size);
+  });
+});

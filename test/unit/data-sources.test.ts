@@ -1,0 +1,85 @@
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { imagesFromBuffers, openImageFolder } from '../../lib/data/sources.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const root = temporaryFolder();
+
+async function folderOf(name: string, files: readonly string[]): Promise<string> {
+  const folder = join(root, name);
+  await mkdir(folder, { recursive: true });
+  for (const file of files) {
+    await mkdir(dirname(join(folder, file)), { recursive: true });
+    await writeFile(join(folder, file), file);
+  }
+  return folder;
+}
+
+describe('openImageFolder', () => {
+  it('finds images at any depth, sorted, and nothing else', async () => {
+    const folder = await folderOf('deep', ['b.JPG', 'a/z.png', 'a/deep/er/y.webp', 'notes.txt', '.hidden.png', '.thumbs/x.jpg', 'Z.gif', 'a.tiff', 'é.avif', 'x.svg', 'x.jpeg']);
+    const source = await openImageFolder(folder);
+    expect(source.ids).toEqual(['Z.gif', 'a.tiff', 'a/deep/er/y.webp', 'a/z.png', 'b.JPG', 'x.jpeg', 'x.svg', 'é.avif']);
+    expect(source.labels).toBeUndefined();
+    expect((await source.read(3)).toString()).toBe('a/z.png');
+  });
+
+  it('labels by first-level folder', async () => {
+    const folder = await folderOf('classes', ['dog/1.jpg', 'dog/more/2.jpg', 'cat/1.jpg', 'empty/readme.md', 'ant hill/3.png']);
+    const source = await openImageFolder(folder, { labels: 'folders' });
+    expect(source.classNames).toEqual(['ant hill', 'cat', 'dog']);
+    expect(source.ids.map((id, i) => [id, source.labels![i]])).toEqual([['ant hill/3.png', 0], ['cat/1.jpg', 1], ['dog/1.jpg', 2], ['dog/more/2.jpg', 2]]);
+  });
+
+  it('refuses images outside the class folders when there must be labels', async () => {
+    const folder = await folderOf('loose', ['dog/1.jpg', 'stray.jpg']);
+    await expect(openImageFolder(folder, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('stray.jpg') });
+  });
+
+  it('follows links once, and survives circles and broken links', async () => {
+    const folder = await folderOf('links', ['real/1.jpg']);
+    const elsewhere = await folderOf('elsewhere', ['2.jpg']);
+    await symlink(folder, join(folder, 'real', 'up'));
+    await symlink(elsewhere, join(folder, 'other'));
+    await symlink(join(elsewhere, '2.jpg'), join(folder, 'linked.jpg'));
+    await symlink(join(folder, 'nowhere.jpg'), join(folder, 'broken.jpg'));
+    expect((await openImageFolder(folder)).ids).toEqual(['linked.jpg', 'other/2.jpg', 'real/1.jpg']);
+    const throughLink = join(root, 'link-to-links');
+    await symlink(folder, throughLink);
+    expect((await openImageFolder(throughLink)).ids).toHaveLength(3);
+  });
+
+  it('explains what is wrong with a path', async () => {
+    await expect(openImageFolder(join(root, 'missing'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.any(String) });
+    const folder = await folderOf('none', ['a.txt', 'b.txt', 'c.bmp', 'README']);
+    await expect(openImageFolder(join(folder, 'a.txt'))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('is a file') });
+    await expect(openImageFolder(join(folder, 'a.txt', 'below'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/2 \.txt.*1 \.bmp|2 \.txt, 1 no ending/) });
+    await expect(openImageFolder(await folderOf('empty', []))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('empty') });
+  });
+
+  it('stops on a signal', async () => {
+    await expect(openImageFolder(root, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
+
+describe('imagesFromBuffers', () => {
+  const bytes = Uint8Array.of(1, 2, 3);
+
+  it('keeps order, bytes and labels', async () => {
+    const source = imagesFromBuffers([{ id: 'b', bytes: new Uint8Array(bytes.buffer, 1, 2), label: 1 }, { id: 'a', bytes, label: 0 }], ['x', 'y']);
+    expect(source.ids).toEqual(['b', 'a']);
+    expect(source.labels).toEqual(Int32Array.of(1, 0));
+    expect([...(await source.read(0))]).toEqual([2, 3]);
+  });
+
+  it('refuses labels that say nothing', () => {
+    const refuse = (...args: Parameters<typeof imagesFromBuffers>) => expect(() => imagesFromBuffers(...args)).toThrow(expect.objectContaining({ code: 'BAD_DATASET' }));
+    refuse([]);
+    refuse([{ id: 'a', bytes, label: 0 }]);
+    refuse([{ id: 'a', bytes, label: 0 }, { id: 'b', bytes }], ['x']);
+    refuse([{ id: 'a', bytes, label: 1 }], ['x']);
+    refuse([{ id: 'a', bytes, label: 0.5 }], ['x', 'y']);
+  });
+});
