@@ -3,6 +3,7 @@
 // Both products keep a tile of tile_rows x tile_vectors vectors in registers: 12 x 2 of the 32 registers of AVX-512, 6 x 2 of 16.
 // A step of the inner loop loads two vectors of one operand and multiplies them with one broadcast number for each row.
 #include "ops/vector_cpu.inl"
+#include "ops/epilogue_cpu.inl"
 
 namespace lgd::LGD_ISA {
 namespace {
@@ -191,27 +192,10 @@ static void fill_tile(const PatchGemm& g, RowWalk& at, int count, const float* z
   }
 }
 
-template <Act act>
-static void finish_row(const Epilogue& e, int64_t first, int64_t count, const float* residual, float* out) {
-  LGD_FOR_VECTORS(i, width, count) {
-    const int64_t c = first + i;
-    Vec u = load_n(out + c, width);
-    if (e.scale) u *= load_n(e.scale + c, width);
-    if (e.shift) u += load_n(e.shift + c, width);
-    if (residual) u += load_n(residual + c, width);
-    store_n(out + c, act_value<act>(u), width);
-  }
-}
-
 static void finish_tile(const PatchGemm& g, const TileRows& tile, int64_t first, int64_t count) {
-  const Epilogue& e = g.epilogue;
-  if (!e.scale && !e.shift && !e.residual && e.act == Act::none) return;
-  with_act(e.act, [&](auto tag) {
-    for (int i = 0; i < tile.count; ++i) {
-      const float* residual = e.residual ? static_cast<const float*>(e.residual) + (tile.out[i] - g.out) : nullptr;
-      finish_row<tag.value>(e, first, count, residual, tile.out[i]);
-    }
-  });
+  if (!has_work(g.epilogue)) return;
+  const float* residual = static_cast<const float*>(g.epilogue.residual);
+  for (int i = 0; i < tile.count; ++i) finish_rows(g.epilogue, residual ? residual + (tile.out[i] - g.out) + first : nullptr, first, 1, count, g.columns, tile.out[i] + first);
 }
 
 // Rows [row, end) and panels [first, last). `pixels` [taps * tile_rows] and `taps` [taps]: room; `copies`: room for tile_rows patches.
