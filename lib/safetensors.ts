@@ -61,7 +61,7 @@ export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFi
     const { dtype, shape, data_offsets: [from, to] } = entry as HeaderEntry;
     const start = 8 + headerLength + from;
     if (8 + headerLength + to > bytes.byteLength) throw bad(`tensor ${name} ends past the end of the file`);
-    const slice = bytes.slice(start, start + (to - from)); // a copy: aligned, and frees the file's buffer
+    const slice = new Uint8Array(bytes.subarray(start, start + (to - from))); // a copy: aligned, and frees the file's buffer
     const data = decode(slice, dtype);
     if (data === undefined) throw bad(`tensor ${name} has dtype ${dtype}, which is not supported`);
     const elements = shape.reduce((a, b) => a * b, 1);
