@@ -57,7 +57,7 @@ const schema = z.strictObject({
   train: group({
     epochs: count().default(200).describe('Passes over the training images'),
     batchSize: count().default(256).describe('Images a batch'),
-    accumulate: count().default(1).describe('Batches whose gradients are averaged for one optimiser step'),
+    accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
     learningRate: positive().default(0.03).describe('Peak learning rate for 256 images a step; it grows in proportion'),
     warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero'),
     sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
