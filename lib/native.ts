@@ -193,6 +193,8 @@ export interface NativeAddon {
 
   makeTensor(device: DeviceHandle, shape: number[]): TensorHandle;
   writeTensor(tensor: TensorHandle, values: Float32Array): void;
+  /** Same device, shape and type. */
+  copyTensor(from: TensorHandle, to: TensorHandle): void;
   readTensor(tensor: TensorHandle): Promise<Float32Array>;
   makeImages(device: DeviceHandle, batch: number, height: number, width: number, bfloat16: boolean): TensorHandle;
   /** `pixels` [B,3,H,W], normalised. */
@@ -244,7 +246,7 @@ export interface NativeAddon {
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
   'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'synchronize',
-  'makeTensor', 'writeTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
+  'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
   'bankLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',

@@ -67,6 +67,7 @@ const DevicePtr& device_of(const TensorPtr& tensor);
 std::vector<int64_t> shape_of(const TensorPtr& tensor);
 void write_tensor(const TensorPtr& tensor, std::vector<float> values);                  // [queued]
 void write_images(const TensorPtr& images, std::vector<float> nchw);                    // [B,3,H,W] -> the device's layout [queued]
+void copy_tensor(const TensorPtr& from, const TensorPtr& to);                           // same device, shape and type [queued]
 void read_tensor(const TensorPtr& tensor, std::vector<float>& values);                  // on the device's thread only [waits]
 void read_images(const TensorPtr& images, std::vector<float>& nchw);                    // on the device's thread only [waits]
 

@@ -26,6 +26,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
 
   add<js_make_tensor>(exports, "makeTensor");
   add<js_write_tensor>(exports, "writeTensor");
+  add<js_copy_tensor>(exports, "copyTensor");
   add<js_read_tensor>(exports, "readTensor");
   add<js_make_images>(exports, "makeImages");
   add<js_write_images>(exports, "writeImages");

@@ -81,6 +81,11 @@ Napi::Value js_write_tensor(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value js_copy_tensor(const Napi::CallbackInfo& info) {
+  copy_tensor(unwrap<Tensor>(info[0]), unwrap<Tensor>(info[1]));
+  return info.Env().Undefined();
+}
+
 Napi::Value js_write_images(const Napi::CallbackInfo& info) {
   write_images(unwrap<Tensor>(info[0]), floats(info[1], "pixels"));
   return info.Env().Undefined();

@@ -133,6 +133,12 @@ void write_tensor(const TensorPtr& tensor, std::vector<float> values) {
   });
 }
 
+void copy_tensor(const TensorPtr& from, const TensorPtr& to) {
+  LGD_CHECK(from->device == to->device, "BAD_OPTION", "the tensors belong to different devices");
+  LGD_CHECK(from->shape == to->shape && from->type == to->type && from->stored == to->stored, "BAD_SHAPE", "the tensors differ in shape or type");
+  from->device->submit("tensor.copy", [from, to] { from->device->copy(to->buffer.as<>(), from->buffer.as<>(), from->buffer.bytes()); });
+}
+
 void read_tensor(const TensorPtr& tensor, std::vector<float>& values) {
   LGD_CHECK(tensor->type == DType::f32, "BAD_SHAPE", "this tensor is not float32");
   values.resize(tensor->elements());
