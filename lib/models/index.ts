@@ -1,0 +1,13 @@
+export { CompiledEncoder, type CompileOptions, type Precision, type SgdOptions } from './compiled.js';
+export { createEncoder, Encoder, type EncoderOptions, type ForwardOptions } from './encoder.js';
+export { countParameters, GraphBuilder, type Activation, type GraphParameter, type GraphSpec, type Initialisation, type Value } from './graph.js';
+export { initialWeights } from './initialise.js';
+export { createStudent, Student, studentGraph, type GraphOptions, type StudentOptions } from './student.js';
+export { listStudents } from './students/registry.js';
+export { modifiedResNet, type ModifiedResNetConfig } from './teachers/modified_resnet.js';
+export { loadTeacher, type AnyTeacher, type TeacherOptions } from './teachers/load.js';
+export { NativeTeacher, type NativeTeacherOptions } from './teachers/native.js';
+export { OnnxTeacher, type OnnxTeacherOptions } from './teachers/onnx.js';
+export { PrecomputedTeacher, type PrecomputedInfo } from './teachers/precomputed.js';
+export type { ChannelTriple, Teacher } from './teachers/types.js';
+export type { WeightRecord } from './weights.js';
