@@ -1,30 +1,23 @@
-import { readFile, stat } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
-import { resolveModel } from '../../hub.js';
 import { readSafetensors } from '../../safetensors.js';
 import { CompiledEncoder, type Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { checkWeights, type WeightRecord } from '../weights.js';
 import { modifiedResNet, type ModifiedResNetConfig } from './modified_resnet.js';
-import { OnnxTeacher, type OnnxTeacherOptions } from './onnx.js';
-import { PrecomputedTeacher } from './precomputed.js';
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
-export interface TeacherOptions extends OnnxTeacherOptions {
-  /** Where a native teacher runs; ONNX teachers run on the CPU. */
+export interface NativeTeacherOptions extends Partial<Preprocessing> {
   device: Device;
-  /** Images a call of a native teacher's {@link NativeTeacher.embed}; default 32. */
+  /** Images a call of {@link NativeTeacher.embed}; default 32. */
   batch?: number;
-  /** Of a native teacher's activations; default: bfloat16 on CUDA, float32 on the CPU. */
+  /** Of activations; default: bfloat16 on CUDA, float32 on the CPU. */
   precision?: Precision;
 }
-
-/** Every kind of teacher; `kind` tells which. */
-export type AnyTeacher = NativeTeacher | OnnxTeacher | PrecomputedTeacher;
 
 /** CLIP's ModifiedResNet on the same device as the student. */
 export class NativeTeacher implements Teacher {
@@ -56,7 +49,7 @@ export class NativeTeacher implements Teacher {
    *   OpenAI's names (visual.safetensors, model.safetensors or open_clip_model.safetensors; prefix `visual.` or none), and preprocessor_config.json (CLIP's mean and std without one)
    * @throws LgdError BAD_MODEL, BAD_FILE, BAD_OPTION
    */
-  static async load(id: string, folder: string, weightFile: string, { device, batch = 32, precision, resolution, mean, std }: TeacherOptions): Promise<NativeTeacher> {
+  static async load(id: string, folder: string, weightFile: string, { device, batch = 32, precision, resolution, mean, std }: NativeTeacherOptions): Promise<NativeTeacher> {
     const config = await readConfig(folder);
     if (config === undefined) throw new LgdError('BAD_MODEL', `${folder} holds no ModifiedResNet.`, { mend: 'Load it with loadTeacher' });
     if (resolution !== undefined && resolution !== config.imageSize) {
@@ -107,27 +100,9 @@ export class NativeTeacher implements Teacher {
   }
 }
 
-/**
- * Loads a teacher: a folder or hub id with a CLIP ModifiedResNet (runs natively), one with any other image tower in ONNX, an .onnx file,
- * or a .safetensors file of precomputed embeddings.
- * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
- */
-export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
-  const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
-  if (source.endsWith('.safetensors') && !isFolder) return PrecomputedTeacher.load(source);
-  if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, options);
-  const described = await resolveModel(source, { required: [[...configFiles]], optional: ['preprocessor_config.json'] }, options).catch((error: unknown) => {
-    if (error instanceof LgdError && error.code === 'BAD_MODEL') return undefined; // no configuration: an ONNX folder needs none
-    throw error;
-  });
-  if (described === undefined || (await readConfig(described.folder)) === undefined) return OnnxTeacher.load(source, options);
-  const model = await resolveModel(source, { required: [[...weightFiles]], optional: [...configFiles, 'preprocessor_config.json'] }, options);
-  return NativeTeacher.load(model.id, model.folder, model.files[0]!, options);
-}
-
 /** Where a native teacher's sizes stand, and its weights, in the order looked for. */
-const configFiles = ['config.json', 'open_clip_config.json'] as const;
-const weightFiles = ['visual.safetensors', 'open_clip_model.safetensors', 'model.safetensors'] as const;
+export const configFiles = ['config.json', 'open_clip_config.json'] as const;
+export const weightFiles = ['visual.safetensors', 'open_clip_model.safetensors', 'model.safetensors'] as const;
 
 interface TowerFile {
   layers?: unknown;
@@ -146,7 +121,7 @@ interface ConfigFile {
 }
 
 /** A folder's ModifiedResNet (its `layers` are a list, as CLIP's code has it), or undefined for any other model. */
-async function readConfig(folder: string): Promise<(ModifiedResNetConfig & Partial<Preprocessing>) | undefined> {
+export async function readConfig(folder: string): Promise<(ModifiedResNetConfig & Partial<Preprocessing>) | undefined> {
   for (const name of configFiles) {
     const path = join(folder, name);
     const text = await readFile(path, 'utf8').catch(() => undefined);
