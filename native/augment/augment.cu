@@ -170,10 +170,10 @@ __global__ void __launch_bounds__(threads) blur_columns_kernel(DeviceBatch batch
 // Two pinned buffers of one store on one device, used in turn.
 class Staging {
  public:
-  explicit Staging(int device) : device_(device) {}
+  explicit Staging(int device_index) : device(device_index) {}
   ~Staging() {
     try {
-      cuda::set_device(device_);
+      cuda::set_device(device);
       for (Slot& slot : slots_) release(slot);
     } catch (...) {
       // The context is gone, and its memory with it.
@@ -181,6 +181,8 @@ class Staging {
   }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
+
+  const int device;  // CUDA ordinal
 
   // The next buffer, free for writing.
   uint8_t* acquire(size_t bytes) {
@@ -219,7 +221,6 @@ class Staging {
     slot = {};
   }
 
-  int device_;
   int next_ = 0;
   Slot slots_[2];
 };
@@ -306,7 +307,8 @@ void augment_cuda(Device& device, PixelStore& store, const ViewBatch& batch, con
   const Layout at = lay_out(packing, area, tiles);
 
   std::shared_ptr<void>& state = store.backend_state(&device);
-  if (!state) state = std::make_shared<Staging>(device.index);
+  // A device may have gone and another have taken its address.
+  if (!state || static_cast<Staging*>(state.get())->device != device.index) state = std::make_shared<Staging>(device.index);
   Staging& staging = *static_cast<Staging*>(state.get());
   fill(device, batch, packing, at, staging.acquire(at.sent));
   uint8_t* memory = static_cast<uint8_t*>(device.scratch(at.total));

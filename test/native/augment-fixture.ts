@@ -1,7 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { loadAddon, type DeviceHandle, type NativeAddon, type NativeAugmentRecipe, type PixelStoreHandle } from '../../lib/native.js';
-import { parseSafetensors } from '../../lib/safetensors.js';
+import { readSafetensors } from '../../lib/safetensors.js';
 import { noteSkip } from '../shared.js';
 
 /** A case of test/fixtures/augment/make_fixtures.py: the batch to augment and torchvision's result for it. */
@@ -32,8 +31,7 @@ export interface AugmentFixture {
 }
 
 export async function readAugmentFixture(): Promise<AugmentFixture> {
-  const path = fileURLToPath(new URL('../fixtures/augment/augment.safetensors', import.meta.url));
-  const { tensors, metadata } = parseSafetensors(new Uint8Array(await readFile(path)), path);
+  const { tensors, metadata } = await readSafetensors(fileURLToPath(new URL('../fixtures/augment/augment.safetensors', import.meta.url)));
   const images: RgbImage[] = [];
   for (let i = 0; tensors.has(`image.${i}`); ++i) {
     const { shape, data } = tensors.get(`image.${i}`)!;
