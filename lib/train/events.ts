@@ -15,6 +15,8 @@ export interface StartEvent {
   stepsPerEpoch: number;
   /** Training images. */
   images: number;
+  /** Images that could not be decoded; broken-images.txt in the run folder lists them. */
+  broken: number;
   /** Images an optimiser step. */
   effectiveBatch: number;
 }

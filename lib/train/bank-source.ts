@@ -1,0 +1,80 @@
+/** The text banks a configuration asks for: for training, and for evaluation. */
+import { TextualSemanticsBank } from '../banks/textual.js';
+import type { Config } from '../config.js';
+import { LgdError } from '../errors.js';
+import type { Teacher } from '../models/teachers/types.js';
+import { ClipTextEncoder, type EncodeOptions } from '../text/encoder.js';
+import { CategoryList } from '../text/names.js';
+import { normaliseName } from '../text/spelling.js';
+
+/** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. */
+export class BankSource {
+  #encoder: ClipTextEncoder | undefined;
+
+  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions) {}
+
+  /**
+   * The bank to train with; undefined for method seed without names.
+   * @throws LgdError BAD_CONFIG (neither bank nor names), BAD_BANK, BAD_NAMES, and those of the text tower
+   */
+  async training(): Promise<TextualSemanticsBank | undefined> {
+    const { bank, names, method } = this.config;
+    if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank);
+    if (names !== undefined) return this.#build(await CategoryList.load(names));
+    if (method === 'seed') return undefined;
+    throw new LgdError('BAD_CONFIG', 'category names are needed for this method.', { option: 'names', mend: 'Give names, or a bank built before' });
+  }
+
+  /**
+   * The bank to evaluate with: the training bank, its rows for `evaluate.names`, or, where a name is not in it, a bank of its own.
+   * @throws as {@link training}
+   */
+  async evaluation(training: TextualSemanticsBank | undefined): Promise<TextualSemanticsBank> {
+    const { names } = this.config.evaluate;
+    if (names === undefined) {
+      if (training !== undefined) return training;
+      throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', { option: 'evaluate.names', mend: 'Give names or evaluate.names' });
+    }
+    const list = await CategoryList.load(names);
+    return (training && subset(training, list.names)) ?? (await this.#build(list));
+  }
+
+  async dispose(): Promise<void> {
+    await this.#encoder?.dispose();
+    this.#encoder = undefined;
+  }
+
+  async #build(list: CategoryList): Promise<TextualSemanticsBank> {
+    const { templates, allowDuplicates } = this.config;
+    this.#encoder ??= await this.#loadEncoder();
+    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, ...this.options }), this.#encoder.id);
+  }
+
+  async #loadEncoder(): Promise<ClipTextEncoder> {
+    const { textEncoder, teacher, offline } = this.config;
+    const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
+    const source = textEncoder ?? (isFile ? undefined : teacher);
+    if (source === undefined) {
+      throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', { option: 'textEncoder', found: teacher, mend: "Give the text tower of the teacher's model, or a bank built with it" });
+    }
+    return ClipTextEncoder.load(source, { localFilesOnly: offline, signal: this.options.signal });
+  }
+
+  #checked(bank: TextualSemanticsBank, where: string): TextualSemanticsBank {
+    if (bank.embeddingSize === this.teacher.embeddingSize) return bank;
+    throw new LgdError('BAD_BANK', `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`, {
+      option: this.config.bank === undefined ? 'textEncoder' : 'bank', found: bank.encoderId, mend: "Take the text tower of the teacher's own model",
+    });
+  }
+}
+
+/** The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, underscores and blanks are one. */
+function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank | undefined {
+  const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
+  const rows = names.map((name) => places.get(normaliseName(name)));
+  if (rows.some((row) => row === undefined)) return undefined;
+  const size = bank.embeddingSize;
+  const data = new Float32Array(names.length * size);
+  rows.forEach((row, i) => data.set(bank.data.subarray(row! * size, (row! + 1) * size), i * size));
+  return TextualSemanticsBank.fromEmbeddings(names, data, { encoderId: bank.encoderId, templates: bank.templates });
+}

@@ -1,0 +1,51 @@
+import { mkdir, rm } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
+import { version } from '../version.js';
+import { idsOf, type Batch } from './batch.js';
+import type { Distiller } from './distiller.js';
+
+export interface FaultyStep {
+  /** Number of the step from 0. */
+  step: number;
+  learningRate: number;
+  batches: readonly Batch[];
+  reason: string;
+  /** The last good checkpoint's folder: training on from it comes to the same step again. */
+  checkpoint: string | null;
+}
+
+/**
+ * Writes `replay/` into a run folder: replay.json (step, images, draws, seed, configuration) and banks.safetensors, the banks as they were when the fault was
+ * noticed, which may be one step later.
+ * @returns a sentence that says where it is, or why it could not be written
+ */
+export async function writeReplay(distiller: Distiller, runFolder: string, { step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
+  const folder = join(runFolder, 'replay');
+  try {
+    await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports
+    await rm(folder, { recursive: true, force: true });
+    await mkdir(folder, { recursive: true });
+    const { semantic } = await distiller.state();
+    const size = distiller.teacher.embeddingSize;
+    const tensors: [string, TensorRecord][] = [];
+    for (const [name, data] of [['visual_bank', semantic.visual], ['queue', semantic.queue]] as const) {
+      if (data !== undefined && data.length > 0) tensors.push([name, { shape: [data.length / size, size], data }]);
+    }
+    if (semantic.seen !== undefined && semantic.seen.length > 0) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
+    await writeSafetensors(join(folder, 'banks.safetensors'), tensors, { format: 'lgdistill-replay', version });
+    const record = {
+      version,
+      step: step + 1,
+      reason,
+      learningRate,
+      checkpoint: checkpoint === null ? null : relative(runFolder, checkpoint),
+      batches: batches.map((batch) => ({ seed: batch.seed, epoch: batch.epoch, batch: batch.step, images: idsOf(batch), drawIds: Array.from(batch.drawIds) })),
+      config: distiller.config,
+    };
+    await writeFileAtomically(join(folder, 'replay.json'), `${JSON.stringify(record, null, 2)}\n`);
+    return `What replaying it takes is in ${folder}.`;
+  } catch (error) {
+    return `Nothing to replay it by could be written (${(error as Error).message}).`;
+  }
+}

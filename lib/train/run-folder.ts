@@ -1,0 +1,193 @@
+/** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
+import { mkdir, open, readFile, readdir, rm, truncate, writeFile, type FileHandle } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import type { Config } from '../config.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { writeFileAtomically } from '../safetensors.js';
+
+const configFile = 'config.json';
+const metricsFile = 'metrics.jsonl';
+const logFile = 'log.txt';
+const lockFile = 'run.lock';
+const brokenFile = 'broken-images.txt';
+/** What a run may leave behind, so that overwriting removes these and nothing else. */
+const ownEntries = [configFile, metricsFile, logFile, lockFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json'];
+
+/**
+ * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe, and looks for an earlier run in it.
+ * @throws LgdError NOT_WRITABLE; BAD_CONFIG when the folder is not empty and neither `overwrite` nor `resume` is asked for
+ */
+export async function checkRunFolder(path: string, { overwrite, resume }: { overwrite: boolean; resume: boolean }): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+    const probe = join(path, `.probe-${process.pid}`);
+    await writeFile(probe, 'x');
+    await rm(probe);
+  } catch (cause) {
+    throw writeError(path, systemErrorCode(cause) === 'EEXIST' ? Object.assign(new Error('it is a file'), { cause }) : cause);
+  }
+  if (resume || overwrite) return;
+  const entries = (await readdir(path)).filter((name) => !name.startsWith('.'));
+  if (entries.length === 0) return;
+  throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
+    option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
+  });
+}
+
+/** The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+export async function readRunConfig(path: string): Promise<unknown> {
+  const file = join(path, configFile);
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as unknown;
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'ENOENT' || systemErrorCode(cause) === 'ENOTDIR') throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { cause });
+  }
+}
+
+/** An open run folder, locked against other processes. */
+export class RunFolder {
+  #metrics: FileHandle | undefined;
+  #log: FileHandle | undefined;
+
+  private constructor(readonly path: string) {}
+
+  /**
+   * Opens the folder of a run that starts or continues.
+   * @throws LgdError NOT_WRITABLE, BAD_CONFIG as {@link checkRunFolder}, or when another process is writing to it
+   */
+  static async open(path: string, config: Config, { resume }: { resume: boolean }): Promise<RunFolder> {
+    await checkRunFolder(path, { overwrite: config.overwrite, resume });
+    const folder = new RunFolder(path);
+    await folder.#lock();
+    try {
+      if (!resume) for (const name of ownEntries) if (name !== lockFile) await rm(join(path, name), { recursive: true, force: true });
+      await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+      folder.#metrics = await open(join(path, metricsFile), 'a');
+      folder.#log = await open(join(path, logFile), 'a');
+    } catch (cause) {
+      await folder.close();
+      throw writeError(path, cause);
+    }
+    return folder;
+  }
+
+  /**
+   * Drops the lines of metrics that come after a checkpoint: they are written again. A line torn by a kill goes too.
+   * @param step the checkpoint's; @param evaluated the step of the last evaluation it knows of
+   */
+  async rewind(step: number, evaluated: number): Promise<void> {
+    const file = join(this.path, metricsFile);
+    const content = await readFile(file);
+    let end = 0;
+    for (;;) {
+      const next = content.indexOf(10, end);
+      if (next === -1) break;
+      const line = parseLine(content.toString('utf8', end, next));
+      if (line === undefined || line.step > (line.type === 'evaluation' ? evaluated : step)) break;
+      end = next + 1;
+    }
+    await truncate(file, end).catch((cause: unknown) => {
+      throw writeError(file, cause);
+    });
+  }
+
+  /** Appends a line to metrics.jsonl. @throws LgdError NOT_WRITABLE */
+  async metrics(line: object): Promise<void> {
+    await this.#append(this.#metrics, metricsFile, JSON.stringify(line));
+  }
+
+  /** Appends a line with the time to log.txt. @throws LgdError NOT_WRITABLE */
+  async log(text: string): Promise<void> {
+    await this.#append(this.#log, logFile, `${new Date().toISOString()} ${text}`);
+  }
+
+  /** Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError NOT_WRITABLE */
+  async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
+    const file = join(this.path, brokenFile);
+    if (broken.length === 0) await rm(file, { force: true });
+    else await writeFileAtomically(file, broken.map(({ id, reason }) => `${id}\t${reason.replaceAll('\n', ' ')}\n`).join(''));
+  }
+
+  /** Makes everything appended last through a power cut. */
+  async sync(): Promise<void> {
+    await this.#metrics?.sync();
+    await this.#log?.sync();
+  }
+
+  /** Unlocks the folder. */
+  async close(): Promise<void> {
+    await this.#metrics?.close();
+    await this.#log?.close();
+    this.#metrics = this.#log = undefined;
+    await rm(join(this.path, lockFile), { force: true });
+  }
+
+  async #append(handle: FileHandle | undefined, name: string, line: string): Promise<void> {
+    if (handle === undefined) throw new LgdError('DISPOSED', 'this run folder was closed.');
+    try {
+      await handle.appendFile(`${line}\n`);
+    } catch (cause) {
+      throw writeError(join(this.path, name), cause);
+    }
+  }
+
+  /** Takes the lock file; one left by a process that is gone is taken over. */
+  async #lock(): Promise<void> {
+    const file = join(this.path, lockFile);
+    const own = { host: hostname(), pid: process.pid, started: await startTime(process.pid) };
+    for (let attempt = 0; attempt < 2; attempt++) {
+      try {
+        await writeFile(file, JSON.stringify(own), { flag: 'wx' });
+        return;
+      } catch (cause) {
+        if (systemErrorCode(cause) !== 'EEXIST') throw writeError(file, cause);
+        const holder = await readLock(file);
+        if (holder !== undefined && (await isAlive(holder, own.host))) {
+          throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
+            option: 'output', found: this.path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
+          });
+        }
+        await rm(file, { force: true });
+      }
+    }
+    throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: this.path, mend: 'Choose another folder' });
+  }
+}
+
+interface Lock { host: string; pid: number; started: string | undefined }
+
+async function readLock(file: string): Promise<Lock | undefined> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as Lock;
+  } catch {
+    return undefined; // torn by a kill, or just gone
+  }
+}
+
+async function isAlive({ host, pid, started }: Lock, here: string): Promise<boolean> {
+  if (host !== here) return true; // cannot tell from here
+  const now = await startTime(pid);
+  return now !== undefined && now === started;
+}
+
+/** When a process started, in clock ticks since boot: tells a process from a later one with its number. undefined: there is none. */
+async function startTime(pid: number): Promise<string | undefined> {
+  try {
+    const line = await readFile(`/proc/${pid}/stat`, 'utf8');
+    return line.slice(line.lastIndexOf(')') + 2).split(' ')[19]; // field 22, counted after the command's closing parenthesis
+  } catch {
+    return undefined;
+  }
+}
+
+function parseLine(text: string): { type: string; step: number } | undefined {
+  try {
+    const line = JSON.parse(text) as { type?: unknown; step?: unknown };
+    return typeof line.type === 'string' && typeof line.step === 'number' ? { type: line.type, step: line.step } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+

@@ -1,0 +1,178 @@
+/** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
+import { ImageCache } from '../data/cache.js';
+import { openImageFolder, type ImageSource } from '../data/sources.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { matchClasses, readMapping } from '../evaluate/classes.js';
+import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { createStudent, type Student } from '../models/student.js';
+import { loadTeacher, type AnyTeacher } from '../models/index.js';
+import { BankSource } from './bank-source.js';
+import { Distiller } from './distiller.js';
+import type { Phase, PhaseProgress, RunEvent } from './events.js';
+import type { RunOptions } from './run.js';
+import { checkRunFolder, readRunConfig } from './run-folder.js';
+import { loadStartWeights } from './start-weights.js';
+
+export interface PrepareOptions {
+  signal?: AbortSignal;
+  /** Called while a phase goes on. */
+  onProgress?: (progress: PhaseProgress) => void;
+  /** Continue the run that is in the run folder; see {@link RunOptions.resume}. */
+  resume?: RunOptions['resume'];
+}
+
+/** A run that is ready. Dispose of it when it is over. */
+export interface PreparedRun {
+  /** Resolved: paths absolute, the resolution known. */
+  config: Config;
+  device: Device;
+  teacher: AnyTeacher;
+  student: Student;
+  tsb: TextualSemanticsBank | undefined;
+  dataset: ImageCache;
+  evaluation: ZeroShotEvaluation | undefined;
+  distiller: Distiller;
+  /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
+  run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
+  dispose(): Promise<void>;
+}
+
+/**
+ * Builds everything a run needs from a configuration: device, teacher, text bank, student, images and evaluation.
+ * @throws LgdError for whatever is wrong with it; ABORTED
+ */
+export async function prepareRun(input: ConfigInput | Config, options: PrepareOptions = {}): Promise<PreparedRun> {
+  const config = absolutePaths(parseConfig(input));
+  const cleanup: (() => Promise<void> | void)[] = [];
+  const dispose = async () => {
+    for (const action of cleanup.splice(0).reverse()) await action();
+  };
+  try {
+    const parts = await build(config, options, cleanup);
+    return { ...parts, dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+}
+
+/**
+ * The configuration to continue a run with: the one in its folder, with overrides by dotted path on top ({@link mergeConfig}).
+ * @throws LgdError FILE_NOT_FOUND (not a run folder), BAD_FILE, BAD_CONFIG, BAD_OPTION
+ */
+export async function resumeConfig(runFolder: string, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {
+  return mergeConfig(await readRunConfig(runFolder), { ...overrides, output: resolve(runFolder) });
+}
+
+type Parts = Omit<PreparedRun, 'run' | 'dispose'>;
+
+async function build(given: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
+  const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
+  const images = required(given.data.train, 'data.train', 'Give the folder of training images');
+  const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
+  await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
+  const source = await openImageFolder(images, { signal });
+  checkBatch(given, source);
+  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal });
+
+  const device = await openDevice(given.device as DeviceName, { threads: given.threads });
+  cleanup.push(() => device.dispose());
+  report('teacher')(0, 1);
+  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal });
+  cleanup.push(() => teacher.dispose());
+  report('teacher')(1, 1);
+  checkEmbeddings(teacher, source);
+  const config: Config = { ...given, data: { ...given.data, resolution: given.data.resolution ?? teacher.resolution } };
+
+  const banks = new BankSource(config, teacher, { signal, onProgress: report('text bank') });
+  cleanup.push(() => banks.dispose());
+  const tsb = await banks.training();
+  const evaluationBank = evaluationSource && (await banks.evaluation(tsb));
+  const mapping = config.evaluate.mapping === undefined ? {} : await readMapping(config.evaluate.mapping);
+  if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping);
+  await banks.dispose();
+
+  const { name, widthMultiplier, dropping, weights } = config.student;
+  const student = createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+  if (weights !== undefined) await loadStartWeights(student, weights);
+  const distiller = new Distiller({ device, teacher, student, tsb, config });
+  cleanup.push(() => distiller.dispose());
+  throwIfAborted(signal, 'preparing the run');
+
+  const dataset = await decode(source, device, config, { side: config.data.resolution!, margin: config.data.margin, signal, report: report('training images') });
+  cleanup.push(() => dataset.dispose());
+  let evaluation: ZeroShotEvaluation | undefined;
+  if (evaluationSource && evaluationBank) {
+    const side = Math.max(config.data.resolution!, teacher.resolution);
+    const cache = await decode(evaluationSource, device, config, { side, margin: 1, signal, report: report('evaluation images') });
+    cleanup.push(() => cache.dispose());
+    evaluation = new ZeroShotEvaluation({ device, images: cache, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+  }
+  return { config, device, teacher, student, tsb, dataset, evaluation, distiller };
+}
+
+interface DecodeOptions {
+  side: number;
+  margin: number;
+  signal: AbortSignal | undefined;
+  report: (done: number, total: number) => void;
+}
+
+async function decode(source: ImageSource, { addon }: Device, { data, output }: Config, { side, margin, signal, report }: DecodeOptions): Promise<ImageCache> {
+  return ImageCache.build(source, {
+    addon,
+    resolution: side,
+    margin,
+    memoryLimitBytes: data.cacheMemory * 2 ** 20,
+    spillFolder: data.spillFolder ?? output,
+    maxBrokenShare: data.maxBrokenShare,
+    signal,
+    onProgress: ({ done, total }) => report(done, total),
+  });
+}
+
+function required(value: string | undefined, option: string, mend: string): string {
+  if (value === undefined) throw new LgdError('BAD_CONFIG', 'is needed for training.', { option, mend });
+  return value;
+}
+
+/** Said before anything is decoded; broken images may still lower the number of images below a batch, which training then refuses. */
+function checkBatch({ train }: Config, { ids, root }: ImageSource): void {
+  if (ids.length >= train.batchSize) return;
+  throw new LgdError('BAD_CONFIG', `a batch cannot be filled from the ${ids.length} images in ${root}.`, {
+    option: 'train.batchSize', found: train.batchSize, allowed: `a whole number to ${ids.length}`, mend: 'Take a smaller batch or more images',
+  });
+}
+
+/** A teacher of precomputed embeddings must know every image. */
+function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
+  if (teacher.kind !== 'precomputed') return;
+  const missing = ids.filter((id) => !teacher.has(id));
+  if (missing.length > 0) teacher.lookup(missing.slice(0, 100)); // says which, and what its ids look like
+}
+
+/** The same configuration with absolute paths, so that a run can be continued from another folder. */
+function absolutePaths(config: Config): Config {
+  const path = (value: string) => resolve(value);
+  const ifThere = <Value>(value: Value) => (typeof value === 'string' && existsSync(value) ? resolve(value) : value); // else an id, or the name of a built-in list
+  const optional = (value: string | undefined) => (value === undefined ? undefined : path(value));
+  const { data, evaluate, student } = config;
+  return {
+    ...config,
+    output: path(config.output),
+    bank: optional(config.bank),
+    names: ifThere(config.names),
+    templates: ifThere(config.templates),
+    textEncoder: ifThere(config.textEncoder),
+    teacher: ifThere(config.teacher),
+    data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
+    student: { ...student, weights: optional(student.weights) },
+    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), mapping: optional(evaluate.mapping) },
+  };
+}
+

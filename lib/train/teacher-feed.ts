@@ -1,0 +1,99 @@
+/** Teacher embeddings of augmented batches, as tensors on the student's device. */
+import type { Device } from '../device.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { AnyTeacher } from '../models/index.js';
+import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
+import { idsOf, type Batch } from './batch.js';
+
+export interface TeacherFeed {
+  /**
+   * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch.
+   * @param place which of the step's batches this is: embeddings of different places stay apart
+   * @returns [B,D]; good until `embed` is called with the same place again
+   */
+  embed(batch: Batch, place: number): TensorHandle | Promise<TensorHandle>;
+  dispose(): void;
+}
+
+export interface FeedOptions {
+  device: Device;
+  teacher: AnyTeacher;
+  /** The student, compiled for training; its images serve a native teacher of the same input size and precision too. */
+  encoder: CompiledEncoder;
+  /** The batch's augmented images at the student's resolution, filled before `embed` is called. */
+  images: TensorHandle;
+  recipe: NativeAugmentRecipe;
+  /** Batches a step. */
+  places: number;
+}
+
+/** The feed of a teacher. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
+export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
+  const { teacher } = options;
+  switch (teacher.kind) {
+    case 'native': return nativeFeed(options, teacher.compile({ batch: options.encoder.batch, precision: options.encoder.precision }));
+    case 'onnx': return onnxFeed(options, teacher);
+    case 'precomputed': return precomputedFeed(options, teacher);
+  }
+}
+
+/** The teacher on the same device sees the student's tensor, or, at another resolution, the same draws taken at its own. */
+function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder): TeacherFeed {
+  const { addon } = device;
+  const shared = compiled.resolution === encoder.resolution;
+  const own = shared ? images : compiled.makeImages();
+  // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
+  const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
+  return {
+    embed(batch, place) {
+      if (!shared) addon.augment(batch.dataset.store, recipe, batch, own);
+      compiled.forwardTensor(own);
+      const result = results[place];
+      if (result === undefined) return compiled.output;
+      addon.copyTensor(compiled.output, result);
+      return result;
+    },
+    dispose() {
+      for (const result of results) addon.release(result);
+      if (!shared) addon.release(own);
+      compiled.dispose();
+    },
+  };
+}
+
+/** A teacher in onnxruntime: the views come back from the device in float32, their embeddings go there. */
+function onnxFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' }>): TeacherFeed {
+  const { addon } = device;
+  const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
+  const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
+  return {
+    async embed(batch, place) {
+      addon.augment(batch.dataset.store, recipe, batch, views);
+      const pixels = await addon.readImages(views);
+      addon.writeTensor(results[place]!, await teacher.embed(pixels, encoder.batch));
+      return results[place]!;
+    },
+    dispose() {
+      for (const result of results) addon.release(result);
+      addon.release(views);
+    },
+  };
+}
+
+function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'precomputed' }>): TeacherFeed {
+  const { addon } = device;
+  const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
+  return {
+    embed(batch, place) {
+      addon.writeTensor(results[place]!, teacher.lookup(idsOf(batch)));
+      return results[place]!;
+    },
+    dispose() {
+      for (const result of results) addon.release(result);
+    },
+  };
+}
+
+function makeResults({ addon, handle }: Device, batch: number, embeddingSize: number, places: number): TensorHandle[] {
+  return Array.from({ length: places }, () => addon.makeTensor(handle, [batch, embeddingSize]));
+}
