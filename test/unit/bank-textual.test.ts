@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
+import type { TensorRecord } from '../../lib/safetensors.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { CategoryList } from '../../lib/text/names.js';
+import { version } from '../../lib/version.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { fixedEncoder, tinyClip } from '../fixtures/text-encoder.js';
+
+const folder = temporaryFolder();
+const templates = ['a photo of a {}', '{}', 'an old {} in the street at night'];
+let encoder: ClipTextEncoder;
+let bank: TextualSemanticsBank;
+beforeAll(async () => {
+  encoder = await ClipTextEncoder.load(tinyClip);
+  bank = await TextualSemanticsBank.build(await CategoryList.load('cifar10'), { encoder, templates });
+});
+afterAll(() => encoder.dispose());
+
+test('a row is the normalised mean of unit prompt embeddings, as computed one prompt at a time', async () => {
+  expect([bank.size, bank.embeddingSize, bank.data.length]).toEqual([10, 256, 2560]);
+  expect(bank.templates).toEqual(templates);
+  expect(bank.encoderId).toBe('tiny-clip');
+  let shortest = 1;
+  for (const [k, name] of bank.names.entries()) {
+    const mean = new Array<number>(256).fill(0);
+    for (const prompt of [`a photo of a ${name}`, name, `an old ${name} in the street at night`]) {
+      const raw = await encoder.encode([prompt]);
+      const norm = Math.hypot(...raw);
+      raw.forEach((value, d) => (mean[d]! += value / norm / 3));
+    }
+    const norm = Math.hypot(...mean);
+    shortest = Math.min(shortest, norm);
+    const difference = Math.hypot(...mean.map((value, d) => value / norm - bank.data[k * 256 + d]!));
+    expect(difference).toBeLessThan(1e-5);
+  }
+  expect(shortest).toBeLessThan(0.99); // the prompts differ, so that the second normalisation has something to do
+});
+
+test('prompts count alike whatever the length of their embeddings', async () => {
+  const fixed = fixedEncoder(2, (text) => (text.startsWith('long') ? [100, 0] : [0, 0.01]));
+  const { data } = await TextualSemanticsBank.build(['cat'], { encoder: fixed, templates: ['long {}', 'short {}'] });
+  expect([...data]).toEqual([Math.fround(Math.SQRT1_2), Math.fround(Math.SQRT1_2)]);
+  expect(fixed.calls).toEqual(['long cat', 'short cat']);
+});
+
+test('a long list is encoded in blocks, in order', async () => {
+  const names = Array.from({ length: 3000 }, (_, i) => `name ${i}`);
+  const fixed = fixedEncoder(2, (text) => [1, Number(text.slice(5))]);
+  const seen: number[] = [];
+  const { data } = await TextualSemanticsBank.build(names, { encoder: fixed, templates: 'none', onProgress: (done, total) => seen.push(done / total) });
+  expect(seen.length).toBeGreaterThan(1);
+  expect(seen.at(-1)).toBe(1);
+  for (const k of [0, 1, 2047, 2048, 2999]) expect(data[2 * k + 1]! / data[2 * k]!).toBeCloseTo(k, 1);
+});
+
+test('building again gives the same bank, other names or templates another', async () => {
+  const build = (names: string[], templates: string[]) => TextualSemanticsBank.build(names, { encoder, templates });
+  expect((await build([...bank.names], templates)).hash).toBe(bank.hash);
+  expect((await build([...bank.names], ['{}'])).hash).not.toBe(bank.hash);
+  expect((await build([...bank.names].reverse(), templates)).hash).not.toBe(bank.hash);
+  expect(bank.hash).toBe(createHash('sha256').update(JSON.stringify(bank.names)).update(Buffer.from(bank.data.buffer)).digest('hex'));
+});
+
+test('finds rows by name', () => {
+  expect(bank.indexOf('cat')).toBe(3);
+  expect(bank.indexOf('Cat')).toBe(-1);
+});
+
+test('saves and loads to the bit', async () => {
+  const file = join(folder, 'bank.safetensors');
+  await bank.save(file);
+  const loaded = await TextualSemanticsBank.load(file);
+  expect(loaded).toEqual(bank);
+  expect(loaded.data).toEqual(bank.data);
+  expect(loaded.hash).toBe(bank.hash);
+  const { tensors, metadata } = await readSafetensors(file);
+  expect(tensors.get('textual_bank')?.shape).toEqual([10, 256]);
+  expect(metadata).toMatchObject({ version, encoder: 'tiny-clip', names: JSON.stringify(bank.names), templates: JSON.stringify(templates), hash: bank.hash });
+});
+
+test('refuses exact duplicates and names them, unless they are allowed', async () => {
+  const names = ['cat', 'dog', 'cat', 'dog', 'bird'];
+  const fixed = fixedEncoder(2, () => [1, 1]);
+  await expect(TextualSemanticsBank.build(names, { encoder: fixed })).rejects.toMatchObject({ code: 'BAD_NAMES', message: expect.stringContaining('2 names are given more than once: "cat", "dog".') as string });
+  expect(fixed.calls).toEqual([]);
+  const kept = await TextualSemanticsBank.build(names, { encoder: fixed, allowDuplicates: true });
+  expect(kept.names).toEqual(names);
+  expect(kept.indexOf('dog')).toBe(1);
+});
+
+test('refuses empty names, no names, and embeddings that are zero or not finite', async () => {
+  const build = (names: string[], embed: () => number[]) => TextualSemanticsBank.build(names, { encoder: fixedEncoder(2, embed), templates: 'none' });
+  await expect(build(['cat', ' '], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
+  await expect(build([], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
+  await expect(build(['cat'], () => [0, 0])).rejects.toMatchObject({ code: 'ZERO_EMBEDDING', message: expect.stringContaining('"cat"') as string });
+  await expect(build(['cat'], () => [NaN, 0])).rejects.toMatchObject({ code: 'NON_FINITE' });
+  await expect(TextualSemanticsBank.build(['cat'], { encoder, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+});
+
+test('a bank of given rows is a normalised copy', async () => {
+  const rows = Float32Array.of(3, 4, 0, -2);
+  const given = TextualSemanticsBank.fromEmbeddings(['a', 'b'], rows, { encoderId: 'mine' });
+  expect([...given.data]).toEqual([Math.fround(0.6), Math.fround(0.8), 0, -1]);
+  expect(rows[0]).toBe(3);
+  expect(given.encoderId).toBe('mine');
+  const of = (names: string[], values: number[]) => () => TextualSemanticsBank.fromEmbeddings(names, Float32Array.from(values), { encoderId: 'mine' });
+  expect(of(['a', 'b'], [1, 2, 3])).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }) as Error);
+  expect(of(['a', 'b'], [1, 2, 0, 0])).toThrow(expect.objectContaining({ code: 'ZERO_EMBEDDING' }) as Error);
+  expect(of(['a', 'b'], [1, 2, Infinity, 0])).toThrow(expect.objectContaining({ code: 'NON_FINITE' }) as Error);
+  expect(of(['a', 'a'], [1, 2, 1, 0])).toThrow(expect.objectContaining({ code: 'BAD_NAMES' }) as Error);
+  const file = join(folder, 'given.safetensors');
+  await given.save(file);
+  expect((await TextualSemanticsBank.load(file)).hash).toBe(given.hash);
+});
+
+interface Content { tensor: TensorRecord; metadata: Record<string, string> }
+const spoiled: [string, (content: Content) => void][] = [
+  ['another value', ({ tensor }) => { tensor.data[5] = tensor.data[5] as number + 1e-6; }],
+  ['a value that is not finite', ({ tensor }) => { tensor.data[5] = NaN; }],
+  ['a row that is not of unit length', ({ tensor }) => { for (let d = 0; d < 256; d++) tensor.data[d] = 2 * (tensor.data[d] as number); }],
+  ['another name', ({ metadata }) => { metadata['names'] = metadata['names']!.replace('cat', 'cow'); }],
+  ['fewer names than rows', ({ metadata }) => { metadata['names'] = '["cat"]'; }],
+  ['names that are not JSON', ({ metadata }) => { metadata['names'] = 'cat'; }],
+  ['no encoder', ({ metadata }) => { delete metadata['encoder']; }],
+  ['no hash', ({ metadata }) => { delete metadata['hash']; }],
+  ['another shape', ({ tensor }) => { tensor.shape = [20, 128]; }],
+  ['another format', ({ metadata }) => { metadata['format'] = 'something'; }],
+];
+
+test.each(spoiled)('refuses a file with %s', async (_, spoil) => {
+  const content = {
+    tensor: { shape: [10, 256], data: bank.data.slice() } as TensorRecord,
+    metadata: { format: 'lgdistill-textual-bank', names: JSON.stringify(bank.names), templates: '[]', encoder: 'tiny-clip', hash: bank.hash },
+  };
+  const file = join(folder, 'spoiled.safetensors');
+  const write = () => writeSafetensors(file, [['textual_bank', content.tensor]], content.metadata);
+  await write();
+  expect((await TextualSemanticsBank.load(file)).hash).toBe(bank.hash);
+  spoil(content);
+  await write();
+  await expect(TextualSemanticsBank.load(file)).rejects.toMatchObject({ code: 'BAD_BANK' });
+});
+
+test('refuses a file cut short, a file of something else, no file, and a place it cannot write to', async () => {
+  const file = join(folder, 'whole.safetensors');
+  await bank.save(file);
+  writeFileSync(join(folder, 'cut.safetensors'), readFileSync(file).subarray(0, 5000));
+  await expect(TextualSemanticsBank.load(join(folder, 'cut.safetensors'))).rejects.toMatchObject({ code: 'BAD_FILE' });
+  await writeSafetensors(join(folder, 'other.safetensors'), [['x', { shape: [1], data: new Float32Array(1) }]], {});
+  await expect(TextualSemanticsBank.load(join(folder, 'other.safetensors'))).rejects.toMatchObject({ code: 'BAD_BANK' });
+  await expect(TextualSemanticsBank.load(join(folder, 'none.safetensors'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  mkdirSync(join(folder, 'taken'));
+  await expect(bank.save(join(folder, 'taken'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  await expect(bank.save(join(folder, 'no/such/folder'))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+});

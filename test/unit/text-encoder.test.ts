@@ -1,0 +1,114 @@
+import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ClipTextEncoder, importTransformers } from '../../lib/text/encoder.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { tinyClip } from '../fixtures/text-encoder.js';
+
+const folder = temporaryFolder();
+let encoder: ClipTextEncoder;
+beforeAll(async () => { encoder = await ClipTextEncoder.load(tinyClip); });
+afterAll(() => encoder.dispose());
+
+function distance(a: Float32Array, b: Float32Array): number {
+  return Math.sqrt(a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.reduce((sum, value) => sum + value * value, 0));
+}
+
+test('tells its id, sizes and token counts', () => {
+  expect(encoder.id).toBe('tiny-clip');
+  expect(encoder.embeddingSize).toBe(256);
+  expect(encoder.maxTokens).toBe(32);
+  expect(encoder.countTokens('')).toBe(2);
+  expect(encoder.countTokens('cat cat cat')).toBe(5);
+});
+
+test('embeddings are finite, not normalised, and the same every time', async () => {
+  const texts = ['a photo of a cat.', 'a photo of a dog.', ''];
+  const first = await encoder.encode(texts);
+  expect(first.length).toBe(3 * 256);
+  expect(first.every(Number.isFinite)).toBe(true);
+  expect(Math.hypot(...first.subarray(0, 256))).toBeGreaterThan(2);
+  expect(await encoder.encode(texts)).toEqual(first);
+  expect(await encoder.encode([])).toEqual(new Float32Array(0));
+});
+
+test('a text has the same embedding alone and padded in a batch, wherever it stands', async () => {
+  const small = await ClipTextEncoder.load(tinyClip, { batchSize: 3 });
+  const texts = ['a cat', 'a very long photo of a dog with a cat and an emu in the street', 'dog', 'a red truck on a road', 'a', 'a cat', 'the quick fox'];
+  const together = await small.encode(texts);
+  for (const [i, text] of texts.entries()) {
+    const alone = await encoder.encode([text]);
+    expect(distance(alone, together.subarray(i * 256, (i + 1) * 256))).toBeLessThan(1e-5);
+  }
+  expect(distance(together.subarray(0, 256), together.subarray(256, 512))).toBeGreaterThan(0.1);
+});
+
+test('places texts where they belong: a cat is nearer to kitten than to a truck', async () => {
+  const rows = await encoder.encode(['a photo of a cat.', 'a photo of a kitten.', 'a photo of a truck.']);
+  const unit = [0, 1, 2].map((i) => {
+    const row = rows.subarray(i * 256, (i + 1) * 256);
+    const norm = Math.hypot(...row);
+    return row.map((value) => value / norm);
+  });
+  const cosine = (i: number, j: number) => unit[i]!.reduce((sum, value, k) => sum + value * unit[j]![k]!, 0);
+  expect(cosine(0, 1)).toBeGreaterThan(cosine(0, 2));
+});
+
+test('a text too long is cut but keeps its end token', async () => {
+  const words = 'cat dog fish bird horse frog ship deer '.repeat(6).trim().split(' ');
+  const fits = words.slice(0, 30).join(' ');
+  expect(encoder.countTokens(fits)).toBe(32);
+  const [cut, whole] = [await encoder.encode([words.join(' ')]), await encoder.encode([fits])];
+  expect(encoder.countTokens(words.join(' '))).toBeGreaterThan(32);
+  expect(distance(whole, cut)).toBeLessThan(1e-5);
+});
+
+test('reports progress, lets timers run, and stops when told to', async () => {
+  const texts = Array.from({ length: 200 }, (_, i) => `a photo of number ${i}`);
+  const seen: number[] = [];
+  await encoder.encode(texts, { onProgress: (done, total) => seen.push(done / total) });
+  expect(seen.length).toBe(Math.ceil(200 / 32));
+  expect(seen.at(-1)).toBe(1);
+  await expect(encoder.encode(texts, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), 1);
+  await expect(encoder.encode(Array.from({ length: 3000 }, () => texts).flat(), { signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED' });
+});
+
+test('after dispose it says so', async () => {
+  const other = await ClipTextEncoder.load(tinyClip);
+  await other.dispose();
+  await other.dispose();
+  await expect(other.encode(['cat'])).rejects.toMatchObject({ code: 'DISPOSED' });
+});
+
+test('loads a folder given by a relative path', async () => {
+  const before = process.cwd();
+  try {
+    process.chdir(join(tinyClip, '..'));
+    expect((await ClipTextEncoder.load('./tiny-clip')).id).toBe('tiny-clip');
+    expect((await ClipTextEncoder.load('tiny-clip')).id).toBe('tiny-clip');
+  } finally {
+    process.chdir(before);
+  }
+});
+
+test('says what is wrong with a folder that will not do', async () => {
+  await expect(ClipTextEncoder.load('./nowhere')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  await expect(ClipTextEncoder.load(folder)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('onnx/text_model.onnx') as string });
+  const broken = join(folder, 'broken');
+  cpSync(tinyClip, broken, { recursive: true, filter: (path) => !/visual|vision|text_model/u.test(path) });
+  mkdirSync(join(broken, 'onnx'), { recursive: true });
+  writeFileSync(join(broken, 'onnx/text_model.onnx'), 'not a model');
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  cpSync(join(tinyClip, 'onnx/text_model.onnx'), join(broken, 'onnx/text_model.onnx'));
+  writeFileSync(join(broken, 'tokenizer.json'), '{');
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  rmSync(join(broken, 'tokenizer.json'));
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('tokenizer.json') as string });
+});
+
+test('says what to type where transformers cannot be loaded', async () => {
+  const load = () => Promise.reject(new Error('Could not load the "sharp" module'));
+  await expect(importTransformers(load)).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: expect.stringContaining('npm install') as string });
+});

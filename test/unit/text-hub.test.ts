@@ -1,0 +1,144 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { resolveModel } from '../../lib/hub.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { tinyClip } from '../fixtures/text-encoder.js';
+
+const commit = 'a'.repeat(40);
+const wanted = { required: [['onnx/absent.onnx', 'onnx/text_model.onnx'], 'config.json'], optional: ['preprocessor_config.json', 'readme.md'] };
+const folder = temporaryFolder();
+let server: Server;
+let requests: string[] = [];
+let behave: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
+let count = 0;
+let cacheDir = '';
+
+/** A hub with one model, org/tiny: tests never reach the network. */
+beforeAll(async () => {
+  server = createServer((request, response) => {
+    requests.push(request.url!);
+    if (behave?.(request, response)) return;
+    const file = /^\/org\/tiny\/resolve\/a+\/(.+)$/u.exec(request.url!)?.[1];
+    if (request.url === '/api/models/org/tiny/revision/main') {
+      const siblings = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'preprocessor_config.json', 'onnx/text_model.onnx'].map((rfilename) => ({ rfilename }));
+      response.end(JSON.stringify({ sha: commit, siblings }));
+    } else if (file !== undefined && existsSync(join(tinyClip, file))) {
+      response.end(readFileSync(join(tinyClip, file)));
+    } else response.writeHead(404).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+});
+afterAll(() => { server.closeAllConnections(); server.close(); });
+beforeEach(() => {
+  requests = [];
+  behave = undefined;
+  cacheDir = join(folder, `cache${count++}`);
+  vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  for (const name of ['HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_HOME', 'HF_HUB_CACHE', 'HF_TOKEN']) vi.stubEnv(name, '');
+});
+afterEach(() => vi.unstubAllEnvs());
+
+test('downloads a model once, into the layout of the hub cache', async () => {
+  const model = await resolveModel('org/tiny', wanted, { cacheDir });
+  const snapshot = join(cacheDir, 'models--org--tiny', 'snapshots', commit);
+  expect(model).toEqual({ id: 'org/tiny', folder: snapshot, files: [join(snapshot, 'onnx/text_model.onnx'), join(snapshot, 'config.json')] });
+  expect(readFileSync(join(snapshot, 'config.json'))).toEqual(readFileSync(join(tinyClip, 'config.json')));
+  expect(existsSync(join(snapshot, 'preprocessor_config.json'))).toBe(true);
+  expect(readFileSync(join(cacheDir, 'models--org--tiny/refs/main'), 'utf8')).toBe(commit);
+  expect(readdirSync(snapshot).filter((name) => name.includes('incomplete'))).toEqual([]);
+  requests = [];
+  expect(await resolveModel('org/tiny', wanted, { cacheDir })).toEqual(model);
+  expect(await resolveModel('org/tiny', wanted, { cacheDir, localFilesOnly: true })).toEqual(model);
+  expect(requests).toEqual([]);
+});
+
+test('a text encoder loads from the hub, with progress', async () => {
+  const arrived = new Map<string, number>();
+  const encoder = await ClipTextEncoder.load('org/tiny', { cacheDir, onProgress: ({ file, received, total }) => arrived.set(file, received / total!) });
+  expect(encoder.id).toBe('org/tiny');
+  expect([...arrived.values()]).toEqual([1, 1, 1, 1]);
+  const local = await ClipTextEncoder.load(tinyClip);
+  expect(await encoder.encode(['a cat'])).toEqual(await local.encode(['a cat']));
+});
+
+test('HF_HOME and HF_HUB_CACHE say where, and the layout of transformers.js is read too', async () => {
+  vi.stubEnv('HF_HOME', join(folder, 'home'));
+  expect((await resolveModel('org/tiny', wanted)).folder).toBe(join(folder, 'home/hub/models--org--tiny/snapshots', commit));
+  vi.stubEnv('HF_HUB_CACHE', join(folder, 'own'));
+  const there = join(folder, 'own/org/tiny');
+  mkdirSync(join(there, 'onnx'), { recursive: true });
+  writeFileSync(join(there, 'onnx/text_model.onnx'), '');
+  writeFileSync(join(there, 'config.json'), '');
+  expect((await resolveModel('org/tiny', wanted)).folder).toBe(there);
+});
+
+test.each([['HF_HUB_OFFLINE'], ['TRANSFORMERS_OFFLINE']])('%s turns downloads off', async (name) => {
+  vi.stubEnv(name, '1');
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('HF_HUB_OFFLINE') as string });
+  expect(requests).toEqual([]);
+});
+
+test('localFilesOnly turns downloads off', async () => {
+  await expect(ClipTextEncoder.load('org/tiny', { cacheDir, localFilesOnly: true })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('onnx/text_model.onnx') as string });
+  expect(requests).toEqual([]);
+});
+
+test('says what is wrong: unknown id, missing files, refused access, a name that is no id', async () => {
+  await expect(resolveModel('org/other', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('spelling') as string });
+  await expect(resolveModel('org/tiny', { required: ['onnx/vision_model.onnx'] }, { cacheDir })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  await expect(resolveModel('tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', found: 'tiny' });
+  behave = (_, response) => { response.writeHead(403).end(); return true; };
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('HF_TOKEN') as string });
+});
+
+test('no network is an error in seconds', async () => {
+  vi.stubEnv('HF_ENDPOINT', 'http://127.0.0.1:9');
+  const start = performance.now();
+  await expect(ClipTextEncoder.load('org/tiny', { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('network') as string });
+  expect(performance.now() - start).toBeLessThan(10_000);
+});
+
+test('a server that does not answer is given up', async () => {
+  behave = () => true;
+  const start = performance.now();
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('in time') as string });
+  expect(performance.now() - start).toBeLessThan(20_000);
+});
+
+test('a download cut short leaves nothing that looks whole', async () => {
+  behave = (request, response) => {
+    if (!request.url!.endsWith('text_model.onnx')) return false;
+    response.writeHead(200, { 'content-length': 1000 });
+    response.write('abc');
+    setTimeout(() => response.destroy(), 20);
+    return true;
+  };
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  expect(readdirSync(join(cacheDir, 'models--org--tiny/snapshots', commit, 'onnx'))).toEqual([]);
+  behave = undefined;
+  expect((await resolveModel('org/tiny', wanted, { cacheDir })).files.length).toBe(2);
+});
+
+test('stops when told to, in the middle of a file', async () => {
+  const controller = new AbortController();
+  behave = (request, response) => {
+    if (!request.url!.endsWith('text_model.onnx')) return false;
+    response.writeHead(200, { 'content-length': 1000 });
+    response.write('abc');
+    setTimeout(() => controller.abort(), 20);
+    return true;
+  };
+  await expect(resolveModel('org/tiny', wanted, { cacheDir, signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED' });
+  expect(readdirSync(join(cacheDir, 'models--org--tiny/snapshots', commit, 'onnx'))).toEqual([]);
+});
+
+test('a cache that cannot be written is named', async () => {
+  writeFileSync(cacheDir, 'a file in the place of the folder');
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(cacheDir) as string });
+  rmSync(cacheDir);
+});

@@ -1,0 +1,84 @@
+import { expect, test } from 'vitest';
+import { nearestPairs } from '../../lib/text/nearest-pairs.js';
+import { randomNumbers } from '../fixtures/random.js';
+
+/** Unit rows around a common direction, as text embeddings are, some of them close to others; `decay` lets later columns matter less. */
+function unitRows(count: number, dimension: number, seed: number, decay = Infinity): Float32Array {
+  const random = randomNumbers(seed);
+  const rows = new Float32Array(count * dimension);
+  const scales = Float64Array.from({ length: dimension }, (_, k) => Math.exp(-k / decay));
+  const total = Math.sqrt(scales.reduce((sum, scale) => sum + scale * scale, 0) / 3); // a spread of 1 is a noise of about length 1 beside a centre of length 2
+  for (let i = 0; i < count; i++) {
+    const parent = i % 5 === 4 ? Math.floor(random() * i) : -1;
+    const spread = parent >= 0 ? 0.3 * random() : 1;
+    let squares = 0;
+    for (let k = 0; k < dimension; k++) {
+      const centre = parent >= 0 ? rows[parent * dimension + k]! : 2 / Math.sqrt(dimension);
+      const value = centre + (spread * scales[k]! * (2 * random() - 1)) / total;
+      rows[i * dimension + k] = value;
+      squares += value * value;
+    }
+    for (let k = 0; k < dimension; k++) rows[i * dimension + k]! /= Math.sqrt(squares);
+  }
+  return rows;
+}
+
+function allPairs(rows: Float32Array, count: number, threshold: number): string[] {
+  const dimension = rows.length / count;
+  const found: string[] = [];
+  for (let a = 0; a < count; a++) {
+    for (let b = a + 1; b < count; b++) {
+      let sum = 0;
+      for (let k = 0; k < dimension; k++) sum += rows[a * dimension + k]! * rows[b * dimension + k]!;
+      if (sum >= threshold) found.push(`${a}-${b}`);
+    }
+  }
+  return found;
+}
+
+test.each([
+  [600, 64, 0.98],
+  [600, 64, 0.9],
+  [400, 3, 0.98],
+  [300, 1, 0.98],
+  [7, 40, 0.9],
+])('finds what the comparison of all %d rows of %d finds at %f', async (count, dimension, threshold) => {
+  const rows = unitRows(count, dimension, count + dimension);
+  const expected = allPairs(rows, count, threshold);
+  expect(expected.length).toBeGreaterThan(0);
+  const { pairs, total } = await nearestPairs(rows, count, threshold, { limit: count * count });
+  expect(total).toBe(expected.length);
+  expect(pairs.map(({ a, b }) => `${a}-${b}`).sort()).toEqual(expected.sort());
+  expect(pairs.every((pair, i) => i === 0 || pairs[i - 1]!.similarity >= pair.similarity)).toBe(true);
+});
+
+test('keeps the most alike pairs where there are too many, and counts all', async () => {
+  const rows = unitRows(500, 8, 3);
+  const all = await nearestPairs(rows, 500, 0.9, { limit: 1e6 });
+  const some = await nearestPairs(rows, 500, 0.9, { limit: 10 });
+  expect(all.total).toBeGreaterThan(100);
+  expect(some).toEqual({ pairs: all.pairs.slice(0, 10), total: all.total });
+});
+
+test('rows that are all alike, zero columns, one row and no rows', async () => {
+  const alike = new Float32Array(20 * 4);
+  for (let i = 0; i < 20; i++) alike[i * 4 + 2] = 1;
+  expect((await nearestPairs(alike, 20, 1)).total).toBe(190);
+  expect(await nearestPairs(alike.subarray(0, 4), 1, 0.9)).toEqual({ pairs: [], total: 0 });
+  expect(await nearestPairs(new Float32Array(0), 0, 0.9)).toEqual({ pairs: [], total: 0 });
+});
+
+test('20,000 rows take seconds', async () => {
+  const rows = unitRows(20_000, 256, 5, 40);
+  const start = process.cpuUsage();
+  const { total } = await nearestPairs(rows, 20_000, 0.98);
+  const seconds = process.cpuUsage(start).user / 1e6; // the process's own time: the machine may be busy with other things
+  console.log(`near-duplicate search, 20,000 rows of 256: ${seconds.toFixed(1)} s of CPU time, ${total} pairs`);
+  expect(total).toBeGreaterThan(0);
+  expect(seconds).toBeLessThan(30);
+});
+
+test('stops when told to', async () => {
+  const signal = AbortSignal.timeout(20);
+  await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
+});
