@@ -99,7 +99,11 @@ export class ClipTextEncoder implements TextEncoder {
 
   /** @throws LgdError DISPOSED, ABORTED, NON_FINITE */
   async encode(texts: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
-    const rows = texts.map((text) => this.tokenise(text));
+    const rows: number[][] = [];
+    for (const [index, text] of texts.entries()) {
+      if (index % 256 === 0) await nextTurn(signal, 'text encoding');
+      rows.push(this.tokenise(text));
+    }
     const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths together pad least
     const embeddings = new Float32Array(texts.length * this.embeddingSize);
     for (let from = 0; from < order.length; from += this.batchSize) {

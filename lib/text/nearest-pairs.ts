@@ -15,9 +15,9 @@ export interface NearestPairs {
   total: number;
 }
 
-const axesMost = 32; // leading axes kept; enough to tell apart all but a few per mille of the pairs of a real list
-const axesAtOnce = 6;
-const rowsPerTurn = 64;
+const axesMost = 64; // leading axes kept: enough to tell apart nearly all pairs of a real list
+const axesAtOnce = 8;
+const rowsPerTurn = 32;
 
 /**
  * All pairs of unit rows whose cosine is at least `threshold`, exactly (up to float32 rounding), without comparing most pairs in full.
@@ -40,44 +40,99 @@ export async function nearestPairs(
   if (!Number.isInteger(dimension)) throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);
   if (count < 2) return { pairs: [], total: 0 };
   const radiusSquared = Math.max(0, 2 - 2 * threshold) + 1e-5; // the slack covers rounding; survivors are checked in full
-  const { projected, width, order } = projectAndSort(rows, count, dimension);
-  const radius = Math.sqrt(radiusSquared);
+  const search = { count, dimension, threshold, ...projectAndSort(rows, count, dimension), radiusSquared };
   const found = new Best(limit);
-  for (let i = 0; i < count; i++) {
-    if (i % rowsPerTurn === 0) await nextTurn(signal, 'the search for near-duplicate names');
-    const reach = projected[i * width]! + radius;
-    for (let j = i + 1; j < count && projected[j * width]! <= reach; j++) {
-      if (!withinReach(projected, i * width, j * width, width, radiusSquared)) continue;
-      const [a, b] = order[i]! < order[j]! ? [order[i]!, order[j]!] : [order[j]!, order[i]!];
-      const similarity = dot(rows, a * dimension, b * dimension, dimension);
-      if (similarity >= threshold - 1e-6) found.add({ a, b, similarity });
-    }
+  for (let from = 0; from < count; from += rowsPerTurn) {
+    await nextTurn(signal, 'the search for near-duplicate names');
+    searchRows(search, from, Math.min(from + rowsPerTurn, count), found);
   }
   return { pairs: found.sorted(), total: found.total };
 }
 
-/** Whether the partial distance of two projected rows stays within the radius, looked at after every few axes: most pairs part within the first. */
-function withinReach(projected: Float32Array, i: number, j: number, width: number, radiusSquared: number): boolean {
-  let sum = 0;
+interface Search {
+  count: number;
+  dimension: number;
+  threshold: number;
+  /** The row at each place of the sorted order. */
+  order: Int32Array;
+  /** The rows in that order, so that neighbours in the search are neighbours in memory. */
+  sorted: Float32Array;
+  /** Their coordinates [count + 5, width], sorted along the first; rows of NaN after the last. */
+  projected: Float32Array;
+  width: number;
+  radiusSquared: number;
+}
+
+/** Compares the sorted rows [from,to) with all that follow them. Apart from the asynchronous loop, where V8 compiles it to code several times slower. */
+function searchRows({ count, dimension, threshold, order, sorted, projected, width, radiusSquared }: Search, from: number, to: number, found: Best): void {
+  const radius = Math.sqrt(radiusSquared);
+  for (let i = from; i < to; i += 2) {
+    const reach = projected[Math.min(i + 1, count - 1) * width]! + radius;
+    for (let j = i + 1; j < count && projected[j * width]! <= reach; j += 4) {
+      const near = pairsInReach(projected, i * width, j * width, width, radiusSquared);
+      for (let bit = 0; near >> bit !== 0; bit++) {
+        const p = i + (bit >> 2);
+        const q = j + (bit & 3);
+        if (((near >> bit) & 1) === 0 || q <= p) continue;
+        const a = Math.min(order[p]!, order[q]!);
+        const b = Math.max(order[p]!, order[q]!);
+        const similarity = dot(sorted, p * dimension, q * dimension, dimension);
+        if (similarity >= threshold - 1e-6) found.add({ a, b, similarity });
+      }
+    }
+  }
+}
+
+/**
+ * Which of 2 x 4 pairs of projected rows (from offsets i and j) stay within the radius: bit 4 r + c is row r with row c. Eight pairs at once keep a number in a register
+ * for several of them; the partial distances are looked at after every few axes, since most pairs part within the first. Rows past the end are NaN and never within.
+ */
+function pairsInReach(values: Float32Array, i: number, j: number, width: number, limit: number): number {
+  const i1 = i + width;
+  const j1 = j + width;
+  const j2 = j1 + width;
+  const j3 = j2 + width;
+  let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
   for (let from = 0; from < width; from += axesAtOnce) {
     const to = Math.min(from + axesAtOnce, width);
     for (let k = from; k < to; k++) {
-      const difference = projected[i + k]! - projected[j + k]!;
-      sum += difference * difference;
+      const a = values[i + k]!;
+      const b = values[i1 + k]!;
+      const c = values[j + k]!;
+      const d = values[j1 + k]!;
+      const e = values[j2 + k]!;
+      const f = values[j3 + k]!;
+      s0 += (a - c) * (a - c);
+      s1 += (a - d) * (a - d);
+      s2 += (a - e) * (a - e);
+      s3 += (a - f) * (a - f);
+      s4 += (b - c) * (b - c);
+      s5 += (b - d) * (b - d);
+      s6 += (b - e) * (b - e);
+      s7 += (b - f) * (b - f);
     }
-    if (sum > radiusSquared) return false;
+    if (!(s0 <= limit || s1 <= limit || s2 <= limit || s3 <= limit || s4 <= limit || s5 <= limit || s6 <= limit || s7 <= limit)) return 0;
   }
-  return true;
+  return +(s0 <= limit) | (+(s1 <= limit) << 1) | (+(s2 <= limit) << 2) | (+(s3 <= limit) << 3)
+    | (+(s4 <= limit) << 4) | (+(s5 <= limit) << 5) | (+(s6 <= limit) << 6) | (+(s7 <= limit) << 7);
 }
 
+/** Four partial sums, so that additions need not wait for each other. */
 function dot(values: Float32Array, i: number, j: number, length: number): number {
-  let sum = 0;
-  for (let k = 0; k < length; k++) sum += values[i + k]! * values[j + k]!;
-  return sum;
+  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  let k = 0;
+  for (; k + 3 < length; k += 4) {
+    s0 += values[i + k]! * values[j + k]!;
+    s1 += values[i + k + 1]! * values[j + k + 1]!;
+    s2 += values[i + k + 2]! * values[j + k + 2]!;
+    s3 += values[i + k + 3]! * values[j + k + 3]!;
+  }
+  for (; k < length; k++) s0 += values[i + k]! * values[j + k]!;
+  return s0 + s1 + s2 + s3;
 }
 
 /** Rows on the leading axes plus, as one more coordinate, the norm of what the axes leave out; sorted along the first axis. */
-function projectAndSort(rows: Float32Array, count: number, dimension: number): { projected: Float32Array; width: number; order: Int32Array } {
+function projectAndSort(rows: Float32Array, count: number, dimension: number): Pick<Search, 'order' | 'sorted' | 'projected' | 'width'> {
   const axes = principalAxes(rows, count, dimension, Math.min(axesMost, dimension));
   const axisCount = axes.length / dimension;
   const width = axisCount + 1;
@@ -93,9 +148,13 @@ function projectAndSort(rows: Float32Array, count: number, dimension: number): {
     unsorted[i * width + axisCount] = Math.sqrt(Math.max(0, rest));
   }
   const order = Int32Array.from({ length: count }, (_, i) => i).sort((a, b) => unsorted[a * width]! - unsorted[b * width]! || a - b);
-  const projected = new Float32Array(count * width);
-  order.forEach((row, place) => projected.set(unsorted.subarray(row * width, (row + 1) * width), place * width));
-  return { projected, width, order };
+  const projected = new Float32Array((count + 5) * width).fill(NaN);
+  const sorted = new Float32Array(count * dimension);
+  order.forEach((row, place) => {
+    projected.set(unsorted.subarray(row * width, (row + 1) * width), place * width);
+    sorted.set(rows.subarray(row * dimension, (row + 1) * dimension), place * dimension);
+  });
+  return { order, sorted, projected, width };
 }
 
 /**
