@@ -10,6 +10,15 @@ struct TileShape {
   int rows, columns;
 };
 
+// What a task computes of dw: numbers [row_begin, row_end) of the matrix that is broadcast, [column_begin, column_end) of the one
+// along the vectors, for taps [tap_begin, tap_end). Copied patches are one tap of taps * depth channels.
+// turned: the patches are broadcast, dy lies along the vectors, and dw comes out transposed.
+struct OuterRange {
+  int64_t row_begin, row_end, column_begin, column_end;
+  int tap_begin, tap_end;
+  bool turned;
+};
+
 }  // namespace lgd
 
 #define LGD_ISA_FILE "ops/gemm_cpu.inl"
@@ -47,33 +56,77 @@ void patch_gemm(Context& ctx, const PatchGemm& g) {
   });
 }
 
+namespace {
+
+int64_t round_up(int64_t count, int64_t unit) { return ceil_div(count, unit) * unit; }
+
+// How patch_outer divides its work. Small weights: parts of the rows have sums of their own, added up in order. Large weights:
+// tasks own parts of the weights, cut along the longer side, so that the shorter matrix is the one that every task reads whole.
+struct OuterPlan {
+  int64_t patch, depth, weights, row_side, column_side;
+  bool turned;
+  Partition parts;
+  int tap_groups;
+  int64_t step, pieces, block;
+
+  OuterPlan(const PatchOuter& o, const TileShape& tile)
+      : patch(int64_t(o.patches.taps) * o.patches.depth), depth(o.patches.copied() ? patch : o.patches.depth), weights(o.k * patch),
+        turned(prefers_turned(o.patches.rows(), depth, o.k, tile)),
+        parts(o.patches.rows(), std::max<int64_t>(1024, (1 << 19) / (depth + o.k)), weights <= 65536 ? 16 : 1) {
+    row_side = turned ? depth : o.k;
+    column_side = turned ? o.k : depth;
+    tap_groups = o.patches.copied() || parts.parts > 1 ? 1 : o.patches.taps;
+    const int64_t wanted = ceil_div(16, parts.parts * tap_groups);
+    step = round_up(ceil_div(std::max(row_side, column_side), wanted), column_side > row_side ? tile.columns : tile.rows);
+    pieces = ceil_div(std::max(row_side, column_side), step);
+    // Rows in one go: what they read of both operands fits the second-level cache.
+    block = std::clamp<int64_t>((48 << 10) / (std::min(row_side, column_side) + step), 32, 256);
+  }
+
+  // The way with less empty room in its tiles (rows are cut to a third of a tile, columns to a vector). Where that is equal, the
+  // longer side is broadcast: tiles then walk it along its rows. With few rows, turning the result costs more than that brings.
+  static bool prefers_turned(int64_t rows, int64_t depth, int64_t k, const TileShape& tile) {
+    const int64_t straight = round_up(k, tile.rows / 3) * round_up(depth, tile.columns / 2), turned = round_up(depth, tile.rows / 3) * round_up(k, tile.columns / 2);
+    return turned < straight || (turned == straight && depth > k && rows >= 256);
+  }
+
+  int64_t tasks() const { return parts.parts * tap_groups * pieces; }
+  OuterRange range(const PatchOuter& o, int64_t task) const {
+    const int64_t begin = task % pieces * step, tap = task / pieces % tap_groups;
+    OuterRange range{0, row_side, 0, column_side, int(tap), tap_groups == 1 ? o.patches.taps : int(tap + 1), turned};
+    (column_side > row_side ? range.column_begin : range.row_begin) = begin;
+    (column_side > row_side ? range.column_end : range.row_end) = std::min(begin + step, std::max(row_side, column_side));
+    return range;
+  }
+};
+
+// dw[k, d] += sum of parts sums[part, d, k], or of sums[part, k, d] where they are not turned.
+void add_parts(Context& ctx, const OuterPlan& plan, int64_t k, const float* sums, float* dw) {
+  ctx.pool.for_range(k, ceil_div(16384, plan.patch), [&](int64_t begin, int64_t end) {
+    for (int64_t part = 0; part < plan.parts.parts; ++part) {
+      const float* from = sums + part * plan.weights;
+      if (plan.turned) LGD_DISPATCH(add_turned)(begin, end, k, plan.patch, from, dw);
+      else for (int64_t i = begin * plan.patch; i < end * plan.patch; ++i) dw[i] += from[i];
+    }
+  });
+}
+
+}  // namespace
+
 void patch_outer(Context& ctx, const PatchOuter& o) {
-  const Patches& p = o.patches;
-  const int64_t rows = p.rows(), patch = int64_t(p.taps) * p.depth, weights = o.k * patch;
-  const TileShape tile = LGD_DISPATCH(tile_shape)();
-  // Rows in one go: what they read of both operands fits the second-level cache.
-  const int64_t block = std::clamp<int64_t>((48 << 10) / (p.depth + o.k), 32, 256);
-  // Small weights: parts of the rows have sums of their own, added up in order. Large weights: tasks own parts of the weights.
-  const Partition parts(rows, std::max<int64_t>(4 * block, (1 << 20) / (p.depth + o.k)), weights <= 65536 ? 16 : 1);
-  const int tap_groups = p.copied() || parts.parts > 1 ? 1 : p.taps;
-  const int64_t wanted = ceil_div(16, parts.parts * tap_groups);
-  const int64_t k_step = ceil_div(ceil_div(o.k, wanted), tile.rows) * tile.rows, k_groups = ceil_div(o.k, k_step);
+  const OuterPlan plan(o, LGD_DISPATCH(tile_shape)());
+  const bool direct = plan.parts.parts == 1 && !plan.turned;
   thread_local Workspace workspace;
-  float* sums = parts.parts > 1 ? workspace.floats(parts.parts * weights) : o.dw;
-  ctx.pool.for_each(parts.parts * tap_groups * k_groups, [&](int, int64_t task) {
+  float* sums = direct ? o.dw : workspace.floats(plan.parts.parts * plan.weights);
+  ctx.pool.for_each(plan.tasks(), [&](int, int64_t task) {
     thread_local std::vector<const float*> pointers;
     thread_local Workspace copies;
-    pointers.resize(std::max<size_t>(pointers.size(), size_t(2 * block)));
-    const int64_t part = task / (tap_groups * k_groups), k = task % k_groups * k_step;
-    const int tap = int(task / k_groups % tap_groups), tap_end = tap_groups == 1 ? p.taps : tap + 1;
-    LGD_DISPATCH(outer_rows)(o, parts.begin(part), parts.end(part), k, std::min<int64_t>(k + k_step, o.k), tap, tap_end, block, pointers.data(),
-                             p.copied() ? copies.floats(block * patch) : nullptr, sums + (parts.parts > 1 ? part * weights : 0), parts.parts == 1);
+    pointers.resize(std::max<size_t>(pointers.size(), size_t(2 * plan.block)));
+    const int64_t part = task / (plan.tap_groups * plan.pieces);
+    LGD_DISPATCH(outer_rows)(o, plan.parts.begin(part), plan.parts.end(part), plan.range(o, task), plan.block, pointers.data(),
+                             o.patches.copied() ? copies.floats(plan.block * plan.patch) : nullptr, sums + part * plan.weights, direct);
   });
-  if (parts.parts == 1) return;
-  ctx.pool.for_range(weights, 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t part = 0; part < parts.parts; ++part)
-      for (int64_t i = begin; i < end; ++i) o.dw[i] += sums[part * weights + i];
-  });
+  if (!direct) add_parts(ctx, plan, o.k, sums, o.dw);
 }
 
 void column_sums(Context& ctx, int64_t rows, int k, const float* dy, float* d_bias) {
