@@ -1,3 +1,4 @@
+import { PhiloxStream } from '../data/philox.js';
 import type { GraphParameter, GraphSpec } from './graph.js';
 import type { WeightRecord } from './weights.js';
 
@@ -15,57 +16,24 @@ export function initialWeights(graph: GraphSpec, seed: number): WeightRecord {
 function draw({ name, shape, init }: GraphParameter, seed: number): Float32Array {
   const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
   if (init.kind === 'constant') return data.fill(init.value);
-  const words = new Uint32Array(4);
-  const [high, low] = [hash(name, 0x811c9dc5), hash(name, 0x9dc5811c)];
-  for (let i = 0; i < data.length; i += 4) {
-    philox(words, seed, high, low, i / 4);
-    const values = init.kind === 'uniform' ? uniform(words, init.bound) : normal(words, init.std);
-    data.set(values.slice(0, Math.min(4, data.length - i)), i);
+  const stream = new PhiloxStream(BigInt(seed), streamOf(name));
+  if (init.kind === 'uniform') {
+    for (let i = 0; i < data.length; i++) data[i] = init.bound * (2 * stream.next() - 1);
+    return data;
+  }
+  for (let i = 0; i < data.length; i += 2) {
+    // Box and Muller's transform; 1 - next() is never 0
+    const radius = init.std * Math.sqrt(-2 * Math.log(1 - stream.next()));
+    const angle = 2 * Math.PI * stream.next();
+    data[i] = radius * Math.cos(angle);
+    if (i + 1 < data.length) data[i + 1] = radius * Math.sin(angle);
   }
   return data;
 }
 
-/** A word as a number in (0, 1). */
-const unit = (word: number): number => (word + 0.5) / 2 ** 32;
-
-function uniform(words: Uint32Array, bound: number): number[] {
-  return Array.from(words, (word) => bound * (2 * unit(word) - 1));
-}
-
-/** Box and Muller's transform of two pairs of uniform draws. */
-function normal(words: Uint32Array, std: number): number[] {
-  return [0, 2].flatMap((i) => {
-    const radius = std * Math.sqrt(-2 * Math.log(unit(words[i]!)));
-    const angle = 2 * Math.PI * unit(words[i + 1]!);
-    return [radius * Math.cos(angle), radius * Math.sin(angle)];
-  });
-}
-
-/** 32-bit FNV-1a from a given basis. */
-function hash(text: string, basis: number): number {
-  let value = basis;
-  for (const byte of Buffer.from(text)) value = Math.imul(value ^ byte, 0x01000193);
-  return value >>> 0;
-}
-
-/** High and low words of a 32 x 32 bit product. */
-function multiply(a: number, b: number): [number, number] {
-  const [aHigh, aLow, bHigh, bLow] = [a >>> 16, a & 0xffff, b >>> 16, b & 0xffff];
-  const middle = aHigh * bLow + ((aLow * bLow) >>> 16);
-  const carry = aLow * bHigh + (middle & 0xffff);
-  return [(aHigh * bHigh + Math.floor(middle / 65536) + Math.floor(carry / 65536)) >>> 0, Math.imul(a, b) >>> 0];
-}
-
-/** Philox4x32-10 (Salmon et al. 2011), keyed by the seed: four random words for a counter of four. */
-function philox(words: Uint32Array, seed: number, high: number, low: number, index: number): void {
-  let [k0, k1] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0];
-  let [c0, c1, c2, c3] = [index >>> 0, Math.floor(index / 2 ** 32) >>> 0, low, high];
-  for (let round = 0; round < 10; round++) {
-    const [high0, low0] = multiply(0xd2511f53, c0);
-    const [high1, low1] = multiply(0xcd9e8d57, c2);
-    [c0, c1, c2, c3] = [(high1 ^ c1 ^ k0) >>> 0, low1, (high0 ^ c3 ^ k1) >>> 0, low0];
-    k0 = (k0 + 0x9e3779b9) >>> 0;
-    k1 = (k1 + 0xbb67ae85) >>> 0;
-  }
-  words.set([c0, c1, c2, c3]);
+/** 64-bit FNV-1a of a name. */
+function streamOf(name: string): bigint {
+  let hash = 0xcbf29ce484222325n;
+  for (const byte of Buffer.from(name)) hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  return hash;
 }

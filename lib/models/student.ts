@@ -54,7 +54,8 @@ export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
 
 /** A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. */
 export class Student {
-  #weights: WeightRecord;
+  readonly #seed: number;
+  #weights: WeightRecord | undefined;
 
   /** Use {@link createStudent}. */
   constructor(
@@ -63,13 +64,14 @@ export class Student {
     readonly embeddingSize: number,
     readonly widthMultiplier: number,
     readonly graph: GraphSpec,
-    weights: WeightRecord,
+    seed: number,
   ) {
-    this.#weights = weights;
+    this.#seed = seed;
   }
 
-  /** Parameters and buffers that {@link compile} starts from. */
+  /** Parameters and buffers that {@link compile} starts from: what {@link load} took, or start values drawn from the seed. */
   get weights(): WeightRecord {
+    this.#weights ??= initialWeights(this.graph, this.#seed);
     return this.#weights;
   }
 
@@ -82,7 +84,7 @@ export class Student {
   /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
   compile(options: CompileOptions): CompiledEncoder {
     const compiled = new CompiledEncoder(this.device, this.graph, options);
-    compiled.load(this.#weights);
+    compiled.load(this.weights);
     return compiled;
   }
 }
@@ -93,7 +95,7 @@ export class Student {
  */
 export function createStudent(name: string, { device, seed = 0, ...options }: StudentOptions): Student {
   const graph = studentGraph(name, { ...options, outputs: undefined });
-  return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, initialWeights(graph, checkSeed(seed)));
+  return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, checkSeed(seed));
 }
 
 /** @throws LgdError BAD_OPTION */
