@@ -48,7 +48,7 @@ export async function decodeImage(bytes: Uint8Array, { shortSide, background = '
 
 /** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
 async function sizeOf(bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
-  const { autoOrient: { width, height }, format, density = 72 } = await sharp(bytes).metadata();
+  const { autoOrient: { width, height }, format, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
   if (format !== 'svg') return { width, height, density: undefined };
   const scale = shortSide / Math.min(width, height);
   return { width: width * scale, height: height * scale, density: Math.min(100_000, Math.max(1, density * scale)) };
