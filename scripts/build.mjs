@@ -1,6 +1,7 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
-//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--verbose]
-import { spawnSync } from 'node:child_process';
+//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--verbose]
+// "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU.
+import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { createRequire } from 'node:module';
@@ -67,37 +68,77 @@ function buildWithGyp() {
   return ['build/Release/lgdistill.node', 'node-gyp, CPU only'];
 }
 
-// For machines with a C++ compiler and nothing else: neither CMake nor Python.
-function buildPlain() {
+// Compiles and links with the plain compiler, as many files at a time as there are cores; unchanged files are not compiled again.
+async function compile(folder, files, flags) {
   const compiler = process.env.CXX ?? 'g++';
-  const out = join(root, 'build-plain', 'Release');
+  const out = join(root, folder, 'Release');
   mkdirSync(out, { recursive: true });
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  const includes = ['native', require('node-addon-api').include_dir, require('node-api-headers').include_dir];
-  const objects = sources('cpu').map((source) => {
+  const includes = [...flags.includes, 'native', require('node-addon-api').include_dir, require('node-api-headers').include_dir];
+  const common = [
+    '-std=gnu++20', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-fvisibility=hidden', '-MMD',
+    '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', `-DLGD_VERSION="${version}"`, ...flags.options, ...includes.flatMap((path) => ['-I', path]),
+  ];
+  const objects = [];
+  const waiting = files.map((source) => {
     const object = join(out, `${source.replaceAll('/', '_')}.o`);
-    run(compiler, [
-      '-c', source, '-o', object, '-std=gnu++20', '-O3', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-fvisibility=hidden',
-      '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', `-DLGD_VERSION="${version}"`, '-DLGD_BUILD_ID="plain cpu"', ...includes.flatMap((path) => ['-I', path]),
-    ]);
-    return object;
-  });
-  run(compiler, ['-shared', '-s', '-pthread', '-o', join(out, 'lgdistill.node'), ...objects]);
-  return ['build-plain/Release/lgdistill.node', `${compiler}, CPU only: neither CMake nor Python found`];
+    objects.push(object);
+    return { source, object };
+  }).filter(({ object }) => !isFresh(object));
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...common]);
+  }));
+  run(compiler, ['-shared', '-pthread', ...flags.link, '-o', join(out, 'lgdistill.node'), ...objects]);
+  return { path: `${folder}/Release/lgdistill.node`, compiler };
 }
 
-function buildNative() {
+// Newer than everything that the compiler's dependency file names?
+function isFresh(object) {
+  const list = object.replace(/\.o$/, '.d');
+  if (!existsSync(object) || !existsSync(list)) return false;
+  const made = statSync(object).mtimeMs;
+  const inputs = readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean);
+  return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
+}
+
+function runAsync(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] });
+    child.on('close', (status) => {
+      if (status !== 0) process.exit(1);
+      resolve();
+    });
+  });
+}
+
+// For machines with a C++ compiler and nothing else: neither CMake nor Python.
+async function buildPlain() {
+  const { path, compiler } = await compile('build-plain', sources('cpu'), { includes: [], options: ['-O3', '-DLGD_BUILD_ID="plain cpu"'], link: ['-s'] });
+  return [path, `${compiler}, CPU only`];
+}
+
+async function buildEmulated() {
+  const sanitize = process.env.LGDISTILL_SANITIZE ? [`-fsanitize=${process.env.LGDISTILL_SANITIZE}`, '-fno-omit-frame-pointer'] : [];
+  const { path, compiler } = await compile('build-emulated', [...sources('cpu'), ...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), 'test/native/emulation/emulation.cpp'], {
+    includes: ['test/native/emulation'],
+    options: ['-O2', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
+    link: sanitize,
+  });
+  return [path, `${compiler}, CPU and emulated CUDA: for tests`];
+}
+
+async function buildNative() {
   const way = options.with ?? (has('cmake') ? 'cmake' : has('python3') ? 'gyp' : 'plain');
-  const build = { cmake: buildWithCmake, gyp: buildWithGyp, plain: buildPlain }[way];
+  const build = { cmake: buildWithCmake, gyp: buildWithGyp, plain: buildPlain, emulated: buildEmulated }[way];
   if (!build) {
-    process.stderr.write(`--with: ${way} is not a way to build; use cmake, gyp or plain\n`);
+    process.stderr.write(`--with: ${way} is not a way to build; use cmake, gyp, plain or emulated\n`);
     process.exit(2);
   }
-  const [path, how] = build();
+  const [path, how] = await build();
   return `${path} (${how}, ${(statSync(join(root, path)).size / 1e6).toFixed(1)} MB)`;
 }
 
 const built = [];
 if (options.only !== 'native') built.push(buildTypeScript());
-if (options.only !== 'ts') built.push(buildNative());
+if (options.only !== 'ts') built.push(await buildNative());
 console.log(`lgdistill: built ${built.join(' and ')}`);

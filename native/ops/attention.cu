@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(256) first_token_kernel(int64_t vectors, int c
 // Block: one head of one image. Warps share the tokens for the scores, then threads share the channels for the average.
 template <class T>
 __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const T* q, const T* k, const T* v, T* out) {
-  extern __shared__ float shared[];  // scores [tokens]
+  LGD_DYNAMIC_SHARED(float, scores);  // [tokens]
   const int head = blockIdx.x, n = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, size = s.channels / s.heads;
   const int64_t offset = int64_t(head) * size;
   const T* query = q + int64_t(n) * s.channels + offset;
@@ -48,16 +48,16 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
     for (int c = lane; c < size; c += 32) dot = fmaf(load1(query + c), load1(key + c), dot);
 #pragma unroll
     for (int mask = 16; mask; mask >>= 1) dot += shfl_xor(dot, mask);
-    if (lane == 0) shared[t] = dot * scale;
+    if (lane == 0) scores[t] = dot * scale;
   }
   __syncthreads();
   float most = -INFINITY, total = 0;
-  for (int t = 0; t < s.tokens; ++t) most = fmaxf(most, shared[t]);
-  for (int t = 0; t < s.tokens; ++t) total += __expf(shared[t] - most);
+  for (int t = 0; t < s.tokens; ++t) most = fmaxf(most, scores[t]);
+  for (int t = 0; t < s.tokens; ++t) total += __expf(scores[t] - most);
   for (int c = threadIdx.x; c < size; c += 128) {
     float sum = 0;
     for (int t = 0; t < s.tokens; ++t)
-      sum = fmaf(__expf(shared[t] - most), load1(v + (int64_t(n) * s.tokens + t) * s.channels + offset + c), sum);
+      sum = fmaf(__expf(scores[t] - most), load1(v + (int64_t(n) * s.tokens + t) * s.channels + offset + c), sum);
     store1(out + int64_t(n) * s.channels + offset + c, sum / total);
   }
 }

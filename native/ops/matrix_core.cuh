@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(Tile::threads)
   using B = Operand<T, Tile::BN, LoaderB::k_outer>;
   constexpr int slots_a = A::tile_rows * A::chunks / Tile::threads, slots_b = B::tile_rows * B::chunks / Tile::threads;
   static_assert(slots_a * Tile::threads == A::tile_rows * A::chunks && slots_b * Tile::threads == B::tile_rows * B::chunks);
-  extern __shared__ __align__(128) char shared[];
+  LGD_DYNAMIC_SHARED(char, shared);
   T* a_tiles = reinterpret_cast<T*>(shared);
   T* b_tiles = a_tiles + Tile::stages * A::tile_elements;
 
@@ -189,8 +189,7 @@ template <class T, class Tile, class LoaderA, class LoaderB, class EpilogueOut>
 void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const EpilogueOut& epilogue, int64_t M, int64_t N, int64_t K, int splits = 1) {
   constexpr size_t shared = shared_bytes<T, Tile>();
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, EpilogueOut>;
-  const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));  // per device, so each time
-  if (raised != cudaSuccess) throw Error("DEVICE_ERROR", std::string("shared memory: ") + cudaGetErrorString(raised));
+  allow_shared_memory(kernel, shared);
   const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + splits - 1) / splits;
   const dim3 grid(unsigned((M + Tile::BM - 1) / Tile::BM), unsigned((N + Tile::BN - 1) / Tile::BN), unsigned(splits));
   LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, epilogue, M, N, k_tiles, per_split);

@@ -1,0 +1,128 @@
+// Arithmetic shared by all kernels: storage types, activations and vectors of eight channels. Plain code over the names of
+// core/cuda_device.cuh, which includes it.
+#pragma once
+
+namespace lgd {
+
+// Calls body with a value of the storage type: with_type(type, [&](auto zero) { using T = decltype(zero); ... });
+template <class Body>
+void with_type(DType type, Body&& body) {
+  if (type == DType::bf16) body(bf16{});
+  else body(float{});
+}
+
+// Calls body with the activation as a compile-time constant.
+template <Act value> struct ActTag { static constexpr Act act = value; };
+template <class Body>
+void with_act(Act act, Body&& body) {
+  switch (act) {
+    case Act::none: return body(ActTag<Act::none>{});
+    case Act::relu: return body(ActTag<Act::relu>{});
+    case Act::relu6: return body(ActTag<Act::relu6>{});
+    case Act::silu: return body(ActTag<Act::silu>{});
+    case Act::hardswish: return body(ActTag<Act::hardswish>{});
+    case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
+    case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
+  }
+}
+
+inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20) {
+  const int64_t blocks = (count + per_block - 1) / per_block;
+  return unsigned(blocks < 1 ? 1 : blocks > most ? most : blocks);
+}
+
+// ---- activations (torch definitions) ----------------------------------------------------------------------------------------
+__device__ __forceinline__ float sigmoid_of(float u) { return 1.f / (1.f + __expf(-u)); }
+__device__ __forceinline__ float clamp_of(float u, float low, float high) { return fminf(fmaxf(u, low), high); }
+
+template <Act act>
+__device__ __forceinline__ float act_of(float u) {
+  if constexpr (act == Act::relu) return fmaxf(u, 0.f);
+  else if constexpr (act == Act::relu6) return clamp_of(u, 0.f, 6.f);
+  else if constexpr (act == Act::silu) return u * sigmoid_of(u);
+  else if constexpr (act == Act::hardswish) return u * clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
+  else if constexpr (act == Act::sigmoid) return sigmoid_of(u);
+  else if constexpr (act == Act::hardsigmoid) return clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
+  else return u;
+}
+
+// The same with the function chosen at run time (one value for the whole launch, so the branch is free).
+__device__ __forceinline__ float act_any(Act act, float u) {
+  switch (act) {
+    case Act::none: return u;
+    case Act::relu: return act_of<Act::relu>(u);
+    case Act::relu6: return act_of<Act::relu6>(u);
+    case Act::silu: return act_of<Act::silu>(u);
+    case Act::hardswish: return act_of<Act::hardswish>(u);
+    case Act::sigmoid: return act_of<Act::sigmoid>(u);
+    case Act::hardsigmoid: return act_of<Act::hardsigmoid>(u);
+  }
+  return u;
+}
+
+template <Act act>
+__device__ __forceinline__ float act_slope(float u) {
+  if constexpr (act == Act::relu) return u > 0.f ? 1.f : 0.f;
+  else if constexpr (act == Act::relu6) return u > 0.f && u < 6.f ? 1.f : 0.f;
+  else if constexpr (act == Act::silu) {
+    const float s = sigmoid_of(u);
+    return s * (1.f + u * (1.f - s));
+  } else if constexpr (act == Act::hardswish) return u < -3.f ? 0.f : u > 3.f ? 1.f : u * (1.f / 3.f) + 0.5f;
+  else if constexpr (act == Act::sigmoid) {
+    const float s = sigmoid_of(u);
+    return s * (1.f - s);
+  } else if constexpr (act == Act::hardsigmoid) return u > -3.f && u < 3.f ? 1.f / 6.f : 0.f;
+  else return 1.f;
+}
+
+// ---- eight channels at a time -----------------------------------------------------------------------------------------------
+struct F8 { float v[8]; };
+
+__device__ __forceinline__ F8 load8(const float* p) {
+  const float4 a = *reinterpret_cast<const float4*>(p), b = *reinterpret_cast<const float4*>(p + 4);
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+__device__ __forceinline__ F8 load8(const bf16* p) {
+  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+  F8 out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out.v[2 * i] = __uint_as_float(words[i] << 16);
+    out.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+  return out;
+}
+__device__ __forceinline__ void store8(float* p, const F8& x) {
+  *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
+  *reinterpret_cast<float4*>(p + 4) = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+}
+__device__ __forceinline__ uint32_t pack2(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t word;
+  memcpy(&word, &pair, 4);
+  return word;
+}
+__device__ __forceinline__ void store8(bf16* p, const F8& x) {
+  *reinterpret_cast<uint4*>(p) = make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7]));
+}
+__device__ __forceinline__ F8 zero8() { return {{0, 0, 0, 0, 0, 0, 0, 0}}; }
+
+// One element, for the places where vectors do not fit.
+__device__ __forceinline__ float load1(const float* p) { return *p; }
+__device__ __forceinline__ float load1(const bf16* p) { return __bfloat162float(*p); }
+__device__ __forceinline__ void store1(float* p, float x) { *p = x; }
+__device__ __forceinline__ void store1(bf16* p, float x) { *p = __float2bfloat16_rn(x); }
+
+// Writes, or adds to what is there.
+template <class T>
+__device__ __forceinline__ void put8(T* p, F8 x, bool accumulate) {
+  if (accumulate) {
+    const F8 old = load8(p);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] += old.v[i];
+  }
+  store8(p, x);
+}
+
+}  // namespace lgd

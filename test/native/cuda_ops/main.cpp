@@ -1,0 +1,320 @@
+// Holds every CUDA operation to its CPU twin on ragged shapes, in float32 and in bfloat16 storage: on a GPU (scripts/gpu-check), or
+// on the emulated one (test/native/cuda_ops.test.ts). Inputs are rounded to bfloat16 before both twins see them, outputs start as NaN.
+// Usage: cuda_ops [small]      small leaves out the shapes that take an emulation long.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "ops/kernels.h"
+
+using namespace lgd;
+
+namespace {
+
+uint16_t to_bits(float value) {  // round to nearest even
+  uint32_t word;
+  std::memcpy(&word, &value, 4);
+  if ((word & 0x7fffffff) > 0x7f800000) return 0x7fff;
+  return uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+float from_bits(uint16_t bits) {
+  const uint32_t word = uint32_t(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+// One run of an operation on one device: uploads inputs, remembers outputs.
+class Run {
+ public:
+  Run(std::shared_ptr<Device> device_, DType type_) : device(std::move(device_)), type(type_), ops(*device->kernels), random(1) {}
+  std::shared_ptr<Device> device;
+  DType type;
+  const Kernels& ops;
+
+  std::vector<float> draw(size_t count, float scale = 1, float offset = 0) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values) value = from_bits(to_bits(offset + scale * normal(random)));
+    return values;
+  }
+  void* stored(const std::vector<float>& values) { return upload(values, type); }
+  float* f32(const std::vector<float>& values) { return static_cast<float*>(upload(values, DType::f32)); }
+  void* input(size_t count, float scale = 1) { return stored(draw(count, scale)); }
+  float* input32(size_t count, float scale = 1, float offset = 0) { return f32(draw(count, scale, offset)); }
+  void* output(size_t count) { return track(upload(poison(count), type), count, type); }
+  void* sum(size_t count) { return track(upload(draw(count), type), count, type); }  // an output that is added to
+  float* output32(size_t count) { return static_cast<float*>(track(upload(poison(count), DType::f32), count, DType::f32)); }
+  float* sum32(size_t count) { return static_cast<float*>(track(upload(draw(count), DType::f32), count, DType::f32)); }
+
+  std::vector<std::vector<float>> results() {
+    std::vector<std::vector<float>> all;
+    for (const Out& out : outs) {
+      std::vector<float> values(out.count);
+      if (out.type == DType::f32) {
+        device->to_host(values.data(), out.data, out.count * 4);
+      } else {
+        std::vector<uint16_t> bits(out.count);
+        device->to_host(bits.data(), out.data, out.count * 2);
+        for (size_t i = 0; i < out.count; ++i) values[i] = from_bits(bits[i]);
+      }
+      all.push_back(std::move(values));
+    }
+    return all;
+  }
+
+ private:
+  struct Out { void* data; size_t count; DType type; };
+  static std::vector<float> poison(size_t count) { return std::vector<float>(count, std::numeric_limits<float>::quiet_NaN()); }
+  void* track(void* data, size_t count, DType as) {
+    outs.push_back({data, count, as});
+    return data;
+  }
+  void* upload(const std::vector<float>& values, DType as) {
+    buffers.emplace_back(device, values.size() * size_of(as) + 16);
+    void* data = buffers.back().as<>();
+    if (as == DType::f32) {
+      device->from_host(data, values.data(), values.size() * 4);
+    } else {
+      std::vector<uint16_t> bits(values.size());
+      for (size_t i = 0; i < values.size(); ++i) bits[i] = to_bits(values[i]);
+      device->from_host(data, bits.data(), bits.size() * 2);
+    }
+    return data;
+  }
+  std::mt19937 random;
+  std::vector<Out> outs;
+  std::vector<Buffer> buffers;
+};
+
+using Body = std::function<void(Run&)>;
+int failures = 0, checks = 0;
+std::shared_ptr<Device> cpu, gpu;
+bool small = false;
+
+void check(const std::string& name, const Body& body) {
+  std::vector<std::vector<float>> expected;
+  cpu->run(name, [&] {
+    Run run(cpu, DType::f32);
+    body(run);
+    expected = run.results();
+  });
+  for (DType type : {DType::f32, DType::bf16}) {
+    std::vector<std::vector<float>> found;
+    std::string error;
+    try {
+      gpu->run(name, [&] {
+        Run run(gpu, type);
+        body(run);
+        found = run.results();
+      });
+    } catch (const std::exception& e) {
+      error = e.what();
+      gpu->clear_error();
+    }
+    const double tolerance = type == DType::f32 ? 2e-5 : 1e-2;
+    double worst = error.empty() ? 0 : INFINITY;
+    for (size_t o = 0; o < found.size(); ++o) {
+      double difference = 0, norm = 1e-30;
+      for (size_t i = 0; i < found[o].size(); ++i) {
+        difference += std::pow(double(found[o][i]) - expected[o][i], 2);
+        norm += std::pow(double(expected[o][i]), 2);
+      }
+      const double relative = std::sqrt(difference / norm);
+      if (!(relative <= worst)) worst = relative;  // NaN counts as worst
+    }
+    ++checks;
+    if (!(worst <= tolerance)) {
+      ++failures;
+      std::printf("FAIL %-52s %s: relative error %.2e %s\n", name.c_str(), type == DType::f32 ? "float32 " : "bfloat16", worst, error.c_str());
+    }
+  }
+}
+
+ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
+  return {n, h, w, c, k, r, r, stride, pad, dilation, (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1, (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
+}
+
+std::string describe(const char* op, const ConvShape& s) {
+  char text[160];
+  std::snprintf(text, sizeof text, "%s %dx%dx%dx%d k%d r%d s%d p%d d%d", op, s.n, s.h, s.w, s.c, s.k, s.r, s.stride, s.pad, s.dilation);
+  return text;
+}
+
+void convolutions() {
+  for (const ConvShape& s : {conv(2, 9, 7, 8, 16, 3, 1, 1), conv(3, 15, 13, 24, 40, 3, 2, 1), conv(2, 20, 20, 64, 64, 3, 1, 1), conv(4, 17, 17, 8, 64, 7, 2, 3),
+                             conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0), conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0),
+                             conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)}) {
+    if (small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
+    const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.r * s.s * s.c;
+    const float fan = 1 / std::sqrt(float(s.r * s.s * s.c));
+    check(describe("conv_forward", s), [=](Run& t) { void *a = t.input(x), *b = t.input(w, fan); t.ops.conv_forward(*t.device, s, t.type, a, b, {}, t.output(y)); });
+    check(describe("conv_forward + epilogue", s), [=](Run& t) {
+      void *a = t.input(x), *b = t.input(w, fan);
+      Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), t.input(y), Act::hardswish};
+      t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(y));
+    });
+    for (bool accumulate : {false, true})
+      check(describe(accumulate ? "conv_backward_data +=" : "conv_backward_data", s), [=](Run& t) {
+        void *g = t.input(y), *b = t.input(w, fan);
+        t.ops.conv_backward_data(*t.device, s, t.type, g, b, accumulate ? t.sum(x) : t.output(x), accumulate);
+      });
+    check(describe("conv_backward_weight", s), [=](Run& t) { void *a = t.input(x), *g = t.input(y); float* dw = t.sum32(w); t.ops.conv_backward_weight(*t.device, s, t.type, a, g, dw, t.sum32(s.k)); });
+  }
+}
+
+void depthwise() {
+  for (const ConvShape& s : {conv(2, 9, 7, 8, 8, 3, 1, 1), conv(3, 15, 13, 24, 24, 3, 2, 1), conv(2, 14, 14, 72, 72, 5, 1, 2), conv(2, 17, 19, 136, 136, 5, 2, 2),
+                             conv(4, 4, 4, 960, 960, 3, 1, 1), conv(2, 12, 12, 16, 16, 3, 1, 2, 2), conv(1, 2, 2, 8, 8, 5, 2, 2), conv(9, 28, 28, 192, 192, 3, 1, 1)}) {
+    const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.r) * s.s * s.c;
+    check(describe("depthwise_forward", s), [=](Run& t) {
+      void *a = t.input(x), *b = t.input(w, 0.3f);
+      Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act::relu6};
+      t.ops.depthwise_forward(*t.device, s, t.type, a, b, e, t.output(y));
+    });
+    for (bool accumulate : {false, true})
+      check(describe("depthwise_backward_data", s), [=](Run& t) {
+        void *g = t.input(y), *b = t.input(w, 0.3f);
+        t.ops.depthwise_backward_data(*t.device, s, t.type, g, b, accumulate ? t.sum(x) : t.output(x), accumulate);
+      });
+    check(describe("depthwise_backward_weight", s), [=](Run& t) { void *a = t.input(x), *g = t.input(y); t.ops.depthwise_backward_weight(*t.device, s, t.type, a, g, t.sum32(w)); });
+  }
+}
+
+void norms() {
+  for (auto [rows, channels] : {std::pair<int64_t, int>{3, 8}, {1000, 24}, {4097, 64}, {777, 1280}, {50, 2304}, {100000, 16}})
+    for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish})
+      for (bool residual : {false, true}) {
+        if (small && (rows * channels > 300000 || (residual && act != Act::relu))) continue;
+        const NormShape shape{rows, channels, 1e-5f, 0.1f, act};
+        const size_t count = size_t(rows) * channels;
+        const std::string name = "norm_act " + std::to_string(rows) + "x" + std::to_string(channels) + " act " + std::to_string(int(act)) + (residual ? " residual" : "");
+        check(name, [=](Run& t) {
+          NormForward f{};
+          f.x = t.stored(t.draw(count, 2, 3));
+          f.residual = residual ? t.input(count) : nullptr;
+          f.gamma = t.input32(channels, 0.3f, 1);
+          f.beta = t.input32(channels);
+          f.running_mean = t.sum32(channels);
+          f.running_var = t.sum32(channels);
+          f.mean = t.output32(channels);
+          f.rstd = t.output32(channels);
+          f.y = t.output(count);
+          t.ops.norm_act_forward(*t.device, shape, t.type, f);
+          NormBackward b{};
+          b.x = f.x;
+          b.residual = f.residual;
+          b.dy = t.input(count);
+          b.gamma = f.gamma;
+          b.beta = f.beta;
+          b.mean = f.mean;
+          b.rstd = f.rstd;
+          b.d_gamma = t.sum32(channels);
+          b.d_beta = t.sum32(channels);
+          b.accumulate_dx = residual;
+          b.dx = residual ? t.sum(count) : t.output(count);
+          b.d_residual = residual ? t.output(count) : nullptr;
+          t.ops.norm_act_backward(*t.device, shape, t.type, b);
+        });
+      }
+  check("norm_fold + affine_act", [](Run& t) {
+    float *scale = t.output32(48), *shift = t.output32(48), *gamma = t.input32(48), *beta = t.input32(48), *mean = t.input32(48), *var = t.input32(48, 0.1f, 1);
+    t.ops.norm_fold(*t.device, 48, 1e-3f, gamma, beta, mean, var, scale, shift);
+    void *x = t.input(48 * 99), *residual = t.input(48 * 99);
+    t.ops.affine_act_forward(*t.device, 99, 48, t.type, x, scale, shift, residual, Act::relu, t.output(48 * 99));
+    t.ops.affine_act_forward(*t.device, 99, 48, t.type, x, nullptr, shift, nullptr, Act::silu, t.output(48 * 99));
+  });
+}
+
+void elementwise() {
+  const size_t count = 8 * 4321;
+  for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid})
+    check("act " + std::to_string(int(act)), [=](Run& t) {
+      void *x = t.input(count, 3), *dy = t.input(count);
+      t.ops.act_forward(*t.device, count, t.type, act, x, t.output(count));
+      t.ops.act_backward(*t.device, count, t.type, act, x, dy, t.output(count), false);
+      t.ops.act_backward(*t.device, count, t.type, act, x, dy, t.sum(count), true);
+    });
+  check("add", [=](Run& t) { void *a = t.input(count), *b = t.input(count); t.ops.add_forward(*t.device, count, t.type, a, b, t.output(count)); });
+  for (const ScaleShape& s : {ScaleShape{3, 49, 72}, ScaleShape{2, 1, 8}, ScaleShape{2, 100, 960}})
+    check("channel_scale", [=](Run& t) {
+      const size_t big = size_t(s.n) * s.pixels * s.channels, small = size_t(s.n) * s.channels;
+      void *x = t.input(big), *k = t.input(small), *dy = t.input(big);
+      t.ops.channel_scale_forward(*t.device, s, t.type, x, k, t.output(big));
+      t.ops.channel_scale_backward(*t.device, s, t.type, x, k, dy, t.output(big), false, t.output(small));
+      t.ops.channel_scale_backward(*t.device, s, t.type, x, k, dy, t.sum(big), true, t.output(small));
+    });
+  for (int64_t per_unit : {int64_t(1), int64_t(8 * 7)})
+    check("drop " + std::to_string(per_unit), [=](Run& t) {
+      const DropShape s{8 * 7 * 50, per_unit, 0.3f, 1234567890123ull, 77, 5};
+      void *x = t.input(s.count), *dy = t.input(s.count);
+      t.ops.drop_forward(*t.device, s, t.type, x, t.output(s.count));
+      t.ops.drop_backward(*t.device, s, t.type, dy, t.sum(s.count), true);
+    });
+}
+
+void pools_and_borders() {
+  for (const PoolShape& s : {PoolShape{2, 17, 15, 64, 3, 2, 1, 9, 8}, PoolShape{3, 8, 8, 8, 3, 2, 1, 4, 4}, PoolShape{2, 6, 6, 24, 2, 2, 0, 3, 3}}) {
+    const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.n) * s.oh * s.ow * s.c;
+    check("max_pool", [=](Run& t) {
+      std::vector<float> few = t.draw(x);
+      for (float& v : few) v = std::round(v);  // many ties
+      void *a = t.stored(few), *dy = t.input(y);
+      t.ops.max_pool_forward(*t.device, s, t.type, a, t.output(y));
+      t.ops.max_pool_backward(*t.device, s, t.type, a, dy, t.output(x), false);
+    });
+  }
+  for (const PoolShape& s : {PoolShape{2, 8, 6, 16, 2, 2, 0, 4, 3}, PoolShape{2, 9, 7, 16, 2, 2, 0, 4, 3}}) {
+    const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.n) * s.oh * s.ow * s.c;
+    check("avg_pool", [=](Run& t) {
+      void *a = t.input(x), *dy = t.input(y);
+      t.ops.avg_pool_forward(*t.device, s, t.type, a, t.output(y));
+      t.ops.avg_pool_backward(*t.device, s, t.type, dy, t.output(x), false);
+    });
+  }
+  for (int channels : {8, 72, 1280})
+    check("global_pool", [=](Run& t) {
+      const size_t x = size_t(3) * 49 * channels, y = size_t(3) * channels;
+      void *a = t.input(x), *dy = t.input(y);
+      t.ops.global_pool_forward(*t.device, 3, 49, channels, t.type, a, t.output(y));
+      t.ops.global_pool_backward(*t.device, 3, 49, channels, t.type, dy, t.sum(x), true);
+    });
+  for (const AttentionShape& s : {AttentionShape{3, 5, 64, 4}, AttentionShape{2, 50, 2048, 32}, AttentionShape{4, 10, 768, 12}})
+    check("attention pooling", [=](Run& t) {
+      const int pixels = s.tokens - 1;
+      void* x = t.input(size_t(s.n) * pixels * s.channels);
+      void* tokens = t.output(size_t(s.n) * s.tokens * s.channels);
+      t.ops.tokens_forward(*t.device, s.n, pixels, s.channels, t.type, x, t.input32(size_t(s.tokens) * s.channels), tokens);
+      t.ops.first_token_forward(*t.device, s.n, s.tokens, s.channels, t.type, tokens, t.output(size_t(s.n) * s.channels));
+      void *q = t.input(size_t(s.n) * s.channels), *k = t.input(size_t(s.n) * s.tokens * s.channels), *v = t.input(size_t(s.n) * s.tokens * s.channels);
+      t.ops.query_attention_forward(*t.device, s, t.type, q, k, v, t.output(size_t(s.n) * s.channels));
+    });
+  check("unpack, pack, sgd", [](Run& t) {
+    void* x = t.input(40 * 24);
+    t.ops.unpack_output(*t.device, 40, 19, 24, t.type, x, t.output32(40 * 19));
+    t.ops.pack_gradient(*t.device, 40, 19, 24, t.type, t.input32(40 * 19), t.output(40 * 24));
+    const float* g = t.input32(999);
+    t.ops.sgd(*t.device, 999, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(999), t.sum32(999), nullptr);
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  small = argc > 1 && std::strcmp(argv[1], "small") == 0;
+  cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
+  gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  convolutions();
+  depthwise();
+  norms();
+  elementwise();
+  pools_and_borders();
+  std::printf("cuda operations: %d checks, %d failed\n", checks, failures);
+  return failures ? 1 : 0;
+}

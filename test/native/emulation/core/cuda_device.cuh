@@ -1,0 +1,166 @@
+// Stands in for native/core/cuda_device.cuh when the kernel files are compiled for the host (include path before native/):
+// the same names, with one fiber per CUDA thread, switched at barriers and warp collectives. What it is strict about:
+//   - dynamic shared memory starts as NaN in float32 and in bfloat16, so that reading what nobody wrote shows in the result;
+//   - cp.async copies happen at the wait, not at the issue, so that a missing wait shows;
+//   - threads and blocks run in forward, reverse or random order (LGDISTILL_EMULATION_ORDER), so that a missing barrier shows;
+//   - a barrier that some threads never reach is reported as a deadlock.
+// What it cannot see: bank conflicts, spills, races between blocks, misaligned vectors that the host tolerates (asserted below).
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include "core/device.h"
+#include "ops/context.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __align__(bytes) alignas(bytes)
+#define __shared__ static thread_local
+#define LGD_EMULATED 1
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { uint32_t x, y; };
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct uchar4 { uint8_t x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+
+// bfloat16 with round to nearest even.
+struct __nv_bfloat16 { uint16_t bits; };
+inline float __bfloat162float(__nv_bfloat16 b) { return std::bit_cast<float>(uint32_t(b.bits) << 16); }
+inline __nv_bfloat16 __float2bfloat16_rn(float f) {
+  const uint32_t word = std::bit_cast<uint32_t>(f);
+  if ((word & 0x7fffffff) > 0x7f800000) return {0x7fff};
+  return {uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16)};
+}
+inline __nv_bfloat16 __float2bfloat16(float f) { return __float2bfloat16_rn(f); }
+struct __nv_bfloat162 { __nv_bfloat16 x, y; };
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)}; }
+
+inline float __uint_as_float(uint32_t word) { return std::bit_cast<float>(word); }
+inline uint32_t __float_as_uint(float f) { return std::bit_cast<uint32_t>(f); }
+inline int __float_as_int(float f) { return std::bit_cast<int>(f); }
+inline float __int_as_float(int i) { return std::bit_cast<float>(i); }
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+inline float __saturatef(float x) { return std::min(std::max(x, 0.f), 1.f); }
+template <class T> inline T __ldg(const T* p) { return *p; }
+using std::max;
+using std::min;
+
+// ---- fibers -----------------------------------------------------------------------------------------------------------------
+namespace lgd::emulation {
+
+struct Cursor { dim3 thread, block, block_size, grid_size; };
+extern thread_local Cursor cursor;  // of the fiber that runs
+extern thread_local char* dynamic_shared;
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void sync_block();
+void sync_warp();
+int lane();
+// Gives 16 bytes to the other lanes and returns where all 32 lie, after a warp barrier; valid until the lane's second exchange from now.
+const char* exchange(const void* mine, size_t bytes);
+constexpr size_t exchange_bytes = 64;
+void defer_copy(void* to, const void* from, bool valid);
+void commit_copies();
+void wait_copies(int pending);
+
+}  // namespace lgd::emulation
+
+#define threadIdx (::lgd::emulation::cursor.thread)
+#define blockIdx (::lgd::emulation::cursor.block)
+#define blockDim (::lgd::emulation::cursor.block_size)
+#define gridDim (::lgd::emulation::cursor.grid_size)
+#define __syncthreads() ::lgd::emulation::sync_block()
+#define __syncwarp(...) ::lgd::emulation::sync_warp()
+
+#define LGD_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(::lgd::emulation::dynamic_shared)
+
+namespace lgd {
+
+using bf16 = __nv_bfloat16;
+
+#define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
+  ((void)(ctx), ::lgd::emulation::run((grid), (block), (shared), [&] { kernel(__VA_ARGS__); }))
+
+template <class Kernel> void allow_shared_memory(Kernel*, size_t bytes) {
+  LGD_CHECK(bytes <= 227 * 1024, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);
+}
+
+template <class V> inline V shfl_xor(V value, int mask) {
+  const char* all = emulation::exchange(&value, sizeof value);
+  V other;
+  std::memcpy(&other, all + (emulation::lane() ^ mask) * emulation::exchange_bytes, sizeof other);
+  return other;
+}
+template <class V> inline V shfl(V value, int from) {
+  const char* all = emulation::exchange(&value, sizeof value);
+  V other;
+  std::memcpy(&other, all + from * emulation::exchange_bytes, sizeof other);
+  return other;
+}
+
+inline void cp_async16(void* shared, const void* global, bool valid) {
+  LGD_CHECK((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 == 0, "DEVICE_ERROR", "misaligned 16-byte copy");
+  emulation::defer_copy(shared, global, valid);
+}
+inline void cp_commit() { emulation::commit_copies(); }
+template <int pending> inline void cp_wait() { emulation::wait_copies(pending); }
+
+// Lane l gives the address of row l % 8 of matrix l / 8; register i of lane l holds row l / 4, columns 2 (l % 4) and the next, of matrix i.
+inline void load_matrix(uint32_t (&r)[4], const void* shared, bool transposed) {
+  const char* all = emulation::exchange(&shared, sizeof shared);
+  const int lane = emulation::lane();
+  for (int i = 0; i < 4; ++i)
+    for (int half = 0; half < 2; ++half) {
+      const int row = transposed ? lane % 4 * 2 + half : lane / 4, column = transposed ? lane / 4 : lane % 4 * 2 + half;
+      const char* from;
+      std::memcpy(&from, all + (i * 8 + row) * emulation::exchange_bytes, sizeof from);
+      uint16_t bits;
+      std::memcpy(&bits, from + column * 2, 2);
+      r[i] = half == 0 ? bits : r[i] | uint32_t(bits) << 16;
+    }
+  emulation::sync_warp();  // nobody overwrites the rows before every lane has read them
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared) { load_matrix(r, shared, false); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { load_matrix(r, shared, true); }
+
+inline float half_of(uint32_t word, int half) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); }
+
+// Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type").
+inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const char* all = emulation::exchange(mine, sizeof mine);
+  const int lane = emulation::lane();
+  const auto word = [&](int from, int index) {
+    uint32_t value;
+    std::memcpy(&value, all + from * emulation::exchange_bytes + index * 4, 4);
+    return value;
+  };
+  for (int q = 0; q < 4; ++q) {
+    const int row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
+    for (int k = 0; k < 16; ++k)
+      d[q] += half_of(word(row % 8 * 4 + k % 8 / 2, k / 8 * 2 + row / 8), k % 2) * half_of(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2);
+  }
+}
+
+}  // namespace lgd
+
+#include "core/cuda_vectors.cuh"
