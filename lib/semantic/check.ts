@@ -1,0 +1,101 @@
+import { LgdError } from '../errors.js';
+import type { BankLossInput, BankUpdateInput } from './types.js';
+
+/**
+ * Checks the arguments of bankLoss before anything is computed.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING; `option` names the argument
+ */
+export function checkBankLoss(input: BankLossInput): void {
+  const { dimension, alpha } = input;
+  checkDimension(dimension);
+  const batch = checkRows('student', input.student, dimension, true);
+  const teachers = checkRows('teacher', input.teacher, dimension, true);
+  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'student', found: '0 rows', allowed: 'at least one row' });
+  if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
+  const categories = checkRows('textual', input.textual, dimension, true);
+  const anchors = checkRows('visual', input.visual, dimension, false);
+  const queued = checkRows('queue', input.queue, dimension, true);
+  if (categories > 0 && anchors > 0 && anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
+  checkTemperature('studentTemperature', input.studentTemperature);
+  checkTemperature('teacherTemperature', input.teacherTemperature);
+  if (!(alpha >= 0 && alpha <= 1)) throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
+  if (categories === 0 && alpha !== 1) throw needless('the textual bank is left out', alpha, 'textual', 1);
+  if (anchors + queued === 0 && alpha !== 0) throw needless('the visual bank and the queue are left out', alpha, 'visual or queue', 0);
+}
+
+/**
+ * Checks the arguments of bankUpdate before anything is computed.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING; `option` names the argument
+ */
+export function checkBankUpdate(input: BankUpdateInput): void {
+  const { dimension, momentum, seen } = input;
+  checkDimension(dimension);
+  const batch = checkRows('teacher', input.teacher, dimension, true);
+  const categories = checkRows('textual', input.textual, dimension, true);
+  const anchors = checkRows('visual', input.visual, dimension, false);
+  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'teacher', found: '0 rows', allowed: 'at least one row' });
+  if (categories === 0) throw new LgdError('BAD_SHAPE', 'there is no category.', { option: 'textual', found: '0 rows', allowed: 'at least one row' });
+  if (anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
+  if (!(seen instanceof Uint8Array)) throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
+  if (seen.length !== categories) {
+    throw new LgdError('BAD_SHAPE', `${seen.length} flags for ${categories} categories.`, { option: 'seen', found: seen.length, allowed: `${categories} flags` });
+  }
+  if (!(momentum >= 0 && momentum < 1)) {
+    throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });
+  }
+}
+
+function checkDimension(dimension: number): void {
+  if (!Number.isInteger(dimension) || dimension < 1) {
+    throw new LgdError('BAD_SHAPE', 'not an embedding size.', { option: 'dimension', found: dimension, allowed: 'a whole number from 1' });
+  }
+}
+
+function checkTemperature(option: string, value: number): void {
+  if (!(value > 0 && Number.isFinite(value))) {
+    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: 'a number above 0' });
+  }
+}
+
+/**
+ * How many rows an array holds, after looking at every value. A zero row has no direction and is refused where one is needed: everywhere
+ * but in the visual bank, whose anchors enter as they are.
+ */
+function checkRows(option: string, values: Float32Array | undefined, dimension: number, needsDirection: boolean): number {
+  if (values === undefined && option !== 'student' && option !== 'teacher') return 0;
+  if (!(values instanceof Float32Array)) throw new LgdError('BAD_OPTION', 'not an array of embeddings.', { option, found: typeName(values), allowed: 'a Float32Array' });
+  const rows = values.length / dimension;
+  if (!Number.isInteger(rows)) {
+    throw new LgdError('BAD_SHAPE', 'its values do not make whole rows.', { option, found: `${values.length} values`, allowed: `a multiple of ${dimension}` });
+  }
+  for (let row = 0; row < rows; row++) {
+    let largest = 0;
+    for (let at = row * dimension; at < (row + 1) * dimension; at++) {
+      const value = Math.abs(values[at]!);
+      if (!(value < Infinity)) {
+        throw new LgdError('NON_FINITE', `row ${row} has a value that is not finite.`, { option, found: `${String(values[at])} in column ${at - row * dimension}` });
+      }
+      if (value > largest) largest = value;
+    }
+    if (needsDirection && largest === 0) throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });
+  }
+  return rows;
+}
+
+function wrongRows(option: string, found: number, expected: number, other: string): LgdError {
+  return new LgdError('BAD_SHAPE', `it must have as many rows as ${other}.`, { option, found: `${found} rows`, allowed: `${expected} rows` });
+}
+
+function needless(what: string, alpha: number, argument: string, needed: number): LgdError {
+  return new LgdError('BAD_OPTION', `${what}, and still has a weight.`, {
+    option: 'alpha',
+    found: alpha,
+    allowed: String(needed),
+    mend: `Give ${argument}, or set alpha to ${needed}`,
+  });
+}
+
+function typeName(value: unknown): string {
+  if (value === null || typeof value !== 'object') return String(value);
+  return value.constructor.name;
+}

@@ -1,0 +1,58 @@
+/** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
+import type { Device } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { checkBankLoss, checkBankUpdate } from './check.js';
+import * as js from './js.js';
+import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
+
+export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
+
+export interface SemanticCallOptions {
+  /** Where to compute: an open device, or 'js' for the pure-TypeScript reference (float64 arithmetic). */
+  device: Device | 'js';
+  signal?: AbortSignal;
+}
+
+export interface BankLossOptions extends SemanticCallOptions {
+  /**
+   * Operands of the products. 'bfloat16' (CUDA only) splits every value into the sum of two bfloat16 numbers and multiplies on tensor cores;
+   * sums and scores are float32 either way. Default 'float32'.
+   */
+  precision?: 'float32' | 'bfloat16';
+}
+
+/**
+ * The loss of language-guided distillation and its gradient (method.md steps 1 to 6; derivation in native/semantic/bank_loss.h).
+ * With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
+ * `visual` and `queue` one softmax runs over both.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ */
+export async function bankLoss(input: BankLossInput, { device, signal, precision = 'float32' }: BankLossOptions): Promise<BankLossOutput> {
+  throwIfAborted(signal, 'The semantic loss');
+  checkBankLoss(input);
+  if (precision === 'bfloat16' && (device === 'js' || device.kind !== 'cuda')) {
+    throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
+  }
+  if (device === 'js') return await js.bankLoss(input, signal);
+  const { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha } = input;
+  const output = await device.addon.bankLoss(device.handle, {
+    student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16',
+  });
+  throwIfAborted(signal, 'The semantic loss');
+  return output;
+}
+
+/**
+ * Language-Guided Knowledge Aggregation (method.md step 7): assigns each teacher embedding to its nearest category name and moves that category's
+ * visual anchor to, or towards, the mean of its embeddings. The arguments are not changed.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ */
+export async function bankUpdate(input: BankUpdateInput, { device, signal }: SemanticCallOptions): Promise<BankUpdateOutput> {
+  throwIfAborted(signal, 'The bank update');
+  checkBankUpdate(input);
+  if (device === 'js') return await js.bankUpdate(input, signal);
+  const { teacher, textual, visual, seen, dimension, momentum } = input;
+  const output = await device.addon.bankUpdate(device.handle, { teacher, textual, visual, seen, dimension, momentum });
+  throwIfAborted(signal, 'The bank update');
+  return output;
+}

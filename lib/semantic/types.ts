@@ -1,0 +1,61 @@
+/** Arguments of {@link bankLoss}; arrays are row-major. */
+export interface BankLossInput {
+  /** [B,D] student embeddings, raw (of any positive length). */
+  student: Float32Array;
+  /** [B,D] teacher embeddings of the same images, raw. */
+  teacher: Float32Array;
+  /** [K,D] textual bank, unit rows. Absent or empty: no textual part; `alpha` must then be 1. */
+  textual?: Float32Array;
+  /** [K,D] visual bank. Without it and without a queue `alpha` must be 0. */
+  visual?: Float32Array;
+  /** [Q,D] past teacher embeddings, unit rows; they stand beside the visual bank, or in its place (SEED). */
+  queue?: Float32Array;
+  /** D. */
+  dimension: number;
+  /** t_S, above 0. */
+  studentTemperature: number;
+  /** t_T, above 0. */
+  teacherTemperature: number;
+  /** Weight of the visual part, 0 to 1; the textual part has 1 - alpha. */
+  alpha: number;
+}
+
+/** Means over the batch, in nats. A part that does not take part is 0. */
+export interface BankLossOutput {
+  /** alpha * lossVisual + (1 - alpha) * lossTextual. */
+  loss: number;
+  /** Cross-entropy of the student's scores against the teacher's targets over [own teacher embedding | visual bank | queue]. */
+  lossVisual: number;
+  /** The same over the textual bank. */
+  lossTextual: number;
+  /** Kullback-Leibler divergence: the loss less the targets' entropy. */
+  klVisual: number;
+  klTextual: number;
+  /** [B,D] dL/d raw student. */
+  gradient: Float32Array;
+}
+
+/** Arguments of {@link bankUpdate}; arrays are row-major and are not changed. */
+export interface BankUpdateInput {
+  /** [B,D] teacher embeddings, raw. */
+  teacher: Float32Array;
+  /** [K,D] textual bank, unit rows. */
+  textual: Float32Array;
+  /** [K,D] visual bank before the update. */
+  visual: Float32Array;
+  /** [K], 0 for a category that no image was assigned to yet. */
+  seen: Uint8Array;
+  /** D. */
+  dimension: number;
+  /** m in V <- m V + (1 - m) mean, from 0 to below 1. */
+  momentum: number;
+}
+
+export interface BankUpdateOutput {
+  /** [B] each image's category: the nearest text, the lowest number among equals. */
+  assignment: Int32Array;
+  /** [K,D] the visual bank after the update. */
+  visual: Float32Array;
+  /** [K] 0 or 1. */
+  seen: Uint8Array;
+}

@@ -1,0 +1,59 @@
+#include "semantic/bank_update.h"
+
+#include <algorithm>
+
+#include "semantic/kernels.h"
+
+namespace lgd {
+
+namespace {
+
+struct UpdateMemory {
+  float *unit, *norm, *scores;
+  int32_t *assignment, *first;
+
+  UpdateMemory(Carver& carver, const AggregateShape& shape, int64_t rows_at_once, int64_t stride) {
+    unit = carver.take<float>(shape.rows * shape.dimension);
+    norm = carver.take<float>(shape.rows);
+    scores = carver.take<float>(rows_at_once * stride);
+    assignment = carver.take<int32_t>(shape.rows);
+    first = carver.take<int32_t>(shape.rows);
+  }
+};
+
+}  // namespace
+
+void run_bank_update(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+                     const BankTargets& targets, int32_t* assignment, UpdateRecord* record) {
+  const SemanticKernels& op = semantic_kernels(device);
+  AggregateShape shape = {0, dimension, categories, momentum};
+  for (const TeacherBatch& batch : batches) shape.rows += batch.rows;
+  const int64_t stride = score_stride(categories);
+  const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.rows);
+  Carver sizes(nullptr);
+  UpdateMemory(sizes, shape, rows_at_once, stride);
+  Carver carver(device.scratch(sizes.used()));
+  const UpdateMemory memory(carver, shape, rows_at_once, stride);
+  if (!assignment) assignment = memory.assignment;
+
+  int64_t begin = 0;
+  for (const TeacherBatch& batch : batches) {
+    op.normalise_rows(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension, memory.norm + begin);
+    begin += batch.rows;
+  }
+  device.zero(record, sizeof(UpdateRecord));
+  op.find_faults(device, shape.rows, memory.norm, &record->teacher);
+  if (targets.textual) {
+    for (begin = 0; begin < shape.rows; begin += rows_at_once) {
+      const int64_t rows = std::min(rows_at_once, shape.rows - begin);
+      // float32 products whatever the loss uses: an image near the border of two categories must go where the reference sends it.
+      op.similarities(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride, Products::f32);
+      op.nearest_anchor(device, rows, categories, memory.scores, stride, assignment + begin);
+    }
+    op.aggregate(device, shape, memory.unit, assignment, memory.first, targets.visual, targets.seen, record);
+  }
+  if (targets.queue)
+    op.enqueue(device, shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue, &record->teacher);
+}
+
+}  // namespace lgd

@@ -1,0 +1,53 @@
+// Language-guided knowledge aggregation: how the teacher's embeddings of a batch move the visual bank.
+//   c_i = argmax_k u_i . L_k  (the lowest k among equals);  mean_k = mean of u_i over {i : c_i = k}
+//   a category hit for the first time:  V_k <- mean_k, seen;   one seen before:  V_k <- m V_k + (1 - m) mean_k;   one not hit: unchanged
+// V_k is not normalised again (the published code does not), so it may be shorter than 1.
+// Sums run over the images in their order, so the same batch gives the same bits.
+#pragma once
+#include <vector>
+
+#include "semantic/bank_loss.h"
+
+namespace lgd {
+
+struct UpdateRecord {
+  double categories_hit, categories_seen;
+  RowFaults teacher;  // when either is set, neither bank nor queue was touched
+};
+
+// nearest[m] = argmax_n scores[m,n], the lowest n among equals.
+void nearest_anchor_cpu(Device&, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest);
+void nearest_anchor_cuda(Device&, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest);
+
+// The update above; unit [rows,D], assignment [rows], visual [K,D], seen [K]. `first` [rows] is working memory.
+// Leaves the bank alone when record->teacher names a fault; fills the two counts either way.
+struct AggregateShape {
+  int64_t rows, dimension, categories;
+  float momentum;
+};
+void aggregate_cpu(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* first, float* visual, uint8_t* seen, UpdateRecord* record);
+void aggregate_cuda(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* first, float* visual, uint8_t* seen, UpdateRecord* record);
+
+// First in, first out: row i of `unit` goes to slot (position + i) mod size; of more rows than slots only the last `size` stay.
+// Leaves the queue alone when `faults` names one.
+void enqueue_cpu(Device&, int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue, const RowFaults* faults);
+void enqueue_cuda(Device&, int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue, const RowFaults* faults);
+
+// What an update reads and changes, all in device memory.
+struct BankTargets {
+  const float* textual = nullptr;  // [K,D]; null: there are no banks
+  float* visual = nullptr;         // [K,D]
+  uint8_t* seen = nullptr;         // [K]
+  float* queue = nullptr;          // [queue_size,D]; null: there is no queue
+  int64_t queue_size = 0, queue_position = 0;
+};
+struct TeacherBatch {
+  const float* embeddings;  // [rows,D], raw
+  int64_t rows;
+};
+// The whole update from the batches of one optimiser step, which count as one. assignment [rows of all] receives c_i; it may be null.
+// Enqueues and returns; takes the device's scratch memory.
+void run_bank_update(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+                     const BankTargets& targets, int32_t* assignment, UpdateRecord* record);
+
+}  // namespace lgd

@@ -1,0 +1,55 @@
+// The semantic operations of one backend as a table, and what their orchestration shares.
+#pragma once
+#include "semantic/bank_loss.h"
+#include "semantic/bank_update.h"
+#include "semantic/top_similar.h"
+
+// X(name): every operation, with functions name_cpu and name_cuda of one signature.
+#define LGD_SEMANTIC_OPERATIONS(X) \
+  X(normalise_rows) \
+  X(find_faults) \
+  X(similarities) \
+  X(bank_softmax) \
+  X(anchor_sum_parts) \
+  X(anchor_sums) \
+  X(finish_gradient) \
+  X(reduce_loss) \
+  X(nearest_anchor) \
+  X(aggregate) \
+  X(enqueue) \
+  X(select_top)
+
+namespace lgd {
+
+struct SemanticKernels {
+#define LGD_FIELD(name) decltype(&name##_cpu) name;
+  LGD_SEMANTIC_OPERATIONS(LGD_FIELD)
+#undef LGD_FIELD
+};
+
+const SemanticKernels& semantic_kernels(const Device& device);
+
+// Scores are formed for as many rows at a time as fit this.
+constexpr int64_t score_budget_bytes = int64_t(256) << 20;
+
+// Floats from one row of scores to the next, so that rows start on 16 bytes.
+inline int64_t score_stride(int64_t columns) { return (columns + 3) / 4 * 4; }
+
+// Cuts one scratch allocation into aligned arrays: sizes first with a null base, then again with the memory.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(int64_t count) {
+    char* at = base_ ? base_ + used_ : nullptr;
+    used_ += (size_t(count) * sizeof(T) + 255) / 256 * 256;
+    return reinterpret_cast<T*>(at);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace lgd

@@ -1,0 +1,144 @@
+// engine.h: the loss, the update and the search for callers with arrays of their own.
+#include <algorithm>
+#include <cmath>
+
+#include "semantic/semantic_head.h"
+
+namespace lgd {
+
+namespace {
+
+int64_t rows_of(const char* name, const std::vector<float>& values, int64_t dimension) {
+  LGD_CHECK(dimension > 0, "BAD_SHAPE", "dimension: expected a positive number, found ", dimension);
+  LGD_CHECK(values.size() % size_t(dimension) == 0, "BAD_SHAPE", name, ": ", values.size(), " values do not make rows of ", dimension);
+  return int64_t(values.size()) / dimension;
+}
+
+// Device memory with the given parts, one behind the other.
+template <class... Parts>
+Buffer upload(const DevicePtr& device, const Parts&... parts) {
+  Buffer buffer(device, (size_t(0) + ... + (parts.size() * sizeof(parts[0]))));
+  char* at = buffer.as<char>();
+  const auto put = [&](const auto& part) {
+    device->from_host(at, part.data(), part.size() * sizeof(part[0]));
+    at += part.size() * sizeof(part[0]);
+  };
+  (put(parts), ...);
+  return buffer;
+}
+
+template <class T>
+std::vector<T> download(const DevicePtr& device, const Buffer& buffer, int64_t count) {
+  std::vector<T> values(count);
+  device->to_host(values.data(), buffer.as<>(), size_t(count) * sizeof(T));
+  return values;
+}
+
+BankLossShape loss_shape(const BankLossArguments& arguments) {
+  BankLossShape shape;
+  shape.dimension = arguments.dimension;
+  shape.batch = rows_of("student", arguments.student, shape.dimension);
+  shape.textual = rows_of("textual", arguments.textual, shape.dimension);
+  shape.visual = rows_of("visual", arguments.visual, shape.dimension);
+  shape.queue = rows_of("queue", arguments.queue, shape.dimension);
+  shape.textual_part = shape.textual > 0;
+  shape.visual_part = shape.visual + shape.queue > 0;
+  LGD_CHECK(shape.batch > 0, "BAD_SHAPE", "student: expected at least one row");
+  LGD_CHECK(arguments.teacher.size() == arguments.student.size(), "BAD_SHAPE", "teacher: expected ", arguments.student.size(), " values, as many as student, found ",
+            arguments.teacher.size());
+  LGD_CHECK(shape.textual == 0 || shape.visual == 0 || shape.textual == shape.visual, "BAD_SHAPE", "visual: expected ", shape.textual,
+            " rows, as many as textual, found ", shape.visual);
+  LGD_CHECK(arguments.alpha >= 0 && arguments.alpha <= 1, "BAD_OPTION", "alpha must be in [0, 1], found ", arguments.alpha);
+  LGD_CHECK(shape.textual_part || arguments.alpha == 1, "BAD_OPTION", "without a textual bank alpha must be 1, found ", arguments.alpha);
+  LGD_CHECK(shape.visual_part || arguments.alpha == 0, "BAD_OPTION", "without a visual bank or a queue alpha must be 0, found ", arguments.alpha);
+  LGD_CHECK(arguments.student_temperature > 0 && arguments.teacher_temperature > 0, "BAD_OPTION", "temperatures must be positive");
+  return shape;
+}
+
+}  // namespace
+
+BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments) {
+  const BankLossShape shape = loss_shape(arguments);
+  const BankLossSettings settings = {arguments.alpha, arguments.student_temperature, arguments.teacher_temperature, 1,
+                                     products_of(*device, arguments.bfloat16)};
+  const Buffer student = upload(device, arguments.student), teacher = upload(device, arguments.teacher);
+  const Buffer anchors = upload(device, arguments.textual, arguments.visual, arguments.queue);
+  const Buffer gradient(device, arguments.student.size() * sizeof(float)), record(device, sizeof(LossRecord));
+  run_bank_loss(*device, shape, settings, student.as<float>(), teacher.as<float>(), anchors.as<float>(), gradient.as<float>(), record.as<LossRecord>());
+
+  BankLossResult result;
+  result.gradient = download<float>(device, gradient, shape.batch * shape.dimension);
+  const LossRecord found = download<LossRecord>(device, record, 1)[0];
+  throw_faults("student", found.student);
+  throw_faults("teacher", found.teacher);
+  result.loss_visual = found.loss_visual;
+  result.loss_textual = found.loss_textual;
+  result.kl_visual = found.loss_visual - found.entropy_visual;
+  result.kl_textual = found.loss_textual - found.entropy_textual;
+  result.loss = double(arguments.alpha) * found.loss_visual + (1 - double(arguments.alpha)) * found.loss_textual;
+  if (!std::isfinite(result.loss)) throw Error("NON_FINITE", "the loss is not finite: a bank or the queue has a value that is not finite");
+  return result;
+}
+
+BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) {
+  const int64_t dimension = arguments.dimension;
+  const int64_t rows = rows_of("teacher", arguments.teacher, dimension), categories = rows_of("textual", arguments.textual, dimension);
+  LGD_CHECK(rows > 0 && categories > 0, "BAD_SHAPE", "teacher and textual need at least one row each");
+  LGD_CHECK(arguments.visual.size() == arguments.textual.size(), "BAD_SHAPE", "visual: expected ", arguments.textual.size(),
+            " values, as many as textual, found ", arguments.visual.size());
+  LGD_CHECK(int64_t(arguments.seen.size()) == categories, "BAD_SHAPE", "seen: expected ", categories, " flags, found ", arguments.seen.size());
+  LGD_CHECK(arguments.momentum >= 0 && arguments.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", arguments.momentum);
+  std::vector<uint8_t> flags = arguments.seen;
+  for (uint8_t& flag : flags) flag = flag != 0;
+
+  const Buffer teacher = upload(device, arguments.teacher), textual = upload(device, arguments.textual), visual = upload(device, arguments.visual);
+  const Buffer seen = upload(device, flags), assignment(device, size_t(rows) * sizeof(int32_t)), record(device, sizeof(UpdateRecord));
+  BankTargets targets;
+  targets.textual = textual.as<float>();
+  targets.visual = visual.as<float>();
+  targets.seen = seen.as<uint8_t>();
+  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.as<float>(), rows}}, targets, assignment.as<int32_t>(),
+                  record.as<UpdateRecord>());
+  throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
+  return {download<int32_t>(device, assignment, rows), download<float>(device, visual, categories * dimension), download<uint8_t>(device, seen, categories)};
+}
+
+namespace {
+
+// Unit rows of `values` in device memory; throws when one has no direction.
+Buffer unit_rows(const DevicePtr& device, const char* who, const std::vector<float>& values, int64_t dimension) {
+  const int64_t rows = rows_of(who, values, dimension);
+  const SemanticKernels& op = semantic_kernels(*device);
+  const Buffer raw = upload(device, values), norm(device, size_t(rows) * sizeof(float)), faults(device, sizeof(RowFaults));
+  Buffer unit(device, values.size() * sizeof(float));
+  op.normalise_rows(*device, rows, dimension, raw.as<float>(), unit.as<float>(), norm.as<float>());
+  op.find_faults(*device, rows, norm.as<float>(), faults.as<RowFaults>());
+  throw_faults(who, download<RowFaults>(device, faults, 1)[0]);
+  return unit;
+}
+
+}  // namespace
+
+void top_similar(const DevicePtr& device, const std::vector<float>& queries, const std::vector<float>& bank, int64_t dimension, int k,
+                 std::vector<int32_t>& indices, std::vector<float>& scores) {
+  const int64_t rows = rows_of("queries", queries, dimension), candidates = rows_of("bank", bank, dimension);
+  LGD_CHECK(k > 0 && k <= candidates, "BAD_SHAPE", "k must be from 1 to the bank's ", candidates, " rows, found ", k);
+  indices.clear();
+  scores.clear();
+  if (rows == 0) return;
+  const SemanticKernels& op = semantic_kernels(*device);
+  const Buffer query_units = unit_rows(device, "query", queries, dimension), bank_units = unit_rows(device, "bank", bank, dimension);
+  const Buffer top_indices(device, size_t(rows) * k * sizeof(int32_t)), top_scores(device, size_t(rows) * k * sizeof(float));
+  const int64_t stride = score_stride(candidates);
+  const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / (stride * int64_t(sizeof(float))), 1, rows);
+  float* block = static_cast<float*>(device->scratch(size_t(rows_at_once * stride) * sizeof(float)));
+  for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, rows - begin);
+    op.similarities(*device, count, candidates, dimension, query_units.as<float>() + begin * dimension, bank_units.as<float>(), block, stride, Products::f32);
+    op.select_top(*device, count, candidates, k, block, stride, top_indices.as<int32_t>() + begin * k, top_scores.as<float>() + begin * k);
+  }
+  indices = download<int32_t>(device, top_indices, rows * k);
+  scores = download<float>(device, top_scores, rows * k);
+}
+
+}  // namespace lgd

@@ -1,0 +1,225 @@
+#include "semantic/semantic_head.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lgd {
+
+// ---- metrics ----------------------------------------------------------------------------------------------------------------
+
+RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(device, sizeof(StepRecord) * metric_slots), events_(metric_slots) {
+  if (device->kind == DeviceKind::cuda) host_ = static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots));
+  else host_ = records_.as<StepRecord>();
+}
+
+RecordRing::~RecordRing() {
+  if (device_->kind != DeviceKind::cuda) return;
+  for (void* event : events_) {
+    if (!event) continue;
+    try {
+      cuda::wait_event(event);  // its copy may still write to the pinned memory
+    } catch (const Error&) {
+      // a device that failed has stopped writing
+    }
+    cuda::destroy_event(event);
+  }
+  cuda::release_pinned(host_);
+}
+
+void RecordRing::publish(int slot) {
+  if (device_->kind != DeviceKind::cuda) return;
+  if (!events_[slot]) events_[slot] = cuda::create_event();
+  cuda::copy_async(host_ + slot, at(slot), sizeof(StepRecord), device_->stream);
+  cuda::record_event(events_[slot], device_->stream);
+}
+
+const StepRecord& RecordRing::read(int slot) {
+  if (events_[slot]) cuda::wait_event(events_[slot]);
+  return host_[slot];
+}
+
+void throw_faults(const char* who, const RowFaults& faults) {
+  if (faults.non_finite > 0)
+    throw Error("NON_FINITE", detail::concat("row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"));
+  if (faults.zero > 0)
+    throw Error("ZERO_EMBEDDING", detail::concat("row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"));
+}
+
+SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
+  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
+  const StepRecord record = head->records.read(slot);
+  throw_faults("student", record.loss.student);
+  throw_faults("teacher", record.loss.teacher);
+  throw_faults("teacher", record.update.teacher);
+  SemanticMetrics metrics;
+  metrics.loss_visual = record.loss.loss_visual;
+  metrics.loss_textual = record.loss.loss_textual;
+  metrics.entropy_visual = record.loss.entropy_visual;
+  metrics.entropy_textual = record.loss.entropy_textual;
+  metrics.kl_visual = metrics.loss_visual - metrics.entropy_visual;
+  metrics.kl_textual = metrics.loss_textual - metrics.entropy_textual;
+  const double alpha = head->options.alpha;
+  metrics.loss = alpha * metrics.loss_visual + (1 - alpha) * metrics.loss_textual;
+  metrics.own_mass = record.loss.own_mass;
+  metrics.agreement = record.loss.agreement;
+  metrics.categories_hit = record.update.categories_hit;
+  metrics.categories_seen = record.update.categories_seen;
+  if (!std::isfinite(metrics.loss)) throw Error("NON_FINITE", "the loss is not finite: a bank or the queue has a value that is not finite");
+  return metrics;
+}
+
+// ---- the head ---------------------------------------------------------------------------------------------------------------
+
+Products products_of(const Device& device, bool bfloat16) {
+  LGD_CHECK(!bfloat16 || device.kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 operands are available on CUDA only");
+  return bfloat16 ? Products::bf16_split : Products::f32;
+}
+
+static void check_options(const Device& device, const SemanticOptions& options) {
+  LGD_CHECK(options.dimension > 0, "BAD_SHAPE", "the embedding dimension must be positive, found ", options.dimension);
+  LGD_CHECK(options.categories >= 0 && options.queue_size >= 0, "BAD_SHAPE", "categories and queueSize must not be negative");
+  LGD_CHECK(options.student_temperature > 0 && options.teacher_temperature > 0, "BAD_OPTION", "temperatures must be positive");
+  LGD_CHECK(options.alpha >= 0 && options.alpha <= 1, "BAD_OPTION", "alpha must be in [0, 1], found ", options.alpha);
+  LGD_CHECK(options.momentum >= 0 && options.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", options.momentum);
+  const bool textual = options.categories > 0 && options.use_textual;
+  const bool visual = (options.categories > 0 && options.use_visual) || options.queue_size > 0;
+  LGD_CHECK(textual || options.alpha == 1, "BAD_OPTION", "without a textual bank in the loss alpha must be 1, found ", options.alpha);
+  LGD_CHECK(visual || options.alpha == 0, "BAD_OPTION", "without a visual bank or a queue in the loss alpha must be 0, found ", options.alpha);
+  products_of(device, options.bfloat16);
+}
+
+SemanticHead::SemanticHead(const DevicePtr& device_, const SemanticOptions& options_) : device(device_), options(options_), records(device_) {
+  const int64_t K = options.categories, D = options.dimension;
+  anchors = Buffer(device, size_t((visual_in_loss() ? 2 : 1) * K + options.queue_size) * D * sizeof(float));
+  if (!visual_in_loss()) idle_visual = Buffer(device, size_t(K * D) * sizeof(float));
+  seen = Buffer(device, size_t(K));
+}
+
+SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOptions& options) {
+  check_options(*device, options);
+  auto head = std::make_shared<SemanticHead>(device, options);
+  device->submit("semantic.make", [head] {
+    Device& device = *head->device;
+    device.zero(head->anchors.as<>(), head->anchors.bytes());
+    device.zero(head->idle_visual.as<>(), head->idle_visual.bytes());
+    device.zero(head->seen.as<>(), head->seen.bytes());
+    device.zero(head->records.at(0), sizeof(StepRecord) * metric_slots);
+  });
+  return head;
+}
+
+// An empty array leaves its part as it is; the queue comes with its position and its count.
+void write_semantic_state(const SemanticHeadPtr& head, SemanticState state) {
+  const int64_t K = head->options.categories, D = head->options.dimension, Q = head->options.queue_size;
+  const auto check = [](const char* name, size_t found, int64_t expected) {
+    LGD_CHECK(found == 0 || int64_t(found) == expected, "BAD_SHAPE", name, ": expected ", expected, " values, found ", found);
+  };
+  check("textual", state.textual.size(), K * D);
+  check("visual", state.visual.size(), K * D);
+  check("seen", state.seen.size(), K);
+  check("queue", state.queue.size(), Q * D);
+  if (!state.queue.empty()) {
+    LGD_CHECK(state.queue_filled >= 0 && state.queue_filled <= Q, "BAD_BANK", "queueFilled must be in [0, ", Q, "], found ", state.queue_filled);
+    LGD_CHECK(state.queue_position >= 0 && state.queue_position < Q, "BAD_BANK", "queuePosition must be in [0, ", Q, "), found ", state.queue_position);
+    LGD_CHECK(state.queue_filled == Q || state.queue_position == state.queue_filled, "BAD_BANK", "a queue with ", state.queue_filled, " of ", Q,
+              " rows filled must continue there, not at ", state.queue_position);
+  }
+  for (uint8_t& flag : state.seen) flag = flag != 0;
+  head->device->submit("semantic.write", [head, state = std::move(state)] {
+    Device& device = *head->device;
+    const auto put = [&](void* to, const auto& values) { device.from_host(to, values.data(), values.size() * sizeof(values[0])); };
+    put(head->textual(), state.textual);
+    put(head->visual(), state.visual);
+    put(head->seen.as<>(), state.seen);
+    put(head->queue(), state.queue);
+    if (!state.queue.empty()) {
+      head->queue_position = state.queue_position;
+      head->queue_filled = state.queue_filled;
+    }
+  });
+}
+
+void read_semantic_state(const SemanticHeadPtr& head, SemanticState& state) {
+  const int64_t K = head->options.categories, D = head->options.dimension, Q = head->options.queue_size;
+  const auto get = [&](auto& values, const void* from, int64_t count) {
+    values.resize(size_t(count));
+    head->device->to_host(values.data(), from, values.size() * sizeof(values[0]));
+  };
+  get(state.textual, head->textual(), K * D);
+  get(state.visual, head->visual(), K * D);
+  get(state.seen, head->seen.as<>(), K);
+  get(state.queue, head->queue(), Q * D);
+  state.queue_position = head->queue_position;
+  state.queue_filled = head->queue_filled;
+}
+
+// ---- a step -----------------------------------------------------------------------------------------------------------------
+
+static void check_embeddings(const SemanticHead& head, const char* name, const Tensor& tensor, int64_t batch) {
+  const bool matches = tensor.type == DType::f32 && tensor.shape.size() == 2 && tensor.shape[1] == head.options.dimension &&
+                       tensor.stored == tensor.shape[1] && (batch < 0 || tensor.shape[0] == batch);
+  LGD_CHECK(matches, "BAD_SHAPE", name, ": expected float32 embeddings of ", head.options.dimension, " values", batch < 0 ? "" : ", as many as students");
+  LGD_CHECK(tensor.device == head.device, "BAD_OPTION", name, ": the tensor belongs to another device than the head");
+}
+
+static void check_slot(int slot) {
+  LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
+}
+
+void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher, const TensorPtr& d_student, float scale, int slot) {
+  check_embeddings(*head, "student", *student, -1);
+  check_embeddings(*head, "teacher", *teacher, student->shape[0]);
+  check_embeddings(*head, "dStudent", *d_student, student->shape[0]);
+  check_slot(slot);
+  head->device->submit("semantic.loss", [=] {
+    const SemanticOptions& options = head->options;
+    BankLossShape shape;
+    shape.batch = student->shape[0];
+    shape.dimension = options.dimension;
+    shape.textual = options.categories;
+    shape.visual = head->visual_in_loss() ? options.categories : 0;
+    shape.queue = head->queue_filled;
+    shape.textual_part = head->textual_in_loss();
+    shape.visual_part = head->visual_in_loss() || head->has_queue();
+    const BankLossSettings settings = {options.alpha, options.student_temperature, options.teacher_temperature, scale,
+                                       products_of(*head->device, options.bfloat16)};
+    StepRecord* record = head->records.at(slot);
+    run_bank_loss(*head->device, shape, settings, student->f32(), teacher->f32(), head->anchors.as<float>(), d_student->f32(), &record->loss);
+    head->device->zero(&record->update, sizeof(UpdateRecord));  // until bank_update: not the counts of the step that had this slot before
+    head->records.publish(slot);
+  });
+}
+
+void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teacher_batches, int slot) {
+  LGD_CHECK(!teacher_batches.empty(), "BAD_OPTION", "bank_update needs at least one batch of teacher embeddings");
+  for (const TensorPtr& batch : teacher_batches) check_embeddings(*head, "teacher", *batch, -1);
+  check_slot(slot);
+  head->device->submit("semantic.update", [=] {
+    const SemanticOptions& options = head->options;
+    std::vector<TeacherBatch> batches;
+    int64_t rows = 0;
+    for (const TensorPtr& batch : teacher_batches) {
+      batches.push_back({batch->f32(), batch->shape[0]});
+      rows += batch->shape[0];
+    }
+    BankTargets targets;
+    if (options.categories > 0) {
+      targets.textual = head->textual();
+      targets.visual = head->visual();
+      targets.seen = head->seen.as<uint8_t>();
+    }
+    if (head->has_queue()) {
+      targets.queue = head->queue();
+      targets.queue_size = options.queue_size;
+      targets.queue_position = head->queue_position;
+    }
+    run_bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets, nullptr, &head->records.at(slot)->update);
+    if (head->has_queue()) {
+      head->queue_position = (head->queue_position + rows) % options.queue_size;
+      head->queue_filled = std::min(head->queue_filled + rows, options.queue_size);
+    }
+    head->records.publish(slot);
+  });
+}
+
+}  // namespace lgd
