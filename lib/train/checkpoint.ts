@@ -9,6 +9,7 @@ import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } f
 import { basename, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { makeFolder } from '../make-folder.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
@@ -66,7 +67,7 @@ export class CheckpointStore {
   static async open(runFolder: string): Promise<CheckpointStore> {
     const store = new CheckpointStore(join(runFolder, 'checkpoints'));
     try {
-      await mkdir(store.folder, { recursive: true });
+      await makeFolder(store.folder);
       for (const name of await readdir(store.folder)) {
         const path = join(store.folder, name);
         const isStale = name.startsWith('.') || (folderName.test(name) && !(await exists(join(path, manifestFile))));

@@ -25,7 +25,7 @@ export async function writeReplay(distiller: Distiller, runFolder: string, { ste
   try {
     await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports
     await rm(folder, { recursive: true, force: true });
-    await mkdir(folder, { recursive: true });
+    await mkdir(folder);
     const { semantic } = await distiller.state();
     const size = distiller.teacher.embeddingSize;
     const tensors: [string, TensorRecord][] = [];

@@ -1,9 +1,10 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { mkdir, open, readFile, readdir, rm, truncate, writeFile, type FileHandle } from 'node:fs/promises';
+import { open, readFile, readdir, rm, truncate, writeFile, type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
 
 const configFile = 'config.json';
@@ -20,12 +21,12 @@ const ownEntries = [configFile, metricsFile, logFile, lockFile, 'checkpoints', '
  */
 export async function checkRunFolder(path: string, { overwrite, resume }: { overwrite: boolean; resume: boolean }): Promise<void> {
   try {
-    await mkdir(path, { recursive: true });
+    await makeFolder(path);
     const probe = join(path, `.probe-${process.pid}`);
     await writeFile(probe, 'x');
     await rm(probe);
   } catch (cause) {
-    throw writeError(path, systemErrorCode(cause) === 'EEXIST' ? Object.assign(new Error('it is a file'), { cause }) : cause);
+    throw writeError(path, cause);
   }
   if (resume || overwrite) return;
   const entries = (await readdir(path)).filter((name) => !name.startsWith('.'));

@@ -1,0 +1,30 @@
+import { mkdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { systemErrorCode, writeError } from './errors.js';
+
+/**
+ * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a folder whose parent is there
+ * (/proc does, and so do some network mounts): there fs.mkdir tries for ever.
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path);
+  } catch (cause) {
+    const code = systemErrorCode(cause);
+    const parent = dirname(path);
+    if (code === 'ENOENT' && parent !== path && !(await isFolder(parent))) {
+      await makeFolder(parent);
+      await mkdir(path).catch(async (error: unknown) => {
+        if (!(await isFolder(path))) throw writeError(path, error);
+      });
+      return;
+    }
+    if (await isFolder(path)) return;
+    throw code === 'EEXIST' ? writeError(path, new Error('it is a file')) : writeError(path, cause);
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return stat(path).then((found) => found.isDirectory(), () => false);
+}

@@ -1,0 +1,82 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { LgdError } from '../../lib/errors.js';
+import { matchClasses, readMapping } from '../../lib/evaluate/classes.js';
+import { makeScore, wilsonInterval } from '../../lib/evaluate/score.js';
+
+function mismatch(...args: Parameters<typeof matchClasses>): string {
+  try {
+    matchClasses(...args);
+  } catch (error) {
+    expect(error).toBeInstanceOf(LgdError);
+    expect((error as LgdError).code).toBe('CLASS_MISMATCH');
+    return (error as LgdError).message;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe('matchClasses', () => {
+  it('matches names in any order, whatever their case, underscores and blanks', () => {
+    expect(Array.from(matchClasses(['Traffic_Light', 'cat', 'red  panda'], ['cat', 'red_panda', 'traffic light']))).toEqual([2, 0, 1]);
+  });
+
+  it('follows a mapping', () => {
+    expect(Array.from(matchClasses(['n01', 'cat'], ['cat', 'goldfish'], { n01: 'Goldfish' }))).toEqual([1, 0]);
+  });
+
+  it('lists what is unmatched on both sides', () => {
+    const message = mismatch(['cat', 'dgo', 'emu'], ['cat', 'dog', 'eel', 'yak']);
+    expect(message).toContain('class folders without a name (2): "dgo", "emu"');
+    expect(message).toContain('names without a class folder (3): "dog", "eel", "yak"');
+    expect(message).not.toContain('"cat"');
+  });
+
+  it('refuses what would be ambiguous', () => {
+    expect(mismatch(['cat'], ['cat', 'Cat'])).toContain('spelled alike (1): "Cat"');
+    expect(mismatch(['cat', 'kitty'], ['cat'], { kitty: 'cat' })).toContain('"cat and kitty"');
+    expect(mismatch(['cat'], ['cat'], { dog: 'cat' })).toContain('mapping that are not there (1): "dog"');
+    expect(mismatch(['cat', 'toString'], ['cat', 'x'])).toContain('"toString"');
+  });
+
+  it('shortens long lists', () => {
+    const many = Array.from({ length: 500 }, (_, i) => `class ${i}`);
+    const message = mismatch(many, ['other']);
+    expect(message).toContain('(500)');
+    expect(message.length).toBeLessThan(600);
+  });
+});
+
+describe('readMapping', () => {
+  it('reads an object of names and nothing else', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'lgd-mapping-'));
+    const file = join(folder, 'mapping.json');
+    await writeFile(file, '{"n01": "goldfish"}');
+    expect(await readMapping(file)).toEqual({ n01: 'goldfish' });
+    for (const wrong of ['["a"]', '{"a": 1}', 'null', '{']) {
+      await writeFile(file, wrong);
+      await expect(readMapping(file)).rejects.toMatchObject({ code: 'BAD_FILE', option: 'evaluate.mapping' });
+    }
+    await expect(readMapping(join(folder, 'none'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await rm(folder, { recursive: true });
+  });
+});
+
+describe('scores', () => {
+  // Roots of (p - x)^2 = z^2 x (1 - x) / n, found apart by bisection.
+  it.each([
+    [8, 10, 0.4901625, 0.9433178],
+    [0, 20, 0, 0.1611252],
+    [20, 20, 0.8388748, 1],
+    [500, 1000, 0.4690696, 0.5309304],
+  ])('has the Wilson interval of %i in %i', (successes, n, low, high) => {
+    const [a, b] = wilsonInterval(successes, n);
+    expect(a).toBeCloseTo(low, 6);
+    expect(b).toBeCloseTo(high, 6);
+  });
+
+  it('gives shares', () => {
+    expect(makeScore({ correct1: 3, correct5: 4, images: 4, classes: 3, topK: 3 })).toMatchObject({ top1: 0.75, top5: 1, topK: 3 });
+  });
+});

@@ -1,0 +1,158 @@
+import { cp, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/train/checkpoint.js';
+import { findStudentFile, readStudent } from '../../lib/train/student-file.js';
+
+const size = 3;
+const bank = TextualSemanticsBank.fromEmbeddings(['cat', 'red panda'], Float32Array.of(1, 0, 0, 0, 2, 0), { encoderId: 'test/clip', templates: ['a {}'] });
+
+function content(step: number, { withBank = true } = {}): CheckpointContent {
+  const tensor = (shape: number[], first: number) => ({ shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => first + i / 7) });
+  return {
+    info: {
+      architecture: 'mobilenet_v2', widthMultiplier: 0.35, embeddingSize: size, resolution: 64, mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.6],
+      names: withBank ? bank.names : [], templates: bank.templates, bankHash: bank.hash, textEncoder: bank.encoderId, teacher: 'tiny', method: 'lgd', step, epoch: 0,
+    },
+    weights: { 'features.0.weight': tensor([2, 3, 1, 1], step), 'features.0.running_mean': tensor([2], -step) },
+    momentum: { 'features.0.weight': tensor([2, 3, 1, 1], 100 * step) },
+    bank: withBank ? bank : undefined,
+    semantic: { visual: tensor([2, size], 5).data, seen: Uint8Array.of(0, 1), queue: tensor([4, size], 9).data, queuePosition: 2, queueFilled: 4 },
+    progress: { note: 'kept', value: 0.1 + 0.2 },
+  };
+}
+
+let folder: string;
+let store: CheckpointStore;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lgd-checkpoint-'));
+  store = await CheckpointStore.open(folder);
+});
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+const plain = { best: null, isBest: false, keep: 2 };
+const names = async () => (await readdir(store.folder)).sort();
+
+describe('CheckpointStore', () => {
+  it('reads back everything it wrote, to the bit', async () => {
+    const written = content(12);
+    const path = await store.write(written, { best: { metric: 'top1', value: 0.5, step: 12 }, isBest: true, keep: 2 });
+    const read = await store.read('last');
+    expect(read.folder).toBe(path);
+    expect({ info: read.info, weights: read.weights, momentum: read.momentum, semantic: read.semantic, progress: read.progress }).toEqual({
+      info: written.info, weights: written.weights, momentum: written.momentum, semantic: written.semantic, progress: written.progress,
+    });
+    expect(read.bank?.hash).toBe(bank.hash);
+    expect(read.manifest).toMatchObject({ step: 12, best: { metric: 'top1', value: 0.5, step: 12 } });
+    expect((await store.read('best')).info.step).toBe(12);
+  });
+
+  it('does without a bank and an empty queue', async () => {
+    const written = { ...content(3, { withBank: false }), semantic: { visual: new Float32Array(0), seen: new Uint8Array(0), queue: new Float32Array(0), queuePosition: 0, queueFilled: 0 } };
+    await store.write(written, plain);
+    const read = await store.read('last');
+    expect(read.bank).toBeUndefined();
+    expect(read.semantic).toEqual(written.semantic);
+  });
+
+  it('keeps the latest and the best, and links point within the folder', async () => {
+    for (const step of [10, 20, 30, 40, 50]) await store.write(content(step), { best: null, isBest: step === 20, keep: 2 });
+    expect(await names()).toEqual(['best', 'last', 'step-00000020', 'step-00000040', 'step-00000050']);
+    expect(await readlink(join(store.folder, 'last'))).toBe('step-00000050');
+    expect((await store.read('previous')).info.step).toBe(40);
+    await rm(`${folder}-moved`, { recursive: true, force: true });
+    await cp(folder, `${folder}-moved`, { recursive: true, verbatimSymlinks: true });
+    expect((await (await CheckpointStore.open(`${folder}-moved`)).read('best')).info.step).toBe(20);
+    await rm(`${folder}-moved`, { recursive: true });
+  });
+
+  it('never touches the checkpoint that last points to, even at the same step', async () => {
+    const first = await store.write(content(7), plain);
+    const second = await store.write({ ...content(7), progress: 'after the evaluation' }, plain);
+    expect(second).not.toBe(first);
+    expect((await store.read('last')).progress).toBe('after the evaluation');
+    expect((await store.read('previous')).progress).toEqual({ note: 'kept', value: 0.1 + 0.2 });
+  });
+
+  it('forgets the later course once a run went on from an earlier checkpoint', async () => {
+    for (const step of [10, 20, 30]) await store.write(content(step), { ...plain, keep: 3 });
+    await store.write(content(15), { ...plain, keep: 3 });
+    expect(await names()).toEqual(['last', 'step-00000010', 'step-00000015']);
+  });
+
+  it('clears away what a kill left half written, and nothing else', async () => {
+    await store.write(content(10), plain);
+    const whole = (await store.read('last')).folder;
+    await cp(whole, join(store.folder, '.partial-4242'), { recursive: true });
+    await cp(whole, join(store.folder, 'step-00000020'), { recursive: true });
+    await rm(join(store.folder, 'step-00000020', 'manifest.json'));
+    await symlink('step-00000020', join(store.folder, '.last-4242'));
+    await mkdir(join(store.folder, 'mine'));
+    store = await CheckpointStore.open(folder);
+    expect(await names()).toEqual(['last', 'mine', 'step-00000010']);
+    expect((await store.read('last')).info.step).toBe(10);
+  });
+
+  it('says so where there is none', async () => {
+    await expect(store.read('last')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await store.write(content(1), plain);
+    await expect(store.read('previous')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(store.read('best')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(store.read(join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+  });
+
+  it('refuses to write where it cannot, and leaves the earlier one whole', async () => {
+    await store.write(content(1), plain);
+    await writeFile(join(store.folder, `.partial-${process.pid}`), ''); // removed before writing: no obstacle
+    await store.write(content(2), plain);
+    await rm(store.folder, { recursive: true });
+    await writeFile(store.folder, 'a file in the place of the folder');
+    await expect(store.write(content(3), plain)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    await expect(CheckpointStore.open(folder)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  });
+});
+
+describe('a damaged checkpoint', () => {
+  const damages: [string, string, (path: string) => Promise<void>][] = [
+    ['a state cut short', 'state.safetensors', async (path) => truncate(path, 100)],
+    ['a model cut short by a byte', 'model.safetensors', async (path) => truncate(path, (await readFile(path)).length - 1)],
+    ['a flipped bit', 'model.safetensors', async (path) => {
+      const bytes = await readFile(path);
+      bytes[bytes.length - 1]! ^= 1;
+      await writeFile(path, bytes);
+    }],
+    ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
+    ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
+    ['a manifest of something else', 'manifest.json', async (path) => writeFile(path, '{"format": "other", "files": {}}')],
+  ];
+  it.each(damages)('is refused by the name of its file: %s', async (_, file, damage) => {
+    await store.write(content(1), plain);
+    const path = await store.write(content(2), plain);
+    await damage(join(path, file));
+    await expect(store.read('last')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
+    expect((await store.read('previous')).info.step).toBe(1); // only because it was asked for
+  });
+});
+
+describe('readStudent', () => {
+  it('takes the file, the checkpoint or the run folder', async () => {
+    const path = await store.write(content(4), plain);
+    await store.write(content(5), { ...plain, isBest: true, keep: 3 });
+    await store.write(content(6), { ...plain, keep: 3 });
+    expect((await readStudent(join(path, 'model.safetensors'))).info.step).toBe(4);
+    expect((await readStudent(join(store.folder, 'last'))).info.step).toBe(6);
+    const { info, weights } = await readStudent(folder);
+    expect(info).toEqual(content(5).info);
+    expect(weights).toEqual(content(5).weights);
+    expect(basename(await findStudentFile(folder))).toBe('model.safetensors');
+  });
+
+  it('refuses other files', async () => {
+    await expect(readStudent(join(folder, 'nothing'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    const path = await store.write(content(4), plain);
+    await expect(readStudent(join(path, 'bank.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL' });
+    await expect(readCheckpoint(folder)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+  });
+});

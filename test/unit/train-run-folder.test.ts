@@ -1,0 +1,102 @@
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseConfig } from '../../lib/config.js';
+import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/train/run-folder.js';
+
+let root: string;
+let path: string;
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), 'lgd-run-'));
+  path = join(root, 'run');
+});
+afterEach(() => rm(root, { recursive: true, force: true }));
+
+const config = parseConfig({ seed: 5 });
+const lines = async () => (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean).map((line) => JSON.parse(line) as { type: string; step: number });
+
+describe('checkRunFolder', () => {
+  const neither = { overwrite: false, resume: false };
+  it('makes the folder and leaves nothing in it', async () => {
+    await checkRunFolder(path, neither);
+    expect(await readdir(path)).toEqual([]);
+  });
+
+  it('refuses a folder that is not empty unless told what to do', async () => {
+    await mkdir(join(path, 'checkpoints'), { recursive: true });
+    await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', mend: expect.stringContaining('Resume') as unknown });
+    await checkRunFolder(path, { overwrite: true, resume: false });
+    await checkRunFolder(path, { overwrite: false, resume: true });
+  });
+
+  it.each([['a file in its place', 'run'], ['a file above it', 'run/inner']])('refuses %s', async (_, inner) => {
+    await writeFile(path, '');
+    await expect(checkRunFolder(join(root, inner), neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  });
+
+  it('refuses a file system that takes no files', async () => {
+    await expect(checkRunFolder('/proc/self/run', neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  });
+});
+
+describe('RunFolder', () => {
+  it('records configuration, metrics and log, and drops what comes after a checkpoint', async () => {
+    const first = await RunFolder.open(path, config, { resume: false });
+    expect(await readRunConfig(path)).toEqual(JSON.parse(JSON.stringify(config)));
+    for (const step of [1, 2, 3, 4]) await first.metrics({ type: 'step', step });
+    await first.metrics({ type: 'evaluation', step: 4 });
+    await first.metrics({ type: 'step', step: 5 });
+    await first.log('hello');
+    await first.sync();
+    await first.close();
+    await writeFile(join(path, 'metrics.jsonl'), '{"type":"step","st', { flag: 'a' }); // torn by a kill
+
+    const second = await RunFolder.open(path, config, { resume: true });
+    await second.rewind(4, 4);
+    expect(await lines()).toEqual([...[1, 2, 3, 4].map((step) => ({ type: 'step', step })), { type: 'evaluation', step: 4 }]);
+    await second.rewind(4, 2); // the checkpoint was written before that evaluation
+    await second.metrics({ type: 'evaluation', step: 4, again: true });
+    expect((await lines()).at(-1)).toEqual({ type: 'evaluation', step: 4, again: true });
+    await second.close();
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/^\d{4}-\d\d-\d\dT.* hello\n$/u);
+  });
+
+  it('overwrites only what a run writes', async () => {
+    await mkdir(join(path, 'checkpoints', 'step-00000001'), { recursive: true });
+    await writeFile(join(path, 'notes.md'), 'mine');
+    await writeFile(join(path, 'metrics.jsonl'), 'old');
+    const folder = await RunFolder.open(path, parseConfig({ overwrite: true }), { resume: false });
+    expect((await readdir(path)).sort()).toEqual(['config.json', 'log.txt', 'metrics.jsonl', 'notes.md', 'run.lock']);
+    expect(await lines()).toEqual([]);
+    await folder.close();
+  });
+
+  it('lists broken images', async () => {
+    const folder = await RunFolder.open(path, config, { resume: false });
+    await folder.listBroken([{ id: 'a/b.jpg', reason: 'cut\nshort' }]);
+    expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toBe('a/b.jpg\tcut short\n');
+    await folder.listBroken([]);
+    expect(await readdir(path)).not.toContain('broken-images.txt');
+    await folder.close();
+  });
+
+  it('lets one process in at a time, and takes over from one that is gone', async () => {
+    const folder = await RunFolder.open(path, config, { resume: false });
+    await expect(RunFolder.open(path, config, { resume: true })).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+    await folder.close();
+    await writeFile(join(path, 'run.lock'), JSON.stringify({ host: hostname(), pid: process.pid, started: '1' })); // a process of this number, but an earlier one
+    await (await RunFolder.open(path, config, { resume: true })).close();
+    await writeFile(join(path, 'run.lock'), '{"host":');
+    await (await RunFolder.open(path, config, { resume: true })).close();
+    await writeFile(join(path, 'run.lock'), JSON.stringify({ host: 'elsewhere', pid: 1, started: '1' }));
+    await expect(RunFolder.open(path, config, { resume: true })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  });
+
+  it('says what is no run folder', async () => {
+    await expect(readRunConfig(path)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await mkdir(path);
+    await writeFile(join(path, 'config.json'), '{');
+    await expect(readRunConfig(path)).rejects.toMatchObject({ code: 'BAD_FILE' });
+  });
+});
