@@ -1,0 +1,67 @@
+import { Command } from 'commander';
+import { TextualSemanticsBank } from '../banks/textual.js';
+import { LgdError } from '../errors.js';
+import { ClipTextEncoder } from '../text/encoder.js';
+import { CategoryList } from '../text/names.js';
+import { nearestPairs } from '../text/nearest-pairs.js';
+import type { Bind } from './command.js';
+import { addConfigOptions, readConfig } from './options.js';
+import { startProgress } from './progress.js';
+import { formatFacts } from './table.js';
+
+const closeNames = 0.9; // cosine from which inspect lists pairs of names
+
+export function bankCommand(bind: Bind): Command {
+  return new Command('bank').description('build and inspect text banks').addCommand(buildCommand(bind)).addCommand(inspectCommand(bind));
+}
+
+function buildCommand(bind: Bind): Command {
+  const command = new Command('build')
+    .description('embed category names into a text bank')
+    .requiredOption('--to <file>', 'the bank, a .safetensors file');
+  addConfigOptions(command, ['names', 'templates', 'textEncoder', 'teacher', 'allowDuplicates', 'offline']);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { to } = command.opts<{ to: string }>();
+    const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
+    if (names === undefined) throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
+    const model = textEncoder ?? teacher;
+    if (model === undefined) throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', { option: 'textEncoder', mend: 'Give --text-encoder, a CLIP folder or hub id' });
+    const list = await CategoryList.load(names);
+    const encoder = await ClipTextEncoder.load(model, { localFilesOnly: offline, signal });
+    const progress = startProgress(terminal, 'text bank');
+    try {
+      const bank = await TextualSemanticsBank.build(list, { encoder, templates, allowDuplicates, signal, onProgress: (done, total) => progress.update(done, total) });
+      await bank.save(to);
+      progress.stop();
+      terminal.emit({ file: to, ...summary(bank) });
+      terminal.say(`${to}: ${bank.size} names, ${bank.templates.length} templates, ${bank.embeddingSize} dimensions`);
+    } finally {
+      progress.stop();
+      await encoder.dispose();
+    }
+  }));
+}
+
+function inspectCommand(bind: Bind): Command {
+  return new Command('inspect')
+    .description('say what is in a text bank')
+    .argument('<file>', 'a text bank')
+    .action(bind(async ({ terminal, signal }, file) => {
+      const bank = await TextualSemanticsBank.load(file as string);
+      const { pairs } = await nearestPairs(bank.data, bank.size, closeNames, { signal });
+      const nearest = pairs.slice(0, 5).map(({ a, b, similarity }) => ({ a: bank.names[a]!, b: bank.names[b]!, similarity }));
+      terminal.emit({ file, ...summary(bank), names: bank.names, nearest });
+      terminal.say(formatFacts([
+        ['names', `${bank.size}: ${bank.names.slice(0, 5).join(', ')}${bank.size > 5 ? ', ...' : ''}`],
+        ['templates', bank.templates.join(' | ')],
+        ['encoder', bank.encoderId],
+        ['dimensions', String(bank.embeddingSize)],
+        ['hash', bank.hash],
+      ]));
+      if (nearest.length > 0) terminal.say(['nearest names', ...nearest.map(({ a, b, similarity }) => `  ${a} ~ ${b}: ${similarity.toFixed(4)}`)].join('\n'));
+    }));
+}
+
+function summary(bank: TextualSemanticsBank): Record<string, unknown> {
+  return { size: bank.size, embeddingSize: bank.embeddingSize, templates: bank.templates, encoder: bank.encoderId, hash: bank.hash };
+}

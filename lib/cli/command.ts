@@ -1,0 +1,14 @@
+import type { Terminal } from './terminal.js';
+
+/** What every command works with. */
+export interface Context {
+  terminal: Terminal;
+  /** Fires on the first Ctrl-C or SIGTERM. */
+  signal: AbortSignal;
+}
+
+/** What a command does with its arguments; it returns an exit code, or nothing for 0. */
+export type Action = (context: Context, ...args: unknown[]) => Promise<number | void>;
+
+/** Makes an action a handler for commander. */
+export type Bind = (action: Action) => (...args: unknown[]) => Promise<void>;

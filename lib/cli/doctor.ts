@@ -1,0 +1,46 @@
+import { Command } from 'commander';
+import { inspectSystem, type DependencyState, type SystemReport } from '../system.js';
+import type { Bind } from './command.js';
+import { exitCodes } from './failure.js';
+import { formatBytes, formatFacts } from './table.js';
+
+export function doctorCommand(bind: Bind): Command {
+  return new Command('doctor')
+    .description('say what this machine has, which device would be used, and what is missing')
+    .action(bind(async ({ terminal }) => {
+      const report = await inspectSystem();
+      terminal.emit(report);
+      terminal.say(formatFacts(facts(report)));
+      for (const { what, mend } of report.problems) terminal.say(`\n${terminal.bold(what)}\n  -> ${mend}`);
+      terminal.say(`\n${report.usable ? `usable; device auto takes ${report.device}` : terminal.red('not usable')}`);
+      return report.usable ? exitCodes.done : exitCodes.failed;
+    }));
+}
+
+function facts({ version, node, platform, cpu, memory, disk, addon, cuda, dependencies }: SystemReport): [string, string][] {
+  const state = (dependency: DependencyState) => ('error' in dependency ? `missing: ${dependency.error}` : dependency.version);
+  return [
+    ['lgdistill', version],
+    ['node', `${node} (${platform})`],
+    ['cpu', `${cpu.model}, ${cpu.threads} threads`],
+    ['memory', `${formatBytes(memory.free)} free of ${formatBytes(memory.total)}`],
+    ...(disk === undefined ? [] : [['disk', `${formatBytes(disk.free)} free in ${disk.path}`] as [string, string]]),
+    ...('error' in addon
+      ? [['addon', 'missing'] as [string, string]]
+      : ([
+          ['addon', `${addon.version}, build ${addon.buildId}, ${addon.isa}, ${addon.compiler}`],
+          ['addon file', addon.path],
+          ['cuda build', addon.cuda ? `${release(addon.cudaRuntime)}, for ${addon.cudaArchitectures.join(', ')}` : 'no, CPU only'],
+        ] as [string, string][])),
+    ['cuda driver', cuda.driver === 0 ? 'none' : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`],
+    ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }) => [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string]),
+    ['sharp', state(dependencies.sharp)],
+    ['transformers', state(dependencies.transformers)],
+    ['onnxruntime', state(dependencies.onnxruntime)],
+  ];
+}
+
+/** 13000 -> '13.0'. */
+function release(code: number): string {
+  return `${Math.floor(code / 1000)}.${Math.floor((code % 1000) / 10)}`;
+}

@@ -1,0 +1,43 @@
+import { CommanderError } from 'commander';
+import { LgdError } from '../errors.js';
+import type { Terminal } from './terminal.js';
+
+/** What the process ends with. */
+export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
+
+/** Errors that mean the command line or the configuration file is wrong, whatever the files and the machine are like. */
+const usageCodes: ReadonlySet<string> = new Set(['BAD_OPTION', 'BAD_CONFIG']);
+
+/**
+ * Prints an error as one block (code, message, mend; the stack with `--debug`) and says what to exit with.
+ * With `--json`, stdout gets `{"error": {code, message, ...}}`.
+ */
+export function reportFailure(error: unknown, terminal: Terminal): number {
+  if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done; // --help, --version
+  const { code, message, mend, details } = describe(error);
+  const lines = [`${terminal.red(`error ${code}`)}`, ...message.split('\n').map((line) => `  ${line}`), ...(mend === undefined ? [] : [`  -> ${mend}`])];
+  if (terminal.debug) lines.push(...stacks(error));
+  terminal.warn(lines.join('\n'));
+  terminal.emit({ error: details });
+  if (code === 'ABORTED') return exitCodes.interrupted;
+  return usageCodes.has(code) ? exitCodes.usage : exitCodes.failed;
+}
+
+function describe(error: unknown): { code: string; message: string; mend: string | undefined; details: Record<string, unknown> } {
+  if (error instanceof LgdError) {
+    const { code, message, mend } = error;
+    const tail = mend === undefined ? 0 : message.lastIndexOf(mend);
+    return { code, message: tail > 0 ? message.slice(0, tail).trimEnd() : message, mend, details: error.toJSON() };
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  return { code: 'UNEXPECTED', message, mend: 'Run it again with --debug, and report what it prints', details: { code: 'UNEXPECTED', message } };
+}
+
+/** The stack of an error and of each error underneath. */
+function stacks(error: unknown): string[] {
+  const lines: string[] = [];
+  for (let current: unknown = error; current instanceof Error; current = current.cause) {
+    lines.push(...(lines.length > 0 ? ['caused by'] : []), current.stack ?? current.message);
+  }
+  return lines;
+}

@@ -1,0 +1,73 @@
+import { Command, Option } from 'commander';
+import { configOptions, loadConfigFile, mergeConfig, type Config, type ConfigOption } from '../config.js';
+
+/** Which rows of the option table a command takes: their dotted paths, or whole groups (`evaluate.*`). */
+export type OptionFilter = readonly string[] | 'all';
+
+function chosen(filter: OptionFilter): ConfigOption[] {
+  if (filter === 'all') return [...configOptions()];
+  return configOptions().filter(({ path }) => filter.some((entry) => entry === path || (entry.endsWith('.*') && path.startsWith(entry.slice(0, -1)))));
+}
+
+/**
+ * Adds `--config` (unless `file` is false) and a flag for each chosen row of the option table to a command. An option's value is kept as text under its dotted path,
+ * for {@link readConfig}.
+ */
+export function addConfigOptions(command: Command, filter: OptionFilter, { file = true }: { file?: boolean } = {}): void {
+  if (file) command.option('--config <file>', 'JSON file of options; flags on the command line override it');
+  for (const row of chosen(filter)) {
+    const alias = row.alias === undefined || row.alias === row.flag ? '' : `${row.alias}, `;
+    const value = row.type === 'boolean' ? 'true|false' : row.type === 'integer' || row.type === 'number' ? 'n' : 'value';
+    command.addOption(new Option(`${alias}${row.flag} <${value}>`, describe(row)));
+  }
+}
+
+function describe({ help, allowed, type, default: value }: ConfigOption): string {
+  const free = type === 'string' && allowed === 'text';
+  const notes = [
+    ...(free || type === 'boolean' || type === 'list' || help.includes(allowed) ? [] : [allowed]),
+    ...(value === undefined ? [] : [`default ${JSON.stringify(value)}`]),
+  ];
+  return notes.length === 0 ? help : `${help} [${notes.join('; ')}]`;
+}
+
+/**
+ * The configuration of a command: the file of `--config`, with the flags on top, checked.
+ * @param overrides by dotted path; they win over both
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION
+ */
+export async function readConfig(command: Command, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {
+  const file = command.opts<{ config?: string }>().config;
+  const given = Object.entries(overrides).filter(([, value]) => value !== undefined);
+  return mergeConfig(file === undefined ? undefined : await loadConfigFile(file), { ...readFlags(command), ...Object.fromEntries(given) });
+}
+
+/** The option flags that were given, by dotted path, as text. */
+export function readFlags(command: Command): Record<string, unknown> {
+  const given = command.opts<Record<string, unknown>>();
+  return Object.fromEntries(configOptions().flatMap(({ path }) => (given[path] === undefined ? [] : [[path, given[path]]])));
+}
+
+/**
+ * Rewrites a command line into the forms that commander knows: `--batchSize` and `--train.batchSize` are spelled with hyphens, a switch gets its value
+ * (`--offline` is `--offline=true`, `--no-offline` is `--offline=false`).
+ */
+export function normaliseArguments(args: readonly string[]): string[] {
+  const known = new Map<string, ConfigOption>();
+  for (const row of configOptions()) for (const flag of [row.flag, row.alias]) if (flag !== undefined) known.set(flag, row);
+  const result: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const argument = args[i]!;
+    if (argument === '--') return [...result, ...args.slice(i)];
+    const [, flag = '', rest = ''] = /^(--[^=]+)(=.*)?$/su.exec(argument) ?? [];
+    const spelled = flag.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
+    const row = known.get(spelled);
+    const denied = known.get(spelled.replace(/^--no-/u, '--'));
+    if (row === undefined && denied?.type === 'boolean' && rest === '') result.push(`${denied.flag}=false`);
+    else if (row === undefined) result.push(argument);
+    else if (row.type !== 'boolean' || rest !== '') result.push(`${spelled}${rest}`);
+    else if (args[i + 1] === 'true' || args[i + 1] === 'false') result.push(`${spelled}=${args[++i]}`);
+    else result.push(`${spelled}=true`);
+  }
+  return result;
+}

@@ -1,0 +1,78 @@
+import { Command, CommanderError } from 'commander';
+import { LgdError } from '../errors.js';
+import { nearestName } from '../text/spelling.js';
+import { version } from '../version.js';
+import { bankCommand } from './bank.js';
+import { benchCommand } from './bench.js';
+import type { Bind } from './command.js';
+import { distillCommand } from './distill.js';
+import { doctorCommand } from './doctor.js';
+import { evaluateCommand } from './evaluate.js';
+import { exportCommand } from './export.js';
+import { exitCodes, reportFailure } from './failure.js';
+import { namesCommand } from './names.js';
+import { normaliseArguments } from './options.js';
+import { resumeCommand } from './resume.js';
+import { openTerminal, type Streams } from './terminal.js';
+
+const commands = [doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, benchCommand];
+
+/**
+ * Runs one command line.
+ * @param args without the program's name
+ * @returns what to exit with: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+ */
+export async function runProgram(args: readonly string[], streams: Streams, signal: AbortSignal): Promise<number> {
+  const debug = args.includes('--debug') || Boolean(streams.env['LGDISTILL_DEBUG']);
+  const terminal = openTerminal(streams, { json: args.includes('--json'), debug });
+  let code: number = exitCodes.done;
+  const program = new Command('lgdistill')
+    .description('Distils small vision encoders from a teacher, a list of category names and unlabelled images.')
+    .version(version);
+  const bind: Bind = (action) => async (...args) => {
+    code = (await action({ terminal, signal }, ...args)) ?? exitCodes.done;
+  };
+  for (const declare of commands) program.addCommand(declare(bind));
+  adopt(program, streams);
+  try {
+    await program.parseAsync(normaliseArguments(args), { from: 'user' });
+    return code;
+  } catch (error) {
+    if (error instanceof CommanderError && error.code === 'commander.help') return exitCodes.usage; // no command: its help stands on stderr
+    return reportFailure(error, terminal);
+  }
+}
+
+/** Gives a command and those under it what all share: `--json`, `--debug`, and errors that come back as exceptions instead of ending the process. */
+function adopt(command: Command, streams: Streams): void {
+  command
+    .exitOverride((error) => { throw error.exitCode === 0 || error.code === 'commander.help' ? error : refusal(error, command); })
+    .showSuggestionAfterError(false)
+    .helpCommand(false)
+    .configureHelp({ sortSubcommands: false, helpWidth: 120 })
+    .configureOutput({
+      writeOut: (text) => void streams.stdout.write(text),
+      writeErr: (text) => void (text.startsWith('error: ') || streams.stderr.write(text)), // errors are printed by reportFailure
+    });
+  if (command.commands.length === 0) {
+    command.option('--json', 'print JSON on stdout, text for people on stderr').option('--debug', 'print stacks of errors (LGDISTILL_DEBUG=1)');
+  }
+  for (const inner of command.commands) adopt(inner, streams);
+}
+
+/** What commander refuses, as this package's error, with the nearest thing that it would take. */
+function refusal({ code, message }: CommanderError, command: Command): LgdError {
+  const what = `${message.replace(/^error: /u, '').replace(/\.$/u, '')}.`;
+  const [, found = ''] = /'([^']*)'/u.exec(message) ?? [];
+  const candidates: Record<string, string[]> = {
+    'commander.unknownOption': command.options.flatMap(({ short, long }) => [short, long].filter((flag) => flag !== undefined && flag !== null)),
+    'commander.unknownCommand': command.commands.map((inner) => inner.name()),
+  };
+  const near = nearestName(found, candidates[code] ?? []);
+  return new LgdError('BAD_OPTION', what, { mend: near === undefined ? `See lgdistill ${pathOf(command)}--help` : `Did you mean ${near}?` });
+}
+
+/** `bank build ` for a command, '' for the program itself. */
+function pathOf(command: Command): string {
+  return command.parent === null ? '' : `${pathOf(command.parent)}${command.name()} `;
+}

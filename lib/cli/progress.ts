@@ -1,0 +1,75 @@
+import cliProgress from 'cli-progress';
+import { formatDuration } from './table.js';
+import type { Terminal } from './terminal.js';
+
+/** How far a long call is: a bar where a person watches, a plain line every few seconds elsewhere. Both go to stderr. */
+export interface Progress {
+  /** `details`, such as the loss, stand beside the bar. */
+  update(done: number, total: number, details?: string): void;
+  /** Prints a line without breaking the bar. */
+  line(text: string): void;
+  stop(): void;
+}
+
+const secondsBetweenLines = 5;
+
+/** @param label what is being done, one or two words */
+export function startProgress(terminal: Terminal, label: string): Progress {
+  return terminal.interactive ? startBar(terminal, label) : startLines(terminal, label);
+}
+
+function startBar(terminal: Terminal, label: string): Progress {
+  let bar: cliProgress.SingleBar | undefined;
+  const clock = startClock();
+  const stop = () => {
+    bar?.stop();
+    bar = undefined;
+  };
+  return {
+    update(done, total, details = '') {
+      const payload = { details, left: clock.left(done, total) };
+      if (bar === undefined) {
+        bar = new cliProgress.SingleBar({
+          format: `${label} {bar} {percentage}% | {value}/{total} | {details}{left}`,
+          hideCursor: true, barsize: 24, stream: process.stderr, gracefulExit: false, // Ctrl-C is the program's to handle
+        }, cliProgress.Presets.shades_classic);
+        bar.start(total, done, payload);
+      } else {
+        bar.setTotal(total);
+        bar.update(done, payload);
+      }
+    },
+    line(text) {
+      stop(); // the next update draws a new bar below the line
+      terminal.warn(text);
+    },
+    stop,
+  };
+}
+
+function startLines(terminal: Terminal, label: string): Progress {
+  const clock = startClock();
+  let printed = performance.now();
+  return {
+    update(done, total, details = '') {
+      const now = performance.now();
+      if (now - printed < secondsBetweenLines * 1000) return;
+      printed = now;
+      terminal.warn(`${label} ${done}/${total} | ${details}${clock.left(done, total)}`);
+    },
+    line: (text) => terminal.warn(text),
+    stop: () => undefined,
+  };
+}
+
+/** Time left at the pace since the first update, which a resumed run starts above zero. */
+function startClock(): { left(done: number, total: number): string } {
+  let first: { done: number; at: number } | undefined;
+  return {
+    left(done, total) {
+      first ??= { done, at: performance.now() };
+      const pace = (done - first.done) / (performance.now() - first.at);
+      return pace > 0 ? `${formatDuration((total - done) / pace / 1000)} left` : '';
+    },
+  };
+}

@@ -1,0 +1,100 @@
+import { dirname, join } from 'node:path';
+import type { ZeroShotScore } from '../evaluate/score.js';
+import type { DoneEvent, EvaluationEvent, PhaseProgress, RunEvent, StepEvent } from '../train/events.js';
+import { exitCodes } from './failure.js';
+import { startProgress, type Progress } from './progress.js';
+import { formatDuration, formatTable } from './table.js';
+import type { Terminal } from './terminal.js';
+
+/** Shows the phases before training: a progress bar for each in turn. */
+export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
+  let current: { phase: string; progress: Progress } | undefined;
+  const stop = () => current?.progress.stop();
+  return {
+    stop,
+    onProgress({ phase, done, total }) {
+      if (current?.phase !== phase) {
+        stop();
+        current = { phase, progress: startProgress(terminal, phase) };
+      }
+      current.progress.update(done, total);
+    },
+  };
+}
+
+/**
+ * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
+ * @returns what to exit with
+ */
+export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal): Promise<number> {
+  const progress = startProgress(terminal, 'training');
+  let lastStep = 0;
+  let evaluation: EvaluationEvent | undefined;
+  try {
+    for await (const event of events) {
+      if (event.type !== 'step' || event.logged) terminal.emit(event);
+      switch (event.type) {
+        case 'start':
+          lastStep = event.lastStep;
+          terminal.say(`${event.images} images, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
+          break;
+        case 'step':
+          progress.update(event.step, lastStep, describeStep(event));
+          break;
+        case 'evaluation':
+          evaluation = event;
+          progress.line(describeEvaluation(event));
+          break;
+        case 'checkpoint':
+          break;
+        case 'interrupted':
+          progress.stop();
+          terminal.say(`interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event.folder)}`);
+          return exitCodes.interrupted;
+        case 'done':
+          progress.stop();
+          terminal.say(describeEnd(event, evaluation));
+          break;
+      }
+    }
+  } finally {
+    progress.stop();
+  }
+  return exitCodes.done;
+}
+
+function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
+  return `loss ${loss.toFixed(3)} | ${imagesPerSecond.toFixed(0)} images/s | data wait ${percent(dataWait, 0)} | `;
+}
+
+function describeEvaluation({ epoch, student, teacher, best }: EvaluationEvent): string {
+  const against = teacher === undefined ? '' : ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})`;
+  return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${best ? ', the best so far' : ''}`;
+}
+
+function describeEnd({ step, seconds, folder, best }: DoneEvent, evaluation: EvaluationEvent | undefined): string {
+  const lines = [`done: ${step} steps in ${formatDuration(seconds)}; ${folder}`];
+  if (best !== null) lines.push(`best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`);
+  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student]]));
+  return lines.join('\n');
+}
+
+/** Scores side by side, with their 95 % confidence intervals. */
+export function scoreTable(rows: readonly (readonly [string, ZeroShotScore | undefined])[]): string {
+  const present = rows.filter((row): row is readonly [string, ZeroShotScore] => row[1] !== undefined);
+  const interval = ([low, high]: [number, number]) => `${(100 * low).toFixed(1)} to ${percent(high)}`;
+  return formatTable(
+    ['', 'top-1', '95 % interval', `top-${present[0]?.[1].topK ?? 5}`, '95 % interval', 'images', 'classes'],
+    present.map(([name, score]) => [name, percent(score.top1), interval(score.interval1), percent(score.top5), interval(score.interval5), String(score.images), String(score.classes)]),
+  );
+}
+
+/** 0.123 -> '12.3 %'. */
+export function percent(share: number, digits = 1): string {
+  return `${(100 * share).toFixed(digits)} %`;
+}
+
+/** The run folder of a checkpoint folder, `run/checkpoints/step-N`; a run folder is its own. */
+function runFolderOf(folder: string): string {
+  return dirname(folder).endsWith('checkpoints') ? join(folder, '..', '..') : folder;
+}

@@ -1,0 +1,42 @@
+/** Where a command's words go. With `--json`, stdout carries JSON documents alone, and what is meant for people goes to stderr. */
+export interface Terminal {
+  readonly json: boolean;
+  readonly debug: boolean;
+  /** Whether stderr is watched by a person: a terminal that can move its cursor, and not a CI job's log. */
+  readonly interactive: boolean;
+  /** Prints text for people, with a line break. */
+  say(text: string): void;
+  /** Prints a document for machines, one a line; nothing without `--json`. */
+  emit(document: unknown): void;
+  /** Prints to stderr. */
+  warn(text: string): void;
+  /** Marks text where colours are wanted (a terminal, and no NO_COLOR). */
+  bold(text: string): string;
+  red(text: string): string;
+}
+
+export interface Streams {
+  stdout: NodeJS.WritableStream & { isTTY?: boolean };
+  stderr: NodeJS.WritableStream & { isTTY?: boolean };
+  env: NodeJS.ProcessEnv;
+}
+
+export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: { json: boolean; debug: boolean }): Terminal {
+  const people = json ? stderr : stdout;
+  const plain = Boolean(env['NO_COLOR']) || env['TERM'] === 'dumb' || people.isTTY !== true;
+  const mark = (code: number) => (text: string) => (plain ? text : `\u001b[${code}m${text}\u001b[0m`);
+  return {
+    json,
+    debug,
+    interactive: stderr.isTTY === true && env['TERM'] !== 'dumb' && !isSet(env['CI']),
+    say: (text) => void people.write(`${text}\n`),
+    emit: (document) => void (json && stdout.write(`${JSON.stringify(document)}\n`)),
+    warn: (text) => void stderr.write(`${text}\n`),
+    bold: mark(1),
+    red: mark(31),
+  };
+}
+
+function isSet(value: string | undefined): boolean {
+  return value !== undefined && value !== '' && value !== '0' && value !== 'false';
+}

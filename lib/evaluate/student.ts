@@ -1,0 +1,117 @@
+/** Zero-shot evaluation of a student from its file, apart from any run. */
+import { stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { ImageCache } from '../data/cache.js';
+import { openImageFolder } from '../data/sources.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError } from '../errors.js';
+import { createStudent } from '../models/student.js';
+import { loadTeacher } from '../models/index.js';
+import type { Precision } from '../models/compiled.js';
+import { BankSource } from '../train/bank-source.js';
+import type { PhaseProgress } from '../train/events.js';
+import { readStudent, type StudentInfo } from '../train/student-file.js';
+import { readMapping } from './classes.js';
+import type { ZeroShotScore } from './score.js';
+import { ZeroShotEvaluation } from './zeroshot.js';
+
+export interface StudentEvaluationOptions {
+  /** A run folder, a checkpoint folder, or a student's file, exported or not. */
+  student: string;
+  /**
+   * `evaluate.data` is the folder of class folders. The text bank is `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the one in the student's checkpoint;
+   * or built of the names in the student's file. With `teacher`, the teacher is evaluated too.
+   */
+  config: ConfigInput;
+  signal?: AbortSignal;
+  onProgress?: (progress: PhaseProgress) => void;
+}
+
+export interface StudentEvaluation {
+  /** The student's file. */
+  file: string;
+  info: StudentInfo;
+  student: ZeroShotScore;
+  /** Where a teacher was given that sees images. */
+  teacher: ZeroShotScore | undefined;
+  /** The text bank's hash: scores over the same names and bank can be compared. */
+  bankHash: string;
+}
+
+const mostImagesAtOnce = 256;
+
+/**
+ * Scores a student on a labelled folder.
+ * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of banks, images and device
+ */
+export async function evaluateStudent({ student: path, config: input, signal, onProgress }: StudentEvaluationOptions): Promise<StudentEvaluation> {
+  const config = parseConfig(input);
+  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
+  const folder = config.evaluate.data;
+  if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
+  const { file, info, weights } = await readStudent(path);
+  if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
+  const source = await openImageFolder(folder, { labels: 'folders', signal });
+  const mapping = config.evaluate.mapping === undefined ? {} : await readMapping(config.evaluate.mapping);
+
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  const bank = await evaluationBank(await withBank(config, file, info), info, { signal, onProgress: report('text bank') });
+  const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal });
+  try {
+    if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
+      throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`, { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` });
+    }
+    using images = await ImageCache.build(source, {
+      addon: device.addon, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
+      spillFolder: config.data.spillFolder ?? tmpdir(), maxBrokenShare: config.data.maxBrokenShare, signal,
+      onProgress: ({ done, total }) => report('evaluation images')(done, total),
+    });
+    const options = { device, images, bank, mapping };
+    const [batch, precision] = [Math.min(mostImagesAtOnce, images.length), precisionOf(config)];
+    const student = await scoreStudent(device, { info, weights }, new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std }), { batch, precision, signal });
+    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal }));
+    return { file, info, student, teacher: teacherScore, bankHash: bank.hash };
+  } finally {
+    await teacher?.dispose();
+  }
+}
+
+function precisionOf({ train: { precision } }: Config): Precision | undefined {
+  return precision === 'auto' ? undefined : precision;
+}
+
+async function scoreStudent(
+  device: Device,
+  { info, weights }: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
+  evaluation: ZeroShotEvaluation,
+  { batch, precision, signal }: { batch: number; precision: Precision | undefined; signal: AbortSignal | undefined },
+): Promise<ZeroShotScore> {
+  const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
+  student.load(weights);
+  using encoder = student.compile({ batch, resolution: info.resolution, precision, training: false });
+  return await evaluation.evaluateEncoder(encoder, { signal });
+}
+
+/** Where the configuration names no bank: the student's own, from the file in its checkpoint, or its names and templates to build it from. */
+async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
+  if (config.bank !== undefined || config.names !== undefined) return config;
+  const beside = join(dirname(file), 'bank.safetensors');
+  if ((await stat(beside).catch(() => undefined))?.isFile()) return { ...config, bank: beside };
+  if (info.names.length === 0) return config;
+  if (config.textEncoder === undefined && config.teacher === undefined) {
+    throw new LgdError('BAD_CONFIG', `is needed to embed the ${info.names.length} names of ${file}.`, { option: 'textEncoder', mend: `Give the text encoder (${info.textEncoder}), or the text bank with bank` });
+  }
+  return { ...config, names: [...info.names], templates: info.templates.length > 0 ? [...info.templates] : config.templates };
+}
+
+async function evaluationBank(config: Config, info: StudentInfo, options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void }): Promise<TextualSemanticsBank> {
+  const banks = new BankSource(config, info, options);
+  try {
+    return await banks.evaluation(await banks.training());
+  } finally {
+    await banks.dispose();
+  }
+}

@@ -1,0 +1,126 @@
+/** How fast encoders and the semantic loss run on a device. */
+import type { Device } from '../device.js';
+import { throwIfAborted } from '../errors.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { TensorHandle } from '../native.js';
+
+export interface MeasureOptions {
+  /** How long to measure, after a warm-up of a fifth of it; default 2. */
+  seconds?: number;
+  signal?: AbortSignal;
+}
+
+/** Time of one call on a batch, in milliseconds: the 20th, 50th and 80th percentile. */
+export interface Timing {
+  batch: number;
+  p20: number;
+  p50: number;
+  p80: number;
+  /** At the 50th percentile. */
+  imagesPerSecond: number;
+}
+
+const sampleSeconds = 0.05; // long enough that waiting for the device counts little
+
+/** Forward passes of an encoder, on images that are on the device already. @throws LgdError ABORTED, and device faults */
+export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
+  const images = encoder.makeImages();
+  try {
+    return await measure(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
+  } finally {
+    encoder.device.addon.release(images);
+  }
+}
+
+/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss. Its weights move. @throws LgdError ABORTED, and device faults */
+export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
+  const { device, batch, info } = encoder;
+  const images = encoder.makeImages();
+  const dOutput = device.addon.makeTensor(device.handle, [batch, info.outputSize]);
+  device.addon.writeTensor(dOutput, noise(batch * info.outputSize, 1e-3));
+  device.addon.writeImages(images, noise(batch * 3 * encoder.resolution ** 2, 1));
+  const step = () => {
+    encoder.zeroGradients();
+    encoder.forwardTensor(images, { training: true });
+    encoder.backwardTensor(dOutput);
+    encoder.sgdStep({ learningRate: 1e-6 });
+  };
+  try {
+    return await measure(device, batch, step, options);
+  } finally {
+    for (const tensor of [images, dOutput]) device.addon.release(tensor);
+  }
+}
+
+export interface SemanticShape {
+  /** B. */
+  batch: number;
+  /** K. */
+  categories: number;
+  /** D. */
+  dimension: number;
+  /** Operands of the similarity products; bfloat16 on CUDA only. */
+  bfloat16?: boolean;
+}
+
+/** The loss over both banks with its gradient, and the bank update (method.md, steps 2 to 7), on embeddings that are on the device already. @throws LgdError ABORTED, and device faults */
+export async function measureSemantic(device: Device, { batch, categories, dimension, bfloat16 = false }: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
+  const { addon, handle } = device;
+  const head = addon.makeSemanticHead(handle, { dimension, categories, bfloat16 });
+  const [student, teacher, dStudent] = [0, 1, 2].map((seed): TensorHandle => {
+    const tensor = addon.makeTensor(handle, [batch, dimension]);
+    addon.writeTensor(tensor, noise(batch * dimension, 1, seed));
+    return tensor;
+  }) as [TensorHandle, TensorHandle, TensorHandle];
+  addon.writeSemanticState(head, { textual: unitRows(categories, dimension, 3), visual: unitRows(categories, dimension, 4), seen: new Uint8Array(categories) });
+  const step = () => {
+    addon.headLoss(head, student, teacher, dStudent, 1, 0);
+    addon.headUpdate(head, [teacher], 0);
+  };
+  try {
+    return await measure(device, batch, step, options);
+  } finally {
+    for (const object of [head, student, teacher, dStudent]) addon.release(object);
+  }
+}
+
+/** Times `queue`, which queues one call's work on the device, in samples of as many calls as fill 50 ms. */
+async function measure(device: Device, batch: number, queue: () => void, { seconds = 2, signal }: MeasureOptions): Promise<Timing> {
+  const time = async (calls: number): Promise<number> => {
+    throwIfAborted(signal, 'the measurement');
+    const from = performance.now();
+    for (let call = 0; call < calls; call++) queue();
+    await device.synchronize();
+    return (performance.now() - from) / calls;
+  };
+  await time(1); // graphs are captured and memory is touched for the first time
+  const warmUntil = performance.now() + 200 * seconds;
+  let one = await time(1);
+  while (performance.now() < warmUntil) one = await time(1);
+  const calls = Math.max(1, Math.round((1000 * sampleSeconds) / one));
+  const samples: number[] = [];
+  const until = performance.now() + 1000 * seconds;
+  while (samples.length < 3 || performance.now() < until) samples.push(await time(calls));
+  samples.sort((a, b) => a - b);
+  const at = (share: number) => samples[Math.round(share * (samples.length - 1))]!;
+  return { batch, p20: at(0.2), p50: at(0.5), p80: at(0.8), imagesPerSecond: (1000 * batch) / at(0.5) };
+}
+
+/** Numbers spread over [-scale, scale], the same at every call. */
+function noise(length: number, scale: number, seed = 0): Float32Array {
+  let state = 2463534242 + seed;
+  return Float32Array.from({ length }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes' linear congruence: all that timing needs
+    return scale * (state / 2 ** 31 - 1);
+  });
+}
+
+function unitRows(count: number, dimension: number, seed: number): Float32Array {
+  const rows = noise(count * dimension, 1, seed);
+  for (let row = 0; row < count; row++) {
+    const values = rows.subarray(row * dimension, (row + 1) * dimension);
+    const norm = Math.hypot(...values);
+    values.forEach((value, i) => (values[i] = value / norm));
+  }
+  return rows;
+}

@@ -1,0 +1,44 @@
+// devices, errors, files
+export { openDevice, Device, type DeviceInfo, type DeviceName, type DeviceOptions } from './device.js';
+export { LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
+export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
+export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
+export type { BuildInfo, CudaStatus, EncoderInfo, NativeAddon, SemanticMetrics, SemanticState } from './native.js';
+export { version } from './version.js';
+
+// configuration
+export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method } from './config.js';
+
+// names and text
+export { CategoryList } from './text/names.js';
+export { formatReport, type CheckOptions, type NameReport } from './text/doctor.js';
+export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './text/encoder.js';
+export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
+
+// banks and the semantic loss
+export { TextualSemanticsBank, type BankInfo, type BuildOptions } from './banks/textual.js';
+export { VisualSemanticsBank } from './banks/visual.js';
+export { MemoryQueue } from './banks/memory.js';
+export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type SemanticCallOptions } from './semantic/index.js';
+
+// models
+export * from './models/index.js';
+
+// images
+export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions } from './data/cache.js';
+export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
+
+// training
+export { Distiller, type DistillerOptions, type DistillerState, type StepTicket } from './train/distiller.js';
+export type { Batch, Dataset } from './train/batch.js';
+export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export type { RunOptions } from './train/run.js';
+export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
+export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
+
+// evaluation and export
+export { evaluateStudent, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
+export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
+export type { ZeroShotScore } from './evaluate/score.js';
+export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
+export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';
