@@ -135,26 +135,40 @@ struct Timer {
   }
 };
 
+// Memory of the device, as the executor would use it.
+struct Block {
+  Buffer buffer;
+  size_t count = 0;
+  void resize(std::shared_ptr<Device>& device, size_t count_, float value = 0) {
+    count = count_;
+    buffer = Buffer(device, count * 4);
+    std::fill_n(data(), count, value);
+  }
+  float* data() const { return buffer.as<float>(); }
+  size_t size() const { return count; }
+};
+
 // Buffers of one layer that live through a step.
 struct State {
-  Floats out, y, w, dw, velocity, bias, gamma, beta, running_mean, running_var, mean, rstd, d_gamma, d_beta;
-  Floats pooled, squeezed, activated, scale;  // squeeze-and-excitation
-  Floats w2, dw2;
+  Block out, y, w, dw, velocity, bias, gamma, beta, running_mean, running_var, mean, rstd, d_gamma, d_beta;
+  Block pooled, squeezed, activated, scale;  // squeeze-and-excitation
+  Block w2, dw2;
 };
 
 struct Step {
-  Device device;
+  std::shared_ptr<Device> owner;
+  Device& device;
   std::vector<Layer> layers;
   std::vector<State> states;
-  Floats image, gradient, other;  // gradients go to and fro between two blocks
+  Block image, gradient, other;  // gradients go to and fro between two blocks
   Timer timer;
 
-  Step(int threads, std::vector<Layer> layers_) : device(DeviceKind::cpu, 0, threads), layers(std::move(layers_)), states(layers.size()), timer{threads, {}} {
+  Step(int threads, std::vector<Layer> layers_) : owner(std::make_shared<Device>(DeviceKind::cpu, 0, threads)), device(*owner), layers(std::move(layers_)), states(layers.size()), timer{threads, {}} {
     std::mt19937 random(1);
     std::normal_distribution<float> draw;
-    auto fill = [&](Floats& values, int64_t count, float factor) {
-      values.resize(count);
-      for (auto& value : values) value = factor * draw(random);
+    auto fill = [&](Block& values, int64_t count, float factor) {
+      values.resize(owner, count);
+      std::generate_n(values.data(), count, [&] { return factor * draw(random); });
     };
     fill(image, int64_t(layers[0].shape.n) * 64 * 64 * 3, 1);
     int64_t most = int64_t(image.size());
@@ -164,24 +178,24 @@ struct Step {
       const int64_t outputs = s.rows() * s.k, inputs = int64_t(s.n) * s.h * s.w * s.c;
       most = std::max({most, outputs, inputs});
       if (layers[i].kind == Kind::squeeze) {
-        t.y.resize(inputs);
+        t.y.resize(owner, inputs);
         fill(t.w, int64_t(s.k) * s.c, 0.1f), fill(t.w2, int64_t(s.k) * s.c, 0.1f);
-        t.dw.resize(t.w.size()), t.dw2.resize(t.w.size());
-        for (Floats* values : {&t.pooled, &t.scale}) values->resize(int64_t(s.n) * s.c);
-        for (Floats* values : {&t.squeezed, &t.activated}) values->resize(int64_t(s.n) * s.k);
-        t.bias.resize(std::max(s.k, s.c));
+        t.dw.resize(owner, t.w.size()), t.dw2.resize(owner, t.w.size());
+        for (Block* values : {&t.pooled, &t.scale}) values->resize(owner, int64_t(s.n) * s.c);
+        for (Block* values : {&t.squeezed, &t.activated}) values->resize(owner, int64_t(s.n) * s.k);
+        t.bias.resize(owner, std::max(s.k, s.c));
         continue;
       }
-      t.y.resize(layers[i].kind == Kind::global_pool ? int64_t(s.n) * s.c : outputs);
+      t.y.resize(owner, layers[i].kind == Kind::global_pool ? int64_t(s.n) * s.c : outputs);
       if (layers[i].kind == Kind::max_pool || layers[i].kind == Kind::global_pool) continue;
-      t.out.resize(layers[i].norm ? outputs : 0);
+      t.out.resize(owner, layers[i].norm ? outputs : 0);
       const int64_t fan = int64_t(s.r) * s.s * (layers[i].kind == Kind::conv ? s.c : 1);
       fill(t.w, fan * s.k, std::sqrt(2.0f / float(fan)));
-      t.dw.resize(t.w.size()), t.velocity.resize(t.w.size());
-      for (Floats* values : {&t.bias, &t.beta, &t.running_mean, &t.mean, &t.rstd, &t.d_gamma, &t.d_beta}) values->resize(s.k);
-      t.gamma.assign(s.k, 1), t.running_var.assign(s.k, 1);
+      t.dw.resize(owner, t.w.size()), t.velocity.resize(owner, t.w.size());
+      for (Block* values : {&t.bias, &t.beta, &t.running_mean, &t.mean, &t.rstd, &t.d_gamma, &t.d_beta}) values->resize(owner, s.k);
+      t.gamma.resize(owner, s.k, 1), t.running_var.resize(owner, s.k, 1);
     }
-    gradient.resize(most), other.resize(most);
+    gradient.resize(owner, most), other.resize(owner, most);
   }
 
   const float* input_of(int i) const {
@@ -251,7 +265,7 @@ struct Step {
       case Kind::depthwise: {
         if (layer.norm) {
           float* d_residual = nullptr;
-          Floats& unused = t.y;  // the gradient of a residual goes to a tensor of the same size
+          Block& unused = t.y;  // the gradient of a residual goes to a tensor of the same size
           if (layer.residual) d_residual = unused.data();
           timer.time(i, "norm backward", out_bytes * (layer.residual ? 7 : 5), true, [&] {
             norm_act_backward_cpu(device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
@@ -308,11 +322,11 @@ struct Step {
   double run() {
     const double start = now(timer.threads);
     for (size_t i = 0; i < layers.size(); ++i) forward(int(i));
-    std::fill_n(gradient.begin(), states.back().y.size(), 1e-3f);
+    std::fill_n(gradient.data(), states.back().y.size(), 1e-3f);
     for (int i = int(layers.size()) - 1; i >= 0; --i) backward(i);
     timer.time(int(layers.size()), "sgd", 0, true, [&] {
       for (State& t : states)
-        if (!t.velocity.empty()) sgd_cpu(device, int64_t(t.w.size()), {0, 0.9f, 0, 1}, t.dw.data(), t.velocity.data(), t.w.data(), nullptr);
+        if (t.velocity.size() > 0) sgd_cpu(device, int64_t(t.w.size()), {0, 0.9f, 0, 1}, t.dw.data(), t.velocity.data(), t.w.data(), nullptr);
     });
     return now(timer.threads) - start;
   }
