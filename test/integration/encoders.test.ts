@@ -1,12 +1,15 @@
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { createEncoder } from '../../lib/models/encoder.js';
-import { measureGoldenStep, readEncoderVectors } from '../fixtures/encoder-vectors.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { createEncoder, Encoder } from '../../lib/models/encoder.js';
+import { allOperations } from '../fixtures/all-operations.js';
+import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { noteSkip, sharedPath } from '../shared.js';
 
-const folder = process.env['LGDISTILL_ENCODER_VECTORS'] ?? sharedPath('vectors', 'encoders');
+const folder = sharedPath('vectors', 'encoders');
 const files = folder === undefined ? [] : readdirSync(folder).filter((file) => file.endsWith('.safetensors'));
 if (files.length === 0) noteSkip('golden torchvision encoders', 'the shared folder of test data is absent');
 
@@ -16,14 +19,62 @@ beforeAll(async () => {
 });
 afterAll(() => device.dispose());
 
+const tolerances: GoldenErrors = { trainingOutput: 1e-4, gradient: 1e-4, gradientNorm: 1e-4, vanishingGradient: 1e-6, statistics: 1e-4, evaluationOutput: 1e-4 };
+
+/**
+ * ReLU6 has two kinks, and MobileNetV2's late maps at 64 px have 16 values a channel: where an activation stands within float32's
+ * rounding of a kink (1e-6 in these vectors), its gradient is another one and moves all before it. PyTorch in float32 is off by 7e-3
+ * here, and for other seeds PyTorch in float64 by 1e-2 once the weights are rounded to float32.
+ */
+const kinked: GoldenErrors = { ...tolerances, gradient: 3e-2, gradientNorm: 1e-2 };
+
+function check(errors: GoldenErrors, limits: GoldenErrors): void {
+  for (const [what, limit] of Object.entries(limits)) expect(errors[what as keyof GoldenErrors], what).toBeLessThan(limit);
+}
+
 describe.skipIf(files.length === 0)('students against torchvision in float64', () => {
   it.each(files)('%s', async (file) => {
     const vectors = await readEncoderVectors(join(folder!, file));
-    using encoder = await createEncoder(basename(file, '.safetensors'), {
-      device, outputs: Number(vectors.metadata['num_classes']), widthMultiplier: Number(vectors.metadata['width_mult'] ?? 1), resolution: Number(vectors.metadata['resolution']), batch: 4,
-    });
-    const errors = await measureGoldenStep(encoder, vectors);
-    console.log(file, errors);
-    for (const error of Object.values(errors)) expect(error).toBeLessThan(1e-4);
+    const { num_classes: classes, width_mult: width = '1', resolution } = vectors.metadata;
+    const name = basename(file, '.safetensors');
+    using encoder = await createEncoder(name, { device, outputs: Number(classes), widthMultiplier: Number(width), resolution: Number(resolution), batch: 4 });
+    check(await measureGoldenStep(encoder, vectors), name === 'mobilenet_v2' ? kinked : tolerances);
+  });
+});
+
+describe('a graph of every operation against PyTorch in float64', () => {
+  const golden = fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url));
+
+  it.each([['fused', '0'], ['with every node a step of its own', '1']])('%s', async (_, unfused) => {
+    process.env['LGDISTILL_UNFUSED'] = unfused;
+    try {
+      using encoder = new Encoder(new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 }));
+      check(await measureGoldenStep(encoder, await readEncoderVectors(golden)), { ...tolerances, trainingOutput: 1e-5, statistics: 1e-5, evaluationOutput: 1e-5, gradient: 2e-5 });
+    } finally {
+      delete process.env['LGDISTILL_UNFUSED'];
+    }
+  });
+
+  it('in fewer steps when fused', () => {
+    using fused = new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 });
+    process.env['LGDISTILL_UNFUSED'] = '1';
+    using unfused = new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 });
+    delete process.env['LGDISTILL_UNFUSED'];
+    // four activations and three adds go into norms
+    expect(unfused.info.kernelsForward - fused.info.kernelsForward).toBe(7);
+  });
+
+  it('in a forward-only plan, fused and not', async () => {
+    const vectors = await readEncoderVectors(golden);
+    const weights = { ...vectors.weights };
+    for (const name of vectors.names('buffer_after.')) weights[name] = { shape: weights[name]!.shape, data: vectors.tensor(`buffer_after.${name}`) };
+    for (const unfused of ['0', '1']) {
+      process.env['LGDISTILL_UNFUSED'] = unfused;
+      using encoder = new Encoder(new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24, training: false }));
+      delete process.env['LGDISTILL_UNFUSED'];
+      encoder.load(weights);
+      const output = await encoder.forward(vectors.tensor('input'));
+      expect(Math.max(...output.map((value, i) => Math.abs(value - vectors.tensor('output_eval')[i]!)))).toBeLessThan(1e-5);
+    }
   });
 });

@@ -1,0 +1,169 @@
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { LgdError } from '../../lib/errors.js';
+import { countParameters, GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
+import { initialWeights } from '../../lib/models/initialise.js';
+import { studentGraph } from '../../lib/models/student.js';
+import { listStudents } from '../../lib/models/students/registry.js';
+import { modifiedResNet } from '../../lib/models/teachers/modified_resnet.js';
+import { checkWeights } from '../../lib/models/weights.js';
+
+interface Row {
+  name: string;
+  widthMultiplier: number;
+  parameters: number;
+  /** SHA-256 of the sorted lines `name:sizes` of torchvision's state dict. */
+  tensors: string;
+}
+const rows = JSON.parse(readFileSync(new URL('../fixtures/torchvision-students.json', import.meta.url), 'utf8')) as Row[];
+
+function refusal(call: () => unknown): LgdError {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof LgdError) return error;
+    throw error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe('students', () => {
+  it('are all held to torchvision', () => {
+    expect(new Set(rows.map((row) => row.name))).toEqual(new Set(listStudents()));
+  });
+
+  it.each(rows)('$name at width $widthMultiplier has the parameters of torchvision', ({ name, widthMultiplier, parameters, tensors }) => {
+    const graph = studentGraph(name, { outputs: 1000, widthMultiplier });
+    expect(countParameters(graph)).toBe(parameters);
+    const lines = graph.parameters.map((parameter) => `${parameter.name}:${parameter.shape.join()}`).sort();
+    expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
+  });
+
+  it.each([['resnet18', 512], ['resnet34', 512], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
+    '%s takes the projection head on its %i pooled features', (name, pooled) => {
+      const { parameters } = studentGraph(name, { embeddingSize: 40 });
+      const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));
+      expect(head.map((parameter) => [parameter.name, parameter.shape])).toEqual([
+        ['head.0.weight', [pooled, pooled]], ['head.0.bias', [pooled]], ['head.2.weight', [40, pooled]], ['head.2.bias', [40]],
+      ]);
+      expect(parameters.some((parameter) => parameter.name.startsWith('classifier') || parameter.name.startsWith('fc.'))).toBe(false);
+    });
+
+  it('scale stochastic depth over the blocks', () => {
+    const drops = studentGraph('efficientnet_b0', { outputs: 10 }).nodes.filter((node) => node.op === 'stochasticDepth');
+    // 16 blocks; the last one with a residual is the 15th
+    expect(drops.at(-1)!.attributes!['p']).toBeCloseTo((0.2 * 14) / 16);
+    expect(drops[0]!.attributes!['p']).toBeCloseTo((0.2 * 2) / 16);
+    const still = studentGraph('efficientnet_b0', { outputs: 10, dropping: false });
+    expect(still.nodes.some((node) => node.op === 'stochasticDepth' || node.op === 'dropout')).toBe(false);
+  });
+
+  it('keep weight decay from norms and biases when asked to', () => {
+    const graph = studentGraph('mobilenet_v3_small', { outputs: 10 });
+    for (const { name, decay, shape } of graph.parameters) expect(decay, name).toBe(shape.length > 1);
+  });
+
+  it('are plain data', () => {
+    const graph = studentGraph('mobilenet_v3_large', { outputs: 10 });
+    expect(JSON.parse(JSON.stringify(graph))).toEqual(graph);
+  });
+});
+
+describe('wrong options', () => {
+  it('name the nearest student', () => {
+    const error = refusal(() => studentGraph('mobilenetv2', { outputs: 10 }));
+    expect(error).toMatchObject({ code: 'BAD_OPTION', option: 'student', found: 'mobilenetv2' });
+    expect(error.message).toContain('Did you mean mobilenet_v2?');
+  });
+
+  it.each([
+    ['no head', {}, 'outputs'],
+    ['two heads', { outputs: 3, embeddingSize: 3 }, 'outputs'],
+    ['half a class', { outputs: 2.5 }, 'outputs'],
+    ['no embedding', { embeddingSize: 0 }, 'embeddingSize'],
+    ['no width', { outputs: 3, widthMultiplier: 0 }, 'widthMultiplier'],
+    ['a width of NaN', { outputs: 3, widthMultiplier: NaN }, 'widthMultiplier'],
+  ])('%s', (_, options, option) => {
+    expect(refusal(() => studentGraph('mobilenet_v2', options))).toMatchObject({ code: 'BAD_OPTION', option });
+  });
+
+  it('refuse a width where the family has none', () => {
+    expect(refusal(() => studentGraph('resnet18', { outputs: 3, widthMultiplier: 0.5 }))).toMatchObject({ code: 'BAD_OPTION', option: 'widthMultiplier' });
+  });
+});
+
+describe('start values', () => {
+  const graph = studentGraph('mobilenet_v2', { outputs: 100 });
+  const weights = initialWeights(graph, 3);
+  const moments = (values: Float32Array) => {
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    return { mean, std: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
+  };
+
+  it('have the distributions of torchvision', () => {
+    const conv = moments(weights['features.18.0.weight']!.data); // [1280,320,1,1]: normal, std sqrt(2 / fan out)
+    expect(conv.std).toBeCloseTo(Math.sqrt(2 / 1280), 4);
+    expect(Math.abs(conv.mean)).toBeLessThan(4 * conv.std / Math.sqrt(1280 * 320));
+    const depthwise = moments(weights['features.17.conv.1.0.weight']!.data); // [960,1,3,3]: fan out 960 * 9
+    expect(depthwise.std / Math.sqrt(2 / (960 * 9))).toBeCloseTo(1, 1);
+    expect(moments(weights['classifier.1.weight']!.data).std).toBeCloseTo(0.01, 4);
+    expect(new Set(weights['classifier.1.bias']!.data)).toEqual(new Set([0]));
+    expect(new Set(weights['features.1.conv.0.1.weight']!.data)).toEqual(new Set([1]));
+    const linear = initialWeights(studentGraph('resnet18', { outputs: 300 }), 3)['fc.weight']!.data;
+    expect(linear.every((value) => Math.abs(value) <= 1 / Math.sqrt(512))).toBe(true);
+    expect(moments(linear).std).toBeCloseTo(1 / Math.sqrt(512) / Math.sqrt(3), 3);
+  });
+
+  it('are normal, not merely of the right spread', () => {
+    const { data } = weights['features.18.0.weight']!;
+    const std = Math.sqrt(2 / 1280);
+    const share = (sigmas: number) => data.filter((value) => Math.abs(value) < sigmas * std).length / data.length;
+    expect(share(1)).toBeCloseTo(0.6827, 2);
+    expect(share(2)).toBeCloseTo(0.9545, 2);
+    expect(share(3)).toBeCloseTo(0.9973, 3);
+  });
+
+  it('depend on the seed and the name alone', () => {
+    const small = { widthMultiplier: 0.1 };
+    const draw = (options: object, seed: number, name: string) => initialWeights(studentGraph('mobilenet_v3_small', { ...small, ...options }), seed)[name]!.data;
+    const name = 'features.4.block.0.0.weight';
+    const drawn = draw({ outputs: 10 }, 3, name);
+    expect(draw({ outputs: 10 }, 3, name)).toEqual(drawn);
+    expect(draw({ embeddingSize: 20 }, 3, name)).toEqual(drawn);
+    expect(draw({ outputs: 10 }, 4, name)).not.toEqual(drawn);
+    expect(draw({ outputs: 10 }, 3, 'features.5.block.0.0.weight').subarray(0, 8)).not.toEqual(drawn.subarray(0, 8));
+  });
+});
+
+describe('checkWeights', () => {
+  const graph = studentGraph('resnet18', { outputs: 5 });
+  const weights = initialWeights(graph, 0);
+
+  it('takes a whole record, with or without the counters of PyTorch', () => {
+    checkWeights(graph, weights);
+    checkWeights(graph, { ...weights, 'bn1.num_batches_tracked': { shape: [], data: new Float32Array(1) } });
+  });
+
+  it('names what is missing, unknown and misshapen', () => {
+    const rest = Object.fromEntries(Object.entries(weights).filter(([name]) => name !== 'bn1.weight' && name !== 'fc.bias'));
+    const error = refusal(() => checkWeights(graph, { ...rest, extra: weights['fc.bias']!, 'conv1.weight': { shape: [64, 3, 3, 3], data: new Float32Array(1728) } }));
+    expect(error.code).toBe('BAD_MODEL');
+    for (const part of ['missing: bn1.weight, fc.bias', 'unknown: extra', 'conv1.weight [64,3,3,3] with 1728 values instead of [64,3,7,7]']) expect(error.message).toContain(part);
+  });
+});
+
+describe('GraphBuilder', () => {
+  it('refuses one name for two parameters', () => {
+    const g = new GraphBuilder('twice');
+    g.conv(g.images, 'conv', { channels: 4 });
+    expect(refusal(() => g.conv(g.images, 'conv', { channels: 4 }))).toMatchObject({ code: 'BAD_MODEL' });
+  });
+
+  it("draws CLIP's RN50", () => {
+    const graph: GraphSpec = modifiedResNet({ layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024, imageSize: 224 });
+    expect(countParameters(graph)).toBe(38_316_896);
+    expect(graph.parameters.find(({ name }) => name === 'attnpool.positional_embedding')!.shape).toEqual([50, 2048]);
+    expect(refusal(() => modifiedResNet({ layers: [3, 4, 6], width: 64, heads: 32, outputDim: 1024, imageSize: 224 })).code).toBe('BAD_MODEL');
+  });
+});
