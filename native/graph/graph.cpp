@@ -126,7 +126,7 @@ NameTable index_parameters(const GraphSpec& spec) {
   return index;
 }
 
-Node parse_node(const GraphNode& from, int values, const NameTable& names, std::vector<bool>& parameter_used) {
+Node parse_node(const GraphSpec& spec, const GraphNode& from, int values, const NameTable& names, std::vector<bool>& parameter_used) {
   const OpRule& rule = rule_of(from);
   Node node;
   node.op = rule.op;
@@ -143,6 +143,9 @@ Node parse_node(const GraphNode& from, int values, const NameTable& names, std::
   for (const std::string& name : from.parameters) {
     const auto found = names.find(name);
     LGD_CHECK(found != names.end(), "BAD_MODEL", "node ", from.name, " names the parameter ", name, ", which the graph does not list.");
+    const bool buffer = node.op == OpKind::batch_norm && node.parameters.size() >= norm_mean;
+    LGD_CHECK(spec.parameters[size_t(found->second)].trainable != buffer, "BAD_MODEL", "parameter ", name, " of node ", from.name, " is ",
+              buffer ? "trainable. Running statistics are buffers." : "a buffer. Only running statistics are; for frozen weights use a forward-only plan.");
     node.parameters.push_back(found->second);
     parameter_used[size_t(found->second)] = true;
   }
@@ -162,7 +165,7 @@ Graph parse_graph(const GraphSpec& spec) {
   const NameTable names = index_parameters(spec);
   std::vector<bool> parameter_used(spec.parameters.size()), value_used(spec.nodes.size() + 1);
   for (size_t i = 0; i < spec.nodes.size(); ++i) {
-    graph.nodes.push_back(parse_node(spec.nodes[i], int(i) + 1, names, parameter_used));
+    graph.nodes.push_back(parse_node(spec, spec.nodes[i], int(i) + 1, names, parameter_used));
     for (const int input : graph.nodes.back().inputs) value_used[size_t(input)] = true;
   }
   LGD_CHECK(graph.output >= 1 && graph.output <= int(graph.nodes.size()), "BAD_MODEL", "graph ", spec.name, ": the output is value ",

@@ -163,7 +163,7 @@ class Inference {
               ": a depthwise convolution with a bias works in forward-only plans.");
     if (node.op == OpKind::batch_norm)
       LGD_CHECK(int64_t(shapes_.batch) * input(node).pixels() > 1, "BAD_SHAPE", "node ", node.name,
-                " has one value a channel, which has no variance. Use a larger batch or larger images.");
+                " has one value a channel, which has no variance. Use a larger batch, larger images or a forward-only plan.");
   }
 
   // Padded channels must stay zero, or weights behind them would learn from them; sigmoids make 0.5 of a zero.
