@@ -2,7 +2,7 @@
 //   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--verbose]
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU.
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -73,6 +73,7 @@ async function compile(folder, files, flags) {
   const compiler = process.env.CXX ?? 'g++';
   const out = join(root, folder, 'Release');
   mkdirSync(out, { recursive: true });
+  const unlock = await lock(join(root, folder, 'lock'));
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   const includes = [...flags.includes, 'native', require('node-addon-api').include_dir, require('node-api-headers').include_dir];
   const common = [
@@ -88,8 +89,38 @@ async function compile(folder, files, flags) {
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...common]);
   }));
-  run(compiler, ['-shared', '-pthread', ...flags.link, '-o', join(out, 'lgdistill.node'), ...objects]);
+  const addon = join(out, 'lgdistill.node');
+  if (!existsSync(addon) || objects.some((object) => statSync(object).mtimeMs > statSync(addon).mtimeMs)) {
+    run(compiler, ['-shared', '-pthread', ...flags.link, '-o', `${addon}.new`, ...objects]);
+    renameSync(`${addon}.new`, addon); // a process that has the old one loaded keeps it
+  }
+  unlock();
   return { path: `${folder}/Release/lgdistill.node`, compiler };
+}
+
+// One build at a time in a folder; a lock whose owner died is taken over.
+async function lock(path) {
+  for (;;) {
+    try {
+      writeFileSync(path, String(process.pid), { flag: 'wx' });
+      const unlock = () => rmSync(path, { force: true });
+      process.once('exit', unlock);
+      return unlock;
+    } catch (error) {
+      if (error.code !== 'EEXIST') throw error;
+      if (!isAlive(path)) rmSync(path, { force: true });
+      else await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  }
+}
+
+function isAlive(path) {
+  try {
+    const owner = Number(readFileSync(path, 'utf8'));
+    return owner === 0 || process.kill(owner, 0);
+  } catch (error) {
+    return error.code !== 'ESRCH' && error.code !== 'ENOENT';
+  }
 }
 
 // Newer than everything that the compiler's dependency file names?

@@ -8,14 +8,24 @@ namespace lgd {
 
 namespace {
 
-// Sums of (x - shift) and (x - shift)^2 with the first row as shift: close enough to the mean that float32 does not cancel.
+// Rows that block `block` of `splits` walks over.
+__device__ __forceinline__ int64_t rows_of_block(int64_t rows, const ColumnWalk& walk, int splits, int block) {
+  const int64_t stride = int64_t(walk.rows_per_pass) * splits, rest = rows % stride - int64_t(block) * walk.rows_per_pass;
+  return rows / stride * walk.rows_per_pass + (rest < 0 ? 0 : rest < walk.rows_per_pass ? rest : walk.rows_per_pass);
+}
+
+// Per block: the sum of x and the sum of squared deviations from the block's own mean. A thread measures its rows from the first of them,
+// so that no sum of squares is ever much larger than what it stands for: float32 does not cancel, whatever the mean.
 template <class T>
 __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
-  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
-  F8 sum = zero8(), squares = zero8();
-  if (row0 < walk.rows_per_pass && chunk < walk.chunks) {
-    const F8 shift = load8(x + int64_t(chunk) * 8);
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + row0; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width, channels = walk.chunks * 8;
+  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + row0, stride = int64_t(gridDim.x) * walk.rows_per_pass;
+  F8 shift = zero8(), sum = zero8(), squares = zero8();
+  float count = 0;
+  const bool valid = row0 < walk.rows_per_pass && chunk < walk.chunks;
+  if (valid && first < rows) {
+    shift = load8(x + (first * walk.chunks + chunk) * 8);
+    for (int64_t row = first; row < rows; row += stride, count += 1) {
       const F8 v = load8(x + (row * walk.chunks + chunk) * 8);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -25,24 +35,46 @@ __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, 
       }
     }
   }
-  const int channels = walk.chunks * 8;
-  write_column_sums(sum, walk, partial, 2 * channels, 0);
+  F8 total;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) total.v[i] = fmaf(count, shift.v[i], sum.v[i]);
+  write_column_sums(total, walk, partial, 2 * channels, 0);
+  __syncthreads();  // the block's sums in `partial` are there for all its threads
+  if (count > 0) {
+    const F8 block_sum = load8(partial + int64_t(blockIdx.x) * 2 * channels + chunk * 8);
+    const float block_rows = float(rows_of_block(rows, walk, gridDim.x, blockIdx.x));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float off = sum.v[i] / count, apart = shift.v[i] + off - block_sum.v[i] / block_rows;
+      squares.v[i] = fmaxf(squares.v[i] - off * sum.v[i], 0.f) + count * apart * apart;
+    }
+  }
   write_column_sums(squares, walk, partial, 2 * channels, channels);
 }
 
-template <class T>
-__global__ void moments_finish_kernel(const T* x, const float* partial, int splits, NormShape shape, float* running_mean, float* running_var, float* mean,
-                                      float* rstd) {
-  const int c = blockIdx.x * reduce_columns + threadIdx.x;
-  const bool valid = c < shape.channels;
-  const float sum = sum_partials(partial, splits, 2 * shape.channels, c, valid);
-  const float squares = sum_partials(partial, splits, 2 * shape.channels, shape.channels + c, valid);
+// Mean and variance of all rows from those of the blocks (Chan, Golub and LeVeque 1983), and the running statistics.
+__global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean, float* running_var, float* mean, float* rstd) {
+  const int c = blockIdx.x * reduce_columns + threadIdx.x, channels = shape.channels;
+  const bool valid = c < channels;
+  __shared__ float means[reduce_columns];
+  const float rows = float(shape.rows), sum = sum_partials(partial, walk.splits, 2 * channels, c, valid);
+  if (threadIdx.y == 0) means[threadIdx.x] = sum / rows;
+  __syncthreads();
+  const float m = means[threadIdx.x];
+  float squares = 0;
+  if (valid)
+    for (int split = threadIdx.y; split < walk.splits; split += reduce_parts) {
+      const float count = float(rows_of_block(shape.rows, walk, walk.splits, split));
+      if (count == 0) continue;
+      const float apart = partial[int64_t(split) * 2 * channels + c] / count - m;
+      squares += partial[int64_t(split) * 2 * channels + channels + c] + count * apart * apart;
+    }
+  const float deviations = sum_parts(squares);
   if (threadIdx.y != 0 || !valid) return;
-  const float rows = float(shape.rows), off = sum / rows;
-  const float m = load1(x + c) + off, var = fmaxf(squares / rows - off * off, 0.f);
+  const float var = deviations / rows;
   mean[c] = m;
   rstd[c] = rsqrtf(var + shape.eps);
-  const float unbiased = shape.rows > 1 ? var * (rows / (rows - 1.f)) : var;
+  const float unbiased = shape.rows > 1 ? deviations / (rows - 1.f) : var;
   running_mean[c] += shape.momentum * (m - running_mean[c]);
   running_var[c] += shape.momentum * (unbiased - running_var[c]);
 }
@@ -189,9 +221,9 @@ void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, con
     using T = decltype(zero);
     const T* x = static_cast<const T*>(f.x);
     LGD_LAUNCH(ctx, moments_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, x, shape.rows, walk, partial);
-    LGD_LAUNCH(ctx, moments_finish_kernel<T>, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, x, partial, walk.splits,
-               shape, f.running_mean, f.running_var, f.mean, f.rstd);
   });
+  LGD_LAUNCH(ctx, moments_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk, shape,
+             f.running_mean, f.running_var, f.mean, f.rstd);
   apply(ctx, shape.rows, shape.channels, type, f.x, f.residual, shape.act, f.y, FromStatistics{f.gamma, f.beta, f.mean, f.rstd});
 }
 

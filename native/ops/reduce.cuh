@@ -6,20 +6,24 @@ namespace lgd {
 
 constexpr int reduce_columns = 32, reduce_parts = 8;
 
-// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to the threads with part 0.
-// Block: dim3(reduce_columns, reduce_parts); every thread calls it.
-__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column, bool valid) {
+// The sum of what the parts (threadIdx.y) of a column hold, given to part 0. Block: dim3(reduce_columns, reduce_parts); every thread calls it.
+__device__ __forceinline__ float sum_parts(float value) {
   __shared__ float sums[reduce_parts][reduce_columns + 1];
-  float sum = 0;
-  if (valid)
-    for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
   __syncthreads();  // the sums of an earlier call may still be read
-  sums[threadIdx.y][threadIdx.x] = sum;
+  sums[threadIdx.y][threadIdx.x] = value;
   __syncthreads();
   float total = 0;
   if (threadIdx.y == 0)
     for (int part = 0; part < reduce_parts; ++part) total += sums[part][threadIdx.x];
   return total;
+}
+
+// The sum over `splits` rows of partial[split * pitch + column] for this thread's column, given to part 0; called like sum_parts.
+__device__ __forceinline__ float sum_partials(const float* partial, int splits, int64_t pitch, int64_t column, bool valid) {
+  float sum = 0;
+  if (valid)
+    for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
+  return sum_parts(sum);
 }
 
 // out[i] += sum over splits of partial[split][i].

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const release = join(root, 'build-emulated', 'Release');
 
-/** Builds the addon whose CUDA device runs on the host (only what changed since the last time) and returns its path. */
+/** Builds the addon whose CUDA device runs on the host, as far as its sources changed since the last time, and returns its path (for LGDISTILL_ADDON). */
 export function buildEmulatedAddon(): string {
   execFileSync(process.execPath, [join(root, 'scripts/build.mjs'), '--only', 'native', '--with', 'emulated'], { stdio: ['ignore', 'ignore', 'inherit'] });
   return join(release, 'lgdistill.node');
@@ -29,5 +29,3 @@ export function runProgram(program: string, args: string[], env: Record<string, 
   const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8', env: { ...process.env, ...env }, maxBuffer: 1 << 26 });
   return { status, output: `${stdout}${stderr}` };
 }
-
-export const emulationAvailable = existsSync(join(root, 'test/native/emulation')) && process.platform === 'linux';

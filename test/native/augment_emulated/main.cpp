@@ -1,38 +1,12 @@
-// Holds the CUDA augmentation, run on the host by the stand-in of core/cuda_device.cuh, to the CPU's.
+// Holds the CUDA augmentation to the CPU's: on a GPU, or on the emulated one (test/native/augment-emulated.test.ts).
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include "augment/view.h"
-#include "core/cuda_device.cuh"
-#include "ops/kernels.h"
 #include "ops/layout.h"
 
 namespace lgd {
-
-const Kernels* cpu_kernels() { return nullptr; }
-
-// A driver that runs nothing until somebody waits, and hands out memory full of NaN.
-namespace cuda {
-const Kernels* kernels() { return nullptr; }
-void* create_stream(int) { return nullptr; }
-void destroy_stream(void*) noexcept {}
-void set_device(int) {}
-void* allocate(size_t bytes) { return std::memset(std::aligned_alloc(256, (bytes + 255) / 256 * 256), 0xff, bytes); }
-void release(void* pointer) noexcept { std::free(pointer); }
-void copy_async(void* to, const void* from, size_t bytes, void*) {
-  emulated::stream.push_back([=] { std::memcpy(to, from, bytes); });
-}
-void zero_async(void* device, size_t bytes, void*) {
-  emulated::stream.push_back([=] { std::memset(device, 0, bytes); });
-}
-void synchronize(void*) { emulated::flush(); }
-void* allocate_pinned(size_t bytes) { return std::malloc(bytes); }
-void release_pinned(void* pointer) noexcept { std::free(pointer); }
-void* create_event() { return new char; }
-void destroy_event(void* event) noexcept { delete static_cast<char*>(event); }
-void record_event(void*, void*) {}
-void wait_event(void*) { emulated::flush(); }
-}  // namespace cuda
 
 namespace {
 
@@ -137,14 +111,11 @@ int main() {
       {"recipe", {10, 32, 32}, moco},           {"recipe, several blocks an image", {6, 45, 51}, moco}, {"plain crops", {5, 24, 24}, plain},
       {"blur without contrast", {5, 40, 24}, blurred}, {"evaluation", {5, 30, 30}, evaluation},         {"single pixels", {5, 1, 1}, moco},
   };
-  for (const bool backwards : {false, true}) {
-    emulated::backwards = backwards;
-    for (const Case& item : cases) {
-      for (const DType type : {DType::f32, DType::bf16}) {
-        auto cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 1);
-        auto gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
-        compare(item, store, cpu, gpu, type);
-      }
+  for (const Case& item : cases) {
+    for (const DType type : {DType::f32, DType::bf16}) {
+      auto cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 1);
+      auto gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+      compare(item, store, cpu, gpu, type);
     }
   }
   std::printf("%d checks, %d failures\n", checks, failures);

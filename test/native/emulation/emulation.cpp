@@ -1,6 +1,7 @@
 // The fibers of the emulated GPU and the CUDA runtime calls behind Device, on host memory.
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string_view>
@@ -236,10 +237,10 @@ void wait_copies(int pending) {
   }
 }
 
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+namespace {
+
+void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   const int count = int(block.x * block.y * block.z);
-  LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
-  LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
   machine.fibers.resize(count);
   machine.shared.resize(shared_bytes / 4 + 64);
   dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(machine.shared.data()) + 127) / 128 * 128);
@@ -258,6 +259,42 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
     prepare_block(block);
     run_block(sequence, how, random);
   }
+}
+
+// The one stream. Whoever waits runs it, on its own thread; a free from another thread waits too, as cudaFree does.
+std::recursive_mutex stream_mutex;
+std::vector<std::function<void()>> stream;
+std::exception_ptr stream_error;  // of work that a free ran; delivered at the next wait
+
+void enqueue(std::function<void()> work) {
+  std::lock_guard lock(stream_mutex);
+  stream.push_back(std::move(work));
+}
+
+void flush() {
+  std::lock_guard lock(stream_mutex);
+  if (stream_error) std::rethrow_exception(std::exchange(stream_error, nullptr));
+  std::vector<std::function<void()>> work;
+  work.swap(stream);
+  for (auto& item : work) item();
+}
+
+void flush_quietly() noexcept {
+  std::lock_guard lock(stream_mutex);
+  try {
+    flush();
+  } catch (...) {
+    stream_error = std::current_exception();
+  }
+}
+
+}  // namespace
+
+void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
+  const int count = int(block.x * block.y * block.z);
+  LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
+  LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
+  enqueue([=, kernel = std::move(kernel)] { run_kernel(grid, block, shared_bytes, kernel); });
 }
 
 }  // namespace lgd::emulation
@@ -279,15 +316,22 @@ void* allocate(size_t bytes) {
   std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
   return pointer;
 }
-void release(void* pointer) noexcept { std::free(pointer); }
-void copy_async(void* to, const void* from, size_t bytes, void*) { std::memmove(to, from, bytes); }
-void zero_async(void* device, size_t bytes, void*) { std::memset(device, 0, bytes); }
-void synchronize(void*) {}
+void release(void* pointer) noexcept {
+  emulation::flush_quietly();
+  std::free(pointer);
+}
+void copy_async(void* to, const void* from, size_t bytes, void*) {
+  emulation::enqueue([=] { std::memmove(to, from, bytes); });
+}
+void zero_async(void* device, size_t bytes, void*) {
+  emulation::enqueue([=] { std::memset(device, 0, bytes); });
+}
+void synchronize(void*) { emulation::flush(); }
 void* allocate_pinned(size_t bytes) { return allocate(bytes); }
-void release_pinned(void* pointer) noexcept { std::free(pointer); }
-void* create_event() { return nullptr; }
-void destroy_event(void*) noexcept {}
+void release_pinned(void* pointer) noexcept { release(pointer); }
+void* create_event() { return new char; }
+void destroy_event(void* event) noexcept { delete static_cast<char*>(event); }
 void record_event(void*, void*) {}
-void wait_event(void*) {}
+void wait_event(void*) { emulation::flush(); }  // a little more than the device would: everything enqueued so far
 
 }  // namespace lgd::cuda

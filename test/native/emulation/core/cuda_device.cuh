@@ -3,6 +3,8 @@
 //   - dynamic shared memory starts as NaN in float32 and in bfloat16, so that reading what nobody wrote shows in the result;
 //   - cp.async copies happen at the wait, not at the issue, so that a missing wait shows;
 //   - threads and blocks run in forward, reverse or random order (LGDISTILL_EMULATION_ORDER), so that a missing barrier shows;
+//   - launches and copies wait in a list, as in a stream, and run when somebody waits for them (a synchronisation, an event, a
+//     free), so that memory that is written again too early shows;
 //   - a barrier that some threads never reach is reported as a deadlock.
 // What it cannot see: bank conflicts, spills, races between blocks, misaligned vectors that the host tolerates (asserted below).
 #pragma once
@@ -71,7 +73,7 @@ namespace lgd::emulation {
 struct Cursor { dim3 thread, block, block_size, grid_size; };
 extern thread_local Cursor cursor;  // of the fiber that runs
 extern thread_local char* dynamic_shared;
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
 void sync_block();
 void sync_warp();
 int lane();
@@ -98,7 +100,7 @@ namespace lgd {
 using bf16 = __nv_bfloat16;
 
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
-  ((void)(ctx), ::lgd::emulation::run((grid), (block), (shared), [&] { kernel(__VA_ARGS__); }))
+  ((void)(ctx), ::lgd::emulation::launch((grid), (block), (shared), [=] { kernel(__VA_ARGS__); }))
 
 template <class Kernel> void allow_shared_memory(Kernel*, size_t bytes) {
   LGD_CHECK(bytes <= 227 * 1024, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);
