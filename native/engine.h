@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"  // lgd::Error, which every call may throw
+
 namespace lgd {
 
 class Device;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <new>
 
-#include "core/error.h"
 
 namespace lgd::binding {
 

@@ -1,0 +1,70 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { loadAddon, nativeFunctions, type NativeAddon } from '../../lib/native.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+function filesBelow(folder: string, pattern: RegExp): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => pattern.test(name)).map((name) => `${folder}/${name}`);
+}
+
+/** Rank of a file by the first prefix that fits; higher layers may import lower ones and their own. */
+function rankOf(file: string, layers: readonly (readonly string[])[]): number {
+  const rank = layers.findIndex((prefixes) => prefixes.some((prefix) => file.startsWith(prefix)));
+  expect(rank, `${file} belongs to no layer: give it a place in test/unit/layers.test.ts`).toBeGreaterThanOrEqual(0);
+  return rank;
+}
+
+function upwardImports(files: string[], importsOf: (file: string) => string[], layers: readonly (readonly string[])[]): string[] {
+  return files.flatMap((file) => importsOf(file).filter((other) => rankOf(other, layers) > rankOf(file, layers)).map((other) => `${file} -> ${other}`));
+}
+
+describe('imports point down the layers', () => {
+  it('in lib', () => {
+    const layers = [
+      ['lib/errors', 'lib/turn', 'lib/version', 'lib/system', 'lib/make-folder', 'lib/safetensors', 'lib/text/spelling'],
+      ['lib/native', 'lib/device', 'lib/hub', 'lib/onnx'],
+      ['lib/semantic/'],
+      ['lib/config', 'lib/models/', 'lib/banks/', 'lib/data/', 'lib/text/'],
+      ['lib/train/', 'lib/evaluate/', 'lib/export/'],
+      ['lib/index', 'lib/cli/'],
+    ];
+    const importsOf = (file: string) => [...readFileSync(join(root, file), 'utf8').matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)]
+      .map((match) => normalize(join(dirname(file), match[1]!)).replace(/\.js$/, '.ts'));
+    expect(upwardImports(filesBelow('lib', /\.ts$/), importsOf, layers)).toEqual([]);
+  });
+
+  it('in native', () => {
+    const layers = [['native/core/'], ['native/ops/'], ['native/graph/', 'native/semantic/', 'native/augment/', 'native/optimizer/'], ['native/engine.h'], ['native/binding/']];
+    const exceptions = [
+      /^native\/core\/(device|engine_core)\.cpp -> native\/(ops\/|engine\.h)/, // a device carries its table of operations; engine_core implements engine.h
+      /^native\/(core\/cuda_device\.cuh) -> native\/ops\/context\.h/,
+      /^native\/ops\/kernels\.h -> native\/optimizer\/sgd\.h/, // SGD is an operation of the table
+      /^native\/(graph|semantic|augment)\/[\w.]+ -> native\/engine\.h/, // the implementation of what engine.h declares
+    ];
+    const importsOf = (file: string) => [...readFileSync(join(root, file), 'utf8').matchAll(/#include "([^"]+)"/g)].map((match) => `native/${match[1]!}`).filter((name) => !name.includes('/../'));
+    const files = filesBelow('native', /\.(h|cpp|inl|cu|cuh)$/);
+    expect(upwardImports(files, importsOf, layers).filter((line) => !exceptions.some((exception) => exception.test(line)))).toEqual([]);
+  });
+
+  it('and the binding knows the engine by engine.h alone', () => {
+    for (const file of filesBelow('native/binding', /\.(h|cpp)$/)) {
+      const included = [...readFileSync(join(root, file), 'utf8').matchAll(/#include "([^"]+)"/g)].map((match) => match[1]!);
+      expect(included.filter((name) => name !== 'engine.h' && !name.startsWith('binding/')), file).toEqual([]);
+    }
+    const withNapi = filesBelow('native', /\.(h|cpp|inl|cu|cuh)$/).filter((file) => readFileSync(join(root, file), 'utf8').includes('napi.h'));
+    expect(withNapi.filter((file) => !file.startsWith('native/binding/'))).toEqual([]);
+  });
+});
+
+describe('the addon', () => {
+  it('exports what lib/native.ts mirrors, no more and no less', () => {
+    const list = readFileSync(join(root, 'native/binding/addon.cpp'), 'utf8');
+    const exported = [...list.matchAll(/exports, "(\w+)"\)/g)].map((match) => match[1]!);
+    expect(exported.sort()).toEqual([...nativeFunctions].sort());
+    const addon: NativeAddon = loadAddon();
+    for (const name of nativeFunctions) expect(typeof addon[name]).toBe('function');
+  });
+});
