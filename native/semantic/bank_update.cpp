@@ -10,14 +10,14 @@ namespace {
 
 struct UpdateMemory {
   float *unit, *norm, *scores;
-  int32_t *assignment, *first;
+  int32_t *assignment, *links;
 
   UpdateMemory(Carver& carver, const AggregateShape& shape, int64_t rows_at_once, int64_t stride) {
     unit = carver.take<float>(shape.rows * shape.dimension);
     norm = carver.take<float>(shape.rows);
     scores = carver.take<float>(rows_at_once * stride);
     assignment = carver.take<int32_t>(shape.rows);
-    first = carver.take<int32_t>(shape.rows);
+    links = carver.take<int32_t>(2 * shape.rows);
   }
 };
 
@@ -50,7 +50,7 @@ void run_bank_update(Device& device, int64_t dimension, int64_t categories, floa
       op.similarities(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride, Products::f32);
       op.nearest_anchor(device, rows, categories, memory.scores, stride, assignment + begin);
     }
-    op.aggregate(device, shape, memory.unit, assignment, memory.first, targets.visual, targets.seen, record);
+    op.aggregate(device, shape, memory.unit, assignment, memory.links, targets.visual, targets.seen, record);
   }
   if (targets.queue)
     op.enqueue(device, shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue, &record->teacher);

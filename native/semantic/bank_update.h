@@ -19,14 +19,14 @@ struct UpdateRecord {
 void nearest_anchor_cpu(Device&, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest);
 void nearest_anchor_cuda(Device&, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest);
 
-// The update above; unit [rows,D], assignment [rows], visual [K,D], seen [K]. `first` [rows] is working memory.
+// The update above; unit [rows,D], assignment [rows], visual [K,D], seen [K]. `links` [2 rows] is working memory.
 // Leaves the bank alone when record->teacher names a fault; fills the two counts either way.
 struct AggregateShape {
   int64_t rows, dimension, categories;
   float momentum;
 };
-void aggregate_cpu(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* first, float* visual, uint8_t* seen, UpdateRecord* record);
-void aggregate_cuda(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* first, float* visual, uint8_t* seen, UpdateRecord* record);
+void aggregate_cpu(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* links, float* visual, uint8_t* seen, UpdateRecord* record);
+void aggregate_cuda(Device&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* links, float* visual, uint8_t* seen, UpdateRecord* record);
 
 // First in, first out: row i of `unit` goes to slot (position + i) mod size; of more rows than slots only the last `size` stay.
 // Leaves the queue alone when `faults` names one.

@@ -33,10 +33,10 @@ void move_anchor(const AggregateShape& shape, const float* unit, const int32_t* 
 
 }  // namespace
 
-void aggregate_cpu(Device& device, const AggregateShape& shape, const float* unit, const int32_t* assignment, int32_t* first, float* visual,
+void aggregate_cpu(Device& device, const AggregateShape& shape, const float* unit, const int32_t* assignment, int32_t* links, float* visual,
                    uint8_t* seen, UpdateRecord* record) {
   if (record->teacher.none()) {
-    // first[] holds the images that are the first of their category, in their order.
+    int32_t* first = links;  // the images that are the first of their category, in their order
     std::vector<bool> met(shape.categories);
     int64_t hit = 0;
     for (int64_t i = 0; i < shape.rows; ++i) {

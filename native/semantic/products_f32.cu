@@ -1,0 +1,94 @@
+// Products with float32 multiply-adds: the checking mode of the loss, and every assignment of the bank update.
+// A thread keeps 8 x 4 sums; steps of 16 over k lie in shared memory with k outermost, so that a thread reads 12 values for 32 multiply-adds.
+// Sums are moved into totals every 128 steps of k: rounding then grows with the root of 128, not of k, which t_T = 0.01 makes visible.
+#include "semantic/products.cuh"
+
+namespace lgd::products {
+
+namespace {
+
+constexpr int step = 16, pitch = tile + 4, steps_per_total = 8;
+
+template <bool b_transposed>
+__global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_constant__ Problem problem) {
+  LGD_DYNAMIC_SHARED(float, shared);  // [2 stages][a, b][step][pitch]
+  const int thread = threadIdx.x, column = thread % 16 * 4, row = thread / 16 * 8;
+  const int64_t m0 = int64_t(blockIdx.y) * tile, n0 = int64_t(blockIdx.x) * tile;
+  const int64_t begin = blockIdx.z * problem.k_per_part;
+  const int64_t end = begin + problem.k_per_part < problem.k ? begin + problem.k_per_part : problem.k;
+
+  float a_next[2][4], b_next[2][4];
+  const auto fetch = [&](int64_t k0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int e = thread + i * threads;
+      load_values(problem.a, m0 + e / 4, problem.m, k0 + e % 4 * 4, end, a_next[i]);
+      if (b_transposed) load_values(problem.b, n0 + e / 4, problem.n, k0 + e % 4 * 4, end, b_next[i]);
+      else load_values(problem.b, k0 + e / 16, end, n0 + e % 16 * 4, problem.n, b_next[i]);
+    }
+  };
+  const auto put = [&](int stage) {
+    float *a = shared + stage * 2 * step * pitch, *b = a + step * pitch;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int e = thread + i * threads;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        a[(e % 4 * 4 + j) * pitch + e / 4] = a_next[i][j];
+        if (b_transposed) b[(e % 4 * 4 + j) * pitch + e / 4] = b_next[i][j];
+        else b[e / 16 * pitch + e % 16 * 4 + j] = b_next[i][j];
+      }
+    }
+  };
+
+  float sum[8][4] = {}, total[8][4] = {};
+  if (begin < end) {
+    fetch(begin);
+    put(0);
+  }
+  __syncthreads();
+  int count = 0;
+  for (int64_t k0 = begin; k0 < end; k0 += step, ++count) {
+    const int stage = count % 2;
+    const bool more = k0 + step < end;
+    if (more) fetch(k0 + step);
+    const float *a = shared + stage * 2 * step * pitch, *b = a + step * pitch;
+#pragma unroll
+    for (int k = 0; k < step; ++k) {
+      float left[8], right[4];
+      load_row(a + k * pitch + row, 8, true, left);
+      load_row(b + k * pitch + column, 4, true, right);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum[i][j] = fmaf(left[i], right[j], sum[i][j]);
+    }
+    if (count % steps_per_total == steps_per_total - 1 || !more) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          total[i][j] += sum[i][j];
+          sum[i][j] = 0;
+        }
+    }
+    if (more) put(1 - stage);
+    __syncthreads();
+  }
+  float* out = problem.out + blockIdx.z * problem.part_size;
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (m0 + row + i < problem.m && n0 + column + j < problem.n) out[(m0 + row + i) * problem.out_stride + n0 + column + j] = total[i][j];
+}
+
+}  // namespace
+
+void multiply_f32(Device& device, const Problem& problem, int64_t parts, bool b_transposed) {
+  const dim3 grid(unsigned((problem.n + tile - 1) / tile), unsigned((problem.m + tile - 1) / tile), unsigned(parts));
+  const auto kernel = b_transposed ? &multiply_f32_kernel<true> : &multiply_f32_kernel<false>;
+  LGD_LAUNCH(device, kernel, grid, threads, 4 * step * pitch * sizeof(float), problem);
+}
+
+}  // namespace lgd::products
