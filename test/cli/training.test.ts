@@ -1,0 +1,132 @@
+import { readFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import type { StudentEvaluation } from '../../lib/evaluate/student.js';
+import type { DoneEvent, EvaluationEvent } from '../../lib/train/events.js';
+import { readStudent } from '../../lib/train/student-file.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { ensureBuilt } from './built.js';
+import { lgdistill } from './program.js';
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const common = ['--device', 'cpu', '--teacher', tinyClip, '--offline'];
+const task = [...common, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--epochs', '2', '--warmup-epochs', '1', '--margin', '1', '--log.every-steps', '1'];
+
+beforeAll(async () => {
+  await drawShapes(at('train'), { count: 6 });
+  await drawShapes(at('held-out'), { count: 3, seed: 2 });
+});
+
+describe('from names and images to an exported student', () => {
+  let last: EvaluationEvent;
+
+  test('distill trains, says how it goes, and ends with a table', async () => {
+    const { code, stdout, stderr, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--evaluate', at('held-out'), '--output', at('run'), '--json']);
+    expect([code, stderr.match(/^error.*$/mu)]).toEqual([0, null]);
+    const events = documents();
+    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual(['start', 'evaluation', 'checkpoint', 'evaluation', 'checkpoint', 'done'].filter((type) => events.some((event) => event['type'] === type)));
+    expect(events.filter(({ type }) => type === 'step')).toHaveLength(6);
+    last = events.findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
+    expect((events.at(-1) as unknown as DoneEvent).step).toBe(6);
+    expect(stderr).toContain(`teacher  ${(100 * last.teacher!.top1).toFixed(1)} %`);
+    expect(stderr).toMatch(/^done: 6 steps in /mu);
+    expect(stdout).not.toContain('done: ');
+  });
+
+  test('the same folder again is refused unless told to overwrite', async () => {
+    const { code, stderr } = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('run')]);
+    expect(code).toBe(2);
+    expect(stderr).toContain('error BAD_CONFIG');
+    expect(stderr).toContain('overwrite');
+  });
+
+  test('export writes the student; evaluate takes it and finds what the run found', async () => {
+    const [file, bank] = [at('student.safetensors'), at('classifier.safetensors')];
+    const exported = await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', bank]);
+    expect([exported.code, exported.stderr]).toEqual([0, '']);
+    expect(exported.stdout).toContain('mobilenet_v2 x 0.35');
+    expect((await readStudent(file)).info).toMatchObject({ names: shapeNames, step: 6, bankHash: (await TextualSemanticsBank.load(bank)).hash });
+    for (const names of [['--bank', bank], ['--teacher', tinyClip]]) {
+      const { code, documents } = await lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--device', 'cpu', '--json', ...names]);
+      expect(code).toBe(0);
+      const [result] = documents() as unknown as StudentEvaluation[];
+      expect(result!.student).toEqual(last.student);
+      expect(result!.teacher).toEqual(names[0] === '--teacher' ? last.teacher : undefined);
+    }
+  });
+
+  test('evaluate reads a run folder with the bank in it', async () => {
+    const { code, stdout } = await lgdistill(['evaluate', '--student', at('run', 'checkpoints', 'last'), '--data', at('held-out'), '--device', 'cpu']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(new RegExp(`^student +${(100 * last.student.top1).toFixed(1)} %`, 'mu'));
+  });
+
+  test('a student without its head, and names that have no folder, are refused', async () => {
+    const file = at('backbone.safetensors');
+    expect((await lgdistill(['export', at('run'), '--to', file, '--head', 'drop'])).code).toBe(0);
+    const headless = await lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--teacher', tinyClip]);
+    expect([headless.code, headless.stderr.split('\n')[0]]).toEqual([1, 'error BAD_MODEL']);
+    const others = await lgdistill(['evaluate', '--student', at('run'), '--data', at('held-out'), '--teacher', tinyClip, '--names', '["circle","square"]']);
+    expect([others.code, others.stderr.split('\n')[0]]).toEqual([1, 'error CLASS_MISMATCH']);
+  });
+});
+
+test('bank build and inspect', async () => {
+  const file = at('bank.safetensors');
+  const built = await lgdistill(['bank', 'build', '--to', file, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--text-encoder', tinyClip, '--json']);
+  expect(built.code).toBe(0);
+  const bank = await TextualSemanticsBank.load(file);
+  expect(built.documents()).toEqual([{ file, size: 4, embeddingSize: 256, templates: ['{}'], encoder: 'tiny-clip', hash: bank.hash }]);
+  const { code, stdout } = await lgdistill(['bank', 'inspect', file]);
+  expect(code).toBe(0);
+  for (const fact of ['circle, square, triangle, cross', 'tiny-clip', bank.hash]) expect(stdout).toContain(fact);
+  const twice = await lgdistill(['bank', 'build', '--to', at('twice.safetensors'), '--names', '["dog","dog"]', '--text-encoder', tinyClip]);
+  expect([twice.code, twice.stderr.split('\n')[0]]).toEqual([1, 'error BAD_NAMES']);
+});
+
+test('bench measures training, inference and the semantic loss', async () => {
+  const args = ['bench', ...common, '--seconds', '0.05', '--batch-size', '4', '--width-multiplier', '0.35', '--categories', '10', '--json'];
+  const { code, documents } = await lgdistill(args);
+  expect(code).toBe(0);
+  const [{ rows }] = documents() as unknown as [{ rows: { op: string; batch: number; p20: number; p50: number; p80: number; imagesPerSecond: number }[] }];
+  expect(rows.map(({ op }) => op)).toEqual(['student, training step', 'student, inference', 'teacher, inference', 'semantic loss and bank update']);
+  for (const { batch, p20, p50, p80, imagesPerSecond } of rows) {
+    expect(batch).toBe(4);
+    expect(p20 > 0 && p20 <= p50 && p50 <= p80).toBe(true);
+    expect(imagesPerSecond).toBeCloseTo(4000 / p50, 6);
+  }
+});
+
+test('Ctrl-C ends a run with a checkpoint and 130; resume ends it with the weights of an unbroken one', async () => {
+  const root = await ensureBuilt();
+  const run = (...args: string[]) => spawn(process.execPath, [join(root, 'dist', 'cli', 'main.js'), ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1' } });
+  const ended = (child: ReturnType<typeof run>) => new Promise<{ code: number | null; text: string }>((resolve) => {
+    let text = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
+    child.on('close', (code) => resolve({ code, text }));
+  });
+  const training = [...task, '--epochs', '4', '--data', at('train')];
+  expect(await ended(run('distill', ...training, '--output', at('unbroken')))).toMatchObject({ code: 0 });
+
+  const child = run('distill', ...training, '--output', at('broken'), '--json');
+  let signalled = false;
+  child.stdout.on('data', (part: Buffer) => {
+    if (signalled || !part.toString().includes('"step":3')) return;
+    signalled = true;
+    child.kill('SIGINT');
+  });
+  const interrupted = await ended(child);
+  expect(interrupted.code).toBe(130);
+  expect(interrupted.text).toContain(`lgdistill resume ${at('broken')}`);
+  const { info } = await readStudent(at('broken', 'checkpoints', 'last'));
+  expect(info.step).toBeGreaterThanOrEqual(3);
+  expect(info.step).toBeLessThan(12);
+
+  expect(await ended(run('resume', at('broken')))).toMatchObject({ code: 0 });
+  const model = (name: string) => readFileSync(at(name, 'checkpoints', 'last', 'model.safetensors'));
+  expect(model('broken').equals(model('unbroken'))).toBe(true);
+});
