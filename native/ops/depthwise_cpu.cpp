@@ -62,11 +62,13 @@ void depthwise_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type,
   const int64_t weights = int64_t(s.r) * s.s * s.c, row = int64_t(s.ow) * s.c + int64_t(s.stride) * s.w * s.c;
   thread_local Workspace workspace, sums;
   const float* zeros = zeros_of(workspace, ((s.s - 1) * s.dilation + 1) * int64_t(s.c));
-  const Partition parts(int64_t(s.n) * s.oh, ceil_div(1 << 17, row), 16);
-  const int64_t block = std::max<int64_t>((64 << 10) / row, 4);
+  // Parts and blocks of whole images, where an image is not too much for one.
+  const int64_t image = s.oh * row, unit = image <= (128 << 10) ? s.oh : 1;
+  const Partition parts(int64_t(s.n) * s.oh / unit, ceil_div(1 << 17, row * unit), 16);
+  const int64_t block = std::max<int64_t>((64 << 10) / (row * unit), unit == 1 ? 4 : 1) * unit;
   float* partial = sums.floats(parts.parts * weights);
   ctx.pool.for_each(parts.parts, [&](int, int64_t part) {
-    LGD_DISPATCH(depthwise_weight_rows)(s, parts.begin(part), parts.end(part), block, x, dy, zeros, partial + part * weights);
+    LGD_DISPATCH(depthwise_weight_rows)(s, parts.begin(part) * unit, parts.end(part) * unit, block, x, dy, zeros, partial + part * weights);
   });
   for (int64_t part = 0; part < parts.parts; ++part)
     for (int64_t i = 0; i < weights; ++i) dw[i] += partial[part * weights + i];

@@ -195,6 +195,8 @@ __attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c
       step[r] = valid[r] ? out_step : 0;
     }
     for (int ox = begin; ox < finish; ++ox) {
+      __builtin_prefetch(at[R - 1] + lanes);  // what the next vector of channels will read
+      __builtin_prefetch(g + ox * channels + lanes);
       const Vec gradient = get(g + ox * channels);
 #pragma GCC unroll 5
       for (int r = 0; r < R; ++r) {
@@ -215,14 +217,79 @@ __attribute__((noinline)) void weight_sums(const ConvShape& s, int r0, int64_t c
     }
 }
 
+// One vector of channels of an image with its zeros around it, for images that fit the first-level cache.
+struct PaddedImage {
+  static constexpr int most = 24 * 1024 / int(sizeof(Vec));
+  Vec pixels[most];
+  int width, height;
+
+  explicit PaddedImage(const ConvShape& s) : width(s.w + 2 * s.pad), height(s.h + 2 * s.pad) {
+    for (int i = 0; i < width * height; ++i) pixels[i] = Vec{};
+  }
+  static bool fits(const ConvShape& s) { return int64_t(s.w + 2 * s.pad) * (s.h + 2 * s.pad) <= most; }
+  Vec* row(int y) { return pixels + y * width; }
+
+  template <bool whole>
+  void read(const ConvShape& s, const float* x, int vector_width) {
+    for (int y = 0; y < s.h; ++y) {
+      Vec* to = row(y + s.pad) + s.pad;
+      for (int i = 0; i < s.w; ++i, x += s.c) {
+        __builtin_prefetch(x + lanes);  // what the next vector of channels will read
+        to[i] = whole ? load(x) : load_n(x, vector_width);
+      }
+    }
+  }
+};
+
+// weight_sums for images [n, end) through a padded copy: no tap is out of bounds.
+template <int R, int S, bool whole>
+__attribute__((noinline)) void weight_sums_padded(const ConvShape& s, PaddedImage& image, int r0, int64_t c, int width, int64_t n, int64_t end, const float* x, const float* dy, float* dw, bool add) {
+  auto get = [&](const float* p) { return whole ? load(p) : load_n(p, width); };
+  Vec sum[R][S];
+#pragma GCC unroll 5
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 5
+    for (int q = 0; q < S; ++q) sum[r][q] = add ? get(dw + ((r0 + r) * S + q) * s.c + c) : Vec{};
+  for (; n < end; ++n) {
+    image.read<whole>(s, x + n * s.h * s.w * s.c + c, width);
+    const float* g = dy + n * s.oh * s.ow * s.c + c;
+    for (int oy = 0; oy < s.oh; ++oy) {
+      const Vec* at = image.row(oy * s.stride + r0 * s.dilation);
+      for (int ox = 0; ox < s.ow; ++ox, g += s.c, at += s.stride) {
+        __builtin_prefetch(g + lanes);
+        const Vec gradient = get(g);
+#pragma GCC unroll 5
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 5
+          for (int q = 0; q < S; ++q) sum[r][q] += gradient * at[(r * image.width + q) * s.dilation];
+      }
+    }
+  }
+#pragma GCC unroll 5
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 5
+    for (int q = 0; q < S; ++q) {
+      float* out = dw + ((r0 + r) * S + q) * s.c + c;
+      if (whole) store(out, sum[r][q]);
+      else store_n(out, sum[r][q], width);
+    }
+}
+
+// Output rows [row, end) of the batch; whole images where they are copied.
 template <int R, int S>
 static void weight_taps(const ConvShape& s, int r0, int64_t row, int64_t end, const float* x, const float* dy, const float* zeros, float* dw, bool add) {
   int64_t c = 0;
+  if (PaddedImage::fits(s) && row % s.oh == 0 && end % s.oh == 0) {
+    PaddedImage image(s);
+    for (; c + lanes <= s.c; c += lanes) weight_sums_padded<R, S, true>(s, image, r0, c, lanes, row / s.oh, end / s.oh, x, dy, dw, add);
+    if (c < s.c) weight_sums_padded<R, S, false>(s, image, r0, c, int(s.c - c), row / s.oh, end / s.oh, x, dy, dw, add);
+    return;
+  }
   for (; c + lanes <= s.c; c += lanes) weight_sums<R, S, true>(s, r0, c, lanes, row, end, x, dy, zeros, dw, add);
   if (c < s.c) weight_sums<R, S, false>(s, r0, c, int(s.c - c), row, end, x, dy, zeros, dw, add);
 }
 
-// Output rows [row, end) in blocks of `block` rows that stay in the second-level cache. dw [R][S][C] is set. zeros: [S * dilation * C].
+// Output rows [row, end) in blocks of `block` rows that stay in the second-level cache. dw [R][S][C] is set. zeros: [((S - 1) * dilation + 1) * C].
 void depthwise_weight_rows(const ConvShape& s, int64_t row, int64_t end, int64_t block, const float* x, const float* dy, const float* zeros, float* dw) {
   for (bool add = false; row < end; row += block, add = true) {
     const int64_t last = end - row < block ? end : row + block;

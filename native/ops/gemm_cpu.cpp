@@ -83,10 +83,15 @@ struct OuterPlan {
     block = std::clamp<int64_t>((48 << 10) / (std::min(row_side, column_side) + step), 32, 256);
   }
 
-  // The way with less empty room in its tiles (rows are cut to a third of a tile, columns to a vector). Where that is equal, the
+  // Rows are cut to a third of a tile, columns to a vector; a vector alone costs a quarter more than one of a pair.
+  static int64_t tile_work(int64_t rows, int64_t columns, const TileShape& tile) {
+    const int64_t vector = tile.columns / 2, vectors = ceil_div(columns, vector);
+    return round_up(rows, tile.rows / 3) * (4 * vectors + vectors % 2);
+  }
+  // The way with less work, empty room in its tiles included. Where that is equal, the
   // longer side is broadcast: tiles then walk it along its rows. With few rows, turning the result costs more than that brings.
   static bool prefers_turned(int64_t rows, int64_t depth, int64_t k, const TileShape& tile) {
-    const int64_t straight = round_up(k, tile.rows / 3) * round_up(depth, tile.columns / 2), turned = round_up(depth, tile.rows / 3) * round_up(k, tile.columns / 2);
+    const int64_t straight = tile_work(k, depth, tile), turned = tile_work(depth, k, tile);
     return turned < straight || (turned == straight && depth > k && rows >= 256);
   }
 
