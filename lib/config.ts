@@ -36,7 +36,7 @@ const schema = z.strictObject({
   data: group({
     train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
-    margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at resolution x margin, so that crops stay sharp'),
+    margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at margin times the larger input (student or teacher), so that crops stay sharp'),
     cacheMemory: z.number().min(0).default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
     spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),

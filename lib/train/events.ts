@@ -21,7 +21,7 @@ export interface StartEvent {
   effectiveBatch: number;
 }
 
-/** After each step; the numbers are those of this step alone (rates: since the last logged step). */
+/** After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`, whichever is more. */
 export interface StepEvent extends SemanticMetrics {
   type: 'step';
   /** Steps done. */

@@ -11,6 +11,7 @@ import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { CheckpointEvent, EvaluationEvent, RunEvent, StepEvent } from './events.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
+import { RateMeter } from './rate.js';
 import { writeReplay } from './replay.js';
 import { RunFolder } from './run-folder.js';
 import { makeSchedule, type Schedule } from './schedule.js';
@@ -72,7 +73,7 @@ class Run {
   #best: Manifest['best'] = null;
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
-  #rate: { time: number; images: number; waited: number } = { time: performance.now(), images: 0, waited: 0 };
+  readonly #rate: RateMeter;
 
   private constructor(
     readonly distiller: Distiller,
@@ -88,6 +89,7 @@ class Run {
     this.#plan = plan;
     this.#schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: plan.stepsPerEpoch / train.accumulate });
     this.#monitor = new LossMonitor(train.outlierFactor);
+    this.#rate = new RateMeter(Math.max(10, config.log.everySteps));
     this.#metric = evaluate.metric === 'auto' ? (options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
     this.#datasetHash = hashDataset(dataset);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
@@ -121,8 +123,9 @@ class Run {
     await this.folder.log(`start at step ${this.#step} of ${lastStep}, ${images} images, ${broken.length} broken ones left out`);
     await this.folder.listBroken(broken);
     yield { type: 'start', step: this.#step, totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate };
+    let start = this.#rate.pause();
     if (this.#step > 0) yield* this.#boundary(lastStep); // an evaluation that a stop kept from being made
-    this.#resetRate();
+    start();
     let pending: Pending | undefined;
     for (let next = this.#step; next < lastStep && !signal?.aborted; next++) {
       // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
@@ -132,13 +135,15 @@ class Run {
       if (!this.#isBoundary(next + 1, lastStep)) continue;
       yield await this.#settle(pending, lastStep);
       pending = undefined;
+      start = this.#rate.pause();
       yield* this.#boundary(lastStep);
-      this.#resetRate();
+      start();
     }
     if (pending !== undefined) yield await this.#settle(pending, lastStep);
     const { step, evaluated } = this.#lastCheckpoint;
     if (step !== this.#step || evaluated !== this.#evaluated) yield await this.#checkpoint(false);
-    yield await this.#finish(this.#step >= lastStep);
+    const evaluationMissing = this.#evaluationDue(this.#step, lastStep) && this.#evaluated < this.#step;
+    yield await this.#finish(this.#step >= lastStep && !evaluationMissing);
   }
 
   /** Plans and queues the step of this number, counted from 0. */
@@ -159,31 +164,17 @@ class Run {
       if (!(error instanceof LgdError) || (error.code !== 'NON_FINITE' && error.code !== 'ZERO_EMBEDDING')) throw error;
       throw await this.#fault(pending, error.message.replace(/\.$/u, ''), error);
     }
-    this.#rate.waited += performance.now() - from;
+    const waited = performance.now() - from;
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(pending, wrong);
     this.#step = pending.step + 1;
-    return this.#stepEvent(pending, metrics, lastStep);
-  }
-
-  async #stepEvent({ learningRate, batches }: Pending, metrics: SemanticMetrics, lastStep: number): Promise<StepEvent> {
-    this.#rate.images += batches.length * this.#config.train.batchSize;
-    const elapsed = performance.now() - this.#rate.time;
     const logged = this.#step % this.#config.log.everySteps === 0 || this.#step === 1 || this.#step === lastStep;
     const line = {
-      type: 'step' as const, step: this.#step, epoch: this.#epochs(this.#step), ...metrics, learningRate,
-      imagesPerSecond: (1000 * this.#rate.images) / elapsed,
-      dataWait: Math.max(0, 1 - this.#rate.waited / elapsed),
+      type: 'step' as const, step: this.#step, epoch: this.#epochs(this.#step), ...metrics, learningRate: pending.learningRate,
+      ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited),
     };
-    if (logged) {
-      await this.folder.metrics(line);
-      this.#resetRate();
-    }
+    if (logged) await this.folder.metrics(line);
     return { ...line, logged };
-  }
-
-  #resetRate(): void {
-    this.#rate = { time: performance.now(), images: 0, waited: 0 };
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */

@@ -104,11 +104,12 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
-  const dataset = await decode(source, device, config, { side: config.data.resolution!, margin: config.data.margin, signal, report: report('training images') });
+  // Sharp enough for the larger of the two inputs.
+  const side = Math.max(config.data.resolution!, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
+  const dataset = await decode(source, device, config, { side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
   if (evaluationSource && evaluationBank) {
-    const side = Math.max(config.data.resolution!, teacher.resolution);
     const cache = await decode(evaluationSource, device, config, { side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => cache.dispose());
     evaluation = new ZeroShotEvaluation({ device, images: cache, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });

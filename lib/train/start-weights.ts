@@ -17,12 +17,14 @@ export async function loadStartWeights(student: Student, file: string): Promise<
   const record: WeightRecord = Object.fromEntries(Object.entries(student.weights).filter(([name]) => name.startsWith('head.')));
   for (const [name, { shape, data }] of tensors) {
     if (classifier.test(name) || counter.test(name)) continue;
-    if (!(data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${name} in ${file} is not of floats.`, { option: 'student.weights' });
+    if (!(data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${name} in ${file} is not of floats.`, { option: 'student.weights', mend: 'Give a file of floating-point weights' });
     record[name] = { shape, data };
   }
   try {
     student.load(record);
   } catch (cause) {
-    throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, { option: 'student.weights', cause });
+    throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, {
+      option: 'student.weights', mend: 'Check student.name and student.widthMultiplier', cause,
+    });
   }
 }

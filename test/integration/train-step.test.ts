@@ -1,0 +1,161 @@
+/** The distiller's step against the same step put together from its parts: encoders, the semantic functions in plain TypeScript, and SGD written out. */
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { parseConfig } from '../../lib/config.js';
+import { ImageCache } from '../../lib/data/cache.js';
+import { BatchPlan } from '../../lib/data/loader.js';
+import { openImageFolder } from '../../lib/data/sources.js';
+import { openDevice, type Device } from '../../lib/device.js';
+import { createStudent, loadTeacher, type AnyTeacher, type CompiledEncoder, type WeightRecord } from '../../lib/models/index.js';
+import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
+import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, shapeNames, tinyClip } from './train-fixture.js';
+
+const folder = temporaryFolder();
+const [K, B] = [shapeNames.length, 4];
+let device: Device;
+let teacher: AnyTeacher;
+let dataset: ImageCache;
+let tsb: TextualSemanticsBank;
+beforeAll(async () => {
+  device = await openDevice('cpu');
+  teacher = await loadTeacher(tinyClip, { device });
+  const source = await openImageFolder(await drawShapes(join(folder, 'data'), { count: 4 }));
+  dataset = await ImageCache.build(source, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  tsb = TextualSemanticsBank.fromEmbeddings(shapeNames, Float32Array.from({ length: K * 256 }, (_, i) => Math.sin(1 + i * i)), { encoderId: 'made up' });
+});
+afterAll(async () => {
+  dataset.dispose();
+  await teacher.dispose();
+  device.dispose();
+});
+
+const norm = (values: Iterable<number>) => Math.sqrt([...values].reduce((sum, value) => sum + value * value, 0));
+
+/** Norm of the difference over norm, over all tensors together. */
+function distance(a: WeightRecord, b: WeightRecord): number {
+  const differences: number[] = [];
+  const sizes: number[] = [];
+  for (const [name, { data }] of Object.entries(a)) {
+    data.forEach((value, i) => differences.push(value - b[name]!.data[i]!));
+    sizes.push(norm(data));
+  }
+  return norm(differences) / norm(sizes);
+}
+
+function difference(a: WeightRecord, b: WeightRecord): WeightRecord {
+  return Object.fromEntries(Object.entries(a).map(([name, { shape, data }]) => [name, { shape, data: data.map((value, i) => value - b[name]!.data[i]!) }]));
+}
+
+/** PyTorch's SGD, written out: v <- 0.9 v + g / accumulated + decay w; w <- w - lr v. */
+async function sgd(encoder: CompiledEncoder, before: DistillerState, { lr, accumulated, decay, decayNorms }: { lr: number; accumulated: number; decay: number; decayNorms: boolean }): Promise<{ weights: WeightRecord; momentum: WeightRecord }> {
+  const weights = await encoder.state(); // running statistics have moved
+  const momentum: WeightRecord = {};
+  for (const [name, { shape, data: gradient }] of Object.entries(await encoder.gradients())) {
+    const { decay: decays } = encoder.graph.parameters.find((parameter) => parameter.name === name)!;
+    const w = before.weights[name]!.data;
+    const v = before.momentum[name]!.data.map((value, i) => 0.9 * value + gradient[i]! / accumulated + (decays || decayNorms ? decay : 0) * w[i]!);
+    momentum[name] = { shape, data: v };
+    weights[name]!.data = w.map((value, i) => value - lr * v[i]!);
+  }
+  return { weights, momentum };
+}
+
+describe.each([
+  ['one batch a step', 1, true],
+  ['two batches a step, no decay of norms', 2, false],
+])('%s', (_, accumulate, decayNormAndBias) => {
+  it('equals the step put together from its parts', async () => {
+    const config = parseConfig({ seed: 11, loss: { alpha: 0.3, momentum: 0.9 }, train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias } });
+    const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 4 });
+    using distiller = new Distiller({ device, teacher, student, tsb, config });
+    using encoder = student.compile({ batch: B, resolution: 64, training: true });
+    if (teacher.kind !== 'native') throw new Error('the tiny CLIP runs natively');
+    using tower = teacher.compile({ batch: B });
+    const { addon } = device;
+    const images = encoder.makeImages();
+    const dOutput = addon.makeTensor(device.handle, [B, 256]);
+    const recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
+    const plan = new BatchPlan(dataset, { batchSize: B, seed: config.seed });
+
+    for (let step = 0; step < 3; step++) {
+      // Every step starts from the distiller's own state: with batches of four, roundings grow from step to step until nothing can be compared.
+      const before = await distiller.state();
+      const batches = Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset }));
+      const lr = 0.05 / (step + 1);
+      const ticket = await distiller.queueStep(batches, { step, learningRate: lr });
+      const [metrics, after] = [await distiller.readMetrics(ticket), await distiller.state()];
+
+      encoder.load(before.weights);
+      const losses: number[] = [];
+      const embeddings: number[] = [];
+      encoder.zeroGradients();
+      for (const [place, batch] of batches.entries()) {
+        addon.augment(dataset.store, recipe, batch, images);
+        tower.forwardTensor(images);
+        encoder.forwardTensor(images, { training: true, seed: config.seed, step: step * accumulate + place });
+        const zT = await addon.readTensor(tower.output);
+        const { loss, gradient } = await bankLoss({
+          student: await addon.readTensor(encoder.output), teacher: zT, textual: tsb.data, visual: before.semantic.visual,
+          dimension: 256, alpha: 0.3, studentTemperature: 0.2, teacherTemperature: 0.01,
+        }, { device: 'js' });
+        addon.writeTensor(dOutput, gradient);
+        encoder.backwardTensor(dOutput);
+        losses.push(loss);
+        embeddings.push(...zT);
+      }
+      expect(metrics.loss).toBeCloseTo(losses.reduce((a, b) => a + b) / accumulate, 5);
+      const { momentum, weights } = await sgd(encoder, before, { lr, accumulated: accumulate, decay: 0.01, decayNorms: decayNormAndBias });
+      expect(distance(momentum, after.momentum)).toBeLessThan(1e-4);
+      expect(distance(difference(weights, before.weights), difference(after.weights, before.weights))).toBeLessThan(1e-4);
+
+      const { visual, seen } = before.semantic as { visual: Float32Array; seen: Uint8Array };
+      const moved = await bankUpdate({ teacher: Float32Array.from(embeddings), textual: tsb.data, visual, seen, dimension: 256, momentum: 0.9 }, { device: 'js' });
+      expect(after.semantic.seen).toEqual(moved.seen);
+      expect(metrics.categoriesSeen).toBe(moved.seen.reduce((a, b) => a + b, 0));
+      expect(norm(moved.visual.map((value, i) => value - after.semantic.visual![i]!)) / norm(moved.visual)).toBeLessThan(1e-5);
+    }
+    for (const tensor of [images, dOutput]) addon.release(tensor);
+  });
+});
+
+describe('Distiller', () => {
+  it('goes on from a state exactly as it would have', async () => {
+    const config = parseConfig({ seed: 2, train: { batchSize: B } });
+    const make = () => new Distiller({ device, teacher, student: createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 1 }), tsb, config });
+    using first = make();
+    using second = make();
+    const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
+    const batches = [0, 1, 2, 3].map(() => [{ ...plan.next(), dataset }]);
+    for (const step of [0, 1]) await first.queueStep(batches[step]!, { step, learningRate: 0.1 });
+    second.restore(await first.state());
+    for (const step of [2, 3]) for (const distiller of [first, second]) await distiller.queueStep(batches[step]!, { step, learningRate: 0.1 });
+    const [a, b] = [await first.state(), await second.state()];
+    for (const part of ['weights', 'momentum'] as const) {
+      for (const [name, { data }] of Object.entries(a[part])) expect(Buffer.compare(Buffer.from(data.buffer), Buffer.from(b[part][name]!.data.buffer)), name).toBe(0);
+    }
+    expect(b.semantic).toEqual(a.semantic);
+  });
+
+  it('refuses parts that do not fit', () => {
+    const student = createStudent('mobilenet_v2', { device, embeddingSize: 128, widthMultiplier: 0.35 });
+    const fitting = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
+    const small = TextualSemanticsBank.fromEmbeddings(['a'], Float32Array.of(1, 0), { encoderId: 'x' });
+    const config = { train: { batchSize: 2 } };
+    const code = (make: () => Distiller) => {
+      try {
+        make().dispose();
+      } catch (error) {
+        return (error as { code: string }).code;
+      }
+      return 'none';
+    };
+    expect(code(() => new Distiller({ device, teacher, student, tsb, config }))).toBe('BAD_SHAPE');
+    expect(code(() => new Distiller({ device, teacher, student: fitting, tsb: small, config }))).toBe('BAD_BANK');
+    expect(code(() => new Distiller({ device, teacher, student: fitting, config }))).toBe('BAD_CONFIG');
+    expect(code(() => new Distiller({ device, teacher, student: fitting, tsb, config: { train: { batchSize: 0 } } }))).toBe('BAD_OPTION');
+    expect(code(() => new Distiller({ device, teacher, student: fitting, config: { ...config, method: 'seed' } }))).toBe('none');
+  });
+});

@@ -1,0 +1,253 @@
+import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import { LgdError } from '../../lib/errors.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { readSafetensors } from '../../lib/safetensors.js';
+import { prepareRun } from '../../lib/train/setup.js';
+import { readStudent } from '../../lib/train/student-file.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, madeUpTeacher, ofType, shapeNames, smallConfig, tinyClip, train } from './train-fixture.js';
+
+const folder = temporaryFolder();
+let data: string;
+let labelled: string;
+let runs = 0;
+const output = () => join(folder, `run-${runs++}`);
+
+beforeAll(async () => {
+  data = await drawShapes(join(folder, 'train'), { count: 8 });
+  labelled = await drawShapes(join(folder, 'test'), { count: 3, seed: 2 });
+});
+
+async function failure(config: ConfigInput, options = {}): Promise<LgdError> {
+  const error: unknown = await train(config, options).then(() => undefined, (caught: unknown) => caught);
+  expect(error).toBeInstanceOf(LgdError);
+  return error as LgdError;
+}
+
+describe('a run', () => {
+  it('tells of its steps, evaluations and checkpoints, and leaves them in its folder', async () => {
+    const path = output();
+    const { events } = await train(smallConfig(data, path, { evaluate: { data: labelled } }));
+    expect(events.map(({ type }) => type)).toEqual(['start', ...Array(4).fill('step'), 'evaluation', 'checkpoint', ...Array(4).fill('step'), 'evaluation', 'checkpoint', 'done']);
+    expect(events[0]).toMatchObject({ step: 0, totalSteps: 8, lastStep: 8, stepsPerEpoch: 4, images: 32, broken: 0, effectiveBatch: 8 });
+    for (const [i, step] of ofType(events, 'step').entries()) {
+      expect(step).toMatchObject({ step: i + 1, epoch: (i + 1) / 4, logged: true });
+      expect(step.loss).toBeCloseTo((step.lossVisual + step.lossTextual) / 2, 6);
+      expect(step.klTextual).toBeCloseTo(step.lossTextual - step.entropyTextual, 6);
+      expect(step.ownMass).toBeGreaterThan(0.9);
+      expect(step.agreement).toBeLessThanOrEqual(1);
+      expect(step.categoriesHit).toBeGreaterThan(0);
+      expect(step.categoriesSeen).toBeGreaterThanOrEqual(step.categoriesHit);
+      expect(step.imagesPerSecond).toBeGreaterThan(0);
+    }
+    const [first, second] = ofType(events, 'evaluation');
+    expect(second!.teacher).toEqual(first!.teacher);
+    expect(first).toMatchObject({ best: true, student: { images: 12, classes: 4, topK: 4, top5: 1 } });
+
+    expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'log.txt', 'metrics.jsonl']);
+    const lines = (await readFile(join(path, 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as { type: string; step: number });
+    expect(lines.map(({ type, step }) => `${type} ${step}`)).toEqual([...[1, 2, 3, 4].map((step) => `step ${step}`), 'evaluation 4', ...[5, 6, 7, 8].map((step) => `step ${step}`), 'evaluation 8']);
+    const config = parseConfig(JSON.parse(await readFile(join(path, 'config.json'), 'utf8')));
+    expect(config).toMatchObject({ seed: 3, data: { resolution: 64, train: data }, output: path });
+    const { info } = await readStudent(join(path, 'checkpoints', 'last'));
+    expect(info).toMatchObject({ architecture: 'mobilenet_v2', widthMultiplier: 0.35, embeddingSize: 256, resolution: 64, names: shapeNames, templates: ['{}'], method: 'lgd', step: 8, epoch: 2 });
+    expect((await readStudent(path)).info.step).toBe(ofType(events, 'done')[0]!.best!.step); // the run folder means its best checkpoint
+  });
+
+  it('learns: the student comes to place images as the teacher does', async () => {
+    const images = await drawShapes(join(folder, 'telling'), { count: 8, size: 32, telling: true });
+    const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
+    const config = smallConfig(images, output(), {
+      teacher, bank, train: { epochs: 20, batchSize: 16, learningRate: 0.3, warmupEpochs: 2 }, log: { everySteps: 25 },
+      augment: { scaleMin: 1, ratioMin: 1, ratioMax: 1, jitterProbability: 0, greyProbability: 0, blurProbability: 0 },
+    });
+    const steps = ofType((await train({ ...config, names: undefined })).events, 'step');
+    const mean = (part: typeof steps, key: 'loss' | 'klTextual' | 'agreement') => part.reduce((sum, step) => sum + step[key], 0) / part.length;
+    const [first, last] = [steps.slice(0, 5), steps.slice(-5)];
+    expect(mean(last, 'loss')).toBeLessThan(0.75 * mean(first, 'loss'));
+    expect(mean(last, 'klTextual')).toBeLessThan(0.75 * mean(first, 'klTextual'));
+    expect(mean(last, 'agreement')).toBeGreaterThan(mean(first, 'agreement') + 0.2);
+    expect(steps.filter(({ logged }) => logged).map(({ step }) => step)).toEqual([1, 25, 40]);
+  });
+
+  it('calls the lowest smoothed loss the best where there is nothing to evaluate on', async () => {
+    const path = output();
+    const { events } = await train(smallConfig(data, path, { train: { epochs: 4, learningRate: 0.5 }, checkpoint: { everySteps: 2, keep: 20 } }));
+    const done = ofType(events, 'done')[0]!;
+    const best = ofType(events, 'checkpoint').filter((event) => event.best).at(-1)!;
+    expect(done.best).toMatchObject({ metric: 'loss', step: best.step });
+    const manifest = JSON.parse(await readFile(join(path, 'checkpoints', 'best', 'manifest.json'), 'utf8')) as { step: number; best: unknown };
+    expect(manifest).toMatchObject({ step: best.step, best: done.best });
+    expect(Math.max(...ofType(events, 'checkpoint').map(({ step }) => step))).toBe(16);
+  });
+
+  it.each([
+    ['text', (step: { lossTextual: number }) => step.lossTextual],
+    ['visual', (step: { lossVisual: number }) => step.lossVisual],
+    ['seed', (step: { lossVisual: number }) => step.lossVisual],
+    ['hybrid', (step: { lossVisual: number }) => step.lossVisual],
+  ] as const)('trains by method %s', async (method, part) => {
+    const path = output();
+    const { events } = await train(smallConfig(data, path, { method, loss: { queueSize: 20 }, train: { epochs: 1, warmupEpochs: 0 } }));
+    const steps = ofType(events, 'step');
+    expect(steps).toHaveLength(4);
+    for (const step of steps) {
+      expect(step.loss).toBeCloseTo(part(step as never), 6);
+      if (method !== 'text') expect(step.lossVisual).toBeGreaterThanOrEqual(0);
+    }
+    const { tensors, metadata } = await readSafetensors(join(path, 'checkpoints', 'last', 'state.safetensors'));
+    const hasQueue = method === 'seed' || method === 'hybrid';
+    expect(tensors.get('queue')!.shape[0]).toBe(hasQueue ? 20 : 0);
+    expect(metadata).toMatchObject(hasQueue ? { queueFilled: '20', queuePosition: '12' } : { queueFilled: '0' });
+  });
+
+  it('needs no names for method seed', async () => {
+    const path = output();
+    const config = smallConfig(data, path, { method: 'seed', loss: { queueSize: 16 }, train: { maxSteps: 2 } });
+    const { events } = await train({ ...config, names: undefined });
+    expect(ofType(events, 'step')).toHaveLength(2);
+    expect((await readStudent(path)).info).toMatchObject({ names: [], bankHash: '', method: 'seed' });
+    expect(await readdir(join(path, 'checkpoints', 'last'))).not.toContain('bank.safetensors');
+  });
+
+  it('skips broken images and lists them', async () => {
+    const mixed = await drawShapes(join(folder, 'mixed'), { count: 6 });
+    await writeFile(join(mixed, 'circle', 'bad.jpg'), 'no image');
+    const path = output();
+    const { events } = await train(smallConfig(mixed, path, { train: { maxSteps: 1 } }));
+    expect(events[0]).toMatchObject({ images: 24, broken: 1 });
+    expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toMatch(/^circle\/bad\.jpg\t/u);
+  });
+});
+
+describe('teachers', () => {
+  const firstLoss = async (more: ConfigInput) => ofType((await train(smallConfig(data, output(), { ...more, train: { maxSteps: 1, ...more.train } }))).events, 'step')[0]!;
+
+  it('sees the same draws at its own resolution', async () => {
+    const still = { scaleMin: 1, ratioMin: 1, ratioMax: 1, flipProbability: 0, jitterProbability: 0, greyProbability: 0, blurProbability: 0 };
+    const same = await firstLoss({ augment: still });
+    const smaller = await firstLoss({ augment: still, data: { resolution: 32 } });
+    expect(smaller.entropyTextual).toBeCloseTo(same.entropyTextual, 4); // of the teacher's targets, which do not depend on the student's input
+    expect(smaller.lossTextual).not.toBe(same.lossTextual);
+  });
+
+  it('in ONNX gives what the native one gives', async () => {
+    const file = join(tinyClip, 'onnx', 'vision_model.onnx');
+    const native = await firstLoss({});
+    const onnx = await firstLoss({ teacher: file, textEncoder: tinyClip });
+    for (const key of ['loss', 'lossTextual', 'entropyTextual', 'agreement', 'categoriesHit'] as const) expect(onnx[key]).toBeCloseTo(native[key], 2);
+    const accumulated = await firstLoss({ teacher: file, textEncoder: tinyClip, train: { batchSize: 4, accumulate: 2 } });
+    expect(Number.isFinite(accumulated.loss)).toBe(true);
+  });
+
+  it('may be a file of embeddings', async () => {
+    const { teacher, bank, ids } = await madeUpTeacher(join(folder, 'file'));
+    const config = { ...smallConfig(data, output(), { teacher, bank, train: { epochs: 1, warmupEpochs: 0, accumulate: 2 } }), names: undefined };
+    expect(ofType((await train(config)).events, 'step')).toHaveLength(2);
+    await PrecomputedTeacher.save(teacher, ids.slice(1), Float32Array.from({ length: (ids.length - 1) * 16 }, (_, i) => Math.cos(i)), { resolution: 32 });
+    expect(await failure({ ...config, output: output() })).toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('circle/0.png') as unknown });
+  });
+});
+
+describe('what is wrong is said before training', () => {
+  const wrong: [string, (config: ConfigInput) => ConfigInput | Promise<ConfigInput>, Partial<LgdError>][] = [
+    ['no training images', (c) => ({ ...c, data: { margin: 1 } }), { code: 'BAD_CONFIG', option: 'data.train' }],
+    ['no teacher', (c) => ({ ...c, teacher: undefined }), { code: 'BAD_CONFIG', option: 'teacher' }],
+    ['no names', (c) => ({ ...c, names: undefined }), { code: 'BAD_CONFIG', option: 'names' }],
+    ['names twice', (c) => ({ ...c, names: ['circle', 'circle'] }), { code: 'BAD_NAMES' }],
+    ['a folder that is not there', (c) => ({ ...c, data: { train: join(folder, 'nowhere') } }), { code: 'FILE_NOT_FOUND' }],
+    ['an empty folder', async (c) => ({ ...c, data: { train: await empty() } }), { code: 'BAD_DATASET' }],
+    ['a teacher that is not there', (c) => ({ ...c, teacher: join(folder, 'nowhere') }), { code: 'FILE_NOT_FOUND' }],
+    ['an unknown student', (c) => ({ ...c, student: { name: 'mobilenet_v9' } }), { code: 'BAD_OPTION' }],
+    ['a width the student has not', (c) => ({ ...c, student: { name: 'resnet18', widthMultiplier: 0.5 } }), { code: 'BAD_OPTION' }],
+    ['a batch larger than the data set', (c) => ({ ...c, train: { ...c.train, batchSize: 33 } }), { code: 'BAD_CONFIG', option: 'train.batchSize', found: 33 }],
+    ['fewer batches than a step takes', (c) => ({ ...c, train: { epochs: 1, warmupEpochs: 0, batchSize: 32, accumulate: 2 } }), { code: 'BAD_CONFIG', option: 'train.accumulate' }],
+    ['a bank of another size', async (c) => ({ ...c, names: undefined, bank: await smallBank() }), { code: 'BAD_BANK', option: 'bank' }],
+    ['weights of another student', async (c) => ({ ...c, student: { ...c.student, weights: await smallBank() } }), { code: 'BAD_MODEL', option: 'student.weights' }],
+    ['classes that the names do not have', (c) => ({ ...c, names: ['circle', 'square', 'dodecahedron'], evaluate: { data: labelled } }), { code: 'CLASS_MISMATCH' }],
+    ['a file in the place of the run folder', async (c) => ({ ...c, output: await file() }), { code: 'NOT_WRITABLE' }],
+    ['a run folder where nothing can be written', (c) => ({ ...c, output: '/proc/self/run' }), { code: 'NOT_WRITABLE' }],
+    ['a run folder that is in use', async (c) => ({ ...c, output: await used() }), { code: 'BAD_CONFIG', option: 'output' }],
+    ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION' }],
+  ];
+  const empty = async () => made(join(folder, 'empty'));
+  const used = async () => {
+    const path = await made(join(folder, 'used'));
+    await writeFile(join(path, 'thesis.txt'), 'mine');
+    return path;
+  };
+  const made = async (path: string) => {
+    await mkdir(path, { recursive: true });
+    return path;
+  };
+  const file = async () => {
+    await writeFile(join(folder, 'a-file'), '');
+    return join(folder, 'a-file');
+  };
+  const smallBank = async () => {
+    const path = join(folder, 'bank-of-three.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(['a'], Float32Array.of(1, 2, 3), { encoderId: 'none' }).save(path);
+    return path;
+  };
+
+  it.each(wrong)('%s', async (_, change, expected) => {
+    const started = performance.now();
+    const error = await failure(await change(smallConfig(data, output())));
+    expect(error).toMatchObject(expected);
+    expect(error.mend ?? error.allowed).toBeDefined();
+    expect(performance.now() - started).toBeLessThan(20_000);
+  });
+});
+
+describe('a fault', () => {
+  it('stops the run by the number of its step, with what it takes to replay it', async () => {
+    const path = output();
+    const error = await failure(smallConfig(data, path, { train: { epochs: 5, warmupEpochs: 0, learningRate: 1e9 }, checkpoint: { everySteps: 1 } }));
+    expect(error.code).toMatch(/^(?:NON_FINITE|ZERO_EMBEDDING)$/u);
+    const step = Number(/step (\d+)/u.exec(error.message)?.[1]);
+    expect(step).toBeGreaterThan(1);
+    const replay = JSON.parse(await readFile(join(path, 'replay', 'replay.json'), 'utf8')) as Record<string, unknown> & { batches: { images: string[]; drawIds: number[] }[] };
+    expect(replay).toMatchObject({ step, checkpoint: `checkpoints/step-${String(step - 1).padStart(8, '0')}`, learningRate: expect.any(Number) as unknown, config: { seed: 3 } });
+    expect(replay.batches[0]!.images).toHaveLength(8);
+    expect(replay.batches[0]!.drawIds).toHaveLength(8);
+    expect((await readSafetensors(join(path, 'replay', 'banks.safetensors'))).tensors.get('visual_bank')!.shape).toEqual([4, 256]);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain(`step ${step} went wrong`);
+    expect(await readdir(path)).not.toContain('run.lock');
+  });
+
+  it('is an outlier of the loss too', async () => {
+    const error = await failure(smallConfig(data, output(), { train: { epochs: 30, outlierFactor: 1 } }));
+    expect(error).toMatchObject({ code: 'NON_FINITE', message: expect.stringMatching(/^step 2\d went wrong: the loss is .* running median/u) as unknown });
+  });
+});
+
+describe('a stop', () => {
+  it('comes with a checkpoint, within the steps under way', async () => {
+    const controller = new AbortController();
+    const path = output();
+    const { events } = await train(smallConfig(data, path, { train: { epochs: 50 } }), {
+      signal: controller.signal,
+      onEvent: (event) => event.type === 'step' && event.step === 6 && controller.abort(),
+    });
+    const last = events.at(-1)!;
+    expect(last.type).toBe('interrupted');
+    expect(ofType(events, 'interrupted')[0]!.step).toBeLessThanOrEqual(7);
+    expect((await readStudent(join(path, 'checkpoints', 'last'))).info.step).toBe(ofType(events, 'interrupted')[0]!.step);
+  });
+
+  it('before the first step is an abort', async () => {
+    expect((await failure(smallConfig(data, output()), { signal: AbortSignal.abort() })).code).toBe('ABORTED');
+  });
+
+  it('unlocks the run folder when the caller leaves the loop', async () => {
+    const path = output();
+    const run = await prepareRun(smallConfig(data, path));
+    for await (const event of run.run()) if (event.type === 'step') break;
+    expect(await readdir(path)).not.toContain('run.lock');
+    await run.dispose();
+  });
+});
