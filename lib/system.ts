@@ -2,6 +2,7 @@
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { importSharp } from './data/sharp.js';
 import { addonPath, loadAddon, type BuildInfo, type CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
 import { importTransformers } from './text/encoder.js';
@@ -100,7 +101,7 @@ async function inspectDependencies(problems: SystemProblem[]): Promise<SystemRep
     }
   };
   return {
-    sharp: await check('sharp', async () => (await import('sharp')).default.versions.sharp ?? 'unknown', 'npm install --include=optional sharp@0.35.5', 'images cannot be decoded'),
+    sharp: await check('sharp', async () => (await importSharp()).versions.sharp ?? 'unknown', 'npm install --include=optional sharp@0.35.5', 'images cannot be decoded'),
     transformers: await check('@xenova/transformers', async () => (await importTransformers()).env.version, 'npm install @xenova/transformers@2.17.2', 'names cannot be encoded; give a bank built elsewhere'),
     onnxruntime: await check('onnxruntime-node', async () => {
       await importOnnxRuntime();

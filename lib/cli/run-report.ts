@@ -36,7 +36,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
       switch (event.type) {
         case 'start':
           lastStep = event.lastStep;
-          terminal.say(`${event.images} images, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
+          terminal.say(`${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));

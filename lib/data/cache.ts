@@ -1,8 +1,8 @@
 import { availableParallelism } from 'node:os';
-import sharp from 'sharp';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { decodeImage, type DecodedImage } from './decode.js';
+import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
 
 /** An image that could not be read or decoded. */
@@ -97,7 +97,7 @@ export class ImageCache implements Disposable {
   /**
    * Decodes a source. Images that cannot be read or decoded are skipped and listed in {@link broken}.
    * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, NOT_WRITABLE (the spill file cannot grow), OUT_OF_MEMORY,
-   *   BAD_OPTION, ABORTED
+   *   BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
     checkOptions(options);
@@ -140,6 +140,7 @@ async function decodeAll(source: ImageSource, store: PixelStoreHandle, options: 
   const running: Promise<Outcome>[] = [];
   let started = 0;
   let reported = 0;
+  const sharp = await importSharp();
   const previous = sharp.concurrency();
   sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel))); // many pictures at once beat many threads on one
   try {

@@ -1,5 +1,5 @@
-import sharp from 'sharp';
 import { LgdError } from '../errors.js';
+import { importSharp, type Sharp } from './sharp.js';
 
 /** A decoded image: `pixels` is RGB, 8 bits, row by row, height * width * 3 bytes. */
 export interface DecodedImage {
@@ -25,11 +25,12 @@ const timeoutSeconds = 60;
  * become 8-bit sRGB; transparent pixels lie on the background; of an animation the first frame is taken; SVG is drawn at the size asked for.
  * The short side becomes min(short side, shortSide) by an antialiased cubic (a = -1/2) after the decoder's own reduction; the long side
  * keeps the aspect, up to 4 times the short one, then its middle is kept.
- * @throws LgdError BAD_IMAGE saying why
+ * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING
  */
 export async function decodeImage(bytes: Uint8Array, { shortSide, background = '#ffffff' }: DecodeOptions): Promise<DecodedImage> {
+  const sharp = await importSharp();
   try {
-    const { width, height, density } = await sizeOf(bytes, shortSide);
+    const { width, height, density } = await sizeOf(sharp, bytes, shortSide);
     const { data, info } = await sharp(bytes, { failOn: 'error', density })
       .timeout({ seconds: timeoutSeconds })
       .autoOrient()
@@ -47,7 +48,7 @@ export async function decodeImage(bytes: Uint8Array, { shortSide, background = '
 }
 
 /** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
-async function sizeOf(bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
+async function sizeOf(sharp: Sharp, bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
   const { autoOrient: { width, height }, format, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
   if (format !== 'svg') return { width, height, density: undefined };
   const scale = shortSide / Math.min(width, height);

@@ -1,0 +1,18 @@
+import { LgdError } from '../errors.js';
+
+/** sharp's own export; its type alone, the module is loaded on first use. */
+export type Sharp = typeof import('sharp').default;
+
+/**
+ * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder.
+ * @throws LgdError DEPENDENCY_MISSING with the command to type
+ */
+export async function importSharp(load: () => Promise<unknown> = () => import('sharp')): Promise<Sharp> {
+  try {
+    return ((await load()) as { default: Sharp }).default;
+  } catch (cause) {
+    throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${(cause as Error).message.split('\n')[0]}.`, {
+      mend: 'Type: npm install --include=optional sharp@0.35.5', cause,
+    });
+  }
+}
