@@ -1,7 +1,7 @@
 // Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student score on a vendor neither has seen.
-//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]] [--threads N] [--seed N] [--fresh] [--prepare FILE | --prepared FILE]
+//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openDrawn, openPacked, prepare } from './demo/data.mjs';
@@ -15,12 +15,12 @@ const usage = `npm run demo -- [options]
   --device <name>   auto, cpu, cuda or cuda:N [default auto]
   --threads <n>     threads for work on the CPU [default: all cores]
   --seed <n>        of weights, shuffling and augmentation [default 0]
+  --output <folder> for drawings, runs and summary.json [default runs/demo]
   --fresh           start anew where an interrupted run could be continued
   --prepare <file>  draw the data set and pack it with its text bank into one file, then stop
   --prepared <file> run from such a file: needs no sharp, no transformers and none of the drawings' packages`;
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const folder = join(root, 'runs', 'demo');
 const teacherFolder = join(root, 'test', 'models', 'tiny-clip');
 const say = (text) => console.log(text);
 
@@ -35,6 +35,7 @@ function readOptions() {
         device: { type: 'string', default: 'auto' },
         threads: { type: 'string' },
         seed: { type: 'string', default: '0' },
+        output: { type: 'string', default: join(root, 'runs', 'demo') },
         prepare: { type: 'string' },
         prepared: { type: 'string' },
       },
@@ -67,7 +68,7 @@ function stopOnSignal() {
 async function main(options, signal) {
   const lgd = await import('../dist/index.js').catch((cause) => { throw new Error(`the library is not built (${cause.message}); type: npm run build`, { cause }); });
   const preset = presets[options.name];
-  const images = join(folder, 'images', `${(preset.groups ?? ['all']).join('+')}-${preset.drawingSize}`);
+  const images = join(options.output, 'images', `${(preset.groups ?? ['all']).join('+')}-${preset.drawingSize}`);
   if (options.prepare !== undefined) {
     await prepare(lgd, { preset, folder: images, file: options.prepare, teacher: teacherFolder, signal, say });
     say(`written: ${options.prepare}`);
@@ -90,7 +91,7 @@ async function main(options, signal) {
 }
 
 async function distil(lgd, { device, teacher, data, preset, options, signal }) {
-  const output = join(folder, options.name);
+  const output = join(resolve(options.output), options.name);
   const config = lgd.parseConfig({ ...preset.config, seed: options.seed, output, overwrite: true });
   const { name, widthMultiplier } = config.student;
   const student = lgd.createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, seed: options.seed });
@@ -107,11 +108,11 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   for (const vendor of Object.keys(data.evaluation)) scores[vendor] = await score(judge(vendor), { teacher, student, signal });
   const speed = await measure(lgd, { teacher, student, signal });
   const summary = { preset: options.name, ...summarise({ scores, training, seconds: performance.now() / 1000, classes: data.bank.size, images: data.train.length }) };
-  for (const file of [join(folder, 'summary.json'), join(output, 'summary.json')]) await writeFile(file, `${JSON.stringify(summary, null, 2)}\n`);
+  for (const file of [join(options.output, 'summary.json'), join(output, 'summary.json')]) await writeFile(file, `${JSON.stringify(summary, null, 2)}\n`);
   say('');
   printTable(say, { scores, speed, student });
   const kept = Math.round((100 * summary.studentTop1) / summary.teacherTop1);
-  say(`\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(folder, 'summary.json'))}`);
+  say(`\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(options.output, 'summary.json'))}`);
   return 0;
 }
 
@@ -153,8 +154,8 @@ if (options.help) {
 } else {
   const signal = stopOnSignal();
   try {
-    await mkdir(folder, { recursive: true });
-    if (options.fresh) await rm(join(folder, options.name), { recursive: true, force: true });
+    await mkdir(options.output, { recursive: true });
+    if (options.fresh) await rm(join(options.output, options.name), { recursive: true, force: true });
     process.exitCode = await main(options, signal);
   } catch (error) {
     if (signal.aborted) process.exitCode = 130;
