@@ -6,6 +6,11 @@
 
 namespace lgd {
 
+// The register tile of an instruction set: rows of patches and columns of the product.
+struct TileShape {
+  int rows, columns;
+};
+
 // Row (n, gy, gx) and tap t meet pixel (gy * step + tap_y[t], gx * step + tap_x[t]) of image n; zeros outside of the image.
 struct Patches {
   const float* image;   // [n, height, width, depth]
