@@ -121,6 +121,8 @@ describe('loading a teacher', () => {
     const path = await copyOf('open-clip', (tensors) => tensors, { model_cfg: { embed_dim: 256, vision_cfg: vision }, preprocess_cfg: { mean: [0.1, 0.2, 0.3], std: [1, 1, 1] } });
     const loaded = await loadTeacher(path, { device });
     expect(loaded).toMatchObject({ kind: 'native', embeddingSize: 256, resolution: 64, mean: [0.1, 0.2, 0.3], std: [1, 1, 1] });
+    writeFileSync(join(path, 'config.json'), JSON.stringify({ architecture: 'resnet50_clip' })); // as timm's repositories have beside it
+    expect(await loadTeacher(path, { device })).toMatchObject({ kind: 'native' });
     await loaded.dispose();
   });
 

@@ -28,7 +28,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
   if (source.endsWith('.safetensors') && !isFolder) return PrecomputedTeacher.load(source);
   if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, options);
-  const described = await resolveModel(source, { required: [[...configFiles]], optional: ['preprocessor_config.json'] }, options).catch((error: unknown) => {
+  const described = await resolveModel(source, { required: [[...configFiles]], optional: [...configFiles, 'preprocessor_config.json'] }, options).catch((error: unknown) => {
     if (error instanceof LgdError && error.code === 'BAD_MODEL') return undefined; // no configuration: an ONNX folder needs none
     throw error;
   });
