@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import type { TextualSemanticsBank } from '../banks/textual.js';
+import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { ImageCache } from '../data/cache.js';
 import { openImageFolder } from '../data/sources.js';
@@ -22,8 +22,8 @@ export interface StudentEvaluationOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
   student: string;
   /**
-   * `evaluate.data` is the folder of class folders. The text bank is `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the one in the student's checkpoint;
-   * or built of the names in the student's file. With `teacher`, the teacher is evaluated too.
+   * `evaluate.data` is the folder of class folders. The text bank is `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors
+   * beside its file; or built of the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is evaluated too.
    */
   config: ConfigInput;
   signal?: AbortSignal;
@@ -95,16 +95,18 @@ async function scoreStudent(
   return await evaluation.evaluateEncoder(encoder, { signal });
 }
 
-/** Where the configuration names no bank: the student's own, from the file in its checkpoint, or its names and templates to build it from. */
+/** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */
 async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
-  if ((await stat(beside).catch(() => undefined))?.isFile()) return { ...config, bank: beside };
+  const isThere = (await stat(beside).catch(() => undefined))?.isFile() ?? false;
+  if (isThere && (await TextualSemanticsBank.load(beside)).hash === info.bankHash) return { ...config, bank: beside };
   if (info.names.length === 0) return config;
-  if (config.textEncoder === undefined && config.teacher === undefined) {
+  const textEncoder = config.textEncoder ?? config.teacher ?? (info.textEncoder.includes('/') ? info.textEncoder : undefined); // a hub id; of a folder only the name is known
+  if (textEncoder === undefined) {
     throw new LgdError('BAD_CONFIG', `is needed to embed the ${info.names.length} names of ${file}.`, { option: 'textEncoder', mend: `Give the text encoder (${info.textEncoder}), or the text bank with bank` });
   }
-  return { ...config, names: [...info.names], templates: info.templates.length > 0 ? [...info.templates] : config.templates };
+  return { ...config, textEncoder, names: [...info.names], templates: info.templates.length > 0 ? [...info.templates] : config.templates };
 }
 
 async function evaluationBank(config: Config, info: StudentInfo, options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void }): Promise<TextualSemanticsBank> {
