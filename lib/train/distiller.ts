@@ -69,6 +69,7 @@ export class Distiller implements Disposable {
   constructor({ device, teacher, student, tsb, config: input = {} }: DistillerOptions) {
     const config = parseConfig(input);
     checkSizes(teacher, student, tsb, config);
+    checkPrecision(device, config);
     [this.device, this.teacher, this.student, this.tsb, this.config] = [device, teacher, student, tsb, config];
     const { addon, handle } = device;
     const { batchSize, accumulate, precision } = config.train;
@@ -199,4 +200,9 @@ function checkSizes(teacher: AnyTeacher, student: Student, tsb: TextualSemantics
   if (tsb !== undefined && tsb.embeddingSize !== embeddingSize) {
     throw new LgdError('BAD_BANK', `the text bank's embeddings have ${tsb.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" });
   }
+}
+
+function checkPrecision({ info }: Device, { train: { precision } }: Config): void {
+  if (precision === 'auto' || info.precisions.includes(precision)) return;
+  throw new LgdError('BAD_OPTION', `this device (${info.name}) does not store activations so.`, { option: 'train.precision', found: precision, allowed: ['auto', ...info.precisions].join(', ') });
 }

@@ -150,8 +150,12 @@ class Run {
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.#schedule.learningRate(step);
     const batches = Array.from({ length: this.#config.train.accumulate }, () => ({ ...this.#plan.next(), dataset: this.dataset }));
-    const ticket = await this.distiller.queueStep(batches, { step, learningRate });
-    return { step, learningRate, batches, ticket };
+    try {
+      const ticket = await this.distiller.queueStep(batches, { step, learningRate });
+      return { step, learningRate, batches, ticket };
+    } catch (error) {
+      throw await this.#explained({ step, learningRate, batches }, error); // a teacher outside the device
+    }
   }
 
   /** Waits for a queued step and judges its loss. */
@@ -161,8 +165,7 @@ class Run {
     try {
       metrics = await this.distiller.readMetrics(pending.ticket);
     } catch (error) {
-      if (!(error instanceof LgdError) || (error.code !== 'NON_FINITE' && error.code !== 'ZERO_EMBEDDING')) throw error;
-      throw await this.#fault(pending, error.message.replace(/\.$/u, ''), error);
+      throw await this.#explained(pending, error);
     }
     const waited = performance.now() - from;
     const wrong = this.#monitor.check(metrics.loss);
@@ -278,8 +281,14 @@ class Run {
     return { type: 'done', ...where, best: this.#best, seconds: (performance.now() - this.#started) / 1000 };
   }
 
+  /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
+  async #explained(step: Omit<Pending, 'ticket'>, error: unknown): Promise<unknown> {
+    if (!(error instanceof LgdError) || (error.code !== 'NON_FINITE' && error.code !== 'ZERO_EMBEDDING')) return error;
+    return this.#fault(step, error.message.replace(/\.$/u, ''), error);
+  }
+
   /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
-  async #fault({ step, learningRate, batches }: Pending, reason: string, cause?: LgdError): Promise<LgdError> {
+  async #fault({ step, learningRate, batches }: Omit<Pending, 'ticket'>, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
     const where = await writeReplay(this.distiller, this.folder.path, { step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
     return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1} went wrong: ${reason}.`, {

@@ -5,7 +5,7 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { LgdError } from '../../lib/errors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
-import { readSafetensors } from '../../lib/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -114,6 +114,23 @@ describe('a run', () => {
     expect(await readdir(join(path, 'checkpoints', 'last'))).not.toContain('bank.safetensors');
   });
 
+  it('starts from weights: a student of its own, or a backbone from elsewhere', async () => {
+    const first = output();
+    await train(smallConfig(data, first, { train: { maxSteps: 2 } }));
+    const { file, weights } = await readStudent(first);
+    const started = await prepareRun(smallConfig(data, output(), { student: { weights: file } }));
+    expect(started.student.weights).toEqual(weights);
+    await started.dispose();
+
+    const backbone = join(folder, 'backbone.safetensors');
+    const tensors = Object.entries(weights).filter(([name]) => !name.startsWith('head.'));
+    await writeSafetensors(backbone, [...tensors, ['classifier.1.weight', { shape: [1], data: new Float32Array(1) }], ['features.0.1.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }]], {});
+    const fromBackbone = await prepareRun(smallConfig(data, output(), { student: { weights: backbone } }));
+    expect(fromBackbone.student.weights['features.0.0.weight']).toEqual(weights['features.0.0.weight']);
+    expect(fromBackbone.student.weights['head.0.weight']).not.toEqual(weights['head.0.weight']); // its seeded start, not the trained head
+    await fromBackbone.dispose();
+  });
+
   it('skips broken images and lists them', async () => {
     const mixed = await drawShapes(join(folder, 'mixed'), { count: 6 });
     await writeFile(join(mixed, 'circle', 'bad.jpg'), 'no image');
@@ -172,7 +189,7 @@ describe('what is wrong is said before training', () => {
     ['a file in the place of the run folder', async (c) => ({ ...c, output: await file() }), { code: 'NOT_WRITABLE' }],
     ['a run folder where nothing can be written', (c) => ({ ...c, output: '/proc/self/run' }), { code: 'NOT_WRITABLE' }],
     ['a run folder that is in use', async (c) => ({ ...c, output: await used() }), { code: 'BAD_CONFIG', option: 'output' }],
-    ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION' }],
+    ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION', option: 'train.precision' }],
   ];
   const empty = async () => made(join(folder, 'empty'));
   const used = async () => {

@@ -1,0 +1,247 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { cp, mkdir, readFile, readdir, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { addonPath } from '../../lib/native.js';
+import { readSafetensors } from '../../lib/safetensors.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { randomNumbers } from '../fixtures/random.js';
+import { drawShapes, madeUpTeacher, ofType, shapeNames, smallConfig, train } from './train-fixture.js';
+
+const folder = temporaryFolder();
+let data: string;
+let labelled: string;
+let small: { data: string; teacher: string; bank: string };
+let runs = 0;
+const output = () => join(folder, `run-${runs++}`);
+
+beforeAll(async () => {
+  data = await drawShapes(join(folder, 'train'), { count: 8 });
+  labelled = await drawShapes(join(folder, 'test'), { count: 2, seed: 2 });
+  const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
+  await knowAlso(teacher, 'circle/9.png');
+  small = { teacher, bank, data: await drawShapes(join(folder, 'small'), { count: 8, size: 32 }) };
+});
+
+/** Adds an image to a teacher of embeddings. */
+async function knowAlso(teacher: string, id: string): Promise<void> {
+  const known = await PrecomputedTeacher.load(teacher);
+  const ids = shapeNames.flatMap((name) => Array.from({ length: 8 }, (_, i) => `${name}/${i}.png`));
+  const rows = Float32Array.of(...known.lookup(ids), ...known.lookup(ids.slice(0, 1)));
+  await PrecomputedTeacher.save(teacher, [...ids, id], rows, { resolution: 32 });
+}
+
+/** Everything a run ends with must be the same to the bit: model, momentum, banks, queue, sampler, losses; and the metrics but for their rates. */
+async function expectSame(broken: string, whole: string): Promise<void> {
+  const last = (run: string, file: string) => readFile(join(run, 'checkpoints', 'last', file));
+  const [a, b] = await Promise.all([broken, whole].map((run) => readSafetensors(join(run, 'checkpoints', 'last', 'model.safetensors'))));
+  for (const [name, { data: values }] of b!.tensors) expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(a!.tensors.get(name)!.data.buffer)), name).toBe(0);
+  for (const file of ['model.safetensors', 'state.safetensors']) expect((await last(broken, file)).equals(await last(whole, file)), file).toBe(true);
+  expect(await metricsOf(broken)).toEqual(await metricsOf(whole));
+}
+
+async function metricsOf(run: string): Promise<unknown[]> {
+  const lines = (await readFile(join(run, 'metrics.jsonl'), 'utf8')).trim().split('\n');
+  return lines.map((line) => {
+    const { imagesPerSecond, dataWait, seconds, ...rest } = JSON.parse(line) as Record<string, unknown>;
+    expect([imagesPerSecond ?? seconds, dataWait ?? 0].every(Number.isFinite)).toBe(true);
+    return rest;
+  });
+}
+
+/** Trains and stops after a step, as Ctrl-C does. */
+async function trainAndStop(config: ConfigInput, step: number, resume?: string): Promise<void> {
+  const controller = new AbortController();
+  const { events } = await train(config, { resume, signal: controller.signal, onEvent: (event) => event.type === 'step' && event.step >= step && controller.abort() });
+  expect(events.at(-1)!.type).toBe('interrupted');
+}
+
+/** No teacher to compute: for what is tried often. */
+const quick = (path: string, more: ConfigInput = {}): ConfigInput => ({
+  ...smallConfig(small.data, path, { teacher: small.teacher, bank: small.bank, ...more, train: { epochs: 4, ...more.train } }), names: undefined,
+});
+
+describe('a run that was stopped and resumed', () => {
+  it.each<[string, ConfigInput, number[]]>([
+    ['once, in the middle of an epoch', { evaluate: { data: '' } }, [3]],
+    ['three times', { checkpoint: { everyEpochs: 0 } }, [1, 4, 6]],
+    ['with accumulation across epochs, a queue, dropout and stochastic depth', {
+      method: 'hybrid', loss: { queueSize: 40 }, student: { name: 'efficientnet_b0' }, data: { resolution: 32 }, train: { batchSize: 4, accumulate: 3, epochs: 2 },
+    }, [3]],
+  ])('ends as the unbroken one: %s', async (_, more, stops) => {
+    const width = more.student === undefined ? 0.35 : 1;
+    const config = (path: string) => smallConfig(data, path, { ...more, student: { ...more.student, widthMultiplier: width }, evaluate: more.evaluate && { data: labelled } });
+    const [whole, broken] = [output(), output()];
+    const { events, weights } = await train(config(whole));
+    let resume: string | undefined;
+    for (const step of stops) {
+      await trainAndStop(config(broken), step, resume);
+      resume = 'last';
+    }
+    const resumed = await train(await resumeConfig(broken), { resume });
+    expect(resumed.events[0]).toMatchObject({ type: 'start', step: expect.any(Number) as unknown });
+    expect(ofType(resumed.events, 'start')[0]!.step).toBeGreaterThanOrEqual(stops.at(-1)!);
+    expect(ofType(resumed.events, 'start')[0]!.step).toBeLessThan(ofType(events, 'done')[0]!.step);
+    for (const [name, values] of Object.entries(weights)) expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(resumed.weights[name]!.buffer)), name).toBe(0);
+    await expectSame(broken, whole);
+  });
+
+  it('makes up for an evaluation that the stop kept from being made', async () => {
+    const config = (path: string) => smallConfig(data, path, { evaluate: { data: labelled }, train: { epochs: 2 } });
+    const [whole, broken] = [output(), output()];
+    await train(config(whole));
+    await trainAndStop(config(broken), 4);
+    const { events } = await train(config(broken), { resume: 'last' });
+    expect(events.slice(0, 2).map(({ type, step }) => `${type} ${step}`)).toEqual(['start 4', 'evaluation 4']);
+    await expectSame(broken, whole);
+  });
+
+  it('may end earlier first, and starts over where it has no checkpoint yet', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole));
+    await train(quick(broken, { train: { maxSteps: 5 } }));
+    await train(await resumeConfig(broken, { 'train.maxSteps': 9 }), { resume: 'last' });
+    const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': '16' }), { resume: 'last' });
+    expect(events.at(-1)).toMatchObject({ type: 'done', step: 16 });
+    await expectSame(broken, whole);
+    expect((await train(await resumeConfig(broken), { resume: 'last' })).events.map(({ type }) => type)).toEqual(['start', 'done']);
+    await rm(join(broken, 'checkpoints'), { recursive: true });
+    expect((await train(await resumeConfig(broken), { resume: 'last' })).events[0]).toMatchObject({ step: 0 });
+    await expectSame(broken, whole);
+  });
+});
+
+describe('a damaged checkpoint', () => {
+  it('is refused, and the one before it serves when it is asked for', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole));
+    await train(quick(broken, { train: { maxSteps: 12 } }));
+    const file = join(broken, 'checkpoints', 'last', 'state.safetensors');
+    await truncate(file, (await readFile(file)).length >> 1);
+    const config = await resumeConfig(broken, { 'train.maxSteps': 16 });
+    await expect(train(config, { resume: 'last' })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('state.safetensors') as unknown });
+    const { events } = await train(config, { resume: 'previous' });
+    expect(events[0]).toMatchObject({ type: 'start', step: 8 });
+    await expectSame(broken, whole);
+  });
+});
+
+describe('what does not belong to the run', () => {
+  let run: string;
+  beforeAll(async () => {
+    run = output();
+    await train(quick(run, { train: { maxSteps: 2 } }));
+  });
+  it.each<[string, () => ConfigInput | Promise<ConfigInput>, string]>([
+    ['another seed', () => quick(run, { seed: 4 }), 'seed'],
+    ['another batch size', () => quick(run, { train: { batchSize: 4 } }), 'train.batchSize'],
+    ['another student', () => quick(run, { student: { widthMultiplier: 0.5 } }), 'student.widthMultiplier'],
+    ['another method', () => quick(run, { method: 'text' }), 'method'],
+    ['another input size', () => quick(run, { data: { resolution: 48 } }), 'data.resolution'],
+    ['fewer images', async () => {
+      const fewer = join(folder, 'fewer');
+      await cp(small.data, fewer, { recursive: true });
+      await rm(join(fewer, 'circle', '3.png'));
+      return quick(run, { data: { train: fewer } });
+    }, 'data.train'],
+    ['another image in the place of one', async () => {
+      const other = join(folder, 'other');
+      await cp(small.data, other, { recursive: true });
+      await rm(join(other, 'circle', '3.png'));
+      await cp(join(small.data, 'circle', '3.png'), join(other, 'circle', '9.png'));
+      return quick(run, { data: { train: other } });
+    }, 'data.train'],
+  ])('is refused: %s', async (_, config, option) => {
+    const before = (await readdir(join(run, 'checkpoints'))).sort();
+    const error = await train(await config(), { resume: 'last' }).then(() => undefined, (caught: { code: string; option?: string }) => caught);
+    expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option });
+    expect((await readdir(join(run, 'checkpoints'))).sort()).toEqual(before);
+  });
+
+  it('is a folder that is no run', async () => {
+    await mkdir(join(folder, 'plain'), { recursive: true });
+    await expect(resumeConfig(join(folder, 'plain'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(resumeConfig(join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(prepareRun(quick(run))).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+  });
+});
+
+describe('a run that is ended', () => {
+  const root = fileURLToPath(new URL('../..', import.meta.url));
+  const bundle = join(root, `build-test-${process.pid}`, 'child.mjs'); // one folder below the root, as dist/ is
+  beforeAll(async () => {
+    await build({ entryPoints: [join(root, 'test/integration/resume-child.ts')], bundle: true, platform: 'node', format: 'esm', target: 'node20', packages: 'external', outfile: bundle });
+  });
+  afterAll(() => rm(join(bundle, '..'), { recursive: true, force: true }));
+
+  it('by a disk without room says so, leaves nothing half written, and goes on once there is room', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole));
+    await train(quick(broken, { train: { maxSteps: 4 } }));
+    const file = join(folder, 'full.json');
+    await writeFile(file, JSON.stringify(quick(broken)));
+    // A limit on the size of files stands for a full disk: it, too, fails in the middle of a write.
+    const result = spawnSync('bash', ['-c', `ulimit -f 256; exec "$0" "$@"`, process.execPath, bundle, file, 'last'], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, encoding: 'utf8' });
+    expect(result.status).toBe(1);
+    expect(result.stderr).toContain('NOT_WRITABLE');
+    expect(result.stdout.trim().split('\n').at(-1)).toBe('step 8');
+    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'log.txt', 'metrics.jsonl']);
+    expect((await readdir(join(broken, 'checkpoints'))).sort()).toEqual(['best', 'last', 'step-00000004']);
+    await train(await resumeConfig(broken), { resume: 'last' });
+    await expectSame(broken, whole);
+  });
+
+  it('by a log that takes no more says so', async () => {
+    const path = output();
+    await train(quick(path, { train: { maxSteps: 2 } }));
+    await rm(join(path, 'log.txt'));
+    await symlink('/dev/full', join(path, 'log.txt'));
+    await expect(train(await resumeConfig(path), { resume: 'last' })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+  });
+
+  /** Runs the child; kills it `delay` ms after its first event. Says how far it came. */
+  async function child(args: string[], delay: number | undefined): Promise<{ killed: boolean; lines: string[]; problems: string }> {
+    const process_ = spawn(process.execPath, [bundle, ...args], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let [text, problems] = ['', ''];
+    let timer: NodeJS.Timeout | undefined;
+    process_.stdout.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+      if (delay !== undefined) timer ??= setTimeout(() => process_.kill('SIGKILL'), delay);
+    });
+    process_.stderr.on('data', (chunk: Buffer) => (problems += chunk.toString()));
+    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => process_.on('close', (...result) => resolve(result)));
+    clearTimeout(timer);
+    expect([code, signal, problems]).toEqual(signal === 'SIGKILL' ? [null, 'SIGKILL', ''] : [0, null, '']);
+    return { killed: signal === 'SIGKILL', lines: text.trim().split('\n'), problems };
+  }
+
+  it('by kill -9 at random moments, again and again, ends as the unbroken one', async () => {
+    const config = (path: string) => quick(path, { train: { epochs: 6 }, checkpoint: { everySteps: 1, keep: 2 }, evaluate: { data: labelled } });
+    const [whole, broken] = [output(), output()];
+    const started = performance.now();
+    await train(config(whole));
+    const length = performance.now() - started;
+    const file = join(folder, 'killed.json');
+    await writeFile(file, JSON.stringify(config(broken)));
+    const random = randomNumbers(Date.now());
+    const delays: number[] = [];
+    let resume: string[] = [];
+    for (let kills = 0; ; kills++) {
+      const delay = kills < 8 ? Math.round((random() * length) / 3) : undefined;
+      delays.push(delay ?? -1);
+      const { killed, lines } = await child([file, ...resume], delay);
+      resume = ['last'];
+      if (killed) continue;
+      expect(lines.at(-1)).toBe('done 24');
+      break;
+    }
+    console.log(`killed after ${delays.slice(0, -1).join(', ')} ms`);
+    await expectSame(broken, whole);
+    expect((await readdir(join(broken, 'checkpoints'))).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+});
