@@ -40,20 +40,19 @@ struct LossMemory {
   }
 };
 
-// The anchors that the gradient needs: a part without weight is left out.
+// The anchors that the gradient needs: a part without weight is left out, as its scores do not become weights.
 struct GradientRange {
   int64_t begin, end;
-  GradientRange(const BankLossShape& shape, const BankLossSettings& settings) {
-    begin = shape.textual_part && settings.alpha < 1 ? 0 : shape.textual;
-    end = shape.visual_part && settings.alpha > 0 ? shape.anchors() : shape.textual;
-    end = std::max(begin, end);
+  explicit GradientRange(const SoftmaxBlock& block) {
+    begin = block.textual_part && block.textual_weight != 0 ? 0 : block.textual;
+    end = block.visual_part && block.visual_weight != 0 ? block.total : block.textual;
   }
 };
 
-SoftmaxBlock softmax_block(const BankLossShape& shape, const BankLossSettings& settings, int64_t rows, int64_t stride) {
+SoftmaxBlock softmax_block(const BankLossShape& shape, const BankLossSettings& settings, int64_t stride) {
   const double factor = double(settings.scale) / (double(shape.batch) * settings.student_temperature);
   SoftmaxBlock block;
-  block.rows = rows;
+  block.rows = 0;  // of each block
   block.dimension = shape.dimension;
   block.textual = shape.textual;
   block.total = shape.anchors();
@@ -76,7 +75,8 @@ void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSet
   const int64_t stride = score_stride(total);
   const int64_t per_row = 2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float));
   const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / per_row, 1, batch);
-  const GradientRange range(shape, settings);
+  SoftmaxBlock block = softmax_block(shape, settings, stride);
+  const GradientRange range(block);
   const int64_t parts = op.anchor_sum_parts(rows_at_once, range.end - range.begin, dimension);
 
   Carver sizes(nullptr);
@@ -86,6 +86,7 @@ void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSet
 
   for (int64_t first = 0; first < batch; first += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, batch - first);
+    block.rows = rows;
     float* student_unit = memory.units;
     float* teacher_unit = memory.units + rows * dimension;
     float* student_scores = memory.scores;
@@ -94,8 +95,7 @@ void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSet
     op.normalise_rows(device, rows, dimension, student + first * dimension, student_unit, student_norm);
     op.normalise_rows(device, rows, dimension, teacher + first * dimension, teacher_unit, memory.norms + batch + first);
     op.similarities(device, 2 * rows, total, dimension, memory.units, anchors, memory.scores, stride, settings.products);
-    op.bank_softmax(device, softmax_block(shape, settings, rows, stride), student_unit, teacher_unit, student_scores, teacher_scores,
-                    memory.own_weight, memory.stats + first);
+    op.bank_softmax(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
     op.anchor_sums(device, rows, range.end - range.begin, dimension, student_scores + range.begin, stride, anchors + range.begin * dimension, parts,
                    memory.sums, settings.products);
     op.finish_gradient(device, rows, dimension, parts, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm,

@@ -10,6 +10,7 @@ namespace lgd {
 RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(device, sizeof(StepRecord) * metric_slots), events_(metric_slots) {
   if (device->kind == DeviceKind::cuda) host_ = static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots));
   else host_ = records_.as<StepRecord>();
+  std::fill_n(host_, metric_slots, StepRecord{});
 }
 
 RecordRing::~RecordRing() {

@@ -110,6 +110,14 @@ describe.each(devices)('the semantic head on $name', ({ device }) => {
     expect(metrics.categoriesHit).toBe(0); // no update was made
   });
 
+  test('a scale of 0 gives no gradient', async () => {
+    const one = golden('hybrid');
+    const { student, teacher } = one.steps[0]!;
+    const gradient = tensor(device, student, one.dimension);
+    addon.headLoss(makeHead(device, one), tensor(device, student, one.dimension), tensor(device, teacher, one.dimension), gradient, 0, 0);
+    expect((await addon.readTensor(gradient)).every((value) => value === 0)).toBe(true);
+  });
+
   test('a slot keeps its step until it is used again', async () => {
     const one = golden('hybrid');
     const head = makeHead(device, one);
