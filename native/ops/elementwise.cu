@@ -57,7 +57,6 @@ __global__ void __launch_bounds__(256) scale_kernel(ScaleShape shape, int64_t ve
 // ds[n,c] = sum over the pixels of dy * x. Block: 32 channel chunks x 8 rows of pixels of one image.
 template <class T>
 __global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const T* x, const T* dy, T* ds) {
-  __shared__ float sums[8][32][9];
   const int chunks = shape.channels / 8, chunk = blockIdx.x * 32 + threadIdx.x;
   F8 sum = zero8();
   if (chunk < chunks)
@@ -67,13 +66,8 @@ __global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] = fmaf(a.v[i], b.v[i], sum.v[i]);
     }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sums[threadIdx.y][threadIdx.x][i] = sum.v[i];
-  __syncthreads();
+  sum = sum_block_rows(sum);
   if (threadIdx.y != 0 || chunk >= chunks) return;
-  for (int row = 1; row < 8; ++row)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum.v[i] += sums[row][threadIdx.x][i];
   store8(ds + (int64_t(blockIdx.y) * chunks + chunk) * 8, sum);
 }
 

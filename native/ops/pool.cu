@@ -1,6 +1,6 @@
 // Pooling (ops/pool.h): a thread has 8 channels of one pixel and gathers; nothing is scattered, so results never vary.
-#include "core/cuda_device.cuh"
 #include "ops/pool.h"
+#include "ops/reduce.cuh"
 
 namespace lgd {
 
@@ -108,7 +108,6 @@ __global__ void __launch_bounds__(256) avg_pool_backward_kernel(PoolShape s, int
 // Block: 32 channel chunks x 8 rows of pixels of one image.
 template <class T>
 __global__ void __launch_bounds__(256) global_pool_kernel(int64_t pixels, int chunks, const T* x, T* y) {
-  __shared__ float sums[8][32][9];
   const int chunk = blockIdx.x * 32 + threadIdx.x;
   F8 sum = zero8();
   if (chunk < chunks)
@@ -117,13 +116,8 @@ __global__ void __launch_bounds__(256) global_pool_kernel(int64_t pixels, int ch
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
     }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sums[threadIdx.y][threadIdx.x][i] = sum.v[i];
-  __syncthreads();
+  sum = sum_block_rows(sum);
   if (threadIdx.y != 0 || chunk >= chunks) return;
-  for (int row = 1; row < 8; ++row)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum.v[i] += sums[row][threadIdx.x][i];
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum.v[i] /= float(pixels);
   store8(y + (int64_t(blockIdx.y) * chunks + chunk) * 8, sum);

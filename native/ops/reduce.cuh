@@ -70,4 +70,17 @@ __device__ __forceinline__ void write_column_sums(const F8& sum, const ColumnWal
   }
 }
 
+// The sum of what the eight rows (threadIdx.y) of a dim3(32, 8) block hold for 8 channels each, given to row 0; every thread calls it.
+__device__ __forceinline__ F8 sum_block_rows(F8 sum) {
+  __shared__ float sums[8][32][9];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sums[threadIdx.y][threadIdx.x][i] = sum.v[i];
+  __syncthreads();
+  if (threadIdx.y == 0)
+    for (int row = 1; row < 8; ++row)
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum.v[i] += sums[row][threadIdx.x][i];
+  return sum;
+}
+
 }  // namespace lgd
