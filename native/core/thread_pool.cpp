@@ -1,6 +1,7 @@
 #include "core/thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -9,12 +10,38 @@
 
 namespace lgd {
 
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Waking a sleeping thread takes about 25 us, as long as many a loop; whoever waits looks around for that long before it sleeps.
+template <class Ready>
+bool spin(Ready&& ready) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::microseconds(40);
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (Clock::now() < end);
+  return false;
+}
+
+}  // namespace
+
 struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable wake, finished;
-  uint64_t generation = 0;
-  int busy = 0;
-  bool stop = false;
+  std::atomic<uint64_t> generation{0};  // of the loop that runs or ran last; written under mutex
+  std::atomic<int> busy{0};             // threads besides the caller that joined it; joins under mutex
+  std::atomic<bool> stop{false};
+  bool open = false;                    // may threads still join? The caller does not wait for those that come too late.
+  int asleep = 0;
   Call call = nullptr;
   void* context = nullptr;
   int64_t count = 0;
@@ -35,24 +62,35 @@ struct ThreadPool::State {
       }
     }
   }
+
+  // One thread's life: wait for a loop that was not seen yet, join it, work, leave.
+  void serve(int thread) {
+    uint64_t seen = 0;
+    auto ready = [&] { return stop.load(std::memory_order_relaxed) || generation.load(std::memory_order_relaxed) != seen; };
+    for (;;) {
+      spin(ready);
+      {
+        std::unique_lock lock(mutex);
+        ++asleep;
+        wake.wait(lock, ready);
+        --asleep;
+        if (stop) return;
+        seen = generation;
+        if (!open) continue;
+        ++busy;
+      }
+      work(thread);
+      if (busy.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard lock(mutex);  // the caller is either before its check of busy, or asleep and hears this
+        finished.notify_one();
+      }
+    }
+  }
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()), size_(threads < 1 ? 1 : threads) {
-  for (int thread = 1; thread < size_; ++thread) {
-    state_->threads.emplace_back([state = state_.get(), thread] {
-      uint64_t seen = 0;
-      std::unique_lock lock(state->mutex);
-      for (;;) {
-        state->wake.wait(lock, [&] { return state->stop || state->generation != seen; });
-        if (state->stop) return;
-        seen = state->generation;
-        lock.unlock();
-        state->work(thread);
-        lock.lock();
-        if (--state->busy == 0) state->finished.notify_one();
-      }
-    });
-  }
+  for (int thread = 1; thread < size_; ++thread)
+    state_->threads.emplace_back([state = state_.get(), thread] { state->serve(thread); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -71,6 +109,7 @@ void ThreadPool::run(int64_t count, Call call, void* context) {
     return;
   }
   State& state = *state_;
+  bool sleepers;
   {
     std::lock_guard lock(state.mutex);
     state.call = call;
@@ -79,13 +118,21 @@ void ThreadPool::run(int64_t count, Call call, void* context) {
     state.next.store(0, std::memory_order_relaxed);
     state.failed.store(false, std::memory_order_relaxed);
     state.error = nullptr;
-    state.busy = size_ - 1;
+    state.open = true;
     ++state.generation;
+    sleepers = state.asleep > 0;
   }
-  state.wake.notify_all();
+  if (sleepers) state.wake.notify_all();
   state.work(0);
-  std::unique_lock lock(state.mutex);
-  state.finished.wait(lock, [&] { return state.busy == 0; });
+  {
+    std::lock_guard lock(state.mutex);
+    state.open = false;
+  }
+  auto done = [&] { return state.busy.load(std::memory_order_acquire) == 0; };
+  if (!spin(done)) {
+    std::unique_lock lock(state.mutex);
+    state.finished.wait(lock, done);
+  }
   if (state.error) std::rethrow_exception(state.error);
 }
 
