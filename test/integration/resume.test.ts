@@ -11,7 +11,7 @@ import { readSafetensors } from '../../lib/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { drawShapes, madeUpTeacher, ofType, shapeNames, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, train } from './train-fixture.js';
 
 const folder = temporaryFolder();
 let data: string;
@@ -40,7 +40,7 @@ async function knowAlso(teacher: string, id: string): Promise<void> {
 async function expectSame(broken: string, whole: string): Promise<void> {
   const last = (run: string, file: string) => readFile(join(run, 'checkpoints', 'last', file));
   const [a, b] = await Promise.all([broken, whole].map((run) => readSafetensors(join(run, 'checkpoints', 'last', 'model.safetensors'))));
-  for (const [name, { data: values }] of b!.tensors) expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(a!.tensors.get(name)!.data.buffer)), name).toBe(0);
+  for (const [name, { data: values }] of b!.tensors) expect(sameBits(values as Float32Array, a!.tensors.get(name)!.data as Float32Array), name).toBe(true);
   for (const file of ['model.safetensors', 'state.safetensors']) expect((await last(broken, file)).equals(await last(whole, file)), file).toBe(true);
   expect(await metricsOf(broken)).toEqual(await metricsOf(whole));
 }
@@ -87,7 +87,7 @@ describe('a run that was stopped and resumed', () => {
     expect(resumed.events[0]).toMatchObject({ type: 'start', step: expect.any(Number) as unknown });
     expect(ofType(resumed.events, 'start')[0]!.step).toBeGreaterThanOrEqual(stops.at(-1)!);
     expect(ofType(resumed.events, 'start')[0]!.step).toBeLessThan(ofType(events, 'done')[0]!.step);
-    for (const [name, values] of Object.entries(weights)) expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from(resumed.weights[name]!.buffer)), name).toBe(0);
+    for (const [name, values] of Object.entries(weights)) expect(sameBits(values, resumed.weights[name]!), name).toBe(true);
     await expectSame(broken, whole);
   });
 
@@ -204,43 +204,42 @@ describe('a run that is ended', () => {
     await expect(train(await resumeConfig(path), { resume: 'last' })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
   });
 
-  /** Runs the child; kills it `delay` ms after its first event. Says how far it came. */
-  async function child(args: string[], delay: number | undefined): Promise<{ killed: boolean; lines: string[]; problems: string }> {
-    const process_ = spawn(process.execPath, [bundle, ...args], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'pipe'] });
+  /** Runs the child; with `kill`, ends it some milliseconds after it printed so many lines. */
+  async function child(args: string[], kill: { lines: number; delay: number } | undefined): Promise<{ killed: boolean; lines: string[] }> {
+    const started = spawn(process.execPath, [bundle, ...args], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'pipe'] });
     let [text, problems] = ['', ''];
     let timer: NodeJS.Timeout | undefined;
-    process_.stdout.on('data', (chunk: Buffer) => {
+    const lines = () => text.split('\n').slice(0, -1);
+    started.stdout.on('data', (chunk: Buffer) => {
       text += chunk.toString();
-      if (delay !== undefined) timer ??= setTimeout(() => process_.kill('SIGKILL'), delay);
+      if (kill !== undefined && lines().length >= kill.lines) timer ??= setTimeout(() => started.kill('SIGKILL'), kill.delay);
     });
-    process_.stderr.on('data', (chunk: Buffer) => (problems += chunk.toString()));
-    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => process_.on('close', (...result) => resolve(result)));
+    started.stderr.on('data', (chunk: Buffer) => (problems += chunk.toString()));
+    const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => started.on('close', (...result) => resolve(result)));
     clearTimeout(timer);
     expect([code, signal, problems]).toEqual(signal === 'SIGKILL' ? [null, 'SIGKILL', ''] : [0, null, '']);
-    return { killed: signal === 'SIGKILL', lines: text.trim().split('\n'), problems };
+    return { killed: signal === 'SIGKILL', lines: lines() };
   }
 
   it('by kill -9 at random moments, again and again, ends as the unbroken one', async () => {
-    const config = (path: string) => quick(path, { train: { epochs: 6 }, checkpoint: { everySteps: 1, keep: 2 }, evaluate: { data: labelled } });
+    const config = (path: string) => quick(path, { train: { epochs: 8 }, checkpoint: { everySteps: 1, keep: 2 }, evaluate: { data: labelled } });
     const [whole, broken] = [output(), output()];
-    const started = performance.now();
     await train(config(whole));
-    const length = performance.now() - started;
     const file = join(folder, 'killed.json');
     await writeFile(file, JSON.stringify(config(broken)));
     const random = randomNumbers(Date.now());
-    const delays: number[] = [];
-    let resume: string[] = [];
-    for (let kills = 0; ; kills++) {
-      const delay = kills < 8 ? Math.round((random() * length) / 3) : undefined;
-      delays.push(delay ?? -1);
-      const { killed, lines } = await child([file, ...resume], delay);
-      resume = ['last'];
-      if (killed) continue;
-      expect(lines.at(-1)).toBe('done 24');
-      break;
+    const kills: string[] = [];
+    for (let resume: string[] = []; ; resume = ['last']) {
+      const kill = kills.length < 6 ? { lines: 1 + Math.floor(random() * 6), delay: Math.floor(random() * 120) } : undefined; // a step and its checkpoint are two lines
+      const { killed, lines } = await child([file, ...resume], kill);
+      if (killed) kills.push(`${lines.at(-1)} + ${kill!.delay} ms`);
+      else {
+        expect(lines.at(-1)).toBe('done 32');
+        break;
+      }
     }
-    console.log(`killed after ${delays.slice(0, -1).join(', ')} ms`);
+    console.log(`killed after: ${kills.join(', ')}`);
+    expect(kills.length).toBeGreaterThan(2);
     await expectSame(broken, whole);
     expect((await readdir(join(broken, 'checkpoints'))).filter((name) => name.startsWith('.'))).toEqual([]);
   });

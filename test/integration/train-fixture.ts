@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,9 +9,18 @@ import { PrecomputedTeacher } from '../../lib/models/index.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, type PrepareOptions } from '../../lib/train/setup.js';
 import { randomNumbers } from '../fixtures/random.js';
+import { noteSkip, sharedPath } from '../shared.js';
 
 /** The small CLIP that is part of the repository. */
 export const tinyClip = fileURLToPath(new URL('../models/tiny-clip', import.meta.url));
+
+/** Its image tower in ONNX, which is too large for the repository: in the working copy or the shared folder, if at all. */
+export function visionOnnx(test: string): string | undefined {
+  const here = join(tinyClip, 'onnx', 'vision_model.onnx');
+  const file = existsSync(here) ? here : sharedPath('models', 'tiny-clip', 'onnx', 'vision_model.onnx');
+  if (file === undefined) noteSkip(test, "the tiny CLIP's image tower in ONNX is absent");
+  return file;
+}
 
 const shapes: Record<string, (x: number, y: number, r: number) => string> = {
   circle: (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
@@ -84,4 +94,10 @@ export async function train(config: ConfigInput, { onEvent, ...options }: Prepar
 
 export function ofType<Type extends RunEvent['type']>(events: readonly RunEvent[], type: Type): Extract<RunEvent, { type: Type }>[] {
   return events.filter((event): event is Extract<RunEvent, { type: Type }> => event.type === type);
+}
+
+/** Are two arrays equal to the bit? (Vitest's own comparison takes seconds for a student's weights.) */
+export function sameBits(a: Float32Array, b: Float32Array): boolean {
+  const bytes = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+  return bytes(a).equals(bytes(b));
 }

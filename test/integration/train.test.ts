@@ -9,7 +9,7 @@ import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, shapeNames, smallConfig, tinyClip, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from './train-fixture.js';
 
 const folder = temporaryFolder();
 let data: string;
@@ -119,15 +119,16 @@ describe('a run', () => {
     await train(smallConfig(data, first, { train: { maxSteps: 2 } }));
     const { file, weights } = await readStudent(first);
     const started = await prepareRun(smallConfig(data, output(), { student: { weights: file } }));
-    expect(started.student.weights).toEqual(weights);
+    for (const [name, { data: values }] of Object.entries(weights)) expect(sameBits(started.student.weights[name]!.data, values), name).toBe(true);
     await started.dispose();
 
     const backbone = join(folder, 'backbone.safetensors');
     const tensors = Object.entries(weights).filter(([name]) => !name.startsWith('head.'));
     await writeSafetensors(backbone, [...tensors, ['classifier.1.weight', { shape: [1], data: new Float32Array(1) }], ['features.0.1.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }]], {});
     const fromBackbone = await prepareRun(smallConfig(data, output(), { student: { weights: backbone } }));
-    expect(fromBackbone.student.weights['features.0.0.weight']).toEqual(weights['features.0.0.weight']);
-    expect(fromBackbone.student.weights['head.0.weight']).not.toEqual(weights['head.0.weight']); // its seeded start, not the trained head
+    const kept = (name: string) => sameBits(fromBackbone.student.weights[name]!.data, weights[name]!.data);
+    expect(kept('features.0.0.weight')).toBe(true);
+    expect(kept('head.0.weight')).toBe(false); // its seeded start, not the trained head
     await fromBackbone.dispose();
   });
 
@@ -153,7 +154,8 @@ describe('teachers', () => {
   });
 
   it('in ONNX gives what the native one gives', async () => {
-    const file = join(tinyClip, 'onnx', 'vision_model.onnx');
+    const file = visionOnnx('training with a teacher in ONNX');
+    if (file === undefined) return;
     const native = await firstLoss({});
     const onnx = await firstLoss({ teacher: file, textEncoder: tinyClip });
     for (const key of ['loss', 'lossTextual', 'entropyTextual', 'agreement', 'categoriesHit'] as const) expect(onnx[key]).toBeCloseTo(native[key], 2);
