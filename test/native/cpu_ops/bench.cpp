@@ -20,7 +20,7 @@ struct Layer {
   ConvShape shape;      // pools use the input; squeeze: c channels, k squeezed
   Act act = Act::none;
   bool norm = true;     // batch norm and `act` behind a convolution
-  bool residual = false;
+  int residual = -1;    // layer whose output is added before `act`
   int input = -1;       // layer whose output is read; -1: the one before
 };
 
@@ -28,7 +28,7 @@ struct Builder {
   std::vector<Layer> layers;
   int batch, height, width, channels;
 
-  int conv(int k, int kernel, int stride, Act act, bool residual = false, int input = -1) {
+  int conv(int k, int kernel, int stride, Act act, int residual = -1, int input = -1) {
     layers.push_back({Kind::conv, conv_shape(batch, height, width, channels, k, kernel, stride, kernel / 2), act, true, residual, input});
     return finish();
   }
@@ -48,10 +48,11 @@ struct Builder {
     height = width = 1;
     layers.push_back({Kind::conv, conv_shape(batch, 1, 1, channels, outputs, 1, 1, 0), Act::none, false});
   }
+  int last() const { return int(layers.size()) - 1; }
   int finish() {
     const ConvShape& s = layers.back().shape;
     height = s.oh, width = s.ow, channels = s.k;
-    return int(layers.size()) - 1;
+    return last();
   }
 };
 
@@ -61,10 +62,10 @@ std::vector<Layer> mobilenet_v2(int batch) {
   const int table[][4] = {{1, 16, 1, 1}, {6, 24, 2, 2}, {6, 32, 3, 2}, {6, 64, 4, 2}, {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
   for (const auto& [expand, k, repeat, stride] : table)
     for (int i = 0; i < repeat; ++i) {
-      const int in = b.channels;
+      const int in = b.channels, from = b.last();
       if (expand > 1) b.conv(in * expand, 1, 1, Act::relu6);
       b.depthwise(3, i ? 1 : stride, Act::relu6);
-      b.conv(k, 1, 1, Act::none, i > 0);
+      b.conv(k, 1, 1, Act::none, i > 0 ? from : -1);
     }
   b.conv(1280, 1, 1, Act::relu6);
   b.head(512);
@@ -77,11 +78,11 @@ std::vector<Layer> efficientnet_b0(int batch) {
   const int table[][5] = {{1, 3, 1, 16, 1}, {6, 3, 2, 24, 2}, {6, 5, 2, 40, 2}, {6, 3, 2, 80, 3}, {6, 5, 1, 112, 3}, {6, 5, 2, 192, 4}, {6, 3, 1, 320, 1}};
   for (const auto& [expand, kernel, stride, k, repeat] : table)
     for (int i = 0; i < repeat; ++i) {
-      const int in = b.channels;
+      const int in = b.channels, from = b.last();
       if (expand > 1) b.conv(in * expand, 1, 1, Act::silu);
       b.depthwise(kernel, i ? 1 : stride, Act::silu);
       b.squeeze(std::max(1, in / 4));
-      b.conv(k, 1, 1, Act::none, i > 0);
+      b.conv(k, 1, 1, Act::none, i > 0 ? from : -1);
     }
   b.conv(1280, 1, 1, Act::silu);
   b.head(512);
@@ -94,17 +95,15 @@ std::vector<Layer> resnet18(int batch) {
   b.max_pool();
   for (int stage = 0; stage < 4; ++stage)
     for (int i = 0; i < 2; ++i) {
-      const int k = 64 << stage, stride = stage > 0 && i == 0 ? 2 : 1;
+      const int k = 64 << stage, stride = stage > 0 && i == 0 ? 2 : 1, from = b.last();
+      int shortcut = from;
       if (stride == 2) {
-        Builder side = b;
-        const int from = int(b.layers.size()) - 1;
-        side.conv(k, 1, 2, Act::none, false, from);
+        Builder side = b;  // the shortcut's convolution reads the same image
+        shortcut = side.conv(k, 1, 2, Act::none, -1, from);
         b.layers = side.layers;
-        b.conv(k, 3, 2, Act::relu, false, from);
-      } else {
-        b.conv(k, 3, 1, Act::relu);
       }
-      b.conv(k, 3, 1, Act::relu, true);
+      b.conv(k, 3, stride, Act::relu, -1, from);
+      b.conv(k, 3, 1, Act::relu, shortcut);
     }
   b.head(512);
   return b.layers;
@@ -203,6 +202,8 @@ struct Step {
     return from < 0 ? image.data() : states[from].y.data();
   }
 
+  const float* residual_of(int i) const { return layers[i].residual < 0 ? nullptr : states[layers[i].residual].y.data(); }
+
   double flops(int i) const {
     const ConvShape& s = layers[i].shape;
     return 2.0 * double(s.rows()) * s.k * s.r * s.s * (layers[i].kind == Kind::conv ? s.c : 1);
@@ -224,11 +225,9 @@ struct Step {
           else depthwise_forward_cpu(device, s, F32, x, t.w.data(), {}, out);
         });
         if (!layer.norm) return;
-        const float* residual = layer.residual ? input_of(i - 2) : nullptr;
-        if (residual && input_size(i - 2) != int64_t(t.y.size())) residual = t.y.data();
-        timer.time(i, "norm forward", out_bytes * (layer.residual ? 4 : 3), true, [&] {
+        timer.time(i, "norm forward", out_bytes * (layer.residual >= 0 ? 4 : 3), true, [&] {
           norm_act_forward_cpu(device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
-                               {out, residual, t.gamma.data(), t.beta.data(), t.running_mean.data(), t.running_var.data(), t.mean.data(), t.rstd.data(), t.y.data()});
+                               {out, residual_of(i), t.gamma.data(), t.beta.data(), t.running_mean.data(), t.running_var.data(), t.mean.data(), t.rstd.data(), t.y.data()});
         });
         return;
       }
@@ -249,8 +248,6 @@ struct Step {
     }
   }
 
-  int64_t input_size(int i) const { return int64_t(layers[i].shape.n) * layers[i].shape.h * layers[i].shape.w * layers[i].shape.c; }
-
   static PoolShape pool_of(const ConvShape& s) { return {s.n, s.h, s.w, s.c, 3, 2, 1, s.oh, s.ow}; }
 
   void backward(int i) {
@@ -264,12 +261,10 @@ struct Step {
       case Kind::conv:
       case Kind::depthwise: {
         if (layer.norm) {
-          float* d_residual = nullptr;
-          Block& unused = t.y;  // the gradient of a residual goes to a tensor of the same size
-          if (layer.residual) d_residual = unused.data();
-          timer.time(i, "norm backward", out_bytes * (layer.residual ? 7 : 5), true, [&] {
+          float* d_residual = layer.residual >= 0 ? t.y.data() : nullptr;  // y is not needed any more and has the right size
+          timer.time(i, "norm backward", out_bytes * (d_residual ? 7 : 5), true, [&] {
             norm_act_backward_cpu(device, {s.rows(), s.k, 1e-5f, 0.1f, layer.act}, F32,
-                                  {t.out.data(), layer.residual ? x_or(i, t) : nullptr, gradient.data(), t.gamma.data(), t.beta.data(), t.mean.data(), t.rstd.data(),
+                                  {t.out.data(), residual_of(i), gradient.data(), t.gamma.data(), t.beta.data(), t.mean.data(), t.rstd.data(),
                                    t.d_gamma.data(), t.d_beta.data(), other.data(), d_residual, false, false});
           });
         } else {
@@ -301,8 +296,6 @@ struct Step {
         std::swap(gradient, other);
     }
   }
-
-  const float* x_or(int i, const State& t) const { return input_size(i - 2) == int64_t(t.y.size()) ? input_of(i - 2) : t.out.data(); }
 
   void squeeze_backward(int i) {
     const ConvShape& s = layers[i].shape;

@@ -110,7 +110,10 @@ void check_conv(Check& check) {
       {conv_shape(1, 4, 4, 12, 4, 4, 4, 0), none},       {conv_shape(3, 6, 5, 130, 70, 3, 1, 1), folded},
       {conv_shape(1, 6, 6, 8, 8, 3, 1, 0), none},        {conv_shape(1, 7, 7, 40, 24, 3, 3, 0), none},
       {conv_shape(5, 3, 3, 520, 260, 1, 1, 0), none},    {conv_shape(2, 33, 31, 4, 6, 3, 2, 1), none},
-      {conv_shape(2, 4, 4, 256, 48, 3, 2, 1), none},
+      {conv_shape(2, 4, 4, 256, 48, 3, 2, 1), none},     {conv_shape(20, 3, 3, 33, 20, 3, 1, 1), none},
+      // So many rows that weight gradients are summed in parts.
+      {conv_shape(1, 128, 130, 24, 16, 1, 1, 0), none},  {conv_shape(4, 65, 64, 16, 24, 3, 1, 1), none},
+      {conv_shape(2, 96, 96, 3, 8, 3, 1, 1), none},
   };
   for (const auto& [shape, epilogue] : cases) check_dense(check, shape, epilogue);
 }
