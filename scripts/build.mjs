@@ -64,7 +64,10 @@ function buildWithCmake() {
 }
 
 function buildWithGyp() {
-  run(bin('node-gyp'), ['rebuild', '-j', 'max']);
+  // Headers that came with this Node, if they did; else node-gyp fetches them.
+  const prefix = dirname(dirname(process.execPath));
+  const headers = existsSync(join(prefix, 'include/node/common.gypi')) ? [`--nodedir=${prefix}`] : [];
+  run(bin('node-gyp'), ['rebuild', '-j', 'max', ...headers]);
   return ['build/Release/lgdistill.node', 'node-gyp, CPU only'];
 }
 
