@@ -52,12 +52,15 @@ function readOptions() {
   }
 }
 
-/** The first Ctrl-C stops after the step, with a checkpoint; the second at once. */
+/** The first Ctrl-C stops after the step, with a checkpoint; the second at once. npm passes on what the terminal has sent already, so an echo is no second one. */
 function stopOnSignal() {
   const controller = new AbortController();
+  let stopping;
   for (const name of ['SIGINT', 'SIGTERM']) {
     process.on(name, () => {
-      if (controller.signal.aborted) process.exit(130);
+      if (performance.now() - stopping < 500) return;
+      if (stopping !== undefined) process.exit(130);
+      stopping = performance.now();
       console.error(`\n${name}: stopping after this step; once more to stop at once`);
       controller.abort(new Error(name));
     });

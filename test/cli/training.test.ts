@@ -130,6 +130,7 @@ test('Ctrl-C ends a run with a checkpoint and 130; resume ends it with the weigh
     if (signalled || !part.toString().includes('"step":3')) return;
     signalled = true;
     child.kill('SIGINT');
+    setTimeout(() => child.kill('SIGINT'), 20); // as npx passes it on
   });
   const interrupted = await ended(child);
   expect(interrupted.code).toBe(130);

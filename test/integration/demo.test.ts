@@ -27,8 +27,9 @@ function run(script: string, args: string[], { stopAt, env = {} }: { stopAt?: st
       stream.on('data', (part: Buffer) => {
         text += part.toString();
         if (stopped || stopAt === undefined || !text.includes(stopAt)) return;
-        stopped = true; // a second signal would end it at once
+        stopped = true;
         child.kill('SIGINT');
+        setTimeout(() => child.kill('SIGINT'), 20); // as npm passes it on
       });
     }
     child.on('close', (code) => resolve({ code, text }));
