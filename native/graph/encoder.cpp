@@ -1,6 +1,7 @@
 // engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it uses.
 #include <cstdlib>
-#include <cstring>
+#include <string>
+#include <utility>
 
 #include "core/tensor.h"
 #include "graph/executor.h"
@@ -27,9 +28,14 @@ struct Encoder {
 
 namespace {
 
-bool unfused_from_environment() {
-  const char* text = std::getenv("LGDISTILL_UNFUSED");
-  return text && std::strcmp(text, "1") == 0;
+// Layers pay where memory is the limit and arithmetic is not: on CUDA. The environment may ask for less, or for more.
+Fusion fusion_for(DeviceKind) {
+  const char* text = std::getenv("LGDISTILL_FUSION");
+  const std::string asked = text ? text : "";
+  for (const auto& [name, fusion] : {std::pair{"nodes", Fusion::nodes}, {"steps", Fusion::steps}, {"layers", Fusion::layers}})
+    if (asked == name) return fusion;
+  LGD_CHECK(asked.empty(), "BAD_OPTION", "LGDISTILL_FUSION is ", asked, ". Allowed: nodes, steps, layers.");
+  return Fusion::steps;
 }
 
 int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
@@ -54,7 +60,7 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
   LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION", "an encoder needs positive sizes, found batch ",
             options.batch, ", ", options.height, "x", options.width, " pixels.");
   LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
-  auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, unfused_from_environment()), options);
+  auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, fusion_for(device->kind)), options);
   encoder->output = make_tensor(device, {options.batch, encoder->output_size()});
   device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });
   return encoder;

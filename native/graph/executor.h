@@ -2,7 +2,7 @@
 #pragma once
 #include "graph/parameters.h"
 #include "graph/program.h"
-#include "ops/elementwise.h"
+#include "ops/fused.h"
 
 namespace lgd {
 
@@ -25,8 +25,9 @@ class Executor {
   void backward(const void* images, const float* d_output);
 
  private:
-  // Per norm: mean and rstd of the batch, folded scale and shift of the running statistics; [C] each.
-  struct NormNumbers { float *mean, *rstd, *scale, *shift; };
+  // Per norm, [C] each: mean and rstd of the batch; scale and shift, of the batch or folded from the running statistics; a, b, c of its
+  // gradient (ops/fused.h).
+  struct NormNumbers { float *mean, *rstd, *scale, *shift, *a, *b, *c; };
 
   const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
   void* value(int number) const;
@@ -43,13 +44,32 @@ class Executor {
   void backward_conv(const Step& step, const StepGradient& writes);
   void backward_norm(const Step& step, const StepGradient& writes);
   void backward_add(const Step& step, const StepGradient& writes);
-  DropShape drop_shape(const Step& step) const;
+  DropShape drop_shape(int node, int value) const;
+
+  // executor_layers.cpp
+  RowsShape rows_shape(int value) const;
+  LazyInput lazy_input(int value) const;
+  LazyGradient lazy_gradient(const Step& conv) const;
+  NormGradient norm_gradient(int node) const;
+  GradientTarget gradient_target(int value) const;
+  void forward_layer(const Step& step);
+  void forward_conv_norm(const Step& step);
+  void forward_join(const Step& step);
+  void backward_layer(const Step& step, const StepGradient& writes);
+  void backward_conv_norm(const Step& step, const StepGradient& writes);
+  void backward_join(const Step& step, const StepGradient& writes);
+  void backward_squeeze(const Step& step, const StepGradient& writes);
+  void backward_gate(const Step& step, const StepGradient& writes);
+  void finish_activation(int value, const void* dy, void* g);
+  void pass_on(int from, int to, GradientWrite write);
 
   DevicePtr device_;
   const Kernels& kernels_;
   const Program& program_;
   ParameterTable& parameters_;
   Buffer arena_, norms_;
+  Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
+  Buffer gates_;                        // sums of the gate under way, [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere
   const void* images_ = nullptr;        // of the call that runs
   ForwardOptions options_;              // of the last forward

@@ -38,6 +38,7 @@ void Executor::backward(const void* images, const float* d_output) {
 }
 
 void Executor::backward_step(const Step& step, const StepGradient& writes) {
+  if (step.kind != StepKind::node) return backward_layer(step, writes);
   const Shapes& shapes = program_.shapes;
   const int first = step.inputs[0];
   const ValueShape& in = shapes.values[size_t(first)];
@@ -53,7 +54,7 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
     case OpKind::activation:
       return kernels_.act_backward(*device_, shapes.stored_elements(first), shapes.type, step.act, x, dy, dx, add);
     case OpKind::dropout: case OpKind::stochastic_depth:
-      return kernels_.drop_backward(*device_, drop_shape(step), shapes.type, dy, dx, add);
+      return kernels_.drop_backward(*device_, drop_shape(step.node, step.output), shapes.type, dy, dx, add);
     case OpKind::channel_scale:
       return kernels_.channel_scale_backward(*device_, {shapes.batch, in.pixels(), in.stored}, shapes.type, x, value(step.inputs[1]), dy,
                                              dx, add, gradient(step.inputs[1]));
@@ -107,13 +108,16 @@ void Executor::backward_norm(const Step& step, const StepGradient& writes) {
 }
 
 void Executor::backward_add(const Step& step, const StepGradient& writes) {
-  const void* dy = gradient(step.output);
-  for (size_t i = 0; i < step.inputs.size(); ++i) {
-    const GradientWrite write = writes.inputs[i];
-    if (!computed(write)) continue;
-    void* dx = gradient(step.inputs[i]);
-    if (adds(write)) kernels_.add_forward(*device_, program_.shapes.stored_elements(step.output), program_.shapes.type, dx, dy, dx);
-    else device_->copy(dx, dy, program_.shapes.bytes(step.output));
+  for (size_t i = 0; i < step.inputs.size(); ++i) pass_on(step.output, step.inputs[i], writes.inputs[i]);
+}
+
+// The gradient of `from` reaches `to` as it is.
+void Executor::pass_on(int from, int to, GradientWrite write) {
+  const void* dy = gradient(from);
+  if (write == GradientWrite::accumulate) {
+    kernels_.add_forward(*device_, program_.shapes.stored_elements(from), program_.shapes.type, gradient(to), dy, gradient(to));
+  } else if (write == GradientWrite::write) {
+    device_->copy(gradient(to), dy, program_.shapes.bytes(from));
   }
 }
 

@@ -1,17 +1,29 @@
+#include <algorithm>
+
 #include "graph/executor.h"
 #include "ops/kernels.h"
 
 namespace lgd {
 
+static constexpr int numbers_of_norm = 7;  // members of NormNumbers
+
 Executor::Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters)
     : device_(device), kernels_(*device->kernels), program_(program), parameters_(parameters), arena_(device, program.memory.bytes) {
-  int64_t floats = 0;
+  int64_t floats = 0, widest = 0, gates = 0;
   for (size_t i = 0; i < program.graph.nodes.size(); ++i) {
     const bool norm = program.graph.nodes[i].op == OpKind::batch_norm;
+    const int channels = program.shapes.values[i + 1].stored;
     norm_offsets_.push_back(norm ? floats : nowhere);
-    if (norm) floats += 4 * int64_t(program.shapes.values[i + 1].stored);
+    if (!norm) continue;
+    floats += numbers_of_norm * int64_t(channels);
+    widest = std::max<int64_t>(widest, channels);
   }
+  for (const Step& step : program.steps)
+    if (step.kind == StepKind::gate) gates = std::max(gates, 5 * int64_t(program.shapes.batch) * program.shapes.values[size_t(step.output)].stored);
+  const bool layers = std::any_of(program.steps.begin(), program.steps.end(), [](const Step& step) { return step.kind == StepKind::conv_norm; });
   if (floats > 0) norms_ = Buffer(device, size_t(floats) * 4);
+  if (layers) discarded_ = Buffer(device, size_t(4 * widest) * 4);
+  if (gates > 0) gates_ = Buffer(device, size_t(gates) * 4);
 }
 
 void* Executor::value(int number) const {
@@ -21,7 +33,8 @@ void* Executor::value(int number) const {
 Executor::NormNumbers Executor::norm_numbers(int node) const {
   float* numbers = norms_.as<float>() + norm_offsets_[size_t(node)];
   const int channels = program_.shapes.values[size_t(node) + 1].stored;
-  return {numbers, numbers + channels, numbers + 2 * channels, numbers + 3 * channels};
+  const auto part = [&](int i) { return numbers + i * channels; };
+  return {part(0), part(1), part(2), part(3), part(4), part(5), part(6)};
 }
 
 void Executor::fold_norms() {
@@ -47,6 +60,7 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
 }
 
 void Executor::forward_step(const Step& step) {
+  if (step.kind != StepKind::node) return forward_layer(step);
   const Shapes& shapes = program_.shapes;
   const int first = step.inputs[0];
   const ValueShape& in = shapes.values[size_t(first)];
@@ -107,14 +121,15 @@ void Executor::forward_norm(const Step& step) {
                              numbers.mean, numbers.rstd, value(step.output)});
 }
 
-DropShape Executor::drop_shape(const Step& step) const {
-  const int64_t count = program_.shapes.stored_elements(step.output);
-  const int64_t unit = step.op == OpKind::dropout ? 1 : count / program_.shapes.batch;
-  return {count, unit, node_of(step).p, options_.seed, options_.step, step.node};
+DropShape Executor::drop_shape(int node, int value) const {
+  const Node& drop = program_.graph.nodes[size_t(node)];
+  const int64_t count = program_.shapes.stored_elements(value);
+  const int64_t unit = drop.op == OpKind::dropout ? 1 : count / program_.shapes.batch;
+  return {count, unit, drop.p, options_.seed, options_.step, node};
 }
 
 void Executor::forward_drop(const Step& step) {
-  if (options_.training) kernels_.drop_forward(*device_, drop_shape(step), program_.shapes.type, value(step.inputs[0]), value(step.output));
+  if (options_.training) kernels_.drop_forward(*device_, drop_shape(step.node, step.output), program_.shapes.type, value(step.inputs[0]), value(step.output));
   else device_->copy(value(step.output), value(step.inputs[0]), program_.shapes.bytes(step.output));
 }
 

@@ -8,9 +8,9 @@
 namespace lgd {
 namespace {
 
-class Fusion {
+class StepFusion {
  public:
-  Fusion(Program& program, bool unfused) : program_(program), graph_(program.graph), unfused_(unfused) {
+  StepFusion(Program& program, Fusion fusion) : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes) {
     const size_t nodes = graph_.nodes.size();
     resolved_.resize(nodes + 1);
     readers_.resize(nodes + 1);
@@ -61,7 +61,7 @@ class Fusion {
     for (const int input : node.inputs) step.inputs.push_back(resolved_[size_t(input)]);
     int last = index;
     const bool starts_chain = node.op == OpKind::batch_norm || (node.is_conv() && !program_.training);
-    if (starts_chain && !unfused_) last = extend(step, node);
+    if (starts_chain && fused_) last = extend(step, node);
     step.output = last + 1;
     ends_at_[size_t(last)] = int(chains_.size());
     chains_.push_back(std::move(step));
@@ -98,7 +98,7 @@ class Fusion {
   static constexpr int outside = -1;           // the reader of the graph's output
   Program& program_;
   const Graph& graph_;
-  const bool unfused_;
+  const bool fused_;
   std::vector<int> resolved_;                  // value -> the value that holds it
   std::vector<std::vector<int>> readers_;      // value -> nodes, once for each operand
   std::vector<bool> absorbed_;
@@ -108,14 +108,16 @@ class Fusion {
 
 }  // namespace
 
-void fuse(Program& program, bool unfused) { Fusion(program, unfused).run(); }
+void fuse_steps(Program& program, Fusion fusion) { StepFusion(program, fusion).run(); }
 
-Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, bool unfused) {
+Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion) {
   Program program;
   program.training = options.training;
   program.shapes = infer_shapes(graph, options, kind);
   program.graph = std::move(graph);
-  fuse(program, unfused);
+  fuse_steps(program, fusion);
+  program.activations.resize(program.shapes.values.size());
+  if (program.training && fusion == Fusion::layers) fuse_layers(program);
   if (program.training) plan_gradients(program);
   plan_memory(program);
   return program;

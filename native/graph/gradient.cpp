@@ -11,6 +11,9 @@ std::vector<bool> wants_gradient(const Program& program) {
     for (const int input : step.inputs) any = any || wants[size_t(input)];
     if (step.residual >= 0) any = any || wants[size_t(step.residual)];
     wants[size_t(step.output)] = any;
+    if (step.kind == StepKind::conv_norm)
+      for (size_t v = 0; v < wants.size(); ++v)
+        if (program.activations[v].raw == step.output) wants[v] = true;
   }
   return wants;
 }
@@ -18,7 +21,111 @@ std::vector<bool> wants_gradient(const Program& program) {
 // Their kernels write every input's gradient, wanted or not.
 bool writes_all(const Step& step) { return step.op == OpKind::batch_norm || step.op == OpKind::channel_scale; }
 
+class GradientPlanner {
+ public:
+  explicit GradientPlanner(Program& program)
+      : program_(program), plan_(program.gradients), wants_(wants_gradient(program)), ends_(program.shapes.values.size()) {}
+
+  void run() {
+    plan_.steps.resize(program_.steps.size());
+    plan_.storage.assign(program_.shapes.values.size(), -1);
+    LGD_CHECK(wants_[size_t(program_.output)], "BAD_MODEL", "graph ", program_.graph.name, " has nothing to train.");
+    plan_.storage[size_t(program_.output)] = program_.output;
+    for (size_t i = program_.steps.size(); i-- > 0;) plan_step(int(i));
+    finish_activations();
+  }
+
+ private:
+  void plan_step(int i) {
+    const Step& step = program_.steps[size_t(i)];
+    StepGradient& gradient = plan_.steps[size_t(i)];
+    const int own = plan_.storage[size_t(gradient_source(program_, step))];
+    gradient.needed = own >= 0;
+    gradient.inputs.assign(step.inputs.size(), GradientWrite::none);
+    if (!gradient.needed) return;
+    if (step.kind == StepKind::join) return plan_join(i, own);
+    bool shared = false;  // one value may take over the incoming gradient's memory
+    for (size_t j = 0; j < step.inputs.size(); ++j) {
+      const int input = step.inputs[j];
+      if (program_.activations[size_t(input)].gated) continue;  // the gate and the squeeze leave sums instead
+      gradient.inputs[j] = reach(i, input, writes_all(step) && step.kind == StepKind::node, step.op == OpKind::add, own, shared);
+    }
+    if (step.residual >= 0) gradient.residual = reach(i, step.residual, false, step.act == Act::none, own, shared);
+    LGD_CHECK(step.op != OpKind::channel_scale || gradient.inputs[1] != GradientWrite::accumulate, "BAD_MODEL", "node ",
+              program_.graph.nodes[size_t(step.node)].name, ": the scale of a channelScale has another use.");
+  }
+
+  // The convolution below reads the join's gradient later, as its own step, so the residual may share the memory only when nothing else
+  // happens to the residual's gradient before that. With stochastic depth the convolution has a gradient of its own.
+  void plan_join(int i, int own) {
+    const Step& step = program_.steps[size_t(i)];
+    const Activation& activation = program_.activations[size_t(step.output)];
+    if (activation.drop >= 0) plan_.storage[size_t(activation.raw)] = activation.raw;
+    if (step.residual < 0) return;
+    bool shared = activation.drop < 0 && touched_between(step.residual, convolution_of(step), i);
+    plan_.steps[size_t(i)].residual = reach(i, step.residual, false, true, own, shared);
+  }
+
+  // Is the gradient of `value` written by a step after `first` and before `last`, or finished there?
+  bool touched_between(int value, int first, int last) const {
+    for (int i = first + 1; i < last; ++i) {
+      const Step& step = program_.steps[size_t(i)];
+      if (step.residual == value || step.output == value) return true;
+      for (const int input : step.inputs)
+        if (input == value) return true;
+    }
+    return false;
+  }
+
+  int convolution_of(const Step& join) const {
+    for (size_t i = 0; i < program_.steps.size(); ++i)
+      if (program_.steps[i].kind == StepKind::conv_norm && program_.steps[i].output == join.inputs[0]) return int(i);
+    return -1;
+  }
+
+  // passes_on: y = x + something, so the gradient of x is the gradient of y.
+  GradientWrite reach(int i, int value, bool always, bool passes_on, int own, bool& shared) {
+    if (!always && !wants_[size_t(value)]) return GradientWrite::none;
+    ends_[size_t(value)] = i;
+    int& storage = plan_.storage[size_t(value)];
+    if (storage >= 0) return GradientWrite::accumulate;
+    const bool share = passes_on && !shared;
+    shared |= share;
+    storage = share ? own : value;
+    return share ? GradientWrite::share : GradientWrite::write;
+  }
+
+  // The gradient of an activation over a norm is finished (times act', with the norm's sums) by the last kernel that adds to it if that is a
+  // convolution; else where the activation's own gradient is taken up.
+  void finish_activations() {
+    for (size_t v = 0; v < program_.activations.size(); ++v) {
+      const Activation& activation = program_.activations[v];
+      if (activation.raw < 0 || activation.gated || activation.gate >= 0 || plan_.storage[v] < 0) continue;
+      const Step& last = program_.steps[size_t(ends_[v])];
+      if (last.kind == StepKind::conv_norm && activation.drop < 0) {
+        plan_.steps[size_t(ends_[v])].finish_input = true;
+        continue;
+      }
+      for (size_t i = 0; i < program_.steps.size(); ++i) {
+        const Step& step = program_.steps[i];
+        const bool owner = activation.stored ? step.kind == StepKind::join && step.output == int(v) : step.activation == int(v);
+        if (owner) plan_.steps[i].finish_own = true;
+      }
+    }
+  }
+
+  Program& program_;
+  GradientPlan& plan_;
+  const std::vector<bool> wants_;
+  std::vector<int> ends_;   // value -> the last step, backward, that adds to its gradient
+};
+
 }  // namespace
+
+int gradient_source(const Program& program, const Step& step) {
+  if (step.kind != StepKind::conv_norm) return step.output;
+  return program.activations[size_t(step.activation)].drop >= 0 ? step.output : step.activation;
+}
 
 bool backward_reads_inputs(const Step& step) {
   switch (step.op) {
@@ -29,38 +136,6 @@ bool backward_reads_inputs(const Step& step) {
   }
 }
 
-void plan_gradients(Program& program) {
-  const std::vector<bool> wants = wants_gradient(program);
-  GradientPlan& plan = program.gradients;
-  plan.steps.resize(program.steps.size());
-  plan.storage.assign(program.shapes.values.size(), -1);
-  LGD_CHECK(wants[size_t(program.output)], "BAD_MODEL", "graph ", program.graph.name, " has nothing to train.");
-  plan.storage[size_t(program.output)] = program.output;
-
-  for (size_t i = program.steps.size(); i-- > 0;) {
-    const Step& step = program.steps[i];
-    StepGradient& gradient = plan.steps[i];
-    const int own = plan.storage[size_t(step.output)];
-    gradient.needed = own >= 0;
-    gradient.inputs.assign(step.inputs.size(), GradientWrite::none);
-    if (!gradient.needed) continue;
-    bool shared = false;  // one value may take over the incoming gradient's memory
-    // passes_on: y = x + something, so the gradient of x is the gradient of y
-    const auto reach = [&](int value, bool always, bool passes_on) {
-      if (!always && !wants[size_t(value)]) return GradientWrite::none;
-      int& storage = plan.storage[size_t(value)];
-      if (storage >= 0) return GradientWrite::accumulate;
-      const bool share = passes_on && !shared;
-      shared |= share;
-      storage = share ? own : value;
-      return share ? GradientWrite::share : GradientWrite::write;
-    };
-    for (size_t j = 0; j < step.inputs.size(); ++j) gradient.inputs[j] =
-          reach(step.inputs[j], writes_all(step), step.op == OpKind::add);
-    if (step.residual >= 0) gradient.residual = reach(step.residual, false, step.act == Act::none);
-    LGD_CHECK(step.op != OpKind::channel_scale || gradient.inputs[1] != GradientWrite::accumulate, "BAD_MODEL", "node ",
-              program.graph.nodes[size_t(step.node)].name, ": the scale of a channelScale has another use.");
-  }
-}
+void plan_gradients(Program& program) { GradientPlanner(program).run(); }
 
 }  // namespace lgd

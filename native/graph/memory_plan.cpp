@@ -49,56 +49,95 @@ std::vector<int64_t> place(const std::vector<Life>& lives, size_t& total) {
   return offsets;
 }
 
-// Lives of values: written by their step, read by later ones, by the output, and by backward.
-void live_values(const Program& program, std::vector<Life>& lives) {
-  const int steps = int(program.steps.size());
-  for (int i = 0; i < steps; ++i) {
-    const Step& step = program.steps[size_t(i)];
-    const bool backward = program.training && program.gradients.steps[size_t(i)].needed;
-    const int backward_time = 2 * steps - i;
-    for (const int input : step.inputs) {
-      lives[size_t(input)].touch(i);
-      if (backward && backward_reads_inputs(step)) lives[size_t(input)].touch(backward_time);
-    }
-    if (step.residual >= 0) {
-      lives[size_t(step.residual)].touch(i);
-      if (backward && backward_reads_residual(step)) lives[size_t(step.residual)].touch(backward_time);
-    }
-    lives[size_t(step.output)].touch(i);
+// Times: step i runs forward at i and backward at 2 steps - i; the output is read at `steps`.
+class Lives {
+ public:
+  explicit Lives(const Program& program)
+      : program_(program), steps_(int(program.steps.size())), values(program.shapes.values.size()), gradients(program.shapes.values.size()) {
+    for (size_t v = 0; v < values.size(); ++v) values[v].bytes = gradients[v].bytes = aligned(program.shapes.bytes(int(v)));
+    for (int i = 0; i < steps_; ++i) forward(program.steps[size_t(i)], i);
+    read(program.output, steps_);
+    if (!program.training) return;
+    touch_gradient(program.output, steps_);
+    for (int i = steps_ - 1; i >= 0; --i)
+      if (program.gradients.steps[size_t(i)].needed) backward(program.steps[size_t(i)], program.gradients.steps[size_t(i)], 2 * steps_ - i);
   }
-  lives[size_t(program.output)].touch(steps);
-  lives[0] = Life{};  // the images are the caller's
-}
 
-// Lives of gradients, by the value that owns the memory: written at a reader's backward, read at the maker's.
-void live_gradients(const Program& program, std::vector<Life>& lives) {
-  const int steps = int(program.steps.size());
-  const GradientPlan& plan = program.gradients;
-  const auto touch = [&](int value, int time) {
-    if (const int owner = plan.storage[size_t(value)]; owner >= 0) lives[size_t(owner)].touch(time);
-  };
-  touch(program.output, steps);
-  for (int i = steps - 1; i >= 0; --i) {
-    const Step& step = program.steps[size_t(i)];
-    if (!plan.steps[size_t(i)].needed) continue;
-    for (const int input : step.inputs) touch(input, 2 * steps - i);
-    if (step.residual >= 0) touch(step.residual, 2 * steps - i);
-    touch(step.output, 2 * steps - i);
+ private:
+  const Program& program_;
+  const int steps_;
+
+ public:
+  std::vector<Life> values, gradients;  // by value; gradients by the value that owns the memory
+
+ private:
+  const Activation& activation(int value) const { return program_.activations[size_t(value)]; }
+
+  // Reading a lazy activation reads what it is made of. The images are the caller's.
+  void read(int value, int time) {
+    const Activation& a = activation(value);
+    if (!a.lazy()) {
+      if (value != 0) values[size_t(value)].touch(time);
+      return;
+    }
+    values[size_t(a.raw)].touch(time);
+    if (a.gate >= 0) values[size_t(a.gate)].touch(time);
   }
-}
+  void touch_gradient(int value, int time) {
+    if (const int owner = program_.gradients.storage[size_t(value)]; owner >= 0) gradients[size_t(owner)].touch(time);
+  }
+
+  void forward(const Step& step, int time) {
+    for (const int input : step.inputs) read(input, time);
+    if (step.residual >= 0) read(step.residual, time);
+    if (step.kind != StepKind::gate) values[size_t(step.output)].touch(time);
+  }
+
+  void backward(const Step& step, const StepGradient& gradient, int time) {
+    touch_gradient(gradient_source(program_, step), time);
+    for (const int input : step.inputs) touch_gradient(input, time);
+    if (step.residual >= 0) touch_gradient(step.residual, time);
+    if (step.kind == StepKind::conv_norm) {
+      values[size_t(step.output)].touch(time);
+      if (activation(step.activation).gate >= 0) read(step.activation, time);
+    } else if (step.kind == StepKind::join) {
+      touch_gradient(step.inputs[0], time);  // where stochastic depth keeps it apart
+      finishes(step.output, time);
+      return;
+    } else if (step.kind == StepKind::squeeze) {
+      if (activation(step.inputs[0]).gated) values[size_t(gate_of(step.inputs[0]))].touch(time);
+      return;
+    }
+    if (gradient.finish_input) finishes(step.inputs[0], time);
+    if (!backward_reads_inputs(step)) return;
+    for (const int input : step.inputs) read(input, time);
+    if (step.residual >= 0 && backward_reads_residual(step)) read(step.residual, time);
+  }
+
+  // What act' and the norm's sums need of an activation.
+  void finishes(int value, int time) {
+    const Activation& a = activation(value);
+    values[size_t(a.raw)].touch(time);
+    if (a.joined && a.act != Act::none) values[size_t(value)].touch(time);
+  }
+
+  int gate_of(int gated) const {
+    for (const Activation& a : program_.activations)
+      if (a.gate >= 0 && a.raw == activation(gated).raw) return a.gate;
+    return 0;
+  }
+};
 
 }  // namespace
 
 void plan_memory(Program& program) {
-  const size_t values = program.shapes.values.size();
-  std::vector<Life> lives(values), gradients(values);
-  for (size_t v = 0; v < values; ++v) lives[v].bytes = gradients[v].bytes = aligned(program.shapes.bytes(int(v)));
-  live_values(program, lives);
-  if (program.training) live_gradients(program, gradients);
-  lives.insert(lives.end(), gradients.begin(), gradients.end());
-  const std::vector<int64_t> offsets = place(lives, program.memory.bytes);
-  program.memory.value.assign(offsets.begin(), offsets.begin() + int64_t(values));
-  program.memory.gradient.assign(offsets.begin() + int64_t(values), offsets.end());
+  const Lives lives(program);
+  std::vector<Life> all = lives.values;
+  all.insert(all.end(), lives.gradients.begin(), lives.gradients.end());
+  const std::vector<int64_t> offsets = place(all, program.memory.bytes);
+  const int64_t values = int64_t(lives.values.size());
+  program.memory.value.assign(offsets.begin(), offsets.begin() + values);
+  program.memory.gradient.assign(offsets.begin() + values, offsets.end());
 }
 
 }  // namespace lgd

@@ -4,10 +4,21 @@
 
 namespace lgd {
 
+// How a step of a training plan on CUDA goes about it (fuse_layers.cpp); `node` where the op alone says it.
+enum class StepKind : uint8_t {
+  node,
+  conv_norm,      // a convolution that also takes the statistics of the norm behind it; its inputs may be lazy
+  join,           // stores a norm's activation, with a residual or for readers that need it stored
+  squeeze,        // global pool of a lazy activation
+  gate,           // channel scale of a lazy activation: no work forward, its only reader multiplies on the way
+  lazy_max_pool
+};
+
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
 //   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias
 struct Step {
+  StepKind kind = StepKind::node;
   OpKind op{};
   int node = -1;             // does the arithmetic; its attributes and parameters hold
   int norm = -1;             // the batchNorm node: this one, or the one folded into the convolution
@@ -15,6 +26,20 @@ struct Step {
   std::vector<int> inputs;   // values, dropped nodes resolved
   int residual = -1;         // value, or -1
   int output = -1;           // value
+  int activation = -1;       // conv_norm: the value behind its norm (and gate) whose gradient it starts from
+};
+
+// A value that is an activation over a norm behind a convolution: act(norm(raw)), of a join act(keep norm(raw) + residual), of a gate
+// act(norm(raw)) * gate. Lazy unless stored: readers make it from the raw value.
+struct Activation {
+  int raw = -1;              // value of the convolution; -1: this value is nothing of the kind
+  int norm = -1;             // node
+  int drop = -1;             // node of the stochastic depth in a join
+  int gate = -1;             // value that scales the channels of this one
+  bool stored = false, joined = false;
+  bool gated = false;        // read by a gate (and its squeeze): its own gradient is never formed
+  Act act = Act::none;
+  bool lazy() const { return raw >= 0 && !stored; }
 };
 
 // What backward does about the gradient of one value that a step reads.
@@ -29,10 +54,12 @@ struct StepGradient {
   bool needed = false;                  // does the output's gradient exist?
   std::vector<GradientWrite> inputs;    // like Step::inputs
   GradientWrite residual = GradientWrite::none;
+  bool finish_input = false;            // conv_norm: this write ends the gradient of the activation it reads (fused.h, GradientTarget)
+  bool finish_own = false;              // conv_norm, join: norm_gradient does that for its own activation first
 };
 
 struct GradientPlan {
-  std::vector<StepGradient> steps;      // like the steps
+  std::vector<StepGradient> steps;      // like the steps of the program
   std::vector<int> storage;             // value -> the value whose gradient memory it uses; -1: no gradient
 };
 
@@ -48,21 +75,33 @@ struct Program {
   Shapes shapes;
   std::vector<Step> steps;
   int output = 0;                       // value, dropped nodes resolved
+  std::vector<Activation> activations;  // like the values
   GradientPlan gradients;               // empty in forward-only plans
   MemoryPlan memory;
   bool training = false;
 };
 
-// unfused: every node a step of its own, for comparing (LGDISTILL_UNFUSED=1). Throws what graph.h and shape.h say.
-Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, bool unfused);
+// What is merged into one step. Each must give what the one before gives, to rounding (LGDISTILL_FUSION=nodes|steps|layers).
+enum class Fusion : uint8_t {
+  nodes,    // nothing
+  steps,    // norm, residual and activation; in forward-only plans also the convolution before them
+  layers    // training: also the convolutions around a norm, which then stores nothing (ops/fused.h)
+};
+
+// Throws what graph.h and shape.h say.
+Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion);
 
 // fuse.cpp: fills steps and output from graph and shapes.
-void fuse(Program& program, bool unfused);
+void fuse_steps(Program& program, Fusion fusion);
+// fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
+void fuse_layers(Program& program);
 // gradient.cpp: fills gradients. Walks backward: the first write of a gradient stores, later ones add.
 void plan_gradients(Program& program);
 // memory_plan.cpp: fills memory.
 void plan_memory(Program& program);
 
+// The value whose gradient a step's backward starts from; a conv_norm's is of what lies behind its norm.
+int gradient_source(const Program& program, const Step& step);
 // What backward reads of the forward pass.
 bool backward_reads_inputs(const Step& step);
 inline bool backward_reads_residual(const Step& step) { return step.act != Act::none; }

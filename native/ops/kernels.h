@@ -7,6 +7,7 @@
 #include "ops/pool.h"
 #include "ops/attention.h"
 #include "ops/layout.h"
+#include "ops/fused.h"
 #include "optimizer/sgd.h"
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
@@ -47,6 +48,7 @@ namespace lgd {
 struct Kernels {
 #define LGD_FIELD(name) decltype(&name##_cpu) name;
   LGD_OPERATIONS(LGD_FIELD)
+  LGD_FUSED_OPERATIONS(LGD_FIELD)
 #undef LGD_FIELD
 };
 

@@ -32,6 +32,9 @@ function check(errors: GoldenErrors, limits: GoldenErrors): void {
   for (const [what, limit] of Object.entries(limits)) expect(errors[what as keyof GoldenErrors], what).toBeLessThan(limit);
 }
 
+/** What the compiler merges into one step (CONTRIBUTING): the CPU's own way is steps, CUDA's layers; the CPU has layers in plain loops. */
+const fusions = ['nodes', 'steps', 'layers'];
+
 describe.skipIf(files.length === 0)('students against torchvision in float64', () => {
   it.each(files)('%s', async (file) => {
     const vectors = await readEncoderVectors(join(folder!, file));
@@ -45,21 +48,21 @@ describe.skipIf(files.length === 0)('students against torchvision in float64', (
 describe('a graph of every operation against PyTorch in float64', () => {
   const golden = fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url));
 
-  it.each([['fused', '0'], ['with every node a step of its own', '1']])('%s', async (_, unfused) => {
-    process.env['LGDISTILL_UNFUSED'] = unfused;
+  it.each(fusions)('fused into %s', async (fusion) => {
+    process.env['LGDISTILL_FUSION'] = fusion;
     try {
       using encoder = new Encoder(new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 }));
       check(await measureGoldenStep(encoder, await readEncoderVectors(golden)), { ...tolerances, trainingOutput: 1e-5, statistics: 1e-5, evaluationOutput: 1e-5, gradient: 2e-5 });
     } finally {
-      delete process.env['LGDISTILL_UNFUSED'];
+      delete process.env['LGDISTILL_FUSION'];
     }
   });
 
   it('in fewer steps when fused', () => {
     using fused = new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 });
-    process.env['LGDISTILL_UNFUSED'] = '1';
+    process.env['LGDISTILL_FUSION'] = 'nodes';
     using unfused = new CompiledEncoder(device, allOperations(), { batch: 4, resolution: 24 });
-    delete process.env['LGDISTILL_UNFUSED'];
+    delete process.env['LGDISTILL_FUSION'];
     // four activations and three adds go into norms
     expect(unfused.info.kernelsForward - fused.info.kernelsForward).toBe(7);
   });
@@ -68,10 +71,10 @@ describe('a graph of every operation against PyTorch in float64', () => {
     const vectors = await readEncoderVectors(golden);
     const weights = { ...vectors.weights };
     for (const name of vectors.names('buffer_after.')) weights[name] = { shape: weights[name]!.shape, data: vectors.tensor(`buffer_after.${name}`) };
-    for (const unfused of ['0', '1']) {
-      process.env['LGDISTILL_UNFUSED'] = unfused;
+    for (const fusion of fusions) {
+      process.env['LGDISTILL_FUSION'] = fusion;
       using encoder = new Encoder(new CompiledEncoder(device, allOperations({ dropping: true }), { batch: 4, resolution: 24, training: false }));
-      delete process.env['LGDISTILL_UNFUSED'];
+      delete process.env['LGDISTILL_FUSION'];
       encoder.load(weights);
       const output = await encoder.forward(vectors.tensor('input'));
       expect(Math.max(...output.map((value, i) => Math.abs(value - vectors.tensor('output_eval')[i]!)))).toBeLessThan(1e-5);

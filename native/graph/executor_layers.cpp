@@ -1,0 +1,206 @@
+// The steps of fuse_layers.cpp: which buffers and numbers each fused operation (ops/fused.h) gets.
+#include <algorithm>
+
+#include "graph/executor.h"
+#include "ops/kernels.h"
+
+namespace lgd {
+
+RowsShape Executor::rows_shape(int value) const {
+  const ValueShape& shape = program_.shapes.values[size_t(value)];
+  return {program_.shapes.batch, shape.pixels(), shape.stored};
+}
+
+// What a reader of `number` gets: the stored value, or what the activation is made of.
+LazyInput Executor::lazy_input(int number) const {
+  const Activation& activation = program_.activations[size_t(number)];
+  LazyInput input;
+  if (!activation.lazy()) {
+    input.y = value(number);
+    return input;
+  }
+  const NormNumbers numbers = norm_numbers(activation.norm);
+  input.y = value(activation.raw);
+  input.scale = numbers.scale;
+  input.shift = numbers.shift;
+  input.act = activation.act;
+  if (activation.gate >= 0) input.gate = value(activation.gate);
+  return input;
+}
+
+NormGradient Executor::norm_gradient(int node) const {
+  const std::vector<int>& parameters = program_.graph.nodes[size_t(node)].parameters;
+  const NormNumbers numbers = norm_numbers(node);
+  NormGradient norm;
+  norm.gamma = parameters_.value(parameters[norm_weight]);
+  norm.mean = numbers.mean;
+  norm.rstd = numbers.rstd;
+  norm.d_gamma = parameters_.gradient(parameters[norm_weight]);
+  norm.d_beta = parameters_.gradient(parameters[norm_bias]);
+  norm.a = numbers.a;
+  norm.b = numbers.b;
+  norm.c = numbers.c;
+  return norm;
+}
+
+// The target that finishes the gradient of activation `number`; g and accumulate are the caller's to set.
+GradientTarget Executor::gradient_target(int number) const {
+  const Activation& activation = program_.activations[size_t(number)];
+  const NormNumbers numbers = norm_numbers(activation.norm);
+  GradientTarget target;
+  target.y = value(activation.raw);
+  if (activation.joined && activation.act != Act::none) target.activated = value(number);
+  target.scale = numbers.scale;
+  target.shift = numbers.shift;
+  target.act = activation.act;
+  target.norm = norm_gradient(activation.norm);
+  return target;
+}
+
+LazyGradient Executor::lazy_gradient(const Step& conv) const {
+  const Activation& activation = program_.activations[size_t(conv.activation)];
+  const NormNumbers numbers = norm_numbers(activation.norm);
+  LazyGradient dy;
+  dy.g = gradient(gradient_source(program_, conv));
+  dy.y = value(conv.output);
+  dy.a = numbers.a;
+  dy.b = numbers.b;
+  dy.c = numbers.c;
+  if (activation.gate < 0) return dy;
+  const RowsShape shape = rows_shape(conv.activation);
+  dy.gate = value(activation.gate);
+  dy.pooled = gates_.as<float>() + 4 * int64_t(shape.images) * shape.channels;
+  dy.scale = numbers.scale;
+  dy.shift = numbers.shift;
+  dy.act = activation.act;
+  return dy;
+}
+
+void Executor::forward_layer(const Step& step) {
+  switch (step.kind) {
+    case StepKind::node: case StepKind::gate: return;  // a gate's reader does the work
+    case StepKind::conv_norm: return forward_conv_norm(step);
+    case StepKind::join: return forward_join(step);
+    case StepKind::squeeze:
+      return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type, lazy_input(step.inputs[0]), value(step.output));
+    case StepKind::lazy_max_pool:
+      return kernels_.lazy_max_pool_forward(*device_, pool_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
+                                            lazy_input(step.inputs[0]), value(step.output));
+  }
+}
+
+void Executor::forward_conv_norm(const Step& step) {
+  const Node& norm = program_.graph.nodes[size_t(step.norm)];
+  const auto parameter = [&](NormParameter which) { return parameters_.value(norm.parameters[which]); };
+  NormNumbers numbers = norm_numbers(step.norm);
+  NormTarget target;
+  target.eps = norm.eps;
+  target.momentum = norm.momentum;
+  if (!options_.training) {  // scale and shift are folded from the running statistics, which stay as they are
+    const int channels = program_.shapes.values[size_t(step.output)].stored;
+    float* discarded = discarded_.as<float>();
+    numbers.mean = discarded;
+    numbers.rstd = discarded + channels;
+    numbers.scale = discarded + 2 * channels;
+    numbers.shift = discarded + 3 * channels;
+    target.momentum = 0;
+  }
+  target.gamma = parameter(norm_weight);
+  target.beta = parameter(norm_bias);
+  target.running_mean = parameter(norm_mean);
+  target.running_var = parameter(norm_var);
+  target.mean = numbers.mean;
+  target.rstd = numbers.rstd;
+  target.scale = numbers.scale;
+  target.shift = numbers.shift;
+  const Node& conv = node_of(step);
+  const auto run = conv.groups > 1 ? kernels_.depthwise_norm_forward : kernels_.conv_norm_forward;
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(step.inputs[0]),
+      parameters_.operand(conv.parameters[conv_weight]), target, value(step.output));
+}
+
+void Executor::forward_join(const Step& step) {
+  const Activation& activation = program_.activations[size_t(step.output)];
+  const NormNumbers numbers = norm_numbers(activation.norm);
+  LazyInput x;
+  x.y = value(activation.raw);
+  x.scale = numbers.scale;
+  x.shift = numbers.shift;
+  const bool drops = activation.drop >= 0 && options_.training;
+  const DropShape drop = drops ? drop_shape(activation.drop, step.output) : DropShape{};
+  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x, step.residual >= 0 ? value(step.residual) : nullptr,
+                        drops ? &drop : nullptr, activation.act, value(step.output));
+}
+
+void Executor::backward_layer(const Step& step, const StepGradient& writes) {
+  switch (step.kind) {
+    case StepKind::node: return;
+    case StepKind::conv_norm: return backward_conv_norm(step, writes);
+    case StepKind::join: return backward_join(step, writes);
+    case StepKind::squeeze: return backward_squeeze(step, writes);
+    case StepKind::gate: return backward_gate(step, writes);
+    case StepKind::lazy_max_pool:
+      if (writes.inputs[0] == GradientWrite::none) return;
+      return kernels_.lazy_max_pool_backward(*device_, pool_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
+                                             lazy_input(step.inputs[0]), gradient(step.output), gradient(step.inputs[0]),
+                                             writes.inputs[0] == GradientWrite::accumulate);
+  }
+}
+
+void Executor::finish_activation(int number, const void* dy, void* g) {
+  const Activation& activation = program_.activations[size_t(number)];
+  GradientTarget target = gradient_target(number);
+  target.g = g;
+  const DropShape drop = activation.drop >= 0 ? drop_shape(activation.drop, number) : DropShape{};
+  kernels_.norm_gradient(*device_, rows_shape(number), program_.shapes.type, dy, activation.drop >= 0 ? &drop : nullptr, target);
+}
+
+void Executor::backward_conv_norm(const Step& step, const StepGradient& writes) {
+  if (writes.finish_own) finish_activation(step.activation, gradient(step.activation), gradient(step.activation));
+  const Node& conv = node_of(step);
+  const int input = step.inputs[0];
+  GradientTarget target;
+  if (writes.finish_input) target = gradient_target(input);
+  const bool wanted = writes.inputs[0] != GradientWrite::none;
+  if (wanted) target.g = gradient(input);
+  target.accumulate = writes.inputs[0] == GradientWrite::accumulate;
+  const int weight = conv.parameters[conv_weight];
+  const auto run = conv.groups > 1 ? kernels_.depthwise_norm_backward : kernels_.conv_norm_backward;
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(input), lazy_gradient(step),
+      parameters_.operand(weight), parameters_.gradient(weight), wanted ? &target : nullptr);
+}
+
+// The gradient of the sum before the activation is the residual's, and, with stochastic depth behind it, the norm's.
+void Executor::backward_join(const Step& step, const StepGradient& writes) {
+  const Activation& activation = program_.activations[size_t(step.output)];
+  void* dy = gradient(step.output);
+  if (writes.finish_own) finish_activation(step.output, dy, activation.drop >= 0 ? gradient(activation.raw) : dy);
+  if (step.residual >= 0) pass_on(step.output, step.residual, writes.residual);
+}
+
+void Executor::backward_squeeze(const Step& step, const StepGradient& writes) {
+  const int input = step.inputs[0];
+  const RowsShape shape = rows_shape(input);
+  if (!program_.activations[size_t(input)].gated) {
+    if (writes.inputs[0] == GradientWrite::none) return;
+    kernels_.global_pool_backward(*device_, shape.images, shape.pixels, shape.channels, program_.shapes.type, gradient(step.output), gradient(input),
+                                  writes.inputs[0] == GradientWrite::accumulate);
+    return;
+  }
+  const Activation& below = program_.activations[size_t(input)];
+  float* sums = gates_.as<float>();
+  const auto gate = std::find_if(program_.activations.begin(), program_.activations.end(),
+                                 [&](const Activation& other) { return other.gate >= 0 && other.raw == below.raw; });
+  kernels_.gate_finish(*device_, shape, program_.shapes.type, value(gate->gate), gradient(step.output), sums,
+                       sums + 4 * int64_t(shape.images) * shape.channels, norm_gradient(below.norm));
+}
+
+void Executor::backward_gate(const Step& step, const StepGradient& writes) {
+  LGD_CHECK(writes.inputs[1] == GradientWrite::write, "NATIVE_ERROR", "the gate of ", node_of(step).name, " has another use");
+  const NormNumbers numbers = norm_numbers(program_.activations[size_t(step.output)].norm);
+  LazyInput x = lazy_input(step.output);
+  kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, x, numbers.mean, numbers.rstd, gradient(step.output),
+                         gradient(step.inputs[1]), gates_.as<float>());
+}
+
+}  // namespace lgd

@@ -1,0 +1,156 @@
+// Training plans for CUDA: a convolution with the norm behind it becomes one step, and the norm's activation stays unstored where all
+// its readers can make it themselves. From the steps of fuse.cpp:
+//
+//   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
+//   ... -> conv_norm, global pool, max pool      reads it lazily
+//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, not stored either
+//   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
+//                                    and with stochastic depth before it
+#include <algorithm>
+
+#include "graph/program.h"
+
+namespace lgd {
+namespace {
+
+class LayerFusion {
+ public:
+  explicit LayerFusion(Program& program) : program_(program), steps_(program.steps) {
+    gone_.resize(steps_.size());
+    readers_.resize(program.shapes.values.size());
+    makers_.assign(program.shapes.values.size(), -1);
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      for (const int input : steps_[i].inputs) readers_[size_t(input)].push_back(int(i));
+      if (steps_[i].residual >= 0) readers_[size_t(steps_[i].residual)].push_back(int(i));
+      makers_[size_t(steps_[i].output)] = int(i);
+    }
+    readers_[size_t(program.output)].push_back(outside);
+  }
+
+  void run() {
+    for (size_t i = 0; i < steps_.size(); ++i)
+      if (steps_[i].op == OpKind::batch_norm) join_convolution(int(i));
+    for (size_t i = 0; i < steps_.size(); ++i)
+      if (steps_[i].kind == StepKind::join) make_lazy(int(i));
+    std::vector<Step> kept;
+    for (size_t i = 0; i < steps_.size(); ++i)
+      if (!gone_[i]) kept.push_back(std::move(steps_[i]));
+    steps_ = std::move(kept);
+  }
+
+ private:
+  const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
+  int sole_reader(int value) const { return readers_[size_t(value)].size() == 1 ? readers_[size_t(value)][0] : outside; }
+
+  // Can the convolution's kernel take a norm's statistics and lazy inputs?
+  bool suits(const Step& step) const {
+    const Node& node = node_of(step);
+    if (step.kind != StepKind::node || !node.is_conv() || node.has_bias()) return false;
+    return node.groups == 1 || node.dilation == 1;
+  }
+
+  // Step `index` is a norm: if a suitable convolution feeds it alone, the two become conv_norm and join.
+  void join_convolution(int index) {
+    Step& norm = steps_[size_t(index)];
+    const int maker = makers_[size_t(norm.inputs[0])];
+    if (maker < 0 || sole_reader(norm.inputs[0]) != index || !suits(steps_[size_t(maker)])) return;
+    const bool slope_from_result = norm.act == Act::none || norm.act == Act::relu || norm.act == Act::relu6;
+    if (norm.residual >= 0 && !slope_from_result) return;
+    Step& conv = steps_[size_t(maker)];
+    conv.kind = StepKind::conv_norm;
+    conv.norm = norm.node;
+    const int place = absorb_drop(index);
+    Step& join = steps_[size_t(place)];
+    join.kind = StepKind::join;
+    conv.activation = join.output;
+    Activation& activation = program_.activations[size_t(join.output)];
+    activation.raw = conv.output;
+    activation.norm = conv.norm;
+    activation.drop = place != index ? drop_ : -1;
+    activation.act = join.act;
+    activation.stored = true;
+    activation.joined = join.residual >= 0;
+  }
+
+  // norm -> stochastic depth -> add, each read by the next alone: the norm moves to where the add stood. Returns the join's place.
+  int absorb_drop(int index) {
+    const Step norm = steps_[size_t(index)];
+    if (norm.residual >= 0 || norm.act != Act::none) return index;
+    const int drop = sole_reader(norm.output);
+    if (drop < 0 || steps_[size_t(drop)].op != OpKind::stochastic_depth) return index;
+    const int dropped = steps_[size_t(drop)].output, add = sole_reader(dropped);
+    if (add < 0 || steps_[size_t(add)].op != OpKind::add) return index;
+    Step& join = steps_[size_t(add)];
+    const int other = join.inputs[0] == dropped ? join.inputs[1] : join.inputs[0];
+    if (other == dropped) return index;
+    drop_ = steps_[size_t(drop)].node;
+    join.op = OpKind::batch_norm;
+    join.node = join.norm = norm.node;
+    join.inputs = norm.inputs;
+    join.residual = other;
+    gone_[size_t(index)] = gone_[size_t(drop)] = true;
+    return add;
+  }
+
+  // A join without a residual whose readers all read lazily is not needed.
+  void make_lazy(int index) {
+    const Step& join = steps_[size_t(index)];
+    Activation& activation = program_.activations[size_t(join.output)];
+    if (activation.joined) return;
+    const std::vector<int>& readers = readers_[size_t(join.output)];
+    const int gate = gate_among(join.output);
+    const auto reads_lazily = [&](int reader) {
+      if (reader == outside) return false;
+      const Step& step = steps_[size_t(reader)];
+      return step.kind == StepKind::conv_norm || reader == gate || step.op == OpKind::global_pool || step.op == OpKind::max_pool;
+    };
+    if (!std::all_of(readers.begin(), readers.end(), reads_lazily)) return;
+    activation.stored = false;
+    gone_[size_t(index)] = true;
+    for (const int reader : readers) {
+      Step& step = steps_[size_t(reader)];
+      if (step.op == OpKind::global_pool) step.kind = StepKind::squeeze;
+      if (step.op == OpKind::max_pool) step.kind = StepKind::lazy_max_pool;
+    }
+    if (gate >= 0) make_gate(join.output, gate);
+  }
+
+  // The channel scale of squeeze and excitation that reads `value`, or -1: value has two readers, a pool and the scale; the scale feeds one
+  // dense convolution; a depthwise one stands before it all.
+  int gate_among(int value) const {
+    const std::vector<int>& readers = readers_[size_t(value)];
+    if (readers.size() != 2 || readers[0] == outside || readers[1] == outside) return -1;
+    const Step &first = steps_[size_t(readers[0])], &second = steps_[size_t(readers[1])];
+    if (first.op != OpKind::global_pool || second.op != OpKind::channel_scale || second.inputs[0] != value || second.inputs[1] == value) return -1;
+    const int reader = sole_reader(second.output);
+    if (reader < 0 || steps_[size_t(reader)].kind != StepKind::conv_norm || node_of(steps_[size_t(reader)]).groups != 1) return -1;
+    const Step& maker = steps_[size_t(makers_[size_t(program_.activations[size_t(value)].raw)])];
+    return node_of(maker).groups > 1 ? readers[1] : -1;
+  }
+
+  void make_gate(int value, int gate) {
+    Step& step = steps_[size_t(gate)];
+    Activation& below = program_.activations[size_t(value)];
+    below.gated = true;
+    Activation& scaled = program_.activations[size_t(step.output)];
+    scaled = below;
+    scaled.gated = false;
+    scaled.gate = step.inputs[1];
+    step.kind = StepKind::gate;
+    steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
+  }
+
+  static constexpr int outside = -1;           // the reader of the graph's output
+  Program& program_;
+  std::vector<Step>& steps_;
+  std::vector<bool> gone_;
+  std::vector<std::vector<int>> readers_;      // value -> steps, once for each operand
+  std::vector<int> makers_;                    // value -> step, or -1
+  int drop_ = -1;                              // node that absorb_drop took in last
+};
+
+}  // namespace
+
+void fuse_layers(Program& program) { LayerFusion(program).run(); }
+
+}  // namespace lgd
