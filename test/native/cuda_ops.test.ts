@@ -6,7 +6,7 @@ describe('CUDA operations, emulated', () => {
   let program = '';
   beforeAll(() => {
     buildEmulatedAddon();
-    program = linkWithEmulation('test/native/cuda_ops/main.cpp');
+    program = linkWithEmulation(...['main', 'fused_conv', 'fused_depthwise', 'fused_norm'].map((name) => `test/native/cuda_ops/${name}.cpp`));
   }, 600_000);
 
   it.each(['forward', 'random'])('agree with the CPU in %s thread order', (order) => {

@@ -14,13 +14,13 @@ export function buildEmulatedAddon(): string {
 }
 
 /** Links a test program with the emulated build's objects (all but the binding) and returns its path. */
-export function linkWithEmulation(main: string): string {
+export function linkWithEmulation(...sources: string[]): string {
   const folder = mkdtempSync(join(tmpdir(), 'lgd-emulated-'));
   const program = join(folder, 'program');
   const objects = readdirSync(release).filter((name) => name.endsWith('.o') && !name.startsWith('native_binding_')).map((name) => join(release, name));
   const compiler = process.env['CXX'] ?? 'g++';
   execFileSync(compiler, ['-std=gnu++20', '-O2', '-g1', '-pthread', '-DLGD_WITH_CUDA=1', '-I', join(root, 'test/native/emulation'), '-I', join(root, 'native'),
-    join(root, main), ...objects, '-o', program], { stdio: ['ignore', 'ignore', 'inherit'] });
+    ...sources.map((source) => join(root, source)), ...objects, '-o', program], { stdio: ['ignore', 'ignore', 'inherit'] });
   return program;
 }
 

@@ -1,104 +1,21 @@
 // Holds every CUDA operation to its CPU twin on ragged shapes, in float32 and in bfloat16 storage: on a GPU (scripts/gpu-check), or
 // on the emulated one (test/native/cuda_ops.test.ts). Inputs are rounded to bfloat16 before both twins see them, outputs start as NaN.
-// Usage: cuda_ops [small]      small leaves out the shapes that take an emulation long.
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <functional>
-#include <limits>
-#include <random>
-#include <string>
-#include <vector>
-
-#include "core/device.h"
-#include "ops/kernels.h"
+// Usage: cuda_ops [small] [part of a name]      small leaves out the shapes that take an emulation long.
+#include "run.h"
 
 using namespace lgd;
 
+namespace lgd::testing {
+
+bool small = false;
 namespace {
-
-uint16_t to_bits(float value) {  // round to nearest even
-  uint32_t word;
-  std::memcpy(&word, &value, 4);
-  if ((word & 0x7fffffff) > 0x7f800000) return 0x7fff;
-  return uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16);
-}
-float from_bits(uint16_t bits) {
-  const uint32_t word = uint32_t(bits) << 16;
-  float value;
-  std::memcpy(&value, &word, 4);
-  return value;
-}
-
-// One run of an operation on one device: uploads inputs, remembers outputs.
-class Run {
- public:
-  Run(std::shared_ptr<Device> device_, DType type_) : device(std::move(device_)), type(type_), ops(*device->kernels), random(1) {}
-  std::shared_ptr<Device> device;
-  DType type;
-  const Kernels& ops;
-
-  std::vector<float> draw(size_t count, float scale = 1, float offset = 0) {
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    for (float& value : values) value = from_bits(to_bits(offset + scale * normal(random)));
-    return values;
-  }
-  void* stored(const std::vector<float>& values) { return upload(values, type); }
-  float* f32(const std::vector<float>& values) { return static_cast<float*>(upload(values, DType::f32)); }
-  void* input(size_t count, float scale = 1) { return stored(draw(count, scale)); }
-  float* input32(size_t count, float scale = 1, float offset = 0) { return f32(draw(count, scale, offset)); }
-  void* output(size_t count) { return track(upload(poison(count), type), count, type); }
-  void* sum(size_t count) { return track(upload(draw(count), type), count, type); }  // an output that is added to
-  float* output32(size_t count) { return static_cast<float*>(track(upload(poison(count), DType::f32), count, DType::f32)); }
-  float* sum32(size_t count) { return static_cast<float*>(track(upload(draw(count), DType::f32), count, DType::f32)); }
-
-  std::vector<std::vector<float>> results() {
-    std::vector<std::vector<float>> all;
-    for (const Out& out : outs) {
-      std::vector<float> values(out.count);
-      if (out.type == DType::f32) {
-        device->to_host(values.data(), out.data, out.count * 4);
-      } else {
-        std::vector<uint16_t> bits(out.count);
-        device->to_host(bits.data(), out.data, out.count * 2);
-        for (size_t i = 0; i < out.count; ++i) values[i] = from_bits(bits[i]);
-      }
-      all.push_back(std::move(values));
-    }
-    return all;
-  }
-
- private:
-  struct Out { void* data; size_t count; DType type; };
-  static std::vector<float> poison(size_t count) { return std::vector<float>(count, std::numeric_limits<float>::quiet_NaN()); }
-  void* track(void* data, size_t count, DType as) {
-    outs.push_back({data, count, as});
-    return data;
-  }
-  void* upload(const std::vector<float>& values, DType as) {
-    buffers.emplace_back(device, values.size() * size_of(as) + 16);
-    void* data = buffers.back().as<>();
-    if (as == DType::f32) {
-      device->from_host(data, values.data(), values.size() * 4);
-    } else {
-      std::vector<uint16_t> bits(values.size());
-      for (size_t i = 0; i < values.size(); ++i) bits[i] = to_bits(values[i]);
-      device->from_host(data, bits.data(), bits.size() * 2);
-    }
-    return data;
-  }
-  std::mt19937 random;
-  std::vector<Out> outs;
-  std::vector<Buffer> buffers;
-};
-
-using Body = std::function<void(Run&)>;
 int failures = 0, checks = 0;
 std::shared_ptr<Device> cpu, gpu;
-bool small = false;
+std::string wanted;  // checks whose names hold this
+}  // namespace
 
 void check(const std::string& name, const Body& body) {
+  if (name.find(wanted) == std::string::npos) return;
   std::vector<std::vector<float>> expected;
   cpu->run(name, [&] {
     Run run(cpu, DType::f32);
@@ -137,21 +54,17 @@ void check(const std::string& name, const Body& body) {
   }
 }
 
-ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
-  return {n, h, w, c, k, r, r, stride, pad, dilation, (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1, (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
-}
+}  // namespace lgd::testing
 
-std::string describe(const char* op, const ConvShape& s) {
-  char text[160];
-  std::snprintf(text, sizeof text, "%s %dx%dx%dx%d k%d r%d s%d p%d d%d", op, s.n, s.h, s.w, s.c, s.k, s.r, s.stride, s.pad, s.dilation);
-  return text;
-}
+using namespace lgd::testing;
+
+namespace {
 
 void convolutions() {
   for (const ConvShape& s : {conv(2, 9, 7, 8, 16, 3, 1, 1), conv(3, 15, 13, 24, 40, 3, 2, 1), conv(2, 20, 20, 64, 64, 3, 1, 1), conv(4, 17, 17, 8, 64, 7, 2, 3),
                              conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0), conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0),
                              conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)}) {
-    if (small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
+    if (lgd::testing::small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.r * s.s * s.c;
     const float fan = 1 / std::sqrt(float(s.r * s.s * s.c));
     check(describe("conv_forward", s), [=](Run& t) { void *a = t.input(x), *b = t.input(w, fan); t.ops.conv_forward(*t.device, s, t.type, a, b, {}, t.output(y)); });
@@ -191,7 +104,7 @@ void norms() {
   for (auto [rows, channels] : {std::pair<int64_t, int>{3, 8}, {1000, 24}, {4097, 64}, {777, 1280}, {50, 2304}, {100000, 16}})
     for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish})
       for (bool residual : {false, true}) {
-        if (small && (rows * channels > 300000 || (residual && act != Act::relu))) continue;
+        if (lgd::testing::small && (rows * channels > 300000 || (residual && act != Act::relu))) continue;
         const NormShape shape{rows, channels, 1e-5f, 0.1f, act};
         const size_t count = size_t(rows) * channels;
         const std::string name = "norm_act " + std::to_string(rows) + "x" + std::to_string(channels) + " act " + std::to_string(int(act)) + (residual ? " residual" : "");
@@ -307,7 +220,10 @@ void pools_and_borders() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  small = argc > 1 && std::strcmp(argv[1], "small") == 0;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "small") == 0) lgd::testing::small = true;
+    else lgd::testing::wanted = argv[i];
+  }
   cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
   gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   convolutions();
@@ -315,6 +231,9 @@ int main(int argc, char** argv) {
   norms();
   elementwise();
   pools_and_borders();
+  fused_convolutions();
+  fused_depthwise();
+  fused_norms();
   std::printf("cuda operations: %d checks, %d failed\n", checks, failures);
   return failures ? 1 : 0;
 }
