@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #include "core/device.h"
 #include "ops/context.h"
@@ -52,6 +53,29 @@ inline __nv_bfloat16 __float2bfloat16_rn(float f) {
 inline __nv_bfloat16 __float2bfloat16(float f) { return __float2bfloat16_rn(f); }
 struct __nv_bfloat162 { __nv_bfloat16 x, y; };
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)}; }
+
+// float16 (1, 5 and 10 bits) with round to nearest even; every float16 is a float32, so one table holds them.
+struct __half { uint16_t bits; };
+inline float __half2float(__half h) {
+  static const std::vector<float> table = [] {
+    std::vector<float> values(65536);
+    for (int bits = 0; bits < 65536; ++bits) {
+      const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+      const float size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? std::ldexp(1.f + fraction / 1024.f, exponent - 15) : std::ldexp(float(fraction), -24);
+      values[bits] = bits & 0x8000 ? -size : size;
+    }
+    return values;
+  }();
+  return table[h.bits];
+}
+inline __half __float2half_rn(float f) {
+  const uint16_t sign = uint16_t(std::bit_cast<uint32_t>(f) >> 16 & 0x8000);
+  const float size = std::fabs(f);
+  if (!(size < 65520.f)) return {uint16_t(sign | (size != size ? 0x7fff : 0x7c00))};
+  if (size < 0x1p-14f) return {uint16_t(sign | uint16_t(std::nearbyint(size * 0x1p24f)))};  // a subnormal, or the least normal
+  const uint32_t word = std::bit_cast<uint32_t>(size), rounded = word + 0xfff + (word >> 13 & 1);
+  return {uint16_t(sign | uint16_t((rounded >> 13) - (112 << 10)))};
+}
 
 inline float __uint_as_float(uint32_t word) { return std::bit_cast<float>(word); }
 inline uint32_t __float_as_uint(float f) { return std::bit_cast<uint32_t>(f); }
@@ -98,6 +122,7 @@ void wait_copies(int pending);
 namespace lgd {
 
 using bf16 = __nv_bfloat16;
+using f16 = __half;
 
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
   ((void)(ctx), ::lgd::emulation::launch((grid), (block), (shared), [=] { kernel(__VA_ARGS__); }))
@@ -146,8 +171,9 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { load_matri
 
 inline float half_of(uint32_t word, int half) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); }
 
-// Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type").
-inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"); value(word, half) is one operand.
+template <class Value>
+inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value value) {
   uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
   const char* all = emulation::exchange(mine, sizeof mine);
   const int lane = emulation::lane();
@@ -159,8 +185,12 @@ inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t
   for (int q = 0; q < 4; ++q) {
     const int row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
     for (int k = 0; k < 16; ++k)
-      d[q] += half_of(word(row % 8 * 4 + k % 8 / 2, k / 8 * 2 + row / 8), k % 2) * half_of(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2);
+      d[q] += value(word(row % 8 * 4 + k % 8 / 2, k / 8 * 2 + row / 8), k % 2) * value(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2);
   }
+}
+inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply_fragments(d, a, b, half_of); }
+inline void mma_f16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  multiply_fragments(d, a, b, [](uint32_t word, int half) { return __half2float({uint16_t(half ? word >> 16 : word)}); });
 }
 
 }  // namespace lgd
