@@ -19,7 +19,7 @@ function group<Shape extends z.ZodRawShape>(shape: Shape) {
 }
 
 const schema = z.strictObject({
-  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?)$/u).default('auto').meta({ description: 'Where to compute; auto takes a CUDA device if there is one', allowed: 'auto, cpu, cuda or cuda:N' }),
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+|-emulated)?)$/u).default('auto').meta({ description: 'Where to compute; auto takes a CUDA device if there is one', allowed: 'auto, cpu, cuda, cuda:N or cuda-emulated' }),
   threads: count().optional().describe('Threads for work on the CPU (default: all cores)'),
   seed: z.int().min(0).default(0).describe('Seed of every random number: weights, shuffling, augmentation, dropout, visual anchors'),
   output: text().default('runs/distill').describe('Run folder: configuration, metrics, checkpoints, report'),
@@ -59,7 +59,7 @@ const schema = z.strictObject({
     batchSize: count().default(256).describe('Images a batch'),
     accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
     learningRate: positive().default(0.03).describe('Peak learning rate for 256 images a step; it grows in proportion'),
-    warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero'),
+    warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)'),
     sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
     weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD'),
     decayNormAndBias: z.boolean().default(true).describe('Apply weight decay to norm scales and biases too, as published'),
@@ -204,8 +204,18 @@ function allowedValues(leaf: JsonSchema): string {
 export function parseConfig(raw: unknown): Config {
   const result = schema.safeParse(raw);
   if (!result.success) throw configError(raw, result.error.issues);
-  checkTogether(result.data);
-  return result.data;
+  const config = result.data;
+  if (!isWarmupGiven(raw)) config.train.warmupEpochs = Math.min(config.train.warmupEpochs, config.train.epochs / 10);
+  checkTogether(config);
+  return config;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isWarmupGiven(raw: unknown): boolean {
+  return isObject(raw) && isObject(raw['train']) && raw['train']['warmupEpochs'] !== undefined;
 }
 
 function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdError {
@@ -281,7 +291,6 @@ export async function loadConfigFile(path: string): Promise<unknown> {
  */
 export function mergeConfig(file: unknown, overrides: Readonly<Record<string, unknown>>): Config {
   const merged: unknown = file === undefined ? {} : structuredClone(file);
-  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
   if (!isObject(merged)) return parseConfig(merged); // says what is wrong with it
   for (const [path, value] of Object.entries(overrides)) {
     if (value === undefined) continue;

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
+import { makeFolder } from './make-folder.js';
 import { writeFileAtomically } from './safetensors.js';
 
 /** Options of everything that loads a model by folder or hub id. */
@@ -178,10 +179,6 @@ async function downloadFile(id: string, commit: string, file: string, path: stri
   } finally {
     stop();
   }
-}
-
-async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((cause: unknown) => { throw writeError(path, cause); });
 }
 
 interface Request {

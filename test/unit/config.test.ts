@@ -71,11 +71,17 @@ describe('parseConfig', () => {
 
   it.each([
     [{ augment: { scaleMin: 0.8, scaleMax: 0.5 } }, 'augment.scaleMin'],
-    [{ train: { epochs: 3 } }, 'train.warmupEpochs'],
+    [{ train: { epochs: 3, warmupEpochs: 5 } }, 'train.warmupEpochs'],
     [{ names: 'a.txt', bank: 'b.safetensors' }, 'names'],
     [{ evaluate: { metric: 'top1' } }, 'evaluate.metric'],
   ])('refuses options that do not go together: %j', (raw, option) => {
     expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_CONFIG', option });
+  });
+
+  it('warms up for a tenth of a short run, unless told otherwise', () => {
+    expect(parseConfig({ train: { epochs: 20 } }).train.warmupEpochs).toBe(2);
+    expect(parseConfig({ train: { epochs: 90 } }).train.warmupEpochs).toBe(5);
+    expect(parseConfig({ train: { epochs: 20, warmupEpochs: 4 } }).train.warmupEpochs).toBe(4);
   });
 
   it('names every wrong option at once', () => {
