@@ -32,7 +32,7 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
 }
 
 // ---- activations (torch definitions) ----------------------------------------------------------------------------------------
-__device__ __forceinline__ float sigmoid_of(float u) { return 1.f / (1.f + __expf(-u)); }
+__device__ __forceinline__ float sigmoid_of(float u) { return __fdividef(1.f, 1.f + __expf(-u)); }
 __device__ __forceinline__ float clamp_of(float u, float low, float high) { return fminf(fmaxf(u, low), high); }
 
 template <Act act>
@@ -75,6 +75,29 @@ __device__ __forceinline__ float act_slope(float u) {
   else return 1.f;
 }
 
+// The activation as a function, for one choice before many elements: choose_act(act, [&](auto function) { ... function(u) ... }).
+template <Act act>
+struct ActFunction {
+  __device__ __forceinline__ float operator()(float u) const { return act_of<act>(u); }
+  __device__ __forceinline__ float slope(float u) const { return act_slope<act>(u); }
+};
+struct SigmoidFunction {  // both of the rare ones
+  bool hard;
+  __device__ __forceinline__ float operator()(float u) const { return hard ? act_of<Act::hardsigmoid>(u) : act_of<Act::sigmoid>(u); }
+  __device__ __forceinline__ float slope(float u) const { return hard ? act_slope<Act::hardsigmoid>(u) : act_slope<Act::sigmoid>(u); }
+};
+template <class Body>
+__device__ __forceinline__ void choose_act(Act act, Body&& body) {
+  switch (act) {
+    case Act::none: return body(ActFunction<Act::none>{});
+    case Act::relu: return body(ActFunction<Act::relu>{});
+    case Act::relu6: return body(ActFunction<Act::relu6>{});
+    case Act::silu: return body(ActFunction<Act::silu>{});
+    case Act::hardswish: return body(ActFunction<Act::hardswish>{});
+    default: return body(SigmoidFunction{act == Act::hardsigmoid});
+  }
+}
+
 // ---- eight channels at a time -----------------------------------------------------------------------------------------------
 struct F8 { float v[8]; };
 
@@ -82,8 +105,7 @@ __device__ __forceinline__ F8 load8(const float* p) {
   const float4 a = *reinterpret_cast<const float4*>(p), b = *reinterpret_cast<const float4*>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
-__device__ __forceinline__ F8 load8(const bf16* p) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+__device__ __forceinline__ F8 unpack8(const uint4& raw) {
   const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
   F8 out;
 #pragma unroll
@@ -93,6 +115,12 @@ __device__ __forceinline__ F8 load8(const bf16* p) {
   }
   return out;
 }
+__device__ __forceinline__ F8 load8(const bf16* p) { return unpack8(*reinterpret_cast<const uint4*>(p)); }
+// Eight elements as they lie in memory, for kernels with several loads in flight: bfloat16 takes half the registers so.
+__device__ __forceinline__ F8 load_raw8(const float* p) { return load8(p); }
+__device__ __forceinline__ uint4 load_raw8(const bf16* p) { return *reinterpret_cast<const uint4*>(p); }
+__device__ __forceinline__ const F8& unpack8(const F8& raw) { return raw; }
+template <class T> using Raw8 = decltype(load_raw8(static_cast<const T*>(nullptr)));
 __device__ __forceinline__ void store8(float* p, const F8& x) {
   *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
   *reinterpret_cast<float4*>(p + 4) = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
@@ -105,6 +133,12 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
 }
 __device__ __forceinline__ void store8(bf16* p, const F8& x) {
   *reinterpret_cast<uint4*>(p) = make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7]));
+}
+// What comes back after store8 as T.
+template <class T>
+__device__ __forceinline__ F8 rounded8(const F8& x) {
+  if constexpr (sizeof(T) == 4) return x;
+  else return unpack8(make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 __device__ __forceinline__ F8 zero8() { return {{0, 0, 0, 0, 0, 0, 0, 0}}; }
 

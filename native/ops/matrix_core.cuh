@@ -2,20 +2,27 @@
 //
 //   out[m,n] = sum_k A(m,k) B(n,k)
 //
-// A and B come through loaders that say where 16 bytes of an operand lie (implicit GEMM: nothing is unfolded in memory) and go
-// to shared memory by cp.async, `stages` tiles deep. An operand tile is either "k inner" ([rows][BK], 16 bytes along k) or
-// "k outer" ([BK][rows], 16 bytes along the rows: read with ldmatrix.trans). Rows are XOR-swizzled in 16-byte chunks, so that
-// ldmatrix touches every bank once. bf16 operands go to mma.sync m16n8k16; float32 ones (checking mode) to fused multiply-adds
-// in the same register layout. Accumulators pass through shared memory, so that an epilogue stores 16 bytes a lane.
+// A and B come through loaders (ops/conv_loaders.cuh) that say where 16 bytes of an operand lie (implicit GEMM: nothing is unfolded
+// in memory) and go to shared memory by cp.async, `stages` tiles deep. A lazy operand is made from what arrives: each thread works
+// on the chunks it copied itself, in place, between its own wait and the barrier that is there anyway. An operand tile is either
+// "k inner" ([rows][BK], 16 bytes along k) or "k outer" ([BK][rows], 16 bytes along the rows: read with ldmatrix.trans). Rows are
+// XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once. bf16 operands go to mma.sync m16n8k16; float32 ones
+// (checking mode) to fused multiply-adds in the same register layout.
+//
+// Blocks stay: each keeps its columns and walks over row tiles, and the copies of the next tile start before the last one is
+// stored. Accumulators leave through 16-row strips of shared memory, a strip a warp, so that a lane stores 16 bytes and always the
+// same columns: sums per column stay in its registers until the block ends.
 #pragma once
+#include <algorithm>
+
 #include "core/cuda_device.cuh"
 
 namespace lgd::matrix {
 
-// Block tile BM x BN x BK, WM x WN warps, each BM/WM x BN/WN.
-template <int BM_, int BN_, int WM_, int WN_, int stages_>
+// Block tile BM x BN x BK, WM x WN warps, each BM/WM x BN/WN; `resident` blocks fit an H100 multiprocessor by registers.
+template <int BM_, int BN_, int WM_, int WN_, int stages_, int resident_>
 struct Tile {
-  static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_, stages = stages_;
+  static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_, stages = stages_, resident = resident_;
   static constexpr int threads = WM * WN * 32;
   static constexpr int TM = BM / WM, TN = BN / WN, MI = TM / 16, NI = TN / 8;
   static_assert(TM % 16 == 0 && TN % 16 == 0);
@@ -100,115 +107,291 @@ __device__ __forceinline__ void multiply(float* a_tile, float* b_tile, int wm, i
   }
 }
 
-template <class T, class Tile>
-constexpr size_t shared_bytes() {
-  constexpr size_t operands = size_t(Tile::stages) * (Tile::BM + Tile::BN) * 64;
-  constexpr size_t staged = size_t(Tile::BM) * (Tile::BN + 4) * 4;
-  return operands > staged ? operands : staged;
-}
+// How a tile's 16-byte chunks are dealt out: a thread has `slots` of them, all in one column of chunks, `step` rows apart.
+template <class T, int chunks_, int slots_, int step_>
+struct Share {
+  static constexpr int chunk = matrix::chunk<T>, BK = matrix::BK<T>, chunks = chunks_, slots = slots_, step = step_;
+};
 
-// A loader: `static constexpr bool k_outer`, `Loader::State<slots>`: what a thread keeps for the chunks it copies, with
-//   init(loader, first_row_of_block, thread)  and  source(loader, k_tile, slot, valid) -> const T*.
-// An epilogue: store(row, column, F8 values) for 8 consecutive columns, row < M and column < N given.
-template <class T, class Tile, class LoaderA, class LoaderB, class EpilogueOut>
-__global__ void __launch_bounds__(Tile::threads)
-    matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ EpilogueOut epilogue, int64_t M,
-                  int64_t N, int k_tiles, int k_tiles_per_split) {
-  using A = Operand<T, Tile::BM, LoaderA::k_outer>;
-  using B = Operand<T, Tile::BN, LoaderB::k_outer>;
-  constexpr int slots_a = A::tile_rows * A::chunks / Tile::threads, slots_b = B::tile_rows * B::chunks / Tile::threads;
-  static_assert(slots_a * Tile::threads == A::tile_rows * A::chunks && slots_b * Tile::threads == B::tile_rows * B::chunks);
-  LGD_DYNAMIC_SHARED(char, shared);
-  T* a_tiles = reinterpret_cast<T*>(shared);
-  T* b_tiles = a_tiles + Tile::stages * A::tile_elements;
+// One operand on its way through shared memory. Loader: see ops/conv_loaders.cuh.
+template <class T, class Tile, int rows, class Loader>
+struct Side {
+  static constexpr bool k_outer = Loader::Where::k_outer, lazy = Loader::Read::tables > 0;
+  using Place = Operand<T, rows, k_outer>;
+  using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks>;
+  static constexpr int slots = Mine::slots, apart = Mine::step * Place::chunks * chunk<T>;
+  static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);  // the swizzle is the same in every slot
+  static_assert(!lazy || slots * (Tile::stages - 1) <= 32);
+  static constexpr size_t stage_bytes(bool pair) { return size_t(Place::tile_elements) * sizeof(T) * (pair ? 2 : 1); }
+  static constexpr size_t table_bytes(const Loader& loader) {
+    return loader.read.active() ? size_t(Loader::Read::tables) * (k_outer ? rows : loader.where.channels()) * 4 : 0;
+  }
 
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int wm = (warp % Tile::WM) * Tile::TM, wn = (warp / Tile::WM) * Tile::TN;
-  const int64_t m0 = int64_t(blockIdx.x) * Tile::BM, n0 = int64_t(blockIdx.y) * Tile::BN;
-  const int first = blockIdx.z * k_tiles_per_split, last = min(first + k_tiles_per_split, k_tiles);
+  T *own, *paired = nullptr;         // this thread's first chunk in stage 0; of the second tensor
+  float* table = nullptr;            // numbers per channel
+  uint32_t valid = 0;                // a bit a slot, the newest tile lowest
+  typename Loader::Where::template State<Mine> state{};
 
-  typename LoaderA::template State<slots_a> state_a;
-  typename LoaderB::template State<slots_b> state_b;
-  state_a.init(loader_a, m0, thread, Tile::threads, A::chunks);
-  state_b.init(loader_b, n0, thread, Tile::threads, B::chunks);
-  auto fetch = [&](int tile, int stage) {
-    if (tile < last) {
-      state_a.begin(loader_a, tile);
-      state_b.begin(loader_b, tile);
+  // Takes its part of the shared memory at `shared`; returns what is behind it.
+  __device__ __forceinline__ char* place(const Loader& loader, char* shared, int first_row, int thread) {
+    const int offset = swizzled<Place::chunks>(thread / Place::chunks, thread % Place::chunks) * chunk<T>;
+    own = reinterpret_cast<T*>(shared) + offset;
+    shared += Tile::stages * stage_bytes(false);
+    if constexpr (lazy) {
+      if (loader.read.pair()) {
+        paired = reinterpret_cast<T*>(shared) + offset;
+        shared += Tile::stages * stage_bytes(false);
+      }
+      table = reinterpret_cast<float*>(shared);
+      const int count = k_outer ? rows : loader.where.channels();
+      if (loader.read.active())
+        for (int i = thread; i < count; i += Tile::threads) loader.read.fill(table + i, count, loader.where.channel(k_outer ? first_row + i : i));
+      shared += table_bytes(loader);
+    }
+    return shared;
+  }
+
+  __device__ __forceinline__ void fetch(const Loader& loader, int tile, int stage) {
+    state.begin(loader.where, tile);
+    uint32_t bits = 0;
 #pragma unroll
-      for (int slot = 0; slot < slots_a; ++slot) {
-        const int e = thread + slot * Tile::threads;
-        bool valid;
-        const T* from = state_a.source(loader_a, tile, slot, valid);
-        cp_async16(A::at(a_tiles + stage * A::tile_elements, e / A::chunks, e % A::chunks), from, valid);
+    for (int slot = 0; slot < slots; ++slot) {
+      bool inside;
+      const int64_t offset = state.offset(loader.where, tile, slot, inside);
+      cp_async16(own + stage * Place::tile_elements + slot * apart, loader.read.first() + (inside ? offset : 0), inside);
+      if constexpr (lazy) {
+        if (loader.read.pair()) cp_async16(paired + stage * Place::tile_elements + slot * apart, loader.read.second() + (inside ? offset : 0), inside);
+        bits |= uint32_t(inside) << slot;
+      }
+    }
+    valid |= bits;
+  }
+  __device__ __forceinline__ void next_tile() { valid <<= slots; }
+
+  // What arrived in `stage` becomes the operand; `tile` and `first_row` are those it was fetched for.
+  __device__ __forceinline__ void make(const Loader& loader, int first_row, int tile, int stage) {
+    if constexpr (lazy) {
+      if (!loader.read.active()) return;
+      const uint32_t bits = valid >> (slots * (Tile::stages - 2));
+      const int count = k_outer ? rows : loader.where.channels(), entry = state.entry(loader.where, tile);
+      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + entry, count,
+                                      [&](int slot) { return state.image_channel(loader.where, first_row, tile, slot); });
+    }
+  }
+};
+
+// ---- the way out -------------------------------------------------------------------------------------------------------------
+// An epilogue without sums:  store(row, column, F8 values)  for 8 consecutive columns, row < M and column < N given.
+// With sums (`sums` true): `tables` numbers per column, fill(table, count, column), wait in shared memory;  fetch(row, column)  is
+// called ahead of  store(row, column, values, fetched, table, count, sum0, sum1), which adds to the two sums of its columns;
+// finish(which, column, total) gives what is written to partial[blockIdx.x][which][column], unless partial is null.
+
+template <class Tile> constexpr int strip_pitch = Tile::TN + 8;  // floats; eight apart modulo the banks, so that float2 stores of a half warp never meet
+
+template <class Tile, class Out>
+__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
+                                          int N, int lane, F8& sum0, F8& sum1) {
+  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
+  const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
+  if (column >= N) M = 0;  // such lanes store nothing
+#pragma unroll
+  for (int i = 0; i < Tile::MI; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::NI; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        *reinterpret_cast<float2*>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+    __syncwarp();
+    const int first = row0 + i * 16 + lane / chunks;
+#pragma unroll
+    for (int pair = 0; pair < items; pair += 2) {  // more at once would not fit the registers
+      typename Out::Fetched fetched[2];
+      if constexpr (Out::sums) {
+#pragma unroll
+        for (int item = 0; item < 2; ++item)
+          if (first + (pair + item) * at_once < M) fetched[item] = out.fetch(first + (pair + item) * at_once, column);
       }
 #pragma unroll
-      for (int slot = 0; slot < slots_b; ++slot) {
-        const int e = thread + slot * Tile::threads;
-        bool valid;
-        const T* from = state_b.source(loader_b, tile, slot, valid);
-        cp_async16(B::at(b_tiles + stage * B::tile_elements, e / B::chunks, e % B::chunks), from, valid);
+      for (int item = 0; item < 2; ++item) {
+        const int row = first + (pair + item) * at_once;
+        if (row >= M) continue;
+        const F8 values = load8(mine + (pair + item) * at_once * pitch);
+        if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
+        else out.store(row, column, values);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// The lanes of a warp and the WM warps beside each other hold sums of the same columns; adds them in a fixed order and writes the block's part.
+template <class Tile, class Out>
+__device__ __forceinline__ void write_sums(const Out& out, F8 sum0, F8 sum1, float* shared, int n0, int N, int thread) {
+  constexpr int chunks = Tile::TN / 8;
+  const int lane = thread % 32, warp = thread / 32;
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int mask = chunks; mask < 32; mask *= 2) {
+      sum0.v[i] += shfl_xor(sum0.v[i], mask);
+      sum1.v[i] += shfl_xor(sum1.v[i], mask);
+    }
+  // shared: [WM][2][BN]
+  float* mine = shared + (warp % Tile::WM) * 2 * Tile::BN + warp / Tile::WM * Tile::TN + lane * 8;
+  if (lane < chunks) {
+    store8(mine, sum0);
+    store8(mine + Tile::BN, sum1);
+  }
+  __syncthreads();
+  for (int i = thread; i < 2 * Tile::BN; i += Tile::threads) {
+    const int which = i / Tile::BN, column = n0 + i % Tile::BN;
+    float total = 0;
+    for (int row = 0; row < Tile::WM; ++row) total += shared[row * 2 * Tile::BN + i];
+    if (column < N) out.partial[(int64_t(blockIdx.x) * 2 + which) * N + column] = out.finish(which, column, total);
+  }
+}
+
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+__global__ void __launch_bounds__(Tile::threads, Tile::resident)
+    matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
+                  int k_tiles_per_split) {
+  using A = Side<T, Tile, Tile::BM, LoaderA>;
+  using B = Side<T, Tile, Tile::BN, LoaderB>;
+  LGD_DYNAMIC_SHARED(char, shared);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  const int wm = (warp % Tile::WM) * Tile::TM, wn = (warp / Tile::WM) * Tile::TN;
+  const int n0 = int(blockIdx.y) * Tile::BN, row_tiles = (M + Tile::BM - 1) / Tile::BM;
+  const int first = int(blockIdx.z) * k_tiles_per_split, last = min(first + k_tiles_per_split, k_tiles);
+
+  T* a_tiles = reinterpret_cast<T*>(shared);
+  A a;
+  B b;
+  char* behind = a.place(loader_a, shared, int(blockIdx.x) * Tile::BM, thread);
+  T* b_tiles = reinterpret_cast<T*>(behind);
+  behind = b.place(loader_b, behind, n0, thread);
+  b.state.init(loader_b.where, n0, thread);
+  float* strips = reinterpret_cast<float*>(behind);
+  float* strip = strips + warp * 16 * strip_pitch<Tile>;
+  float* table = strips + Tile::WM * Tile::WN * 16 * strip_pitch<Tile>;
+  if constexpr (Out::sums)
+    for (int i = thread; i < Tile::BN; i += Tile::threads)
+      if (n0 + i < N) out.fill(table + i, Tile::BN, n0 + i);
+  __syncthreads();
+
+  int next_rows = int(blockIdx.x), next_k = first;  // what is fetched next
+  auto fetch = [&](int stage) {
+    a.next_tile();
+    b.next_tile();
+    if (next_k < last && next_rows < row_tiles) {
+      if (next_k == first) a.state.init(loader_a.where, next_rows * Tile::BM, thread);
+      a.fetch(loader_a, next_k, stage);
+      b.fetch(loader_b, next_k, stage);
+      if (++next_k == last) {
+        next_k = first;
+        next_rows += int(gridDim.x);
       }
     }
     cp_commit();
   };
 
-  float acc[Tile::MI][Tile::NI][4] = {};
-#pragma unroll
-  for (int stage = 0; stage < Tile::stages - 1; ++stage) fetch(first + stage, stage);
-  for (int tile = first; tile < last; ++tile) {
-    const int stage = (tile - first) % Tile::stages;
-    cp_wait<Tile::stages - 2>();
-    __syncthreads();
-    fetch(tile + Tile::stages - 1, (stage + Tile::stages - 1) % Tile::stages);
-    multiply<Tile, LoaderA::k_outer, LoaderB::k_outer>(a_tiles + stage * A::tile_elements, b_tiles + stage * B::tile_elements, wm, wn, lane, acc);
+  const int mine = wn + lane % (Tile::TN / 8) * 8;  // the columns of the block that this lane stores
+  F8 sum0 = zero8(), sum1 = zero8();
+#pragma unroll 1
+  for (int stage = 0; stage < Tile::stages - 1; ++stage) fetch(stage);
+  int stage = 0, free_stage = Tile::stages - 1;
+#pragma unroll 1
+  for (int rows = int(blockIdx.x); rows < row_tiles; rows += int(gridDim.x)) {
+    float acc[Tile::MI][Tile::NI][4] = {};
+#pragma unroll 1
+    for (int tile = first; tile < last; ++tile) {
+      cp_wait<Tile::stages - 2>();
+      a.make(loader_a, rows * Tile::BM, tile, stage);
+      b.make(loader_b, n0, tile, stage);
+      __syncthreads();
+      fetch(free_stage);
+      multiply<Tile, A::k_outer, B::k_outer>(a_tiles + stage * A::Place::tile_elements, b_tiles + stage * B::Place::tile_elements, wm, wn, lane, acc);
+      free_stage = stage;
+      stage = stage + 1 == Tile::stages ? 0 : stage + 1;
+    }
+    write_out<Tile>(out, acc, strip, table + mine, rows * Tile::BM + wm, n0 + mine, M, N, lane, sum0, sum1);
   }
   cp_wait<0>();
-  __syncthreads();
-
-  constexpr int pitch = Tile::BN + 4;  // floats; skewed so that the eight rows of a fragment fall into different banks
-  float* staged = reinterpret_cast<float*>(shared);
-#pragma unroll
-  for (int i = 0; i < Tile::MI; ++i)
-#pragma unroll
-    for (int j = 0; j < Tile::NI; ++j)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = wm + i * 16 + lane / 4 + h * 8, column = wn + j * 8 + (lane % 4) * 2;
-        *reinterpret_cast<float2*>(staged + row * pitch + column) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
-      }
-  __syncthreads();
-  for (int e = thread; e < Tile::BM * Tile::BN / 8; e += Tile::threads) {
-    const int row = e / (Tile::BN / 8), column = e % (Tile::BN / 8) * 8;
-    if (m0 + row < M && n0 + column < N) epilogue.store(m0 + row, n0 + column, load8(staged + row * pitch + column));
+  if constexpr (Out::sums) {
+    if (!out.partial) return;
+    __syncthreads();  // the strips are free
+    write_sums<Tile>(out, sum0, sum1, strips, n0, N, thread);
   }
 }
 
-// Launches with `splits` parts of the reduction (grid.z); the epilogue then gets partial sums and looks at blockIdx.z.
-template <class T, class Tile, class LoaderA, class LoaderB, class EpilogueOut>
-void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const EpilogueOut& epilogue, int64_t M, int64_t N, int64_t K, int splits = 1) {
-  constexpr size_t shared = shared_bytes<T, Tile>();
-  auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, EpilogueOut>;
-  allow_shared_memory(kernel, shared);
-  const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + splits - 1) / splits;
-  const dim3 grid(unsigned((M + Tile::BM - 1) / Tile::BM), unsigned((N + Tile::BN - 1) / Tile::BN), unsigned(splits));
-  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, epilogue, M, N, k_tiles, per_split);
+// ---- launching ---------------------------------------------------------------------------------------------------------------
+constexpr int multiprocessors = 132;
+
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
+  using A = Side<T, Tile, Tile::BM, LoaderA>;
+  using B = Side<T, Tile, Tile::BN, LoaderB>;
+  size_t bytes = Tile::stages * (A::stage_bytes(a.read.pair()) + B::stage_bytes(b.read.pair())) + A::table_bytes(a) + B::table_bytes(b);
+  bytes += size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile> * 4;
+  if constexpr (Out::sums) bytes += size_t(Out::tables) * Tile::BN * 4;
+  static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile>);  // write_sums fits the strips
+  return bytes;
 }
 
-using Wide = Tile<128, 128, 2, 2, 3>;
-using Middle = Tile<128, 64, 2, 2, 4>;
-using Narrow = Tile<128, 32, 4, 1, 4>;
-using Small = Tile<64, 64, 2, 2, 4>;
+// How many blocks share the row tiles of an M x N product: as many as run at once, each with the same number of tiles.
+template <class Tile>
+int walkers(int64_t M, int64_t N, size_t shared) {
+  const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN;
+  const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(Tile::resident, (227 << 10) / (shared + 1024)));
+  const int64_t most = std::max<int64_t>(1, multiprocessors * resident / column_tiles), each = (row_tiles + most - 1) / most;
+  return int((row_tiles + each - 1) / each);
+}
+
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared) {
+  auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
+  allow_shared_memory(kernel, shared);
+  const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + int(grid.z) - 1) / int(grid.z);
+  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split);
+}
+
+// The whole product by walking blocks. prepare(out, blocks) is called before the launch: what an epilogue with sums needs to know.
+template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
+void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
+  const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
+  const int blocks = walkers<Tile>(M, N, shared);
+  prepare(out, blocks);
+  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared);
+}
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K) {
+  launch_walking<T, Tile>(ctx, a, b, out, M, N, K, [](Out&, int) {});
+}
+
+// `splits` parts of the reduction (grid.z), a tile a block; the epilogue gets partial sums and looks at blockIdx.z.
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, int splits) {
+  const dim3 grid(unsigned((M + Tile::BM - 1) / Tile::BM), unsigned((N + Tile::BN - 1) / Tile::BN), unsigned(splits));
+  launch<T, Tile>(ctx, a, b, out, M, N, K, grid, shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b));
+}
+
+using Wide = Tile<128, 128, 2, 2, 3, 2>;
+using Middle = Tile<128, 64, 2, 2, 4, 3>;
+using Narrow = Tile<128, 32, 4, 1, 4, 4>;
+using Small = Tile<64, 64, 2, 2, 4, 4>;
+using Checked = Tile<64, 64, 2, 2, 4, 2>;
 
 // Calls body with the tile that suits an M x N product; float32, for checking only, has one.
 template <class T, class Body>
 void with_tile(int64_t M, int64_t N, Body&& body) {
-  if constexpr (sizeof(T) == 4) return body(Small{});
-  const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
-  if (N <= 32) return body(Narrow{});
-  if (blocks(128, 64) < 132) return body(Small{});
-  if (N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < 132) return body(Middle{});
-  return body(Wide{});
+  if constexpr (sizeof(T) == 4) {
+    body(Checked{});
+  } else {
+    const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
+    if (N <= 32) return body(Narrow{});
+    if (blocks(128, 64) < multiprocessors) return body(Small{});
+    if (N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors) return body(Middle{});
+    body(Wide{});
+  }
 }
 
 }  // namespace lgd::matrix

@@ -6,6 +6,8 @@ namespace lgd {
 
 template <class T>
 struct StoreOutput {
+  static constexpr bool sums = false;
+  struct Fetched {};
   T* out;
   int64_t pitch;                 // channels of a row
   const float *scale, *shift;    // [pitch] or null

@@ -1,0 +1,321 @@
+// Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read (ops/lazy_operands.cuh).
+//
+// Where:  k_outer;  channels(): of a k-inner operand;  channel(i): of element i along the rows of a k-outer one;
+//   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
+//     init(where, first row of the block, thread),  begin(where, k tile),  offset(where, k tile, slot, inside): in elements,
+//     entry(where, k tile): of its column of chunks in the table of numbers per channel,
+//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C].
+#pragma once
+#include "core/cuda_device.cuh"
+#include "ops/conv.h"
+
+namespace lgd {
+
+// Division of numbers below 2^31 by a constant: one multiplication (Granlund and Montgomery, PLDI 1994).
+struct FastDivide {
+  uint32_t divisor, magic, shift;
+  explicit FastDivide(uint32_t d) : divisor(d) {
+    shift = 0;
+    while ((uint64_t(1) << shift) < d) ++shift;
+    magic = uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
+  }
+  __device__ __forceinline__ uint32_t divide(uint32_t n) const { return (__umulhi(n, magic) + n) >> shift; }
+  __device__ __forceinline__ uint32_t divide(uint32_t n, uint32_t& rest) const {
+    const uint32_t q = divide(n);
+    rest = n - q * divisor;
+    return q;
+  }
+};
+
+// Two coordinates in one register; `outside` lies beyond every image whatever tap is added.
+struct Place2 {
+  int word;
+  static constexpr int outside = -(1 << 15);
+  static __device__ __forceinline__ Place2 of(int y, int x) { return {int(uint32_t(y) << 16 | (uint32_t(x) & 0xffffu))}; }
+  __device__ __forceinline__ int y() const { return word >> 16; }
+  __device__ __forceinline__ int x() const { return int(uint32_t(word) << 16) >> 16; }
+};
+
+namespace where {
+
+// [rows][width] in memory, the reduction along the width (k inner). An image is `pixels` rows.
+struct Rows {
+  static constexpr bool k_outer = false;
+  int rows, width;
+  FastDivide by_pixels{1};
+  constexpr int channels() const { return width; }
+  __device__ __forceinline__ int channel(int i) const { return i; }
+
+  template <class Mine> struct State {
+    int row0, k;
+    __device__ __forceinline__ void init(const Rows&, int first, int thread) {
+      row0 = first + thread / Mine::chunks;
+      k = thread % Mine::chunks * Mine::chunk;
+    }
+    __device__ __forceinline__ void begin(const Rows&, int) {}
+    __device__ __forceinline__ int64_t offset(const Rows& of, int tile, int slot, bool& inside) const {
+      const int row = row0 + slot * Mine::step, at = tile * Mine::BK + k;
+      inside = row < of.rows && at < of.width;
+      return int64_t(row) * of.width + at;
+    }
+    __device__ __forceinline__ int entry(const Rows& of, int tile) const {
+      const int at = tile * Mine::BK + k;
+      return at < of.width ? at : 0;
+    }
+    __device__ __forceinline__ int64_t image_channel(const Rows& of, int first, int tile, int slot) const {
+      const int row = first + int(threadIdx.x) / Mine::chunks + slot * Mine::step;
+      return int64_t(of.by_pixels.divide(uint32_t(row))) * of.width + entry(of, tile);
+    }
+  };
+};
+
+// [rows][width] in memory, the reduction along the rows (k outer).
+struct Columns {
+  static constexpr bool k_outer = true;
+  int rows, width;
+  FastDivide by_pixels{1};
+  constexpr int channels() const { return width; }
+  __device__ __forceinline__ int channel(int i) const { return min(i, width - 1); }
+
+  template <class Mine> struct State {
+    int column, row0;
+    __device__ __forceinline__ void init(const Columns&, int first, int thread) {
+      column = first + thread % Mine::chunks * Mine::chunk;
+      row0 = thread / Mine::chunks;
+    }
+    __device__ __forceinline__ void begin(const Columns&, int) {}
+    __device__ __forceinline__ int64_t offset(const Columns& of, int tile, int slot, bool& inside) const {
+      const int row = tile * Mine::BK + row0 + slot * Mine::step;
+      inside = row < of.rows && column < of.width;
+      return int64_t(row) * of.width + column;
+    }
+    __device__ __forceinline__ int entry(const Columns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
+    __device__ __forceinline__ int64_t image_channel(const Columns& of, int, int tile, int slot) const {
+      return int64_t(of.by_pixels.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step))) * of.width + column;
+    }
+  };
+};
+
+struct Geometry {
+  ConvShape shape;
+  FastDivide by_ow, by_oh, by_c, by_s;
+  explicit Geometry(const ConvShape& c) : shape(c), by_ow(c.ow), by_oh(c.oh), by_c(c.c), by_s(c.s) {}
+  // Output pixel -> image, y, x.
+  __device__ __forceinline__ int pixel(int at, int& y, int& x) const {
+    uint32_t ox, oy;
+    const uint32_t n = by_oh.divide(by_ow.divide(uint32_t(at), ox), oy);
+    y = int(oy);
+    x = int(ox);
+    return int(n);
+  }
+};
+
+// Patches of x for the forward pass: row = output pixel, k = (r, s, c).
+struct Patches : Geometry {
+  static constexpr bool k_outer = false;
+  using Geometry::Geometry;
+  constexpr int channels() const { return shape.c; }
+  __device__ __forceinline__ int channel(int i) const { return i; }
+
+  template <class Mine> struct State {
+    uint32_t base[Mine::slots];  // pixel of tap (0, 0)
+    Place2 at[Mine::slots];
+    int k, dy, dx, c;
+    bool k_inside;
+    __device__ __forceinline__ void init(const Patches& of, int first, int thread) {
+      const ConvShape& s = of.shape;
+      k = thread % Mine::chunks * Mine::chunk;
+#pragma unroll
+      for (int slot = 0; slot < Mine::slots; ++slot) {
+        const int row = first + thread / Mine::chunks + slot * Mine::step;
+        int y, x;
+        const int n = of.pixel(row, y, x);
+        y = y * s.stride - s.pad;
+        x = x * s.stride - s.pad;
+        base[slot] = (uint32_t(n) * s.h + y) * s.w + x;
+        at[slot] = Place2::of(row < s.rows() ? y : Place2::outside, x);
+      }
+    }
+    __device__ __forceinline__ void begin(const Patches& of, int tile) {
+      const ConvShape& s = of.shape;
+      uint32_t channel, column;
+      const uint32_t tap = of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
+      const uint32_t r = of.by_s.divide(tap, column);
+      k_inside = int(r) < s.r;
+      dy = int(r) * s.dilation;
+      dx = int(column) * s.dilation;
+      c = int(channel);
+    }
+    __device__ __forceinline__ int64_t offset(const Patches& of, int, int slot, bool& inside) const {
+      const ConvShape& s = of.shape;
+      inside = k_inside && unsigned(at[slot].y() + dy) < unsigned(s.h) && unsigned(at[slot].x() + dx) < unsigned(s.w);
+      return int64_t(base[slot] + uint32_t(dy * s.w + dx)) * s.c + c;
+    }
+    __device__ __forceinline__ int entry(const Patches& of, int tile) const {
+      uint32_t channel;
+      of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
+      return int(channel);
+    }
+    __device__ __forceinline__ int64_t image_channel(const Patches& of, int first, int tile, int slot) const {
+      int y, x;
+      return int64_t(of.pixel(first + int(threadIdx.x) / Mine::chunks + slot * Mine::step, y, x)) * of.shape.c + entry(of, tile);
+    }
+  };
+};
+
+// Patches of x for the weight gradient: row = (r, s, c), k = output pixel, the reduction outer.
+struct PatchColumns : Geometry {
+  static constexpr bool k_outer = true;
+  using Geometry::Geometry;
+  constexpr int channels() const { return shape.c; }
+  __device__ __forceinline__ int channel(int i) const {
+    uint32_t c;
+    by_c.divide(uint32_t(i), c);
+    return int(c);
+  }
+
+  template <class Mine> struct State {
+    int offset_y, offset_x, c, row0;
+    __device__ __forceinline__ void init(const PatchColumns& of, int first, int thread) {
+      const ConvShape& s = of.shape;
+      uint32_t channel, column;
+      const uint32_t tap = of.by_c.divide(uint32_t(first + thread % Mine::chunks * Mine::chunk), channel);
+      const uint32_t r = of.by_s.divide(tap, column);
+      c = int(channel);
+      offset_y = int(r) < s.r ? int(r) * s.dilation - s.pad : -(1 << 28);
+      offset_x = int(column) * s.dilation - s.pad;
+      row0 = thread / Mine::chunks;
+    }
+    __device__ __forceinline__ void begin(const PatchColumns&, int) {}
+    __device__ __forceinline__ int64_t offset(const PatchColumns& of, int tile, int slot, bool& inside) const {
+      const ConvShape& s = of.shape;
+      const int pixel = tile * Mine::BK + row0 + slot * Mine::step;
+      int y, x;
+      const int n = of.pixel(pixel, y, x);
+      y = y * s.stride + offset_y;
+      x = x * s.stride + offset_x;
+      inside = pixel < s.rows() && unsigned(y) < unsigned(s.h) && unsigned(x) < unsigned(s.w);
+      return int64_t((uint32_t(n) * s.h + y) * s.w + x) * s.c + c;
+    }
+    __device__ __forceinline__ int entry(const PatchColumns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
+    __device__ __forceinline__ int64_t image_channel(const PatchColumns& of, int, int tile, int slot) const {
+      int y, x;
+      return int64_t(of.pixel(tile * Mine::BK + row0 + slot * Mine::step, y, x)) * of.shape.c + c;
+    }
+  };
+};
+
+// The input pixels whose coordinates leave the same rests (py, px) by the stride, and the taps that reach them: the output pixel of
+// tap r at input row y is (y + pad - r dilation) / stride, whole for r = first + t step only. In numbers of the grid of these pixels
+// and of their taps that is a convolution of stride 1:  output row = i + base - t reach.
+struct Phase {
+  struct Axis {
+    int size;                      // pixels of this rest
+    int taps, first, step;
+    int base, reach;
+    Axis(int length, int rest, int kernel, int stride, int pad, int dilation) : size((length - rest + stride - 1) / stride), taps(0), first(0), step(1), base(0), reach(0) {
+      const auto whole = [&](int r) { return (rest + pad - r * dilation) % stride == 0; };
+      while (first < kernel && !whole(first)) ++first;
+      if (first == kernel) return;
+      while (!whole(first + step)) ++step;
+      taps = (kernel - first + step - 1) / step;
+      base = (rest + pad - first * dilation) / stride;
+      reach = step * dilation / stride;
+    }
+  };
+  Axis y, x;
+  int py, px;
+  Phase(const ConvShape& s, int py_, int px_)
+      : y(s.h, py_, s.r, s.stride, s.pad, s.dilation), x(s.w, px_, s.s, s.stride, s.pad, s.dilation), py(py_), px(px_) {}
+  int taps() const { return y.taps * x.taps; }
+  int64_t rows(int images) const { return int64_t(images) * y.size * x.size; }
+};
+
+// What of dy reaches the input pixels of a phase: row = such a pixel, k = (tap of y, tap of x, k).
+struct Reaching {
+  static constexpr bool k_outer = false;
+  int oh, ow, k, rows;
+  Phase phase;
+  FastDivide by_width, by_height, by_k, by_taps;
+  Reaching(const ConvShape& s, const Phase& p)
+      : oh(s.oh), ow(s.ow), k(s.k), rows(int(p.rows(s.n))), phase(p), by_width(p.x.size), by_height(p.y.size), by_k(s.k), by_taps(p.x.taps ? p.x.taps : 1) {}
+  constexpr int channels() const { return k; }
+  __device__ __forceinline__ int channel(int i) const { return i; }
+
+  template <class Mine> struct State {
+    uint32_t base[Mine::slots];
+    Place2 at[Mine::slots];
+    int k, dy, dx, channel;
+    bool k_inside;
+    __device__ __forceinline__ void init(const Reaching& of, int first, int thread) {
+      k = thread % Mine::chunks * Mine::chunk;
+#pragma unroll
+      for (int slot = 0; slot < Mine::slots; ++slot) {
+        const int row = first + thread / Mine::chunks + slot * Mine::step;
+        uint32_t j, i;
+        const uint32_t n = of.by_height.divide(of.by_width.divide(uint32_t(row), j), i);
+        const int y = int(i) + of.phase.y.base, x = int(j) + of.phase.x.base;
+        base[slot] = (n * of.oh + y) * of.ow + x;
+        at[slot] = Place2::of(row < of.rows ? y : Place2::outside, x);
+      }
+    }
+    __device__ __forceinline__ void begin(const Reaching& of, int tile) {
+      uint32_t ch, column;
+      const uint32_t tap = of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
+      const uint32_t row = of.by_taps.divide(tap, column);
+      k_inside = int(row) < of.phase.y.taps;
+      dy = int(row) * of.phase.y.reach;
+      dx = int(column) * of.phase.x.reach;
+      channel = int(ch);
+    }
+    __device__ __forceinline__ int64_t offset(const Reaching& of, int, int slot, bool& inside) const {
+      inside = k_inside && unsigned(at[slot].y() - dy) < unsigned(of.oh) && unsigned(at[slot].x() - dx) < unsigned(of.ow);
+      return int64_t(base[slot] - uint32_t(dy * of.ow + dx)) * of.k + channel;
+    }
+    __device__ __forceinline__ int entry(const Reaching& of, int tile) const {
+      uint32_t ch;
+      of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
+      return int(ch);
+    }
+    __device__ __forceinline__ int64_t image_channel(const Reaching&, int, int, int) const { return 0; }  // gradients of dense convolutions have no gate
+  };
+};
+
+// Weights for the data gradient: row = c, k = (tap of y, tap of x, k) of a phase, the reduction outer.
+struct PhaseWeights {
+  static constexpr bool k_outer = true;
+  int r, s, c;
+  Phase phase;
+  FastDivide by_k, by_taps;
+  PhaseWeights(const ConvShape& of, const Phase& p) : r(of.r), s(of.s), c(of.c), phase(p), by_k(of.k), by_taps(p.x.taps ? p.x.taps : 1) {}
+  constexpr int channels() const { return c; }
+
+  template <class Mine> struct State {
+    int c, row0;
+    __device__ __forceinline__ void init(const PhaseWeights&, int first, int thread) {
+      c = first + thread % Mine::chunks * Mine::chunk;
+      row0 = thread / Mine::chunks;
+    }
+    __device__ __forceinline__ void begin(const PhaseWeights&, int) {}
+    __device__ __forceinline__ int64_t offset(const PhaseWeights& of, int tile, int slot, bool& inside) const {
+      uint32_t k, column;
+      const uint32_t row = of.by_taps.divide(of.by_k.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step), k), column);
+      inside = int(row) < of.phase.y.taps && c < of.c;
+      const int tap = (of.phase.y.first + int(row) * of.phase.y.step) * of.s + of.phase.x.first + int(column) * of.phase.x.step;
+      return (int64_t(k) * (of.r * of.s) + tap) * of.c + c;
+    }
+  };
+};
+
+}  // namespace where
+
+template <class Where_, class Read_>
+struct Loader {
+  using Where = Where_;
+  using Read = Read_;
+  Where where;
+  Read read;
+};
+template <class Where, class Read> Loader(Where, Read) -> Loader<Where, Read>;
+
+}  // namespace lgd

@@ -1,0 +1,106 @@
+// Gradients of dense convolutions on the matrix core, with the norms and activations around them made on the way (ops/fused.h).
+//
+// data:    M = input pixels, N = C channels, reduction over (r, s, k):  A gathers dy, B = weights with k outer. With a stride the input
+//          pixels fall into stride^2 phases, each a convolution of stride 1 with the taps that reach it: nothing is multiplied by zero.
+// weight:  M = K, N = (r, s, c), reduction over the output pixels, split over blocks and added in a fixed order.
+//
+// Bytes at least: data reads g, y and w, what the target holds (old g, its y), and writes g; weight reads g, y and x. For the 1x1 layers
+// of mobile networks that is all that counts; the sums of the norm below ride on the stores.
+#include "ops/conv_epilogues.cuh"
+#include "ops/conv_gradients.cuh"
+#include "ops/conv_loaders.cuh"
+#include "ops/lazy_operands.cuh"
+#include "ops/matrix_core.cuh"
+#include "ops/norm_finish.cuh"
+#include "ops/reduce.cuh"
+
+namespace lgd {
+namespace {
+
+struct StorePartial {
+  static constexpr bool sums = false;
+  struct Fetched {};
+  float* out;
+  int64_t pitch, split_pitch;
+  __device__ __forceinline__ void store(int row, int column, const F8& x) const { store8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x); }
+};
+
+// One phase: its tile, its operands, and how many blocks will leave sums.
+template <class T, class Body>
+void with_phase(const ConvShape& s, const where::Phase& phase, const LazyGradient& dy, const void* w, Body&& body) {
+  const read::Gradient<T> gradient(dy);
+  const read::Stored<T> weights{static_cast<const T*>(w)};
+  matrix::with_tile<T>(phase.rows(s.n), s.c, [&](auto tile) {
+    if (is_pointwise(s)) body(tile, Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
+    else body(tile, Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
+  });
+}
+
+template <class T>
+void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, const void* w, const GradientTarget& target) {
+  std::vector<where::Phase> phases;
+  for (int py = 0; py < std::min(s.stride, s.h); ++py)
+    for (int px = 0; px < std::min(s.stride, s.w); ++px) phases.emplace_back(s, py, px);
+  std::vector<ReachTarget<T>> outs;
+  int parts = 0;
+  std::vector<int> first;  // part of each phase
+  for (const where::Phase& phase : phases)
+    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) {
+      using Tile = decltype(tile);
+      first.push_back(parts);
+      parts += matrix::walkers<Tile>(phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, decltype(a), decltype(b), ReachTarget<T>>(a, b));
+    });
+  float* partial = target.y ? static_cast<float*>(ctx.scratch(size_t(parts) * 2 * s.c * 4)) : nullptr;
+  for (size_t i = 0; i < phases.size(); ++i) {
+    const where::Phase& phase = phases[i];
+    const int64_t K = int64_t(phase.taps()) * s.k;
+    if (K == 0 && target.accumulate && !target.y) continue;  // nothing is added
+    ReachTarget<T> out(s, phase, target);
+    if (partial) out.partial = partial + size_t(first[i]) * 2 * s.c;
+    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) { matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K); });
+  }
+  if (partial) finish_gradient(ctx, partial, parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);
+}
+
+template <class T>
+void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, float* dw) {
+  const int64_t M = s.k, N = int64_t(s.r) * s.s * s.c, K = s.rows();
+  const Loader a{where::Columns{int(K), s.k}, read::Gradient<T>(dy)};
+  const read::Activation<T> activation(x);
+  matrix::with_tile<T>(M, N, [&](auto tile) {
+    using Tile = decltype(tile);
+    const int64_t tiles = ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN), k_tiles = (K + matrix::BK<T> - 1) / matrix::BK<T>;
+    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * matrix::multiprocessors / tiles, k_tiles / 8));
+    const int64_t per_split = (k_tiles + splits - 1) / splits;
+    splits = (k_tiles + per_split - 1) / per_split;  // no empty part
+    float* partial = static_cast<float*>(ctx.scratch(size_t(splits * M * N) * 4));
+    const StorePartial out{partial, N, M * N};
+    if (is_pointwise(s)) {
+      const where::Columns columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))};
+      matrix::launch_split<T, Tile>(ctx, a, Loader{columns, activation}, out, M, N, K, int(splits));
+    } else {
+      matrix::launch_split<T, Tile>(ctx, a, Loader{where::PatchColumns(s), activation}, out, M, N, K, int(splits));
+    }
+    add_partials(ctx, partial, int(splits), M * N, dw);
+  });
+}
+
+}  // namespace
+
+void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradient& dy, const void* w, const GradientTarget& target) {
+  check_dense(s);
+  with_type(type, [&](auto zero) { data_gradient_of<decltype(zero)>(ctx, s, dy, w, target); });
+}
+
+void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, float* dw) {
+  check_dense(s);
+  with_type(type, [&](auto zero) { weight_gradient_of<decltype(zero)>(ctx, s, x, dy, dw); });
+}
+
+void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
+  LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
+  weight_gradient(ctx, s, type, x, dy, dw);
+  if (target) data_gradient(ctx, s, type, dy, w, *target);
+}
+
+}  // namespace lgd

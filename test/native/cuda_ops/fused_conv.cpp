@@ -1,0 +1,160 @@
+// The fused dense convolutions against their plain references (native/ops/fused_cpu.cpp). Reductions are several k tiles long and no
+// size is a multiple of a tile.
+#include "run.h"
+
+namespace lgd::testing {
+
+namespace {
+
+struct Sizes {
+  size_t x, y, w;
+  float fan;
+  explicit Sizes(const ConvShape& s) : x(size_t(s.n) * s.h * s.w * s.c), y(size_t(s.rows()) * s.k), w(size_t(s.k) * s.r * s.s * s.c), fan(1 / std::sqrt(float(s.r * s.s * s.c))) {}
+};
+
+LazyInput lazy_input(Run& t, const ConvShape& s, Act act, bool gated) {
+  LazyInput x;
+  x.y = t.stored(t.draw(Sizes(s).x, 1, 0.5f));
+  x.scale = t.input32(size_t(s.c), 0.3f, 1);
+  x.shift = t.input32(size_t(s.c), 0.5f, 0.2f);
+  x.act = act;
+  if (gated) x.gate = t.stored(t.draw(size_t(s.n) * s.c, 0.3f, 0.6f));
+  return x;
+}
+
+LazyInput plain_input(Run& t, const ConvShape& s) {
+  LazyInput x;
+  x.y = t.input(Sizes(s).x);
+  return x;
+}
+
+LazyGradient lazy_gradient(Run& t, const ConvShape& s) {
+  LazyGradient dy;
+  dy.g = t.input(Sizes(s).y);
+  dy.y = t.stored(t.draw(Sizes(s).y, 1, 0.5f));
+  dy.a = t.input32(size_t(s.k), 0.3f, 1);
+  dy.b = t.input32(size_t(s.k), 0.1f);
+  dy.c = t.input32(size_t(s.k), 0.1f);
+  return dy;
+}
+
+NormTarget norm_target(Run& t, int channels) {
+  const size_t count = size_t(channels);
+  NormTarget norm;
+  norm.eps = 1e-3f;
+  norm.momentum = 0.1f;
+  norm.gamma = t.input32(count, 0.3f, 1);
+  norm.beta = t.input32(count);
+  norm.running_mean = t.sum32(count);
+  norm.running_var = t.sum32(count);
+  norm.mean = t.output32(count);
+  norm.rstd = t.output32(count);
+  norm.scale = t.output32(count);
+  norm.shift = t.output32(count);
+  return norm;
+}
+
+enum class Into { plain, sum, norm, norm_sum, activated };
+const char* name_of(Into into) {
+  const char* names[] = {"plain", "+=", "norm", "norm +=", "activated +="};
+  return names[int(into)];
+}
+
+GradientTarget gradient_target(Run& t, const ConvShape& s, Into into, Act act) {
+  const size_t count = Sizes(s).x, channels = size_t(s.c);
+  GradientTarget target;
+  target.accumulate = into == Into::sum || into == Into::norm_sum || into == Into::activated;
+  target.g = target.accumulate ? t.sum(count) : t.output(count);
+  if (into == Into::plain || into == Into::sum) return target;
+  target.y = t.stored(t.draw(count, 1, 0.5f));
+  target.act = act;
+  if (into == Into::activated) {
+    target.activated = t.stored(t.draw(count, 3, 1));
+  } else if (act != Act::none) {
+    target.scale = t.input32(channels, 0.3f, 1);
+    target.shift = t.input32(channels, 0.5f);
+  }
+  target.norm.gamma = t.input32(channels, 0.3f, 1);
+  target.norm.mean = t.input32(channels, 0.2f, 0.5f);
+  target.norm.rstd = t.input32(channels, 0.1f, 1);
+  target.norm.d_gamma = t.sum32(channels);
+  target.norm.d_beta = t.sum32(channels);
+  target.norm.a = t.output32(channels);
+  target.norm.b = t.output32(channels);
+  target.norm.c = t.output32(channels);
+  return target;
+}
+
+std::string with_act(const char* what, Act act) { return std::string(what) + " act " + std::to_string(int(act)); }
+
+void forward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input) {
+  check(describe(("conv_norm_forward " + what).c_str(), s), [=](Run& t) {
+    const LazyInput x = input(t);
+    void* w = t.input(Sizes(s).w, Sizes(s).fan);
+    const NormTarget norm = norm_target(t, s.k);
+    t.ops.conv_norm_forward(*t.device, s, t.type, x, w, norm, t.output(Sizes(s).y));
+  });
+}
+
+void backward(const ConvShape& s, const std::string& what, const std::function<LazyInput(Run&)>& input, bool lazy, const Into* into, Act act) {
+  const std::string full = "conv_norm_backward " + what + (lazy ? ", lazy dy" : "") + (into ? std::string(", ") + name_of(*into) + with_act("", act) : ", no target");
+  const bool wanted = into != nullptr;
+  const Into where = into ? *into : Into::plain;
+  check(describe(full.c_str(), s), [=](Run& t) {
+    const LazyInput x = input(t);
+    LazyGradient dy;
+    if (lazy) dy = lazy_gradient(t, s);
+    else dy.g = t.input(Sizes(s).y);
+    void* w = t.input(Sizes(s).w, Sizes(s).fan);
+    float* dw = t.sum32(Sizes(s).w);
+    GradientTarget target;
+    if (wanted) target = gradient_target(t, s, where, act);
+    t.ops.conv_norm_backward(*t.device, s, t.type, x, dy, w, dw, wanted ? &target : nullptr);
+  });
+}
+
+// Every way to come in and go out on one shape.
+void all_ways(const ConvShape& s, bool gates) {
+  const auto plain = [s](Run& t) { return plain_input(t, s); };
+  const auto lazy = [s](Act act) { return [s, act](Run& t) { return lazy_input(t, s, act, false); }; };
+  const auto gated = [s](Act act) { return [s, act](Run& t) { return lazy_input(t, s, act, true); }; };
+  forward(s, "plain", plain);
+  for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid}) forward(s, with_act("lazy", act), lazy(act));
+  backward(s, "plain", plain, false, nullptr, Act::none);
+  backward(s, "plain", plain, true, nullptr, Act::none);
+  for (Into into : {Into::plain, Into::sum}) backward(s, with_act("lazy", Act::relu6), lazy(Act::relu6), into == Into::sum, &into, Act::none);
+  for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish, Act::sigmoid, Act::hardsigmoid})
+    for (Into into : {Into::norm, Into::norm_sum}) backward(s, with_act("lazy", act), lazy(act), true, &into, act);
+  for (Act act : {Act::none, Act::relu, Act::relu6}) {
+    const Into into = Into::activated;
+    backward(s, "plain", plain, true, &into, act);
+  }
+  if (!gates) return;
+  for (Act act : {Act::silu, Act::hardswish}) {
+    const Into into = Into::plain;
+    forward(s, with_act("gated", act), gated(act));
+    backward(s, with_act("gated", act), gated(act), true, &into, Act::none);
+  }
+}
+
+}  // namespace
+
+void fused_convolutions() {
+  all_ways(conv(3, 11, 9, 104, 40, 1, 1, 0), true);
+  all_ways(conv(2, 13, 9, 24, 72, 3, 2, 1), true);
+  const Into norm = Into::norm, norm_sum = Into::norm_sum, sum = Into::sum, plain_into = Into::plain;
+  for (const ConvShape& s : {conv(2, 9, 11, 40, 24, 3, 1, 1), conv(3, 8, 10, 136, 72, 1, 2, 0), conv(2, 21, 19, 8, 72, 7, 2, 3), conv(2, 10, 9, 24, 136, 3, 1, 2, 2),
+                             conv(1, 14, 11, 32, 24, 3, 2, 2, 2), conv(2, 13, 10, 16, 24, 3, 3, 1), conv(150, 1, 1, 200, 104, 1, 1, 0), conv(1, 1, 1, 8, 8, 1, 1, 0),
+                             conv(40, 21, 20, 40, 136, 1, 1, 0), conv(29, 14, 14, 104, 24, 1, 1, 0), conv(6, 28, 28, 24, 72, 1, 1, 0), conv(22, 28, 29, 8, 264, 3, 1, 1)}) {
+    if (small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
+    forward(s, "plain", [s](Run& t) { return plain_input(t, s); });
+    const auto lazy = [s](Run& t) { return lazy_input(t, s, Act::relu, false); };
+    forward(s, with_act("lazy", Act::relu), lazy);
+    backward(s, "lazy", lazy, true, &norm, Act::relu);
+    backward(s, "lazy", lazy, true, &norm_sum, Act::silu);
+    backward(s, "lazy", lazy, false, &sum, Act::none);
+    backward(s, "lazy", lazy, true, &plain_into, Act::none);
+  }
+}
+
+}  // namespace lgd::testing
