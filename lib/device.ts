@@ -1,16 +1,20 @@
 import { availableParallelism } from 'node:os';
 import { LgdError } from './errors.js';
-import { loadAddon, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
+import { loadAddon, loadEmulatedAddon, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
-export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emulated';
+
+/** 'cuda-emulated' runs the CUDA kernels on the CPU, thread by thread: for tests of them on machines without a GPU. */
+export type DeviceKind = 'cpu' | 'cuda' | 'cuda-emulated';
 
 export interface DeviceOptions {
   /** Threads for CPU work, 1 or more; default: all cores. */
   threads?: number;
 }
 
-export interface DeviceInfo extends NativeDeviceInfo {
+export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {
+  kind: DeviceKind;
   /** Why this device was taken ('auto' explains itself). */
   reason: string;
   /** Storage types of activations on this device. */
@@ -20,11 +24,13 @@ export interface DeviceInfo extends NativeDeviceInfo {
 /** A CPU or a GPU, with the native queue that keeps its work in order. Close it with {@link Device.dispose}. */
 export class Device implements Disposable {
   readonly addon: NativeAddon;
+  readonly kind: DeviceKind;
   readonly #reason: string;
   #handle: DeviceHandle | undefined;
 
   /** Use {@link openDevice}. */
-  constructor(addon: NativeAddon, handle: DeviceHandle, reason: string) {
+  constructor(kind: DeviceKind, addon: NativeAddon, handle: DeviceHandle, reason: string) {
+    this.kind = kind;
     this.addon = addon;
     this.#handle = handle;
     this.#reason = reason;
@@ -36,14 +42,10 @@ export class Device implements Disposable {
     return this.#handle;
   }
 
-  get kind(): 'cpu' | 'cuda' {
-    return this.info.kind;
-  }
-
   /** Name, memory and precisions, as they are now. */
   get info(): DeviceInfo {
-    const info = this.addon.deviceInfo(this.handle);
-    return { ...info, reason: this.#reason, precisions: info.kind === 'cuda' ? ['bfloat16', 'float32'] : ['float32'] };
+    const { kind, addon } = this;
+    return { ...addon.deviceInfo(this.handle), kind, reason: this.#reason, precisions: kind === 'cpu' ? ['float32'] : ['bfloat16', 'float32'] };
   }
 
   /** Resolves once all queued work has run; rejects with the first error in it. */
@@ -64,6 +66,7 @@ export class Device implements Disposable {
 
 /**
  * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
+ * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
@@ -71,15 +74,19 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   if (!Number.isInteger(threads) || threads < 1) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: 'a whole number from 1' });
   }
-  const addon = loadAddon();
-  const match = /^(auto|cpu|cuda)(?::(\d+))?$/.exec(name);
+  const match = /^(auto|cpu|cuda|cuda-emulated)(?::(\d+))?$/.exec(name);
   if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
-    throw new LgdError('BAD_OPTION', 'not a device.', { option: 'device', found: name, allowed: "'auto', 'cpu', 'cuda' or 'cuda:N'" });
+    throw new LgdError('BAD_OPTION', 'not a device.', { option: 'device', found: name, allowed: "'auto', 'cpu', 'cuda', 'cuda:N' or 'cuda-emulated'" });
   }
-  if (name === 'cpu') return new Device(addon, addon.openDevice('cpu', 0, threads), 'asked for');
+  if (name === 'cuda-emulated') {
+    const emulated = loadEmulatedAddon();
+    return new Device('cuda-emulated', emulated, emulated.openDevice('cuda', 0, threads), 'asked for');
+  }
+  const addon = loadAddon();
+  if (name === 'cpu') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), 'asked for');
   const status = addon.cudaStatus();
   if (!status.available) {
-    if (name === 'auto') return new Device(addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${status.reason}`);
+    if (name === 'auto') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${status.reason}`);
     throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${status.reason}.`, {
       option: 'device',
       found: name,
@@ -87,5 +94,5 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
     });
   }
   const index = Number(match[2] ?? 0);
-  return new Device(addon, addon.openDevice('cuda', index, threads), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+  return new Device('cuda', addon, addon.openDevice('cuda', index, threads), name === 'auto' ? 'a CUDA device is there' : 'asked for');
 }

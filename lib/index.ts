@@ -1,5 +1,5 @@
 // devices, errors, files
-export { openDevice, Device, type DeviceInfo, type DeviceName, type DeviceOptions } from './device.js';
+export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, type DeviceOptions } from './device.js';
 export { LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';

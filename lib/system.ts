@@ -1,9 +1,10 @@
 /** What this machine and this installation have, and what is missing: what `lgdistill doctor` prints. */
+import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { importSharp } from './data/sharp.js';
-import { addonPath, loadAddon, type BuildInfo, type CudaStatus } from './native.js';
+import { addonPath, emulatedAddonPath, loadAddon, type BuildInfo, type CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
 import { importTransformers } from './text/encoder.js';
 import { version } from './version.js';
@@ -32,6 +33,8 @@ export interface SystemReport {
   addon: (BuildInfo & { path: string }) | { error: string };
   /** `required` is the CUDA version that the driver must support at least, as in {@link CudaStatus.driver}; 0 for an addon without CUDA. */
   cuda: CudaStatus & { required: number };
+  /** File of the addon behind device 'cuda-emulated', where it is built. */
+  emulated: string | undefined;
   /** What device 'auto' takes. */
   device: 'cpu' | 'cuda' | undefined;
   dependencies: { sharp: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
@@ -62,6 +65,7 @@ export async function inspectSystem({ path = process.cwd() }: { path?: string } 
     disk: free === undefined ? undefined : { path, free },
     addon,
     cuda,
+    emulated: existsSync(emulatedAddonPath()) ? emulatedAddonPath() : undefined,
     device: 'error' in addon ? undefined : cuda.available ? 'cuda' : 'cpu',
     dependencies,
     problems,

@@ -1,5 +1,5 @@
 // Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student score on a vendor neither has seen.
-//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
+//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,7 +12,7 @@ import { heldOutVendor } from './demo/vendors.mjs';
 const usage = `npm run demo -- [options]
   --full            all 1,394 names, 120 epochs of batch 256: for a GPU
   --short           a few seconds of training: for checks
-  --device <name>   auto, cpu, cuda or cuda:N [default auto]
+  --device <name>   auto, cpu, cuda, cuda:N or cuda-emulated [default auto]
   --threads <n>     threads for work on the CPU [default: all cores]
   --seed <n>        of weights, shuffling and augmentation [default 0]
   --output <folder> for drawings, runs and summary.json [default runs/demo]

@@ -75,6 +75,6 @@ async function* benchRows(device: Device, config: Config, { categories, dimensio
     yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
   }
   await teacher?.dispose();
-  const bfloat16 = device.kind === 'cuda' && precision !== 'float32';
+  const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
   yield { op: 'semantic loss and bank update', resolution: undefined, ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)) };
 }

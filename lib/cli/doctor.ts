@@ -17,7 +17,7 @@ export function doctorCommand(bind: Bind): Command {
     }));
 }
 
-function facts({ version, node, platform, cpu, memory, disk, addon, cuda, dependencies }: SystemReport): [string, string][] {
+function facts({ version, node, platform, cpu, memory, disk, addon, cuda, emulated, dependencies }: SystemReport): [string, string][] {
   const state = (dependency: DependencyState) => ('error' in dependency ? `missing: ${dependency.error}` : dependency.version);
   return [
     ['lgdistill', version],
@@ -34,6 +34,7 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, depend
         ] as [string, string][])),
     ['cuda driver', cuda.driver === 0 ? 'none' : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`],
     ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }) => [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string]),
+    ...(emulated === undefined ? [] : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
     ['sharp', state(dependencies.sharp)],
     ['transformers', state(dependencies.transformers)],
     ['onnxruntime', state(dependencies.onnxruntime)],

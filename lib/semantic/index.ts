@@ -30,7 +30,7 @@ export interface BankLossOptions extends SemanticCallOptions {
 export async function bankLoss(input: BankLossInput, { device, signal, precision = 'float32' }: BankLossOptions): Promise<BankLossOutput> {
   throwIfAborted(signal, 'The semantic loss');
   checkBankLoss(input);
-  if (precision === 'bfloat16' && (device === 'js' || device.kind !== 'cuda')) {
+  if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
     throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
   }
   if (device === 'js') return await js.bankLoss(input, signal);

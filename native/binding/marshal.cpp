@@ -26,13 +26,17 @@ Napi::Error js_error(Napi::Env env, std::exception_ptr error) {
 
 void fail(Napi::Env env, const std::string& code, const std::string& message) { throw js_error(env, code, message); }
 
+static const char this_addon = 0;  // its address is another one in every addon of a process
+
 Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object) {
-  return Napi::External<Handle>::New(env, new Handle{type, std::move(object)}, [](Napi::Env, Handle* handle) { delete handle; });
+  return Napi::External<Handle>::New(env, new Handle{&this_addon, type, std::move(object)}, [](Napi::Env, Handle* handle) { delete handle; });
 }
 
 static Handle* handle_of(const Napi::Value& value, const char* type) {
   if (!value.IsExternal()) fail(value.Env(), "BAD_OPTION", std::string("expected the handle of a ") + type);
-  return value.As<Napi::External<Handle>>().Data();
+  Handle* handle = value.As<Napi::External<Handle>>().Data();
+  if (handle->addon != &this_addon) fail(value.Env(), "BAD_OPTION", std::string("this ") + type + " was made by another addon: objects of cuda-emulated devices and of others do not mix");
+  return handle;
 }
 
 std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type) {

@@ -27,8 +27,10 @@ Napi::Value guarded(Napi::Env env, Body&& body) {
   }
 }
 
-// A handle owns one shared object of the engine; release() drops it early, later use is a DISPOSED error.
+// A handle owns one shared object of the engine; release() drops it early, later use is a DISPOSED error. `addon` tells addons apart that
+// one process has loaded beside each other: their objects do not mix.
 struct Handle {
+  const void* addon;
   const char* type;
   std::shared_ptr<void> object;
 };
@@ -40,6 +42,7 @@ template <class T> struct HandleName;
 template <> struct HandleName<Device> { static constexpr const char* value = "device"; };
 template <> struct HandleName<Tensor> { static constexpr const char* value = "tensor"; };
 template <> struct HandleName<PixelStore> { static constexpr const char* value = "pixel store"; };
+template <> struct HandleName<DeviceStep> { static constexpr const char* value = "step"; };
 template <> struct HandleName<Encoder> { static constexpr const char* value = "encoder"; };
 template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
 

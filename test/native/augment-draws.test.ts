@@ -1,6 +1,7 @@
 // Statistics of the draws, read off images whose pixels tell where they come from: red is the column, green is the row.
-import { beforeAll, describe, expect, it } from 'vitest';
-import { loadAddon, type DeviceHandle, type NativeAugmentRecipe, type PixelStoreHandle } from '../../lib/native.js';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openDevice, type Device } from '../../lib/device.js';
+import { loadAddon, type NativeAugmentRecipe, type PixelStoreHandle } from '../../lib/native.js';
 import { augmentBatch, readAugmentFixture, storeOf } from './augment-fixture.js';
 
 const addon = loadAddon();
@@ -11,11 +12,12 @@ const nothing: NativeAugmentRecipe = {
   flipProbability: 0, jitterProbability: 0, brightness: 0, contrast: 0, saturation: 0, hue: 0, greyProbability: 0, blurProbability: 0,
 };
 
-let device: DeviceHandle;
+let device: Device;
 let map: PixelStoreHandle;
 let flat: PixelStoreHandle;
-beforeAll(() => {
-  device = addon.openDevice('cpu', 0, 2);
+afterAll(() => device.dispose());
+beforeAll(async () => {
+  device = await openDevice('cpu', { threads: 2 });
   const places = new Uint8Array(width * height * 3);
   for (let y = 0; y < height; ++y) for (let x = 0; x < width; ++x) places.set([x, y, 0], (y * width + x) * 3);
   map = storeOf(addon, [{ width, height, pixels: places }]);

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
-import { loadAddon, type DeviceHandle, type NativeAddon, type NativeAugmentRecipe, type PixelStoreHandle } from '../../lib/native.js';
+import type { Device } from '../../lib/device.js';
+import type { NativeAddon, NativeAugmentRecipe, PixelStoreHandle } from '../../lib/native.js';
 import { readSafetensors } from '../../lib/safetensors.js';
-import { noteSkip } from '../shared.js';
 
 /** A case of test/fixtures/augment/make_fixtures.py: the batch to augment and torchvision's result for it. */
 export interface AugmentCase {
@@ -42,13 +42,6 @@ export async function readAugmentFixture(): Promise<AugmentFixture> {
   return { images, cases, cropQuantiles: tensors.get('crop.quantiles')!.data as Float32Array };
 }
 
-/** The kinds of device that this machine can run the tests on. */
-export function availableDevices(what: string): ('cpu' | 'cuda')[] {
-  const status = loadAddon().cudaStatus();
-  if (!status.available) noteSkip(`${what} on cuda`, status.reason);
-  return status.available ? ['cpu', 'cuda'] : ['cpu'];
-}
-
 export function storeOf(addon: NativeAddon, images: readonly RgbImage[], options = { memoryLimitBytes: 1e9, spillFolder: '' }): PixelStoreHandle {
   const store = addon.makePixelStore(options);
   for (const { width, height, pixels } of images) addon.appendPixels(store, width, height, pixels);
@@ -57,13 +50,12 @@ export function storeOf(addon: NativeAddon, images: readonly RgbImage[], options
 
 /** Augments one batch; the result is [B,3,H,W]. */
 export async function augmentBatch(
-  device: DeviceHandle,
+  { addon, handle }: Device,
   store: PixelStoreHandle,
   { recipe, height, width, images, drawIds, seed, epoch }: Omit<AugmentCase, 'name' | 'expected'>,
   bfloat16 = false,
 ): Promise<Float32Array> {
-  const addon = loadAddon();
-  const tensor = addon.makeImages(device, images.length, height, width, bfloat16);
+  const tensor = addon.makeImages(handle, images.length, height, width, bfloat16);
   addon.augment(store, recipe, { images, drawIds, seed, epoch }, tensor);
   const result = await addon.readImages(tensor);
   addon.release(tensor);

@@ -2,10 +2,11 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { loadAddon, type DeviceHandle, type PixelStoreHandle } from '../../lib/native.js';
-import { augmentBatch, availableDevices, readAugmentFixture, storeOf, type AugmentCase, type AugmentFixture } from './augment-fixture.js';
+import { openDevice } from '../../lib/device.js';
+import { loadAddon, type PixelStoreHandle } from '../../lib/native.js';
+import { devicesUnderTest } from '../devices.js';
+import { augmentBatch, readAugmentFixture, storeOf, type AugmentCase, type AugmentFixture } from './augment-fixture.js';
 
-const addon = loadAddon();
 let fixture: AugmentFixture;
 beforeAll(async () => {
   fixture = await readAugmentFixture();
@@ -27,11 +28,10 @@ function greatestDifference(a: Float32Array, b: Float32Array): number {
   return most;
 }
 
-describe.each(availableDevices('augmentation'))('augment on %s', (kind) => {
-  let device: DeviceHandle;
+describe.each(await devicesUnderTest('augmentation'))('augment on $name', ({ device, name: kind }) => {
+  const { addon, handle } = device;
   let store: PixelStoreHandle;
   beforeAll(() => {
-    device = addon.openDevice(kind, 0, 2);
     store = storeOf(addon, fixture.images);
   });
 
@@ -89,7 +89,7 @@ describe.each(availableDevices('augmentation'))('augment on %s', (kind) => {
 
   it('keeps two batches in flight apart', async () => {
     const entry = find('moco');
-    const tensors = Array.from({ length: 6 }, () => addon.makeImages(device, entry.images.length, entry.height, entry.width, false));
+    const tensors = Array.from({ length: 6 }, () => addon.makeImages(handle, entry.images.length, entry.height, entry.width, false));
     tensors.forEach((tensor, i) => addon.augment(store, entry.recipe, { ...entry, epoch: i }, tensor));
     for (const [i, tensor] of tensors.entries()) {
       expect(await addon.readImages(tensor)).toEqual(await augmentBatch(device, store, { ...entry, epoch: i }));
@@ -98,7 +98,7 @@ describe.each(availableDevices('augmentation'))('augment on %s', (kind) => {
 
   it('refuses what it cannot do', () => {
     const entry = find('grey');
-    const tensor = addon.makeImages(device, entry.images.length, 8, 8, false);
+    const tensor = addon.makeImages(handle, entry.images.length, 8, 8, false);
     const call = (recipe: object, batch: object) => () => addon.augment(store, { ...entry.recipe, ...recipe }, { ...entry, ...batch }, tensor);
     expect(call({}, { images: [0, 99] })).toThrow(/no image 99/);
     expect(call({}, { images: [0, -1] })).toThrow(/no image -1/);
@@ -114,19 +114,22 @@ describe.each(availableDevices('augmentation'))('augment on %s', (kind) => {
 
 describe('the CPU backend', () => {
   it('gives the same bits for any number of threads', async () => {
+    const addon = loadAddon();
     const store = storeOf(addon, fixture.images);
     const entry = find('moco');
     const results = [];
-    for (const threads of [1, 2, 3, 5]) results.push(await augmentBatch(addon.openDevice('cpu', 0, threads), store, entry));
+    for (const threads of [1, 2, 3, 5]) results.push(await augmentBatch(await openDevice('cpu', { threads }), store, entry));
     for (const result of results.slice(1)) expect(result).toEqual(results[0]);
   });
 });
 
 describe('the pixel store', () => {
+  const addon = loadAddon();
+
   it('spills past its limit and gives the same pixels from the file', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'lgd-spill-'));
     try {
-      const device = addon.openDevice('cpu', 0, 1);
+      using device = await openDevice('cpu', { threads: 1 });
       const entry = find('evaluation shrink');
       const spilled = storeOf(addon, fixture.images, { memoryLimitBytes: fixture.images[0]!.pixels.length + 10, spillFolder: folder });
       const bytes = fixture.images.reduce((sum, image) => sum + image.pixels.length, 0);

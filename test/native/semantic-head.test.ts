@@ -1,18 +1,14 @@
 import { spawnSync } from 'node:child_process';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { addonPath, type SemanticHeadHandle, type TensorHandle } from '../../lib/native.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
-import { openDevices } from '../fixtures/semantic/backends.js';
+import { devicesUnderTest } from '../devices.js';
 import { goldenCases, relativeError, type GoldenCase } from '../fixtures/semantic/cases.js';
 
-const devices = (await openDevices()).map((device) => ({ name: device.kind, device }));
+const devices = await devicesUnderTest('the semantic head');
 const cases = (await goldenCases()).filter(({ name }) => !name.startsWith('published'));
 const golden = (name: string) => cases.find((one) => one.name === name)!;
-
-afterAll(() => {
-  for (const { device } of devices) device.dispose();
-});
 
 function tensor(device: Device, values: Float32Array, dimension: number): TensorHandle {
   const handle = device.addon.makeTensor(device.handle, [values.length / dimension, dimension]);

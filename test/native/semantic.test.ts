@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { backends } from '../fixtures/semantic/backends.js';
 import { goldenCases, relativeError, type GoldenCase } from '../fixtures/semantic/cases.js';
@@ -6,13 +6,8 @@ import { randomNumbers } from '../fixtures/random.js';
 import { noteSkip } from '../shared.js';
 
 const cases = await goldenCases();
-const table = await backends();
-const js = table[0]!;
-const native = table.slice(1);
-
-afterAll(() => {
-  for (const { device } of native) if (device !== 'js') device.dispose();
-});
+const table = await backends('the semantic loss');
+const native = table.filter(({ device }) => device !== 'js');
 
 /** At a very cold teacher the rounding of the inputs alone moves the targets. */
 const allowed = (tolerance: number, golden: GoldenCase) => (golden.teacherTemperature < 1e-3 ? Math.max(tolerance, 2e-3) : tolerance);
@@ -80,7 +75,7 @@ describe.each(native)('$name against the reference', ({ device, precision, toler
       textual: embeddings(categories, dimension, 3), visual: embeddings(categories, dimension, 4, 0.9), queue: embeddings(7, dimension, 5),
       dimension, alpha: 0.35, ...temperatures,
     };
-    const expected = await bankLoss(input, { device: js.device });
+    const expected = await bankLoss(input, { device: 'js' });
     const found = await bankLoss(input, { device, precision });
     // In one dimension the gradient is exactly zero, and rounding is all there is.
     if (dimension > 1) expect(relativeError(found.gradient, expected.gradient)).toBeLessThan(tolerance);
@@ -88,7 +83,7 @@ describe.each(native)('$name against the reference', ({ device, precision, toler
     const { teacher, textual, visual } = input;
     const seen = new Uint8Array(categories).map((_, k) => k % 2);
     const update = { teacher, textual, visual, seen, dimension, momentum: 0.9 };
-    const wanted = await bankUpdate(update, { device: js.device });
+    const wanted = await bankUpdate(update, { device: 'js' });
     const got = await bankUpdate(update, { device });
     expect([...got.assignment]).toEqual([...wanted.assignment]);
     expect([...got.seen]).toEqual([...wanted.seen]);
@@ -96,7 +91,7 @@ describe.each(native)('$name against the reference', ({ device, precision, toler
   });
 
   test('more scores than fit the budget at once give the mean over the parts', async ({ skip }) => {
-    if (device !== 'js' && device.info.name.startsWith('emulated')) {
+    if (device !== 'js' && device.kind === 'cuda-emulated') {
       noteSkip('blocks of images on the emulated GPU', 'half a million scores an image take it minutes');
       skip();
     }
