@@ -1,0 +1,318 @@
+// What the fused depthwise kernels share: how an image is walked, and how its rows come into shared memory.
+//
+// A block keeps `width` channels and goes through tiles: full columns of a few output columns (or several small images side by
+// side), from the top down. Rows arrive in stages of a few rows by cp.async, two buffers in turn, so that a stage is in flight
+// while one is computed, over the borders of tiles too. A thread first transforms in place what it copied itself (no barrier lies
+// between), then all threads read the stage: thread = (a strip of columns, one or two channels), the last rows in registers. So
+// a row is read, activated and unpacked once for a tile, and only the columns at the sides of a tile are read twice.
+#pragma once
+#include <limits>
+
+#include "ops/fused.h"
+#include "ops/reduce.cuh"
+
+namespace lgd {
+
+constexpr int depthwise_threads = 256;   // of a block, at most
+constexpr int multiprocessors = 132;     // the grid is made for an H100; others only balance less well
+constexpr int shared_memory = 227 << 10; // of a multiprocessor, for blocks
+constexpr int block_memory = 99 << 10;   // what a block may have on every architecture from 8.0 on
+
+inline void check_fused_depthwise(const ConvShape& s) {
+  LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE", "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
+  LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5) && (s.stride == 1 || s.stride == 2) && s.dilation == 1 && s.pad < s.r, "BAD_SHAPE",
+            "fused depthwise kernels are 3x3 or 5x5 with stride 1 or 2, found ", s.r, "x", s.s, ", stride ", s.stride, ", padding ", s.pad, ", dilation ", s.dilation);
+}
+
+// ---- the walk ---------------------------------------------------------------------------------------------------------------
+struct DepthwiseWalk {
+  int width, groups;               // channels of a block; groups of them
+  int strips, images;              // in a tile, side by side
+  int columns;                     // of a tile and image: strips * strip
+  int rows;                        // steps of a tile that give rows
+  int column_tiles, row_tiles, tiles;
+  int stage_steps;                 // a multiple of the kernel's reach
+  int threads, parts;              // parts: blocks of a channel group
+  size_t shared_bytes;
+};
+
+// What a kernel says of itself: a step gives one row; `reach` steps of rows are seen at once.
+struct DepthwiseKernel {
+  int lane_channels, strip, reach, blocks;  // blocks: meant to share a multiprocessor
+};
+
+// A number that grows with the time of a walk: rounds of the busiest multiprocessor, in thread steps. A stage costs a barrier and its
+// copies' set-up (0.7 of a step), columns at the sides are copied twice (a quarter of a step's work), halves of sectors are read twice.
+inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel, int channels) {
+  const int rounds = (walk.tiles + walk.parts - 1) / walk.parts, side_by_side = (walk.parts * walk.groups + multiprocessors - 1) / multiprocessors;
+  const int stages = (walk.rows + kernel.reach - 1 + walk.stage_steps - 1) / walk.stage_steps;
+  const double sides = 1 + 0.25 * (kernel.reach - 1) / walk.columns;
+  const double sectors = walk.groups > 1 && walk.width % 16 ? 1.05 : 1, segments = walk.width < 32 && walk.width < channels ? 1.05 : 1;
+  return sides * sectors * segments * rounds * side_by_side * stages * (walk.stage_steps + 0.7) * walk.threads;
+}
+
+// Channels, columns and images of a tile; false where `slots` strips are too many for shared memory.
+template <class Bytes>
+bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int columns, int channels, size_t limit, Bytes&& bytes) {
+  const int strips = (columns + kernel.strip - 1) / kernel.strip;
+  walk.groups = (channels + walk.width - 1) / walk.width;
+  walk.column_tiles = (strips + slots - 1) / slots;
+  walk.strips = (strips + walk.column_tiles - 1) / walk.column_tiles;
+  walk.columns = walk.strips * kernel.strip;
+  const int64_t spread = int64_t(count) * walk.groups / (multiprocessors * kernel.blocks);  // images a block, where all blocks get some
+  walk.images = int(std::max<int64_t>(1, std::min<int64_t>(slots / walk.strips, spread)));
+  walk.threads = (walk.width / kernel.lane_channels * walk.strips * walk.images + 31) / 32 * 32;
+  walk.stage_steps = kernel.reach;
+  return slots == 1 || bytes(walk) <= limit;
+}
+
+// The walk over `rows` x `columns` steps of `count` images that costs least. bytes(walk): shared memory of a block.
+template <class Bytes>
+DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Bytes&& bytes) {
+  const size_t limit = size_t(std::min(block_memory, shared_memory / kernel.blocks - 1024));
+  DepthwiseWalk best{};
+  double least = 0;
+  for (int width = std::min(channels, 32); width <= std::min(channels, 96); width += 8) {
+    DepthwiseWalk walk{};
+    walk.width = width;
+    for (int slots = depthwise_threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, columns, channels, limit, bytes);) slots = (slots + 1) / 2;
+    const int most = std::max(1, multiprocessors * kernel.blocks / walk.groups);
+    for (int steps = kernel.reach; steps <= 4 * kernel.reach; steps += kernel.reach) {
+      walk.stage_steps = steps;
+      walk.shared_bytes = bytes(walk);
+      if (walk.shared_bytes > limit && steps > kernel.reach) break;
+      for (walk.row_tiles = 1; walk.row_tiles == 1 || rows / walk.row_tiles >= 2 * kernel.reach; walk.row_tiles *= 2) {
+        walk.rows = (rows + walk.row_tiles - 1) / walk.row_tiles;
+        walk.tiles = (count + walk.images - 1) / walk.images * walk.column_tiles * walk.row_tiles;
+        walk.parts = std::min(walk.tiles, most);
+        const double cost = walk_cost(walk, kernel, channels);
+        if (least > 0 && cost >= least) continue;
+        least = cost;
+        best = walk;
+      }
+    }
+  }
+  return best;
+}
+
+// Where a tile lies: first image, first step across and down, and how many steps give rows.
+struct TilePlace {
+  int image, column, row, rows;
+};
+__device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int tile, int rows) {
+  TilePlace place;
+  place.column = tile % walk.column_tiles * walk.columns;
+  const int rest = tile / walk.column_tiles;
+  place.row = rest % walk.row_tiles * walk.rows;
+  place.image = rest / walk.row_tiles * walk.images;
+  place.rows = max(0, min(walk.rows, rows - place.row));
+  return place;
+}
+
+// ---- copying ----------------------------------------------------------------------------------------------------------------
+// A pixel of a stage. Shared memory holds [row][image][column][width].
+struct Pixel {
+  int offset;                // elements from the stage's first
+  uint8_t row, image;
+  uint16_t column;
+};
+
+// Images [h][w][c] and the part of a stage that is read from them.
+struct StageSource {
+  int h, w, c;
+  int columns;               // of an image, in a stage
+  int pixels;                // of a stage
+  const Pixel* table;        // in shared memory
+};
+
+__device__ __forceinline__ StageSource make_source(int h, int w, int c, int rows, int images, int columns, Pixel* table) {
+  const StageSource source{h, w, c, columns, rows * images * columns, table};
+  for (int i = threadIdx.x; i < source.pixels; i += blockDim.x) {
+    const int column = i % columns, image = i / columns % images, row = i / (columns * images);
+    table[i] = {((image * h + row) * w + column) * c, uint8_t(row), uint8_t(image), uint16_t(column)};
+  }
+  return source;
+}
+
+// One stage's place in the images. Rows outside of [begin, end), columns outside of the image and images from `images` on are zeros.
+struct StagePlace {
+  int image, row, column, begin, end, images;
+};
+
+// What a thread copies: 8 channels (from `channel` of the block's) of every step-th pixel, at most 32 of them.
+struct Share {
+  int channel, first, step;
+};
+__device__ __forceinline__ Share share_of(int width, int channels) {
+  const int chunks = width / 8, step = int(blockDim.x) / chunks, pixel = int(threadIdx.x) / chunks, channel = int(threadIdx.x) % chunks * 8;
+  return {channel, pixel < step && channel < channels ? pixel : 1 << 30, step};
+}
+
+template <class T>
+__device__ __forceinline__ void copy8(T* to, const T* from, bool valid) {
+#pragma unroll
+  for (int i = 0; i < 8; i += 16 / int(sizeof(T))) cp_async16(to + i, from + i, valid);
+}
+
+// Starts the copies of a stage from one or two like images (from points at the block's first channel; also may be null) and says which
+// of the thread's pixels are inside.
+template <class T>
+__device__ __forceinline__ uint32_t copy_stage(const StageSource& source, const StagePlace& place, const Share& share, int width, const T* from, T* to, const T* also, T* also_to) {
+  const int64_t base = ((int64_t(place.image) * source.h + place.row) * source.w + place.column) * source.c + share.channel;
+  uint32_t inside = 0, bit = 1;
+  for (int i = share.first; i < source.pixels; i += share.step, bit <<= 1) {
+    const Pixel pixel = source.table[i];
+    const int row = place.row + pixel.row;
+    const bool valid = row >= place.begin && row < place.end && unsigned(place.column + pixel.column) < unsigned(source.w) && pixel.image < place.images;
+    const int64_t at = valid ? base + pixel.offset : 0;
+    copy8(to + i * width + share.channel, from + at, valid);
+    if (also) copy8(also_to + i * width + share.channel, also + at, valid);
+    if (valid) inside |= bit;
+  }
+  return inside;
+}
+
+// ---- four channels at a time ------------------------------------------------------------------------------------------------
+struct F4 { float v[4]; };
+__device__ __forceinline__ F4 load4(const float* p) {
+  const float4 a = *reinterpret_cast<const float4*>(p);
+  return {{a.x, a.y, a.z, a.w}};
+}
+__device__ __forceinline__ F4 load4(const bf16* p) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(p);
+  return {{__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u), __uint_as_float(raw.y << 16), __uint_as_float(raw.y & 0xffff0000u)}};
+}
+__device__ __forceinline__ void store4(float* p, const F4& x) { *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]); }
+__device__ __forceinline__ void store4(bf16* p, const F4& x) { *reinterpret_cast<uint2*>(p) = uint2{pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3])}; }
+
+// ---- activations chosen at run time, in few instructions ---------------------------------------------------------------------
+// Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the same for a whole
+// launch, serves several values.
+struct ActForm {
+  enum Kind : int { clamp, ramp, logistic } kind;
+  bool times_u;
+  float low, high;           // the slope is not 0 between them
+};
+inline ActForm form_of(Act act) {
+  constexpr float infinity = std::numeric_limits<float>::infinity(), above_3 = 3 + 3 * std::numeric_limits<float>::epsilon();  // hardswish has its slope at 3 and -3 too
+  switch (act) {
+    case Act::none: return {ActForm::clamp, false, -infinity, infinity};
+    case Act::relu: return {ActForm::clamp, false, 0, infinity};
+    case Act::relu6: return {ActForm::clamp, false, 0, 6};
+    case Act::silu: return {ActForm::logistic, true, -infinity, infinity};
+    case Act::hardswish: return {ActForm::ramp, true, -above_3, above_3};
+    case Act::sigmoid: return {ActForm::logistic, false, -infinity, infinity};
+    case Act::hardsigmoid: return {ActForm::ramp, false, -3, 3};
+  }
+  return {};
+}
+
+// Calls body(value) -- act(u) and act'(u) -- for each u.
+template <int count, class Body>
+__device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[count], Body&& body) {
+  if (form.kind == ActForm::clamp) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) body(k, clamp_of(u[k], form.low, form.high), u[k] > form.low && u[k] < form.high ? 1.f : 0.f);
+    return;
+  }
+  float s[count], slope[count];
+  if (form.kind == ActForm::ramp) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      s[k] = __saturatef(fmaf(u[k], 1.f / 6.f, 0.5f));
+      slope[k] = u[k] > form.low && u[k] < form.high ? 1.f / 6.f : 0.f;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      s[k] = sigmoid_of(u[k]);
+      slope[k] = s[k] * (1.f - s[k]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) body(k, form.times_u ? u[k] * s[k] : s[k], form.times_u ? fmaf(u[k], slope[k], s[k]) : slope[k]);
+}
+
+// Activates in place the pixels that the thread copied, four channels at a time to spare registers. image: the tile's first.
+template <class T>
+__device__ __forceinline__ void activate_stage(T* tile, uint32_t all_inside, const StageSource& source, const Share& share, int width, const LazyInput& x, const ActForm& form, int first_channel, int image) {
+  if (!all_inside) return;
+#pragma unroll
+  for (int half = 0; half < 8; half += 4) {
+    const int channel = first_channel + share.channel + half;
+    const F4 scale = load4(x.scale + channel), shift = load4(x.shift + channel);
+    uint32_t inside = all_inside;
+    for (int i = share.first; inside; i += share.step, inside >>= 1) {
+      if (!(inside & 1)) continue;
+      T* at = tile + i * width + share.channel + half;
+      F4 v = load4(at);
+      const float u[4] = {fmaf(v.v[0], scale.v[0], shift.v[0]), fmaf(v.v[1], scale.v[1], shift.v[1]), fmaf(v.v[2], scale.v[2], shift.v[2]), fmaf(v.v[3], scale.v[3], shift.v[3])};
+      act_each(form, u, [&](int k, float value, float) { v.v[k] = value; });
+      if (x.gate) {
+        const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(image + source.table[i].image) * source.c + channel);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) v.v[k] *= gate.v[k];
+      }
+      store4(at, v);
+    }
+  }
+}
+
+// ---- one or two channels of a lane ------------------------------------------------------------------------------------------
+__device__ __forceinline__ void load_lane(const float* p, float (&v)[1]) { v[0] = *p; }
+__device__ __forceinline__ void load_lane(const bf16* p, float (&v)[1]) { v[0] = load1(p); }
+__device__ __forceinline__ void load_lane(const float* p, float (&v)[2]) {
+  const float2 pair = *reinterpret_cast<const float2*>(p);
+  v[0] = pair.x, v[1] = pair.y;
+}
+__device__ __forceinline__ void load_lane(const bf16* p, float (&v)[2]) {
+  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+  v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
+}
+// Stores, and leaves in v what was stored.
+__device__ __forceinline__ void store_lane(float* p, float (&v)[1]) { *p = v[0]; }
+__device__ __forceinline__ void store_lane(bf16* p, float (&v)[1]) {
+  const bf16 stored = __float2bfloat16_rn(v[0]);
+  *p = stored;
+  v[0] = __bfloat162float(stored);
+}
+__device__ __forceinline__ void store_lane(float* p, float (&v)[2]) { *reinterpret_cast<float2*>(p) = make_float2(v[0], v[1]); }
+__device__ __forceinline__ void store_lane(bf16* p, float (&v)[2]) {
+  const uint32_t word = pack2(v[0], v[1]);
+  *reinterpret_cast<uint32_t*>(p) = word;
+  v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
+}
+
+// Which strip and channels are a thread's when a stage is read.
+struct LanePlace {
+  int channel, image, strip;   // channel: in the block's
+  bool active;
+};
+template <int lane_channels>
+__device__ __forceinline__ LanePlace lane_place(const DepthwiseWalk& walk, int channels) {
+  const int lanes = walk.width / lane_channels, slot = int(threadIdx.x) / lanes, channel = int(threadIdx.x) % lanes * lane_channels;
+  return {channel, slot / walk.strips, slot % walk.strips, slot < walk.strips * walk.images && channel < channels};
+}
+
+// Sums over the strips of a block, in their order, of `count` numbers for each channel: calls take(k, channel in the block, sum) once each.
+// The block's shared memory is written over: threads * lane_channels * count floats.
+template <int count, int lane_channels, class Take>
+__device__ __forceinline__ void sum_strips(const DepthwiseWalk& walk, const LanePlace& lane, float* shared, const float (&values)[count][lane_channels], Take&& take) {
+  const int slots = walk.strips * walk.images;
+  __syncthreads();
+  if (lane.active) {
+    float* mine = shared + (lane.image * walk.strips + lane.strip) * count * walk.width + lane.channel;
+#pragma unroll
+    for (int k = 0; k < count; ++k)
+#pragma unroll
+      for (int c = 0; c < lane_channels; ++c) mine[k * walk.width + c] = values[k][c];
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < count * walk.width; e += blockDim.x) {
+    float total = 0;
+    for (int slot = 0; slot < slots; ++slot) total += shared[slot * count * walk.width + e];
+    take(e / walk.width, e % walk.width, total);
+  }
+}
+
+}  // namespace lgd
