@@ -8,6 +8,8 @@ namespace lgd {
 
 #ifdef LGD_WITH_CUDA
 const SemanticKernels& cuda_semantic_kernels();  // kernels.cu
+#else
+void write_operands(Device&, int64_t, int64_t, OperandLayout, const float*, void*) { throw Error("DEVICE_UNAVAILABLE", "this build has no CUDA kernels"); }
 #endif
 
 const SemanticKernels& semantic_kernels(const Device& device) {
@@ -30,22 +32,13 @@ struct LossMemory {
   float *units, *scores, *own_weight, *sums, *norms;
   RowStats* stats;
 
-  LossMemory(Carver& carver, const BankLossShape& shape, int64_t rows, int64_t stride, int64_t parts) {
+  LossMemory(Carver& carver, const BankLossShape& shape, int64_t rows, int64_t stride) {
     units = carver.take<float>(2 * rows * shape.dimension);  // student rows, then teacher rows: one product serves both
     scores = carver.take<float>(2 * rows * stride);
     own_weight = carver.take<float>(rows);
-    sums = carver.take<float>(parts * rows * shape.dimension);
+    sums = carver.take<float>(rows * shape.dimension);
     norms = carver.take<float>(2 * shape.batch);
     stats = carver.take<RowStats>(shape.batch);
-  }
-};
-
-// The anchors that the gradient needs: a part without weight is left out, as its scores do not become weights.
-struct GradientRange {
-  int64_t begin, end;
-  explicit GradientRange(const SoftmaxBlock& block) {
-    begin = block.textual_part && block.textual_weight != 0 ? 0 : block.textual;
-    end = block.visual_part && block.visual_weight != 0 ? block.total : block.textual;
   }
 };
 
@@ -68,21 +61,28 @@ SoftmaxBlock softmax_block(const BankLossShape& shape, const BankLossSettings& s
 
 }  // namespace
 
-void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const float* student, const float* teacher,
-                   const float* anchors, float* d_student, LossRecord* record) {
-  const SemanticKernels& op = semantic_kernels(device);
+GradientRange::GradientRange(const BankLossShape& shape, float textual_weight, float visual_weight) {
+  begin = shape.textual_part && textual_weight != 0 ? 0 : shape.textual;
+  end = shape.visual_part && visual_weight != 0 ? shape.anchors() : shape.textual;
+}
+
+void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+  semantic_kernels(device).bank_loss(device, shape, settings, arrays);
+}
+
+void bank_loss_cpu(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+  LGD_CHECK(settings.products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
   const int64_t batch = shape.batch, dimension = shape.dimension, total = shape.anchors();
   const int64_t stride = score_stride(total);
   const int64_t per_row = 2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float));
   const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / per_row, 1, batch);
   SoftmaxBlock block = softmax_block(shape, settings, stride);
-  const GradientRange range(block);
-  const int64_t parts = op.anchor_sum_parts(rows_at_once, range.end - range.begin, dimension);
+  const GradientRange range(shape, block.textual_weight, block.visual_weight);
 
   Carver sizes(nullptr);
-  LossMemory(sizes, shape, rows_at_once, stride, parts);
+  LossMemory(sizes, shape, rows_at_once, stride);
   Carver carver(device.scratch(sizes.used()));
-  const LossMemory memory(carver, shape, rows_at_once, stride, parts);
+  const LossMemory memory(carver, shape, rows_at_once, stride);
 
   for (int64_t first = 0; first < batch; first += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, batch - first);
@@ -92,16 +92,15 @@ void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSet
     float* student_scores = memory.scores;
     float* teacher_scores = memory.scores + rows * stride;
     float* student_norm = memory.norms + first;
-    op.normalise_rows(device, rows, dimension, student + first * dimension, student_unit, student_norm);
-    op.normalise_rows(device, rows, dimension, teacher + first * dimension, teacher_unit, memory.norms + batch + first);
-    op.similarities(device, 2 * rows, total, dimension, memory.units, anchors, memory.scores, stride, settings.products);
-    op.bank_softmax(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
-    op.anchor_sums(device, rows, range.end - range.begin, dimension, student_scores + range.begin, stride, anchors + range.begin * dimension, parts,
-                   memory.sums, settings.products);
-    op.finish_gradient(device, rows, dimension, parts, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm,
-                       d_student + first * dimension);
+    normalise_rows_cpu(device, rows, dimension, arrays.student + first * dimension, student_unit, student_norm);
+    normalise_rows_cpu(device, rows, dimension, arrays.teacher + first * dimension, teacher_unit, memory.norms + batch + first);
+    similarities_cpu(device, 2 * rows, total, dimension, memory.units, arrays.anchors, memory.scores, stride);
+    bank_softmax_cpu(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
+    anchor_sums_cpu(device, rows, range.size(), dimension, student_scores + range.begin, stride, arrays.anchors + range.begin * dimension, memory.sums);
+    finish_gradient_cpu(device, rows, dimension, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm, arrays.d_student + first * dimension);
   }
-  op.reduce_loss(device, batch, memory.stats, memory.norms, record);
+  reduce_loss_cpu(device, batch, memory.stats, memory.norms, arrays.record);
+  if (arrays.cleared) *arrays.cleared = {};
 }
 
 }  // namespace lgd

@@ -11,8 +11,9 @@
 //   dL/ds_k = w / B (q_k - p_k)        so   g_i = dL/dz_i = w / (B t_S) sum_k (q_ik - p_ik) a_k     (summed over the parts)
 // a_k and p are constants. z = x / |x| has the Jacobian (I - z z^T) / |x|, so   dL/dx_i = (g_i - (g_i . z_i) z_i) / |x_i|.
 //
-// Least work: 3 B N D multiply-adds (the scores of student and teacher, then the gradient). Images are taken in blocks whose scores fit a
-// fixed budget (2 N floats an image), so memory is bounded for any B and N and no product is formed twice.
+// Least work: 3 B N D multiply-adds (the scores of student and teacher, then the gradient). Memory is bounded for any B and N: where the
+// scores of the batch do not fit a fixed budget, float32 products take the images in blocks that do, and float16 products keep sums
+// alone and form the scores a second time for the gradient (bank_loss.cu).
 // Accuracy: scores and sums in float32 or better. A softmax is kept as 1 + (rest), with the row's peak taken out of the sum, so that
 // log(1 + rest) and q - p keep their digits when both are nearly one-hot (t_T = 0.01 makes that the rule).
 #pragma once
@@ -24,8 +25,20 @@ namespace lgd {
 // How products are formed; sums are float32 in each.
 enum class Products : uint8_t {
   f32,
-  bf16_split,  // tensor cores: every operand as the sum of two bfloat16 numbers, three products (about 16 bits); CUDA only
+  f16,  // on tensor cores, operands rounded to float16; CUDA only
 };
+
+// How float16 operands lie in memory: rows of `planes` planes of D values, each filled with zeros up to `plane` of them.
+// Rounding two unit rows to 11 bits moves their product by about 2e-4 / sqrt(D) (bfloat16's 8 bits: 1.6e-3), a logit by 1 / t times that.
+// Where this is more than about 1e-3 a second plane holds what the rounding left, and the product has 22 bits.
+struct OperandLayout {
+  int plane = 0, planes = 1;
+  LGD_HOST_DEVICE int64_t stride() const { return int64_t(plane) * planes; }
+};
+inline OperandLayout operand_layout(int64_t dimension, float student_temperature, float teacher_temperature) {
+  const double coldest = student_temperature < teacher_temperature ? student_temperature : teacher_temperature;
+  return {int((dimension + 7) / 8 * 8), double(dimension) * coldest * coldest < 0.03 ? 2 : 1};
+}
 
 // The first rows of a batch that cannot be used, counted from 1; 0: none (so that a zeroed record is a good one).
 struct RowFaults {
@@ -37,6 +50,12 @@ struct RowFaults {
 struct LossRecord {
   double loss_visual, loss_textual, entropy_visual, entropy_textual, own_mass, agreement;
   RowFaults student, teacher;
+};
+
+// What a bank update leaves behind.
+struct UpdateRecord {
+  double categories_hit, categories_seen;
+  RowFaults teacher;  // when either is set, neither bank nor queue was touched
 };
 
 struct BankLossShape {
@@ -51,13 +70,39 @@ struct BankLossSettings {
   Products products = Products::f32;
 };
 
-// The whole loss: student, teacher [B,D] raw, anchors [N,D], d_student [B,D] = scale * dL/d student; record in device memory.
-// A row that is zero or not finite counts as a zero embedding with a zero gradient and is named in the record.
-// Enqueues and returns; takes the device's scratch memory.
-void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const float* student, const float* teacher,
-                   const float* anchors, float* d_student, LossRecord* record);
+// Device memory that a loss reads and writes.
+struct BankLossArrays {
+  const float *student, *teacher;        // [B,D] raw
+  const float* anchors;                  // [N,D]
+  const void* operands = nullptr;        // the anchors as float16 rows in operand_layout(); Products::f16 only
+  float* d_student;                      // [B,D] <- scale * dL/d student
+  LossRecord* record;
+  UpdateRecord* cleared = nullptr;       // <- zeros: no update was made of this step yet
+  // What a bank update can go by instead of forming it again (CUDA; null: not wanted): the teacher's unit rows [B,D], their norms [B]
+  // (0 of a zero row, NaN of one that is not finite) and nearest categories [B].
+  float *teacher_unit = nullptr, *teacher_norm = nullptr;
+  int32_t* assignment = nullptr;
+};
 
-// ---- the operations it is made of; device memory throughout ------------------------------------------------------------------
+// The whole loss. A row that is zero or not finite counts as a zero embedding with a zero gradient and is named in the record.
+// Enqueues and returns; takes the device's scratch memory.
+void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays);
+
+// operands <- the rows [N,D] as float16. CUDA only.
+void write_operands(Device& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands);
+
+// The anchors that the gradient needs: a part without weight is left out, as its scores do not become weights.
+struct GradientRange {
+  int64_t begin, end;
+  GradientRange(const BankLossShape& shape, float textual_weight, float visual_weight);
+  int64_t size() const { return end - begin; }
+};
+
+// ---- the operations it is made of -------------------------------------------------------------------------------------------
+// On the CPU one function each; the CUDA loss has its own in loss_kernels.cuh.
+
+void bank_loss_cpu(Device&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
+void bank_loss_cuda(Device&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
 
 // unit[i] = x[i] / |x[i]|, norm[i] = |x[i]| (sums in double). A zero row: unit 0, norm 0; a row that is not finite: unit 0, norm NaN.
 void normalise_rows_cpu(Device&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
@@ -68,8 +113,8 @@ void find_faults_cpu(Device&, int64_t rows, const float* norm, RowFaults* faults
 void find_faults_cuda(Device&, int64_t rows, const float* norm, RowFaults* faults);
 
 // scores[m,n] = rows[m] . anchors[n];  rows [M,D], anchors [N,D], scores with `stride` floats a row (a multiple of 4, at least N).
-void similarities_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride, Products);
-void similarities_cuda(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride, Products);
+void similarities_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
+void similarities_cuda(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
 
 // One block of images: their scores become the gradient's weights, in place.
 struct SoftmaxBlock {
@@ -87,26 +132,15 @@ struct RowStats {
 // entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
 void bank_softmax_cpu(Device&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
                       float* own_weight, RowStats* stats);
-void bank_softmax_cuda(Device&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
-                       float* own_weight, RowStats* stats);
 
-// sums[part][m] = sum over the part's share of n of weights[m,n] anchors[n];  weights [M, stride], sums [parts, M, D].
-// The number of parts depends on the shape only; whoever reads adds them in order.
-int64_t anchor_sum_parts_cpu(int64_t m, int64_t n, int64_t dimension);
-int64_t anchor_sum_parts_cuda(int64_t m, int64_t n, int64_t dimension);
-void anchor_sums_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, int64_t parts,
-                     float* sums, Products);
-void anchor_sums_cuda(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, int64_t parts,
-                      float* sums, Products);
+// sums[m] = sum over n of weights[m,n] anchors[n];  weights [M, stride], sums [M,D].
+void anchor_sums_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, float* sums);
 
-// d_student[m] = (g - (g.z) z) / norm[m], g = sum of the parts + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
-void finish_gradient_cpu(Device&, int64_t m, int64_t dimension, int64_t parts, const float* sums, const float* own_weight, const float* student_unit,
+// d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
+void finish_gradient_cpu(Device&, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
                          const float* teacher_unit, const float* norm, float* d_student);
-void finish_gradient_cuda(Device&, int64_t m, int64_t dimension, int64_t parts, const float* sums, const float* own_weight, const float* student_unit,
-                          const float* teacher_unit, const float* norm, float* d_student);
 
 // record <- means of stats [B] and the faults by the norms [2,B] (student, then teacher).
 void reduce_loss_cpu(Device&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record);
-void reduce_loss_cuda(Device&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record);
 
 }  // namespace lgd

@@ -100,9 +100,7 @@ void normalise_rows_cpu(Device& device, int64_t rows, int64_t dimension, const f
 
 void find_faults_cpu(Device&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
 
-void similarities_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride,
-                      Products products) {
-  LGD_CHECK(products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
+void similarities_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
   multiply_cpu(device.pool, {m, n, dimension}, rows, dimension, anchors, dimension, true, scores, stride);
 }
 
@@ -132,20 +130,17 @@ void bank_softmax_cpu(Device& device, const SoftmaxBlock& block, const float* st
   });
 }
 
-int64_t anchor_sum_parts_cpu(int64_t, int64_t, int64_t) { return 1; }
-
-void anchor_sums_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, int64_t,
-                     float* sums, Products) {
+void anchor_sums_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, float* sums) {
   multiply_cpu(device.pool, {m, dimension, n}, weights, stride, anchors, dimension, false, sums, dimension);
 }
 
-void finish_gradient_cpu(Device& device, int64_t m, int64_t dimension, int64_t parts, const float* sums, const float* own_weight,
-                         const float* student_unit, const float* teacher_unit, const float* norm, float* d_student) {
+void finish_gradient_cpu(Device& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
+                         const float* teacher_unit, const float* norm, float* d_student) {
   device.pool.for_range(m, row_grain(dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * dimension;
       if (norm[i] > 0)
-        LGD_DISPATCH(gradient_row)(dimension, parts, m * dimension, sums + at, own_weight[i], student_unit + at, teacher_unit + at, norm[i], d_student + at);
+        LGD_DISPATCH(gradient_row)(dimension, sums + at, own_weight[i], student_unit + at, teacher_unit + at, norm[i], d_student + at);
       else std::fill_n(d_student + at, dimension, 0.0f);
     }
   });

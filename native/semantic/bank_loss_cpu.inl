@@ -104,12 +104,11 @@ void difference_row(int64_t n, float* s, const float* t, float s_factor, float t
   }
 }
 
-// d = (g - (g.z) z) / norm with g = sum of the parts + own * u.
-void gradient_row(int64_t n, int64_t parts, int64_t part_size, const float* sums, float own, const float* z, const float* u, double norm, float* d) {
+// d = (g - (g.z) z) / norm with g = sums + own * u.
+void gradient_row(int64_t n, const float* sums, float own, const float* z, const float* u, double norm, float* d) {
   VecD projection = {};
   LGD_FOR_VECTORS(i, width, n) {
-    Vec g = load_some(u + i, width) * own;
-    for (int64_t part = 0; part < parts; ++part) g += load_some(sums + part * part_size + i, width);
+    const Vec g = load_some(u + i, width) * own + load_some(sums + i, width);
     projection += widen(g) * widen(load_some(z + i, width));
     if (width == lanes) store(d + i, g);
     else store_n(d + i, g, int(width));

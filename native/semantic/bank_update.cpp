@@ -24,8 +24,12 @@ struct UpdateMemory {
 }  // namespace
 
 void run_bank_update(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
-                     const BankTargets& targets, int32_t* assignment, UpdateRecord* record) {
-  const SemanticKernels& op = semantic_kernels(device);
+                     const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record) {
+  semantic_kernels(device).bank_update(device, dimension, categories, momentum, batches, targets, known, assignment, record);
+}
+
+void bank_update_cpu(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+                     const BankTargets& targets, const KnownTeachers&, int32_t* assignment, UpdateRecord* record) {
   AggregateShape shape = {0, dimension, categories, momentum};
   for (const TeacherBatch& batch : batches) shape.rows += batch.rows;
   const int64_t stride = score_stride(categories);
@@ -38,22 +42,21 @@ void run_bank_update(Device& device, int64_t dimension, int64_t categories, floa
 
   int64_t begin = 0;
   for (const TeacherBatch& batch : batches) {
-    op.normalise_rows(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension, memory.norm + begin);
+    normalise_rows_cpu(device, batch.rows, dimension, batch.embeddings, memory.unit + begin * dimension, memory.norm + begin);
     begin += batch.rows;
   }
   device.zero(record, sizeof(UpdateRecord));
-  op.find_faults(device, shape.rows, memory.norm, &record->teacher);
+  find_faults_cpu(device, shape.rows, memory.norm, &record->teacher);
   if (targets.textual) {
     for (begin = 0; begin < shape.rows; begin += rows_at_once) {
       const int64_t rows = std::min(rows_at_once, shape.rows - begin);
-      // float32 products whatever the loss uses: an image near the border of two categories must go where the reference sends it.
-      op.similarities(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride, Products::f32);
-      op.nearest_anchor(device, rows, categories, memory.scores, stride, assignment + begin);
+      similarities_cpu(device, rows, categories, dimension, memory.unit + begin * dimension, targets.textual, memory.scores, stride);
+      nearest_anchor_cpu(device, rows, categories, memory.scores, stride, assignment + begin);
     }
-    op.aggregate(device, shape, memory.unit, assignment, memory.links, targets.visual, targets.seen, record);
+    aggregate_cpu(device, shape, memory.unit, assignment, memory.links, targets.visual, targets.seen, record);
   }
   if (targets.queue)
-    op.enqueue(device, shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue, &record->teacher);
+    enqueue_cpu(device, shape.rows, dimension, memory.unit, targets.queue_position, targets.queue_size, targets.queue, &record->teacher);
 }
 
 }  // namespace lgd

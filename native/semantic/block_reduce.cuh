@@ -7,26 +7,24 @@ namespace lgd {
 constexpr int reduce_threads = 256;  // of every block that uses these
 constexpr int reduce_warps = reduce_threads / 32;
 
-__device__ __forceinline__ double warp_sum(double value) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) value += shfl_xor(value, mask);
-  return value;
-}
-
 // values[i] <- its sum over the block.
 template <int count>
 __device__ __forceinline__ void block_sum(double (&values)[count]) {
   __shared__ double parts[count][reduce_warps];
   const int warp = threadIdx.x / 32;
 #pragma unroll
-  for (int i = 0; i < count; ++i) values[i] = warp_sum(values[i]);
+  for (int mask = 16; mask > 0; mask /= 2)
+#pragma unroll
+    for (int i = 0; i < count; ++i) values[i] += shfl_xor(values[i], mask);
   __syncthreads();  // the result of an earlier call may still be read
   if (threadIdx.x % 32 == 0)
+#pragma unroll
     for (int i = 0; i < count; ++i) parts[i][warp] = values[i];
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < count; ++i) {
     values[i] = 0;
+#pragma unroll
     for (int w = 0; w < reduce_warps; ++w) values[i] += parts[i][w];
   }
 }
@@ -42,35 +40,57 @@ __device__ __forceinline__ bool before(const Candidate& a, const Candidate& b) {
 constexpr int32_t no_column = 0x7fffffff;
 __device__ __forceinline__ Candidate no_candidate() { return {-__int_as_float(0x7f800000), no_column}; }
 
-__device__ __forceinline__ Candidate block_first(Candidate mine) {
-  __shared__ float scores[reduce_warps];
-  __shared__ int32_t columns[reduce_warps];
+// The better of both lanes' candidates.
+__device__ __forceinline__ void exchange_first(Candidate& mine, int mask) {
+  const Candidate other = {shfl_xor(mine.score, mask), shfl_xor(mine.column, mask)};
+  if (before(other, mine)) mine = other;
+}
+
+// mine[i] <- the first of the block's.
+template <int count>
+__device__ __forceinline__ void block_first(Candidate (&mine)[count]) {
+  __shared__ float scores[count][reduce_warps];
+  __shared__ int32_t columns[count][reduce_warps];
 #pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const Candidate other = {shfl_xor(mine.score, mask), shfl_xor(mine.column, mask)};
-    if (before(other, mine)) mine = other;
-  }
+  for (int mask = 16; mask > 0; mask /= 2)
+#pragma unroll
+    for (int i = 0; i < count; ++i) exchange_first(mine[i], mask);
   __syncthreads();
-  if (threadIdx.x % 32 == 0) {
-    scores[threadIdx.x / 32] = mine.score;
-    columns[threadIdx.x / 32] = mine.column;
-  }
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      scores[i][threadIdx.x / 32] = mine[i].score;
+      columns[i][threadIdx.x / 32] = mine[i].column;
+    }
   __syncthreads();
-  for (int w = 0; w < reduce_warps; ++w) {
-    const Candidate other = {scores[w], columns[w]};
-    if (before(other, mine)) mine = other;
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+#pragma unroll
+    for (int w = 0; w < reduce_warps; ++w) {
+      const Candidate other = {scores[i][w], columns[i][w]};
+      if (before(other, mine[i])) mine[i] = other;
+    }
+}
+
+// The first of this thread's share of row[0, n).
+__device__ __forceinline__ Candidate thread_first(int64_t n, const float* row) {
+  Candidate mine = no_candidate();
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < n; i += reduce_threads) {
+    const float score = row[i];
+    if (score > mine.score) mine = {score, int32_t(i)};
   }
   return mine;
 }
 
-// The first of row[0, n).
-__device__ __forceinline__ Candidate block_row_first(int64_t n, const float* row) {
-  Candidate mine = no_candidate();
-  for (int64_t i = threadIdx.x; i < n; i += reduce_threads) {
-    const Candidate other = {row[i], int32_t(i)};
-    if (before(other, mine)) mine = other;
+// The first faulty rows by their norms, counted from 1, given to every thread of the block.
+__device__ __forceinline__ void mark_faults(int64_t rows, const float* norm, Candidate& zero, Candidate& broken) {
+  zero = broken = no_candidate();  // columns are row numbers, scores equal: the lowest comes first
+  for (int64_t row = threadIdx.x; row < rows; row += reduce_threads) {
+    const float length = norm[row];
+    if (length == 0 && zero.column == no_column) zero = {0, int32_t(row)};
+    if (length != length && broken.column == no_column) broken = {0, int32_t(row)};
   }
-  return block_first(mine);
 }
 
 }  // namespace lgd

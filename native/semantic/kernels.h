@@ -6,17 +6,11 @@
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
 #define LGD_SEMANTIC_OPERATIONS(X) \
+  X(bank_loss) \
+  X(bank_update) \
   X(normalise_rows) \
   X(find_faults) \
   X(similarities) \
-  X(bank_softmax) \
-  X(anchor_sum_parts) \
-  X(anchor_sums) \
-  X(finish_gradient) \
-  X(reduce_loss) \
-  X(nearest_anchor) \
-  X(aggregate) \
-  X(enqueue) \
   X(select_top)
 
 namespace lgd {
@@ -31,6 +25,8 @@ const SemanticKernels& semantic_kernels(const Device& device);
 
 // Scores are formed for as many rows at a time as fit this.
 constexpr int64_t score_budget_bytes = int64_t(256) << 20;
+// The same for the CUDA kernels of the loss: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for tests: they come to their limits sooner).
+int64_t loss_score_budget(int64_t usual);
 
 // Floats from one row of scores to the next, so that rows start on 16 bytes.
 inline int64_t score_stride(int64_t columns) { return (columns + 3) / 4 * 4; }

@@ -1,7 +1,7 @@
-// The two products of the semantic loss as tiles of 64 x 64 results:
+// The two float32 products of the semantic loss as tiles of 64 x 64 results:
 //   out[part][m,n] = sum over the part's k of a[m,k] b(k,n),   b(k,n) = b[n,k] (anchors as rows: scores) or b[k,n] (sums of anchors)
-// Operands are float32 in memory, with any row length; tiles go through registers to shared memory, so that any alignment and the
-// conversion to bfloat16 cost no extra pass. 128 threads a block.
+// Operands are float32 in memory, with any row length; tiles go through registers to shared memory, so that any alignment will do.
+// 128 threads a block.
 #pragma once
 #include "core/cuda_device.cuh"
 
@@ -24,7 +24,6 @@ struct Problem {
 
 // Launches the problem's tiles for `parts` shares of k.
 void multiply_f32(Device& device, const Problem& problem, int64_t parts, bool b_transposed);
-void multiply_bf16(Device& device, const Problem& problem, int64_t parts, bool b_transposed);
 
 // Values [0, count) of p, zeros behind them, up to `width`.
 template <int width>

@@ -1,75 +1,93 @@
-// Row operations of the semantic loss: L2 norms, the way back through them, and the means over the batch.
-// All are bound by memory: each reads and writes its rows once (the gradient's sums once more, from cache).
-#include "semantic/bank_loss.h"
+// Row operations of the semantic loss: L2 norms, operands, the way back through the norms, and the means over the batch.
+// All are bound by memory, or by the launch: each reads and writes its rows once (the gradient's shares once more, from L2).
 #include "semantic/block_reduce.cuh"
+#include "semantic/loss_kernels.cuh"
 
 namespace lgd {
 
 namespace {
 
-// One warp a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
-__global__ void normalise_kernel(int64_t rows, int64_t dimension, const float* __restrict__ x, float* __restrict__ unit, float* __restrict__ norm) {
-  const int64_t row = int64_t(blockIdx.x) * reduce_warps + threadIdx.x / 32;
-  if (row >= rows) return;  // whole warps leave
-  const int lane = threadIdx.x % 32;
-  x += row * dimension;
-  unit += row * dimension;
-  double squares = 0;
-  for (int64_t d = lane; d < dimension; d += 32) squares += double(x[d]) * double(x[d]);
-  float length = float(sqrt(warp_sum(squares)));
-  if (!(length < __int_as_float(0x7f800000))) length = __int_as_float(0x7fc00000);  // infinite or NaN becomes NaN
-  const bool usable = length > 0;
-  const double factor = usable ? 1 / double(length) : 0;
-  for (int64_t d = lane; d < dimension; d += 32) unit[d] = usable ? float(x[d] * factor) : 0.f;
-  if (lane == 0) norm[row] = length;
+// A norm as it is kept: NaN where the row is not finite.
+__device__ float length_of(double squares) {
+  const float length = float(sqrt(squares));
+  return length < __int_as_float(0x7f800000) ? length : __int_as_float(0x7fc00000);
+}
+__device__ double factor_of(float length) { return length > 0 ? 1 / double(length) : 0; }
+// A value of the unit row; 0 of a row without a direction, whose values may be anything.
+__device__ float unit_of(float value, double factor) { return factor > 0 ? float(value * factor) : 0.f; }
+
+__device__ void write_operand(const OperandLayout& layout, f16* row, int d, float value) {
+  const f16 rounded = __float2half_rn(value);
+  row[d] = rounded;
+  if (layout.planes == 2) row[layout.plane + d] = __float2half_rn(value - __half2float(rounded));
 }
 
-// The first faulty rows, counted from 1, given to every thread of the block.
-__device__ RowFaults block_faults(int64_t rows, const float* norm) {
-  // block_first finds the smallest column of equal scores: here the columns are row numbers.
-  Candidate zero = no_candidate(), broken = no_candidate();
-  for (int64_t row = threadIdx.x; row < rows; row += reduce_threads) {
-    const float length = norm[row];
-    if (length == 0 && zero.column == no_column) zero = {0, int32_t(row)};
-    if (length != length && broken.column == no_column) broken = {0, int32_t(row)};
+// One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
+__global__ void normalise_kernel(int64_t dimension, const float* __restrict__ x, float* __restrict__ unit, float* __restrict__ norm) {
+  x += blockIdx.x * dimension;
+  unit += blockIdx.x * dimension;
+  double squares[1] = {0};
+  for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads) squares[0] += double(x[d]) * double(x[d]);
+  block_sum(squares);
+  const float length = length_of(squares[0]);
+  const double factor = factor_of(length);
+  for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads) unit[d] = unit_of(x[d], factor);
+  if (threadIdx.x == 0) norm[blockIdx.x] = length;
+}
+
+__device__ void write_operand(const OperandLayout&, float* row, int d, float value) { row[d] = value; }
+
+// One block an image, so that the few images of a batch fill the chip. For float32 the layout is one plane of D values.
+template <class T>
+__global__ void __launch_bounds__(reduce_threads) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* __restrict__ rows) {
+  const int64_t image = blockIdx.x, at = image * pairs.dimension;
+  const int dimension = int(pairs.dimension);
+  const float *student = pairs.student + at, *teacher = pairs.teacher + at;
+  double sums[3] = {0, 0, 0};
+#pragma unroll 4
+  for (int d = threadIdx.x; d < dimension; d += reduce_threads) {
+    const double x = student[d], y = teacher[d];
+    sums[0] += x * x;
+    sums[1] += y * y;
+    sums[2] += x * y;
   }
-  zero = block_first(zero);
-  broken = block_first(broken);
+  block_sum(sums);
+  const float lengths[2] = {length_of(sums[0]), length_of(sums[1])};
+  const double factors[2] = {factor_of(lengths[0]), factor_of(lengths[1])};
+  T *student_row = rows + image * layout.stride(), *teacher_row = rows + (pairs.batch + image) * layout.stride();
+#pragma unroll 4
+  for (int d = threadIdx.x; d < layout.plane; d += reduce_threads) {
+    const float x = d < dimension ? unit_of(student[d], factors[0]) : 0.f, y = d < dimension ? unit_of(teacher[d], factors[1]) : 0.f;
+    write_operand(layout, student_row, d, x);
+    write_operand(layout, teacher_row, d, y);
+    if (d < dimension) pairs.teacher_unit[at + d] = y;
+  }
+  if (threadIdx.x != 0) return;
+  pairs.student_norm[image] = lengths[0];
+  pairs.teacher_norm[image] = lengths[1];
+  pairs.own_score[image] = factors[0] > 0 && factors[1] > 0 ? float(sums[2] * factors[0] * factors[1]) : 0.f;
+}
+
+__global__ void operands_kernel(int dimension, OperandLayout layout, const float* __restrict__ values, f16* __restrict__ operands) {
+  for (int d = threadIdx.x; d < layout.plane; d += reduce_threads)
+    write_operand(layout, operands + blockIdx.x * layout.stride(), d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
+}
+
+__device__ RowFaults faults_of(const Candidate& zero, const Candidate& broken) {
   return {zero.column == no_column ? 0 : zero.column + 1, broken.column == no_column ? 0 : broken.column + 1};
 }
 
 __global__ void find_faults_kernel(int64_t rows, const float* norm, RowFaults* faults) {
-  const RowFaults found = block_faults(rows, norm);
-  if (threadIdx.x == 0) *faults = found;
+  Candidate found[2];
+  mark_faults(rows, norm, found[0], found[1]);
+  block_first(found);
+  if (threadIdx.x == 0) *faults = faults_of(found[0], found[1]);
 }
 
-// One block a row.
-__global__ void finish_gradient_kernel(int64_t dimension, int64_t parts, int64_t part_size, const float* __restrict__ sums, const float* __restrict__ own_weight,
-                                       const float* __restrict__ student_unit, const float* __restrict__ teacher_unit, const float* __restrict__ norm,
-                                       float* __restrict__ d_student) {
-  const int64_t row = blockIdx.x, at = row * dimension;
-  const float length = norm[row], own = own_weight[row];
-  if (!(length > 0)) {
-    for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads) d_student[at + d] = 0;
-    return;
-  }
-  double along[1] = {0};
-  for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads) {
-    float g = own * teacher_unit[at + d];
-    for (int64_t part = 0; part < parts; ++part) g += sums[part * part_size + at + d];
-    d_student[at + d] = g;
-    along[0] += double(g) * double(student_unit[at + d]);
-  }
-  block_sum(along);
-  const double factor = 1 / double(length);
-  for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads)  // each thread reads what it wrote
-    d_student[at + d] = float((double(d_student[at + d]) - along[0] * double(student_unit[at + d])) * factor);
-}
-
-__global__ void reduce_loss_kernel(int64_t batch, const RowStats* __restrict__ stats, const float* __restrict__ norms, LossRecord* record) {
+__device__ void reduce_loss(const loss_cuda::Finish& args) {
   double sums[6] = {};
-  for (int64_t row = threadIdx.x; row < batch; row += reduce_threads) {
-    const RowStats& one = stats[row];
+  for (int64_t image = threadIdx.x; image < args.batch; image += reduce_threads) {
+    const RowStats& one = args.stats[image];
     sums[0] += one.loss_visual;
     sums[1] += one.loss_textual;
     sums[2] += one.entropy_visual;
@@ -78,30 +96,66 @@ __global__ void reduce_loss_kernel(int64_t batch, const RowStats* __restrict__ s
     sums[5] += one.agreement;
   }
   block_sum(sums);
-  const RowFaults student = block_faults(batch, norms), teacher = block_faults(batch, norms + batch);
+  Candidate faults[4];
+  mark_faults(args.batch, args.student_norm, faults[0], faults[1]);
+  mark_faults(args.batch, args.teacher_norm, faults[2], faults[3]);
+  block_first(faults);
   if (threadIdx.x != 0) return;
-  const double share = 1 / double(batch);
-  *record = {sums[0] * share, sums[1] * share, sums[2] * share, sums[3] * share, sums[4] * share, sums[5] * share, student, teacher};
+  const double share = 1 / double(args.batch);
+  *args.record = {sums[0] * share, sums[1] * share, sums[2] * share, sums[3] * share, sums[4] * share, sums[5] * share,
+                  faults_of(faults[0], faults[1]), faults_of(faults[2], faults[3])};
+  if (args.cleared) *args.cleared = {};
+}
+
+// One block an image, and the last one for the means of the batch.
+__global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_constant__ loss_cuda::Finish args) {
+  if (blockIdx.x == args.rows) return reduce_loss(args);
+  const int64_t at = blockIdx.x * args.dimension;
+  const float length = args.norm[blockIdx.x], own = args.own_weight[blockIdx.x];
+  const double factor = factor_of(length);
+  double along[1] = {0};
+  for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads) {
+    float g = own * args.teacher_unit[at + d];
+    for (int64_t part = 0; part < args.parts; ++part) g += args.sums[part * args.part_size + at + d];
+    g *= args.factor;
+    args.d_student[at + d] = factor > 0 ? g : 0.f;
+    along[0] += double(g) * double(unit_of(args.student[at + d], factor));
+  }
+  if (!(factor > 0)) return;  // the whole block
+  block_sum(along);
+  for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads)  // each thread reads what it wrote
+    args.d_student[at + d] = float((double(args.d_student[at + d]) - along[0] * double(unit_of(args.student[at + d], factor))) * factor);
 }
 
 }  // namespace
 
 void normalise_rows_cuda(Device& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
-  LGD_LAUNCH(device, normalise_kernel, blocks_for(rows, reduce_warps), reduce_threads, 0, rows, dimension, x, unit, norm);
+  if (rows > 0) LGD_LAUNCH(device, normalise_kernel, unsigned(rows), reduce_threads, 0, dimension, x, unit, norm);
 }
 
 void find_faults_cuda(Device& device, int64_t rows, const float* norm, RowFaults* faults) {
   LGD_LAUNCH(device, find_faults_kernel, 1, reduce_threads, 0, rows, norm, faults);
 }
 
-void finish_gradient_cuda(Device& device, int64_t m, int64_t dimension, int64_t parts, const float* sums, const float* own_weight,
-                          const float* student_unit, const float* teacher_unit, const float* norm, float* d_student) {
-  LGD_LAUNCH(device, finish_gradient_kernel, unsigned(m), reduce_threads, 0, dimension, parts, m * dimension, sums, own_weight, student_unit, teacher_unit,
-             norm, d_student);
+void write_operands(Device& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands) {
+  if (rows > 0) LGD_LAUNCH(device, operands_kernel, unsigned(rows), reduce_threads, 0, int(dimension), layout, values, static_cast<f16*>(operands));
 }
 
-void reduce_loss_cuda(Device& device, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record) {
-  LGD_LAUNCH(device, reduce_loss_kernel, 1, reduce_threads, 0, batch, stats, norms, record);
+namespace loss_cuda {
+
+void normalise_pairs(Device& device, const Pairs& pairs, float* rows) {
+  const OperandLayout layout = {int(pairs.dimension), 1};
+  LGD_LAUNCH(device, normalise_pairs_kernel<float>, unsigned(pairs.batch), reduce_threads, 0, pairs, layout, rows);
 }
+
+void normalise_pairs(Device& device, const Pairs& pairs, OperandLayout layout, f16* rows) {
+  LGD_LAUNCH(device, normalise_pairs_kernel<f16>, unsigned(pairs.batch), reduce_threads, 0, pairs, layout, rows);
+}
+
+void finish_loss(Device& device, const Finish& finish) {
+  LGD_LAUNCH(device, finish_kernel, unsigned(finish.rows + (finish.record ? 1 : 0)), reduce_threads, 0, finish);
+}
+
+}  // namespace loss_cuda
 
 }  // namespace lgd

@@ -64,7 +64,17 @@ BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& argum
   const Buffer student = upload(device, arguments.student), teacher = upload(device, arguments.teacher);
   const Buffer anchors = upload(device, arguments.textual, arguments.visual, arguments.queue);
   const Buffer gradient(device, arguments.student.size() * sizeof(float)), record(device, sizeof(LossRecord));
-  run_bank_loss(*device, shape, settings, student.as<float>(), teacher.as<float>(), anchors.as<float>(), gradient.as<float>(), record.as<LossRecord>());
+  const OperandLayout layout = operand_layout(shape.dimension, arguments.student_temperature, arguments.teacher_temperature);
+  const Buffer operands(device, arguments.bfloat16 ? size_t(shape.anchors() * layout.stride()) * sizeof(uint16_t) : 0);
+  if (arguments.bfloat16) write_operands(*device, shape.anchors(), shape.dimension, layout, anchors.as<float>(), operands.as<>());
+  BankLossArrays arrays;
+  arrays.student = student.as<float>();
+  arrays.teacher = teacher.as<float>();
+  arrays.anchors = anchors.as<float>();
+  arrays.operands = operands.as<>();
+  arrays.d_student = gradient.as<float>();
+  arrays.record = record.as<LossRecord>();
+  run_bank_loss(*device, shape, settings, arrays);
 
   BankLossResult result;
   result.gradient = download<float>(device, gradient, shape.batch * shape.dimension);
@@ -97,7 +107,7 @@ BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments&
   targets.textual = textual.as<float>();
   targets.visual = visual.as<float>();
   targets.seen = seen.as<uint8_t>();
-  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.as<float>(), rows}}, targets, assignment.as<int32_t>(),
+  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.as<float>(), rows}}, targets, {}, assignment.as<int32_t>(),
                   record.as<UpdateRecord>());
   throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
   return {download<int32_t>(device, assignment, rows), download<float>(device, visual, categories * dimension), download<uint8_t>(device, seen, categories)};
@@ -134,7 +144,7 @@ void top_similar(const DevicePtr& device, const std::vector<float>& queries, con
   float* block = static_cast<float*>(device->scratch(size_t(rows_at_once * stride) * sizeof(float)));
   for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
     const int64_t count = std::min(rows_at_once, rows - begin);
-    op.similarities(*device, count, candidates, dimension, query_units.as<float>() + begin * dimension, bank_units.as<float>(), block, stride, Products::f32);
+    op.similarities(*device, count, candidates, dimension, query_units.as<float>() + begin * dimension, bank_units.as<float>(), block, stride);
     op.select_top(*device, count, candidates, k, block, stride, top_indices.as<int32_t>() + begin * k, top_scores.as<float>() + begin * k);
   }
   indices = download<int32_t>(device, top_indices, rows * k);

@@ -69,11 +69,45 @@ SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
   return metrics;
 }
 
+// ---- the teachers' rows -----------------------------------------------------------------------------------------------------
+
+TeacherMemory::Rows TeacherMemory::begin(const DevicePtr& device, const TensorPtr& teacher) {
+  for (const auto& batch : batches_) {
+    const TensorPtr seen = batch.lock();
+    if (seen && seen != teacher) continue;  // one that is gone cannot come to an update
+    clear();
+    break;
+  }
+  const int64_t count = teacher->shape[0], dimension = teacher->shape[1], begin = rows_;
+  if (begin + count > capacity_) {
+    const int64_t capacity = std::max(begin + count, 2 * begin);
+    Buffer unit(device, size_t(capacity * dimension) * sizeof(float)), norm(device, size_t(capacity) * sizeof(float)), assignment(device, size_t(capacity) * sizeof(int32_t));
+    if (begin > 0) {
+      device->copy(unit.as<>(), unit_.as<>(), size_t(begin * dimension) * sizeof(float));
+      device->copy(norm.as<>(), norm_.as<>(), size_t(begin) * sizeof(float));
+      device->copy(assignment.as<>(), assignment_.as<>(), size_t(begin) * sizeof(int32_t));
+    }
+    unit_ = std::move(unit);
+    norm_ = std::move(norm);
+    assignment_ = std::move(assignment);
+    capacity_ = capacity;
+  }
+  batches_.push_back(teacher);
+  rows_ += count;
+  return {unit_.as<float>() + begin * dimension, norm_.as<float>() + begin, assignment_.as<int32_t>() + begin};
+}
+
+KnownTeachers TeacherMemory::known(const std::vector<TensorPtr>& batches) const {
+  const auto same = [](const std::weak_ptr<Tensor>& seen, const TensorPtr& batch) { return seen.lock() == batch; };
+  if (batches.empty() || !std::equal(batches_.begin(), batches_.end(), batches.begin(), batches.end(), same)) return {};
+  return {unit_.as<float>(), norm_.as<float>(), assignment_.as<int32_t>()};
+}
+
 // ---- the head ---------------------------------------------------------------------------------------------------------------
 
 Products products_of(const Device& device, bool bfloat16) {
   LGD_CHECK(!bfloat16 || device.kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 operands are available on CUDA only");
-  return bfloat16 ? Products::bf16_split : Products::f32;
+  return bfloat16 ? Products::f16 : Products::f32;
 }
 
 static void check_options(const Device& device, const SemanticOptions& options) {
@@ -94,6 +128,8 @@ SemanticHead::SemanticHead(const DevicePtr& device_, const SemanticOptions& opti
   anchors = Buffer(device, size_t((visual_in_loss() ? 2 : 1) * K + options.queue_size) * D * sizeof(float));
   if (!visual_in_loss()) idle_visual = Buffer(device, size_t(K * D) * sizeof(float));
   seen = Buffer(device, size_t(K));
+  layout = operand_layout(D, options.student_temperature, options.teacher_temperature);
+  if (options.bfloat16) operands = Buffer(device, size_t(queue_row() + options.queue_size) * layout.stride() * sizeof(uint16_t));
 }
 
 SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOptions& options) {
@@ -104,6 +140,7 @@ SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOption
     device.zero(head->anchors.as<>(), head->anchors.bytes());
     device.zero(head->idle_visual.as<>(), head->idle_visual.bytes());
     device.zero(head->seen.as<>(), head->seen.bytes());
+    device.zero(head->operands.as<>(), head->operands.bytes());
     device.zero(head->records.at(0), sizeof(StepRecord) * metric_slots);
   });
   return head;
@@ -128,11 +165,14 @@ void write_semantic_state(const SemanticHeadPtr& head, SemanticState state) {
   for (uint8_t& flag : state.seen) flag = flag != 0;
   head->device->submit("semantic.write", [head, state = std::move(state)] {
     Device& device = *head->device;
+    const SemanticOptions& options = head->options;
     const auto put = [&](void* to, const auto& values) { device.from_host(to, values.data(), values.size() * sizeof(values[0])); };
     put(head->textual(), state.textual);
     put(head->visual(), state.visual);
     put(head->seen.as<>(), state.seen);
     put(head->queue(), state.queue);
+    if (head->operands) write_operands(device, head->queue_row() + options.queue_size, options.dimension, head->layout, head->anchors.as<float>(), head->operands.as<>());
+    head->teachers.clear();
     if (!state.queue.empty()) {
       head->queue_position = state.queue_position;
       head->queue_filled = state.queue_filled;
@@ -185,8 +225,21 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
     const BankLossSettings settings = {options.alpha, options.student_temperature, options.teacher_temperature, scale,
                                        products_of(*head->device, options.bfloat16)};
     StepRecord* record = head->records.at(slot);
-    run_bank_loss(*head->device, shape, settings, student->f32(), teacher->f32(), head->anchors.as<float>(), d_student->f32(), &record->loss);
-    head->device->zero(&record->update, sizeof(UpdateRecord));  // until bank_update: not the counts of the step that had this slot before
+    BankLossArrays arrays;
+    arrays.student = student->f32();
+    arrays.teacher = teacher->f32();
+    arrays.anchors = head->anchors.as<float>();
+    arrays.operands = head->operand(0);
+    arrays.d_student = d_student->f32();
+    arrays.record = &record->loss;
+    arrays.cleared = &record->update;  // until bank_update: not the counts of the step that had this slot before
+    if (head->device->kind == DeviceKind::cuda) {
+      const TeacherMemory::Rows rows = head->teachers.begin(head->device, teacher);
+      arrays.teacher_unit = rows.unit;
+      arrays.teacher_norm = rows.norm;
+      arrays.assignment = rows.assignment;
+    }
+    run_bank_loss(*head->device, shape, settings, arrays);
     head->records.publish(slot);
   });
 }
@@ -208,13 +261,18 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
       targets.textual = head->textual();
       targets.visual = head->visual();
       targets.seen = head->seen.as<uint8_t>();
+      if (head->visual_in_loss()) targets.visual_operands = head->operand(options.categories);
     }
     if (head->has_queue()) {
       targets.queue = head->queue();
       targets.queue_size = options.queue_size;
       targets.queue_position = head->queue_position;
+      targets.queue_operands = head->operand(head->queue_row());
     }
-    run_bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets, nullptr, &head->records.at(slot)->update);
+    targets.layout = head->layout;
+    run_bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets, head->teachers.known(teacher_batches), nullptr,
+                    &head->records.at(slot)->update);
+    head->teachers.clear();
     if (head->has_queue()) {
       head->queue_position = (head->queue_position + rows) % options.queue_size;
       head->queue_filled = std::min(head->queue_filled + rows, options.queue_size);

@@ -21,7 +21,9 @@ __global__ void select_top_kernel(int64_t n, int64_t k, const float* __restrict_
   };
   Candidate mine = next_after({__int_as_float(0x7f800000), -1});
   for (int64_t place = 0; place < k; ++place) {
-    const Candidate taken = block_first(mine);
+    Candidate best[1] = {mine};
+    block_first(best);
+    const Candidate taken = best[0];
     if (threadIdx.x == 0) {
       indices[blockIdx.x * k + place] = taken.column;
       values[blockIdx.x * k + place] = taken.score;

@@ -3,8 +3,8 @@
 //   - dynamic shared memory starts as NaN in float32 and in bfloat16, so that reading what nobody wrote shows in the result;
 //   - cp.async copies happen at the wait, not at the issue, so that a missing wait shows;
 //   - threads and blocks run in forward, reverse or random order (LGDISTILL_EMULATION_ORDER), so that a missing barrier shows;
-//   - launches and copies wait in a list, as in a stream, and run when somebody waits for them (a synchronisation, an event, a
-//     free), so that memory that is written again too early shows;
+//   - launches and copies wait in lists, one a stream, and run when somebody waits for them (a synchronisation, an event, a free),
+//     so that memory that is written again too early shows; what runtime.cpp is strict about stands there;
 //   - a barrier that some threads never reach is reported as a deadlock.
 // What it cannot see: bank conflicts, spills, races between blocks, misaligned vectors that the host tolerates (asserted below).
 #pragma once
@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <type_traits>
+#include <vector>
 #include <vector>
 
 #include "core/device.h"
@@ -82,6 +84,8 @@ inline uint32_t __float_as_uint(float f) { return std::bit_cast<uint32_t>(f); }
 inline int __float_as_int(float f) { return std::bit_cast<int>(f); }
 inline float __int_as_float(int i) { return std::bit_cast<float>(i); }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
+inline int __popc(uint32_t word) { return std::popcount(word); }
+inline int __ffs(int word) { return word == 0 ? 0 : std::countr_zero(uint32_t(word)) + 1; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
@@ -97,7 +101,35 @@ namespace lgd::emulation {
 struct Cursor { dim3 thread, block, block_size, grid_size; };
 extern thread_local Cursor cursor;  // of the fiber that runs
 extern thread_local char* dynamic_shared;
-void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+enum class Order { forward, reverse, random };
+Order order();  // LGDISTILL_EMULATION_ORDER
+void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+
+// An address among a kernel's arguments, and whether the kernel may write there.
+struct Access {
+  const void* address;
+  bool writes;
+};
+void launch(void* stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel);
+
+// Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read.
+template <class T> void note_accesses(std::vector<Access>& list, const T& argument) {
+  if constexpr (std::is_pointer_v<T>) {
+    list.push_back({argument, !std::is_const_v<std::remove_pointer_t<T>>});
+  } else if constexpr (std::is_class_v<T> && alignof(T) >= alignof(void*)) {
+    for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*)) {
+      const void* word;
+      std::memcpy(&word, reinterpret_cast<const char*>(&argument) + at, sizeof word);
+      if (word) list.push_back({word, false});
+    }
+  }
+}
+template <class... Arguments> std::vector<Access> accesses_of(const Arguments&... arguments) {
+  std::vector<Access> list;
+  (note_accesses(list, arguments), ...);
+  return list;
+}
+
 void sync_block();
 void sync_warp();
 int lane();
@@ -125,7 +157,7 @@ using bf16 = __nv_bfloat16;
 using f16 = __half;
 
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
-  ((void)(ctx), ::lgd::emulation::launch((grid), (block), (shared), [=] { kernel(__VA_ARGS__); }))
+  ::lgd::emulation::launch((ctx).stream, #kernel, (grid), (block), (shared), ::lgd::emulation::accesses_of(__VA_ARGS__), [=] { kernel(__VA_ARGS__); })
 
 template <class Kernel> void allow_shared_memory(Kernel*, size_t bytes) {
   LGD_CHECK(bytes <= 227 * 1024, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);

@@ -1,0 +1,298 @@
+// The softmaxes of long banks: nothing of size B N is stored. One kernel forms scores tile by tile and keeps, for every image and part,
+// the peaks and sums of an online softmax; one merges them over the blocks; and for each chunk of anchors one forms the same scores again
+// (bit for bit) and writes the chunk's weights, as float16, for the gradient's product.
+// 4 B N D multiply-adds more than storing the scores, against 8 B N bytes written and 16 B N read: at D = 512 and 400 TF both cost an H100
+// about 5 ns for a thousand scores, but this needs no memory, and the exponentials (2 B N each time) run beside the products of the other
+// block on the multiprocessor.
+// A thread holds student's and teacher's score of an image and an anchor (products_f16.cuh); four lanes share the columns of a row.
+#include <algorithm>
+
+#include "semantic/block_reduce.cuh"
+#include "semantic/loss_kernels.cuh"
+#include "semantic/products_f16.cuh"
+
+namespace lgd::loss_cuda {
+
+// Of some columns of one image: peaks, sums of e_s = exp((s - s_peak) / t_S), of e_t alike, of e_t (s - s_peak) / t_S and
+// e_t (t - t_peak) / t_T, and where the peaks are.
+struct alignas(16) StreamMemory::Sums {
+  float s_peak, s_sum, t_peak, t_sum, cross, self;
+  int32_t s_column, t_column;
+};
+
+namespace {
+
+using namespace products;
+using Sums = StreamMemory::Sums;
+using T = Large;
+constexpr int images = T::BM / 2;  // of a tile
+static_assert(T::BN == stream_columns);
+
+__device__ Sums no_sums() {
+  const Candidate none = no_candidate();
+  return {none.score, 0, none.score, 0, 0, 0, none.column, none.column};
+}
+
+__device__ Sums of_other_lane(const Sums& mine, int mask) {
+  return {shfl_xor(mine.s_peak, mask), shfl_xor(mine.s_sum, mask), shfl_xor(mine.t_peak, mask), shfl_xor(mine.t_sum, mask), shfl_xor(mine.cross, mask),
+          shfl_xor(mine.self, mask), shfl_xor(mine.s_column, mask), shfl_xor(mine.t_column, mask)};
+}
+
+__device__ Sums merged(const Sums& a, const Sums& b, const Softmax& args) {
+  if (b.s_sum == 0) return a;  // no columns
+  if (a.s_sum == 0) return b;
+  const bool s_from_b = before({b.s_peak, b.s_column}, {a.s_peak, a.s_column}), t_from_b = before({b.t_peak, b.t_column}, {a.t_peak, a.t_column});
+  Sums sum;
+  sum.s_peak = s_from_b ? b.s_peak : a.s_peak;
+  sum.t_peak = t_from_b ? b.t_peak : a.t_peak;
+  sum.s_column = s_from_b ? b.s_column : a.s_column;
+  sum.t_column = t_from_b ? b.t_column : a.t_column;
+  const float a_ds = (a.s_peak - sum.s_peak) * args.student_factor, b_ds = (b.s_peak - sum.s_peak) * args.student_factor;
+  const float a_dt = (a.t_peak - sum.t_peak) * args.teacher_factor, b_dt = (b.t_peak - sum.t_peak) * args.teacher_factor;
+  const float a_t = expf(a_dt), b_t = expf(b_dt);
+  sum.s_sum = a.s_sum * expf(a_ds) + b.s_sum * expf(b_ds);
+  sum.t_sum = a.t_sum * a_t + b.t_sum * b_t;
+  sum.cross = a_t * (a.cross + a.t_sum * a_ds) + b_t * (b.cross + b.t_sum * b_ds);
+  sum.self = a_t * (a.self + a.t_sum * a_dt) + b_t * (b.self + b.t_sum * b_dt);
+  return sum;
+}
+
+// One part's columns and how blocks share them.
+struct Share {
+  int64_t begin;  // anchor of column 0
+  int count, tiles, splits;
+};
+struct Shares {
+  Share part[2];  // textual, visual
+};
+
+int tiles_of(int64_t count, int tile) { return int((count + tile - 1) / tile); }
+
+// Two blocks a multiprocessor of an H100, shared by the parts by their size; depends on the shape only, and so does the order of sums.
+Shares shares_of(const ScoreProduct& product, const Softmax& softmax) {
+  const int64_t counts[2] = {softmax.textual, softmax.total - softmax.textual}, begins[2] = {0, softmax.textual};
+  const int blocks = std::max(1, 2 * 132 / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
+  Shares shares;
+  for (int part = 0; part < 2; ++part) {
+    const int tiles = tiles_of(counts[part], T::BN);
+    shares.part[part] = {begins[part], int(counts[part]), tiles, tiles == 0 ? 0 : std::clamp(int(int64_t(blocks) * tiles / all), 1, tiles)};
+  }
+  return shares;
+}
+
+// The feed of one part's columns [begin, begin + count).
+ScoreFeed feed_of(const ScoreProduct& product, int64_t begin, int64_t count) {
+  const OperandLayout& layout = product.layout;
+  return {product.rows, product.anchors + begin * layout.stride(), int(product.batch), layout.stride(), int(count), layout.plane, layout.planes};
+}
+
+// Student's and teacher's scores of one image in this lane, and the columns they belong to.
+template <int MI, int NI>
+struct RowScores {
+  const float (&acc)[MI][NI][4];
+  int i, half;
+  __device__ float student(int e) const { return acc[i][e / 2][half * 2 + e % 2]; }
+  __device__ float teacher(int e) const { return acc[i + 1][e / 2][half * 2 + e % 2]; }
+};
+
+// The sums of one row over a tile, given to its four lanes; columns from `count` on do not exist.
+template <class Row>
+__device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int first, int count, const Softmax& args) {
+  constexpr int values = 2 * T::NI;
+  Candidate s_first = no_candidate(), t_first = no_candidate();
+#pragma unroll
+  for (int e = 0; e < values; ++e) {
+    const int column = first + at.column_of(e / 2) + e % 2;
+    if (column < count && row.student(e) > s_first.score) s_first = {row.student(e), column};
+    if (column < count && row.teacher(e) > t_first.score) t_first = {row.teacher(e), column};
+  }
+#pragma unroll
+  for (int mask = 1; mask <= 2; mask *= 2) {
+    exchange_first(s_first, mask);
+    exchange_first(t_first, mask);
+  }
+  float s_sum = 0, t_sum = 0, cross = 0, self = 0;
+#pragma unroll
+  for (int e = 0; e < values; ++e) {
+    if (first + at.column_of(e / 2) + e % 2 >= count) continue;
+    const float ds = (row.student(e) - s_first.score) * args.student_factor, dt = (row.teacher(e) - t_first.score) * args.teacher_factor;
+    const float et = __expf(dt);
+    s_sum += __expf(ds);
+    t_sum += et;
+    cross += et * ds;
+    self += et * dt;
+  }
+#pragma unroll
+  for (int mask = 1; mask <= 2; mask *= 2) {
+    s_sum += shfl_xor(s_sum, mask);
+    t_sum += shfl_xor(t_sum, mask);
+    cross += shfl_xor(cross, mask);
+    self += shfl_xor(self, mask);
+  }
+  return {s_first.score, s_sum, t_first.score, t_sum, cross, self, s_first.column, t_first.column};
+}
+
+// Grid: tiles of images, shares of the columns. The running sums of a row lie in shared memory, one set a warp column, and belong to the
+// first of the four lanes.
+__global__ void __launch_bounds__(T::threads, T::resident)
+    stream_sums_kernel(const __grid_constant__ ScoreFeed problem, const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
+                       Sums* __restrict__ partial) {
+  LGD_DYNAMIC_SHARED(f16, shared);
+  Sums* running = reinterpret_cast<Sums*>(reinterpret_cast<char*>(shared) + stage_bytes<T>());  // [WN][images]
+  const Warp<T> at;
+  const bool is_visual = int(blockIdx.y) >= shares.part[0].splits;
+  const Share& share = shares.part[is_visual];
+  const int split = int(blockIdx.y) - (is_visual ? shares.part[0].splits : 0), each = (share.tiles + share.splits - 1) / share.splits;
+  const int first_tile = split * each, tiles = min(each, share.tiles - first_tile);
+  ScoreFeed feed = problem;
+  feed.anchors += share.begin * feed.stride;
+  feed.anchor_count = share.count;
+  feed.image = int(blockIdx.x) * images;
+  feed.first_anchor = first_tile * T::BN;
+  feed.tile_anchors = T::BN;
+  Sums* mine = running + at.column / T::TN * images;
+  const auto image_of = [&](int i, int half) { return at.row_of(i, half) / 32 * 16 + at.row_of(i, half) % 16; };
+#pragma unroll
+  for (int i = 0; i < T::MI; i += 2)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (at.lane % 4 == 0) mine[image_of(i, half)] = no_sums();
+  run<T, false>(feed, tiles, feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
+#pragma unroll
+    for (int i = 0; i < T::MI; i += 2)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Sums sums = row_sums(RowScores<T::MI, T::NI>{acc, i, half}, at, feed.first_anchor + tile * T::BN, share.count, args);
+        if (at.lane % 4 == 0) mine[image_of(i, half)] = merged(mine[image_of(i, half)], sums, args);
+      }
+  });
+  __syncthreads();
+  for (int local = threadIdx.x; local < images && feed.image + local < feed.batch; local += T::threads) {
+    Sums sums = running[local];
+    for (int column = 1; column < T::WN; ++column) sums = merged(sums, running[column * images + local], args);
+    partial[int64_t(blockIdx.y) * feed.batch + feed.image + local] = sums;
+  }
+}
+
+struct PartResult {
+  double loss, entropy;
+  float4 factors;  // peaks, then the weight over the sums
+};
+__device__ PartResult finish_part(const Sums& sums, float weight) {
+  return {log(double(sums.s_sum)) - double(sums.cross) / sums.t_sum, log(double(sums.t_sum)) - double(sums.self) / sums.t_sum,
+          make_float4(sums.s_peak, sums.t_peak, weight / sums.s_sum, weight / sums.t_sum)};
+}
+
+// A warp an image: its lanes merge every 32nd share, then each other's; lane 0 has the result.
+__global__ void __launch_bounds__(reduce_threads) merge_kernel(const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
+                                                               const Sums* __restrict__ partial, float4* __restrict__ factors) {
+  const int64_t image = int64_t(blockIdx.x) * reduce_warps + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (image >= args.batch) return;  // whole warps leave
+  const auto sums_of = [&](int begin, int end) {
+    Sums sums = no_sums();
+    for (int split = begin + lane; split < end; split += 32) sums = merged(sums, partial[split * args.batch + image], args);
+#pragma unroll 1
+    for (int mask = 16; mask > 0; mask /= 2) sums = merged(sums, of_other_lane(sums, mask), args);
+    return sums;
+  };
+  const int textual_splits = shares.part[0].splits;
+  const Sums textual = sums_of(0, textual_splits);
+  Sums visual = sums_of(textual_splits, textual_splits + shares.part[1].splits);
+  if (lane != 0) return;
+  RowStats row = {};
+  row.agreement = args.textual > 0 && textual.s_column == textual.t_column;
+  float own_weight = 0;
+  if (args.textual_part) {
+    const PartResult part = finish_part(textual, args.textual_weight);
+    row.loss_textual = part.loss;
+    row.entropy_textual = part.entropy;
+    factors[image] = part.factors;
+  }
+  if (args.visual_part) {
+    const float own = args.own_score[image];
+    visual = merged(visual, {own, 1, 1, 1, 0, 0, -1, -1}, args);
+    const PartResult part = finish_part(visual, args.visual_weight);
+    const float own_student = expf((own - visual.s_peak) * args.student_factor), own_teacher = expf((1 - visual.t_peak) * args.teacher_factor);
+    row.loss_visual = part.loss;
+    row.entropy_visual = part.entropy;
+    row.own_mass = double(own_teacher) / visual.t_sum;
+    own_weight = own_student * part.factors.z - own_teacher * part.factors.w;
+    factors[args.batch + image] = part.factors;
+  }
+  args.own_weight[image] = own_weight;
+  args.stats[image] = row;
+  if (args.assignment) args.assignment[image] = textual.t_column == no_column ? 0 : textual.t_column;
+}
+
+__device__ __forceinline__ uint32_t pair_of(float low, float high) {
+  const f16 pair[2] = {__float2half_rn(low), __float2half_rn(high)};
+  uint32_t word;
+  memcpy(&word, pair, 4);
+  return word;
+}
+
+constexpr int tiles_a_block = 4;  // so that copies of the next tile hide behind the exponentials of the last
+
+// weights[image, column] = e_s weight / Z_S - e_t weight / Z_T. Grid: tiles of images, four tiles of columns each.
+__global__ void __launch_bounds__(T::threads, T::resident)
+    stream_weights_kernel(const __grid_constant__ ScoreFeed problem, float student_factor, float teacher_factor, const float4* __restrict__ factors,
+                          f16* __restrict__ weights, int64_t weight_stride) {
+  LGD_DYNAMIC_SHARED(f16, shared);
+  const Warp<T> at;
+  const int first_tile = int(blockIdx.y) * tiles_a_block, all = (problem.anchor_count + T::BN - 1) / T::BN;
+  ScoreFeed feed = problem;
+  feed.image = int(blockIdx.x) * images;
+  feed.first_anchor = first_tile * T::BN;
+  feed.tile_anchors = T::BN;
+  run<T, false>(feed, min(tiles_a_block, all - first_tile), feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
+    const int first = feed.first_anchor + tile * T::BN;
+#pragma unroll
+    for (int i = 0; i < T::MI; i += 2)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = at.row_of(i, half);
+        const int image = feed.image + r / 32 * 16 + r % 16;
+        if (image >= feed.batch) continue;
+        const RowScores<T::MI, T::NI> row = {acc, i, half};
+        const float4 factor = factors[image];
+        const auto weight = [&](int e) {
+          if (first + at.column_of(e / 2) + e % 2 >= feed.anchor_count) return 0.f;
+          return __expf((row.student(e) - factor.x) * student_factor) * factor.z - __expf((row.teacher(e) - factor.y) * teacher_factor) * factor.w;
+        };
+        f16* to = weights + int64_t(image) * weight_stride + first;
+#pragma unroll
+        for (int j = 0; j < T::NI; ++j) *reinterpret_cast<uint32_t*>(to + at.column_of(j)) = pair_of(weight(2 * j), weight(2 * j + 1));
+      }
+  });
+}
+
+}  // namespace
+
+StreamMemory stream_memory(Carver& carver, const ScoreProduct& product, const Softmax& softmax) {
+  const Shares shares = shares_of(product, softmax);
+  StreamMemory memory;
+  memory.partial = carver.take<Sums>((shares.part[0].splits + shares.part[1].splits) * product.batch);
+  memory.factors = carver.take<float4>(2 * product.batch);
+  return memory;
+}
+
+void stream_softmax(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
+  const Shares shares = shares_of(product, softmax);
+  constexpr size_t bytes = stage_bytes<T>() + T::WN * images * sizeof(Sums);
+  allow_shared_memory(&stream_sums_kernel, bytes);
+  const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(shares.part[0].splits + shares.part[1].splits));
+  if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, bytes, feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
+  LGD_LAUNCH(device, merge_kernel, blocks_for(product.batch, reduce_warps), reduce_threads, 0, softmax, shares, memory.partial, memory.factors);
+}
+
+void stream_weights(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory, int64_t begin, int64_t count,
+                    f16* weights, int64_t weight_stride) {
+  const ScoreFeed feed = feed_of(product, begin, count);
+  const float4* factors = memory.factors + (begin >= softmax.textual ? product.batch : 0);
+  allow_shared_memory(&stream_weights_kernel, stage_bytes<T>());
+  const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(tiles_of(tiles_of(count, T::BN), tiles_a_block)));
+  LGD_LAUNCH(device, stream_weights_kernel, grid, T::threads, stage_bytes<T>(), feed, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
+}
+
+}  // namespace lgd::loss_cuda
