@@ -1,6 +1,5 @@
 // Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride.
-#include "core/philox.h"
-#include "ops/elementwise.h"
+#include "ops/drop.cuh"
 #include "ops/reduce.cuh"
 
 namespace lgd {
@@ -69,11 +68,6 @@ __global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const
   sum = sum_block_rows(sum);
   if (threadIdx.y != 0 || chunk >= chunks) return;
   store8(ds + (int64_t(blockIdx.y) * chunks + chunk) * 8, sum);
-}
-
-__device__ __forceinline__ float keep_of(const DropShape& shape, int64_t unit) {
-  const Philox4 draw = philox(shape.seed, shape.step * (uint64_t(1) << 20) + uint64_t(shape.node), uint64_t(unit) / 4);
-  return unit_float(draw.word[unit % 4]) >= shape.p ? 1.f / (1.f - shape.p) : 0.f;
 }
 
 template <class T>

@@ -48,7 +48,9 @@ class Run {
   void* output(size_t count) { return track(upload(poison(count), type), count, type); }
   void* sum(size_t count) { return track(upload(draw(count), type), count, type); }  // an output that is added to
   float* output32(size_t count) { return static_cast<float*>(track(upload(poison(count), DType::f32), count, DType::f32)); }
-  float* sum32(size_t count) { return static_cast<float*>(track(upload(draw(count), DType::f32), count, DType::f32)); }
+  float* sum32(size_t count, float scale = 1, float offset = 0) {
+    return static_cast<float*>(track(upload(draw(count, scale, offset), DType::f32), count, DType::f32));
+  }
 
   std::vector<std::vector<float>> results() {
     std::vector<std::vector<float>> all;

@@ -1,0 +1,16 @@
+// The draw of dropout and of stochastic depth on the device (elementwise.h, DropShape): whoever needs a unit's factor draws it again.
+#pragma once
+#include "core/cuda_device.cuh"
+#include "core/philox.h"
+#include "ops/elementwise.h"
+
+namespace lgd {
+
+// 1 / (1 - p) or 0.
+__device__ __forceinline__ float keep_of(const DropShape& shape, int64_t unit) {
+  const Philox4 draw = philox(shape.seed, shape.step * (uint64_t(1) << 20) + uint64_t(shape.node), uint64_t(unit) / 4);
+  const uint32_t low = unit % 2 ? draw.word[1] : draw.word[0], high = unit % 2 ? draw.word[3] : draw.word[2];  // no array: it would go to memory
+  return unit_float(unit % 4 < 2 ? low : high) >= shape.p ? 1.f / (1.f - shape.p) : 0.f;
+}
+
+}  // namespace lgd

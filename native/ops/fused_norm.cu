@@ -1,0 +1,208 @@
+// Joins and the gradient of a norm that no convolution finished (ops/fused.h). Memory-bound both; bytes at least, in tensors of the
+// activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation], write g.
+//
+// A block takes a range of neighbouring rows and, of them, `width` 8-channel chunks (ColumnWalk): a thread keeps its channels, so scale,
+// shift and sums stay in registers, and its image changes seldom, so that the image's stochastic depth is drawn once an image. Two blocks
+// on a multiprocessor with four rows a thread at once keep 64 to 128 KiB of loads in flight there; 32 are enough for 3.3 TB/s.
+#include <type_traits>
+
+#include "ops/drop.cuh"
+#include "ops/norm_finish.cuh"
+
+namespace lgd {
+
+namespace {
+
+template <class T> constexpr int rows_at_once = 8 / sizeof(T);
+template <int count> using Count = std::integral_constant<int, count>;
+
+// Calls body(Count<n>, row) for this thread's rows [row, row + step, ... row + (n-1) step] of the block's range.
+template <class T, class Body>
+__device__ __forceinline__ void walk_rows(const ColumnWalk& walk, int64_t rows, Body&& body) {
+  const int64_t each = (rows + gridDim.x - 1) / gridDim.x, first = blockIdx.x * each, last = min(rows, first + each);
+  const int step = walk.rows_per_pass;
+  int64_t row = first + threadIdx.x / walk.width;
+  for (; row + (rows_at_once<T> - 1) * step < last; row += rows_at_once<T> * step) body(Count<rows_at_once<T>>{}, row);
+  for (; row < last; row += step) body(Count<1>{}, row);
+}
+
+// The chunk of this thread; false: it has none.
+__device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
+  chunk = int(blockIdx.y) * walk.width + int(threadIdx.x) % walk.width;
+  return chunk < walk.chunks && int(threadIdx.x) < walk.width * walk.rows_per_pass;
+}
+
+// Stochastic depth of the images that rows lie in, asked for in rising order.
+class Keep {
+ public:
+  __device__ __forceinline__ Keep(const DropShape& drop, int64_t pixels) : drop_(drop), pixels_(pixels) {}
+  __device__ __forceinline__ float at(int64_t row) {
+    if (drop_.p > 0.f && row >= end_) {
+      const int64_t image = row / pixels_;
+      end_ = (image + 1) * pixels_;
+      value_ = keep_of(drop_, image);
+    }
+    return value_;
+  }
+
+ private:
+  const DropShape& drop_;
+  const int64_t pixels_;
+  int64_t end_ = 0;
+  float value_ = 1;
+};
+
+struct Join {
+  const void *y, *residual;
+  const float *scale, *shift;
+  Act inner;
+  void* out;
+  DropShape drop;
+};
+
+// The activation under a join is chosen at run time: there seldom is one, and the branch is one in eight channels.
+__device__ __forceinline__ void activate(Act act, F8& x) {
+  choose_act(act, [&](auto f) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] = f(x.v[i]);
+  });
+}
+
+template <class T, Act outer>
+__global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int64_t rows, int64_t pixels, const __grid_constant__ ColumnWalk walk) {
+  int chunk;
+  if (!chunk_of(walk, chunk)) return;
+  F8 scale, shift = zero8();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+  if (job.scale) {
+    scale = load8(job.scale + chunk * 8);
+    shift = load8(job.shift + chunk * 8);
+  }
+  Keep keep(job.drop, pixels);
+  const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
+  walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+    constexpr int n = decltype(count)::value;
+    const int64_t at = row * pitch + chunk * 8;
+    Raw8<T> y[n], residual[n];
+#pragma unroll
+    for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+    if (job.residual)
+#pragma unroll
+      for (int r = 0; r < n; ++r) residual[r] = load_raw8(static_cast<const T*>(job.residual) + at + r * step);
+#pragma unroll
+    for (int r = 0; r < n; ++r) {
+      const float kept = keep.at(row + r * walk.rows_per_pass);
+      F8 x = unpack8(y[r]);
+      const F8 other = job.residual ? unpack8(residual[r]) : zero8();
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
+      activate(job.inner, x);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] = act_of<outer>(fmaf(x.v[i], kept, other.v[i]));
+      store8(static_cast<T*>(job.out) + at + r * step, x);
+    }
+  });
+}
+
+struct Gradient {
+  const void *dy, *y, *activated;
+  const float *scale, *shift, *mean, *rstd;
+  void* g;
+  DropShape drop;
+};
+
+// g = keep dy act'(u) and, per block, the sums of g and of g xhat; xhat's rstd comes in at the end.
+template <class T, Act act, bool stored>
+__global__ void __launch_bounds__(256, 2)
+    norm_gradient_kernel(const __grid_constant__ Gradient job, int64_t rows, int64_t pixels, const __grid_constant__ ColumnWalk walk, float* partial) {
+  int chunk;
+  const bool valid = chunk_of(walk, chunk);
+  F8 sum = zero8(), product = zero8();
+  if (valid) {
+    const F8 mean = load8(job.mean + chunk * 8);
+    F8 scale = zero8(), shift = zero8();
+    if constexpr (act != Act::none && !stored) {
+      scale = load8(job.scale + chunk * 8);
+      shift = load8(job.shift + chunk * 8);
+    }
+    Keep keep(job.drop, pixels);
+    const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
+    walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+      constexpr int n = decltype(count)::value;
+      const int64_t at = row * pitch + chunk * 8;
+      Raw8<T> dy[n], y[n];
+      [[maybe_unused]] Raw8<T> activated[n];
+#pragma unroll
+      for (int r = 0; r < n; ++r) dy[r] = load_raw8(static_cast<const T*>(job.dy) + at + r * step);
+#pragma unroll
+      for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+      if constexpr (stored)
+#pragma unroll
+        for (int r = 0; r < n; ++r) activated[r] = load_raw8(static_cast<const T*>(job.activated) + at + r * step);
+#pragma unroll
+      for (int r = 0; r < n; ++r) {
+        const float kept = keep.at(row + r * walk.rows_per_pass);
+        F8 g = unpack8(dy[r]), u = zero8();
+        const F8 v = unpack8(y[r]);
+        if constexpr (stored) u = unpack8(activated[r]);
+        else
+#pragma unroll
+          for (int i = 0; i < 8; ++i) u.v[i] = fmaf(v.v[i], scale.v[i], shift.v[i]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) g.v[i] *= kept * act_slope<act>(u.v[i]);
+        T* to = static_cast<T*>(job.g) + at + r * step;
+        store8(to, g);
+        g = rounded8<T>(g);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          sum.v[i] += g.v[i];
+          product.v[i] = fmaf(g.v[i], v.v[i] - mean.v[i], product.v[i]);
+        }
+      }
+    });
+    const F8 rstd = load8(job.rstd + chunk * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) product.v[i] *= rstd.v[i];
+  }
+  const int channels = walk.chunks * 8;
+  write_column_sums(sum, walk, partial, 2 * channels, 0);
+  write_column_sums(product, walk, partial, 2 * channels, channels);
+}
+
+}  // namespace
+
+void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out) {
+  const ColumnWalk walk = column_walk(s.rows(), s.channels);
+  const Join job{x.y, residual, x.scale, x.shift, x.act, out, drop ? *drop : DropShape{}};
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    with_act(act, [&](auto tag) {
+      LGD_LAUNCH(ctx, (join_kernel<T, decltype(tag)::act>), dim3(walk.splits, walk.groups), 256, 0, job, s.rows(), s.pixels, walk);
+    });
+  });
+}
+
+void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
+  if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
+  const ColumnWalk walk = column_walk(s.rows(), s.channels);
+  const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, target.g, drop ? *drop : DropShape{}};
+  float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    with_act(target.act, [&](auto tag) {
+      constexpr Act act = decltype(tag)::act;
+      const dim3 grid(walk.splits, walk.groups);
+      if constexpr (act == Act::relu || act == Act::relu6) {
+        if (target.activated) {
+          LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, true>), grid, 256, 0, job, s.rows(), s.pixels, walk, partial);
+          return;
+        }
+      }
+      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, false>), grid, 256, 0, job, s.rows(), s.pixels, walk, partial);
+    });
+  });
+  finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
+}
+
+}  // namespace lgd

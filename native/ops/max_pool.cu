@@ -1,0 +1,219 @@
+// Max-pooling of an activation as stored, or made from a raw output by a norm and an activation on the way (ops/pool.h, ops/fused.h).
+// Memory-bound; bytes at least, with x the input and y the output (a quarter of it in a ResNet): forward x + y, backward 2 x + y.
+//
+// Forward: a thread has 8 channels of one output and loads its whole window before it looks at it; windows overlap in L1 and L2.
+// Backward: a block has 16 x 16 input pixels of up to 64 channels. First it finds, once for each window that reaches into its pixels,
+// which position won, and leaves that with the window's gradient in shared memory; then each pixel gathers from its windows (at most four
+// with 3 x 3 and stride 2). Were every pixel to search its windows itself, each input would be read 36 times, not 9/4.
+// Positions of a window outside the image are clamped to its border: they stand for elements that the window has anyway, in the same order.
+#include <type_traits>
+
+#include "ops/fused.h"
+#include "core/cuda_device.cuh"
+
+namespace lgd {
+
+namespace {
+
+constexpr int tile = 16;                       // input pixels a side of a backward block
+constexpr size_t shared_most = 48 << 10;
+template <int kernel> using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
+
+struct AnyAct {
+  Act act;
+  __device__ __forceinline__ float operator()(float u) const { return act_any(act, u); }
+};
+
+// How values come from what is stored.
+template <class Function>
+struct Reader {
+  const float *scales, *shifts;  // null: 1 and 0
+  Function act;
+  F8 scale, shift;
+  __device__ __forceinline__ void choose(int chunk) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+    shift = zero8();
+    if (!scales) return;
+    scale = load8(scales + chunk * 8);
+    shift = load8(shifts + chunk * 8);
+  }
+  __device__ __forceinline__ float operator()(float y, int i) const { return act(fmaf(y, scale.v[i], shift.v[i])); }
+};
+
+__device__ __forceinline__ int within(int i, int size) { return min(max(i, 0), size - 1); }
+
+// Calls body(row, column, values as stored) for the positions of window (oy, ox), in row-major order; image: the image's pixels from the
+// thread's channel on.
+template <int kernel, class T, class Body>
+__device__ __forceinline__ void for_window(const PoolShape& s, const T* image, int oy, int ox, const Body& body) {
+  const int top = oy * s.stride - s.pad, left = ox * s.stride - s.pad;
+  const auto at = [&](int r, int q) { return image + (int64_t(within(top + r, s.h)) * s.w + within(left + q, s.w)) * s.c; };
+  if constexpr (kernel > 0) {
+    Raw8<T> raw[kernel * kernel];
+#pragma unroll
+    for (int e = 0; e < kernel * kernel; ++e) raw[e] = load_raw8(at(e / kernel, e % kernel));
+#pragma unroll
+    for (int e = 0; e < kernel * kernel; ++e) body(within(top + e / kernel, s.h) - top, within(left + e % kernel, s.w) - left, unpack8(raw[e]));
+  } else {
+    for (int r = 0; r < s.kernel; ++r)
+      for (int q = 0; q < s.kernel; ++q) body(within(top + r, s.h) - top, within(left + q, s.w) - left, load8(at(r, q)));
+  }
+}
+
+template <class T, int kernel, class Function>
+__global__ void __launch_bounds__(256, 2) max_pool_kernel(const __grid_constant__ PoolShape s, int64_t vectors, const T* x, Reader<Function> read, T* y) {
+  const int chunks = s.c / 8;
+  const int64_t threads = int64_t(gridDim.x) * 256, stride = threads - threads % chunks;  // so a thread keeps its channels
+  int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x;
+  if (e >= stride) return;
+  const int chunk = int(e % chunks);
+  read.choose(chunk);
+  for (; e < vectors; e += stride) {
+    const int64_t pixel = e / chunks;
+    const int ox = int(pixel % s.ow), oy = int(pixel / s.ow % s.oh);
+    F8 best;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) best.v[i] = -INFINITY;
+    for_window<kernel>(s, x + pixel / s.ow / s.oh * s.h * s.w * s.c + chunk * 8, oy, ox, [&](int, int, const F8& stored) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float v = read(stored.v[i], i);
+        best.v[i] = v > best.v[i] || v != v ? v : best.v[i];
+      }
+    });
+    store8(y + e * 8, best);
+  }
+}
+
+struct BackwardTiles {
+  int rows, columns, groups;     // tiles of an image; groups of channel chunks
+  int chunks;                    // of a group
+  int windows;                   // that can reach into a tile, a side
+  constexpr int count() const { return windows * windows * chunks; }
+};
+
+// First window that holds input row or column i.
+__device__ __forceinline__ int first_window(const PoolShape& s, int i) { return max(0, (i + s.pad - s.kernel + s.stride) / s.stride); }
+__device__ __forceinline__ int last_window(const PoolShape& s, int i, int outputs) { return min(outputs - 1, (i + s.pad) / s.stride); }
+
+// Which position of the window won, a byte a channel.
+template <int kernel, class T, class Function>
+__device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int oy, int ox, const Reader<Function>& read) {
+  float best[8];
+  uint32_t won[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    best[i] = -INFINITY;
+    won[i] = 0;
+  }
+  bool first = true;  // a window full of -inf has its first position win
+  for_window<kernel>(s, image, oy, ox, [&](int r, int q, const F8& stored) {
+    const uint32_t position = uint32_t(r * s.kernel + q);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float v = read(stored.v[i], i);
+      const bool better = first || v > best[i] || v != v;
+      best[i] = better ? v : best[i];
+      won[i] = better ? position : won[i];
+    }
+    first = false;
+  });
+  return {won[0] | won[1] << 8 | won[2] << 16 | won[3] << 24, won[4] | won[5] << 8 | won[6] << 16 | won[7] << 24};
+}
+
+template <class T, int kernel, class Function>
+__global__ void __launch_bounds__(256, 2) max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x,
+                                                                Reader<Function> read, const T* dy, T* dx, bool accumulate) {
+  LGD_DYNAMIC_SHARED(Raw8<T>, gradients);
+  uint2* won = reinterpret_cast<uint2*>(gradients + tiles.count());
+  int block = blockIdx.x;
+  const int group = block % tiles.groups;
+  block /= tiles.groups;
+  const int left = block % tiles.columns * tile;
+  block /= tiles.columns;
+  const int top = block % tiles.rows * tile, image = block / tiles.rows;
+  const int first_chunk = group * tiles.chunks, chunks = min(tiles.chunks, s.c / 8 - first_chunk);
+  const int bottom = min(s.h, top + tile), right = min(s.w, left + tile);
+  const int oy0 = first_window(s, top), ox0 = first_window(s, left);
+  const int high = last_window(s, bottom - 1, s.oh) - oy0 + 1, wide = last_window(s, right - 1, s.ow) - ox0 + 1;
+  const T* pixels = x + int64_t(image) * s.h * s.w * s.c;
+
+  for (int e = threadIdx.x; e < high * wide * chunks; e += 256) {
+    const int chunk = first_chunk + e % chunks, oy = oy0 + e / chunks / wide, ox = ox0 + e / chunks % wide;
+    read.choose(chunk);
+    gradients[e] = load_raw8(dy + ((int64_t(image) * s.oh + oy) * s.ow + ox) * s.c + chunk * 8);
+    won[e] = winners<kernel>(s, pixels + chunk * 8, oy, ox, read);
+  }
+  __syncthreads();
+
+  const int width = right - left;
+  for (int e = threadIdx.x; e < (bottom - top) * width * chunks; e += 256) {
+    const int chunk = e % chunks, y = top + e / chunks / width, x_ = left + e / chunks % width;
+    F8 sum = zero8();
+    for (int oy = first_window(s, y); oy <= last_window(s, y, s.oh); ++oy)
+      for (int ox = first_window(s, x_); ox <= last_window(s, x_, s.ow); ++ox) {
+        const int window = ((oy - oy0) * wide + ox - ox0) * chunks + chunk;
+        const uint32_t mine = uint32_t((y + s.pad - oy * s.stride) * s.kernel + x_ + s.pad - ox * s.stride);
+        const uint2 winner = won[window];
+        const F8 g = unpack8(gradients[window]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum.v[i] += ((i < 4 ? winner.x : winner.y) >> i % 4 * 8 & 255) == mine ? g.v[i] : 0.f;
+      }
+    put8(dx + ((int64_t(image) * s.h + y) * s.w + x_) * s.c + (first_chunk + chunk) * 8, sum, accumulate);
+  }
+}
+
+// Calls launch(size, function) with what is known of the window and the activation at compile time.
+template <class Launch>
+void with_window(const PoolShape& s, Act act, Launch&& launch) {
+  if (s.kernel != 3) launch(Size<0>{}, AnyAct{act});
+  else if (act == Act::none) launch(Size<3>{}, ActFunction<Act::none>{});
+  else if (act == Act::relu) launch(Size<3>{}, ActFunction<Act::relu>{});
+  else launch(Size<3>{}, AnyAct{act});
+}
+
+BackwardTiles backward_tiles(const PoolShape& s, size_t bytes) {
+  BackwardTiles tiles{(s.h + tile - 1) / tile, (s.w + tile - 1) / tile, 0, 8, (tile + s.kernel - 2) / s.stride + 1};
+  while (tiles.count() * bytes > shared_most) tiles.chunks /= 2;
+  tiles.groups = (s.c / 8 + tiles.chunks - 1) / tiles.chunks;
+  return tiles;
+}
+
+}  // namespace
+
+void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, void* out) {
+  const int64_t vectors = int64_t(s.n) * s.oh * s.ow * s.c / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    with_window(s, x.act, [&](auto size, auto function) {
+      using Function = decltype(function);
+      const Reader<Function> read{x.scale, x.shift, function, {}, {}};
+      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), blocks_for(vectors, 256, 132 * 16), 256, 0, s, vectors,
+                 static_cast<const T*>(x.y), read, static_cast<T*>(out));
+    });
+  });
+}
+
+void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, void* dx, bool accumulate) {
+  LGD_CHECK(s.kernel <= tile, "BAD_SHAPE", "max-pooling windows are at most ", tile, " pixels a side, found ", s.kernel);
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    const size_t bytes = sizeof(Raw8<T>) + sizeof(uint2);
+    const BackwardTiles tiles = backward_tiles(s, bytes);
+    with_window(s, x.act, [&](auto size, auto function) {
+      using Function = decltype(function);
+      const Reader<Function> read{x.scale, x.shift, function, {}, {}};
+      LGD_LAUNCH(ctx, (max_pool_backward_kernel<T, decltype(size)::value, Function>), s.n * tiles.rows * tiles.columns * tiles.groups, 256, tiles.count() * bytes, s,
+                 tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), static_cast<T*>(dx), accumulate);
+    });
+  });
+}
+
+void max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, void* y) { lazy_max_pool_forward_cuda(ctx, s, type, {x}, y); }
+
+void max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, const void* dy, void* dx, bool accumulate) {
+  lazy_max_pool_backward_cuda(ctx, s, type, {x}, dy, dx, accumulate);
+}
+
+}  // namespace lgd
