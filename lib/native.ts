@@ -12,6 +12,7 @@ declare const handle: unique symbol;
 export interface Handle<Name extends string> { readonly [handle]: Name }
 export type DeviceHandle = Handle<'device'>;
 export type TensorHandle = Handle<'tensor'>;
+export type StepHandle = Handle<'step'>;
 export type EncoderHandle = Handle<'encoder'>;
 export type PixelStoreHandle = Handle<'pixel store'>;
 export type SemanticHeadHandle = Handle<'semantic head'>;
@@ -47,6 +48,20 @@ export interface NativeDeviceInfo {
   memoryBytes: number;
   allocatedBytes: number;
   peakBytes: number;
+}
+
+/** How the steps of a kind ran so far; zeros on the CPU. */
+export interface StepInfo {
+  /** Steps that ran call by call: the first, and those that cannot be captured. */
+  eager: number;
+  /** Steps that ran as one CUDA graph. */
+  launched: number;
+  /** Steps begun as a graph that something cut short, such as a wait of the host. */
+  interrupted: number;
+  /** Graphs whose shape was new. */
+  instantiated: number;
+  /** Operations of the last graph. */
+  nodes: number;
 }
 
 /** One operation; see native/graph/graph.h for the operations and their attributes. */
@@ -191,6 +206,17 @@ export interface NativeAddon {
   /** Resolves once everything queued before has run; rejects with the first error of it. */
   synchronize(device: DeviceHandle): Promise<void>;
 
+  /** Keeps the CUDA graph of steps of one kind. Steps and branches do nothing on the CPU; see native/engine.h. */
+  makeStep(device: DeviceHandle): StepHandle;
+  /** What is queued from here to {@link endStep} may start as a whole, as one CUDA graph. */
+  beginStep(step: StepHandle): void;
+  endStep(step: StepHandle): void;
+  stepInfo(step: StepHandle): Promise<StepInfo>;
+  /** What is queued from here to {@link endBranch} runs beside what is queued after it, until {@link joinBranch}. */
+  beginBranch(device: DeviceHandle): void;
+  endBranch(device: DeviceHandle): void;
+  joinBranch(device: DeviceHandle): void;
+
   makeTensor(device: DeviceHandle, shape: number[]): TensorHandle;
   writeTensor(tensor: TensorHandle, values: Float32Array): void;
   /** Same device, shape and type. */
@@ -246,6 +272,7 @@ export interface NativeAddon {
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
   'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'synchronize',
+  'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',

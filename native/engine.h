@@ -18,10 +18,12 @@ namespace lgd {
 class Device;
 struct Tensor;         // float32 or bfloat16 array in device memory
 struct PixelStore;     // decoded images in host memory or in a memory-mapped file
+struct DeviceStep;     // what is kept of a training step from one time to the next: its CUDA graph
 struct Encoder;        // a compiled graph with its parameters, gradients and optimiser state
 struct SemanticHead;   // both banks and the queue, with the loss over them
 using DevicePtr = std::shared_ptr<Device>;
 using TensorPtr = std::shared_ptr<Tensor>;
+using DeviceStepPtr = std::shared_ptr<DeviceStep>;
 using PixelStorePtr = std::shared_ptr<PixelStore>;
 using EncoderPtr = std::shared_ptr<Encoder>;
 using SemanticHeadPtr = std::shared_ptr<SemanticHead>;
@@ -60,6 +62,23 @@ DeviceInfo device_info(const DevicePtr& device);
 void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done);
 // Runs work on the device's thread in order, then done. [queued]
 void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done);
+
+// ---- steps: CUDA graphs and branches; on the CPU these calls do nothing ------------------------------------------------------------
+// What is queued between begin_step and end_step may start as a whole, as one CUDA graph (core/timeline.h), from the second time on.
+// The step may differ from the one before in anything; it costs least if only numbers and addresses differ.
+struct StepInfo {
+  int64_t eager = 0, launched = 0, interrupted = 0;  // steps: run call by call; as one graph; begun as one and cut short by a wait
+  int64_t instantiated = 0, nodes = 0;               // graphs whose shape was new; operations of the last one
+};
+DeviceStepPtr make_step(const DevicePtr& device);
+const DevicePtr& device_of(const DeviceStepPtr& step);
+void begin_step(const DeviceStepPtr& step);                                             // [queued]
+void end_step(const DeviceStepPtr& step);                                               // [queued]
+StepInfo step_info(const DeviceStepPtr& step);                                          // device's thread
+// What is queued between begin_branch and end_branch runs beside what is queued after it, until join_branch or the end of the step. [queued]
+void begin_branch(const DevicePtr& device);
+void end_branch(const DevicePtr& device);
+void join_branch(const DevicePtr& device);
 
 // ---- tensors ----------------------------------------------------------------------------------------------------------------
 TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape);      // float32, zeroed

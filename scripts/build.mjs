@@ -153,7 +153,7 @@ async function buildPlain() {
 
 async function buildEmulated() {
   const sanitize = process.env.LGDISTILL_SANITIZE ? [`-fsanitize=${process.env.LGDISTILL_SANITIZE}`, '-fno-omit-frame-pointer'] : [];
-  const { path, compiler } = await compile('build-emulated', [...sources('cpu'), ...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), 'test/native/emulation/emulation.cpp'], {
+  const { path, compiler } = await compile('build-emulated', [...sources('cpu'), ...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), 'test/native/emulation/emulation.cpp', 'test/native/emulation/runtime.cpp'], {
     includes: ['test/native/emulation'],
     options: ['-O2', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
     link: sanitize,

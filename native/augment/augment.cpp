@@ -122,7 +122,7 @@ void augment(const PixelStorePtr& store, const AugmentRecipe& recipe, AugmentBat
       return;
     }
 #if LGD_WITH_CUDA
-    augment_cuda(device, *store, plan, *images);
+    augment_cuda(device, plan, *images);
 #else
     throw Error("DEVICE_UNAVAILABLE", "this addon was built without CUDA");
 #endif

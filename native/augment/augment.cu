@@ -1,5 +1,5 @@
-// The CUDA backend. The host packs the crops of a batch into pinned memory, with the views that say what to do with them, and enqueues
-// one copy and at most four kernels; it waits for nothing but the copy of the batch before the last one, out of the same buffer.
+// The CUDA backend. The host packs the crops of a batch into pinned memory, with the views that say what to do with them, sends them
+// ahead (Device::stage, beside the work of the step before) and enqueues at most four kernels.
 //
 //   resample     crop -> float planes [B][3][H*W], colour steps before the contrast, sums of grey per block
 //   colour       the remaining steps; images without blur are flipped, normalised and written, the others go back to their planes
@@ -167,69 +167,11 @@ __global__ void __launch_bounds__(threads) blur_columns_kernel(DeviceBatch batch
   }
 }
 
-// Two pinned buffers of one store on one device, used in turn.
-class Staging {
- public:
-  explicit Staging(int device_index) : device(device_index) {}
-  ~Staging() {
-    try {
-      cuda::set_device(device);
-      for (Slot& slot : slots_) release(slot);
-    } catch (...) {
-      // The context is gone, and its memory with it.
-    }
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-
-  const int device;  // CUDA ordinal
-
-  // The next buffer, free for writing.
-  uint8_t* acquire(size_t bytes) {
-    next_ ^= 1;
-    Slot& slot = slots_[next_];
-    if (slot.in_flight) cuda::wait_event(slot.event);
-    slot.in_flight = false;
-    if (slot.bytes < bytes) {
-      release(slot);
-      slot.event = cuda::create_event();
-      slot.data = static_cast<uint8_t*>(cuda::allocate_pinned(bytes + bytes / 4));
-      slot.bytes = bytes + bytes / 4;
-    }
-    return slot.data;
-  }
-
-  // Copies the acquired buffer to the device; it is free again once that has run.
-  void send(Device& device, void* to, size_t bytes) {
-    Slot& slot = slots_[next_];
-    cuda::copy_async(to, slot.data, bytes, device.stream);
-    cuda::record_event(slot.event, device.stream);
-    slot.in_flight = true;
-  }
-
- private:
-  struct Slot {
-    uint8_t* data = nullptr;
-    size_t bytes = 0;
-    void* event = nullptr;
-    bool in_flight = false;
-  };
-  static void release(Slot& slot) {
-    if (slot.in_flight) cuda::wait_event(slot.event);
-    if (slot.data) cuda::release_pinned(slot.data);
-    if (slot.event) cuda::destroy_event(slot.event);
-    slot = {};
-  }
-
-  int next_ = 0;
-  Slot slots_[2];
-};
-
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// Where things lie in one piece of memory: first what is sent, then what the kernels make.
+// Where things lie: in what is sent (views, weights, blurred, pixels), and in scratch memory (planes, second, sums).
 struct Layout {
-  size_t views, weights, blurred, pixels, sent, planes, second, sums, total;
+  size_t weights, blurred, pixels, sent, second, sums, scratch;
 };
 
 struct Packing {
@@ -276,10 +218,9 @@ Layout lay_out(const Packing& packing, int64_t area, int tiles) {
   at.blurred = at.weights + aligned(packing.weights.size() * sizeof(float));
   at.pixels = at.blurred + aligned(packing.blurred.size() * sizeof(int));
   at.sent = at.pixels + packing.pixel_bytes;
-  at.planes = aligned(at.sent);
-  at.second = at.planes + aligned(packing.views.size() * 3 * area * sizeof(float));
+  at.second = aligned(packing.views.size() * 3 * area * sizeof(float));
   at.sums = at.second + aligned(packing.blurred.size() * 3 * area * sizeof(float));
-  at.total = at.sums + packing.views.size() * tiles * sizeof(float);
+  at.scratch = at.sums + packing.views.size() * tiles * sizeof(float);
   return at;
 }
 
@@ -299,29 +240,25 @@ void fill(Device& device, const ViewBatch& batch, const Packing& packing, const 
 
 }  // namespace
 
-void augment_cuda(Device& device, PixelStore& store, const ViewBatch& batch, const Tensor& images) {
+void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images) {
   LGD_CHECK(images.stored == 8, "BAD_SHAPE", "images on CUDA have 8 stored channels, found ", images.stored);
   const int64_t area = int64_t(batch.height) * batch.width;
   const int tiles = int((area + tile - 1) / tile);
   const Packing packing = pack_views(batch);
   const Layout at = lay_out(packing, area, tiles);
 
-  std::shared_ptr<void>& state = store.backend_state(&device);
-  // A device may have gone and another have taken its address.
-  if (!state || static_cast<Staging*>(state.get())->device != device.index) state = std::make_shared<Staging>(device.index);
-  Staging& staging = *static_cast<Staging*>(state.get());
-  fill(device, batch, packing, at, staging.acquire(at.sent));
-  uint8_t* memory = static_cast<uint8_t*>(device.scratch(at.total));
-  staging.send(device, memory, at.sent);
+  uint8_t* scratch = static_cast<uint8_t*>(device.scratch(at.scratch));
+  fill(device, batch, packing, at, static_cast<uint8_t*>(device.stage(at.sent)));
+  const uint8_t* sent = static_cast<const uint8_t*>(device.send(at.sent));
 
   DeviceBatch job{};
-  job.views = reinterpret_cast<const DeviceView*>(memory);
-  job.weights = reinterpret_cast<const float*>(memory + at.weights);
-  job.blurred = reinterpret_cast<const int*>(memory + at.blurred);
-  job.pixels = memory + at.pixels;
-  job.planes = reinterpret_cast<float*>(memory + at.planes);
-  job.second = reinterpret_cast<float*>(memory + at.second);
-  job.sums = reinterpret_cast<float*>(memory + at.sums);
+  job.views = reinterpret_cast<const DeviceView*>(sent);
+  job.weights = reinterpret_cast<const float*>(sent + at.weights);
+  job.blurred = reinterpret_cast<const int*>(sent + at.blurred);
+  job.pixels = sent + at.pixels;
+  job.planes = reinterpret_cast<float*>(scratch);
+  job.second = reinterpret_cast<float*>(scratch + at.second);
+  job.sums = reinterpret_cast<float*>(scratch + at.sums);
   job.height = batch.height;
   job.width = batch.width;
   job.tiles = tiles;

@@ -31,7 +31,6 @@ PixelStore::PixelStore(PixelStoreOptions options) : options_(std::move(options))
 }
 
 PixelStore::~PixelStore() {
-  backend_state_.clear();
   for (const Chunk& chunk : chunks_) munmap(chunk.data, chunk.bytes + overread);
   if (spill_ >= 0) close(spill_);
 }
@@ -101,11 +100,6 @@ PixelStore::Image PixelStore::image(int64_t index) const {
 PixelStoreInfo PixelStore::info() const {
   std::lock_guard lock(mutex_);
   return {int64_t(images_.size()), double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_)};
-}
-
-std::shared_ptr<void>& PixelStore::backend_state(const Device* device) {
-  std::lock_guard lock(mutex_);
-  return backend_state_[device];
 }
 
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options) { return std::make_shared<PixelStore>(options); }

@@ -4,7 +4,6 @@
 // Every chunk ends with `overread` spare bytes: vector code may read that far past an image's last pixel.
 #pragma once
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,9 +31,6 @@ struct PixelStore {
   Image image(int64_t index) const;  // BAD_OPTION for an index that the store lacks
   PixelStoreInfo info() const;
 
-  // What a backend keeps for this store on one device (CUDA: pinned staging memory); freed with the store.
-  std::shared_ptr<void>& backend_state(const Device* device);
-
  private:
   struct Chunk {
     uint8_t* data = nullptr;
@@ -54,7 +50,6 @@ struct PixelStore {
   int spill_ = -1;                     // file descriptor
   size_t spill_length_ = 0;
   std::string spill_path_;             // for messages; the name is gone from the folder as soon as the file is open
-  std::map<const Device*, std::shared_ptr<void>> backend_state_;
 };
 
 }  // namespace lgd

@@ -51,6 +51,6 @@ ViewBatch plan_views(const PixelStore& store, const AugmentRecipe& recipe, const
 void gaussian_weights(int radius, float sigma, float* weights);
 
 void augment_cpu(Device& device, const ViewBatch& batch, const Tensor& images);
-void augment_cuda(Device& device, PixelStore& store, const ViewBatch& batch, const Tensor& images);  // in builds with CUDA only
+void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images);  // in builds with CUDA only
 
 }  // namespace lgd

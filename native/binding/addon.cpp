@@ -24,6 +24,14 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_device_info>(exports, "deviceInfo");
   add<js_synchronize>(exports, "synchronize");
 
+  add<js_make_step>(exports, "makeStep");
+  add<js_begin_step>(exports, "beginStep");
+  add<js_end_step>(exports, "endStep");
+  add<js_step_info>(exports, "stepInfo");
+  add<js_begin_branch>(exports, "beginBranch");
+  add<js_end_branch>(exports, "endBranch");
+  add<js_join_branch>(exports, "joinBranch");
+
   add<js_make_tensor>(exports, "makeTensor");
   add<js_write_tensor>(exports, "writeTensor");
   add<js_copy_tensor>(exports, "copyTensor");

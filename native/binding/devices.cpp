@@ -63,6 +63,48 @@ Napi::Value js_synchronize(const Napi::CallbackInfo& info) {
   return settler.promise;
 }
 
+Napi::Value js_make_step(const Napi::CallbackInfo& info) { return wrap(info.Env(), make_step(unwrap<Device>(info[0]))); }
+
+Napi::Value js_begin_step(const Napi::CallbackInfo& info) {
+  begin_step(unwrap<DeviceStep>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_end_step(const Napi::CallbackInfo& info) {
+  end_step(unwrap<DeviceStep>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_step_info(const Napi::CallbackInfo& info) {
+  const DeviceStepPtr step = unwrap<DeviceStep>(info[0]);
+  return run_async<StepInfo>(
+      info.Env(), device_of(step), "step.info", [step](StepInfo& result) { result = step_info(step); },
+      [](Napi::Env env, const StepInfo& counts) -> Napi::Value {
+        auto out = Napi::Object::New(env);
+        out.Set("eager", double(counts.eager));
+        out.Set("launched", double(counts.launched));
+        out.Set("interrupted", double(counts.interrupted));
+        out.Set("instantiated", double(counts.instantiated));
+        out.Set("nodes", double(counts.nodes));
+        return out;
+      });
+}
+
+Napi::Value js_begin_branch(const Napi::CallbackInfo& info) {
+  begin_branch(unwrap<Device>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_end_branch(const Napi::CallbackInfo& info) {
+  end_branch(unwrap<Device>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_join_branch(const Napi::CallbackInfo& info) {
+  join_branch(unwrap<Device>(info[0]));
+  return info.Env().Undefined();
+}
+
 Napi::Value js_make_tensor(const Napi::CallbackInfo& info) {
   if (!info[1].IsArray()) fail(info.Env(), "BAD_SHAPE", "shape: expected an array of numbers");
   const auto array = info[1].As<Napi::Array>();

@@ -42,6 +42,7 @@ template <class T> struct HandleName;
 template <> struct HandleName<Device> { static constexpr const char* value = "device"; };
 template <> struct HandleName<Tensor> { static constexpr const char* value = "tensor"; };
 template <> struct HandleName<PixelStore> { static constexpr const char* value = "pixel store"; };
+template <> struct HandleName<DeviceStep> { static constexpr const char* value = "step"; };
 template <> struct HandleName<Encoder> { static constexpr const char* value = "encoder"; };
 template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
 

@@ -1,5 +1,6 @@
 // Stands in for core/cuda_runtime.cu in a build without CUDA: the addon says so instead of failing to load.
 #ifndef LGD_WITH_CUDA
+#include "core/cuda_streams.h"
 #include "core/device.h"
 
 namespace lgd::cuda {
@@ -28,9 +29,20 @@ void* allocate_pinned(size_t) { absent(); }
 void release_pinned(void*) noexcept {}
 void* create_event() { absent(); }
 void destroy_event(void*) noexcept {}
-void record_event(void*, void*) { absent(); }
-void wait_event(void*) { absent(); }
 const Kernels* kernels() { absent(); }
+
+void enqueue_event(void*, void*) { absent(); }
+void stream_wait(void*, void*) { absent(); }
+void await_event(void*) { absent(); }
+void begin_capture(void*) { absent(); }
+void* end_capture(void*) { absent(); }
+void discard_capture(void*) noexcept {}
+size_t graph_nodes(void*) { absent(); }
+void destroy_graph(void*) noexcept {}
+void* instantiate(void*) { absent(); }
+bool update(void*, void*) { absent(); }
+void launch(void*, void*) { absent(); }
+void destroy_executable(void*) noexcept {}
 
 }  // namespace lgd::cuda
 #endif

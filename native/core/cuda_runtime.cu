@@ -1,6 +1,7 @@
 // The CUDA runtime calls behind Device. Every return code is checked; a failed call throws with CUDA's own words.
 #include <cuda_runtime.h>
 
+#include "core/cuda_streams.h"
 #include "core/device.h"
 
 namespace lgd::cuda {
@@ -88,9 +89,60 @@ void* create_event() {
   return event;
 }
 void destroy_event(void* event) noexcept { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
-void record_event(void* event, void* stream) {
-  LGD_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)));
+
+// ---- core/cuda_streams.h ------------------------------------------------------------------------------------------------------
+
+static cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
+static cudaEvent_t as_event(void* event) { return static_cast<cudaEvent_t>(event); }
+static cudaGraph_t as_graph(void* graph) { return static_cast<cudaGraph_t>(graph); }
+static cudaGraphExec_t as_executable(void* executable) { return static_cast<cudaGraphExec_t>(executable); }
+
+void enqueue_event(void* event, void* stream) { LGD_CUDA(cudaEventRecord(as_event(event), as_stream(stream))); }
+void stream_wait(void* stream, void* event) { LGD_CUDA(cudaStreamWaitEvent(as_stream(stream), as_event(event), 0)); }
+void await_event(void* event) { LGD_CUDA(cudaEventSynchronize(as_event(event))); }
+
+// Relaxed: other threads allocate and free meanwhile, and this one may have to load a module for a kernel it has not used before.
+void begin_capture(void* stream) { LGD_CUDA(cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeRelaxed)); }
+
+void* end_capture(void* stream) {
+  cudaGraph_t graph = nullptr;
+  LGD_CUDA(cudaStreamEndCapture(as_stream(stream), &graph));
+  return graph;
 }
-void wait_event(void* event) { LGD_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(event))); }
+
+void discard_capture(void* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(as_stream(stream), &graph);  // fails where the capture was spoilt, and ends it all the same
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError();
+}
+
+size_t graph_nodes(void* graph) {
+  size_t count = 0;
+  LGD_CUDA(cudaGraphGetNodes(as_graph(graph), nullptr, &count));
+  return count;
+}
+
+void destroy_graph(void* graph) noexcept { cudaGraphDestroy(as_graph(graph)); }
+
+void* instantiate(void* graph) {
+  cudaGraphExec_t executable = nullptr;
+  LGD_CUDA(cudaGraphInstantiate(&executable, as_graph(graph), 0));
+  return executable;
+}
+
+bool update(void* executable, void* graph) {
+  cudaGraphExecUpdateResultInfo result;
+  const cudaError_t status = cudaGraphExecUpdate(as_executable(executable), as_graph(graph), &result);
+  if (status == cudaErrorGraphExecUpdateFailure) {
+    cudaGetLastError();
+    return false;
+  }
+  check(status, "cudaGraphExecUpdate");
+  return true;
+}
+
+void launch(void* executable, void* stream) { LGD_CUDA(cudaGraphLaunch(as_executable(executable), as_stream(stream))); }
+void destroy_executable(void* executable) noexcept { cudaGraphExecDestroy(as_executable(executable)); }
 
 }  // namespace lgd::cuda

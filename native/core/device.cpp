@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "core/timeline.h"
 #include "ops/kernels.h"
 
 namespace lgd {
@@ -27,44 +28,6 @@ struct Job {
   std::function<void(std::exception_ptr)> done;
 };
 
-// Copies from pageable memory to a CUDA device go through pinned blocks, so that the caller's bytes may change at once.
-// Two blocks: the host fills one while the device reads the other.
-struct StagingRing {
-  static constexpr size_t block_bytes = size_t(8) << 20;
-  void* block[2] = {};
-  void* event[2] = {};
-  bool in_flight[2] = {};
-  int next = 0;
-
-  void copy(void* device, const char* host, size_t bytes, void* stream) {
-    while (bytes > 0) {
-      const int slot = next;
-      next ^= 1;
-      if (!block[slot]) {
-        block[slot] = cuda::allocate_pinned(block_bytes);
-        event[slot] = cuda::create_event();
-      }
-      if (in_flight[slot]) cuda::wait_event(event[slot]);
-      const size_t part = std::min(bytes, block_bytes);
-      std::memcpy(block[slot], host, part);
-      cuda::copy_async(device, block[slot], part, stream);
-      cuda::record_event(event[slot], stream);
-      in_flight[slot] = true;
-      device = static_cast<char*>(device) + part;
-      host += part;
-      bytes -= part;
-    }
-  }
-
-  void free() noexcept {
-    for (int slot = 0; slot < 2; ++slot) {
-      if (!block[slot]) continue;
-      cuda::destroy_event(event[slot]);
-      cuda::release_pinned(block[slot]);
-    }
-  }
-};
-
 }  // namespace
 
 struct Device::Impl {
@@ -74,9 +37,9 @@ struct Device::Impl {
   bool stop = false;
   std::exception_ptr error;        // the kept error; guarded by mutex
   std::atomic<size_t> allocated{0}, peak{0};
-  void* scratch = nullptr;
+  std::unique_ptr<Timeline> timeline;  // null on the CPU
+  void* scratch = nullptr;         // of the CPU
   size_t scratch_bytes = 0;
-  StagingRing staging;
   std::thread thread;
 
   void execute(Job& job) {
@@ -96,6 +59,7 @@ struct Device::Impl {
         failure = std::make_exception_ptr(Error("NATIVE_ERROR", job.stage + ": " + e.what()));
       }
       if (failure) {
+        if (timeline) timeline->abandon_step();
         std::lock_guard lock(mutex);
         error = failure;
       }
@@ -111,7 +75,7 @@ Device::Device(DeviceKind kind_, int index_, int threads)
       kernels(kind_ == DeviceKind::cuda ? cuda::kernels() : cpu_kernels()),
       pool(threads),
       impl_(std::make_shared<Impl>()) {
-  if (kind == DeviceKind::cuda) stream = cuda::create_stream(index);
+  if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
   impl_->thread = std::thread([impl = impl_, kind = kind, index = index] {
     if (kind == DeviceKind::cuda) cuda::set_device(index);
@@ -137,11 +101,8 @@ Device::~Device() {
   impl_->wake.notify_all();
   if (impl_->thread.get_id() == std::this_thread::get_id()) impl_->thread.detach();
   else impl_->thread.join();
-  if (impl_->scratch) release(impl_->scratch, impl_->scratch_bytes);
-  if (kind == DeviceKind::cuda) {
-    impl_->staging.free();
-    cuda::destroy_stream(stream);
-  }
+  release(impl_->scratch, impl_->scratch_bytes);
+  impl_->timeline.reset();
 }
 
 void* Device::allocate(size_t bytes) {
@@ -149,6 +110,7 @@ void* Device::allocate(size_t bytes) {
   void* pointer = nullptr;
   if (kind == DeviceKind::cuda) {
     cuda::set_device(index);
+    if (impl_->timeline) impl_->timeline->before_allocation();
     pointer = cuda::allocate(bytes);
   } else {
     // Large blocks stand on huge pages where the system grants them: streaming activations is about twice as fast as over 4 KiB pages.
@@ -170,8 +132,8 @@ void* Device::allocate(size_t bytes) {
 void Device::release(void* pointer, size_t bytes) noexcept {
   if (!pointer) return;
   impl_->allocated -= bytes == 0 ? 1 : bytes;
-  if (kind == DeviceKind::cuda) cuda::release(pointer);
-  else std::free(pointer);
+  if (kind == DeviceKind::cpu) std::free(pointer);
+  else if (!impl_->timeline || !impl_->timeline->defer_release(pointer)) cuda::release(pointer);
 }
 
 size_t Device::allocated_bytes() const { return impl_->allocated; }
@@ -179,18 +141,14 @@ size_t Device::peak_bytes() const { return impl_->peak; }
 
 void Device::from_host(void* device, const void* host, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) impl_->staging.copy(device, static_cast<const char*>(host), bytes, stream);
+  if (kind == DeviceKind::cuda) impl_->timeline->from_host(device, host, bytes);
   else std::memcpy(device, host, bytes);
 }
 
 void Device::to_host(void* host, const void* device, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) {
-    cuda::copy_async(host, device, bytes, stream);
-    cuda::synchronize(stream);
-  } else {
-    std::memcpy(host, device, bytes);
-  }
+  if (kind == DeviceKind::cuda) impl_->timeline->to_host(host, device, bytes);
+  else std::memcpy(host, device, bytes);
 }
 
 void Device::copy(void* to, const void* from, size_t bytes) {
@@ -206,21 +164,38 @@ void Device::zero(void* device, size_t bytes) {
 }
 
 void Device::synchronize() {
-  if (kind == DeviceKind::cuda) cuda::synchronize(stream);
+  if (kind == DeviceKind::cuda) impl_->timeline->synchronize();
 }
 
 void* Device::scratch(size_t bytes) {
+  if (kind == DeviceKind::cuda) return impl_->timeline->scratch(bytes);
   if (bytes > impl_->scratch_bytes) {
-    if (impl_->scratch) {
-      synchronize();  // kernels in flight may still use the old block
-      release(impl_->scratch, impl_->scratch_bytes);
-      impl_->scratch = nullptr;
-      impl_->scratch_bytes = 0;
-    }
+    release(impl_->scratch, impl_->scratch_bytes);
+    impl_->scratch = nullptr;
+    impl_->scratch_bytes = 0;
     impl_->scratch = allocate(bytes);
     impl_->scratch_bytes = bytes;
   }
   return impl_->scratch;
+}
+
+void* Device::stage(size_t bytes) { return impl_->timeline->stage(bytes); }
+const void* Device::send(size_t bytes) { return impl_->timeline->send(bytes); }
+
+void Device::begin_branch() {
+  if (kind == DeviceKind::cuda) impl_->timeline->begin_branch();
+}
+void Device::end_branch() {
+  if (kind == DeviceKind::cuda) impl_->timeline->end_branch();
+}
+void Device::join_branch() {
+  if (kind == DeviceKind::cuda) impl_->timeline->join_branch();
+}
+void Device::begin_step(std::shared_ptr<StepGraph> graph) {
+  if (kind == DeviceKind::cuda) impl_->timeline->begin_step(std::move(graph));
+}
+void Device::end_step() {
+  if (kind == DeviceKind::cuda) impl_->timeline->end_step();
 }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {

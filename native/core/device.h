@@ -1,8 +1,9 @@
 // A device: where memory lives, where work runs, and the queue that keeps the order of a step.
 //
 // All work of a device runs in order on one host thread of its own. On the CPU that thread computes (with a thread pool);
-// on CUDA it enqueues kernels on one stream, so a closure returns before its kernels ran. JavaScript only ever submits.
-// The first error is kept: later work is skipped, and the error reaches whoever waits next.
+// on CUDA it enqueues kernels on a stream, so a closure returns before its kernels ran (core/timeline.h says on which stream,
+// and when as a graph). JavaScript only ever submits. The first error is kept: later work is skipped, and the error reaches
+// whoever waits next.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +17,8 @@
 
 namespace lgd {
 
-struct Kernels;  // ops/kernels.h: the table of operations of one backend
+struct Kernels;    // ops/kernels.h: the table of operations of one backend
+struct StepGraph;  // core/timeline.h: what is kept of a step from one time to the next
 
 enum class DeviceKind { cpu, cuda };
 enum class DType : uint8_t { f32, bf16 };
@@ -33,7 +35,7 @@ class Device {
   const int index;          // CUDA ordinal; 0 on the CPU
   const Kernels* kernels;   // never null
   ThreadPool pool;          // host-side parallel loops; use it only from the device's thread
-  void* stream = nullptr;   // cudaStream_t; null on the CPU
+  void* stream = nullptr;   // cudaStream_t that work goes to now: the compute stream, or the branch; null on the CPU
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
   void* allocate(size_t bytes);
@@ -48,8 +50,25 @@ class Device {
   void zero(void* device, size_t bytes);
   void synchronize();  // waits until everything enqueued before has run; device thread only
 
-  // Scratch memory of at least `bytes`, valid until the next call of scratch() on this device; device thread only.
+  // Scratch memory of at least `bytes`, valid until the next call of scratch() on this stream of the device; device thread only.
   void* scratch(size_t bytes);
+
+  // CUDA only, device thread only: input that travels while earlier work still runs. stage() gives pinned memory to fill, send()
+  // sends its first `bytes` and returns where they arrive. Work enqueued from then on may read them there, until the end of the
+  // step, or outside a step until the next stage().
+  void* stage(size_t bytes);
+  const void* send(size_t bytes);
+
+  // Device thread only; nothing on the CPU. What is enqueued between begin_branch() and end_branch() may run beside what follows,
+  // until join_branch() or the end of the step. One branch at a time.
+  void begin_branch();
+  void end_branch();
+  void join_branch();
+
+  // Device thread only; nothing on the CPU. Work between the two may be held back until end_step() and then starts as a whole, as
+  // one CUDA graph. A step may be anything: one that differs from the last, or waits in between, only costs more.
+  void begin_step(std::shared_ptr<StepGraph> graph);
+  void end_step();
 
   // Runs `work` on the device's thread after everything submitted before. `done` (optional) is called on that thread after it,
   // with null or the error (this work's own, or the earlier one that made it skip). Thread-safe.
@@ -109,8 +128,9 @@ void* allocate_pinned(size_t bytes);
 void release_pinned(void* pointer) noexcept;
 void* create_event();
 void destroy_event(void* event) noexcept;
+// In a step that is held back: recorded behind it. wait_event() is a wait of the host; for such an event it starts the work first.
 void record_event(void* event, void* stream);
-void wait_event(void* event);         // host waits
+void wait_event(void* event);
 const Kernels* kernels();
 }  // namespace cuda
 

@@ -1,9 +1,10 @@
-// engine.h: build, devices, tensors.
+// engine.h: build, devices, steps, tensors.
 #include <algorithm>
 #include <thread>
 
 #include "core/simd.h"
 #include "core/tensor.h"
+#include "core/timeline.h"
 #include "engine.h"
 #include "ops/kernels.h"
 
@@ -97,6 +98,49 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
     done(error);
   });
 }
+
+// ---- steps --------------------------------------------------------------------------------------------------------------------
+
+struct DeviceStep {
+  DevicePtr device;
+  std::shared_ptr<StepGraph> graph = std::make_shared<StepGraph>();
+};
+
+DeviceStepPtr make_step(const DevicePtr& device) {
+  auto step = std::make_shared<DeviceStep>();
+  step->device = device;
+  return step;
+}
+
+const DevicePtr& device_of(const DeviceStepPtr& step) { return step->device; }
+
+static void submit_to_cuda(const DevicePtr& device, const char* stage, std::function<void()> work) {
+  if (device->kind == DeviceKind::cuda) device->submit(stage, std::move(work));
+}
+
+void begin_step(const DeviceStepPtr& step) {
+  submit_to_cuda(step->device, "step.begin", [step] { step->device->begin_step(step->graph); });
+}
+void end_step(const DeviceStepPtr& step) {
+  submit_to_cuda(step->device, "step.end", [step] { step->device->end_step(); });
+}
+
+StepInfo step_info(const DeviceStepPtr& step) {
+  const StepCounts& counts = step->graph->counts;
+  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes};
+}
+
+void begin_branch(const DevicePtr& device) {
+  submit_to_cuda(device, "branch.begin", [device] { device->begin_branch(); });
+}
+void end_branch(const DevicePtr& device) {
+  submit_to_cuda(device, "branch.end", [device] { device->end_branch(); });
+}
+void join_branch(const DevicePtr& device) {
+  submit_to_cuda(device, "branch.join", [device] { device->join_branch(); });
+}
+
+// ---- tensors ------------------------------------------------------------------------------------------------------------------
 
 static TensorPtr make(const DevicePtr& device, std::vector<int64_t> shape, int stored, DType type) {
   auto tensor = std::make_shared<Tensor>();

@@ -1,4 +1,4 @@
-// The fibers of the emulated GPU and the CUDA runtime calls behind Device, on host memory.
+// The fibers of the emulated GPU: how the threads of a kernel run. Streams and what stands behind Device: runtime.cpp.
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -123,7 +123,8 @@ void release(Wait kind, int first, int count) {
     if (machine.fibers[i].wait == kind) machine.fibers[i].wait = Wait::none;
 }
 
-enum class Order { forward, reverse, random };
+}  // namespace
+
 Order order() {
   const char* wish = std::getenv("LGDISTILL_EMULATION_ORDER");
   if (!wish) return Order::forward;
@@ -131,6 +132,8 @@ Order order() {
   if (std::string_view(wish) == "random") return Order::random;
   return Order::forward;
 }
+
+namespace {
 
 void prepare_block(dim3 block) {
   const int count = int(block.x * block.y * block.z);
@@ -237,8 +240,6 @@ void wait_copies(int pending) {
   }
 }
 
-namespace {
-
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   const int count = int(block.x * block.y * block.z);
   machine.fibers.resize(count);
@@ -261,77 +262,4 @@ void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   }
 }
 
-// The one stream. Whoever waits runs it, on its own thread; a free from another thread waits too, as cudaFree does.
-std::recursive_mutex stream_mutex;
-std::vector<std::function<void()>> stream;
-std::exception_ptr stream_error;  // of work that a free ran; delivered at the next wait
-
-void enqueue(std::function<void()> work) {
-  std::lock_guard lock(stream_mutex);
-  stream.push_back(std::move(work));
-}
-
-void flush() {
-  std::lock_guard lock(stream_mutex);
-  if (stream_error) std::rethrow_exception(std::exchange(stream_error, nullptr));
-  std::vector<std::function<void()>> work;
-  work.swap(stream);
-  for (auto& item : work) item();
-}
-
-void flush_quietly() noexcept {
-  std::lock_guard lock(stream_mutex);
-  try {
-    flush();
-  } catch (...) {
-    stream_error = std::current_exception();
-  }
-}
-
-}  // namespace
-
-void launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
-  const int count = int(block.x * block.y * block.z);
-  LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
-  LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
-  enqueue([=, kernel = std::move(kernel)] { run_kernel(grid, block, shared_bytes, kernel); });
-}
-
 }  // namespace lgd::emulation
-
-// ---- the runtime behind Device ------------------------------------------------------------------------------------------------
-namespace lgd::cuda {
-
-bool compiled() { return true; }
-int device_count(std::string&) { return 1; }
-DeviceProperties properties(int) { return {"emulated GPU", 9, 0, 132, size_t(8) << 30}; }
-int driver_version() { return runtime_version(); }
-int runtime_version() { return 13000; }
-void* create_stream(int) { return nullptr; }
-void destroy_stream(void*) noexcept {}
-void set_device(int) {}
-void* allocate(size_t bytes) {
-  void* pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
-  std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
-  return pointer;
-}
-void release(void* pointer) noexcept {
-  emulation::flush_quietly();
-  std::free(pointer);
-}
-void copy_async(void* to, const void* from, size_t bytes, void*) {
-  emulation::enqueue([=] { std::memmove(to, from, bytes); });
-}
-void zero_async(void* device, size_t bytes, void*) {
-  emulation::enqueue([=] { std::memset(device, 0, bytes); });
-}
-void synchronize(void*) { emulation::flush(); }
-void* allocate_pinned(size_t bytes) { return allocate(bytes); }
-void release_pinned(void* pointer) noexcept { release(pointer); }
-void* create_event() { return new char; }
-void destroy_event(void* event) noexcept { delete static_cast<char*>(event); }
-void record_event(void*, void*) {}
-void wait_event(void*) { emulation::flush(); }  // a little more than the device would: everything enqueued so far
-
-}  // namespace lgd::cuda

@@ -1,0 +1,476 @@
+// The CUDA runtime calls behind Device, on host memory: streams, events and graphs of the emulated GPU. What it is strict about:
+//   - a stream runs no sooner than somebody waits for it, and then pulls the other streams along only as far as its own waits ask
+//     (forward order); or the other streams run first (reverse); or all of them in turns (random). So a wait that is missing shows;
+//   - the nodes of a graph likewise run in any order that its edges allow;
+//   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a capture or a wait of the
+//     host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses, see note_accesses());
+//   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
+//   - while a thread captures it may not allocate, free or wait for the captured stream; copies must be from and to pinned memory;
+//     memory that captured work uses must outlive the launch; every stream drawn into a capture must be joined.
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/cuda_device.cuh"
+#include "core/cuda_streams.h"
+
+namespace lgd::emulation {
+
+namespace {
+
+// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself and one for its part of captures.
+using Clock = std::vector<int64_t>;
+void merge(Clock& clock, const Clock& other) {
+  if (clock.size() < other.size()) clock.resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
+}
+bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(clock.size()) && clock[lane] >= count; }
+
+enum class Kind { kernel, copy, fill };
+struct Operation {
+  Kind kind;
+  const char* name;
+  std::vector<Access> accesses;
+  std::function<void()> run;
+};
+
+struct Node {
+  Operation operation;
+  std::vector<int> after;
+  int stream, lane;  // stream: number within the capture, 0 is its origin
+};
+struct Graph { std::vector<Node> nodes; };
+using GraphPtr = std::shared_ptr<Graph>;
+
+struct Stream;
+struct Capture {
+  GraphPtr graph = std::make_shared<Graph>();
+  std::vector<Stream*> streams;
+  std::thread::id thread = std::this_thread::get_id();
+};
+using CapturePtr = std::shared_ptr<Capture>;
+
+struct Event {
+  int64_t recorded = 0, done = 0;
+  Clock clock;
+  CapturePtr capture;      // where it was recorded last, if in a capture
+  std::vector<int> nodes;
+};
+using EventPtr = std::shared_ptr<Event>;
+
+struct Item {
+  std::function<void()> run;  // null: an event
+  EventPtr event;
+  int64_t ticket = 0;
+  bool waits = false;
+};
+
+struct Stream {
+  int lane = 0;               // lane + 1: of its part of captures
+  std::deque<Item> queue;
+  Clock clock;
+  CapturePtr capture;
+  int number = 0;             // in the capture
+  std::vector<int> tail;      // nodes that the next one comes after
+};
+
+struct Use { int lane; int64_t count; const char* name; };
+struct Allocation {
+  size_t bytes;
+  bool pinned;
+  std::vector<Use> writes, reads;  // the last write; reads since then, one a lane
+};
+
+std::recursive_mutex mutex;
+std::vector<Stream*> streams;
+std::vector<CapturePtr> captures;              // open
+std::map<uintptr_t, Allocation> allocations;
+std::vector<int64_t> counts;                   // of every lane
+Clock host_clock;
+std::exception_ptr late_error;                 // of a call that cannot throw; delivered by the next wait
+
+Stream& stream_of(void* handle) { return *static_cast<Stream*>(handle); }
+EventPtr event_of(void* handle) { return *static_cast<EventPtr*>(handle); }
+
+Allocation* allocation_of(const void* address) {
+  auto next = allocations.upper_bound(reinterpret_cast<uintptr_t>(address));
+  if (next == allocations.begin()) return nullptr;
+  --next;
+  return reinterpret_cast<uintptr_t>(address) < next->first + next->second.bytes ? &next->second : nullptr;
+}
+
+bool captures_here() {
+  for (const CapturePtr& capture : captures)
+    if (capture->thread == std::this_thread::get_id()) return true;
+  return false;
+}
+
+// ---- order --------------------------------------------------------------------------------------------------------------------
+
+[[noreturn]] void refuse_race(const char* name, const Use& other) {
+  throw Error("DEVICE_ERROR", detail::concat("race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"));
+}
+
+void check_accesses(const Operation& operation, int lane, const Clock& clock) {
+  for (const Access& access : operation.accesses) {
+    Allocation* memory = allocation_of(access.address);
+    if (!memory) continue;
+    for (const Use& use : memory->writes)
+      if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
+    if (access.writes) {
+      for (const Use& use : memory->reads)
+        if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
+      memory->reads.clear();
+      memory->writes = {{lane, clock[lane], operation.name}};
+    } else {
+      std::erase_if(memory->reads, [&](const Use& use) { return use.lane == lane; });
+      memory->reads.push_back({lane, clock[lane], operation.name});
+    }
+  }
+}
+
+void tick(Clock& clock, int lane) {
+  if (int(clock.size()) <= lane) clock.resize(lane + 1);
+  clock[lane] = ++counts[lane];
+}
+
+void enqueue(Stream& stream, Operation operation) {
+  if (stream.capture) {
+    auto& nodes = stream.capture->graph->nodes;
+    nodes.push_back({std::move(operation), stream.tail, stream.number, stream.lane + 1});
+    stream.tail = {int(nodes.size()) - 1};
+    return;
+  }
+  merge(stream.clock, host_clock);
+  tick(stream.clock, stream.lane);
+  check_accesses(operation, stream.lane, stream.clock);
+  stream.queue.push_back({std::move(operation.run), nullptr, 0, false});
+}
+
+// ---- running ------------------------------------------------------------------------------------------------------------------
+
+std::mt19937 dice(11);
+
+// An error leaves nothing to run, as a failed kernel leaves a CUDA context.
+void drop_everything() {
+  for (Stream* stream : streams) {
+    for (Item& item : stream->queue)
+      if (item.event) item.event->done = item.event->recorded;
+    stream->queue.clear();
+  }
+}
+
+bool is_ready(const Stream& stream) {
+  return !stream.queue.empty() && (!stream.queue.front().waits || stream.queue.front().event->done >= stream.queue.front().ticket);
+}
+
+void run_head(Stream& stream) {
+  const Item item = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  if (item.event && !item.waits) item.event->done = std::max(item.event->done, item.ticket);
+  if (!item.run) return;
+  try {
+    item.run();
+  } catch (...) {
+    drop_everything();
+    throw;
+  }
+}
+
+// Runs the next item of a stream, and before it what it waits for.
+void advance(Stream& stream) {
+  while (!is_ready(stream)) {
+    const Item& wait = stream.queue.front();
+    Stream* recorder = nullptr;
+    for (Stream* other : streams)
+      for (const Item& item : other->queue)
+        if (item.event == wait.event && !item.waits && item.ticket == wait.ticket) recorder = other;
+    LGD_CHECK(recorder && recorder != &stream, "DEVICE_ERROR", "deadlock: a stream waits for an event that nobody records");
+    advance(*recorder);
+  }
+  run_head(stream);
+}
+
+void run_stream(Stream& stream) {
+  while (!stream.queue.empty()) advance(stream);
+}
+
+template <class Done> void run_in_turns(const Done& done) {
+  while (!done()) {
+    std::vector<Stream*> ready;
+    for (Stream* stream : streams)
+      if (is_ready(*stream)) ready.push_back(stream);
+    LGD_CHECK(!ready.empty(), "DEVICE_ERROR", "deadlock between streams");
+    run_head(*ready[dice() % ready.size()]);
+  }
+}
+
+void deliver_late_error() {
+  if (!late_error) return;
+  drop_everything();
+  std::rethrow_exception(std::exchange(late_error, nullptr));
+}
+
+void run_everything() {
+  for (size_t i = streams.size(); i-- > 0;) run_stream(*streams[i]);
+  for (const Stream* stream : streams) merge(host_clock, stream->clock);
+}
+
+// Runs until done(), as the order of the day wishes; without a wish, `pull` until it is.
+template <class Done, class Pull> void run_until(const Done& done, const Pull& pull) {
+  deliver_late_error();
+  if (order() == Order::reverse) run_everything();
+  if (order() == Order::random) run_in_turns(done);
+  while (!done()) pull();
+}
+
+void run_graph(const Graph& graph) {
+  const int count = int(graph.nodes.size());
+  std::vector<char> ran(count);
+  for (int step = 0; step < count; ++step) {
+    std::vector<int> ready;
+    for (int i = 0; i < count; ++i)
+      if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(), [&](int before) { return ran[before]; })) ready.push_back(i);
+    const auto by_stream = [&](int a, int b) { return graph.nodes[a].stream < graph.nodes[b].stream; };
+    const int next = order() == Order::random    ? ready[dice() % ready.size()]
+                     : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_stream)
+                                                 : *std::max_element(ready.begin(), ready.end(), by_stream);
+    graph.nodes[next].operation.run();
+    ran[next] = 1;
+  }
+}
+
+// ---- captures -----------------------------------------------------------------------------------------------------------------
+
+// Ends the capture that a stream began; null if everything drawn in was joined, else why not.
+const char* close_capture(Stream& origin, GraphPtr& graph) {
+  const CapturePtr capture = origin.capture;
+  if (!capture || capture->streams[0] != &origin) return "this stream captures nothing";
+  graph = capture->graph;
+  std::vector<char> joined(graph->nodes.size());
+  for (const int node : origin.tail) joined[node] = 1;
+  for (size_t i = graph->nodes.size(); i-- > 0;)
+    if (joined[i])
+      for (const int before : graph->nodes[i].after) joined[before] = 1;
+  for (Stream* stream : capture->streams) {
+    stream->capture = nullptr;
+    stream->tail.clear();
+  }
+  std::erase(captures, capture);
+  return std::all_of(joined.begin(), joined.end(), [](char is) { return is; }) ? nullptr : "work on a branch was never joined";
+}
+
+bool same_shape(const Graph& a, const Graph& b) {
+  return std::equal(a.nodes.begin(), a.nodes.end(), b.nodes.begin(), b.nodes.end(),
+                    [](const Node& x, const Node& y) { return x.operation.kind == y.operation.kind && x.after == y.after; });
+}
+
+void* allocate_memory(size_t bytes, bool pinned) {
+  std::lock_guard lock(mutex);
+  LGD_CHECK(!captures_here(), "DEVICE_ERROR", "an allocation inside a capture");
+  void* pointer = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
+  std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
+  allocations[reinterpret_cast<uintptr_t>(pointer)] = {std::max<size_t>(bytes, 1), pinned, {}, {}};
+  return pointer;
+}
+
+// As cudaFree does, waits for everything that was launched.
+void free_memory(void* pointer) noexcept {
+  if (!pointer) return;
+  std::lock_guard lock(mutex);
+  try {
+    LGD_CHECK(!captures_here(), "DEVICE_ERROR", "memory was freed inside a capture");
+    for (const CapturePtr& capture : captures)
+      for (const Node& node : capture->graph->nodes)
+        for (const Access& access : node.operation.accesses)
+          LGD_CHECK(allocation_of(access.address) != allocation_of(pointer), "DEVICE_ERROR", "memory of a captured ", node.operation.name, " was freed before it ran");
+    run_everything();
+  } catch (...) {
+    late_error = std::current_exception();
+  }
+  allocations.erase(reinterpret_cast<uintptr_t>(pointer));
+  std::free(pointer);
+}
+
+}  // namespace
+
+void launch(void* stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel) {
+  const int count = int(block.x * block.y * block.z);
+  LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
+  LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
+  std::lock_guard lock(mutex);
+  enqueue(stream_of(stream), {Kind::kernel, name, std::move(accesses), [=, kernel = std::move(kernel)] { run_kernel(grid, block, shared_bytes, kernel); }});
+}
+
+}  // namespace lgd::emulation
+
+// ---- core/device.h and core/cuda_streams.h ------------------------------------------------------------------------------------
+namespace lgd::cuda {
+
+using namespace emulation;
+
+bool compiled() { return true; }
+int device_count(std::string&) { return 1; }
+DeviceProperties properties(int) { return {"emulated GPU", 9, 0, 132, size_t(8) << 30}; }
+int driver_version() { return runtime_version(); }
+int runtime_version() { return 13000; }
+void set_device(int) {}
+
+void* create_stream(int) {
+  std::lock_guard lock(mutex);
+  auto* stream = new Stream;
+  stream->lane = int(counts.size());
+  counts.resize(counts.size() + 2);
+  streams.push_back(stream);
+  return stream;
+}
+void destroy_stream(void* stream) noexcept {
+  std::lock_guard lock(mutex);
+  try {
+    run_everything();
+  } catch (...) {
+    late_error = std::current_exception();
+  }
+  std::erase(streams, static_cast<Stream*>(stream));
+  delete static_cast<Stream*>(stream);
+}
+
+void* allocate(size_t bytes) { return allocate_memory(bytes, false); }
+void release(void* pointer) noexcept { free_memory(pointer); }
+void* allocate_pinned(size_t bytes) { return allocate_memory(bytes, true); }
+void release_pinned(void* pointer) noexcept { free_memory(pointer); }
+
+void copy_async(void* to, const void* from, size_t bytes, void* stream) {
+  std::lock_guard lock(mutex);
+  const Allocation *target = allocation_of(to), *source = allocation_of(from);
+  LGD_CHECK(!stream_of(stream).capture || (target && source), "DEVICE_ERROR", "a captured copy needs pinned host memory");
+  std::vector<char> before;
+  if (!source || source->pinned) before.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+  enqueue(stream_of(stream), {Kind::copy, "copy", {{from, false}, {to, true}}, [=, before = std::move(before)] {
+                                LGD_CHECK(before.empty() || std::memcmp(before.data(), from, bytes) == 0, "DEVICE_ERROR",
+                                          "host memory of a copy to the device was written again before the copy ran");
+                                std::memmove(to, from, bytes);
+                              }});
+}
+void zero_async(void* device, size_t bytes, void* stream) {
+  std::lock_guard lock(mutex);
+  enqueue(stream_of(stream), {Kind::fill, "fill", {{device, true}}, [=] { std::memset(device, 0, bytes); }});
+}
+
+void synchronize(void* handle) {
+  std::lock_guard lock(mutex);
+  Stream& stream = stream_of(handle);
+  LGD_CHECK(!stream.capture, "DEVICE_ERROR", "a wait for a stream inside its capture");
+  run_until([&] { return stream.queue.empty(); }, [&] { advance(stream); });
+  merge(host_clock, stream.clock);
+}
+
+void* create_event() { return new EventPtr(std::make_shared<Event>()); }
+void destroy_event(void* event) noexcept { delete static_cast<EventPtr*>(event); }
+
+void enqueue_event(void* handle, void* stream_handle) {
+  std::lock_guard lock(mutex);
+  Stream& stream = stream_of(stream_handle);
+  const EventPtr event = event_of(handle);
+  event->capture = stream.capture;
+  if (stream.capture) {
+    event->nodes = stream.tail;
+    return;
+  }
+  event->clock = stream.clock;
+  stream.queue.push_back({nullptr, event, ++event->recorded, false});
+}
+
+void stream_wait(void* stream_handle, void* handle) {
+  std::lock_guard lock(mutex);
+  Stream& stream = stream_of(stream_handle);
+  const EventPtr event = event_of(handle);
+  if (event->capture) {
+    LGD_CHECK(std::find(captures.begin(), captures.end(), event->capture) != captures.end(), "DEVICE_ERROR", "a wait for an event of a capture that is over");
+    LGD_CHECK(!stream.capture || stream.capture == event->capture, "DEVICE_ERROR", "a wait for an event of another capture");
+    if (!stream.capture) {
+      stream.capture = event->capture;
+      stream.number = int(stream.capture->streams.size());
+      stream.capture->streams.push_back(&stream);
+    }
+    for (const int node : event->nodes)
+      if (std::find(stream.tail.begin(), stream.tail.end(), node) == stream.tail.end()) stream.tail.push_back(node);
+    return;
+  }
+  LGD_CHECK(!stream.capture, "DEVICE_ERROR", "captured work waits for an event outside the capture");
+  merge(stream.clock, event->clock);
+  stream.queue.push_back({nullptr, event, event->recorded, true});
+}
+
+void await_event(void* handle) {
+  std::lock_guard lock(mutex);
+  const EventPtr event = event_of(handle);
+  LGD_CHECK(!event->capture, "DEVICE_ERROR", "the host waits for an event that was recorded in a capture");
+  run_until([&] { return event->done >= event->recorded; }, [&] {
+    for (Stream* stream : streams)
+      for (const Item& item : stream->queue)
+        if (item.event == event && !item.waits) return advance(*stream);
+    throw Error("DEVICE_ERROR", "the host waits for an event that nobody records");
+  });
+  merge(host_clock, event->clock);
+}
+
+void begin_capture(void* handle) {
+  std::lock_guard lock(mutex);
+  Stream& stream = stream_of(handle);
+  LGD_CHECK(!stream.capture, "DEVICE_ERROR", "a capture within a capture");
+  stream.capture = captures.emplace_back(std::make_shared<Capture>());
+  stream.capture->streams = {&stream};
+  stream.number = 0;
+  stream.tail.clear();
+}
+
+void* end_capture(void* stream) {
+  std::lock_guard lock(mutex);
+  GraphPtr graph;
+  if (const char* why = close_capture(stream_of(stream), graph)) throw Error("DEVICE_ERROR", why);
+  return new GraphPtr(std::move(graph));
+}
+void discard_capture(void* stream) noexcept {
+  std::lock_guard lock(mutex);
+  GraphPtr graph;
+  close_capture(stream_of(stream), graph);
+}
+
+size_t graph_nodes(void* graph) { return (*static_cast<GraphPtr*>(graph))->nodes.size(); }
+void destroy_graph(void* graph) noexcept { delete static_cast<GraphPtr*>(graph); }
+void* instantiate(void* graph) { return new GraphPtr(*static_cast<GraphPtr*>(graph)); }
+void destroy_executable(void* executable) noexcept { delete static_cast<GraphPtr*>(executable); }
+bool update(void* executable, void* graph) {
+  GraphPtr& old = *static_cast<GraphPtr*>(executable);
+  const GraphPtr& now = *static_cast<GraphPtr*>(graph);
+  if (!same_shape(*old, *now)) return false;
+  old = now;  // a launch before this one keeps its own
+  return true;
+}
+
+void launch(void* executable, void* handle) {
+  std::lock_guard lock(mutex);
+  Stream& stream = stream_of(handle);
+  LGD_CHECK(!stream.capture, "DEVICE_ERROR", "a graph launched into a capture");
+  const GraphPtr graph = *static_cast<GraphPtr*>(executable);
+  merge(stream.clock, host_clock);
+  std::vector<Clock> clocks;
+  for (const Node& node : graph->nodes) {
+    Clock& clock = clocks.emplace_back(stream.clock);
+    for (const int before : node.after) merge(clock, clocks[before]);
+    tick(clock, node.lane);
+    check_accesses(node.operation, node.lane, clock);
+  }
+  for (const Clock& clock : clocks) merge(stream.clock, clock);
+  stream.queue.push_back({[graph] { run_graph(*graph); }, nullptr, 0, false});
+}
+
+}  // namespace lgd::cuda
