@@ -6,8 +6,10 @@
 //
 // Bytes at least: data reads g, y and w, what the target holds (old g, its y), and writes g; weight reads g, y and x. For the 1x1 layers
 // of mobile networks that is all that counts; the sums of the norm below ride on the stores.
+#include <vector>
+
 #include "ops/conv_epilogues.cuh"
-#include "ops/conv_gradients.cuh"
+#include "ops/conv_gradients.h"
 #include "ops/conv_loaders.cuh"
 #include "ops/lazy_operands.cuh"
 #include "ops/matrix_core.cuh"
@@ -30,7 +32,7 @@ template <class T, class Body>
 void with_phase(const ConvShape& s, const where::Phase& phase, const LazyGradient& dy, const void* w, Body&& body) {
   const read::Gradient<T> gradient(dy);
   const read::Stored<T> weights{static_cast<const T*>(w)};
-  matrix::with_tile<T>(phase.rows(s.n), s.c, [&](auto tile) {
+  matrix::with_tile<T, 3>(phase.rows(s.n), s.c, [&](auto tile) {
     if (is_pointwise(s)) body(tile, Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
     else body(tile, Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
   });
@@ -41,7 +43,6 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
   std::vector<where::Phase> phases;
   for (int py = 0; py < std::min(s.stride, s.h); ++py)
     for (int px = 0; px < std::min(s.stride, s.w); ++px) phases.emplace_back(s, py, px);
-  std::vector<ReachTarget<T>> outs;
   int parts = 0;
   std::vector<int> first;  // part of each phase
   for (const where::Phase& phase : phases)
@@ -57,7 +58,7 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
     if (K == 0 && target.accumulate && !target.y) continue;  // nothing is added
     ReachTarget<T> out(s, phase, target);
     if (partial) out.partial = partial + size_t(first[i]) * 2 * s.c;
-    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) { matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K); });
+    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) { matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {}); });
   }
   if (partial) finish_gradient(ctx, partial, parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);
 }
@@ -67,10 +68,10 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   const int64_t M = s.k, N = int64_t(s.r) * s.s * s.c, K = s.rows();
   const Loader a{where::Columns{int(K), s.k}, read::Gradient<T>(dy)};
   const read::Activation<T> activation(x);
-  matrix::with_tile<T>(M, N, [&](auto tile) {
+  matrix::with_tile<T, 3>(M, N, [&](auto tile) {
     using Tile = decltype(tile);
     const int64_t tiles = ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN), k_tiles = (K + matrix::BK<T> - 1) / matrix::BK<T>;
-    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * matrix::multiprocessors / tiles, k_tiles / 8));
+    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * multiprocessors / tiles, k_tiles / 8));
     const int64_t per_split = (k_tiles + splits - 1) / splits;
     splits = (k_tiles + per_split - 1) / per_split;  // no empty part
     float* partial = static_cast<float*>(ctx.scratch(size_t(splits * M * N) * 4));
@@ -99,6 +100,7 @@ void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInp
 
 void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
+  if (target && suits_pointwise(s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
   weight_gradient(ctx, s, type, x, dy, dw);
   if (target) data_gradient(ctx, s, type, dy, w, *target);
 }

@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "core/cuda_device.cuh"
+#include "ops/multiprocessors.h"
 
 namespace lgd::matrix {
 
@@ -192,6 +193,7 @@ template <class Tile, class Out>
 __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
                                           int N, int lane, F8& sum0, F8& sum1) {
   constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
+  constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
   const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
   if (column >= N) M = 0;  // such lanes store nothing
 #pragma unroll
@@ -204,18 +206,18 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
     __syncwarp();
     const int first = row0 + i * 16 + lane / chunks;
 #pragma unroll
-    for (int pair = 0; pair < items; pair += 2) {  // more at once would not fit the registers
-      typename Out::Fetched fetched[2];
+    for (int group = 0; group < items; group += at_a_time) {
+      typename Out::Fetched fetched[at_a_time];
       if constexpr (Out::sums) {
 #pragma unroll
-        for (int item = 0; item < 2; ++item)
-          if (first + (pair + item) * at_once < M) fetched[item] = out.fetch(first + (pair + item) * at_once, column);
+        for (int item = 0; item < at_a_time; ++item)
+          if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
       }
 #pragma unroll
-      for (int item = 0; item < 2; ++item) {
-        const int row = first + (pair + item) * at_once;
+      for (int item = 0; item < at_a_time; ++item) {
+        const int row = first + (group + item) * at_once;
         if (row >= M) continue;
-        const F8 values = load8(mine + (pair + item) * at_once * pitch);
+        const F8 values = load8(mine + (group + item) * at_once * pitch);
         if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
         else out.store(row, column, values);
       }
@@ -324,8 +326,6 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident)
 }
 
 // ---- launching ---------------------------------------------------------------------------------------------------------------
-constexpr int multiprocessors = 132;
-
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
@@ -354,17 +354,13 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
   LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split);
 }
 
-// The whole product by walking blocks. prepare(out, blocks) is called before the launch: what an epilogue with sums needs to know.
+// The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as many parts.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
 void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
   const int blocks = walkers<Tile>(M, N, shared);
   prepare(out, blocks);
   launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared);
-}
-template <class T, class Tile, class LoaderA, class LoaderB, class Out>
-void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K) {
-  launch_walking<T, Tile>(ctx, a, b, out, M, N, K, [](Out&, int) {});
 }
 
 // `splits` parts of the reduction (grid.z), a tile a block; the epilogue gets partial sums and looks at blockIdx.z.
@@ -374,23 +370,28 @@ void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& o
   launch<T, Tile>(ctx, a, b, out, M, N, K, grid, shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b));
 }
 
-using Wide = Tile<128, 128, 2, 2, 3, 2>;
-using Middle = Tile<128, 64, 2, 2, 4, 3>;
-using Narrow = Tile<128, 32, 4, 1, 4, 4>;
-using Small = Tile<64, 64, 2, 2, 4, 4>;
-using Checked = Tile<64, 64, 2, 2, 4, 2>;
+template <int stages>
+struct Tiles {
+  using Wide = Tile<128, 128, 2, 2, 3, 2>;
+  using Middle = Tile<128, 64, 2, 2, stages, 3>;
+  using Narrow = Tile<128, 32, 4, 1, stages, 4>;
+  using Small = Tile<64, 64, 2, 2, stages, 4>;
+  using Checked = Tile<64, 64, 2, 2, stages, 2>;
+};
 
-// Calls body with the tile that suits an M x N product; float32, for checking only, has one.
-template <class T, class Body>
+// Calls body with the tile that suits an M x N product; float32, for checking only, has one. Three stages leave room for an operand
+// made of two tensors.
+template <class T, int stages, class Body>
 void with_tile(int64_t M, int64_t N, Body&& body) {
+  using All = Tiles<stages>;
   if constexpr (sizeof(T) == 4) {
-    body(Checked{});
+    body(typename All::Checked{});
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
-    if (N <= 32) return body(Narrow{});
-    if (blocks(128, 64) < multiprocessors) return body(Small{});
-    if (N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors) return body(Middle{});
-    body(Wide{});
+    if (N <= 32) return body(typename All::Narrow{});
+    if (blocks(128, 64) < multiprocessors) return body(typename All::Small{});
+    if (N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors) return body(typename All::Middle{});
+    body(typename All::Wide{});
   }
 }
 

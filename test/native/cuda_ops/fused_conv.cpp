@@ -1,5 +1,7 @@
 // The fused dense convolutions against their plain references (native/ops/fused_cpu.cpp). Reductions are several k tiles long and no
 // size is a multiple of a tile.
+#include "ops/conv_gradients.h"
+#include "ops/multiprocessors.h"
 #include "run.h"
 
 namespace lgd::testing {
@@ -113,6 +115,22 @@ void backward(const ConvShape& s, const std::string& what, const std::function<L
   });
 }
 
+// Both gradients in one pass, whether or not the product would choose it for so few pixels.
+void one_pass(const ConvShape& s, Act act, bool gated, bool lazy, Into into) {
+  const std::string what = std::string("pointwise_backward") + (gated ? " gated" : "") + (lazy ? "" : ", plain dy") + ", " + name_of(into) + with_act("", act);
+  check(describe(what.c_str(), s), [=](Run& t) {
+    const LazyInput x = act == Act::none && !gated ? plain_input(t, s) : lazy_input(t, s, act, gated);
+    LazyGradient dy;
+    if (lazy) dy = lazy_gradient(t, s);
+    else dy.g = t.input(Sizes(s).y);
+    void* w = t.input(Sizes(s).w, Sizes(s).fan);
+    float* dw = t.sum32(Sizes(s).w);
+    const GradientTarget target = gradient_target(t, s, into, act);
+    if (t.device->kind == DeviceKind::cuda && fits_pointwise(s, t.type)) pointwise_backward(*t.device, s, x, dy, w, dw, target);
+    else t.ops.conv_norm_backward(*t.device, s, t.type, x, dy, w, dw, &target);
+  });
+}
+
 // Every way to come in and go out on one shape.
 void all_ways(const ConvShape& s, bool gates) {
   const auto plain = [s](Run& t) { return plain_input(t, s); };
@@ -155,6 +173,22 @@ void fused_convolutions() {
     backward(s, "lazy", lazy, false, &sum, Act::none);
     backward(s, "lazy", lazy, true, &plain_into, Act::none);
   }
+
+  multiprocessors = 2;  // blocks have several tiles each from here on
+  for (const ConvShape& s : {conv(9, 15, 13, 40, 24, 1, 1, 0), conv(7, 15, 13, 24, 72, 1, 1, 0), conv(5, 15, 13, 40, 136, 1, 1, 0), conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1)}) {
+    forward(s, with_act("walking, lazy", Act::hardswish), [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
+    backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);
+  }
+  for (auto [k, c] : {std::pair{72, 24}, {24, 104}, {40, 120}, {240, 40}, {200, 80}, {384, 64}, {64, 384}}) {
+    const ConvShape s = conv(3, 15, 13, c, k, 1, 1, 0);
+    one_pass(s, Act::relu6, false, true, Into::norm);
+    one_pass(s, Act::silu, true, true, Into::sum);
+  }
+  const ConvShape s = conv(5, 11, 13, 24, 72, 1, 1, 0);
+  for (Act act : {Act::none, Act::relu, Act::hardswish, Act::hardsigmoid}) one_pass(s, act, false, act != Act::relu, Into::norm_sum);
+  one_pass(s, Act::relu, false, true, Into::activated);
+  one_pass(s, Act::relu, false, true, Into::plain);
+  multiprocessors = 132;
 }
 
 }  // namespace lgd::testing
