@@ -13,7 +13,7 @@
 
 namespace lgd {
 
-constexpr int depthwise_threads = 256;   // of a block, at most
+constexpr int most_copies = 32;          // of a thread in a stage: one bit each
 constexpr int multiprocessors = 132;     // the grid is made for an H100; others only balance less well
 constexpr int shared_memory = 227 << 10; // of a multiprocessor, for blocks
 constexpr int block_memory = 99 << 10;   // what a block may have on every architecture from 8.0 on
@@ -33,27 +33,35 @@ struct DepthwiseWalk {
   int column_tiles, row_tiles, tiles;
   int stage_steps;                 // a multiple of the kernel's reach
   int threads, parts;              // parts: blocks of a channel group
+  int copied;                      // pixels that the threads copy at a time, 8 channels each
   size_t shared_bytes;
 };
 
 // What a kernel says of itself: a step gives one row; `reach` steps of rows are seen at once.
 struct DepthwiseKernel {
-  int lane_channels, strip, reach, blocks;  // blocks: meant to share a multiprocessor
+  int lane_channels, strip, reach, threads, blocks;  // threads of a block, at most; blocks: meant to share a multiprocessor
 };
 
-// A number that grows with the time of a walk: rounds of the busiest multiprocessor, in thread steps. A stage costs a barrier and its
-// copies' set-up (0.7 of a step), columns at the sides are copied twice (a quarter of a step's work), halves of sectors are read twice.
-inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel, int channels) {
+// Shared memory that a walk needs, and the pixels of a stage that are transformed.
+struct StageSize {
+  size_t bytes;
+  int64_t pixels;
+};
+
+// A number that grows with the time of a walk: thread steps of the busiest multiprocessor. Rows that only fill the window cost a third of
+// a step, a stage's barrier and set-up 0.7; columns at the sides are copied twice (a quarter of a step's work); pieces of pixels
+// that are shorter than a line or end in a sector's middle are slower to fetch.
+inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel) {
   const int rounds = (walk.tiles + walk.parts - 1) / walk.parts, side_by_side = (walk.parts * walk.groups + multiprocessors - 1) / multiprocessors;
   const int stages = (walk.rows + kernel.reach - 1 + walk.stage_steps - 1) / walk.stage_steps;
   const double sides = 1 + 0.25 * (kernel.reach - 1) / walk.columns;
-  const double sectors = walk.groups > 1 && walk.width % 16 ? 1.05 : 1, segments = walk.width < 32 && walk.width < channels ? 1.05 : 1;
-  return sides * sectors * segments * rounds * side_by_side * stages * (walk.stage_steps + 0.7) * walk.threads;
+  const double pieces = walk.groups == 1 ? 1 : (walk.width % 16 ? 1.05 : 1) + std::max(0, 64 - walk.width) * 0.001;
+  return sides * pieces * rounds * side_by_side * (walk.rows + 0.3 * (kernel.reach - 1) + 0.7 * stages) * walk.threads;
 }
 
 // Channels, columns and images of a tile; false where `slots` strips are too many for shared memory.
-template <class Bytes>
-bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int columns, int channels, size_t limit, Bytes&& bytes) {
+template <class Size>
+bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int columns, int channels, size_t limit, Size&& size) {
   const int strips = (columns + kernel.strip - 1) / kernel.strip;
   walk.groups = (channels + walk.width - 1) / walk.width;
   walk.column_tiles = (strips + slots - 1) / slots;
@@ -62,30 +70,32 @@ bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int
   const int64_t spread = int64_t(count) * walk.groups / (multiprocessors * kernel.blocks);  // images a block, where all blocks get some
   walk.images = int(std::max<int64_t>(1, std::min<int64_t>(slots / walk.strips, spread)));
   walk.threads = (walk.width / kernel.lane_channels * walk.strips * walk.images + 31) / 32 * 32;
+  walk.copied = walk.threads / (walk.width / 8);
   walk.stage_steps = kernel.reach;
-  return slots == 1 || bytes(walk) <= limit;
+  return slots == 1 || size(walk).bytes <= limit;
 }
 
-// The walk over `rows` x `columns` steps of `count` images that costs least. bytes(walk): shared memory of a block.
-template <class Bytes>
-DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Bytes&& bytes) {
+// The walk over `rows` x `columns` steps of `count` images that costs least. size(walk) is its StageSize.
+template <class Size>
+DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Size&& size) {
   const size_t limit = size_t(std::min(block_memory, shared_memory / kernel.blocks - 1024));
   DepthwiseWalk best{};
   double least = 0;
   for (int width = std::min(channels, 32); width <= std::min(channels, 96); width += 8) {
     DepthwiseWalk walk{};
     walk.width = width;
-    for (int slots = depthwise_threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, columns, channels, limit, bytes);) slots = (slots + 1) / 2;
+    for (int slots = kernel.threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, columns, channels, limit, size);) slots = (slots + 1) / 2;
     const int most = std::max(1, multiprocessors * kernel.blocks / walk.groups);
     for (int steps = kernel.reach; steps <= 4 * kernel.reach; steps += kernel.reach) {
       walk.stage_steps = steps;
-      walk.shared_bytes = bytes(walk);
-      if (walk.shared_bytes > limit && steps > kernel.reach) break;
+      const StageSize stage = size(walk);
+      if (steps > kernel.reach && (stage.bytes > limit || stage.pixels > most_copies * walk.copied)) break;
+      walk.shared_bytes = stage.bytes;
       for (walk.row_tiles = 1; walk.row_tiles == 1 || rows / walk.row_tiles >= 2 * kernel.reach; walk.row_tiles *= 2) {
         walk.rows = (rows + walk.row_tiles - 1) / walk.row_tiles;
         walk.tiles = (count + walk.images - 1) / walk.images * walk.column_tiles * walk.row_tiles;
         walk.parts = std::min(walk.tiles, most);
-        const double cost = walk_cost(walk, kernel, channels);
+        const double cost = walk_cost(walk, kernel);
         if (least > 0 && cost >= least) continue;
         least = cost;
         best = walk;
@@ -139,13 +149,13 @@ struct StagePlace {
   int image, row, column, begin, end, images;
 };
 
-// What a thread copies: 8 channels (from `channel` of the block's) of every step-th pixel, at most 32 of them.
+// What a thread copies: 8 channels (from `channel` of the block's) of every walk.copied-th pixel, at most most_copies of them.
 struct Share {
-  int channel, first, step;
+  int channel, first;
 };
-__device__ __forceinline__ Share share_of(int width, int channels) {
-  const int chunks = width / 8, step = int(blockDim.x) / chunks, pixel = int(threadIdx.x) / chunks, channel = int(threadIdx.x) % chunks * 8;
-  return {channel, pixel < step && channel < channels ? pixel : 1 << 30, step};
+__device__ __forceinline__ Share share_of(const DepthwiseWalk& walk, int channels) {
+  const int chunks = walk.width / 8, pixel = int(threadIdx.x) / chunks, channel = int(threadIdx.x) % chunks * 8;
+  return {channel, pixel < walk.copied && channel < channels ? pixel : 1 << 30};
 }
 
 template <class T>
@@ -157,16 +167,16 @@ __device__ __forceinline__ void copy8(T* to, const T* from, bool valid) {
 // Starts the copies of a stage from one or two like images (from points at the block's first channel; also may be null) and says which
 // of the thread's pixels are inside.
 template <class T>
-__device__ __forceinline__ uint32_t copy_stage(const StageSource& source, const StagePlace& place, const Share& share, int width, const T* from, T* to, const T* also, T* also_to) {
+__device__ __forceinline__ uint32_t copy_stage(const DepthwiseWalk& walk, const StageSource& source, const StagePlace& place, const Share& share, const T* from, T* to, const T* also, T* also_to) {
   const int64_t base = ((int64_t(place.image) * source.h + place.row) * source.w + place.column) * source.c + share.channel;
   uint32_t inside = 0, bit = 1;
-  for (int i = share.first; i < source.pixels; i += share.step, bit <<= 1) {
+  for (int i = share.first; i < source.pixels; i += walk.copied, bit <<= 1) {
     const Pixel pixel = source.table[i];
     const int row = place.row + pixel.row;
     const bool valid = row >= place.begin && row < place.end && unsigned(place.column + pixel.column) < unsigned(source.w) && pixel.image < place.images;
     const int64_t at = valid ? base + pixel.offset : 0;
-    copy8(to + i * width + share.channel, from + at, valid);
-    if (also) copy8(also_to + i * width + share.channel, also + at, valid);
+    copy8(to + i * walk.width + share.channel, from + at, valid);
+    if (also) copy8(also_to + i * walk.width + share.channel, also + at, valid);
     if (valid) inside |= bit;
   }
   return inside;
@@ -235,16 +245,16 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
 
 // Activates in place the pixels that the thread copied, four channels at a time to spare registers. image: the tile's first.
 template <class T>
-__device__ __forceinline__ void activate_stage(T* tile, uint32_t all_inside, const StageSource& source, const Share& share, int width, const LazyInput& x, const ActForm& form, int first_channel, int image) {
+__device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, uint32_t all_inside, const StageSource& source, const Share& share, const LazyInput& x, const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
 #pragma unroll
   for (int half = 0; half < 8; half += 4) {
     const int channel = first_channel + share.channel + half;
     const F4 scale = load4(x.scale + channel), shift = load4(x.shift + channel);
     uint32_t inside = all_inside;
-    for (int i = share.first; inside; i += share.step, inside >>= 1) {
+    for (int i = share.first; inside; i += walk.copied, inside >>= 1) {
       if (!(inside & 1)) continue;
-      T* at = tile + i * width + share.channel + half;
+      T* at = tile + i * walk.width + share.channel + half;
       F4 v = load4(at);
       const float u[4] = {fmaf(v.v[0], scale.v[0], shift.v[0]), fmaf(v.v[1], scale.v[1], shift.v[1]), fmaf(v.v[2], scale.v[2], shift.v[2]), fmaf(v.v[3], scale.v[3], shift.v[3])};
       act_each(form, u, [&](int k, float value, float) { v.v[k] = value; });
@@ -285,13 +295,12 @@ __device__ __forceinline__ void store_lane(bf16* p, float (&v)[2]) {
 
 // Which strip and channels are a thread's when a stage is read.
 struct LanePlace {
-  int channel, image, strip;   // channel: in the block's
-  bool active;
+  int channel, image, strip;   // channel: in the block's; image: of a tile's, past all where a thread has nothing to do
 };
 template <int lane_channels>
 __device__ __forceinline__ LanePlace lane_place(const DepthwiseWalk& walk, int channels) {
   const int lanes = walk.width / lane_channels, slot = int(threadIdx.x) / lanes, channel = int(threadIdx.x) % lanes * lane_channels;
-  return {channel, slot / walk.strips, slot % walk.strips, slot < walk.strips * walk.images && channel < channels};
+  return {channel, slot < walk.strips * walk.images && channel < channels ? slot / walk.strips : 1 << 30, slot % walk.strips};
 }
 
 // Sums over the strips of a block, in their order, of `count` numbers for each channel: calls take(k, channel in the block, sum) once each.
@@ -300,7 +309,7 @@ template <int count, int lane_channels, class Take>
 __device__ __forceinline__ void sum_strips(const DepthwiseWalk& walk, const LanePlace& lane, float* shared, const float (&values)[count][lane_channels], Take&& take) {
   const int slots = walk.strips * walk.images;
   __syncthreads();
-  if (lane.active) {
+  if (lane.image < walk.images) {
     float* mine = shared + (lane.image * walk.strips + lane.strip) * count * walk.width + lane.channel;
 #pragma unroll
     for (int k = 0; k < count; ++k)

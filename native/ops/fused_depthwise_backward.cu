@@ -18,7 +18,7 @@ namespace {
 
 template <int R, int S>
 struct Backward {
-  static constexpr int lane_channels = R == 3 ? 2 : 1, strip = R == 3 ? 2 / S : 4 / S, reach = (R - 1) / S + 1, blocks = 2;
+  static constexpr int lane_channels = R == 3 ? 2 : 1, strip = (R == 3 ? 2 : S == 1 ? 4 : 2) / S, reach = (R - 1) / S + 1, threads = R == 5 && S == 1 ? 192 : 256, blocks = 2;
   static constexpr int seen = strip + reach - 1;            // columns of a dy row that a strip sees
   static constexpr int finished = S * strip;                // columns of an input row that a strip finishes
   static constexpr int phase = S == 2 && R == 3 ? 1 : 0;
@@ -34,25 +34,24 @@ struct InputSide {
   const T *x, *gate;
   const float *scale, *shift;
   ActForm form;
-  bool accumulate, normed;           // normed: times act'(u), and the sums of its norm, which is the one of x
-  T* g;                              // null: not wanted
+  bool accumulate, normed;           // of the gradient. normed: times act'(u), and the sums of its norm, which is the one of x
   const float *mean, *rstd;
 };
 
 // Makes dy in place of g, for the pixels that the thread copied, four channels at a time to spare registers.
 template <class T>
-__device__ __forceinline__ void make_gradient(T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, int width, const LazyGradient& dy, const ActForm& form, int first_channel, int image) {
+__device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, const LazyGradient& dy, const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
 #pragma unroll
   for (int half = 0; half < 8; half += 4) {
     const int channel = first_channel + share.channel + half;
     const F4 a = load4(dy.a + channel), b = load4(dy.b + channel), c = load4(dy.c + channel);
     uint32_t inside = all_inside;
-    for (int i = share.first; inside; i += share.step, inside >>= 1) {
+    for (int i = share.first; inside; i += walk.copied, inside >>= 1) {
       if (!(inside & 1)) continue;
-      T* at = g + i * width + share.channel + half;
+      T* at = g + i * walk.width + share.channel + half;
       F4 h = load4(at);
-      const F4 raw = load4(y + i * width + share.channel + half);
+      const F4 raw = load4(y + i * walk.width + share.channel + half);
       if (dy.gate) {
         const int64_t nc = int64_t(image + source.table[i].image) * source.c + channel;
         const F4 gate = load4(static_cast<const T*>(dy.gate) + nc), pooled = load4(dy.pooled + nc), scale = load4(dy.scale + channel), shift = load4(dy.shift + channel);
@@ -94,16 +93,16 @@ struct BackwardLane {
 
   __device__ __forceinline__ void take_row(const T* line, int width, int newest) {
 #pragma unroll
-    for (int k = 0; k < B::seen; ++k) load_lane(line + k * width, window[newest][k]);
+    for (int k = 0; k < B::seen; ++k, line += width) load_lane(line, window[newest][k]);
   }
 
   // Finishes the strip's pixels of input row i of a step. raw: its first pixel in shared memory; at: the same in the images;
   // valid: bits of the pixels that are inside; gate: of the image, at the lane's channels.
-  __device__ __forceinline__ void finish_row(const InputSide<T>& in, int i, int newest, const T* raw, int width, int64_t at, int pitch, uint32_t valid, const T* gate) {
+  __device__ __forceinline__ void finish_row(const InputSide<T>& in, T* d_x, int i, int newest, const T* raw, int width, int64_t at, int pitch, uint32_t valid, const T* gate) {
     float x[finished][channels], u[finished * channels], value[finished][channels], slope[finished][channels], dx[finished][channels];
 #pragma unroll
-    for (int column = 0; column < finished; ++column) {
-      load_lane(raw + column * width, x[column]);
+    for (int column = 0; column < finished; ++column, raw += width) {
+      load_lane(raw, x[column]);
 #pragma unroll
       for (int c = 0; c < channels; ++c) {
         u[column * channels + c] = fmaf(x[column][c], scale[c], shift[c]);
@@ -113,7 +112,7 @@ struct BackwardLane {
     if (in.accumulate) {
 #pragma unroll
       for (int column = 0; column < finished; ++column)
-        if (valid >> column & 1) load_lane(in.g + at + int64_t(column) * pitch, dx[column]);
+        if (valid >> column & 1) load_lane(d_x + at + int64_t(column) * pitch, dx[column]);
     }
     act_each(in.form, u, [&](int k, float act, float derivative) {
       value[k / channels][k % channels] = valid >> k / channels & 1 ? act : 0.f;
@@ -127,13 +126,13 @@ struct BackwardLane {
     }
 #pragma unroll
     for (int column = 0; column < finished; ++column) add_taps(i, column, newest, value[column], dx[column]);
-    if (!in.g) return;
+    if (!d_x) return;
 #pragma unroll
     for (int column = 0; column < finished; ++column)
       if (valid >> column & 1) {
 #pragma unroll
         for (int c = 0; c < channels; ++c) dx[column][c] = in.normed ? dx[column][c] * slope[column][c] : dx[column][c];
-        store_lane(in.g + at + int64_t(column) * pitch, dx[column]);
+        store_lane(d_x + at + int64_t(column) * pitch, dx[column]);
 #pragma unroll
         for (int c = 0; c < channels; ++c) {
           sums[R * R][c] += dx[column][c];
@@ -162,9 +161,9 @@ struct BackwardLane {
 };
 
 template <class T, int R, int S>
-__global__ void __launch_bounds__(depthwise_threads, (Backward<R, S>::blocks))
+__global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1 : Backward<R, S>::blocks))
     backward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, int step_rows, const __grid_constant__ InputSide<T> in,
-                    const __grid_constant__ LazyGradient dy, const __grid_constant__ ActForm dy_form, const T* w, float* partial_taps, float* partial_sums) {
+                    const __grid_constant__ LazyGradient dy, const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_sums) {
   using B = Backward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel), width = walk.width;
@@ -174,11 +173,12 @@ __global__ void __launch_bounds__(depthwise_threads, (Backward<R, S>::blocks))
   Pixel* table = reinterpret_cast<Pixel*>(x_tiles + 2 * x_elements);
   const StageSource out_source = make_source(s.oh, s.ow, s.c, steps, walk.images, seen, table);
   const StageSource in_source = make_source(s.h, s.w, s.c, S * steps, walk.images, finished, table + out_source.pixels);
-  const Share share = share_of(width, channels);
+  const Share share = share_of(walk, channels);
   const LanePlace lane = lane_place<B::lane_channels>(walk, channels);
   const int channel = first_channel + lane.channel, first = first_step(s.pad, B::phase, S);
+  const int64_t row_pitch = int64_t(s.w) * s.c;
   BackwardLane<T, R, S> me;
-  if (lane.active) me.start(in, w, channel, s.c);
+  if (lane.image < walk.images) me.start(in, w, channel, s.c);
   __syncthreads();
 
   // Step t of a tile takes row first + place.row - (reach - 1) + t of dy.
@@ -186,33 +186,31 @@ __global__ void __launch_bounds__(depthwise_threads, (Backward<R, S>::blocks))
     const int row = first + place.row + step - (B::reach - 1), column = first + place.column, top = S * (first + place.row) - B::phase - s.pad;
     const StagePlace of_g{place.image, row, column - (B::reach - 1), 0, min(s.oh, first + place.row + place.rows), s.n - place.image};
     const StagePlace of_x{place.image, S * row - B::phase - s.pad, S * column - B::phase - s.pad, max(0, top), min(s.h, top + S * place.rows), s.n - place.image};
-    const uint32_t inside = copy_stage<T>(out_source, of_g, share, width, static_cast<const T*>(dy.g) + first_channel, g_tiles + buffer * g_elements,
+    const uint32_t inside = copy_stage<T>(walk, out_source, of_g, share, static_cast<const T*>(dy.g) + first_channel, g_tiles + buffer * g_elements,
                                           dy.y ? static_cast<const T*>(dy.y) + first_channel : nullptr, y_tile);
-    copy_stage<T>(in_source, of_x, share, width, in.x + first_channel, x_tiles + buffer * x_elements, nullptr, nullptr);
+    copy_stage<T>(walk, in_source, of_x, share, in.x + first_channel, x_tiles + buffer * x_elements, nullptr, nullptr);
     cp_commit();
     return inside;
   };
   const auto compute = [&](const TilePlace& place, int step, int buffer) {
     const int n = place.image + lane.image, left = S * (first + place.column + lane.strip * B::strip) - B::phase - s.pad;
-    if (!lane.active || n >= s.n) return;
+    if (n >= s.n) return;
     uint32_t valid = 0;
 #pragma unroll
     for (int column = 0; column < B::finished; ++column) valid |= uint32_t(unsigned(left + column) < unsigned(s.w)) << column;
     const T* g_line = g_tiles + buffer * g_elements + (lane.image * seen + lane.strip * B::strip) * width + lane.channel;
     const T* x_line = x_tiles + buffer * x_elements + (lane.image * finished + lane.strip * B::finished) * width + lane.channel;
+    const int g_pitch = walk.images * seen * width, x_pitch = walk.images * finished * width;
+    int row = step - (B::reach - 1), iy = S * (first + place.row + row) - B::phase - s.pad;
+    int64_t at = ((int64_t(n) * s.h + iy) * s.w + left) * s.c + channel;
     for (int block = 0; block < steps; block += B::reach) {
 #pragma unroll
-      for (int p = 0; p < B::reach; ++p) {
-        const int t = step + block + p, row = t - (B::reach - 1);
-        if (row >= place.rows) break;
-        me.take_row(g_line + (block + p) * walk.images * seen * width, width, p);
-        if (row < 0) continue;
+      for (int p = 0; p < B::reach; ++p, ++row, g_line += g_pitch) {
+        if (row >= place.rows) return;
+        me.take_row(g_line, width, p);
 #pragma unroll
-        for (int i = 0; i < S; ++i) {
-          const int iy = S * (first + place.row + row) - B::phase + i - s.pad;
-          if (unsigned(iy) >= unsigned(s.h)) continue;
-          me.finish_row(in, i, p, x_line + (S * (block + p) + i) * walk.images * finished * width, width, ((int64_t(n) * s.h + iy) * s.w + left) * s.c + channel, s.c, valid, in.gate + n * s.c + channel);
-        }
+        for (int i = 0; i < S; ++i, ++iy, x_line += x_pitch, at += row_pitch)
+          if (row >= 0 && unsigned(iy) < unsigned(s.h)) me.finish_row(in, d_x, i, p, x_line, width, at, s.c, valid, in.gate + n * s.c + channel);
       }
     }
   };
@@ -222,7 +220,7 @@ __global__ void __launch_bounds__(depthwise_threads, (Backward<R, S>::blocks))
   uint32_t inside = copy(place, 0, 0);
   while (tile < walk.tiles) {
     cp_wait<0>();
-    if (dy.y) make_gradient(g_tiles + buffer * g_elements, y_tile, inside, out_source, share, width, dy, dy_form, first_channel, place.image);
+    if (dy.y) make_gradient(walk, g_tiles + buffer * g_elements, y_tile, inside, out_source, share, dy, dy_form, first_channel, place.image);
     __syncthreads();  // this stage is whole, and the other buffers have been read
     const TilePlace here = place;
     const int from = step, now = buffer;
@@ -244,23 +242,31 @@ __global__ void __launch_bounds__(depthwise_threads, (Backward<R, S>::blocks))
   });
 }
 
+template <class T, int R, int S>
+DepthwiseWalk plan(const ConvShape& s, int rows, bool with_y) {
+  using B = Backward<R, S>;
+  const auto size = [&](const DepthwiseWalk& walk) {
+    const size_t g_pixels = size_t(walk.stage_steps) * walk.images * (walk.columns + B::reach - 1), x_pixels = size_t(S) * walk.stage_steps * walk.images * S * walk.columns;
+    const size_t stages = (g_pixels * (with_y ? 3 : 2) + x_pixels * 2) * walk.width * sizeof(T) + (g_pixels + x_pixels) * sizeof(Pixel);
+    return StageSize{std::max(stages, size_t(walk.threads) * B::lane_channels * B::numbers * 4), int64_t(g_pixels)};
+  };
+  return plan_walk({B::lane_channels, B::strip, B::reach, B::threads, B::blocks}, s.n, rows, steps_over(s.w, s.pad, B::phase, S), s.c, size);
+}
+
 // normed: the target's norm is the one of x.
 template <class T, int R, int S>
 void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const T* w, float* dw, const GradientTarget* target, bool normed) {
   using B = Backward<R, S>;
-  const auto bytes = [&](const DepthwiseWalk& walk) {
-    const size_t g_pixels = size_t(walk.stage_steps) * walk.images * (walk.columns + B::reach - 1), x_pixels = size_t(S) * walk.stage_steps * walk.images * S * walk.columns;
-    return std::max((g_pixels * (dy.y ? 3 : 2) + x_pixels * 2) * walk.width * sizeof(T) + (g_pixels + x_pixels) * sizeof(Pixel),
-                    size_t(walk.threads) * B::lane_channels * B::numbers * 4);
-  };
-  const int rows = steps_over(s.h, s.pad, B::phase, S), columns = steps_over(s.w, s.pad, B::phase, S);
-  const DepthwiseWalk walk = plan_walk({B::lane_channels, B::strip, B::reach, B::blocks}, s.n, rows, columns, s.c, bytes);
+  const int rows = steps_over(s.h, s.pad, B::phase, S);
+  const DepthwiseWalk walk = plan<T, R, S>(s, rows, dy.y != nullptr);
   const InputSide<T> in{static_cast<const T*>(x.y), static_cast<const T*>(x.gate), x.scale, x.shift, form_of(x.scale ? x.act : Act::none), target && target->accumulate, normed,
-                        target ? static_cast<T*>(target->g) : nullptr, normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};
+                        normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};
+  const ActForm dy_form = form_of(dy.act);
+  T* d_x = target ? static_cast<T*>(target->g) : nullptr;
   float* partial_taps = static_cast<float*>(ctx.scratch(size_t(walk.parts) * B::numbers * s.c * 4));
   float* partial_sums = partial_taps + size_t(walk.parts) * R * R * s.c;
   allow_shared_memory(&backward_kernel<T, R, S>, walk.shared_bytes);
-  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, rows, in, dy, form_of(dy.act), w, partial_taps, partial_sums);
+  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, rows, in, dy, dy_form, w, d_x, partial_taps, partial_sums);
   add_partials(ctx, partial_taps, walk.parts, int64_t(R) * R * s.c, dw);
   if (normed) finish_gradient(ctx, partial_sums, walk.parts, s.c, int64_t(s.n) * s.h * s.w, target->norm);
 }

@@ -13,7 +13,7 @@ namespace {
 
 template <int R, int S>
 struct Forward {
-  static constexpr int lane_channels = R == 3 ? 2 : 1, strip = R == 3 ? 2 : S == 1 ? 4 : 2, reach = (R - 1) / S + 1, blocks = 3;
+  static constexpr int lane_channels = R == 3 ? 2 : 1, strip = R == 3 ? 2 : S == 1 ? 4 : 2, reach = (R - 1) / S + 1, threads = R == 3 ? 256 : 192, blocks = 3;
   static constexpr int loaded = S * (strip - 1) + R;  // columns of an input row that a strip sees
 };
 
@@ -49,7 +49,7 @@ struct ForwardLane {
   __device__ __forceinline__ void add_row(const T* line, int width, int newest, int i) {
     float v[F::loaded][channels];
 #pragma unroll
-    for (int k = 0; k < F::loaded; ++k) load_lane(line + k * width, v[k]);
+    for (int k = 0; k < F::loaded; ++k, line += width) load_lane(line, v[k]);
 #pragma unroll
     for (int a = 0; a < reach; ++a) {
       const int r = S * a + i;
@@ -84,7 +84,7 @@ struct ForwardLane {
 };
 
 template <class T, int R, int S>
-__global__ void __launch_bounds__(depthwise_threads, (Forward<R, S>::blocks))
+__global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::blocks))
     forward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, const __grid_constant__ LazyInput x, const __grid_constant__ ActForm form, const T* w, const float* centre, T* y,
                    float* partial) {
   using F = Forward<R, S>;
@@ -93,36 +93,37 @@ __global__ void __launch_bounds__(depthwise_threads, (Forward<R, S>::blocks))
   const int columns = S * walk.columns + R - S, line = walk.images * columns * walk.width, rows = S * walk.stage_steps;
   T* tile = reinterpret_cast<T*>(shared);
   const StageSource source = make_source(s.h, s.w, s.c, rows, walk.images, columns, reinterpret_cast<Pixel*>(tile + 2 * rows * line));
-  const Share share = share_of(walk.width, channels);
+  const Share share = share_of(walk, channels);
   const LanePlace lane = lane_place<F::lane_channels>(walk, channels);
+  const int64_t row_pitch = int64_t(s.ow) * s.c;
   ForwardLane<T, R, S> me;
-  if (lane.active) me.start(w + first_channel + lane.channel, centre + first_channel + lane.channel, s.c);
+  if (lane.image < walk.images) me.start(w + first_channel + lane.channel, centre + first_channel + lane.channel, s.c);
   __syncthreads();
 
   // The stage of steps from `step` on of a tile; a tile's first reach - 1 steps only fill the window.
   const auto copy = [&](const TilePlace& place, int step, T* to) {
     const int first = S * place.row - s.pad, row = first + S * step;
     const StagePlace stage{place.image, row, S * place.column - s.pad, 0, min(s.h, first + S * (place.rows - 1) + R), s.n - place.image};
-    const uint32_t inside = copy_stage<T>(source, stage, share, walk.width, static_cast<const T*>(x.y) + first_channel, to, nullptr, nullptr);
+    const uint32_t inside = copy_stage<T>(walk, source, stage, share, static_cast<const T*>(x.y) + first_channel, to, nullptr, nullptr);
     cp_commit();
     return inside;
   };
   const auto compute = [&](const TilePlace& place, int step, const T* from) {
     const int n = place.image + lane.image, column = place.column + lane.strip * F::strip;
-    const int valid = lane.active && n < s.n ? s.ow - column : 0;
+    const int valid = n < s.n ? s.ow - column : 0;
     if (valid <= 0) return;
-    T* out = y + ((int64_t(n) * s.oh + place.row) * s.ow + column) * s.c + first_channel + lane.channel;
+    T* out = y + ((int64_t(n) * s.oh + place.row + step - (F::reach - 1)) * s.ow + column) * s.c + first_channel + lane.channel;
     const T* mine = from + (lane.image * columns + lane.strip * S * F::strip) * walk.width + lane.channel;
+    int row = step - (F::reach - 1), iy = S * (place.row + step) - s.pad;
     for (int block = 0; block < walk.stage_steps; block += F::reach) {
 #pragma unroll
-      for (int p = 0; p < F::reach; ++p) {
-        const int at = step + block + p, row = at - (F::reach - 1);
-        if (row >= place.rows) break;
+      for (int p = 0; p < F::reach; ++p, ++row, out += row_pitch) {
+        if (row >= place.rows) return;
         me.begin_row(p);
 #pragma unroll
-        for (int i = 0; i < S; ++i)
-          if (unsigned(S * (place.row + at) + i - s.pad) < unsigned(s.h)) me.add_row(mine + (S * (block + p) + i) * line, walk.width, p, i);
-        if (row >= 0) me.emit((p + 1) % F::reach, out + int64_t(row) * s.ow * s.c, s.c, valid);
+        for (int i = 0; i < S; ++i, ++iy, mine += line)
+          if (unsigned(iy) < unsigned(s.h)) me.add_row(mine, walk.width, p, i);
+        if (row >= 0) me.emit((p + 1) % F::reach, out, s.c, valid);
       }
     }
   };
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(depthwise_threads, (Forward<R, S>::blocks))
   while (tile_index < walk.tiles) {
     T* now = tile + buffer * rows * line;
     cp_wait<0>();
-    if (x.scale) activate_stage(now, inside, source, share, walk.width, x, form, first_channel, place.image);
+    if (x.scale) activate_stage(walk, now, inside, source, share, x, form, first_channel, place.image);
     __syncthreads();  // this stage is whole, and the other buffer has been read
     const TilePlace here = place;
     const int from = step;
@@ -153,16 +154,22 @@ __global__ void __launch_bounds__(depthwise_threads, (Forward<R, S>::blocks))
 }
 
 template <class T, int R, int S>
-void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const NormTarget& norm, T* y) {
+DepthwiseWalk plan(const ConvShape& s) {
   using F = Forward<R, S>;
-  const auto bytes = [](const DepthwiseWalk& walk) {
+  const auto size = [](const DepthwiseWalk& walk) {
     const size_t pixels = size_t(S) * walk.stage_steps * walk.images * (S * walk.columns + R - S);
-    return std::max(pixels * (2 * walk.width * sizeof(T) + sizeof(Pixel)), size_t(walk.threads) * F::lane_channels * 2 * 4);
+    return StageSize{std::max(pixels * (2 * walk.width * sizeof(T) + sizeof(Pixel)), size_t(walk.threads) * F::lane_channels * 2 * 4), int64_t(pixels)};
   };
-  const DepthwiseWalk walk = plan_walk({F::lane_channels, F::strip, F::reach, F::blocks}, s.n, s.oh, s.ow, s.c, bytes);
+  return plan_walk({F::lane_channels, F::strip, F::reach, F::threads, F::blocks}, s.n, s.oh, s.ow, s.c, size);
+}
+
+template <class T, int R, int S>
+void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const NormTarget& norm, T* y) {
+  const DepthwiseWalk walk = plan<T, R, S>(s);
+  const ActForm form = form_of(x.act);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4));
   allow_shared_memory(&forward_kernel<T, R, S>, walk.shared_bytes);
-  LGD_LAUNCH(ctx, (forward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, x, form_of(x.act), w, norm.running_mean, y, partial);
+  LGD_LAUNCH(ctx, (forward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, x, form, w, norm.running_mean, y, partial);
   finish_statistics(ctx, partial, walk.parts, s.c, s.rows(), norm);
 }
 
