@@ -254,7 +254,7 @@ __device__ __forceinline__ void write_sums(const Out& out, F8 sum0, F8 sum1, flo
 }
 
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
-__global__ void __launch_bounds__(Tile::threads, Tile::resident)
+__global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
     matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
                   int k_tiles_per_split) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;

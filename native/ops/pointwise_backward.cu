@@ -25,7 +25,7 @@ constexpr int threads = 256, warps = 8;
 
 struct Job {
   int rows, K, C;                    // pixels, channels of dy, channels of x
-  int tile_rows, warps_k;            // pixels of a tile; warps along K (the others lie along C)
+  int tile_rows, log_warps_k;        // pixels of a tile (32 or 64); logarithm of the warps along K (the others lie along C)
   FastDivide by_pixels;              // of an image
   FastDivide by_chunks_k, by_chunks_c, by_chunks_out;  // 16-byte chunks of a row, padded or as stored
   read::Gradient<bf16> dy;
@@ -105,8 +105,8 @@ __device__ __forceinline__ void make_activation(const Job& job, bf16* x, const W
 
 // dX tile = dY W, stored as bfloat16. Warps: 16 rows each, the others of these rows take the next 32 columns.
 __device__ __forceinline__ void input_gradient(const Job& job, const bf16* dy, const bf16* w, bf16* dx, int warp, int lane) {
-  const int row_groups = job.tile_rows / 16, row = warp % row_groups * 16, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
-  for (int column = warp / row_groups * 32; column < job.padded_c(); column += warps / row_groups * 32) {
+  const int log_groups = job.tile_rows == 64 ? 2 : 1, row = (warp & ((1 << log_groups) - 1)) * 16, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
+  for (int column = (warp >> log_groups) * 32; column < job.padded_c(); column += (warps >> log_groups) * 32) {
     const bool both = column + 16 < job.padded_c();
     float acc[4][4] = {};
 #pragma unroll 1
@@ -174,10 +174,10 @@ __device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, con
 }
 
 template <int MI, int NJ, int resident>
-__global__ void __launch_bounds__(threads, resident) pointwise_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointwise_kernel(const __grid_constant__ Job job) {
   LGD_DYNAMIC_SHARED(bf16, shared);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
-  const int k0 = warp % job.warps_k * MI * 16, c0 = warp / job.warps_k * NJ * 16;
+  const int k0 = (warp & ((1 << job.log_warps_k) - 1)) * MI * 16, c0 = (warp >> job.log_warps_k) * NJ * 16;
   bf16* w = shared + 2 * job.stage_elements();
   bf16* dx = w + job.padded_k() * pitch_c;
   float* table = reinterpret_cast<float*>(dx + job.tile_rows * pitch_c);
@@ -244,15 +244,15 @@ __global__ void __launch_bounds__(threads, resident) pointwise_kernel(const __gr
 
 // The squares of a warp and how the warps lie, for K x C weights.
 struct Plan {
-  int squares_k, squares_c, warps_k;  // squares_k 0: none fits
-  Plan(int K, int C) : squares_k(0), squares_c(0), warps_k(0) {
+  int squares_k, squares_c, log_warps_k;  // squares_k 0: none fits
+  Plan(int K, int C) : squares_k(0), squares_c(0), log_warps_k(0) {
     const int k = (K + 15) / 16, c = (C + 15) / 16;
     for (const auto& [mi, nj] : {std::pair{2, 2}, {2, 4}, {3, 4}, {4, 3}})
-      for (int along_k = 1; along_k <= warps; along_k *= 2)
-        if (along_k * mi >= k && warps / along_k * nj >= c && squares_k == 0) {
+      for (int log_k = 0; warps >> log_k > 0; ++log_k)
+        if ((mi << log_k) >= k && (warps >> log_k) * nj >= c && squares_k == 0) {
           squares_k = mi;
           squares_c = nj;
-          warps_k = along_k;
+          log_warps_k = log_k;
         }
   }
 };
@@ -280,7 +280,7 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   check_dense(s);
   const Plan plan(s.k, s.c);
   with_plan(plan, [&](auto kernel, int resident) {
-    Job job{int(s.rows()), s.k, s.c, 64, plan.warps_k, FastDivide(uint32_t(s.oh * s.ow)), FastDivide(uint32_t(s.k + 15) / 16 * 2), FastDivide(uint32_t(s.c + 15) / 16 * 2), FastDivide(uint32_t(s.c / 8)), read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w),
+    Job job{int(s.rows()), s.k, s.c, 64, plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), FastDivide(uint32_t(s.k + 15) / 16 * 2), FastDivide(uint32_t(s.c + 15) / 16 * 2), FastDivide(uint32_t(s.c / 8)), read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w),
             ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
     const size_t room = (227 << 10) / size_t(resident) - 1024;
     if (job.shared_bytes() > room) job.tile_rows = 32;
