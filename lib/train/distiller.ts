@@ -7,11 +7,11 @@ import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { NativeAugmentRecipe, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, TensorHandle } from '../native.js';
+import type { NativeAugmentRecipe, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo, TensorHandle } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { runDistillation, type RunOptions } from './run.js';
-import { makeTeacherFeed, type TeacherFeed } from './teacher-feed.js';
+import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 
 export interface DistillerOptions {
   device: Device;
@@ -26,6 +26,16 @@ export interface DistillerOptions {
 /** What a step leaves to be read: which of the head's metric slots its batches wrote. */
 export interface StepTicket {
   slots: readonly number[];
+}
+
+/** Bytes of device memory. */
+export interface MemoryUse {
+  /** What the plans of student and teacher ask for: parameters and activations. */
+  planned: number;
+  /** What the device holds now: also optimiser state, banks, input and scratch memory, and whatever else was made on it. */
+  used: number;
+  /** What it held at most. */
+  peak: number;
 }
 
 /** All that the next step depends on, besides the images. */
@@ -60,6 +70,7 @@ export class Distiller implements Disposable {
   readonly encoder: CompiledEncoder;
   readonly #feed: TeacherFeed;
   readonly #head: SemanticHeadHandle;
+  readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
   readonly #dStudent: TensorHandle;
@@ -80,6 +91,7 @@ export class Distiller implements Disposable {
       training: true,
     });
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
+    this.#step = addon.makeStep(handle);
     this.#images = this.encoder.makeImages();
     this.#dStudent = addon.makeTensor(handle, [batchSize, teacher.embeddingSize]);
     this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: accumulate });
@@ -100,36 +112,43 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it).
+   * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
+   * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
    * Gradients are averaged over the batches, the banks move once.
    * @param step number of the step from 0; with the seed it keys dropout and stochastic depth
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], { step, learningRate }: { step: number; learningRate: number }): Promise<StepTicket> {
-    const { addon } = this.device;
+    const { addon, handle } = this.device;
     const { seed, train } = this.config;
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
-    this.encoder.zeroGradients();
-    for (const [place, batch] of batches.entries()) {
-      const slot = this.#nextSlot();
-      addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
-      const zT = await this.#feed.embed(batch, place);
-      this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
-      addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
-      this.encoder.backwardTensor(this.#dStudent);
-      embeddings.push(zT);
-      slots.push(slot);
+    addon.beginStep(this.#step);
+    try {
+      this.encoder.zeroGradients();
+      for (const [place, batch] of batches.entries()) {
+        const slot = this.#nextSlot();
+        addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
+        const zT = await this.#feed.embed(batch, place);
+        this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
+        addon.joinBranch(handle); // the teacher's forward, beside the student's
+        addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
+        this.encoder.backwardTensor(this.#dStudent);
+        embeddings.push(zT);
+        slots.push(slot);
+      }
+      addon.headUpdate(this.#head, embeddings, slots.at(-1)!);
+      this.encoder.sgdStep({
+        learningRate,
+        momentum: train.sgdMomentum,
+        weightDecay: train.weightDecay,
+        decayNormAndBias: train.decayNormAndBias,
+        gradientScale: 1 / batches.length,
+      });
+    } finally {
+      addon.endStep(this.#step);
     }
-    addon.headUpdate(this.#head, embeddings, slots.at(-1)!);
-    this.encoder.sgdStep({
-      learningRate,
-      momentum: train.sgdMomentum,
-      weightDecay: train.weightDecay,
-      decayNormAndBias: train.decayNormAndBias,
-      gradientScale: 1 / batches.length,
-    });
     return { slots };
   }
 
@@ -144,6 +163,17 @@ export class Distiller implements Disposable {
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
     }
     return mean;
+  }
+
+  /** Device memory, as it is now. */
+  get memory(): MemoryUse {
+    const { allocatedBytes, peakBytes } = this.device.info;
+    return { planned: plannedBytes(this.encoder) + this.#feed.plannedBytes, used: allocatedBytes, peak: peakBytes };
+  }
+
+  /** How the device ran the steps queued so far; resolves once it has taken them up. */
+  async stepInfo(): Promise<StepInfo> {
+    return this.device.addon.stepInfo(this.#step);
   }
 
   /** Waits for queued steps and reads everything the next one depends on. */
@@ -174,7 +204,7 @@ export class Distiller implements Disposable {
   dispose(): void {
     const { addon } = this.device;
     this.#feed.dispose();
-    for (const object of [this.#head, this.#images, this.#dStudent]) addon.release(object);
+    for (const object of [this.#head, this.#step, this.#images, this.#dStudent]) addon.release(object);
     this.encoder.dispose();
   }
 

@@ -19,6 +19,8 @@ export interface StartEvent {
   broken: number;
   /** Images an optimiser step. */
   effectiveBatch: number;
+  /** Device memory in MiB: planned for the parameters and activations of student and teacher, and in use now. The first step adds optimiser state, input and scratch memory. */
+  memory: { planned: number; used: number };
 }
 
 /** After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`, whichever is more. */

@@ -73,6 +73,7 @@ class Run {
   #best: Manifest['best'] = null;
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
+  #memoryLogged = false;
   readonly #rate: RateMeter;
 
   private constructor(
@@ -122,7 +123,12 @@ class Run {
     const { length: images, broken = [] } = this.dataset;
     await this.folder.log(`start at step ${this.#step} of ${lastStep}, ${images} images, ${broken.length} broken ones left out`);
     await this.folder.listBroken(broken);
-    yield { type: 'start', step: this.#step, totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate };
+    const { planned, used } = this.distiller.memory;
+    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of student and teacher, in use ${mebibytes(used)} MiB`);
+    yield {
+      type: 'start', step: this.#step, totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
+      memory: { planned: mebibytes(planned), used: mebibytes(used) },
+    };
     let start = this.#rate.pause();
     if (this.#step > 0) yield* this.#boundary(lastStep); // an evaluation that a stop kept from being made
     start();
@@ -177,7 +183,15 @@ class Run {
       ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited),
     };
     if (logged) await this.folder.metrics(line);
+    if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, logged };
+  }
+
+  /** What the first step turned out to need. */
+  async #logMemory(): Promise<void> {
+    this.#memoryLogged = true;
+    const { planned, used, peak } = this.distiller.memory;
+    await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -358,6 +372,10 @@ function hashDataset({ ids, sourceIndex }: Dataset): string {
   const hash = createHash('sha256');
   ids.forEach((id, i) => hash.update(`${sourceIndex[i]}\0${id}\0`));
   return hash.digest('hex');
+}
+
+function mebibytes(bytes: number): number {
+  return Math.round(bytes / 2 ** 20);
 }
 
 function percent(share: number): string {

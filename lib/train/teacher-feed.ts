@@ -6,8 +6,11 @@ import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
 
 export interface TeacherFeed {
+  /** Bytes of the device's memory that the teacher's plan asks for; 0 for a teacher outside it. */
+  readonly plannedBytes: number;
   /**
-   * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch.
+   * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there after `joinBranch`: a teacher on the
+   * device runs beside what is queued next.
    * @param place which of the step's batches this is: embeddings of different places stay apart
    * @returns [B,D]; good until `embed` is called with the same place again
    */
@@ -45,13 +48,15 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
   // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
   const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
   return {
+    plannedBytes: plannedBytes(compiled),
     embed(batch, place) {
       if (!shared) addon.augment(batch.dataset.store, recipe, batch, own);
+      addon.beginBranch(device.handle);
       compiled.forwardTensor(own);
       const result = results[place];
-      if (result === undefined) return compiled.output;
-      addon.copyTensor(compiled.output, result);
-      return result;
+      if (result !== undefined) addon.copyTensor(compiled.output, result);
+      addon.endBranch(device.handle);
+      return result ?? compiled.output;
     },
     dispose() {
       for (const result of results) addon.release(result);
@@ -67,6 +72,7 @@ function onnxFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Ext
   const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
+    plannedBytes: 0,
     async embed(batch, place) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
@@ -84,6 +90,7 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
   const { addon } = device;
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
+    plannedBytes: 0,
     embed(batch, place) {
       addon.writeTensor(results[place]!, teacher.lookup(idsOf(batch)));
       return results[place]!;
@@ -92,6 +99,11 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
       for (const result of results) addon.release(result);
     },
   };
+}
+
+/** Bytes of an encoder's parameters and activations. */
+export function plannedBytes({ info }: CompiledEncoder): number {
+  return info.parameterBytes + info.arenaBytes;
 }
 
 function makeResults({ addon, handle }: Device, batch: number, embeddingSize: number, places: number): TensorHandle[] {

@@ -149,16 +149,26 @@ void Timeline::synchronize() {
 
 void* Timeline::stage(size_t bytes) {
   if (!step_) end_turn();
-  // Not the buffers of this turn, which are in use, nor those of the turn before, whose work the copy would have to wait for.
-  const auto idle = std::find_if(inputs_.begin(), inputs_.end(), [&](const Input& input) { return input.turn + 2 <= turn_; });
-  staged_ = idle != inputs_.end() ? &*idle : &inputs_.emplace_back();
-  if (!staged_->arrived) {
-    staged_->arrived = cuda::create_event();
-    staged_->consumed = cuda::create_event();
-  }
+  staged_ = &idle_input(bytes);
   cuda::await_event(staged_->arrived);  // of two turns ago
   if (staged_->bytes < bytes) grow(*staged_, with_headroom(bytes));
   return staged_->host;
+}
+
+// Not one of this turn, which is in use, nor of the turn before, whose work the copy would have to wait for. Of the others the smallest
+// that fits, or the largest.
+Timeline::Input& Timeline::idle_input(size_t bytes) {
+  Input* best = nullptr;
+  for (Input& input : inputs_) {
+    if (input.turn + 2 > turn_) continue;
+    const bool fits = input.bytes >= bytes, best_fits = best && best->bytes >= bytes;
+    if (!best || (fits != best_fits ? fits : (input.bytes < best->bytes) == fits)) best = &input;
+  }
+  if (best) return *best;
+  Input& added = inputs_.emplace_back();
+  added.arrived = cuda::create_event();
+  added.consumed = cuda::create_event();
+  return added;
 }
 
 void Timeline::grow(Input& input, size_t bytes) {

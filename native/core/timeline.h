@@ -88,7 +88,6 @@ class Timeline {
     void *host = nullptr, *device = nullptr;
     size_t bytes = 0;
     void *arrived = nullptr, *consumed = nullptr;
-    bool sent = false;
     int64_t turn = 0;             // in which it was sent last
   };
   struct Scratch { void* data = nullptr; size_t bytes = 0; };
@@ -100,6 +99,7 @@ class Timeline {
   void interrupt(bool waits);
   void end_turn();
   void free_deferred() noexcept;
+  Input& idle_input(size_t bytes);
   void grow(Input& input, size_t bytes);
   void upload_staged(void* device, const char* host, size_t bytes);
 
