@@ -29,13 +29,13 @@ struct Encoder {
 namespace {
 
 // Layers pay where memory is the limit and arithmetic is not: on CUDA. The environment may ask for less, or for more.
-Fusion fusion_for(DeviceKind) {
+Fusion fusion_for(DeviceKind kind) {
   const char* text = std::getenv("LGDISTILL_FUSION");
   const std::string asked = text ? text : "";
   for (const auto& [name, fusion] : {std::pair{"nodes", Fusion::nodes}, {"steps", Fusion::steps}, {"layers", Fusion::layers}})
     if (asked == name) return fusion;
   LGD_CHECK(asked.empty(), "BAD_OPTION", "LGDISTILL_FUSION is ", asked, ". Allowed: nodes, steps, layers.");
-  return Fusion::steps;
+  return kind == DeviceKind::cuda ? Fusion::layers : Fusion::steps;
 }
 
 int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
