@@ -1,21 +1,21 @@
 // The loss on CUDA: which kernels, in which order.
 //
-// Launches, with the least that each must move and multiply, and what it should take an H100 (2.98 TB/s, L2 5.5 TB/s, 400 TF by mma.sync;
-// a launch takes about 2 us at least). F: float16 products, K names in two banks, N = 2 K.
-//                                     B 256, D 1024, K 1000                  B 2048, D 512, K 21,841
-//   1 normalise_pairs                 4 MB                   3 us            19 MB                       8 us
-//   stored scores (2 B N 4 bytes within the budget):
-//   2 form_scores, 2 B N D            2.1 GFLOP, L2 64 MB   12-17 us         183 GFLOP, 716 MB stored    -
-//   3 softmax                         4 MB + 1 MB            5 us            -
-//   4 form_sums, B N D                1.0 GFLOP, L2 33 MB   6-10 us          -
-//   5 finish, means                   4 + 3 MB from L2       4 us            21 MB                       9 us
-//   long banks:
-//   2 stream_sums, 2 B N D                                                   183 GFLOP, L2 2.8 GB        0.5-0.6 ms
-//   3 merge                                                                  0.5 MB                      4 us
-//   4 stream_weights, 2 B N D         (a chunk: 2 B bytes an anchor)         183 GFLOP, L2 2.8 GB        0.5-0.6 ms
-//   5 form_sums, B N D                (4 and 5 once a chunk: 4 chunks here)  92 GFLOP, L2 1.4 GB         0.25-0.3 ms
-//   sum                               5 launches, 30-39 us                   16 launches, 1.3-1.5 ms
-// Float32 products (the checking mode) run launches 1 to 5 with fused multiply-adds, once a block of images whose scores fit the budget.
+// Launches, with what each moves and multiplies and what that should take an H100 (2.98 TB/s, L2 5.5 TB/s, mma.sync 400 TF, and 2 us at
+// least for a launch); K names in two banks, N = 2 K. Estimates, all but the 17 us: a prototype of that tile, measured.
+//                              B 256, D 1024, K 1000: stored           B 2048, D 512, K 21,841: long banks
+//   1 normalise_pairs          4 MB                      3 us          19 MB                          8 us
+//   2 form_scores, 2 B N D     2.1 GFLOP, L2 64 MB       17 us
+//   3 softmax                  4 MB + 1 MB, from L2      5 us
+//   4 form_sums, B N D         1.0 GFLOP, L2 33 MB       8-10 us
+//   2 stream_sums, 2 B N D                                             183 GFLOP, L2 2.8 GB           0.5-0.6 ms
+//   3 merge                                                            0.6 MB                         4 us
+//   4 stream_weights, 2 B N D                                          183 GFLOP, L2 2.8 GB           0.5-0.6 ms
+//   5 form_sums, B N D                                                 92 GFLOP, L2 1.4 GB            0.25-0.3 ms
+//     (4 and 5 once a chunk of anchors: 4 chunks)
+//   last: finish, means        4 + 3 MB, from L2         4 us          25 MB                          9 us
+//   all                        5 launches, 37-39 us                    12 launches, 1.3-1.5 ms
+//   memory                     4 + 4 + 1 + 4 MB                        4 + 45 + 16 + 0.5 MB
+// Float32 products (the checking mode) are fused multiply-adds in launches 1 to 5, once a block of images whose scores fit the budget.
 // Nothing waits for the device, nothing is added up in an order that may change.
 #include <algorithm>
 #include <cstdlib>
@@ -33,8 +33,8 @@ namespace {
 
 using namespace loss_cuda;
 
-// Scores that are stored at once, as float32, or a chunk's weights, as float16. Beyond it, and at any D above 512 somewhat before, forming
-// the scores twice is no slower than writing and reading them.
+// Of scores that are stored, as float32, or else of a chunk's weights, as float16. Beyond the L2 cache forming scores twice takes about as
+// long as writing and reading them (bank_stream.cu), and needs no memory.
 constexpr int64_t f16_score_bytes = int64_t(64) << 20;
 
 int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }

@@ -1,24 +1,23 @@
-// The golden steps once more on the emulated GPU, with so small a budget for scores that they do not fit it: float16 products keep none and
+// The golden steps once more on CUDA devices, with so small a budget for scores that they do not fit it: float16 products keep none and
 // form them twice, in chunks of one tile of anchors; float32 ones take the images three at a time.
 import { afterAll, describe, expect, test } from 'vitest';
+import { bankLoss } from '../../lib/semantic/index.js';
+import { devicesUnderTest } from '../devices.js';
 import { goldenCases, relativeError } from '../fixtures/semantic/cases.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { buildEmulatedAddon } from './emulated.js';
 
-process.env['LGDISTILL_ADDON'] = buildEmulatedAddon();
-process.env['LGDISTILL_EMULATION_ORDER'] = 'random';
-
-const { openDevice } = await import('../../lib/device.js');
-const { bankLoss } = await import('../../lib/semantic/index.js');
-const device = await openDevice('cuda');
+const devices = (await devicesUnderTest('the loss without room for its scores')).filter(({ name }) => name !== 'cpu');
 const cases = await goldenCases();
 const modes = [{ precision: 'float32', tolerance: 2e-5 }, { precision: 'bfloat16', tolerance: 5e-3 }] as const;
 const keys = ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual'] as const;
 
+const table = devices.flatMap(({ name, device }) => modes.map((mode) => ({ name, device, ...mode })));
+
 afterAll(() => {
   delete process.env['LGDISTILL_SCORE_BYTES'];
-  device.dispose();
 });
+
+test.skipIf(devices.length > 0)('needs a CUDA device, emulated or real', ({ skip }) => skip());
 
 /** @param anchors rows of all banks together */
 function limitScores(precision: 'float32' | 'bfloat16', anchors: number): void {
@@ -26,7 +25,7 @@ function limitScores(precision: 'float32' | 'bfloat16', anchors: number): void {
   process.env['LGDISTILL_SCORE_BYTES'] = String(precision === 'float32' ? 3 * bytesOfAnImage : 1);
 }
 
-describe.each(modes)('without room for the scores, in $precision', ({ precision, tolerance }) => {
+describe.each(table)('without room for the scores on $name in $precision', ({ device, precision, tolerance }) => {
   test.each(cases)('$name', async ({ dimension, use, studentTemperature, teacherTemperature, alpha, textual, visual, steps }) => {
     const limit = teacherTemperature < 1e-3 ? Math.max(tolerance, 2e-3) : tolerance;
     // The first step needs no update; with a queue alone the second, whose queue the first one left.
