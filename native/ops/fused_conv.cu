@@ -58,7 +58,9 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
     if (K == 0 && target.accumulate && !target.y) continue;  // nothing is added
     ReachTarget<T> out(s, phase, target);
     if (partial) out.partial = partial + size_t(first[i]) * 2 * s.c;
-    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) { matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {}); });
+    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) {
+      matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {});
+    });
   }
   if (partial) finish_gradient(ctx, partial, parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);
 }

@@ -280,8 +280,9 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   check_dense(s);
   const Plan plan(s.k, s.c);
   with_plan(plan, [&](auto kernel, int resident) {
-    Job job{int(s.rows()), s.k, s.c, 64, plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), FastDivide(uint32_t(s.k + 15) / 16 * 2), FastDivide(uint32_t(s.c + 15) / 16 * 2), FastDivide(uint32_t(s.c / 8)), read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w),
-            ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
+    const auto chunks = [](int channels) { return FastDivide(uint32_t(channels + 7) / 8); };
+    Job job{int(s.rows()), s.k, s.c, 64, plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), chunks((s.k + 15) / 16 * 16), chunks((s.c + 15) / 16 * 16), chunks(s.c),
+            read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w), ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
     const size_t room = (227 << 10) / size_t(resident) - 1024;
     if (job.shared_bytes() > room) job.tile_rows = 32;
     if (job.shared_bytes() > room) resident = 1;
