@@ -6,6 +6,8 @@
 // between), then all threads read the stage: thread = (a strip of columns, one or two channels), the last rows in registers. So
 // a row is read, activated and unpacked once for a tile, and only the columns at the sides of a tile are read twice.
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "ops/fused.h"
@@ -61,14 +63,15 @@ inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel
 
 // Channels, columns and images of a tile; false where `slots` strips are too many for shared memory.
 template <class Size>
-bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int columns, int channels, size_t limit, Size&& size) {
+bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int rows, int columns, int channels, size_t limit, Size&& size) {
   const int strips = (columns + kernel.strip - 1) / kernel.strip;
   walk.groups = (channels + walk.width - 1) / walk.width;
   walk.column_tiles = (strips + slots - 1) / slots;
   walk.strips = (strips + walk.column_tiles - 1) / walk.column_tiles;
   walk.columns = walk.strips * kernel.strip;
   const int64_t spread = int64_t(count) * walk.groups / (multiprocessors * kernel.blocks);  // images a block, where all blocks get some
-  walk.images = int(std::max<int64_t>(1, std::min<int64_t>(slots / walk.strips, spread)));
+  const int64_t addressed = (int64_t(1) << 28) / (int64_t(rows) * columns * channels);  // so that offsets in a tile stay below 2^31, at stride 2 too
+  walk.images = int(std::max<int64_t>(1, std::min({int64_t(slots / walk.strips), spread, addressed})));
   walk.threads = (walk.width / kernel.lane_channels * walk.strips * walk.images + 31) / 32 * 32;
   walk.copied = walk.threads / (walk.width / 8);
   walk.stage_steps = kernel.reach;
@@ -84,7 +87,7 @@ DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int 
   for (int width = std::min(channels, 32); width <= std::min(channels, 96); width += 8) {
     DepthwiseWalk walk{};
     walk.width = width;
-    for (int slots = kernel.threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, columns, channels, limit, size);) slots = (slots + 1) / 2;
+    for (int slots = kernel.threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, rows, columns, channels, limit, size);) slots = (slots + 1) / 2;
     const int most = std::max(1, multiprocessors * kernel.blocks / walk.groups);
     for (int steps = kernel.reach; steps <= 4 * kernel.reach; steps += kernel.reach) {
       walk.stage_steps = steps;
@@ -121,25 +124,26 @@ __device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int til
 
 // ---- copying ----------------------------------------------------------------------------------------------------------------
 // A pixel of a stage. Shared memory holds [row][image][column][width].
-struct Pixel {
+struct alignas(8) Pixel {
   int offset;                // elements from the stage's first
-  uint8_t row, image;
-  uint16_t column;
+  uint32_t place;            // row, image and column
+  __device__ __forceinline__ int row() const { return int(place & 0xff); }
+  __device__ __forceinline__ int image() const { return int(place >> 8 & 0xff); }
+  __device__ __forceinline__ int column() const { return int(place >> 16); }
 };
 
 // Images [h][w][c] and the part of a stage that is read from them.
 struct StageSource {
   int h, w, c;
-  int columns;               // of an image, in a stage
   int pixels;                // of a stage
   const Pixel* table;        // in shared memory
 };
 
 __device__ __forceinline__ StageSource make_source(int h, int w, int c, int rows, int images, int columns, Pixel* table) {
-  const StageSource source{h, w, c, columns, rows * images * columns, table};
+  const StageSource source{h, w, c, rows * images * columns, table};
   for (int i = threadIdx.x; i < source.pixels; i += blockDim.x) {
     const int column = i % columns, image = i / columns % images, row = i / (columns * images);
-    table[i] = {((image * h + row) * w + column) * c, uint8_t(row), uint8_t(image), uint16_t(column)};
+    table[i] = {((image * h + row) * w + column) * c, uint32_t(row | image << 8 | column << 16)};
   }
   return source;
 }
@@ -167,13 +171,14 @@ __device__ __forceinline__ void copy8(T* to, const T* from, bool valid) {
 // Starts the copies of a stage from one or two like images (from points at the block's first channel; also may be null) and says which
 // of the thread's pixels are inside.
 template <class T>
-__device__ __forceinline__ uint32_t copy_stage(const DepthwiseWalk& walk, const StageSource& source, const StagePlace& place, const Share& share, const T* from, T* to, const T* also, T* also_to) {
+__device__ __forceinline__ uint32_t copy_stage(const DepthwiseWalk& walk, const StageSource& source, const StagePlace& place, const Share& share, const T* from, T* to, const T* also,
+                                               T* also_to) {
   const int64_t base = ((int64_t(place.image) * source.h + place.row) * source.w + place.column) * source.c + share.channel;
   uint32_t inside = 0, bit = 1;
   for (int i = share.first; i < source.pixels; i += walk.copied, bit <<= 1) {
     const Pixel pixel = source.table[i];
-    const int row = place.row + pixel.row;
-    const bool valid = row >= place.begin && row < place.end && unsigned(place.column + pixel.column) < unsigned(source.w) && pixel.image < place.images;
+    const int row = place.row + pixel.row();
+    const bool valid = row >= place.begin && row < place.end && unsigned(place.column + pixel.column()) < unsigned(source.w) && pixel.image() < place.images;
     const int64_t at = valid ? base + pixel.offset : 0;
     copy8(to + i * walk.width + share.channel, from + at, valid);
     if (also) copy8(also_to + i * walk.width + share.channel, also + at, valid);
@@ -197,22 +202,24 @@ __device__ __forceinline__ void store4(bf16* p, const F4& x) { *reinterpret_cast
 
 // ---- activations chosen at run time, in few instructions ---------------------------------------------------------------------
 // Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the same for a whole
-// launch, serves several values.
+// launch, serves several values. A clamp's bounds are the last numbers that have a slope (so relu gives the smallest normal number where
+// torch gives 0), which makes "the slope is 1" the same as "the value is u".
 struct ActForm {
   enum Kind : int { clamp, ramp, logistic } kind;
   bool times_u;
-  float low, high;           // the slope is not 0 between them
+  float low, high;           // from the first number to the last where the slope is not 0
 };
 inline ActForm form_of(Act act) {
-  constexpr float infinity = std::numeric_limits<float>::infinity(), above_3 = 3 + 3 * std::numeric_limits<float>::epsilon();  // hardswish has its slope at 3 and -3 too
+  constexpr float infinity = std::numeric_limits<float>::infinity(), above_0 = std::numeric_limits<float>::min();
+  const float below_3 = std::nextafter(3.f, 0.f), below_6 = std::nextafter(6.f, 0.f);
   switch (act) {
     case Act::none: return {ActForm::clamp, false, -infinity, infinity};
-    case Act::relu: return {ActForm::clamp, false, 0, infinity};
-    case Act::relu6: return {ActForm::clamp, false, 0, 6};
+    case Act::relu: return {ActForm::clamp, false, above_0, infinity};
+    case Act::relu6: return {ActForm::clamp, false, above_0, below_6};
     case Act::silu: return {ActForm::logistic, true, -infinity, infinity};
-    case Act::hardswish: return {ActForm::ramp, true, -above_3, above_3};
+    case Act::hardswish: return {ActForm::ramp, true, -3, 3};
     case Act::sigmoid: return {ActForm::logistic, false, -infinity, infinity};
-    case Act::hardsigmoid: return {ActForm::ramp, false, -3, 3};
+    case Act::hardsigmoid: return {ActForm::ramp, false, -below_3, below_3};
   }
   return {};
 }
@@ -222,7 +229,10 @@ template <int count, class Body>
 __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[count], Body&& body) {
   if (form.kind == ActForm::clamp) {
 #pragma unroll
-    for (int k = 0; k < count; ++k) body(k, clamp_of(u[k], form.low, form.high), u[k] > form.low && u[k] < form.high ? 1.f : 0.f);
+    for (int k = 0; k < count; ++k) {
+      const float value = clamp_of(u[k], form.low, form.high);
+      body(k, value, value == u[k] ? 1.f : 0.f);
+    }
     return;
   }
   float s[count], slope[count];
@@ -230,7 +240,7 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
 #pragma unroll
     for (int k = 0; k < count; ++k) {
       s[k] = __saturatef(fmaf(u[k], 1.f / 6.f, 0.5f));
-      slope[k] = u[k] > form.low && u[k] < form.high ? 1.f / 6.f : 0.f;
+      slope[k] = clamp_of(u[k], form.low, form.high) == u[k] ? 1.f / 6.f : 0.f;
     }
   } else {
 #pragma unroll
@@ -245,7 +255,8 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
 
 // Activates in place the pixels that the thread copied, four channels at a time to spare registers. image: the tile's first.
 template <class T>
-__device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, uint32_t all_inside, const StageSource& source, const Share& share, const LazyInput& x, const ActForm& form, int first_channel, int image) {
+__device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, uint32_t all_inside, const StageSource& source, const Share& share, const LazyInput& x,
+                                               const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
 #pragma unroll
   for (int half = 0; half < 8; half += 4) {
@@ -259,7 +270,7 @@ __device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* til
       const float u[4] = {fmaf(v.v[0], scale.v[0], shift.v[0]), fmaf(v.v[1], scale.v[1], shift.v[1]), fmaf(v.v[2], scale.v[2], shift.v[2]), fmaf(v.v[3], scale.v[3], shift.v[3])};
       act_each(form, u, [&](int k, float value, float) { v.v[k] = value; });
       if (x.gate) {
-        const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(image + source.table[i].image) * source.c + channel);
+        const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(image + source.table[i].image()) * source.c + channel);
 #pragma unroll
         for (int k = 0; k < 4; ++k) v.v[k] *= gate.v[k];
       }

@@ -6,8 +6,9 @@
 // when its window is whole, and gives act(u), act'(u) and xhat together.
 //
 // Bytes at least: g, y and x in, g out: 8 bytes an element at stride 1 in bfloat16, so 80 lane instructions an element at 12.9 bytes a
-// clock; the 3x3 kernel needs about 50 (18 multiply-adds, 10 for dy, 4 to read it, 15 for activation, slope and sums), the 5x5 kernel
-// about 85 (50 multiply-adds).
+// clock; the 3x3 kernel needs about 55 (18 multiply-adds, 10 for dy, 8 to read and unpack it, 15 for activation, slope and sums), the 5x5
+// kernel about 90 (50 multiply-adds). So the 3x3 kernel is bound by memory if it keeps two thirds of the issue slots busy, the 5x5 kernel
+// by its arithmetic. bfloat16 registers: 128 (3x3: 256 threads, two blocks a multiprocessor), 168 (5x5, stride 1: 192 threads, two blocks).
 // The walk is that of fused_depthwise.cuh. A step takes one row of dy and finishes `stride` input rows. With stride 2, output pixel j
 // is grouped with the 2x2 input pixels 2j - phase + {0,1} - pad, phase chosen so that their window reaches no further than it must.
 #include "ops/fused_depthwise.cuh"
@@ -40,7 +41,8 @@ struct InputSide {
 
 // Makes dy in place of g, for the pixels that the thread copied, four channels at a time to spare registers.
 template <class T>
-__device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, const LazyGradient& dy, const ActForm& form, int first_channel, int image) {
+__device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, const LazyGradient& dy,
+                                              const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
 #pragma unroll
   for (int half = 0; half < 8; half += 4) {
@@ -53,9 +55,11 @@ __device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, c
       F4 h = load4(at);
       const F4 raw = load4(y + i * walk.width + share.channel + half);
       if (dy.gate) {
-        const int64_t nc = int64_t(image + source.table[i].image) * source.c + channel;
+        const int64_t nc = int64_t(image + source.table[i].image()) * source.c + channel;
         const F4 gate = load4(static_cast<const T*>(dy.gate) + nc), pooled = load4(dy.pooled + nc), scale = load4(dy.scale + channel), shift = load4(dy.shift + channel);
-        const float u[4] = {fmaf(raw.v[0], scale.v[0], shift.v[0]), fmaf(raw.v[1], scale.v[1], shift.v[1]), fmaf(raw.v[2], scale.v[2], shift.v[2]), fmaf(raw.v[3], scale.v[3], shift.v[3])};
+        float u[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) u[k] = fmaf(raw.v[k], scale.v[k], shift.v[k]);
         act_each(form, u, [&](int k, float, float slope) { h.v[k] = fmaf(h.v[k], gate.v[k], pooled.v[k]) * slope; });
       }
 #pragma unroll
@@ -118,6 +122,10 @@ struct BackwardLane {
       value[k / channels][k % channels] = valid >> k / channels & 1 ? act : 0.f;
       slope[k / channels][k % channels] = derivative;
     });
+    if (!in.normed) {
+#pragma unroll
+      for (int k = 0; k < finished * channels; ++k) slope[k / channels][k % channels] = 1;
+    }
     if (in.gate) {
       float factor[channels];
       load_lane(gate, factor);
@@ -131,7 +139,7 @@ struct BackwardLane {
     for (int column = 0; column < finished; ++column)
       if (valid >> column & 1) {
 #pragma unroll
-        for (int c = 0; c < channels; ++c) dx[column][c] = in.normed ? dx[column][c] * slope[column][c] : dx[column][c];
+        for (int c = 0; c < channels; ++c) dx[column][c] *= slope[column][c];
         store_lane(d_x + at + int64_t(column) * pitch, dx[column]);
 #pragma unroll
         for (int c = 0; c < channels; ++c) {
