@@ -110,6 +110,7 @@ int main() {
   const Case cases[] = {
       {"recipe", {10, 32, 32}, moco},           {"recipe, several blocks an image", {6, 45, 51}, moco}, {"plain crops", {5, 24, 24}, plain},
       {"blur without contrast", {5, 40, 24}, blurred}, {"evaluation", {5, 30, 30}, evaluation},         {"single pixels", {5, 1, 1}, moco},
+      {"several blocks a row", {2, 12, 530}, blurred},
   };
   for (const Case& item : cases) {
     for (const DType type : {DType::f32, DType::bf16}) {
