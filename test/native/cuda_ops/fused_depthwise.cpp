@@ -107,10 +107,11 @@ void shapes() {
       for (const ConvShape& s : {same(3, 1, 1, 8, r, stride), same(5, 2, 2, 24, r, stride), same(9, 4, 4, 136, r, stride), same(5, 7, 7, 72, r, stride), same(2, 15, 13, 24, r, stride),
                                  same(1, 28, 20, 16, r, stride), same(2, 3, 70, 64, r, stride), same(1, 41, 2, 8, r, stride), same(2, 5, 9, 88, r, stride)})
         check_both(s, usual);
-      // More tiles than blocks: of many small images, and of many columns and rows.
+      // More tiles than blocks: tiles of several small images, and tiles of several stages.
       check_both(same(160, 2, 2, 960, r, stride), usual);
-      check_both(same(20, 7, 6, 960, r, stride), usual);
       check_both(same(1100, 5, 3, 8, r, stride), usual);
+      check_both(same(420, 21, 1, 8, r, stride), usual);
+      check_both(same(600, 26, 2, 8, r, stride), usual);
       if (!small) check_both(same(40, 33, 60, 96, r, stride), usual);
       // Padding that is not half the kernel.
       for (int pad = 0; pad < r; ++pad)
