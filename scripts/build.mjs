@@ -1,6 +1,7 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
-//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--verbose]
-// "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU.
+//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--programs] [--verbose]
+// "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the test programs
+// that hold its kernels to the CPU's, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -8,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { sources } from './sources.mjs';
+import { programs, sources } from './sources.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const require = createRequire(import.meta.url);
@@ -18,6 +19,7 @@ const { values: options } = parseArgs({
     with: { type: 'string' },
     cuda: { type: 'string', default: 'auto' },
     arch: { type: 'string' },
+    programs: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -71,9 +73,11 @@ function buildWithGyp() {
   return ['build/Release/lgdistill.node', 'node-gyp, CPU only'];
 }
 
+const compiler = process.env.CXX ?? 'g++';
+
 // Compiles and links with the plain compiler, as many files at a time as there are cores; unchanged files are not compiled again.
-async function compile(folder, files, flags) {
-  const compiler = process.env.CXX ?? 'g++';
+// `targets`: what to link, { file, sources, shared }; no file: compile only; a source that ends in .o is taken as it is. Returns the objects' paths.
+async function compile(folder, targets, flags) {
   const out = join(root, folder, 'Release');
   mkdirSync(out, { recursive: true });
   const unlock = await lock(join(root, folder, 'lock'));
@@ -83,23 +87,23 @@ async function compile(folder, files, flags) {
     '-std=gnu++20', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-fvisibility=hidden', '-MMD',
     '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', `-DLGD_VERSION="${version}"`, ...flags.options, ...includes.flatMap((path) => ['-I', path]),
   ];
-  const objects = [];
-  const waiting = files.map((source) => {
-    const object = join(out, `${source.replaceAll('/', '_')}.o`);
-    objects.push(object);
-    return { source, object };
-  }).filter(({ object }) => !isFresh(object));
+  const objectOf = (source) => (source.endsWith('.o') ? source : join(out, `${source.replaceAll('/', '_')}.o`));
+  const all = [...new Set(targets.flatMap((target) => target.sources))];
+  const waiting = all.filter((source) => !source.endsWith('.o')).map((source) => ({ source, object: objectOf(source) })).filter(({ object }) => !isFresh(object));
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...common]);
   }));
-  const addon = join(out, 'lgdistill.node');
-  if (!existsSync(addon) || objects.some((object) => statSync(object).mtimeMs > statSync(addon).mtimeMs)) {
-    run(compiler, ['-shared', '-pthread', ...flags.link, '-o', `${addon}.new`, ...objects]);
-    renameSync(`${addon}.new`, addon); // a process that has the old one loaded keeps it
+  for (const { file, sources: parts, shared } of targets.filter((target) => target.file !== undefined)) {
+    const [path, objects] = [join(out, file), parts.map(objectOf)];
+    if (existsSync(path) && objects.every((object) => statSync(object).mtimeMs <= statSync(path).mtimeMs)) continue;
+    run(compiler, [...(shared ? ['-shared'] : []), '-pthread', ...flags.link, '-o', `${path}.new`, ...objects]);
+    renameSync(`${path}.new`, path); // a process that has the old one loaded keeps it
   }
   unlock();
-  return { path: `${folder}/Release/lgdistill.node`, compiler };
+  return all.map(objectOf);
 }
+
+const addonOf = (files) => ({ file: 'lgdistill.node', sources: files, shared: true });
 
 // One build at a time in a folder; a lock whose owner died is taken over.
 async function lock(path) {
@@ -147,18 +151,30 @@ function runAsync(command, args) {
 
 // For machines with a C++ compiler and nothing else: neither CMake nor Python.
 async function buildPlain() {
-  const { path, compiler } = await compile('build-plain', sources('cpu'), { includes: [], options: ['-O3', '-DLGD_BUILD_ID="plain cpu"'], link: ['-s'] });
-  return [path, `${compiler}, CPU only`];
+  await compile('build-plain', [addonOf(sources('cpu'))], { includes: [], options: ['-O3', '-DLGD_BUILD_ID="plain cpu"'], link: ['-s'] });
+  return ['build-plain/Release/lgdistill.node', `${compiler}, CPU only`];
 }
 
 async function buildEmulated() {
-  const sanitize = process.env.LGDISTILL_SANITIZE ? [`-fsanitize=${process.env.LGDISTILL_SANITIZE}`, '-fno-omit-frame-pointer'] : [];
-  const { path, compiler } = await compile('build-emulated', [...sources('cpu'), ...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), 'test/native/emulation/emulation.cpp', 'test/native/emulation/runtime.cpp'], {
+  const sanitizer = process.env.LGDISTILL_SANITIZE;
+  const cpu = sources('cpu').filter((name) => !name.startsWith('native/binding/'));
+  const emulated = [...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), ...sources('cpu', 'test/native/emulation')];
+  const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
+  const flags = (sanitize) => ({
     includes: ['test/native/emulation'],
     options: ['-O2', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
     link: sanitize,
   });
-  return [path, `${compiler}, CPU and emulated CUDA: for tests`];
+  const how = `${compiler}, CPU and emulated CUDA: for tests`;
+  if (!sanitizer) {
+    const engine = [...cpu, ...emulated];
+    await compile('build-emulated', [addonOf([...engine, ...sources('cpu', 'native/binding')]), ...(options.programs ? link(engine) : [])], flags([]));
+    return ['build-emulated/Release/lgdistill.node', how];
+  }
+  // The kernels and the programs alone: the CPU's code is taken from the plain build, and Node itself has no sanitizer for an addon to join.
+  const objects = await compile('build-emulated', [{ sources: cpu }], flags([]));
+  await compile(`build-emulated-${sanitizer}`, link([...objects, ...emulated]), flags([`-fsanitize=${sanitizer}`, '-fno-omit-frame-pointer']));
+  return [`build-emulated-${sanitizer}/Release/cuda_ops`, `${how}, with ${sanitizer} sanitizer`];
 }
 
 async function buildNative() {

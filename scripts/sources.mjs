@@ -3,13 +3,22 @@ import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-export function sources(kind) {
-  const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+export function sources(kind, folder = 'native') {
   const extension = kind === 'cuda' ? '.cu' : '.cpp';
-  return readdirSync(join(root, 'native'), { recursive: true })
+  return readdirSync(join(root, folder), { recursive: true })
     .filter((name) => name.endsWith(extension))
-    .map((name) => `native/${name.replaceAll('\\', '/')}`)
+    .map((name) => `${folder}/${name.replaceAll('\\', '/')}`)
     .sort();
 }
+
+/** Programs that run CUDA kernels without Node, on a GPU or on the emulated one, and the folders of their sources. */
+export const programs = {
+  cuda_ops: 'test/native/cuda_ops',
+  augment_emulated: 'test/native/augment_emulated',
+  semantic_emulated: 'test/native/semantic_emulated',
+  streams_emulated: 'test/native/streams_emulated',
+};
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(sources(process.argv[2] ?? 'cpu').join('\n'));

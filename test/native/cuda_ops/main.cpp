@@ -1,5 +1,5 @@
 // Holds every CUDA operation to its CPU twin on ragged shapes, in float32 and in bfloat16 storage: on a GPU (scripts/gpu-check), or
-// on the emulated one (test/native/cuda_ops.test.ts). Inputs are rounded to bfloat16 before both twins see them, outputs start as NaN.
+// on the emulated one (test/native/emulated-programs.test.ts). Inputs are rounded to bfloat16 before both twins see them, outputs start as NaN.
 // Usage: cuda_ops [small] [part of a name]      small leaves out the shapes that take an emulation long.
 #include "run.h"
 

@@ -13,6 +13,9 @@
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace lgd::emulation {
 
@@ -53,7 +56,8 @@ struct Machine {
   int arrived = 0, live = 0;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr error;
-  std::vector<float> shared;
+  std::vector<char> shared;
+  size_t shared_bytes = 0;  // of them in use, from dynamic_shared on
 #if defined(__x86_64__)
   void* scheduler = nullptr;
 #else
@@ -102,6 +106,9 @@ void entry() {
 }
 
 void start(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), stack_bytes);  // the thread before never left its frames
+#endif
 #if defined(__x86_64__)
   // The stack as lgd_switch_fiber leaves it: six saved registers below the return address; aligned as after a call.
   const uintptr_t top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + stack_bytes) / 16 * 16;
@@ -137,7 +144,7 @@ namespace {
 
 void prepare_block(dim3 block) {
   const int count = int(block.x * block.y * block.z);
-  std::fill(machine.shared.begin(), machine.shared.end(), std::bit_cast<float>(0xffffffffu));  // NaN in float32 and in both bfloat16 halves
+  std::memset(dynamic_shared, 0xff, machine.shared_bytes);  // NaN in float32 and in both bfloat16 halves
   machine.warps.resize((count + 31) / 32);
   for (Warp& warp : machine.warps) warp.arrived = warp.live = 0;
   machine.arrived = 0;
@@ -243,8 +250,16 @@ void wait_copies(int pending) {
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   const int count = int(block.x * block.y * block.z);
   machine.fibers.resize(count);
-  machine.shared.resize(shared_bytes / 4 + 64);
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(machine.shared.data(), machine.shared.size());
+#endif
+  machine.shared.resize(std::max(machine.shared.size(), shared_bytes + 256));
+  machine.shared_bytes = shared_bytes;
   dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(machine.shared.data()) + 127) / 128 * 128);
+#if defined(__SANITIZE_ADDRESS__)
+  char* const behind = dynamic_shared + shared_bytes;  // what the kernel did not ask for
+  ASAN_POISON_MEMORY_REGION(behind, machine.shared.data() + machine.shared.size() - behind);
+#endif
   machine.kernel = &kernel;
   cursor.block_size = block;
   cursor.grid_size = grid;
@@ -253,9 +268,11 @@ void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   std::vector<int> sequence(count);
   std::iota(sequence.begin(), sequence.end(), 0);
   if (how == Order::reverse) std::reverse(sequence.begin(), sequence.end());
-  const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t at = how == Order::reverse ? blocks - 1 - b : b;
+  std::vector<int64_t> blocks(int64_t(grid.x) * grid.y * grid.z);  // a kernel may count on no order among them
+  std::iota(blocks.begin(), blocks.end(), int64_t(0));
+  if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
+  if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
+  for (const int64_t at : blocks) {
     cursor.block = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
     prepare_block(block);
     run_block(sequence, how, random);

@@ -1,0 +1,26 @@
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { isWanted } from '../devices.js';
+import { buildEmulatedPrograms, runProgram } from './emulated.js';
+
+// Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin; once more with AddressSanitizer in the kernels, which names
+// a read or write past an allocation or past the shared memory asked for. Threads and blocks take turns in other orders.
+describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernels, emulated', () => {
+  describe.each([[undefined, 'forward'], ['address', 'random']] as const)('sanitizer %s, %s order', (sanitizer, order) => {
+    let folder = '';
+    beforeAll(() => {
+      folder = buildEmulatedPrograms(sanitizer);
+    }, 1_200_000);
+
+    it.each([
+      ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed/],
+      ['augment_emulated', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+      ['semantic_emulated', [], /semantic: [1-9]\d+ checks, 0 failed/],
+      ['streams_emulated', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+    ] as const)('%s', (program, args, closing) => {
+      const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order });
+      expect(output).toMatch(closing);
+      expect(status).toBe(0);
+    }, 900_000);
+  });
+});

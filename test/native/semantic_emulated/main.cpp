@@ -1,0 +1,178 @@
+// Holds the CUDA semantic loss, bank update and search to the CPU's: on a GPU, or on the emulated one (test/native/emulated-programs.test.ts).
+// Shapes stand around the tiles of the matrix products, with at least three steps over the embedding and ragged edges.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+
+#include "core/tensor.h"
+#include "engine.h"
+
+namespace lgd {
+
+namespace {
+
+int checks = 0, failures = 0;
+
+void check(bool good, const std::string& what, double found) {
+  ++checks;
+  if (good) return;
+  ++failures;
+  std::printf("%s: %g\n", what.c_str(), found);
+}
+
+double relative(const std::vector<float>& found, const std::vector<float>& expected) {
+  double error = 0, norm = 1e-30;
+  if (found.size() != expected.size()) return INFINITY;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += (double(found[i]) - expected[i]) * (double(found[i]) - expected[i]);
+    norm += double(expected[i]) * expected[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+// Rows of a length, around a common direction, as embeddings are.
+std::vector<float> rows(int64_t count, int64_t dimension, int seed, float length = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count * dimension);
+  for (int64_t row = 0; row < count; ++row) {
+    double square = 0;
+    for (int64_t d = 0; d < dimension; ++d) {
+      float& value = values[row * dimension + d];
+      value = normal(random) + 0.5f;
+      square += double(value) * value;
+    }
+    for (int64_t d = 0; d < dimension; ++d) values[row * dimension + d] *= float(length / std::sqrt(square));
+  }
+  return values;
+}
+
+template <class Result, class Call>
+Result on(const DevicePtr& device, const Call& call) {
+  Result result;
+  device->run("check", [&] { result = call(device); });
+  return result;
+}
+
+struct Shape { int64_t batch, dimension, categories, queue; };
+std::string describe(const char* what, const Shape& s) {
+  return std::string(what) + " " + std::to_string(s.batch) + "x" + std::to_string(s.dimension) + "x" + std::to_string(s.categories) + " queue " + std::to_string(s.queue);
+}
+
+void losses(const Shape& s, bool bfloat16, const DevicePtr& cpu, const DevicePtr& gpu) {
+  BankLossArguments arguments;
+  arguments.dimension = s.dimension;
+  arguments.student = rows(s.batch, s.dimension, 1, 3);
+  arguments.teacher = rows(s.batch, s.dimension, 2, 11);
+  arguments.textual = rows(s.categories, s.dimension, 3);
+  arguments.visual = rows(s.categories, s.dimension, 4, 0.9f);
+  arguments.queue = rows(s.queue, s.dimension, 5);
+  arguments.alpha = 0.35f;
+  arguments.teacher_temperature = 0.05f;
+  const auto loss = [&](const DevicePtr& device) { return bank_loss(device, arguments); };
+  const auto expected = on<BankLossResult>(cpu, loss);
+  arguments.bfloat16 = bfloat16;
+  const auto found = on<BankLossResult>(gpu, loss);
+  const double tolerance = bfloat16 ? 5e-3 : 2e-5;
+  const std::string name = describe(bfloat16 ? "loss bfloat16" : "loss float32", s);
+  check(std::abs(found.loss / expected.loss - 1) < tolerance, name, found.loss / expected.loss - 1);
+  check(relative(found.gradient, expected.gradient) < tolerance, name + " gradient", relative(found.gradient, expected.gradient));
+}
+
+void updates(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
+  BankUpdateArguments arguments;
+  arguments.dimension = s.dimension;
+  arguments.teacher = rows(s.batch, s.dimension, 2, 11);
+  arguments.textual = rows(s.categories, s.dimension, 3);
+  arguments.visual = rows(s.categories, s.dimension, 4, 0.9f);
+  for (int64_t k = 0; k < s.categories; ++k) arguments.seen.push_back(k % 2);
+  const auto update = [&](const DevicePtr& device) { return bank_update(device, arguments); };
+  const auto expected = on<BankUpdateResult>(cpu, update), found = on<BankUpdateResult>(gpu, update);
+  check(found.assignment == expected.assignment && found.seen == expected.seen, describe("assignment", s), 0);
+  check(relative(found.visual, expected.visual) < 2e-5, describe("bank update", s), relative(found.visual, expected.visual));
+}
+
+TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int64_t dimension) {
+  const TensorPtr made = make_tensor(device, {int64_t(values.size()) / dimension, dimension});
+  write_tensor(made, values);
+  return made;
+}
+
+struct Outcome {
+  std::vector<float> gradients, visual, queue;
+  double loss = 0;
+};
+
+// Three steps of the head with its banks and its queue on the device, two batches an update.
+Outcome head_steps(const DevicePtr& device, const Shape& s) {
+  SemanticOptions options;
+  options.dimension = s.dimension;
+  options.categories = s.categories;
+  options.queue_size = s.queue;
+  options.teacher_temperature = 0.05f;
+  options.momentum = 0.9f;
+  const SemanticHeadPtr head = make_semantic_head(device, options);
+  SemanticState state;
+  state.textual = rows(s.categories, s.dimension, 3);
+  state.visual = rows(s.categories, s.dimension, 4, 0.9f);
+  state.seen.assign(s.categories, 0);
+  write_semantic_state(head, state);
+  Outcome outcome;
+  for (int step = 0; step < 3; ++step) {
+    std::vector<TensorPtr> teachers;
+    for (int part = 0; part < 2; ++part) {
+      const int seed = 10 + 4 * step + 2 * part;
+      teachers.push_back(tensor(device, rows(s.batch, s.dimension, seed, 7), s.dimension));
+      const TensorPtr gradient = make_tensor(device, {s.batch, s.dimension});
+      bank_loss(head, tensor(device, rows(s.batch, s.dimension, seed + 1, 2), s.dimension), teachers.back(), gradient, 0.5f, 2 * step + part);
+      device->run("read", [&] {
+        std::vector<float> values;
+        read_tensor(gradient, values);
+        outcome.gradients.insert(outcome.gradients.end(), values.begin(), values.end());
+      });
+    }
+    bank_update(head, teachers, 2 * step + 1);
+    device->run("metrics", [&] { outcome.loss += read_metrics(head, 2 * step + 1).loss; });
+  }
+  device->run("state", [&] { read_semantic_state(head, state); });
+  outcome.visual = state.visual;
+  outcome.queue = state.queue;
+  return outcome;
+}
+
+void heads(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
+  const Outcome expected = head_steps(cpu, s), found = head_steps(gpu, s);
+  check(std::abs(found.loss / expected.loss - 1) < 2e-5, describe("head loss", s), found.loss / expected.loss - 1);
+  check(relative(found.gradients, expected.gradients) < 2e-5, describe("head gradients", s), relative(found.gradients, expected.gradients));
+  check(relative(found.visual, expected.visual) < 2e-5, describe("head bank", s), relative(found.visual, expected.visual));
+  check(relative(found.queue, expected.queue) < 1e-6, describe("head queue", s), relative(found.queue, expected.queue));
+}
+
+void searches(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
+  const int k = int(std::min<int64_t>(5, s.categories));
+  const auto queries = rows(s.batch, s.dimension, 6, 2), bank = rows(s.categories, s.dimension, 7, 3);
+  std::vector<std::vector<float>> scores(2);
+  std::vector<std::vector<int32_t>> indices(2);
+  for (int i = 0; i < 2; ++i) (i ? gpu : cpu)->run("search", [&] { top_similar(i ? gpu : cpu, queries, bank, s.dimension, k, indices[i], scores[i]); });
+  check(indices[0] == indices[1], describe("search", s), 0);
+  check(relative(scores[1], scores[0]) < 1e-6, describe("search scores", s), relative(scores[1], scores[0]));
+}
+
+}  // namespace
+}  // namespace lgd
+
+int main() {
+  using namespace lgd;
+  const auto cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 2);
+  const auto gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{2, 3, 5, 7}, Shape{13, 129, 33, 5}, Shape{65, 300, 63, 0}, Shape{31, 200, 129, 9}, Shape{7, 96, 700, 0}}) {
+    if (s.dimension > 1) losses(s, false, cpu, gpu), losses(s, true, cpu, gpu);  // one dimension has no gradient
+    updates(s, cpu, gpu);
+    searches(s, cpu, gpu);
+  }
+  for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}}) heads(s, cpu, gpu);
+  std::printf("semantic: %d checks, %d failed\n", checks, failures);
+  return failures != 0;
+}
