@@ -34,6 +34,12 @@ describe('a run', () => {
     const { events } = await train(smallConfig(data, path, { evaluate: { data: labelled } }));
     expect(events.map(({ type }) => type)).toEqual(['start', ...Array(4).fill('step'), 'evaluation', 'checkpoint', ...Array(4).fill('step'), 'evaluation', 'checkpoint', 'done']);
     expect(events[0]).toMatchObject({ step: 0, totalSteps: 8, lastStep: 8, stepsPerEpoch: 4, images: 32, broken: 0, effectiveBatch: 8 });
+    const { memory } = ofType(events, 'start')[0]!;
+    expect(memory.planned).toBeGreaterThan(0);
+    expect(memory.used).toBeGreaterThanOrEqual(memory.planned);
+    const inUse = /device memory after the first step: in use (\d+) MiB, at most (\d+) MiB \(planned (\d+) MiB\)/u.exec(await readFile(join(path, 'log.txt'), 'utf8'))!.slice(1).map(Number);
+    expect(inUse[0]).toBeGreaterThanOrEqual(memory.used); // the first step makes the momentum
+    expect(inUse[1]).toBeGreaterThanOrEqual(inUse[0]!);
     for (const [i, step] of ofType(events, 'step').entries()) {
       expect(step).toMatchObject({ step: i + 1, epoch: (i + 1) / 4, logged: true });
       expect(step.loss).toBeCloseTo((step.lossVisual + step.lossTextual) / 2, 6);

@@ -1,0 +1,197 @@
+// When the work of the emulated GPU's streams runs, and whether it may: see runtime.cpp.
+#include "streams.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <utility>
+
+namespace lgd::emulation {
+
+std::recursive_mutex mutex;
+std::vector<Stream*> streams;
+std::vector<CapturePtr> captures;
+std::map<uintptr_t, Allocation> allocations;
+std::vector<int64_t> counts;
+Clock host_clock;
+std::exception_ptr late_error;
+
+void merge(Clock& clock, const Clock& other) {
+  if (clock.size() < other.size()) clock.resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
+}
+
+Allocation* allocation_of(const void* address) {
+  auto next = allocations.upper_bound(reinterpret_cast<uintptr_t>(address));
+  if (next == allocations.begin()) return nullptr;
+  --next;
+  return reinterpret_cast<uintptr_t>(address) < next->first + next->second.bytes ? &next->second : nullptr;
+}
+
+bool captures_here() {
+  for (const CapturePtr& capture : captures)
+    if (capture->thread == std::this_thread::get_id()) return true;
+  return false;
+}
+
+// ---- order --------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(clock.size()) && clock[lane] >= count; }
+
+[[noreturn]] void refuse_race(const char* name, const Use& other) {
+  throw Error("DEVICE_ERROR", detail::concat("race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"));
+}
+
+void check_accesses(const Operation& operation, int lane, const Clock& clock) {
+  for (const Access& access : operation.accesses) {
+    Allocation* memory = allocation_of(access.address);
+    if (!memory) continue;
+    for (const Use& use : memory->writes)
+      if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
+    if (access.writes) {
+      for (const Use& use : memory->reads)
+        if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
+      memory->reads.clear();
+      memory->writes = {{lane, clock[lane], operation.name}};
+    } else {
+      std::erase_if(memory->reads, [&](const Use& use) { return use.lane == lane; });
+      memory->reads.push_back({lane, clock[lane], operation.name});
+    }
+  }
+}
+
+void tick(Clock& clock, int lane) {
+  if (int(clock.size()) <= lane) clock.resize(lane + 1);
+  clock[lane] = ++counts[lane];
+}
+
+}  // namespace
+
+void enqueue(Stream& stream, Operation operation) {
+  if (stream.capture) {
+    auto& nodes = stream.capture->graph->nodes;
+    nodes.push_back({std::move(operation), stream.tail, stream.number, stream.lane + 1});
+    stream.tail = {int(nodes.size()) - 1};
+    return;
+  }
+  merge(stream.clock, host_clock);
+  tick(stream.clock, stream.lane);
+  check_accesses(operation, stream.lane, stream.clock);
+  stream.queue.push_back({std::move(operation.run), nullptr, 0, false});
+}
+
+// ---- running ------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::mt19937 dice(11);
+
+// An error leaves nothing to run, as a failed kernel leaves a CUDA context.
+void drop_everything() {
+  for (Stream* stream : streams) {
+    for (Item& item : stream->queue)
+      if (item.event) item.event->done = item.event->recorded;
+    stream->queue.clear();
+  }
+}
+
+bool is_ready(const Stream& stream) {
+  return !stream.queue.empty() && (!stream.queue.front().waits || stream.queue.front().event->done >= stream.queue.front().ticket);
+}
+
+void run_head(Stream& stream) {
+  const Item item = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  if (item.event && !item.waits) item.event->done = std::max(item.event->done, item.ticket);
+  if (!item.run) return;
+  try {
+    item.run();
+  } catch (...) {
+    drop_everything();
+    throw;
+  }
+}
+
+}  // namespace
+
+void advance(Stream& stream) {
+  while (!is_ready(stream)) {
+    const Item& wait = stream.queue.front();
+    Stream* recorder = nullptr;
+    for (Stream* other : streams)
+      for (const Item& item : other->queue)
+        if (item.event == wait.event && !item.waits && item.ticket == wait.ticket) recorder = other;
+    LGD_CHECK(recorder && recorder != &stream, "DEVICE_ERROR", "deadlock: a stream waits for an event that nobody records");
+    advance(*recorder);
+  }
+  run_head(stream);
+}
+
+namespace {
+
+void run_stream(Stream& stream) {
+  while (!stream.queue.empty()) advance(stream);
+}
+
+void run_in_turns(const std::function<bool()>& done) {
+  while (!done()) {
+    std::vector<Stream*> ready;
+    for (Stream* stream : streams)
+      if (is_ready(*stream)) ready.push_back(stream);
+    LGD_CHECK(!ready.empty(), "DEVICE_ERROR", "deadlock between streams");
+    run_head(*ready[dice() % ready.size()]);
+  }
+}
+
+void deliver_late_error() {
+  if (!late_error) return;
+  drop_everything();
+  std::rethrow_exception(std::exchange(late_error, nullptr));
+}
+
+}  // namespace
+
+void run_everything() {
+  for (size_t i = streams.size(); i-- > 0;) run_stream(*streams[i]);
+  for (const Stream* stream : streams) merge(host_clock, stream->clock);
+}
+
+void run_until(const std::function<bool()>& done, const std::function<void()>& pull) {
+  deliver_late_error();
+  if (order() == Order::reverse) run_everything();
+  if (order() == Order::random) run_in_turns(done);
+  while (!done()) pull();
+}
+
+static void run_graph(const Graph& graph) {
+  const int count = int(graph.nodes.size());
+  std::vector<char> ran(count);
+  for (int step = 0; step < count; ++step) {
+    std::vector<int> ready;
+    for (int i = 0; i < count; ++i)
+      if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(), [&](int before) { return ran[before]; })) ready.push_back(i);
+    const auto by_stream = [&](int a, int b) { return graph.nodes[a].stream < graph.nodes[b].stream; };
+    const int next = order() == Order::random    ? ready[dice() % ready.size()]
+                     : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_stream)
+                                                 : *std::max_element(ready.begin(), ready.end(), by_stream);
+    graph.nodes[next].operation.run();
+    ran[next] = 1;
+  }
+}
+
+void enqueue(Stream& stream, const GraphPtr& graph) {
+  merge(stream.clock, host_clock);
+  std::vector<Clock> clocks;
+  for (const Node& node : graph->nodes) {
+    Clock& clock = clocks.emplace_back(stream.clock);
+    for (const int before : node.after) merge(clock, clocks[before]);
+    tick(clock, node.lane);
+    check_accesses(node.operation, node.lane, clock);
+  }
+  for (const Clock& clock : clocks) merge(stream.clock, clock);
+  stream.queue.push_back({[graph] { run_graph(*graph); }, nullptr, 0, false});
+}
+
+}  // namespace lgd::emulation
