@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { programs, sources } from './sources.mjs';
+import { allArchitectures, programs, sources } from './sources.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const require = createRequire(import.meta.url);
@@ -50,7 +50,7 @@ function buildTypeScript() {
 
 function architectures(cuda) {
   if (!cuda) return undefined;
-  if (options.arch === 'all') return '80;86;89;90a;100;120';
+  if (options.arch === 'all') return allArchitectures();
   if (options.arch) return options.arch;
   return has('nvidia-smi', ['-L']) ? 'native' : '80'; // without a GPU here: one architecture, and PTX for all later ones
 }

@@ -1,5 +1,5 @@
 // Prints the addon's C++ sources (and, with "cuda", the CUDA ones), one a line: the one list that every build reads.
-import { readdirSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -11,6 +11,11 @@ export function sources(kind, folder = 'native') {
     .filter((name) => name.endsWith(extension))
     .map((name) => `${folder}/${name.replaceAll('\\', '/')}`)
     .sort();
+}
+
+/** Every CUDA architecture that is built for, "80;90a" and the like; CMakeLists.txt names them. */
+export function allArchitectures() {
+  return /set\(LGD_CUDA_ARCHITECTURES "([^"]+)"/u.exec(readFileSync(join(root, 'CMakeLists.txt'), 'utf8'))[1];
 }
 
 /** Programs that run CUDA kernels without Node, on a GPU or on the emulated one, and the folders of their sources. */

@@ -1,0 +1,106 @@
+// Reads what ptxas says of kernels and the PTX it read, and judges both: see `rules` for what is demanded and `exceptions` for what is let pass.
+import { spawnSync } from 'node:child_process';
+
+/**
+ * Kernels that must have certain instructions: those that multiply on tensor cores from operands that arrive while the ones before are in use,
+ * and those that load ahead of their arithmetic. wgmma takes its operands from shared memory itself, so it stands for ldmatrix too.
+ */
+const tensorCores = { 'mma.sync': /\bmma\.sync|\bwgmma\.mma_async/u, ldmatrix: /\bldmatrix|\bwgmma\.mma_async/u, 'cp.async': /\bcp\.async/u };
+const copiesAhead = { 'cp.async': /\bcp\.async/u };
+/** @typedef {{ source: RegExp, kernel: RegExp, needs: Record<string, RegExp> }} Rule */
+/** @type {Rule[]} */
+export const rules = [
+  { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, needs: tensorCores },
+  { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<float/u, needs: copiesAhead },
+  { source: /ops\/pointwise_backward\.cu$/u, kernel: /^pointwise_kernel/u, needs: tensorCores },
+  { source: /ops\/fused_depthwise_(forward|backward)\.cu$/u, kernel: /^(forward|backward)_kernel/u, needs: copiesAhead },
+  { source: /semantic\/products_f16\.cu$/u, kernel: /^(scores|sums)_kernel/u, needs: tensorCores },
+  { source: /semantic\/bank_stream\.cu$/u, kernel: /^stream_/u, needs: tensorCores },
+];
+
+/** Kernels that may keep a little in local memory, and why. */
+export const exceptions = [
+  { source: /ops\/depthwise\.cu$/u, kernel: /^(strip|plain)_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
+  { source: /ops\/norm_act\.cu$/u, kernel: /^backward_sums_kernel<float/u, bytes: 8, why: 'float32 is the mode for checking, and training fuses this operation' },
+];
+
+/** Architectures whose spills are printed and let pass: their compiler wants more registers than the tiles leave, and no such card has been at hand to tune them on. */
+export const untuned = ['100', '120'];
+
+/** ptxas -v to [{ symbol, architecture, registers, shared, stack, spills }]; bytes, spills are stores and loads together. */
+export function readPtxas(text) {
+  const kernels = [];
+  for (const part of text.split('Compiling entry function ').slice(1)) {
+    const [, symbol, architecture] = /^'([^']+)' for 'sm_(\w+)'/u.exec(part);
+    const number = (pattern) => Number(pattern.exec(part)?.[1] ?? 0);
+    kernels.push({
+      symbol, architecture, registers: number(/Used (\d+) registers/u), shared: number(/(\d+) bytes smem/u), stack: number(/(\d+) bytes stack frame/u),
+      spills: number(/(\d+) bytes spill stores/u) + number(/(\d+) bytes spill loads/u),
+    });
+  }
+  return kernels;
+}
+
+/** The bodies of a PTX file's kernels by symbol. */
+export function readPtx(text) {
+  return new Map(text.split(/\.entry\s+/u).slice(1).map((part) => [/^\w+/u.exec(part)[0], part.split('\n}')[0]]));
+}
+
+/** C++ names of symbols, without this project's namespaces and without arguments; the symbols themselves where there is no c++filt. */
+export function nameKernels(symbols) {
+  const { status, stdout } = spawnSync('c++filt', { input: symbols.join('\n'), encoding: 'utf8' });
+  const names = status === 0 ? stdout.split('\n') : symbols;
+  return new Map(symbols.map((symbol, i) => [symbol, shorten(names[i])]));
+}
+
+function shorten(name) {
+  const plain = name.replace(/^void /u, '').replaceAll(/\(anonymous namespace\)::|_GLOBAL__N__\w+::|\b(lgd|matrix|products|loss_cuda|where|read)::/gu, '');
+  return plain.replaceAll('__nv_bfloat16', 'bf16').replaceAll(/\(([\w:]+)\)(?=-?\d)/gu, '').replace(/\(.*/u, '').replaceAll(/Loader<(\w+), (\w+)<\w+> >/gu, '$1/$2');
+}
+
+/**
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, ptx }].
+ * @param {{ wanted?: Rule[], allowed?: { source: RegExp, kernel: RegExp, bytes: number, why: string }[] }} [options]
+ * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault too: it would check nothing.
+ */
+export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
+  const [faults, notes] = [[], []];
+  const fits = ({ source, kernel }) => (one) => source.test(one.source) && kernel.test(one.name);
+  for (const one of kernels) {
+    const local = Math.max(one.stack, one.spills / 2);
+    const exception = allowed.find((entry) => fits(entry)(one));
+    if (local === 0) continue;
+    const line = `${one.source}: ${one.name} for sm_${one.architecture} keeps ${one.stack} bytes in local memory and spills ${one.spills}`;
+    if (local <= (exception?.bytes ?? 0)) notes.push(`${line}: ${exception.why}`);
+    else (untuned.includes(one.architecture) ? notes : faults).push(line);
+  }
+  for (const rule of wanted) {
+    const matching = kernels.filter(fits(rule));
+    if (matching.length === 0) faults.push(`no kernel of ${rule.source} fits ${rule.kernel}: mend the rule in scripts/kernels/report.mjs`);
+    for (const one of matching) {
+      for (const [instruction, pattern] of Object.entries(rule.needs)) {
+        if (!pattern.test(one.ptx)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has no ${instruction}`);
+      }
+    }
+  }
+  return { faults, notes };
+}
+
+/** One line a kernel: registers on each architecture, shared memory, spills. */
+export function table(kernels) {
+  const architectures = [...new Set(kernels.map(({ architecture }) => architecture))];
+  const rows = new Map();
+  for (const one of kernels) {
+    const key = `${one.source.replace(/^native\//u, '')} ${one.name}`;
+    const row = rows.get(key) ?? { registers: {}, shared: 0, spills: 0 };
+    row.registers[one.architecture] = Math.max(row.registers[one.architecture] ?? 0, one.registers);
+    row.shared = Math.max(row.shared, one.shared);
+    row.spills = Math.max(row.spills, one.spills);
+    rows.set(key, row);
+  }
+  const line = (name, cells) => `${name.slice(0, 118).padEnd(120)}${cells.map((cell) => String(cell).padStart(8)).join('')}`;
+  return [
+    line('registers a thread; bytes of static shared memory and of spills (the most of all architectures)', [...architectures.map((name) => `sm_${name}`), 'shared', 'spills']),
+    ...[...rows].map(([name, { registers, shared, spills }]) => line(name, [...architectures.map((architecture) => registers[architecture] ?? '-'), shared, spills])),
+  ].join('\n');
+}

@@ -1,0 +1,61 @@
+import { expect, test } from 'vitest';
+import { judge, nameKernels, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
+
+const clean = '_ZN3lgd6matrix13matrix_kernelI13__nv_bfloat16EEvPT_';
+const spilled = '_ZN3lgd12other_kernelEv';
+const ptxas = `ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '${clean}' for 'sm_90a'
+ptxas info    : Function properties for ${clean}
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 238 registers, used 1 barriers, 1024 bytes smem
+ptxas info    : Compiling entry function '${spilled}' for 'sm_90a'
+ptxas info    : Function properties for ${spilled}
+    8 bytes stack frame, 16 bytes spill stores, 24 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers
+`;
+const ptx = `.visible .entry ${clean}(
+	.param .u64 a
+)
+{
+	cp.async.cg.shared.global [%r1], [%rd1], 16;
+	ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1}, [%r2];
+	mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1};
+	ret;
+}
+.visible .entry ${spilled}()
+{
+	ret;
+}
+`;
+
+const names = nameKernels([clean, spilled]);
+const bodies = readPtx(ptx);
+const kernels = readPtxas(ptxas).map((kernel) => ({ ...kernel, source: 'native/ops/conv.cu', name: names.get(kernel.symbol), ptx: bodies.get(kernel.symbol) }));
+const rule = { source: /conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, needs: { 'mma.sync': /mma\.sync/u, ldmatrix: /ldmatrix/u } };
+
+test('reads what ptxas says', () => {
+  expect(kernels).toMatchObject([
+    { name: 'matrix_kernel<bf16>', architecture: '90a', registers: 238, shared: 1024, stack: 0, spills: 0 },
+    { name: 'other_kernel', registers: 255, shared: 0, stack: 8, spills: 40 },
+  ]);
+});
+
+test('spills are a fault unless named, and only as far as named', () => {
+  const allow = (bytes: number) => ({ wanted: [rule], allowed: [{ source: /conv/u, kernel: /^other/u, bytes, why: 'a test' }] });
+  expect(judge(kernels, { wanted: [rule], allowed: [] }).faults).toEqual([expect.stringContaining('other_kernel for sm_90a keeps 8 bytes in local memory and spills 40')]);
+  expect(judge(kernels, allow(19)).faults).toHaveLength(1);
+  expect(judge(kernels, allow(20))).toEqual({ faults: [], notes: [expect.stringMatching(/other_kernel.*a test$/u)] });
+  const elsewhere = kernels.map((kernel) => ({ ...kernel, architecture: '120' }));
+  expect(judge(elsewhere, { wanted: [rule], allowed: [] })).toEqual({ faults: [], notes: [expect.stringContaining('sm_120')] });
+});
+
+test('a tensor-core kernel without its instructions is a fault, and so is a rule that fits nothing', () => {
+  const without = kernels.slice(0, 1).map((kernel) => ({ ...kernel, ptx: kernel.ptx!.replace('mma.sync', 'fma') }));
+  expect(judge(without, { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a has no mma.sync')]);
+  expect(judge(kernels.slice(0, 1), { wanted: [{ ...rule, kernel: /^renamed/u }] }).faults).toEqual([expect.stringContaining('no kernel')]);
+});
+
+test('wgmma may stand in for mma.sync and ldmatrix', () => {
+  const swapped = { ...kernels[0]!, ptx: 'cp.async.bulk.tensor wgmma.mma_async.sync.aligned' };
+  expect(judge([swapped]).faults.filter((fault) => fault.includes('has no'))).toEqual([]);
+});
