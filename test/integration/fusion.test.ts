@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { createEncoder, type Encoder } from '../../lib/models/encoder.js';
 import { listStudents } from '../../lib/models/index.js';
+import { takeStep, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
 
@@ -28,41 +29,11 @@ async function build(name: string, fusion: string): Promise<Encoder> {
   }
 }
 
-interface Step {
-  output: Float32Array;
-  gradients: Record<string, Float32Array>;
-  evaluation: Float32Array;
-  buffers: Record<string, Float32Array>;
-}
-
-/** The second of two accumulated steps, with dropping, and the evaluation after it. */
-async function step(encoder: Encoder): Promise<Step> {
-  await encoder.forward(images.map((value) => 0.5 * value), { training: true, seed: 5, step: 1 });
-  await encoder.backward(dOutput);
-  const output = await encoder.forward(images, { training: true, seed: 5, step: 2 });
-  const gradients = await encoder.backward(dOutput);
-  const evaluation = await encoder.forward(images);
-  const state = await encoder.state();
-  return { output, gradients, evaluation, buffers: Object.fromEntries(Object.entries(state).filter(([name]) => name.includes('running_')).map(([name, { data }]) => [name, data])) };
-}
-
-/** Norm of all differences over the norm of all values. */
-function wholeError(found: Record<string, Float32Array>, expected: Record<string, Float32Array>): number {
-  let [difference, size] = [0, 0];
-  for (const [name, values] of Object.entries(expected)) {
-    for (let i = 0; i < values.length; ++i) {
-      difference += (found[name]![i]! - values[i]!) ** 2;
-      size += values[i]! ** 2;
-    }
-  }
-  return Math.sqrt(difference / size);
-}
-
 describe('a training plan fused into layers', () => {
   it.each([...listStudents()])('is the plain one for %s', async (name) => {
     using plain = await build(name, 'nodes');
     using layers = await build(name, 'layers');
-    const [expected, found] = [await step(plain), await step(layers)];
+    const [expected, found] = [await takeStep(plain, images, dOutput), await takeStep(layers, images, dOutput)];
     // ReLU6's kinks turn rounding into other gradients where a map has few pixels (see encoders.test.ts)
     const limit = name === 'mobilenet_v2' ? 5e-2 : 2e-3;
     expect(relativeError(found.output, expected.output)).toBeLessThan(1e-4);
