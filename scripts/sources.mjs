@@ -13,9 +13,16 @@ export function sources(kind, folder = 'native') {
     .sort();
 }
 
+const cmakeLists = () => readFileSync(join(root, 'CMakeLists.txt'), 'utf8');
+
 /** Every CUDA architecture that is built for, "80;90a" and the like; CMakeLists.txt names them. */
 export function allArchitectures() {
-  return /set\(LGD_CUDA_ARCHITECTURES "([^"]+)"/u.exec(readFileSync(join(root, 'CMakeLists.txt'), 'utf8'))[1];
+  return /set\(LGD_CUDA_ARCHITECTURES "([^"]+)"/u.exec(cmakeLists())[1];
+}
+
+/** The architecture whose PTX a card's code is made of: its own, unless CMakeLists.txt says otherwise. */
+export function ptxOf(architecture) {
+  return new RegExp(`set\\(LGD_PTX_OF_${architecture} (\\w+)\\)`, 'u').exec(cmakeLists())?.[1] ?? architecture;
 }
 
 /** Programs that run CUDA kernels without Node, on a GPU or on the emulated one, and the folders of their sources. */
