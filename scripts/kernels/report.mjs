@@ -64,6 +64,7 @@ function shorten(name) {
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault too: it would check nothing.
  */
 export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
+  /** @type {[string[], string[]]} */
   const [faults, notes] = [[], []];
   const fits = ({ source, kernel }) => (one) => source.test(one.source) && kernel.test(one.name);
   for (const one of kernels) {
