@@ -17,6 +17,7 @@ export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
 // banks and the semantic loss
 export { TextualSemanticsBank, type BankInfo, type BuildOptions } from './banks/textual.js';
+export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
 export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type SemanticCallOptions } from './semantic/index.js';
