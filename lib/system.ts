@@ -9,7 +9,7 @@ import { importSharp } from './data/sharp.js';
 import type { LgdError } from './errors.js';
 import { addonPath, emulatedAddonPath, loadAddon, passedOverAddons, type BuildInfo, type CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
-import { importTokenizers } from './text/encoder.js';
+import { importTokenizers } from './text/tokenizers.js';
 import { version } from './version.js';
 
 /** A package this one computes with, or why it cannot be used. */

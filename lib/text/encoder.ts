@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import type { AutoTokenizer, PreTrainedTokenizer } from '@xenova/transformers';
+import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
 import type { ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
+import { importTokenizers } from './tokenizers.js';
 
 export interface EncodeOptions {
   signal?: AbortSignal;
@@ -31,29 +32,6 @@ export interface TextEncoder {
 export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
   batchSize?: number;
-}
-
-/** What is taken from @xenova/transformers. */
-interface Tokenizers {
-  AutoTokenizer: typeof AutoTokenizer;
-}
-
-// The tokenizers alone: the package's main entry imports a sharp of its own, whose binary a script has to fetch from elsewhere. The version is pinned.
-const tokenizersFile = '@xenova/transformers/src/tokenizers.js';
-
-/**
- * Loads the tokenizers of @xenova/transformers on first use, so that importing this package loads no inference engine.
- * @throws LgdError DEPENDENCY_MISSING with the commands to type
- */
-export async function importTokenizers(load: () => Promise<unknown> = () => import(tokenizersFile)): Promise<Tokenizers> {
-  try {
-    return (await load()) as Tokenizers;
-  } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', `@xenova/transformers could not be loaded, so no text can be encoded: ${(cause as Error).message.split('\n')[0]}.`, {
-      mend: 'Type: npm install --ignore-scripts @xenova/transformers@2.17.2 (the script would fetch a sharp that is not needed), or give a bank built from embeddings (lgdistill bank build --embeddings)',
-      cause,
-    });
-  }
 }
 
 /** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */

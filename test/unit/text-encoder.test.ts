@@ -1,7 +1,8 @@
 import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { ClipTextEncoder, importTokenizers } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { importTokenizers } from '../../lib/text/tokenizers.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
 
