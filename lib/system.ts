@@ -127,7 +127,7 @@ async function inspectDependencies(problems: SystemProblem[]): Promise<SystemRep
     transformers: await check('@xenova/transformers', async () => {
       await importTokenizers();
       return installedVersion('@xenova/transformers');
-    }, 'npm install --ignore-scripts @xenova/transformers@2.17.2', 'names cannot be encoded; give a bank built elsewhere'),
+    }, 'npm install --ignore-scripts', 'names cannot be encoded; give a bank built elsewhere'),
     onnxruntime: await check('onnxruntime-node', async () => {
       await importOnnxRuntime();
       return installedVersion('onnxruntime-node');

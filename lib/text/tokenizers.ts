@@ -18,7 +18,7 @@ export async function importTokenizers(load: () => Promise<unknown> = () => impo
     return (await load()) as Tokenizers;
   } catch (cause) {
     throw new LgdError('DEPENDENCY_MISSING', `@xenova/transformers could not be loaded, so no text can be encoded: ${(cause as Error).message.split('\n')[0]}.`, {
-      mend: 'Type: npm install --ignore-scripts @xenova/transformers@2.17.2 (the script would fetch a sharp that is not needed), or give a bank built from embeddings (lgdistill bank build --embeddings)',
+      mend: "Type: npm install --ignore-scripts (where a script of its sharp fails, npm leaves it out; that sharp is not needed). Or give a bank built from embeddings: lgdistill bank build --embeddings",
       cause,
     });
   }
