@@ -52,7 +52,8 @@ export function addonPlaces(): AddonPlace[] {
   return [...local.map((path) => ({ name: path, path })), { name: prebuiltPackage, path: resolvePrebuilt() }];
 }
 
-function isCheckout(): boolean {
+/** Whether this package lies in a checkout with its sources. */
+export function isCheckout(): boolean {
   return existsSync(new URL('CMakeLists.txt', root));
 }
 

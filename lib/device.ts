@@ -67,7 +67,8 @@ export class Device implements Disposable {
 
 /**
  * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
- * The first time on a machine a CUDA device is tried in a child process ({@link probeCuda}); a crash there is a reason not to take it.
+ * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
+ * reason not to take it.
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */

@@ -3,6 +3,7 @@ export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, 
 export { LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
+export type { ProbeResult } from './cuda-probe.js';
 export type { BuildInfo, CudaStatus, EncoderInfo, NativeAddon, SemanticMetrics, SemanticState } from './native.js';
 export { version } from './version.js';
 

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
-import { formatAttempt } from './addon-search.js';
+import { formatAttempt, isCheckout } from './addon-search.js';
 import { probeCuda, type ProbeResult } from './cuda-probe.js';
 import { importSharp } from './data/sharp.js';
 import type { LgdError } from './errors.js';
@@ -85,7 +85,7 @@ function inspectAddon(problems: SystemProblem[]): Pick<SystemReport, 'addon' | '
     const addon = { ...native.buildInfo(), path: addonPath() };
     const cuda = { ...native.cudaStatus(), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
     if (!cuda.available) problems.push(explainCuda(addon, cuda));
-    for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native), or remove it', fatal: false });
+    for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native) or remove it', fatal: false });
     return { addon, cuda };
   } catch (error) {
     const { message, mend = 'npm run build:native' } = error as LgdError;
@@ -105,8 +105,9 @@ async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, probl
 
 /** Why no GPU is used, and what to do for one. The CPU does the work meanwhile. */
 function explainCuda(addon: BuildInfo, { reason, driver, required }: SystemReport['cuda']): SystemProblem {
-  const what = `no CUDA device: ${reason}`;
-  if (!addon.cuda) return { what, mend: 'For a GPU, install the CUDA toolkit 12.8 or later and run: npm run build:native', fatal: false };
+  const what = `no CUDA device: ${addon.cuda && driver === 0 ? 'no NVIDIA driver was found' : reason}`;
+  const build = isCheckout() ? 'run: npm run build:native' : 'build lgdistill in a checkout of its sources (npm ci); LGDISTILL_ADDON names the addon';
+  if (!addon.cuda) return { what, mend: `For a GPU, install the CUDA toolkit 12.8 or later and ${build}`, fatal: false };
   const oldest = oldestDriver[required / 1000];
   if (driver > 0 && driver < required) return { what, mend: `Install the NVIDIA driver ${oldest ?? 'for this CUDA version'} or later`, fatal: false };
   return { what, mend: `For a GPU, install the NVIDIA driver${oldest === undefined ? '' : ` ${oldest} or later`}, and check that nvidia-smi lists a device`, fatal: false };

@@ -5,10 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { compareVersions, versionedSymbols } from './glibc.mjs';
-
-/** What Node 20's own binaries need: where they run, the addon loads. */
-export const floor = '2.28';
+import { compareVersions, floor, versionedSymbols } from './glibc.mjs';
 
 // Where a symbol stood before glibc 2.34 took most libraries into libc.so.6: the older versions are found under that name.
 const homes = [

@@ -1,6 +1,9 @@
 // Symbol versions of ELF files, as objdump prints them.
 import { spawnSync } from 'node:child_process';
 
+/** The glibc that Node 20's own binaries need: where they run, the addon is to load. */
+export const floor = '2.28';
+
 /** Every versioned glibc symbol in a library's or an addon's dynamic table: { symbol, version: '2.34' }. */
 export function versionedSymbols(file) {
   const { status, stdout, stderr, error } = spawnSync('objdump', ['-T', file], { encoding: 'utf8', maxBuffer: 1 << 28 });

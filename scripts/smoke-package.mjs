@@ -6,10 +6,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { compareVersions, floor } from './glibc.mjs';
 import { strayFields, strayFiles } from './package/contents.mjs';
 import { addonName } from './package/manifests.mjs';
 import { drawImages, names, writeEmbeddings } from './package/smoke-data.mjs';
-import { consumers } from './package/smoke-types.mjs';
+import { consumers, projects } from './package/smoke-types.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options } = parseArgs({ options: { packages: { type: 'string', default: 'dist-packages' }, folder: { type: 'string' } } });
@@ -68,8 +69,10 @@ function doctor() {
   const [report] = json('doctor');
   const wanted = join(app, 'node_modules', addonName, 'lgdistill.node');
   expect(`the addon of ${addonName}, found ${JSON.stringify(report.addon)}`, report.addon.path === wanted);
+  const { glibc } = JSON.parse(readFileSync(join(app, 'node_modules', addonName, 'package.json'), 'utf8')).lgdistill;
+  expect(`an addon for glibc ${floor}, found one for ${glibc}`, compareVersions(glibc, floor) <= 0);
   expect(`all dependencies, found ${JSON.stringify(report.dependencies)}`, Object.values(report.dependencies).every((state) => state.version !== undefined));
-  return `device auto takes ${report.device}`;
+  return `device auto takes ${report.device}, the addon loads from glibc ${glibc} on`;
 }
 
 /** The same bank from text and from its own rows, as a file of embeddings that has other lengths. */
@@ -109,12 +112,10 @@ function modules() {
 }
 
 function types() {
-  for (const { file, text, tsconfig } of consumers) {
-    writeFileSync(join(app, file), text);
-    for (const [name, compilerOptions] of Object.entries(tsconfig)) {
-      writeFileSync(join(app, name), JSON.stringify({ compilerOptions: { strict: true, noEmit: true, target: 'es2022', types: ['node'], skipLibCheck: false, ...compilerOptions }, files: [file] }));
-      run(bin('tsc'), ['-p', name]);
-    }
+  for (const [file, text] of Object.entries(consumers)) writeFileSync(join(app, file), text);
+  for (const [file, project] of Object.entries(projects)) {
+    writeFileSync(join(app, file), JSON.stringify(project));
+    run(bin('tsc'), ['-p', file]);
   }
 }
 

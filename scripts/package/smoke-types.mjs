@@ -1,4 +1,4 @@
-// TypeScript programs that use the installed package: an ES module and a CommonJS one, each with the module resolutions that it is compiled with.
+// TypeScript programs that use the installed package: an ES module and a CommonJS one.
 
 const body = `
 export async function train(folder: string): Promise<number> {
@@ -26,18 +26,16 @@ void openDevice('gpu');
 `;
 const imports = 'bankFromFile, bankLoss, CategoryList, createStudent, Device, Distiller, ImageCache, LgdError, loadTeacher, openDevice, openImageFolder';
 
-export const consumers = [
-  {
-    file: 'consumer.mts',
-    text: `import { ${imports} } from 'lgdistill';\n${body}`,
-    tsconfig: {
-      'tsconfig.node16.json': { module: 'node16', moduleResolution: 'node16' },
-      'tsconfig.bundler.json': { module: 'esnext', moduleResolution: 'bundler' },
-    },
-  },
-  {
-    file: 'consumer.cts',
-    text: `import lgdistill = require('lgdistill');\nimport type { Device } from 'lgdistill';\nconst { ${imports.replace(' Device,', '')} } = lgdistill;\n${body.replace('error instanceof LgdError', 'error instanceof lgdistill.LgdError')}`,
-    tsconfig: { 'tsconfig.commonjs.json': { module: 'node16', moduleResolution: 'node16' } },
-  },
-];
+/** Files to write, by name. */
+export const consumers = {
+  'consumer.mts': `import { ${imports} } from 'lgdistill';\n${body}`,
+  'consumer.cts': `import lgdistill = require('lgdistill');\nimport type { Device } from 'lgdistill';\nconst { ${imports.replace(' Device,', '')} } = lgdistill;\n${body.replace('error instanceof LgdError', 'error instanceof lgdistill.LgdError')}`,
+};
+
+const options = { strict: true, noEmit: true, target: 'es2022', types: ['node'], skipLibCheck: false };
+
+/** A tsconfig for each way that a module finds its types. */
+export const projects = {
+  'tsconfig.node16.json': { compilerOptions: { ...options, module: 'node16', moduleResolution: 'node16' }, files: ['consumer.mts', 'consumer.cts'] },
+  'tsconfig.bundler.json': { compilerOptions: { ...options, module: 'esnext', moduleResolution: 'bundler' }, files: ['consumer.mts'] },
+};
