@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
+import { describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
-import { loadAddon, loadEmulatedAddon, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
+import { addonPath, loadAddon, loadEmulatedAddon, type CudaStatus, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emulated';
@@ -66,6 +67,8 @@ export class Device implements Disposable {
 
 /**
  * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
+ * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
+ * reason not to take it.
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */
@@ -85,14 +88,20 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   const addon = loadAddon();
   if (name === 'cpu') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), 'asked for');
   const status = addon.cudaStatus();
-  if (!status.available) {
-    if (name === 'auto') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${status.reason}`);
-    throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${status.reason}.`, {
-      option: 'device',
-      found: name,
-      mend: 'Run `lgdistill doctor`, or use --device cpu',
-    });
-  }
   const index = Number(match[2] ?? 0);
-  return new Device('cuda', addon, addon.openDevice('cuda', index, threads), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+  const trouble = status.available ? await probeTrouble(status, index) : status.reason;
+  if (trouble === undefined) return new Device('cuda', addon, addon.openDevice('cuda', index, threads), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+  if (name === 'auto') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${trouble}`);
+  throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${trouble}.`, {
+    option: 'device',
+    found: name,
+    mend: 'Run `lgdistill doctor`, or use --device cpu',
+  });
+}
+
+/** Why a CUDA device that the driver lists is not used, or undefined. */
+async function probeTrouble(status: CudaStatus, index: number): Promise<string | undefined> {
+  if (!status.devices.some((device) => device.index === index)) return undefined; // opening it says which there are
+  const probe = await probeCuda({ addon: addonPath(), build: loadAddon().buildInfo(), status, index });
+  return probe.passed ? undefined : describeFailure(probe);
 }

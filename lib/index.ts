@@ -3,6 +3,7 @@ export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, 
 export { LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
+export type { ProbeResult } from './cuda-probe.js';
 export type { BuildInfo, CudaStatus, EncoderInfo, NativeAddon, SemanticMetrics, SemanticState } from './native.js';
 export { version } from './version.js';
 
@@ -17,6 +18,7 @@ export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
 // banks and the semantic loss
 export { TextualSemanticsBank, type BankInfo, type BuildOptions } from './banks/textual.js';
+export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
 export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type SemanticCallOptions } from './semantic/index.js';

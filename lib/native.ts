@@ -5,7 +5,9 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { addonPlaces, explainAbsence, explainLoadError, explainVersion, formatAttempt, mendFor, packagedVersion, systemFacts, type AddonAttempt } from './addon-search.js';
 import { LgdError, type ErrorCode } from './errors.js';
+import { version } from './version.js';
 
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
@@ -281,19 +283,13 @@ export const nativeFunctions = [
 
 const require = createRequire(import.meta.url);
 let loaded: LoadedAddon | undefined;
-let emulated: LoadedAddon | undefined;
+let emulated: NativeAddon | undefined;
 
 interface LoadedAddon {
   addon: NativeAddon;
   path: string;
-}
-
-/** Where the addon may be, in the order tried: $LGDISTILL_ADDON, cmake-js's build, node-gyp's build, the plain compiler's build. */
-export function addonCandidates(): string[] {
-  const override = process.env['LGDISTILL_ADDON'];
-  if (override) return [override];
-  const root = new URL('..', import.meta.url);
-  return ['build-cmake/Release', 'build/Release', 'build-plain/Release'].map((folder) => fileURLToPath(new URL(`${folder}/lgdistill.node`, root)));
+  /** Places that came before and hold an addon that cannot be used. */
+  passedOver: readonly AddonAttempt[];
 }
 
 /**
@@ -311,6 +307,12 @@ export function addonPath(): string {
   return loaded.path;
 }
 
+/** What lay before the addon of {@link loadAddon} and could not be loaded: worth knowing, since the next place was taken instead. */
+export function passedOverAddons(): readonly AddonAttempt[] {
+  loaded ??= find();
+  return loaded.passedOver;
+}
+
 /** Where the addon whose GPU is the CPU may be: $LGDISTILL_EMULATED_ADDON, or its place in a checkout. */
 export function emulatedAddonPath(): string {
   return process.env['LGDISTILL_EMULATED_ADDON'] ?? fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url));
@@ -324,7 +326,7 @@ export function emulatedAddonPath(): string {
 export function loadEmulatedAddon(): NativeAddon {
   const path = emulatedAddonPath();
   try {
-    emulated ??= { addon: wrapAddon(require(path) as NativeAddon), path };
+    emulated ??= wrapAddon(require(path) as NativeAddon);
   } catch (cause) {
     throw new LgdError('DEVICE_UNAVAILABLE', existsSync(path) ? `the emulated GPU cannot be loaded: ${(cause as Error).message}.` : 'the emulated GPU is not built; it is a test build and no part of the npm package.', {
       option: 'device',
@@ -333,24 +335,32 @@ export function loadEmulatedAddon(): NativeAddon {
       cause,
     });
   }
-  return emulated.addon;
+  return emulated;
 }
 
 function find(): LoadedAddon {
-  const causes: string[] = [];
-  for (const path of addonCandidates()) {
-    if (!existsSync(path)) {
-      causes.push(`${path}: not there`);
+  const attempts: AddonAttempt[] = [];
+  const errors: unknown[] = [];
+  for (const place of addonPlaces()) {
+    const { name, path } = place;
+    const fault = explainAbsence(place) ?? explainVersion(name, packagedVersion(place) ?? version);
+    if (fault !== undefined || path === undefined) {
+      if (fault !== undefined) attempts.push(fault);
       continue;
     }
     try {
-      return { addon: wrapAddon(require(path) as NativeAddon), path };
+      const raw = require(path) as NativeAddon;
+      const wrong = explainVersion(name, raw.buildInfo().version);
+      if (wrong === undefined) return { addon: wrapAddon(raw), path, passedOver: attempts.filter((attempt) => attempt.fault !== 'not there') };
+      attempts.push(wrong);
     } catch (error) {
-      causes.push(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+      errors.push(error);
+      attempts.push(explainLoadError(name, error, systemFacts()));
     }
   }
-  throw new LgdError('ADDON_NOT_FOUND', `the native addon could not be loaded. Tried: ${causes.join('; ')}.`, {
-    mend: 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)',
+  throw new LgdError('ADDON_NOT_FOUND', `the native addon could not be loaded. Tried: ${attempts.map(formatAttempt).join('; ')}.`, {
+    mend: mendFor(attempts, systemFacts()),
+    cause: errors.length > 0 ? new AggregateError(errors) : undefined,
   });
 }
 

@@ -3,10 +3,13 @@ import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { formatAttempt, isCheckout } from './addon-search.js';
+import { probeCuda, type ProbeResult } from './cuda-probe.js';
 import { importSharp } from './data/sharp.js';
-import { addonPath, emulatedAddonPath, loadAddon, type BuildInfo, type CudaStatus } from './native.js';
+import type { LgdError } from './errors.js';
+import { addonPath, emulatedAddonPath, loadAddon, passedOverAddons, type BuildInfo, type CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
-import { importTransformers } from './text/encoder.js';
+import { importTokenizers } from './text/tokenizers.js';
 import { version } from './version.js';
 
 /** A package this one computes with, or why it cannot be used. */
@@ -33,6 +36,8 @@ export interface SystemReport {
   addon: (BuildInfo & { path: string }) | { error: string };
   /** `required` is the CUDA version that the driver must support at least, as in {@link CudaStatus.driver}; 0 for an addon without CUDA. */
   cuda: CudaStatus & { required: number };
+  /** How the first CUDA device did in a process of its own, tried anew for this report; undefined where there is none. */
+  probe: ProbeResult | undefined;
   /** File of the addon behind device 'cuda-emulated', where it is built. */
   emulated: string | undefined;
   /** What device 'auto' takes. */
@@ -51,6 +56,7 @@ const oldestDriver: Readonly<Record<number, string>> = { 11: '450', 12: '525', 1
 export async function inspectSystem({ path = process.cwd() }: { path?: string } = {}): Promise<SystemReport> {
   const problems: SystemProblem[] = [];
   const { addon, cuda } = inspectAddon(problems);
+  const probe = await inspectCuda(addon, cuda, problems);
   const dependencies = await inspectDependencies(problems);
   const disk = await statfs(path).catch(() => undefined);
   const free = disk === undefined ? undefined : disk.bavail * disk.bsize;
@@ -65,8 +71,9 @@ export async function inspectSystem({ path = process.cwd() }: { path?: string } 
     disk: free === undefined ? undefined : { path, free },
     addon,
     cuda,
+    probe,
     emulated: existsSync(emulatedAddonPath()) ? emulatedAddonPath() : undefined,
-    device: 'error' in addon ? undefined : cuda.available ? 'cuda' : 'cpu',
+    device: 'error' in addon ? undefined : probe?.passed ? 'cuda' : 'cpu',
     dependencies,
     problems,
   };
@@ -78,17 +85,29 @@ function inspectAddon(problems: SystemProblem[]): Pick<SystemReport, 'addon' | '
     const addon = { ...native.buildInfo(), path: addonPath() };
     const cuda = { ...native.cudaStatus(), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
     if (!cuda.available) problems.push(explainCuda(addon, cuda));
+    for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native) or remove it', fatal: false });
     return { addon, cuda };
   } catch (error) {
-    problems.push({ what: 'the native addon cannot be loaded', mend: 'npm run build:native', fatal: true });
-    return { addon: { error: (error as Error).message }, cuda: { available: false, reason: 'the addon is missing', driver: 0, devices: [], required: 0 } };
+    const { message, mend = 'npm run build:native' } = error as LgdError;
+    problems.push({ what: 'the native addon cannot be loaded', mend, fatal: true });
+    return { addon: { error: message }, cuda: { available: false, reason: 'the addon is missing', driver: 0, devices: [], required: 0 } };
   }
+}
+
+/** Tries the device that 'auto' would take. */
+async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, problems: SystemProblem[]): Promise<ProbeResult | undefined> {
+  const [device] = cuda.devices;
+  if ('error' in addon || !cuda.available || device === undefined) return undefined;
+  const probe = await probeCuda({ addon: addon.path, build: addon, status: cuda, index: device.index, again: true });
+  if (!probe.passed) problems.push({ what: `cuda:${device.index} is not used: ${probe.reason}`, mend: 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
+  return probe;
 }
 
 /** Why no GPU is used, and what to do for one. The CPU does the work meanwhile. */
 function explainCuda(addon: BuildInfo, { reason, driver, required }: SystemReport['cuda']): SystemProblem {
-  const what = `no CUDA device: ${reason}`;
-  if (!addon.cuda) return { what, mend: 'For a GPU, install the CUDA toolkit 12.8 or later and run: npm run build:native', fatal: false };
+  const what = `no CUDA device: ${addon.cuda && driver === 0 ? 'no NVIDIA driver was found' : reason}`;
+  const build = isCheckout() ? 'run: npm run build:native' : 'build lgdistill in a checkout of its sources (npm ci); LGDISTILL_ADDON names the addon';
+  if (!addon.cuda) return { what, mend: `For a GPU, install the CUDA toolkit 12.8 or later and ${build}`, fatal: false };
   const oldest = oldestDriver[required / 1000];
   if (driver > 0 && driver < required) return { what, mend: `Install the NVIDIA driver ${oldest ?? 'for this CUDA version'} or later`, fatal: false };
   return { what, mend: `For a GPU, install the NVIDIA driver${oldest === undefined ? '' : ` ${oldest} or later`}, and check that nvidia-smi lists a device`, fatal: false };
@@ -106,10 +125,17 @@ async function inspectDependencies(problems: SystemProblem[]): Promise<SystemRep
   };
   return {
     sharp: await check('sharp', async () => (await importSharp()).versions.sharp ?? 'unknown', 'npm install --include=optional sharp@0.35.5', 'images cannot be decoded'),
-    transformers: await check('@xenova/transformers', async () => (await importTransformers()).env.version, 'npm install @xenova/transformers@2.17.2', 'names cannot be encoded; give a bank built elsewhere'),
+    transformers: await check('@xenova/transformers', async () => {
+      await importTokenizers();
+      return installedVersion('@xenova/transformers');
+    }, 'npm install --ignore-scripts', 'names cannot be encoded; give a bank built elsewhere'),
     onnxruntime: await check('onnxruntime-node', async () => {
       await importOnnxRuntime();
-      return (createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }).version;
+      return installedVersion('onnxruntime-node');
     }, 'npm install onnxruntime-node@1.14.0', 'teachers in ONNX and text towers cannot be used'),
   };
+}
+
+function installedVersion(name: string): string {
+  return (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version;
 }

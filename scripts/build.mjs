@@ -1,15 +1,16 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
-//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--programs] [--verbose]
+//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--out folder] [--programs] [--verbose]
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the test programs
 // that hold its kernels to the CPU's, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { allArchitectures, programs, sources } from './sources.mjs';
+import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const require = createRequire(import.meta.url);
@@ -19,6 +20,7 @@ const { values: options } = parseArgs({
     with: { type: 'string' },
     cuda: { type: 'string', default: 'auto' },
     arch: { type: 'string' },
+    out: { type: 'string', default: 'build-cmake' },
     programs: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
@@ -36,15 +38,12 @@ const bin = (name) => join(root, 'node_modules', '.bin', name);
 const nvcc = () => (has('nvcc') ? 'nvcc' : ['/usr/local/cuda/bin/nvcc'].find((path) => existsSync(path)));
 
 function buildTypeScript() {
-  run(bin('tsc'), ['-p', 'tsconfig.json']);
-  // The CommonJS entry is one bundle; what it imports from npm stays outside. import.meta.url has no CommonJS twin.
-  run(bin('esbuild'), [
-    'lib/index.ts', '--bundle', '--platform=node', '--format=cjs', '--packages=external', '--target=node20', '--outfile=dist/index.cjs',
-    '--define:import.meta.url=__lgd_module_url', "--banner:js=const __lgd_module_url = require('node:url').pathToFileURL(__filename).href;",
-    '--log-level=warning',
-  ]);
-  cpSync(join(root, 'dist/index.d.ts'), join(root, 'dist/index.d.cts'));
-  chmodSync(join(root, 'dist/cli/main.js'), 0o755);
+  try {
+    compileTypeScript();
+  } catch (error) {
+    process.stderr.write(`${error.message}\n`);
+    process.exit(1);
+  }
   return 'dist/ (ESM, CommonJS, types)';
 }
 
@@ -59,10 +58,10 @@ function buildWithCmake() {
   const cuda = options.cuda !== 'off' && nvcc();
   const arch = architectures(cuda);
   run(bin('cmake-js'), [
-    'compile', '--out', 'build-cmake', '--parallel', String(availableParallelism()),
+    'compile', '--out', options.out, '--parallel', String(availableParallelism()),
     `--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : []),
   ]);
-  return ['build-cmake/Release/lgdistill.node', cuda ? `cmake-js, CPU + CUDA (${arch}${arch === 'native' ? '' : ', PTX for later cards'})` : 'cmake-js, CPU only: no nvcc found'];
+  return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${arch === 'native' ? '' : ', PTX for later cards'})` : 'cmake-js, CPU only: no nvcc found'];
 }
 
 function buildWithGyp() {

@@ -1,13 +1,16 @@
 import { Command } from 'commander';
+import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { ClipTextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { nearestPairs } from '../text/nearest-pairs.js';
+import { loadTemplates } from '../text/templates.js';
 import type { Bind } from './command.js';
-import { addConfigOptions, readConfig } from './options.js';
+import { addConfigOptions, readConfig, readFlags } from './options.js';
 import { startProgress } from './progress.js';
 import { formatFacts } from './table.js';
+import type { Terminal } from './terminal.js';
 
 const closeNames = 0.9; // cosine from which inspect lists pairs of names
 
@@ -17,11 +20,13 @@ export function bankCommand(bind: Bind): Command {
 
 function buildCommand(bind: Bind): Command {
   const command = new Command('build')
-    .description('embed category names into a text bank')
-    .requiredOption('--to <file>', 'the bank, a .safetensors file');
+    .description('embed category names into a text bank, or make one of embeddings computed elsewhere')
+    .requiredOption('--to <file>', 'the bank, a .safetensors file')
+    .option('--embeddings <file>', 'a .safetensors file with "embeddings" [K,D], a row for each name, in the place of a text tower; --text-encoder then only says where they come from');
   addConfigOptions(command, ['names', 'templates', 'textEncoder', 'teacher', 'allowDuplicates', 'offline']);
   return command.action(bind(async ({ terminal, signal }) => {
-    const { to } = command.opts<{ to: string }>();
+    const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
+    if (embeddings !== undefined) return convert(command, terminal, embeddings, to);
     const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
     if (names === undefined) throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
     const model = textEncoder ?? teacher;
@@ -42,6 +47,21 @@ function buildCommand(bind: Bind): Command {
   }));
 }
 
+/** Makes a bank of a file of embeddings. Its names and templates are those of the flags, or else those in the file. */
+async function convert(command: Command, terminal: Terminal, file: string, to: string): Promise<void> {
+  const { names, templates, textEncoder, allowDuplicates } = await readConfig(command);
+  const given = readFlags(command);
+  const { bank, lengths } = await bankFromFile(file, {
+    names: names === undefined ? undefined : await CategoryList.load(names),
+    templates: given['templates'] === undefined ? undefined : await loadTemplates(templates),
+    encoderId: textEncoder,
+    allowDuplicates,
+  });
+  await bank.save(to);
+  terminal.emit({ file: to, ...summary(bank), lengths });
+  terminal.say(`${to}: ${bank.size} names, ${bank.embeddingSize} dimensions, from ${bank.encoderId}; rows had lengths ${lengths.shortest.toPrecision(4)} to ${lengths.longest.toPrecision(4)}, now 1`);
+}
+
 function inspectCommand(bind: Bind): Command {
   return new Command('inspect')
     .description('say what is in a text bank')
@@ -53,7 +73,7 @@ function inspectCommand(bind: Bind): Command {
       terminal.emit({ file, ...summary(bank), names: bank.names, nearest });
       terminal.say(formatFacts([
         ['names', `${bank.size}: ${bank.names.slice(0, 5).join(', ')}${bank.size > 5 ? ', ...' : ''}`],
-        ['templates', bank.templates.join(' | ')],
+        ['templates', bank.templates.length === 0 ? 'not recorded' : bank.templates.join(' | ')],
         ['encoder', bank.encoderId],
         ['dimensions', String(bank.embeddingSize)],
         ['hash', bank.hash],

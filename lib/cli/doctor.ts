@@ -17,7 +17,7 @@ export function doctorCommand(bind: Bind): Command {
     }));
 }
 
-function facts({ version, node, platform, cpu, memory, disk, addon, cuda, emulated, dependencies }: SystemReport): [string, string][] {
+function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe, emulated, dependencies }: SystemReport): [string, string][] {
   const state = (dependency: DependencyState) => ('error' in dependency ? `missing: ${dependency.error}` : dependency.version);
   return [
     ['lgdistill', version],
@@ -26,7 +26,7 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, emulat
     ['memory', `${formatBytes(memory.free)} free of ${formatBytes(memory.total)}`],
     ...(disk === undefined ? [] : [['disk', `${formatBytes(disk.free)} free in ${disk.path}`] as [string, string]]),
     ...('error' in addon
-      ? [['addon', 'missing'] as [string, string]]
+      ? [['addon', `missing: ${addon.error}`] as [string, string]]
       : ([
           ['addon', `${addon.version}, build ${addon.buildId}, ${addon.isa}, ${addon.compiler}`],
           ['addon file', addon.path],
@@ -34,6 +34,7 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, emulat
         ] as [string, string][])),
     ['cuda driver', cuda.driver === 0 ? 'none' : `supports CUDA ${release(cuda.driver)}${cuda.required > 0 ? `, ${release(cuda.required)} required` : ''}`],
     ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }) => [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string]),
+    ...(probe === undefined ? [] : [['cuda trial', probe.when === '' ? 'off (LGDISTILL_PROBE)' : probe.passed ? 'passed in a process of its own' : `failed: ${probe.reason}`] as [string, string]]),
     ...(emulated === undefined ? [] : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
     ['sharp', state(dependencies.sharp)],
     ['transformers', state(dependencies.transformers)],

@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import type { CLIPTextModelWithProjection, PreTrainedTokenizer, Tensor } from '@xenova/transformers';
+import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
 import type { ResolveOptions } from '../hub.js';
-import { openOnnxSession } from '../onnx.js';
+import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
+import { importTokenizers } from './tokenizers.js';
 
 export interface EncodeOptions {
   signal?: AbortSignal;
@@ -33,37 +34,20 @@ export interface TextEncoderOptions extends ResolveOptions {
   batchSize?: number;
 }
 
-type Transformers = typeof import('@xenova/transformers');
-
-/**
- * Loads @xenova/transformers on first use, so that importing this package loads no inference engine.
- * @throws LgdError DEPENDENCY_MISSING with the commands to type
- */
-export async function importTransformers(load: () => Promise<unknown> = () => import('@xenova/transformers')): Promise<Transformers> {
-  try {
-    return (await load()) as Transformers;
-  } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', `@xenova/transformers could not be loaded: ${(cause as Error).message.split('\n')[0]}.`, {
-      mend: 'Its sharp is the usual reason: put "overrides": {"@xenova/transformers": {"sharp": "0.35.5"}} into your package.json and type: npm install @xenova/transformers@2.17.2 sharp@0.35.5',
-      cause,
-    });
-  }
-}
-
 /** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
 export class ClipTextEncoder implements TextEncoder {
-  #model: CLIPTextModelWithProjection | undefined;
+  #session: OnnxSession | undefined;
   #embeddingSize = 0;
 
   private constructor(
     readonly id: string,
     readonly maxTokens: number,
-    private readonly transformers: Transformers,
+    private readonly runtime: OnnxRuntime,
     private readonly tokenizer: PreTrainedTokenizer,
-    model: CLIPTextModelWithProjection,
+    session: OnnxSession,
     private readonly batchSize: number,
   ) {
-    this.#model = model;
+    this.#session = session;
   }
 
   get embeddingSize(): number {
@@ -75,18 +59,17 @@ export class ClipTextEncoder implements TextEncoder {
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
   static async load(idOrDir: string, options: TextEncoderOptions = {}): Promise<ClipTextEncoder> {
-    const transformers = await importTransformers();
+    const { AutoTokenizer: Tokenizer } = await importTokenizers();
     const { id, folder, files } = await resolveModel(idOrDir, {
       required: [['onnx/text_model.onnx', 'text_model.onnx'], 'config.json', 'tokenizer.json', 'tokenizer_config.json'],
     }, options);
     // As a cache with one model in it, the folder is read without touching the library's global settings, which the caller may be using too.
     const [name, local] = [basename(folder), { cache_dir: dirname(folder), local_files_only: true }];
     try {
-      const tokenizer = await transformers.AutoTokenizer.from_pretrained(name, local);
-      const config = await transformers.AutoConfig.from_pretrained(name, local);
-      const model = new transformers.CLIPTextModelWithProjection(config, await openOnnxSession(files[0]!));
+      const tokenizer = await Tokenizer.from_pretrained(name, local);
+      const session = await openOnnxSession(files[0]!);
       const maxTokens = await readMaxTokens(files[1]!, tokenizer);
-      const encoder = new ClipTextEncoder(id, maxTokens, transformers, tokenizer, model, Math.max(1, options.batchSize ?? 32));
+      const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, Math.max(1, options.batchSize ?? 32));
       encoder.#embeddingSize = (await encoder.run([encoder.tokenise('a photo')])).dims[1]!;
       return encoder;
     } catch (cause) {
@@ -125,9 +108,7 @@ export class ClipTextEncoder implements TextEncoder {
   }
 
   async dispose(): Promise<void> {
-    const model = this.#model;
-    this.#model = undefined;
-    await model?.dispose();
+    this.#session = undefined; // onnxruntime-node frees a session when it is collected
   }
 
   /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */
@@ -137,8 +118,9 @@ export class ClipTextEncoder implements TextEncoder {
   }
 
   /** One batch -> [N,D]. Padding stands after the end token, where causal attention keeps it out of the embedding. */
-  private async run(rows: readonly number[][]): Promise<Tensor> {
-    if (this.#model === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+  private async run(rows: readonly number[][]): Promise<OnnxTensor> {
+    const session = this.#session;
+    if (session === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
     const length = Math.max(...rows.map((row) => row.length));
     const ids = new BigInt64Array(rows.length * length);
     const mask = new BigInt64Array(rows.length * length);
@@ -148,9 +130,10 @@ export class ClipTextEncoder implements TextEncoder {
         mask[i * length + j] = j < row.length ? 1n : 0n;
       }
     });
-    const { Tensor: TensorClass } = this.transformers;
     const shape = [rows.length, length];
-    const output = (await this.#model({ input_ids: new TensorClass('int64', ids, shape), attention_mask: new TensorClass('int64', mask, shape) })) as Record<string, Tensor>;
+    const { Tensor } = this.runtime;
+    const inputs: Record<string, OnnxTensor> = { input_ids: new Tensor('int64', ids, shape), attention_mask: new Tensor('int64', mask, shape) };
+    const output = await session.run(Object.fromEntries(Object.entries(inputs).filter(([name]) => session.inputNames.includes(name))));
     const embeddings = output['text_embeds'];
     if (embeddings?.dims.length !== 2) {
       throw new LgdError('BAD_MODEL', 'the text model gives no text_embeds of shape [N,D].', { found: Object.keys(output).join(', '), mend: 'Export the text tower with its projection (CLIPTextModelWithProjection)' });

@@ -34,7 +34,7 @@ function take(lock: string): boolean {
 }
 
 function isStale(): boolean {
-  const built = statSync(join(root, 'dist', 'index.d.cts'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const built = statSync(join(root, 'dist', 'cjs', 'package.json'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
   const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
   return sources.some((name) => statSync(join(root, 'lib', name)).mtimeMs > built);
 }

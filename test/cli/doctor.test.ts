@@ -2,7 +2,11 @@ import { afterEach, expect, test, vi } from 'vitest';
 import { addonPath, loadAddon } from '../../lib/native.js';
 import type { SystemReport } from '../../lib/system.js';
 import { version } from '../../lib/version.js';
+import { writeFakeAddon } from '../fixtures/fake-addon.js';
+import { temporaryFolder } from '../fixtures/folder.js';
 import { lgdistill } from './program.js';
+
+const folder = temporaryFolder();
 
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -20,12 +24,23 @@ test('says what is there, as one JSON document', async () => {
     dependencies: { sharp: { version: expect.stringMatching(/^\d+\.\d+/u) as string }, transformers: { version: '2.17.2' }, onnxruntime: { version: '1.14.0' } },
   });
   const cuda = loadAddon().cudaStatus();
-  expect(report!.device).toBe(cuda.available ? 'cuda' : 'cpu');
+  expect(report!.device).toBe(cuda.available && report!.probe!.passed ? 'cuda' : 'cpu');
   expect(report!.cuda).toMatchObject({ available: cuda.available, required: Math.floor(build.cudaRuntime / 1000) * 1000 });
   expect(report!.problems.some(({ what }) => what.includes('CUDA'))).toBe(!cuda.available);
   expect(report!.memory.free).toBeGreaterThan(0);
   expect(report!.disk!.free).toBeGreaterThan(0);
   expect(stderr).toContain(addonPath()); // people read the same on stderr
+});
+
+test('a GPU that fails its trial is shown with the reason, and auto takes the CPU', async () => {
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'aborts'));
+  vi.stubEnv('XDG_CACHE_HOME', folder);
+  vi.resetModules(); // the addon is loaded once a process
+  const { lgdistill: fresh } = await import('./program.js');
+  const { code, documents, stderr } = await fresh(['doctor', '--json']);
+  const [report] = documents() as unknown as SystemReport[];
+  expect([code, report!.device, report!.probe]).toEqual([0, 'cpu', expect.objectContaining({ passed: false, reason: 'it crashed with SIGABRT', remembered: false })]);
+  expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
 });
 
 test('a machine without the addon is not usable, and the command to type is said', async () => {
@@ -34,6 +49,7 @@ test('a machine without the addon is not usable, and the command to type is said
   const { lgdistill: fresh } = await import('./program.js');
   const { code, stdout } = await fresh(['doctor']);
   expect(code).toBe(1);
-  expect(stdout).toContain('the native addon cannot be loaded\n  -> npm run build:native');
+  expect(stdout).toContain('missing: the native addon could not be loaded. Tried: $LGDISTILL_ADDON (/nowhere/lgdistill.node): not there.');
+  expect(stdout).toContain('the native addon cannot be loaded\n  -> Unset LGDISTILL_ADDON, or name an addon of this version');
   expect(stdout.trimEnd()).toMatch(/not usable$/u);
 });

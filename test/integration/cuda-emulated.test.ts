@@ -1,9 +1,11 @@
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { loadTeacher } from '../../lib/models/index.js';
+import { addonPath } from '../../lib/native.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
@@ -23,6 +25,11 @@ afterAll(() => {
 });
 
 describe('the CUDA engine, emulated', () => {
+  it('passes the trial of a device, in a process of its own', async () => {
+    const { addon } = cuda;
+    expect(await probeCuda({ addon: addonPath(), build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, again: true })).toMatchObject({ passed: true, reason: '', remembered: false });
+  });
+
   it('matches PyTorch in float64 on a graph of every operation', async () => {
     const golden = await readEncoderVectors(fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url)));
     using encoder = new Encoder(new CompiledEncoder(cuda, allOperations(), { batch: 4, resolution: 24, precision: 'float32' }));

@@ -25,7 +25,7 @@ describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [
       ['lib/errors', 'lib/turn', 'lib/version', 'lib/make-folder', 'lib/safetensors', 'lib/text/spelling'],
-      ['lib/native', 'lib/device', 'lib/hub', 'lib/onnx'],
+      ['lib/native', 'lib/addon-search', 'lib/cuda-probe', 'lib/device', 'lib/hub', 'lib/onnx'],
       ['lib/semantic/'],
       ['lib/config', 'lib/models/', 'lib/banks/', 'lib/data/', 'lib/text/'],
       ['lib/train/', 'lib/evaluate/', 'lib/export/', 'lib/system'],

@@ -1,7 +1,8 @@
 import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { ClipTextEncoder, importTransformers } from '../../lib/text/encoder.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { importTokenizers } from '../../lib/text/tokenizers.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
 
@@ -109,6 +110,20 @@ test('says what is wrong with a folder that will not do', async () => {
 });
 
 test('says what to type where transformers cannot be loaded', async () => {
-  const load = () => Promise.reject(new Error('Could not load the "sharp" module'));
-  await expect(importTransformers(load)).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: expect.stringContaining('npm install') as string });
+  const load = () => Promise.reject(new Error("Cannot find package '@xenova/transformers'"));
+  await expect(importTokenizers(load)).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: expect.stringContaining('npm install --ignore-scripts') as string });
+});
+
+test('gives what @xenova/transformers gives with its own classes', async () => {
+  const { AutoTokenizer, CLIPTextModelWithProjection, env } = await import('@xenova/transformers');
+  const before = { ...env };
+  Object.assign(env, { localModelPath: join(tinyClip, '..'), allowRemoteModels: false });
+  try {
+    const [tokenizer, model] = [await AutoTokenizer.from_pretrained('tiny-clip'), await CLIPTextModelWithProjection.from_pretrained('tiny-clip', { quantized: false })];
+    const texts = ['a photo of a cat.', 'an ox', 'déjà vu, 3 o’clock'];
+    const { text_embeds: expected } = (await model(tokenizer(texts, { padding: true }))) as { text_embeds: { data: Float32Array } };
+    expect(distance(expected.data, await encoder.encode(texts))).toBeLessThan(1e-5);
+  } finally {
+    Object.assign(env, before);
+  }
 });

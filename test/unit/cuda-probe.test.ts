@@ -1,0 +1,144 @@
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { ProbeResult } from '../../lib/cuda-probe.js';
+import { bankLoss } from '../../lib/semantic/index.js';
+import { type FakeBehaviour, writeFakeAddon } from '../fixtures/fake-addon.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+let count = 0;
+let cache = '';
+
+beforeEach(() => {
+  cache = join(folder, `cache-${count++}`);
+  vi.stubEnv('XDG_CACHE_HOME', cache);
+  vi.stubEnv('LGDISTILL_PROBE', '');
+});
+afterEach(() => {
+  vi.unstubAllEnvs();
+  vi.resetModules();
+});
+
+/** Loss and gradient of the trial, from the reference in TypeScript rather than from the probe's closed form. */
+async function referenceValues(): Promise<number[]> {
+  const input = { student: Float32Array.of(0, 1), teacher: Float32Array.of(1, 0), textual: Float32Array.of(1, 0, 0, 1), dimension: 2, alpha: 0, studentTemperature: 1, teacherTemperature: 1 };
+  const { loss, gradient } = await bankLoss(input, { device: 'js' });
+  return [loss, ...gradient];
+}
+
+async function fake(behaviour: FakeBehaviour): Promise<string> {
+  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${count}` });
+}
+
+const loads = (file: string) => statSync(`${file}.loads`, { throwIfNoEntry: false })?.size ?? 0;
+
+/** Probes as a new process would: what this one knows is forgotten first. */
+async function probe(file: string, options: { timeoutMilliseconds?: number; again?: boolean } = {}): Promise<ProbeResult> {
+  vi.resetModules();
+  const [{ probeCuda }, { createRequire }] = await Promise.all([import('../../lib/cuda-probe.js'), import('node:module')]);
+  const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
+  return probeCuda({ addon: file, build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, ...options });
+}
+
+describe('a trial in a child process', () => {
+  test('passes where the numbers are right', async () => {
+    expect(await probe(await fake('works'))).toMatchObject({ passed: true, reason: '', remembered: false });
+  });
+
+  test.each<[FakeBehaviour, RegExp]>([
+    ['aborts', /^it crashed with SIGABRT$/u],
+    ['exits', /^the trial process ended with 7 and no answer$/u],
+    ['throws', /an illegal memory access was encountered/u],
+    ['wrong', /^it computes wrong numbers: 1\.54\d*, .* in the place of 1\.04432/u],
+  ])('%s: said, and this process goes on', async (behaviour, reason) => {
+    const result = await probe(await fake(behaviour));
+    expect(result.passed).toBe(false);
+    expect(result.reason).toMatch(reason);
+  });
+
+  test('is ended when it hangs', async () => {
+    expect(await probe(await fake('hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({ passed: false, reason: 'it gave no answer within 1.5 s' });
+  });
+});
+
+describe('what was found is remembered', () => {
+  test('for the next process, and anew when asked', async () => {
+    const file = await fake('works');
+    await probe(file);
+    const before = loads(file);
+    expect(await probe(file)).toMatchObject({ passed: true, remembered: true });
+    expect(loads(file)).toBe(before); // no child loaded it
+    expect(await probe(file, { again: true })).toMatchObject({ remembered: false });
+    vi.stubEnv('LGDISTILL_PROBE', 'again');
+    expect(await probe(file)).toMatchObject({ remembered: false });
+    expect(loads(file)).toBe(before + 2);
+  });
+
+  test('until the addon changes', async () => {
+    const file = await fake('works');
+    await probe(file);
+    writeFileSync(file, `${readFileSync(file, 'utf8')}\n// built again`);
+    expect(await probe(file)).toMatchObject({ remembered: false });
+  });
+
+  test('a failure for an hour', async () => {
+    const file = await fake('throws');
+    await probe(file);
+    expect(await probe(file)).toMatchObject({ passed: false, remembered: true });
+    const kept = join(cache, 'lgdistill', 'cuda-probe');
+    const [name] = readdirSync(kept);
+    writeFileSync(join(kept, name!), JSON.stringify({ passed: false, reason: 'it crashed', when: new Date(Date.now() - 3_700_000).toISOString() }));
+    expect(await probe(file)).toMatchObject({ passed: false, remembered: false });
+  });
+
+  test('and a spoilt or unwritable cache only means another trial', async () => {
+    const file = await fake('works');
+    await probe(file);
+    const kept = join(cache, 'lgdistill', 'cuda-probe');
+    writeFileSync(join(kept, readdirSync(kept)[0]!), '{"passed": tr');
+    expect(await probe(file)).toMatchObject({ passed: true, remembered: false });
+    mkdirSync(join(folder, 'blocked'));
+    writeFileSync(join(folder, 'blocked', 'lgdistill'), 'a file where the folder should be');
+    vi.stubEnv('XDG_CACHE_HOME', join(folder, 'blocked'));
+    for (let turn = 0; turn < 2; turn++) expect(await probe(file)).toMatchObject({ passed: true, remembered: false });
+  });
+});
+
+describe('openDevice', () => {
+  async function open(file: string, name: 'auto' | 'cuda') {
+    vi.stubEnv('LGDISTILL_ADDON', file);
+    vi.resetModules();
+    const { openDevice } = await import('../../lib/device.js');
+    return openDevice(name);
+  }
+
+  test('takes a device that passed', async () => {
+    expect((await open(await fake('works'), 'auto')).info).toMatchObject({ kind: 'cuda', reason: 'a CUDA device is there' });
+  });
+
+  test('auto takes the CPU and says why after a crash; an explicit cuda is refused', async () => {
+    const file = await fake('aborts');
+    const { kind, reason } = (await open(file, 'auto')).info;
+    expect(kind).toBe('cpu');
+    expect(reason).toMatch(/^no CUDA device: cuda failed a trial in a process of its own \(.*LGDISTILL_PROBE=again.*\): it crashed with SIGABRT$/u);
+    await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', option: 'device', found: 'cuda', message: expect.stringContaining('it crashed with SIGABRT') as string });
+  });
+
+  test('LGDISTILL_PROBE=off takes it for granted, another value is refused', async () => {
+    const file = await fake('aborts');
+    vi.stubEnv('LGDISTILL_PROBE', 'off');
+    expect((await open(file, 'auto')).kind).toBe('cuda');
+    vi.stubEnv('LGDISTILL_PROBE', 'maybe');
+    await expect(open(file, 'auto')).rejects.toMatchObject({ code: 'BAD_OPTION', allowed: 'off, again' });
+  });
+
+  test('the CPU is opened without a trial', async () => {
+    const file = await fake('works');
+    vi.stubEnv('LGDISTILL_ADDON', file);
+    vi.resetModules();
+    const { openDevice } = await import('../../lib/device.js');
+    await openDevice('cpu');
+    expect(loads(file)).toBe(1); // this process alone
+  });
+});

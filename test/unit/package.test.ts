@@ -1,0 +1,54 @@
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { addonPath, loadAddon } from '../../lib/native.js';
+import { prebuiltPackage } from '../../lib/addon-search.js';
+import { compareVersions, glibcFloor } from '../../scripts/glibc.mjs';
+import { strayFields, strayFiles } from '../../scripts/package/contents.mjs';
+import { describeAddon } from '../../scripts/package/describe.mjs';
+import { addonManifest, addonName, mainManifest } from '../../scripts/package/manifests.mjs';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const folder = temporaryFolder();
+const checkout = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, never> & { version: string; dependencies: Record<string, string> };
+const build = { ...loadAddon().buildInfo(), cuda: true, cudaRuntime: 12080, cudaArchitectures: ['80', '90a', '120'] };
+
+test('the published package has nothing of the checkout, and its addon in this very version', () => {
+  const manifest = mainManifest(checkout);
+  expect(strayFields(manifest)).toEqual([]);
+  expect(manifest.optionalDependencies[addonName]).toBe(checkout.version);
+  expect({ ...manifest.dependencies, ...manifest.optionalDependencies }).toEqual({ ...checkout.dependencies, [addonName]: checkout.version });
+  expect(strayFields(checkout)).toEqual(expect.arrayContaining(['scripts', 'devDependencies', 'private'])); // the check can fail
+});
+
+test('the addon is for Linux with glibc on x86-64, under the name that the loader looks for', () => {
+  const manifest = addonManifest(checkout, build, '2.25');
+  expect(manifest).toMatchObject({ name: addonName, version: checkout.version, os: ['linux'], cpu: ['x64'], libc: ['glibc'], lgdistill: { glibc: '2.25', cudaRuntime: 12080 } });
+  if (process.platform === 'linux' && process.arch === 'x64') expect(prebuiltPackage).toBe(addonName);
+  const readme = describeAddon(build, '2.25');
+  for (const fact of ['glibc 2.25 or later', 'CUDA 12.8', '8.0, 9.0a, 12.0']) expect(readme).toContain(fact);
+});
+
+test('tests, sources and maps are strays', () => {
+  const strays = ['test/unit/x.test.ts', 'lib/index.ts', 'dist/index.js.map', 'native/engine.h', 'scripts/build.mjs', 'binding.gyp', 'dist/x.ts'];
+  expect(strayFiles('lgdistill', ['package.json', 'dist/index.js', 'dist/index.cjs', 'dist/cjs/models/index.d.ts', 'dist/cjs/package.json', ...strays])).toEqual(strays);
+  expect(strayFiles(addonName, ['lgdistill.node', 'NOTICE', 'dist/index.js'])).toEqual(['dist/index.js']);
+});
+
+test('glibc versions are compared as numbers, and an addon is asked for its newest', () => {
+  expect(['2.4', '2.34', '2.2.5', '2.28'].sort(compareVersions)).toEqual(['2.2.5', '2.4', '2.28', '2.34']);
+  const { version, symbols } = glibcFloor(addonPath());
+  expect(version).toMatch(/^2\.\d+$/u);
+  expect(symbols.length).toBeGreaterThan(0);
+});
+
+test('packaging refuses an addon that is none', () => {
+  const file = join(folder, 'lgdistill.node');
+  writeFileSync(file, 'not an addon');
+  const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts', 'package.mjs'), '--addon', file, '--out', join(folder, 'out')], { encoding: 'utf8' });
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^package: strip .*not recognized/u);
+});
