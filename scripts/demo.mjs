@@ -95,7 +95,11 @@ async function main(options, signal) {
 
 async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   const output = join(resolve(options.output), options.name);
-  const config = lgd.parseConfig({ ...preset.config, seed: options.seed, output, overwrite: true });
+  const { folders } = data; // none for a packed file
+  const config = lgd.parseConfig({
+    ...preset.config, seed: options.seed, output, overwrite: true, teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
+    ...(folders !== undefined && { data: { train: resolve(folders.train) }, evaluate: { ...preset.config.evaluate, data: resolve(folders.evaluate) } }),
+  });
   const { name, widthMultiplier } = config.student;
   const student = lgd.createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, seed: options.seed });
   const judge = (vendor) => new lgd.ZeroShotEvaluation({ device, images: data.evaluation[vendor], bank: data.bank, mean: teacher.mean, std: teacher.std });
