@@ -43,6 +43,7 @@ function buildTypeScript() {
     '--define:import.meta.url=__lgd_module_url', "--banner:js=const __lgd_module_url = require('node:url').pathToFileURL(__filename).href;",
     '--log-level=warning',
   ]);
+  cpSync(join(root, 'lib/report/client'), join(root, 'dist/report/client'), { recursive: true }); // what reports carry, as it is
   cpSync(join(root, 'dist/index.d.ts'), join(root, 'dist/index.d.cts'));
   chmodSync(join(root, 'dist/cli/main.js'), 0o755);
   return 'dist/ (ESM, CommonJS, types)';

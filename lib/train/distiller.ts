@@ -26,7 +26,7 @@ export interface DistillerOptions {
 /** What a step leaves to be read: which of the head's metric slots its batches wrote. */
 export interface StepTicket {
   slots: readonly number[];
-  /** Milliseconds that the host spent on the teacher: nothing to speak of for one on the device. */
+  /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
   teacherMilliseconds: number;
 }
 
@@ -135,7 +135,7 @@ export class Distiller implements Disposable {
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         const from = performance.now();
         const zT = await this.#feed.embed(batch, place);
-        teacherMilliseconds += performance.now() - from;
+        if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
         addon.joinBranch(handle); // the teacher's forward, beside the student's
         addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
