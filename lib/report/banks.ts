@@ -1,4 +1,5 @@
 /** Both banks of a run, as its last checkpoint has them. */
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { readCheckpoint } from '../train/checkpoint.js';
@@ -20,7 +21,9 @@ export interface RunBanks {
 
 /** @throws LgdError BAD_CHECKPOINT (none, or damaged), BAD_CONFIG (a method without the banks) */
 export async function readBanks(run: string): Promise<RunBanks> {
-  const { bank, semantic: { visual, seen }, info, manifest } = await readCheckpoint(join(run, 'checkpoints', 'last'));
+  const last = join(run, 'checkpoints', 'last');
+  if ((await stat(last).catch(() => undefined)) === undefined) throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
+  const { bank, semantic: { visual, seen }, info, manifest } = await readCheckpoint(last);
   if (bank === undefined || visual === undefined || seen === undefined || visual.length !== bank.data.length) {
     throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`);
   }

@@ -1,6 +1,7 @@
 /** Which classes the student gets wrong, and what it takes them for. */
 import type { ConfigInput } from '../config.js';
-import { evaluateStudent, type Predictions } from '../evaluate/student.js';
+import { LgdError } from '../errors.js';
+import { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from '../evaluate/student.js';
 import type { PhaseProgress } from '../train/events.js';
 
 export interface ClassScore {
@@ -22,6 +23,8 @@ export interface Confusion {
   classes: number;
   images: number;
   top1: { student: number; teacher: number | undefined };
+  /** Why the teacher's scores are missing, where they should be there. */
+  teacherProblem: string | undefined;
   /** How many classes have an accuracy in [0, 10 %), [10, 20 %) ... [90, 100 %]. */
   histogram: { student: number[]; teacher: number[] | undefined };
 }
@@ -42,7 +45,7 @@ const confusionsShown = 3;
 
 /** Evaluates the run's student. @throws as evaluateStudent */
 export async function confusionOf({ run, config, mostImages, signal, onProgress }: ConfusionOptions): Promise<Confusion> {
-  const { info, predictions, student, teacher } = await evaluateStudent({ student: run, config, mostImages, signal, onProgress });
+  const { info, predictions, student, teacher, teacherProblem } = await evaluateBoth({ student: run, config, mostImages, signal, onProgress });
   const classes = scoreClasses(predictions);
   return {
     step: info.step,
@@ -50,11 +53,23 @@ export async function confusionOf({ run, config, mostImages, signal, onProgress 
     classes: classes.length,
     images: predictions.targets.length,
     top1: { student: student.top1, teacher: teacher?.top1 },
+    teacherProblem,
     histogram: {
       student: histogram(classes.map((one) => one.student)),
       teacher: teacher && histogram(classes.map((one) => one.teacher!)),
     },
   };
+}
+
+/** With the teacher where it is still to be had, else the student alone. */
+async function evaluateBoth(options: StudentEvaluationOptions): Promise<StudentEvaluation & { teacherProblem: string | undefined }> {
+  const alone = { ...options, config: { ...options.config, teacher: undefined } };
+  try {
+    return { ...(await evaluateStudent(options)), teacherProblem: undefined };
+  } catch (error) {
+    if (!(error instanceof LgdError) || error.code === 'ABORTED' || options.config.teacher === undefined) throw error;
+    return { ...(await evaluateStudent(alone)), teacherProblem: error.message }; // where something else is wrong, this says it
+  }
 }
 
 /** The score of every class that has an image. */

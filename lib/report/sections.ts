@@ -69,10 +69,11 @@ ${left > 0 ? html`<p class="note">${left} of ${size} categories were never seen:
 export function confusionSection(run: RunSections, many: boolean): Html {
   const { confusion } = run;
   if ('missing' in confusion) return html`${runTitle(run, many)}${missing(confusion.missing)}`;
-  const { step, worst, classes, images, top1, histogram } = confusion.data;
+  const { step, worst, classes, images, top1, teacherProblem, histogram } = confusion.data;
   const hasTeacher = top1.teacher !== undefined;
   const row = ({ name, images: count, student, teacher, confusions }: ClassScore) => html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
   return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes: top-1 ${percent(top1.student)}${hasTeacher ? `, the teacher ${percent(top1.teacher)}` : ''}. Below, the ${worst.length} classes with the lowest accuracy and what their images are taken for.</p>
+${teacherProblem === undefined ? undefined : html`<p class="note">Without the teacher: ${teacherProblem}</p>`}
 ${spreadChart(histogram.student, histogram.teacher)}
 <div class="scroll" tabindex="0" role="region" aria-label="Worst classes"><table class="confusion"><thead><tr><th scope="col">class</th><th scope="col">images</th><th scope="col">student</th>${hasTeacher ? html`<th scope="col">teacher</th>` : undefined}<th scope="col">taken for</th></tr></thead><tbody>${worst.map(row)}</tbody></table></div>`;
 }

@@ -31,7 +31,7 @@ report.charts = (() => {
         const keep = xs.map((at, i) => i).filter((i) => xs[i] !== null && !(state.logX && xs[i] <= 0));
         const own = keep.map((i) => (state.logY && y[key][i] !== null && y[key][i] <= 0 ? null : y[key][i]));
         if (own.every((value) => value === null)) return;
-        const line = { label: one ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`, color: one ? place : runIndex, dash: one ? [] : dashes[place % dashes.length], x: keep.map((i) => xs[i]) };
+        const line = { label: one || place > 0 ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`, color: one ? place : runIndex, dash: dashes[one ? 0 : place % dashes.length], x: keep.map((i) => xs[i]) };
         const isSmooth = state.smooth > 0 && chart.source === 'steps' && own.length > 8 && key !== 'learningRate' && key !== 'categoriesSeen';
         if (isSmooth) lines.push({ ...line, y: own, faint: true });
         lines.push({ ...line, y: isSmooth ? smoothed(own, state.smooth) : own, points: own.length < 40 });
@@ -53,6 +53,7 @@ report.charts = (() => {
   function formatX(value) {
     if (state.axis === 'step') return Math.round(value).toLocaleString('en');
     if (state.axis === 'epoch') return value.toFixed(value < 10 ? 2 : 1);
+    if (value < 1 / 30) return `${(3600 * value).toFixed(1)} s`;
     return value < 1 ? `${(60 * value).toFixed(1)} min` : `${value.toFixed(2)} h`;
   }
 
@@ -66,8 +67,8 @@ report.charts = (() => {
       width, height: 220, padding: [8, 8, 0, 0],
       cursor: { sync: { key: sync.key, scales: ['x', null] }, dataIdx: nearestPoint, points: { size: 6 }, drag: { x: true, y: false } },
       scales: {
-        x: { time: false, distr: logX ? 3 : 1 },
-        y: { distr: logY ? 3 : 1, range: logY ? undefined : (plot, low, high) => rangeOf(low, high, bounded) },
+        x: { time: false, distr: logX ? 3 : 1, ...(logX && { range: logRange }) },
+        y: { distr: logY ? 3 : 1, range: logY ? logRange : (plot, low, high) => rangeOf(low, high, bounded) },
       },
       axes: [
         { ...axis, size: 28, space: 60, values: (plot, values) => values.map((value) => (value === null ? '' : state.axis === 'hours' ? formatX(value) : axisNumber(value))) },
@@ -83,7 +84,7 @@ report.charts = (() => {
         })),
       ],
       hooks: { setCursor: [(plot) => plot.cursor.idx === null && showLast(plot)] },
-      legend: { live: true, markers: { width: 2, dash: (plot, i) => (plot.series[i].dash?.length ? 'dashed' : 'solid') } },
+      legend: { live: true, markers: { width: 2, dash: (plot, i) => (plot.series[i].dash?.length ? (plot.series[i].dash[0] < 7 ? 'dotted' : 'dashed') : 'solid') } },
     };
   }
 
@@ -93,6 +94,13 @@ report.charts = (() => {
     const room = Math.max(0.06 * (high - low), 1e-9, low === high ? Math.abs(high) * 0.05 : 0);
     const bottom = low >= 0 && low < 0.5 * high ? 0 : low - room;
     return bounded ? [Math.max(0, bottom), Math.min(1, high + room)] : [bottom, high + room];
+  }
+
+  // Eight decades at most, above 1e-12: an entropy may be 1e-33, where uPlot's steps have no end and nobody has an interest.
+  function logRange(plot, low, high) {
+    if (low === null || high === null || high <= 0) return [0.1, 1];
+    const top = Math.max(high, 1e-11);
+    return uPlot.rangeLog(Math.min(top, Math.max(low, 1e-8 * top, 1e-12)), top, 10, false);
   }
 
   function axisNumber(value) {
