@@ -120,6 +120,7 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   printTable(say, { scores, speed, student });
   const kept = Math.round((100 * summary.studentTop1) / summary.teacherTop1);
   say(`\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(options.output, 'summary.json'))}`);
+  if (folders !== undefined) say(`Curves, maps and pictures of it: npx lgdistill report ${relative(process.cwd(), output)}`);
   return 0;
 }
 

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import { writeReport, type ReportResult } from '../report/report.js';
+import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
 import { writeTensorBoard } from '../report/tensorboard.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
@@ -25,7 +25,7 @@ export function reportCommand(bind: Bind): Command {
     .option('--output <file>', "the file to write (default: report.html in the first run's folder)")
     .option('--no-models', 'only what the run folders tell: no gallery, no confusion')
     .option('--images <folder>', "training images for the gallery (default: the run's own)")
-    .option('--max-images <n>', 'images that gallery and confusion look at, at most [default 1000]', parseCount('max-images'))
+    .option('--max-images <n>', `images that gallery and confusion look at, at most [default ${reportDefaults.mostImages}]`, parseCount('max-images'))
     .option('--tensorboard <folder>', 'write TensorBoard event files too, a folder a run');
   addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data'], { file: false });
   return command.action(bind(async ({ terminal, signal }, runs) => {

@@ -31,9 +31,9 @@ export interface ReportOptions {
   teacher?: string;
   /** Folder of class folders for the confusion; default: each run's own evaluate.data. */
   evaluate?: string;
-  /** Images that the gallery and the confusion look at, at most, each; default 1000. */
+  /** Images that the gallery and the confusion look at, at most, each; default {@link reportDefaults}. */
   mostImages?: number;
-  /** Bytes of the gallery's pictures, of all runs together; default 3,000,000. */
+  /** Bytes of the gallery's pictures, of all runs together; default {@link reportDefaults}. */
   mostImageBytes?: number;
   /** Default 'auto'. */
   device?: DeviceName;
@@ -44,6 +44,9 @@ export interface ReportOptions {
   /** Called while images are decoded and embedded. */
   onProgress?: (progress: PhaseProgress) => void;
 }
+
+/** Of {@link ReportOptions}. */
+export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };
 
 /** What is shown of a run besides its curves. */
 export interface RunSections {
@@ -119,10 +122,8 @@ async function computeSections(runs: readonly RunRecord[], options: ReportOption
   return results;
 }
 
-const defaults = { mostImages: 1000, mostImageBytes: 3e6 };
-
 function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, runs: number): Parameters<typeof anchorGallery>[1] {
-  const { mostImages = defaults.mostImages, mostImageBytes = defaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
+  const { mostImages = reportDefaults.mostImages, mostImageBytes = reportDefaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
   return {
     device, localFilesOnly, mostImages, mostBytes: mostImageBytes / runs, signal, onProgress,
     images: needed(options.images ?? optionOf(run.config, 'data.train'), 'data.train', 'the folder of training images'),
@@ -130,7 +131,7 @@ function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, 
   };
 }
 
-function confusionOptions(run: RunRecord, { mostImages = defaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
+function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
   const own = (option: string) => optionOf(run.config, option) as never;
   const config: ConfigInput = {
     device, threads, offline: localFilesOnly,

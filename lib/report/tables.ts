@@ -5,7 +5,7 @@ import type { OptionRow, RunSummary } from './summary.js';
 const absent = '–';
 
 export function percent(share: number | undefined, digits = 1): string {
-  return share === undefined ? absent : `${(100 * share).toFixed(digits)} %`;
+  return share === undefined ? absent : `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
 /** 1234567 -> '1,234,567'. */
@@ -29,8 +29,8 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
   if (run === undefined || summaries.length > 1) return undefined;
   const kept = run.top1 === undefined || !run.teacherTop1 ? undefined : run.top1 / run.teacherTop1;
   const tiles: [string, string, string][] = [
-    ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'zero-shot' : `teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
-    ...(kept === undefined ? [] : [['kept of the teacher’s top-1', percent(kept, 0), `top-5: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
+    ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
+    ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-5: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
     ['loss', digits(run.loss), 'mean of the last tenth'],
     ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],

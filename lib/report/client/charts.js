@@ -72,7 +72,7 @@ report.charts = (() => {
       },
       axes: [
         { ...axis, size: 28, space: 60, values: (plot, values) => values.map((value) => (value === null ? '' : state.axis === 'hours' ? formatX(value) : axisNumber(value))) },
-        { ...axis, size: (plot, values) => Math.max(34, 10 + 7 * Math.max(0, ...(values ?? []).map((value) => value.length))), values: (plot, values) => labels(values) },
+        { ...axis, size: (plot, values) => Math.max(36, 16 + 7 * Math.max(0, ...(values ?? []).map((value) => value.length))), values: (plot, values) => labels(values) },
       ],
       series: [
         { label: { step: 'step', epoch: 'epoch', hours: 'time' }[state.axis], value: (plot, value) => (value === null ? '–' : formatX(value)) },
@@ -91,7 +91,7 @@ report.charts = (() => {
   // Room above and below, from zero where that is near, and never past 0 to 100 %.
   function rangeOf(low, high, bounded) {
     if (low === null || high === null) return [0, 1];
-    const room = Math.max(0.06 * (high - low), 1e-9, low === high ? Math.abs(high) * 0.05 : 0);
+    const room = Math.max(0.06 * (high - low), 1e-9, high - low < 1e-4 * Math.abs(high) ? 0.05 * Math.abs(high) : 0);
     const bottom = low >= 0 && low < 0.5 * high ? 0 : low - room;
     return bounded ? [Math.max(0, bottom), Math.min(1, high + room)] : [bottom, high + room];
   }

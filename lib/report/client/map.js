@@ -40,14 +40,16 @@ report.maps = (() => {
     }, [points.map(([x]) => x), points.map(([, y]) => y)], element);
     plot.over.addEventListener('pointermove', (event) => point(plot, map, view, event));
     plot.over.addEventListener('pointerdown', (event) => point(plot, map, view, event));
-    plot.over.addEventListener('pointerleave', () => { setHovered(plot, view, -1); report.hideTip(); });
+    plot.over.addEventListener('pointerleave', () => { setHovered(plot, map, view, -1); report.hideTip(); });
     return plot;
   }
 
-  function setHovered(plot, view, category) {
+  // What was under the mark is kept, so that a moving pointer costs one category and not twenty thousand.
+  function setHovered(plot, map, view, category) {
     if (view.hovered === category) return;
     view.hovered = category;
-    plot.redraw(false);
+    plot.ctx.putImageData(view.base, 0, 0);
+    mark(plot, map, view);
   }
 
   function point(plot, map, view, event) {
@@ -61,64 +63,91 @@ report.maps = (() => {
         if (distance < best.distance) best = { distance, category: k };
       });
     }
-    setHovered(plot, view, best.category);
+    setHovered(plot, map, view, best.category);
     if (best.category < 0) report.hideTip();
     else report.showTip(map.names[best.category] + (map.visual.x[best.category] === null ? ' (unseen)' : ''), event.clientX, event.clientY);
   }
 
   function paint(plot, map, view) {
-    const { ctx, bbox } = plot;
-    const scale = devicePixelRatio;
-    const place = (side, k) => [plot.valToPos(side.x[k], 'x', true), plot.valToPos(side.y[k], 'y', true)];
+    const { ctx } = plot;
     const found = view.query === '' ? [] : [...map.names.keys()].filter((k) => map.names[k].toLowerCase().includes(view.query));
-    const strong = new Set([...found, ...(view.hovered >= 0 ? [view.hovered] : [])]);
     const faded = view.query !== '';
-    const radius = (map.names.length > 2000 ? 1.6 : map.names.length > 300 ? 2.4 : 3.6) * scale;
+    const isFound = new Set(found);
+    inside(plot, () => {
+      anchors(plot, map, [...map.names.keys()].filter((k) => !isFound.has(k)), faded ? { line: 0.08, point: 0.2 } : { line: 0.35, point: 1 });
+      anchors(plot, map, found, { line: 1, point: 1, strong: true });
+      const named = found.length > 0 ? found.slice(0, mostLabels) : map.names.length <= labelled ? [...map.names.keys()] : [];
+      label(plot, map, named, found.length > 0);
+    });
+    view.base = ctx.getImageData(0, 0, ctx.canvas.width, ctx.canvas.height);
+    mark(plot, map, view);
+  }
+
+  function mark(plot, map, view) {
+    if (view.hovered >= 0) inside(plot, () => anchors(plot, map, [view.hovered], { line: 1, point: 1, strong: true }));
+  }
+
+  function inside({ ctx, bbox }, draw) {
     ctx.save();
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
-    for (const k of map.names.keys()) {
-      if (map.visual.x[k] === null) continue;
-      ctx.globalAlpha = strong.has(k) ? 1 : faded ? 0.08 : 0.35;
-      ctx.strokeStyle = report.cached('muted');
-      ctx.lineWidth = (strong.has(k) ? 1.6 : 0.8) * scale;
-      ctx.beginPath();
-      ctx.moveTo(...place(map.textual, k));
-      ctx.lineTo(...place(map.visual, k));
-      ctx.stroke();
-    }
-    for (const k of map.names.keys()) {
-      ctx.globalAlpha = strong.has(k) || !faded ? 1 : 0.2;
-      const size = strong.has(k) ? 1.5 * radius : radius;
-      if (map.visual.x[k] === null) cross(ctx, place(map.textual, k), size, scale);
-      else {
-        circle(ctx, place(map.textual, k), size, report.cached('run-0'), scale);
-        circle(ctx, place(map.visual, k), size, report.cached('run-1'), 0);
-      }
-    }
-    ctx.globalAlpha = 1;
-    const named = found.length > 0 ? found.slice(0, mostLabels) : map.names.length <= labelled ? [...map.names.keys()] : [];
-    label(plot, map, named, place, scale, found.length > 0);
+    draw();
     ctx.restore();
   }
 
-  function circle(ctx, [x, y], radius, color, ring) {
+  const place = (plot, side, k) => [plot.valToPos(side.x[k], 'x', true), plot.valToPos(side.y[k], 'y', true)];
+
+  // The anchors of some categories, and their lines, with these opacities.
+  function anchors(plot, map, chosen, { line, point, strong = false }) {
+    const { ctx } = plot;
+    const scale = devicePixelRatio;
+    const size = (map.names.length > 2000 ? 1.6 : map.names.length > 300 ? 2.4 : 3.6) * scale * (strong ? 1.5 : 1);
+    const seen = chosen.filter((k) => map.visual.x[k] !== null);
+    const textual = seen.map((k) => place(plot, map.textual, k));
+    const visual = seen.map((k) => place(plot, map.visual, k));
+    ctx.globalAlpha = line;
+    lines(ctx, textual.map((from, i) => [from, visual[i]]), (strong ? 1.6 : 0.8) * scale);
+    ctx.globalAlpha = point;
+    circles(ctx, textual, size, 'run-0', scale);
+    circles(ctx, visual, size, 'run-1', 0);
+    crosses(ctx, chosen.filter((k) => map.visual.x[k] === null).map((k) => place(plot, map.textual, k)), size, scale);
+    ctx.globalAlpha = 1;
+  }
+
+  // Many marks of a kind are one path: a bank may have twenty thousand.
+  function lines(ctx, pairs, width) {
     ctx.beginPath();
-    ctx.arc(x, y, radius, 0, 2 * Math.PI);
-    ctx.fillStyle = ring > 0 ? report.cached('panel') : color;
+    for (const [from, to] of pairs) {
+      ctx.moveTo(...from);
+      ctx.lineTo(...to);
+    }
+    ctx.strokeStyle = report.cached('muted');
+    ctx.lineWidth = width;
+    ctx.stroke();
+  }
+
+  function circles(ctx, places, radius, color, ring) {
+    ctx.beginPath();
+    for (const [x, y] of places) {
+      ctx.moveTo(x + radius, y);
+      ctx.arc(x, y, radius, 0, 2 * Math.PI);
+    }
+    ctx.fillStyle = report.cached(ring > 0 ? 'panel' : color);
     ctx.fill();
     if (ring === 0) return;
-    ctx.strokeStyle = color;
+    ctx.strokeStyle = report.cached(color);
     ctx.lineWidth = 1.6 * ring;
     ctx.stroke();
   }
 
-  function cross(ctx, [x, y], radius, scale) {
+  function crosses(ctx, places, radius, scale) {
     ctx.beginPath();
-    for (const turn of [1, -1]) {
-      ctx.moveTo(x - radius, y - turn * radius);
-      ctx.lineTo(x + radius, y + turn * radius);
+    for (const [x, y] of places) {
+      for (const turn of [1, -1]) {
+        ctx.moveTo(x - radius, y - turn * radius);
+        ctx.lineTo(x + radius, y + turn * radius);
+      }
     }
     ctx.strokeStyle = report.cached('warn');
     ctx.lineWidth = 1.6 * scale;
@@ -126,7 +155,9 @@ report.maps = (() => {
   }
 
   // Names beside their textual anchors, right or left, where they hide no other name; and, unless they were asked for, no point either.
-  function label({ ctx, bbox }, map, categories, place, scale, asked) {
+  function label(plot, map, categories, asked) {
+    const { ctx, bbox } = plot;
+    const scale = devicePixelRatio;
     ctx.font = `${11 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = 'middle';
     ctx.textAlign = 'left';
@@ -134,10 +165,10 @@ report.maps = (() => {
     ctx.strokeStyle = report.cached('panel');
     ctx.fillStyle = report.cached('text');
     const around = ([x, y]) => ({ left: x - 3 * scale, right: x + 3 * scale, top: y - 3 * scale, bottom: y + 3 * scale });
-    const taken = asked ? [] : [map.textual, map.visual].flatMap((side) => [...side.x.keys()].filter((k) => side.x[k] !== null).map((k) => around(place(side, k))));
+    const taken = asked ? [] : [map.textual, map.visual].flatMap((side) => [...side.x.keys()].filter((k) => side.x[k] !== null).map((k) => around(place(plot, side, k))));
     const isFree = (box) => box.left >= bbox.left && box.right <= bbox.left + bbox.width && !taken.some((other) => box.left < other.right && box.right > other.left && box.top < other.bottom && box.bottom > other.top);
     for (const k of categories) {
-      const [x, y] = place(map.textual, k);
+      const [x, y] = place(plot, map.textual, k);
       const width = ctx.measureText(map.names[k]).width;
       const box = [x + 6 * scale, x - 6 * scale - width].map((left) => ({ left, right: left + width, top: y - 6 * scale, bottom: y + 6 * scale })).find(isFree);
       if (box === undefined) continue;
