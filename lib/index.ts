@@ -43,4 +43,9 @@ export { evaluateStudent, type StudentEvaluation, type StudentEvaluationOptions 
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
 export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
+// reports
+export { writeReport, type ReportOptions, type ReportResult } from './report/report.js';
+export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
+export type { RunSummary } from './report/summary.js';
+
 export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';

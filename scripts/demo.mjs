@@ -95,7 +95,11 @@ async function main(options, signal) {
 
 async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   const output = join(resolve(options.output), options.name);
-  const config = lgd.parseConfig({ ...preset.config, seed: options.seed, output, overwrite: true });
+  const { folders } = data; // none for a packed file
+  const config = lgd.parseConfig({
+    ...preset.config, seed: options.seed, output, overwrite: true, teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
+    ...(folders !== undefined && { data: { train: resolve(folders.train) }, evaluate: { ...preset.config.evaluate, data: resolve(folders.evaluate) } }),
+  });
   const { name, widthMultiplier } = config.student;
   const student = lgd.createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, seed: options.seed });
   const judge = (vendor) => new lgd.ZeroShotEvaluation({ device, images: data.evaluation[vendor], bank: data.bank, mean: teacher.mean, std: teacher.std });
@@ -116,6 +120,7 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   printTable(say, { scores, speed, student });
   const kept = Math.round((100 * summary.studentTop1) / summary.teacherTop1);
   say(`\n${summary.seconds.toFixed(0)} s in all; the student keeps ${kept} % of the teacher's top-1. Summary: ${relative(process.cwd(), join(options.output, 'summary.json'))}`);
+  if (folders !== undefined) say(`Curves, maps and pictures of it: npx lgdistill report ${relative(process.cwd(), output)}`);
   return 0;
 }
 

@@ -1,6 +1,6 @@
 // Compiles lib/ to a folder: ES modules and their types, one CommonJS bundle, and the types that go with it.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -20,6 +20,7 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
     '--define:import.meta.url=__lgd_module_url', "--banner:js=const __lgd_module_url = require('node:url').pathToFileURL(__filename).href;",
     '--log-level=warning',
   ]);
+  cpSync(join(root, 'lib/report/client'), join(folder, 'report/client'), { recursive: true }); // what reports carry, as it is
   copyTypes(folder, join(folder, 'cjs'));
   chmodSync(join(folder, 'cli/main.js'), 0o755);
 }

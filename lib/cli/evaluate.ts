@@ -18,7 +18,7 @@ export function evaluateCommand(bind: Bind): Command {
     const config = await readConfig(command, { 'evaluate.data': data });
     const phases = phaseReporter(terminal);
     const result = await evaluateStudent({ student, config, signal, onProgress: phases.onProgress }).finally(phases.stop);
-    terminal.emit(result);
+    terminal.emit({ ...result, predictions: undefined }); // one number an image: for programs, through the API
     terminal.say(scoreTable([['teacher', result.teacher], ['student', result.student]]));
   }));
 }

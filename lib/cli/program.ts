@@ -12,10 +12,11 @@ import { exportCommand } from './export.js';
 import { exitCodes, reportFailure } from './failure.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
+import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
 import { openTerminal, type Streams } from './terminal.js';
 
-const commands = [doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, benchCommand];
+const commands = [doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, benchCommand];
 
 /**
  * Runs one command line.

@@ -2,23 +2,28 @@ import { Command } from 'commander';
 import { prepareRun, resumeConfig } from '../train/setup.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readFlags } from './options.js';
+import { writeRunReport } from './report.js';
 import { phaseReporter, reportRun } from './run-report.js';
 
 export function resumeCommand(bind: Bind): Command {
   const command = new Command('resume')
     .description('continue an interrupted run exactly where its checkpoint stands')
     .argument('<run>', 'the run folder')
-    .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last');
+    .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last')
+    .option('--no-report', 'do not write report.html into the run folder at the end');
   addConfigOptions(command, ['device', 'threads', 'offline', 'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'evaluate.everyEpochs', 'checkpoint.*', 'log.everySteps'], { file: false });
   return command.action(bind(async ({ terminal, signal }, folder) => {
     const { from } = command.opts<{ from: string }>();
     const config = await resumeConfig(folder as string, readFlags(command));
     const phases = phaseReporter(terminal);
     const run = await prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }).finally(phases.stop);
+    let code: number;
     try {
-      return await reportRun(run.run({ signal }), terminal);
+      code = await reportRun(run.run({ signal }), terminal);
     } finally {
       await run.dispose();
     }
+    if (command.opts<{ report: boolean }>().report) await writeRunReport(run.config.output, terminal);
+    return code;
   }));
 }

@@ -46,6 +46,19 @@ export async function openImageFolder(root: string, { labels = 'none', signal }:
   return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
 }
 
+/** At most `most` images of a source, spread evenly over its order; class names stay as they are. */
+export function sampleSource(source: ImageSource, most: number): ImageSource {
+  const total = source.ids.length;
+  if (total <= most) return source;
+  const places = Array.from({ length: most }, (_, i) => Math.floor((i * total) / most));
+  return {
+    ...source,
+    ids: places.map((place) => source.ids[place]!),
+    ...(source.labels !== undefined && { labels: Int32Array.from(places, (place) => source.labels![place]!) }),
+    read: (index) => source.read(places[index]!),
+  };
+}
+
 async function checkFolder(root: string): Promise<void> {
   let isFolder: boolean;
   try {

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { ImageCache } from '../data/cache.js';
-import { openImageFolder } from '../data/sources.js';
+import { openImageFolder, sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { createStudent } from '../models/student.js';
@@ -16,7 +16,7 @@ import type { PhaseProgress } from '../train/events.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
 import { readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
-import { ZeroShotEvaluation } from './zeroshot.js';
+import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
 
 export interface StudentEvaluationOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
@@ -26,6 +26,8 @@ export interface StudentEvaluationOptions {
    * beside its file; or built of the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is evaluated too.
    */
   config: ConfigInput;
+  /** Looks at so many images at most, spread evenly over the folder (default: all). */
+  mostImages?: number;
   signal?: AbortSignal;
   onProgress?: (progress: PhaseProgress) => void;
 }
@@ -37,8 +39,18 @@ export interface StudentEvaluation {
   student: ZeroShotScore;
   /** Where a teacher was given that sees images. */
   teacher: ZeroShotScore | undefined;
+  /** What each image was taken for. */
+  predictions: Predictions;
   /** The text bank's hash: scores over the same names and bank can be compared. */
   bankHash: string;
+}
+
+/** Indices into `names`, one an image. */
+export interface Predictions {
+  names: readonly string[];
+  targets: Int32Array;
+  student: Int32Array;
+  teacher: Int32Array | undefined;
 }
 
 const mostImagesAtOnce = 256;
@@ -47,14 +59,14 @@ const mostImagesAtOnce = 256;
  * Scores a student on a labelled folder.
  * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of banks, images and device
  */
-export async function evaluateStudent({ student: path, config: input, signal, onProgress }: StudentEvaluationOptions): Promise<StudentEvaluation> {
+export async function evaluateStudent({ student: path, config: input, mostImages = Infinity, signal, onProgress }: StudentEvaluationOptions): Promise<StudentEvaluation> {
   const config = parseConfig(input);
   const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const folder = config.evaluate.data;
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
   const { file, info, weights } = await readStudent(path);
   if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
-  const source = await openImageFolder(folder, { labels: 'folders', signal });
+  const source = sampleSource(await openImageFolder(folder, { labels: 'folders', signal }), mostImages);
   const mapping = config.evaluate.mapping === undefined ? {} : await readMapping(config.evaluate.mapping);
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
@@ -71,9 +83,17 @@ export async function evaluateStudent({ student: path, config: input, signal, on
     });
     const options = { device, images, bank, mapping };
     const [batch, precision] = [Math.min(mostImagesAtOnce, images.length), precisionOf(config)];
-    const student = await scoreStudent(device, { info, weights }, new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std }), { batch, precision, signal });
-    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal }));
-    return { file, info, student, teacher: teacherScore, bankHash: bank.hash };
+    const ofStudent = new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std });
+    const seen = { student: new Int32Array(images.length), teacher: new Int32Array(images.length) };
+    const record = (into: Int32Array) => (nearest: Int32Array, topK: number, from: number) => {
+      for (let i = 0; i < nearest.length / topK; i++) into[from + i] = nearest[i * topK]!;
+    };
+    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onNearest: record(seen.student) });
+    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onNearest: record(seen.teacher) }));
+    return {
+      file, info, student: score, teacher: teacherScore, bankHash: bank.hash,
+      predictions: { names: bank.names, targets: ofStudent.targets, student: seen.student, teacher: teacherScore && seen.teacher },
+    };
   } finally {
     await teacher?.dispose();
   }
@@ -87,12 +107,12 @@ async function scoreStudent(
   device: Device,
   { info, weights }: Pick<Awaited<ReturnType<typeof readStudent>>, 'info' | 'weights'>,
   evaluation: ZeroShotEvaluation,
-  { batch, precision, signal }: { batch: number; precision: Precision | undefined; signal: AbortSignal | undefined },
+  { batch, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
 ): Promise<ZeroShotScore> {
   const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
   student.load(weights);
   using encoder = student.compile({ batch, resolution: info.resolution, precision, training: false });
-  return await evaluation.evaluateEncoder(encoder, { signal });
+  return await evaluation.evaluateEncoder(encoder, options);
 }
 
 /** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */

@@ -1,13 +1,12 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
-import { sequentialBatches } from '../data/sampler.js';
 import type { Device } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError } from '../errors.js';
 import type { CompiledEncoder, Precision } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { matchClasses } from './classes.js';
+import { embedImages, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
 export interface ZeroShotOptions {
@@ -23,18 +22,9 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
-export interface EvaluateOptions {
-  signal?: AbortSignal;
-  /** Called after each batch with the number of images done and to do. */
-  onProgress?: (done: number, total: number) => void;
-}
-
-/** Queues one batch of images through an encoder; resolves with its embeddings, [B,D]. */
-interface Embedder {
-  batch: number;
-  resolution: number;
-  images: TensorHandle;
-  embed(): Promise<Float32Array>;
+export interface EvaluateOptions extends EmbedOptions {
+  /** Told of each batch: the nearest names of images `from` on, [n,topK] indices into the bank, the best first. */
+  onNearest?: (nearest: Int32Array, topK: number, from: number) => void;
 }
 
 /**
@@ -59,23 +49,15 @@ export class ZeroShotEvaluation {
     this.classes = bank.size;
   }
 
+  /** The right row of the bank for each image. */
+  get targets(): Int32Array {
+    return this.#targets;
+  }
+
   /** The score of an encoder compiled for training or for inference; training statistics are left alone. @throws LgdError NON_FINITE, ABORTED, and device faults */
   async evaluateEncoder(encoder: CompiledEncoder, options: EvaluateOptions = {}): Promise<ZeroShotScore> {
-    const { addon } = this.#options.device;
-    const images = encoder.makeImages();
-    try {
-      return await this.#score({
-        batch: encoder.batch,
-        resolution: encoder.resolution,
-        images,
-        embed: () => {
-          encoder.forwardTensor(images, { training: false });
-          return addon.readTensor(encoder.output);
-        },
-      }, options);
-    } finally {
-      addon.release(images);
-    }
+    using embedder = encoderEmbedder(encoder);
+    return await this.#score(embedder, options);
   }
 
   /**
@@ -84,47 +66,19 @@ export class ZeroShotEvaluation {
    */
   async evaluateTeacher(teacher: AnyTeacher, { batch, precision, ...options }: EvaluateOptions & { batch: number; precision?: Precision }): Promise<ZeroShotScore | undefined> {
     if (teacher.kind === 'precomputed') return undefined;
-    if (teacher.kind === 'native') {
-      const compiled = teacher.compile({ batch, precision });
-      try {
-        return await this.evaluateEncoder(compiled, options);
-      } finally {
-        compiled.dispose();
-      }
-    }
-    const { addon, handle } = this.#options.device;
-    const { resolution } = teacher;
-    const images = addon.makeImages(handle, batch, resolution, resolution, false);
-    try {
-      return await this.#score({ batch, resolution, images, embed: async () => teacher.embed(await addon.readImages(images), batch, options) }, options);
-    } finally {
-      addon.release(images);
-    }
+    using embedder = teacherEmbedder(this.#options.device, teacher, { batch, precision, signal: options.signal });
+    return await this.#score(embedder, options);
   }
 
-  async #score(embedder: Embedder, { signal, onProgress }: EvaluateOptions): Promise<ZeroShotScore> {
+  async #score(embedder: Embedder, { onNearest, ...options }: EvaluateOptions): Promise<ZeroShotScore> {
     const { device, images, bank, mean, std } = this.#options;
-    const { addon, handle } = device;
-    const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
     const topK = Math.min(5, bank.size);
     const counts = { correct1: 0, correct5: 0 };
-    let start = 0;
-    let before: Promise<void> = Promise.resolve(); // one batch is judged while the next is on the device
-    for (const { indices, valid } of sequentialBatches(images.length, embedder.batch)) {
-      throwIfAborted(signal, 'the evaluation');
-      addon.augment(images.store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
-      const [from, to] = [start, start + valid];
-      const judged = embedder.embed().then(async (embeddings) => {
-        const nearest = await addon.topSimilar(handle, embeddings.subarray(0, valid * bank.embeddingSize), bank.data, bank.embeddingSize, topK);
-        this.#count(nearest.indices, topK, this.#targets.subarray(from, to), counts);
-        onProgress?.(to, images.length);
-      });
-      judged.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled
-      await before;
-      before = judged;
-      start = to;
-    }
-    await before;
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, from, to) => {
+      const nearest = await device.addon.topSimilar(device.handle, embeddings, bank.data, bank.embeddingSize, topK);
+      this.#count(nearest.indices, topK, this.#targets.subarray(from, to), counts);
+      onNearest?.(nearest.indices, topK, from);
+    }, options);
     return makeScore({ ...counts, images: images.length, classes: this.classes, topK });
   }
 

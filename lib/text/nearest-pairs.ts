@@ -1,4 +1,5 @@
 import { LgdError } from '../errors.js';
+import { dot, principalAxes } from '../principal-axes.js';
 import { nextTurn } from '../turn.js';
 
 /** Two rows (a < b) and the cosine between them. */
@@ -117,23 +118,9 @@ function pairsInReach(values: Float32Array, i: number, j: number, width: number,
     | (+(s4 <= limit) << 4) | (+(s5 <= limit) << 5) | (+(s6 <= limit) << 6) | (+(s7 <= limit) << 7);
 }
 
-/** Four partial sums, so that additions need not wait for each other. */
-function dot(values: Float32Array, i: number, j: number, length: number): number {
-  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-  let k = 0;
-  for (; k + 3 < length; k += 4) {
-    s0 += values[i + k]! * values[j + k]!;
-    s1 += values[i + k + 1]! * values[j + k + 1]!;
-    s2 += values[i + k + 2]! * values[j + k + 2]!;
-    s3 += values[i + k + 3]! * values[j + k + 3]!;
-  }
-  for (; k < length; k++) s0 += values[i + k]! * values[j + k]!;
-  return s0 + s1 + s2 + s3;
-}
-
 /** Rows on the leading axes plus, as one more coordinate, the norm of what the axes leave out; sorted along the first axis. */
 function projectAndSort(rows: Float32Array, count: number, dimension: number): Pick<Search, 'order' | 'sorted' | 'projected' | 'width'> {
-  const axes = principalAxes(rows, count, dimension, Math.min(axesMost, dimension));
+  const axes = principalAxes(rows, count, dimension, Math.min(axesMost, dimension), { rounds: 4 });
   const axisCount = axes.length / dimension;
   const width = axisCount + 1;
   const unsorted = new Float32Array(count * width);
@@ -155,57 +142,6 @@ function projectAndSort(rows: Float32Array, count: number, dimension: number): P
     sorted.set(rows.subarray(row * dimension, (row + 1) * dimension), place * dimension);
   });
   return { order, sorted, projected, width };
-}
-
-/**
- * Orthonormal axes [n,dimension] near the leading principal axes of an evenly spaced sample of the rows, by subspace iteration.
- * They steer the speed of the search, never its result, so a few rounds do.
- */
-function principalAxes(rows: Float32Array, count: number, dimension: number, n: number): Float32Array {
-  const sampleCount = Math.min(count, 1024);
-  const sample = new Float32Array(sampleCount * dimension);
-  const mean = new Float64Array(dimension);
-  for (let i = 0; i < sampleCount; i++) {
-    const row = Math.floor((i * count) / sampleCount);
-    for (let k = 0; k < dimension; k++) {
-      sample[i * dimension + k] = rows[row * dimension + k]!;
-      mean[k]! += rows[row * dimension + k]! / sampleCount;
-    }
-  }
-  for (let i = 0; i < sampleCount; i++) for (let k = 0; k < dimension; k++) sample[i * dimension + k]! -= mean[k]!;
-  let axes = new Float32Array(n * dimension);
-  for (let i = 0; i < axes.length; i++) axes[i] = 1e-3 * Math.sin(i * 12.9898); // so that no start is orthogonal to what is sought
-  for (let p = 0; p < n; p++) axes[p * dimension + p]! += 1;
-  orthonormalise(axes, n, dimension);
-  for (let round = 0; round < 4; round++) {
-    const next = new Float32Array(n * dimension);
-    for (let i = 0; i < sampleCount; i++) {
-      for (let p = 0; p < n; p++) {
-        let weight = 0;
-        for (let k = 0; k < dimension; k++) weight += sample[i * dimension + k]! * axes[p * dimension + k]!;
-        for (let k = 0; k < dimension; k++) next[p * dimension + k]! += weight * sample[i * dimension + k]!;
-      }
-    }
-    if (!orthonormalise(next, n, dimension)) break; // the rows span fewer axes than asked for: those of the last round still serve
-    axes = next;
-  }
-  return axes;
-}
-
-/** Gram-Schmidt in place, three passes for orthogonality to rounding even where rows are nearly dependent; false where one vanishes. */
-function orthonormalise(axes: Float32Array, n: number, dimension: number): boolean {
-  for (let p = 0; p < n; p++) {
-    for (let pass = 0; pass < 3; pass++) {
-      for (let q = 0; q < p; q++) {
-        const along = dot(axes, p * dimension, q * dimension, dimension);
-        for (let k = 0; k < dimension; k++) axes[p * dimension + k]! -= along * axes[q * dimension + k]!;
-      }
-      const norm = Math.sqrt(dot(axes, p * dimension, p * dimension, dimension));
-      if (!(norm > 0)) return false;
-      for (let k = 0; k < dimension; k++) axes[p * dimension + k]! /= norm;
-    }
-  }
-  return true;
 }
 
 /** Keeps the best `limit` pairs of any number, counting all. */

@@ -26,6 +26,8 @@ export interface DistillerOptions {
 /** What a step leaves to be read: which of the head's metric slots its batches wrote. */
 export interface StepTicket {
   slots: readonly number[];
+  /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
+  teacherMilliseconds: number;
 }
 
 /** Bytes of device memory. */
@@ -124,13 +126,16 @@ export class Distiller implements Disposable {
     const { seed, train } = this.config;
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
+    let teacherMilliseconds = 0;
     addon.beginStep(this.#step);
     try {
       this.encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
+        const from = performance.now();
         const zT = await this.#feed.embed(batch, place);
+        if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
         addon.joinBranch(handle); // the teacher's forward, beside the student's
         addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
@@ -149,7 +154,7 @@ export class Distiller implements Disposable {
     } finally {
       addon.endStep(this.#step);
     }
-    return { slots };
+    return { slots, teacherMilliseconds };
   }
 
   /**

@@ -34,6 +34,8 @@ export interface StepEvent extends SemanticMetrics {
   imagesPerSecond: number;
   /** Share of the time that the loop spent on batches, foreign teachers and its caller rather than waiting for the device. */
   dataWait: number;
+  /** Share of the time spent on a teacher outside the device; part of dataWait, 0 for a teacher on it. */
+  teacherWait: number;
   /** Was it written to metrics.jsonl? */
   logged: boolean;
 }

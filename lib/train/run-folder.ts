@@ -94,9 +94,9 @@ export class RunFolder {
     });
   }
 
-  /** Appends a line to metrics.jsonl. @throws LgdError NOT_WRITABLE */
+  /** Appends a line to metrics.jsonl, with the time in milliseconds since 1970. @throws LgdError NOT_WRITABLE */
   async metrics(line: object): Promise<void> {
-    await this.#append(this.#metrics, metricsFile, JSON.stringify(line));
+    await this.#append(this.#metrics, metricsFile, JSON.stringify({ ...line, time: Date.now() }));
   }
 
   /** Appends a line with the time to log.txt. @throws LgdError NOT_WRITABLE */

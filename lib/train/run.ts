@@ -6,6 +6,7 @@ import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { SemanticMetrics } from '../native.js';
+import { version } from '../version.js';
 import type { Batch, Dataset } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
@@ -14,6 +15,7 @@ import { LossMonitor, type MonitorState } from './monitor.js';
 import { RateMeter } from './rate.js';
 import { writeReplay } from './replay.js';
 import { RunFolder } from './run-folder.js';
+import { endLine, startLine } from './run-log.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import type { StudentInfo } from './student-file.js';
 
@@ -121,7 +123,7 @@ class Run {
     const lastStep = Math.min(totalSteps, maxSteps ?? totalSteps);
     const stepsPerEpoch = this.#plan.stepsPerEpoch / accumulate;
     const { length: images, broken = [] } = this.dataset;
-    await this.folder.log(`start at step ${this.#step} of ${lastStep}, ${images} images, ${broken.length} broken ones left out`);
+    await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: this.distiller.device.info, version }));
     await this.folder.listBroken(broken);
     const { planned, used } = this.distiller.memory;
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of student and teacher, in use ${mebibytes(used)} MiB`);
@@ -180,7 +182,7 @@ class Run {
     const logged = this.#step % this.#config.log.everySteps === 0 || this.#step === 1 || this.#step === lastStep;
     const line = {
       type: 'step' as const, step: this.#step, epoch: this.#epochs(this.#step), ...metrics, learningRate: pending.learningRate,
-      ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited),
+      ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited, pending.ticket.teacherMilliseconds),
     };
     if (logged) await this.folder.metrics(line);
     if (!this.#memoryLogged) await this.#logMemory();
@@ -289,7 +291,7 @@ class Run {
 
   async #finish(done: boolean): Promise<RunEvent> {
     const where = { step: this.#step, epoch: this.#epochs(this.#step), folder: this.#lastCheckpoint.folder };
-    await this.folder.log(`${done ? 'done' : 'interrupted'} at step ${this.#step}`);
+    await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
     return { type: 'done', ...where, best: this.#best, seconds: (performance.now() - this.#started) / 1000 };

@@ -7,7 +7,7 @@ import { heldOutVendor } from './vendors.mjs';
 
 /**
  * Draws the emoji of a preset and opens them as the library's users open theirs: image folders, decoded into a cache, and a text bank of the names.
- * @returns {Promise<{ bank: object, train: object, evaluation: Record<string, object>, dispose: () => void }>}
+ * @returns {Promise<{ bank: object, train: object, evaluation: Record<string, object>, folders: { train: string, evaluate: string }, dispose: () => void }>}
  */
 export async function openDrawn(lgd, device, { preset, folder, teacher, signal, say }) {
   const drawn = await draw(preset, { folder, signal, say });
@@ -16,7 +16,7 @@ export async function openDrawn(lgd, device, { preset, folder, teacher, signal, 
   const train = await open(await lgd.openImageFolder(drawn.train, { signal }), preset.drawingSize);
   const evaluation = {};
   for (const [vendor, path] of Object.entries(drawn.evaluate)) evaluation[vendor] = await open(await lgd.openImageFolder(path, { labels: 'folders', signal }), resolution);
-  return { bank, train, evaluation, dispose };
+  return { bank, train, evaluation, folders: { train: drawn.train, evaluate: drawn.evaluate[heldOutVendor] }, dispose };
 }
 
 /** The same from a packed file, without a decoder, a text encoder or the drawings' packages. */

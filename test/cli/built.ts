@@ -35,6 +35,6 @@ function take(lock: string): boolean {
 
 function isStale(): boolean {
   const built = statSync(join(root, 'dist', 'cjs', 'package.json'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
+  const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) => /\.(ts|js|css)$/u.test(name));
   return sources.some((name) => statSync(join(root, 'lib', name)).mtimeMs > built);
 }

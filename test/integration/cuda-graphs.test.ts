@@ -90,7 +90,7 @@ async function expectSame(a: Result, b: Result): Promise<void> {
   expect([...left.keys()]).toEqual([...right.keys()]);
   for (const [name, { data }] of left) expect(Buffer.from(data.buffer, data.byteOffset, data.byteLength).equals(Buffer.from(right.get(name)!.data.buffer, right.get(name)!.data.byteOffset, right.get(name)!.data.byteLength)), name).toBe(true);
   const metrics = async ({ output: path }: Result) =>
-    (await readFile(join(path, 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => ({ ...(JSON.parse(line) as object), imagesPerSecond: 0, dataWait: 0, seconds: 0 }));
+    (await readFile(join(path, 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => ({ ...(JSON.parse(line) as object), imagesPerSecond: 0, dataWait: 0, teacherWait: 0, seconds: 0, time: 0 }));
   expect(await metrics(a)).toEqual(await metrics(b));
 }
 

@@ -48,8 +48,8 @@ async function expectSame(broken: string, whole: string): Promise<void> {
 async function metricsOf(run: string): Promise<unknown[]> {
   const lines = (await readFile(join(run, 'metrics.jsonl'), 'utf8')).trim().split('\n');
   return lines.map((line) => {
-    const { imagesPerSecond, dataWait, seconds, ...rest } = JSON.parse(line) as Record<string, unknown>;
-    expect([imagesPerSecond ?? seconds, dataWait ?? 0].every(Number.isFinite)).toBe(true);
+    const { imagesPerSecond, dataWait, teacherWait, seconds, time, ...rest } = JSON.parse(line) as Record<string, unknown>;
+    expect([imagesPerSecond ?? seconds, dataWait ?? 0, teacherWait ?? 0, time].every(Number.isFinite)).toBe(true);
     return rest;
   });
 }

@@ -1,7 +1,7 @@
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { imagesFromBuffers, openImageFolder } from '../../lib/data/sources.js';
+import { imagesFromBuffers, openImageFolder, sampleSource } from '../../lib/data/sources.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const root = temporaryFolder();
@@ -81,5 +81,23 @@ describe('imagesFromBuffers', () => {
     refuse([{ id: 'a', bytes, label: 0 }, { id: 'b', bytes }], ['x']);
     refuse([{ id: 'a', bytes, label: 1 }], ['x']);
     refuse([{ id: 'a', bytes, label: 0.5 }], ['x', 'y']);
+  });
+});
+
+describe('sampleSource', () => {
+  const images = Array.from({ length: 10 }, (_, i) => ({ id: String(i), bytes: Uint8Array.of(i), label: i % 2 }));
+
+  it('takes images evenly, with their labels and bytes', async () => {
+    const sample = sampleSource(imagesFromBuffers(images, ['even', 'odd']), 4);
+    expect(sample.ids).toEqual(['0', '2', '5', '7']);
+    expect(sample.labels).toEqual(Int32Array.of(0, 0, 1, 1));
+    expect(sample.classNames).toEqual(['even', 'odd']);
+    expect([...(await sample.read(2))]).toEqual([5]);
+  });
+
+  it('leaves a small source as it is', () => {
+    const source = imagesFromBuffers(images.map(({ id, bytes }) => ({ id, bytes })));
+    expect(sampleSource(source, 10)).toBe(source);
+    expect(sampleSource(source, 3).labels).toBeUndefined();
   });
 });

@@ -14,7 +14,11 @@ beforeEach(async () => {
 afterEach(() => rm(root, { recursive: true, force: true }));
 
 const config = parseConfig({ seed: 5 });
-const lines = async () => (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean).map((line) => JSON.parse(line) as { type: string; step: number });
+const lines = async () => (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean).map((line) => {
+  const { time, ...rest } = JSON.parse(line) as { type: string; step: number; time: number };
+  expect(Math.abs(Date.now() - time)).toBeLessThan(60_000);
+  return rest;
+});
 
 describe('checkRunFolder', () => {
   const neither = { overwrite: false, resume: false };

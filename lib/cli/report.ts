@@ -1,0 +1,61 @@
+import { Command } from 'commander';
+import type { DeviceName } from '../device.js';
+import { LgdError } from '../errors.js';
+import { reportDefaults, writeReport, type ReportResult } from '../report/report.js';
+import { writeTensorBoard } from '../report/tensorboard.js';
+import type { Bind } from './command.js';
+import { addConfigOptions, readConfig } from './options.js';
+import { phaseReporter } from './run-report.js';
+import { formatBytes } from './table.js';
+import type { Terminal } from './terminal.js';
+import { parseCount } from './values.js';
+
+interface ReportFlags {
+  output?: string;
+  models: boolean;
+  images?: string;
+  maxImages?: number;
+  tensorboard?: string;
+}
+
+export function reportCommand(bind: Bind): Command {
+  const command = new Command('report')
+    .description('write an HTML report on runs: curves, map of the banks, anchor gallery, confusion')
+    .argument('<runs...>', 'run folders')
+    .option('--output <file>', "the file to write (default: report.html in the first run's folder)")
+    .option('--no-models', 'only what the run folders tell: no gallery, no confusion')
+    .option('--images <folder>', "training images for the gallery (default: the run's own)")
+    .option('--max-images <n>', `images that gallery and confusion look at, at most [default ${reportDefaults.mostImages}]`, parseCount('max-images'))
+    .option('--tensorboard <folder>', 'write TensorBoard event files too, a folder a run');
+  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data'], { file: false });
+  return command.action(bind(async ({ terminal, signal }, runs) => {
+    const flags = command.opts<ReportFlags>();
+    const { device, threads, offline, teacher, evaluate } = await readConfig(command);
+    const phases = phaseReporter(terminal);
+    const result = await writeReport({
+      runs: runs as string[], output: flags.output, models: flags.models, images: flags.images, teacher, evaluate: evaluate.data,
+      mostImages: flags.maxImages, device: device as DeviceName, threads, localFilesOnly: offline, signal, onProgress: phases.onProgress,
+    }).finally(phases.stop);
+    const events = flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);
+    terminal.emit({ ...result, tensorboard: events });
+    terminal.say(describeReport(result));
+    for (const { file, scalars } of events ?? []) terminal.say(`${file}: ${scalars} scalars`);
+  }));
+}
+
+/** Writes the report of a run that has just ended into its folder: what takes no model. The run has done its work, so that a report which cannot be written is a warning. */
+export async function writeRunReport(run: string, terminal: Terminal): Promise<void> {
+  try {
+    const { file, bytes } = await writeReport({ runs: [run], models: false });
+    terminal.say(`report: ${file} (${formatBytes(bytes)}); with gallery and confusion: lgdistill report ${run}`);
+  } catch (error) {
+    if (!(error instanceof LgdError)) throw error;
+    terminal.warn(`no report: ${error.message}`);
+  }
+}
+
+/** What was written, and what could not be shown. */
+function describeReport({ file, bytes, imageBytes, missing }: ReportResult): string {
+  const pictures = imageBytes > 0 ? `, ${formatBytes(imageBytes)} of it pictures` : '';
+  return [`report: ${file} (${formatBytes(bytes)}${pictures})`, ...missing.map(({ run, section, reason }) => `  ${run}, no ${section}: ${reason}`)].join('\n');
+}

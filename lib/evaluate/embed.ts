@@ -1,0 +1,95 @@
+/** Embeddings of the centre crops of cached images, batch by batch: what evaluations and reports look at. */
+import type { ImageCache } from '../data/cache.js';
+import { sequentialBatches } from '../data/sampler.js';
+import type { Device } from '../device.js';
+import { throwIfAborted } from '../errors.js';
+import type { CompiledEncoder, Precision } from '../models/compiled.js';
+import type { AnyTeacher } from '../models/index.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
+
+/** Turns batches of images into embeddings. Dispose of it when done; what it was made of stays. */
+export interface Embedder extends Disposable {
+  readonly batch: number;
+  /** Side of the views, in pixels. */
+  readonly resolution: number;
+  /** Where a batch's views go. */
+  readonly images: TensorHandle;
+  /** Queues the views' forward pass; resolves with [batch,D], not normalised. */
+  embed(): Promise<Float32Array>;
+}
+
+export interface EmbedOptions {
+  signal?: AbortSignal;
+  /** Called after each batch with the number of images done and to do. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY */
+export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
+  const { addon } = encoder.device;
+  const images = encoder.makeImages();
+  return {
+    batch: encoder.batch,
+    resolution: encoder.resolution,
+    images,
+    embed: () => {
+      encoder.forwardTensor(images, { training: false });
+      return addon.readTensor(encoder.output);
+    },
+    [Symbol.dispose]: () => addon.release(images),
+  };
+}
+
+/** A teacher that sees images: any but one of precomputed embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
+export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>, { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal }): Embedder {
+  const { resolution } = teacher;
+  if (teacher.kind === 'native') {
+    const compiled = teacher.compile({ batch, precision });
+    const inner = encoderEmbedder(compiled);
+    return {
+      ...inner,
+      [Symbol.dispose]: () => {
+        inner[Symbol.dispose]();
+        compiled.dispose();
+      },
+    };
+  }
+  const images = addon.makeImages(handle, batch, resolution, resolution, false);
+  return { batch, resolution, images, embed: async () => teacher.embed(await addon.readImages(images), batch, { signal }), [Symbol.dispose]: () => addon.release(images) };
+}
+
+export interface EmbedTask {
+  device: Device;
+  /** Decoded for the embedder's resolution, or a larger one. */
+  images: Pick<ImageCache, 'length' | 'store'>;
+  /** Channel statistics of the encoder's input. */
+  mean: ChannelTriple;
+  std: ChannelTriple;
+  /** What is going on, for the error when it is stopped: 'the evaluation'. */
+  what: string;
+}
+
+/**
+ * Embeds every image, in order. `take` gets the rows [from, to) as [to - from, D]; it works on one batch while the next is on the device.
+ * @throws LgdError NON_FINITE, ABORTED, and device faults
+ */
+export async function embedImages(embedder: Embedder, { device, images, mean, std, what }: EmbedTask, take: (embeddings: Float32Array, from: number, to: number) => Promise<void> | void, { signal, onProgress }: EmbedOptions = {}): Promise<void> {
+  const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
+  let start = 0;
+  let before: Promise<void> = Promise.resolve();
+  for (const { indices, valid } of sequentialBatches(images.length, embedder.batch)) {
+    throwIfAborted(signal, what);
+    device.addon.augment(images.store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
+    const [from, to] = [start, start + valid];
+    const taken = embedder.embed().then(async (embeddings) => {
+      await take(embeddings.subarray(0, (valid * embeddings.length) / embedder.batch), from, to);
+      onProgress?.(to, images.length);
+    });
+    taken.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled
+    await before;
+    before = taken;
+    start = to;
+  }
+  await before;
+}

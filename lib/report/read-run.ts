@@ -1,0 +1,145 @@
+/** What a run's folder tells without looking at models or images. */
+import { readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { LgdError, systemErrorCode } from '../errors.js';
+import type { ZeroShotScore } from '../evaluate/score.js';
+import { countParameters, studentGraph } from '../models/index.js';
+import { readRunConfig } from '../train/run-folder.js';
+import { readRunLog, type RunLog } from '../train/run-log.js';
+import { readStudent, type StudentInfo } from '../train/student-file.js';
+
+/** The numbers of a step, in the order of the columns; `time` is in milliseconds since 1970. */
+export const stepFields = [
+  'step', 'epoch', 'time', 'loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement',
+  'categoriesHit', 'categoriesSeen', 'learningRate', 'imagesPerSecond', 'dataWait', 'teacherWait',
+] as const;
+export type StepField = (typeof stepFields)[number];
+
+/** One column a number, all of one length; NaN where a line does not tell. */
+export type StepColumns = Record<StepField, Float64Array>;
+
+export interface EvaluationPoint {
+  step: number;
+  epoch: number;
+  /** NaN in runs of versions that did not tell. */
+  time: number;
+  seconds: number;
+  student: ZeroShotScore;
+  teacher: ZeroShotScore | undefined;
+}
+
+export interface RunRecord {
+  /** The folder's name; unique within a report ({@link readRuns}). */
+  name: string;
+  /** Absolute. */
+  path: string;
+  /** config.json as it stands there: another version may have written it. */
+  config: Readonly<Record<string, unknown>>;
+  steps: StepColumns;
+  evaluations: readonly EvaluationPoint[];
+  /** Lines of metrics.jsonl that could not be read: a kill may tear the last. */
+  badLines: number;
+  log: RunLog;
+  /** Of the best checkpoint, or the last; undefined before the first, or where {@link studentProblem} says what is wrong with it. */
+  student: { info: StudentInfo; parameters: number } | undefined;
+  studentProblem: string | undefined;
+}
+
+/**
+ * Reads the folders of several runs, and gives each a name of its own.
+ * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
+ */
+export async function readRuns(paths: readonly string[]): Promise<RunRecord[]> {
+  if (paths.length === 0) throw new LgdError('BAD_OPTION', 'a report needs a run folder.', { option: 'runs', mend: 'Give one or more run folders' });
+  const runs = await Promise.all([...new Set(paths.map((path) => resolve(path)))].map(readRun));
+  const names = runs.map(({ name }) => name);
+  for (const run of runs) {
+    if (names.filter((name) => name === run.name).length > 1) run.name = join(basename(dirname(run.path)), basename(run.path));
+  }
+  const taken = new Map<string, number>();
+  for (const run of runs) {
+    const count = (taken.get(run.name) ?? 0) + 1;
+    taken.set(run.name, count);
+    if (count > 1) run.name = `${run.name} (${count})`;
+  }
+  return runs;
+}
+
+async function readRun(path: string): Promise<RunRecord> {
+  if (!((await stat(path).catch(() => undefined))?.isDirectory() ?? false)) {
+    throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+  }
+  const config = await readRunConfig(path);
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+  const metrics = parseMetrics(await readIfThere(join(path, 'metrics.jsonl')));
+  return {
+    name: basename(path),
+    path,
+    config: config as Record<string, unknown>,
+    ...metrics,
+    log: readRunLog(await readIfThere(join(path, 'log.txt'))),
+    ...(await readStudentFacts(path)),
+  };
+}
+
+/** A run without a checkpoint, or with a damaged one, has curves that are worth showing all the same. */
+async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student' | 'studentProblem'>> {
+  try {
+    const { info } = await readStudent(path);
+    const { architecture, embeddingSize, widthMultiplier } = info;
+    return { student: { info, parameters: countParameters(studentGraph(architecture, { embeddingSize, widthMultiplier })) }, studentProblem: undefined };
+  } catch (error) {
+    if (!(error instanceof LgdError)) throw error;
+    return { student: undefined, studentProblem: error.code === 'FILE_NOT_FOUND' ? 'it has no checkpoint yet' : error.message };
+  }
+}
+
+async function readIfThere(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'ENOENT') return '';
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { cause });
+  }
+}
+
+/** Reads metrics.jsonl. Lines of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
+export function parseMetrics(text: string): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
+  const rows: Record<string, unknown>[] = [];
+  const evaluations: EvaluationPoint[] = [];
+  let badLines = 0;
+  for (const line of text.split('\n')) {
+    if (line.trim() === '') continue;
+    const value = parseObject(line);
+    if (typeof value?.['step'] !== 'number') badLines++;
+    else if (value['type'] === 'step') rows.push(value);
+    else if (value['type'] === 'evaluation') {
+      const point = evaluationOf(value);
+      if (point === undefined) badLines++;
+      else evaluations.push(point);
+    }
+  }
+  const steps = Object.fromEntries(stepFields.map((field) => [field, Float64Array.from(rows, (row) => numberOr(row[field]))])) as StepColumns;
+  return { steps, evaluations, badLines };
+}
+
+function parseObject(line: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function evaluationOf(line: Record<string, unknown>): EvaluationPoint | undefined {
+  const score = (value: unknown) => (Number.isFinite((value as ZeroShotScore | undefined)?.top1) ? (value as ZeroShotScore) : undefined);
+  const student = score(line['student']);
+  return student && {
+    step: line['step'] as number, epoch: numberOr(line['epoch']), time: numberOr(line['time']), seconds: numberOr(line['seconds']), student, teacher: score(line['teacher']),
+  };
+}
+
+function numberOr(value: unknown): number {
+  return typeof value === 'number' ? value : NaN;
+}

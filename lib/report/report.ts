@@ -1,0 +1,147 @@
+/** Reports on one or more runs, as one HTML file that needs nothing else. */
+import { stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import type { ConfigInput } from '../config.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { writeFileAtomically } from '../safetensors.js';
+import type { PhaseProgress } from '../train/events.js';
+import { version } from '../version.js';
+import { anchorGallery, type Gallery } from './anchors.js';
+import { readAssets } from './assets.js';
+import { readBanks } from './banks.js';
+import { makeCharts } from './charts.js';
+import { confusionOf, type Confusion } from './confusion.js';
+import { renderPage } from './html.js';
+import { mapBanks, type BankMap } from './map.js';
+import { readRuns, type RunRecord } from './read-run.js';
+import { section, type Section } from './section.js';
+import { configDifferences, optionOf, summarise, type RunSummary } from './summary.js';
+
+export interface ReportOptions {
+  /** Run folders. */
+  runs: readonly string[];
+  /** The file to write; default: report.html in the first run's folder. */
+  output?: string;
+  /** `false`: only what the run folders tell, nothing computed by a model (the gallery and the confusion say so). Default true. */
+  models?: boolean;
+  /** Folder of training images for the gallery; default: each run's own data.train. */
+  images?: string;
+  /** Teacher for the gallery and the confusion; default: each run's own. */
+  teacher?: string;
+  /** Folder of class folders for the confusion; default: each run's own evaluate.data. */
+  evaluate?: string;
+  /** Images that the gallery and the confusion look at, at most, each; default {@link reportDefaults}. */
+  mostImages?: number;
+  /** Bytes of the gallery's pictures, of all runs together; default {@link reportDefaults}. */
+  mostImageBytes?: number;
+  /** Default 'auto'. */
+  device?: DeviceName;
+  threads?: number;
+  /** Take models from local folders and the cache only. Default false. */
+  localFilesOnly?: boolean;
+  signal?: AbortSignal;
+  /** Called while images are decoded and embedded. */
+  onProgress?: (progress: PhaseProgress) => void;
+}
+
+/** Of {@link ReportOptions}. */
+export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };
+
+/** What is shown of a run besides its curves. */
+export interface RunSections {
+  name: string;
+  map: Section<BankMap>;
+  gallery: Section<Gallery>;
+  confusion: Section<Confusion>;
+}
+
+export interface ReportResult {
+  file: string;
+  bytes: number;
+  /** Bytes of the gallery's pictures, part of {@link bytes}. */
+  imageBytes: number;
+  runs: RunSummary[];
+  /** What could not be shown, and why. */
+  missing: { run: string; section: 'map' | 'gallery' | 'confusion'; reason: string }[];
+}
+
+const sectionNames = ['map', 'gallery', 'confusion'] as const;
+
+/**
+ * Writes a report. A section whose teacher, images or checkpoint are not there any more says so in its place.
+ * @throws LgdError BAD_OPTION (no run), FILE_NOT_FOUND (not a run folder), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
+ */
+export async function writeReport(options: ReportOptions): Promise<ReportResult> {
+  const runs = await readRuns(options.runs);
+  const output = resolve(options.output ?? join(runs[0]!.path, 'report.html'));
+  if (await isFolder(output)) throw new LgdError('NOT_WRITABLE', `${output} is a folder.`, { option: 'output', mend: 'Give the file to write' });
+  const assets = await readAssets();
+  const sections = await computeSections(runs, options);
+  const summaries = runs.map(summarise);
+  const document = renderPage({
+    title: runs.length === 1 ? runs[0]!.name : `${runs.length} runs`,
+    made: new Date().toISOString(), version, summaries, differences: configDifferences(runs), charts: makeCharts(runs), sections,
+  }, assets);
+  await writeFileAtomically(output, document);
+  return {
+    file: output,
+    bytes: Buffer.byteLength(document),
+    imageBytes: sections.reduce((sum, { gallery }) => sum + ('data' in gallery ? gallery.data.bytes : 0), 0),
+    runs: summaries,
+    missing: sections.flatMap((one) => sectionNames.flatMap((name) => {
+      const part = one[name];
+      return 'missing' in part ? [{ run: one.name, section: name, reason: part.missing }] : [];
+    })),
+  };
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
+}
+
+async function computeSections(runs: readonly RunRecord[], options: ReportOptions): Promise<RunSections[]> {
+  const { models = true, device: name = 'auto', threads, signal } = options;
+  if (!models) {
+    const without = { missing: 'it was left out, as it needs a model and images; lgdistill report computes it.' };
+    const maps = runs.map(async (run) => ({ name: run.name, map: await section(async () => mapBanks(await readBanks(run.path))), gallery: without, confusion: without }));
+    return Promise.all(maps);
+  }
+  using device = await openDevice(name, { threads });
+  const results: RunSections[] = [];
+  for (const run of runs) {
+    throwIfAborted(signal, 'the report');
+    const banks = await section(() => readBanks(run.path));
+    results.push({
+      name: run.name,
+      map: 'missing' in banks ? banks : await section(() => mapBanks(banks.data)),
+      gallery: 'missing' in banks ? banks : await section(() => anchorGallery(banks.data, galleryOptions(run, device, options, runs.length))),
+      confusion: await section(() => confusionOf(confusionOptions(run, options))),
+    });
+  }
+  return results;
+}
+
+function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, runs: number): Parameters<typeof anchorGallery>[1] {
+  const { mostImages = reportDefaults.mostImages, mostImageBytes = reportDefaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
+  return {
+    device, localFilesOnly, mostImages, mostBytes: mostImageBytes / runs, signal, onProgress,
+    images: needed(options.images ?? optionOf(run.config, 'data.train'), 'data.train', 'the folder of training images'),
+    teacher: needed(options.teacher ?? optionOf(run.config, 'teacher'), 'teacher', 'the teacher'),
+  };
+}
+
+function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
+  const own = (option: string) => optionOf(run.config, option) as never;
+  const config: ConfigInput = {
+    device, threads, offline: localFilesOnly,
+    teacher: teacher ?? own('teacher'), textEncoder: own('textEncoder'), templates: own('templates') ?? undefined,
+    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'the folder of class folders'), names: own('evaluate.names'), mapping: own('evaluate.mapping') },
+  };
+  return { run: run.path, config, mostImages, signal, onProgress };
+}
+
+function needed(value: unknown, option: string, what: string): string {
+  if (typeof value === 'string') return value;
+  throw new LgdError('BAD_CONFIG', `the run's configuration does not name ${what}.`, { option, mend: 'Give it when you write the report' });
+}

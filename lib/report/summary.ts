@@ -1,0 +1,141 @@
+/** The numbers of a run in one row, and what sets its configuration apart. */
+import { configOptions } from '../config.js';
+import type { RunRecord } from './read-run.js';
+
+/** Where a run's seconds went. */
+export interface TimeShare {
+  label: string;
+  seconds: number;
+}
+
+export interface RunSummary {
+  name: string;
+  path: string;
+  outcome: string;
+  method: string;
+  student: string;
+  teacher: string;
+  parameters: number | undefined;
+  /** Training images. */
+  images: number | undefined;
+  /** K; undefined before the first checkpoint. */
+  categories: number | undefined;
+  categoriesSeen: number | undefined;
+  steps: number;
+  epochs: number;
+  seconds: number;
+  /** Median over the lines of metrics. */
+  imagesPerSecond: number | undefined;
+  /** Mean of the last tenth of the lines. */
+  loss: number | undefined;
+  klVisual: number | undefined;
+  klTextual: number | undefined;
+  agreement: number | undefined;
+  /** The best evaluation's, with the teacher's beside it. */
+  top1: number | undefined;
+  top5: number | undefined;
+  teacherTop1: number | undefined;
+  teacherTop5: number | undefined;
+  device: string | undefined;
+  version: string | undefined;
+  badLines: number;
+  time: TimeShare[];
+}
+
+export function summarise(run: RunRecord): RunSummary {
+  const { name, path, config, steps, evaluations, log, student, badLines } = run;
+  const best = evaluations.reduce<(typeof evaluations)[number] | undefined>((found, one) => (found === undefined || one.student.top1 > found.student.top1 ? one : found), undefined);
+  const recent = (column: Float64Array) => finite(mean(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
+  const text = (option: string) => String(optionOf(config, option) ?? '');
+  const width = student?.info.widthMultiplier ?? 1;
+  return {
+    name, path, outcome: log.outcome,
+    method: student?.info.method ?? text('method'),
+    student: `${student?.info.architecture ?? text('student.name')}${width === 1 ? '' : ` x ${width}`}`,
+    teacher: student?.info.teacher ?? text('teacher'),
+    parameters: student?.parameters,
+    images: log.images,
+    categories: student === undefined || student.info.names.length === 0 ? undefined : student.info.names.length,
+    categoriesSeen: finite(steps.categoriesSeen.at(-1) ?? NaN),
+    steps: steps.step.at(-1) ?? 0,
+    epochs: steps.epoch.at(-1) ?? 0,
+    seconds: log.seconds,
+    imagesPerSecond: finite(median(steps.imagesPerSecond)),
+    loss: recent(steps.loss), klVisual: recent(steps.klVisual), klTextual: recent(steps.klTextual), agreement: recent(steps.agreement),
+    top1: best?.student.top1, top5: best?.student.top5, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
+    device: log.device, version: log.version, badLines,
+    time: timeShares(run),
+  };
+}
+
+/** Training by its parts, evaluation, and the rest; nothing where the log or the rates are missing. */
+function timeShares({ steps, evaluations, log, config }: RunRecord): TimeShare[] {
+  const batch = Number(optionOf(config, 'train.batchSize')) * Number(optionOf(config, 'train.accumulate'));
+  const parts = { device: 0, batches: 0, teacher: 0 };
+  let from = 0;
+  steps.step.forEach((step, i) => {
+    const seconds = ((step - from) * batch) / steps.imagesPerSecond[i]!;
+    const [wait, teacher] = [steps.dataWait[i]!, Number.isNaN(steps.teacherWait[i]!) ? 0 : steps.teacherWait[i]!];
+    parts.device += seconds * (1 - wait);
+    parts.teacher += seconds * teacher;
+    parts.batches += seconds * Math.max(0, wait - teacher);
+    from = step;
+  });
+  const training = parts.device + parts.batches + parts.teacher;
+  const evaluation = evaluations.reduce((sum, { seconds }) => sum + (Number.isFinite(seconds) ? seconds : 0), 0);
+  if (!Number.isFinite(training) || training === 0 || log.seconds === 0) return [];
+  return [
+    { label: 'training on the device', seconds: parts.device },
+    { label: 'preparing batches', seconds: parts.batches },
+    { label: 'teacher outside the device', seconds: parts.teacher },
+    { label: 'evaluation', seconds: evaluation },
+    { label: 'checkpoints and the rest', seconds: Math.max(0, log.seconds - training - evaluation) },
+  ].filter(({ seconds }) => seconds > 0);
+}
+
+export interface OptionRow {
+  path: string;
+  help: string;
+  /** One a run, as JSON; undefined where it is not set. */
+  values: (string | undefined)[];
+}
+
+const placeOptions: ReadonlySet<string> = new Set(['output', 'overwrite', 'threads', 'data.spillFolder', 'data.cacheMemory']);
+
+/** Options that differ between runs; of a single run, those that differ from the defaults. Options that say where, not what, are left out. */
+export function configDifferences(runs: readonly RunRecord[]): OptionRow[] {
+  const known = new Map(configOptions().map((option) => [option.path, option]));
+  const paths = new Set([...known.keys(), ...runs.flatMap(({ config }) => leavesOf(config))]);
+  return [...paths].filter((path) => !placeOptions.has(path)).flatMap((path) => {
+    const values = runs.map(({ config }) => JSON.stringify(optionOf(config, path)));
+    const compared = runs.length === 1 ? [...values, JSON.stringify(known.get(path)?.default)] : values;
+    return new Set(compared).size === 1 ? [] : [{ path, help: known.get(path)?.help ?? 'an option of another version', values }];
+  });
+}
+
+/** The value at a dotted path. */
+export function optionOf(config: Readonly<Record<string, unknown>>, path: string): unknown {
+  let value: unknown = config;
+  for (const part of path.split('.')) value = isObject(value) ? value[part] : undefined;
+  return value;
+}
+
+function leavesOf(config: Readonly<Record<string, unknown>>): string[] {
+  return Object.entries(config).flatMap(([key, value]) => (isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key]));
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function mean(values: Float64Array): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function median(values: Float64Array): number {
+  return [...values].filter(Number.isFinite).sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+}
+
+function finite(value: number): number | undefined {
+  return Number.isFinite(value) ? value : undefined;
+}

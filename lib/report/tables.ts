@@ -1,0 +1,107 @@
+/** The tables of the summary. */
+import { html, type Html } from './markup.js';
+import type { OptionRow, RunSummary } from './summary.js';
+
+const absent = '–';
+
+export function percent(share: number | undefined, digits = 1): string {
+  return share === undefined ? absent : `${(100 * share).toFixed(digits)}\u00a0%`;
+}
+
+/** 1234567 -> '1,234,567'. */
+function count(value: number | undefined): string {
+  return value === undefined ? absent : Math.round(value).toLocaleString('en');
+}
+
+function digits(value: number | undefined): string {
+  return value === undefined ? absent : value.toPrecision(4);
+}
+
+function duration(seconds: number): string {
+  if (seconds === 0) return absent;
+  if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  return seconds < 7200 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+/** The numbers that people ask for first, of a report on one run. */
+export function headline(summaries: readonly RunSummary[]): Html | undefined {
+  const [run] = summaries;
+  if (run === undefined || summaries.length > 1) return undefined;
+  const kept = run.top1 === undefined || !run.teacherTop1 ? undefined : run.top1 / run.teacherTop1;
+  const tiles: [string, string, string][] = [
+    ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
+    ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-5: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
+    ['loss', digits(run.loss), 'mean of the last tenth'],
+    ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
+    ['images a second', count(run.imagesPerSecond), run.device ?? ''],
+    ['parameters', run.parameters === undefined ? absent : `${(run.parameters / 1e6).toFixed(2)} M`, run.student],
+  ];
+  return html`<dl class="tiles">${tiles.map(([name, value, note]) => html`<div><dt>${name}</dt><dd><b>${value}</b><span>${note}</span></dd></div>`)}</dl>`;
+}
+
+const rows: readonly [string, (run: RunSummary) => string][] = [
+  ['outcome', ({ outcome }) => outcome],
+  ['student', ({ student }) => student],
+  ['teacher', ({ teacher }) => teacher],
+  ['method', ({ method }) => method],
+  ['training images', ({ images }) => count(images)],
+  ['categories (seen)', ({ categories, categoriesSeen }) => (categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`)],
+  ['steps', ({ steps }) => count(steps)],
+  ['epochs', ({ epochs }) => epochs.toFixed(1)],
+  ['time', ({ seconds }) => duration(seconds)],
+  ['images/s, median', ({ imagesPerSecond }) => count(imagesPerSecond)],
+  ['parameters', ({ parameters }) => count(parameters)],
+  ['loss', ({ loss }) => digits(loss)],
+  ['KL, visual bank', ({ klVisual }) => digits(klVisual)],
+  ['KL, textual bank', ({ klTextual }) => digits(klTextual)],
+  ['agreement', ({ agreement }) => percent(agreement)],
+  ['student top-1, best', ({ top1 }) => percent(top1)],
+  ['student top-5 there', ({ top5 }) => percent(top5)],
+  ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
+  ['teacher top-5', ({ teacherTop5 }) => percent(teacherTop5)],
+  ['device', ({ device }) => device ?? absent],
+  ['lgdistill', ({ version }) => version ?? absent],
+  ['folder', ({ path }) => path],
+];
+
+export function summaryTable(summaries: readonly RunSummary[]): Html {
+  const bad = summaries.filter(({ badLines }) => badLines > 0);
+  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="facts"><thead><tr><th scope="col"></th>${summaries.map(({ name }, i) => html`<th scope="col"><span class="key" data-run="${i}"></span>${name}</th>`)}</tr></thead>
+<tbody>${rows.map(([label, cell]) => html`<tr><th scope="row">${label}</th>${summaries.map((run) => html`<td>${cell(run)}</td>`)}</tr>`)}</tbody></table></div>
+<p class="muted">Loss, KL and agreement are means over the last tenth of the logged steps.</p>
+${bad.map(({ name, badLines }) => html`<p class="note">${name}: ${badLines} ${badLines === 1 ? 'line' : 'lines'} of metrics.jsonl could not be read and ${badLines === 1 ? 'is' : 'are'} left out.</p>`)}`;
+  return summaries.length > 1 ? table : html`<details><summary>All numbers of the run</summary>${table}</details>`;
+}
+
+/** A bar a run: where its seconds went. */
+export function timeBars(summaries: readonly RunSummary[]): Html | undefined {
+  const timed = summaries.filter(({ time }) => time.length > 0);
+  if (timed.length === 0) return undefined;
+  const labels = [...new Set(timed.flatMap(({ time }) => time.map(({ label }) => label)))];
+  const place = (label: string) => labels.indexOf(label);
+  const bar = ({ name, time }: RunSummary) => {
+    const total = time.reduce((sum, { seconds }) => sum + seconds, 0);
+    const text = time.map(({ label, seconds }) => `${label} ${percent(seconds / total, 0)}`).join(', ');
+    return html`<div class="timed">${timed.length > 1 ? html`<span class="run">${name}</span>` : undefined}<div class="bar" role="img" aria-label="${text}">${time.map(({ label, seconds }) => html`<i data-part="${place(label)}" style="flex-grow:${(seconds / total).toFixed(4)}" title="${`${label}: ${duration(seconds)}, ${percent(seconds / total, 0)}`}"></i>`)}</div></div>`;
+  };
+  const legend = (label: string) => {
+    const only = timed.length === 1 ? timed[0]!.time.find((part) => part.label === label) : undefined;
+    return html`<li><i data-part="${place(label)}"></i>${label}${only === undefined ? undefined : ` ${duration(only.seconds)}`}</li>`;
+  };
+  return html`<h3>Where the time went</h3>${timed.map(bar)}<ul class="legend">${labels.map(legend)}</ul>`;
+}
+
+export function differenceTable(differences: readonly OptionRow[], summaries: readonly RunSummary[]): Html {
+  const one = summaries.length === 1;
+  const title = one ? 'Options that differ from the defaults' : 'Options that differ between the runs';
+  if (differences.length === 0) return html`<h3>${title}</h3><p>None.</p>`;
+  const head = one ? html`<th scope="col">value</th>` : summaries.map(({ name }) => html`<th scope="col">${name}</th>`);
+  const body = differences.map(({ path, help, values }) => html`<tr><th scope="row" title="${help}"><code>${path}</code></th>${values.map((value) => html`<td>${value === undefined ? absent : abbreviate(value)}</td>`)}</tr>`);
+  const table = html`<div class="scroll" tabindex="0" role="region" aria-label="${title}"><table class="facts"><thead><tr><th scope="col">option</th>${head}</tr></thead><tbody>${body}</tbody></table></div>`;
+  return one ? html`<details><summary>${title} (${differences.length})</summary>${table}</details>` : html`<h3>${title}</h3>${table}`;
+}
+
+function abbreviate(json: string): string {
+  const text = json.startsWith('"') ? (JSON.parse(json) as string) : json;
+  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
+}

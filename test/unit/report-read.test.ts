@@ -1,0 +1,83 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { thin } from '../../lib/report/charts.js';
+import { parseMetrics, readRuns } from '../../lib/report/read-run.js';
+import { configDifferences, summarise } from '../../lib/report/summary.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+
+/** A run folder as a run leaves it before its first checkpoint. */
+async function makeRun(path: string, config: object, metrics: string, log = ''): Promise<string> {
+  const run = join(folder, path);
+  await mkdir(run, { recursive: true });
+  await Promise.all([['config.json', JSON.stringify(config)], ['metrics.jsonl', metrics], ['log.txt', log]].map(([name, text]) => writeFile(join(run, name!), text!)));
+  return run;
+}
+
+const score = (top1: number) => ({ top1, top5: 0.9, topK: 5, images: 10, classes: 10, correct1: 10 * top1, correct5: 9, interval1: [0, 1], interval5: [0, 1] });
+const step = (n: number, more: object = {}) => JSON.stringify({ type: 'step', step: n, epoch: n / 10, loss: 4 - n / 10, imagesPerSecond: 100, dataWait: 0.25, time: 1e12 + 1000 * n, ...more });
+
+describe('parseMetrics', () => {
+  it('reads steps and evaluations, counts what is torn, and passes over lines of other kinds', () => {
+    const lines = [step(1), '{"type":"step","loss":1}', 'null', step(2, { loss: null }), JSON.stringify({ type: 'evaluation', step: 2, student: score(0.5) }), '{"type":"later","step":2}', '', '{"type":"step","st'];
+    const { steps, evaluations, badLines } = parseMetrics(lines.join('\n'));
+    expect(badLines).toBe(3);
+    expect([...steps.step]).toEqual([1, 2]);
+    expect([...steps.loss]).toEqual([3.9, NaN]);
+    expect([...steps.klVisual]).toEqual([NaN, NaN]);
+    expect(evaluations).toMatchObject([{ step: 2, epoch: NaN, student: { top1: 0.5 }, teacher: undefined }]);
+  });
+});
+
+describe('readRuns', () => {
+  it('tells what is no run folder, and how to mend it', async () => {
+    await expect(readRuns([])).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    await expect(readRuns([join(folder, 'nowhere')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('run folder') as unknown });
+    await mkdir(join(folder, 'empty'));
+    await expect(readRuns([join(folder, 'empty')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('no config.json') as unknown });
+    await expect(readRuns([await makeRun('list', [], '')])).rejects.toMatchObject({ code: 'BAD_FILE' });
+  });
+
+  it('reads a run that has just started, and gives each of several a name of its own', async () => {
+    const paths = [await makeRun('a/x', {}, ''), await makeRun('b/x', {}, ''), await makeRun('c', {}, '')];
+    const runs = await readRuns([...paths, paths[2]!]);
+    expect(runs.map(({ name }) => name)).toEqual(['a/x', 'b/x', 'c']);
+    expect(runs[0]).toMatchObject({ student: undefined, studentProblem: 'it has no checkpoint yet', log: { outcome: 'unfinished' } });
+    expect(summarise(runs[0]!)).toMatchObject({ steps: 0, loss: undefined, top1: undefined, time: [] });
+  });
+});
+
+describe('summarise', () => {
+  it('takes the best evaluation, the last tenth of the losses, and parts the time', async () => {
+    const metrics = [...Array.from({ length: 20 }, (_, i) => step(i + 1)), JSON.stringify({ type: 'evaluation', step: 10, seconds: 1, student: score(0.75), teacher: score(0.8) }), JSON.stringify({ type: 'evaluation', step: 20, seconds: 1, student: score(0.5), teacher: score(0.8) })];
+    const log = '2026-01-01T00:00:00.000Z start at step 0 of 20, 50 images, 0 broken ones left out; lgdistill 0.1.0 on CPU, 2 threads\n2026-01-01T00:00:10.000Z done at step 20\n';
+    const [run] = await readRuns([await makeRun('timed', { train: { batchSize: 30, accumulate: 1 } }, metrics.join('\n'), log)]);
+    const summary = summarise(run!);
+    expect(summary).toMatchObject({ outcome: 'done', steps: 20, epochs: 2, seconds: 10, images: 50, device: 'CPU, 2 threads', version: '0.1.0', imagesPerSecond: 100, top1: 0.75, teacherTop1: 0.8 });
+    expect(summary.loss).toBeCloseTo((4 - 1.9 + 4 - 2) / 2, 9);
+    // 20 steps of 30 images at 100 a second are 6 s, a quarter of them away from the device; 2 s went to evaluations, 2 to the rest.
+    expect(Object.fromEntries(summary.time.map(({ label, seconds }) => [label, Number(seconds.toFixed(6))]))).toEqual({ 'training on the device': 4.5, 'preparing batches': 1.5, evaluation: 2, 'checkpoints and the rest': 2 });
+  });
+});
+
+describe('configDifferences', () => {
+  it('compares one run with the defaults, several with each other', async () => {
+    const runs = await readRuns([await makeRun('one', { seed: 3, output: 'x', loss: { alpha: 0.5 }, older: 1 }, ''), await makeRun('two', { seed: 3, output: 'y', loss: { alpha: 0.25 } }, '')]);
+    const alone = configDifferences(runs.slice(0, 1));
+    expect(alone.find(({ path }) => path === 'seed')).toMatchObject({ values: ['3'] });
+    expect(alone.some(({ path }) => path === 'loss.alpha')).toBe(false);
+    expect(configDifferences(runs).map(({ path, values }) => [path, values])).toEqual([['loss.alpha', ['0.5', '0.25']], ['older', ['1', undefined]]]);
+  });
+});
+
+describe('thin', () => {
+  it('keeps short columns, and takes means of long ones', () => {
+    expect(thin(Float64Array.of(1, NaN, 3))).toEqual([1, NaN, 3]);
+    const long = thin(Float64Array.from({ length: 4500 }, (_, i) => i));
+    expect(long).toHaveLength(1500);
+    expect(long.slice(0, 2)).toEqual([1, 4]);
+    expect(long.at(-1)).toBe(4498);
+  });
+});

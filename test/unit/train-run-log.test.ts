@@ -1,0 +1,26 @@
+import { describe, expect, it } from 'vitest';
+import { endLine, readRunLog, startLine } from '../../lib/train/run-log.js';
+
+const device = { name: 'AMD EPYC, 9B14', kind: 'cpu', threads: 2 } as const;
+const start = (step: number) => startLine({ step, lastStep: 40, images: 294, broken: 3, device, version: '0.1.0' });
+const at = (seconds: number, message: string) => `${new Date(Date.UTC(2026, 0, 1) + 1000 * seconds).toISOString()} ${message}\n`;
+
+describe('readRunLog', () => {
+  it('reads back what a run says of itself', () => {
+    const text = at(0, start(0)) + at(1, 'device memory: planned 1 MiB') + at(30.5, endLine(true, 40));
+    expect(readRunLog(text)).toEqual({ outcome: 'done', seconds: 30.5, starts: 1, images: 294, broken: 3, device: 'AMD EPYC, 9B14, 2 threads', version: '0.1.0' });
+  });
+
+  it('leaves out the time between sessions, and the threads of a GPU', () => {
+    const gpu = startLine({ step: 20, lastStep: 40, images: 294, broken: 0, device: { name: 'NVIDIA H100', kind: 'cuda', threads: 16 }, version: '0.2.0' });
+    const text = at(0, start(0)) + at(10, endLine(false, 20)) + at(1000, gpu) + at(1005, 'step 30: checkpoint');
+    expect(readRunLog(text)).toMatchObject({ outcome: 'unfinished', seconds: 15, starts: 2, device: 'NVIDIA H100', version: '0.2.0', broken: 0 });
+    expect(readRunLog(text + at(1006, 'failed: the loss is NaN')).outcome).toBe('failed');
+  });
+
+  it('passes over torn lines, and reads logs without device and version', () => {
+    const text = `\ufffd\n${at(0, 'start at step 0 of 9, 10 images, 0 broken ones left out')}${at(2, endLine(false, 5))}2026-01-0`;
+    expect(readRunLog(text)).toMatchObject({ outcome: 'interrupted', seconds: 2, images: 10, device: undefined, version: undefined });
+    expect(readRunLog('')).toMatchObject({ outcome: 'unfinished', seconds: 0, starts: 0 });
+  });
+});
