@@ -38,7 +38,7 @@ export class Device implements Disposable {
 
   /** The native handle. @throws LgdError DISPOSED */
   get handle(): DeviceHandle {
-    if (this.#handle === undefined) throw new LgdError('DISPOSED', 'this device was disposed.', { mend: 'Open it again with openDevice()' });
+    if (this.#handle === undefined) throw new LgdError('DISPOSED', `the device ${this.kind} was disposed of.`, { mend: 'Open it again with openDevice()' });
     return this.#handle;
   }
 

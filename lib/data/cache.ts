@@ -80,7 +80,7 @@ export class ImageCache implements Disposable {
 
   /** The native pixel store, for {@link NativeAddon.augment}. @throws LgdError DISPOSED */
   get store(): PixelStoreHandle {
-    if (this.#store === undefined) throw new LgdError('DISPOSED', 'this image cache was disposed.');
+    if (this.#store === undefined) throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, { mend: 'Build it again with ImageCache.build()' });
     return this.#store;
   }
 

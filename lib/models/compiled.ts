@@ -1,5 +1,6 @@
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
@@ -39,7 +40,8 @@ export class CompiledEncoder implements Disposable {
   readonly resolution: number;
   readonly precision: Precision;
   readonly training: boolean;
-  readonly #handle: EncoderHandle;
+  readonly #life: Lifetime;
+  readonly #owned: EncoderHandle;
   readonly #output: TensorHandle;
 
   /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
@@ -52,8 +54,14 @@ export class CompiledEncoder implements Disposable {
       throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, { option: 'precision', found: precision, allowed: precisions.join(', ') });
     }
     [this.batch, this.resolution, this.training] = [batch, resolution, training];
-    this.#handle = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
-    this.#output = device.addon.encoderOutput(this.#handle);
+    this.#life = new Lifetime(`the encoder ${graph.name}`, 'Create or compile it again');
+    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
+    this.#output = device.addon.encoderOutput(this.#owned);
+  }
+
+  get #handle(): EncoderHandle {
+    this.#life.check();
+    return this.#owned;
   }
 
   /** Sizes, multiply-adds an image, parameters, bytes, kernels a call. */
@@ -63,6 +71,7 @@ export class CompiledEncoder implements Disposable {
 
   /** The result of the last forward, [B, outputs] float32. */
   get output(): TensorHandle {
+    this.#life.check();
     return this.#output;
   }
 
@@ -121,8 +130,9 @@ export class CompiledEncoder implements Disposable {
 
   /** Frees the device memory once queued work is done; later calls throw DISPOSED. */
   dispose(): void {
+    if (!this.#life.end()) return;
     this.device.addon.release(this.#output);
-    this.device.addon.release(this.#handle);
+    this.device.addon.release(this.#owned);
   }
 
   [Symbol.dispose](): void {

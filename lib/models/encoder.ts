@@ -80,6 +80,7 @@ export class Encoder implements Disposable {
    */
   async forward(images: Float32Array, { training = false, seed, step, signal }: ForwardOptions = {}): Promise<Float32Array> {
     throwIfAborted(signal, 'the forward pass');
+    const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
     const size = 3 * this.resolution * this.resolution;
     const count = images.length / size;
@@ -95,7 +96,7 @@ export class Encoder implements Disposable {
     }
     addon.writeImages(this.#images, whole);
     this.compiled.forwardTensor(this.#images, { training, seed, step });
-    const output = await addon.readTensor(this.compiled.output);
+    const output = await addon.readTensor(tensor);
     return count < this.batch ? output.slice(0, count * this.outputs) : output;
   }
 
@@ -108,8 +109,8 @@ export class Encoder implements Disposable {
   async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
     const tensor = this.#dOutput;
     if (tensor === undefined) throw new LgdError('BAD_OPTION', 'this encoder is forward only.', { option: 'training', mend: 'Create it with training: true' });
-    this.#device.addon.writeTensor(tensor, dOutput);
     this.compiled.zeroGradients();
+    this.#device.addon.writeTensor(tensor, dOutput);
     this.compiled.backwardTensor(tensor);
     const gradients = await this.compiled.gradients();
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));

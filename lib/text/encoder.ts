@@ -51,7 +51,7 @@ export async function importTransformers(load: () => Promise<unknown> = () => im
 }
 
 /** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
-export class ClipTextEncoder implements TextEncoder {
+export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   #model: CLIPTextModelWithProjection | undefined;
   #embeddingSize = 0;
 
@@ -128,6 +128,10 @@ export class ClipTextEncoder implements TextEncoder {
     const model = this.#model;
     this.#model = undefined;
     await model?.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
   }
 
   /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */

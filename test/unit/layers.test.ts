@@ -24,7 +24,7 @@ function upwardImports(files: string[], importsOf: (file: string) => string[], l
 describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [
-      ['lib/errors', 'lib/turn', 'lib/version', 'lib/make-folder', 'lib/safetensors', 'lib/text/spelling'],
+      ['lib/errors', 'lib/lifetime', 'lib/turn', 'lib/version', 'lib/make-folder', 'lib/safetensors', 'lib/text/spelling'],
       ['lib/native', 'lib/device', 'lib/hub', 'lib/onnx'],
       ['lib/semantic/'],
       ['lib/config', 'lib/models/', 'lib/banks/', 'lib/data/', 'lib/text/'],

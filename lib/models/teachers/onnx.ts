@@ -83,6 +83,14 @@ export class OnnxTeacher implements OnnxTeacherApi {
     this.#session = undefined; // onnxruntime-node frees a session when it is collected
   }
 
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
   private async run(pixels: Float32Array, batch: number): Promise<Record<string, OnnxTensor>> {
     if (this.#session === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
     const tensor = new this.runtime.Tensor('float32', pixels, [batch, 3, this.resolution, this.resolution]);
