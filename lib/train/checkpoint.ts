@@ -4,7 +4,6 @@
  * new checkpoint is whole.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -271,8 +270,17 @@ async function exists(path: string): Promise<boolean> {
 
 async function hashFile(path: string): Promise<string> {
   const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-  return hash.digest('hex');
+  const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
+  const file = await open(path, 'r');
+  try {
+    for (;;) {
+      const { bytesRead } = await file.read(piece, 0, piece.length);
+      if (bytesRead === 0) return hash.digest('hex');
+      hash.update(piece.subarray(0, bytesRead));
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 /** Makes renames in a folder last through a power cut. */
