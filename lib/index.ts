@@ -25,7 +25,7 @@ export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type Ba
 export * from './models/index.js';
 
 // images
-export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions } from './data/cache.js';
+export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type StreamOptions } from './data/cache.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
 
 // training
