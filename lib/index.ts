@@ -28,6 +28,9 @@ export * from './models/index.js';
 export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type StreamOptions } from './data/cache.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
 
+export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader.js';
+export { readViews, type ViewOptions } from './data/views.js';
+
 // training
 export { Distiller, type DistillerOptions, type DistillerState, type StepTicket } from './train/distiller.js';
 export type { Batch, Dataset } from './train/batch.js';

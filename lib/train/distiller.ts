@@ -136,7 +136,8 @@ export class Distiller implements Disposable {
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
-        const zT = await this.#feed.embed(batch, place);
+        const embedded = this.#feed.embed(batch, place);
+        const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
         addon.joinBranch(handle); // the teacher's forward, beside the student's
         addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
