@@ -8,11 +8,13 @@ export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emul
 /** 'cuda-emulated' runs the CUDA kernels on the CPU, thread by thread: for tests of them on machines without a GPU. */
 export type DeviceKind = 'cpu' | 'cuda' | 'cuda-emulated';
 
+/** How {@link openDevice} sets a device up. */
 export interface DeviceOptions {
   /** Threads for CPU work, 1 or more; default: all cores. */
   threads?: number;
 }
 
+/** What a device is, and its memory as it is now. */
 export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {
   kind: DeviceKind;
   /** Why this device was taken ('auto' explains itself). */
@@ -59,6 +61,7 @@ export class Device implements Disposable {
     this.#handle = undefined;
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -30,8 +30,8 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     bytes = await readFile(path);
   } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { cause });
-    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { cause });
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
   }
   return parseSafetensors(bytes, path);
 }
@@ -127,7 +127,7 @@ function dtypeOf(data: TensorRecord['data']): string {
 }
 
 /**
- * Writes a safetensors file through {@link writeFileAtomically}. Nothing is copied: the tensors must not change before the promise settles.
+ * Writes a safetensors file: beside its place, synced and renamed, so that a crash leaves the old file or the new one. Nothing is copied: the tensors must not change before the promise settles.
  * @throws LgdError NOT_WRITABLE
  */
 export async function writeSafetensors(path: string, tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Promise<void> {

@@ -12,6 +12,7 @@ import { version } from './version.js';
 /** A package this one computes with, or why it cannot be used. */
 export type DependencyState = { version: string } | { error: string };
 
+/** Something that is missing, and what to do about it. */
 export interface SystemProblem {
   what: string;
   mend: string;
@@ -19,6 +20,7 @@ export interface SystemProblem {
   fatal: boolean;
 }
 
+/** What {@link inspectSystem} finds. */
 export interface SystemReport {
   /** Whether the package works on this machine, be it on the CPU alone. */
   usable: boolean;

@@ -5,6 +5,7 @@ import type { ImageBytes, ImageSource } from './sources.js';
 
 export type { BrokenImage, CacheProgress } from './decode-all.js';
 
+/** How images are decoded and where they are kept. */
 export interface ImageCacheOptions {
   addon: NativeAddon;
   /** Side in pixels of the views that will be taken from the cache. */
@@ -77,6 +78,7 @@ export class ImageCache implements Disposable {
     this.#store = undefined;
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -4,6 +4,7 @@ import type { ChannelTriple } from '../models/teachers/types.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
 
+/** What {@link readViews} makes. */
 export interface ViewOptions {
   /** Where the views are made. */
   device: Device;

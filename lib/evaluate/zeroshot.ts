@@ -10,6 +10,7 @@ import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { matchClasses } from './classes.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
+/** Labelled images, and the names to choose among. */
 export interface ZeroShotOptions {
   device: Device;
   /** Labelled images, decoded for the largest resolution that will be evaluated. */
@@ -23,6 +24,7 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
+/** Options of an evaluation. */
 export interface EvaluateOptions {
   signal?: AbortSignal;
   /** Called after each batch with the number of images done and to do. */

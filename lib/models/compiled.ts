@@ -8,6 +8,7 @@ import { checkWeights, type WeightRecord } from './weights.js';
 /** How activations are stored; weights, statistics and results are float32 either way. */
 export type Precision = 'float32' | 'bfloat16';
 
+/** What a graph is compiled for. */
 export interface CompileOptions {
   /** B, images a call. */
   batch: number;
@@ -19,6 +20,7 @@ export interface CompileOptions {
   training?: boolean;
 }
 
+/** Numbers of an optimiser step. */
 export interface SgdOptions {
   learningRate: number;
   /** Default 0.9. */
@@ -90,6 +92,7 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.backward(this.#handle, dOutput);
   }
 
+  /** Queues setting all gradients to zero. */
   zeroGradients(): void {
     this.device.addon.zeroGradients(this.#handle);
   }
@@ -135,6 +138,7 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.release(this.#owned);
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

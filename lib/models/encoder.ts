@@ -7,6 +7,7 @@ import { initialWeights } from './initialise.js';
 import { checkSeed, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
+/** What {@link createEncoder} makes. */
 export interface EncoderOptions extends GraphOptions {
   device: Device;
   /** Side of the square input in pixels; default 224. */
@@ -23,6 +24,7 @@ export interface EncoderOptions extends GraphOptions {
   training?: boolean;
 }
 
+/** Options of {@link Encoder.forward}. */
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
   training?: boolean;
@@ -129,6 +131,7 @@ export class Encoder implements Disposable {
     if (this.#dOutput !== undefined) this.#device.addon.release(this.#dOutput);
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -7,6 +7,7 @@ import type { ResolveOptions } from '../hub.js';
 import { openOnnxSession } from '../onnx.js';
 import { nextTurn } from '../turn.js';
 
+/** Options of calls that encode many texts. */
 export interface EncodeOptions {
   signal?: AbortSignal;
   /** Called after each batch with the number of texts done and to do. */
@@ -25,9 +26,11 @@ export interface TextEncoder {
   encode(texts: readonly string[], options?: EncodeOptions): Promise<Float32Array>;
   /** How many tokens a text has, start and end tokens included, before any cut. */
   countTokens(text: string): number;
+  /** Frees its memory. */
   dispose(): Promise<void>;
 }
 
+/** How {@link ClipTextEncoder.load} finds a model and runs it. */
 export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
   batchSize?: number;
@@ -124,12 +127,14 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     return this.tokenizer.encode(text).length;
   }
 
+  /** Frees the model, once; later calls of {@link encode} throw DISPOSED. */
   async dispose(): Promise<void> {
     const model = this.#model;
     this.#model = undefined;
     await model?.dispose();
   }
 
+  /** For `await using`: {@link dispose}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -231,7 +231,7 @@ export async function readCheckpoint(folder: string): Promise<CheckpointContent 
     const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
     return { folder, manifest, info, weights, momentum, bank, semantic, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
   } catch (cause) {
-    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { cause });
+    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
   }
 }
 

@@ -14,6 +14,7 @@ import type { RunEvent } from './events.js';
 import { runDistillation, type RunOptions } from './run.js';
 import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 
+/** What a {@link Distiller} is made of. */
 export interface DistillerOptions {
   device: Device;
   teacher: AnyTeacher;
@@ -219,6 +220,7 @@ export class Distiller implements Disposable {
     if (this.#life.end() && this.#queueing === 0) this.#free();
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

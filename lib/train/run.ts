@@ -18,6 +18,7 @@ import { RunFolder } from './run-folder.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import type { StudentInfo } from './student-file.js';
 
+/** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
   signal?: AbortSignal;

@@ -18,6 +18,7 @@ import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
 
+/** How {@link prepareRun} goes about it. */
 export interface PrepareOptions {
   signal?: AbortSignal;
   /** Called while a phase goes on. */

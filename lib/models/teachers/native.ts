@@ -11,6 +11,7 @@ import { modifiedResNet, type ModifiedResNetConfig } from './modified_resnet.js'
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
+/** Where and how a native teacher runs. */
 export interface NativeTeacherOptions extends Partial<Preprocessing> {
   device: Device;
   /** Images a call of {@link NativeTeacher.embed}; default 32. */
@@ -100,10 +101,12 @@ export class NativeTeacher implements Teacher {
     this.#weights = undefined;
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     void this.dispose();
   }
 
+  /** For `await using`: {@link dispose}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

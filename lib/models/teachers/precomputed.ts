@@ -103,10 +103,12 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     this.embeddings = new Float32Array(0);
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     void this.dispose();
   }
 
+  /** For `await using`: {@link dispose}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
