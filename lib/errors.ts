@@ -105,7 +105,7 @@ function compose(message: string, { option, found, allowed, mend }: ErrorDetails
   const parts = [option === undefined ? message : `${option}: ${message}`];
   if (found !== undefined) parts.push(`Found: ${describe(found)}.`);
   if (allowed !== undefined) parts.push(`Allowed: ${allowed}.`);
-  if (mend !== undefined) parts.push(mend.endsWith('.') ? mend : `${mend}.`);
+  if (mend !== undefined) parts.push(/[.?!]$/u.test(mend) ? mend : `${mend}.`);
   return parts.join(' ');
 }
 

@@ -13,6 +13,8 @@ export { version } from './version.js';
 // configuration
 export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method, type OptionType } from './config.js';
 
+export { checkAnswer, initialConfig, knownAnswers, knownTeachers, suggestAnswers, writeConfigFile, type InitAnswers, type InitialConfig } from './init.js';
+
 // names and text
 export { CategoryList } from './text/names.js';
 export { formatReport, type CheckOptions, type NameAt, type NameReport } from './text/doctor.js';

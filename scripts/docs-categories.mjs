@@ -5,7 +5,7 @@ import { Comment, CommentTag, Converter } from 'typedoc';
 const categories = [
   [/^lib\/(device|errors|lifetime|system|version|hub)/u, 'Devices and errors'],
   [/^lib\/(native|safetensors)/u, 'Files and the native addon'],
-  [/^lib\/config/u, 'Configuration'],
+  [/^lib\/(config|init)/u, 'Configuration'],
   [/^lib\/text\//u, 'Names and text'],
   [/^lib\/(banks|semantic)\//u, 'Banks and loss'],
   [/^lib\/models\//u, 'Students, teachers, encoders'],
