@@ -122,6 +122,8 @@ export interface ConfigOption {
   help: string;
   /** What values are accepted, in words. */
   allowed: string;
+  /** All values that are accepted, where they are few. */
+  choices: readonly string[] | undefined;
   /** Command-line flag: `--train.batch-size`. */
   flag: string;
   /** The short form, where it is unique: `--batch-size`. */
@@ -176,6 +178,7 @@ function buildTable(): ConfigOption[] {
       default: leaf.default,
       help: leaf.description ?? '',
       allowed: leaf.allowed ?? allowedValues(leaf),
+      choices: leaf.enum ?? (leaf.type === 'boolean' ? ['true', 'false'] : undefined),
       flag: `--${kebab(path)}`,
       alias: alias === undefined ? undefined : `--${kebab(alias)}`,
     };

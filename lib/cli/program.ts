@@ -6,6 +6,7 @@ import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
 import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
+import { completionCommand } from './completion.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
@@ -17,7 +18,7 @@ import { normaliseArguments } from './options.js';
 import { resumeCommand } from './resume.js';
 import { openTerminal, type Streams } from './terminal.js';
 
-const commands = [initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, benchCommand];
+const commands = [initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, benchCommand, completionCommand];
 
 /**
  * Runs one command line.
