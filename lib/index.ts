@@ -2,6 +2,7 @@
 export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, type DeviceOptions } from './device.js';
 export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
+export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { importSharp } from './data/sharp.js';
 import { addonPath, emulatedAddonPath, loadAddon, type BuildInfo, type CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
@@ -41,10 +42,9 @@ export interface SystemReport {
   device: 'cpu' | 'cuda' | undefined;
   dependencies: { sharp: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
   problems: SystemProblem[];
+  /** What would make this machine faster, the most first. */
+  advice: SpeedAdvice[];
 }
-
-/** Oldest Linux driver of each CUDA generation (CUDA compatibility guide, "minor version compatibility"). */
-const oldestDriver: Readonly<Record<number, string>> = { 11: '450', 12: '525', 13: '580' };
 
 /**
  * Looks at everything the package needs; never throws for what it finds missing.
@@ -71,6 +71,7 @@ export async function inspectSystem({ path = process.cwd() }: { path?: string } 
     device: 'error' in addon ? undefined : cuda.available ? 'cuda' : 'cpu',
     dependencies,
     problems,
+    advice: adviseSpeed(await readMachine(path), { build: 'error' in addon ? undefined : addon, cuda }),
   };
 }
 
