@@ -1,7 +1,7 @@
 import tseslint from 'typescript-eslint';
 
 export default tseslint.config(
-  { ignores: ['dist/', 'build*/', 'dist-packages/', '.gpu/', 'node_modules/', 'runs/', 'coverage/'] },
+  { ignores: ['dist/', 'build*/', 'dist-packages/', '.gpu/', 'node_modules/', 'runs/', 'coverage/', 'site/'] },
   ...tseslint.configs.recommended,
   {
     files: ['lib/**/*.ts'],

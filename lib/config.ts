@@ -105,8 +105,10 @@ const schema = z.strictObject({
 export type Config = z.output<typeof schema>;
 /** What {@link parseConfig} accepts: any part of a {@link Config}. */
 export type ConfigInput = z.input<typeof schema>;
+/** What the student is to agree with the teacher on; the option `method` says which is which. */
 export type Method = Config['method'];
 
+/** How an option is written. */
 export type OptionType = 'string' | 'number' | 'integer' | 'boolean' | 'list';
 
 /** One row of the option table. */
@@ -120,6 +122,8 @@ export interface ConfigOption {
   help: string;
   /** What values are accepted, in words. */
   allowed: string;
+  /** All values that are accepted, where they are few. */
+  choices: readonly string[] | undefined;
   /** Command-line flag: `--train.batch-size`. */
   flag: string;
   /** The short form, where it is unique: `--batch-size`. */
@@ -174,6 +178,7 @@ function buildTable(): ConfigOption[] {
       default: leaf.default,
       help: leaf.description ?? '',
       allowed: leaf.allowed ?? allowedValues(leaf),
+      choices: leaf.enum ?? (leaf.type === 'boolean' ? ['true', 'false'] : undefined),
       flag: `--${kebab(path)}`,
       alias: alias === undefined ? undefined : `--${kebab(alias)}`,
     };
@@ -229,7 +234,7 @@ function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdErro
   for (const part of issue.path) found = (found as Record<PropertyKey, unknown>)[part];
   const option = configOptions().find((entry) => path === entry.path || path.startsWith(`${entry.path}.`));
   if (option !== undefined) return new LgdError('BAD_OPTION', `not a value this option takes${also}.`, { option: option.path, found: found ?? null, allowed: option.allowed, mend: option.help });
-  return new LgdError('BAD_CONFIG', `a group of options is expected here${also}.`, { ...(path !== '' && { option: path }), found: found ?? null, allowed: 'an object of options' });
+  return new LgdError('BAD_CONFIG', `a group of options is expected here${also}.`, { ...(path !== '' && { option: path }), found: found ?? null, allowed: 'an object of options', mend: 'Write it as { "option": value }' });
 }
 
 /** Refuses an option that does not exist, with the nearest one that does. */
@@ -274,7 +279,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
     content = await readFile(path, 'utf8');
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', 'there is no configuration file of this name.', { option: 'config', found: path, mend: 'Check the path', cause });
-    throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', cause });
+    throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', mend: 'Check its permissions', cause });
   }
   try {
     return JSON.parse(content) as unknown;

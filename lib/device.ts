@@ -9,11 +9,13 @@ export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emul
 /** 'cuda-emulated' runs the CUDA kernels on the CPU, thread by thread: for tests of them on machines without a GPU. */
 export type DeviceKind = 'cpu' | 'cuda' | 'cuda-emulated';
 
+/** How {@link openDevice} sets a device up. */
 export interface DeviceOptions {
   /** Threads for CPU work, 1 or more; default: all cores. */
   threads?: number;
 }
 
+/** What a device is, and its memory as it is now. */
 export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {
   kind: DeviceKind;
   /** Why this device was taken ('auto' explains itself). */
@@ -39,7 +41,7 @@ export class Device implements Disposable {
 
   /** The native handle. @throws LgdError DISPOSED */
   get handle(): DeviceHandle {
-    if (this.#handle === undefined) throw new LgdError('DISPOSED', 'this device was disposed.', { mend: 'Open it again with openDevice()' });
+    if (this.#handle === undefined) throw new LgdError('DISPOSED', `the device ${this.kind} was disposed of.`, { mend: 'Open it again with openDevice()' });
     return this.#handle;
   }
 
@@ -60,6 +62,7 @@ export class Device implements Disposable {
     this.#handle = undefined;
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -26,6 +26,38 @@ export type ErrorCode =
   | 'TOO_MANY_BROKEN_IMAGES'
   | 'ZERO_EMBEDDING';
 
+/** What to do about an error that says nothing more particular; every code has it, so no error leaves its reader without a next step. */
+const generalMends: Readonly<Record<ErrorCode, string>> = {
+  ADDON_NOT_FOUND: 'Build the native addon with `npm run build:native`',
+  ABORTED: 'Start it again when it is wanted',
+  BAD_BANK: 'Build the bank again with `lgdistill bank build`',
+  BAD_CHECKPOINT: 'Resume from the checkpoint before it (previous), or from another copy',
+  BAD_CONFIG: 'Correct the configuration; `lgdistill distill --help` lists every option',
+  BAD_DATASET: 'Check the images and how they lie in folders',
+  BAD_FILE: 'Fetch or write the file again',
+  BAD_IMAGE: 'Mend or remove the image',
+  BAD_MODEL: 'Check that the model is complete, and of a kind that is supported',
+  BAD_NAMES: 'Correct the list; `lgdistill names` proposes a mended one',
+  BAD_OPTION: 'Give a value that is allowed',
+  BAD_SHAPE: 'Give an array of the right size',
+  CLASS_MISMATCH: 'Give a mapping from class folders to names, or rename one or the other',
+  DEPENDENCY_MISSING: 'Run `lgdistill doctor`: it says which package is missing and how to install it',
+  DEVICE_ERROR: 'Run it again; if it comes back, run `lgdistill doctor`, and try device cpu',
+  DEVICE_UNAVAILABLE: 'Run `lgdistill doctor`, or use device cpu',
+  DISPOSED: 'Make the object again, or dispose of it later',
+  EXPORT_FAILED: 'Check the disk, and export again',
+  FILE_NOT_FOUND: 'Check the path',
+  NATIVE_ERROR: 'Report it, with what `lgdistill doctor` prints',
+  NON_FINITE: 'Look for where these numbers come from: a broken file, a division by zero, a learning rate that is too high',
+  NOT_WRITABLE: 'Choose a folder this user may write to, with enough free space',
+  OUT_OF_MEMORY: 'Take a smaller train.batchSize, data.resolution or data.cacheMemory, or close what else uses the memory',
+  TOO_MANY_BROKEN_IMAGES: 'Mend or remove those files, or allow a larger share',
+  ZERO_EMBEDDING: 'Leave that row out: a zero vector has no direction to compare',
+};
+
+/** Every error code. */
+export const errorCodes = Object.keys(generalMends) as readonly ErrorCode[];
+
 /** What an {@link LgdError} tells beyond its message. */
 export interface ErrorDetails {
   /** Dotted path of the option at fault, as in the configuration file: `train.batchSize`. */
@@ -34,7 +66,7 @@ export interface ErrorDetails {
   found?: unknown;
   /** What would have been accepted. */
   allowed?: string;
-  /** What to do about it, one imperative sentence. */
+  /** What to do about it, one imperative sentence; left out, the code's general one stands in `mend` and not in the message. */
   mend?: string;
   /** The error underneath. */
   cause?: unknown;
@@ -50,7 +82,8 @@ export class LgdError extends Error {
   readonly option: string | undefined;
   readonly found: unknown;
   readonly allowed: string | undefined;
-  readonly mend: string | undefined;
+  /** What to do about it. */
+  readonly mend: string;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(compose(message, details), details.cause === undefined ? undefined : { cause: details.cause });
@@ -58,7 +91,7 @@ export class LgdError extends Error {
     this.option = details.option;
     this.found = details.found;
     this.allowed = details.allowed;
-    this.mend = details.mend;
+    this.mend = details.mend ?? generalMends[code] ?? generalMends.NATIVE_ERROR; // an addon of another version may know other codes
   }
 
   /** Plain data for `--json` output. */
@@ -72,7 +105,7 @@ function compose(message: string, { option, found, allowed, mend }: ErrorDetails
   const parts = [option === undefined ? message : `${option}: ${message}`];
   if (found !== undefined) parts.push(`Found: ${describe(found)}.`);
   if (allowed !== undefined) parts.push(`Allowed: ${allowed}.`);
-  if (mend !== undefined) parts.push(mend.endsWith('.') ? mend : `${mend}.`);
+  if (mend !== undefined) parts.push(/[.?!]$/u.test(mend) ? mend : `${mend}.`);
   return parts.join(' ');
 }
 

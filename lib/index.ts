@@ -1,18 +1,25 @@
 // devices, errors, files
 export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, type DeviceOptions } from './device.js';
-export { LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
+export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
+export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type { ProbeResult } from './cuda-probe.js';
-export type { BuildInfo, CudaStatus, EncoderInfo, NativeAddon, SemanticMetrics, SemanticState } from './native.js';
+export type {
+  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
+  NativeBankUpdateArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
+  TensorHandle,
+} from './native.js';
 export { version } from './version.js';
 
 // configuration
-export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method } from './config.js';
+export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method, type OptionType } from './config.js';
+
+export { checkAnswer, initialConfig, knownAnswers, knownTeachers, suggestAnswers, writeConfigFile, type InitAnswers, type InitialConfig } from './init.js';
 
 // names and text
 export { CategoryList } from './text/names.js';
-export { formatReport, type CheckOptions, type NameReport } from './text/doctor.js';
+export { formatReport, type CheckOptions, type NameAt, type NameReport } from './text/doctor.js';
 export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './text/encoder.js';
 export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
@@ -27,13 +34,16 @@ export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type Ba
 export * from './models/index.js';
 
 // images
-export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions } from './data/cache.js';
+export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type StreamOptions } from './data/cache.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
 
+export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader.js';
+export { readViews, type ViewOptions } from './data/views.js';
+
 // training
-export { Distiller, type DistillerOptions, type DistillerState, type StepTicket } from './train/distiller.js';
+export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type StepTicket } from './train/distiller.js';
 export type { Batch, Dataset } from './train/batch.js';
-export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
 export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';

@@ -12,13 +12,20 @@ import { version } from './version.js';
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
 export interface Handle<Name extends string> { readonly [handle]: Name }
+/** A device of the addon; {@link Device} holds one. */
 export type DeviceHandle = Handle<'device'>;
+/** A float32 tensor or a batch of images on a device. */
 export type TensorHandle = Handle<'tensor'>;
+/** What a device keeps of a training step from one time to the next. */
 export type StepHandle = Handle<'step'>;
+/** A compiled graph with its parameters; {@link CompiledEncoder} holds one. */
 export type EncoderHandle = Handle<'encoder'>;
+/** Decoded images; {@link ImageCache} holds one. */
 export type PixelStoreHandle = Handle<'pixel store'>;
+/** Both banks and the queue, with the loss over them. */
 export type SemanticHeadHandle = Handle<'semantic head'>;
 
+/** What the native addon was built with. */
 export interface BuildInfo {
   version: string;
   buildId: string;
@@ -31,6 +38,7 @@ export interface BuildInfo {
   cudaArchitectures: string[];
 }
 
+/** Whether CUDA devices can be used, and which there are. */
 export interface CudaStatus {
   available: boolean;
   /** Why no device can be used, or ''. */
@@ -40,6 +48,7 @@ export interface CudaStatus {
   devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number }[];
 }
 
+/** What the addon tells of an open device. */
 export interface NativeDeviceInfo {
   kind: 'cpu' | 'cuda';
   name: string;
@@ -76,6 +85,7 @@ export interface GraphNode {
   attributes?: Record<string, number | string>;
 }
 
+/** A {@link GraphSpec} as the addon takes it. */
 export interface NativeGraph {
   name: string;
   nodes: GraphNode[];
@@ -83,6 +93,7 @@ export interface NativeGraph {
   output: number;
 }
 
+/** Sizes of a compiled encoder: values of an output, multiply-adds an image, parameters, bytes, kernels a call. */
 export interface EncoderInfo {
   outputSize: number;
   macsPerImage: number;
@@ -115,6 +126,7 @@ export interface NativeAugmentRecipe {
   std?: number[];
 }
 
+/** Sizes and numbers of a semantic head; meanings and defaults in native/engine.h. */
 export interface SemanticOptions {
   dimension: number;
   categories: number;
@@ -157,6 +169,7 @@ export interface SemanticMetrics {
   categoriesSeen: number;
 }
 
+/** Arguments of {@link bankLoss} as the addon takes them. */
 export interface NativeBankLossArguments {
   student: Float32Array;
   teacher: Float32Array;
@@ -170,6 +183,7 @@ export interface NativeBankLossArguments {
   bfloat16?: boolean;
 }
 
+/** What the addon gives for {@link bankLoss}. */
 export interface BankLossResult {
   loss: number;
   lossVisual: number;
@@ -180,6 +194,7 @@ export interface BankLossResult {
   gradient: Float32Array;
 }
 
+/** Arguments of {@link bankUpdate} as the addon takes them. */
 export interface NativeBankUpdateArguments {
   teacher: Float32Array;
   textual: Float32Array;
@@ -189,6 +204,7 @@ export interface NativeBankUpdateArguments {
   momentum: number;
 }
 
+/** What the addon gives for {@link bankUpdate}. */
 export interface BankUpdateResult {
   /** [B], index of the nearest category. */
   assignment: Int32Array;
@@ -196,8 +212,10 @@ export interface BankUpdateResult {
   seen: Uint8Array;
 }
 
+/** Which values of a parameter: its own, its gradient, its momentum. */
 export type ParameterSlot = 'value' | 'gradient' | 'momentum';
 
+/** The native addon, for code that works with tensors on the device itself. Contracts stand in native/engine.h of the repository. */
 export interface NativeAddon {
   buildInfo(): BuildInfo;
   cudaStatus(): CudaStatus;

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
@@ -31,8 +30,8 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     bytes = await readFile(path);
   } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { cause });
-    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { cause });
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
   }
   return parseSafetensors(bytes, path);
 }
@@ -100,8 +99,8 @@ export function halfToFloat(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** The bytes of a safetensors file; tensors keep the order given. */
-export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array {
+/** The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given. */
+export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array[] {
   const header: Record<string, unknown> = { __metadata__: metadata };
   const parts: Uint8Array[] = [];
   let offset = 0;
@@ -116,7 +115,7 @@ export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, met
   json += ' '.repeat((8 - (Buffer.byteLength(json) % 8)) % 8);
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(json)));
-  return Buffer.concat([prefix, Buffer.from(json), ...parts]);
+  return [prefix, Buffer.from(json), ...parts];
 }
 
 function dtypeOf(data: TensorRecord['data']): string {
@@ -127,27 +126,25 @@ function dtypeOf(data: TensorRecord['data']): string {
   return 'U8';
 }
 
-/** Writes a safetensors file through {@link writeFileAtomically}; returns its SHA-256 in hex. */
-export async function writeSafetensors(
-  path: string,
-  tensors: Iterable<[string, TensorRecord]>,
-  metadata: Record<string, string>,
-): Promise<string> {
-  const bytes = encodeSafetensors(tensors, metadata);
-  await writeFileAtomically(path, bytes);
-  return createHash('sha256').update(bytes).digest('hex');
+/**
+ * Writes a safetensors file: beside its place, synced and renamed, so that a crash leaves the old file or the new one. Nothing is copied: the tensors must not change before the promise settles.
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function writeSafetensors(path: string, tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Promise<void> {
+  await writeFileAtomically(path, encodeSafetensors(tensors, metadata));
 }
 
 /**
  * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part.
+ * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
-export async function writeFileAtomically(path: string, content: Uint8Array | string): Promise<void> {
+export async function writeFileAtomically(path: string, content: Uint8Array | string | Uint8Array[]): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
   try {
     const file = await open(temporary, 'w');
     try {
-      await file.writeFile(content);
+      for (const piece of Array.isArray(content) ? content : [content]) await file.writeFile(piece); // goes on where the one before ended
       await file.sync();
     } finally {
       await file.close();

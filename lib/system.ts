@@ -4,6 +4,7 @@ import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
+import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { probeCuda, type ProbeResult } from './cuda-probe.js';
 import { importSharp } from './data/sharp.js';
 import type { LgdError } from './errors.js';
@@ -15,6 +16,7 @@ import { version } from './version.js';
 /** A package this one computes with, or why it cannot be used. */
 export type DependencyState = { version: string } | { error: string };
 
+/** Something that is missing, and what to do about it. */
 export interface SystemProblem {
   what: string;
   mend: string;
@@ -22,6 +24,7 @@ export interface SystemProblem {
   fatal: boolean;
 }
 
+/** What {@link inspectSystem} finds. */
 export interface SystemReport {
   /** Whether the package works on this machine, be it on the CPU alone. */
   usable: boolean;
@@ -44,10 +47,9 @@ export interface SystemReport {
   device: 'cpu' | 'cuda' | undefined;
   dependencies: { sharp: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
   problems: SystemProblem[];
+  /** What would make this machine faster, the most first. */
+  advice: SpeedAdvice[];
 }
-
-/** Oldest Linux driver of each CUDA generation (CUDA compatibility guide, "minor version compatibility"). */
-const oldestDriver: Readonly<Record<number, string>> = { 11: '450', 12: '525', 13: '580' };
 
 /**
  * Looks at everything the package needs; never throws for what it finds missing.
@@ -76,6 +78,7 @@ export async function inspectSystem({ path = process.cwd() }: { path?: string } 
     device: 'error' in addon ? undefined : probe?.passed ? 'cuda' : 'cpu',
     dependencies,
     problems,
+    advice: adviseSpeed(await readMachine(path), { build: 'error' in addon ? undefined : addon, cuda }),
   };
 }
 

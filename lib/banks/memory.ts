@@ -34,7 +34,7 @@ export class MemoryQueue {
   #place(position: number, filled: number): void {
     const inRange = Number.isInteger(position) && position >= 0 && position < this.size && Number.isInteger(filled) && filled >= 0 && filled <= this.size;
     if (!inRange || (filled < this.size && position !== filled)) {
-      throw new LgdError('BAD_BANK', `a queue of ${this.size} rows cannot have ${filled} filled and continue at ${position}.`, { option: 'queue' });
+      throw new LgdError('BAD_BANK', `a queue of ${this.size} rows cannot have ${filled} filled and continue at ${position}.`, { option: 'queue', mend: 'Give position and filled as the queue that they come from had them' });
     }
     this.#position = position;
     this.#filled = filled;

@@ -7,6 +7,7 @@ import { embedNames } from '../text/prompts.js';
 import { loadTemplates } from '../text/templates.js';
 import { version } from '../version.js';
 
+/** How {@link TextualSemanticsBank.build} embeds names. */
 export interface BuildOptions extends EncodeOptions {
   encoder: TextEncoder;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
@@ -58,7 +59,7 @@ export class TextualSemanticsBank {
   }
 
   /**
-   * Embeds every name: per template the unit text embedding, the mean over templates, normalised again ({@link embedNames}).
+   * Embeds every name: per template the unit text embedding, the mean over templates, normalised again (text/prompts.ts).
    * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
   static async build(list: CategoryList | readonly string[], { encoder, templates = 'default', allowDuplicates = false, signal, onProgress }: BuildOptions): Promise<TextualSemanticsBank> {
@@ -131,7 +132,7 @@ export class TextualSemanticsBank {
 }
 
 function requireNames(names: readonly string[], allowDuplicates: boolean): void {
-  if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names' });
+  if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names', mend: 'Give category names' });
   const empty = names.findIndex((name) => name.trim() === '');
   if (empty !== -1) throw new LgdError('BAD_NAMES', `name ${empty + 1} is empty.`, { option: 'names', mend: 'Remove it; lgdistill names proposes the mended list' });
   if (allowDuplicates) return;

@@ -1,3 +1,4 @@
+import type { Ask } from './ask.js';
 import type { Terminal } from './terminal.js';
 
 /** What every command works with. */
@@ -5,6 +6,8 @@ export interface Context {
   terminal: Terminal;
   /** Fires on the first Ctrl-C or SIGTERM. */
   signal: AbortSignal;
+  /** Asks the person at the terminal; undefined where there is none. */
+  ask: Ask | undefined;
 }
 
 /** What a command does with its arguments; it returns an exit code, or nothing for 0. */

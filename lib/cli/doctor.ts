@@ -6,12 +6,14 @@ import { formatBytes, formatFacts } from './table.js';
 
 export function doctorCommand(bind: Bind): Command {
   return new Command('doctor')
-    .description('say what this machine has, which device would be used, and what is missing')
+    .description('say what this machine has, which device would be used, what is missing, and what would make it faster')
     .action(bind(async ({ terminal }) => {
       const report = await inspectSystem();
       terminal.emit(report);
       terminal.say(formatFacts(facts(report)));
       for (const { what, mend } of report.problems) terminal.say(`\n${terminal.bold(what)}\n  -> ${mend}`);
+      if (report.advice.length > 0) terminal.say(`\n${terminal.bold('what would make it faster')}`);
+      for (const { what, mend } of report.advice) terminal.say(`  ${what}\n    -> ${mend}`);
       terminal.say(`\n${report.usable ? `usable; device auto takes ${report.device}` : terminal.red('not usable')}`);
       return report.usable ? exitCodes.done : exitCodes.failed;
     }));

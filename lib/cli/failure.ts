@@ -15,7 +15,7 @@ const usageCodes: ReadonlySet<string> = new Set(['BAD_OPTION', 'BAD_CONFIG']);
 export function reportFailure(error: unknown, terminal: Terminal): number {
   if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done; // --help, --version
   const { code, message, mend, details } = describe(error);
-  const lines = [`${terminal.red(`error ${code}`)}`, ...message.split('\n').map((line) => `  ${line}`), ...(mend === undefined ? [] : [`  -> ${mend}`])];
+  const lines = [`${terminal.red(`error ${code}`)}`, ...message.split('\n').map((line) => `  ${line}`), `  -> ${mend}`];
   if (terminal.debug) lines.push(...stacks(error));
   terminal.warn(lines.join('\n'));
   terminal.emit({ error: details });
@@ -23,10 +23,10 @@ export function reportFailure(error: unknown, terminal: Terminal): number {
   return usageCodes.has(code) ? exitCodes.usage : exitCodes.failed;
 }
 
-function describe(error: unknown): { code: string; message: string; mend: string | undefined; details: Record<string, unknown> } {
+function describe(error: unknown): { code: string; message: string; mend: string; details: Record<string, unknown> } {
   if (error instanceof LgdError) {
     const { code, message, mend } = error;
-    const tail = mend === undefined ? 0 : message.lastIndexOf(mend);
+    const tail = message.lastIndexOf(mend);
     return { code, message: tail > 0 ? message.slice(0, tail).trimEnd() : message, mend, details: error.toJSON() };
   }
   const message = error instanceof Error ? error.message : String(error);

@@ -2,21 +2,26 @@ import { Command, CommanderError } from 'commander';
 import { LgdError } from '../errors.js';
 import { nearestName } from '../text/spelling.js';
 import { version } from '../version.js';
+import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
 import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
+import { completionCommand } from './completion.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
 import { exportCommand } from './export.js';
 import { exitCodes, reportFailure } from './failure.js';
+import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
 import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
 import { openTerminal, type Streams } from './terminal.js';
 
-const commands = [doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, benchCommand];
+const commands = [
+  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, benchCommand, completionCommand,
+];
 
 /**
  * Runs one command line.
@@ -31,7 +36,7 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
     .description('Distils small vision encoders from a teacher, a list of category names and unlabelled images.')
     .version(version);
   const bind: Bind = (action) => async (...args) => {
-    code = (await action({ terminal, signal }, ...args)) ?? exitCodes.done;
+    code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...args)) ?? exitCodes.done;
   };
   for (const declare of commands) program.addCommand(declare(bind));
   adopt(program, streams);

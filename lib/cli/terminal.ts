@@ -16,6 +16,8 @@ export interface Terminal {
 }
 
 export interface Streams {
+  /** Absent where nobody can be asked. */
+  stdin?: NodeJS.ReadableStream & { isTTY?: boolean };
   stdout: NodeJS.WritableStream & { isTTY?: boolean };
   stderr: NodeJS.WritableStream & { isTTY?: boolean };
   env: NodeJS.ProcessEnv;
@@ -37,6 +39,7 @@ export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: 
   };
 }
 
-function isSet(value: string | undefined): boolean {
+/** Is a switch of the environment on? */
+export function isSet(value: string | undefined): boolean {
   return value !== undefined && value !== '' && value !== '0' && value !== 'false';
 }

@@ -1,23 +1,11 @@
-import { availableParallelism } from 'node:os';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
-import { decodeImage, type DecodedImage } from './decode.js';
-import { importSharp } from './sharp.js';
-import type { ImageSource } from './sources.js';
+import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
+import type { ImageBytes, ImageSource } from './sources.js';
 
-/** An image that could not be read or decoded. */
-export interface BrokenImage {
-  id: string;
-  reason: string;
-}
+export type { BrokenImage, CacheProgress } from './decode-all.js';
 
-export interface CacheProgress {
-  /** Images looked at so far, broken ones included. */
-  done: number;
-  total: number;
-  broken: number;
-}
-
+/** How images are decoded and where they are kept. */
 export interface ImageCacheOptions {
   addon: NativeAddon;
   /** Side in pixels of the views that will be taken from the cache. */
@@ -37,11 +25,11 @@ export interface ImageCacheOptions {
   onProgress?: (progress: CacheProgress) => void;
 }
 
-/** Below this many, broken images alone do not stop the decoding before one good image was seen. */
-const fewBroken = 50;
-const progressMilliseconds = 100;
-
-type Outcome = { image: DecodedImage } | { reason: string };
+/** What {@link ImageCache.fromStream} takes besides. */
+export interface StreamOptions extends ImageCacheOptions {
+  /** What labels are indices into; all images of a stream have a label, or none has. */
+  classNames?: readonly string[];
+}
 
 /**
  * Images decoded once, in native memory. Index i of the cache is image `sourceIndex[i]` of the source; broken images are left out, the order is
@@ -60,13 +48,13 @@ export class ImageCache implements Disposable {
   readonly #addon: NativeAddon;
   #store: PixelStoreHandle | undefined;
 
-  private constructor(source: ImageSource, store: PixelStoreHandle, options: ImageCacheOptions, kept: Int32Array, broken: BrokenImage[]) {
+  private constructor(store: PixelStoreHandle, options: ImageCacheOptions, { ids, places, labels, broken }: Decoded, classNames: readonly string[] | undefined) {
     this.#addon = options.addon;
     this.#store = store;
-    this.sourceIndex = kept;
-    this.ids = Array.from(kept, (index) => source.ids[index]!);
-    this.labels = source.labels && kept.map((index) => source.labels![index]!);
-    this.classNames = source.classNames;
+    this.sourceIndex = Int32Array.from(places);
+    this.ids = ids;
+    this.labels = labels && Int32Array.from(labels);
+    this.classNames = labels && classNames;
     this.broken = broken;
     this.shortSide = shortSideOf(options);
     const { bytes, spilledBytes } = options.addon.pixelStoreInfo(store);
@@ -80,7 +68,7 @@ export class ImageCache implements Disposable {
 
   /** The native pixel store, for {@link NativeAddon.augment}. @throws LgdError DISPOSED */
   get store(): PixelStoreHandle {
-    if (this.#store === undefined) throw new LgdError('DISPOSED', 'this image cache was disposed.');
+    if (this.#store === undefined) throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, { mend: 'Build it again with ImageCache.build()' });
     return this.#store;
   }
 
@@ -90,6 +78,7 @@ export class ImageCache implements Disposable {
     this.#store = undefined;
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -100,13 +89,36 @@ export class ImageCache implements Disposable {
    *   BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
+    const { root, ids, classNames } = source;
+    return ImageCache.#fill(listed(source), options, { root, total: ids.length, classNames });
+  }
+
+  /**
+   * Decodes images that come one after the other, such as from an archive, a database or a network: `{ id, bytes, label? }`, in any format that a file may have.
+   * The stream is read once, in order, and never further ahead than the decoder needs (four images a decoding thread); what is kept is pixels, in memory up to
+   * the limit and in the spill file past it. So a stream of any length trains for many epochs, and needs to be read only once.
+   *
+   * Places of images are their numbers in the stream: the same stream gives the same augmentations, and a run can be resumed with it. As its length is not known,
+   * `total` of the progress is what has come so far, and the share of broken images is judged over that, from the 50th broken one on and at the end.
+   * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels do not fit
+   */
+  static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, { classNames, ...options }: StreamOptions): Promise<ImageCache> {
+    return ImageCache.#fill(streamed(images, classNames, options.signal), options, { root: '(stream)', total: undefined, classNames });
+  }
+
+  static async #fill(
+    images: AsyncIterable<Undecoded>, options: ImageCacheOptions, { root, total, classNames }: { root: string; total: number | undefined; classNames?: readonly string[] },
+  ): Promise<ImageCache> {
     checkOptions(options);
-    const store = options.addon.makePixelStore({ memoryLimitBytes: options.memoryLimitBytes, spillFolder: options.spillFolder });
+    const { addon, memoryLimitBytes, spillFolder, background } = options;
+    const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
-      const { kept, broken } = await decodeAll(source, store, options);
-      return new ImageCache(source, store, options, kept, broken);
+      const decoded = await decodeAll(images, {
+        ...options, root, total, decode: { shortSide: shortSideOf(options), background }, keep: ({ width, height, pixels }) => addon.appendPixels(store, width, height, pixels),
+      });
+      return new ImageCache(store, options, decoded, classNames);
     } catch (error) {
-      options.addon.release(store);
+      addon.release(store);
       throw error;
     }
   }
@@ -124,78 +136,4 @@ function checkOptions({ resolution, margin, memoryLimitBytes, maxBrokenShare }: 
   check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
   check(memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');
   check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
-}
-
-/** Pictures in the decoder at once: sharp works on libuv's threads, of which there are four unless the environment says otherwise. */
-function decoderThreads(): number {
-  const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
-  return Math.max(1, Math.min(availableParallelism(), Number.isInteger(threads) && threads > 0 ? threads : 4));
-}
-
-async function decodeAll(source: ImageSource, store: PixelStoreHandle, options: ImageCacheOptions): Promise<{ kept: Int32Array; broken: BrokenImage[] }> {
-  const total = source.ids.length;
-  const parallel = decoderThreads();
-  const kept: number[] = [];
-  const broken: BrokenImage[] = [];
-  const running: Promise<Outcome>[] = [];
-  let started = 0;
-  let reported = 0;
-  const sharp = await importSharp();
-  const previous = sharp.concurrency();
-  sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel))); // many pictures at once beat many threads on one
-  try {
-    for (let done = 0; done < total; ++done) {
-      throwIfAborted(options.signal, 'decoding the images');
-      // A few more than the decoder takes: results are stored in the source's order, and one slow picture must not starve it.
-      while (started < total && started < done + 4 * parallel) running.push(decodeOne(source, started++, options));
-      const outcome = await running.shift()!;
-      if ('image' in outcome) {
-        options.addon.appendPixels(store, outcome.image.width, outcome.image.height, outcome.image.pixels);
-        kept.push(done);
-      } else {
-        broken.push({ id: source.ids[done]!, reason: outcome.reason });
-        if (broken.length > options.maxBrokenShare * total && (kept.length > 0 || broken.length >= fewBroken)) {
-          throw tooManyBroken(broken, done + 1, total, options.maxBrokenShare);
-        }
-      }
-      const last = done + 1 === total;
-      if (last || performance.now() - reported >= progressMilliseconds) {
-        reported = performance.now();
-        options.onProgress?.({ done: done + 1, total, broken: broken.length });
-      }
-    }
-  } finally {
-    await Promise.all(running); // they never reject
-    sharp.concurrency(previous);
-  }
-  if (kept.length === 0) throw noneDecoded(source, broken);
-  if (broken.length > options.maxBrokenShare * total) throw tooManyBroken(broken, total, total, options.maxBrokenShare);
-  return { kept: Int32Array.from(kept), broken };
-}
-
-async function decodeOne(source: ImageSource, index: number, options: ImageCacheOptions): Promise<Outcome> {
-  try {
-    const bytes = await source.read(index);
-    return { image: await decodeImage(bytes, { shortSide: shortSideOf(options), background: options.background }) };
-  } catch (error) {
-    return { reason: error instanceof Error ? error.message : String(error) };
-  }
-}
-
-function examples(broken: readonly BrokenImage[]): string {
-  return broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`).join(', ');
-}
-
-function tooManyBroken(broken: readonly BrokenImage[], seen: number, total: number, share: number): LgdError {
-  return new LgdError('TOO_MANY_BROKEN_IMAGES', `${broken.length} of the first ${seen} images (${total} in all) cannot be decoded, such as ${examples(broken)}.`, {
-    option: 'data.maxBrokenShare',
-    allowed: `a share of at most ${share}`,
-    mend: 'Mend or remove those files, or allow a larger share',
-  });
-}
-
-function noneDecoded(source: ImageSource, broken: readonly BrokenImage[]): LgdError {
-  return new LgdError('BAD_DATASET', `none of the ${source.ids.length} images of ${source.root} can be decoded, such as ${examples(broken)}.`, {
-    mend: 'Check that these files are images',
-  });
 }

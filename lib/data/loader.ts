@@ -46,11 +46,13 @@ export class BatchPlan implements Iterable<PlannedBatch> {
     return this.#sampler.stepsPerEpoch;
   }
 
+  /** Takes the next batch. */
   next(): PlannedBatch {
     const { epoch, step, indices } = this.#sampler.next();
     return { images: indices, drawIds: indices.map((index) => this.#cache.sourceIndex[index]!), seed: this.#sampler.seed, epoch, step };
   }
 
+  /** All batches to come; take as many as you want. */
   *[Symbol.iterator](): Generator<PlannedBatch, never, undefined> {
     for (;;) yield this.next();
   }
@@ -87,7 +89,7 @@ export class BatchPlan implements Iterable<PlannedBatch> {
     try {
       this.#sampler.position = { epoch, step };
     } catch (cause) {
-      throw new LgdError('BAD_CHECKPOINT', `the checkpoint's position, epoch ${epoch}, step ${step}, does not exist.`, { cause });
+      throw new LgdError('BAD_CHECKPOINT', `the checkpoint's position, epoch ${epoch}, step ${step}, does not exist.`, { mend: 'Resume from another checkpoint', cause });
     }
   }
 }

@@ -9,16 +9,39 @@ const shuffleKey = 0x73687566666c6521n;
  * @param seed a whole number from 0; @param epoch likewise
  */
 export function shuffledOrder(count: number, seed: number, epoch: number): Int32Array {
-  const order = new Int32Array(count);
-  for (let i = 0; i < count; ++i) order[i] = i;
-  const random = new PhiloxStream(BigInt(seed) ^ shuffleKey, BigInt(epoch));
-  for (let i = count - 1; i > 0; --i) {
-    const j = Math.floor(random.next() * (i + 1));
-    const taken = order[i]!;
-    order[i] = order[j]!;
-    order[j] = taken;
+  return new Shuffle(count, seed, epoch).finish();
+}
+
+/** {@link shuffledOrder} in pieces: a million images at once would hold up the main thread for a tenth of a second. */
+class Shuffle {
+  readonly #order: Int32Array;
+  readonly #random: PhiloxStream;
+  #last: number;
+
+  constructor(count: number, seed: number, readonly epoch: number) {
+    this.#order = new Int32Array(count);
+    for (let i = 0; i < count; ++i) this.#order[i] = i;
+    this.#random = new PhiloxStream(BigInt(seed) ^ shuffleKey, BigInt(epoch));
+    this.#last = count - 1;
   }
-  return order;
+
+  /** Settles at least `places` more places, from the end. */
+  advance(places: number): void {
+    const order = this.#order;
+    for (let i = this.#last; i > Math.max(0, this.#last - places); --i) {
+      const j = Math.floor(this.#random.next() * (i + 1));
+      const taken = order[i]!;
+      order[i] = order[j]!;
+      order[j] = taken;
+    }
+    this.#last = Math.max(0, this.#last - places);
+  }
+
+  /** Settles the rest. */
+  finish(): Int32Array {
+    this.advance(this.#last);
+    return this.#order;
+  }
 }
 
 /** Where a sampler stands: the batch `step` of `epoch` comes next. */
@@ -45,6 +68,8 @@ export class ShuffledSampler {
   #epoch = 0;
   #step = 0;
   #order: { epoch: number; indices: Int32Array } | undefined;
+  /** The next epoch's order: each batch taken settles as many places of it. */
+  #following: Shuffle | undefined;
 
   constructor({ count, batchSize, seed }: { count: number; batchSize: number; seed: number }) {
     checkWhole('seed', seed, 0);
@@ -77,7 +102,12 @@ export class ShuffledSampler {
   /** The next batch's indices, and where it stands. */
   next(): SamplerPosition & { indices: Int32Array } {
     const { epoch, step } = this.position;
-    if (this.#order?.epoch !== epoch) this.#order = { epoch, indices: shuffledOrder(this.count, this.seed, epoch) };
+    if (this.#order?.epoch !== epoch) {
+      const shuffle = this.#following?.epoch === epoch ? this.#following : new Shuffle(this.count, this.seed, epoch);
+      this.#order = { epoch, indices: shuffle.finish() };
+      this.#following = new Shuffle(this.count, this.seed, epoch + 1);
+    }
+    this.#following?.advance(Math.ceil(this.count / this.stepsPerEpoch));
     const indices = this.#order.indices.slice(step * this.batchSize, (step + 1) * this.batchSize);
     this.#step += 1;
     if (this.#step === this.stepsPerEpoch) {

@@ -20,6 +20,7 @@ export const imageExtensions: ReadonlySet<string> = new Set([
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.tif', '.tiff', '.avif', '.svg',
 ]);
 
+/** How {@link openImageFolder} reads a folder. */
 export interface ImageFolderOptions {
   /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
   labels?: 'folders' | 'none';
@@ -149,8 +150,8 @@ export interface ImageBytes {
  * @throws LgdError BAD_DATASET
  */
 export function imagesFromBuffers(images: readonly ImageBytes[], classNames?: readonly string[]): ImageSource {
-  const bad = (message: string): LgdError => new LgdError('BAD_DATASET', message);
-  if (images.length === 0) throw bad('there are no images.');
+  const bad = (message: string): LgdError => new LgdError('BAD_DATASET', message, { mend: 'Give images that all have a label, an index into the class names, or none of them one' });
+  if (images.length === 0) throw new LgdError('BAD_DATASET', 'there are no images.', { mend: 'Give at least one image' });
   const read = (index: number): Promise<Buffer> => {
     const { bytes } = images[index]!;
     return Promise.resolve(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));

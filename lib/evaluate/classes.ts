@@ -61,9 +61,9 @@ export async function readMapping(path: string): Promise<Record<string, string>>
     value = JSON.parse(await readFile(path, 'utf8'));
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', 'there is no mapping of this name.', { option: 'evaluate.mapping', found: path, mend: 'Check the path', cause });
-    throw new LgdError('BAD_FILE', `cannot read the mapping ${path}: ${(cause as Error).message}.`, { option: 'evaluate.mapping', cause });
+    throw new LgdError('BAD_FILE', `cannot read the mapping ${path}: ${(cause as Error).message}.`, { option: 'evaluate.mapping', mend: 'Check that it is there and is JSON', cause });
   }
   const isMapping = typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every((name) => typeof name === 'string');
-  if (!isMapping) throw new LgdError('BAD_FILE', `${path} is not a mapping.`, { option: 'evaluate.mapping', allowed: 'a JSON object from class folder to category name' });
+  if (!isMapping) throw new LgdError('BAD_FILE', `${path} is not a mapping.`, { option: 'evaluate.mapping', allowed: 'a JSON object from class folder to category name', mend: 'Write it as { "folder": "name" }' });
   return value as Record<string, string>;
 }

@@ -18,6 +18,7 @@ import { readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
 import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
 
+/** What {@link evaluateStudent} evaluates, and on what. */
 export interface StudentEvaluationOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
   student: string;
@@ -29,9 +30,11 @@ export interface StudentEvaluationOptions {
   /** Looks at so many images at most, spread evenly over the folder (default: all). */
   mostImages?: number;
   signal?: AbortSignal;
+  /** Called while a phase goes on. */
   onProgress?: (progress: PhaseProgress) => void;
 }
 
+/** What {@link evaluateStudent} found. */
 export interface StudentEvaluation {
   /** The student's file. */
   file: string;

@@ -4,6 +4,7 @@ import { throwIfAborted } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { TensorHandle } from '../native.js';
 
+/** How long to measure. */
 export interface MeasureOptions {
   /** How long to measure, after a warm-up of a fifth of it; default 2. */
   seconds?: number;
@@ -52,6 +53,7 @@ export async function measureTraining(encoder: CompiledEncoder, options: Measure
   }
 }
 
+/** Sizes of the loss that {@link measureSemantic} measures. */
 export interface SemanticShape {
   /** B. */
   batch: number;

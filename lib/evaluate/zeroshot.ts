@@ -9,6 +9,7 @@ import { matchClasses } from './classes.js';
 import { embedImages, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
+/** Labelled images, and the names to choose among. */
 export interface ZeroShotOptions {
   device: Device;
   /** Labelled images, decoded for the largest resolution that will be evaluated. */
@@ -22,6 +23,7 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
+/** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {
   /** Told of each batch: the nearest names of images `from` on, [n,topK] indices into the bank, the best first. */
   onNearest?: (nearest: Int32Array, topK: number, from: number) => void;

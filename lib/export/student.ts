@@ -10,6 +10,7 @@ import type { WeightRecord } from '../models/weights.js';
 import { readCheckpoint } from '../train/checkpoint.js';
 import { findStudentFile, readStudent, writeStudent, type StudentInfo } from '../train/student-file.js';
 
+/** What {@link exportStudent} writes, and where. */
 export interface ExportOptions {
   /** A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file. */
   from: string;
@@ -22,6 +23,7 @@ export interface ExportOptions {
   signal?: AbortSignal;
 }
 
+/** What {@link exportStudent} wrote. */
 export interface ExportResult {
   file: string;
   bytes: number;

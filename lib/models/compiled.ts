@@ -1,5 +1,6 @@
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
@@ -7,6 +8,7 @@ import { checkWeights, type WeightRecord } from './weights.js';
 /** How activations are stored; weights, statistics and results are float32 either way. */
 export type Precision = 'float32' | 'bfloat16';
 
+/** What a graph is compiled for. */
 export interface CompileOptions {
   /** B, images a call. */
   batch: number;
@@ -18,6 +20,7 @@ export interface CompileOptions {
   training?: boolean;
 }
 
+/** Numbers of an optimiser step. */
 export interface SgdOptions {
   learningRate: number;
   /** Default 0.9. */
@@ -39,7 +42,8 @@ export class CompiledEncoder implements Disposable {
   readonly resolution: number;
   readonly precision: Precision;
   readonly training: boolean;
-  readonly #handle: EncoderHandle;
+  readonly #life: Lifetime;
+  readonly #owned: EncoderHandle;
   readonly #output: TensorHandle;
 
   /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
@@ -52,8 +56,14 @@ export class CompiledEncoder implements Disposable {
       throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, { option: 'precision', found: precision, allowed: precisions.join(', ') });
     }
     [this.batch, this.resolution, this.training] = [batch, resolution, training];
-    this.#handle = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
-    this.#output = device.addon.encoderOutput(this.#handle);
+    this.#life = new Lifetime(`the encoder ${graph.name}`, 'Create or compile it again');
+    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
+    this.#output = device.addon.encoderOutput(this.#owned);
+  }
+
+  get #handle(): EncoderHandle {
+    this.#life.check();
+    return this.#owned;
   }
 
   /** Sizes, multiply-adds an image, parameters, bytes, kernels a call. */
@@ -63,6 +73,7 @@ export class CompiledEncoder implements Disposable {
 
   /** The result of the last forward, [B, outputs] float32. */
   get output(): TensorHandle {
+    this.#life.check();
     return this.#output;
   }
 
@@ -81,6 +92,7 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.backward(this.#handle, dOutput);
   }
 
+  /** Queues setting all gradients to zero. */
   zeroGradients(): void {
     this.device.addon.zeroGradients(this.#handle);
   }
@@ -121,10 +133,12 @@ export class CompiledEncoder implements Disposable {
 
   /** Frees the device memory once queued work is done; later calls throw DISPOSED. */
   dispose(): void {
+    if (!this.#life.end()) return;
     this.device.addon.release(this.#output);
-    this.device.addon.release(this.#handle);
+    this.device.addon.release(this.#owned);
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -7,6 +7,7 @@ import { initialWeights } from './initialise.js';
 import { checkSeed, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
+/** What {@link createEncoder} makes. */
 export interface EncoderOptions extends GraphOptions {
   device: Device;
   /** Side of the square input in pixels; default 224. */
@@ -23,6 +24,7 @@ export interface EncoderOptions extends GraphOptions {
   training?: boolean;
 }
 
+/** Options of {@link Encoder.forward}. */
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
   training?: boolean;
@@ -80,6 +82,7 @@ export class Encoder implements Disposable {
    */
   async forward(images: Float32Array, { training = false, seed, step, signal }: ForwardOptions = {}): Promise<Float32Array> {
     throwIfAborted(signal, 'the forward pass');
+    const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
     const size = 3 * this.resolution * this.resolution;
     const count = images.length / size;
@@ -95,7 +98,7 @@ export class Encoder implements Disposable {
     }
     addon.writeImages(this.#images, whole);
     this.compiled.forwardTensor(this.#images, { training, seed, step });
-    const output = await addon.readTensor(this.compiled.output);
+    const output = await addon.readTensor(tensor);
     return count < this.batch ? output.slice(0, count * this.outputs) : output;
   }
 
@@ -108,8 +111,8 @@ export class Encoder implements Disposable {
   async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
     const tensor = this.#dOutput;
     if (tensor === undefined) throw new LgdError('BAD_OPTION', 'this encoder is forward only.', { option: 'training', mend: 'Create it with training: true' });
-    this.#device.addon.writeTensor(tensor, dOutput);
     this.compiled.zeroGradients();
+    this.#device.addon.writeTensor(tensor, dOutput);
     this.compiled.backwardTensor(tensor);
     const gradients = await this.compiled.gradients();
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
@@ -128,6 +131,7 @@ export class Encoder implements Disposable {
     if (this.#dOutput !== undefined) this.#device.addon.release(this.#dOutput);
   }
 
+  /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -7,6 +7,7 @@ export type Activation = 'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | '
 /** How a parameter starts; initialise.ts draws it. */
 export type Initialisation = { kind: 'constant'; value: number } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
 
+/** A parameter or buffer of a graph. */
 export interface GraphParameter {
   /** torchvision's name. */
   name: string;
@@ -37,6 +38,7 @@ export interface Value {
   readonly name: string;
 }
 
+/** Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. */
 export interface ConvOptions {
   channels: number;
   kernel?: number;
@@ -49,12 +51,14 @@ export interface ConvOptions {
   bias?: boolean;
 }
 
+/** Sizes of a linear layer. */
 export interface LinearOptions {
   features: number;
   /** Starts of weight and bias; default: PyTorch's Linear. */
   init?: { weight: Initialisation; bias: Initialisation };
 }
 
+/** What all nodes of a graph share. */
 export interface BuilderOptions {
   /** Of every batch norm; torch.nn.BatchNorm2d's defaults. */
   norm?: { eps: number; momentum: number };
@@ -93,6 +97,7 @@ export class GraphBuilder {
     this.#dropping = dropping;
   }
 
+  /** A convolution. */
   conv(x: Value, name: string, options: ConvOptions): Value {
     const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
     const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
@@ -102,6 +107,7 @@ export class GraphBuilder {
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
+  /** A linear layer over the channels, with bias. */
   linear(x: Value, name: string, { features, init = linearDefault(x.channels) }: LinearOptions): Value {
     const parameters = [
       this.#parameter(`${name}.weight`, [features, x.channels], init.weight, true),
@@ -110,6 +116,7 @@ export class GraphBuilder {
     return this.#node('linear', name, [x], features, {}, parameters);
   }
 
+  /** Batch norm: scale, bias and running statistics. */
   batchNorm(x: Value, name: string): Value {
     const parameters = [
       this.#parameter(`${name}.weight`, [x.channels], ones, false),
@@ -120,14 +127,17 @@ export class GraphBuilder {
     return this.#node('batchNorm', name, [x], x.channels, this.#norm, parameters);
   }
 
+  /** An activation function. */
   activation(x: Value, kind: Activation): Value {
     return this.#node('activation', `${x.name}.${kind}`, [x], x.channels, { kind });
   }
 
+  /** max(x, 0). */
   relu(x: Value): Value {
     return this.activation(x, 'relu');
   }
 
+  /** The sum of two values of one shape. */
   add(a: Value, b: Value): Value {
     return this.#node('add', `${a.name}.add`, [a, b], a.channels);
   }
@@ -137,6 +147,7 @@ export class GraphBuilder {
     return this.#node('channelScale', `${s.name}.scale`, [x, s], x.channels);
   }
 
+  /** The largest value of each window. */
   maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
     return this.#node('maxPool', `${x.name}.maxPool`, [x], x.channels, options);
   }
@@ -151,6 +162,7 @@ export class GraphBuilder {
     return this.#node('globalPool', `${x.name}.pool`, [x], x.channels);
   }
 
+  /** Sets values to zero with probability p in training, and scales the rest; nothing where dropping is off. */
   dropout(x: Value, p: number): Value {
     return this.#dropping && p > 0 ? this.#node('dropout', `${x.name}.dropout`, [x], x.channels, { p }) : x;
   }
@@ -179,6 +191,7 @@ export class GraphBuilder {
     return this.#node('tokens', position, [x], x.channels, {}, parameters);
   }
 
+  /** The first of a sequence, [B,1,1,C]. */
   firstToken(x: Value): Value {
     return this.#node('firstToken', `${x.name}.first`, [x], x.channels);
   }
@@ -188,6 +201,7 @@ export class GraphBuilder {
     return this.#node('queryAttention', `${q.name}.attention`, [q, k, v], q.channels, { heads });
   }
 
+  /** The graph, with `output` as its result. */
   finish(output: Value): GraphSpec {
     return { name: this.name, nodes: this.#nodes, parameters: this.#parameters, output: output.index };
   }
@@ -198,7 +212,7 @@ export class GraphBuilder {
   }
 
   #parameter(name: string, shape: number[], init: Initialisation, decay: boolean, trainable = true): string {
-    if (this.#parameters.some((parameter) => parameter.name === name)) throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`);
+    if (this.#parameters.some((parameter) => parameter.name === name)) throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`, { mend: 'Give each layer a name of its own' });
     this.#parameters.push({ name, shape, trainable, decay, init });
     return name;
   }

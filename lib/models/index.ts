@@ -1,6 +1,6 @@
 export { CompiledEncoder, type CompileOptions, type Precision, type SgdOptions } from './compiled.js';
 export { createEncoder, Encoder, type EncoderOptions, type ForwardOptions } from './encoder.js';
-export { countParameters, GraphBuilder, type Activation, type GraphParameter, type GraphSpec, type Initialisation, type Value } from './graph.js';
+export { countParameters, GraphBuilder, type Activation, type BuilderOptions, type ConvOptions, type GraphParameter, type GraphSpec, type Initialisation, type LinearOptions, type Value } from './graph.js';
 export { initialWeights } from './initialise.js';
 export { createStudent, Student, studentGraph, type GraphOptions, type StudentOptions } from './student.js';
 export { listStudents } from './students/registry.js';
@@ -9,5 +9,6 @@ export { loadTeacher, type AnyTeacher, type TeacherOptions } from './teachers/lo
 export { NativeTeacher, type NativeTeacherOptions } from './teachers/native.js';
 export { OnnxTeacher, type OnnxTeacherOptions } from './teachers/onnx.js';
 export { PrecomputedTeacher, type PrecomputedInfo } from './teachers/precomputed.js';
-export type { ChannelTriple, Teacher } from './teachers/types.js';
+export type { Preprocessing } from './teachers/preprocessor.js';
+export type { ChannelTriple, OnnxTeacherApi, PrecomputedTeacherApi, Teacher } from './teachers/types.js';
 export type { WeightRecord } from './weights.js';

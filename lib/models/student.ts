@@ -7,6 +7,7 @@ import type { Head } from './students/definition.js';
 import { findStudent } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
+/** What {@link studentGraph} builds. */
 export interface GraphOptions {
   /** Classes of torchvision's classifier; give this or embeddingSize. */
   outputs?: number;
@@ -45,6 +46,7 @@ function headOf(outputs: number | undefined, embeddingSize: number | undefined):
   return { kind: 'projection', embeddingSize };
 }
 
+/** What {@link createStudent} makes. */
 export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
   device: Device;
   embeddingSize: number;

@@ -7,12 +7,14 @@ import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput }
 
 export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
 
+/** Where to compute. */
 export interface SemanticCallOptions {
   /** Where to compute: an open device, or 'js' for the pure-TypeScript reference (float64 arithmetic). */
   device: Device | 'js';
   signal?: AbortSignal;
 }
 
+/** Where and how to compute {@link bankLoss}. */
 export interface BankLossOptions extends SemanticCallOptions {
   /**
    * Operands of the products. 'bfloat16' (CUDA only), the mode of networks that store bfloat16, multiplies unit rows on tensor cores: as float16,

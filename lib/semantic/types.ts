@@ -51,6 +51,7 @@ export interface BankUpdateInput {
   momentum: number;
 }
 
+/** The bank after an update. */
 export interface BankUpdateOutput {
   /** [B] each image's category: the nearest text, the lowest number among equals. */
   assignment: Int32Array;

@@ -6,6 +6,7 @@ import { embedNames } from './prompts.js';
 import { normaliseName } from './spelling.js';
 import { fillTemplate, loadTemplates } from './templates.js';
 
+/** How {@link CategoryList.check} looks for faults. */
 export interface CheckOptions {
   /** Looks for near-duplicates and long prompts too. */
   encoder?: TextEncoder;

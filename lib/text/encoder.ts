@@ -8,6 +8,7 @@ import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession,
 import { nextTurn } from '../turn.js';
 import { importTokenizers } from './tokenizers.js';
 
+/** Options of calls that encode many texts. */
 export interface EncodeOptions {
   signal?: AbortSignal;
   /** Called after each batch with the number of texts done and to do. */
@@ -26,16 +27,18 @@ export interface TextEncoder {
   encode(texts: readonly string[], options?: EncodeOptions): Promise<Float32Array>;
   /** How many tokens a text has, start and end tokens included, before any cut. */
   countTokens(text: string): number;
+  /** Frees its memory. */
   dispose(): Promise<void>;
 }
 
+/** How {@link ClipTextEncoder.load} finds a model and runs it. */
 export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
   batchSize?: number;
 }
 
 /** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
-export class ClipTextEncoder implements TextEncoder {
+export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   #session: OnnxSession | undefined;
   #embeddingSize = 0;
 
@@ -107,8 +110,14 @@ export class ClipTextEncoder implements TextEncoder {
     return this.tokenizer.encode(text).length;
   }
 
+  /** Frees the model, once; later calls of {@link encode} throw DISPOSED. */
   async dispose(): Promise<void> {
     this.#session = undefined; // onnxruntime-node frees a session when it is collected
+  }
+
+  /** For `await using`: {@link dispose}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
   }
 
   /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */

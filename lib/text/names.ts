@@ -22,7 +22,7 @@ export class CategoryList {
     const where = typeof source === 'string' ? source : 'the array';
     if (names.length === 0) throw new LgdError('BAD_NAMES', `${where} has no names.`, { option: 'names', mend: 'Give at least one name' });
     names.forEach((name: unknown, index) => {
-      if (typeof name !== 'string') throw new LgdError('BAD_NAMES', `entry ${index} of ${where} is not a string.`, { option: 'names', found: name });
+      if (typeof name !== 'string') throw new LgdError('BAD_NAMES', `entry ${index} of ${where} is not a string.`, { option: 'names', found: name, mend: 'Put every name in quotes' });
     });
     return new CategoryList(Object.freeze(names));
   }

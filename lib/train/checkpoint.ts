@@ -4,7 +4,6 @@
  * new checkpoint is whole.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
@@ -232,7 +231,7 @@ export async function readCheckpoint(folder: string): Promise<CheckpointContent 
     const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
     return { folder, manifest, info, weights, momentum, bank, semantic, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
   } catch (cause) {
-    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { cause });
+    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
   }
 }
 
@@ -271,8 +270,17 @@ async function exists(path: string): Promise<boolean> {
 
 async function hashFile(path: string): Promise<string> {
   const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-  return hash.digest('hex');
+  const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
+  const file = await open(path, 'r');
+  try {
+    for (;;) {
+      const { bytesRead } = await file.read(piece, 0, piece.length);
+      if (bytesRead === 0) return hash.digest('hex');
+      hash.update(piece.subarray(0, bytesRead));
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 /** Makes renames in a folder last through a power cut. */

@@ -3,6 +3,7 @@ import { VisualSemanticsBank } from '../banks/visual.js';
 import { parseConfig, type Config, type ConfigInput, type Method } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
@@ -13,6 +14,7 @@ import type { RunEvent } from './events.js';
 import { runDistillation, type RunOptions } from './run.js';
 import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 
+/** What a {@link Distiller} is made of. */
 export interface DistillerOptions {
   device: Device;
   teacher: AnyTeacher;
@@ -76,6 +78,9 @@ export class Distiller implements Disposable {
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
   readonly #dStudent: TensorHandle;
+  readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
+  /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
+  #queueing = 0;
   #slot = 0;
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
@@ -122,19 +127,22 @@ export class Distiller implements Disposable {
    * @throws LgdError of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], { step, learningRate }: { step: number; learningRate: number }): Promise<StepTicket> {
+    this.#life.check();
     const { addon, handle } = this.device;
     const { seed, train } = this.config;
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
     addon.beginStep(this.#step);
+    this.#queueing++;
     try {
       this.encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         const from = performance.now();
-        const zT = await this.#feed.embed(batch, place);
+        const embedded = this.#feed.embed(batch, place);
+        const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
         addon.joinBranch(handle); // the teacher's forward, beside the student's
@@ -153,6 +161,7 @@ export class Distiller implements Disposable {
       });
     } finally {
       addon.endStep(this.#step);
+      if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
     }
     return { slots, teacherMilliseconds };
   }
@@ -162,6 +171,7 @@ export class Distiller implements Disposable {
    * @throws LgdError NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
    */
   async readMetrics({ slots }: StepTicket): Promise<SemanticMetrics> {
+    this.#life.check();
     const all = await Promise.all(slots.map((slot) => this.device.addon.readMetrics(this.device.handle, this.#head, slot)));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
     for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
@@ -172,17 +182,20 @@ export class Distiller implements Disposable {
 
   /** Device memory, as it is now. */
   get memory(): MemoryUse {
+    this.#life.check();
     const { allocatedBytes, peakBytes } = this.device.info;
     return { planned: plannedBytes(this.encoder) + this.#feed.plannedBytes, used: allocatedBytes, peak: peakBytes };
   }
 
   /** How the device ran the steps queued so far; resolves once it has taken them up. */
   async stepInfo(): Promise<StepInfo> {
+    this.#life.check();
     return this.device.addon.stepInfo(this.#step);
   }
 
   /** Waits for queued steps and reads everything the next one depends on. */
   async state(): Promise<DistillerState> {
+    this.#life.check();
     const { addon, handle } = this.device;
     const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
       this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
@@ -192,6 +205,7 @@ export class Distiller implements Disposable {
 
   /** Continues from a state. @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
   restore({ weights, momentum, semantic }: DistillerState): void {
+    this.#life.check();
     this.encoder.load(weights);
     this.encoder.loadOptimiserState(momentum);
     this.device.addon.writeSemanticState(this.#head, semantic);
@@ -202,19 +216,25 @@ export class Distiller implements Disposable {
    * @throws LgdError BAD_CONFIG, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
+    this.#life.check();
     return runDistillation(this, dataset, options);
   }
 
-  /** Frees device memory, not the teacher's and the student's own. */
+  /** Frees device memory, not the teacher's and the student's own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
+    if (this.#life.end() && this.#queueing === 0) this.#free();
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #free(): void {
     const { addon } = this.device;
     this.#feed.dispose();
     for (const object of [this.#head, this.#step, this.#images, this.#dStudent]) addon.release(object);
     this.encoder.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 
   #nextSlot(): number {

@@ -82,11 +82,13 @@ export interface DoneEvent {
   seconds: number;
 }
 
+/** Everything that {@link Distiller.run} tells; `type` says which. */
 export type RunEvent = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
 
 /** Phases before the first step that take long. */
 export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images';
 
+/** How far a phase before the first step is. */
 export interface PhaseProgress {
   phase: Phase;
   done: number;

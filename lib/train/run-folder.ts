@@ -43,7 +43,7 @@ export async function readRunConfig(path: string): Promise<unknown> {
     return JSON.parse(await readFile(file, 'utf8')) as unknown;
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT' || systemErrorCode(cause) === 'ENOTDIR') throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { cause });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check that it is whole, and that this user may read it', cause });
   }
 }
 

@@ -7,6 +7,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
+import { nextTurn } from '../turn.js';
 import type { Batch, Dataset } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
@@ -19,6 +20,7 @@ import { endLine, startLine } from './run-log.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import type { StudentInfo } from './student-file.js';
 
+/** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
   signal?: AbortSignal;
@@ -85,6 +87,7 @@ class Run {
     readonly folder: RunFolder,
     readonly store: CheckpointStore,
     plan: BatchPlan,
+    datasetHash: string,
   ) {
     const { config } = distiller;
     const { train, evaluate } = config;
@@ -94,7 +97,7 @@ class Run {
     this.#monitor = new LossMonitor(train.outlierFactor);
     this.#rate = new RateMeter(Math.max(10, config.log.everySteps));
     this.#metric = evaluate.metric === 'auto' ? (options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
-    this.#datasetHash = hashDataset(dataset);
+    this.#datasetHash = datasetHash;
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -104,10 +107,11 @@ class Run {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
+    const datasetHash = await hashDataset(dataset, options.signal);
     const folder = await RunFolder.open(config.output, config, { resume: options.resume !== undefined });
     try {
       const store = await CheckpointStore.open(config.output);
-      const run = new Run(distiller, dataset, options, folder, store, plan);
+      const run = new Run(distiller, dataset, options, folder, store, plan, datasetHash);
       if (options.resume !== undefined) await run.#resume(options.resume);
       return run;
     } catch (error) {
@@ -370,9 +374,15 @@ const resumeFields = [
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
-function hashDataset({ ids, sourceIndex }: Dataset): string {
+const idsPerTurn = 8192;
+
+/** What tells a run that it continues with the images it was begun with. */
+async function hashDataset({ ids, sourceIndex }: Dataset, signal: AbortSignal | undefined): Promise<string> {
   const hash = createHash('sha256');
-  ids.forEach((id, i) => hash.update(`${sourceIndex[i]}\0${id}\0`));
+  for (let from = 0; from < ids.length; from += idsPerTurn) {
+    if (from > 0) await nextTurn(signal, 'preparing the run');
+    hash.update(ids.slice(from, from + idsPerTurn).map((id, i) => `${sourceIndex[from + i]}\0${id}\0`).join(''));
+  }
   return hash.digest('hex');
 }
 

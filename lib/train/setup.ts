@@ -18,6 +18,7 @@ import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
 
+/** How {@link prepareRun} goes about it. */
 export interface PrepareOptions {
   signal?: AbortSignal;
   /** Called while a phase goes on. */
@@ -26,8 +27,8 @@ export interface PrepareOptions {
   resume?: RunOptions['resume'];
 }
 
-/** A run that is ready. Dispose of it when it is over. */
-export interface PreparedRun {
+/** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
+export interface PreparedRun extends AsyncDisposable {
   /** Resolved: paths absolute, the resolution known. */
   config: Config;
   device: Device;
@@ -39,6 +40,7 @@ export interface PreparedRun {
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
+  /** Frees all of it, once; work that is queued is done first. */
   dispose(): Promise<void>;
 }
 
@@ -54,7 +56,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -69,7 +71,7 @@ export async function resumeConfig(runFolder: string, overrides: Readonly<Record
   return mergeConfig(await readRunConfig(runFolder), { ...overrides, output: resolve(runFolder) });
 }
 
-type Parts = Omit<PreparedRun, 'run' | 'dispose'>;
+type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose>;
 
 async function build(given: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });

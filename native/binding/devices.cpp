@@ -105,17 +105,23 @@ Napi::Value js_join_branch(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+static Napi::Value wrap_tensor(Napi::Env env, TensorPtr tensor) {
+  int64_t bytes = sizeof(float);
+  for (int64_t size : shape_of(tensor)) bytes *= size;
+  return wrap(env, std::move(tensor), bytes);
+}
+
 Napi::Value js_make_tensor(const Napi::CallbackInfo& info) {
   if (!info[1].IsArray()) fail(info.Env(), "BAD_SHAPE", "shape: expected an array of numbers");
   const auto array = info[1].As<Napi::Array>();
   std::vector<int64_t> shape(array.Length());
   for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = int64_t(number(array.Get(i), "shape"));
-  return wrap(info.Env(), make_tensor(unwrap<Device>(info[0]), shape));
+  return wrap_tensor(info.Env(), make_tensor(unwrap<Device>(info[0]), shape));
 }
 
 Napi::Value js_make_images(const Napi::CallbackInfo& info) {
-  return wrap(info.Env(), make_images(unwrap<Device>(info[0]), int(number(info[1], "batch")), int(number(info[2], "height")),
-                                      int(number(info[3], "width")), info[4].ToBoolean().Value()));
+  return wrap_tensor(info.Env(), make_images(unwrap<Device>(info[0]), int(number(info[1], "batch")), int(number(info[2], "height")),
+                                             int(number(info[3], "width")), info[4].ToBoolean().Value()));
 }
 
 Napi::Value js_write_tensor(const Napi::CallbackInfo& info) {

@@ -68,7 +68,9 @@ Napi::Value js_make_encoder(const Napi::CallbackInfo& info) {
   fields.read("width", options.width);
   fields.read("bfloat16", options.bfloat16);
   fields.read("training", options.training);
-  return wrap(info.Env(), make_encoder(unwrap<Device>(info[0]), read_graph(info[1]), options));
+  EncoderPtr encoder = make_encoder(unwrap<Device>(info[0]), read_graph(info[1]), options);
+  const EncoderInfo sizes = encoder_info(encoder);
+  return wrap(info.Env(), std::move(encoder), int64_t(sizes.arena_bytes + sizes.parameter_bytes));
 }
 
 Napi::Value js_encoder_info(const Napi::CallbackInfo& info) {

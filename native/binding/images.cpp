@@ -51,8 +51,11 @@ Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
   if (!pixels.IsTypedArray() || pixels.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
     fail(info.Env(), "BAD_SHAPE", "pixels: expected a Uint8Array");
   const auto array = pixels.As<Napi::Uint8Array>();
-  return Napi::Number::New(info.Env(), double(append_pixels(unwrap<PixelStore>(info[0]), int(number(info[1], "width")),
-                                                            int(number(info[2], "height")), array.Data(), array.ByteLength())));
+  const PixelStorePtr store = unwrap<PixelStore>(info[0]);
+  const int64_t index = append_pixels(store, int(number(info[1], "width")), int(number(info[2], "height")), array.Data(), array.ByteLength());
+  const PixelStoreInfo now = pixel_store_info(store);
+  report_bytes(info[0], int64_t(now.bytes - now.spilled_bytes));
+  return Napi::Number::New(info.Env(), double(index));
 }
 
 Napi::Value js_pixel_store_info(const Napi::CallbackInfo& info) {

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <new>
 
-
 namespace lgd::binding {
 
 Napi::Error js_error(Napi::Env env, const std::string& code, const std::string& message) {
@@ -28,8 +27,19 @@ void fail(Napi::Env env, const std::string& code, const std::string& message) { 
 
 static const char this_addon = 0;  // its address is another one in every addon of a process
 
-Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object) {
-  return Napi::External<Handle>::New(env, new Handle{&this_addon, type, std::move(object)}, [](Napi::Env, Handle* handle) { delete handle; });
+static void report(Napi::Env env, Handle& handle, int64_t bytes) {
+  if (bytes != handle.reported) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - handle.reported);
+  handle.reported = bytes;
+}
+
+Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object, int64_t bytes) {
+  auto* handle = new Handle{&this_addon, type, std::move(object)};
+  const auto wrapped = Napi::External<Handle>::New(env, handle, [](Napi::Env env, Handle* handle) {
+    report(env, *handle, 0);
+    delete handle;
+  });
+  report(env, *handle, bytes);
+  return wrapped;
 }
 
 static Handle* handle_of(const Napi::Value& value, const char* type) {
@@ -47,9 +57,13 @@ std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type) 
 }
 
 Napi::Value release_handle(const Napi::CallbackInfo& info) {
-  handle_of(info[0], "native object")->object.reset();
+  Handle* handle = handle_of(info[0], "native object");
+  handle->object.reset();
+  report(info.Env(), *handle, 0);
   return info.Env().Undefined();
 }
+
+void report_bytes(const Napi::Value& handle, int64_t bytes) { report(handle.Env(), *handle_of(handle, "native object"), bytes); }
 
 template <class T>
 static std::vector<T> typed(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {

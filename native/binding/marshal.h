@@ -29,12 +29,16 @@ Napi::Value guarded(Napi::Env env, Body&& body) {
 
 // A handle owns one shared object of the engine; release() drops it early, later use is a DISPOSED error. `addon` tells addons apart that
 // one process has loaded beside each other: their objects do not mix.
+// `reported` is what V8 has been told that the object holds outside its heap: with it the collector knows that a forgotten handle of a
+// few bytes keeps an encoder's memory (on a GPU's as on the host's) from being used again. A hint, so about the right size is enough.
 struct Handle {
   const void* addon;
   const char* type;
   std::shared_ptr<void> object;
+  int64_t reported = 0;
 };
-Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object);
+Napi::Value wrap_handle(Napi::Env env, const char* type, std::shared_ptr<void> object, int64_t bytes);
+void report_bytes(const Napi::Value& handle, int64_t bytes);
 std::shared_ptr<void> unwrap_handle(const Napi::Value& value, const char* type);
 Napi::Value release_handle(const Napi::CallbackInfo& info);
 
@@ -47,8 +51,8 @@ template <> struct HandleName<Encoder> { static constexpr const char* value = "e
 template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
 
 template <class T>
-Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object) {
-  return wrap_handle(env, HandleName<T>::value, std::static_pointer_cast<void>(std::move(object)));
+Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object, int64_t bytes = 0) {
+  return wrap_handle(env, HandleName<T>::value, std::static_pointer_cast<void>(std::move(object)), bytes);
 }
 template <class T>
 std::shared_ptr<T> unwrap(const Napi::Value& value) {

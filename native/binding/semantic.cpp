@@ -88,7 +88,8 @@ Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {
   fields.read("teacherTemperature", options.teacher_temperature);
   fields.read("momentum", options.momentum);
   fields.read("bfloat16", options.bfloat16);
-  return wrap(info.Env(), make_semantic_head(device_argument(info, 0), options));
+  const int64_t rows = 2 * options.categories + options.queue_size;
+  return wrap(info.Env(), make_semantic_head(device_argument(info, 0), options), rows * options.dimension * int64_t(sizeof(float)));
 }
 
 Napi::Value js_write_semantic_state(const Napi::CallbackInfo& info) {

@@ -1,19 +1,19 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { cp, mkdir, readFile, readdir, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { addonPath } from '../../lib/native.js';
 import { readSafetensors } from '../../lib/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, train } from './train-fixture.js';
 
 const folder = temporaryFolder();
+const bundle = await bundleChild('test/integration/resume-child.ts');
 let data: string;
 let labelled: string;
 let small: { data: string; teacher: string; bank: string };
@@ -172,13 +172,6 @@ describe('what does not belong to the run', () => {
 });
 
 describe('a run that is ended', () => {
-  const root = fileURLToPath(new URL('../..', import.meta.url));
-  const bundle = join(root, `build-test-${process.pid}`, 'child.mjs'); // one folder below the root, as dist/ is
-  beforeAll(async () => {
-    await build({ entryPoints: [join(root, 'test/integration/resume-child.ts')], bundle: true, platform: 'node', format: 'esm', target: 'node20', packages: 'external', outfile: bundle });
-  });
-  afterAll(() => rm(join(bundle, '..'), { recursive: true, force: true }));
-
   it('by a disk without room says so, leaves nothing half written, and goes on once there is room', async () => {
     const [whole, broken] = [output(), output()];
     await train(quick(whole));

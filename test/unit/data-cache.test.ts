@@ -136,3 +136,73 @@ describe('a folder of everything', () => {
     expect(cache.classNames!.length).toBe(new Set(cache.labels).size);
   });
 });
+
+describe('a stream of images', () => {
+  const grey = (level: number) => sharp({ create: { width: 40, height: 40, channels: 3, background: { r: level, g: level, b: level } } }).png().toBuffer();
+  const still = { pulled: 0, ended: false };
+  async function* stream(count: number, { broken = [], label }: { broken?: readonly number[]; label?: (i: number) => number | undefined } = {}) {
+    [still.pulled, still.ended] = [0, false];
+    try {
+      for (let i = 0; i < count; i++) {
+        still.pulled++;
+        yield { id: `image ${i}`, bytes: broken.includes(i) ? Buffer.from('no picture') : await grey(i * 5), label: label?.(i) };
+      }
+    } finally {
+      still.ended = true;
+    }
+  }
+
+  it('gives what a source of the same images gives', async () => {
+    const seen: CacheProgress[] = [];
+    using cache = await ImageCache.fromStream(stream(40, { broken: [3], label: (i) => i % 2 }), { ...options, classNames: ['even', 'odd'], onProgress: (progress) => seen.push(progress) });
+    const kept = Array.from({ length: 40 }, (_, i) => i).filter((i) => i !== 3);
+    expect([...cache.sourceIndex]).toEqual(kept);
+    expect(cache.ids).toEqual(kept.map((i) => `image ${i}`));
+    expect([...cache.labels!]).toEqual(kept.map((i) => i % 2));
+    expect(cache.classNames).toEqual(['even', 'odd']);
+    expect(await cachedLevels(cache)).toEqual(kept.map((i) => i * 5));
+    expect(cache.broken).toEqual([{ id: 'image 3', reason: expect.stringMatching(/unsupported/iu) as string }]);
+    expect(seen.at(-1)).toEqual({ done: 40, total: 40, broken: 1 });
+    expect(still).toEqual({ pulled: 40, ended: true });
+  });
+
+  it('is read no further ahead than the decoder needs, and spills past the memory limit', async () => {
+    let most = 0;
+    let kept = 0;
+    const counting = { ...addon, appendPixels: (...args: Parameters<typeof addon.appendPixels>) => {
+      most = Math.max(most, still.pulled - kept++);
+      return addon.appendPixels(...args);
+    } };
+    using cache = await ImageCache.fromStream(stream(60), { ...options, addon: counting, memoryLimitBytes: 20_000 });
+    expect(cache.length).toBe(60);
+    expect(most).toBeLessThanOrEqual(4 * 4);
+    expect(cache.bytes - cache.spilledBytes).toBeLessThanOrEqual(20_000);
+    expect(cache.labels).toBeUndefined();
+  });
+
+  it('takes a plain array, and an empty one is no data set', async () => {
+    using cache = await ImageCache.fromStream([{ id: 'a', bytes: await grey(5) }], options);
+    expect(cache.ids).toEqual(['a']);
+    await expect(ImageCache.fromStream([], options)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('no images') as string });
+  });
+
+  it('ends when too many are broken, when it fails, and when its labels do not fit', async () => {
+    await expect(ImageCache.fromStream(stream(200, { broken: Array.from({ length: 60 }, (_, i) => i + 20) }), options)).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('50 of the first 70 images ') as string });
+    expect(still.ended).toBe(true);
+    const failing = async function* () {
+      yield { id: 'a', bytes: await grey(5) };
+      throw new Error('connection lost');
+    };
+    await expect(ImageCache.fromStream(failing(), options)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/after 1 images: connection lost/u) as string, cause: expect.any(Error) as Error });
+    const wrong: (typeof stream extends (count: number, options: infer Options) => unknown ? Options : never)[] = [{ label: (i) => (i === 2 ? undefined : 0) }, { label: (i) => (i === 2 ? 0 : undefined) }, { label: () => 7 }];
+    for (const labels of wrong) await expect(ImageCache.fromStream(stream(5, labels), { ...options, classNames: ['x'] })).rejects.toMatchObject({ code: 'BAD_DATASET', mend: expect.stringContaining('label') as string });
+  });
+
+  it('that hangs is left as soon as the signal fires', async () => {
+    const controller = new AbortController();
+    const hanging = { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => undefined) }) };
+    const built = ImageCache.fromStream(hanging, { ...options, signal: controller.signal });
+    controller.abort();
+    await expect(built).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});

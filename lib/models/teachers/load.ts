@@ -7,6 +7,7 @@ import { configFiles, NativeTeacher, readConfig, weightFiles } from './native.js
 import { OnnxTeacher, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
 
+/** How {@link loadTeacher} finds and runs a teacher. */
 export interface TeacherOptions extends OnnxTeacherOptions {
   /** Where a native teacher runs; ONNX teachers run on the CPU. */
   device: Device;

@@ -6,6 +6,7 @@
 import { LgdError } from '../../errors.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 
+/** Sizes of CLIP's ModifiedResNet. */
 export interface ModifiedResNetConfig {
   /** Blocks of the four stages: [3,4,6,3] for RN50. */
   layers: number[];
@@ -29,6 +30,7 @@ export function modifiedResNet({ layers, width, heads, outputDim, imageSize }: M
   if (layers.length !== 4 || !sizes.every((size) => Number.isInteger(size) && size > 0) || width % 2 !== 0 || channels % heads !== 0 || imageSize % 32 !== 0) {
     throw new LgdError('BAD_MODEL', 'these sizes make no ModifiedResNet.', {
       found: { layers, width, heads, outputDim, imageSize }, allowed: 'four layer counts, an even width, heads that divide 32 times the width, an image size that is a multiple of 32',
+      mend: "Check the model's config.json",
     });
   }
   const g = new GraphBuilder('teacher');

@@ -11,6 +11,7 @@ import { modifiedResNet, type ModifiedResNetConfig } from './modified_resnet.js'
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
+/** Where and how a native teacher runs. */
 export interface NativeTeacherOptions extends Partial<Preprocessing> {
   device: Device;
   /** Images a call of {@link NativeTeacher.embed}; default 32. */
@@ -64,9 +65,9 @@ export class NativeTeacher implements Teacher {
 
   /** A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it. */
   compile({ batch, precision = this.precision }: { batch: number; precision?: Precision }): CompiledEncoder {
-    if (this.#weights === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    const weights = this.#live();
     const compiled = new CompiledEncoder(this.device, this.graph, { batch, resolution: this.resolution, precision, training: false });
-    compiled.load(this.#weights);
+    compiled.load(weights);
     return compiled;
   }
 
@@ -81,11 +82,12 @@ export class NativeTeacher implements Teacher {
     if (!Number.isInteger(count) || count < 1 || pixels.length !== count * image) {
       throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
     }
-    this.#encoder ??= new Encoder(this.compile({ batch: this.batch }));
+    const encoder = (this.#encoder ??= new Encoder(this.compile({ batch: this.batch })));
     const result = new Float32Array(count * this.embeddingSize);
     for (let from = 0; from < count; from += this.batch) {
       throwIfAborted(signal, "the teacher's forward pass");
-      const part = await this.#encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.batch) * image));
+      this.#live();
+      const part = await encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.batch) * image));
       result.set(part, from * this.embeddingSize);
     }
     const wrong = result.findIndex((value) => !Number.isFinite(value));
@@ -97,6 +99,22 @@ export class NativeTeacher implements Teacher {
     this.#encoder?.dispose();
     this.#encoder = undefined;
     this.#weights = undefined;
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
+
+  /** For `await using`: {@link dispose}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** The weights. @throws LgdError DISPOSED */
+  #live(): WeightRecord {
+    if (this.#weights === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
+    return this.#weights;
   }
 }
 

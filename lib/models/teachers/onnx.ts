@@ -10,6 +10,7 @@ import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, OnnxTeacherApi } from './types.js';
 
+/** How {@link OnnxTeacher.load} finds a model and prepares its input. */
 export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessing> {
   /** The model's output that holds the embedding [B,D]; by default image_embeds, or the only output of rank 2. */
   output?: string;
@@ -81,6 +82,16 @@ export class OnnxTeacher implements OnnxTeacherApi {
 
   async dispose(): Promise<void> {
     this.#session = undefined; // onnxruntime-node frees a session when it is collected
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
+
+  /** For `await using`: {@link dispose}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
   }
 
   private async run(pixels: Float32Array, batch: number): Promise<Record<string, OnnxTensor>> {

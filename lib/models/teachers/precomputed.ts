@@ -102,6 +102,16 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     this.#rows = undefined;
     this.embeddings = new Float32Array(0);
   }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
+
+  /** For `await using`: {@link dispose}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
 }
 
 /** The row of each id, after checking that ids are distinct and rows usable. */

@@ -2,7 +2,7 @@
 export type ChannelTriple = [number, number, number];
 
 /** What every teacher tells: a frozen image encoder whose space the text bank shares. */
-export interface Teacher {
+export interface Teacher extends Disposable, AsyncDisposable {
   readonly kind: 'native' | 'onnx' | 'precomputed';
   /** A hub id, or the name of the folder or file. */
   readonly id: string;
@@ -13,6 +13,7 @@ export interface Teacher {
   /** Its input is (pixel - mean) / std with pixels in 0..1. */
   readonly mean: ChannelTriple;
   readonly std: ChannelTriple;
+  /** Frees its memory; later calls throw DISPOSED. */
   dispose(): Promise<void>;
 }
 

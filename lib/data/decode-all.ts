@@ -1,0 +1,203 @@
+/** Decodes many images, several at a time, in order and in bounded memory. */
+import { availableParallelism } from 'node:os';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
+import { importSharp } from './sharp.js';
+import type { ImageBytes, ImageSource } from './sources.js';
+
+/** An image that could not be read or decoded. */
+export interface BrokenImage {
+  /** As its source names it. */
+  id: string;
+  /** Why, in words. */
+  reason: string;
+}
+
+/** How far the decoding of a data set is. */
+export interface CacheProgress {
+  /** Images looked at so far, broken ones included. */
+  done: number;
+  /** All images; of a stream, whose length is not known, those looked at so far. */
+  total: number;
+  /** Those of them that could not be decoded. */
+  broken: number;
+}
+
+/** An image on its way into the decoder. */
+export interface Undecoded {
+  id: string;
+  label?: number;
+  read(): Uint8Array | Promise<Uint8Array>;
+}
+
+/** Of the images that could be decoded: names, places among all, labels (undefined where they have none). */
+export interface Decoded {
+  ids: string[];
+  places: number[];
+  labels: number[] | undefined;
+  broken: BrokenImage[];
+}
+
+interface DecodeAllOptions {
+  /** Where the images come from, for messages. */
+  root: string;
+  /** How many there are; undefined for a stream. */
+  total: number | undefined;
+  decode: DecodeOptions;
+  /** Takes the pixels of each image that could be decoded, in order. */
+  keep: (image: DecodedImage) => void;
+  maxBrokenShare: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: CacheProgress) => void;
+}
+
+/** Below this many, broken images alone do not stop the decoding before one good image was seen (or, of a stream, before its end). */
+const fewBroken = 50;
+const progressMilliseconds = 100;
+/** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
+const imagesAhead = 4;
+
+type Outcome = { image: DecodedImage } | { reason: string };
+
+/** The images of a source, in order. */
+export async function* listed({ ids, labels, read }: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
+  for (const [index, id] of ids.entries()) yield { id, label: labels?.[index], read: () => read(index) };
+}
+
+/** The images of a stream. What the stream throws, and labels that do not fit, come as BAD_DATASET. */
+export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, classNames: readonly string[] | undefined, signal: AbortSignal | undefined): AsyncGenerator<Undecoded, void, undefined> {
+  const iterator = Symbol.asyncIterator in images ? images[Symbol.asyncIterator]() : images[Symbol.iterator]();
+  let seen = 0;
+  let withLabels: boolean | undefined;
+  try {
+    for (;;) {
+      const { done, value } = await orAborted(Promise.resolve(iterator.next()), signal);
+      if (done) return;
+      const { id, bytes, label } = value;
+      withLabels ??= label !== undefined;
+      if (withLabels !== (label !== undefined)) throw badLabel(`image ${id} has ${withLabels ? 'no label' : 'a label'}, unlike those before it`);
+      const classes = classNames?.length ?? 0;
+      if (label !== undefined && !(Number.isInteger(label) && label >= 0 && label < classes)) throw badLabel(`image ${id} has the label ${label}; there are ${classes} classes`);
+      seen++;
+      yield { id, label, read: () => bytes };
+    }
+  } catch (cause) {
+    if (cause instanceof LgdError) throw cause;
+    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${cause instanceof Error ? cause.message : String(cause)}.`, { mend: 'See to what the stream reads from', cause });
+  } finally {
+    void Promise.resolve(iterator.return?.()).catch(() => undefined); // not waited for: a stream that hangs would hang its end too
+  }
+}
+
+function badLabel(what: string): LgdError {
+  return new LgdError('BAD_DATASET', `${what}.`, { mend: 'Give each image a label, an index into classNames, or none of them one' });
+}
+
+/** A promise, or ABORTED as soon as the signal fires. */
+function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefined): Promise<Value> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(new LgdError('ABORTED', 'reading the stream of images was stopped.', { cause: signal.reason as unknown }));
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
+}
+
+/** Pictures in the decoder at once: sharp works on libuv's threads, of which there are four unless the environment says otherwise. */
+function decoderThreads(): number {
+  const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
+  return Math.max(1, Math.min(availableParallelism(), Number.isInteger(threads) && threads > 0 ? threads : 4));
+}
+
+/**
+ * Decodes images in order; those that cannot be decoded are listed.
+ * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, DEPENDENCY_MISSING, ABORTED, and what `keep` throws
+ */
+export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
+  const parallel = decoderThreads();
+  const sharp = await importSharp();
+  const previous = sharp.concurrency();
+  sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel))); // many pictures at once beat many threads on one
+  const running: Promise<Outcome>[] = [];
+  const result: Decoded = { ids: [], places: [], labels: undefined, broken: [] };
+  const waiting: Undecoded[] = [];
+  const iterator = images[Symbol.asyncIterator]();
+  let reported = 0;
+  let ended = false;
+  const report = (done: number) => {
+    reported = performance.now();
+    options.onProgress?.({ done, total: options.total ?? done, broken: result.broken.length });
+  };
+  try {
+    for (let place = 0; ; place++) {
+      throwIfAborted(options.signal, 'decoding the images');
+      while (!ended && running.length < imagesAhead * parallel) {
+        const next = await iterator.next();
+        ended = next.done === true;
+        if (next.done) break;
+        waiting.push(next.value);
+        running.push(decodeOne(next.value, options.decode));
+      }
+      const image = waiting.shift();
+      if (image === undefined) {
+        checkEnd(result, place, options);
+        report(place);
+        return result;
+      }
+      take(result, image, place, await running.shift()!, options);
+      if (performance.now() - reported >= progressMilliseconds) report(place + 1);
+    }
+  } finally {
+    await iterator.return?.(undefined);
+    await Promise.all(running); // they never reject
+    sharp.concurrency(previous);
+  }
+}
+
+async function decodeOne(image: Undecoded, options: DecodeOptions): Promise<Outcome> {
+  try {
+    return { image: await decodeImage(await image.read(), options) };
+  } catch (error) {
+    return { reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** Adds one outcome to the result; stops where too many are broken already. */
+function take(result: Decoded, { id, label }: Undecoded, place: number, outcome: Outcome, options: DecodeAllOptions): void {
+  const { ids, places, broken } = result;
+  if ('image' in outcome) {
+    options.keep(outcome.image);
+    ids.push(id);
+    places.push(place);
+    if (label !== undefined) (result.labels ??= []).push(label);
+    return;
+  }
+  broken.push({ id, reason: outcome.reason });
+  const seen = place + 1;
+  const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);
+  if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen)) throw tooManyBroken(broken, seen, options);
+}
+
+function checkEnd({ ids, broken }: Decoded, total: number, options: DecodeAllOptions): void {
+  if (ids.length === 0) throw noneDecoded(broken, total, options.root);
+  if (broken.length > options.maxBrokenShare * total) throw tooManyBroken(broken, total, options);
+}
+
+function examples(broken: readonly BrokenImage[]): string {
+  return broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`).join(', ');
+}
+
+function tooManyBroken(broken: readonly BrokenImage[], seen: number, { total, maxBrokenShare }: DecodeAllOptions): LgdError {
+  const all = total === undefined ? '' : ` (${total} in all)`;
+  return new LgdError('TOO_MANY_BROKEN_IMAGES', `${broken.length} of the first ${seen} images${all} cannot be decoded, such as ${examples(broken)}.`, {
+    option: 'data.maxBrokenShare',
+    allowed: `a share of at most ${maxBrokenShare}`,
+    mend: 'Mend or remove those files, or allow a larger share',
+  });
+}
+
+function noneDecoded(broken: readonly BrokenImage[], total: number, root: string): LgdError {
+  if (total === 0) return new LgdError('BAD_DATASET', `there are no images in ${root}.`, { mend: 'Give some images' });
+  return new LgdError('BAD_DATASET', `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`, { mend: 'Check that these files are images' });
+}

@@ -1,0 +1,130 @@
+/** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
+import { readdir, stat } from 'node:fs/promises';
+import { extname, join } from 'node:path';
+import { configOptions, parseConfig, type ConfigInput } from './config.js';
+import { openImageFolder } from './data/sources.js';
+import { LgdError } from './errors.js';
+import { countParameters, listStudents, studentGraph } from './models/index.js';
+import { writeFileAtomically } from './safetensors.js';
+import { CategoryList } from './text/names.js';
+import { builtinIds } from './text/builtin.js';
+
+/** What has to be known before anything can be trained. */
+export interface InitAnswers {
+  /** Category names: a file, a folder of class folders, or a built-in list. */
+  names: string;
+  /** Folder of training images. */
+  images: string;
+  /** A CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings. */
+  teacher: string;
+  /** One of {@link listStudents}. */
+  student: string;
+}
+
+/** What {@link initialConfig} makes of the answers. */
+export interface InitialConfig {
+  config: ConfigInput;
+  /** What was found behind each answer, in a few words: `80 names`. */
+  remarks: Record<keyof InitAnswers, string>;
+}
+
+/** CLIP models in the layout that this package reads, the smallest first. */
+export const knownTeachers: readonly string[] = ['Xenova/clip-vit-base-patch32', 'Xenova/clip-vit-base-patch16', 'Xenova/clip-vit-large-patch14'];
+
+const usualNames = ['names.txt', 'names.json', 'names.csv', 'classes.txt', 'categories.txt', 'labels.txt'];
+const usualImages = ['images', 'photos', 'train', 'data', 'dataset', 'pictures'];
+
+/** What the answers may be, from what lies in a folder; '' where nothing there looks like one. Paths are relative to the folder. */
+export async function suggestAnswers(folder = '.'): Promise<InitAnswers> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
+  const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.') && entry.name !== 'node_modules').map(({ name }) => name);
+  const files = entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+  const images = [...usualImages.filter((name) => folders.includes(name)), ...folders];
+  return {
+    names: usualNames.find((name) => files.includes(name)) ?? '',
+    images: (await firstWhere(images, (name) => hasImages(join(folder, name)))) ?? '',
+    teacher: knownTeachers[0]!,
+    student: String(configOptions().find(({ path }) => path === 'student.name')!.default),
+  };
+}
+
+async function firstWhere<Item>(items: readonly Item[], holds: (item: Item) => Promise<boolean>): Promise<Item | undefined> {
+  for (const item of items) if (await holds(item)) return item;
+  return undefined;
+}
+
+async function hasImages(path: string): Promise<boolean> {
+  return openImageFolder(path).then(() => true, () => false);
+}
+
+/** Words that complete an answer; of paths only the fixed ones. */
+export function knownAnswers(question: keyof InitAnswers): readonly string[] {
+  return { names: builtinIds, images: [], teacher: knownTeachers, student: listStudents() }[question];
+}
+
+/**
+ * Looks at one answer.
+ * @returns what is behind it, in a few words
+ * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_DATASET, BAD_OPTION
+ */
+export async function checkAnswer(question: keyof InitAnswers, answer: string): Promise<string> {
+  if (answer === '') throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
+  switch (question) {
+    case 'names': {
+      const list = await CategoryList.load(answer);
+      const { clean, mended } = await list.check();
+      return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${answer}`}`;
+    }
+    case 'images': return `${(await openImageFolder(answer)).ids.length} images`;
+    case 'teacher': return describeTeacher(answer);
+    case 'student': return `${(countParameters(studentGraph(answer, { outputs: 1000 })) / 1e6).toFixed(1)} M parameters with torchvision's classifier`;
+  }
+}
+
+const optionOf: Readonly<Record<keyof InitAnswers, string>> = { names: 'names', images: 'data.train', teacher: 'teacher', student: 'student.name' };
+const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
+  names: `Give a file with one name a line, or a built-in list: ${builtinIds.join(', ')}`,
+  images: 'Give a folder with images, at any depth',
+  teacher: `Give a CLIP folder or hub id, such as ${knownTeachers[0]}`,
+  student: 'Give an architecture by its torchvision name',
+};
+
+async function describeTeacher(answer: string): Promise<string> {
+  const found = await stat(answer).catch(() => undefined);
+  if (found?.isDirectory()) return 'a folder on this machine';
+  if (found?.isFile() && ['.onnx', '.safetensors'].includes(extname(answer))) return 'a file on this machine';
+  if (/^[\w-][\w.-]*\/[\w.-]+$/u.test(answer) && found === undefined && !/\.(?:onnx|safetensors)$/u.test(answer)) return 'a hub id, fetched at the first use';
+  throw new LgdError('FILE_NOT_FOUND', 'there is no such model.', {
+    option: 'teacher', found: answer, allowed: "a folder, a hub id ('org/name'), an .onnx file or a .safetensors file", mend: `Check the path, or take ${knownTeachers[0]}`,
+  });
+}
+
+/**
+ * The configuration that four answers give: their options, and a batch that the images can fill. Everything else keeps its default.
+ * @throws LgdError as {@link checkAnswer}
+ */
+export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
+  const remarks = {} as InitialConfig['remarks'];
+  for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
+  const { names, images, teacher, student } = answers;
+  const count = (await openImageFolder(images)).ids.length;
+  const { batchSize } = parseConfig({}).train;
+  const train = count >= batchSize ? {} : { train: { batchSize: 2 ** Math.floor(Math.log2(count)) } };
+  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}`, ...train }, remarks };
+}
+
+/**
+ * Writes a configuration file that `lgdistill distill --config` takes.
+ * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), NOT_WRITABLE
+ */
+export async function writeConfigFile(file: string, config: ConfigInput, { force = false }: { force?: boolean } = {}): Promise<void> {
+  parseConfig(config);
+  await checkFree(file, force);
+  await writeFileAtomically(file, `${JSON.stringify(config, null, 2)}\n`);
+}
+
+/** Is there room for a configuration file of this name? @throws LgdError BAD_CONFIG */
+export async function checkFree(file: string, force: boolean): Promise<void> {
+  if (force || (await stat(file).catch(() => undefined)) === undefined) return;
+  throw new LgdError('BAD_CONFIG', 'the file is there already.', { option: 'to', found: file, mend: 'Give another name with --to, or replace it with --force' });
+}

@@ -1,0 +1,25 @@
+import { LgdError } from './errors.js';
+
+/** Whether an object still has the memory it was made with. Its calls {@link check} first, so that a late one names the object and not some part of it. */
+export class Lifetime {
+  #ended = false;
+
+  /** @param what the object, as in "the encoder resnet18"; @param mend what to do about its end, one imperative sentence */
+  constructor(private readonly what: string, private readonly mend: string) {}
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** @throws LgdError DISPOSED */
+  check(): void {
+    if (this.#ended) throw new LgdError('DISPOSED', `${this.what} was disposed of.`, { mend: this.mend });
+  }
+
+  /** Ends it. @returns whether there is something to free: false when it had ended before */
+  end(): boolean {
+    const first = !this.#ended;
+    this.#ended = true;
+    return first;
+  }
+}

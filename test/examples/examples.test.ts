@@ -1,0 +1,114 @@
+/** Each file of examples/, run as its user would run it, on the small CLIP and a few drawings. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, expect, test } from 'vitest';
+import { CategoryList } from '../../lib/text/names.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { addonPath } from '../../lib/native.js';
+import { loadStudent, readStudent } from '../../lib/train/student-file.js';
+import { ensureBuilt } from '../cli/built.js';
+import { bundleChild, root } from '../fixtures/child.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { openDevice } from '../../lib/device.js';
+import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const names = readdirSync(join(root, 'examples')).filter((name) => name.endsWith('.ts'));
+const bundles = new Map(await Promise.all(names.map(async (name) => [name, await bundleChild(`examples/${name}`)] as const)));
+const common = ['--names', at('names.txt'), '--images', at('photos'), '--clip', tinyClip];
+
+beforeAll(async () => {
+  await ensureBuilt(); // examples import the package, as their users do
+  writeFileSync(at('names.txt'), shapeNames.join('\n'));
+  await drawShapes(at('photos'), { count: 6, telling: true });
+});
+
+function start(name: string, args: string[]): { child: ChildProcess; lines: string[]; ended: Promise<number> } {
+  const child = spawn(process.execPath, [bundles.get(name)!, ...args], { cwd: folder, stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+  const lines: string[] = [];
+  let rest = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (part: Buffer) => {
+      const parts = (rest + part.toString()).split('\n');
+      rest = parts.pop()!;
+      lines.push(...parts);
+    });
+  }
+  return { child, lines, ended: once(child, 'close').then(([code]) => code as number) };
+}
+
+async function run(name: string, args: string[]): Promise<string[]> {
+  const { lines, ended } = start(name, args);
+  expect([await ended, lines], lines.join('\n')).toEqual([0, lines]);
+  return lines;
+}
+
+test('own-images.ts trains and exports a student', async () => {
+  const lines = await run('own-images.ts', [...common, '--student', 'mobilenet_v3_small', '--epochs', '1', '--batch', '8', '--output', at('own')]);
+  expect(lines.at(-1)).toBe(`written: ${at('own', 'student.safetensors')}, ${at('own', 'classifier.safetensors')}`);
+  expect((await readStudent(at('own', 'student.safetensors'))).info).toMatchObject({ architecture: 'mobilenet_v3_small', names: shapeNames, step: 3 });
+});
+
+test('tfjs-student.ts: the TensorFlow.js student learns', async () => {
+  const lines = await run('tfjs-student.ts', [...common, '--side', '32', '--batch', '12', '--steps', '80']);
+  const steps = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as { step: number; loss: number; klTextual: number });
+  expect(steps.map(({ step }) => step)).toEqual([1, 10, 20, 30, 40, 50, 60, 70, 80]);
+  const last = steps.slice(-3).reduce((sum, { klTextual }) => sum + klTextual / 3, 0); // batches of twelve differ
+  expect(last).toBeLessThan(0.7 * steps[0]!.klTextual);
+});
+
+test('streaming.ts trains on a tar archive from standard input', async () => {
+  await using encoder = await ClipTextEncoder.load(tinyClip);
+  await (await TextualSemanticsBank.build(await CategoryList.load(shapeNames), { encoder, templates: 'none' })).save(at('bank.safetensors'));
+  const { child, lines, ended } = start('streaming.ts', ['--bank', at('bank.safetensors'), '--clip', tinyClip, '--epochs', '1', '--batch', '8', '--memory', '0', '--output', at('streaming')]);
+  spawn('tar', ['c', 'photos'], { cwd: folder, stdio: ['ignore', 'pipe', 'inherit'] }).stdout.pipe(child.stdin!);
+  expect(await ended, lines.join('\n')).toBe(0);
+  expect(lines.some((line) => line === '24 images, 0 broken')).toBe(true);
+  expect(lines.at(-1)).toMatch(/^done: 3 steps, /u);
+});
+
+test('server-evaluation.ts answers, and stops for a client that goes away', async () => {
+  using device = await openDevice('cpu');
+  const student = existsSync(at('own')) ? at('own') : undefined;
+  expect(student, 'the student of own-images.ts').toBeDefined();
+  await loadStudent(student!, { device });
+  const { child, lines, ended } = start('server-evaluation.ts', ['--student', student!, '--data', at('photos'), '--port', '0']);
+  const line = async (pattern: RegExp) => {
+    for (;;) {
+      const found = lines.map((text) => pattern.exec(text)).find((match) => match !== null);
+      if (found) return found;
+      await Promise.race([once(child.stdout!, 'data'), ended.then(() => Promise.reject(new Error(lines.join('\n'))))]);
+    }
+  };
+  try {
+    const url = `http://127.0.0.1:${(await line(/^listening on port (\d+)$/u))[1]}/evaluation`;
+    const score = (await (await fetch(url)).json()) as { top1: number; images: number };
+    expect(score.images).toBe(24);
+    lines.length = 0;
+    const client = new AbortController();
+    const answer = fetch(url, { signal: client.signal });
+    await line(/^evaluation images/u); // it is at work
+    client.abort();
+    await expect(answer).rejects.toMatchObject({ name: 'AbortError' });
+    await line(/^no evaluation: ABORTED$/u);
+  } finally {
+    child.kill('SIGTERM');
+  }
+  await ended;
+});
+
+test('two-students.ts trains both from one teacher', async () => {
+  const lines = await run('two-students.ts', [...common, '--epochs', '1', '--batch', '8', '--output', at('two')]);
+  for (const name of ['mobilenet_v3_small', 'resnet18']) {
+    expect(lines.filter((line) => line.startsWith(name)).length).toBeGreaterThan(0);
+    expect((await readStudent(at('two', name))).info).toMatchObject({ architecture: name, step: 3 });
+  }
+});
+
+test('every example is run here', () => {
+  expect(names).toEqual(['own-images.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts']);
+});

@@ -1,0 +1,67 @@
+/** What a user's strict code may and may not write: compiled against the package's declarations by consumer.test.ts, never run. */
+import {
+  bankLoss, BatchPlan, CategoryList, configOptions, createEncoder, createStudent, Distiller, evaluateStudent, ImageCache, imagesFromBuffers, LgdError, loadTeacher, openDevice,
+  parseConfig, prepareRun, TextualSemanticsBank, type BankLossOutput, type Config, type ErrorCode, type RunEvent, type TextEncoder,
+} from 'lgdistill';
+
+/** Compiles where two types are one. */
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+const same = <Check extends true>(...check: Check[]): void => void check;
+
+export async function allowed(encoder: TextEncoder, student: Float32Array): Promise<void> {
+  using device = await openDevice('cuda:1', { threads: 4 });
+  const names = await CategoryList.load(['a', 'b']);
+  const tsb = await TextualSemanticsBank.build(names, { encoder, templates: ['a photo of a {}.'] });
+  const output = await bankLoss({ student, teacher: student, textual: tsb.data, dimension: 3, studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 0 }, { device: 'js' });
+  output.loss.toFixed();
+  same<Same<typeof output, BankLossOutput>>();
+  same<Same<typeof output.gradient, Float32Array>>();
+
+  await using teacher = await loadTeacher('./clip', { device });
+  if (teacher.kind === 'precomputed') teacher.lookup(['a.png']);
+  else await teacher.embed(student, 1);
+
+  const config: Config = parseConfig({ train: { epochs: 3 }, method: 'hybrid' });
+  same<Same<Config['method'], 'lgd' | 'text' | 'visual' | 'seed' | 'hybrid'>>();
+  const distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: teacher.embeddingSize }), tsb, config });
+  const images = await ImageCache.build(imagesFromBuffers([{ id: 'a', bytes: new Uint8Array(1) }]), { addon: device.addon, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0 });
+  for (const batch of new BatchPlan(images, { batchSize: 1, seed: 0 })) batch.images satisfies Int32Array;
+  for await (const event of distiller.run(images, { signal: AbortSignal.timeout(1) })) {
+    same<Same<typeof event, RunEvent>>();
+    if (event.type === 'step') event.klTextual.toFixed();
+    if (event.type === 'evaluation') event.teacher?.top1.toFixed();
+  }
+  await using run = await prepareRun({ names: 'coco' }, { onProgress: ({ phase, done, total }) => `${phase} ${done / total}` });
+  run.tsb?.hash.at(0);
+  same<Same<typeof run.tsb, TextualSemanticsBank | undefined>>();
+  const score = await evaluateStudent({ student: 'runs/first', config: { evaluate: { data: 'x' } } });
+  score.student.interval1 satisfies [number, number];
+  const net = await createEncoder('mobilenet_v2', { device, outputs: 3 });
+  same<Same<Awaited<ReturnType<typeof net.backward>>, Record<string, Float32Array>>>();
+  configOptions().map(({ path }) => path.toUpperCase());
+  try {
+    net.dispose();
+  } catch (error) {
+    if (error instanceof LgdError) error.code satisfies ErrorCode;
+  }
+}
+
+export async function refused(encoder: TextEncoder): Promise<void> {
+  // @ts-expect-error a device of this name does not exist
+  const device = await openDevice('gpu');
+  // @ts-expect-error typed arrays in, never number[]
+  await bankLoss({ student: [1, 2], teacher: new Float32Array(2), dimension: 2, studentTemperature: 1, teacherTemperature: 1, alpha: 1 }, { device });
+  // @ts-expect-error the device is not left to chance
+  await bankLoss({ student: new Float32Array(2), teacher: new Float32Array(2), dimension: 2, studentTemperature: 1, teacherTemperature: 1, alpha: 1 });
+  // @ts-expect-error a slip in an option's name
+  await prepareRun({ train: { batchSise: 1 } });
+  // @ts-expect-error the embedding size is needed
+  createStudent('resnet18', { device });
+  // @ts-expect-error results are not to be written to
+  (await CategoryList.load('coco')).names.push('cat');
+  // @ts-expect-error there is no such method
+  await prepareRun({ method: 'clip' });
+  // @ts-expect-error an event of one kind has not the fields of another
+  const loss = (event: RunEvent) => event.loss;
+  void [encoder, loss];
+}

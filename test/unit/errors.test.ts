@@ -1,0 +1,65 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
+import { describe, expect, it } from 'vitest';
+import { errorCodes, LgdError, type ErrorCode } from '../../lib/errors.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const filesBelow = (folder: string, pattern: RegExp) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => pattern.test(name)).map((name) => `${folder}/${name}`);
+
+/** Codes whose general mend says enough: those that a program's own arrays and calls cause, where the message names the argument, the row, or what is allowed. */
+const saidEnough: ReadonlySet<string> = new Set(['ABORTED', 'BAD_IMAGE', 'BAD_SHAPE', 'DISPOSED', 'NATIVE_ERROR', 'NON_FINITE', 'OUT_OF_MEMORY', 'ZERO_EMBEDDING'] satisfies ErrorCode[]);
+
+interface Construction {
+  where: string;
+  code: string | undefined;
+  details: string[];
+}
+
+/** Every `new LgdError(...)` of a file, with the names of the details it gives. */
+function constructionsIn(file: string): Construction[] {
+  const source = ts.createSourceFile(file, readFileSync(join(root, file), 'utf8'), ts.ScriptTarget.Latest, true);
+  const found: Construction[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isNewExpression(node) && node.expression.getText() === 'LgdError') {
+      const [code, , details] = node.arguments ?? [];
+      const names = details && ts.isObjectLiteralExpression(details) ? details.properties.map((property) => property.name?.getText() ?? '...') : [];
+      found.push({ where: `${file}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`, code: code && ts.isStringLiteral(code) ? code.text : undefined, details: names });
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(source);
+  return found;
+}
+
+describe('every error says what to do', () => {
+  const constructions = filesBelow('lib', /\.ts$/u).flatMap(constructionsIn);
+
+  it('whatever its code', () => {
+    expect(errorCodes.length).toBeGreaterThan(20);
+    for (const code of errorCodes) expect(new LgdError(code, 'x.').mend, code).toMatch(/^[A-Z].{10,}[^.]$/u);
+  });
+
+  it('by its own words, where files, options, devices and the machine are at fault', () => {
+    expect(constructions.length).toBeGreaterThan(150);
+    const silent = constructions.filter(({ code, details }) => code !== undefined && !saidEnough.has(code) && !details.includes('mend') && !(code === 'BAD_OPTION' && details.includes('allowed')));
+    expect(silent.map(({ where, code }) => `${where} ${code}`)).toEqual([]);
+  });
+
+  it('also when it comes from the addon', () => {
+    const literals = filesBelow('native', /\.(?:h|cpp|cu|cuh|inl)$/u).flatMap((file) => [...readFileSync(join(root, file), 'utf8').matchAll(/"([A-Z]+(?:_[A-Z]+)+|DISPOSED)"/gu)].map(([, code]) => code!));
+    const codes = new Set(literals.filter((code) => !code.startsWith('LGDISTILL_')));
+    expect(codes.size).toBeGreaterThan(8);
+    expect([...codes].filter((code) => !(errorCodes as readonly string[]).includes(code))).toEqual([]);
+  });
+});
+
+it('a mend of its own ends the message, a general one stands beside it', () => {
+  expect(new LgdError('BAD_OPTION', 'out of range.', { option: 'train.epochs', found: 0, allowed: 'from 1', mend: 'Train for one epoch' })).toMatchObject({
+    message: 'train.epochs: out of range. Found: 0. Allowed: from 1. Train for one epoch.', mend: 'Train for one epoch',
+  });
+  const general = new LgdError('DISPOSED', 'the device was disposed of.');
+  expect(general.message).toBe('the device was disposed of.');
+  expect(general.toJSON()['mend']).toBe(general.mend);
+});
