@@ -25,7 +25,7 @@ export async function readBanks(run: string): Promise<RunBanks> {
   if ((await stat(last).catch(() => undefined)) === undefined) throw new LgdError('BAD_CHECKPOINT', 'the run has no checkpoint yet.', { mend: 'Wait for its first' });
   const { bank, semantic: { visual, seen }, info, manifest } = await readCheckpoint(last);
   if (bank === undefined || visual === undefined || seen === undefined || visual.length !== bank.data.length) {
-    throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`);
+    throw new LgdError('BAD_CONFIG', `method ${info.method} keeps no textual and visual bank side by side.`, { option: 'method', mend: 'Give the run names: it then keeps both banks' });
   }
   return { names: bank.names, size: bank.size, embeddingSize: bank.embeddingSize, textual: bank.data, visual: unitRows(visual, bank.embeddingSize), seen, step: manifest.step };
 }

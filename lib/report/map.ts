@@ -27,7 +27,7 @@ const rounds = 100;
  * @throws LgdError BAD_CONFIG (fewer than two categories)
  */
 export function mapBanks({ names, size, embeddingSize, textual, visual, seen, step }: RunBanks): BankMap {
-  if (size < 2) throw new LgdError('BAD_CONFIG', 'a bank of one category has no map.');
+  if (size < 2) throw new LgdError('BAD_CONFIG', 'a bank of one category has no map.', { option: 'names', mend: 'Train with two names or more' });
   const seenRows = Array.from(seen.keys()).filter((k) => seen[k] === 1);
   const means = [meanOf(textual, Array.from(seen.keys()), embeddingSize), meanOf(visual, seenRows, embeddingSize)] as const;
   const points = new Float32Array((size + seenRows.length) * embeddingSize);

@@ -99,7 +99,7 @@ async function readIfThere(file: string): Promise<string> {
     return await readFile(file, 'utf8');
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT') return '';
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { cause });
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check its permissions', cause });
   }
 }
 
