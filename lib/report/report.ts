@@ -126,8 +126,8 @@ function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, 
   const { mostImages = reportDefaults.mostImages, mostImageBytes = reportDefaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
   return {
     device, localFilesOnly, mostImages, mostBytes: mostImageBytes / runs, signal, onProgress,
-    images: needed(options.images ?? optionOf(run.config, 'data.train'), 'data.train', 'the folder of training images'),
-    teacher: needed(options.teacher ?? optionOf(run.config, 'teacher'), 'teacher', 'the teacher'),
+    images: needed(options.images ?? optionOf(run.config, 'data.train'), 'data.train', 'the folder of training images', 'images'),
+    teacher: needed(options.teacher ?? optionOf(run.config, 'teacher'), 'teacher', 'the teacher', 'teacher'),
   };
 }
 
@@ -136,12 +136,12 @@ function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImag
   const config: ConfigInput = {
     device, threads, offline: localFilesOnly,
     teacher: teacher ?? own('teacher'), textEncoder: own('textEncoder'), templates: own('templates') ?? undefined,
-    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'the folder of class folders'), names: own('evaluate.names'), mapping: own('evaluate.mapping') },
+    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: own('evaluate.names'), mapping: own('evaluate.mapping') },
   };
   return { run: run.path, config, mostImages, signal, onProgress };
 }
 
-function needed(value: unknown, option: string, what: string): string {
+function needed(value: unknown, option: string, what: string, flag: string): string {
   if (typeof value === 'string') return value;
-  throw new LgdError('BAD_CONFIG', `the run's configuration does not name ${what}.`, { option, mend: 'Give it when you write the report' });
+  throw new LgdError('BAD_CONFIG', `the run's configuration does not name ${what}.`, { option, mend: `Give it to the report: --${flag}` });
 }

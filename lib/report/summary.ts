@@ -61,7 +61,8 @@ export function summarise(run: RunRecord): RunSummary {
     epochs: steps.epoch.at(-1) ?? 0,
     seconds: log.seconds,
     imagesPerSecond: finite(median(steps.imagesPerSecond)),
-    loss: recent(steps.loss), klVisual: recent(steps.klVisual), klTextual: recent(steps.klTextual), agreement: recent(steps.agreement),
+    loss: recent(steps.loss), klVisual: recent(steps.klVisual) || undefined, klTextual: recent(steps.klTextual) || undefined, // exactly zero where the method has no such bank
+    agreement: recent(steps.agreement),
     top1: best?.student.top1, top5: best?.student.top5, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
     device: log.device, version: log.version, badLines,
     time: timeShares(run),

@@ -41,9 +41,9 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
 
 const rows: readonly [string, (run: RunSummary) => string][] = [
   ['outcome', ({ outcome }) => outcome],
-  ['student', ({ student }) => student],
-  ['teacher', ({ teacher }) => teacher],
-  ['method', ({ method }) => method],
+  ['student', ({ student }) => student || absent],
+  ['teacher', ({ teacher }) => teacher || absent],
+  ['method', ({ method }) => method || absent],
   ['training images', ({ images }) => count(images)],
   ['categories (seen)', ({ categories, categoriesSeen }) => (categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`)],
   ['steps', ({ steps }) => count(steps)],

@@ -2,16 +2,13 @@
  * Runs as TensorBoard event files. The format: TFRecords (tensorflow/core/lib/io/record_writer.h) of Event messages (tensorflow/core/util/event.proto).
  * A record is its length (uint64, little-endian), the masked CRC32C of the length, the data, and the masked CRC32C of the data.
  */
-import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
+import crc32c from 'crc-32/crc32c.js';
 import { makeFolder } from '../make-folder.js';
 import { writeError } from '../errors.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { readRuns, stepFields, type RunRecord } from './read-run.js';
-
-/** CRC32C of bytes, signed 32 bits; the package has no types for this half of it. */
-const crc32c = createRequire(import.meta.url)('crc-32/crc32c.js') as { buf(bytes: Uint8Array): number };
 
 /** TensorBoard groups tags by what stands before the slash. */
 const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'>, string>> = {

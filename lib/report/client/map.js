@@ -8,7 +8,7 @@ report.maps = (() => {
     document.querySelectorAll('[data-map]').forEach((element) => {
       const map = report.data.maps[Number(element.dataset.map)];
       const find = document.querySelector(`[data-map-find="${element.dataset.map}"]`);
-      const view = { plot: undefined, hovered: -1, query: '' };
+      const view = { plot: undefined, base: document.createElement('canvas'), hovered: -1, query: '' };
       const draw = () => {
         view.plot?.destroy();
         element.textContent = '';
@@ -48,7 +48,8 @@ report.maps = (() => {
   function setHovered(plot, map, view, category) {
     if (view.hovered === category) return;
     view.hovered = category;
-    plot.ctx.putImageData(view.base, 0, 0);
+    plot.ctx.clearRect(0, 0, view.base.width, view.base.height);
+    plot.ctx.drawImage(view.base, 0, 0);
     mark(plot, map, view);
   }
 
@@ -79,7 +80,9 @@ report.maps = (() => {
       const named = found.length > 0 ? found.slice(0, mostLabels) : map.names.length <= labelled ? [...map.names.keys()] : [];
       label(plot, map, named, found.length > 0);
     });
-    view.base = ctx.getImageData(0, 0, ctx.canvas.width, ctx.canvas.height);
+    view.base.width = ctx.canvas.width;
+    view.base.height = ctx.canvas.height;
+    view.base.getContext('2d').drawImage(ctx.canvas, 0, 0);
     mark(plot, map, view);
   }
 
