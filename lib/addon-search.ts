@@ -42,13 +42,14 @@ export interface SystemFacts {
 const root = new URL('..', import.meta.url);
 
 /**
- * Where to look, in order: $LGDISTILL_ADDON alone if it is set; else, in a checkout, what cmake-js, node-gyp and the plain compiler built; else the
+ * Where to look, in order: $LGDISTILL_ADDON alone if it is set; else what cmake-js, node-gyp and the plain compiler built in a checkout; then the
  * prebuilt package.
  */
 export function addonPlaces(): AddonPlace[] {
   const override = process.env['LGDISTILL_ADDON'];
   if (override) return [{ name: `$LGDISTILL_ADDON (${override})`, path: override }];
-  const local = isCheckout() ? ['build-cmake', 'build', 'build-plain'].map((folder) => fileURLToPath(new URL(`${folder}/Release/lgdistill.node`, root))) : [];
+  // An installation straight from git has builds, too, without the sources.
+  const local = ['build-cmake', 'build', 'build-plain'].map((folder) => fileURLToPath(new URL(`${folder}/Release/lgdistill.node`, root))).filter((path) => isCheckout() || existsSync(path));
   return [...local.map((path) => ({ name: path, path })), { name: prebuiltPackage, path: resolvePrebuilt() }];
 }
 
