@@ -24,7 +24,7 @@ export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoder
 export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
 // banks and the semantic loss
-export { TextualSemanticsBank, type BankInfo, type BuildOptions } from './banks/textual.js';
+export { TextualSemanticsBank, type BankInfo, type BuildOptions, type NearestNames, type NearestOptions } from './banks/textual.js';
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
@@ -52,6 +52,7 @@ export { loadStudent, readStudent, type StudentInfo } from './train/student-file
 export { evaluateStudent, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
+export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
 export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
 // reports
 export { writeReport, type ReportOptions, type ReportResult } from './report/report.js';

@@ -3,6 +3,7 @@ import { LgdError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../safetensors.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
+import { nearestPairs } from '../text/nearest-pairs.js';
 import { embedNames } from '../text/prompts.js';
 import { loadTemplates } from '../text/templates.js';
 import { version } from '../version.js';
@@ -21,6 +22,22 @@ export interface BankInfo {
   encoderId: string;
   templates?: readonly string[];
   allowDuplicates?: boolean;
+}
+
+/** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
+export interface NearestOptions {
+  /** Cosine from which two rows count as alike, above 0 and up to 1; the higher, the faster. Default 0.9. */
+  similarity?: number;
+  /** How many pairs at most; default 1,000. */
+  limit?: number;
+  signal?: AbortSignal;
+}
+
+/** Two names and the cosine between their rows. */
+export interface NearestNames {
+  a: string;
+  b: string;
+  similarity: number;
 }
 
 const format = 'lgdistill-textual-bank';
@@ -89,6 +106,15 @@ export class TextualSemanticsBank {
       for (let k = 0; k < size; k++) data[index * size + k] = row[k]! / norm;
     });
     return new TextualSemanticsBank(Object.freeze([...names]), Object.freeze([...templates]), encoderId, size, data);
+  }
+
+  /**
+   * Pairs of names whose rows are alike, the most alike first: images of one may be taken for the other.
+   * @throws LgdError ABORTED
+   */
+  async nearestNames({ similarity = 0.9, limit = 1000, signal }: NearestOptions = {}): Promise<NearestNames[]> {
+    const { pairs } = await nearestPairs(this.data, this.size, similarity, { limit, signal });
+    return pairs.map(({ a, b, similarity: cosine }) => ({ a: this.names[a]!, b: this.names[b]!, similarity: cosine }));
   }
 
   /**

@@ -4,15 +4,12 @@ import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { ClipTextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
-import { nearestPairs } from '../text/nearest-pairs.js';
 import { loadTemplates } from '../text/templates.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig, readFlags } from './options.js';
 import { startProgress } from './progress.js';
 import { formatFacts } from './table.js';
 import type { Terminal } from './terminal.js';
-
-const closeNames = 0.9; // cosine from which inspect lists pairs of names
 
 export function bankCommand(bind: Bind): Command {
   return new Command('bank').description('build and inspect text banks').addCommand(buildCommand(bind)).addCommand(inspectCommand(bind));
@@ -68,8 +65,7 @@ function inspectCommand(bind: Bind): Command {
     .argument('<file>', 'a text bank')
     .action(bind(async ({ terminal, signal }, file) => {
       const bank = await TextualSemanticsBank.load(file as string);
-      const { pairs } = await nearestPairs(bank.data, bank.size, closeNames, { signal });
-      const nearest = pairs.slice(0, 5).map(({ a, b, similarity }) => ({ a: bank.names[a]!, b: bank.names[b]!, similarity }));
+      const nearest = await bank.nearestNames({ limit: 5, signal });
       terminal.emit({ file, ...summary(bank), names: bank.names, nearest });
       terminal.say(formatFacts([
         ['names', `${bank.size}: ${bank.names.slice(0, 5).join(', ')}${bank.size > 5 ? ', ...' : ''}`],

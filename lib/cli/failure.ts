@@ -15,7 +15,7 @@ const usageCodes: ReadonlySet<string> = new Set(['BAD_OPTION', 'BAD_CONFIG']);
 export function reportFailure(error: unknown, terminal: Terminal): number {
   if (error instanceof CommanderError && error.exitCode === 0) return exitCodes.done; // --help, --version
   const { code, message, mend, details } = describe(error);
-  const lines = [`${terminal.red(`error ${code}`)}`, ...message.split('\n').map((line) => `  ${line}`), `  -> ${mend}`];
+  const lines = [terminal.warnRed(`error ${code}`), ...message.split('\n').map((line) => `  ${line}`), `  -> ${mend}`];
   if (terminal.debug) lines.push(...stacks(error));
   terminal.warn(lines.join('\n'));
   terminal.emit({ error: details });

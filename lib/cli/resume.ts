@@ -3,7 +3,7 @@ import { prepareRun, resumeConfig } from '../train/setup.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readFlags } from './options.js';
 import { writeRunReport } from './report.js';
-import { phaseReporter, reportRun } from './run-report.js';
+import { eventsHelp, phaseReporter, reportRun } from './run-report.js';
 
 export function resumeCommand(bind: Bind): Command {
   const command = new Command('resume')
@@ -12,6 +12,7 @@ export function resumeCommand(bind: Bind): Command {
     .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last')
     .option('--no-report', 'do not write report.html into the run folder at the end');
   addConfigOptions(command, ['device', 'threads', 'offline', 'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'evaluate.everyEpochs', 'checkpoint.*', 'log.everySteps'], { file: false });
+  command.addHelpText('after', eventsHelp);
   return command.action(bind(async ({ terminal, signal }, folder) => {
     const { from } = command.opts<{ from: string }>();
     const config = await resumeConfig(folder as string, readFlags(command));

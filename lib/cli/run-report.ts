@@ -6,6 +6,9 @@ import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
+/** What `--json` prints of a run. */
+export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: start, step (those that are logged), evaluation, checkpoint, and at the end done, interrupted or error.';
+
 /** Shows the phases before training: a progress bar for each in turn. */
 export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
   let current: { phase: string; progress: Progress } | undefined;

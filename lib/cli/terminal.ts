@@ -10,9 +10,11 @@ export interface Terminal {
   emit(document: unknown): void;
   /** Prints to stderr. */
   warn(text: string): void;
-  /** Marks text where colours are wanted (a terminal, and no NO_COLOR). */
+  /** Marks text for {@link say}, where colours are wanted. */
   bold(text: string): string;
   red(text: string): string;
+  /** Marks text for {@link warn}. */
+  warnRed(text: string): string;
 }
 
 export interface Streams {
@@ -25,8 +27,7 @@ export interface Streams {
 
 export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: { json: boolean; debug: boolean }): Terminal {
   const people = json ? stderr : stdout;
-  const plain = Boolean(env['NO_COLOR']) || env['TERM'] === 'dumb' || people.isTTY !== true;
-  const mark = (code: number) => (text: string) => (plain ? text : `\u001b[${code}m${text}\u001b[0m`);
+  const mark = (code: number, stream: Streams['stdout']) => (text: string) => (wantsColours(stream, env) ? `\u001b[${code}m${text}\u001b[0m` : text);
   return {
     json,
     debug,
@@ -34,9 +35,16 @@ export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: 
     say: (text) => void people.write(`${text}\n`),
     emit: (document) => void (json && stdout.write(`${JSON.stringify(document)}\n`)),
     warn: (text) => void stderr.write(`${text}\n`),
-    bold: mark(1),
-    red: mark(31),
+    bold: mark(1, people),
+    red: mark(31, people),
+    warnRed: mark(31, stderr),
   };
+}
+
+/** FORCE_COLOR decides where it is set (0 or false: none); else colours go to a terminal that can show them, unless NO_COLOR is set. */
+function wantsColours({ isTTY }: Streams['stdout'], env: NodeJS.ProcessEnv): boolean {
+  if (env['FORCE_COLOR'] !== undefined) return env['FORCE_COLOR'] === '' || isSet(env['FORCE_COLOR']);
+  return isTTY === true && !env['NO_COLOR'] && env['TERM'] !== 'dumb';
 }
 
 /** Is a switch of the environment on? */

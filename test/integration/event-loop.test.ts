@@ -8,10 +8,9 @@ import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, smallConfig } from './train-fixture.js';
 
+/** Milliseconds. */
 interface Delays {
-  p50: number;
   p99: number;
-  max: number;
   samples: number;
 }
 
@@ -29,7 +28,7 @@ it('training leaves the event loop to others, checkpoints included', async () =>
   const { stdout } = await promisify(execFile)(process.execPath, [child, join(folder, 'config.json')], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
   const { idle, training, steps, checkpoints } = JSON.parse(stdout) as { idle: Delays; training: Delays; steps: number; checkpoints: number };
   expect([steps, checkpoints]).toEqual([40, 4]);
-  expect(training.samples).toBeGreaterThan(100);
-  // Milliseconds. What an idle loop waits for the processor on this machine is no fault of training.
-  expect(training.p99).toBeLessThan(10 + 2 * idle.p99);
+  for (const { samples } of [idle, training]) expect(samples).toBeGreaterThan(100);
+  console.log(`event loop while training: 99 % of delays under ${training.p99.toFixed(1)} ms, of a thread that does nothing under ${idle.p99.toFixed(1)} ms`);
+  expect(training.p99).toBeLessThan(10 + 2 * idle.p99); // what an idle loop waits for the processor is no fault of training
 });

@@ -21,6 +21,17 @@ function upwardImports(files: string[], importsOf: (file: string) => string[], l
   return files.flatMap((file) => importsOf(file).filter((other) => rankOf(other, layers) > rankOf(file, layers)).map((other) => `${file} -> ${other}`));
 }
 
+// Of what the commands call, these are no work of theirs: spelling, quoting, and places in the terminal.
+const cliOnly = new Set(['nearestName', 'builtinIds', 'checkFree', 'writeFileAtomically']);
+
+it('whatever a command does can be done from the API', async () => {
+  const exported = Object.keys(await import('../../lib/index.js'));
+  const used = filesBelow('lib/cli', /\.ts$/).flatMap((file) => [...readFileSync(join(root, file), 'utf8').matchAll(/import \{([^}]*)\} from '\.\.\//g)]
+    .flatMap(([, names]) => names!.split(',').map((name) => name.trim()).filter((name) => name !== '' && !name.startsWith('type '))));
+  expect(used.length).toBeGreaterThan(20);
+  expect(used.filter((name) => !exported.includes(name) && !cliOnly.has(name))).toEqual([]);
+});
+
 describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [

@@ -1,0 +1,58 @@
+import { parseConfig, type ConfigInput } from '../config.js';
+import type { Device } from '../device.js';
+import type { Precision } from '../models/compiled.js';
+import { loadTeacher } from '../models/index.js';
+import { createStudent } from '../models/student.js';
+import { measureInference, measureSemantic, measureTraining, type MeasureOptions, type Timing } from './throughput.js';
+
+/** What {@link benchmark} measures with. */
+export interface BenchmarkOptions extends MeasureOptions {
+  device: Device;
+  /** K, names in the banks. */
+  categories: number;
+  /** D, where no teacher tells it. */
+  dimension: number;
+}
+
+/** One measurement. */
+export interface BenchmarkRow extends Timing {
+  /** What was measured, in words. */
+  op: string;
+  /** Side of the input in pixels; undefined for the loss. */
+  resolution: number | undefined;
+}
+
+const resolutionWithoutTeacher = 224;
+
+/**
+ * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and the semantic loss with the bank update, one after the other.
+ * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize and train.precision.
+ * @throws LgdError of the teacher and the device; ABORTED
+ */
+export async function* benchmark(input: ConfigInput, { device, categories, dimension, ...options }: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
+  const config = parseConfig(input);
+  const { batchSize: batch } = config.train;
+  const precision: Precision | undefined = config.train.precision === 'auto' ? undefined : config.train.precision;
+  const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
+  try {
+    const embeddingSize = teacher?.embeddingSize ?? dimension;
+    const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
+    const student = createStudent(config.student.name, { device, embeddingSize, seed: config.seed, widthMultiplier: config.student.widthMultiplier });
+    {
+      using encoder = student.compile({ batch, resolution, precision, training: true });
+      yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
+    }
+    {
+      using encoder = student.compile({ batch, resolution, precision, training: false });
+      yield { op: 'student, inference', resolution, ...(await measureInference(encoder, options)) };
+    }
+    if (teacher?.kind === 'native') {
+      using encoder = teacher.compile({ batch, precision });
+      yield { op: 'teacher, inference', resolution: teacher.resolution, ...(await measureInference(encoder, options)) };
+    }
+    const bfloat16 = device.kind !== 'cpu' && precision !== 'float32';
+    yield { op: 'semantic loss and bank update', resolution: undefined, ...(await measureSemantic(device, { batch, categories, dimension: embeddingSize, bfloat16 }, options)) };
+  } finally {
+    await teacher?.dispose();
+  }
+}

@@ -1,0 +1,65 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Writable } from 'node:stream';
+import { describe, expect, test } from 'vitest';
+import { runProgram } from '../../lib/cli/program.js';
+import { openTerminal } from '../../lib/cli/terminal.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { lgdistill } from './program.js';
+
+const folder = temporaryFolder();
+
+function stream(isTTY: boolean): Writable & { isTTY: boolean; text: string } {
+  const made = new Writable({ write(chunk: Buffer, _encoding, done) { made.text += chunk.toString(); done(); } }) as Writable & { isTTY: boolean; text: string };
+  return Object.assign(made, { isTTY, text: '' });
+}
+
+describe('colours', () => {
+  test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
+    ['go to a terminal', {}, true, true],
+    ['go to nothing else', {}, false, false],
+    ['are left out by NO_COLOR', { NO_COLOR: '1' }, true, false],
+    ['are not left out by an empty NO_COLOR', { NO_COLOR: '' }, true, true],
+    ['are left out on a dumb terminal', { TERM: 'dumb' }, true, false],
+    ['are forced into a pipe', { FORCE_COLOR: '1' }, false, true],
+    ['are forced with NO_COLOR set', { FORCE_COLOR: '1', NO_COLOR: '1' }, false, true],
+    ['are turned off by FORCE_COLOR=0', { FORCE_COLOR: '0' }, true, false],
+  ])('%s', (_, env, isTTY, coloured) => {
+    const terminal = openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false });
+    for (const mark of [terminal.bold, terminal.red, terminal.warnRed]) expect(mark('x').includes('\u001b[')).toBe(coloured);
+  });
+
+  test('each stream has its own', async () => {
+    const [stdout, stderr] = [stream(true), stream(false)];
+    expect(await runProgram(['names', join(folder, 'none.txt')], { stdout, stderr, env: {} }, new AbortController().signal)).toBe(1);
+    expect(stderr.text).toMatch(/^error FILE_NOT_FOUND\n/u); // no escape in a log that stderr is sent to
+  });
+});
+
+test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
+  ['a terminal', {}, true, true],
+  ['a terminal of a CI job', { CI: 'true' }, true, false],
+  ['CI=false', { CI: 'false' }, true, true],
+  ['a dumb terminal', { TERM: 'dumb' }, true, false],
+  ['a file', {}, false, false],
+])('a bar that moves is for a person: %s', (_, env, isTTY, interactive) => {
+  expect(openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false }).interactive).toBe(interactive);
+});
+
+describe('with --json, stdout has one document and nothing else', () => {
+  const list = join(folder, 'names.txt');
+  test.each([
+    ['doctor', ['doctor']],
+    ['names', ['names', list]],
+    ['names that are written too', ['names', list, '--write', join(folder, 'mended.txt')]],
+    ['completion', ['completion', 'bash']],
+    ['an error', ['distill', '--epochs', '0']],
+    ['an error of the command line', ['distill', '--no-such-thing']],
+    ['a missing file', ['export', join(folder, 'nowhere'), '--to', join(folder, 'x.safetensors')]],
+  ])('%s', async (_, args) => {
+    writeFileSync(list, 'cat\ndog\ndog\n');
+    const { stdout, documents } = await lgdistill([...args, '--json'], { env: { FORCE_COLOR: '1' } });
+    expect(documents()).toHaveLength(1);
+    expect(stdout).not.toContain('\u001b');
+  });
+});
