@@ -104,7 +104,6 @@ class Step:
         unit = lambda: F.normalize(torch.randn(K, D, device=device), dim=1)
         self.textual, self.visual, self.seen = unit(), unit(), torch.zeros(K, 1, dtype=torch.bool, device=device)
         self.optimiser = torch.optim.SGD(self.student.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True)
-        self.gradient = torch.randn(B, D, device=device) * 1e-3
 
     def cast(self):
         return torch.autocast("cuda", dtype=self.type, cache_enabled=False) if self.device.type == "cuda" else contextlib.nullcontext()
@@ -133,11 +132,11 @@ class Step:
 
     def student_alone(self):
         with self.cast():
-            return (self.student(self.images).float() * self.gradient).sum(), None
+            return self.student(self.images).float().square().mean(), None
 
     def teacher_alone(self):
         with self.cast(), torch.no_grad():
-            return self.teacher(self.images).float().sum(), None
+            return self.teacher(self.images).float().square().mean(), None
 
 
 def train(program, step):
@@ -205,7 +204,7 @@ def run(what, name, resolution, args, device):
     how = ("compiled" if compiles else "eager") + (", bfloat16" if device.type == "cuda" else ", float32")
     before, value = plain()[0].item(), call()[0].item()
     if not abs(value / before - 1) < 0.1:
-        sys.exit(f"{what} {name} {resolution} px: compiled {value}, eager {before}")
+        raise RuntimeError(f"compiled it gives {value}, uncompiled {before}")
     if args.compile_only:
         return None
     if device.type == "cuda":
@@ -260,7 +259,11 @@ def main():
         if time.perf_counter() - started > args.seconds:
             print(f"SKIPPED {label}: {args.seconds:.0f} s are over")
             continue
-        row = run(what, name, resolution, args, device)
+        try:
+            row = run(what, name, resolution, args, device)
+        except RuntimeError as error:  # out of memory, or something that this PyTorch cannot compile or capture
+            print(f"NOT MEASURED {label}: {error}")
+            continue
         if row is None:
             print(f"compiled {label}, {time.perf_counter() - started:.0f} s")
             continue

@@ -2,6 +2,7 @@
 // the CPU, which computes those few alone, can check every element of the GPU's results: what belongs to an image repeats with it, sums
 // over the batch are as many times larger, and means over it are the same.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -41,12 +42,12 @@ class Operands {
 
   size_t bytes() const { return bytes_; }
 
-  // ||these results - the few images' results|| / ||expected||, the worst over the outputs; NaN stays NaN.
+  // ||these results - the few images' results|| / ||expected||, the worst over the outputs; infinite where one is not a number.
   double error_against(Operands& few) {
     double worst = 0;
     for (size_t o = 0; o < outputs_.size(); ++o) {
       const double error = compare(outputs_[o], few.download(few.outputs_[o]));
-      if (!(error <= worst)) worst = error;
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
     return worst;
   }

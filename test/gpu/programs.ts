@@ -67,15 +67,16 @@ export async function sanitize(report: Report): Promise<void> {
     report.row({ part: 'sanitize', name: 'compute-sanitizer', value: 'not there: not run' });
     return;
   }
-  const limit = Number(process.env['GPU_CHECK_SANITIZER_SECONDS'] ?? 100);
-  const shares: Record<string, Record<string, number>> = { memcheck: { cuda_ops: 5 }, racecheck: { cuda_ops: 20 } };
-  await Promise.all(tools.flatMap((tool) => programs.map(async (program) => {
+  const limit = Number(process.env['GPU_CHECK_SANITIZER_SECONDS'] ?? 60);
+  const shares: Record<string, number> = { memcheck: 5, racecheck: 20 };
+  await Promise.all(tools.flatMap((tool) => [...programs, 'kernels'].map(async (program) => {
     const path = pathOf(report, 'sanitize', program);
     if (path === undefined) return;
-    const share = shares[tool]![program];
-    const args = ['--tool', tool, '--error-exitcode', '99', path, ...(share === undefined ? [] : ['small', `every=${share}`])];
+    const share = program === 'cuda_ops' ? shares[tool] : undefined;
+    const sizes = program === 'kernels' ? ['small'] : share === undefined ? [] : ['small', `every=${share}`];
+    const args = ['--tool', tool, '--error-exitcode', '99', path, ...sizes];
     const { status, lines, seconds, late } = await run(sanitizer, args, limit);
-    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
+    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
     const first = lines.find((line) => /^=+ *(Invalid|Error|Race|Warning|Program hit)/.test(line));
     const name = `${program} under ${tool}${share === undefined ? '' : `, one check in ${share}`}`;
     if (late) report.check('sanitize', name, `${first ?? 'nothing found'} in ${limit} s, then stopped`, first === undefined);

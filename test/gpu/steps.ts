@@ -71,7 +71,7 @@ async function checkAgainstCpu(report: Report, cpu: Device, cuda: Device, settin
     worst.bank = Math.max(worst.bank, wholeError([found.state.semantic.visual!], [expected.state.semantic.visual!]));
   }
   await Promise.all([a.dispose(), b.dispose()]);
-  report.check('steps', `${setting.student} float32 as on the CPU`, `loss ${digits(worst.loss)}, momentum ${digits(worst.momentum)}, bank ${digits(worst.bank)}`, worst.loss < 1e-3 && worst.momentum < 5e-2 && worst.bank < 1e-3);
+  report.check('training', `${setting.student} float32 as on the CPU`, `loss ${digits(worst.loss)}, momentum ${digits(worst.momentum)}, bank ${digits(worst.bank)}`, worst.loss < 1e-3 && worst.momentum < 5e-2 && worst.bank < 1e-3);
 }
 
 /** The same steps twice, and once more without graphs: the same bits. Each on a device of its own, since that is when the variable is read. */
@@ -82,9 +82,9 @@ async function checkBits(report: Report, name: DeviceName, setting: Setting): Pr
     return await stepsOn(device, setting, count);
   });
   const [first, second, eager] = [await run({}), await run({}), await run({ LGDISTILL_GRAPHS: '0' })];
-  report.check('steps', `${setting.student} the same steps twice`, equal(first.state, second.state) ? 'the same bits' : 'other bits', equal(first.state, second.state));
+  report.check('training', `${setting.student} the same steps twice`, equal(first.state, second.state) ? 'the same bits' : 'other bits', equal(first.state, second.state));
   const graphs = first.launched > 0 && eager.launched === 0;
-  report.check('steps', `${setting.student} with graphs and without`, `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${first.launched} of ${count} steps as graphs`, graphs && equal(first.state, eager.state));
+  report.check('training', `${setting.student} with graphs and without`, `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${first.launched} of ${count} steps as graphs`, graphs && equal(first.state, eager.state));
 }
 
 /** A run that is stopped and continued from its checkpoint, and the unbroken one. */
@@ -105,20 +105,20 @@ async function checkResume(report: Report, device: Device, setting: Setting, fol
   const stopped = await train(join(folder, 'broken'), 1);
   const resumed = await train(join(folder, 'broken'), undefined, 'last');
   const good = stopped.last.startsWith('interrupted') && resumed.last === whole.last && equal(resumed.state, whole.state);
-  report.check('steps', `${setting.student} stopped and resumed as unbroken`, `${stopped.last}, ${resumed.last}: ${equal(resumed.state, whole.state) ? 'the same bits' : 'other bits'}`, good);
+  report.check('training', `${setting.student} stopped and resumed as unbroken`, `${stopped.last}, ${resumed.last}: ${equal(resumed.state, whole.state) ? 'the same bits' : 'other bits'}`, good);
 }
 
 export async function checkSteps(report: Report, cpu: Device, cuda: Device): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
   try {
     const teacher = report.small ? await writeTeacher(join(folder, 'teacher'), towers.tiny, 32) : await writeTeacher(join(folder, 'teacher'), { layers: [1, 1, 1, 1], width: 32, heads: 16, outputDim: 256 }, 64);
-    const sizes = report.small ? { resolution: 32, batch: 8, images: 16 } : { resolution: 64, batch: 32, images: 96 };
-    const students = report.small ? [['mobilenet_v3_small', 0.25]] as const : [['resnet18', 1], ['mobilenet_v2', 1], ['mobilenet_v3_large', 1], ['efficientnet_b0', 1]] as const;
+    const sizes = report.small ? { resolution: 32, batch: 4, images: 8 } : { resolution: 64, batch: 32, images: 96 };
+    const students = report.small ? [['mobilenet_v3_small', 0.1]] as const : [['resnet18', 1], ['mobilenet_v2', 1], ['mobilenet_v3_large', 1], ['efficientnet_b0', 1]] as const;
     for (const [student, widthMultiplier] of students) {
       const setting = { student, widthMultiplier, teacher, ...sizes };
-      await report.attempt('steps', `${student} as on the CPU`, () => checkAgainstCpu(report, cpu, cuda, setting));
-      await report.attempt('steps', `${student} bits`, () => checkBits(report, cuda.kind, setting));
-      await report.attempt('steps', `${student} resumed`, () => checkResume(report, cuda, setting, join(folder, student)));
+      await report.attempt('training', `${student} as on the CPU`, () => checkAgainstCpu(report, cpu, cuda, setting));
+      await report.attempt('training', `${student} bits`, () => checkBits(report, cuda.kind, setting));
+      await report.attempt('training', `${student} resumed`, () => checkResume(report, cuda, setting, join(folder, student)));
     }
   } finally {
     await rm(folder, { recursive: true, force: true });
