@@ -18,6 +18,8 @@ function markdown(header, rows) {
 
 const number = (value, digits) => (value === undefined || value === null ? '' : value.toFixed(digits));
 
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
 function checksTable(rows) {
   const parts = groupBy(rows, ({ part }) => part);
   return markdown(['checks', 'done', 'failed'], [...parts].map(([part, all]) => [part, all.filter(({ good }) => good !== undefined).length, all.filter(({ good }) => good === false).length]));
@@ -71,6 +73,7 @@ function show(rows, short) {
     of('kernels').length > 0 && kernelsTable(of('kernels'), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
+    ...of('demo').map(({ summary }) => `demo at full size: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
     ...rows.filter(({ good }) => good === false).map(({ part, name, value }) => `- failed: ${part} ${name}: ${value}`),
   ];
   return sections.filter(Boolean).join('\n\n');

@@ -17,6 +17,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/],
       ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/],
       ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+      ['kernels', ['small'], /kernels: 0 failed\s*$/],
     ] as const)('%s', (program, args, closing) => {
       const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order });
       expect(output).toMatch(closing);
