@@ -1,7 +1,7 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
 //   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--out folder] [--programs] [--verbose]
-// "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the test programs
-// that hold its kernels to the CPU's, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
+// "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the programs
+// that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -160,7 +160,7 @@ async function buildEmulated() {
   const emulated = [...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), ...sources('cpu', 'test/native/emulation')];
   const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
   const flags = (sanitize) => ({
-    includes: ['test/native/emulation'],
+    includes: ['test/native/emulation', 'test/native'],
     options: ['-O2', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
     link: sanitize,
   });

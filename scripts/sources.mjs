@@ -28,9 +28,10 @@ export function ptxOf(architecture) {
 /** Programs that run CUDA kernels without Node, on a GPU or on the emulated one, and the folders of their sources. */
 export const programs = {
   cuda_ops: 'test/native/cuda_ops',
-  augment_emulated: 'test/native/augment_emulated',
-  semantic_emulated: 'test/native/semantic_emulated',
-  streams_emulated: 'test/native/streams_emulated',
+  cuda_augment: 'test/native/cuda_augment',
+  cuda_semantic: 'test/native/cuda_semantic',
+  cuda_streams: 'test/native/cuda_streams',
+  kernels: 'bench/kernels',
 };
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(sources(process.argv[2] ?? 'cpu').join('\n'));

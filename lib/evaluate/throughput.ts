@@ -27,29 +27,32 @@ const sampleSeconds = 0.05; // long enough that waiting for the device counts li
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   const images = encoder.makeImages();
   try {
-    return await measure(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
+    return await sample(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
   } finally {
     encoder.device.addon.release(images);
   }
 }
 
-/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss. Its weights move. @throws LgdError ABORTED, and device faults */
+/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError ABORTED, and device faults */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   const { device, batch, info } = encoder;
   const images = encoder.makeImages();
   const dOutput = device.addon.makeTensor(device.handle, [batch, info.outputSize]);
   device.addon.writeTensor(dOutput, noise(batch * info.outputSize, 1e-3));
   device.addon.writeImages(images, noise(batch * 3 * encoder.resolution ** 2, 1));
-  const step = () => {
+  const step = device.addon.makeStep(device.handle);
+  const queue = () => {
+    device.addon.beginStep(step);
     encoder.zeroGradients();
     encoder.forwardTensor(images, { training: true });
     encoder.backwardTensor(dOutput);
     encoder.sgdStep({ learningRate: 1e-6 });
+    device.addon.endStep(step);
   };
   try {
-    return await measure(device, batch, step, options);
+    return await sample(device, batch, queue, options);
   } finally {
-    for (const tensor of [images, dOutput]) device.addon.release(tensor);
+    for (const object of [images, dOutput, step]) device.addon.release(object);
   }
 }
 
@@ -80,18 +83,18 @@ export async function measureSemantic(device: Device, { batch, categories, dimen
     addon.headUpdate(head, [teacher], 0);
   };
   try {
-    return await measure(device, batch, step, options);
+    return await sample(device, batch, step, options);
   } finally {
     for (const object of [head, student, teacher, dStudent]) addon.release(object);
   }
 }
 
-/** Times `queue`, which queues one call's work on the device, in samples of as many calls as fill 50 ms. */
-async function measure(device: Device, batch: number, queue: () => void, { seconds = 2, signal }: MeasureOptions): Promise<Timing> {
+/** Times `queue`, which queues one call's work on the device, in samples of as many calls as fill 50 ms. @throws LgdError ABORTED, and device faults */
+export async function sample(device: Device, batch: number, queue: () => void | Promise<void>, { seconds = 2, signal }: MeasureOptions): Promise<Timing> {
   const time = async (calls: number): Promise<number> => {
     throwIfAborted(signal, 'the measurement');
     const from = performance.now();
-    for (let call = 0; call < calls; call++) queue();
+    for (let call = 0; call < calls; call++) await queue();
     await device.synchronize();
     return (performance.now() - from) / calls;
   };

@@ -1,7 +1,7 @@
-import { fileURLToPath } from 'node:url';
 import type { Device } from '../../lib/device.js';
 import type { NativeAddon, NativeAugmentRecipe, PixelStoreHandle } from '../../lib/native.js';
 import { readSafetensors } from '../../lib/safetensors.js';
+import { testPath } from '../shared.js';
 
 /** A case of test/fixtures/augment/make_fixtures.py: the batch to augment and torchvision's result for it. */
 export interface AugmentCase {
@@ -31,7 +31,7 @@ export interface AugmentFixture {
 }
 
 export async function readAugmentFixture(): Promise<AugmentFixture> {
-  const { tensors, metadata } = await readSafetensors(fileURLToPath(new URL('../fixtures/augment/augment.safetensors', import.meta.url)));
+  const { tensors, metadata } = await readSafetensors(testPath('fixtures', 'augment', 'augment.safetensors'));
   const images: RgbImage[] = [];
   for (let i = 0; tensors.has(`image.${i}`); ++i) {
     const { shape, data } = tensors.get(`image.${i}`)!;

@@ -14,9 +14,10 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 
     it.each([
       ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed/],
-      ['augment_emulated', [], /^[1-9]\d+ checks, 0 failures\s*$/],
-      ['semantic_emulated', [], /semantic: [1-9]\d+ checks, 0 failed/],
-      ['streams_emulated', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+      ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+      ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/],
+      ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/],
+      ['kernels', ['small'], /kernels: 0 failed\s*$/],
     ] as const)('%s', (program, args, closing) => {
       const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order });
       expect(output).toMatch(closing);

@@ -1,4 +1,4 @@
-// Holds the CUDA augmentation to the CPU's: on a GPU, or on the emulated one (test/native/emulated-programs.test.ts).
+// Holds the CUDA augmentation to the CPU's: on a GPU (scripts/gpu-check), or on the emulated one (test/native/emulated-programs.test.ts).
 #include <cmath>
 #include <cstdio>
 #include <cstring>

@@ -1,4 +1,4 @@
-// Holds the CUDA semantic loss, bank update and search to the CPU's: on a GPU, or on the emulated one (test/native/emulated-programs.test.ts).
+// Holds the CUDA semantic loss, bank update and search to the CPU's: on a GPU (scripts/gpu-check), or on the emulated one (test/native/emulated-programs.test.ts).
 // Shapes stand around the tiles of the matrix products, with at least three steps over the embedding and ragged edges.
 #include <algorithm>
 #include <cmath>

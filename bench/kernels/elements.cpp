@@ -1,0 +1,156 @@
+// Rows of what only moves bytes: joins, norm gradients, squeeze and excitation, pooling, attention pooling, SGD.
+#include "norms.h"
+#include "table.h"
+
+namespace lgd::bench {
+
+namespace {
+
+std::string at(const char* what, int channels, int side, const char* where) {
+  return std::string(what) + " " + std::to_string(channels) + " @" + std::to_string(side) + " (" + where + ")";
+}
+
+struct Map {
+  const char* where;
+  int side, channels;
+  Act act;
+  RowsShape rows(const Table& table, int n) const { return {n, int64_t(table.side(side)) * table.side(side), table.channels(channels)}; }
+  size_t image(const Table& table) const { return size_t(table.side(side)) * table.side(side) * table.channels(channels); }
+  int stored(const Table& table) const { return table.channels(channels); }
+  double bytes(const Table& table) const { return 2.0 * table.batch() * double(image(table)); }
+};
+
+void join(Table& table, const Map& map) {
+  table.operation(at("join_forward", map.channels, map.side, map.where), {3 * map.bytes(table), 0, Unit::cores, "y, residual, out"}, [&](Operands& t) -> Call {
+    const RowsShape rows = map.rows(table, t.n);
+    const LazyInput x = lazy_input(t, map.image(table), map.stored(table), Act::none);
+    const void* residual = t.images(map.image(table));
+    void* out = t.out_images(map.image(table));
+    return [=, &t, act = map.act] { t.ops.join_forward(*t.device, rows, t.type, x, residual, nullptr, act, out); };
+  });
+}
+
+void norm_gradients(Table& table, const Map& map) {
+  table.operation(at("norm_gradient", map.channels, map.side, map.where), {3 * map.bytes(table), 0, Unit::cores, "dy, y, g"}, [&](Operands& t) -> Call {
+    const RowsShape rows = map.rows(table, t.n);
+    const LazyInput x = lazy_input(t, map.image(table), map.stored(table), map.act);
+    const void* dy = t.images(map.image(table));
+    const GradientTarget target = gradient_target(t, map.image(table), map.stored(table), x);
+    return [=, &t] { t.ops.norm_gradient(*t.device, rows, t.type, dy, nullptr, target); };
+  });
+}
+
+void squeeze(Table& table, const Map& map) {
+  table.operation(at("squeeze_forward", map.channels, map.side, map.where), {map.bytes(table), 0, Unit::cores, "y"}, [&](Operands& t) -> Call {
+    const RowsShape rows = map.rows(table, t.n);
+    const LazyInput x = lazy_input(t, map.image(table), map.stored(table), map.act);
+    void* pooled = t.out_images(size_t(map.stored(table)));
+    return [=, &t] { t.ops.squeeze_forward(*t.device, rows, t.type, x, pooled); };
+  });
+}
+
+void gate(Table& table, const Map& map) {
+  table.operation(at("gate_backward", map.channels, map.side, map.where), {2 * map.bytes(table), 0, Unit::cores, "y, g"}, [&](Operands& t) -> Call {
+    const RowsShape rows = map.rows(table, t.n);
+    const LazyInput x = lazy_input(t, map.image(table), map.stored(table), map.act);
+    const float *mean = t.values32(size_t(map.stored(table)), 0.1f), *rstd = t.values32(size_t(map.stored(table)), 0.1f, 1);
+    const void* g = t.images(map.image(table));
+    void* d_gate = t.out_images(size_t(map.stored(table)));
+    float* sums = t.out_images32(size_t(map.stored(table)), 4);
+    return [=, &t] { t.ops.gate_backward(*t.device, rows, t.type, x, mean, rstd, g, d_gate, sums); };
+  });
+  const double numbers = double(table.batch()) * map.stored(table);
+  table.operation(at("gate_finish", map.channels, map.side, map.where), {2 * 2 * numbers + 5 * 4 * numbers, 0, Unit::cores, "gate, d_pooled, sums, pooled"}, [&](Operands& t) -> Call {
+    const RowsShape rows = map.rows(table, t.n);
+    const void *gates = t.images(size_t(map.stored(table)), 0.1f, 0.6f), *d_pooled = t.images(size_t(map.stored(table)));
+    const float* sums = t.images32(size_t(map.stored(table)), 1, 4);
+    float* pooled = t.out_images32(size_t(map.stored(table)));
+    const NormGradient norm = norm_gradient(t, map.stored(table));
+    return [=, &t] { t.ops.gate_finish(*t.device, rows, t.type, gates, d_pooled, sums, pooled, norm); };
+  });
+}
+
+PoolShape stem_pool(const Table& table, int n) {
+  const int side = std::max(table.side(112), 4);
+  return {n, side, side, 64, 3, 2, 1, (side - 1) / 2 + 1, (side - 1) / 2 + 1};
+}
+
+void max_pool(Table& table) {
+  const PoolShape whole = stem_pool(table, table.batch());
+  const double x = 2.0 * whole.n * whole.h * whole.w * whole.c, y = 2.0 * whole.n * whole.oh * whole.ow * whole.c;
+  const auto image_in = [](const PoolShape& s) { return size_t(s.h) * s.w * s.c; };
+  const auto image_out = [](const PoolShape& s) { return size_t(s.oh) * s.ow * s.c; };
+  table.operation(at("lazy_max_pool_forward", 64, 112, "resnet18"), {x + y, 0, Unit::cores, "y, out"}, [&](Operands& t) -> Call {
+    const PoolShape s = stem_pool(table, t.n);
+    const LazyInput in = lazy_input(t, image_in(s), s.c, Act::relu);
+    void* out = t.out_images(image_out(s));
+    return [=, &t] { t.ops.lazy_max_pool_forward(*t.device, s, t.type, in, out); };
+  });
+  table.operation(at("lazy_max_pool_backward", 64, 112, "resnet18"), {2 * x + y, 0, Unit::cores, "y, d_out, dx"}, [&](Operands& t) -> Call {
+    const PoolShape s = stem_pool(table, t.n);
+    LazyInput in = lazy_input(t, image_in(s), s.c, Act::relu);
+    in.scale = t.values32(size_t(s.c), 0, 1);  // so that both sides see the same order of values
+    in.shift = t.values32(size_t(s.c), 0, 0);
+    const void* d_out = t.images(image_out(s));
+    void* dx = t.out_images(image_in(s));
+    return [=, &t] { t.ops.lazy_max_pool_backward(*t.device, s, t.type, in, d_out, dx, false); };
+  });
+}
+
+void average_pool(Table& table) {
+  const auto shape = [&](int n) {
+    const int side = std::max(table.side(56), 2);
+    return PoolShape{n, side, side, 256, 2, 2, 0, side / 2, side / 2};
+  };
+  const PoolShape whole = shape(table.batch());
+  table.operation(at("avg_pool_forward", 256, 56, "teacher"), {2.0 * whole.n * whole.c * (whole.h * whole.w + whole.oh * whole.ow), 0, Unit::cores, "x, y"}, [&](Operands& t) -> Call {
+    const PoolShape s = shape(t.n);
+    const void* x = t.images(size_t(s.h) * s.w * s.c);
+    void* y = t.out_images(size_t(s.oh) * s.ow * s.c);
+    return [=, &t] { t.ops.avg_pool_forward(*t.device, s, t.type, x, y); };
+  });
+}
+
+void attention(Table& table) {
+  const int tokens = table.options.small ? 5 : 50, channels = table.options.small ? 256 : 2048, heads = channels / 64;
+  const double token = 2.0 * table.batch() * channels;
+  table.operation("query_attention_forward 50 x 2048, 32 heads (teacher)", {token * (2 + 2 * tokens), 4.0 * table.batch() * tokens * channels, Unit::cores, "q, k, v, out"}, [=](Operands& t) -> Call {
+    const void *q = t.images(size_t(channels)), *k = t.images(size_t(tokens) * channels), *v = t.images(size_t(tokens) * channels);
+    void* out = t.out_images(size_t(channels));
+    return [=, &t] { t.ops.query_attention_forward(*t.device, {t.n, tokens, channels, heads}, t.type, q, k, v, out); };
+  });
+  table.operation("tokens_forward 50 x 2048 (teacher)", {token * (2 * tokens - 1), 0, Unit::cores, "x, tokens"}, [=](Operands& t) -> Call {
+    const void* x = t.images(size_t(tokens - 1) * channels);
+    const float* position = t.values32(size_t(tokens) * channels);
+    void* out = t.out_images(size_t(tokens) * channels);
+    return [=, &t] { t.ops.tokens_forward(*t.device, t.n, tokens - 1, channels, t.type, x, position, out); };
+  });
+}
+
+// Weights do not depend on the batch; they are counted once. The step's own update leaves bfloat16 copies behind, too.
+void sgd(Table& table, const char* where, int64_t full) {
+  const int64_t count = table.options.small ? 4096 : full;
+  table.operation("sgd " + std::to_string(full / 1000) + " thousand (" + where + ")", {22.0 * double(count), 0, Unit::cores, "g, v twice, w twice (float32), bfloat16 copy"}, [=](Operands& t) -> Call {
+    const float* g = t.values32(size_t(count));
+    float *v = t.moving32(size_t(count)), *w = t.moving32(size_t(count));
+    void* shadow = t.device->kind == DeviceKind::cuda ? t.values(size_t(count)) : nullptr;
+    return [=, &t] { t.ops.sgd(*t.device, count, {1e-4f, 0.9f, 1e-4f, 1}, g, v, w, shadow); };
+  });
+}
+
+}  // namespace
+
+void elements(Table& table) {
+  for (const Map& map : {Map{"resnet18", 56, 64, Act::relu}, Map{"resnet18", 14, 256, Act::relu}, Map{"mobilenet_v2", 56, 24, Act::none}, Map{"mobilenet_v2", 14, 96, Act::none}}) join(table, map);
+  for (const Map& map : {Map{"resnet18", 112, 64, Act::relu}, Map{"mobilenet_v2", 56, 24, Act::none}, Map{"mobilenet_v2", 7, 1280, Act::relu6}}) norm_gradients(table, map);
+  for (const Map& map : {Map{"efficientnet_b0", 112, 32, Act::silu}, Map{"efficientnet_b0", 28, 240, Act::silu}, Map{"efficientnet_b0", 14, 672, Act::silu}, Map{"efficientnet_b0", 7, 1152, Act::silu},
+                         Map{"mobilenet_v3_large", 28, 120, Act::relu}, Map{"mobilenet_v3_large", 14, 672, Act::hardswish}})
+    squeeze(table, map), gate(table, map);
+  max_pool(table);
+  average_pool(table);
+  attention(table);
+  sgd(table, "resnet18", 12'226'000);
+  sgd(table, "mobilenet_v2", 5'176'000);
+}
+
+}  // namespace lgd::bench

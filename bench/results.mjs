@@ -1,0 +1,95 @@
+// Rows of scripts/gpu-check: adds a run's to the file that is kept, and shows a run as Markdown.
+//   node bench/results.mjs add <rows of a run> <file>        with card, driver, commit and date
+//   node bench/results.mjs table <file> [--all | --short]    the newest run; --short: fewer columns
+import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+
+const read = (file) => readFileSync(file, 'utf8').split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
+
+function add(rows, file) {
+  const { GPU_CHECK_CARD: card, GPU_CHECK_DRIVER: driver, GPU_CHECK_COMMIT: commit } = process.env;
+  const machine = { date: new Date().toISOString(), card, driver, commit };
+  appendFileSync(file, read(rows).map((row) => `${JSON.stringify({ ...machine, ...row })}\n`).join(''));
+}
+
+function markdown(header, rows) {
+  const line = (cells) => `| ${cells.join(' | ')} |`;
+  return [line(header), line(header.map((_, i) => (i === 0 ? '---' : '---:'))), ...rows.map(line)].join('\n');
+}
+
+const number = (value, digits) => (value === undefined || value === null ? '' : value.toFixed(digits));
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+function checksTable(rows) {
+  const parts = groupBy(rows, ({ part }) => part);
+  return markdown(['checks', 'done', 'failed'], [...parts].map(([part, all]) => [part, all.filter(({ good }) => good !== undefined).length, all.filter(({ good }) => good === false).length]));
+}
+
+function groupBy(values, key) {
+  const groups = new Map();
+  for (const value of values) groups.set(key(value), [...(groups.get(key(value)) ?? []), value]);
+  return groups;
+}
+
+function kernelsTable(rows, short) {
+  const target = ({ target, p50 }) => (target > 0 ? `${(target / p50).toFixed(2)} x` : '');
+  const header = short ? ['kernel', 'us', 'share', 'of target'] : ['kernel', 'us', 'p20', 'p80', 'TB/s', 'TFLOP/s', 'share of roofline', 'bound', 'bytes counted', 'error', 'of target'];
+  return markdown(header, rows.map((row) => {
+    const share = `${(100 * row.share).toFixed(0)} %`;
+    if (short) return [row.name, number(row.p50, 2), share, target(row)];
+    const rate = (amount) => number(amount / row.p50 / 1e6, 2);
+    return [row.name, number(row.p50, 2), number(row.p20, 2), number(row.p80, 2), rate(row.bytes), rate(row.operations), share, row.bound, row.model, row.error.toExponential(1), target(row)];
+  }));
+}
+
+// A row of ours, and beside it the fastest of the comparison's rows for the same thing.
+function stepsTable(rows) {
+  const ours = rows.filter(({ framework }) => framework === 'lgdistill');
+  const same = (a, b) => a.what === b.what && a.student === b.student && a.resolution === b.resolution && a.batch === b.batch;
+  const gigabytes = (bytes) => (bytes === undefined ? '' : (bytes / 1e9).toFixed(2));
+  const known = ours.map((row) => {
+    const others = rows.filter((other) => other.framework === 'pytorch' && same(row, other));
+    const best = others.sort((a, b) => b.imagesPerSecond - a.imagesPerSecond)[0];
+    return [
+      `${row.student} ${row.resolution} px, ${row.what}`, number(row.p50, 3), number(row.imagesPerSecond, 0), row.target ? `${(row.imagesPerSecond / row.target).toFixed(2)} x` : '', gigabytes(row.peakBytes),
+      best === undefined ? '' : `${number(best.imagesPerSecond, 0)} (${best.how})`, best === undefined ? '' : `${(row.imagesPerSecond / best.imagesPerSecond).toFixed(2)} x`, gigabytes(best?.peakBytes),
+    ];
+  });
+  const alone = rows.filter((row) => row.framework === 'pytorch' && !ours.some((own) => same(own, row))).map((row) => [`${row.student} ${row.resolution} px, ${row.what}`, '', '', '', '', `${number(row.imagesPerSecond, 0)} (${row.how})`, '', gigabytes(row.peakBytes)]);
+  return markdown(['batch of images', 'ms', 'images/s', 'of target', 'peak GB', 'PyTorch, images/s', 'ratio', 'its peak GB'], [...known, ...alone]);
+}
+
+function profileTable(rows) {
+  return markdown(['steps', 'operations', 'us', 'busy', 'gaps over 5 us', 'longest gap, us'], rows.map(({ student, resolution, operations, length, busy, overLimit, longest }) => [
+    `${student} ${resolution} px`, operations, number(length, 0), `${((100 * busy) / length).toFixed(1)} %`, overLimit, number(longest.microseconds, 1)]));
+}
+
+function show(rows, short) {
+  const { date, card, driver, commit } = rows[0];
+  const of = (part) => rows.filter((row) => row.part === part);
+  const sections = [
+    `${card}, driver ${driver}, commit ${commit}, ${date}: \`scripts/gpu-check run\``,
+    checksTable(rows.filter(({ good }) => good !== undefined)),
+    of('kernels').length > 0 && kernelsTable(of('kernels'), short),
+    of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
+    of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
+    ...of('demo').map(({ summary }) => `demo at full size: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
+    ...rows.filter(({ good }) => good === false).map(({ part, name, value }) => `- failed: ${part} ${name}: ${value}`),
+  ];
+  return sections.filter(Boolean).join('\n\n');
+}
+
+const [command, file, ...rest] = process.argv.slice(2);
+if (command === 'add' && rest.length === 1) {
+  add(file, rest[0]);
+} else if (command === 'table' && file !== undefined) {
+  if (!existsSync(file)) {
+    console.log(`${file} is not there: no run was kept`);
+    process.exit(1);
+  }
+  const runs = [...groupBy(read(file), ({ date, card, commit }) => `${date} ${card} ${commit}`).values()];
+  console.log((rest.includes('--all') ? runs : runs.slice(-1)).map((rows) => show(rows, rest.includes('--short'))).join('\n\n'));
+} else {
+  console.error('node bench/results.mjs add <rows> <file> | table <file> [--all] [--short]');
+  process.exit(2);
+}

@@ -1,0 +1,131 @@
+/** Whole encoders on CUDA: against the CPU, against golden vectors, and fused against not. */
+import { readdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import type { Device } from '../../lib/device.js';
+import { CompiledEncoder, createEncoder, Encoder, listStudents, loadTeacher, type Precision } from '../../lib/models/index.js';
+import { readSafetensors } from '../../lib/safetensors.js';
+import { allOperations } from '../fixtures/all-operations.js';
+import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
+import { randomNormal } from '../fixtures/random.js';
+import { noteSkip, sharedPath, testPath } from '../shared.js';
+import { digits, inOrder, withEnvironment, wholeError, type Report } from './report.js';
+
+interface Pass {
+  output: Float32Array;
+  gradients: Record<string, Float32Array>;
+  evaluation: Float32Array;
+}
+
+interface Case {
+  name: string;
+  images: Float32Array;
+  gradient: Float32Array;
+  options: { outputs: number; resolution: number; batch: number; widthMultiplier?: number };
+}
+
+/** The same input for every device. */
+function casesOf({ small }: Report): Case[] {
+  const [batch, resolution, outputs] = small ? [8, 32, 16] : [32, 64, 64];
+  const names = small ? ['mobilenet_v3_small'] : listStudents();
+  const options = { outputs, resolution, batch, ...(small && { widthMultiplier: 0.25 }) }; // an emulated GPU needs seconds even so
+  return names.map((name) => ({ name, options, images: randomNormal(batch * 3 * resolution ** 2, 1), gradient: randomNormal(batch * outputs, 2) }));
+}
+
+/** One training step and an evaluation from the start weights. */
+async function pass({ name, options, images, gradient }: Case, device: Device, precision: Precision): Promise<Pass> {
+  using encoder = await createEncoder(name, { device, precision, ...options });
+  const output = await encoder.forward(images, { training: true });
+  const gradients = await encoder.backward(gradient);
+  return { output, gradients, evaluation: await encoder.forward(images, { training: false }) };
+}
+
+function errorsOf(found: Pass, expected: Pass): { output: number; gradients: number; evaluation: number } {
+  return {
+    output: wholeError([found.output], [expected.output]),
+    gradients: wholeError(inOrder(found.gradients, expected.gradients), inOrder(expected.gradients, expected.gradients)),
+    evaluation: wholeError([found.evaluation], [expected.evaluation]),
+  };
+}
+
+/**
+ * float32 differs by rounding, which the kinks of ReLU and ReLU6 turn into other gradients where maps have few pixels (encoders.test.ts); bfloat16
+ * gradients of a network that has learnt nothing are only roughly float32's.
+ */
+const limits: Record<Precision, { output: number; gradients: number; evaluation: number }> = {
+  float32: { output: 1e-3, gradients: 5e-2, evaluation: 1e-4 },
+  bfloat16: { output: 0.2, gradients: 1, evaluation: 5e-2 },
+};
+
+export async function checkStudents(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  for (const item of casesOf(report)) {
+    const expected = await pass(item, cpu, 'float32');
+    for (const precision of ['float32', 'bfloat16'] as const) {
+      await report.attempt('networks', `${item.name} ${precision} as on the CPU`, async () => {
+        const errors = errorsOf(await pass(item, cuda, precision), expected);
+        const good = Object.entries(limits[precision]).every(([what, limit]) => errors[what as keyof typeof errors] < limit);
+        report.check('networks', `${item.name} ${precision} as on the CPU`, `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}, evaluation ${digits(errors.evaluation)}`, good);
+      });
+    }
+    await report.attempt('networks', `${item.name} fused and not`, () => checkFusion(report, item, cuda));
+  }
+}
+
+/** What the compiler merges (LGDISTILL_FUSION) must not change what comes out. */
+async function checkFusion(report: Report, item: Case, cuda: Device): Promise<void> {
+  const by = (fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, () => pass(item, cuda, 'float32'));
+  const plain = await by('nodes');
+  for (const fusion of ['steps', 'layers']) {
+    const errors = errorsOf(await by(fusion), plain);
+    report.check('networks', `${item.name} fused into ${fusion} as not fused`, `output ${digits(errors.output)}, gradients ${digits(errors.gradients)}`, errors.output < 1e-3 && errors.gradients < limits.float32.gradients && errors.evaluation < 1e-4);
+  }
+}
+
+const golden: GoldenErrors = { trainingOutput: 1e-4, gradient: 1e-3, gradientNorm: 1e-3, vanishingGradient: 1e-5, statistics: 1e-4, evaluationOutput: 1e-4 };
+/** See encoders.test.ts: ReLU6's kinks. */
+const kinked: GoldenErrors = { ...golden, gradient: 3e-2, gradientNorm: 1e-2 };
+
+/** PyTorch's float64 numbers: a graph of every operation, and students where the shared folder has them. */
+export async function checkGolden(report: Report, cuda: Device): Promise<void> {
+  const compare = async (name: string, encoder: Encoder, file: string, allowed: GoldenErrors) => {
+    const errors = await measureGoldenStep(encoder, await readEncoderVectors(file));
+    const worst = Object.entries(errors).map(([what, error]) => `${what} ${digits(error as number)}`).join(', ');
+    report.check('networks', name, worst, Object.entries(allowed).every(([what, limit]) => errors[what as keyof GoldenErrors] < limit));
+  };
+  await report.attempt('networks', 'every operation as PyTorch in float64', async () => {
+    using encoder = new Encoder(new CompiledEncoder(cuda, allOperations(), { batch: 4, resolution: 24, precision: 'float32' }));
+    await compare('every operation as PyTorch in float64', encoder, testPath('fixtures', 'all-operations.safetensors'), golden);
+  });
+  const folder = report.small ? undefined : sharedPath('vectors', 'encoders');
+  if (folder === undefined) return noteSkip('golden torchvision encoders', report.small ? 'the small run leaves them out' : 'the shared folder is absent');
+  for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetensors'))) {
+    const name = basename(file, '.safetensors');
+    await report.attempt('networks', `${name} as torchvision in float64`, async () => {
+      const { num_classes: classes, width_mult: width = '1', resolution } = (await readSafetensors(join(folder, file))).metadata;
+      using encoder = await createEncoder(name, { device: cuda, precision: 'float32', outputs: Number(classes), widthMultiplier: Number(width), resolution: Number(resolution), batch: 4 });
+      await compare(`${name} as torchvision in float64`, encoder, join(folder, file), name === 'mobilenet_v2' ? kinked : golden);
+    });
+  }
+}
+
+/** The teacher's embeddings of noise on both devices. */
+export async function checkTeacher(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  const embed = async (device: Device, precision: Precision) => {
+    const teacher = await loadTeacher(testPath('models', 'tiny-clip'), { device, localFilesOnly: true });
+    if (teacher.kind !== 'native') throw new Error('the tiny CLIP runs natively');
+    using compiled = teacher.compile({ batch: 2, precision });
+    const images = compiled.makeImages();
+    device.addon.writeImages(images, randomNormal(2 * 3 * teacher.resolution ** 2, 5));
+    compiled.forwardTensor(images);
+    const embeddings = await device.addon.readTensor(compiled.output);
+    device.addon.release(images);
+    await teacher.dispose();
+    return embeddings;
+  };
+  const expected = await embed(cpu, 'float32');
+  for (const [precision, limit] of [['float32', 1e-4], ['bfloat16', 3e-2]] as const) {
+    await report.attempt('networks', `tiny CLIP ${precision} as on the CPU`, async () => {
+      const error = wholeError([await embed(cuda, precision)], [expected]);
+      report.check('networks', `tiny CLIP ${precision} as on the CPU`, `embeddings ${digits(error)}`, error < limit);
+    });
+  }
+}

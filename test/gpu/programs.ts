@@ -1,0 +1,85 @@
+/** The native programs that hold CUDA kernels to their CPU twins, as they are and under compute-sanitizer. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Report } from './report.js';
+
+interface Result {
+  status: number | null;
+  lines: string[];
+  seconds: number;
+  late: boolean;
+}
+
+/** Runs a program, at most so many seconds. */
+function run(command: string, args: string[], limit: number): Promise<Result> {
+  const from = performance.now();
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill('SIGKILL');
+  }, 1000 * limit);
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (status) => {
+      clearTimeout(timer);
+      resolve({ status, lines: output.trim().split('\n'), seconds: (performance.now() - from) / 1000, late });
+    });
+  });
+}
+
+const programs = ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'cuda_streams'];
+const folder = (): string | undefined => process.env['GPU_CHECK_PROGRAMS'];
+
+function pathOf(report: Report, part: string, program: string): string | undefined {
+  const path = join(folder() ?? '', program);
+  if (existsSync(path)) return path;
+  report.check(part, program, `${path} is not there: not run`, false);
+  return undefined;
+}
+
+/** Every kernel on ragged shapes. A failed check is a line of its own. */
+export async function checkKernels(report: Report): Promise<void> {
+  for (const program of programs) {
+    const path = pathOf(report, 'ops', program);
+    if (path === undefined) continue;
+    // one in 40 is enough to try the harness; test/native/emulated-programs.test.ts runs them all
+    const { status, lines, seconds } = await run(path, report.small && program === 'cuda_ops' ? ['small', 'every=40'] : [], 400);
+    for (const line of lines.slice(0, -1)) report.check('ops', program, line, line.startsWith('SKIPPED'));
+    report.check('ops', program, `${lines.at(-1)} (${seconds.toFixed(0)} s)`, status === 0);
+  }
+}
+
+const tools = ['memcheck', 'racecheck'];
+
+/**
+ * The programs on small shapes under compute-sanitizer's tools, beside each other: what they find are accesses outside of allocations, and
+ * threads of a block that use shared memory unordered. They run tens of times slower, so that of cuda_ops a share is taken; one that needs
+ * longer than its time is said to have.
+ */
+export async function sanitize(report: Report): Promise<void> {
+  const sanitizer = process.env['GPU_CHECK_SANITIZER'];
+  if (sanitizer === undefined || sanitizer === '') {
+    console.log('SKIPPED sanitize: there is no compute-sanitizer here');
+    report.row({ part: 'sanitize', name: 'compute-sanitizer', value: 'not there: not run' });
+    return;
+  }
+  const limit = Number(process.env['GPU_CHECK_SANITIZER_SECONDS'] ?? 60);
+  const shares: Record<string, number> = { memcheck: 5, racecheck: 20 };
+  await Promise.all(tools.flatMap((tool) => [...programs, 'kernels'].map(async (program) => {
+    const path = pathOf(report, 'sanitize', program);
+    if (path === undefined) return;
+    const share = program === 'cuda_ops' ? shares[tool] : undefined;
+    const sizes = program === 'kernels' ? ['small'] : share === undefined ? [] : ['small', `every=${share}`];
+    const args = ['--tool', tool, '--error-exitcode', '99', path, ...sizes];
+    const { status, lines, seconds, late } = await run(sanitizer, args, limit);
+    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
+    const first = lines.find((line) => /^=+ *(Invalid|Error|Race|Warning|Program hit)/.test(line));
+    const name = `${program} under ${tool}${share === undefined ? '' : `, one check in ${share}`}`;
+    if (late) report.check('sanitize', name, `${first ?? 'nothing found'} in ${limit} s, then stopped`, first === undefined);
+    else report.check('sanitize', name, `${summary}${first === undefined ? '' : `; ${first}`} (${seconds.toFixed(0)} s)`, status === 0);
+  })));
+}

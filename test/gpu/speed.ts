@@ -1,0 +1,160 @@
+/** How fast whole steps are, and their parts, against the targets; and a few steps for a trace. */
+import { spawnSync } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseConfig } from '../../lib/config.js';
+import { BatchPlan } from '../../lib/data/loader.js';
+import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
+import { measureInference, measureTraining, sample, type Timing } from '../../lib/evaluate/throughput.js';
+import { createStudent, loadTeacher, type NativeTeacher } from '../../lib/models/index.js';
+import { Distiller, type StepTicket } from '../../lib/train/distiller.js';
+import { profileSteps, readTrace } from './gaps.js';
+import type { Report } from './report.js';
+import { madeUpBank, madeUpImages, towers, writeTeacher } from './setup.js';
+
+interface Sizes {
+  students: readonly string[];
+  widthMultiplier: number;
+  /** Side of the input, and of the stored images that it is cropped from. */
+  resolutions: readonly { resolution: number; stored: number }[];
+  batch: number;
+  images: number;
+  categories: number;
+  seconds: number;
+}
+
+const full: Sizes = {
+  students: ['resnet18', 'mobilenet_v2', 'mobilenet_v3_large', 'efficientnet_b0'], widthMultiplier: 1,
+  resolutions: [{ resolution: 224, stored: 256 }, { resolution: 64, stored: 72 }],
+  batch: 256, images: 512, categories: 1000, seconds: 1.5,
+};
+const small: Sizes = { students: ['mobilenet_v3_small'], widthMultiplier: 0.25, resolutions: [{ resolution: 32, stored: 36 }], batch: 2, images: 4, categories: 10, seconds: 0 };
+
+/** Images a second of whole steps and peak bytes that an H100 is to reach at the full sizes. */
+const targets: Record<number, Record<string, number>> = {
+  224: { resnet18: 9000, mobilenet_v2: 8000, mobilenet_v3_large: 9200, efficientnet_b0: 7500 },
+  64: { resnet18: 60_000, mobilenet_v2: 60_000, mobilenet_v3_large: 60_000, efficientnet_b0: 60_000 },
+};
+const peakTargets: Record<string, number> = { resnet18: 4.0e9, mobilenet_v2: 8.0e9, mobilenet_v3_large: 5.8e9, efficientnet_b0: 8.2e9 };
+
+interface StepSetting {
+  student: string;
+  widthMultiplier: number;
+  resolution: number;
+  stored: number;
+  batch: number;
+  images: number;
+  categories: number;
+  teacherFolder: string;
+}
+
+/** A distiller over made-up images in host memory, and a function that takes a step, one behind the device as a run does. */
+async function openSteps(device: Device, { student: name, widthMultiplier, resolution, stored, batch, images, categories, teacherFolder }: StepSetting) {
+  const teacher = (await loadTeacher(teacherFolder, { device, localFilesOnly: true })) as NativeTeacher;
+  const { embeddingSize } = teacher;
+  const student = createStudent(name, { device, embeddingSize, widthMultiplier });
+  const dataset = madeUpImages(device, images, stored);
+  const config = parseConfig({ data: { resolution }, train: { batchSize: batch } });
+  const distiller = new Distiller({ device, teacher, student, tsb: madeUpBank(categories, embeddingSize), config });
+  const plan = new BatchPlan(dataset, { batchSize: batch, seed: 1 });
+  let [step, before]: [number, StepTicket | undefined] = [0, undefined];
+  const take = async () => {
+    const ticket = await distiller.queueStep([{ ...plan.next(), dataset }], { step: step++, learningRate: 1e-4 });
+    if (before !== undefined) await distiller.readMetrics(before);
+    before = ticket;
+  };
+  const dispose = async () => {
+    distiller.dispose();
+    device.addon.release(dataset.store);
+    await teacher.dispose();
+  };
+  return { distiller, teacher, take, dispose };
+}
+
+function record(report: Report, what: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } = {}): void {
+  report.row({ part: 'steps', framework: 'lgdistill', what, student, resolution, ...timing, unit: 'ms', ...more });
+  const gap = more.target === undefined ? '' : `, ${(timing.imagesPerSecond / more.target).toFixed(2)} x target`;
+  const peak = more.peakBytes === undefined ? '' : `, at most ${(more.peakBytes / 1e9).toFixed(2)} GB`;
+  console.log(`  steps     ${`${student} ${resolution} px: ${what}`.padEnd(58)} ${timing.p50.toFixed(3)} ms (${timing.p20.toFixed(3)} to ${timing.p80.toFixed(3)}), ${timing.imagesPerSecond.toFixed(0)} images/s${gap}${peak}${more.graphs ?? ''}`);
+}
+
+/** Each student's whole step on a device of its own, so that peak memory is the step's; then its parts alone. */
+async function measureStudent(report: Report, name: DeviceName, setting: StepSetting, seconds: number, withTeacher: boolean): Promise<void> {
+  const { student, resolution, batch } = setting;
+  using device = await openDevice(name);
+  const { distiller, teacher, take, dispose } = await openSteps(device, setting);
+  const timing = await sample(device, batch, take, { seconds });
+  const { launched, eager, interrupted } = await distiller.stepInfo();
+  const atScale = !report.small;
+  record(report, 'whole step', student, resolution, timing, {
+    peakBytes: distiller.memory.peak, ...(atScale && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
+    graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs`,
+  });
+  record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
+  if (withTeacher) {
+    using compiled = teacher.compile({ batch });
+    record(report, 'teacher alone', 'teacher', resolution, await measureInference(compiled, { seconds }));
+  }
+  await dispose();
+}
+
+/** Calls `body` for every setting, with a teacher's folder that lasts as long. */
+async function forSettings(report: Report, body: (setting: StepSetting, seconds: number, first: boolean) => Promise<void>): Promise<void> {
+  const { students, resolutions, seconds, ...sizes } = report.small ? small : full;
+  const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
+  try {
+    for (const { resolution, stored } of resolutions) {
+      const teacherFolder = await writeTeacher(join(folder, String(resolution)), report.small ? towers.tiny : towers.resnet50, resolution);
+      for (const [i, student] of students.entries()) await body({ ...sizes, student, resolution, stored, teacherFolder }, seconds, i === 0);
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+export async function measureSteps(report: Report, name: DeviceName): Promise<void> {
+  await forSettings(report, (setting, seconds, first) =>
+    report.attempt('steps', `${setting.student} ${setting.resolution} px`, () => measureStudent(report, name, setting, seconds, first)));
+}
+
+/** The child's part of {@link profile}: a few steps, and nothing else on the device. */
+export async function takeSteps(name: DeviceName, setting: StepSetting, count: number): Promise<void> {
+  using device = await openDevice(name);
+  const { take, dispose } = await openSteps(device, setting);
+  for (let step = 0; step < count; step++) await take();
+  await device.synchronize();
+  await dispose();
+}
+
+const gapLimit = 5; // microseconds
+
+/** Gaps between operations inside steps, recorded with CUPTI in a process of its own (it slows kernels down). */
+export async function profile(report: Report): Promise<void> {
+  const library = process.env['GPU_CHECK_TRACE'];
+  if (library === undefined || library === '') {
+    console.log('SKIPPED profile: kernel_trace was not built, or libcupti is not here');
+    report.row({ part: 'profile', name: 'gaps inside steps', value: 'no CUPTI: not measured' });
+    return;
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'lgdistill-trace-'));
+  await forSettings(report, async (setting) => {
+    const { student, resolution } = setting;
+    if (resolution < 128 && student !== 'mobilenet_v2') return; // where steps are short, one network tells enough
+    const name = `${student} ${resolution} px: gaps inside a step`;
+    await report.attempt('profile', name, async () => {
+      const trace = join(folder, 'trace');
+      const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', env: { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace } });
+      if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
+      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(await readFile(trace, 'utf8')), gapLimit);
+      report.row({ part: 'profile', name, student, resolution, steps, operations, length, busy, longest, overLimit, kernels: kernels.slice(0, 40) });
+      report.check('profile', name, `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`, overLimit === 0);
+      for (const kernel of kernels.slice(0, 8)) console.log(`              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`);
+    });
+  });
+  await rm(folder, { recursive: true, force: true });
+}
+
+function shorten(name: string): string {
+  return name.length > 70 ? `${name.slice(0, 67)}...` : name;
+}

@@ -1,0 +1,126 @@
+/** Whole distillation steps on CUDA: as the CPU takes them, the same bits whatever way they start, and the same after a stop. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import { BatchPlan } from '../../lib/data/loader.js';
+import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
+import { createStudent, loadTeacher } from '../../lib/models/index.js';
+import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
+import { digits, inOrder, sameBits, withEnvironment, wholeError, type Report } from './report.js';
+import { madeUpBank, madeUpImages, towers, writeTeacher } from './setup.js';
+
+interface Setting {
+  student: string;
+  widthMultiplier: number;
+  teacher: string;
+  resolution: number;
+  batch: number;
+  images: number;
+}
+
+/** A distiller on a device, everything made anew. */
+async function make(device: Device, { student: name, widthMultiplier, teacher: folder, resolution, batch, images }: Setting, more: ConfigInput = {}) {
+  const teacher = await loadTeacher(folder, { device, localFilesOnly: true });
+  const { embeddingSize } = teacher;
+  const student = createStudent(name, { device, embeddingSize, widthMultiplier, seed: 4 });
+  const config = parseConfig({ seed: 3, ...more, data: { resolution }, train: { batchSize: batch, warmupEpochs: 0, ...more.train } });
+  const tsb = madeUpBank(12, embeddingSize);
+  const dataset = madeUpImages(device, images, resolution + 8);
+  const distiller = new Distiller({ device, teacher, student, tsb, config });
+  const dispose = async () => {
+    distiller.dispose();
+    device.addon.release(dataset.store);
+    await teacher.dispose();
+  };
+  return { distiller, dataset, dispose };
+}
+
+/** State after some steps at a constant rate. */
+async function stepsOn(device: Device, setting: Setting, count: number): Promise<{ state: DistillerState; launched: number }> {
+  const { distiller, dataset, dispose } = await make(device, setting);
+  const plan = new BatchPlan(dataset, { batchSize: setting.batch, seed: 3 });
+  for (let step = 0; step < count; step++) await distiller.readMetrics(await distiller.queueStep([{ ...plan.next(), dataset }], { step, learningRate: 0.05 }));
+  const result = { state: await distiller.state(), launched: (await distiller.stepInfo()).launched };
+  await dispose();
+  return result;
+}
+
+function equal(a: DistillerState, b: DistillerState): boolean {
+  const records = (['weights', 'momentum'] as const).every((part) => Object.entries(a[part]).every(([name, { data }]) => sameBits(data, b[part][name]!.data)));
+  return records && sameBits(a.semantic.visual!, b.semantic.visual!) && sameBits(a.semantic.seen!, b.semantic.seen!);
+}
+
+/** Steps of both devices from the same state, one at a time: over several, roundings grow until nothing can be compared. */
+async function checkAgainstCpu(report: Report, cpu: Device, cuda: Device, setting: Setting): Promise<void> {
+  const more: ConfigInput = { train: { precision: 'float32' } };
+  const [a, b] = [await make(cpu, setting, more), await make(cuda, setting, more)];
+  const plan = new BatchPlan(a.dataset, { batchSize: setting.batch, seed: 3 });
+  const worst = { loss: 0, momentum: 0, bank: 0 };
+  for (let step = 0; step < (report.small ? 2 : 4); step++) {
+    b.distiller.restore(await a.distiller.state());
+    const batch = plan.next();
+    const take = async ({ distiller, dataset }: typeof a) => {
+      const metrics = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset }], { step, learningRate: 0.05 }));
+      return { metrics, state: await distiller.state() };
+    };
+    const [expected, found] = [await take(a), await take(b)];
+    const momenta = [found, expected].map(({ state }) => inOrder(state.momentum, expected.state.momentum).map(({ data }) => data));
+    worst.loss = Math.max(worst.loss, Math.abs(found.metrics.loss / expected.metrics.loss - 1));
+    worst.momentum = Math.max(worst.momentum, wholeError(momenta[0]!, momenta[1]!));
+    worst.bank = Math.max(worst.bank, wholeError([found.state.semantic.visual!], [expected.state.semantic.visual!]));
+  }
+  await Promise.all([a.dispose(), b.dispose()]);
+  report.check('training', `${setting.student} float32 as on the CPU`, `loss ${digits(worst.loss)}, momentum ${digits(worst.momentum)}, bank ${digits(worst.bank)}`, worst.loss < 1e-3 && worst.momentum < 5e-2 && worst.bank < 1e-3);
+}
+
+/** The same steps twice, and once more without graphs: the same bits. Each on a device of its own, since that is when the variable is read. */
+async function checkBits(report: Report, name: DeviceName, setting: Setting): Promise<void> {
+  const count = report.small ? 5 : 8; // the first runs call by call, and some that follow allocate room for input
+  const run = async (variables: Record<string, string>) => withEnvironment(variables, async () => {
+    using device = await openDevice(name);
+    return await stepsOn(device, setting, count);
+  });
+  const [first, second, eager] = [await run({}), await run({}), await run({ LGDISTILL_GRAPHS: '0' })];
+  report.check('training', `${setting.student} the same steps twice`, equal(first.state, second.state) ? 'the same bits' : 'other bits', equal(first.state, second.state));
+  const graphs = first.launched > 0 && eager.launched === 0;
+  report.check('training', `${setting.student} with graphs and without`, `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${first.launched} of ${count} steps as graphs`, graphs && equal(first.state, eager.state));
+}
+
+/** A run that is stopped and continued from its checkpoint, and the unbroken one. */
+async function checkResume(report: Report, device: Device, setting: Setting, folder: string): Promise<void> {
+  const train = async (output: string, stopAt?: number, resume?: 'last') => {
+    const made = await make(device, setting, { output, train: { epochs: 4, ...(report.small && { maxSteps: 3 }) }, checkpoint: { everyEpochs: 0 }, overwrite: resume === undefined });
+    const controller = new AbortController();
+    let last = '';
+    for await (const event of made.distiller.run(made.dataset, { signal: controller.signal, resume })) {
+      last = `${event.type} ${event.step}`;
+      if (event.type === 'step' && event.step === stopAt) controller.abort();
+    }
+    const state = await made.distiller.state();
+    await made.dispose();
+    return { state, last };
+  };
+  const whole = await train(join(folder, 'whole'));
+  const stopped = await train(join(folder, 'broken'), 1);
+  const resumed = await train(join(folder, 'broken'), undefined, 'last');
+  const good = stopped.last.startsWith('interrupted') && resumed.last === whole.last && equal(resumed.state, whole.state);
+  report.check('training', `${setting.student} stopped and resumed as unbroken`, `${stopped.last}, ${resumed.last}: ${equal(resumed.state, whole.state) ? 'the same bits' : 'other bits'}`, good);
+}
+
+export async function checkSteps(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
+  try {
+    const teacher = report.small ? await writeTeacher(join(folder, 'teacher'), towers.tiny, 32) : await writeTeacher(join(folder, 'teacher'), { layers: [1, 1, 1, 1], width: 32, heads: 16, outputDim: 256 }, 64);
+    const sizes = report.small ? { resolution: 32, batch: 4, images: 8 } : { resolution: 64, batch: 32, images: 96 };
+    const students = report.small ? [['mobilenet_v3_small', 0.1]] as const : [['resnet18', 1], ['mobilenet_v2', 1], ['mobilenet_v3_large', 1], ['efficientnet_b0', 1]] as const;
+    for (const [student, widthMultiplier] of students) {
+      const setting = { student, widthMultiplier, teacher, ...sizes };
+      await report.attempt('training', `${student} as on the CPU`, () => checkAgainstCpu(report, cpu, cuda, setting));
+      await report.attempt('training', `${student} bits`, () => checkBits(report, cuda.kind, setting));
+      await report.attempt('training', `${student} resumed`, () => checkResume(report, cuda, setting, join(folder, student)));
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

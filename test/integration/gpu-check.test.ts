@@ -1,0 +1,90 @@
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { writeSafetensors } from '../../lib/safetensors.js';
+import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
+import { isWanted } from '../devices.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { randomNormal } from '../fixtures/random.js';
+import { runProgram } from '../native/emulated.js';
+
+// scripts/gpu-check runs where no test does, so the script itself is tested here: on the emulated GPU it must pass, and say so of every part;
+// and where something is wrong it must fail.
+const script = fileURLToPath(new URL('../../scripts/gpu-check', import.meta.url));
+const folder = temporaryFolder();
+
+interface Row {
+  part: string;
+  name: string;
+  good?: boolean;
+  value?: string;
+}
+
+async function dryRun(name: string, parts: string, env: Record<string, string> = {}): Promise<{ status: number | null; output: string; rows: Row[] }> {
+  const results = join(folder, name);
+  const result = runProgram(script, ['dry-run'], { GPU_CHECK_PARTS: parts, GPU_CHECK_RESULTS: results, ...env });
+  const lines = (await readFile(join(results, 'gpu-check.jsonl'), 'utf8')).trim().split('\n');
+  return { ...result, rows: lines.map((line) => JSON.parse(line) as Row) };
+}
+
+/** A golden case as the published ones are written, with its gradient times a factor. */
+async function writeGolden(file: string, factor: number): Promise<void> {
+  const [B, D, K] = [3, 8, 4];
+  const [student, teacher, textual, visual] = [1, 2, 3, 4].map((seed) => randomNormal((seed < 3 ? B : K) * D, seed)) as [Float32Array, Float32Array, Float32Array, Float32Array];
+  const options = { studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 0.5 };
+  const loss = await bankLoss({ student, teacher, textual, visual, dimension: D, ...options }, { device: 'js' });
+  const update = await bankUpdate({ teacher, textual, visual, seen: new Uint8Array(K), dimension: D, momentum: 0.9 }, { device: 'js' });
+  const tensors: Record<string, ArrayLike<number>> = {
+    tsb: textual, vsb_before: visual, seen_before: new Uint8Array(K), 'step0.student_raw': student, 'step0.teacher_raw': teacher, 'step0.loss': [loss.loss], 'step0.loss_visual': [loss.lossVisual],
+    'step0.loss_textual': [loss.lossTextual], 'step0.kl_visual': [loss.klVisual], 'step0.kl_textual': [loss.klTextual], 'step0.grad_student_raw': loss.gradient.map((value) => factor * value),
+    'step0.assignment': update.assignment, 'step0.vsb_after': update.visual, 'step0.seen_after': update.seen,
+  };
+  await writeSafetensors(file, Object.entries(tensors).map(([name, data]) => [name, { shape: [data.length], data: Float32Array.from(data) }]), {
+    D: String(D), K: String(K), steps: '1', momentum: '0.9', alpha: '0.5', student_temperature: '0.2', teacher_temperature: '0.01',
+  });
+}
+
+describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gpu-check on the emulated GPU', () => {
+  it('passes, with rows of every part', async () => {
+    const { status, output, rows } = await dryRun('whole', 'ops semantic augment networks training kernels');
+    expect(rows.filter(({ good }) => good === false)).toEqual([]);
+    expect(output).toMatch(/gpu-check: [1-9]\d+ checks, 0 failed/);
+    expect(output).toMatch(/kernels: 0 failed/);
+    expect(status).toBe(0);
+    const counts = Object.fromEntries(['ops', 'semantic', 'augment', 'networks', 'training', 'kernels'].map((part) => [part, rows.filter((row) => row.part === part).length]));
+    expect(counts).toMatchObject({ ops: 4, augment: 3, networks: 7, training: 4 });
+    expect(counts['semantic']).toBeGreaterThanOrEqual(22); // more where the shared folder is
+    expect(counts['kernels']).toBeGreaterThan(100);
+    expect(output).toContain('| conv_norm_forward 3x3 64 -> 64 @56 (resnet18) |');
+  }, 600_000);
+
+  it('fails where a program fails, where the sanitizer finds something, and where a number is not the golden one', async () => {
+    const programs = join(folder, 'programs');
+    const vectors = join(folder, 'shared', 'vectors', 'semantic');
+    for (const path of [programs, vectors]) await mkdir(path, { recursive: true });
+    for (const name of ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'kernels']) {
+      await writeFile(join(programs, name), '#!/bin/sh\necho FAIL conv_forward\necho 9 checks, 1 failed\nexit 1\n');
+      await chmod(join(programs, name), 0o755);
+    }
+    const sanitizer = join(folder, 'sanitizer');
+    await writeFile(sanitizer, '#!/bin/sh\necho ========= ERROR SUMMARY: 1 error\ncase "$*" in *memcheck*cuda_ops*) echo "========= Invalid __global__ write of size 4 bytes"; exit 99;; esac\n');
+    await chmod(sanitizer, 0o755);
+    await writeGolden(join(vectors, 'right.safetensors'), 1);
+    await writeGolden(join(vectors, 'wrong.safetensors'), 1.02);
+    const { status, output, rows } = await dryRun('broken', 'ops sanitize semantic kernels', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_SANITIZER: sanitizer, LGDISTILL_SHARED: join(folder, 'shared') });
+    expect(status).toBe(1);
+    expect(output).toMatch(/FAILED \(1\): kernels/);
+    const failed = (part: string) => rows.filter((row) => row.part === part && row.good === false).map(({ name }) => name);
+    expect(failed('ops')).toEqual(['cuda_ops', 'cuda_ops', 'cuda_augment', 'cuda_augment', 'cuda_semantic', 'cuda_semantic', 'cuda_streams']);
+    expect(failed('sanitize').sort()).toEqual(['cuda_ops under memcheck, one check in 5', 'cuda_streams', 'cuda_streams']);
+    expect(failed('semantic')).toEqual(['golden published wrong float32', 'golden published wrong bfloat16']);
+    expect(rows.some(({ name, good }) => name === 'golden published right float32' && good)).toBe(true);
+  }, 600_000);
+
+  it('refuses a part that is none', () => {
+    const { status, output } = runProgram(script, ['dry-run'], { GPU_CHECK_PARTS: 'kernel' });
+    expect(output).toContain('no part kernel; there are: ops sanitize');
+    expect(status).toBe(2);
+  }, 120_000);
+});
