@@ -9,6 +9,19 @@ which ones to change, and when.
 
 This page is written by \`npm run docs:options\`; a test fails where it is older than the options.`;
 
+const environment = `## Environment
+
+Debug switches stand in [CONTRIBUTING](../CONTRIBUTING.md#debug-switches).
+
+| variable | what |
+|---|---|
+| \`HF_HOME\`, \`HF_HUB_CACHE\`, \`XDG_CACHE_HOME\` | where downloaded models are kept, as for every Hugging Face client: \`$HF_HUB_CACHE\`, or \`hub/\` in \`$HF_HOME\`, or \`~/.cache/huggingface/hub\`. The last also moves what was found out about a GPU |
+| \`HF_ENDPOINT\`, \`HF_TOKEN\` | a mirror of the hub; a token for private and gated models |
+| \`HF_HUB_OFFLINE\`, \`TRANSFORMERS_OFFLINE\` | 1: no downloads, like \`--offline\` |
+| \`UV_THREADPOOL_SIZE\` | threads that decode images: 4 if not set, at most as many as there are cores |
+| \`NO_COLOR\`, \`FORCE_COLOR\`, \`TERM\`, \`CI\` | colours off; on; a dumb terminal; plain lines in the place of progress bars |
+| \`LGDISTILL_ADDON\`, \`LGDISTILL_PROBE\`, \`LGDISTILL_DEBUG\` | [which addon](troubleshooting.md#the-addon-does-not-load); \`off\` or \`again\`: [the trial of a GPU](troubleshooting.md#cuda); 1: stacks of errors |`;
+
 /**
  * @param options rows of configOptions()
  * @returns the page, Markdown
@@ -20,7 +33,7 @@ export function optionsPage(options) {
     groups.set(group, [...(groups.get(group) ?? []), option]);
   }
   const tables = [...groups].map(([group, rows]) => [`## ${group}`, '', '| option | flag | default | values | what |', '|---|---|---|---|---|', ...rows.map(line)].join('\n'));
-  return `${[intro, ...tables].join('\n\n')}\n`;
+  return `${[intro, ...tables, environment].join('\n\n')}\n`;
 }
 
 function line({ path, flag, alias, default: value, allowed, help }) {

@@ -52,6 +52,11 @@ const lines = pages.flatMap((page) => blocksOf(page)
   .filter(({ words: [language] }) => language === 'sh')
   .flatMap(({ code, line }) => ownArguments(shellCommands(code)).map((args) => ({ where: `${page}:${line}`, args }))));
 
+test('a block is read as a shell reads it', () => {
+  const text = `lgdistill a --x '["b c","d"]' \\\n  --y "e # f" # a remark\n# lgdistill z\nnpm ci && npx lgdistill g; X=1 other | lgdistill h`;
+  expect(ownArguments(shellCommands(text))).toEqual([['a', '--x', '["b c","d"]', '--y', 'e # f'], ['g'], ['h']]);
+});
+
 test('there are command lines to check', () => {
   expect(lines.length).toBeGreaterThan(20);
 });

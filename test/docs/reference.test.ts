@@ -1,5 +1,5 @@
 /** Pages that speak of what stands in the code: they are complete, and their links lead somewhere. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { exitCodes } from '../../lib/cli/failure.js';
@@ -30,6 +30,14 @@ test('docs/formats.md names every key of a student file, every metric and every 
   for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
   const [, entries = ''] = /ownEntries = \[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/train/run-folder.ts'), 'utf8'))!;
   for (const [, name] of entries.matchAll(/'([^']+)'/gu)) expect(page, name).toContain(`\`${name}`);
+});
+
+test('every environment variable that the code reads is described', () => {
+  const sources = ['lib', 'native'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(root, folder, name)).filter((path) => /\.(?:ts|cpp|cu|h)$/u.test(path)));
+  const variables = new Set(sources.flatMap((path) => [...readFileSync(path, 'utf8').matchAll(/env\['([A-Z_]+)'\]|getenv\("([A-Z_]+)"\)|\b((?:HF|XDG|TRANSFORMERS)_[A-Z_]+)\b/gu)].map(([, a, b, c]) => (a ?? b ?? c)!)));
+  expect(variables.size).toBeGreaterThan(10);
+  const described = readPage('docs/options.md') + readPage('CONTRIBUTING.md');
+  for (const variable of variables) expect(described, variable).toContain(`\`${variable}`);
 });
 
 /** GitHub's anchor of a heading. */
