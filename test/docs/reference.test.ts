@@ -1,0 +1,58 @@
+/** Pages that speak of what stands in the code: they are complete, and their links lead somewhere. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { exitCodes } from '../../lib/cli/failure.js';
+import { configOptions } from '../../lib/config.js';
+import { optionsPage } from '../../scripts/docs/options.mjs';
+import { pages, readPage, root } from './pages.js';
+
+test('docs/options.md is what the options say; write it with npm run docs:options', () => {
+  expect(readPage('docs/options.md')).toBe(optionsPage(configOptions()));
+});
+
+test('docs/troubleshooting.md has every error code and no other, in alphabetical order, and every exit code', () => {
+  const codes = [...readFileSync(join(root, 'lib', 'errors.ts'), 'utf8').matchAll(/^ {2}\| '([A-Z_]+)'/gmu)].map(([, code]) => code!);
+  expect(codes.length).toBeGreaterThan(20);
+  const rows = [...readPage('docs/troubleshooting.md').matchAll(/^\| `([A-Z_]+)` \| \S[^|]* \| \S[^|]* \|$/gmu)].map(([, code]) => code!);
+  expect(rows).toEqual(codes.sort());
+  for (const code of Object.values(exitCodes)) expect(readPage('docs/troubleshooting.md')).toMatch(new RegExp(`^\\| ${code} \\| `, 'mu'));
+});
+
+test('docs/formats.md names every key of a student file, every metric and every file of a run', () => {
+  const page = readPage('docs/formats.md');
+  const keysOf = (file: string, name: string) => {
+    const [, body = ''] = new RegExp(`export interface ${name}[^{]*\\{([\\s\\S]*?)^\\}`, 'mu').exec(readFileSync(join(root, file), 'utf8')) ?? [];
+    return [...body.matchAll(/^ {2}(\w+)\??:/gmu)].map(([, key]) => key!);
+  };
+  const keys = [...keysOf('lib/train/student-file.ts', 'StudentInfo'), ...keysOf('lib/native.ts', 'SemanticMetrics'), ...keysOf('lib/train/events.ts', 'StepEvent'), ...keysOf('lib/train/events.ts', 'EvaluationEvent')];
+  expect(keys.length).toBeGreaterThan(30);
+  for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
+  const [, entries = ''] = /ownEntries = \[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/train/run-folder.ts'), 'utf8'))!;
+  for (const [, name] of entries.matchAll(/'([^']+)'/gu)) expect(page, name).toContain(`\`${name}`);
+});
+
+test('every environment variable that the code reads is described', () => {
+  const sources = ['lib', 'native'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(root, folder, name)).filter((path) => /\.(?:ts|cpp|cu|h)$/u.test(path)));
+  const variables = new Set(sources.flatMap((path) => [...readFileSync(path, 'utf8').matchAll(/env\['([A-Z_]+)'\]|getenv\("([A-Z_]+)"\)|\b((?:HF|XDG|TRANSFORMERS)_[A-Z_]+)\b/gu)].map(([, a, b, c]) => (a ?? b ?? c)!)));
+  expect(variables.size).toBeGreaterThan(10);
+  const described = readPage('docs/options.md') + readPage('CONTRIBUTING.md');
+  for (const variable of variables) expect(described, variable).toContain(`\`${variable}`);
+});
+
+/** GitHub's anchor of a heading. */
+const anchorOf = (heading: string) => heading.toLowerCase().replaceAll(/[^\w\- ]/gu, '').replaceAll(' ', '-');
+
+describe('links', () => {
+  test.each(pages)('%s', (page) => {
+    for (const [, target = ''] of readPage(page).matchAll(/\]\(([^)\s]+)\)/gu)) {
+      if (/^[a-z]+:/u.test(target)) continue;
+      const [path = '', anchor] = target.split('#');
+      const file = path === '' ? page : join(dirname(page), path);
+      expect(existsSync(join(root, file)), `${page}: ${target}`).toBe(true);
+      if (anchor === undefined) continue;
+      const anchors = [...readPage(file).matchAll(/^#+ (.*)$/gmu)].map(([, heading]) => anchorOf(heading!));
+      expect(anchors, `${page}: ${target}`).toContain(anchor);
+    }
+  });
+});

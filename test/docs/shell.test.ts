@@ -1,0 +1,95 @@
+/**
+ * The blocks marked `sh run` and `py run`, run as they stand, each page in a folder like the one it speaks of. What is another thing here than in the text is declared below.
+ */
+import { spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { addonPath } from '../../lib/native.js';
+import { writeSafetensors } from '../../lib/safetensors.js';
+import { ClipTextEncoder } from '../../lib/text/encoder.js';
+import { ensureBuilt } from '../cli/built.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { noteSkip } from '../shared.js';
+import { blocksOf, pages, root } from './pages.js';
+
+/** Models on the hub, and the one that stands in for them. */
+const hubModels = ['Xenova/clip-vit-base-patch32', 'timm/resnet50_clip.openai'];
+/** Options added to each command, so that it takes seconds; the last of two options wins. */
+const smaller: Record<string, string> = {
+  distill: '--epochs 1 --batch-size 8 --accumulate 1 --width-multiplier 1 --offline',
+  bench: '--seconds 0.05 --batch-size 2 --categories 10 --resolution 64',
+};
+
+const blockMilliseconds = 300_000; // a block starts several programs
+
+const folder = temporaryFolder();
+const bin = join(folder, 'bin');
+
+/** `lgdistill` and `npx lgdistill` as commands of the shell: this checkout's program. */
+function makeCommands(): void {
+  mkdirSync(bin);
+  const cases = Object.entries(smaller).map(([name, options]) => `${name}) set -- "$@" ${options};;`).join(' ');
+  const scripts = {
+    lgdistill: `case "$1" in ${cases} esac\nexec '${process.execPath}' '${join(root, 'dist', 'cli', 'main.js')}' "$@"`,
+    npx: 'exec "$@"',
+  };
+  for (const [name, script] of Object.entries(scripts)) {
+    writeFileSync(join(bin, name), `#!/usr/bin/env bash\n${script}\n`);
+    chmodSync(join(bin, name), 0o755);
+  }
+}
+
+/** What the pages take for granted: names, templates, a folder of images, a labelled one; and rows for names, computed elsewhere. */
+async function furnish(path: string): Promise<void> {
+  writeFileSync(join(path, 'names.txt'), `${shapeNames.join('\n')}\n`);
+  writeFileSync(join(path, 'templates.txt'), 'a photo of a {}.\na drawing of a {}.\n');
+  writeFileSync(join(path, 'folders.json'), JSON.stringify(Object.fromEntries(shapeNames.map((name) => [name, name]))));
+  const encoder = await ClipTextEncoder.load(tinyClip);
+  const bank = await TextualSemanticsBank.build(shapeNames, { encoder, templates: 'none' });
+  await encoder.dispose();
+  await writeSafetensors(join(path, 'rows.safetensors'), [['embeddings', { shape: [bank.size, bank.embeddingSize], data: bank.data }]], {});
+  for (const [index, name] of ['photos', 'labelled'].entries()) await drawShapes(join(path, name), { count: 4, seed: index + 1 });
+}
+
+function run(command: string, args: readonly string[], cwd: string): { status: number | null; output: string } {
+  const env = { ...process.env, PATH: `${bin}:${process.env['PATH']}`, LGDISTILL_ADDON: addonPath(), NO_COLOR: '1' };
+  const { status, stdout, stderr } = spawnSync(command, args, { cwd, env, encoding: 'utf8', timeout: blockMilliseconds - 5000 });
+  return { status, output: `${stdout}${stderr}` };
+}
+
+const marked = pages.map((page) => ({ page, blocks: blocksOf(page).filter(({ words }) => words.includes('run') || words[1]?.startsWith('config=') === true) })).filter(({ blocks }) => blocks.length > 0);
+
+beforeAll(async () => {
+  await ensureBuilt();
+  makeCommands();
+});
+
+test('there are such blocks', () => {
+  expect(marked.map(({ page }) => page)).toEqual(expect.arrayContaining(['README.md', 'docs/recipes.md', 'docs/formats.md']));
+});
+
+describe.each(marked)('$page', ({ page, blocks }) => {
+  const place = join(folder, page.replaceAll('/', '_'));
+
+  beforeAll(async () => {
+    mkdirSync(place);
+    await furnish(place);
+  });
+
+  test.each(blocks)('line $line', ({ words: [language, use], code }) => {
+    const text = hubModels.reduce((all, model) => all.replaceAll(model, tinyClip), code);
+    if (language === 'json') {
+      writeFileSync(join(place, use!.slice('config='.length)), text);
+      return;
+    }
+    if (language === 'py' && run('python3', ['-c', 'import torch, torchvision, safetensors'], place).status !== 0) {
+      noteSkip(`the Python of ${page}`, 'python3 has no torch, torchvision or safetensors');
+      return;
+    }
+    const { status, output } = language === 'py' ? run('python3', ['-c', text], place) : run('bash', ['-euo', 'pipefail', '-c', text], place);
+    expect(status, output).toBe(0);
+  }, blockMilliseconds);
+});
