@@ -235,7 +235,7 @@ struct BankLossResult {
   double loss = 0, loss_visual = 0, loss_textual = 0, kl_visual = 0, kl_textual = 0;
   std::vector<float> gradient;                    // [B,D] dL/d raw student
 };
-BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments);            // device's thread [waits]
+BankLossResult bank_loss(const DevicePtr& device, BankLossArguments arguments);                   // device's thread [waits]
 struct BankUpdateArguments {
   std::vector<float> teacher, textual, visual;    // [B,D] raw, [K,D], [K,D]
   std::vector<uint8_t> seen;                      // [K]
@@ -247,6 +247,6 @@ struct BankUpdateResult {
   std::vector<float> visual;                      // [K,D]
   std::vector<uint8_t> seen;                      // [K]
 };
-BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments& arguments);      // device's thread [waits]
+BankUpdateResult bank_update(const DevicePtr& device, BankUpdateArguments arguments);             // device's thread [waits]
 
 }  // namespace lgd

@@ -41,7 +41,7 @@ Napi::Value js_bank_loss(const Napi::CallbackInfo& info) {
   fields.read("bfloat16", arguments->bfloat16);
   const DevicePtr device = device_argument(info, 0);
   return run_async<BankLossResult>(
-      info.Env(), device, "bankLoss", [device, arguments](BankLossResult& result) { result = bank_loss(device, *arguments); },
+      info.Env(), device, "bankLoss", [device, arguments](BankLossResult& result) { result = bank_loss(device, std::move(*arguments)); },
       [](Napi::Env env, const BankLossResult& result) -> Napi::Value {
         auto out = Napi::Object::New(env);
         out.Set("loss", result.loss);
@@ -65,7 +65,7 @@ Napi::Value js_bank_update(const Napi::CallbackInfo& info) {
   fields.read("momentum", arguments->momentum);
   const DevicePtr device = device_argument(info, 0);
   return run_async<BankUpdateResult>(
-      info.Env(), device, "bankUpdate", [device, arguments](BankUpdateResult& result) { result = bank_update(device, *arguments); },
+      info.Env(), device, "bankUpdate", [device, arguments](BankUpdateResult& result) { result = bank_update(device, std::move(*arguments)); },
       [](Napi::Env env, const BankUpdateResult& result) -> Napi::Value {
         auto out = Napi::Object::New(env);
         out.Set("assignment", to_js(env, result.assignment));

@@ -34,6 +34,26 @@ std::vector<T> download(const DevicePtr& device, const Buffer& buffer, int64_t c
   return values;
 }
 
+// Host values where the device's kernels can use them: on the CPU as they lie, on a GPU in its memory.
+template <class T>
+class DeviceValues {
+ public:
+  DeviceValues(const DevicePtr& device, std::vector<T>& host) : device_(device), host_(host) {
+    if (device->kind == DeviceKind::cuda) copy_ = upload(device, host);
+  }
+  T* data() const { return copy_ ? copy_.template as<T>() : host_.data(); }
+  // What the kernels left there.
+  std::vector<T> take() {
+    if (copy_) device_->to_host(host_.data(), copy_.template as<>(), host_.size() * sizeof(T));
+    return std::move(host_);
+  }
+
+ private:
+  DevicePtr device_;
+  std::vector<T>& host_;
+  Buffer copy_;
+};
+
 BankLossShape loss_shape(const BankLossArguments& arguments) {
   BankLossShape shape;
   shape.dimension = arguments.dimension;
@@ -57,19 +77,19 @@ BankLossShape loss_shape(const BankLossArguments& arguments) {
 
 }  // namespace
 
-BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments) {
+BankLossResult bank_loss(const DevicePtr& device, BankLossArguments arguments) {
   const BankLossShape shape = loss_shape(arguments);
   const BankLossSettings settings = {arguments.alpha, arguments.student_temperature, arguments.teacher_temperature, 1,
                                      products_of(*device, arguments.bfloat16)};
-  const Buffer student = upload(device, arguments.student), teacher = upload(device, arguments.teacher);
+  const DeviceValues student(device, arguments.student), teacher(device, arguments.teacher);
   const Buffer anchors = upload(device, arguments.textual, arguments.visual, arguments.queue);
   const Buffer gradient(device, arguments.student.size() * sizeof(float)), record(device, sizeof(LossRecord));
   const OperandLayout layout = operand_layout(shape.dimension, arguments.student_temperature, arguments.teacher_temperature);
   const Buffer operands(device, arguments.bfloat16 ? size_t(shape.anchors() * layout.stride()) * sizeof(uint16_t) : 0);
   if (arguments.bfloat16) write_operands(*device, shape.anchors(), shape.dimension, layout, anchors.as<float>(), operands.as<>());
   BankLossArrays arrays;
-  arrays.student = student.as<float>();
-  arrays.teacher = teacher.as<float>();
+  arrays.student = student.data();
+  arrays.teacher = teacher.data();
   arrays.anchors = anchors.as<float>();
   arrays.operands = operands.as<>();
   arrays.d_student = gradient.as<float>();
@@ -90,7 +110,7 @@ BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& argum
   return result;
 }
 
-BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) {
+BankUpdateResult bank_update(const DevicePtr& device, BankUpdateArguments arguments) {
   const int64_t dimension = arguments.dimension;
   const int64_t rows = rows_of("teacher", arguments.teacher, dimension), categories = rows_of("textual", arguments.textual, dimension);
   LGD_CHECK(rows > 0 && categories > 0, "BAD_SHAPE", "teacher and textual need at least one row each");
@@ -98,19 +118,20 @@ BankUpdateResult bank_update(const DevicePtr& device, const BankUpdateArguments&
             " values, as many as textual, found ", arguments.visual.size());
   LGD_CHECK(int64_t(arguments.seen.size()) == categories, "BAD_SHAPE", "seen: expected ", categories, " flags, found ", arguments.seen.size());
   LGD_CHECK(arguments.momentum >= 0 && arguments.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", arguments.momentum);
-  std::vector<uint8_t> flags = arguments.seen;
-  for (uint8_t& flag : flags) flag = flag != 0;
+  for (uint8_t& flag : arguments.seen) flag = flag != 0;
 
-  const Buffer teacher = upload(device, arguments.teacher), textual = upload(device, arguments.textual), visual = upload(device, arguments.visual);
-  const Buffer seen = upload(device, flags), assignment(device, size_t(rows) * sizeof(int32_t)), record(device, sizeof(UpdateRecord));
+  const DeviceValues teacher(device, arguments.teacher), textual(device, arguments.textual);
+  DeviceValues visual(device, arguments.visual);
+  DeviceValues seen(device, arguments.seen);
+  const Buffer assignment(device, size_t(rows) * sizeof(int32_t)), record(device, sizeof(UpdateRecord));
   BankTargets targets;
-  targets.textual = textual.as<float>();
-  targets.visual = visual.as<float>();
-  targets.seen = seen.as<uint8_t>();
-  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.as<float>(), rows}}, targets, {}, assignment.as<int32_t>(),
+  targets.textual = textual.data();
+  targets.visual = visual.data();
+  targets.seen = seen.data();
+  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.as<int32_t>(),
                   record.as<UpdateRecord>());
   throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
-  return {download<int32_t>(device, assignment, rows), download<float>(device, visual, categories * dimension), download<uint8_t>(device, seen, categories)};
+  return {download<int32_t>(device, assignment, rows), visual.take(), seen.take()};
 }
 
 namespace {
