@@ -11,7 +11,7 @@ const categories = [
   [/^lib\/models\//u, 'Students, teachers, encoders'],
   [/^lib\/data\//u, 'Images'],
   [/^lib\/train\//u, 'Training'],
-  [/^lib\/(evaluate|export)\//u, 'Evaluation and export'],
+  [/^lib\/(evaluate|export|report)\//u, 'Evaluation, reports and export'],
 ];
 
 const words = (text) => [{ kind: 'text', text }];

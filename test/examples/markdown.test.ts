@@ -48,7 +48,7 @@ beforeAll(async () => {
   writeFileSync(join(folder, 'names.txt'), shapeNames.join('\n'));
   for (const name of ['photos', 'labelled']) await drawShapes(join(folder, name), { count: 6 });
 });
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+afterAll(() => rmSync(join(scratch, '..'), { recursive: true, force: true }));
 
 test('there is such a program on the first page', () => {
   expect(programs.filter(({ name }) => name.startsWith('README.md')).length).toBeGreaterThan(0);

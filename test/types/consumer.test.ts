@@ -12,7 +12,7 @@ beforeAll(async () => {
   await ensureBuilt();
   mkdirSync(folder, { recursive: true });
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => rmSync(join(folder, '..'), { recursive: true, force: true }));
 
 function faults(file: string, options: ts.CompilerOptions): string[] {
   return ts.getPreEmitDiagnostics(ts.createProgram([file], { ...strict, ...options })).map(({ file: at, start, messageText }) => {
