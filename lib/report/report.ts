@@ -45,7 +45,7 @@ export interface ReportOptions {
   onProgress?: (progress: PhaseProgress) => void;
 }
 
-/** Of {@link ReportOptions}. */
+/** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
 export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };
 
 /** What is shown of a run besides its curves. */
