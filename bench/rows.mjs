@@ -28,21 +28,22 @@ export function titleOf({ title, threads }) {
 }
 
 /**
- * The package's promises at the compared size, from rows alone: [{ promise, factor, wanted, atMost }]; rows that are missing give no entry.
- * `factor` is a ratio of medians.
+ * What the package aims at, at the compared size, from rows alone: [{ op, aim, wanted, atMost, call, resident }], where `call` and `resident` are
+ * ratios of medians for the public call with arrays and for banks that stay on the device (all threads). An aim without its rows gives no entry.
  */
-export function promises(rows) {
+export function aims(rows) {
   const entries = [];
   for (const op of ['bankLoss', 'bankUpdate']) {
     const measured = compared(rows, op);
-    const native = measured.find(({ implementation }) => implementation === 'native');
-    if (!native) continue;
+    const timeOf = (name) => measured.find(({ implementation }) => implementation === name)?.p50;
+    const ours = { call: timeOf('native'), resident: timeOf('native-resident') };
+    const ratios = (ratio) => Object.fromEntries(Object.entries(ours).map(([name, time]) => [name, time && ratio(time)]));
     const fastest = measured.filter(({ kind }) => kind === 'plain JavaScript' || kind === 'reference').sort((a, b) => a.p50 - b.p50)[0];
-    if (fastest) entries.push({ op, promise: `times as fast as the fastest plain JavaScript (${fastest.title})`, factor: fastest.p50 / native.p50, wanted: 20 });
-    const wasm = measured.find(({ implementation }) => implementation === 'tfjs-wasm');
-    if (wasm) entries.push({ op, promise: 'times as fast as tfjs on WASM with SIMD and threads', factor: wasm.p50 / native.p50, wanted: 3 });
-    const sgemm = measured.find(({ implementation }) => implementation === 'sgemm');
-    if (sgemm) entries.push({ op, promise: "times as long as OpenBLAS's sgemm takes for the products alone", factor: native.p50 / sgemm.p50, wanted: 2, atMost: true });
+    if (fastest) entries.push({ op, aim: `times as fast as the fastest plain JavaScript (${fastest.title})`, wanted: 20, ...ratios((time) => fastest.p50 / time) });
+    const wasm = timeOf('tfjs-wasm');
+    if (wasm) entries.push({ op, aim: 'times as fast as tfjs on WASM with SIMD and threads', wanted: 3, ...ratios((time) => wasm / time) });
+    const sgemm = timeOf('sgemm');
+    if (sgemm) entries.push({ op, aim: "times as long as OpenBLAS's sgemm takes for the products alone", wanted: 2, atMost: true, ...ratios((time) => time / sgemm) });
   }
   return entries;
 }

@@ -32,9 +32,14 @@ async function work({ name, ops, sizes, seconds, cap, folder }) {
         await send({ ...row, notRun: `estimated ${estimate.toPrecision(2)} s, from ${sizeName(last.size)} by multiply-adds` });
         continue;
       }
-      const { timing, checked } = await measureCall(opened, op, size, { seconds, folder, kind, bound: boundOf });
-      last = { ...timing, size };
-      await send({ ...row, ...about(), ...timing, checked });
+      try {
+        const { timing, checked } = await measureCall(opened, op, size, { seconds, folder, kind, bound: boundOf });
+        last = { ...timing, size };
+        await send({ ...row, ...about(), ...timing, checked });
+      } catch (error) {
+        if (!/\bOOM\b|out of memory/i.test(error.message)) throw error;
+        await send({ ...row, notRun: `out of its memory: ${error.message.split('\n')[0]}` });
+      }
     }
   }
   if (ops.includes('encoder') && opened.trainEncoder) await send({ ...about(), op: 'encoder', direction: directions.encoder, ...(await measureEncoder(opened, name, { seconds, folder })) });

@@ -49,8 +49,18 @@ const libraries = {
   },
   'numpy-ts': async () => {
     const np = await import('numpy-ts');
-    const matrix = (values, rows, columns) => np.array(values).reshape(rows, columns);
-    const product = (a, b) => np.matmul(a, b).data;
+    const matrix = (values, rows, columns) => {
+      const flat = np.array(values);
+      const shaped = flat.reshape(rows, columns);
+      flat.dispose();
+      return shaped;
+    };
+    const product = (a, b) => {
+      const c = np.matmul(a, b);
+      const values = c.data.slice();
+      for (const array of [a, c]) array.dispose();
+      return values;
+    };
     return {
       detail: 'WebAssembly SIMD, float32, one thread',
       bank: (values, K, D) => ({ K, D, rows: matrix(values, K, D), columns: matrix(transposed(values, K, D), D, K) }),

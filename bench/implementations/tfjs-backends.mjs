@@ -7,8 +7,10 @@ import { Absent } from './index.mjs';
 
 const require = createRequire(import.meta.url);
 
+const mostWasmThreads = 8; // that many workers the threaded module starts with; a thread beyond them would wait for one for ever
+
 /** @returns {Promise<{ tf: object, detail: string, threads: number | undefined }>} */
-export async function openBackend(backend, threads = availableParallelism()) {
+export async function openBackend(backend, threads = Math.min(availableParallelism(), mostWasmThreads)) {
   return { cpu: openCpu, wasm: openWasm, webgpu: openWebGpu }[backend](threads);
 }
 
@@ -30,15 +32,15 @@ async function openWasm(threads) {
     await tf.setBackend('wasm');
     const flag = async (name) => ((await tf.env().getAsync(name)) ? 'on' : 'off');
     const detail = `SIMD ${await flag('WASM_HAS_SIMD_SUPPORT')}, threads ${await flag('WASM_HAS_MULTITHREAD_SUPPORT')}: ${wasm.getThreadsCount()}`;
-    if (wasm.getThreadsCount() !== threads) throw new Error(`asked for ${threads} threads; got ${detail}`);
-    return { tf, detail, threads };
+    if (threads > 1 && wasm.getThreadsCount() === 1) throw new Error(`asked for ${threads} threads; got ${detail}`);
+    return { tf, detail, threads: wasm.getThreadsCount() };
   } finally {
     restore();
   }
 }
 
 /**
- * tfjs 4.22 carries a threaded module and does not use it in Node (its issue 3830). Three things stand in the way while the backend starts:
+ * tfjs 4.22 carries a threaded module and does not use it in Node (github.com/tensorflow/tfjs/issues/3830). Three things stand in the way while the backend starts:
  * its workers' script and main module are Blobs with URLs, which Node's Worker and the workers' own importScripts, a file read, cannot open: they
  * become files here, the main module the same one from the package; and it takes half the logical cores: it is told of twice as many.
  * @returns puts everything back

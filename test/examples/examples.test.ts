@@ -2,6 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { link } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { CategoryList } from '../../lib/text/names.js';
@@ -89,6 +90,9 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
     const score = (await (await fetch(url)).json()) as { top1: number; images: number };
     expect(score.images).toBe(24);
     lines.length = 0;
+    for (const name of shapeNames) { // many more, so that the evaluation is still at work when its client goes
+      for (let copy = 0; copy < 500; copy++) await link(at('photos', name, '0.png'), at('photos', name, `copy-${copy}.png`));
+    }
     const client = new AbortController();
     const answer = fetch(url, { signal: client.signal });
     await line(/^evaluation images/u); // it is at work
