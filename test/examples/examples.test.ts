@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
-import { link } from 'node:fs/promises';
+import { cp, link } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
 import { CategoryList } from '../../lib/text/names.js';
@@ -77,7 +77,8 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
   const student = existsSync(at('own')) ? at('own') : undefined;
   expect(student, 'the student of own-images.ts').toBeDefined();
   await loadStudent(student!, { device });
-  const { child, lines, ended } = start('server-evaluation.ts', ['--student', student!, '--data', at('photos'), '--port', '0']);
+  await cp(at('photos'), at('served'), { recursive: true });
+  const { child, lines, ended } = start('server-evaluation.ts', ['--student', student!, '--data', at('served'), '--port', '0']);
   const line = async (pattern: RegExp) => {
     for (;;) {
       const found = lines.map((text) => pattern.exec(text)).find((match) => match !== null);
@@ -91,7 +92,7 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
     expect(score.images).toBe(24);
     lines.length = 0;
     for (const name of shapeNames) { // many more, so that the evaluation is still at work when its client goes
-      for (let copy = 0; copy < 500; copy++) await link(at('photos', name, '0.png'), at('photos', name, `copy-${copy}.png`));
+      for (let copy = 0; copy < 500; copy++) await link(at('served', name, '0.png'), at('served', name, `copy-${copy}.png`));
     }
     const client = new AbortController();
     const answer = fetch(url, { signal: client.signal });
