@@ -1,4 +1,4 @@
-// Makes docs/benchmarks.md and its charts from the rows in bench/results and the words in bench/page.md.
+// Makes docs/benchmarks.md and its charts from the rows in bench/results/peers and the words in bench/page.md.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -13,7 +13,7 @@ const ops = { bankLoss: 'bankLoss, forward and backward', bankUpdate: 'bankUpdat
 export function renderFiles() {
   const results = readResults();
   const page = readFileSync(join(here, 'page.md'), 'utf8')
-    .replace('<!-- generated -->', '<!-- Made by `npm run bench -- --render` from bench/results and bench/page.md: edit those. -->')
+    .replace('<!-- generated -->', '<!-- Made by `npm run bench -- --render` from bench/results/peers and bench/page.md: edit those. -->')
     .replace('<!-- rows -->', results.map(machineSection).join('\n\n'));
   return [['benchmarks.md', page], ...results.map(({ name, rows }) => [chartFile(name), chart(rows)])];
 }

@@ -1,9 +1,9 @@
-// Reads the rows of bench/results and answers questions about them.
+// Reads the rows of bench/results/peers and answers questions about them.
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const folder = join(dirname(fileURLToPath(import.meta.url)), 'results');
+const folder = join(dirname(fileURLToPath(import.meta.url)), 'results', 'peers');
 
 /** One entry a machine: { name, rows }, by file name. */
 export function readResults() {

@@ -1,7 +1,7 @@
 // Measures bankLoss, bankUpdate and encoder training on everything that implementations/index.mjs lists, checks that results agree, and writes rows.
 //   npm run bench -- [--only js,native] [--ops bankLoss,bankUpdate,encoder] [--sizes 256x1024x1000] [--seconds 3] [--cap 20] [--out rows.jsonl]
-//   npm run bench -- --render      makes docs/benchmarks.md and its chart from the rows in bench/results
-// A whole run writes bench/results/<machine>.jsonl; a run of a part writes only where --out says.
+//   npm run bench -- --render      makes docs/benchmarks.md and its chart from the rows in bench/results/peers
+// A whole run writes bench/results/peers/<machine>.jsonl; a run of a part writes only where --out says.
 import { fork, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -95,7 +95,7 @@ async function main() {
   if (selected.some(({ own }) => own)) installPackages();
   const whole = options.only === undefined && options.ops === undefined && options.sizes === undefined;
   const machine = describeMachine();
-  const out = options.out ?? (whole ? join(here, 'results', `${machineName(machine)}.jsonl`) : undefined);
+  const out = options.out ?? (whole ? join(here, 'results', 'peers', `${machineName(machine)}.jsonl`) : undefined);
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-bench-'));
   const rows = [];
   try {
