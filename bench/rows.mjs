@@ -30,6 +30,7 @@ export function titleOf({ title, threads }) {
 /**
  * What the package aims at, at the compared size, from rows alone: [{ op, aim, wanted, atMost, call, resident }], where `call` and `resident` are
  * ratios of medians for the public call with arrays and for banks that stay on the device (all threads). An aim without its rows gives no entry.
+ * @returns {{ op: string, aim: string, wanted: number, atMost?: boolean, call?: number, resident?: number }[]}
  */
 export function aims(rows) {
   const entries = [];
