@@ -49,7 +49,7 @@ export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from 
 export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
 
 // evaluation and export
-export { evaluateStudent, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
+export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
@@ -57,6 +57,6 @@ export { measureInference, measureSemantic, measureTraining, type MeasureOptions
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
-export type { RunSummary } from './report/summary.js';
+export type { RunSummary, TimeShare } from './report/summary.js';
 
 export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';

@@ -3,7 +3,7 @@
 import { Comment, CommentTag, Converter } from 'typedoc';
 
 const categories = [
-  [/^lib\/(device|errors|lifetime|system|advice|version|hub)/u, 'Devices and errors'],
+  [/^lib\/(device|errors|lifetime|system|advice|version|hub|cuda-probe)/u, 'Devices and errors'],
   [/^lib\/(native|safetensors)/u, 'Files and the native addon'],
   [/^lib\/(config|init)/u, 'Configuration'],
   [/^lib\/text\//u, 'Names and text'],
