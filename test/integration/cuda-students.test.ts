@@ -23,7 +23,8 @@ async function step(encoder: Encoder) {
 const create = (name: string, device = cpu, precision: Precision = 'float32') => createEncoder(name, { device, outputs, batch, resolution, precision, dropping: true, seed: 3 });
 
 // What float32 may differ by. ReLU6's kinks turn rounding into other gradients where a map has few pixels (see encoders.test.ts).
-const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2 };
+// resnet34: on these images one ReLU stands on the other side of its kink, which moves the gradient by 8e-3; on images of two other seeds it moved by 3e-5.
+const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2, resnet34: 2e-2 };
 
 // What bfloat16 may differ by from float32, twice what it was found to. The last norms see 8 values a channel here: in PyTorch 1.13 under bfloat16 autocast
 // the output of networks with random weights moves by 0.57 (mobilenet_v2), 0.42 (efficientnet_b0) and 0.057 (resnet18) too, where ours moved by 0.65, 0.24 and 0.060.
