@@ -144,7 +144,13 @@ async function attempt({ addon, index, timeoutMilliseconds = timeout }: ProbeOpt
 /** '' for the right answer, what is wrong with another, undefined for none. */
 function judge(text: string): string | undefined {
   if (text === '') return undefined;
-  const { values, error } = JSON.parse(text) as { values?: number[]; error?: string };
+  let answer: { values?: number[]; error?: string };
+  try {
+    answer = JSON.parse(text) as typeof answer;
+  } catch {
+    return 'it broke off in the middle of its answer';
+  }
+  const { values, error } = answer;
   if (values === undefined) return error ?? 'it gave no values';
   const right = values.length === expected.length && values.every((value, i) => Math.abs(value - expected[i]!) <= tolerance);
   return right ? '' : `it computes wrong numbers: ${values.join(', ')} in the place of ${expected.map((value) => value.toFixed(6)).join(', ')}`;
