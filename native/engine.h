@@ -8,6 +8,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -223,30 +224,29 @@ void top_similar(const DevicePtr& device, const std::vector<float>& queries, con
                  std::vector<int32_t>& indices, std::vector<float>& scores);
 
 // ---- the same for callers with arrays of their own --------------------------------------------------------------------------
+// They are read and written where they lie, and must stay there until the call returns.
 struct BankLossArguments {
-  std::vector<float> student, teacher;            // [B,D] raw
-  std::vector<float> textual, visual;             // [K,D]; an empty one is left out of the loss (needs alpha 0 or 1)
-  std::vector<float> queue;                       // [Q,D]; empty: none
+  std::span<const float> student, teacher;        // [B,D] raw
+  std::span<const float> textual, visual;         // [K,D]; an empty one is left out of the loss (needs alpha 0 or 1)
+  std::span<const float> queue;                   // [Q,D]; empty: none
+  std::span<float> gradient;                      // [B,D] <- dL/d raw student
   int64_t dimension = 0;
   float student_temperature = 0.2f, teacher_temperature = 0.01f, alpha = 0.5f;
   bool bfloat16 = false;
 };
 struct BankLossResult {
   double loss = 0, loss_visual = 0, loss_textual = 0, kl_visual = 0, kl_textual = 0;
-  std::vector<float> gradient;                    // [B,D] dL/d raw student
 };
-BankLossResult bank_loss(const DevicePtr& device, BankLossArguments arguments);                   // device's thread [waits]
+BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments);            // device's thread [waits]
 struct BankUpdateArguments {
-  std::vector<float> teacher, textual, visual;    // [B,D] raw, [K,D], [K,D]
-  std::vector<uint8_t> seen;                      // [K]
+  std::span<const float> teacher, textual, visual;  // [B,D] raw, [K,D], [K,D]
+  std::span<const uint8_t> seen;                  // [K]
+  std::span<int32_t> assignment;                  // [B] <- each image's category
+  std::span<float> visual_after;                  // [K,D] <- the bank after the update
+  std::span<uint8_t> seen_after;                  // [K] <- 0 or 1
   int64_t dimension = 0;
   float momentum = 0.99f;
 };
-struct BankUpdateResult {
-  std::vector<int32_t> assignment;                // [B]
-  std::vector<float> visual;                      // [K,D]
-  std::vector<uint8_t> seen;                      // [K]
-};
-BankUpdateResult bank_update(const DevicePtr& device, BankUpdateArguments arguments);             // device's thread [waits]
+void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments);                  // device's thread [waits]
 
 }  // namespace lgd

@@ -84,7 +84,7 @@ async function compile(folder, targets, flags) {
   const includes = [...flags.includes, 'native', require('node-addon-api').include_dir, require('node-api-headers').include_dir];
   const common = [
     '-std=gnu++20', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-fvisibility=hidden', '-MMD',
-    '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', `-DLGD_VERSION="${version}"`, ...flags.options, ...includes.flatMap((path) => ['-I', path]),
+    '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', '-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', `-DLGD_VERSION="${version}"`, ...flags.options, ...includes.flatMap((path) => ['-I', path]),
   ];
   const objectOf = (source) => (source.endsWith('.o') ? source : join(out, `${source.replaceAll('/', '_')}.o`));
   const all = [...new Set(targets.flatMap((target) => target.sources))];

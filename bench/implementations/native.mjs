@@ -1,4 +1,4 @@
-// lgdistill's native backend behind the public calls: arguments are checked and copied, and results copied back, in every call.
+// lgdistill's native backend behind the public calls: every value is checked, and the results are new arrays, in every call.
 import { bankLoss, bankUpdate, openDevice, version } from '../../dist/index.js';
 import { trainOurs } from '../encoder.mjs';
 import { Absent } from './index.mjs';

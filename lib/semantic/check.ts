@@ -2,19 +2,19 @@ import { LgdError } from '../errors.js';
 import type { BankLossInput, BankUpdateInput } from './types.js';
 
 /**
- * Checks the arguments of bankLoss before anything is computed.
- * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING; `option` names the argument
+ * Checks the arguments of bankLoss before anything is computed, all but the embeddings' values: see {@link checkLossValues}.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION; `option` names the argument
  */
 export function checkBankLoss(input: BankLossInput): void {
   const { dimension, alpha } = input;
   checkDimension(dimension);
-  const batch = checkRows('student', input.student, dimension, true);
-  const teachers = checkRows('teacher', input.teacher, dimension, true);
+  const batch = rowsOf('student', input.student, dimension);
+  const teachers = rowsOf('teacher', input.teacher, dimension);
   if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'student', found: '0 rows', allowed: 'at least one row' });
   if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
-  const categories = checkRows('textual', input.textual, dimension, true);
-  const anchors = checkRows('visual', input.visual, dimension, false);
-  const queued = checkRows('queue', input.queue, dimension, true);
+  const categories = rowsOf('textual', input.textual, dimension);
+  const anchors = rowsOf('visual', input.visual, dimension);
+  const queued = rowsOf('queue', input.queue, dimension);
   if (categories > 0 && anchors > 0 && anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
   checkTemperature('studentTemperature', input.studentTemperature);
   checkTemperature('teacherTemperature', input.teacherTemperature);
@@ -24,15 +24,15 @@ export function checkBankLoss(input: BankLossInput): void {
 }
 
 /**
- * Checks the arguments of bankUpdate before anything is computed.
- * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING; `option` names the argument
+ * Checks the arguments of bankUpdate before anything is computed, all but the embeddings' values: see {@link checkUpdateValues}.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION; `option` names the argument
  */
 export function checkBankUpdate(input: BankUpdateInput): void {
   const { dimension, momentum, seen } = input;
   checkDimension(dimension);
-  const batch = checkRows('teacher', input.teacher, dimension, true);
-  const categories = checkRows('textual', input.textual, dimension, true);
-  const anchors = checkRows('visual', input.visual, dimension, false);
+  const batch = rowsOf('teacher', input.teacher, dimension);
+  const categories = rowsOf('textual', input.textual, dimension);
+  const anchors = rowsOf('visual', input.visual, dimension);
   if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'teacher', found: '0 rows', allowed: 'at least one row' });
   if (categories === 0) throw new LgdError('BAD_SHAPE', 'there is no category.', { option: 'textual', found: '0 rows', allowed: 'at least one row' });
   if (anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
@@ -43,6 +43,25 @@ export function checkBankUpdate(input: BankUpdateInput): void {
   if (!(momentum >= 0 && momentum < 1)) {
     throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });
   }
+}
+
+/**
+ * Looks at every value of bankLoss's embeddings, whose shapes are right.
+ * @throws LgdError NON_FINITE, ZERO_EMBEDDING; `option` names the argument, the message the row
+ */
+export function checkLossValues({ student, teacher, textual, visual, queue, dimension }: BankLossInput): void {
+  checkValues('student', student, dimension, true);
+  checkValues('teacher', teacher, dimension, true);
+  checkValues('textual', textual, dimension, true);
+  checkValues('visual', visual, dimension, false);
+  checkValues('queue', queue, dimension, true);
+}
+
+/** The same for bankUpdate's. */
+export function checkUpdateValues({ teacher, textual, visual, dimension }: BankUpdateInput): void {
+  checkValues('teacher', teacher, dimension, true);
+  checkValues('textual', textual, dimension, true);
+  checkValues('visual', visual, dimension, false);
 }
 
 function checkDimension(dimension: number): void {
@@ -57,18 +76,21 @@ function checkTemperature(option: string, value: number): void {
   }
 }
 
-/**
- * How many rows an array holds, after looking at every value. A zero row has no direction and is refused where one is needed: everywhere
- * but in the visual bank, whose anchors enter as they are.
- */
-function checkRows(option: string, values: Float32Array | undefined, dimension: number, needsDirection: boolean): number {
+/** How many rows an array holds. */
+function rowsOf(option: string, values: Float32Array | undefined, dimension: number): number {
   if (values === undefined && option !== 'student' && option !== 'teacher') return 0;
   if (!(values instanceof Float32Array)) throw new LgdError('BAD_OPTION', 'not an array of embeddings.', { option, found: typeName(values), allowed: 'a Float32Array' });
   const rows = values.length / dimension;
   if (!Number.isInteger(rows)) {
     throw new LgdError('BAD_SHAPE', 'its values do not make whole rows.', { option, found: `${values.length} values`, allowed: `a multiple of ${dimension}` });
   }
-  for (let row = 0; row < rows; row++) {
+  return rows;
+}
+
+/** A zero row has no direction and is refused where one is needed: everywhere but in the visual bank, whose anchors enter as they are. */
+function checkValues(option: string, values: Float32Array | undefined, dimension: number, needsDirection: boolean): void {
+  if (values === undefined) return;
+  for (let row = 0; row < values.length / dimension; row++) {
     const [begin, end] = [row * dimension, (row + 1) * dimension];
     const sum = sumOfMagnitudes(values, begin, end);
     if (!(sum < Infinity)) {
@@ -77,24 +99,13 @@ function checkRows(option: string, values: Float32Array | undefined, dimension: 
     }
     if (needsDirection && sum === 0) throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });
   }
-  return rows;
 }
 
-/**
- * Sum of |value|: infinite or NaN if one value is (in float64 no sum of finite float32 values is), zero if all are. Four sums, since millions of values
- * pass here before each native call and one sum would wait for its last addition.
- */
+/** Sum of |value|: infinite or NaN if one value is (in float64 no sum of finite float32 values is), zero if all are. */
 function sumOfMagnitudes(values: Float32Array, begin: number, end: number): number {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  let at = begin;
-  for (; at + 3 < end; at += 4) {
-    a += Math.abs(values[at]!);
-    b += Math.abs(values[at + 1]!);
-    c += Math.abs(values[at + 2]!);
-    d += Math.abs(values[at + 3]!);
-  }
-  for (; at < end; at++) a += Math.abs(values[at]!);
-  return a + b + (c + d);
+  let sum = 0;
+  for (let at = begin; at < end; at++) sum += Math.abs(values[at]!);
+  return sum;
 }
 
 function wrongRows(option: string, found: number, expected: number, other: string): LgdError {

@@ -1,7 +1,7 @@
 /** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { checkBankLoss, checkBankUpdate } from './check.js';
+import { checkBankLoss, checkBankUpdate, checkLossValues, checkUpdateValues } from './check.js';
 import * as js from './js.js';
 import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
 
@@ -27,7 +27,7 @@ export interface BankLossOptions extends SemanticCallOptions {
 /**
  * The loss of language-guided distillation and its gradient (method.md steps 1 to 6; derivation in native/semantic/bank_loss.h).
  * With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
- * `visual` and `queue` one softmax runs over both.
+ * `visual` and `queue` one softmax runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
 export async function bankLoss(input: BankLossInput, { device, signal, precision = 'float32' }: BankLossOptions): Promise<BankLossOutput> {
@@ -36,10 +36,15 @@ export async function bankLoss(input: BankLossInput, { device, signal, precision
   if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
     throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
   }
-  if (device === 'js') return await js.bankLoss(input, signal);
+  if (device === 'js') {
+    checkLossValues(input);
+    return await js.bankLoss(input, signal);
+  }
   const { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha } = input;
-  const output = await device.addon.bankLoss(device.handle, {
-    student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16',
+  const args = { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16' };
+  const output = await device.addon.bankLoss(device.handle, args).catch((error: unknown) => {
+    if (isAboutValues(error)) checkLossValues(input);
+    throw error;
   });
   throwIfAborted(signal, 'The semantic loss');
   return output;
@@ -47,15 +52,27 @@ export async function bankLoss(input: BankLossInput, { device, signal, precision
 
 /**
  * Language-Guided Knowledge Aggregation (method.md step 7): assigns each teacher embedding to its nearest category name and moves that category's
- * visual anchor to, or towards, the mean of its embeddings. The arguments are not changed.
+ * visual anchor to, or towards, the mean of its embeddings. The arguments are not changed;
+ * a native device reads them where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
 export async function bankUpdate(input: BankUpdateInput, { device, signal }: SemanticCallOptions): Promise<BankUpdateOutput> {
   throwIfAborted(signal, 'The bank update');
   checkBankUpdate(input);
-  if (device === 'js') return await js.bankUpdate(input, signal);
+  if (device === 'js') {
+    checkUpdateValues(input);
+    return await js.bankUpdate(input, signal);
+  }
   const { teacher, textual, visual, seen, dimension, momentum } = input;
-  const output = await device.addon.bankUpdate(device.handle, { teacher, textual, visual, seen, dimension, momentum });
+  const output = await device.addon.bankUpdate(device.handle, { teacher, textual, visual, seen, dimension, momentum }).catch((error: unknown) => {
+    if (isAboutValues(error)) checkUpdateValues(input);
+    throw error;
+  });
   throwIfAborted(signal, 'The bank update');
   return output;
+}
+
+/** Whether the addon, which looks at values as fast as memory goes, found some that cannot be used; which ones is then looked up here. */
+function isAboutValues(error: unknown): boolean {
+  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 }

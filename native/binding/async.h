@@ -5,8 +5,8 @@
 
 namespace lgd::binding {
 
-// `deliver` is called once, from any thread, with null or an error; the promise settles on the main thread:
-// to_value(env) makes its value.
+// `deliver` must be called once, from any thread, with null or an error: an environment that ends waits for it. The promise settles on the
+// main thread: to_value(env) makes its value. to_value is destroyed there too, and not before the work is done.
 struct Settler {
   Napi::Promise promise;
   std::function<void(std::exception_ptr)> deliver;

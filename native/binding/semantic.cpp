@@ -1,4 +1,4 @@
-#include "binding/async.h"
+#include "binding/borrowed.h"
 #include "binding/exports.h"
 
 namespace lgd::binding {
@@ -28,51 +28,48 @@ Napi::Value from_metrics(Napi::Env env, const SemanticMetrics& metrics) {
 
 Napi::Value js_bank_loss(const Napi::CallbackInfo& info) {
   const Fields fields(info[1], "bankLoss");
-  auto arguments = std::make_shared<BankLossArguments>();
-  fields.read("student", arguments->student);
-  fields.read("teacher", arguments->teacher);
-  fields.read("textual", arguments->textual);
-  fields.read("visual", arguments->visual);
-  fields.read("queue", arguments->queue);
-  fields.read("dimension", arguments->dimension);
-  fields.read("studentTemperature", arguments->student_temperature);
-  fields.read("teacherTemperature", arguments->teacher_temperature);
-  fields.read("alpha", arguments->alpha);
-  fields.read("bfloat16", arguments->bfloat16);
+  const auto arrays = std::make_shared<BorrowedArrays>(info.Env());
+  BankLossArguments arguments;
+  arguments.student = arrays->floats(fields, "student");
+  arguments.teacher = arrays->floats(fields, "teacher");
+  arguments.textual = arrays->floats(fields, "textual");
+  arguments.visual = arrays->floats(fields, "visual");
+  arguments.queue = arrays->floats(fields, "queue");
+  arguments.gradient = arrays->make<float>("gradient", arguments.student.size());
+  fields.read("dimension", arguments.dimension);
+  fields.read("studentTemperature", arguments.student_temperature);
+  fields.read("teacherTemperature", arguments.teacher_temperature);
+  fields.read("alpha", arguments.alpha);
+  fields.read("bfloat16", arguments.bfloat16);
   const DevicePtr device = device_argument(info, 0);
-  return run_async<BankLossResult>(
-      info.Env(), device, "bankLoss", [device, arguments](BankLossResult& result) { result = bank_loss(device, std::move(*arguments)); },
-      [](Napi::Env env, const BankLossResult& result) -> Napi::Value {
-        auto out = Napi::Object::New(env);
+  return run_with_arrays<BankLossResult>(
+      info.Env(), device, "bankLoss", arrays, [device, arguments](BankLossResult& result) { result = bank_loss(device, arguments); },
+      [](const BankLossResult& result, Napi::Object out) {
         out.Set("loss", result.loss);
         out.Set("lossVisual", result.loss_visual);
         out.Set("lossTextual", result.loss_textual);
         out.Set("klVisual", result.kl_visual);
         out.Set("klTextual", result.kl_textual);
-        out.Set("gradient", to_js(env, result.gradient));
-        return out;
       });
 }
 
 Napi::Value js_bank_update(const Napi::CallbackInfo& info) {
+  struct Nothing {};
   const Fields fields(info[1], "bankUpdate");
-  auto arguments = std::make_shared<BankUpdateArguments>();
-  fields.read("teacher", arguments->teacher);
-  fields.read("textual", arguments->textual);
-  fields.read("visual", arguments->visual);
-  fields.read("seen", arguments->seen);
-  fields.read("dimension", arguments->dimension);
-  fields.read("momentum", arguments->momentum);
+  const auto arrays = std::make_shared<BorrowedArrays>(info.Env());
+  BankUpdateArguments arguments;
+  arguments.teacher = arrays->floats(fields, "teacher");
+  arguments.textual = arrays->floats(fields, "textual");
+  arguments.visual = arrays->floats(fields, "visual");
+  arguments.seen = arrays->bytes(fields, "seen");
+  fields.read("dimension", arguments.dimension);
+  fields.read("momentum", arguments.momentum);
+  arguments.assignment = arrays->make<int32_t>("assignment", arguments.dimension > 0 ? arguments.teacher.size() / size_t(arguments.dimension) : 0);
+  arguments.visual_after = arrays->make<float>("visual", arguments.visual.size());
+  arguments.seen_after = arrays->make<uint8_t>("seen", arguments.seen.size());
   const DevicePtr device = device_argument(info, 0);
-  return run_async<BankUpdateResult>(
-      info.Env(), device, "bankUpdate", [device, arguments](BankUpdateResult& result) { result = bank_update(device, std::move(*arguments)); },
-      [](Napi::Env env, const BankUpdateResult& result) -> Napi::Value {
-        auto out = Napi::Object::New(env);
-        out.Set("assignment", to_js(env, result.assignment));
-        out.Set("visual", to_js(env, result.visual));
-        out.Set("seen", to_js(env, result.seen));
-        return out;
-      });
+  return run_with_arrays<Nothing>(
+      info.Env(), device, "bankUpdate", arrays, [device, arguments](Nothing&) { bank_update(device, arguments); }, [](const Nothing&, Napi::Object) {});
 }
 
 Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {

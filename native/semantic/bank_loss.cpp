@@ -1,6 +1,7 @@
 #include "semantic/bank_loss.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "semantic/kernels.h"
 
@@ -59,6 +60,27 @@ SoftmaxBlock softmax_block(const BankLossShape& shape, const BankLossSettings& s
   return block;
 }
 
+// Rows [begin, end) of the anchors, which lie behind each other at `rows`.
+struct AnchorPiece {
+  int64_t begin, end;
+  const float* rows;
+};
+
+// The anchors as few pieces as they lie in: one, unless a caller's arrays lie apart.
+std::vector<AnchorPiece> anchor_pieces(const BankLossShape& shape, const BankLossArrays& arrays) {
+  std::vector<AnchorPiece> pieces;
+  int64_t begin = 0;
+  const auto append = [&](int64_t count, const float* apart) {
+    if (count > 0 && (apart || pieces.empty())) pieces.push_back({begin, begin, apart ? apart : arrays.anchors});
+    if (count > 0) pieces.back().end += count;
+    begin += count;
+  };
+  append(shape.textual, nullptr);
+  append(shape.visual, arrays.visual);
+  append(shape.queue, arrays.queue);
+  return pieces;
+}
+
 }  // namespace
 
 GradientRange::GradientRange(const BankLossShape& shape, float textual_weight, float visual_weight) {
@@ -78,6 +100,7 @@ void bank_loss_cpu(Device& device, const BankLossShape& shape, const BankLossSet
   const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / per_row, 1, batch);
   SoftmaxBlock block = softmax_block(shape, settings, stride);
   const GradientRange range(shape, block.textual_weight, block.visual_weight);
+  const std::vector<AnchorPiece> pieces = anchor_pieces(shape, arrays);
 
   Carver sizes(nullptr);
   LossMemory(sizes, shape, rows_at_once, stride);
@@ -94,9 +117,17 @@ void bank_loss_cpu(Device& device, const BankLossShape& shape, const BankLossSet
     float* student_norm = memory.norms + first;
     normalise_rows_cpu(device, rows, dimension, arrays.student + first * dimension, student_unit, student_norm);
     normalise_rows_cpu(device, rows, dimension, arrays.teacher + first * dimension, teacher_unit, memory.norms + batch + first);
-    similarities_cpu(device, 2 * rows, total, dimension, memory.units, arrays.anchors, memory.scores, stride);
+    for (const auto& [begin, end, anchors] : pieces)
+      similarities_cpu(device, 2 * rows, end - begin, dimension, memory.units, anchors, memory.scores + begin, stride);
     bank_softmax_cpu(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
-    anchor_sums_cpu(device, rows, range.size(), dimension, student_scores + range.begin, stride, arrays.anchors + range.begin * dimension, memory.sums);
+    bool add = false;
+    for (const auto& [piece_begin, piece_end, anchors] : pieces) {
+      const int64_t begin = std::max(piece_begin, range.begin), end = std::min(piece_end, range.end);
+      if (begin >= end) continue;
+      anchor_sums_cpu(device, rows, end - begin, dimension, student_scores + begin, stride, anchors + (begin - piece_begin) * dimension, add, memory.sums);
+      add = true;
+    }
+    if (!add) std::fill_n(memory.sums, rows * dimension, 0.0f);
     finish_gradient_cpu(device, rows, dimension, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm, arrays.d_student + first * dimension);
   }
   reduce_loss_cpu(device, batch, memory.stats, memory.norms, arrays.record);

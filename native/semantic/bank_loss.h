@@ -74,6 +74,7 @@ struct BankLossSettings {
 struct BankLossArrays {
   const float *student, *teacher;        // [B,D] raw
   const float* anchors;                  // [N,D]
+  const float *visual = nullptr, *queue = nullptr;  // those sections of the anchors, where they do not lie behind the one before (CPU only)
   const void* operands = nullptr;        // the anchors as float16 rows in operand_layout(); Products::f16 only
   float* d_student;                      // [B,D] <- scale * dL/d student
   LossRecord* record;
@@ -133,8 +134,8 @@ struct RowStats {
 void bank_softmax_cpu(Device&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
                       float* own_weight, RowStats* stats);
 
-// sums[m] = sum over n of weights[m,n] anchors[n];  weights [M, stride], sums [M,D].
-void anchor_sums_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, float* sums);
+// sums[m] (add: +)= sum over n of weights[m,n] anchors[n];  weights [M, stride], sums [M,D].
+void anchor_sums_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums);
 
 // d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
 void finish_gradient_cpu(Device&, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,

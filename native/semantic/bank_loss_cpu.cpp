@@ -130,8 +130,8 @@ void bank_softmax_cpu(Device& device, const SoftmaxBlock& block, const float* st
   });
 }
 
-void anchor_sums_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, float* sums) {
-  multiply_cpu(device.pool, {m, dimension, n}, weights, stride, anchors, dimension, false, sums, dimension);
+void anchor_sums_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums) {
+  multiply_cpu(device.pool, {m, dimension, n}, weights, stride, anchors, dimension, false, sums, dimension, add);
 }
 
 void finish_gradient_cpu(Device& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,

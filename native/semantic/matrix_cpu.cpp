@@ -26,9 +26,9 @@ struct Packed {
 }  // namespace
 
 void multiply_cpu(ThreadPool& pool, const MatrixShape& shape, const float* a, int64_t lda, const float* b, int64_t ldb, bool b_transposed, float* c,
-                  int64_t ldc) {
+                  int64_t ldc, bool add) {
   const auto [m, n, k] = shape;
-  if (k == 0)
+  if (k == 0 && !add)
     for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.0f);
   if (m == 0 || n == 0 || k == 0) return;
 
@@ -67,7 +67,7 @@ void multiply_cpu(ThreadPool& pool, const MatrixShape& shape, const float* a, in
         pack_columns(b_transposed ? b + column * ldb + k0 : b + k0 * ldb + column, ldb, b_transposed, columns, depth, panel);
         for (int64_t row = row_begin; row < row_end; ++row)
           multiply_tile(depth, packed.rows + (step * packed.row_tiles + row) * packed.panel(), panel, c + row * packed.row_tile * ldc + column, ldc,
-                        int(std::min<int64_t>(packed.row_tile, m - row * packed.row_tile)), columns, step > 0);
+                        int(std::min<int64_t>(packed.row_tile, m - row * packed.row_tile)), columns, add || step > 0);
       }
     }
   });

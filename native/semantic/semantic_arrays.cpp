@@ -2,13 +2,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "semantic/row_check.h"
 #include "semantic/semantic_head.h"
 
 namespace lgd {
 
 namespace {
 
-int64_t rows_of(const char* name, const std::vector<float>& values, int64_t dimension) {
+int64_t rows_of(const char* name, std::span<const float> values, int64_t dimension) {
   LGD_CHECK(dimension > 0, "BAD_SHAPE", "dimension: expected a positive number, found ", dimension);
   LGD_CHECK(values.size() % size_t(dimension) == 0, "BAD_SHAPE", name, ": ", values.size(), " values do not make rows of ", dimension);
   return int64_t(values.size()) / dimension;
@@ -34,25 +35,47 @@ std::vector<T> download(const DevicePtr& device, const Buffer& buffer, int64_t c
   return values;
 }
 
-// Host values where the device's kernels can use them: on the CPU as they lie, on a GPU in its memory.
+// Host values where the device's kernels can read them: on the CPU as they lie, on a GPU in its memory.
 template <class T>
 class DeviceValues {
  public:
-  DeviceValues(const DevicePtr& device, std::vector<T>& host) : device_(device), host_(host) {
+  DeviceValues(const DevicePtr& device, std::span<const T> host) : host_(host) {
     if (device->kind == DeviceKind::cuda) copy_ = upload(device, host);
   }
-  T* data() const { return copy_ ? copy_.template as<T>() : host_.data(); }
-  // What the kernels left there.
-  std::vector<T> take() {
-    if (copy_) device_->to_host(host_.data(), copy_.template as<>(), host_.size() * sizeof(T));
-    return std::move(host_);
+  const T* data() const { return copy_ ? copy_.template as<T>() : host_.data(); }
+
+ private:
+  std::span<const T> host_;
+  Buffer copy_;
+};
+
+// The same for host memory that kernels write: send() takes along what stands there, collect() brings what they left.
+template <class T>
+class DeviceResult {
+ public:
+  DeviceResult(const DevicePtr& device, std::span<T> host) : device_(device), host_(host) {
+    if (device->kind == DeviceKind::cuda) memory_ = Buffer(device, host.size_bytes());
+  }
+  T* data() const { return memory_ ? memory_.template as<T>() : host_.data(); }
+  void send() const {
+    if (memory_) device_->from_host(memory_.template as<>(), host_.data(), host_.size_bytes());
+  }
+  void collect() const {
+    if (memory_) device_->to_host(host_.data(), memory_.template as<>(), host_.size_bytes());
   }
 
  private:
   DevicePtr device_;
-  std::vector<T>& host_;
-  Buffer copy_;
+  std::span<T> host_;
+  Buffer memory_;
 };
+
+// Throws NON_FINITE or ZERO_EMBEDDING; a row that may be zero is one without a use for its direction.
+void check_values(Device& device, const char* name, std::span<const float> values, int64_t dimension, bool needs_direction = true) {
+  RowFaults faults = check_rows(device, rows_of(name, values, dimension), dimension, values.data());
+  if (!needs_direction) faults.zero = 0;
+  throw_faults(name, faults);
+}
 
 BankLossShape loss_shape(const BankLossArguments& arguments) {
   BankLossShape shape;
@@ -77,61 +100,91 @@ BankLossShape loss_shape(const BankLossArguments& arguments) {
 
 }  // namespace
 
-BankLossResult bank_loss(const DevicePtr& device, BankLossArguments arguments) {
+BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments) {
   const BankLossShape shape = loss_shape(arguments);
   const BankLossSettings settings = {arguments.alpha, arguments.student_temperature, arguments.teacher_temperature, 1,
                                      products_of(*device, arguments.bfloat16)};
+  check_values(*device, "student", arguments.student, shape.dimension);
+  check_values(*device, "teacher", arguments.teacher, shape.dimension);
+  check_values(*device, "textual", arguments.textual, shape.dimension);
+  check_values(*device, "visual", arguments.visual, shape.dimension, false);
+  check_values(*device, "queue", arguments.queue, shape.dimension);
+
   const DeviceValues student(device, arguments.student), teacher(device, arguments.teacher);
-  const Buffer anchors = upload(device, arguments.textual, arguments.visual, arguments.queue);
-  const Buffer gradient(device, arguments.student.size() * sizeof(float)), record(device, sizeof(LossRecord));
-  const OperandLayout layout = operand_layout(shape.dimension, arguments.student_temperature, arguments.teacher_temperature);
-  const Buffer operands(device, arguments.bfloat16 ? size_t(shape.anchors() * layout.stride()) * sizeof(uint16_t) : 0);
-  if (arguments.bfloat16) write_operands(*device, shape.anchors(), shape.dimension, layout, anchors.as<float>(), operands.as<>());
+  const DeviceResult gradient(device, arguments.gradient);
+  const Buffer record(device, sizeof(LossRecord));
+  Buffer anchors, operands;
   BankLossArrays arrays;
   arrays.student = student.data();
   arrays.teacher = teacher.data();
-  arrays.anchors = anchors.as<float>();
-  arrays.operands = operands.as<>();
-  arrays.d_student = gradient.as<float>();
+  if (device->kind == DeviceKind::cuda) {
+    anchors = upload(device, arguments.textual, arguments.visual, arguments.queue);
+    arrays.anchors = anchors.as<float>();
+  } else {
+    arrays.anchors = arguments.textual.data();
+    arrays.visual = arguments.visual.data();
+    arrays.queue = arguments.queue.data();
+  }
+  if (arguments.bfloat16) {
+    const OperandLayout layout = operand_layout(shape.dimension, arguments.student_temperature, arguments.teacher_temperature);
+    operands = Buffer(device, size_t(shape.anchors() * layout.stride()) * sizeof(uint16_t));
+    write_operands(*device, shape.anchors(), shape.dimension, layout, anchors.as<float>(), operands.as<>());
+    arrays.operands = operands.as<>();
+  }
+  arrays.d_student = gradient.data();
   arrays.record = record.as<LossRecord>();
   run_bank_loss(*device, shape, settings, arrays);
 
-  BankLossResult result;
-  result.gradient = download<float>(device, gradient, shape.batch * shape.dimension);
+  gradient.collect();
   const LossRecord found = download<LossRecord>(device, record, 1)[0];
   throw_faults("student", found.student);
   throw_faults("teacher", found.teacher);
+  BankLossResult result;
   result.loss_visual = found.loss_visual;
   result.loss_textual = found.loss_textual;
   result.kl_visual = found.loss_visual - found.entropy_visual;
   result.kl_textual = found.loss_textual - found.entropy_textual;
   result.loss = double(arguments.alpha) * found.loss_visual + (1 - double(arguments.alpha)) * found.loss_textual;
-  if (!std::isfinite(result.loss)) throw Error("NON_FINITE", "the loss is not finite: a bank or the queue has a value that is not finite");
+  if (!std::isfinite(result.loss)) throw Error("NON_FINITE", "the loss is not finite: a bank's values are beyond the range of its products");
   return result;
 }
 
-BankUpdateResult bank_update(const DevicePtr& device, BankUpdateArguments arguments) {
+void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) {
   const int64_t dimension = arguments.dimension;
   const int64_t rows = rows_of("teacher", arguments.teacher, dimension), categories = rows_of("textual", arguments.textual, dimension);
   LGD_CHECK(rows > 0 && categories > 0, "BAD_SHAPE", "teacher and textual need at least one row each");
   LGD_CHECK(arguments.visual.size() == arguments.textual.size(), "BAD_SHAPE", "visual: expected ", arguments.textual.size(),
             " values, as many as textual, found ", arguments.visual.size());
   LGD_CHECK(int64_t(arguments.seen.size()) == categories, "BAD_SHAPE", "seen: expected ", categories, " flags, found ", arguments.seen.size());
+  LGD_CHECK(int64_t(arguments.assignment.size()) == rows && arguments.visual_after.size() == arguments.visual.size() &&
+                arguments.seen_after.size() == arguments.seen.size(), "BAD_SHAPE", "the results' sizes do not fit the arguments'");
   LGD_CHECK(arguments.momentum >= 0 && arguments.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", arguments.momentum);
-  for (uint8_t& flag : arguments.seen) flag = flag != 0;
+  check_values(*device, "teacher", arguments.teacher, dimension);
+  check_values(*device, "textual", arguments.textual, dimension);
+  check_values(*device, "visual", arguments.visual, dimension, false);
 
+  // The results' own memory receives the bank as it was, and the update works there.
+  constexpr int64_t copied_at_once = 65536;
+  device->pool.for_range(int64_t(arguments.visual.size()), copied_at_once, [&](int64_t begin, int64_t end) {
+    std::copy(arguments.visual.begin() + begin, arguments.visual.begin() + end, arguments.visual_after.begin() + begin);
+  });
+  std::transform(arguments.seen.begin(), arguments.seen.end(), arguments.seen_after.begin(), [](uint8_t flag) { return uint8_t(flag != 0); });
   const DeviceValues teacher(device, arguments.teacher), textual(device, arguments.textual);
-  DeviceValues visual(device, arguments.visual);
-  DeviceValues seen(device, arguments.seen);
-  const Buffer assignment(device, size_t(rows) * sizeof(int32_t)), record(device, sizeof(UpdateRecord));
+  const DeviceResult visual(device, arguments.visual_after);
+  const DeviceResult seen(device, arguments.seen_after);
+  const DeviceResult assignment(device, arguments.assignment);
+  visual.send();
+  seen.send();
+  const Buffer record(device, sizeof(UpdateRecord));
   BankTargets targets;
   targets.textual = textual.data();
   targets.visual = visual.data();
   targets.seen = seen.data();
-  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.as<int32_t>(),
-                  record.as<UpdateRecord>());
+  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.data(), record.as<UpdateRecord>());
   throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
-  return {download<int32_t>(device, assignment, rows), visual.take(), seen.take()};
+  visual.collect();
+  seen.collect();
+  assignment.collect();
 }
 
 namespace {
