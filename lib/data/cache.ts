@@ -40,6 +40,8 @@ export class ImageCache implements Disposable {
   readonly labels: Int32Array | undefined;
   readonly classNames: readonly string[] | undefined;
   readonly sourceIndex: Int32Array;
+  /** Bytes of each image's file. */
+  readonly fileBytes: Float64Array;
   readonly broken: readonly BrokenImage[];
   /** Short side in pixels of the images kept, at most. */
   readonly shortSide: number;
@@ -48,10 +50,11 @@ export class ImageCache implements Disposable {
   readonly #addon: NativeAddon;
   #store: PixelStoreHandle | undefined;
 
-  private constructor(store: PixelStoreHandle, options: ImageCacheOptions, { ids, places, labels, broken }: Decoded, classNames: readonly string[] | undefined) {
+  private constructor(store: PixelStoreHandle, options: ImageCacheOptions, { ids, places, labels, fileBytes, broken }: Decoded, classNames: readonly string[] | undefined) {
     this.#addon = options.addon;
     this.#store = store;
     this.sourceIndex = Int32Array.from(places);
+    this.fileBytes = Float64Array.from(fileBytes);
     this.ids = ids;
     this.labels = labels && Int32Array.from(labels);
     this.classNames = labels && classNames;

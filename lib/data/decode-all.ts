@@ -35,6 +35,8 @@ export interface Decoded {
   ids: string[];
   places: number[];
   labels: number[] | undefined;
+  /** Bytes of each before it was decoded. */
+  fileBytes: number[];
   broken: BrokenImage[];
 }
 
@@ -57,7 +59,7 @@ const progressMilliseconds = 100;
 /** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
 const imagesAhead = 4;
 
-type Outcome = { image: DecodedImage } | { reason: string };
+type Outcome = { image: DecodedImage; fileBytes: number } | { reason: string };
 
 /** The images of a source, in order. */
 export async function* listed({ ids, labels, read }: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
@@ -120,7 +122,7 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
   const previous = sharp.concurrency();
   sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel))); // many pictures at once beat many threads on one
   const running: Promise<Outcome>[] = [];
-  const result: Decoded = { ids: [], places: [], labels: undefined, broken: [] };
+  const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
   const waiting: Undecoded[] = [];
   const iterator = images[Symbol.asyncIterator]();
   let reported = 0;
@@ -157,7 +159,8 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
 
 async function decodeOne(image: Undecoded, options: DecodeOptions): Promise<Outcome> {
   try {
-    return { image: await decodeImage(await image.read(), options) };
+    const bytes = await image.read();
+    return { image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) };
   }
@@ -170,6 +173,7 @@ function take(result: Decoded, { id, label }: Undecoded, place: number, outcome:
     options.keep(outcome.image);
     ids.push(id);
     places.push(place);
+    result.fileBytes.push(outcome.fileBytes);
     if (label !== undefined) (result.labels ??= []).push(label);
     return;
   }

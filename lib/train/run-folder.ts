@@ -12,10 +12,12 @@ const configFile = 'config.json';
 /** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
 export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
+/** See image-list.ts. */
+export const imageListFile = 'images.tsv.gz';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
+const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
@@ -67,7 +69,7 @@ export class RunFolder {
     await folder.#lock();
     try {
       if (!resume) for (const name of (await readdir(path)).filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
-      await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+      if (!resume) await folder.recordConfig(config);
       const mostBytes = config.log.maxFileSize * 2 ** 20;
       folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
       folder.#log = await LineFile.open(path, logFile, mostBytes);
@@ -76,6 +78,11 @@ export class RunFolder {
       throw writeError(path, cause);
     }
     return folder;
+  }
+
+  /** Writes config.json. A run that continues does so once it is known to be able to. @throws LgdError NOT_WRITABLE */
+  async recordConfig(config: Config): Promise<void> {
+    await writeFileAtomically(join(this.path, configFile), `${JSON.stringify(config, null, 2)}\n`);
   }
 
   /**

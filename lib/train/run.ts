@@ -1,17 +1,17 @@
 /** The loop around the step: batches, schedule, evaluations, checkpoints, and the events that tell of them. */
-import { createHash } from 'node:crypto';
 import type { Config } from '../config.js';
+import type { BrokenImage } from '../data/cache.js';
 import { BatchPlan, type BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
-import { nextTurn } from '../turn.js';
 import type { Batch, Dataset } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { CheckpointEvent, EvaluationEvent, RunEvent, StepEvent } from './events.js';
+import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
 import { RateMeter } from './rate.js';
 import { writeReplay } from './replay.js';
@@ -69,7 +69,6 @@ class Run {
   readonly #schedule: Schedule;
   readonly #monitor: LossMonitor;
   readonly #metric: 'top1' | 'top5' | 'loss';
-  readonly #datasetHash: string;
   readonly #started = performance.now();
   /** Steps done and judged. */
   #step = 0;
@@ -86,18 +85,16 @@ class Run {
     readonly options: RunOptions,
     readonly folder: RunFolder,
     readonly store: CheckpointStore,
-    plan: BatchPlan,
-    datasetHash: string,
+    readonly images: RunImages,
   ) {
     const { config } = distiller;
     const { train, evaluate } = config;
     this.#config = config;
-    this.#plan = plan;
-    this.#schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: plan.stepsPerEpoch / train.accumulate });
+    this.#plan = new BatchPlan(images, { batchSize: train.batchSize, seed: config.seed });
+    this.#schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: this.#plan.stepsPerEpoch / train.accumulate });
     this.#monitor = new LossMonitor(train.outlierFactor);
     this.#rate = new RateMeter(Math.max(10, config.log.everySteps));
     this.#metric = evaluate.metric === 'auto' ? (options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
-    this.#datasetHash = datasetHash;
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -107,12 +104,15 @@ class Run {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
-    const datasetHash = await hashDataset(dataset, options.signal);
     const folder = await RunFolder.open(config.output, config, { resume: options.resume !== undefined });
     try {
       const store = await CheckpointStore.open(config.output);
-      const run = new Run(distiller, dataset, options, folder, store, plan, datasetHash);
+      const continues = options.resume !== undefined && (await store.list()).length > 0;
+      const images = continues ? await imagesOfContinued(config, dataset, options.signal) : await imagesOf(dataset, options.signal);
+      const run = new Run(distiller, dataset, options, folder, store, images);
       if (options.resume !== undefined) await run.#resume(options.resume);
+      await folder.recordConfig(config); // only now: a path that turns out wrong must not take the place of the right one
+      if (!continues) await writeImageList(config.output, dataset);
       return run;
     } catch (error) {
       await folder.close();
@@ -126,9 +126,12 @@ class Run {
     const { batchSize, accumulate, maxSteps } = this.#config.train;
     const lastStep = Math.min(totalSteps, maxSteps ?? totalSteps);
     const stepsPerEpoch = this.#plan.stepsPerEpoch / accumulate;
-    const { length: images, broken = [] } = this.dataset;
+    const { length: images } = this.dataset;
+    const broken = this.#broken();
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: this.distiller.device.info, version }));
     await this.folder.listBroken(broken);
+    const { gone } = this.images;
+    if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     const { planned, used } = this.distiller.memory;
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of student and teacher, in use ${mebibytes(used)} MiB`);
     yield {
@@ -161,13 +164,26 @@ class Run {
   /** Plans and queues the step of this number, counted from 0. */
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.#schedule.learningRate(step);
-    const batches = Array.from({ length: this.#config.train.accumulate }, () => ({ ...this.#plan.next(), dataset: this.dataset }));
+    const batches = Array.from({ length: this.#config.train.accumulate }, () => this.#nextBatch());
     try {
       const ticket = await this.distiller.queueStep(batches, { step, learningRate });
       return { step, learningRate, batches, ticket };
     } catch (error) {
       throw await this.#explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
+  }
+
+  #nextBatch(): Batch {
+    const batch = this.#plan.next();
+    const { standIns } = this.images;
+    return { ...batch, dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
+  }
+
+  /** Images left out: those that could not be decoded, and those that are gone. */
+  #broken(): BrokenImage[] {
+    const { gone } = this.images;
+    const ids = new Set(gone.map(({ id }) => id));
+    return [...(this.dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
   }
 
   /** Waits for a queued step and judges its loss. */
@@ -276,7 +292,7 @@ class Run {
     const { weights, momentum, semantic } = await distiller.state();
     const progress: Progress = {
       plan: this.#plan.state(),
-      dataset: this.#datasetHash,
+      dataset: this.images.hash,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -350,7 +366,7 @@ class Run {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
     }
     const progress = checkpoint.progress as Progress;
-    if (progress.dataset !== this.#datasetHash) {
+    if (progress.dataset !== this.images.hash) {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
     }
     this.#plan.restore(progress.plan);
@@ -373,18 +389,6 @@ const resumeFields = [
   ['bankHash', 'bank'],
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
-
-const idsPerTurn = 8192;
-
-/** What tells a run that it continues with the images it was begun with. */
-async function hashDataset({ ids, sourceIndex }: Dataset, signal: AbortSignal | undefined): Promise<string> {
-  const hash = createHash('sha256');
-  for (let from = 0; from < ids.length; from += idsPerTurn) {
-    if (from > 0) await nextTurn(signal, 'preparing the run');
-    hash.update(ids.slice(from, from + idsPerTurn).map((id, i) => `${sourceIndex[from + i]}\0${id}\0`).join(''));
-  }
-  return hash.digest('hex');
-}
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);

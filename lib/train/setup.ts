@@ -14,6 +14,7 @@ import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { BankSource } from './bank-source.js';
 import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
+import { checkStillThere } from './image-list.js';
 import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
@@ -79,6 +80,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
   const source = await openImageFolder(images, { signal });
+  if (resume !== undefined) await checkStillThere(given, source.ids);
   checkBatch(given, source);
   const evaluationSource = given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal });
 

@@ -183,7 +183,7 @@ describe('a run that is ended', () => {
     expect(result.status).toBe(1);
     expect(result.stderr).toContain('NOT_WRITABLE');
     expect(result.stdout.trim().split('\n').at(-1)).toBe('step 8');
-    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'log.txt', 'metrics.jsonl']);
+    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl']);
     expect((await readdir(join(broken, 'checkpoints'))).sort()).toEqual(['best', 'last', 'step-00000004']);
     await train(await resumeConfig(broken), { resume: 'last' });
     await expectSame(broken, whole);

@@ -1,0 +1,170 @@
+/**
+ * Which images a run was begun with: `images.tsv.gz` in the run folder, a line an image in order: place in the source, bytes of its file (empty where the source does not tell), name as a JSON string.
+ * A run that continues is held to it: what differs is named, and images that are gone have stand-ins.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { createGunzip, createGzip } from 'node:zlib';
+import type { BrokenImage } from '../data/cache.js';
+import { LgdError } from '../errors.js';
+import { writeFileAtomically } from '../safetensors.js';
+import { nextTurn } from '../turn.js';
+import type { Config } from '../config.js';
+import type { Dataset } from './batch.js';
+import { imageListFile, readRunConfig } from './run-folder.js';
+
+const linesAtOnce = 8192;
+
+/** The images that a run's order and draws are made for; all of them are there, or have a stand-in. */
+export interface RunImages {
+  length: number;
+  /** Places in the source, which name the draws. */
+  sourceIndex: Int32Array;
+  /** SHA-256 of places and names: tells a checkpoint that it continues with its own images. */
+  hash: string;
+  /** Index into the data set of each image; undefined where it is the image's own. */
+  standIns: Int32Array | undefined;
+  /** Images that were there when the run began and are not now. */
+  gone: readonly BrokenImage[];
+}
+
+/** The images of a run that begins. */
+export async function imagesOf({ ids, sourceIndex, length }: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
+  return { length, sourceIndex, hash: await hashImages(ids, sourceIndex, signal), standIns: undefined, gone: [] };
+}
+
+async function hashImages(ids: readonly string[], sourceIndex: Int32Array, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash('sha256');
+  for (let from = 0; from < ids.length; from += linesAtOnce) {
+    if (from > 0) await nextTurn(signal, 'preparing the run');
+    hash.update(ids.slice(from, from + linesAtOnce).map((id, i) => `${sourceIndex[from + i]}\0${id}\0`).join(''));
+  }
+  return hash.digest('hex');
+}
+
+/** Writes the list into a run folder. @throws LgdError NOT_WRITABLE */
+export async function writeImageList(runFolder: string, { ids, sourceIndex, fileBytes }: Dataset): Promise<void> {
+  function* pieces(): Generator<string> {
+    for (let from = 0; from < ids.length; from += linesAtOnce) {
+      yield ids.slice(from, from + linesAtOnce).map((id, i) => `${sourceIndex[from + i]}\t${fileBytes?.[from + i] ?? ''}\t${JSON.stringify(id)}\n`).join('');
+    }
+  }
+  await writeFileAtomically(join(runFolder, imageListFile), await buffer(Readable.from(pieces()).pipe(createGzip({ level: 1 }))));
+}
+
+interface Listed {
+  ids: string[];
+  places: number[];
+  /** NaN where the source did not tell. */
+  bytes: number[];
+}
+
+/** undefined: there is none (the run is of a version that wrote none). @throws LgdError BAD_FILE */
+async function readImageList(runFolder: string): Promise<Listed | undefined> {
+  const file = join(runFolder, imageListFile);
+  if ((await stat(file).catch(() => undefined)) === undefined) return undefined;
+  const list: Listed = { ids: [], places: [], bytes: [] };
+  try {
+    const unzipped = createGunzip();
+    createReadStream(file).on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
+    for await (const line of createInterface({ input: unzipped, crlfDelay: Infinity })) {
+      const [place, bytes, id] = line.split('\t', 3) as [string, string, string];
+      list.places.push(Number(place));
+      list.bytes.push(bytes === '' ? NaN : Number(bytes));
+      list.ids.push(JSON.parse(id) as string);
+    }
+  } catch (cause) {
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Remove it, to continue without looking for what changed among the images', cause });
+  }
+  return list;
+}
+
+/** Share of a run's images that may be gone when it continues: none where their path is given anew, for a copy must be whole. */
+async function mostGone({ output, data }: Config): Promise<number> {
+  const before = (await readRunConfig(output)) as { data?: { train?: unknown } } | null;
+  return before?.data?.train === data.train ? data.maxBrokenShare : 0;
+}
+
+/**
+ * Looks, before anything is decoded, for the images that a run was begun with. Whether they are the same is for {@link imagesOfContinued} to say.
+ * @throws LgdError BAD_CHECKPOINT, TOO_MANY_BROKEN_IMAGES, BAD_FILE
+ */
+export async function checkStillThere(config: Config, ids: readonly string[]): Promise<void> {
+  const isBegun = (await stat(join(config.output, 'checkpoints', 'last')).catch(() => undefined)) !== undefined;
+  const list = isBegun ? await readImageList(config.output) : undefined;
+  if (list === undefined) return;
+  const here = new Set(ids);
+  checkGone(list, list.ids.filter((id) => !here.has(id)), ids.length, await mostGone(config));
+}
+
+function checkGone(list: Listed, gone: readonly string[], count: number, most: number): void {
+  if (gone.length <= most * list.ids.length) return;
+  if (most === 0) throw otherImages(list, count, [`${gone.length} are not there (${some(gone)})`]);
+  throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${gone.length} of the ${list.ids.length} images that the run was begun with are gone: ${some(gone)}.`, {
+    option: 'data.maxBrokenShare', found: gone.length / list.ids.length, allowed: `to ${most}`, mend: 'Bring them back, or allow a larger share',
+  });
+}
+
+/**
+ * The images of a run that continues: those it was begun with. One that is gone is stood in for by the next that is there (the first after the last), so that order and draws
+ * of all others stay, and the same images gone give the same bits.
+ * @throws LgdError BAD_CHECKPOINT (other images; the message names some), TOO_MANY_BROKEN_IMAGES, BAD_FILE, ABORTED
+ */
+export async function imagesOfContinued(config: Config, dataset: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
+  const list = await readImageList(config.output);
+  if (list === undefined) return imagesOf(dataset, signal);
+  const here = new Map(dataset.ids.map((id, index) => [id, index]));
+  const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [id, reason]));
+  const found = list.ids.map((id) => here.get(id) ?? -1);
+  const gone = list.ids.filter((_, i) => found[i] === -1);
+  const most = await mostGone(config);
+  checkSame(list, dataset, found, most === 0 ? gone : []);
+  checkGone(list, gone, dataset.length, most);
+  const sourceIndex = Int32Array.from(list.places);
+  return {
+    length: list.ids.length, sourceIndex, hash: await hashImages(list.ids, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found),
+    gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? 'it is gone since the run began' })),
+  };
+}
+
+/** Refuses images that are not the run's: new ones, ones of another size, another order, and those of `gone`. */
+function checkSame(list: Listed, { ids, fileBytes }: Dataset, found: readonly number[], gone: readonly string[]): void {
+  const known = new Set(list.ids);
+  const added = ids.filter((id) => !known.has(id));
+  const resized = list.ids.filter((_, i) => found[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[found[i]!] !== list.bytes[i]);
+  const present = found.filter((index) => index !== -1);
+  const reordered = present.some((index, i) => i > 0 && index < present[i - 1]!);
+  const faults = [
+    ...(gone.length > 0 ? [`${gone.length} are not there (${some(gone)})`] : []),
+    ...(added.length > 0 ? [`${added.length} are new (${some(added)})`] : []),
+    ...(resized.length > 0 ? [`${resized.length} have another size (${some(resized)})`] : []),
+    ...(reordered ? ['they come in another order'] : []),
+  ];
+  if (faults.length > 0) throw otherImages(list, ids.length, faults);
+}
+
+function otherImages(list: Listed, count: number, faults: readonly string[]): LgdError {
+  return new LgdError('BAD_CHECKPOINT', `the run was begun with other images: ${list.ids.length} then, ${count} here; ${faults.join(', ')}.`, {
+    option: 'data.train', mend: 'Resume with the images of that run, none added, changed or removed since',
+  });
+}
+
+function some(ids: readonly string[]): string {
+  return `${ids.slice(0, 3).join(', ')}${ids.length > 3 ? ', ...' : ''}`;
+}
+
+/** The index of the image itself, or of the next that is there. */
+function standInsOf(found: readonly number[]): Int32Array {
+  const result = Int32Array.from(found);
+  let next = found.find((index) => index !== -1)!; // after the last comes the first
+  for (let i = found.length - 1; i >= 0; i--) {
+    if (result[i] === -1) result[i] = next;
+    else next = result[i]!;
+  }
+  return result;
+}

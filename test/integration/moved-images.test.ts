@@ -1,0 +1,123 @@
+import { appendFile, cp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { resumeConfig } from '../../lib/train/setup.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+
+const folder = temporaryFolder();
+let source: string;
+let models: { teacher: string; bank: string };
+let whole: Outcome;
+let count = 0;
+
+const config = (data: string, path: string, more: ConfigInput = {}): ConfigInput =>
+  ({ ...smallConfig(data, path, { teacher: models.teacher, bank: models.bank, ...more, train: { epochs: 4, ...more.train } }), names: undefined });
+
+/** A copy of the images with a run on it that was stopped after six steps of sixteen. */
+async function stopped(): Promise<{ data: string; run: string }> {
+  const [data, run] = [join(folder, `data-${count}`), join(folder, `run-${count++}`)];
+  await cp(source, data, { recursive: true });
+  await train(config(data, run, { train: { maxSteps: 6 } }));
+  return { data, run };
+}
+
+const resume = async (run: string, data?: string) => train(await resumeConfig(run, { 'train.maxSteps': 16, 'data.train': data }), { resume: 'last' });
+const pathOf = async (run: string) => (JSON.parse(await readFile(join(run, 'config.json'), 'utf8')) as { data: { train: string } }).data.train;
+
+function expectSame(a: Outcome, b: Outcome): void {
+  for (const [name, values] of Object.entries(a.weights)) expect(sameBits(values, b.weights[name]!), name).toBe(true);
+}
+
+beforeAll(async () => {
+  source = await drawShapes(join(folder, 'source'), { count: 8, size: 32 });
+  const { teacher, bank, ids } = await madeUpTeacher(join(folder, 'made-up'));
+  const known = await PrecomputedTeacher.load(teacher);
+  await PrecomputedTeacher.save(teacher, [...ids, 'square/9.png'], Float32Array.of(...known.lookup(ids), ...known.lookup(['square/1.png'])), { resolution: 32 });
+  models = { teacher, bank };
+  whole = await train(config(source, join(folder, 'whole')));
+});
+
+describe('a run whose images were moved', () => {
+  it('goes on with their new path to the same bits, and remembers it', async () => {
+    const { data, run } = await stopped();
+    await rename(data, `${data}-moved`);
+    await expect(resume(run)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    expectSame(whole, await resume(run, `${data}-moved`));
+    expect(await pathOf(run)).toBe(`${data}-moved`);
+  });
+
+  it('refuses other images, says what differs, and forgets the wrong path', async () => {
+    const { data, run } = await stopped();
+    const other = `${data}-other`;
+    await cp(data, other, { recursive: true });
+    await cp(join(other, 'square', '1.png'), join(other, 'square', '9.png'));
+    await appendFile(join(other, 'cross', '0.png'), 'more');
+    const error = await resume(run, other).then(() => undefined, (caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'data.train' });
+    for (const part of ['32 then, 33 here', '1 are new (square/9.png)', '1 have another size (cross/0.png)']) expect((error as Error).message).toContain(part);
+    expect(await pathOf(run)).toBe(data);
+    await rm(join(other, 'square', '9.png'));
+    await rm(join(other, 'circle', '3.png'));
+    await cp(join(data, 'cross', '0.png'), join(other, 'cross', '0.png'));
+    await expect(resume(run, other)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('32 then, 31 here; 1 are not there (circle/3.png)') as unknown }); // a copy must be whole
+    expectSame(whole, await resume(run));
+  });
+
+  it('of a version that kept no list is held to places and names', async () => {
+    const { data, run } = await stopped();
+    await rm(join(run, 'images.tsv.gz'));
+    await rm(join(data, 'circle', '3.png'));
+    await expect(resume(run)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'data.train' });
+    await cp(join(source, 'circle', '3.png'), join(data, 'circle', '3.png'));
+    expectSame(whole, await resume(run));
+  });
+
+  it('says so when its list is damaged', async () => {
+    const { run } = await stopped();
+    await writeFile(join(run, 'images.tsv.gz'), 'no gzip');
+    await expect(resume(run)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('images.tsv.gz') as unknown });
+  });
+});
+
+describe('images that are gone', () => {
+  it('while a run goes on are not missed: it keeps them decoded', async () => {
+    const [data, run] = [join(folder, 'vanishing'), join(folder, 'vanishing-run')];
+    await cp(source, data, { recursive: true });
+    const events: Promise<void>[] = [];
+    expectSame(whole, await train(config(data, run), { onEvent: (event) => event.type === 'step' && event.step === 2 && void events.push(rm(data, { recursive: true })) }));
+    await Promise.all(events);
+  });
+
+  it('when it goes on are counted, listed and stood in for, the same way each time, and are back when they are back', async () => {
+    const { data, run } = await stopped();
+    await cp(run, `${run}-copy`, { recursive: true, verbatimSymlinks: true });
+    const kept = await readFile(join(data, 'triangle', '7.png'));
+    await rm(join(data, 'triangle', '7.png'));
+    const first = await resume(run);
+    expect(ofType(first.events, 'start')[0]).toMatchObject({ step: 6, images: 31, broken: 1, stepsPerEpoch: 4 });
+    expect(await readFile(join(run, 'broken-images.txt'), 'utf8')).toBe('triangle/7.png\tit is gone since the run began\n');
+    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain('1 images are gone since the run began');
+    expect(Object.entries(first.weights).some(([name, values]) => !sameBits(values, whole.weights[name]!))).toBe(true);
+    expectSame(first, await train(await resumeConfig(`${run}-copy`, { 'train.maxSteps': 16 }), { resume: 'last' }));
+
+    const again = await stopped();
+    await rm(join(again.data, 'triangle', '7.png'));
+    await train(await resumeConfig(again.run, { 'train.maxSteps': 7 }), { resume: 'last' }); // a part of the way without it
+    await writeFile(join(again.data, 'triangle', '7.png'), kept);
+    const back = await resume(again.run);
+    expect(ofType(back.events, 'start')[0]).toMatchObject({ step: 7, images: 32, broken: 0 });
+    expect(await readdir(again.run)).not.toContain('broken-images.txt');
+  });
+
+  it('stop it where they are more than may be', async () => {
+    const { data, run } = await stopped();
+    for (const name of ['0', '1']) await rm(join(data, 'circle', `${name}.png`));
+    const error = await resume(run).then(() => undefined, (caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', option: 'data.maxBrokenShare', found: 2 / 32 });
+    expect((error as Error).message).toContain('2 of the 32 images that the run was begun with are gone: circle/0.png, circle/1.png');
+    await train(await resumeConfig(run, { 'train.maxSteps': 16, 'data.maxBrokenShare': 0.1 }), { resume: 'last' });
+  });
+});
