@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { writeFileAtomically } from '../safetensors.js';
 import { formatReport } from '../text/doctor.js';
-import { ClipTextEncoder } from '../text/encoder.js';
+import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
@@ -25,7 +25,7 @@ export function namesCommand(bind: Bind): Command {
     const { write, encoder: model, similarity } = command.opts<NamesOptions>();
     const config = await readConfig(command);
     const names = await CategoryList.load(list as string);
-    const encoder = model === undefined ? undefined : await ClipTextEncoder.load(model, { localFilesOnly: config.offline, signal });
+    const encoder = model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
     try {
       const report = await names.check({ encoder, templates: config.templates, similarity, signal });
       if (write !== undefined) await writeFileAtomically(write, `${report.mended.join('\n')}\n`);
