@@ -22,6 +22,8 @@ export { CategoryList } from './text/names.js';
 export { builtinLists, describeBuiltin, type BuiltinList } from './text/builtin.js';
 export { formatReport, type CheckOptions, type NameAt, type NameReport } from './text/doctor.js';
 export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './text/encoder.js';
+export { loadTextEncoder } from './text/load-encoder.js';
+export { NativeTextEncoder, type NativeTextEncoderOptions } from './text/native-encoder.js';
 export { fillTemplate, loadTemplates, templateSets } from './text/templates.js';
 
 // banks and the semantic loss

@@ -14,9 +14,11 @@ export interface SafetensorsFile {
   metadata: Record<string, string>;
 }
 
-interface HeaderEntry {
+/** Where a tensor lies in a file. */
+export interface HeaderEntry {
   dtype: string;
   shape: number[];
+  /** In bytes, from the end of the header. */
   data_offsets: [number, number];
 }
 
@@ -36,58 +38,77 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   return parseSafetensors(bytes, path);
 }
 
-/** Parses the bytes of a safetensors file; `path` names it in errors. */
-export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFile {
-  const bad = (why: string) =>
-    new LgdError('BAD_FILE', `${path} is not a whole safetensors file: ${why}.`, { mend: 'Fetch or write the file again' });
-  if (bytes.byteLength < 8) throw bad(`it has ${bytes.byteLength} bytes`);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const headerLength = Number(view.getBigUint64(0, true));
-  if (headerLength > bytes.byteLength - 8) throw bad(`its header should have ${headerLength} bytes, the file ends before`);
+/** The error of a safetensors file that is not whole. */
+export function damaged(path: string, why: string): LgdError {
+  return new LgdError('BAD_FILE', `${path} is not a whole safetensors file: ${why}.`, { mend: 'Fetch or write the file again' });
+}
+
+/**
+ * Parses a file's header.
+ * @param bytes the file's first ones, at least the header
+ * @param size bytes of the whole file
+ * @returns the tensors, the metadata, and where the data begin
+ * @throws LgdError BAD_FILE
+ */
+export function parseHeader(bytes: Uint8Array, size: number, path: string): { entries: Map<string, HeaderEntry>; metadata: Record<string, string>; start: number } {
+  if (bytes.byteLength < 8) throw damaged(path, `it has ${bytes.byteLength} bytes`);
+  const length = Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true));
+  if (length > bytes.byteLength - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
   let header: Record<string, HeaderEntry | Record<string, string>>;
   try {
-    header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + headerLength))) as typeof header;
+    header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))) as typeof header;
   } catch {
-    throw bad('its header is not JSON');
+    throw damaged(path, 'its header is not JSON');
   }
+  const { __metadata__: metadata = {}, ...tensors } = header;
+  const entries = new Map(Object.entries(tensors as Record<string, HeaderEntry>));
+  for (const [name, { data_offsets: [, to] }] of entries) if (8 + length + to > size) throw damaged(path, `tensor ${name} ends past the end of the file`);
+  return { entries, metadata: metadata as Record<string, string>, start: 8 + length };
+}
+
+/** Parses the bytes of a safetensors file; `path` names it in errors. */
+export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFile {
+  const { entries, metadata, start } = parseHeader(bytes, bytes.byteLength, path);
   const tensors = new Map<string, TensorRecord>();
-  let metadata: Record<string, string> = {};
-  for (const [name, entry] of Object.entries(header)) {
-    if (name === '__metadata__') {
-      metadata = entry as Record<string, string>;
-      continue;
-    }
-    const { dtype, shape, data_offsets: [from, to] } = entry as HeaderEntry;
-    const start = 8 + headerLength + from;
-    if (8 + headerLength + to > bytes.byteLength) throw bad(`tensor ${name} ends past the end of the file`);
-    const slice = new Uint8Array(bytes.subarray(start, start + (to - from))); // a copy: aligned, and frees the file's buffer
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of entries) {
+    const slice = new Uint8Array(bytes.subarray(start + from, start + to)); // a copy: aligned, and frees the file's buffer
     const data = decode(slice, dtype);
-    if (data === undefined) throw bad(`tensor ${name} has dtype ${dtype}, which is not supported`);
+    if (data === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);
     const elements = shape.reduce((a, b) => a * b, 1);
-    if (data.length !== elements) throw bad(`tensor ${name} has ${data.length} values for shape [${shape.join(',')}]`);
+    if (data.length !== elements) throw damaged(path, `tensor ${name} has ${data.length} values for shape [${shape.join(',')}]`);
     tensors.set(name, { shape, data });
   }
   return { tensors, metadata };
 }
 
-function decode(bytes: Uint8Array, dtype: string): TensorRecord['data'] | undefined {
-  const { buffer, byteLength } = bytes;
+/** The values of a tensor's bytes, which must be aligned to their size; undefined for a dtype not supported. */
+export function decode(bytes: Uint8Array, dtype: string): TensorRecord['data'] | undefined {
+  const { buffer, byteOffset, byteLength } = bytes;
   switch (dtype) {
-    case 'F32': return new Float32Array(buffer, 0, byteLength / 4);
-    case 'F64': return new Float64Array(buffer, 0, byteLength / 8);
-    case 'I32': return new Int32Array(buffer, 0, byteLength / 4);
-    case 'I64': return new BigInt64Array(buffer, 0, byteLength / 8);
+    case 'F32': return new Float32Array(buffer, byteOffset, byteLength / 4);
+    case 'F64': return new Float64Array(buffer, byteOffset, byteLength / 8);
+    case 'I32': return new Int32Array(buffer, byteOffset, byteLength / 4);
+    case 'I64': return new BigInt64Array(buffer, byteOffset, byteLength / 8);
     case 'U8':
     case 'BOOL': return bytes;
-    case 'F16': return Float32Array.from(new Uint16Array(buffer, 0, byteLength / 2), halfToFloat);
+    case 'F16': {
+      halves ??= Float32Array.from({ length: 65_536 }, (_, bits) => halfToFloat(bits));
+      const bits = new Uint16Array(buffer, byteOffset, byteLength / 2);
+      const values = new Float32Array(bits.length);
+      for (let i = 0; i < bits.length; i++) values[i] = halves[bits[i]!]!;
+      return values;
+    }
     case 'BF16': {
-      const words = new Uint32Array(byteLength / 2);
-      new Uint16Array(buffer, 0, byteLength / 2).forEach((half, i) => (words[i] = half << 16));
+      const bits = new Uint16Array(buffer, byteOffset, byteLength / 2);
+      const words = new Uint32Array(bits.length);
+      for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
       return new Float32Array(words.buffer);
     }
     default: return undefined;
   }
 }
+
+let halves: Float32Array | undefined; // every binary16 number
 
 /** IEEE 754 binary16 bits to a number. */
 export function halfToFloat(bits: number): number {

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
-import { ClipTextEncoder } from '../text/encoder.js';
+import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';
 import type { Bind } from './command.js';
@@ -29,7 +29,7 @@ function buildCommand(bind: Bind): Command {
     const model = textEncoder ?? teacher;
     if (model === undefined) throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', { option: 'textEncoder', mend: 'Give --text-encoder, a CLIP folder or hub id' });
     const list = await CategoryList.load(names);
-    const encoder = await ClipTextEncoder.load(model, { localFilesOnly: offline, signal });
+    const encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
     const progress = startProgress(terminal, 'text bank');
     try {
       const bank = await TextualSemanticsBank.build(list, { encoder, templates, allowDuplicates, signal, onProgress: (done, total) => progress.update(done, total) });

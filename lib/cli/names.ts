@@ -3,8 +3,8 @@ import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { formatReport } from '../text/doctor.js';
-import { ClipTextEncoder } from '../text/encoder.js';
 import { builtinIds, builtinLists, describeBuiltin } from '../text/builtin.js';
+import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
@@ -39,7 +39,7 @@ export function namesCommand(bind: Bind): Command {
     const config = await readConfig(command);
     const names = await CategoryList.load(list as string);
     const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
-    const encoder = model === undefined ? undefined : await ClipTextEncoder.load(model, { localFilesOnly: config.offline, signal });
+    const encoder = model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
     try {
       const report = await names.check({ encoder, bank, templates: config.templates, similarity, signal });
       if (write !== undefined) await writeFileAtomically(write, `${report.mended.join('\n')}\n`);

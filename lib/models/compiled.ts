@@ -14,6 +14,8 @@ export interface CompileOptions {
   batch: number;
   /** Side of the square input, in pixels. */
   resolution: number;
+  /** Of an input that is no square: a sequence is `resolution` long and 1 wide. Default: resolution. */
+  width?: number;
   /** Default: bfloat16 on CUDA, float32 on the CPU. */
   precision?: Precision;
   /** false: forward only, with folded norms and less memory. Default: true. */
@@ -40,6 +42,7 @@ export interface SgdOptions {
 export class CompiledEncoder implements Disposable {
   readonly batch: number;
   readonly resolution: number;
+  readonly width: number;
   readonly precision: Precision;
   readonly training: boolean;
   readonly #life: Lifetime;
@@ -47,17 +50,18 @@ export class CompiledEncoder implements Disposable {
   readonly #output: TensorHandle;
 
   /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
-  constructor(readonly device: Device, readonly graph: GraphSpec, { batch, resolution, precision, training = true }: CompileOptions) {
+  constructor(readonly device: Device, readonly graph: GraphSpec, { batch, resolution, width = resolution, precision, training = true }: CompileOptions) {
     checkWhole('batch', batch, 65_536);
     checkWhole('resolution', resolution, 4096);
+    checkWhole('width', width, 4096);
     const { precisions } = device.info;
     this.precision = precision ?? precisions[0]!;
     if (!precisions.includes(this.precision)) {
       throw new LgdError('BAD_OPTION', `this device (${device.info.name}) does not store it.`, { option: 'precision', found: precision, allowed: precisions.join(', ') });
     }
-    [this.batch, this.resolution, this.training] = [batch, resolution, training];
+    [this.batch, this.resolution, this.width, this.training] = [batch, resolution, width, training];
     this.#life = new Lifetime(`the encoder ${graph.name}`, 'Create or compile it again');
-    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width: resolution, bfloat16: this.precision === 'bfloat16', training });
+    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width, bfloat16: this.precision === 'bfloat16', training });
     this.#output = device.addon.encoderOutput(this.#owned);
   }
 
@@ -77,9 +81,9 @@ export class CompiledEncoder implements Disposable {
     return this.#output;
   }
 
-  /** A batch of images that {@link forwardTensor} takes, [B,3,R,R] to its writer; zero at first. */
+  /** A batch of images that {@link forwardTensor} takes, [B,3,resolution,width] to its writer; zero at first. */
   makeImages(): TensorHandle {
-    return this.device.addon.makeImages(this.device.handle, this.batch, this.resolution, this.resolution, this.precision === 'bfloat16');
+    return this.device.addon.makeImages(this.device.handle, this.batch, this.resolution, this.width, this.precision === 'bfloat16');
   }
 
   /** Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. */

@@ -1,8 +1,8 @@
 import { LgdError } from '../errors.js';
 import type { GraphNode } from '../native.js';
 
-/** Activation functions, by torchvision's names. */
-export type Activation = 'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid';
+/** Activation functions, by torchvision's names. The last three work in forward-only graphs: u Phi(u), its tanh form, and u sigmoid(1.702 u). */
+export type Activation = 'relu' | 'relu6' | 'silu' | 'hardswish' | 'sigmoid' | 'hardsigmoid' | 'gelu' | 'geluTanh' | 'quickGelu';
 
 /** How a parameter starts; initialise.ts draws it. */
 export type Initialisation = { kind: 'constant'; value: number } | { kind: 'normal'; std: number } | { kind: 'uniform'; bound: number };
@@ -54,6 +54,8 @@ export interface ConvOptions {
 /** Sizes of a linear layer. */
 export interface LinearOptions {
   features: number;
+  /** Default true. */
+  bias?: boolean;
   /** Starts of weight and bias; default: PyTorch's Linear. */
   init?: { weight: Initialisation; bias: Initialisation };
 }
@@ -107,12 +109,10 @@ export class GraphBuilder {
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
-  /** A linear layer over the channels, with bias. */
-  linear(x: Value, name: string, { features, init = linearDefault(x.channels) }: LinearOptions): Value {
-    const parameters = [
-      this.#parameter(`${name}.weight`, [features, x.channels], init.weight, true),
-      this.#parameter(`${name}.bias`, [features], init.bias, false),
-    ];
+  /** A linear layer over the channels. */
+  linear(x: Value, name: string, { features, bias = true, init = linearDefault(x.channels) }: LinearOptions): Value {
+    const parameters = [this.#parameter(`${name}.weight`, [features, x.channels], init.weight, true)];
+    if (bias) parameters.push(this.#parameter(`${name}.bias`, [features], init.bias, false));
     return this.#node('linear', name, [x], features, {}, parameters);
   }
 
@@ -199,6 +199,42 @@ export class GraphBuilder {
   /** Attention of one query an image, [B,1,1,C], over keys and values that are sequences. */
   queryAttention(q: Value, k: Value, v: Value, heads: number): Value {
     return this.#node('queryAttention', `${q.name}.attention`, [q, k, v], q.channels, { heads });
+  }
+
+  // What follows works in forward-only graphs: the engine has no backward of it.
+
+  /** A vector of its own for every image, [B,1,1,channels]: a learned query. */
+  repeat(name: string, channels: number): Value {
+    return this.#node('repeat', name, [this.images], channels, {}, [this.#parameter(name, [channels], { kind: 'normal', std: channels ** -0.5 }, true)]);
+  }
+
+  /** A sequence of all positions of x, each with its row of the table `position` [count, C] added; a class token, if named, comes first and counts. */
+  positions(x: Value, position: string, { count, classToken }: { count: number; classToken?: string }): Value {
+    const init: Initialisation = { kind: 'normal', std: x.channels ** -0.5 };
+    const parameters = [this.#parameter(position, [count, x.channels], init, true)];
+    if (classToken !== undefined) parameters.push(this.#parameter(classToken, [x.channels], init, true));
+    return this.#node('positions', position, [x], x.channels, {}, parameters);
+  }
+
+  /** A sequence of word vectors with positions added, from token ids: a graph's images are then [B,3,T,1], the digits of the ids in base 256, lowest first. */
+  words(ids: Value, { word, position, words, positions, channels }: { word: string; position: string; words: number; positions: number; channels: number }): Value {
+    const parameters = [this.#parameter(word, [words, channels], { kind: 'normal', std: 0.02 }, true), this.#parameter(position, [positions, channels], { kind: 'normal', std: 0.01 }, true)];
+    return this.#node('words', word, [ids], channels, {}, parameters);
+  }
+
+  /** Layer norm over the channels. */
+  layerNorm(x: Value, name: string, eps = 1e-5): Value {
+    return this.#node('layerNorm', name, [x], x.channels, { eps }, [this.#parameter(`${name}.weight`, [x.channels], ones, false), this.#parameter(`${name}.bias`, [x.channels], zeros, false)]);
+  }
+
+  /** Attention of a sequence over itself; qkv holds queries, keys and values, a third of its channels each. */
+  selfAttention(qkv: Value, heads: number, { causal = false } = {}): Value {
+    return this.#node('selfAttention', `${qkv.name}.attention`, [qkv], qkv.channels / 3, { heads, causal: Number(causal) });
+  }
+
+  /** Of a sequence the token where `id` stands first among the ids, or the last one, [B,1,1,C]. */
+  endToken(x: Value, ids: Value, id: number): Value {
+    return this.#node('endToken', `${x.name}.end`, [x, ids], x.channels, { id });
   }
 
   /** The graph, with `output` as its result. */

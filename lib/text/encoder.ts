@@ -1,12 +1,10 @@
 import { readFile } from 'node:fs/promises';
-import { basename, dirname } from 'node:path';
-import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
 import type { ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
-import { importTokenizers } from './tokenizers.js';
+import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Options of calls that encode many texts. */
 export interface EncodeOptions {
@@ -37,6 +35,9 @@ export interface TextEncoderOptions extends ResolveOptions {
   batchSize?: number;
 }
 
+/** The files that may hold a text tower in ONNX, in the order looked for. */
+export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
+
 /** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
 export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   #session: OnnxSession | undefined;
@@ -46,7 +47,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     readonly id: string,
     readonly maxTokens: number,
     private readonly runtime: OnnxRuntime,
-    private readonly tokenizer: PreTrainedTokenizer,
+    private readonly tokenizer: ClipTokenizer,
     session: OnnxSession,
     private readonly batchSize: number,
   ) {
@@ -62,18 +63,13 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
   static async load(idOrDir: string, options: TextEncoderOptions = {}): Promise<ClipTextEncoder> {
-    const { AutoTokenizer: Tokenizer } = await importTokenizers();
-    const { id, folder, files } = await resolveModel(idOrDir, {
-      required: [['onnx/text_model.onnx', 'text_model.onnx'], 'config.json', 'tokenizer.json', 'tokenizer_config.json'],
-    }, options);
-    // As a cache with one model in it, the folder is read without touching the library's global settings, which the caller may be using too.
-    const [name, local] = [basename(folder), { cache_dir: dirname(folder), local_files_only: true }];
+    const { id, folder, files } = await resolveModel(idOrDir, { required: [textOnnxFiles, 'config.json', ...tokenizerFiles] }, options);
+    const tokenizer = await ClipTokenizer.load(folder);
     try {
-      const tokenizer = await Tokenizer.from_pretrained(name, local);
       const session = await openOnnxSession(files[0]!);
       const maxTokens = await readMaxTokens(files[1]!, tokenizer);
       const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, Math.max(1, options.batchSize ?? 32));
-      encoder.#embeddingSize = (await encoder.run([encoder.tokenise('a photo')])).dims[1]!;
+      encoder.#embeddingSize = (await encoder.run([tokenizer.encode('a photo', maxTokens)])).dims[1]!;
       return encoder;
     } catch (cause) {
       if (cause instanceof LgdError) throw cause;
@@ -88,7 +84,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {
       if (index % 256 === 0) await nextTurn(signal, 'text encoding');
-      rows.push(this.tokenise(text));
+      rows.push(this.tokenizer.encode(text, this.maxTokens));
     }
     const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths together pad least
     const embeddings = new Float32Array(texts.length * this.embeddingSize);
@@ -107,7 +103,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   }
 
   countTokens(text: string): number {
-    return this.tokenizer.encode(text).length;
+    return this.tokenizer.count(text);
   }
 
   /** Frees the model, once; later calls of {@link encode} throw DISPOSED. */
@@ -118,12 +114,6 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   /** For `await using`: {@link dispose}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
-  }
-
-  /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */
-  private tokenise(text: string): number[] {
-    const ids = this.tokenizer.encode(text);
-    return ids.length <= this.maxTokens ? ids : [...ids.slice(0, this.maxTokens - 1), ids.at(-1)!];
   }
 
   /** One batch -> [N,D]. Padding stands after the end token, where causal attention keeps it out of the embedding. */
@@ -152,9 +142,9 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
 }
 
 /** The smaller of what the model has positions for and what its tokenizer is set to; CLIP's 77 where neither says. */
-async function readMaxTokens(configFile: string, tokenizer: PreTrainedTokenizer): Promise<number> {
+async function readMaxTokens(configFile: string, tokenizer: ClipTokenizer): Promise<number> {
   const config = JSON.parse(await readFile(configFile, 'utf8')) as { text_config?: { max_position_embeddings?: number }; max_position_embeddings?: number };
-  const limits = [config.text_config?.max_position_embeddings, config.max_position_embeddings, tokenizer.model_max_length as number | undefined];
+  const limits = [config.text_config?.max_position_embeddings, config.max_position_embeddings, tokenizer.maxTokens];
   const known = limits.filter((limit) => limit !== undefined && limit >= 3 && limit < 1e6) as number[];
   return known.length > 0 ? Math.min(...known) : 77;
 }

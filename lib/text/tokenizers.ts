@@ -1,4 +1,5 @@
-import type { AutoTokenizer } from '@xenova/transformers';
+import { basename, dirname } from 'node:path';
+import type { AutoTokenizer, PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 
 /** What is taken from @xenova/transformers. */
@@ -21,5 +22,42 @@ export async function importTokenizers(load: () => Promise<unknown> = () => impo
       mend: "Type: npm install --ignore-scripts (where a script of its sharp fails, npm leaves it out; that sharp is not needed). Or give a bank built from embeddings: lgdistill bank build --embeddings",
       cause,
     });
+  }
+}
+
+/** What {@link ClipTokenizer.load} reads. */
+export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
+
+/** A CLIP model's byte-pair tokenizer, from its folder. */
+export class ClipTokenizer {
+  private constructor(private readonly tokenizer: PreTrainedTokenizer, /** The token that ends every text. */ readonly endId: number) {}
+
+  /** @throws LgdError DEPENDENCY_MISSING, BAD_MODEL */
+  static async load(folder: string): Promise<ClipTokenizer> {
+    const { AutoTokenizer: Tokenizer } = await importTokenizers();
+    try {
+      // As a cache with one model in it, the folder is read without touching the library's global settings, which the caller may be using too.
+      const tokenizer = await Tokenizer.from_pretrained(basename(folder), { cache_dir: dirname(folder), local_files_only: true });
+      return new ClipTokenizer(tokenizer, tokenizer.encode('a').at(-1)!);
+    } catch (cause) {
+      throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of a CLIP model`, cause });
+    }
+  }
+
+  /** What its configuration limits texts to, if anything. */
+  get maxTokens(): number | undefined {
+    const limit = this.tokenizer.model_max_length as number | undefined;
+    return limit !== undefined && limit >= 3 && limit < 1e6 ? limit : undefined;
+  }
+
+  /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */
+  encode(text: string, maxTokens: number): number[] {
+    const ids = this.tokenizer.encode(text);
+    return ids.length <= maxTokens ? ids : [...ids.slice(0, maxTokens - 1), ids.at(-1)!];
+  }
+
+  /** How many tokens a text has, start and end tokens included, before any cut. */
+  count(text: string): number {
+    return this.tokenizer.encode(text).length;
   }
 }

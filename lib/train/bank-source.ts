@@ -1,17 +1,19 @@
 /** The text banks a configuration asks for: for training, and for evaluation. */
 import { TextualSemanticsBank } from '../banks/textual.js';
 import type { Config } from '../config.js';
+import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { Teacher } from '../models/teachers/types.js';
-import { ClipTextEncoder, type EncodeOptions } from '../text/encoder.js';
+import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
+import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { normaliseName } from '../text/spelling.js';
 
-/** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. */
+/** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the device given. */
 export class BankSource {
-  #encoder: ClipTextEncoder | undefined;
+  #encoder: TextEncoder | undefined;
 
-  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions) {}
+  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }) {}
 
   /**
    * The bank to train with; undefined for method seed without names.
@@ -51,14 +53,14 @@ export class BankSource {
     return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, ...this.options }), this.#encoder.id, 'textEncoder');
   }
 
-  async #loadEncoder(): Promise<ClipTextEncoder> {
+  async #loadEncoder(): Promise<TextEncoder> {
     const { textEncoder, teacher, offline } = this.config;
     const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
     const source = textEncoder ?? (isFile ? undefined : teacher);
     if (source === undefined) {
       throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', { option: 'textEncoder', found: teacher, mend: "Give the text tower of the teacher's model, or a bank built with it" });
     }
-    return ClipTextEncoder.load(source, { localFilesOnly: offline, signal: this.options.signal });
+    return loadTextEncoder(source, { device: this.options.device ?? (this.config.device as DeviceName), localFilesOnly: offline, signal: this.options.signal });
   }
 
   #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {

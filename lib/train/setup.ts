@@ -93,7 +93,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   checkEmbeddings(teacher, source);
   const config: Config = { ...given, data: { ...given.data, resolution: given.data.resolution ?? teacher.resolution } };
 
-  const banks = new BankSource(config, teacher, { signal, onProgress: report('text bank') });
+  const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') });
   cleanup.push(() => banks.dispose());
   const tsb = await banks.training();
   const evaluationBank = evaluationSource && (await banks.evaluation(tsb));

@@ -11,7 +11,7 @@ void with_type(DType type, Body&& body) {
   else body(float{});
 }
 
-// Calls body with the activation as a compile-time constant.
+// Calls body with the activation as a compile-time constant: those that have a gradient.
 template <Act value> struct ActTag { static constexpr Act act = value; };
 template <class Body>
 void with_act(Act act, Body&& body) {
@@ -23,7 +23,9 @@ void with_act(Act act, Body&& body) {
     case Act::hardswish: return body(ActTag<Act::hardswish>{});
     case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
     case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
   }
+  throw Error("BAD_MODEL", "a GELU has no backward: it works in forward-only plans.");
 }
 
 inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20) {
@@ -33,6 +35,16 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
 
 // ---- activations (torch definitions) ----------------------------------------------------------------------------------------
 __device__ __forceinline__ float sigmoid_of(float u) { return __fdividef(1.f, 1.f + __expf(-u)); }
+// u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff.
+__device__ __forceinline__ float gelu_of(float u) {
+  const float x = fabsf(u) * 0.70710678f, t = __fdividef(1.f, fmaf(0.3275911f, x, 1.f));
+  float p = fmaf(1.061405429f, t, -1.453152027f);
+  p = fmaf(p, t, 1.421413741f);
+  p = fmaf(p, t, -0.284496736f);
+  p = fmaf(p, t, 0.254829592f);
+  const float tail = 0.5f * p * t * __expf(-x * x);
+  return u * (u > 0.f ? 1.f - tail : tail);
+}
 __device__ __forceinline__ float clamp_of(float u, float low, float high) { return fminf(fmaxf(u, low), high); }
 
 template <Act act>
@@ -43,6 +55,9 @@ __device__ __forceinline__ float act_of(float u) {
   else if constexpr (act == Act::hardswish) return u * clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
   else if constexpr (act == Act::sigmoid) return sigmoid_of(u);
   else if constexpr (act == Act::hardsigmoid) return clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);
+  else if constexpr (act == Act::gelu) return gelu_of(u);
+  else if constexpr (act == Act::gelu_tanh) return u * sigmoid_of(1.5957691216f * fmaf(0.044715f * u, u * u, u));
+  else if constexpr (act == Act::quick_gelu) return u * sigmoid_of(1.702f * u);
   else return u;
 }
 
@@ -56,6 +71,9 @@ __device__ __forceinline__ float act_any(Act act, float u) {
     case Act::hardswish: return act_of<Act::hardswish>(u);
     case Act::sigmoid: return act_of<Act::sigmoid>(u);
     case Act::hardsigmoid: return act_of<Act::hardsigmoid>(u);
+    case Act::gelu: return act_of<Act::gelu>(u);
+    case Act::gelu_tanh: return act_of<Act::gelu_tanh>(u);
+    case Act::quick_gelu: return act_of<Act::quick_gelu>(u);
   }
   return u;
 }

@@ -39,7 +39,7 @@ class Executor {
   void forward_conv(const Step& step);
   void forward_norm(const Step& step);
   void forward_drop(const Step& step);
-  void forward_attention(const Step& step);
+  void forward_sequence(const Step& step);   // executor_sequence.cpp
   void backward_step(const Step& step, const StepGradient& writes);
   void backward_conv(const Step& step, const StepGradient& writes);
   void backward_norm(const Step& step, const StepGradient& writes);

@@ -70,7 +70,8 @@ void Executor::forward_step(const Step& step) {
     case OpKind::conv: case OpKind::linear: return forward_conv(step);
     case OpKind::batch_norm: return forward_norm(step);
     case OpKind::dropout: case OpKind::stochastic_depth: return forward_drop(step);
-    case OpKind::tokens: case OpKind::first_token: case OpKind::query_attention: return forward_attention(step);
+    case OpKind::tokens: case OpKind::first_token: case OpKind::query_attention: case OpKind::repeat: case OpKind::positions: case OpKind::words:
+    case OpKind::layer_norm: case OpKind::self_attention: case OpKind::end_token: return forward_sequence(step);
     case OpKind::activation:
       return kernels_.act_forward(*device_, shapes.stored_elements(step.output), shapes.type, step.act, x, y);
     case OpKind::add:
@@ -131,23 +132,6 @@ DropShape Executor::drop_shape(int node, int value) const {
 void Executor::forward_drop(const Step& step) {
   if (options_.training) kernels_.drop_forward(*device_, drop_shape(step.node, step.output), program_.shapes.type, value(step.inputs[0]), value(step.output));
   else device_->copy(value(step.output), value(step.inputs[0]), program_.shapes.bytes(step.output));
-}
-
-void Executor::forward_attention(const Step& step) {
-  const Node& node = node_of(step);
-  const Shapes& shapes = program_.shapes;
-  const ValueShape& in = shapes.values[size_t(step.inputs[0])];
-  void* y = value(step.output);
-  const void* x = value(step.inputs[0]);
-  if (step.op == OpKind::tokens) {
-    kernels_.tokens_forward(*device_, shapes.batch, int(in.pixels()), in.stored, shapes.type, x, parameters_.value(node.parameters[0]), y);
-  } else if (step.op == OpKind::first_token) {
-    kernels_.first_token_forward(*device_, shapes.batch, int(in.pixels()), in.stored, shapes.type, x, y);
-  } else {
-    const int tokens = int(shapes.values[size_t(step.inputs[1])].pixels());
-    kernels_.query_attention_forward(*device_, {shapes.batch, tokens, in.stored, node.heads}, shapes.type, x, value(step.inputs[1]),
-                                     value(step.inputs[2]), y);
-  }
 }
 
 }  // namespace lgd

@@ -2,7 +2,8 @@
 //
 // A chain starts at a batchNorm (training), or at a convolution, linear layer or lone batchNorm (forward only), and takes in, each
 // only when nothing else reads the value between: a batchNorm behind a convolution without a bias (forward only), then an add, whose
-// other operand becomes the residual, then an activation. The step stands where the chain's last node stood, so the residual is there.
+// other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer). The step stands where the
+// chain's last node stood, so the residual is there.
 #include "graph/program.h"
 
 namespace lgd {
@@ -82,9 +83,10 @@ class StepFusion {
         last = take(last, OpKind::add);
       }
     }
-    if (const int activation = take(last, OpKind::activation); activation >= 0) {
+    const int activation = sole_reader(last + 1, OpKind::activation);
+    if (activation >= 0 && (node.is_conv() || !is_gelu(graph_.nodes[size_t(activation)].act))) {
       step.act = graph_.nodes[size_t(activation)].act;
-      last = activation;
+      last = take(last, OpKind::activation);
     }
     return last;
   }

@@ -51,13 +51,22 @@ const std::vector<OpRule>& rules() {
       {"tokens", OpKind::tokens, 1, 1, 1, false, {}},
       {"firstToken", OpKind::first_token, 1, 0, 0, false, {}},
       {"queryAttention", OpKind::query_attention, 3, 0, 0, false, {{"heads", required, 1, most, &Node::heads, nullptr}}},
+      {"repeat", OpKind::repeat, 1, 1, 1, false, {}},
+      {"positions", OpKind::positions, 1, 1, 2, false, {}},
+      {"words", OpKind::words, 1, 2, 2, false, {}},
+      {"layerNorm", OpKind::layer_norm, 1, 2, 2, false, {{"eps", 1e-5, 0, 1, nullptr, &Node::eps}}},
+      {"selfAttention", OpKind::self_attention, 1, 0, 0, false,
+       {{"heads", required, 1, most, &Node::heads, nullptr}, {"causal", 0, 0, 1, &Node::causal, nullptr}}},
+      {"endToken", OpKind::end_token, 2, 0, 0, false, {{"id", required, 0, (1 << 24) - 1, &Node::id, nullptr}}},
   };
   return table;
 }
 
 const std::pair<const char*, Act> activation_kinds[] = {{"relu", Act::relu},           {"relu6", Act::relu6},
                                                         {"silu", Act::silu},           {"hardswish", Act::hardswish},
-                                                        {"sigmoid", Act::sigmoid},     {"hardsigmoid", Act::hardsigmoid}};
+                                                        {"sigmoid", Act::sigmoid},     {"hardsigmoid", Act::hardsigmoid},
+                                                        {"gelu", Act::gelu},           {"geluTanh", Act::gelu_tanh},
+                                                        {"quickGelu", Act::quick_gelu}};
 
 template <class Table, class Name>
 std::string listed(const Table& table, Name name) {

@@ -9,7 +9,8 @@
 //   linear           x       weight [O,I] [bias O]                   -: each position of a 1x1 image or of a sequence
 //   batchNorm        x       weight bias running_mean running_var    eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
 //   activation       x       -                                       -                                          kind: relu relu6 silu
-//                                                                                                  hardswish sigmoid hardsigmoid
+//                                                                                                  hardswish sigmoid hardsigmoid;
+//                                                                                                  forward-only plans: gelu geluTanh quickGelu
 //   add              a b     -                                       -
 //   channelScale     x s     -                                       -: x times s [B,1,1,c]. In training, s has no other use
 //   maxPool          x       -                                       kernel, stride (kernel), padding (0)
@@ -20,6 +21,14 @@
 //   tokens           x       position [h*w+1,c]                      forward-only plans: [mean; positions] + position
 //   firstToken       x       -                                       forward-only plans: token 0 of a sequence, [B,1,1,c]
 //   queryAttention   q k v   -                                       heads; forward-only plans: one query an image, [B,1,1,c]
+//   repeat           x       value [c]                               forward-only plans: value for every image, [B,1,1,c]; of x only B counts
+//
+// Transformers, in forward-only plans alone (ops/layer_norm.h, self_attention.h, sequence.h):
+//   positions        x       position [T,c] [class c]                -: with a class token before them, T = h*w + 1, else h*w; [B,T,1,c]
+//   words            ids     word [V,c] position [>= T,c]            -: ids [B,T,1,3], a token id's digits in base 256; [B,T,1,c]
+//   layerNorm        x       weight bias                             eps (1e-5)
+//   selfAttention    qkv     -                                       heads, causal (0): [B,T,1,3c], queries, keys, values; [B,T,1,c]
+//   endToken         x ids   -                                       id: the token where it stands first in ids, or the last; [B,1,1,c]
 //
 // From a spec to a running encoder, one file each:
 //   graph.cpp (this list, checked) -> shape.cpp (sizes) -> fuse.cpp (steps) -> gradient.cpp (who writes which gradient)
@@ -35,8 +44,10 @@ namespace lgd {
 
 enum class OpKind : uint8_t {
   conv, linear, batch_norm, activation, add, channel_scale, max_pool, avg_pool, global_pool, dropout, stochastic_depth,
-  tokens, first_token, query_attention
+  tokens, first_token, query_attention, repeat, positions, words, layer_norm, self_attention, end_token
 };
+// Has no backward: works in forward-only plans.
+constexpr bool is_forward_only(OpKind op) { return op >= OpKind::tokens; }
 
 // Which parameter of a node stands where; a batchNorm's four, then a conv's or linear layer's two.
 enum NormParameter { norm_weight = 0, norm_bias = 1, norm_mean = 2, norm_var = 3 };
@@ -47,7 +58,7 @@ struct Node {
   std::string name;
   std::vector<int> inputs;       // value numbers
   std::vector<int> parameters;   // indices into Graph::parameters
-  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1;
+  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0;
   float eps = 0, momentum = 0, p = 0;
   Act act = Act::none;
 

@@ -59,6 +59,15 @@ class Inference {
       case OpKind::tokens: return tokens(node);
       case OpKind::first_token: return value(1, 1, x.c);
       case OpKind::query_attention: return attention(node);
+      case OpKind::repeat: return repeat(node);
+      case OpKind::positions: return positions(node);
+      case OpKind::words: return words(node);
+      case OpKind::layer_norm:
+        whole_vectors(node, x);
+        for (size_t i = 0; i < 2; ++i) vector_parameter(node, i, x.c);
+        return x;
+      case OpKind::self_attention: return self_attention(node);
+      case OpKind::end_token: return end_token(node);
     }
     throw Error("NATIVE_ERROR", "unreachable operation");
   }
@@ -122,8 +131,7 @@ class Inference {
 
   ValueShape tokens(const Node& node) {
     const ValueShape& x = input(node);
-    expect(node, 0, {x.pixels() + 1, x.c});
-    lay(node, 0, {x.pixels() + 1, 1, x.c, x.pixels() + 1, x.stored});
+    table(node, 0, x.pixels() + 1, x.c, x.stored);
     return value(int(x.pixels()) + 1, 1, x.c);
   }
 
@@ -132,9 +140,68 @@ class Inference {
     LGD_CHECK(q.pixels() == 1 && k.w == 1 && v.w == 1 && k.h == v.h && q.c == k.c && q.c == v.c, "BAD_SHAPE", "node ", node.name,
               " attends with a query of ", text_of(q), ", keys of ", text_of(k), ", values of ", text_of(v), ".");
     LGD_CHECK(q.c % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads, " heads. Allowed: a divisor of ", q.c, ".");
-    LGD_CHECK(q.c == q.stored, "BAD_SHAPE", "node ", node.name, " has ", q.c, " channels. Allowed on this device: multiples of 8.");
+    whole_vectors(node, q);
     shapes_.macs_per_image += 2.0 * k.h * k.c;
     return q;
+  }
+
+  ValueShape repeat(const Node& node) {
+    const auto& shape = parameter(node, 0).shape;
+    LGD_CHECK(shape.size() == 1, "BAD_SHAPE", "parameter ", parameter(node, 0).name, " has the shape ", text_of(shape), ". Allowed: 1 size, [C].");
+    vector_parameter(node, 0, int(shape[0]));
+    return value(1, 1, int(shape[0]));
+  }
+
+  ValueShape positions(const Node& node) {
+    const ValueShape& x = input(node);
+    const bool with_class = node.parameters.size() > 1;
+    const int64_t count = x.pixels() + with_class;
+    table(node, 0, count, x.c, x.stored);
+    if (with_class) vector_parameter(node, 1, x.c);
+    return value(int(count), 1, x.c);
+  }
+
+  ValueShape words(const Node& node) {
+    const ValueShape& ids = input(node);
+    LGD_CHECK(ids.w == 1 && ids.c == 3, "BAD_SHAPE", "node ", node.name, " reads token ids from ", text_of(ids), ". Allowed: a sequence with 3 channels.");
+    const auto &word = parameter(node, 0).shape, &position = parameter(node, 1).shape;
+    LGD_CHECK(word.size() == 2 && position.size() == 2 && word[1] == position[1], "BAD_SHAPE", "node ", node.name, " has words of ", text_of(word),
+              " and positions of ", text_of(position), ". Allowed: [V,C] and [P,C].");
+    LGD_CHECK(ids.h <= position[0], "BAD_SHAPE", "node ", node.name, " has ", ids.h, " tokens. Allowed: at most its ", position[0], " positions.");
+    const ValueShape y = value(ids.h, 1, int(word[1]));
+    table(node, 0, word[0], y.c, y.stored);
+    table(node, 1, position[0], y.c, y.stored);
+    return y;
+  }
+
+  ValueShape self_attention(const Node& node) {
+    const ValueShape& qkv = input(node);
+    const int channels = qkv.c / 3;
+    LGD_CHECK(qkv.w == 1 && qkv.c % 3 == 0 && channels % node.heads == 0, "BAD_SHAPE", "node ", node.name, " has ", node.heads, " heads over ", text_of(qkv),
+              ". Allowed: a sequence with three times a multiple of the heads as channels.");
+    const ValueShape y = value(qkv.h, 1, channels);
+    whole_vectors(node, y);
+    const int width = channels / node.heads;
+    LGD_CHECK(kind_ == DeviceKind::cpu || (width % 8 == 0 && width <= 128), "BAD_SHAPE", "node ", node.name, ": a head is ", width,
+              " channels wide. Allowed on this device: a multiple of 8 up to 128.");
+    shapes_.macs_per_image += 2.0 * qkv.h * qkv.h * channels;
+    return y;
+  }
+
+  ValueShape end_token(const Node& node) const {
+    const ValueShape &x = input(node, 0), &ids = input(node, 1);
+    LGD_CHECK(x.w == 1 && ids.w == 1 && x.h == ids.h && ids.c == 3, "BAD_SHAPE", "node ", node.name, " looks in ", text_of(ids), " for a token of ", text_of(x), ".");
+    return value(1, 1, x.c);
+  }
+
+  void whole_vectors(const Node& node, const ValueShape& x) const {
+    LGD_CHECK(x.c == x.stored, "BAD_SHAPE", "node ", node.name, " has ", x.c, " channels. Allowed on this device: multiples of 8.");
+  }
+
+  // A table of `count` rows of channels.
+  void table(const Node& node, size_t i, int64_t count, int channels, int stored) {
+    expect(node, i, {count, channels});
+    lay(node, i, {count, 1, channels, count, stored});
   }
 
   const GraphParameter& parameter(const Node& node, size_t i) const { return graph_.parameters[size_t(node.parameters[i])]; }
@@ -157,8 +224,7 @@ class Inference {
   }
 
   void check_trainable(const Node& node) const {
-    const bool attention = node.op == OpKind::tokens || node.op == OpKind::first_token || node.op == OpKind::query_attention;
-    LGD_CHECK(!attention, "BAD_MODEL", "node ", node.name, " has no backward: it works in forward-only plans.");
+    LGD_CHECK(!is_forward_only(node.op) && !is_gelu(node.act), "BAD_MODEL", "node ", node.name, " has no backward: it works in forward-only plans.");
     LGD_CHECK(!(node.op == OpKind::conv && node.groups > 1 && node.has_bias()), "BAD_MODEL", "node ", node.name,
               ": a depthwise convolution with a bias works in forward-only plans.");
     if (node.op == OpKind::batch_norm)

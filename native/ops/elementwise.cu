@@ -92,9 +92,13 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
 void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, void* y) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    with_act(act, [&](auto tag) {
+    const auto run = [&](auto tag) {
       LGD_LAUNCH(ctx, (act_kernel<T, decltype(tag)::act>), grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
-    });
+    };
+    if (act == Act::gelu) run(ActTag<Act::gelu>{});
+    else if (act == Act::gelu_tanh) run(ActTag<Act::gelu_tanh>{});
+    else if (act == Act::quick_gelu) run(ActTag<Act::quick_gelu>{});
+    else with_act(act, run);
   });
 }
 

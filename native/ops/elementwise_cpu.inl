@@ -13,7 +13,7 @@ void act_forward_of(int64_t count, const float* x, float* y) {
 }
 
 void act_forward_range(Act act, int64_t count, const float* x, float* y) {
-  with_act(act, [&](auto tag) { act_forward_of<tag.value>(count, x, y); });
+  with_forward_act(act, [&](auto tag) { act_forward_of<tag.value>(count, x, y); });
 }
 
 template <Act act>

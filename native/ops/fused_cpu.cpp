@@ -21,6 +21,7 @@ double act_of(Act act, double u) {
     case Act::hardswish: return u * std::min(std::max(u + 3, 0.0), 6.0) / 6;
     case Act::sigmoid: return sigmoid(u);
     case Act::hardsigmoid: return std::min(std::max(u + 3, 0.0), 6.0) / 6;
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;  // forward-only plans, which have no layers
   }
   return u;
 }
@@ -34,6 +35,7 @@ double slope_of(Act act, double u) {
     case Act::hardswish: return u < -3 ? 0 : u > 3 ? 1 : u / 3 + 0.5;
     case Act::sigmoid: return sigmoid(u) * (1 - sigmoid(u));
     case Act::hardsigmoid: return u > -3 && u < 3 ? 1.0 / 6 : 0;
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
   }
   return 1;
 }

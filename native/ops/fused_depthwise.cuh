@@ -220,8 +220,9 @@ inline ActForm form_of(Act act) {
     case Act::hardswish: return {ActForm::ramp, true, -3, 3};
     case Act::sigmoid: return {ActForm::logistic, false, -infinity, infinity};
     case Act::hardsigmoid: return {ActForm::ramp, false, -below_3, below_3};
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
   }
-  return {};
+  throw Error("BAD_MODEL", "a GELU has no backward: it works in forward-only plans.");
 }
 
 // Calls body(value) -- act(u) and act'(u) -- for each u.

@@ -6,6 +6,9 @@
 #include "ops/elementwise.h"
 #include "ops/pool.h"
 #include "ops/attention.h"
+#include "ops/layer_norm.h"
+#include "ops/self_attention.h"
+#include "ops/sequence.h"
 #include "ops/layout.h"
 #include "ops/fused.h"
 #include "optimizer/sgd.h"
@@ -38,6 +41,12 @@
   X(tokens_forward) \
   X(first_token_forward) \
   X(query_attention_forward) \
+  X(layer_norm_forward) \
+  X(self_attention_forward) \
+  X(positions_forward) \
+  X(words_forward) \
+  X(end_token_forward) \
+  X(repeat_forward) \
   X(unpack_output) \
   X(pack_gradient) \
   X(cast) \

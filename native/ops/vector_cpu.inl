@@ -57,6 +57,23 @@ LGD_INLINE Vec vexp(Vec x) {
 
 LGD_INLINE Vec vsigmoid(Vec x) { return 1.0f / (1.0f + vexp(-x)); }
 
+// 1 - erf(x) for x >= 0, to 1.5e-7 (Abramowitz and Stegun 7.1.26).
+LGD_INLINE Vec verfc(Vec x) {
+  const Vec t = 1.0f / (1.0f + 0.3275911f * x);
+  Vec p = splat(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  return p * t * vexp(-(x * x));
+}
+
+// u Phi(u): Phi's tail on either side is half an erfc.
+LGD_INLINE Vec vgelu(Vec u) {
+  const Vec tail = 0.5f * verfc(vmax(u, -u) * 0.70710678f);
+  return u * (u > Vec{} ? 1.0f - tail : tail);
+}
+
 template <Act act>
 LGD_INLINE Vec act_value(Vec u) {
   if constexpr (act == Act::relu) return vmax(Vec{}, u);
@@ -65,6 +82,9 @@ LGD_INLINE Vec act_value(Vec u) {
   if constexpr (act == Act::hardswish) return u * vmin(splat(6.0f), vmax(Vec{}, u + 3.0f)) * (1.0f / 6.0f);
   if constexpr (act == Act::sigmoid) return vsigmoid(u);
   if constexpr (act == Act::hardsigmoid) return vmin(splat(6.0f), vmax(Vec{}, u + 3.0f)) * (1.0f / 6.0f);
+  if constexpr (act == Act::gelu) return vgelu(u);
+  if constexpr (act == Act::gelu_tanh) return u * vsigmoid(1.5957691216f * (u + 0.044715f * (u * u * u)));  // (1 + tanh y) / 2 = sigmoid(2 y)
+  if constexpr (act == Act::quick_gelu) return u * vsigmoid(1.702f * u);
   return u;
 }
 
@@ -94,7 +114,7 @@ struct ActTag {
   static constexpr Act value = act;
 };
 
-// Calls body with the activation as a compile-time tag.
+// Calls body with the activation as a compile-time tag: those that have a gradient.
 template <class Body>
 LGD_INLINE void with_act(Act act, Body&& body) {
   switch (act) {
@@ -105,6 +125,18 @@ LGD_INLINE void with_act(Act act, Body&& body) {
     case Act::hardswish: return body(ActTag<Act::hardswish>{});
     case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
     case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: return;  // ops/context.h: nobody asks
+  }
+}
+
+// Calls body with the activation as a compile-time tag: all of them.
+template <class Body>
+LGD_INLINE void with_forward_act(Act act, Body&& body) {
+  switch (act) {
+    case Act::gelu: return body(ActTag<Act::gelu>{});
+    case Act::gelu_tanh: return body(ActTag<Act::gelu_tanh>{});
+    case Act::quick_gelu: return body(ActTag<Act::quick_gelu>{});
+    default: return with_act(act, body);
   }
 }
 

@@ -1,11 +1,11 @@
 import { stat } from 'node:fs/promises';
 import type { Device } from '../../device.js';
-import { LgdError } from '../../errors.js';
 import { resolveModel } from '../../hub.js';
 import type { Precision } from '../compiled.js';
-import { configFiles, NativeTeacher, readConfig, weightFiles } from './native.js';
-import { OnnxTeacher, type OnnxTeacherOptions } from './onnx.js';
+import { NativeTeacher } from './native.js';
+import { OnnxTeacher, onnxFiles, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
+import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
 export interface TeacherOptions extends OnnxTeacherOptions {
@@ -21,20 +21,20 @@ export interface TeacherOptions extends OnnxTeacherOptions {
 export type AnyTeacher = NativeTeacher | OnnxTeacher | PrecomputedTeacher;
 
 /**
- * Loads a teacher: a folder or hub id with a CLIP ModifiedResNet (runs natively), one with any other image tower in ONNX, an .onnx file,
- * or a .safetensors file of precomputed embeddings.
+ * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively: {@link NativeTeacher.load} lists which), one with any image tower in ONNX,
+ * an .onnx file, or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
  */
 export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
   if (source.endsWith('.safetensors') && !isFolder) return PrecomputedTeacher.load(source);
   if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, options);
-  const described = await resolveModel(source, { required: [[...configFiles]], optional: [...configFiles, 'preprocessor_config.json'] }, options).catch((error: unknown) => {
-    if (error instanceof LgdError && error.code === 'BAD_MODEL') return undefined; // no configuration: an ONNX folder needs none
-    throw error;
-  });
-  if (described === undefined || (await readConfig(described.folder)) === undefined) return OnnxTeacher.load(source, options);
-  const model = await resolveModel(source, { required: [[...weightFiles]], optional: [...configFiles, 'preprocessor_config.json'] }, options);
-  return NativeTeacher.load(model.id, model.folder, model.files[0]!, options);
+  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
+  if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, options);
+  const files = await shardsOf(source, model, options);
+  if (!(await NativeTeacher.recognises(files, model.folder))) {
+    const other = await resolveModel(source, { required: [onnxFiles] }, options).catch(() => undefined);
+    if (other !== undefined) return OnnxTeacher.load(source, options);
+  }
+  return NativeTeacher.load(model.id, model.folder, files, options);
 }
-

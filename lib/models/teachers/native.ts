@@ -1,15 +1,15 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
-import { readSafetensors } from '../../safetensors.js';
 import { CompiledEncoder, type Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
-import { checkWeights, type WeightRecord } from '../weights.js';
-import { modifiedResNet, type ModifiedResNetConfig } from './modified_resnet.js';
+import type { WeightRecord } from '../weights.js';
+import { few, readWeights } from './naming.js';
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
+import { findImageTower, type ImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
+import { openWeights } from './weight-files.js';
 
 /** Where and how a native teacher runs. */
 export interface NativeTeacherOptions extends Partial<Preprocessing> {
@@ -18,9 +18,10 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
   batch?: number;
   /** Of activations; default: bfloat16 on CUDA, float32 on the CPU. */
   precision?: Precision;
+  signal?: AbortSignal;
 }
 
-/** CLIP's ModifiedResNet on the same device as the student. */
+/** An image tower of CLIP or SigLIP on the same device as the student. */
 export class NativeTeacher implements Teacher {
   readonly kind = 'native';
   readonly resolution: number;
@@ -30,37 +31,54 @@ export class NativeTeacher implements Teacher {
   #weights: WeightRecord | undefined;
   #encoder: Encoder | undefined;
 
+  readonly graph: GraphSpec;
+  readonly embeddingSize: number;
+  readonly architecture: ImageTower['architecture'];
+
   private constructor(
     readonly id: string,
     readonly device: Device,
-    readonly graph: GraphSpec,
-    readonly embeddingSize: number,
+    { architecture, graph, embeddingSize, resolution }: ImageTower,
     weights: WeightRecord,
-    { resolution, mean, std }: Preprocessing,
+    { mean, std }: Pick<Preprocessing, 'mean' | 'std'>,
     private readonly batch: number,
     precision: Precision | undefined,
   ) {
     this.#weights = weights;
-    [this.resolution, this.mean, this.std] = [resolution, mean, std];
+    [this.architecture, this.graph, this.embeddingSize, this.resolution] = [architecture, graph, embeddingSize, resolution];
+    [this.mean, this.std] = [mean, std];
     this.precision = precision ?? device.info.precisions[0]!;
   }
 
   /**
-   * @param folder holds config.json (`vision_config`: layers, width, heads, output_dim, image_size) or open_clip_config.json, the weights under
-   *   OpenAI's names (visual.safetensors, model.safetensors or open_clip_model.safetensors; prefix `visual.` or none), and preprocessor_config.json (CLIP's mean and std without one)
-   * @throws LgdError BAD_MODEL, BAD_FILE, BAD_OPTION
+   * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names (open_clip's too), with the prefix `visual.` or none; vision transformers
+   * under the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read off the tensors.
+   * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size; without one as OpenAI's models have them) and preprocessor_config.json (CLIP's mean and std without one)
+   * @param weightFiles a safetensors file, its shards, or the index of shards beside it
+   * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */
-  static async load(id: string, folder: string, weightFile: string, { device, batch = 32, precision, resolution, mean, std }: NativeTeacherOptions): Promise<NativeTeacher> {
-    const config = await readConfig(folder);
-    if (config === undefined) throw new LgdError('BAD_MODEL', `${folder} holds no ModifiedResNet.`, { mend: 'Load it with loadTeacher' });
-    if (resolution !== undefined && resolution !== config.imageSize) {
-      throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, { option: 'resolution', found: resolution, allowed: String(config.imageSize) });
+  static async load(id: string, folder: string, weightFiles: string | readonly string[], options: NativeTeacherOptions): Promise<NativeTeacher> {
+    const { device, batch = 32, precision, resolution, mean, std, signal } = options;
+    const files = [weightFiles].flat();
+    await using reader = await openWeights(files);
+    const tower = await findImageTower(reader.shapes, folder);
+    if (tower === undefined) {
+      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP under OpenAI's, open_clip's or transformers' names.`, {
+        found: few([...reader.shapes.keys()]), allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...', mend: 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)',
+      });
     }
-    const graph = modifiedResNet(config);
-    const weights = await readTower(weightFile, graph);
+    if (resolution !== undefined && resolution !== tower.resolution) {
+      throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, { option: 'resolution', found: resolution, allowed: String(tower.resolution) });
+    }
+    const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
     const read = await readPreprocessor(join(folder, 'preprocessor_config.json'));
-    const preprocessing = { resolution: config.imageSize, mean: mean ?? config.mean ?? read?.mean ?? clipMean, std: std ?? config.std ?? read?.std ?? clipStd };
-    return new NativeTeacher(id, device, graph, config.outputDim, weights, preprocessing, batch, precision);
+    return new NativeTeacher(id, device, tower, weights, { mean: mean ?? tower.mean ?? read?.mean ?? clipMean, std: std ?? tower.std ?? read?.std ?? clipStd }, batch, precision);
+  }
+
+  /** Do these files hold an image tower that {@link load} knows? @throws as {@link load} */
+  static async recognises(weightFiles: readonly string[], folder: string): Promise<boolean> {
+    await using reader = await openWeights(weightFiles);
+    return (await findImageTower(reader.shapes, folder)) !== undefined;
   }
 
   /** A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it. */
@@ -116,57 +134,4 @@ export class NativeTeacher implements Teacher {
     if (this.#weights === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
     return this.#weights;
   }
-}
-
-/** Where a native teacher's sizes stand, and its weights, in the order looked for. */
-export const configFiles = ['config.json', 'open_clip_config.json'] as const;
-export const weightFiles = ['visual.safetensors', 'open_clip_model.safetensors', 'model.safetensors'] as const;
-
-interface TowerFile {
-  layers?: unknown;
-  width?: number;
-  heads?: number;
-  head_width?: number;
-  output_dim?: number;
-  image_size?: number;
-}
-
-interface ConfigFile {
-  vision_config?: TowerFile;
-  projection_dim?: number;
-  model_cfg?: { embed_dim?: number; vision_cfg?: TowerFile };
-  preprocess_cfg?: { mean?: ChannelTriple; std?: ChannelTriple };
-}
-
-/** A folder's ModifiedResNet (its `layers` are a list, as CLIP's code has it), or undefined for any other model. */
-export async function readConfig(folder: string): Promise<(ModifiedResNetConfig & Partial<Preprocessing>) | undefined> {
-  for (const name of configFiles) {
-    const path = join(folder, name);
-    const text = await readFile(path, 'utf8').catch(() => undefined);
-    if (text === undefined) continue;
-    let file: ConfigFile;
-    try {
-      file = JSON.parse(text) as ConfigFile;
-    } catch (cause) {
-      throw new LgdError('BAD_MODEL', `${path} is not JSON.`, { mend: 'Fetch it again', cause });
-    }
-    const tower = file.vision_config ?? file.model_cfg?.vision_cfg;
-    if (tower === undefined || !Array.isArray(tower.layers)) continue;
-    const { layers, width = 64, head_width: headWidth = 64, image_size: imageSize = 224 } = tower;
-    const outputDim = tower.output_dim ?? file.projection_dim ?? file.model_cfg?.embed_dim ?? 0;
-    return { layers: layers as number[], width, heads: tower.heads ?? Math.floor((32 * width) / headWidth), outputDim, imageSize, ...file.preprocess_cfg };
-  }
-  return undefined;
-}
-
-/** The image tower's weights in a file that may also hold the text tower. */
-async function readTower(file: string, graph: GraphSpec): Promise<WeightRecord> {
-  const { tensors } = await readSafetensors(file);
-  const prefix = tensors.has('visual.conv1.weight') ? 'visual.' : '';
-  const record: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (name.startsWith(prefix) && data instanceof Float32Array) record[name.slice(prefix.length)] = { shape, data };
-  }
-  checkWeights(graph, record);
-  return record;
 }

@@ -10,6 +10,9 @@ import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, OnnxTeacherApi } from './types.js';
 
+/** The files that may hold an image tower, in the order looked for. */
+export const onnxFiles: readonly string[] = ['onnx/vision_model.onnx', 'onnx/model.onnx', 'vision_model.onnx', 'model.onnx'];
+
 /** How {@link OnnxTeacher.load} finds a model and prepares its input. */
 export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessing> {
   /** The model's output that holds the embedding [B,D]; by default image_embeds, or the only output of rank 2. */
@@ -136,7 +139,7 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
     id = basename(file, '.onnx');
   } else {
     const model = await resolveModel(source, {
-      required: [['onnx/vision_model.onnx', 'onnx/model.onnx', 'vision_model.onnx', 'model.onnx']],
+      required: [onnxFiles],
       optional: ['preprocessor_config.json'],
     }, options);
     [id, file, folders] = [model.id, model.files[0]!, [model.folder]];

@@ -13,6 +13,9 @@ double reference_act(Act act, double u) {
     case Act::hardswish: return u * gate;
     case Act::sigmoid: return 1 / (1 + std::exp(-u));
     case Act::hardsigmoid: return gate;
+    case Act::gelu: return u * std::erfc(-u / std::sqrt(2.0)) / 2;
+    case Act::gelu_tanh: return u * (1 + std::tanh(std::sqrt(2 / M_PI) * (u + 0.044715 * u * u * u))) / 2;
+    case Act::quick_gelu: return u / (1 + std::exp(-1.702 * u));
   }
   return u;
 }
@@ -27,6 +30,7 @@ double reference_slope(Act act, double u) {
     case Act::hardswish: return u < -3 ? 0 : u > 3 ? 1 : u / 3 + 0.5;
     case Act::sigmoid: return s * (1 - s);
     case Act::hardsigmoid: return u > -3 && u < 3 ? 1.0 / 6 : 0;
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;  // forward only
   }
   return 1;
 }

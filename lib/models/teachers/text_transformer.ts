@@ -1,0 +1,31 @@
+/**
+ * CLIP's text transformer: Radford et al., ICML 2021, section 2.4: the causal transformer of Radford et al. 2019 (GPT-2); its state at the
+ * end-of-text token, normed and projected, is the embedding. Parameters have OpenAI's names, except that `text_projection` is a linear
+ * layer's `text_projection.weight`, [D, width].
+ */
+import { GraphBuilder, type GraphSpec } from '../graph.js';
+import { checkTransformer, transformer, type TransformerConfig } from './transformer.js';
+
+/** Sizes of CLIP's text transformer; ViT-B/32's: width 512, layers 12, heads 8, hidden 2048, words 49408, positions 77, outputDim 512. */
+export interface TextTransformerConfig extends TransformerConfig {
+  /** Size of the vocabulary. */
+  words: number;
+  /** The most tokens of a text. */
+  positions: number;
+  /** D. */
+  outputDim: number;
+}
+
+/**
+ * The tower as a forward-only graph over token ids ({@link GraphBuilder.words}).
+ * @param endId the end-of-text token, where the embedding is read
+ * @throws LgdError BAD_MODEL for sizes that do not fit together
+ */
+export function textTransformer(config: TextTransformerConfig, endId: number): GraphSpec {
+  const { width, words, positions, outputDim, eps } = config;
+  checkTransformer('text transformer', config, { words, positions, outputDim });
+  const g = new GraphBuilder('text tower');
+  const tokens = g.words(g.images, { word: 'token_embedding.weight', position: 'positional_embedding', words, positions, channels: width });
+  const x = transformer(g, tokens, 'transformer.resblocks', config, { causal: true });
+  return g.finish(g.linear(g.layerNorm(g.endToken(x, g.images, endId), 'ln_final', eps), 'text_projection', { features: outputDim, bias: false }));
+}

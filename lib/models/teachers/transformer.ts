@@ -1,0 +1,45 @@
+/**
+ * The residual attention block that CLIP's and SigLIP's towers are stacks of: Vaswani et al. 2017 with the norms in front (pre-LN), as in
+ * Dosovitskiy et al. 2021 and Radford et al. 2019. Parameters have OpenAI CLIP's names.
+ */
+import { LgdError } from '../../errors.js';
+import type { Activation, GraphBuilder, Value } from '../graph.js';
+
+/** Sizes of a stack of residual attention blocks. */
+export interface TransformerConfig {
+  /** Channels of the sequence: 768 for ViT-B. */
+  width: number;
+  /** Blocks. */
+  layers: number;
+  heads: number;
+  /** Channels between the two linear layers of a block: 4 times the width, mostly. */
+  hidden: number;
+  /** Between them: quickGelu in OpenAI's models, gelu in most of open_clip's, geluTanh in SigLIP's. */
+  activation: Activation;
+  /** Of the layer norms. */
+  eps: number;
+}
+
+/** @throws LgdError BAD_MODEL for sizes that do not fit together */
+export function checkTransformer(what: string, { width, layers, heads, hidden }: TransformerConfig, others: Record<string, number>): void {
+  const sizes = { width, layers, heads, hidden, ...others };
+  if (Object.values(sizes).every((size) => Number.isInteger(size) && size > 0) && width % heads === 0) return;
+  throw new LgdError('BAD_MODEL', `these sizes make no ${what}.`, { found: sizes, allowed: 'whole numbers above 0, and heads that divide the width', mend: "Check the model's config.json" });
+}
+
+/** The blocks `name.0`, `name.1`, ... over a sequence. A causal stack attends to earlier positions only. */
+export function transformer(g: GraphBuilder, tokens: Value, name: string, config: TransformerConfig, { causal = false } = {}): Value {
+  let x = tokens;
+  for (let i = 0; i < config.layers; i++) {
+    const block = `${name}.${i}`;
+    const qkv = g.linear(g.layerNorm(x, `${block}.ln_1`, config.eps), `${block}.attn.in_proj`, { features: 3 * config.width });
+    x = g.add(x, g.linear(g.selfAttention(qkv, config.heads, { causal }), `${block}.attn.out_proj`, { features: config.width }));
+    x = g.add(x, mlp(g, g.layerNorm(x, `${block}.ln_2`, config.eps), `${block}.mlp`, config));
+  }
+  return x;
+}
+
+/** Two linear layers with the activation between them: `name.c_fc`, `name.c_proj`. */
+export function mlp(g: GraphBuilder, x: Value, name: string, { hidden, activation }: TransformerConfig): Value {
+  return g.linear(g.activation(g.linear(x, `${name}.c_fc`, { features: hidden }), activation), `${name}.c_proj`, { features: x.channels });
+}

@@ -1,0 +1,45 @@
+/** Where a model's weights lie: one safetensors file, or several and an index. */
+import { readFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { LgdError } from '../../errors.js';
+import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
+import { SafetensorsReader } from '../../safetensors-reader.js';
+import { configFiles } from './model-config.js';
+
+/** The files that may hold a tower's weights, in the order looked for. */
+export const weightFiles = ['visual.safetensors', 'open_clip_model.safetensors', 'model.safetensors', 'model.safetensors.index.json'] as const;
+
+/** What is fetched beside weights. */
+export const sideFiles: readonly string[] = [...configFiles, 'preprocessor_config.json'];
+
+/**
+ * The files of a model that {@link resolveModel} found by one of {@link weightFiles}: the file itself, or the shards that an index names.
+ * @throws LgdError BAD_MODEL, and those of resolveModel
+ */
+export async function shardsOf(source: string, model: ResolvedModel, options: ResolveOptions): Promise<string[]> {
+  const file = model.files[0]!;
+  if (!file.endsWith('.index.json')) return [file];
+  const shards = await readIndex(file);
+  return (await resolveModel(source, { required: shards, optional: sideFiles }, options)).files;
+}
+
+/** Opens the weights; an index stands for the shards beside it. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL */
+export async function openWeights(files: readonly string[]): Promise<SafetensorsReader> {
+  const paths = await Promise.all(files.map(async (file) => (file.endsWith('.index.json') ? (await readIndex(file)).map((shard) => join(dirname(file), shard)) : [file])));
+  return SafetensorsReader.open(paths.flat());
+}
+
+/** The shards that an index names, each once. */
+async function readIndex(file: string): Promise<string[]> {
+  const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file} is not an index of safetensors files: ${why}.`, { mend: 'Fetch it again', cause });
+  let map: unknown;
+  try {
+    map = (JSON.parse(await readFile(file, 'utf8')) as { weight_map?: unknown }).weight_map;
+  } catch (cause) {
+    throw bad((cause as Error).message, cause);
+  }
+  const shards = [...new Set(Object.values(map ?? {}))];
+  if (shards.length === 0) throw bad('it has no weight_map');
+  if (!shards.every((shard): shard is string => typeof shard === 'string' && basename(shard) === shard)) throw bad('it names files outside of its folder');
+  return shards;
+}

@@ -1,0 +1,151 @@
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError } from '../errors.js';
+import { resolveModel } from '../hub.js';
+import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import type { GraphSpec } from '../models/graph.js';
+import { few, readWeights } from '../models/teachers/naming.js';
+import { findTextTower } from '../models/teachers/towers.js';
+import { openWeights, shardsOf, sideFiles, weightFiles } from '../models/teachers/weight-files.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { TensorHandle } from '../native.js';
+import { nextTurn } from '../turn.js';
+import type { EncodeOptions, TextEncoder, TextEncoderOptions } from './encoder.js';
+import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
+
+/** Where and how a native text tower runs. */
+export interface NativeTextEncoderOptions extends TextEncoderOptions {
+  /** A device, or the name of one to open and to close with the encoder; default 'auto'. */
+  device?: Device | DeviceName;
+  /** Of activations; default float32: a bank is built once, and its errors are in every target. */
+  precision?: Precision;
+}
+
+const step = 8; // plans are compiled for lengths that are multiples of it
+
+/**
+ * CLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's, open_clip's or transformers' names), with tokenizer.json and
+ * tokenizer_config.json beside it.
+ */
+export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
+  #weights: WeightRecord | undefined;
+  #plan: { encoder: CompiledEncoder; ids: TensorHandle } | undefined;
+
+  private constructor(
+    readonly id: string,
+    readonly embeddingSize: number,
+    readonly maxTokens: number,
+    private readonly tokenizer: ClipTokenizer,
+    private readonly words: number,
+    private readonly graph: GraphSpec,
+    weights: WeightRecord,
+    private readonly device: Device,
+    private readonly ownsDevice: boolean,
+    private readonly batch: number,
+    private readonly precision: Precision,
+  ) {
+    this.#weights = weights;
+  }
+
+  /**
+   * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
+   * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of {@link openDevice}
+   */
+  static async load(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<NativeTextEncoder> {
+    const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
+    const tokenizer = await ClipTokenizer.load(model.folder);
+    const files = await shardsOf(idOrDir, model, options);
+    await using reader = await openWeights(files);
+    const tower = await findTextTower(reader.shapes, model.folder);
+    if (tower === undefined) {
+      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP.`, {
+        found: few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
+        mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
+      });
+    }
+    const graph = tower.graph(tokenizer.endId);
+    const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
+    const { device = 'auto', batchSize = 32, precision = 'float32' } = options;
+    const [opened, owns] = typeof device === 'string' ? [await openDevice(device), true] : [device, false];
+    const maxTokens = Math.min(tower.maxTokens, tokenizer.maxTokens ?? tower.maxTokens);
+    return new NativeTextEncoder(model.id, tower.embeddingSize, maxTokens, tokenizer, tower.words, graph, weights, opened, owns, Math.max(1, batchSize), precision);
+  }
+
+  /** @throws LgdError DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
+  async encode(texts: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+    const rows: number[][] = [];
+    for (const [index, text] of texts.entries()) {
+      if (index % 256 === 0) await nextTurn(signal, 'text encoding');
+      rows.push(this.tokenizer.encode(text, this.maxTokens));
+    }
+    const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
+    if (largest >= this.words) {
+      throw new LgdError('BAD_MODEL', `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${this.words}.`, { mend: "Take the model's own tokenizer.json" });
+    }
+    const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths share a plan
+    const embeddings = new Float32Array(texts.length * this.embeddingSize);
+    for (let from = 0; from < order.length;) {
+      await nextTurn(signal, 'text encoding');
+      const length = this.#planned(rows[order[from]!]!.length);
+      const batch = order.slice(from, from + this.batch).filter((index) => rows[index]!.length <= length);
+      const data = await this.#run(batch.map((index) => rows[index]!), length);
+      batch.forEach((index, i) => {
+        const row = data.subarray(i * this.embeddingSize, (i + 1) * this.embeddingSize);
+        if (!row.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(texts[index])} is not finite.`, { mend: 'Check the text model' });
+        embeddings.set(row, index * this.embeddingSize);
+      });
+      from += batch.length;
+      onProgress?.(from, texts.length);
+    }
+    return embeddings;
+  }
+
+  countTokens(text: string): number {
+    return this.tokenizer.count(text);
+  }
+
+  /** Frees the tower, and the device if the encoder opened it; later calls of {@link encode} throw DISPOSED. */
+  async dispose(): Promise<void> {
+    this.#release();
+    if (this.#weights !== undefined && this.ownsDevice) this.device.dispose();
+    this.#weights = undefined;
+  }
+
+  /** For `await using`: {@link dispose}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  #release(): void {
+    if (this.#plan === undefined) return;
+    this.device.addon.release(this.#plan.ids);
+    this.#plan.encoder.dispose();
+    this.#plan = undefined;
+  }
+
+  #planned(length: number): number {
+    return Math.min(Math.ceil(length / step) * step, this.maxTokens);
+  }
+
+  /** One batch -> [N,D]; what stands behind a text's end token does not reach it. One plan is kept: a second one would hold the weights again. */
+  async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
+    const weights = this.#weights;
+    if (weights === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    if (this.#plan?.encoder.resolution !== length) {
+      this.#release();
+      const encoder = new CompiledEncoder(this.device, this.graph, { batch: this.batch, resolution: length, width: 1, precision: this.precision, training: false });
+      encoder.load(weights);
+      this.#plan = { encoder, ids: encoder.makeImages() };
+    }
+    const { encoder, ids } = this.#plan;
+    const digits = new Float32Array(this.batch * 3 * length);
+    rows.forEach((row, i) => {
+      for (let t = 0; t < length; t++) {
+        const id = row[t] ?? this.tokenizer.endId;
+        for (let digit = 0; digit < 3; digit++) digits[(i * 3 + digit) * length + t] = (id >> (8 * digit)) & 255;
+      }
+    });
+    this.device.addon.writeImages(ids, digits);
+    encoder.forwardTensor(ids);
+    return this.device.addon.readTensor(encoder.output);
+  }
+}

@@ -1,0 +1,38 @@
+#include "graph/executor.h"
+#include "ops/kernels.h"
+
+namespace lgd {
+
+// The operations of forward-only plans: attention pooling and transformers.
+void Executor::forward_sequence(const Step& step) {
+  const Node& node = node_of(step);
+  const Shapes& shapes = program_.shapes;
+  const ValueShape &in = shapes.values[size_t(step.inputs[0])], &out = shapes.values[size_t(step.output)];
+  const int count = int(in.pixels()), batch = shapes.batch;
+  const void* x = value(step.inputs[0]);
+  void* y = value(step.output);
+  const auto operand = [&](size_t i) -> const void* { return value(step.inputs[i]); };
+  const auto table = [&](size_t i) -> const float* { return parameters_.value(node.parameters[i]); };
+  switch (step.op) {
+    case OpKind::tokens: return kernels_.tokens_forward(*device_, batch, count, in.stored, shapes.type, x, table(0), y);
+    case OpKind::first_token: return kernels_.first_token_forward(*device_, batch, count, in.stored, shapes.type, x, y);
+    case OpKind::query_attention: {
+      const int tokens = int(shapes.values[size_t(step.inputs[1])].pixels());
+      return kernels_.query_attention_forward(*device_, {batch, tokens, in.stored, node.heads}, shapes.type, x, operand(1), operand(2), y);
+    }
+    case OpKind::repeat: return kernels_.repeat_forward(*device_, batch, out.stored, shapes.type, table(0), y);
+    case OpKind::positions:
+      return kernels_.positions_forward(*device_, {batch, out.h, out.stored}, shapes.type, x, node.parameters.size() > 1 ? table(1) : nullptr, table(0), y);
+    case OpKind::words:
+      return kernels_.words_forward(*device_, {batch, out.h, out.stored}, shapes.type, in.stored, int(program_.graph.parameters[size_t(node.parameters[0])].shape[0]), x,
+                                    table(0), table(1), y);
+    case OpKind::layer_norm: return kernels_.layer_norm_forward(*device_, {shapes.rows(step.output), in.stored, node.eps}, shapes.type, x, table(0), table(1), y);
+    case OpKind::self_attention:
+      return kernels_.self_attention_forward(*device_, {batch, in.h, out.stored, node.heads, node.causal != 0}, shapes.type, x, y);
+    case OpKind::end_token:
+      return kernels_.end_token_forward(*device_, {batch, in.h, in.stored}, shapes.type, shapes.values[size_t(step.inputs[1])].stored, node.id, x, operand(1), y);
+    default: throw Error("NATIVE_ERROR", "unreachable operation");
+  }
+}
+
+}  // namespace lgd

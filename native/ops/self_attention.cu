@@ -1,0 +1,193 @@
+// Self-attention (ops/self_attention.h), forward: the scores stay on the chip.
+//
+// bfloat16: a block has 64 queries of a head of an image, a warp 16 of them, whose fragments stay in registers. Keys and values come by
+// cp.async, 64 tokens at a time and two such tiles deep. Scores, their running maximum and sum (online softmax: when the maximum grows,
+// what was summed before shrinks) and the output are accumulators of mma.sync; the scores' fragments are, rounded, the operand of the
+// second product, since both lie alike. At least 8 N T C bytes move (3 in, 1 out, of 2 each) for 4 N T^2 C operations.
+// A row of a tile has 8 elements more than a head is wide: then the eight rows of an ldmatrix start in eight different banks.
+// float32, for checking: a warp has one query, and its scores lie in shared memory.
+#include "core/cuda_device.cuh"
+#include "ops/self_attention.h"
+
+namespace lgd {
+namespace {
+
+constexpr int queries = 64, keys = 64, threads = 128;
+template <int D> constexpr int pitch = D + 8;
+template <int D> constexpr size_t shared_bytes = size_t(2) * 2 * keys * pitch<D> * sizeof(bf16);
+
+// Keys and values of the tokens from `first` on into one stage; zeros past the sequence and past the head. D: its width, rounded up.
+template <int D>
+__device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* head, int width, int first, bf16* stage) {
+#pragma unroll
+  for (int i = threadIdx.x; i < keys * D / 8; i += threads) {
+    const int row = i / (D / 8), column = i % (D / 8) * 8;
+    const bool inside = first + row < s.tokens && column < width;
+    const bf16* from = head + (inside ? int64_t(first + row) * 3 * s.channels + column : 0);
+    cp_async16(stage + row * pitch<D> + column, from + s.channels, inside);
+    cp_async16(stage + (keys + row) * pitch<D> + column, from + 2 * s.channels, inside);
+  }
+}
+
+template <int D>
+__global__ void __launch_bounds__(threads) flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
+  LGD_DYNAMIC_SHARED(bf16, shared);  // [stage][keys, values][64][pitch]
+  const int lane = threadIdx.x % 32, width = s.channels / s.heads, pair = lane % 4 * 2;
+  const int first = int(blockIdx.x) * queries, row0 = first + int(threadIdx.x) / 32 * 16 + lane / 4;  // this lane's rows: row0 and row0 + 8
+  const bf16* head = qkv + int64_t(blockIdx.z) * s.tokens * 3 * s.channels + int64_t(blockIdx.y) * width;
+  const float scale = rsqrtf(float(width));
+
+  uint32_t q[D / 16][4];
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k)
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      const int row = row0 + part % 2 * 8, column = k * 16 + part / 2 * 8 + pair;
+      q[k][part] = row < s.tokens && column < width ? *reinterpret_cast<const uint32_t*>(head + int64_t(row) * 3 * s.channels + column) : 0;
+    }
+
+  float o[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
+  const int reach = s.causal ? min(s.tokens, first + queries) : s.tokens, tiles = (reach + keys - 1) / keys;
+  fetch<D>(s, head, width, 0, shared);
+  cp_commit();
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; ++tile) {
+    bf16* k_tile = shared + tile % 2 * 2 * keys * pitch<D>;
+    bf16* v_tile = k_tile + keys * pitch<D>;
+    if (tile + 1 < tiles) fetch<D>(s, head, width, (tile + 1) * keys, shared + (tile + 1) % 2 * 2 * keys * pitch<D>);
+    cp_commit();
+    cp_wait<1>();
+    __syncthreads();
+
+    float score[keys / 8][4] = {};
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k)
+#pragma unroll
+      for (int j = 0; j < keys / 8; j += 2) {
+        uint32_t r[4];
+        ldmatrix_x4(r, k_tile + (j * 8 + lane / 16 * 8 + lane % 8) * pitch<D> + k * 16 + lane / 8 % 2 * 8);
+        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
+        mma_bf16_16816(score[j], q[k], left);
+        mma_bf16_16816(score[j + 1], q[k], right);
+      }
+
+    float largest[2] = {most[0], most[1]};
+#pragma unroll
+    for (int j = 0; j < keys / 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int column = tile * keys + j * 8 + pair + e % 2, row = row0 + e / 2 * 8;
+        score[j][e] = column < s.tokens && (!s.causal || column <= row) ? score[j][e] * scale : -INFINITY;
+        largest[e / 2] = fmaxf(largest[e / 2], score[j][e]);
+      }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {  // every row has a key in the first tile, so its maximum is finite from then on
+      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 1));
+      largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 2));
+      const float shrink = __expf(most[h] - largest[h]);
+      most[h] = largest[h];
+      total[h] *= shrink;
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j) {
+        o[j][h * 2] *= shrink;
+        o[j][h * 2 + 1] *= shrink;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < keys / 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        score[j][e] = __expf(score[j][e] - most[e / 2]);
+        total[e / 2] += score[j][e];
+      }
+#pragma unroll
+    for (int k = 0; k < keys / 16; ++k) {
+      const uint32_t weights[4] = {pack2(score[2 * k][0], score[2 * k][1]), pack2(score[2 * k][2], score[2 * k][3]),
+                                   pack2(score[2 * k + 1][0], score[2 * k + 1][1]), pack2(score[2 * k + 1][2], score[2 * k + 1][3])};
+#pragma unroll
+      for (int j = 0; j < D / 8; j += 2) {
+        uint32_t r[4];
+        ldmatrix_x4_trans(r, v_tile + (k * 16 + lane % 16) * pitch<D> + j * 8 + lane / 16 * 8);
+        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
+        mma_bf16_16816(o[j], weights, left);
+        mma_bf16_16816(o[j + 1], weights, right);
+      }
+    }
+    __syncthreads();  // the stage is free
+  }
+  cp_wait<0>();
+
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    total[h] += shfl_xor(total[h], 1);
+    total[h] += shfl_xor(total[h], 2);
+    const int row = row0 + h * 8;
+    if (row >= s.tokens) continue;
+    const float factor = 1.f / total[h];
+    bf16* to = out + (int64_t(blockIdx.z) * s.tokens + row) * s.channels + int64_t(blockIdx.y) * width + pair;
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j)
+      if (j * 8 < width) *reinterpret_cast<uint32_t*>(to + j * 8) = pack2(o[j][h * 2] * factor, o[j][h * 2 + 1] * factor);
+  }
+}
+
+__global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, const float* qkv, float* out) {
+  LGD_DYNAMIC_SHARED(float, shared);  // [warp][tokens]
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, width = s.channels / s.heads, row = int(blockIdx.x) * 4 + warp;
+  if (row >= s.tokens) return;
+  const float* head = qkv + int64_t(blockIdx.z) * s.tokens * 3 * s.channels + int64_t(blockIdx.y) * width;
+  const float* query = head + int64_t(row) * 3 * s.channels;
+  float* score = shared + warp * s.tokens;
+  const int reach = s.causal ? row + 1 : s.tokens;
+  const float scale = rsqrtf(float(width));
+  float most = -INFINITY, total = 0;
+  for (int t = lane; t < reach; t += 32) {
+    const float* key = head + s.channels + int64_t(t) * 3 * s.channels;
+    float dot = 0;
+    for (int c = 0; c < width; ++c) dot = fmaf(query[c], key[c], dot);
+    score[t] = dot * scale;
+    most = fmaxf(most, score[t]);
+  }
+#pragma unroll
+  for (int mask = 16; mask; mask >>= 1) most = fmaxf(most, shfl_xor(most, mask));
+  for (int t = lane; t < reach; t += 32) total += score[t] = __expf(score[t] - most);
+#pragma unroll
+  for (int mask = 16; mask; mask >>= 1) total += shfl_xor(total, mask);
+  __syncwarp();
+  for (int c = lane; c < width; c += 32) {
+    const float* value = head + 2 * s.channels + c;
+    float sum = 0;
+    for (int t = 0; t < reach; ++t) sum = fmaf(score[t], value[int64_t(t) * 3 * s.channels], sum);
+    out[(int64_t(blockIdx.z) * s.tokens + row) * s.channels + int64_t(blockIdx.y) * width + c] = sum / total;
+  }
+}
+
+template <int D>
+void launch_flash(Context& ctx, const SelfAttentionShape& s, const void* qkv, void* out) {
+  allow_shared_memory(flash_kernel<D>, shared_bytes<D>);
+  LGD_LAUNCH(ctx, flash_kernel<D>, dim3(unsigned((s.tokens + queries - 1) / queries), unsigned(s.heads), unsigned(s.n)), threads, shared_bytes<D>, s,
+             static_cast<const bf16*>(qkv), static_cast<bf16*>(out));
+}
+
+}  // namespace
+
+void self_attention_forward_cuda(Context& ctx, const SelfAttentionShape& s, DType type, const void* qkv, void* out) {
+  const int width = s.channels / s.heads;
+  LGD_CHECK(width % 8 == 0 && width <= 128, "BAD_SHAPE", "a head of self-attention is ", width, " channels wide. Allowed on CUDA: a multiple of 8 up to 128.");
+  LGD_CHECK(s.n < 65536 && s.heads < 65536, "BAD_SHAPE", "self-attention has ", s.n, " images of ", s.heads, " heads. Allowed on CUDA: less than 65,536 of either.");
+  if (type == DType::f32) {
+    const size_t bytes = size_t(4) * s.tokens * sizeof(float);
+    LGD_CHECK(bytes <= 200 << 10, "BAD_SHAPE", "self-attention in float32 holds at most 12,800 tokens on CUDA, found ", s.tokens, ".");
+    allow_shared_memory(checked_kernel, bytes);
+    LGD_LAUNCH(ctx, checked_kernel, dim3(unsigned((s.tokens + 3) / 4), unsigned(s.heads), unsigned(s.n)), threads, bytes, s, static_cast<const float*>(qkv),
+               static_cast<float*>(out));
+    return;
+  }
+  if (width <= 32) launch_flash<32>(ctx, s, qkv, out);
+  else if (width <= 64) launch_flash<64>(ctx, s, qkv, out);
+  else if (width <= 80) launch_flash<80>(ctx, s, qkv, out);
+  else if (width <= 96) launch_flash<96>(ctx, s, qkv, out);
+  else launch_flash<128>(ctx, s, qkv, out);
+}
+
+}  // namespace lgd

@@ -1,0 +1,92 @@
+// ops/sequence.h: 8 channels a thread, each sequence written once.
+#include "core/cuda_device.cuh"
+#include "ops/sequence.h"
+
+namespace lgd {
+namespace {
+
+template <class T>
+__device__ __forceinline__ int id_at(const T* ids, int64_t row, int id_channels) {
+  const T* digits = ids + row * id_channels;
+  return int(load1(digits)) + 256 * int(load1(digits + 1)) + 65536 * int(load1(digits + 2));
+}
+
+__device__ __forceinline__ F8 sum8(F8 a, const F8& b) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) a.v[i] += b.v[i];
+  return a;
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) positions_kernel(SequenceShape s, int64_t vectors, const T* x, const float* first, const float* position, T* y) {
+  const int chunks = s.channels / 8, skip = first ? 1 : 0;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int64_t row = e / chunks, n = row / s.tokens;
+    const int t = int(row % s.tokens), c = int(e % chunks) * 8;
+    const F8 at = load8(position + int64_t(t) * s.channels + c);
+    const F8 from = t < skip ? load8(first + c) : load8(x + (n * (s.tokens - skip) + t - skip) * s.channels + c);
+    store8(y + e * 8, sum8(from, at));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) words_kernel(SequenceShape s, int64_t vectors, int id_channels, int words, const T* ids, const float* word, const float* position, T* y) {
+  const int chunks = s.channels / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int64_t row = e / chunks;
+    const int c = int(e % chunks) * 8, id = min(id_at(ids, row, id_channels), words - 1);
+    store8(y + e * 8, sum8(load8(word + int64_t(id) * s.channels + c), load8(position + row % s.tokens * s.channels + c)));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) end_token_kernel(SequenceShape s, int64_t vectors, int id_channels, int end, const T* x, const T* ids, T* y) {
+  const int chunks = s.channels / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int64_t n = e / chunks;
+    int t = 0;
+    while (t < s.tokens - 1 && id_at(ids, n * s.tokens + t, id_channels) != end) ++t;
+    store8(y + e * 8, load8(x + (n * s.tokens + t) * s.channels + e % chunks * 8));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) repeat_kernel(int64_t vectors, int chunks, const float* value, T* y) {
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) store8(y + e * 8, load8(value + e % chunks * 8));
+}
+
+}  // namespace
+
+void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, const void* x, const float* first, const float* position, void* y) {
+  const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, static_cast<const T*>(x), first, position, static_cast<T*>(y));
+  });
+}
+
+void words_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y) {
+  const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, words_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, words, static_cast<const T*>(ids), word, position, static_cast<T*>(y));
+  });
+}
+
+void end_token_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int end, const void* x, const void* ids, void* y) {
+  const int64_t vectors = int64_t(s.n) * s.channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, end_token_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, end, static_cast<const T*>(x), static_cast<const T*>(ids), static_cast<T*>(y));
+  });
+}
+
+void repeat_forward_cuda(Context& ctx, int n, int channels, DType type, const float* value, void* y) {
+  const int64_t vectors = int64_t(n) * channels / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, repeat_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, channels / 8, value, static_cast<T*>(y));
+  });
+}
+
+}  // namespace lgd

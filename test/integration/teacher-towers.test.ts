@@ -1,0 +1,191 @@
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import type { Device } from '../../lib/device.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { openWeights } from '../../lib/models/teachers/weight-files.js';
+import { readWeights } from '../../lib/models/teachers/naming.js';
+import { findTextTower } from '../../lib/models/teachers/towers.js';
+import { loadTeacher, OnnxTeacher, type NativeTeacher, type Precision } from '../../lib/models/index.js';
+import { readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
+import { devicesUnderTest } from '../devices.js';
+import { relativeError } from '../fixtures/encoder-vectors.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+// Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py.
+const towers = fileURLToPath(new URL('../vectors/towers', import.meta.url));
+const devices = await devicesUnderTest('towers of teachers');
+
+async function load(source: string, device: Device, precision?: Precision): Promise<NativeTeacher> {
+  const teacher = await loadTeacher(source, { device, batch: 2, precision });
+  if (teacher.kind !== 'native') throw new Error(`loaded a ${teacher.kind} teacher`);
+  return teacher;
+}
+
+async function vectorsOf(name: string): Promise<{ tensors: Map<string, TensorRecord>; metadata: Record<string, string> }> {
+  return readSafetensors(join(towers, name, 'vectors.safetensors'));
+}
+
+function lowestCosine(a: Float32Array, b: Float32Array, size: number): number {
+  let lowest = 1;
+  for (let row = 0; row < a.length; row += size) {
+    let [ab, aa, bb] = [0, 0, 0];
+    for (let i = row; i < row + size; i++) {
+      ab += a[i]! * b[i]!;
+      aa += a[i]! ** 2;
+      bb += b[i]! ** 2;
+    }
+    lowest = Math.min(lowest, ab / Math.sqrt(aa * bb));
+  }
+  return lowest;
+}
+
+function agree(found: Float32Array, expected: Float32Array, size: number, precision: Precision): void {
+  expect(found.length).toBe(expected.length);
+  if (precision === 'float32') expect(relativeError(found, expected)).toBeLessThan(1e-4);
+  else expect(lowestCosine(found, expected, size)).toBeGreaterThan(0.9999);
+}
+
+const images = [
+  ['openai-vit', 'ViT', 32, 24, [0.48145466, 0.4578275, 0.40821073]],
+  ['open-clip-vit', 'ViT', 24, 16, [0.1, 0.2, 0.3]],
+  ['openai-resnet', 'ModifiedResNet', 64, 24, [0.48145466, 0.4578275, 0.40821073]],
+  ['transformers-clip', 'ViT', 30, 20, [0.48, 0.46, 0.41]],
+  ['siglip', 'SigLIP', 24, 32, [0.5, 0.5, 0.5]],
+] as const;
+const texts = ['openai-vit', 'open-clip-vit', 'openai-resnet', 'transformers-clip'] as const;
+
+describe.each(devices)('on $name', ({ device }) => {
+  const precisions = device.info.precisions;
+
+  describe.each(precisions)('in %s', (precision) => {
+    it.each(images)('embeds images with %s as PyTorch does', async (name, architecture, resolution, embeddingSize, mean) => {
+      const { tensors } = await vectorsOf(name);
+      const teacher = await load(join(towers, name), device, precision);
+      expect(teacher).toMatchObject({ architecture, resolution, embeddingSize, mean });
+      const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
+      agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, precision);
+      await teacher.dispose();
+    }, 300_000);
+
+    it.each(texts)('embeds texts with %s as PyTorch does, at any length of plan', async (name) => {
+      const { tensors, metadata } = await vectorsOf(name);
+      const { shape: [count = 0, length = 0], data } = tensors.get('ids')!;
+      const files = readdirSync(join(towers, name)).filter((file) => file.endsWith('model.safetensors') || file.endsWith('.index.json')).map((file) => join(towers, name, file));
+      const reader = await openWeights(files);
+      const tower = (await findTextTower(reader.shapes, join(towers, name)))!;
+      const graph = tower.graph(Number(metadata['end']));
+      using encoder = new CompiledEncoder(device, graph, { batch: count, resolution: length, width: 1, precision, training: false });
+      encoder.load(await readWeights(reader, graph, tower.naming, name));
+      await reader.close();
+      const digits = new Float32Array(count * 3 * length);
+      (data as BigInt64Array).forEach((id, i) => (digits[(Math.floor(i / length) * 3) * length + (i % length)] = Number(id)));
+      const ids = encoder.makeImages();
+      device.addon.writeImages(ids, digits);
+      encoder.forwardTensor(ids);
+      agree(await device.addon.readTensor(encoder.output), tensors.get('text_embeds')!.data as Float32Array, tower.embeddingSize, precision);
+      device.addon.release(ids);
+    }, 300_000);
+  });
+
+  it('refuses to train through a transformer, and says where', async () => {
+    const teacher = await load(join(towers, 'openai-vit'), device);
+    expect(() => new CompiledEncoder(device, teacher.graph, { batch: 2, resolution: 32, training: true })).toThrowError(
+      expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('has no backward') as string }) as Error,
+    );
+    await teacher.dispose();
+  });
+});
+
+describe('against its ONNX export', () => {
+  it('gives the embeddings that onnxruntime gives', async () => {
+    const { device } = devices.find(({ name }) => name === 'cpu') ?? devices[0]!;
+    const folder = join(towers, 'open-clip-vit');
+    const pixels = (await vectorsOf('open-clip-vit')).tensors.get('pixels')!.data as Float32Array;
+    const onnx = await OnnxTeacher.load(join(folder, 'tower.onnx'), { resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] });
+    const teacher = await load(folder, device, 'float32');
+    expect(relativeError(await teacher.embed(pixels, 2), await onnx.embed(pixels, 2))).toBeLessThan(1e-5);
+    await teacher.dispose();
+    await onnx.dispose();
+  });
+});
+
+describe('loading towers', () => {
+  const folder = temporaryFolder();
+  const { device } = devices[0]!;
+
+  /** A model's copy whose tensors are changed. */
+  async function changed(from: string, to: string, change: (tensors: Map<string, TensorRecord>) => void): Promise<string> {
+    const path = join(folder, to);
+    mkdirSync(path);
+    for (const file of readdirSync(join(towers, from))) {
+      if (file === 'vectors.safetensors' || file.endsWith('.onnx')) continue;
+      if (!file.endsWith('.safetensors')) {
+        copyFileSync(join(towers, from, file), join(path, file));
+        continue;
+      }
+      const { tensors } = await readSafetensors(join(towers, from, file));
+      change(tensors);
+      await writeSafetensors(join(path, file), tensors, {});
+    }
+    return path;
+  }
+
+  const refused = (source: string, ...parts: string[]) => expect(loadTeacher(source, { device })).rejects.toMatchObject({
+    code: 'BAD_MODEL', message: expect.toSatisfy((message: string) => parts.every((part) => message.includes(part)), `has ${parts.join(', ')}`) as string,
+  });
+
+  it('names the first few tensors that are missing, unexpected or of another shape', async () => {
+    await refused(await changed('siglip', 'missing', (tensors) => {
+      for (const name of [...tensors.keys()].filter((key) => key.includes('mlp.fc2'))) tensors.delete(name);
+    }), 'missing: vision_model.encoder.layers.0.mlp.fc2.weight', 'and 3 more');
+    await refused(await changed('openai-vit', 'unexpected', (tensors) => tensors.set('visual.attn_pool.query', { shape: [1], data: new Float32Array(1) })), 'unexpected: visual.attn_pool.query');
+    await refused(await changed('transformers-clip', 'misshapen', (tensors) => {
+      if (tensors.has('vision_model.post_layernorm.bias')) tensors.set('vision_model.post_layernorm.bias', { shape: [3], data: new Float32Array(3) });
+    }), 'of another shape: vision_model.post_layernorm.bias [3] instead of [48]');
+  });
+
+  it('believes the configuration about how many blocks there are', async () => {
+    const path = await changed('transformers-clip', 'cut', (tensors) => {
+      for (const name of [...tensors.keys()].filter((key) => key.startsWith('vision_model.encoder.layers.1.'))) tensors.delete(name);
+    });
+    await refused(path, 'missing: vision_model.encoder.layers.1.layer_norm1.weight');
+  });
+
+  it('says what a file holds that is no tower, and takes an ONNX export beside it instead', async () => {
+    const path = await changed('siglip', 'other', (tensors) => {
+      for (const [name, tensor] of [...tensors]) {
+        tensors.delete(name);
+        tensors.set(`backbone.${name}`, tensor);
+      }
+    });
+    await refused(path, 'no image tower');
+    copyFileSync(join(towers, 'open-clip-vit', 'tower.onnx'), join(path, 'vision_model.onnx'));
+    await expect(loadTeacher(path, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).resolves.toMatchObject({ kind: 'onnx' });
+  });
+
+  it('names a shard that is not there, and an index that is none', async () => {
+    const path = await changed('transformers-clip', 'shards', () => undefined);
+    const index = join(path, 'model.safetensors.index.json');
+    writeFileSync(index, readFileSync(index, 'utf8').replaceAll('model-00002-of-00002', 'model-00003-of-00003'));
+    await refused(path, 'model-00003-of-00003.safetensors');
+    writeFileSync(index, '{"weight_map": {"a": "../a.safetensors"}}');
+    await refused(path, 'outside of its folder');
+    writeFileSync(index, '{}');
+    await refused(path, 'no weight_map');
+  });
+
+  it('refuses pooling, activations and a configuration that it does not know', async () => {
+    const path = await changed('open-clip-vit', 'pooling', () => undefined);
+    const file = join(path, 'open_clip_config.json');
+    const config = readFileSync(file, 'utf8');
+    writeFileSync(file, config.replace('"head_width": 16', '"head_width": 16, "pool_type": "avg"'));
+    await refused(path, 'pools its tokens');
+    writeFileSync(file, 'no JSON');
+    await refused(path, 'is not JSON');
+    const other = await changed('transformers-clip', 'activation', () => undefined);
+    writeFileSync(join(other, 'config.json'), readFileSync(join(other, 'config.json'), 'utf8').replaceAll('"gelu"', '"mish"'));
+    await refused(other, 'activation');
+  });
+});
