@@ -6,8 +6,8 @@ export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvi
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type { ProbeResult } from './cuda-probe.js';
 export type {
-  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
+  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
   TensorHandle,
 } from './native.js';
 export { version } from './version.js';
@@ -28,7 +28,10 @@ export { TextualSemanticsBank, type BankInfo, type BuildOptions, type NearestNam
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
-export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type SemanticCallOptions } from './semantic/index.js';
+export {
+  bankLoss, bankUpdate, featureLoss, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type FeatureLossInput, type FeatureLossOutput,
+  type SemanticCallOptions,
+} from './semantic/index.js';
 
 // models
 export * from './models/index.js';
