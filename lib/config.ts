@@ -86,6 +86,7 @@ const schema = z.strictObject({
   evaluate: group({
     data: text().optional().describe('Folder of class folders for zero-shot evaluation'),
     names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
+    bank: text().optional().describe('Text bank to evaluate with, where the evaluation images are of another set than the names trained on'),
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
     everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
     metric: z.enum(['auto', 'top1', 'top5', 'loss']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without'),
@@ -98,6 +99,7 @@ const schema = z.strictObject({
   }),
   log: group({
     everySteps: count().default(10).describe('Steps between lines of metrics'),
+    maxFileSize: z.number().min(0).default(64).describe('Size in MiB past which metrics.jsonl and log.txt go on in a new part; 0: never'),
   }),
 });
 

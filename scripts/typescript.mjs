@@ -21,6 +21,7 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
     '--log-level=warning',
   ]);
   cpSync(join(root, 'lib/report/client'), join(folder, 'report/client'), { recursive: true }); // what reports carry, as it is
+  cpSync(join(root, 'lib/text/lists'), join(folder, 'text/lists'), { recursive: true });
   copyTypes(folder, join(folder, 'cjs'));
   chmodSync(join(folder, 'cli/main.js'), 0o755);
 }

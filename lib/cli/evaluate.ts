@@ -11,7 +11,7 @@ export function evaluateCommand(bind: Bind): Command {
     .option('--data <folder>', 'folder of class folders (the same as --evaluate.data)');
   addConfigOptions(command, [
     'device', 'threads', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
-    'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', 'evaluate.data', 'evaluate.names', 'evaluate.mapping',
+    'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', 'evaluate.data', 'evaluate.names', 'evaluate.bank', 'evaluate.mapping',
   ]);
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, data } = command.opts<{ student: string; data?: string }>();

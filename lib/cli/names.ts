@@ -1,33 +1,47 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
+import { TextualSemanticsBank } from '../banks/textual.js';
+import { LgdError } from '../errors.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { formatReport } from '../text/doctor.js';
 import { ClipTextEncoder } from '../text/encoder.js';
+import { builtinIds, builtinLists, describeBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
+import type { Terminal } from './terminal.js';
 import { parsePositive } from './values.js';
 
 interface NamesOptions {
   write?: string;
   encoder?: string;
+  bank?: string;
   similarity?: number;
+  builtin?: string;
+  listBuiltin?: boolean;
 }
 
 export function namesCommand(bind: Bind): Command {
   const command = new Command('names')
-    .description('check a list of category names, and mend it')
-    .argument('<list>', 'a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list')
+    .description('check a list of category names, and mend it; or print a built-in list')
+    .argument('[list]', 'a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list')
+    .addOption(new Option('--builtin <id>', 'print a built-in list, one name a line, below comments that say where it comes from').choices(builtinIds))
+    .option('--list-builtin', 'say which lists are built in, and where each comes from')
     .option('--write <file>', 'write the mended list, one name a line')
     .option('--encoder <model>', 'CLIP text tower, a folder or a hub id: find near-duplicates and prompts that are too long')
+    .option('--bank <file>', 'a text bank of these names, in the place of --encoder: find near-duplicates in seconds')
     .option('--similarity <cosine>', 'cosine from which two names count as near-duplicates [default 0.98]', parsePositive('similarity'));
   addConfigOptions(command, ['templates', 'offline']);
   return command.action(bind(async ({ terminal, signal }, list) => {
-    const { write, encoder: model, similarity } = command.opts<NamesOptions>();
+    const { write, encoder: model, bank: file, similarity, builtin, listBuiltin } = command.opts<NamesOptions>();
+    if (listBuiltin === true) return showLists(terminal);
+    if (builtin !== undefined) return printList(terminal, builtin);
+    if (list === undefined) throw new LgdError('BAD_OPTION', 'there is no list to check.', { option: 'names', mend: 'Give a file, a folder of class folders or a built-in list; --list-builtin says which there are' });
     const config = await readConfig(command);
     const names = await CategoryList.load(list as string);
+    const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
     const encoder = model === undefined ? undefined : await ClipTextEncoder.load(model, { localFilesOnly: config.offline, signal });
     try {
-      const report = await names.check({ encoder, templates: config.templates, similarity, signal });
+      const report = await names.check({ encoder, bank, templates: config.templates, similarity, signal });
       if (write !== undefined) await writeFileAtomically(write, `${report.mended.join('\n')}\n`);
       terminal.emit(report);
       terminal.say(formatReport(report));
@@ -36,4 +50,19 @@ export function namesCommand(bind: Bind): Command {
       await encoder?.dispose();
     }
   }));
+}
+
+function showLists(terminal: Terminal): void {
+  for (const [id, list] of Object.entries(builtinLists)) {
+    const [heading, ...facts] = describeBuiltin(id);
+    terminal.emit({ id, ...list });
+    terminal.say([terminal.bold(heading!), ...facts.map((fact) => `  ${fact}`)].join('\n'));
+  }
+}
+
+/** In the form of a names file, so that it can be sent into one and changed there. */
+async function printList(terminal: Terminal, id: string): Promise<void> {
+  const { names } = await CategoryList.builtin(id);
+  terminal.emit({ id, ...builtinLists[id], names });
+  terminal.say([...describeBuiltin(id).map((fact) => `# ${fact}`), ...names].join('\n'));
 }

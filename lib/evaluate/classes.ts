@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
 
 const shown = 10;
@@ -39,10 +40,36 @@ export function matchClasses(classNames: readonly string[], names: readonly stri
     ...describe('class folders in the mapping that are not there', strangers),
   ];
   if (faults.length === 0) return Int32Array.from(indices);
+  if (folders.length > classNames.length / 2) {
+    throw new LgdError('CLASS_MISMATCH', `the class folders are of another set than the category names, so their images need a text bank of their own; ${faults.join('; ')}.`, {
+      option: 'evaluate.names',
+      mend: `${ownBank}, or map folders to names with evaluate.mapping`,
+    });
+  }
   throw new LgdError('CLASS_MISMATCH', `the class folders and the category names do not match; ${faults.join('; ')}.`, {
     option: 'evaluate.names',
     mend: 'Choose the names with evaluate.names (it may be the class folder itself), or map folders to names with evaluate.mapping',
   });
+}
+
+const ownBank = 'Name the classes with evaluate.names (the class folder itself will do), which builds one; or take `lgdistill bank build --names classes.txt --text-encoder model --to own.safetensors`'
+  + ' and `lgdistill evaluate --bank own.safetensors` (a run: evaluate.bank)';
+
+/** Places of some of ImageNet-1k's WordNet ids among the sorted thousand: no other thousand synsets have all of them there. */
+const imagenetLandmarks: readonly (readonly [number, string])[] = [
+  [0, 'n01440764'], [1, 'n01443537'], [2, 'n01484850'], [151, 'n02085620'], [207, 'n02099601'], [281, 'n02123045'], [340, 'n02391049'], [386, 'n02504458'], [388, 'n02510455'],
+  [404, 'n02690373'], [517, 'n03126707'], [779, 'n04146614'], [954, 'n07753592'], [980, 'n09472597'], [999, 'n15075141'],
+];
+
+/**
+ * The mapping of class folders that is known without being given: ImageNet-1k's thousand, named by WordNet ids, whose sorted order is that of the built-in list.
+ * @returns class folder -> name; empty for any other set
+ */
+export async function knownMapping(classNames: readonly string[]): Promise<Record<string, string>> {
+  const sorted = [...classNames].sort();
+  if (sorted.length !== 1000 || !imagenetLandmarks.every(([place, id]) => sorted[place] === id) || !sorted.every((id) => /^n\d{8}$/u.test(id))) return {};
+  const names = await readBuiltin('imagenet-1k');
+  return Object.fromEntries(sorted.map((id, index) => [id, names[index]!]));
 }
 
 function describe(what: string, items: readonly string[]): string[] {

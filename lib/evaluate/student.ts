@@ -14,7 +14,7 @@ import type { Precision } from '../models/compiled.js';
 import { BankSource } from '../train/bank-source.js';
 import type { PhaseProgress } from '../train/events.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
-import { readMapping } from './classes.js';
+import { knownMapping, readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
 import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
 
@@ -23,7 +23,7 @@ export interface StudentEvaluationOptions {
   /** A run folder, a checkpoint folder, or a student's file, exported or not. */
   student: string;
   /**
-   * `evaluate.data` is the folder of class folders. The text bank is `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors
+   * `evaluate.data` is the folder of class folders. The text bank is `evaluate.bank` or `bank`; or built of `names` by `textEncoder` (or the teacher's text tower); or the student's own, a bank.safetensors
    * beside its file; or built of the names in the student's file, by the text encoder it says where that is a hub id. With `teacher`, the teacher is evaluated too.
    */
   config: ConfigInput;
@@ -70,7 +70,7 @@ export async function evaluateStudent({ student: path, config: input, mostImages
   const { file, info, weights } = await readStudent(path);
   if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
   const source = sampleSource(await openImageFolder(folder, { labels: 'folders', signal }), mostImages);
-  const mapping = config.evaluate.mapping === undefined ? {} : await readMapping(config.evaluate.mapping);
+  const mapping = config.evaluate.mapping === undefined ? await knownMapping(source.classNames!) : await readMapping(config.evaluate.mapping);
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const bank = await evaluationBank(await withBank(config, file, info), info, { signal, onProgress: report('text bank') });
@@ -120,7 +120,7 @@ async function scoreStudent(
 
 /** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */
 async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
-  if (config.bank !== undefined || config.names !== undefined) return config;
+  if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
   const isThere = (await stat(beside).catch(() => undefined))?.isFile() ?? false;
   if (isThere && (await TextualSemanticsBank.load(beside)).hash === info.bankHash) return { ...config, bank: beside };
@@ -135,7 +135,7 @@ async function withBank(config: Config, file: string, info: StudentInfo): Promis
 async function evaluationBank(config: Config, info: StudentInfo, options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void }): Promise<TextualSemanticsBank> {
   const banks = new BankSource(config, info, options);
   try {
-    return await banks.evaluation(await banks.training());
+    return await banks.evaluation(config.evaluate.bank === undefined ? await banks.training() : undefined);
   } finally {
     await banks.dispose();
   }

@@ -4,7 +4,8 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { countParameters, studentGraph } from '../models/index.js';
-import { readRunConfig } from '../train/run-folder.js';
+import { linePaths } from '../train/line-file.js';
+import { logFile, metricsFile, readRunConfig } from '../train/run-folder.js';
 import { readRunLog, type RunLog } from '../train/run-log.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
 
@@ -71,13 +72,13 @@ async function readRun(path: string): Promise<RunRecord> {
   }
   const config = await readRunConfig(path);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
-  const metrics = parseMetrics(await readIfThere(join(path, 'metrics.jsonl')));
+  const metrics = parseMetrics(...(await readParts(path, metricsFile)));
   return {
     name: basename(path),
     path,
     config: config as Record<string, unknown>,
     ...metrics,
-    log: readRunLog(await readIfThere(join(path, 'log.txt'))),
+    log: readRunLog((await readParts(path, logFile)).join('')),
     ...(await readStudentFacts(path)),
   };
 }
@@ -103,12 +104,17 @@ async function readIfThere(file: string): Promise<string> {
   }
 }
 
-/** Reads metrics.jsonl. Lines of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
-export function parseMetrics(text: string): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
+/** The texts of a file's parts, the oldest first. */
+async function readParts(path: string, name: string): Promise<string[]> {
+  return Promise.all((await linePaths(path, name)).map(readIfThere));
+}
+
+/** Reads the parts of metrics.jsonl, the oldest first. Lines of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
+export function parseMetrics(...parts: readonly string[]): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
   const rows: Record<string, unknown>[] = [];
   const evaluations: EvaluationPoint[] = [];
   let badLines = 0;
-  for (const line of text.split('\n')) {
+  for (const line of parts.flatMap((text) => text.split('\n'))) {
     if (line.trim() === '') continue;
     const value = parseObject(line);
     if (typeof value?.['step'] !== 'number') badLines++;

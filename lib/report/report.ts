@@ -136,7 +136,7 @@ function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImag
   const config: ConfigInput = {
     device, threads, offline: localFilesOnly,
     teacher: teacher ?? own('teacher'), textEncoder: own('textEncoder'), templates: own('templates') ?? undefined,
-    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: own('evaluate.names'), mapping: own('evaluate.mapping') },
+    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: own('evaluate.names'), bank: own('evaluate.bank'), mapping: own('evaluate.mapping') },
   };
   return { run: run.path, config, mostImages, signal, onProgress };
 }

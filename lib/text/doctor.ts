@@ -1,3 +1,4 @@
+import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import type { TextEncoder } from './encoder.js';
@@ -10,6 +11,8 @@ import { fillTemplate, loadTemplates } from './templates.js';
 export interface CheckOptions {
   /** Looks for near-duplicates and long prompts too. */
   encoder?: TextEncoder;
+  /** In the place of an encoder: a bank of these names (and maybe others), built before. Near-duplicates are then a matter of seconds; the length of prompts is not looked at. */
+  bank?: Pick<TextualSemanticsBank, 'names' | 'data' | 'embeddingSize' | 'encoderId' | 'templates'>;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
   templates?: string | readonly string[];
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
@@ -44,8 +47,8 @@ export interface NameReport {
   empty: NameAt[];
   /** Names whose prompt loses tokens in the longest template. */
   truncated: (NameAt & { tokens: number })[];
-  /** What the text space was searched with; undefined where no encoder was given. */
-  textSpace: { encoder: string; templates: string[]; longestTemplate: string; maxTokens: number; similarity: number } | undefined;
+  /** What the text space was searched with; undefined where neither encoder nor bank was given. With a bank, the last two are undefined: prompts were not measured. */
+  textSpace: { encoder: string; templates: string[]; similarity: number; longestTemplate: string | undefined; maxTokens: number | undefined } | undefined;
   /**
    * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless two names would become one,
    * empty names and duplicates are dropped (the first stays). Near-duplicates stay: which of them to drop is for their owner to say.
@@ -57,7 +60,8 @@ export interface NameReport {
 
 /** See {@link CategoryList.check}. */
 export async function checkNames(names: readonly string[], options: CheckOptions = {}): Promise<NameReport> {
-  const { encoder, similarity = 0.98 } = options;
+  const { encoder, bank, similarity = 0.98 } = options;
+  if (encoder !== undefined && bank !== undefined) throw new LgdError('BAD_OPTION', 'an encoder and a bank are given.', { option: 'encoder', mend: 'Give one of them' });
   if (!(similarity > 0 && similarity <= 1)) throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });
   const where = (test: (name: string) => boolean): NameAt[] => names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
   const report: NameReport = {
@@ -74,7 +78,9 @@ export async function checkNames(names: readonly string[], options: CheckOptions
     mended: mendNames(names),
     clean: false,
   };
-  if (encoder !== undefined) await searchTextSpace(names, report, encoder, similarity, options);
+  const distinct = distinctNames(names);
+  if (encoder !== undefined) await searchWith(encoder, names, distinct, report, similarity, options);
+  if (bank !== undefined) await searchBank(bank, distinct, report, similarity, options);
   report.clean = faults(report).every(([, found]) => found === 0);
   return report;
 }
@@ -116,23 +122,48 @@ function groupBy(names: readonly string[], key: (name: string) => string): Map<s
   return groups;
 }
 
-async function searchTextSpace(names: readonly string[], report: NameReport, encoder: TextEncoder, similarity: number, options: CheckOptions): Promise<void> {
+/** One of each spelling: pairs that are already reported as duplicates would only be repeated. */
+function distinctNames(names: readonly string[]): NameAt[] {
+  return [...groupBy(names, normaliseName)].filter(([key]) => key !== '').map(([, indices]) => ({ index: indices[0]!, name: names[indices[0]!]! }));
+}
+
+async function searchWith(encoder: TextEncoder, names: readonly string[], distinct: readonly NameAt[], report: NameReport, similarity: number, options: CheckOptions): Promise<void> {
   const { signal, onProgress } = options;
   const templates = await loadTemplates(options.templates ?? 'default');
   const length = new Map(templates.map((template) => [template, encoder.countTokens(fillTemplate(template, ''))]));
   const longestTemplate = templates.reduce((longest, template) => (length.get(template)! > length.get(longest)! ? template : longest));
-  report.textSpace = { encoder: encoder.id, templates, longestTemplate, maxTokens: encoder.maxTokens, similarity };
+  report.textSpace = { encoder: encoder.id, templates, similarity, longestTemplate, maxTokens: encoder.maxTokens };
   for (const [index, name] of names.entries()) {
     if (index % 256 === 0) await nextTurn(signal, 'the check of the names');
     const tokens = encoder.countTokens(fillTemplate(longestTemplate, name));
     if (tokens > encoder.maxTokens) report.truncated.push({ index, name, tokens });
   }
-  // One row for each distinct spelling: pairs that are already reported as duplicates would only be repeated.
-  const distinct = [...groupBy(names, normaliseName)].filter(([key]) => key !== '').map(([, indices]) => indices[0]!);
-  const rows = await embedNames(distinct.map((index) => names[index]!), encoder, templates, { signal, onProgress });
+  const rows = await embedNames(distinct.map(({ name }) => name), encoder, templates, { signal, onProgress });
+  await search(rows, distinct, report, similarity, signal);
+}
+
+/** Names and rows match when they are spelled alike but for case, underscores and blanks. @throws LgdError BAD_BANK where a name has no row */
+async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: readonly NameAt[], report: NameReport, similarity: number, { signal }: CheckOptions): Promise<void> {
+  const { data, embeddingSize, encoderId, templates } = bank;
+  report.textSpace = { encoder: encoderId, templates: [...templates], similarity, longestTemplate: undefined, maxTokens: undefined };
+  const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
+  const missing = distinct.filter(({ name }) => !places.has(normaliseName(name)));
+  if (missing.length > 0) {
+    throw new LgdError('BAD_BANK', `${missing.length} of ${distinct.length} names are not in the bank.`, {
+      option: 'bank', found: missing.slice(0, 5).map(({ name }) => name), mend: 'Build it of this list: lgdistill bank build',
+    });
+  }
+  const rows = new Float32Array(distinct.length * embeddingSize);
+  distinct.forEach(({ name }, i) => {
+    const from = places.get(normaliseName(name))! * embeddingSize;
+    rows.set(data.subarray(from, from + embeddingSize), i * embeddingSize);
+  });
+  await search(rows, distinct, report, similarity, signal);
+}
+
+async function search(rows: Float32Array, distinct: readonly NameAt[], report: NameReport, similarity: number, signal: AbortSignal | undefined): Promise<void> {
   const { pairs, total } = await nearestPairs(rows, distinct.length, similarity, { signal });
-  const at = (row: number): NameAt => ({ index: distinct[row]!, name: names[distinct[row]!]! });
-  report.nearDuplicates = pairs.map((pair) => ({ a: at(pair.a), b: at(pair.b), similarity: pair.similarity }));
+  report.nearDuplicates = pairs.map(({ a, b, similarity: cosine }) => ({ a: distinct[a]!, b: distinct[b]!, similarity: cosine }));
   report.nearDuplicateCount = total;
 }
 
@@ -179,6 +210,7 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
     if (found > show) lines.push(`  and ${found - show} more`);
   });
   if (report.textSpace === undefined) lines.push('near-duplicates and long prompts: not looked for, no text encoder was given');
+  else if (report.textSpace.maxTokens === undefined) lines.push('long prompts: not looked for, a bank was given in the place of a text encoder');
   if (report.clean) lines.push('nothing to mend');
   else lines.push(`mended list: ${report.mended.length} names`);
   return lines.join('\n');

@@ -1,4 +1,5 @@
 import { LgdError } from '../errors.js';
+import { readBuiltin } from './builtin.js';
 import { checkNames } from './doctor.js';
 import type { CheckOptions, NameReport } from './doctor.js';
 import { readNames } from './sources.js';
@@ -14,7 +15,7 @@ export class CategoryList {
   /**
    * Loads a list. Names are kept as they stand; {@link CategoryList.check} finds what is wrong with them.
    * @param source the names themselves; a .txt (one a line, # comments), .json (an array, or `names` or `categories` as in COCO's annotation files),
-   *   .csv or .tsv file (a `name` column or the first); a folder of class folders; or a built-in list's id (coco, cifar10, cifar100, voc, cityscapes)
+   *   .csv or .tsv file (a `name` column or the first); a folder of class folders; or a built-in list's id ({@link builtinLists})
    * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it)
    */
   static async load(source: string | readonly string[]): Promise<CategoryList> {
@@ -25,6 +26,14 @@ export class CategoryList {
       if (typeof name !== 'string') throw new LgdError('BAD_NAMES', `entry ${index} of ${where} is not a string.`, { option: 'names', found: name, mend: 'Put every name in quotes' });
     });
     return new CategoryList(Object.freeze(names));
+  }
+
+  /**
+   * A list that ships with the package, whatever files lie about; {@link builtinLists} says where each comes from.
+   * @throws LgdError BAD_OPTION (no such list), BAD_FILE (it was changed after it was installed)
+   */
+  static async builtin(id: string): Promise<CategoryList> {
+    return new CategoryList(Object.freeze(await readBuiltin(id)));
   }
 
   /** How many names, K. */

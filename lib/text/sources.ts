@@ -2,7 +2,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parse as parseCsv } from 'csv-parse/sync';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { builtinIds, builtinLists } from './builtin.js';
+import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { nearestName } from './spelling.js';
 
 const kinds = `a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list (${builtinIds.join(', ')})`;
@@ -11,15 +11,14 @@ const splits = new Set(['train', 'training', 'val', 'valid', 'validation', 'test
 /**
  * Reads the names of a category list from a built-in id, a file or a folder, in their order and spelled as they stand.
  * A path that exists comes before a built-in id of the same name.
- * @throws LgdError FILE_NOT_FOUND, BAD_NAMES
+ * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_FILE (a built-in list that was changed)
  */
 export async function readNames(source: string): Promise<string[]> {
   let isFolder: boolean;
   try {
     isFolder = (await stat(source)).isDirectory();
   } catch (cause) {
-    const known = Object.hasOwn(builtinLists, source) ? builtinLists[source] : undefined;
-    if (known !== undefined) return [...known.names];
+    if (Object.hasOwn(builtinLists, source)) return readBuiltin(source);
     throw notFound(source, cause);
   }
   if (isFolder) return classFolders(source);

@@ -19,24 +19,25 @@ export class BankSource {
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
     const { bank, names, method } = this.config;
-    if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank);
+    if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank, 'bank');
     if (names !== undefined) return this.#build(await CategoryList.load(names));
     if (worksWithoutNames(method)) return undefined;
     throw new LgdError('BAD_CONFIG', 'category names are needed for this method.', { option: 'names', mend: 'Give names, or a bank built before' });
   }
 
   /**
-   * The bank to evaluate with: the training bank, its rows for `evaluate.names`, or, where a name is not in it, a bank of its own.
+   * The bank to evaluate with: `evaluate.bank`, or else the training bank; its rows for `evaluate.names`, or, where a name is not in it, a bank of its own.
    * @throws as {@link training}
    */
   async evaluation(training: TextualSemanticsBank | undefined): Promise<TextualSemanticsBank> {
-    const { names } = this.config.evaluate;
+    const { names, bank: file } = this.config.evaluate;
+    const bank = file === undefined ? training : this.#checked(await TextualSemanticsBank.load(file), file, 'evaluate.bank');
     if (names === undefined) {
-      if (training !== undefined) return training;
-      throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', { option: 'evaluate.names', mend: 'Give names or evaluate.names' });
+      if (bank !== undefined) return bank;
+      throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', { option: 'evaluate.names', mend: 'Give names, evaluate.names or evaluate.bank' });
     }
     const list = await CategoryList.load(names);
-    return (training && subset(training, list.names)) ?? (await this.#build(list));
+    return (bank && subset(bank, list.names)) ?? (await this.#build(list));
   }
 
   async dispose(): Promise<void> {
@@ -47,7 +48,7 @@ export class BankSource {
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {
     const { templates, allowDuplicates } = this.config;
     this.#encoder ??= await this.#loadEncoder();
-    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, ...this.options }), this.#encoder.id);
+    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, ...this.options }), this.#encoder.id, 'textEncoder');
   }
 
   async #loadEncoder(): Promise<ClipTextEncoder> {
@@ -60,10 +61,10 @@ export class BankSource {
     return ClipTextEncoder.load(source, { localFilesOnly: offline, signal: this.options.signal });
   }
 
-  #checked(bank: TextualSemanticsBank, where: string): TextualSemanticsBank {
+  #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {
     if (bank.embeddingSize === this.teacher.embeddingSize) return bank;
     throw new LgdError('BAD_BANK', `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`, {
-      option: this.config.bank === undefined ? 'textEncoder' : 'bank', found: bank.encoderId, mend: "Take the text tower of the teacher's own model",
+      option, found: bank.encoderId, mend: "Take the text tower of the teacher's own model",
     });
   }
 }

@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { makeFolder } from '../make-folder.js';
@@ -13,6 +13,7 @@ import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
 import { version } from '../version.js';
+import { diskFullError, isDiskFull } from './disk-full.js';
 import { readStudent, studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** What a checkpoint holds: all that the next step depends on. */
@@ -97,11 +98,24 @@ export class CheckpointStore {
   }
 
   /**
-   * Writes a checkpoint and points `last` (and `best`) at it; then removes those that are no longer kept.
+   * Writes a checkpoint and points `last` (and `best`) at it; then removes those that are no longer kept. Where the disk is full, those that would go anyway go first,
+   * but for the last and the best, and the checkpoint is tried once more.
    * @returns its folder
-   * @throws LgdError NOT_WRITABLE; the earlier checkpoints are as they were
+   * @throws LgdError NOT_WRITABLE; the last and the best checkpoint are as they were
    */
-  async write(content: CheckpointContent, { best, isBest, keep }: WriteOptions): Promise<string> {
+  async write(content: CheckpointContent, options: WriteOptions): Promise<string> {
+    try {
+      return await this.#write(content, options).catch(async (error: unknown) => {
+        if (!isDiskFull(error) || !(await this.#makeRoom(options.keep))) throw error;
+        return this.#write(content, options);
+      });
+    } catch (cause) {
+      if (!isDiskFull(cause)) throw writeError(this.folder, cause);
+      throw await diskFullError(this.folder, { run: dirname(this.folder), cause, neededBytes: bytesOf(content) });
+    }
+  }
+
+  async #write(content: CheckpointContent, { best, isBest, keep }: WriteOptions): Promise<string> {
     const partial = join(this.folder, `.partial-${process.pid}`);
     try {
       await rm(partial, { recursive: true, force: true });
@@ -116,8 +130,17 @@ export class CheckpointStore {
       return join(this.folder, name);
     } catch (cause) {
       await rm(partial, { recursive: true, force: true }).catch(() => undefined);
-      throw writeError(this.folder, cause);
+      throw cause;
     }
+  }
+
+  /** Removes the checkpoints that the next one will make superfluous; `last` stays until there is a newer one. Were there any? */
+  async #makeRoom(keep: number): Promise<boolean> {
+    const last = await this.target('last');
+    if (last === undefined) return false;
+    const before = await this.list();
+    await this.#forget(basename(last), Math.max(1, keep - 1));
+    return (await this.list()).length < before.length;
   }
 
   /**
@@ -172,6 +195,12 @@ export class CheckpointStore {
       await rm(folder, { recursive: true });
     }
   }
+}
+
+/** About what a checkpoint takes on the disk. */
+function bytesOf({ weights, momentum, bank, semantic: { visual, seen, queue } }: CheckpointContent): number {
+  const arrays = [...Object.values(weights).map(({ data }) => data), ...Object.values(momentum).map(({ data }) => data), bank?.data, visual, seen, queue];
+  return arrays.reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
 }
 
 /** Oldest first. */

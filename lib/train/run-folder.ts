@@ -1,19 +1,22 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { open, readFile, readdir, rm, truncate, writeFile, type FileHandle } from 'node:fs/promises';
+import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
+import { isPartOf, LineFile } from './line-file.js';
 
 const configFile = 'config.json';
-const metricsFile = 'metrics.jsonl';
-const logFile = 'log.txt';
+/** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
+export const metricsFile = 'metrics.jsonl';
+export const logFile = 'log.txt';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = [configFile, metricsFile, logFile, lockFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json'];
+const ownEntries = new Set([configFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
+const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
  * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe, and looks for an earlier run in it.
@@ -49,8 +52,8 @@ export async function readRunConfig(path: string): Promise<unknown> {
 
 /** An open run folder, locked against other processes. */
 export class RunFolder {
-  #metrics: FileHandle | undefined;
-  #log: FileHandle | undefined;
+  #metrics: LineFile | undefined;
+  #log: LineFile | undefined;
 
   private constructor(readonly path: string) {}
 
@@ -63,10 +66,11 @@ export class RunFolder {
     const folder = new RunFolder(path);
     await folder.#lock();
     try {
-      if (!resume) for (const name of ownEntries) if (name !== lockFile) await rm(join(path, name), { recursive: true, force: true });
+      if (!resume) for (const name of (await readdir(path)).filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
       await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
-      folder.#metrics = await open(join(path, metricsFile), 'a');
-      folder.#log = await open(join(path, logFile), 'a');
+      const mostBytes = config.log.maxFileSize * 2 ** 20;
+      folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
+      folder.#log = await LineFile.open(path, logFile, mostBytes);
     } catch (cause) {
       await folder.close();
       throw writeError(path, cause);
@@ -79,29 +83,20 @@ export class RunFolder {
    * @param step the checkpoint's; @param evaluated the step of the last evaluation it knows of
    */
   async rewind(step: number, evaluated: number): Promise<void> {
-    const file = join(this.path, metricsFile);
-    const content = await readFile(file);
-    let end = 0;
-    for (;;) {
-      const next = content.indexOf(10, end);
-      if (next === -1) break;
-      const line = parseLine(content.toString('utf8', end, next));
-      if (line === undefined || line.step > (line.type === 'evaluation' ? evaluated : step)) break;
-      end = next + 1;
-    }
-    await truncate(file, end).catch((cause: unknown) => {
-      throw writeError(file, cause);
+    await opened(this.#metrics).cut((text) => {
+      const line = parseLine(text);
+      return line !== undefined && line.step <= (line.type === 'evaluation' ? evaluated : step);
     });
   }
 
   /** Appends a line to metrics.jsonl, with the time in milliseconds since 1970. @throws LgdError NOT_WRITABLE */
   async metrics(line: object): Promise<void> {
-    await this.#append(this.#metrics, metricsFile, JSON.stringify({ ...line, time: Date.now() }));
+    await opened(this.#metrics).append(JSON.stringify({ ...line, time: Date.now() }));
   }
 
   /** Appends a line with the time to log.txt. @throws LgdError NOT_WRITABLE */
   async log(text: string): Promise<void> {
-    await this.#append(this.#log, logFile, `${new Date().toISOString()} ${text}`);
+    await opened(this.#log).append(`${new Date().toISOString()} ${text}`);
   }
 
   /** Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError NOT_WRITABLE */
@@ -125,15 +120,6 @@ export class RunFolder {
     await rm(join(this.path, lockFile), { force: true });
   }
 
-  async #append(handle: FileHandle | undefined, name: string, line: string): Promise<void> {
-    if (handle === undefined) throw new LgdError('DISPOSED', 'this run folder was closed.');
-    try {
-      await handle.appendFile(`${line}\n`);
-    } catch (cause) {
-      throw writeError(join(this.path, name), cause);
-    }
-  }
-
   /** Takes the lock file; one left by a process that is gone is taken over. */
   async #lock(): Promise<void> {
     const file = join(this.path, lockFile);
@@ -155,6 +141,11 @@ export class RunFolder {
     }
     throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: this.path, mend: 'Choose another folder' });
   }
+}
+
+function opened(file: LineFile | undefined): LineFile {
+  if (file === undefined) throw new LgdError('DISPOSED', 'this run folder was closed.');
+  return file;
 }
 
 interface Lock { host: string; pid: number; started: string | undefined }

@@ -7,7 +7,7 @@ import { ImageCache } from '../data/cache.js';
 import { openImageFolder, type ImageSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { matchClasses, readMapping } from '../evaluate/classes.js';
+import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -95,7 +95,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => banks.dispose());
   const tsb = await banks.training();
   const evaluationBank = evaluationSource && (await banks.evaluation(tsb));
-  const mapping = config.evaluate.mapping === undefined ? {} : await readMapping(config.evaluate.mapping);
+  const mapping = config.evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(config.evaluate.mapping);
   if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping);
   await banks.dispose();
 
@@ -175,7 +175,7 @@ function absolutePaths(config: Config): Config {
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
     student: { ...student, weights: optional(student.weights) },
-    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), mapping: optional(evaluate.mapping) },
+    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };
 }
 

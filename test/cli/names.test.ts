@@ -34,3 +34,33 @@ test('a list that cannot be written is said so', async () => {
   expect(code).toBe(1);
   expect(stderr).toMatch(/^error NOT_WRITABLE\n/u);
 });
+
+test('prints a built-in list with where it comes from, in the form of a names file', async () => {
+  const { code, stdout, stderr } = await lgdistill(['names', '--builtin', 'coco']);
+  expect([code, stderr]).toEqual([0, '']);
+  expect(stdout).toMatch(/^# coco: 80 names\. COCO[^\n]+\n# source: Lin et al\.[^\n]+\n# order: [^\n]+\n# spelling: [^\n]+\n# licence: [^\n]+\nperson\nbicycle\n/u);
+  const file = join(folder, 'coco.txt');
+  writeFileSync(file, stdout);
+  const [report] = (await lgdistill(['names', file, '--json'])).documents() as unknown as NameReport[];
+  expect(report).toMatchObject({ count: 80, clean: true });
+  const [document] = (await lgdistill(['names', '--builtin', 'imagenet-1k', '--json'])).documents() as unknown as { count: number; names: string[]; year: number }[];
+  expect(document).toMatchObject({ count: 1000, year: 2012 });
+  expect(document!.names).toHaveLength(1000);
+});
+
+test('says which lists are built in', async () => {
+  const { code, stdout } = await lgdistill(['names', '--list-builtin']);
+  expect(code).toBe(0);
+  for (const line of ['imagenet-1k: 1000 names', 'lvis: 1203 names', 'ade20k: 150 names']) expect(stdout).toContain(line);
+  const documents = (await lgdistill(['names', '--list-builtin', '--json'])).documents() as unknown as { id: string; count: number }[];
+  expect(documents.find(({ id }) => id === 'cityscapes')).toMatchObject({ count: 19 });
+});
+
+test.each([
+  ['no list', ['names'], 'there is no list to check'],
+  ['a built-in list that is not there', ['names', '--builtin', 'imagenet'], 'imagenet-1k'],
+])('%s is a wrong usage', async (_, args, text) => {
+  const { code, stderr } = await lgdistill(args);
+  expect(code).toBe(2);
+  expect(stderr).toContain(text);
+});

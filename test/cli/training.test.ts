@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -84,6 +84,22 @@ describe('from names and images to an exported student', () => {
     expect([headless.code, headless.stderr.split('\n')[0]]).toEqual([1, 'error BAD_MODEL']);
     const others = await lgdistill(['evaluate', '--student', at('run'), '--data', at('held-out'), '--teacher', tinyClip, '--names', '["circle","square"]']);
     expect([others.code, others.stderr.split('\n')[0]]).toEqual([1, 'error CLASS_MISMATCH']);
+  });
+
+  test('images of another set than the names need a bank of their own, and the error leads there', async () => {
+    for (const [from, to] of [['circle', 'pizza'], ['square', 'tv']]) cpSync(at('held-out', from!), at('other-set', to!), { recursive: true });
+    const evaluate = (...more: string[]) => lgdistill(['evaluate', '--student', at('run'), '--data', at('other-set'), '--device', 'cpu', '--json', ...more]);
+    const refused = await evaluate();
+    expect([refused.code, refused.stderr.split('\n')[0]]).toEqual([1, 'error CLASS_MISMATCH']);
+    for (const part of ['of another set than the category names', 'lgdistill bank build', 'lgdistill evaluate --bank']) expect(refused.stderr).toContain(part);
+    const own = at('own.safetensors');
+    expect((await lgdistill(['bank', 'build', '--names', at('other-set'), '--templates', 'none', '--text-encoder', tinyClip, '--to', own])).code).toBe(0);
+    for (const flag of ['--bank', '--evaluate.bank']) {
+      const { code, documents } = await evaluate(flag, own);
+      expect(code).toBe(0);
+      expect(documents()[0]).toMatchObject({ student: { classes: 2 } });
+    }
+    expect((await evaluate('--evaluate.names', at('other-set'), '--text-encoder', tinyClip, '--templates', 'none')).documents()[0]).toMatchObject({ student: { classes: 2 } });
   });
 });
 

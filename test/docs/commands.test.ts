@@ -29,7 +29,8 @@ async function positionals(command: readonly string[]): Promise<[number, number]
   const { stdout } = await lgdistill([...command, '--help']);
   const usage = /^Usage: (.*)$/mu.exec(stdout)![1]!;
   const wanted = usage.match(/<[^>]+>/gu) ?? [];
-  return [wanted.length, wanted.some((argument) => argument.includes('...')) ? Infinity : wanted.length];
+  const allowed = [...wanted, ...(usage.match(/\[(?!options\]|command\])[^\]]+\]/gu) ?? [])];
+  return [wanted.length, allowed.some((argument) => argument.includes('...')) ? Infinity : allowed.length];
 }
 
 /** The command's own words at the start of its arguments: `bank build` is two. */

@@ -3,8 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LgdError } from '../../lib/errors.js';
-import { matchClasses, readMapping } from '../../lib/evaluate/classes.js';
+import { knownMapping, matchClasses, readMapping } from '../../lib/evaluate/classes.js';
 import { makeScore, wilsonInterval } from '../../lib/evaluate/score.js';
+import { CategoryList } from '../../lib/text/names.js';
 
 function mismatch(...args: Parameters<typeof matchClasses>): string {
   try {
@@ -44,7 +45,44 @@ describe('matchClasses', () => {
     const many = Array.from({ length: 500 }, (_, i) => `class ${i}`);
     const message = mismatch(many, ['other']);
     expect(message).toContain('(500)');
-    expect(message.length).toBeLessThan(600);
+    expect(message.length).toBeLessThan(650);
+  });
+});
+
+describe('class folders of another set than the names', () => {
+  it('need a bank of their own, and the error says how to make and use one', () => {
+    const message = mismatch(['tench', 'goldfish', 'cat'], ['cat', 'dog']);
+    expect(message).toContain('the class folders are of another set than the category names, so their images need a text bank of their own');
+    for (const part of ['evaluate.names', 'lgdistill bank build --names', '--text-encoder', 'lgdistill evaluate --bank', 'evaluate.bank', 'evaluate.mapping']) expect(message).toContain(part);
+    expect(mismatch(['cat', 'dgo'], ['cat', 'dog'])).not.toContain('another set'); // half of them fit: a slip
+  });
+});
+
+describe('knownMapping', () => {
+  /** A thousand WordNet ids with ImageNet-1k's own at their places; those between are made up. */
+  const synsets = (): string[] => {
+    const known: [number, number][] = [[0, 1440764], [1, 1443537], [2, 1484850], [151, 2085620], [207, 2099601], [281, 2123045], [340, 2391049], [386, 2504458], [388, 2510455], [404, 2690373], [517, 3126707], [779, 4146614], [954, 7753592], [980, 9472597], [999, 15075141]];
+    const ids: string[] = [];
+    known.forEach(([place, id], i) => {
+      const next = known[i + 1]?.[0] ?? place + 1;
+      for (let offset = 0; place + offset < next; offset++) ids.push(`n${String(id + offset).padStart(8, '0')}`);
+    });
+    return ids;
+  };
+
+  it('knows the folders of ImageNet-1k in any order', async () => {
+    const folders = synsets();
+    const mapping = await knownMapping([...folders].reverse());
+    expect(mapping).toMatchObject({ n01440764: 'tench', n02123045: 'tabby', n03126707: 'crane', n07753592: 'banana', n15075141: 'toilet tissue' });
+    const { names } = await CategoryList.builtin('imagenet-1k');
+    expect(Array.from(matchClasses(folders, names, mapping))).toEqual(Array.from({ length: 1000 }, (_, i) => i));
+  });
+
+  it('is empty for a part of them, for other synsets and for names', async () => {
+    const folders = synsets();
+    expect(await knownMapping(folders.slice(0, 999))).toEqual({});
+    expect(await knownMapping(['n01440763', ...folders.slice(0, 999)])).toEqual({});
+    expect(await knownMapping(Array.from({ length: 1000 }, (_, i) => `class ${i}`))).toEqual({});
   });
 });
 

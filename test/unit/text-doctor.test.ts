@@ -73,6 +73,20 @@ test('near-duplicates are pairs of bank rows at or above the threshold', async (
   expect(report.clean).toBe(false);
 });
 
+test('a bank built before finds what its encoder finds, without encoding anything', async () => {
+  const names = ['cat', 'pizza', 'CAT', 'strawberry', 'tv', 'cat!', 'dog', 'airplane'];
+  const list = await CategoryList.load(names);
+  const encoded = await list.check({ encoder, templates: 'single', similarity: 0.5 });
+  const bank = await TextualSemanticsBank.build(['extra', ...[...names].reverse()], { encoder, templates: 'single' });
+  const found = await list.check({ bank, similarity: 0.5 });
+  expect(found.nearDuplicates.map(({ a, b }) => [a, b])).toEqual(encoded.nearDuplicates.map(({ a, b }) => [a, b]));
+  found.nearDuplicates.forEach(({ similarity }, i) => expect(similarity).toBeCloseTo(encoded.nearDuplicates[i]!.similarity, 5));
+  expect(found.textSpace).toEqual({ encoder: 'tiny-clip', templates: ['a photo of a {}.'], similarity: 0.5, longestTemplate: undefined, maxTokens: undefined });
+  expect(formatReport(found)).toContain('long prompts: not looked for, a bank was given');
+  await expect((await CategoryList.load([...names, 'yak'])).check({ bank })).rejects.toMatchObject({ code: 'BAD_BANK', found: ['yak'] });
+  await expect(list.check({ bank, encoder })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'encoder' });
+});
+
 test('finds prompts that lose tokens, in the longest template', async () => {
   const long = 'a very long name '.repeat(8).trim();
   const report = await (await CategoryList.load(['cat', long])).check({ encoder, templates: ['{}', 'a photo of a {}.'] });

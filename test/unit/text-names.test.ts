@@ -1,7 +1,8 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
-import { builtinLists } from '../../lib/text/builtin.js';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it, test } from 'vitest';
+import { builtinIds, builtinLists, describeBuiltin, readBuiltin } from '../../lib/text/builtin.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { normaliseName } from '../../lib/text/spelling.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -61,21 +62,71 @@ test('a folder of splits is not taken for classes', async () => {
   await expect(CategoryList.load(join(folder, 'set'))).rejects.toMatchObject({ code: 'BAD_NAMES', mend: expect.stringContaining(join('set', 't')) as string });
 });
 
-test('built-in lists have the sizes of their data sets and no faults', async () => {
-  const sizes = { coco: 80, cifar10: 10, cifar100: 100, voc: 20, cityscapes: 19 };
-  expect(Object.keys(builtinLists).sort()).toEqual(Object.keys(sizes).sort());
-  for (const [id, size] of Object.entries(sizes)) {
-    const list = await CategoryList.load(id);
-    expect(new Set(list.names.map(normaliseName)).size).toBe(size);
-    expect((await list.check()).clean).toBe(true);
-    expect((await list.check()).mended).toEqual(list.names);
-  }
-  const sorted = async (id: string) => [...(await load(id))].sort();
-  expect(await load('cifar10')).toEqual(await sorted('cifar10')); // both data sets number their classes alphabetically
-  expect(await load('cifar100')).toEqual(await sorted('cifar100'));
-  expect((await load('coco'))[15]).toBe('cat');
-  expect((await load('cityscapes'))[13]).toBe('car');
-  expect((await load('voc'))[14]).toBe('person');
+const lists = fileURLToPath(new URL('../../lib/text/lists', import.meta.url));
+
+describe('built-in lists', () => {
+  // Sizes and landmarks from the data sets' own pages: a name that was lost, doubled or moved shifts one of them.
+  const landmarks: Record<string, [number, Record<number, string>]> = {
+    'imagenet-1k': [1000, {
+      0: 'tench', 1: 'goldfish', 99: 'goose', 134: 'crane bird', 151: 'Chihuahua', 207: 'golden retriever', 264: 'Cardigan Welsh corgi', 281: 'tabby', 340: 'zebra', 388: 'giant panda', 404: 'airliner',
+      474: 'cardigan', 517: 'crane', 530: 'digital clock', 605: 'iPod', 639: 'maillot tank suit', 701: 'parachute', 779: 'school bus', 850: 'teddy', 920: 'traffic light', 954: 'banana', 980: 'volcano', 999: 'toilet tissue',
+    }],
+    coco: [80, { 0: 'person', 11: 'stop sign', 15: 'cat', 26: 'handbag', 39: 'bottle', 60: 'dining table', 79: 'toothbrush' }],
+    lvis: [1203, { 0: 'aerosol can', 22: 'trash can', 135: 'archery bow', 161: 'bull', 224: 'cat', 447: 'fish as food', 666: 'manger', 697: 'computer monitor', 792: 'person', 997: 'crawfish', 1104: 'cover', 1202: 'zucchini' }],
+    cityscapes: [19, { 0: 'road', 6: 'traffic light', 11: 'person', 13: 'car', 18: 'bicycle' }],
+    ade20k: [150, { 0: 'wall', 12: 'person', 20: 'car', 49: 'fireplace', 79: 'hovel', 99: 'buffet', 126: 'animal', 141: 'crt screen', 149: 'flag' }],
+    voc: [20, { 0: 'aeroplane', 14: 'person', 19: 'tv monitor' }],
+    cifar10: [10, { 0: 'airplane', 9: 'truck' }],
+    cifar100: [100, { 0: 'apple', 52: 'oak tree', 99: 'worm' }],
+  };
+
+  it('are those that have a file, and no more', () => {
+    expect(readdirSync(lists).sort()).toEqual(builtinIds.map((id) => `${id}.txt`).sort());
+    expect([...builtinIds].sort()).toEqual(Object.keys(landmarks).sort());
+  });
+
+  it.each(Object.entries(landmarks))('%s: count, landmarks, no duplicates, nothing for the doctor to mend', async (id, [size, known]) => {
+    const { names } = await CategoryList.load(id);
+    expect(names).toHaveLength(size);
+    expect(builtinLists[id]!.count).toBe(size);
+    expect(new Set(names.map(normaliseName)).size).toBe(size);
+    expect(Object.fromEntries(Object.keys(known).map((index) => [index, names[Number(index)]]))).toEqual(known);
+    const report = await (await CategoryList.builtin(id)).check();
+    expect(report).toMatchObject({ clean: true, mended: names });
+    expect(describeBuiltin(id)[0]).toContain(`${id}: ${size} names`);
+    expect(readFileSync(join(lists, `${id}.txt`), 'utf8')).toBe(`${names.join('\n')}\n`);
+  });
+
+  it('number their classes alphabetically where their data sets do', async () => {
+    for (const id of ['cifar10', 'cifar100']) expect(await load(id)).toEqual([...(await load(id))].sort());
+    const voc = (await load('voc')).map((name) => name.replace(' ', ''));
+    expect(voc).toEqual([...voc].sort());
+  });
+
+  it('are refused when a file is not the one that was shipped', async () => {
+    const copy = join(folder, 'lists');
+    cpSync(lists, copy, { recursive: true });
+    expect(await readBuiltin('voc', copy)).toHaveLength(20);
+    writeFileSync(join(copy, 'voc.txt'), readFileSync(join(copy, 'voc.txt'), 'utf8').replace('sofa', 'couch'));
+    await expect(readBuiltin('voc', copy)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('voc.txt') as string });
+    await expect(readBuiltin('voc', join(folder, 'nowhere'))).rejects.toMatchObject({ code: 'BAD_FILE' });
+    await expect(CategoryList.builtin('imagenet')).rejects.toMatchObject({ code: 'BAD_OPTION', mend: 'Did you mean imagenet-1k?' });
+    await expect(CategoryList.load('imagenet')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Did you mean the built-in list imagenet-1k?' });
+  });
+
+  it('give way to a file of the same name, unless the built-in one is asked for', async () => {
+    const path = join(folder, 'shadow');
+    mkdirSync(path);
+    writeFileSync(join(path, 'coco'), 'hot chocolate\n');
+    const before = process.cwd();
+    process.chdir(path);
+    try {
+      expect(await load('coco')).toEqual(['hot chocolate']);
+      expect((await CategoryList.builtin('coco')).size).toBe(80);
+    } finally {
+      process.chdir(before);
+    }
+  });
 });
 
 test.each([

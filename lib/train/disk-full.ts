@@ -1,0 +1,33 @@
+/** What a run says when its disk is full: how much is free there, how much is needed, and how to go on. */
+import { statfs } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { LgdError, systemErrorCode } from '../errors.js';
+
+/** Did a write fail for want of room (or quota), here or in an error underneath? */
+export function isDiskFull(error: unknown): boolean {
+  for (let current: unknown = error; current instanceof Error; current = current.cause) {
+    if (['ENOSPC', 'EDQUOT'].includes(systemErrorCode(current) ?? '')) return true;
+  }
+  return false;
+}
+
+/**
+ * The error that ends a run whose disk is full.
+ * @param path what could not be written, in the run folder `run`
+ * @param neededBytes how much it takes, where that is known
+ */
+export async function diskFullError(path: string, { run, cause, neededBytes }: { run: string; cause: unknown; neededBytes?: number }): Promise<LgdError> {
+  const room = await statfs(dirname(path)).catch(() => undefined);
+  const facts = [
+    ...(room === undefined ? [] : [`${mebibytes(room.bavail * room.bsize)} of its ${mebibytes(room.blocks * room.bsize)} MiB are free`]),
+    ...(neededBytes === undefined ? [] : [`${mebibytes(neededBytes)} MiB are needed`]),
+  ];
+  return new LgdError('NOT_WRITABLE', `cannot write ${path}: the disk is full${facts.length === 0 ? '' : ` (${facts.join(', ')})`}. What was written before is whole.`, {
+    mend: `Free ${neededBytes === undefined ? 'some room' : `${mebibytes(neededBytes)} MiB`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``, cause,
+  });
+}
+
+function mebibytes(bytes: number): string {
+  const value = bytes / 2 ** 20;
+  return value < 10 ? value.toFixed(1) : String(Math.round(value));
+}

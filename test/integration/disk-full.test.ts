@@ -1,0 +1,96 @@
+import { readFile, readdir, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/train/checkpoint.js';
+import { LineFile } from '../../lib/train/line-file.js';
+import { resumeConfig } from '../../lib/train/setup.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { fillDisk, smallDisk } from '../fixtures/small-disk.js';
+import { drawShapes, madeUpTeacher, sameBits, smallConfig, train } from './train-fixture.js';
+
+const folder = temporaryFolder();
+const mebibyte = 2 ** 20;
+
+/** A checkpoint of about a mebibyte. */
+function content(step: number): CheckpointContent {
+  const data = Float32Array.from({ length: mebibyte / 8 }, (_, i) => step + i);
+  const record = { weight: { shape: [data.length], data } };
+  return {
+    info: {
+      architecture: 'mobilenet_v2', widthMultiplier: 1, embeddingSize: 4, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], names: [], templates: [], bankHash: '', textEncoder: '',
+      teacher: 'none', method: 'seed', step, epoch: 0,
+    },
+    weights: record, momentum: record, bank: undefined, semantic: {}, progress: null,
+  };
+}
+const plain = { best: null, isBest: false, keep: 2 };
+
+const checkpoints = smallDisk('checkpoints on a full disk', 3.5 * mebibyte);
+describe.skipIf(checkpoints === undefined)('checkpoints on a full disk', () => {
+  const names = async (store: CheckpointStore) => (await store.list()).map((path) => basename(path));
+
+  it('make room by removing those that would go anyway; the best and the last stay', async () => {
+    const store = await CheckpointStore.open(join(checkpoints!, 'run'));
+    for (const step of [1, 2]) await store.write(content(step), plain);
+    await store.write(content(3), plain); // 3.5 MiB hold three, and not more
+    await store.write(content(4), { ...plain, keep: 3 });
+    expect(await names(store)).toEqual(['step-00000003', 'step-00000004']);
+    expect((await store.read('last')).info.step).toBe(4);
+    await store.write(content(5), { ...plain, isBest: true });
+    await store.write(content(6), plain);
+    expect(await names(store)).toEqual(['step-00000005', 'step-00000006']);
+    await rm(join(checkpoints!, 'run'), { recursive: true });
+  });
+
+  it('fail with what is free and what is needed, leave the earlier ones whole and nothing half written, and go on once there is room', async () => {
+    const store = await CheckpointStore.open(join(checkpoints!, 'run'));
+    await store.write(content(1), { ...plain, isBest: true });
+    const ballast = fillDisk(checkpoints!, mebibyte / 2);
+    const error = await store.write(content(2), plain).then(() => undefined, (caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'NOT_WRITABLE', mend: expect.stringMatching(/^Free 1\.0 MiB on that disk.* `lgdistill resume .*\/run`$/u) as unknown });
+    expect((error as Error).message).toMatch(/the disk is full \(0\.\d of its 3\.5 MiB are free, 1\.0 MiB are needed\)/u);
+    expect((await readdir(store.folder)).sort()).toEqual(['best', 'last', 'step-00000001']);
+    for (const link of ['last', 'best']) expect((await readCheckpoint(join(store.folder, link))).info.step).toBe(1);
+    await rm(ballast);
+    await store.write(content(2), plain);
+    expect((await store.read('last')).info.step).toBe(2);
+  });
+});
+
+const lines = smallDisk('metrics on a full disk', mebibyte);
+it.skipIf(lines === undefined)('a line that a full disk takes in part is taken back', async () => {
+  const file = await LineFile.open(lines!, 'metrics.jsonl', 0);
+  await file.append('{"step":1}');
+  const ballast = fillDisk(lines!);
+  const long = JSON.stringify({ step: 2, text: 'x'.repeat(20_000) }); // more than what is left of the file's page
+  await expect(file.append(long)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('0.0 of its 1.0 MiB are free') as unknown });
+  expect(await readFile(file.path, 'utf8')).toBe('{"step":1}\n');
+  await rm(ballast);
+  await file.append(long);
+  await file.close();
+  expect(await readFile(file.path, 'utf8')).toBe(`{"step":1}\n${long}\n`);
+});
+
+const disk = smallDisk('a run on a full disk', 16 * mebibyte);
+describe.skipIf(disk === undefined)('a run whose disk fills up', () => {
+  let config: (path: string) => ConfigInput;
+  beforeAll(async () => {
+    const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
+    const data = await drawShapes(join(folder, 'small'), { count: 8, size: 32 });
+    config = (path) => ({ ...smallConfig(data, path, { teacher, bank, train: { epochs: 4 } }), names: undefined });
+  });
+
+  it('ends with an error, and goes on from its last checkpoint to the same bits', async () => {
+    const whole = await train(config(join(folder, 'whole')));
+    const broken = join(disk!, 'run');
+    const failed = train(config(broken), { onEvent: (event) => event.type === 'step' && event.step === 6 && void fillDisk(disk!) });
+    await expect(failed).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+    expect((await readdir(join(broken, 'checkpoints'))).sort()).toEqual(['best', 'last', 'step-00000004']);
+    expect((await readFile(join(broken, 'metrics.jsonl'), 'utf8')).endsWith('\n')).toBe(true);
+    await rm(join(disk!, 'ballast'));
+    const { events, weights } = await train(await resumeConfig(broken), { resume: 'last' });
+    expect(events[0]).toMatchObject({ type: 'start', step: 4 });
+    for (const [name, values] of Object.entries(whole.weights)) expect(sameBits(values, weights[name]!), name).toBe(true);
+  });
+});
