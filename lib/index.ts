@@ -61,6 +61,7 @@ export { measureInference, measureSemantic, measureTraining, type MeasureOptions
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
+export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
 export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';
