@@ -31,8 +31,8 @@ const schema = z.strictObject({
   textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
   teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
-  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid']).default('lgd')
-    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue'),
+  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'feature']).default('lgd')
+    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; feature: cosine regression to the teacher'),
   data: group({
     train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
@@ -109,6 +109,11 @@ export type Config = z.output<typeof schema>;
 export type ConfigInput = z.input<typeof schema>;
 /** What the student is to agree with the teacher on; the option `method` says which is which. */
 export type Method = Config['method'];
+
+/** Whether a method has a loss without category names. */
+export function worksWithoutNames(method: Method): boolean {
+  return method === 'seed' || method === 'feature';
+}
 
 /** How an option is written. */
 export type OptionType = 'string' | 'number' | 'integer' | 'boolean' | 'list';

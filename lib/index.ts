@@ -6,8 +6,8 @@ export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvi
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type { ProbeResult } from './cuda-probe.js';
 export type {
-  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
+  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
   TensorHandle,
 } from './native.js';
 export { version } from './version.js';
@@ -31,7 +31,10 @@ export { TextualSemanticsBank, type BankInfo, type BuildOptions, type NearestNam
 export { bankFromFile, type EmbeddedBank, type EmbeddingsFileOptions } from './banks/embeddings-file.js';
 export { VisualSemanticsBank } from './banks/visual.js';
 export { MemoryQueue } from './banks/memory.js';
-export { bankLoss, bankUpdate, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type SemanticCallOptions } from './semantic/index.js';
+export {
+  bankLoss, bankUpdate, featureLoss, type BankLossInput, type BankLossOptions, type BankLossOutput, type BankUpdateInput, type BankUpdateOutput, type FeatureLossInput, type FeatureLossOutput,
+  type SemanticCallOptions,
+} from './semantic/index.js';
 
 // models
 export * from './models/index.js';
@@ -60,6 +63,7 @@ export { measureInference, measureSemantic, measureTraining, type MeasureOptions
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
+export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
 export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';

@@ -133,6 +133,8 @@ export interface SemanticOptions {
   queueSize?: number;
   useTextual?: boolean;
   useVisual?: boolean;
+  /** 1 - cosine of student and teacher in the place of both parts; takes no bank into the loss. */
+  feature?: boolean;
   alpha?: number;
   studentTemperature?: number;
   teacherTemperature?: number;
@@ -192,6 +194,37 @@ export interface BankLossResult {
   klTextual: number;
   /** dL/d raw student, [B*D]. */
   gradient: Float32Array;
+}
+
+/** What the addon gives for {@link featureLoss}. */
+export interface FeatureLossResult {
+  loss: number;
+  /** dL/d raw student, [B*D]. */
+  gradient: Float32Array;
+}
+
+/** H linear classifiers of K classes side by side on the same rows. */
+export interface NativeClassifierArguments {
+  /** [N,D]. */
+  features: TensorHandle;
+  /** [H K, D]. */
+  weights: TensorHandle;
+  /** [1, H K]. */
+  bias: TensorHandle;
+  /** Receive `scale` times the gradient of the losses' sum; left out, none is formed. */
+  dWeights?: TensorHandle;
+  dBias?: TensorHandle;
+  /** [rows, 3 H]: loss, class with the largest logit, how many classes come before the right one. */
+  results?: TensorHandle;
+  /** Class of each row, 0 to K - 1. */
+  labels: Int32Array;
+  /** Which rows of the features; left out: all. */
+  rows?: Int32Array;
+  /** H; default 1. */
+  heads?: number;
+  /** Divide rows by their lengths first; default false. */
+  unit?: boolean;
+  scale?: number;
 }
 
 /** Arguments of {@link bankUpdate} as the addon takes them. */
@@ -273,6 +306,7 @@ export interface NativeAddon {
 
   bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossResult>;
   bankUpdate(device: DeviceHandle, args: NativeBankUpdateArguments): Promise<BankUpdateResult>;
+  featureLoss(device: DeviceHandle, args: { student: Float32Array; teacher: Float32Array; dimension: number }): Promise<FeatureLossResult>;
   makeSemanticHead(device: DeviceHandle, options: SemanticOptions): SemanticHeadHandle;
   writeSemanticState(head: SemanticHeadHandle, state: SemanticState): void;
   readSemanticState(device: DeviceHandle, head: SemanticHeadHandle): Promise<Required<SemanticState>>;
@@ -280,6 +314,7 @@ export interface NativeAddon {
   headLoss(head: SemanticHeadHandle, student: TensorHandle, teacher: TensorHandle, dStudent: TensorHandle, scale: number, slot: number): void;
   headUpdate(head: SemanticHeadHandle, teacherBatches: TensorHandle[], slot: number): void;
   readMetrics(device: DeviceHandle, head: SemanticHeadHandle, slot: number): Promise<SemanticMetrics>;
+  /** Reads the arrays where they lie: do not change them before the promise settles. */
   topSimilar(
     device: DeviceHandle,
     queries: Float32Array,
@@ -287,6 +322,17 @@ export interface NativeAddon {
     dimension: number,
     k: number,
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
+
+  classifierLoss(args: NativeClassifierArguments): void;
+  /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. */
+  softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
+  /** SGD with momentum on the values from `begin` to before `end` of a tensor (default: all). */
+  sgdTensor(
+    value: TensorHandle,
+    options: { gradient: TensorHandle; velocity: TensorHandle; learningRate: number; momentum: number; weightDecay: number; gradientScale?: number; begin?: number; end?: number },
+  ): void;
+  /** Whole rows of a tensor [N,D], from `row` on. */
+  writeRows(tensor: TensorHandle, row: number, values: Float32Array): void;
 }
 
 /** Names of the addon's functions, for the test that compares them with the addon. */
@@ -296,7 +342,8 @@ export const nativeFunctions = [
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
-  'bankLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
+  'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
+  'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];
 
 const require = createRequire(import.meta.url);

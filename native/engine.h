@@ -186,6 +186,7 @@ struct SemanticOptions {
   int64_t dimension = 0, categories = 0;          // D; K (0: no banks, queue only)
   int64_t queue_size = 0;                         // Q; 0: no queue
   bool use_textual = true, use_visual = true;     // which banks take part in the loss
+  bool feature = false;                           // 1 - cosine of student and teacher in the place of both parts (semantic/feature_loss.h)
   float alpha = 0.5f;                             // weight of the visual part; the textual part has 1 - alpha
   float student_temperature = 0.2f, teacher_temperature = 0.01f;
   float momentum = 0.99f;                         // of the visual anchors
@@ -219,9 +220,30 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
 // Metrics of the calls that wrote the slot; waits for them only, not for work queued after them on the device. A zero embedding or a non-finite value throws ZERO_EMBEDDING / NON_FINITE. device's thread [waits]
 SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot);
 
-// For each row of queries [N,D], the k most similar rows of bank [K,D] by cosine (both normalised here): indices [N,k] and scores [N,k]. device's thread [waits]
-void top_similar(const DevicePtr& device, const std::vector<float>& queries, const std::vector<float>& bank, int64_t dimension, int k,
+// For each row of queries [N,D], the k most similar rows of bank [K,D] by cosine (both normalised here): indices [N,k] and scores [N,k]. The arrays are read where they lie. device's thread [waits]
+void top_similar(const DevicePtr& device, std::span<const float> queries, std::span<const float> bank, int64_t dimension, int k,
                  std::vector<int32_t>& indices, std::vector<float>& scores);
+
+// ---- linear classifiers on frozen features ------------------------------------------------------------------------------------
+// H classifiers of K classes side by side on the same rows (semantic/classifier.h): softmax cross entropy and its gradient.
+struct ClassifierArguments {
+  TensorPtr features;                             // [N,D]
+  TensorPtr weights, bias;                        // [H K, D], [1, H K]
+  TensorPtr d_weights, d_bias;                    // <- scale * gradient of the losses' sum; null: not wanted
+  TensorPtr results;                              // [rows, 3 H] <- of each row and classifier: its loss, the class with the largest logit, how many come before the right one; may be null
+  std::vector<int32_t> labels;                    // of each row
+  std::vector<int32_t> rows;                      // which rows of features; empty: all
+  int heads = 1;                                  // H
+  bool unit = false;                              // rows are divided by their lengths first; a zero row stays
+  float scale = 1;
+};
+void classifier_loss(ClassifierArguments arguments);                                              // [queued]
+// Cross entropy of logits [B,K], such as an encoder's output: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null. [queued]
+void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const TensorPtr& d_logits, const TensorPtr& results, float scale);
+// sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
+void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);
+// Whole rows of a tensor [N,D], from `row` on. [queued]
+void write_rows(const TensorPtr& tensor, int64_t row, std::vector<float> values);
 
 // ---- the same for callers with arrays of their own --------------------------------------------------------------------------
 // They are read and written where they lie, and must stay there until the call returns.
@@ -238,6 +260,13 @@ struct BankLossResult {
   double loss = 0, loss_visual = 0, loss_textual = 0, kl_visual = 0, kl_textual = 0;
 };
 BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& arguments);            // device's thread [waits]
+struct FeatureLossArguments {
+  std::span<const float> student, teacher;        // [B,D] raw
+  std::span<float> gradient;                      // [B,D] <- dL/d raw student
+  int64_t dimension = 0;
+};
+// mean of 1 - cosine(student, teacher). device's thread [waits]
+double feature_loss(const DevicePtr& device, const FeatureLossArguments& arguments);
 struct BankUpdateArguments {
   std::span<const float> teacher, textual, visual;  // [B,D] raw, [K,D], [K,D]
   std::span<const uint8_t> seen;                  // [K]

@@ -6,6 +6,7 @@ import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
 import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
+import { compareCommand } from './compare.js';
 import { completionCommand } from './completion.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
@@ -20,7 +21,7 @@ import { resumeCommand } from './resume.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
 ];
 
 /**

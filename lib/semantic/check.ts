@@ -1,5 +1,5 @@
 import { LgdError } from '../errors.js';
-import type { BankLossInput, BankUpdateInput } from './types.js';
+import type { BankLossInput, BankUpdateInput, FeatureLossInput } from './types.js';
 
 /**
  * Checks the arguments of bankLoss before anything is computed, all but the embeddings' values: see {@link checkLossValues}.
@@ -7,11 +7,7 @@ import type { BankLossInput, BankUpdateInput } from './types.js';
  */
 export function checkBankLoss(input: BankLossInput): void {
   const { dimension, alpha } = input;
-  checkDimension(dimension);
-  const batch = rowsOf('student', input.student, dimension);
-  const teachers = rowsOf('teacher', input.teacher, dimension);
-  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'student', found: '0 rows', allowed: 'at least one row' });
-  if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
+  checkFeatureLoss(input);
   const categories = rowsOf('textual', input.textual, dimension);
   const anchors = rowsOf('visual', input.visual, dimension);
   const queued = rowsOf('queue', input.queue, dimension);
@@ -21,6 +17,18 @@ export function checkBankLoss(input: BankLossInput): void {
   if (!(alpha >= 0 && alpha <= 1)) throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
   if (categories === 0 && alpha !== 1) throw needless('the textual bank is left out', alpha, 'textual', 1);
   if (anchors + queued === 0 && alpha !== 0) throw needless('the visual bank and the queue are left out', alpha, 'visual or queue', 0);
+}
+
+/**
+ * Checks student and teacher, all but their values: see {@link checkFeatureValues}.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION; `option` names the argument
+ */
+export function checkFeatureLoss({ student, teacher, dimension }: FeatureLossInput): void {
+  checkDimension(dimension);
+  const batch = rowsOf('student', student, dimension);
+  const teachers = rowsOf('teacher', teacher, dimension);
+  if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'student', found: '0 rows', allowed: 'at least one row' });
+  if (teachers !== batch) throw wrongRows('teacher', teachers, batch, 'student');
 }
 
 /**
@@ -50,11 +58,16 @@ export function checkBankUpdate(input: BankUpdateInput): void {
  * @throws LgdError NON_FINITE, ZERO_EMBEDDING; `option` names the argument, the message the row
  */
 export function checkLossValues({ student, teacher, textual, visual, queue, dimension }: BankLossInput): void {
-  checkValues('student', student, dimension, true);
-  checkValues('teacher', teacher, dimension, true);
+  checkFeatureValues({ student, teacher, dimension });
   checkValues('textual', textual, dimension, true);
   checkValues('visual', visual, dimension, false);
   checkValues('queue', queue, dimension, true);
+}
+
+/** The same for featureLoss's. */
+export function checkFeatureValues({ student, teacher, dimension }: FeatureLossInput): void {
+  checkValues('student', student, dimension, true);
+  checkValues('teacher', teacher, dimension, true);
 }
 
 /** The same for bankUpdate's. */

@@ -1,11 +1,11 @@
 /** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { checkBankLoss, checkBankUpdate, checkLossValues, checkUpdateValues } from './check.js';
+import { checkBankLoss, checkBankUpdate, checkFeatureLoss, checkFeatureValues, checkLossValues, checkUpdateValues } from './check.js';
 import * as js from './js.js';
-import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
+import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
 
-export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
+export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
 
 /** Where to compute. */
 export interface SemanticCallOptions {
@@ -47,6 +47,27 @@ export async function bankLoss(input: BankLossInput, { device, signal, precision
     throw error;
   });
   throwIfAborted(signal, 'The semantic loss');
+  return output;
+}
+
+/**
+ * Feature regression, the plainest baseline: the mean of 1 - cosine(student, teacher), and its gradient (native/semantic/feature_loss.h).
+ * A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
+ */
+export async function featureLoss(input: FeatureLossInput, { device, signal }: SemanticCallOptions): Promise<FeatureLossOutput> {
+  throwIfAborted(signal, 'The feature loss');
+  checkFeatureLoss(input);
+  if (device === 'js') {
+    checkFeatureValues(input);
+    return js.featureLoss(input);
+  }
+  const { student, teacher, dimension } = input;
+  const output = await device.addon.featureLoss(device.handle, { student, teacher, dimension }).catch((error: unknown) => {
+    if (isAboutValues(error)) checkFeatureValues(input);
+    throw error;
+  });
+  throwIfAborted(signal, 'The feature loss');
   return output;
 }
 

@@ -3,7 +3,7 @@
  * loops follow method.md ("One step, in this order") line by line. Arguments are taken as checked; ./index.ts checks them.
  */
 import { nextTurn } from '../turn.js';
-import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput } from './types.js';
+import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
 
 const imagesPerTurn = 16; // how often a signal is looked at
 
@@ -63,6 +63,21 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
   const lossTextual = total.lossTextual / batch;
   const loss = alpha * lossVisual + (1 - alpha) * lossTextual;
   return { loss, lossVisual, lossTextual, klVisual: total.klVisual / batch, klTextual: total.klTextual / batch, gradient };
+}
+
+/** Mean of 1 - z . u with z, u the unit rows of student and teacher, and its gradient -(u - (z . u) z) / (B |x|). */
+export function featureLoss({ student, teacher, dimension }: FeatureLossInput): FeatureLossOutput {
+  const batch = student.length / dimension;
+  const gradient = new Float32Array(student.length);
+  let loss = 0;
+  for (let i = 0; i < batch; i++) {
+    const { unit: z, norm } = normalise(student, i, dimension);
+    const { unit: u } = normalise(teacher, i, dimension);
+    const cosine = dot(z, u);
+    loss += (1 - cosine) / batch;
+    for (let d = 0; d < dimension; d++) gradient[i * dimension + d] = (cosine * z[d]! - u[d]!) / norm / batch;
+  }
+  return { loss, gradient };
 }
 
 /**

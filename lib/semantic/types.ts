@@ -35,6 +35,24 @@ export interface BankLossOutput {
   gradient: Float32Array;
 }
 
+/** Arguments of {@link featureLoss}; arrays are row-major. */
+export interface FeatureLossInput {
+  /** [B,D] student embeddings, raw. */
+  student: Float32Array;
+  /** [B,D] teacher embeddings of the same images, raw. */
+  teacher: Float32Array;
+  /** D. */
+  dimension: number;
+}
+
+/** The loss of {@link featureLoss}. */
+export interface FeatureLossOutput {
+  /** Mean over the batch of 1 - cosine, 0 to 2. */
+  loss: number;
+  /** [B,D] dL/d raw student. */
+  gradient: Float32Array;
+}
+
 /** Arguments of {@link bankUpdate}; arrays are row-major and are not changed. */
 export interface BankUpdateInput {
   /** [B,D] teacher embeddings, raw. */

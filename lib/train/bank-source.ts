@@ -1,6 +1,6 @@
 /** The text banks a configuration asks for: for training, and for evaluation. */
 import { TextualSemanticsBank } from '../banks/textual.js';
-import type { Config } from '../config.js';
+import { worksWithoutNames, type Config } from '../config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { Teacher } from '../models/teachers/types.js';
@@ -16,14 +16,14 @@ export class BankSource {
   constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }) {}
 
   /**
-   * The bank to train with; undefined for method seed without names.
+   * The bank to train with; undefined for methods seed and feature without names.
    * @throws LgdError BAD_CONFIG (neither bank nor names), BAD_BANK, BAD_NAMES, and those of the text tower
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
     const { bank, names, method } = this.config;
     if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank, 'bank');
     if (names !== undefined) return this.#build(await CategoryList.load(names));
-    if (method === 'seed') return undefined;
+    if (worksWithoutNames(method)) return undefined;
     throw new LgdError('BAD_CONFIG', 'category names are needed for this method.', { option: 'names', mend: 'Give names, or a bank built before' });
   }
 

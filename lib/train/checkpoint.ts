@@ -23,7 +23,7 @@ export interface CheckpointContent {
   weights: WeightRecord;
   /** Momentum of its parameters. */
   momentum: WeightRecord;
-  /** undefined for method seed. */
+  /** undefined for methods seed and feature without names. */
   bank: TextualSemanticsBank | undefined;
   /** Visual anchors, seen flags and queue; the textual rows are the bank's. */
   semantic: SemanticState;

@@ -1,6 +1,6 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
-import { parseConfig, type Config, type ConfigInput, type Method } from '../config.js';
+import { parseConfig, worksWithoutNames, type Config, type ConfigInput, type Method } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -19,7 +19,7 @@ export interface DistillerOptions {
   device: Device;
   teacher: AnyTeacher;
   student: Student;
-  /** The text bank; only method seed works without one. */
+  /** The text bank; methods seed and feature work without one. */
   tsb?: TextualSemanticsBank;
   /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
   config?: ConfigInput;
@@ -50,12 +50,13 @@ export interface DistillerState {
 }
 
 /** Which banks take part in the loss, and the weight of the visual part. */
-const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'alpha' | 'queueSize'>> = {
+const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>> = {
   lgd: ({ alpha }) => ({ useTextual: true, useVisual: true, alpha, queueSize: 0 }),
   text: () => ({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 }),
   visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
   seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
   hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
+  feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
 };
 
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
@@ -249,8 +250,8 @@ function checkSizes(teacher: AnyTeacher, student: Student, tsb: TextualSemantics
   if (student.embeddingSize !== embeddingSize) {
     throw new LgdError('BAD_SHAPE', `the student's embeddings have ${student.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'student', mend: "Create the student with the teacher's embedding size" });
   }
-  if (tsb === undefined && method !== 'seed') {
-    throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', { option: 'method', found: method, mend: 'Give names or bank, or choose seed' });
+  if (tsb === undefined && !worksWithoutNames(method)) {
+    throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', { option: 'method', found: method, mend: 'Give names or bank, or choose seed or feature' });
   }
   if (tsb !== undefined && tsb.embeddingSize !== embeddingSize) {
     throw new LgdError('BAD_BANK', `the text bank's embeddings have ${tsb.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" });

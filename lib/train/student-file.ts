@@ -20,7 +20,7 @@ export interface StudentInfo {
   /** Its input is (pixel - mean) / std with pixels in 0..1. */
   mean: ChannelTriple;
   std: ChannelTriple;
-  /** The text bank it was trained with; empty for method seed. */
+  /** The text bank it was trained with; empty for methods seed and feature without names. */
   names: readonly string[];
   templates: readonly string[];
   bankHash: string;

@@ -56,6 +56,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_augment>(exports, "augment");
 
   add<js_bank_loss>(exports, "bankLoss");
+  add<js_feature_loss>(exports, "featureLoss");
   add<js_bank_update>(exports, "bankUpdate");
   add<js_make_semantic_head>(exports, "makeSemanticHead");
   add<js_write_semantic_state>(exports, "writeSemanticState");
@@ -64,6 +65,11 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_head_update>(exports, "headUpdate");
   add<js_read_metrics>(exports, "readMetrics");
   add<js_top_similar>(exports, "topSimilar");
+
+  add<js_classifier_loss>(exports, "classifierLoss");
+  add<js_softmax_loss>(exports, "softmaxLoss");
+  add<js_sgd_tensor>(exports, "sgdTensor");
+  add<js_write_rows>(exports, "writeRows");
   return exports;
 }
 

@@ -13,6 +13,7 @@ class BorrowedArrays {
 
   // A field's values; empty where the field is undefined. Throws BAD_SHAPE for anything but such an array.
   std::span<const float> floats(const Fields& fields, const char* name);
+  std::span<const float> floats(const Napi::Value& value, const char* name);  // an argument's
   std::span<const uint8_t> bytes(const Fields& fields, const char* name);
   // A new array for the work to fill, which results() holds under this name.
   template <class T>
@@ -25,7 +26,7 @@ class BorrowedArrays {
 
  private:
   template <class Array>
-  Array keep(const Fields& fields, const char* name, napi_typedarray_type type, const char* type_name);
+  Array keep(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name);
 
   Napi::Env env_;
   Napi::ObjectReference kept_;

@@ -42,6 +42,7 @@ LGD_DECLARE(js_pixel_store_info)
 LGD_DECLARE(js_augment)
 // semantic.cpp
 LGD_DECLARE(js_bank_loss)
+LGD_DECLARE(js_feature_loss)
 LGD_DECLARE(js_bank_update)
 LGD_DECLARE(js_make_semantic_head)
 LGD_DECLARE(js_write_semantic_state)
@@ -50,6 +51,11 @@ LGD_DECLARE(js_head_loss)
 LGD_DECLARE(js_head_update)
 LGD_DECLARE(js_read_metrics)
 LGD_DECLARE(js_top_similar)
+// classifier.cpp
+LGD_DECLARE(js_classifier_loss)
+LGD_DECLARE(js_softmax_loss)
+LGD_DECLARE(js_sgd_tensor)
+LGD_DECLARE(js_write_rows)
 #undef LGD_DECLARE
 
 }  // namespace lgd::binding

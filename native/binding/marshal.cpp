@@ -74,6 +74,7 @@ static std::vector<T> typed(const Napi::Value& value, const char* name, napi_typ
 }
 
 std::vector<float> floats(const Napi::Value& value, const char* name) { return typed<float>(value, name, napi_float32_array, "Float32Array"); }
+std::vector<int32_t> integers(const Napi::Value& value, const char* name) { return typed<int32_t>(value, name, napi_int32_array, "Int32Array"); }
 std::vector<uint8_t> bytes(const Napi::Value& value, const char* name) { return typed<uint8_t>(value, name, napi_uint8_array, "Uint8Array"); }
 
 template <class Array, class T>

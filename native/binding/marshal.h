@@ -62,6 +62,7 @@ std::shared_ptr<T> unwrap(const Napi::Value& value) {
 // Typed arrays: copied out, so that the caller may change them at once.
 std::vector<float> floats(const Napi::Value& value, const char* name);
 std::vector<uint8_t> bytes(const Napi::Value& value, const char* name);
+std::vector<int32_t> integers(const Napi::Value& value, const char* name);
 Napi::Value to_js(Napi::Env env, const std::vector<float>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value to_js(Napi::Env env, const std::vector<uint8_t>& values);

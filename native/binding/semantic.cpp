@@ -53,6 +53,20 @@ Napi::Value js_bank_loss(const Napi::CallbackInfo& info) {
       });
 }
 
+Napi::Value js_feature_loss(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "featureLoss");
+  const auto arrays = std::make_shared<BorrowedArrays>(info.Env());
+  FeatureLossArguments arguments;
+  arguments.student = arrays->floats(fields, "student");
+  arguments.teacher = arrays->floats(fields, "teacher");
+  arguments.gradient = arrays->make<float>("gradient", arguments.student.size());
+  fields.read("dimension", arguments.dimension);
+  const DevicePtr device = device_argument(info, 0);
+  return run_with_arrays<double>(
+      info.Env(), device, "featureLoss", arrays, [device, arguments](double& loss) { loss = feature_loss(device, arguments); },
+      [](const double& loss, Napi::Object out) { out.Set("loss", loss); });
+}
+
 Napi::Value js_bank_update(const Napi::CallbackInfo& info) {
   struct Nothing {};
   const Fields fields(info[1], "bankUpdate");
@@ -80,6 +94,7 @@ Napi::Value js_make_semantic_head(const Napi::CallbackInfo& info) {
   fields.read("queueSize", options.queue_size);
   fields.read("useTextual", options.use_textual);
   fields.read("useVisual", options.use_visual);
+  fields.read("feature", options.feature);
   fields.read("alpha", options.alpha);
   fields.read("studentTemperature", options.student_temperature);
   fields.read("teacherTemperature", options.teacher_temperature);
@@ -147,18 +162,16 @@ Napi::Value js_top_similar(const Napi::CallbackInfo& info) {
     std::vector<float> scores;
   };
   const DevicePtr device = device_argument(info, 0);
-  auto queries = std::make_shared<std::vector<float>>(floats(info[1], "queries"));
-  auto bank = std::make_shared<std::vector<float>>(floats(info[2], "bank"));
+  const auto arrays = std::make_shared<BorrowedArrays>(info.Env());
+  const std::span<const float> queries = arrays->floats(info[1], "queries"), bank = arrays->floats(info[2], "bank");
   const int64_t dimension = int64_t(number(info[3], "dimension"));
   const int k = int(number(info[4], "k"));
-  return run_async<Result>(
-      info.Env(), device, "topSimilar",
-      [=](Result& result) { top_similar(device, *queries, *bank, dimension, k, result.indices, result.scores); },
-      [](Napi::Env env, const Result& result) -> Napi::Value {
-        auto out = Napi::Object::New(env);
-        out.Set("indices", to_js(env, result.indices));
-        out.Set("scores", to_js(env, result.scores));
-        return out;
+  return run_with_arrays<Result>(
+      info.Env(), device, "topSimilar", arrays,
+      [=](Result& result) { top_similar(device, queries, bank, dimension, k, result.indices, result.scores); },
+      [](const Result& result, Napi::Object out) {
+        out.Set("indices", to_js(out.Env(), result.indices));
+        out.Set("scores", to_js(out.Env(), result.scores));
       });
 }
 

@@ -50,6 +50,7 @@ struct RowFaults {
 struct LossRecord {
   double loss_visual, loss_textual, entropy_visual, entropy_textual, own_mass, agreement;
   RowFaults student, teacher;
+  double loss_feature;  // of feature_loss.h
 };
 
 // What a bank update leaves behind.

@@ -2,16 +2,22 @@
 #pragma once
 #include "semantic/bank_loss.h"
 #include "semantic/bank_update.h"
+#include "semantic/classifier.h"
+#include "semantic/feature_loss.h"
 #include "semantic/top_similar.h"
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
 #define LGD_SEMANTIC_OPERATIONS(X) \
   X(bank_loss) \
   X(bank_update) \
+  X(feature_loss) \
   X(normalise_rows) \
   X(find_faults) \
   X(similarities) \
-  X(select_top)
+  X(select_top) \
+  X(softmax_rows) \
+  X(gather_rows) \
+  X(weighted_sums)
 
 namespace lgd {
 

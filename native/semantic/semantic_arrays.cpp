@@ -149,6 +149,26 @@ BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& argum
   return result;
 }
 
+double feature_loss(const DevicePtr& device, const FeatureLossArguments& arguments) {
+  const int64_t dimension = arguments.dimension, batch = rows_of("student", arguments.student, dimension);
+  LGD_CHECK(batch > 0, "BAD_SHAPE", "student: expected at least one row");
+  LGD_CHECK(arguments.teacher.size() == arguments.student.size(), "BAD_SHAPE", "teacher: expected ", arguments.student.size(), " values, as many as student, found ",
+            arguments.teacher.size());
+  check_values(*device, "student", arguments.student, dimension);
+  check_values(*device, "teacher", arguments.teacher, dimension);
+  const DeviceValues student(device, arguments.student), teacher(device, arguments.teacher);
+  const DeviceResult gradient(device, arguments.gradient);
+  const Buffer record(device, sizeof(LossRecord)), memory(device, size_t(3 * batch) * sizeof(float));
+  device->zero(record.as<>(), sizeof(LossRecord));
+  semantic_kernels(*device).feature_loss(*device, {batch, dimension, 1, student.data(), teacher.data(), gradient.data(), memory.as<float>(),
+                                                   memory.as<float>() + 2 * batch, record.as<LossRecord>()});
+  gradient.collect();
+  const LossRecord found = download<LossRecord>(device, record, 1)[0];
+  throw_faults("student", found.student);
+  throw_faults("teacher", found.teacher);
+  return found.loss_feature;
+}
+
 void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) {
   const int64_t dimension = arguments.dimension;
   const int64_t rows = rows_of("teacher", arguments.teacher, dimension), categories = rows_of("textual", arguments.textual, dimension);
@@ -190,12 +210,13 @@ void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) 
 namespace {
 
 // Unit rows of `values` in device memory; throws when one has no direction.
-Buffer unit_rows(const DevicePtr& device, const char* who, const std::vector<float>& values, int64_t dimension) {
+Buffer unit_rows(const DevicePtr& device, const char* who, std::span<const float> values, int64_t dimension) {
   const int64_t rows = rows_of(who, values, dimension);
   const SemanticKernels& op = semantic_kernels(*device);
-  const Buffer raw = upload(device, values), norm(device, size_t(rows) * sizeof(float)), faults(device, sizeof(RowFaults));
+  const DeviceValues raw(device, values);
+  const Buffer norm(device, size_t(rows) * sizeof(float)), faults(device, sizeof(RowFaults));
   Buffer unit(device, values.size() * sizeof(float));
-  op.normalise_rows(*device, rows, dimension, raw.as<float>(), unit.as<float>(), norm.as<float>());
+  op.normalise_rows(*device, rows, dimension, raw.data(), unit.as<float>(), norm.as<float>());
   op.find_faults(*device, rows, norm.as<float>(), faults.as<RowFaults>());
   throw_faults(who, download<RowFaults>(device, faults, 1)[0]);
   return unit;
@@ -203,7 +224,7 @@ Buffer unit_rows(const DevicePtr& device, const char* who, const std::vector<flo
 
 }  // namespace
 
-void top_similar(const DevicePtr& device, const std::vector<float>& queries, const std::vector<float>& bank, int64_t dimension, int k,
+void top_similar(const DevicePtr& device, std::span<const float> queries, std::span<const float> bank, int64_t dimension, int k,
                  std::vector<int32_t>& indices, std::vector<float>& scores) {
   const int64_t rows = rows_of("queries", queries, dimension), candidates = rows_of("bank", bank, dimension);
   LGD_CHECK(k > 0 && k <= candidates, "BAD_SHAPE", "k must be from 1 to the bank's ", candidates, " rows, found ", k);

@@ -60,7 +60,7 @@ SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {
   metrics.kl_visual = metrics.loss_visual - metrics.entropy_visual;
   metrics.kl_textual = metrics.loss_textual - metrics.entropy_textual;
   const double alpha = head->options.alpha;
-  metrics.loss = alpha * metrics.loss_visual + (1 - alpha) * metrics.loss_textual;
+  metrics.loss = head->options.feature ? record.loss.loss_feature : alpha * metrics.loss_visual + (1 - alpha) * metrics.loss_textual;
   metrics.own_mass = record.loss.own_mass;
   metrics.agreement = record.loss.agreement;
   metrics.categories_hit = record.update.categories_hit;
@@ -118,8 +118,9 @@ static void check_options(const Device& device, const SemanticOptions& options) 
   LGD_CHECK(options.momentum >= 0 && options.momentum < 1, "BAD_OPTION", "momentum must be in [0, 1), found ", options.momentum);
   const bool textual = options.categories > 0 && options.use_textual;
   const bool visual = (options.categories > 0 && options.use_visual) || options.queue_size > 0;
-  LGD_CHECK(textual || options.alpha == 1, "BAD_OPTION", "without a textual bank in the loss alpha must be 1, found ", options.alpha);
-  LGD_CHECK(visual || options.alpha == 0, "BAD_OPTION", "without a visual bank or a queue in the loss alpha must be 0, found ", options.alpha);
+  LGD_CHECK(!options.feature || (!options.use_textual && !options.use_visual && options.queue_size == 0), "BAD_OPTION", "feature regression takes no bank into the loss");
+  LGD_CHECK(options.feature || textual || options.alpha == 1, "BAD_OPTION", "without a textual bank in the loss alpha must be 1, found ", options.alpha);
+  LGD_CHECK(options.feature || visual || options.alpha == 0, "BAD_OPTION", "without a visual bank or a queue in the loss alpha must be 0, found ", options.alpha);
   products_of(device, options.bfloat16);
 }
 
@@ -207,6 +208,11 @@ static void check_slot(int slot) {
   LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
 }
 
+static void run_feature_loss(Device& device, int64_t batch, int64_t dimension, float scale, const BankLossArrays& arrays) {
+  float* memory = static_cast<float*>(device.scratch(size_t(3 * batch) * sizeof(float)));
+  semantic_kernels(device).feature_loss(device, {batch, dimension, scale, arrays.student, arrays.teacher, arrays.d_student, memory, memory + 2 * batch, arrays.record});
+}
+
 void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const TensorPtr& teacher, const TensorPtr& d_student, float scale, int slot) {
   check_embeddings(*head, "student", *student, -1);
   check_embeddings(*head, "teacher", *teacher, student->shape[0]);
@@ -239,7 +245,9 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
       arrays.teacher_norm = rows.norm;
       arrays.assignment = rows.assignment;
     }
-    run_bank_loss(*head->device, shape, settings, arrays);
+    if (head->options.feature && options.categories == 0) head->device->zero(record, sizeof(StepRecord));
+    else run_bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
+    if (head->options.feature) run_feature_loss(*head->device, shape.batch, shape.dimension, scale, arrays);
     head->records.publish(slot);
   });
 }
@@ -270,6 +278,7 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
       targets.queue_operands = head->operand(head->queue_row());
     }
     targets.layout = head->layout;
+    if (!targets.textual && !targets.queue) return;  // feature regression without names keeps nothing
     run_bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets, head->teachers.known(teacher_batches), nullptr,
                     &head->records.at(slot)->update);
     head->teachers.clear();

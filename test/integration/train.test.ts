@@ -96,6 +96,7 @@ describe('a run', () => {
     ['visual', (step: { lossVisual: number }) => step.lossVisual],
     ['seed', (step: { lossVisual: number }) => step.lossVisual],
     ['hybrid', (step: { lossVisual: number }) => step.lossVisual],
+    ['feature', (step: { loss: number }) => step.loss],
   ] as const)('trains by method %s', async (method, part) => {
     const path = output();
     const { events } = await train(smallConfig(data, path, { method, loss: { queueSize: 20 }, train: { epochs: 1, warmupEpochs: 0 } }));
@@ -103,6 +104,7 @@ describe('a run', () => {
     expect(steps).toHaveLength(4);
     for (const step of steps) {
       expect(step.loss).toBeCloseTo(part(step as never), 6);
+      if (method === 'feature') expect([step.lossVisual, step.lossTextual, step.loss < 2]).toEqual([0, 0, true]);
       if (method !== 'text') expect(step.lossVisual).toBeGreaterThanOrEqual(0);
     }
     const { tensors, metadata } = await readSafetensors(join(path, 'checkpoints', 'last', 'state.safetensors'));
@@ -111,12 +113,12 @@ describe('a run', () => {
     expect(metadata).toMatchObject(hasQueue ? { queueFilled: '20', queuePosition: '12' } : { queueFilled: '0' });
   });
 
-  it('needs no names for method seed', async () => {
+  it.each(['seed', 'feature'] as const)('needs no names for method %s', async (method) => {
     const path = output();
-    const config = smallConfig(data, path, { method: 'seed', loss: { queueSize: 16 }, train: { maxSteps: 2 } });
+    const config = smallConfig(data, path, { method, loss: { queueSize: 16 }, train: { maxSteps: 2 } });
     const { events } = await train({ ...config, names: undefined });
     expect(ofType(events, 'step')).toHaveLength(2);
-    expect((await readStudent(path)).info).toMatchObject({ names: [], bankHash: '', method: 'seed' });
+    expect((await readStudent(path)).info).toMatchObject({ names: [], bankHash: '', method });
     expect(await readdir(join(path, 'checkpoints', 'last'))).not.toContain('bank.safetensors');
   });
 

@@ -1,0 +1,137 @@
+/** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
+import { wilsonInterval } from '../evaluate/score.js';
+import { readRuns, type EvaluationPoint, type RunRecord } from './read-run.js';
+import { configDifferences, summarise } from './summary.js';
+
+/** A share of images, 0 to 1, with its Wilson interval of 95 %. */
+export interface ShareWithInterval {
+  share: number;
+  interval: [number, number];
+}
+
+/** One run. */
+export interface ComparedRun {
+  name: string;
+  path: string;
+  method: string;
+  student: string;
+  seed: number | undefined;
+  /** Steps trained. */
+  steps: number;
+  /** Step of the evaluation that the accuracies come from; undefined without one. */
+  evaluatedAt: number | undefined;
+  top1: ShareWithInterval | undefined;
+  top5: ShareWithInterval | undefined;
+  /** Images and classes of the evaluation: accuracies over others do not compare. */
+  images: number | undefined;
+  classes: number | undefined;
+  /** Mean of the last tenth of the logged losses. Losses of different methods do not compare. */
+  loss: number | undefined;
+  /** Median while training. */
+  imagesPerSecond: number | undefined;
+}
+
+/** Mean over runs, and the standard deviation of a sample (n - 1); NaN of one run. */
+export interface Spread {
+  mean: number;
+  deviation: number;
+}
+
+/** Runs that differ in nothing but the seed, and where they lie. */
+export interface RunGroup {
+  method: string;
+  student: string;
+  runs: readonly ComparedRun[];
+  steps: number;
+  top1: Spread | undefined;
+  top5: Spread | undefined;
+  loss: Spread | undefined;
+  imagesPerSecond: Spread | undefined;
+  /** Options in which groups differ, by dotted path, as JSON; the method stands apart. */
+  differences: Readonly<Record<string, string>>;
+}
+
+/** What {@link compareRuns} finds. */
+export interface RunComparison {
+  runs: readonly ComparedRun[];
+  groups: readonly RunGroup[];
+  /** What makes rows hard to compare: other evaluation images, unfinished runs. */
+  remarks: readonly string[];
+}
+
+/** How {@link compareRuns} reads a run's evaluations. */
+export interface CompareOptions {
+  /** Which evaluation counts: the run's best, whose student its `best` checkpoint holds (default), or the last. */
+  at?: 'best' | 'last';
+}
+
+/**
+ * Compares runs by what their folders tell.
+ * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
+ */
+export async function compareRuns(paths: readonly string[], { at = 'best' }: CompareOptions = {}): Promise<RunComparison> {
+  const records = await readRuns(paths);
+  const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
+  const runs = records.map((record) => compared(record, at));
+  const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
+  runs.forEach((run, i) => {
+    // Of a single run all options alike make no difference.
+    const values = runs.length === 1 ? [] : differing.flatMap(({ path, values }) => (values[i] === undefined ? [] : [[path, values[i]] as const]));
+    const key = JSON.stringify([run.method, run.student, values]);
+    const group = groups.get(key) ?? { runs: [], differences: Object.fromEntries(values.filter(([path]) => path !== 'method' && path !== 'student.name')) };
+    group.runs.push(run);
+    groups.set(key, group);
+  });
+  return { runs, groups: [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences)), remarks: remarksOn(records, runs) };
+}
+
+function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
+  const { name, path, method, student, steps, loss, imagesPerSecond } = summarise(record);
+  const point = chosen(record.evaluations, at);
+  const seed = record.config['seed'];
+  return {
+    name, path, method, student, steps, loss, imagesPerSecond,
+    seed: typeof seed === 'number' ? seed : undefined,
+    evaluatedAt: point?.step,
+    top1: point && withInterval(point.student.correct1, point.student.images),
+    top5: point && withInterval(point.student.correct5, point.student.images),
+    images: point?.student.images,
+    classes: point?.student.classes,
+  };
+}
+
+function chosen(evaluations: readonly EvaluationPoint[], at: 'best' | 'last'): EvaluationPoint | undefined {
+  if (at === 'last') return evaluations.at(-1);
+  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || one.student.top1 > best.student.top1 ? one : best), undefined);
+}
+
+function withInterval(correct: number, images: number): ShareWithInterval {
+  return { share: correct / images, interval: wilsonInterval(correct, images) };
+}
+
+function grouped(runs: readonly ComparedRun[], differences: Readonly<Record<string, string>>): RunGroup {
+  const over = (value: (run: ComparedRun) => number | undefined) => spreadOf(runs.map(value));
+  const [{ method, student, steps }] = runs as [ComparedRun];
+  return {
+    method, student, runs, steps, differences,
+    top1: over(({ top1 }) => top1?.share), top5: over(({ top5 }) => top5?.share), loss: over(({ loss }) => loss), imagesPerSecond: over((run) => run.imagesPerSecond),
+  };
+}
+
+/** Over all runs, or nothing where one does not tell. */
+export function spreadOf(values: readonly (number | undefined)[]): Spread | undefined {
+  if (values.length === 0 || values.some((value) => value === undefined)) return undefined;
+  const known = values as readonly number[];
+  const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
+  const squares = known.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return { mean, deviation: known.length > 1 ? Math.sqrt(squares / (known.length - 1)) : NaN };
+}
+
+function remarksOn(records: readonly RunRecord[], runs: readonly ComparedRun[]): string[] {
+  const unfinished = records.filter(({ log }) => log.outcome !== 'done').map(({ name, log }) => `${name} (${log.outcome})`);
+  const sizes = new Set(runs.filter(({ images }) => images !== undefined).map(({ images, classes }) => `${images} images of ${classes} classes`));
+  return [
+    ...(unfinished.length > 0 ? [`not at their end: ${unfinished.join(', ')}`] : []),
+    ...(sizes.size > 1 ? [`evaluated on different sets: ${[...sizes].join('; ')}`] : []),
+  ];
+}

@@ -1,0 +1,77 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { lgdistill } from '../cli/program.js';
+import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import { makeScore } from '../../lib/evaluate/score.js';
+import { compareRuns, spreadOf } from '../../lib/report/compare.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+
+/** A run folder whose evaluations got so many of 40 images right. */
+function makeRun(name: string, config: ConfigInput, correct: number[], loss = 2): string {
+  const path = join(folder, name);
+  mkdirSync(path);
+  writeFileSync(join(path, 'config.json'), JSON.stringify(parseConfig({ ...config, output: path })));
+  const steps = [1, 2, 3, 4].map((step) => ({ type: 'step', step, epoch: step / 2, loss: loss + 1 / step, klVisual: 0, klTextual: 0, imagesPerSecond: 100 + step, dataWait: 0, time: 1 }));
+  const evaluations = correct.map((right, i) => ({ type: 'evaluation', step: 2 * i + 2, epoch: i + 1, student: makeScore({ correct1: right, correct5: 39, images: 40, classes: 8, topK: 5 }), seconds: 1, time: 1 }));
+  writeFileSync(join(path, 'metrics.jsonl'), [...steps, ...evaluations].map((line) => `${JSON.stringify(line)}\n`).join(''));
+  writeFileSync(join(path, 'log.txt'), '2026-01-01T00:00:00.000Z start at step 0 of 4, 9 images, 0 broken ones left out; lgdistill 0.1.0 on a CPU, 2 threads\n2026-01-01T00:00:09.000Z done at step 4\n');
+  return path;
+}
+
+const lgd = [makeRun('a', { seed: 1 }, [20, 30]), makeRun('b', { seed: 2 }, [36, 10], 4)];
+const seed = makeRun('c', { method: 'seed', seed: 1 }, [8, 12]);
+const bare = makeRun('d', { method: 'feature', loss: { alpha: 0.1 } }, []);
+
+describe('compareRuns', () => {
+  test('takes the best evaluation with its Wilson interval, or the last', async () => {
+    const { runs: [run] } = await compareRuns([lgd[1]!]);
+    expect(run).toMatchObject({ method: 'lgd', student: 'mobilenet_v2', seed: 2, steps: 4, evaluatedAt: 2, top1: { share: 0.9 }, images: 40, classes: 8, loss: 4.25, imagesPerSecond: 103 });
+    // (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4 n^2)) / (1 + z^2/n) with p = 0.9, n = 40, worked by hand
+    expect(run!.top1!.interval[0]).toBeCloseTo(0.76949, 4);
+    expect(run!.top1!.interval[1]).toBeCloseTo(0.96038, 4);
+    expect((await compareRuns([lgd[1]!], { at: 'last' })).runs[0]).toMatchObject({ evaluatedAt: 4, top1: { share: 0.25 } });
+  });
+
+  test('takes seeds of one configuration together', async () => {
+    const { groups, remarks } = await compareRuns([...lgd, seed, bare]);
+    expect(groups.map(({ method, runs }) => [method, runs.length])).toEqual([['lgd', 2], ['seed', 1], ['feature', 1]]);
+    expect(groups[0]!.top1!.mean).toBeCloseTo((0.75 + 0.9) / 2, 12);
+    expect(groups[0]!.top1!.deviation).toBeCloseTo(0.15 / Math.SQRT2, 12);
+    expect(groups[1]!.top1!.deviation).toBeNaN();
+    expect(groups[2]).toMatchObject({ top1: undefined, differences: { 'loss.alpha': '0.1' } });
+    expect(remarks).toEqual([]);
+  });
+
+  test('says what does not compare', async () => {
+    const open = makeRun('e', {}, [3]);
+    writeFileSync(join(open, 'log.txt'), '');
+    const other = makeRun('f', { seed: 9 }, []);
+    writeFileSync(join(other, 'metrics.jsonl'), `${JSON.stringify({ type: 'evaluation', step: 2, epoch: 1, student: makeScore({ correct1: 1, correct5: 2, images: 4, classes: 2, topK: 2 }) })}\n`);
+    const { remarks } = await compareRuns([open, other]);
+    expect(remarks).toEqual(['not at their end: e (unfinished)', 'evaluated on different sets: 40 images of 8 classes; 4 images of 2 classes']);
+  });
+
+  test('a spread is that of a sample', () => {
+    expect(spreadOf([1, 2, 3, 4])).toEqual({ mean: 2.5, deviation: Math.sqrt(5 / 3) });
+    expect(spreadOf([1, undefined])).toBeUndefined();
+  });
+});
+
+describe('lgdistill compare', () => {
+  test('prints both tables', async () => {
+    const { code, stdout } = await lgdistill(['compare', ...lgd, seed, bare]);
+    expect(code).toBe(0);
+    expect(stdout).toContain('76.9 to 96.0 %');
+    expect(stdout).toMatch(/lgd +mobilenet_v2 +2 +4 +82\.5 \(10\.6\)/u);
+    expect(stdout).toMatch(/feature .* loss\.alpha 0\.1/u);
+  });
+
+  test('prints JSON', async () => {
+    const { stdout } = await lgdistill(['compare', seed, '--json', '--at', 'last']);
+    expect(JSON.parse(stdout)).toMatchObject({ runs: [{ method: 'seed', top1: { share: 0.3 } }], groups: [{ runs: [{ name: 'c' }] }], remarks: [] });
+    expect((await lgdistill(['compare', join(folder, 'none')])).code).toBe(1);
+  });
+});
