@@ -69,4 +69,5 @@ void check_depthwise(Check& check);
 void check_norm(Check& check);
 void check_elements(Check& check);
 void check_pool(Check& check);
+void check_transformer(Check& check);
 void bench(int threads, const std::string& model);

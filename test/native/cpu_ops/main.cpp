@@ -46,6 +46,7 @@ int main(int count, char** arguments) {
     check_norm(check);
     check_elements(check);
     check_pool(check);
+    check_transformer(check);
     cases += check.cases;
     failures += check.failures;
   }

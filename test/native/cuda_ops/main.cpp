@@ -237,6 +237,7 @@ int main(int argc, char** argv) {
   fused_convolutions();
   fused_depthwise();
   fused_norms();
+  transformers();
   std::printf("cuda operations: %d checks, %d failed\n", checks, failures);
   return failures ? 1 : 0;
 }

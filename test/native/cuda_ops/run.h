@@ -112,5 +112,6 @@ inline std::string describe(const char* op, const ConvShape& s) {
 void fused_convolutions();
 void fused_depthwise();
 void fused_norms();
+void transformers();
 
 }  // namespace lgd::testing

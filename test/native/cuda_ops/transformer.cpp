@@ -1,0 +1,69 @@
+// Layer norm, self-attention and sequences: CUDA against CPU.
+#include "run.h"
+
+namespace lgd::testing {
+namespace {
+
+void self_attention(const SelfAttentionShape& s) {
+  char name[96];
+  std::snprintf(name, sizeof name, "self_attention %dx%dx%d heads %d%s", s.n, s.tokens, s.channels, s.heads, s.causal ? " causal" : "");
+  check(name, [=](Run& t) {
+    const size_t out = size_t(s.n) * s.tokens * s.channels;
+    void* qkv = t.input(3 * out, 1.5f);
+    t.ops.self_attention_forward(*t.device, s, t.type, qkv, t.output(out));
+  });
+}
+
+void sequences(const SequenceShape& s) {
+  const size_t row = size_t(s.channels), all = size_t(s.n) * s.tokens * row;
+  check("positions, words, end_token, repeat " + std::to_string(s.tokens), [=](Run& t) {
+    const float* position = t.input32(s.tokens * row);
+    const float* first = t.input32(row);
+    t.ops.positions_forward(*t.device, s, t.type, t.input(all), nullptr, position, t.output(all));
+    t.ops.positions_forward(*t.device, s, t.type, t.input(all), first, position, t.output(all));
+    std::vector<float> digits(size_t(s.n) * s.tokens * 8);
+    for (int n = 0; n < s.n; ++n)
+      for (int p = 0; p < s.tokens; ++p) {
+        float* id = &digits[(size_t(n) * s.tokens + p) * 8];
+        const bool end = n > 0 && p >= n % s.tokens;  // the first image has no end token
+        id[0] = end ? 255 : float((n * 37 + p * 11) % 250);
+        id[1] = end ? 2 : float(p % 2);
+      }
+    const void* ids = t.stored(digits);
+    t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));  // the end token is past the table: its last row
+    t.ops.end_token_forward(*t.device, s, t.type, 8, 255 + 2 * 256, t.input(all), ids, t.output(s.n * row));
+    t.ops.repeat_forward(*t.device, s.n, s.channels, t.type, first, t.output(s.n * row));
+  });
+}
+
+}  // namespace
+
+void transformers() {
+  for (auto [rows, channels] : {std::pair<int64_t, int>{1, 8}, {7, 24}, {50, 768}, {333, 1664}})
+    check("layer_norm " + std::to_string(rows) + "x" + std::to_string(channels), [=](Run& t) {
+      const void* x = t.stored(t.draw(size_t(rows) * channels, 2, 3));
+      const float *weight = t.input32(channels, 0.3f, 1), *bias = t.input32(channels);
+      t.ops.layer_norm_forward(*t.device, {rows, channels, 1e-5f}, t.type, x, weight, bias, t.output(size_t(rows) * channels));
+    });
+  // Every width of the kernel, whole and ragged, with sequences of one tile of keys and of more.
+  for (const bool causal : {false, true})
+    for (const SelfAttentionShape& s : {SelfAttentionShape{1, 1, 8, 1, causal}, {2, 5, 48, 3, causal}, {2, 50, 128, 2, causal}, {1, 65, 64, 2, causal}, {1, 130, 72, 1, causal},
+                                        {1, 64, 160, 2, causal}, {1, 77, 96, 1, causal}, {1, 197, 104, 1, causal}, {1, 33, 128, 1, causal}})
+      self_attention(s);
+  sequences({3, 7, 24});
+  sequences({5, 2, 512});
+  const size_t count = 8 * 4321;
+  for (Act act : {Act::gelu, Act::gelu_tanh, Act::quick_gelu}) {
+    check("act " + std::to_string(int(act)), [=](Run& t) {
+      void* x = t.input(count, 3);
+      t.ops.act_forward(*t.device, count, t.type, act, x, t.output(count));
+    });
+    const ConvShape s = conv(70, 1, 1, 64, 256, 1, 1, 0);
+    check("linear and act " + std::to_string(int(act)), [=](Run& t) {
+      void *x = t.input(70 * 64), *w = t.input(256 * 64, 0.125f);
+      t.ops.conv_forward(*t.device, s, t.type, x, w, {nullptr, t.input32(256), nullptr, act}, t.output(70 * 256));
+    });
+  }
+}
+
+}  // namespace lgd::testing
