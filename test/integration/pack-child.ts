@@ -5,4 +5,4 @@ import type { PackKind } from '../../lib/data/pack/format.js';
 
 const [, , path, output, as] = process.argv as [string, string, string, string, PackKind];
 const source = await openImages(path, { labels: 'auto' });
-await packImages(source, { output, as, shortSide: as === 'original' ? undefined : 64, onProgress: ({ done }) => process.stdout.write(`${done}\n`) });
+await packImages(source, { output, as, shortSide: as === 'original' ? undefined : 64, syncSeconds: 0, onProgress: ({ done }) => process.stdout.write(`${done}\n`) });

@@ -119,13 +119,20 @@ describe('killing a process that packs', () => {
       expect(await packChild(source, whole, as, Infinity, 0)).toBe(0);
       const file = join(folder, `killed-${as}.pack`);
       let kills = 0;
+      let journal = 0;
       for (const [killAt, delay] of [[0, 0], [1, 3 * round], [20, 10], [60, 0], [60, 2]] as const) {
         if ((await packChild(source, file, as, killAt, delay)) === null) kills++;
-        if (!existsSync(file)) continue;
+        if (!existsSync(file)) {
+          const length = existsSync(`${file}.journal`) ? (await readFile(`${file}.journal`)).byteLength : 0;
+          expect(length).toBeGreaterThanOrEqual(journal); // it goes on, it does not begin anew
+          journal = length;
+          continue;
+        }
         expect((await readFile(file)).equals(await readFile(whole))).toBe(true); // it was quicker
         break;
       }
       expect(kills).toBeGreaterThan(1);
+      expect(journal).toBeGreaterThan(1000);
       if (!existsSync(file)) {
         await expect(PackFile.open(`${file}.part`)).rejects.toMatchObject({ code: 'BAD_FILE' });
         expect(await packChild(source, file, as, Infinity, 0)).toBe(0);
