@@ -35,11 +35,14 @@ export interface StudentInfo {
 export const studentFile = 'model.safetensors';
 const format = 'lgdistill-student';
 
+/** What a student's file, and any other file it is exported to, says in its metadata. */
+export function studentMetadata(info: StudentInfo): Record<string, string> {
+  return Object.fromEntries(Object.entries(info).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]));
+}
+
 /** @throws LgdError NOT_WRITABLE */
 export async function writeStudent(file: string, info: StudentInfo, weights: WeightRecord): Promise<void> {
-  const metadata: Record<string, string> = { format, version };
-  for (const [key, value] of Object.entries(info)) metadata[key] = typeof value === 'string' ? value : JSON.stringify(value);
-  await writeSafetensors(file, Object.entries(weights), metadata);
+  await writeSafetensors(file, Object.entries(weights), { format, version, ...studentMetadata(info) });
 }
 
 /**
