@@ -104,6 +104,19 @@ export interface EncoderInfo {
   kernelsBackward: number;
 }
 
+/** A file of raw pixels, 8-bit RGB row by row, image after image. */
+export interface NativePixelFile {
+  path: string;
+  /** Where each image's pixels begin, in bytes; at least 64 bytes follow the last image's. */
+  offsets: Float64Array;
+  widths: Int32Array;
+  heights: Int32Array;
+  /** CRC-32C of each image's pixels, looked at before they are first used. */
+  checksums: Uint32Array;
+  /** Where each image's name begins in the file, in bytes, and where the last one ends: one more than there are images. */
+  names: Float64Array;
+}
+
 /** MoCo v2's recipe; meanings and defaults in native/engine.h. */
 export interface NativeAugmentRecipe {
   train?: boolean;
@@ -296,7 +309,17 @@ export interface NativeAddon {
   makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
   /** `rgb`: width * height * 3 bytes; returns the image's index in the store. */
   appendPixels(store: PixelStoreHandle, width: number, height: number, rgb: Uint8Array): number;
-  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number };
+  /** Adds an image under an index of its own, to a store that holds only such ones. */
+  placePixels(store: PixelStoreHandle, index: number, width: number, height: number, rgb: Uint8Array): void;
+  /** Forgets the images, not the memory; BAD_OPTION while queued work may read them. */
+  clearPixels(store: PixelStoreHandle): void;
+  /** A file of raw pixels as the images of an empty store, read where they lie. */
+  mapPixels(store: PixelStoreHandle, file: NativePixelFile): void;
+  /** Fetches and checks, on a thread of its own, images of a mapped file that will be needed; nothing for other stores. */
+  readAhead(store: PixelStoreHandle, images: Int32Array): void;
+  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number; mappedBytes: number };
+  /** CRC-32C; `before` is that of the bytes in front of these. */
+  checksum(bytes: Uint8Array, before?: number): number;
   augment(
     store: PixelStoreHandle,
     recipe: NativeAugmentRecipe,
@@ -341,7 +364,7 @@ export const nativeFunctions = [
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
-  'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
+  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
   'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];

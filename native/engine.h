@@ -156,11 +156,29 @@ struct PixelStoreOptions {
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options);
 // Adds one RGB image (uint8 HWC); returns its index. Thread-safe. Throws NOT_WRITABLE when the spill file cannot grow.
 int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes);
+// Adds one under an index of its own, for a store that is filled anew for each batch: clear_pixels() forgets all images and keeps the memory. Throws BAD_OPTION
+// while work that was queued on the images is not done.
+void place_pixels(const PixelStorePtr& store, int64_t index, int width, int height, const uint8_t* rgb, size_t bytes);
+void clear_pixels(const PixelStorePtr& store);
+// A file of raw pixels (uint8 HWC), image after image, as the store's images: mapped, not copied. Before an image is used for the first time its checksum is looked at.
+struct PixelFileOptions {
+  std::string path;
+  std::vector<double> offsets;       // where each image's pixels begin in the file; at least 64 bytes follow the last image
+  std::vector<int32_t> widths, heights;
+  std::vector<uint32_t> checksums;   // CRC-32C of each image's pixels
+  std::vector<double> names;         // where each image's name (UTF-8) begins in the file, and where the last one ends
+};
+void map_pixels(const PixelStorePtr& store, PixelFileOptions options);
+// Fetches pixels of a mapped file that batches to come will need, and looks at their checksums, on a thread of its own; nothing for other stores.
+void read_ahead(const PixelStorePtr& store, std::vector<int64_t> images);
 struct PixelStoreInfo {
   int64_t images = 0;
-  double bytes = 0, spilled_bytes = 0;
+  double bytes = 0, spilled_bytes = 0;  // decoded: all, and those of them in the spill file
+  double mapped_bytes = 0;              // pixels of a mapped file
 };
 PixelStoreInfo pixel_store_info(const PixelStorePtr& store);
+// CRC-32C of bytes; `before` is that of the bytes in front of them, 0 at the start.
+uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before);
 
 // MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
 struct AugmentRecipe {
