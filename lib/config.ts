@@ -45,7 +45,7 @@ const schema = z.strictObject({
     name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
-    weights: text().optional().describe("Weights to start from: a .safetensors file with torchvision's names (default: seeded initialisation)"),
+    weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
   }),
   loss: group({
     alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (method lgd)'),

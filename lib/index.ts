@@ -66,5 +66,5 @@ export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js'
 export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
-export { defaultOutput, exportFormats, exportStudent, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
+export { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
 export type { Comparison } from './export/compare.js';
