@@ -8,6 +8,7 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
 import type { Batch, Dataset } from './batch.js';
+import { preparedBatches } from './batches.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { CheckpointEvent, EvaluationEvent, RunEvent, StepEvent } from './events.js';
@@ -59,6 +60,7 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
+    await run.closeBatches();
     await run.folder.close();
   }
 }
@@ -77,6 +79,10 @@ class Run {
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
+  /** Begun with the first batch, where the plan stands by then. */
+  #batches: AsyncGenerator<Batch, void, undefined> | undefined;
+  #brokenListed = 0;
+  #decoded = { images: 0, seconds: 0 };
   readonly #rate: RateMeter;
 
   private constructor(
@@ -130,6 +136,7 @@ class Run {
     const broken = this.#broken();
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: this.distiller.device.info, version }));
     await this.folder.listBroken(broken);
+    this.#brokenListed = broken.length;
     const { gone } = this.images;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     const { planned, used } = this.distiller.memory;
@@ -164,7 +171,8 @@ class Run {
   /** Plans and queues the step of this number, counted from 0. */
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.#schedule.learningRate(step);
-    const batches = Array.from({ length: this.#config.train.accumulate }, () => this.#nextBatch());
+    const batches: Batch[] = [];
+    while (batches.length < this.#config.train.accumulate) batches.push(await this.#nextBatch());
     try {
       const ticket = await this.distiller.queueStep(batches, { step, learningRate });
       return { step, learningRate, batches, ticket };
@@ -173,10 +181,33 @@ class Run {
     }
   }
 
-  #nextBatch(): Batch {
-    const batch = this.#plan.next();
-    const { standIns } = this.images;
-    return { ...batch, dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
+  async #nextBatch(): Promise<Batch> {
+    this.#batches ??= preparedBatches(this.dataset, this.#plan, { standIns: this.images.standIns, ahead: this.#config.data.readAhead });
+    const { value } = await this.#batches.next();
+    this.#plan.next(); // a checkpoint tells of batches that were taken, not of those on their way
+    return value!;
+  }
+
+  /** Gives back batches that no step took. */
+  async closeBatches(): Promise<void> {
+    await this.#batches?.return();
+  }
+
+  /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
+  async #listNewBroken(): Promise<void> {
+    const broken = this.#broken();
+    if (broken.length === this.#brokenListed) return;
+    this.#brokenListed = broken.length;
+    await this.folder.listBroken(broken);
+    await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
+  }
+
+  /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
+  #decodeRate(): number | undefined {
+    const { images = 0, seconds = 0 } = this.dataset.decoded ?? {};
+    const [newImages, newSeconds] = [images - this.#decoded.images, seconds - this.#decoded.seconds];
+    this.#decoded = { images, seconds };
+    return newSeconds > 0 ? newImages / newSeconds : undefined;
   }
 
   /** Images left out: those that could not be decoded, and those that are gone. */
@@ -196,6 +227,7 @@ class Run {
       throw await this.#explained(pending, error);
     }
     const waited = performance.now() - from;
+    for (const batch of pending.batches) batch.release?.();
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(pending, wrong);
     this.#step = pending.step + 1;
@@ -204,7 +236,11 @@ class Run {
       type: 'step' as const, step: this.#step, epoch: this.#epochs(this.#step), ...metrics, learningRate: pending.learningRate,
       ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited, pending.ticket.teacherMilliseconds),
     };
-    if (logged) await this.folder.metrics(line);
+    if (logged) {
+      const decodeRate = this.#decodeRate();
+      await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
+      await this.#listNewBroken();
+    }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, logged };
   }
@@ -311,6 +347,7 @@ class Run {
 
   async #finish(done: boolean): Promise<RunEvent> {
     const where = { step: this.#step, epoch: this.#epochs(this.#step), folder: this.#lastCheckpoint.folder };
+    await this.#listNewBroken();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
