@@ -45,7 +45,7 @@ const schema = z.strictObject({
     name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
-    weights: text().optional().describe("Weights to start from: a .safetensors file with torchvision's names (default: seeded initialisation)"),
+    weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
   }),
   loss: group({
     alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (method lgd)'),
@@ -90,6 +90,29 @@ const schema = z.strictObject({
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
     everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
     metric: z.enum(['auto', 'top1', 'top5', 'loss']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without'),
+  }),
+  dense: group({
+    data: text().optional().describe('Segmentation: folder of images and masks (pairs, Cityscapes, ADE20K or VOC layout). Detection: folder of images'),
+    annotations: text().optional().describe('Detection: COCO JSON file of the boxes to train on'),
+    evaluationData: text().optional().describe('Folder to evaluate on (default: dense.data)'),
+    evaluationAnnotations: text().optional().describe('Detection: COCO JSON file of the boxes to evaluate on'),
+    layout: z.enum(['auto', 'pairs', 'cityscapes', 'ade20k', 'voc']).default('auto').describe('How images and masks lie in dense.data; auto looks'),
+    split: text().default('train').describe('Part of the data set to train on'),
+    evaluationSplit: text().default('val').describe('Part of the data set to evaluate on'),
+    head: z.enum(['lraspp', 'fcn']).default('lraspp').describe('Segmentation head: the light LR-ASPP with a finer map added, or a fully convolutional one'),
+    outputStride: z.int().min(8).max(32).default(16).meta({ description: "Image pixels a position of the student's last map; below 32 its last strides become dilations", allowed: '8, 16 or 32' }),
+    resolution: z.int().min(32).max(4096).default(512).meta({ description: 'Side of the square input in pixels', allowed: 'a multiple of 32 from 32 to 4096' }),
+    batchSize: count().default(16).describe('Images a step'),
+    epochs: count().default(40).describe('Passes over the training images'),
+    maxSteps: count().optional().describe('Stop the schedule after this many steps, whatever the epochs say'),
+    learningRate: positive().default(0.02).describe('Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9'),
+    momentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
+    weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD, not of norm scales and biases'),
+    scaleMin: positive().default(0.5).describe('Smallest random scale of a training image, of the one at which it fits the input'),
+    scaleMax: positive().default(2).describe('Largest random scale of a training image'),
+    flipProbability: share().default(0.5).describe('How often a training image is mirrored'),
+    inference: z.enum(['whole', 'sliding']).default('whole').describe('Segmentation: see the whole image at once, or windows of the input size along an image whose short side is that long'),
+    everyEpochs: z.int().min(0).default(5).describe('Epochs between evaluations; 0 evaluates at the end only'),
   }),
   checkpoint: group({
     everyEpochs: z.int().min(0).default(1).describe('Epochs between checkpoints; 0 turns this off'),
@@ -165,6 +188,14 @@ export function configOptions(): readonly ConfigOption[] {
   return table;
 }
 
+/** These groups belong to commands of their own; their options are always written in full (`--dense.batch-size`), and take no short form from others. */
+const writtenInFull: ReadonlySet<string> = new Set(['dense']);
+
+/** Whether an option belongs to a group that only commands of its own take. */
+export function isOfOwnCommand({ path }: Pick<ConfigOption, 'path'>): boolean {
+  return writtenInFull.has(path.split('.')[0]!);
+}
+
 /** These options go by the name of their group: `--data photos`. */
 const mainOptions: Readonly<Record<string, string>> = { 'data.train': 'data', 'student.name': 'student', 'evaluate.data': 'evaluate' };
 
@@ -182,7 +213,7 @@ function buildTable(): ConfigOption[] {
   const last = (path: string) => path.slice(path.lastIndexOf('.') + 1);
   return leaves.map(([path, leaf]) => {
     const short = last(path);
-    const unique = path.includes('.') && !groups.has(short) && leaves.filter(([other]) => last(other) === short).length === 1;
+    const unique = path.includes('.') && !isOfOwnCommand({ path }) && !groups.has(short) && leaves.filter(([other]) => last(other) === short && !isOfOwnCommand({ path: other })).length === 1;
     const alias = mainOptions[path] ?? (unique ? short : undefined);
     return {
       path,

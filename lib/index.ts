@@ -62,11 +62,19 @@ export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from '
 export type { ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
 export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
+
+// segmentation and detection
+export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type SegmentationEvaluationOptions, type SegmentationEvent, type SegmentationTraining } from './dense/segmentation.js';
+export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
+export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
+export type { SegmentationScore } from './dense/intersection.js';
+export type { DenseInfo, DenseTask } from './dense/network-file.js';
+
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
 export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
-export { defaultOutput, exportFormats, exportStudent, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
+export { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
 export type { Comparison } from './export/compare.js';

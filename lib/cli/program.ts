@@ -17,11 +17,12 @@ import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
 import { reportCommand } from './report.js';
+import { segmentCommand } from './segment.js';
 import { resumeCommand } from './resume.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
 ];
 
 /**

@@ -119,7 +119,7 @@ async function scoreStudent(
 }
 
 /** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */
-async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
+export async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
   const isThere = (await stat(beside).catch(() => undefined))?.isFile() ?? false;
