@@ -44,7 +44,7 @@ const schema = z.strictObject({
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
   }),
   student: group({
-    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
+    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
     weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
@@ -138,6 +138,11 @@ export type Method = Config['method'];
 /** Whether a method has a loss without category names. */
 export function worksWithoutNames(method: Method): boolean {
   return method === 'seed' || method === 'feature';
+}
+
+/** The students that `student.name` names: one, or several with commas. */
+export function studentNames(name: string): string[] {
+  return name.split(',').map((part) => part.trim()).filter((part) => part !== '');
 }
 
 /** How an option is written. */
@@ -291,7 +296,7 @@ function nearestSegment(last: string, paths: readonly string[]): string | undefi
   return near === undefined ? undefined : paths.find((path) => path === near || path.endsWith(`.${near}`));
 }
 
-function checkTogether({ augment, train, names, bank, evaluate }: Config): void {
+function checkTogether({ augment, train, names, bank, evaluate, student }: Config): void {
   const ordered: [string, number, string, number][] = [
     ['augment.scaleMin', augment.scaleMin, 'augment.scaleMax', augment.scaleMax],
     ['augment.ratioMin', augment.ratioMin, 'augment.ratioMax', augment.ratioMax],
@@ -300,6 +305,13 @@ function checkTogether({ augment, train, names, bank, evaluate }: Config): void 
   ];
   for (const [option, low, other, high] of ordered) {
     if (low > high) throw new LgdError('BAD_CONFIG', `is greater than ${other}.`, { option, found: low, allowed: `a number to ${high}`, mend: `Lower ${option} or raise ${other}` });
+  }
+  const students = studentNames(student.name);
+  if (students.length === 0 || new Set(students).size < students.length) {
+    throw new LgdError('BAD_CONFIG', 'each student is named once.', { option: 'student.name', found: student.name, mend: 'Give one name, or several different ones with commas' });
+  }
+  if (students.length > 1 && student.weights !== undefined) {
+    throw new LgdError('BAD_CONFIG', 'a file of weights starts one student.', { option: 'student.weights', found: student.weights, mend: 'Train that student by itself, or leave the weights out' });
   }
   if (bank !== undefined && names !== undefined) {
     throw new LgdError('BAD_CONFIG', 'a text bank has its own names.', { option: 'names', found: names, mend: 'Give either names or bank' });

@@ -56,7 +56,9 @@ export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader
 export { readViews, type ViewOptions } from './data/views.js';
 
 // training
-export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type StepTicket } from './train/distiller.js';
+export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
+export type { BatchMemory } from './train/batch-memory.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
+import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
@@ -17,6 +17,7 @@ import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { BankSource } from './bank-source.js';
 import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
+import { runFolders } from './group-folder.js';
 import { checkStillThere } from './image-list.js';
 import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
@@ -37,6 +38,7 @@ export interface PreparedRun extends AsyncDisposable {
   config: Config;
   device: Device;
   teacher: AnyTeacher;
+  /** The student; of several the first (`distiller.students` has all). */
   student: Student;
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache | StreamedImages;
@@ -83,7 +85,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
   const source = await openImages(trainingImages, { signal });
-  if (resume !== undefined) await checkStillThere(given, source.ids);
+  if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
   const evaluationSource = given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal });
 
@@ -109,9 +111,10 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   await banks.dispose();
 
   const { name, widthMultiplier, dropping, weights } = config.student;
-  const student = createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+  const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
+  const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student, tsb, config });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
