@@ -8,6 +8,8 @@ import { openImageFolder, type ImageSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
+import { FrozenEvaluation } from '../evaluate/during-training.js';
+import { openLabelled } from '../evaluate/labelled.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -38,6 +40,8 @@ export interface PreparedRun extends AsyncDisposable {
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache;
   evaluation: ZeroShotEvaluation | undefined;
+  /** The protocols of `evaluate.also`. */
+  frozen: FrozenEvaluation | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -57,7 +61,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -82,7 +86,8 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const source = await openImageFolder(images, { signal });
   if (resume !== undefined) await checkStillThere(given, source.ids);
   checkBatch(given, source);
-  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal });
+  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
+  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal }));
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -113,12 +118,20 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const dataset = await decode(source, device, config, { side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
+  let frozen: FrozenEvaluation | undefined;
   if (evaluationSource && evaluationBank) {
     const cache = await decode(evaluationSource, device, config, { side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => cache.dispose());
     evaluation = new ZeroShotEvaluation({ device, images: cache, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    if (labelled !== undefined) {
+      const { resolution, precision } = distiller.encoder;
+      const train = await decode(labelled.train, device, config, { side: resolution, margin: 1, signal, report: report('evaluation images') });
+      cleanup.push(() => train.dispose());
+      frozen = new FrozenEvaluation({ device, graph: student.graph, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train, test: cache });
+      cleanup.push(() => frozen![Symbol.dispose]());
+    }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
 }
 
 interface DecodeOptions {
@@ -177,7 +190,7 @@ function absolutePaths(config: Config): Config {
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
     student: { ...student, weights: optional(student.weights) },
-    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
+    evaluate: { ...evaluate, data: optional(evaluate.data), train: optional(evaluate.train), output: optional(evaluate.output), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };
 }
 
