@@ -90,8 +90,21 @@ const schema = z.strictObject({
     names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
     bank: text().optional().describe('Text bank to evaluate with, where the evaluation images are of another set than the names trained on'),
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
+    train: text().optional().describe('Folder of class folders with labelled images to learn from, of the same classes as evaluate.data (knn, linear, semi, finetune)'),
     everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
-    metric: z.enum(['auto', 'top1', 'top5', 'loss']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without'),
+    everySteps: z.int().min(0).default(0).describe('Steps between evaluations, besides those after epochs; 0 turns this off'),
+    also: z.enum(['none', 'knn', 'linear', 'both']).default('none').describe('Protocols that an evaluation while training runs besides zero-shot; they learn from evaluate.train'),
+    metric: z.enum(['auto', 'top1', 'top5', 'loss', 'knn', 'linear']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without; knn and linear are top-1 of those protocols'),
+    output: text().optional().describe("Folder for an evaluation's results, predictions and lists (default: evaluation, in the run folder or beside the student's file)"),
+    neighbours: count().default(200).describe('Nearest labelled images that vote (knn)'),
+    neighbourTemperature: positive().default(0.1).describe('Votes weigh exp(cosine / this) (knn)'),
+    heldOut: z.number().gt(0).lt(1).default(0.1).describe('Share of evaluate.train on which settings are chosen (linear)'),
+    solver: z.enum(['both', 'sgd', 'lbfgs']).default('both').describe('How linear classifiers are fitted: SGD over learning rates, L-BFGS over C, or both (linear)'),
+    probeEpochs: count().default(100).describe('Passes over the features with SGD (linear)'),
+    labelShare: z.number().gt(0).max(1).optional().describe('Share of each class whose labels are used (semi; default: 0.01, then 0.1)'),
+    finetuneEpochs: count().default(30).describe('Passes over the labelled images (semi, finetune)'),
+    finetuneRate: positive().default(0.03).describe('Peak learning rate for 256 images a step (semi, finetune)'),
+    finetuneBatch: count().default(64).describe('Images a batch (semi, finetune)'),
   }),
   dense: group({
     data: text().optional().describe('Segmentation: folder of images and masks (pairs, Cityscapes, ADE20K or VOC layout). Detection: folder of images'),
@@ -316,8 +329,15 @@ function checkTogether({ augment, train, names, bank, evaluate, student }: Confi
   if (bank !== undefined && names !== undefined) {
     throw new LgdError('BAD_CONFIG', 'a text bank has its own names.', { option: 'names', found: names, mend: 'Give either names or bank' });
   }
-  if (evaluate.data === undefined && (evaluate.metric === 'top1' || evaluate.metric === 'top5')) {
-    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.metric', found: evaluate.metric, mend: 'Give evaluate.data, or choose loss' });
+  const { metric, also } = evaluate;
+  if (evaluate.data === undefined && metric !== 'auto' && metric !== 'loss') {
+    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.metric', found: metric, mend: 'Give evaluate.data, or choose loss' });
+  }
+  if ((metric === 'knn' || metric === 'linear') && also !== metric && also !== 'both') {
+    throw new LgdError('BAD_CONFIG', 'is not among the protocols that run while training.', { option: 'evaluate.metric', found: metric, mend: `Set evaluate.also to ${metric} or both` });
+  }
+  if (also !== 'none' && (evaluate.data === undefined || evaluate.train === undefined)) {
+    throw new LgdError('BAD_CONFIG', 'needs labelled images to learn from and to evaluate on.', { option: 'evaluate.also', found: also, mend: 'Give evaluate.train and evaluate.data' });
   }
 }
 

@@ -66,6 +66,10 @@ export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from 
 export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
 
 // evaluation and export
+export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
+export type { Answers, ClassScore } from './evaluate/accuracy.js';
+export type { SweepPoint } from './evaluate/probe.js';
+export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';

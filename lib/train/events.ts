@@ -53,6 +53,9 @@ export interface EvaluationEvent extends OfStudent {
   student: ZeroShotScore;
   /** Absent for a teacher of precomputed embeddings. */
   teacher: ZeroShotScore | undefined;
+  /** Of the protocols that `evaluate.also` names. */
+  knn?: ZeroShotScore;
+  linear?: ZeroShotScore;
   /** Is this the best so far? */
   best: boolean;
   seconds: number;
@@ -90,10 +93,10 @@ export interface DoneEvent extends OfStudent {
 /** Everything that {@link Distiller.run} tells; `type` says which. */
 export type RunEvent = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
 
-/** Phases before the first step that take long. */
-export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images';
+/** Phases before the first step, and of evaluations, that take long. */
+export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images' | 'features' | 'fine-tuning';
 
-/** How far a phase before the first step is. */
+/** How far a phase is. */
 export interface PhaseProgress {
   phase: Phase;
   done: number;

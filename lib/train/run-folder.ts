@@ -17,7 +17,7 @@ export const imageListFile = 'images.tsv.gz';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
+const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation']);
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**

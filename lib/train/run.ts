@@ -3,6 +3,7 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
+import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -24,11 +25,16 @@ import type { StudentInfo } from './student-file.js';
 export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
   signal?: AbortSignal;
-  /** Zero-shot evaluation every `evaluate.everyEpochs`. */
+  /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation;
+  /** Protocols on frozen features that go with it, for each of the distiller's students. */
+  frozen?: readonly FrozenEvaluation[];
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {});
 }
+
+/** What makes a checkpoint the best. */
+type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
 
 /** What a checkpoint keeps of the loop. */
 interface Progress {
@@ -54,7 +60,7 @@ export class Run {
   readonly student: Student;
   readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
-  readonly #metric: 'top1' | 'top5' | 'loss';
+  readonly #metric: Metric;
   readonly #started = performance.now();
   /** Steps done and judged. */
   #step = 0;
@@ -177,7 +183,8 @@ export class Run {
 
   #evaluationDue(step: number): boolean {
     if (this.course.options.evaluation === undefined) return false;
-    return step === this.course.lastStep || this.#endsEpochs(step, this.config.evaluate.everyEpochs);
+    const { everyEpochs, everySteps } = this.config.evaluate;
+    return step === this.course.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
   }
 
   #checkpointDue(step: number): boolean {
@@ -199,13 +206,16 @@ export class Run {
     try {
       this.#teacherScore ??= await this.course.teacherScore();
       const student = await evaluation.evaluateEncoder(this.encoder, { signal });
+      const also = await this.course.options.frozen?.[this.number]?.evaluate(await this.encoder.state(), { signal });
       this.#evaluated = this.#step;
-      const best = this.#metric !== 'loss' && this.#improves(student[this.#metric]);
+      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also?.knn?.top1, linear: also?.linear?.top1 };
+      const value = values[this.#metric];
+      const best = value !== undefined && this.#improves(value);
       const event: EvaluationEvent = {
-        type: 'evaluation', step: this.#step, epoch: this.course.epochs(this.#step), student, teacher: this.#teacherScore, best, seconds: (performance.now() - from) / 1000,
+        type: 'evaluation', step: this.#step, epoch: this.course.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
-      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${best ? ', the best so far' : ''}`);
+      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${alsoText(also)}${best ? ', the best so far' : ''}`);
       return { ...event, ...this.#name };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
@@ -346,6 +356,10 @@ const resumeFields = [
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
+}
+
+function alsoText(scores: FrozenScores = {}): string {
+  return Object.entries(scores).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
 }
 
 function percent(share: number): string {
