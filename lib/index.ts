@@ -56,7 +56,9 @@ export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader
 export { readViews, type ViewOptions } from './data/views.js';
 
 // training
-export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type StepTicket } from './train/distiller.js';
+export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
+export type { BatchMemory } from './train/batch-memory.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';
@@ -64,15 +66,28 @@ export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from 
 export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
 
 // evaluation and export
+export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
+export type { Answers, ClassScore } from './evaluate/accuracy.js';
+export type { SweepPoint } from './evaluate/probe.js';
+export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
 export { benchmark, type BenchmarkOptions, type BenchmarkRow } from './evaluate/benchmark.js';
 export { measureInference, measureSemantic, measureTraining, type MeasureOptions, type SemanticShape, type Timing } from './evaluate/throughput.js';
+
+// segmentation and detection
+export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type SegmentationEvaluationOptions, type SegmentationEvent, type SegmentationTraining } from './dense/segmentation.js';
+export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
+export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
+export type { SegmentationScore } from './dense/intersection.js';
+export type { DenseInfo, DenseTask } from './dense/network-file.js';
+
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
 export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
-export { exportStudent, type ExportOptions, type ExportResult } from './export/student.js';
+export { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';
+export type { Comparison } from './export/compare.js';

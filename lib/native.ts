@@ -91,11 +91,15 @@ export interface NativeGraph {
   nodes: GraphNode[];
   parameters: { name: string; shape: number[]; trainable: boolean; decay: boolean }[];
   output: number;
+  /** More values given out behind `output`. */
+  further?: number[];
 }
 
-/** Sizes of a compiled encoder: values of an output, multiply-adds an image, parameters, bytes, kernels a call. */
+/** Sizes of a compiled encoder: values an image of all outputs together, multiply-adds an image, parameters, bytes, kernels a call. */
 export interface EncoderInfo {
   outputSize: number;
+  /** [h,w,c] of each output. */
+  outputs: number[][];
   macsPerImage: number;
   parameters: number;
   arenaBytes: number;
@@ -298,6 +302,7 @@ export interface NativeAddon {
   writeParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot, values: Float32Array): void;
   readParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot): Promise<Float32Array>;
   forward(encoder: EncoderHandle, images: TensorHandle, options: { training: boolean; seed?: number; step?: number }): void;
+  /** One output [B,h,w,c] is a tensor [B h w, c]; several lie one behind the other in a tensor of one row. */
   encoderOutput(encoder: EncoderHandle): TensorHandle;
   zeroGradients(encoder: EncoderHandle): void;
   backward(encoder: EncoderHandle, dOutput: TensorHandle): void;
@@ -347,7 +352,7 @@ export interface NativeAddon {
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
 
   classifierLoss(args: NativeClassifierArguments): void;
-  /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. */
+  /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
   /** SGD with momentum on the values from `begin` to before `end` of a tensor (default: all). */
   sgdTensor(

@@ -113,7 +113,7 @@ struct GraphSpec {
   std::string name;
   std::vector<GraphNode> nodes;
   std::vector<GraphParameter> parameters;
-  int output = 0;                    // value number; must be [B,1,1,C]
+  std::vector<int> outputs;          // value numbers
 };
 struct EncoderOptions {
   int batch = 1, height = 224, width = 224;
@@ -121,7 +121,8 @@ struct EncoderOptions {
   bool training = true;              // false: forward only; norms are folded and memory is reused
 };
 struct EncoderInfo {
-  int output_size = 0;
+  int64_t output_size = 0;           // values an image, of all outputs together
+  std::vector<std::vector<int64_t>> outputs;   // [h,w,c] of each
   double macs_per_image = 0, parameters = 0, arena_bytes = 0, parameter_bytes = 0;
   int kernels_forward = 0, kernels_backward = 0;
 };
@@ -136,9 +137,10 @@ struct ForwardOptions {
   uint64_t seed = 0, step = 0;       // of dropout and stochastic depth
 };
 void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOptions& options);           // [queued]
-TensorPtr encoder_output(const EncoderPtr& encoder);                                                        // float32 [B, output_size]
+// float32. One output [B,h,w,c] is a tensor [B h w, c], of pooled features [B, c]; several lie one behind the other, each [B,h,w,c], in a tensor [1, B output_size].
+TensorPtr encoder_output(const EncoderPtr& encoder);
 void zero_gradients(const EncoderPtr& encoder);                                                             // [queued]
-// Adds to the gradients, from d_output = dL/d output, float32 [B, output_size]; the last forward must have been a training one.
+// Adds to the gradients, from d_output = dL/d output, float32 and as large as the output; the last forward must have been a training one.
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output);                                        // [queued]
 struct SgdOptions {
   float learning_rate = 0, momentum = 0.9f, weight_decay = 0;
@@ -256,7 +258,8 @@ struct ClassifierArguments {
   float scale = 1;
 };
 void classifier_loss(ClassifierArguments arguments);                                              // [queued]
-// Cross entropy of logits [B,K], such as an encoder's output: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null. [queued]
+// Cross entropy of logits [B,K], such as an encoder's output or, a row a pixel, a map: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null.
+// A row of label -1 has no class: no loss, no gradient. [queued]
 void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const TensorPtr& d_logits, const TensorPtr& results, float scale);
 // sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
 void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);

@@ -19,10 +19,11 @@ import { normaliseArguments } from './options.js';
 import { packCommand } from './pack.js';
 import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
+import { segmentCommand } from './segment.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
 ];
 
 /**

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
+import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
@@ -11,12 +11,15 @@ import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
+import { FrozenEvaluation } from '../evaluate/during-training.js';
+import { openLabelled } from '../evaluate/labelled.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { BankSource } from './bank-source.js';
 import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
+import { runFolders } from './group-folder.js';
 import { checkStillThere } from './image-list.js';
 import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
@@ -37,10 +40,13 @@ export interface PreparedRun extends AsyncDisposable {
   config: Config;
   device: Device;
   teacher: AnyTeacher;
+  /** The student; of several the first (`distiller.students` has all). */
   student: Student;
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache | StreamedImages;
   evaluation: ZeroShotEvaluation | undefined;
+  /** The protocols of `evaluate.also`, for each student. */
+  frozen: readonly FrozenEvaluation[] | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -60,7 +66,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -83,9 +89,10 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
   const source = await openImages(trainingImages, { signal });
-  if (resume !== undefined) await checkStillThere(given, source.ids);
+  if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
-  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal });
+  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
+  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal }));
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -109,21 +116,30 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   await banks.dispose();
 
   const { name, widthMultiplier, dropping, weights } = config.student;
-  const student = createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+  const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
+  const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student, tsb, config });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
   const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
+  let frozen: FrozenEvaluation[] | undefined;
   if (evaluationSource && evaluationBank) {
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    if (labelled !== undefined) {
+      const { resolution, precision } = distiller.encoder;
+      const train = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
+      cleanup.push(() => train.dispose());
+      frozen = distiller.students.map(({ graph }) => new FrozenEvaluation({ device, graph, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train, test: images }));
+      cleanup.push(() => frozen!.forEach((one) => one[Symbol.dispose]()));
+    }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
 }
 
 interface DecodeOptions {
@@ -187,7 +203,7 @@ function absolutePaths(config: Config): Config {
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
     student: { ...student, weights: optional(student.weights) },
-    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
+    evaluate: { ...evaluate, data: optional(evaluate.data), train: optional(evaluate.train), output: optional(evaluate.output), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };
 }
 
