@@ -3,6 +3,7 @@ import { freemem } from 'node:os';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
 import type { Batch, Dataset } from './batch.js';
+import { preparedBatches } from './batches.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
 import { stages, type Distiller, type DistillerState, type StepTicket } from './distiller.js';
 import { makeSchedule } from './schedule.js';
@@ -83,6 +84,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     };
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
+    await trial.close();
     before.forEach((state, number) => distiller.restore(state, number));
   }
 }
@@ -92,11 +94,19 @@ interface StepTiming {
   total: number;
 }
 
+interface QueuedStep {
+  ticket: StepTicket;
+  batches: Batch[];
+}
+
 /** Steps that nobody keeps. */
 class Trial {
   #step = 0;
+  readonly #prepared: AsyncGenerator<Batch, void, undefined>;
 
-  constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {}
+  constructor(readonly distiller: Distiller, dataset: Dataset, plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {
+    this.#prepared = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead });
+  }
 
   /** One step, part by part: each is waited for before the next is queued. */
   async staged(): Promise<StepTiming> {
@@ -108,7 +118,7 @@ class Trial {
       milliseconds.set(stage, (milliseconds.get(stage) ?? 0) + now - from);
       from = now;
     };
-    const batches = this.#batches();
+    const batches = await this.#batches();
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
       step: this.#step++, learningRate: this.learningRate,
@@ -117,31 +127,40 @@ class Trial {
         took(stage);
       },
     });
-    await this.#read(ticket);
+    await this.#read({ ticket, batches });
     return { milliseconds, total: performance.now() - begun };
   }
 
   /** Milliseconds a step of `count` steps that are queued as a run queues them, the last one read while the next one runs. */
   async queued(count: number): Promise<number> {
     const from = performance.now();
-    let pending: StepTicket | undefined;
+    let pending: QueuedStep | undefined;
     for (let i = 0; i < count; i++) {
-      const ticket = await this.distiller.queueStep(this.#batches(), { step: this.#step++, learningRate: this.learningRate });
+      const batches = await this.#batches();
+      const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate });
       if (pending !== undefined) await this.#read(pending);
-      pending = ticket;
+      pending = { ticket, batches };
     }
     if (pending !== undefined) await this.#read(pending);
     await this.distiller.device.synchronize();
     return (performance.now() - from) / count;
   }
 
-  async #read(ticket: StepTicket): Promise<void> {
-    for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
+  /** Gives back batches that no step took. */
+  async close(): Promise<void> {
+    await this.#prepared.return();
   }
 
-  #batches(): Batch[] {
+  async #read({ ticket, batches }: QueuedStep): Promise<void> {
+    for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
+    for (const batch of batches) batch.release?.();
+  }
+
+  async #batches(): Promise<Batch[]> {
     throwIfAborted(this.signal, 'the measurement');
-    return Array.from({ length: this.distiller.config.train.accumulate }, () => ({ ...this.plan.next(), dataset: this.dataset }));
+    const batches: Batch[] = [];
+    while (batches.length < this.distiller.config.train.accumulate) batches.push((await this.#prepared.next()).value!);
+    return batches;
   }
 }
 
