@@ -1,5 +1,5 @@
 import { Command, Option } from 'commander';
-import { defaultOutput, exportFormats, exportStudent, type ExportFormat, type ExportResult } from '../export/student.js';
+import { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportResult } from '../export/student.js';
 import type { Bind } from './command.js';
 import { formatBytes } from './table.js';
 import { parsePositive } from './values.js';
@@ -22,8 +22,8 @@ export function exportCommand(bind: Bind): Command {
     .description('write the student for another program, and check that what was written gives the same embeddings')
     .argument('<run>', 'a run folder (its best checkpoint), a checkpoint folder or a model.safetensors')
     .requiredOption('--to <what>', `${tools.join(', ')}; or a file to write, .safetensors, which this package's other commands read`)
-    .option('--out, --output <path>', `where to write for a program [default ${tools.map(defaultOutput).filter((path, i, all) => all.indexOf(path) === i).join(', ')}]`)
-    .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep, where the program has a place for it]').choices(['keep', 'drop']))
+    .option('--out, --output <path>', `where to write for a program [default ${tools.map(defaultOutput).join(', ')}]`)
+    .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep; drop for timm, mmdet, mmseg and detectron2]').choices(['keep', 'drop']))
     .option('--bank <file>', 'write the text bank, the zero-shot classifier, too')
     .option('--classifier [bank]', "onnx: a text bank as the last layer, with the output logits; the student's own, or this file")
     .addOption(new Option('--temperature <n>', "onnx, transformers: what cosines are divided by in logits [default: the student's]").argParser(parsePositive('--temperature')))
@@ -31,15 +31,14 @@ export function exportCommand(bind: Bind): Command {
     .option('--images <folder>', "images to compare on [default: the run's own, or drawn ones]");
   return command.action(bind(async ({ terminal, signal }, run) => {
     const { to, output, ...options } = command.opts<ExportFlags>();
-    const format = tools.find((tool) => tool === to) ?? 'lgdistill';
-    const result = await exportStudent({ ...options, from: run as string, format, to: format === 'lgdistill' ? to : (output ?? defaultOutput(format)), signal });
+    const result = await exportStudent({ ...options, ...exportTarget(to, output), from: run as string, signal });
     terminal.emit(result);
-    terminal.say(summaryOf(result, format));
+    terminal.say(summaryOf(result));
     if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);
   }));
 }
 
-function summaryOf({ file, tensors, bytes, head, comparison, info }: ExportResult, format: ExportFormat): string {
+function summaryOf({ file, tensors, bytes, head, comparison, info, format }: ExportResult): string {
   const { architecture, widthMultiplier, embeddingSize, step } = info;
   const what = `${file}: ${architecture} x ${widthMultiplier}, ${tensors} tensors, ${formatBytes(bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`;
   if (format === 'lgdistill') return what;

@@ -6,10 +6,12 @@ import { openImageFolder, sampleSource } from '../data/sources.js';
 import { readViews } from '../data/views.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { CompiledEncoder } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
-import { createStudent } from '../models/student.js';
+import type { GraphSpec } from '../models/graph.js';
+import { studentGraph } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { StudentInfo } from '../train/student-file.js';
+import type { StudentInfo } from '../models/student-info.js';
 import type { ExportSource } from './source.js';
 
 /** What an export was compared on, and how well it agreed. */
@@ -50,16 +52,20 @@ export async function referenceEmbeddings({ info, weights, config }: ExportSourc
   return { count, pixels, folder: chosen, embeddings: await embed(device, info, weights, pixels, count) };
 }
 
-/** The student's embeddings [N,D] by the engine, of weights under torchvision's names. @throws LgdError BAD_MODEL */
-export async function engineEmbeddings(info: StudentInfo, weights: WeightRecord, { pixels, count }: Pick<Reference, 'pixels' | 'count'>): Promise<Float32Array> {
+/**
+ * The student's embeddings [N,D] by the engine, of weights under torchvision's names.
+ * @param graph the student's, where it is to be built in another way
+ * @throws LgdError BAD_MODEL
+ */
+export async function engineEmbeddings(info: StudentInfo, weights: WeightRecord, { pixels, count }: Pick<Reference, 'pixels' | 'count'>, graph?: GraphSpec): Promise<Float32Array> {
   using device = await openDevice('cpu');
-  return embed(device, info, weights, pixels, count);
+  return embed(device, info, weights, pixels, count, graph);
 }
 
-async function embed(device: Device, { architecture, embeddingSize, widthMultiplier, resolution }: StudentInfo, weights: WeightRecord, pixels: Float32Array, count: number): Promise<Float32Array> {
-  const student = createStudent(architecture, { device, embeddingSize, widthMultiplier });
-  student.load(weights);
-  using encoder = new Encoder(student.compile({ batch: count, resolution, training: false }));
+async function embed(device: Device, { architecture, embeddingSize, widthMultiplier, resolution }: StudentInfo, weights: WeightRecord, pixels: Float32Array, count: number, graph = studentGraph(architecture, { embeddingSize, widthMultiplier })): Promise<Float32Array> {
+  const compiled = new CompiledEncoder(device, graph, { batch: count, resolution, training: false });
+  using encoder = new Encoder(compiled);
+  compiled.load(weights);
   return encoder.forward(pixels);
 }
 

@@ -6,7 +6,7 @@ import { studentGraph } from '../models/student.js';
 import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
 import { encodeOnnx } from '../onnx-format.js';
 import { writeFileAtomically } from '../safetensors.js';
-import { studentMetadata, type StudentInfo } from '../train/student-file.js';
+import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { version } from '../version.js';
 import { compareEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { onnxGraph, opset } from './onnx-graph.js';

@@ -4,34 +4,53 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
-import type { StudentInfo } from '../train/student-file.js';
+import type { StudentInfo } from '../models/student-info.js';
+import { tools } from '../models/tools/naming.js';
+import { nearestName } from '../text/spelling.js';
 import { referenceEmbeddings, type Comparison } from './compare.js';
 import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
 import { compareOwn, writeOwn } from './own.js';
 import { readExportSource, requireBank, type ExportSource } from './source.js';
-import { checkFolder, compareTransformers, placeFolder, sizeOfFolder, writeTransformers } from './transformers.js';
+import { checkFolder, placeFolder, sizeOfFolder } from './folder.js';
+import { compareTool, isFolderTool, prepareTool, writeTool } from './tools.js';
+import { compareTransformers, writeTransformers } from './transformers.js';
 import type { Written } from './written.js';
 
-/** What an export is for: 'lgdistill' is this package's own file (torchvision's names, and the head as `head.0`, `head.2`). */
-export const exportFormats = ['lgdistill', 'onnx', 'transformers'] as const;
+/**
+ * What an export is for: 'lgdistill' is this package's own file (torchvision's names, and the head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and PyTorch's counters too;
+ * 'timm', 'mmdet', 'mmseg' and 'detectron2' have the names of those.
+ */
+export const exportFormats = ['lgdistill', 'onnx', 'transformers', ...tools] as const;
 export type ExportFormat = (typeof exportFormats)[number];
 
 /** Where a format goes that is given no place: in the current folder. */
 export function defaultOutput(format: ExportFormat): string {
   if (format === 'onnx') return 'student.onnx';
-  if (format === 'transformers') return 'student-transformers';
-  return `student-${format}.safetensors`;
+  return format === 'lgdistill' || format === 'torchvision' ? `student-${format}.safetensors` : `student-${format}`;
+}
+
+/**
+ * What is meant by one word: a format's name, or a file for this package.
+ * @param output where to write for a program; default: {@link defaultOutput}
+ * @throws LgdError BAD_OPTION for a word that is neither a format nor looks like a file, with the nearest format
+ */
+export function exportTarget(word: string, output?: string): { format: ExportFormat; to: string } {
+  const format = exportFormats.find((name) => name === word && name !== 'lgdistill');
+  if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
+  if (/[./\\]/u.test(word)) return { format: 'lgdistill', to: word };
+  const near = nearestName(word, exportFormats);
+  throw new LgdError('BAD_OPTION', 'this is neither a program nor a file.', { option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: near === undefined ? 'Name a file with .safetensors at its end' : `Did you mean ${near}?` });
 }
 
 /** What {@link exportStudent} writes, and where. */
 export interface ExportOptions {
   /** A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file. */
   from: string;
-  /** What to write: an .onnx file for 'onnx', a folder for 'transformers' (a new one, an empty one, or an earlier export), else a .safetensors file. */
+  /** What to write: an .onnx file for 'onnx', a .safetensors file for 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export). */
   to: string;
   /** Default 'lgdistill'. */
   format?: ExportFormat;
-  /** 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'. */
+  /** 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'; 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm. */
   head?: 'keep' | 'drop';
   /** Where to write the text bank, the zero-shot classifier, too; default: not written. */
   bank?: string;
@@ -69,7 +88,7 @@ export interface ExportResult {
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
-  const { from, to, format = 'lgdistill', head = 'keep', signal } = options;
+  const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
   const source = await readExportSource(from);
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
@@ -103,6 +122,12 @@ const asFile: Pick<Target, 'place' | 'size'> = {
   size: async (path) => (await stat(path)).size,
 };
 
+const asFolder: Pick<Target, 'place' | 'size'> = { place: placeFolder, size: sizeOfFolder };
+
+function defaultHead(format: ExportFormat): 'keep' | 'drop' {
+  return format === 'timm' || format === 'mmdet' || format === 'mmseg' || format === 'detectron2' ? 'drop' : 'keep';
+}
+
 async function targetOf(format: ExportFormat, source: ExportSource, options: ExportOptions & { head: 'keep' | 'drop' }): Promise<Target> {
   const { to, head, fold = true, classifier, temperature = (source.config ?? parseConfig({})).loss.studentTemperature } = options;
   if (classifier !== undefined && classifier !== false && format !== 'onnx') throw new LgdError('BAD_OPTION', `a file for ${format} has no classifier in it.`, { option: 'classifier', mend: 'Leave it out; bank writes the text bank beside the student' });
@@ -113,10 +138,18 @@ async function targetOf(format: ExportFormat, source: ExportSource, options: Exp
     if (head === 'drop') throw new LgdError('BAD_OPTION', 'the folder is for zero-shot use, which needs the projection head.', { option: 'head', found: head, allowed: 'keep' });
     await checkFolder(to);
     return {
+      ...asFolder,
       write: (path) => writeTransformers(path, source, { fold, temperature }),
       compare: async (path) => compareTransformers(path, source, fold, await reference()),
-      place: placeFolder,
-      size: sizeOfFolder,
+    };
+  }
+  if (format !== 'onnx') {
+    const prepared = prepareTool(format, head, source);
+    if (isFolderTool(format)) await checkFolder(to);
+    return {
+      ...(isFolderTool(format) ? asFolder : asFile),
+      write: (path) => writeTool(path, prepared, source, to),
+      compare: async (path) => compareTool(path, prepared, source, await reference()),
     };
   }
   const onnx = { head, fold, classifier: await classifierOf(source, options, temperature) };

@@ -2,14 +2,13 @@
  * A student as a model folder in the Hugging Face layout, for @xenova/transformers (as CLIPVisionModelWithProjection), onnxruntime and this package's own teachers:
  * config.json, preprocessor_config.json, onnx/vision_model.onnx, and the text bank as text_bank.json and bank.safetensors.
  */
-import { readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { LgdError, writeError } from '../errors.js';
 import { makeFolder } from '../make-folder.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
 import { writeFileAtomically } from '../safetensors.js';
-import type { StudentInfo } from '../train/student-file.js';
+import type { StudentInfo } from '../models/student-info.js';
 import { version } from '../version.js';
 import { exportFailed, type Comparison, type Reference } from './compare.js';
 import { compareOnnx, writeOnnx } from './onnx.js';
@@ -80,40 +79,4 @@ async function readTextBank(file: string): Promise<TextBankFile> {
   } catch (cause) {
     throw exportFailed('its text_bank.json cannot be read', cause);
   }
-}
-
-/** A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION, NOT_WRITABLE */
-export async function checkFolder(folder: string): Promise<void> {
-  if ((await stat(folder).catch(() => undefined)) === undefined || (await isOurs(folder))) return;
-  await rmdir(folder).catch((cause: unknown) => {
-    throw new LgdError('BAD_OPTION', 'there is something else already.', { option: 'to', found: folder, allowed: 'a new folder, an empty one, or an earlier export', mend: 'Choose another place', cause });
-  });
-}
-
-/** Puts a finished folder in its place; an earlier export there is replaced. @throws LgdError NOT_WRITABLE */
-export async function placeFolder(from: string, to: string): Promise<void> {
-  const old = `${from}.old`;
-  const moved = await rename(to, old).then(() => true, () => false);
-  try {
-    await rename(from, to);
-  } catch (cause) {
-    if (moved) await rename(old, to).catch(() => undefined);
-    throw writeError(to, cause);
-  }
-  if (moved) await rm(old, { recursive: true, force: true });
-}
-
-async function isOurs(folder: string): Promise<boolean> {
-  try {
-    return 'lgdistill' in (JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as object);
-  } catch {
-    return false;
-  }
-}
-
-/** Bytes of a folder's files. */
-export async function sizeOfFolder(folder: string): Promise<number> {
-  const names = ['config.json', 'preprocessor_config.json', modelFile, 'text_bank.json', bankFile];
-  const sizes = await Promise.all(names.map((name) => stat(join(folder, name)).then(({ size }) => size, () => 0)));
-  return sizes.reduce((sum, size) => sum + size, 0);
 }

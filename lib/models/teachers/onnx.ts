@@ -1,8 +1,9 @@
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { LgdError } from '../../errors.js';
 import { resolveModel } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
+import { decodeOnnx } from '../../onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
@@ -47,7 +48,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
   }
 
   /**
-   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up
+   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up (a student that this package exported needs none)
    * @param options resolution, mean and std replace what preprocessor_config.json says
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
@@ -146,9 +147,25 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   }
   let read: Preprocessing | undefined;
   for (const folder of folders) read ??= await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  if (isFile) read ??= await ownPreprocessing(file);
   const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
   if (resolution === undefined || mean === undefined || std === undefined) {
     throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: "Add it, or give the teacher's resolution, mean and std" });
   }
   return { id, file, preprocessing: { resolution, mean, std } };
+}
+
+const largestStudent = 2 ** 28; // bytes; beyond it a file is not read for its metadata
+
+/** The input of a student that this package exported, in its file's metadata. */
+async function ownPreprocessing(file: string): Promise<Preprocessing | undefined> {
+  if (((await stat(file).catch(() => undefined))?.size ?? Infinity) > largestStudent) return undefined;
+  try {
+    const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
+    if (entries.get('format') !== 'lgdistill-onnx') return undefined;
+    const [resolution, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);
+    return { resolution: resolution as number, mean: mean as ChannelTriple, std: std as ChannelTriple };
+  } catch {
+    return undefined; // onnxruntime says what is wrong with the file
+  }
 }
