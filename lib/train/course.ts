@@ -13,6 +13,7 @@ import { RateMeter } from './rate.js';
 import { clearGroup, openGroupFolder, recordGroup } from './group-folder.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
+import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
 /** A step in the device's queue. */
 interface Pending extends PlannedStep {
@@ -44,6 +45,7 @@ export class Course {
   readonly #rate: RateMeter;
   #runs: Run[] = [];
   #images: RunImages | undefined;
+  #views: TeacherViewCache | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
   private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
@@ -76,6 +78,7 @@ export class Course {
         continued.push(continues);
       }
       await course.#resume();
+      await course.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
       if (configs.length > 1) await recordGroup(config, names);
       for (const [number, run] of course.#runs.entries()) {
@@ -124,6 +127,10 @@ export class Course {
   }
 
   async close(): Promise<void> {
+    if (this.#views !== undefined) {
+      if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
+      this.#views.dispose();
+    }
     for (const { folder } of this.#runs) await folder.close();
   }
 
@@ -173,6 +180,20 @@ export class Course {
     this.plan.restore(plans[first] ?? begin);
   }
 
+  /** Opens the cache of teacher embeddings, if there is to be one. */
+  async #openViews(): Promise<void> {
+    const { config, distiller, dataset, images, options: { signal } } = this;
+    const { teacher, device, encoder: { precision } } = distiller;
+    if (config.teacherCache.views === 0) return;
+    const views = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images, signal });
+    this.#views = views;
+    distiller.useViewCache(views);
+    const rows = views.images * views.views;
+    for (const { folder } of this.#runs) {
+      await folder.log(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+    }
+  }
+
   /** Plans and queues the step of this number, counted from 0. */
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.schedule.learningRate(step);
@@ -189,7 +210,8 @@ export class Course {
   #nextBatch(): Batch {
     const batch = this.plan.next();
     const { standIns } = this.images;
-    return { ...batch, dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
+    const { views } = this.config.teacherCache;
+    return { ...batch, ...(views > 0 && { epoch: batch.epoch % views }), dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
   }
 
   /** Waits for a queued step, whose students judge their losses. */
@@ -211,5 +233,6 @@ export class Course {
 
 /** The configuration by which a student of several would be trained alone, into its own folder. */
 function configOf(config: Config, name: string, widthMultiplier: number): Config {
-  return { ...config, output: join(config.output, name), student: { ...config.student, name, widthMultiplier } };
+  const teacherCache = config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
+  return { ...config, output: join(config.output, name), teacherCache, student: { ...config.student, name, widthMultiplier } };
 }

@@ -19,7 +19,7 @@ export interface PreflightReport {
   /** Optimiser steps of the run. */
   steps: number;
   imagesPerSecond: number;
-  /** Of all the run's steps; evaluations and checkpoints come on top. */
+  /** Of all the run's steps; evaluations and checkpoints come on top. Epochs that find all embeddings in `teacherCache` are counted without the teacher's share. */
   hours: number;
   /** Bytes of device memory. */
   memory: {
@@ -66,6 +66,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     const first = await trial.staged();
     const inTurn = await repeat(seconds, first.total, () => trial.staged());
     const timings = inTurn.length > 0 ? inTurn : [first]; // a step of several seconds is not made again
+    if (distiller.device.kind !== 'cpu' && inTurn.length > 0) await trial.queued(2); // graphs are captured
     const milliseconds = inTurn.length > 0 ? await trial.queued(steps(seconds, median(timings.map(({ total }) => total)))) : first.total;
     const { planned, used, peak } = distiller.memory;
     const available = availableBytes(distiller, used);
@@ -76,7 +77,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     return {
       type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep,
       imagesPerSecond: (1000 * images) / milliseconds,
-      hours: (lastStep * milliseconds) / 3_600_000,
+      hours: (milliseconds * effectiveSteps(distiller, lastStep, plan.stepsPerEpoch / train.accumulate, parts)) / 3_600_000,
       memory: { planned, used, peak, available },
       largestBatch: largestBatch(distiller, { used, available, most: dataset.length }),
       stages: parts, bottleneck, advice: advise(bottleneck, distiller),
@@ -85,6 +86,14 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
     before.forEach((state, number) => distiller.restore(state, number));
   }
+}
+
+/** Steps that take as long as all do together: those whose embeddings are cached by then leave the teacher's share out. */
+function effectiveSteps({ config: { teacherCache: { views } } }: Distiller, lastStep: number, stepsPerEpoch: number, parts: PreflightReport['stages']): number {
+  if (views === 0) return lastStep;
+  const fresh = Math.min(lastStep, views * stepsPerEpoch);
+  const share = parts.find(({ stage }) => stage === 'teacher')!.share;
+  return fresh + (lastStep - fresh) * (1 - share);
 }
 
 interface StepTiming {
@@ -183,9 +192,10 @@ function advise(stage: TimedStage, { device, teacher, config, students }: Distil
     case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
     case 'teacher': return teacher.kind === 'onnx'
       ? 'The teacher runs in ONNX on the CPU: take one whose weights are in safetensors, which runs on the device.'
-      : `Take a smaller teacher, or teach several students in one pass (student.name with commas)${gpu}.`;
+      : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss': return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser': return 'Few images share one update: a larger train.batchSize, or train.accumulate.';
-    default: return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
+    case 'student forward':
+    case 'backward': return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
   }
 }
