@@ -34,10 +34,12 @@ const schema = z.strictObject({
   method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'feature']).default('lgd')
     .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; feature: cosine regression to the teacher'),
   data: group({
-    train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
+    train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
     margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at margin times the larger input (student or teacher), so that crops stay sharp'),
     cacheMemory: z.number().min(0).default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
+    cache: z.enum(['auto', 'all', 'stream']).default('auto').describe('When images are decoded: all before training, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk'),
+    readAhead: count().max(64).default(4).describe('Batches decoded, or read from a pack, ahead of training'),
     spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
   }),
@@ -88,7 +90,7 @@ const schema = z.strictObject({
     blurSigmaMax: positive().default(2).describe('Largest sigma of the blur'),
   }),
   evaluate: group({
-    data: text().optional().describe('Folder of class folders for zero-shot evaluation'),
+    data: text().optional().describe('Labelled images for zero-shot evaluation: a folder of class folders, or a pack of one'),
     names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
     bank: text().optional().describe('Text bank to evaluate with, where the evaluation images are of another set than the names trained on'),
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),

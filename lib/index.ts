@@ -7,7 +7,7 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
   TensorHandle,
 } from './native.js';
 export { version } from './version.js';
@@ -40,8 +40,17 @@ export {
 export * from './models/index.js';
 
 // images
-export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type StreamOptions } from './data/cache.js';
+export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
+
+export { openImages, type OpenImagesOptions } from './data/open-images.js';
+export { chooseMode, openDataset, type CacheMode } from './data/open-dataset.js';
+export { StreamedImages, type DecodeRate, type StreamedImagesOptions } from './data/streamed.js';
+export { readAhead, type PreparableImages } from './data/read-ahead.js';
+export { packImages, type PackOptions, type PackResult } from './data/pack/pack.js';
+export { PackFile } from './data/pack/reader.js';
+export { packKinds, type PackIndex, type PackKind, type PackRecipe } from './data/pack/format.js';
+export { measureData, type DataRow, type MeasureDataOptions } from './data/measure.js';
 
 export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader.js';
 export { readViews, type ViewOptions } from './data/views.js';

@@ -6,6 +6,7 @@ import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
+import { preparedBatches } from './batches.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
@@ -45,6 +46,9 @@ export class Course {
   readonly #rate: RateMeter;
   #runs: Run[] = [];
   #images: RunImages | undefined;
+  /** Begun with the first batch, where the plan stands by then. */
+  #batches: AsyncGenerator<Batch, void, undefined> | undefined;
+  #decoded = { images: 0, seconds: 0 };
   #views: TeacherViewCache | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
@@ -126,7 +130,14 @@ export class Course {
     return this.#teacherScore;
   }
 
+  /** Is what this step measured written down? */
+  isLogged(step: number): boolean {
+    return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
+  }
+
+  /** Gives back batches that no step took, and closes the folders. */
   async close(): Promise<void> {
+    await this.#batches?.return();
     if (this.#views !== undefined) {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
       this.#views.dispose();
@@ -198,7 +209,8 @@ export class Course {
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
-    const batches = Array.from({ length: this.config.train.accumulate }, () => this.#nextBatch());
+    const batches: Batch[] = [];
+    while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
     try {
       const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
       return { step, learningRate, batches, runs, ticket };
@@ -207,11 +219,20 @@ export class Course {
     }
   }
 
-  #nextBatch(): Batch {
-    const batch = this.plan.next();
-    const { standIns } = this.images;
+  async #nextBatch(): Promise<Batch> {
+    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead });
+    const { value } = await this.#batches.next();
+    this.plan.next(); // a checkpoint tells of batches that were taken, not of those on their way
     const { views } = this.config.teacherCache;
-    return { ...batch, ...(views > 0 && { epoch: batch.epoch % views }), dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
+    return views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
+  }
+
+  /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
+  #decodeRate(): number | undefined {
+    const { images = 0, seconds = 0 } = this.dataset.decoded ?? {};
+    const [newImages, newSeconds] = [images - this.#decoded.images, seconds - this.#decoded.seconds];
+    this.#decoded = { images, seconds };
+    return newSeconds > 0 ? newImages / newSeconds : undefined;
   }
 
   /** Waits for a queued step, whose students judge their losses. */
@@ -226,8 +247,10 @@ export class Course {
       }
     }
     const waited = performance.now() - from;
+    for (const batch of pending.batches) batch.release?.();
     const rates = this.#rate.step(pending.batches.length * this.config.train.batchSize, waited, pending.ticket.teacherMilliseconds);
-    for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates);
+    const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
+    for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
 }
 

@@ -3,6 +3,7 @@ import { freemem } from 'node:os';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
 import type { Batch, Dataset } from './batch.js';
+import { preparedBatches } from './batches.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
 import { stages, type Distiller, type DistillerState, type StepTicket } from './distiller.js';
 import { makeSchedule } from './schedule.js';
@@ -83,6 +84,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
       stages: parts, bottleneck, advice: advise(bottleneck, distiller),
     };
   } finally {
+    await trial.close();
     await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
     before.forEach((state, number) => distiller.restore(state, number));
   }
@@ -104,8 +106,11 @@ interface StepTiming {
 /** Steps that nobody keeps. */
 class Trial {
   #step = 0;
+  readonly #batches: AsyncGenerator<Batch, void, undefined>;
 
-  constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {}
+  constructor(readonly distiller: Distiller, dataset: Dataset, plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {
+    this.#batches = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead });
+  }
 
   /** One step, part by part: each is waited for before the next is queued. */
   async staged(): Promise<StepTiming> {
@@ -117,7 +122,7 @@ class Trial {
       milliseconds.set(stage, (milliseconds.get(stage) ?? 0) + now - from);
       from = now;
     };
-    const batches = this.#batches();
+    const batches = await this.#next();
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
       step: this.#step++, learningRate: this.learningRate,
@@ -126,31 +131,40 @@ class Trial {
         took(stage);
       },
     });
-    await this.#read(ticket);
+    await this.#read(ticket, batches);
     return { milliseconds, total: performance.now() - begun };
   }
 
   /** Milliseconds a step of `count` steps that are queued as a run queues them, the last one read while the next one runs. */
   async queued(count: number): Promise<number> {
     const from = performance.now();
-    let pending: StepTicket | undefined;
+    let pending: { ticket: StepTicket; batches: readonly Batch[] } | undefined;
     for (let i = 0; i < count; i++) {
-      const ticket = await this.distiller.queueStep(this.#batches(), { step: this.#step++, learningRate: this.learningRate });
-      if (pending !== undefined) await this.#read(pending);
-      pending = ticket;
+      const batches = await this.#next();
+      const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate });
+      if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
+      pending = { ticket, batches };
     }
-    if (pending !== undefined) await this.#read(pending);
+    if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
     await this.distiller.device.synchronize();
     return (performance.now() - from) / count;
   }
 
-  async #read(ticket: StepTicket): Promise<void> {
-    for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
+  /** Gives back batches that no step took. */
+  async close(): Promise<void> {
+    await this.#batches.return();
   }
 
-  #batches(): Batch[] {
+  async #read(ticket: StepTicket, batches: readonly Batch[]): Promise<void> {
+    for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
+    for (const batch of batches) batch.release?.();
+  }
+
+  async #next(): Promise<Batch[]> {
     throwIfAborted(this.signal, 'the measurement');
-    return Array.from({ length: this.distiller.config.train.accumulate }, () => ({ ...this.plan.next(), dataset: this.dataset }));
+    const taken: Batch[] = [];
+    while (taken.length < this.distiller.config.train.accumulate) taken.push((await this.#batches.next()).value!);
+    return taken;
   }
 }
 
@@ -188,7 +202,7 @@ function availableBytes({ device }: Distiller, used: number): number {
 function advise(stage: TimedStage, { device, teacher, config, students }: Distiller): string {
   const gpu = device.kind === 'cpu' ? ', or a GPU' : '';
   switch (stage) {
-    case 'data': return 'Images are not there in time: more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
+    case 'data': return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
     case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
     case 'teacher': return teacher.kind === 'onnx'
       ? 'The teacher runs in ONNX on the CPU: take one whose weights are in safetensors, which runs on the device.'

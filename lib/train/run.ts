@@ -65,6 +65,7 @@ export class Run {
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
+  #brokenListed = 0;
 
   private constructor(readonly course: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
     const { train, evaluate } = course.config;
@@ -107,6 +108,7 @@ export class Run {
     const broken = this.#broken();
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     await this.folder.listBroken(broken);
+    this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
@@ -122,14 +124,26 @@ export class Run {
     return [...(dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
   }
 
-  /** Judges a step that is done. */
-  async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates): Promise<StepEvent> {
+  /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
+  async #listNewBroken(): Promise<void> {
+    const broken = this.#broken();
+    if (broken.length === this.#brokenListed) return;
+    this.#brokenListed = broken.length;
+    await this.folder.listBroken(broken);
+    await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
+  }
+
+  /** Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were */
+  async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates, decodeRate: number | undefined): Promise<StepEvent> {
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
-    const logged = this.#step % this.config.log.everySteps === 0 || this.#step === 1 || this.#step === this.course.lastStep;
+    const logged = this.course.isLogged(this.#step);
     const line = { type: 'step' as const, step: this.#step, epoch: this.course.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
-    if (logged) await this.folder.metrics(line);
+    if (logged) {
+      await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
+      await this.#listNewBroken();
+    }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
   }
@@ -242,6 +256,7 @@ export class Run {
     const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
     const done = this.#step >= this.course.lastStep && !evaluationMissing;
     const where = { ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step), folder: this.#lastCheckpoint.folder };
+    await this.#listNewBroken();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };

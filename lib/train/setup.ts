@@ -3,8 +3,11 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
-import { ImageCache } from '../data/cache.js';
-import { openImageFolder, type ImageSource } from '../data/sources.js';
+import type { ImageCache } from '../data/cache.js';
+import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import type { ImageSource } from '../data/sources.js';
+import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
@@ -38,7 +41,7 @@ export interface PreparedRun extends AsyncDisposable {
   /** The student; of several the first (`distiller.students` has all). */
   student: Student;
   tsb: TextualSemanticsBank | undefined;
-  dataset: ImageCache;
+  dataset: ImageCache | StreamedImages;
   evaluation: ZeroShotEvaluation | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
@@ -78,13 +81,13 @@ type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose>;
 
 async function build(given: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
-  const images = required(given.data.train, 'data.train', 'Give the folder of training images');
+  const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
-  const source = await openImageFolder(images, { signal });
+  const source = await openImages(trainingImages, { signal });
   if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
-  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal });
+  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal });
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -93,7 +96,11 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => teacher.dispose());
   report('teacher')(1, 1);
   checkEmbeddings(teacher, source);
-  const config: Config = { ...given, data: { ...given.data, resolution: given.data.resolution ?? teacher.resolution } };
+  const resolution = given.data.resolution ?? teacher.resolution;
+  // Sharp enough for the larger of the two inputs.
+  const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
+  const cache = await chooseMode(source, given.data.cache, { resolution: side, margin: given.data.margin, ...placesOf(given) });
+  const config: Config = { ...given, data: { ...given.data, resolution, cache } };
 
   const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') });
   cleanup.push(() => banks.dispose());
@@ -111,37 +118,40 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
-  // Sharp enough for the larger of the two inputs.
-  const side = Math.max(config.data.resolution!, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
-  const dataset = await decode(source, device, config, { side, margin: config.data.margin, signal, report: report('training images') });
+  const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
   if (evaluationSource && evaluationBank) {
-    const cache = await decode(evaluationSource, device, config, { side, margin: 1, signal, report: report('evaluation images') });
-    cleanup.push(() => cache.dispose());
-    evaluation = new ZeroShotEvaluation({ device, images: cache, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
+    cleanup.push(() => images.dispose());
+    evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
   }
   return { config, device, teacher, student, tsb, dataset, evaluation, distiller };
 }
 
 interface DecodeOptions {
+  mode: CacheMode;
   side: number;
   margin: number;
   signal: AbortSignal | undefined;
   report: (done: number, total: number) => void;
 }
 
-async function decode(source: ImageSource, { addon }: Device, { data, output }: Config, { side, margin, signal, report }: DecodeOptions): Promise<ImageCache> {
-  return ImageCache.build(source, {
+async function decode(source: ImageSource, { addon }: Device, config: Config, { mode, side, margin, signal, report }: DecodeOptions): Promise<ImageCache | StreamedImages> {
+  return openDataset(source, mode, {
     addon,
     resolution: side,
     margin,
-    memoryLimitBytes: data.cacheMemory * 2 ** 20,
-    spillFolder: data.spillFolder ?? output,
-    maxBrokenShare: data.maxBrokenShare,
+    ...placesOf(config),
+    maxBrokenShare: config.data.maxBrokenShare,
     signal,
     onProgress: ({ done, total }) => report(done, total),
   });
+}
+
+/** Where decoded images are kept. */
+function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFolder: string } {
+  return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
 }
 
 function required(value: string | undefined, option: string, mend: string): string {

@@ -13,7 +13,6 @@ import { LgdError, writeError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { RowFileHandle, TensorHandle } from '../native.js';
 import { writeFileAtomically } from '../safetensors.js';
-import { nextTurn } from '../turn.js';
 import type { Batch, Dataset } from './batch.js';
 import type { RunImages } from './image-list.js';
 import { viewCacheFile } from './run-folder.js';
@@ -39,6 +38,7 @@ export function viewCachePath({ output, teacherCache }: Config): string {
 
 export class TeacherViewCache {
   readonly #device: Device;
+  readonly #dataset: Dataset;
   readonly #file: RowFileHandle;
   readonly #present: Uint8Array;
   /** Which image of the run each place of the source is; -1: none. */
@@ -48,9 +48,9 @@ export class TeacherViewCache {
     readonly path: string, readonly images: number, readonly views: number, readonly embeddingSize: number,
     /** Rows that were not what their checksums say, and will be filled again. */
     readonly damaged: number,
-    { device, sourceIndex, file, present }: { device: Device; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
+    { device, dataset, sourceIndex, file, present }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
   ) {
-    [this.#device, this.#file, this.#present] = [device, file, present];
+    [this.#device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
     this.#imageAt = new Int32Array(1 + sourceIndex.reduce((most, place) => Math.max(most, place), -1)).fill(-1);
     sourceIndex.forEach((place, image) => (this.#imageAt[place] = image));
   }
@@ -73,11 +73,12 @@ export class TeacherViewCache {
       precision: teacher.kind === 'native' ? precision : 'float32',
       recipe: { ...config.augment, mean, std, margin: config.data.margin, inputs: Math.max(config.data.resolution ?? resolution, resolution) },
       seed: config.seed,
-      images: { count: images.length, hash: await hashList(images, dataset, signal) },
+      images: { count: images.length, hash: images.hash },
+      fileBytes: hashBytes(dataset),
     };
     await begin(path, key);
     const found = await device.addon.openRows(device.handle, { path, offset: headerBytes, rows: images.length * views, dimension: embeddingSize });
-    return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
+    return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, dataset, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
   }
 
   /** Embeddings that are there. */
@@ -91,8 +92,10 @@ export class TeacherViewCache {
   }
 
   /** Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no row. */
-  rowsOf({ dataset: { sourceIndex }, images, drawIds, epoch }: Batch): Float64Array {
-    return Float64Array.from(drawIds, (place, i) => (sourceIndex[images[i]!] === place ? epoch * this.images + this.#imageAt[place]! : -1));
+  rowsOf({ images, drawIds, epoch }: Batch): Float64Array {
+    const { sourceIndex, ids, broken = [] } = this.#dataset;
+    const others = new Set(broken.map(({ id }) => id)); // found when their turn came; the next ones stand in for them
+    return Float64Array.from(drawIds, (place, i) => (sourceIndex[images[i]!] === place && !others.has(ids[images[i]!]!) ? epoch * this.images + this.#imageAt[place]! : -1));
   }
 
   /** Are all of these embeddings there? */
@@ -129,12 +132,12 @@ interface CacheKey {
   recipe: Record<string, unknown>;
   seed: number;
   images: { count: number; hash: string };
+  fileBytes: string | null;
 }
 
-/** Places, names and, where the source tells, sizes of the files. */
-async function hashList({ hash }: RunImages, { fileBytes }: Dataset, signal: AbortSignal | undefined): Promise<string> {
-  await nextTurn(signal, 'preparing the run');
-  return createHash('sha256').update(hash).update(fileBytes ?? new Uint8Array()).digest('hex');
+/** Of the files' sizes, where the source tells them. */
+function hashBytes({ fileBytes }: Dataset): string | null {
+  return fileBytes === undefined ? null : createHash('sha256').update(fileBytes).digest('hex');
 }
 
 /** Writes the header of a cache that is not there; of one that is, looks whether it is this one. */
@@ -154,9 +157,10 @@ async function begin(path: string, key: CacheKey): Promise<void> {
     ['recipe', 'another recipe of views', 'augment'],
     ['seed', 'another seed', 'seed'],
     ['images', 'other images', 'data.train'],
+    ['fileBytes', 'images of other sizes', 'data.train'],
   ] as const) {
     const [found, allowed] = [key[field], before[field]].map((value) => JSON.stringify(value));
-    if (found === allowed) continue;
+    if (found === allowed || (field === 'fileBytes' && (key.fileBytes === null || before.fileBytes === null))) continue;
     throw new LgdError('BAD_CONFIG', `${path} holds views of ${what} (${option}).`, {
       option: 'teacherCache.file', found: differing(key[field], before[field]), allowed: differing(before[field], key[field]), mend: 'Give another file, or the configuration it was made with',
     });

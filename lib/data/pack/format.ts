@@ -153,7 +153,7 @@ export async function decodeIndex(block: Uint8Array, { indexOffset, indexChecksu
   const column = <Type>(name: string): Type => {
     const entry = entries.get(name);
     if (entry === undefined) throw damagedPack(path, `its index has no ${name}`);
-    return decode(block.slice(start + entry.data_offsets[0], start + entry.data_offsets[1]), entry.dtype) as Type;
+    return decode(new Uint8Array(block.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])), entry.dtype) as Type; // a copy: aligned
   };
   const unsigned = (name: string) => new Uint32Array(column<Int32Array>(name).buffer);
   const starts = column<Float64Array>('name_start');

@@ -45,7 +45,8 @@ export class PackWriter {
     try {
       const isThere = (await stat(path).catch(() => undefined)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
-      const found = overwrite ? undefined : await readJournal(journalOf(path), task);
+      const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
+      const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
       return new PackWriter(path, checksum, file, journal, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
@@ -148,10 +149,7 @@ async function lock(path: string): Promise<void> {
 
 /** The unfinished file, cut to what its journal tells of. */
 async function openPart(path: string, found: JournalState | undefined, recipe: PackRecipe, checksum: NativeAddon['checksum']): Promise<FileHandle> {
-  const file = await open(partOf(path), found === undefined ? 'w+' : 'r+').catch((cause: unknown) => {
-    if (found === undefined) throw writeError(path, cause);
-    throw new LgdError('BAD_FILE', `${journalOf(path)} tells of ${partOf(path)}, which cannot be opened.`, { mend: 'Bring it back, or give --overwrite to begin anew', cause });
-  });
+  const file = await open(partOf(path), found === undefined ? 'w+' : 'r+');
   try {
     if (found === undefined) {
       await writeAll(file, [encodeHeader(recipe, checksum)], 0);
