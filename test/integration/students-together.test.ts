@@ -62,21 +62,21 @@ describe('students that are trained side by side', () => {
 
   it('continue after a stop, also where their last checkpoints are of different steps', async () => {
     const broken = join(folder, 'broken');
-    await train(config(broken, names.join(','), { train: { maxSteps: 5 }, checkpoint: { everyEpochs: 0, everySteps: 2 } }));
-    // As if killed after the first student's checkpoint of step 5.
+    await train(config(broken, names.join(','), { train: { maxSteps: 4 }, checkpoint: { everyEpochs: 0, everySteps: 2 } }));
+    // As if killed after the first student's checkpoint of step 4.
     const checkpoints = join(broken, names[1]!, 'checkpoints');
-    await rm(join(checkpoints, 'step-00000005'), { recursive: true });
+    await rm(join(checkpoints, 'step-00000004'), { recursive: true });
     await rm(join(checkpoints, 'last'));
-    await symlink('step-00000004', join(checkpoints, 'last'));
+    await symlink('step-00000002', join(checkpoints, 'last'));
     const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': 8, 'checkpoint.everyEpochs': 1, 'checkpoint.everySteps': 0 }), { resume: 'last' });
-    expect(ofType(events, 'start').map(({ step }) => step)).toEqual([5, 4]);
-    expect(ofType(events, 'step').slice(0, 3).map(({ studentName, step }) => `${studentName} ${step}`)).toEqual([`${names[1]} 5`, `${names[0]} 6`, `${names[1]} 6`]);
+    expect(ofType(events, 'start').map(({ step }) => step)).toEqual([4, 2]);
+    expect(ofType(events, 'step').slice(0, 4).map(({ studentName, step }) => `${studentName} ${step}`)).toEqual([`${names[1]} 3`, `${names[1]} 4`, `${names[0]} 5`, `${names[1]} 5`]);
     await expectAsAlone(broken);
   });
 
   it('continue where one has no checkpoint yet, and one alone by its own folder', async () => {
     const broken = join(folder, 'early');
-    await train(config(broken, names.join(','), { train: { maxSteps: 3 } }));
+    await train(config(broken, names.join(','), { train: { maxSteps: 4 } })); // the end of an epoch: evaluated there in any case
     await rm(join(broken, names[0]!, 'checkpoints'), { recursive: true });
     const alone = join(folder, 'taken-out');
     await cp(join(broken, names[1]!), alone, { recursive: true });
