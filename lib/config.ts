@@ -34,15 +34,17 @@ const schema = z.strictObject({
   method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'feature']).default('lgd')
     .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; feature: cosine regression to the teacher'),
   data: group({
-    train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
+    train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
     margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at margin times the larger input (student or teacher), so that crops stay sharp'),
     cacheMemory: z.number().min(0).default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
+    cache: z.enum(['auto', 'all', 'stream']).default('auto').describe('When images are decoded: all before training, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk'),
+    readAhead: count().max(64).default(4).describe('Batches decoded, or read from a pack, ahead of training'),
     spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
   }),
   student: group({
-    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
+    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
     weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
@@ -84,7 +86,7 @@ const schema = z.strictObject({
     blurSigmaMax: positive().default(2).describe('Largest sigma of the blur'),
   }),
   evaluate: group({
-    data: text().optional().describe('Folder of class folders for zero-shot evaluation'),
+    data: text().optional().describe('Labelled images for zero-shot evaluation: a folder of class folders, or a pack of one'),
     names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
     bank: text().optional().describe('Text bank to evaluate with, where the evaluation images are of another set than the names trained on'),
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
@@ -103,6 +105,29 @@ const schema = z.strictObject({
     finetuneEpochs: count().default(30).describe('Passes over the labelled images (semi, finetune)'),
     finetuneRate: positive().default(0.03).describe('Peak learning rate for 256 images a step (semi, finetune)'),
     finetuneBatch: count().default(64).describe('Images a batch (semi, finetune)'),
+  }),
+  dense: group({
+    data: text().optional().describe('Segmentation: folder of images and masks (pairs, Cityscapes, ADE20K or VOC layout). Detection: folder of images'),
+    annotations: text().optional().describe('Detection: COCO JSON file of the boxes to train on'),
+    evaluationData: text().optional().describe('Folder to evaluate on (default: dense.data)'),
+    evaluationAnnotations: text().optional().describe('Detection: COCO JSON file of the boxes to evaluate on'),
+    layout: z.enum(['auto', 'pairs', 'cityscapes', 'ade20k', 'voc']).default('auto').describe('How images and masks lie in dense.data; auto looks'),
+    split: text().default('train').describe('Part of the data set to train on'),
+    evaluationSplit: text().default('val').describe('Part of the data set to evaluate on'),
+    head: z.enum(['lraspp', 'fcn']).default('lraspp').describe('Segmentation head: the light LR-ASPP with a finer map added, or a fully convolutional one'),
+    outputStride: z.int().min(8).max(32).default(16).meta({ description: "Image pixels a position of the student's last map; below 32 its last strides become dilations", allowed: '8, 16 or 32' }),
+    resolution: z.int().min(32).max(4096).default(512).meta({ description: 'Side of the square input in pixels', allowed: 'a multiple of 32 from 32 to 4096' }),
+    batchSize: count().default(16).describe('Images a step'),
+    epochs: count().default(40).describe('Passes over the training images'),
+    maxSteps: count().optional().describe('Stop the schedule after this many steps, whatever the epochs say'),
+    learningRate: positive().default(0.02).describe('Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9'),
+    momentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
+    weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD, not of norm scales and biases'),
+    scaleMin: positive().default(0.5).describe('Smallest random scale of a training image, of the one at which it fits the input'),
+    scaleMax: positive().default(2).describe('Largest random scale of a training image'),
+    flipProbability: share().default(0.5).describe('How often a training image is mirrored'),
+    inference: z.enum(['whole', 'sliding']).default('whole').describe('Segmentation: see the whole image at once, or windows of the input size along an image whose short side is that long'),
+    everyEpochs: z.int().min(0).default(5).describe('Epochs between evaluations; 0 evaluates at the end only'),
   }),
   checkpoint: group({
     everyEpochs: z.int().min(0).default(1).describe('Epochs between checkpoints; 0 turns this off'),
@@ -126,6 +151,11 @@ export type Method = Config['method'];
 /** Whether a method has a loss without category names. */
 export function worksWithoutNames(method: Method): boolean {
   return method === 'seed' || method === 'feature';
+}
+
+/** The students that `student.name` names: one, or several with commas. */
+export function studentNames(name: string): string[] {
+  return name.split(',').map((part) => part.trim()).filter((part) => part !== '');
 }
 
 /** How an option is written. */
@@ -173,6 +203,14 @@ export function configOptions(): readonly ConfigOption[] {
   return table;
 }
 
+/** These groups belong to commands of their own; their options are always written in full (`--dense.batch-size`), and take no short form from others. */
+const writtenInFull: ReadonlySet<string> = new Set(['dense']);
+
+/** Whether an option belongs to a group that only commands of its own take. */
+export function isOfOwnCommand({ path }: Pick<ConfigOption, 'path'>): boolean {
+  return writtenInFull.has(path.split('.')[0]!);
+}
+
 /** These options go by the name of their group: `--data photos`. */
 const mainOptions: Readonly<Record<string, string>> = { 'data.train': 'data', 'student.name': 'student', 'evaluate.data': 'evaluate' };
 
@@ -190,7 +228,7 @@ function buildTable(): ConfigOption[] {
   const last = (path: string) => path.slice(path.lastIndexOf('.') + 1);
   return leaves.map(([path, leaf]) => {
     const short = last(path);
-    const unique = path.includes('.') && !groups.has(short) && leaves.filter(([other]) => last(other) === short).length === 1;
+    const unique = path.includes('.') && !isOfOwnCommand({ path }) && !groups.has(short) && leaves.filter(([other]) => last(other) === short && !isOfOwnCommand({ path: other })).length === 1;
     const alias = mainOptions[path] ?? (unique ? short : undefined);
     return {
       path,
@@ -271,7 +309,7 @@ function nearestSegment(last: string, paths: readonly string[]): string | undefi
   return near === undefined ? undefined : paths.find((path) => path === near || path.endsWith(`.${near}`));
 }
 
-function checkTogether({ augment, train, names, bank, evaluate }: Config): void {
+function checkTogether({ augment, train, names, bank, evaluate, student }: Config): void {
   const ordered: [string, number, string, number][] = [
     ['augment.scaleMin', augment.scaleMin, 'augment.scaleMax', augment.scaleMax],
     ['augment.ratioMin', augment.ratioMin, 'augment.ratioMax', augment.ratioMax],
@@ -280,6 +318,13 @@ function checkTogether({ augment, train, names, bank, evaluate }: Config): void 
   ];
   for (const [option, low, other, high] of ordered) {
     if (low > high) throw new LgdError('BAD_CONFIG', `is greater than ${other}.`, { option, found: low, allowed: `a number to ${high}`, mend: `Lower ${option} or raise ${other}` });
+  }
+  const students = studentNames(student.name);
+  if (students.length === 0 || new Set(students).size < students.length) {
+    throw new LgdError('BAD_CONFIG', 'each student is named once.', { option: 'student.name', found: student.name, mend: 'Give one name, or several different ones with commas' });
+  }
+  if (students.length > 1 && student.weights !== undefined) {
+    throw new LgdError('BAD_CONFIG', 'a file of weights starts one student.', { option: 'student.weights', found: student.weights, mend: 'Train that student by itself, or leave the weights out' });
   }
   if (bank !== undefined && names !== undefined) {
     throw new LgdError('BAD_CONFIG', 'a text bank has its own names.', { option: 'names', found: names, mend: 'Give either names or bank' });

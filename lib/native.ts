@@ -91,17 +91,34 @@ export interface NativeGraph {
   nodes: GraphNode[];
   parameters: { name: string; shape: number[]; trainable: boolean; decay: boolean }[];
   output: number;
+  /** More values given out behind `output`. */
+  further?: number[];
 }
 
-/** Sizes of a compiled encoder: values of an output, multiply-adds an image, parameters, bytes, kernels a call. */
+/** Sizes of a compiled encoder: values an image of all outputs together, multiply-adds an image, parameters, bytes, kernels a call. */
 export interface EncoderInfo {
   outputSize: number;
+  /** [h,w,c] of each output. */
+  outputs: number[][];
   macsPerImage: number;
   parameters: number;
   arenaBytes: number;
   parameterBytes: number;
   kernelsForward: number;
   kernelsBackward: number;
+}
+
+/** A file of raw pixels, 8-bit RGB row by row, image after image. */
+export interface NativePixelFile {
+  path: string;
+  /** Where each image's pixels begin, in bytes; at least 64 bytes follow the last image's. */
+  offsets: Float64Array;
+  widths: Int32Array;
+  heights: Int32Array;
+  /** CRC-32C of each image's pixels, looked at before they are first used. */
+  checksums: Uint32Array;
+  /** Where each image's name begins in the file, in bytes, and where the last one ends: one more than there are images. */
+  names: Float64Array;
 }
 
 /** MoCo v2's recipe; meanings and defaults in native/engine.h. */
@@ -285,6 +302,7 @@ export interface NativeAddon {
   writeParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot, values: Float32Array): void;
   readParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot): Promise<Float32Array>;
   forward(encoder: EncoderHandle, images: TensorHandle, options: { training: boolean; seed?: number; step?: number }): void;
+  /** One output [B,h,w,c] is a tensor [B h w, c]; several lie one behind the other in a tensor of one row. */
   encoderOutput(encoder: EncoderHandle): TensorHandle;
   zeroGradients(encoder: EncoderHandle): void;
   backward(encoder: EncoderHandle, dOutput: TensorHandle): void;
@@ -296,7 +314,17 @@ export interface NativeAddon {
   makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
   /** `rgb`: width * height * 3 bytes; returns the image's index in the store. */
   appendPixels(store: PixelStoreHandle, width: number, height: number, rgb: Uint8Array): number;
-  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number };
+  /** Adds an image under an index of its own, to a store that holds only such ones. */
+  placePixels(store: PixelStoreHandle, index: number, width: number, height: number, rgb: Uint8Array): void;
+  /** Forgets the images, not the memory; BAD_OPTION while queued work may read them. */
+  clearPixels(store: PixelStoreHandle): void;
+  /** A file of raw pixels as the images of an empty store, read where they lie. */
+  mapPixels(store: PixelStoreHandle, file: NativePixelFile): void;
+  /** Fetches and checks, on a thread of its own, images of a mapped file that will be needed; nothing for other stores. */
+  readAhead(store: PixelStoreHandle, images: Int32Array): void;
+  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number; mappedBytes: number };
+  /** CRC-32C; `before` is that of the bytes in front of these. */
+  checksum(bytes: Uint8Array, before?: number): number;
   augment(
     store: PixelStoreHandle,
     recipe: NativeAugmentRecipe,
@@ -324,7 +352,7 @@ export interface NativeAddon {
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
 
   classifierLoss(args: NativeClassifierArguments): void;
-  /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. */
+  /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
   /** SGD with momentum on the values from `begin` to before `end` of a tensor (default: all). */
   sgdTensor(
@@ -341,7 +369,7 @@ export const nativeFunctions = [
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
-  'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
+  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
   'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];

@@ -113,7 +113,7 @@ struct GraphSpec {
   std::string name;
   std::vector<GraphNode> nodes;
   std::vector<GraphParameter> parameters;
-  int output = 0;                    // value number; must be [B,1,1,C]
+  std::vector<int> outputs;          // value numbers
 };
 struct EncoderOptions {
   int batch = 1, height = 224, width = 224;
@@ -121,7 +121,8 @@ struct EncoderOptions {
   bool training = true;              // false: forward only; norms are folded and memory is reused
 };
 struct EncoderInfo {
-  int output_size = 0;
+  int64_t output_size = 0;           // values an image, of all outputs together
+  std::vector<std::vector<int64_t>> outputs;   // [h,w,c] of each
   double macs_per_image = 0, parameters = 0, arena_bytes = 0, parameter_bytes = 0;
   int kernels_forward = 0, kernels_backward = 0;
 };
@@ -136,9 +137,10 @@ struct ForwardOptions {
   uint64_t seed = 0, step = 0;       // of dropout and stochastic depth
 };
 void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOptions& options);           // [queued]
-TensorPtr encoder_output(const EncoderPtr& encoder);                                                        // float32 [B, output_size]
+// float32. One output [B,h,w,c] is a tensor [B h w, c], of pooled features [B, c]; several lie one behind the other, each [B,h,w,c], in a tensor [1, B output_size].
+TensorPtr encoder_output(const EncoderPtr& encoder);
 void zero_gradients(const EncoderPtr& encoder);                                                             // [queued]
-// Adds to the gradients, from d_output = dL/d output, float32 [B, output_size]; the last forward must have been a training one.
+// Adds to the gradients, from d_output = dL/d output, float32 and as large as the output; the last forward must have been a training one.
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output);                                        // [queued]
 struct SgdOptions {
   float learning_rate = 0, momentum = 0.9f, weight_decay = 0;
@@ -156,11 +158,29 @@ struct PixelStoreOptions {
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options);
 // Adds one RGB image (uint8 HWC); returns its index. Thread-safe. Throws NOT_WRITABLE when the spill file cannot grow.
 int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes);
+// Adds one under an index of its own, for a store that is filled anew for each batch: clear_pixels() forgets all images and keeps the memory. Throws BAD_OPTION
+// while work that was queued on the images is not done.
+void place_pixels(const PixelStorePtr& store, int64_t index, int width, int height, const uint8_t* rgb, size_t bytes);
+void clear_pixels(const PixelStorePtr& store);
+// A file of raw pixels (uint8 HWC), image after image, as the store's images: mapped, not copied. Before an image is used for the first time its checksum is looked at.
+struct PixelFileOptions {
+  std::string path;
+  std::vector<double> offsets;       // where each image's pixels begin in the file; at least 64 bytes follow the last image
+  std::vector<int32_t> widths, heights;
+  std::vector<uint32_t> checksums;   // CRC-32C of each image's pixels
+  std::vector<double> names;         // where each image's name (UTF-8) begins in the file, and where the last one ends
+};
+void map_pixels(const PixelStorePtr& store, PixelFileOptions options);
+// Fetches pixels of a mapped file that batches to come will need, and looks at their checksums, on a thread of its own; nothing for other stores.
+void read_ahead(const PixelStorePtr& store, std::vector<int64_t> images);
 struct PixelStoreInfo {
   int64_t images = 0;
-  double bytes = 0, spilled_bytes = 0;
+  double bytes = 0, spilled_bytes = 0;  // decoded: all, and those of them in the spill file
+  double mapped_bytes = 0;              // pixels of a mapped file
 };
 PixelStoreInfo pixel_store_info(const PixelStorePtr& store);
+// CRC-32C of bytes; `before` is that of the bytes in front of them, 0 at the start.
+uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before);
 
 // MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
 struct AugmentRecipe {
@@ -238,7 +258,8 @@ struct ClassifierArguments {
   float scale = 1;
 };
 void classifier_loss(ClassifierArguments arguments);                                              // [queued]
-// Cross entropy of logits [B,K], such as an encoder's output: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null. [queued]
+// Cross entropy of logits [B,K], such as an encoder's output or, a row a pixel, a map: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null.
+// A row of label -1 has no class: no loss, no gradient. [queued]
 void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const TensorPtr& d_logits, const TensorPtr& results, float scale);
 // sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
 void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);

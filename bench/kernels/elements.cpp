@@ -103,6 +103,22 @@ void average_pool(Table& table) {
     return PoolShape{n, side, side, 256, 2, 2, 0, side / 2, side / 2};
   };
   const PoolShape whole = shape(table.batch());
+  const auto maps = [](Table& table, int n) { return ResizeShape{n, table.side(32), table.side(32), table.channels(24), 8}; };  // 19 classes at output stride 8
+  const double low = 2.0 * table.batch() * double(table.side(32)) * table.side(32) * table.channels(24), high = 64 * low;
+  table.operation(at("resize_forward x8", 24, 32, "segmentation"), {low + high, 0, Unit::cores, "x, y"}, [&, maps](Operands& t) -> Call {
+    const ResizeShape s = maps(table, t.n);
+    const size_t image = size_t(s.h) * s.w * s.c;
+    const void* x = t.images(image);
+    void* y = t.out_images(64 * image);
+    return [=, &t] { t.ops.resize_forward(*t.device, s, t.type, x, y); };
+  });
+  table.operation(at("resize_backward x8", 24, 32, "segmentation"), {low + high, 0, Unit::cores, "dy, dx"}, [&, maps](Operands& t) -> Call {
+    const ResizeShape s = maps(table, t.n);
+    const size_t image = size_t(s.h) * s.w * s.c;
+    const void* dy = t.images(64 * image);
+    void* dx = t.out_images(image);
+    return [=, &t] { t.ops.resize_backward(*t.device, s, t.type, dy, dx, false); };
+  });
   table.operation(at("avg_pool_forward", 256, 56, "teacher"), {2.0 * whole.n * whole.c * (whole.h * whole.w + whole.oh * whole.ow), 0, Unit::cores, "x, y"}, [&](Operands& t) -> Call {
     const PoolShape s = shape(t.n);
     const void* x = t.images(size_t(s.h) * s.w * s.c);

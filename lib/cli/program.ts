@@ -16,12 +16,14 @@ import { exitCodes, reportFailure } from './failure.js';
 import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
+import { packCommand } from './pack.js';
 import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
+import { segmentCommand } from './segment.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
 ];
 
 /**

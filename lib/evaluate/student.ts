@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
-import { ImageCache } from '../data/cache.js';
-import { openImageFolder, sampleSource } from '../data/sources.js';
+import { openDataset } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import { sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { createStudent } from '../models/student.js';
@@ -75,7 +76,7 @@ export async function evaluateStudent({ student: path, config: input, mostImages
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
   const { file, info, weights } = await readStudent(path);
   if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
-  const source = sampleSource(await openImageFolder(folder, { labels: 'folders', signal }), mostImages);
+  const source = sampleSource(await openImages(folder, { labels: 'folders', signal }), mostImages);
   const mapping = config.evaluate.mapping === undefined ? await knownMapping(source.classNames!) : await readMapping(config.evaluate.mapping);
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
@@ -85,7 +86,7 @@ export async function evaluateStudent({ student: path, config: input, mostImages
     if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
       throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`, { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` });
     }
-    using images = await ImageCache.build(source, {
+    using images = await openDataset(source, config.data.cache, {
       addon: device.addon, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
       spillFolder: config.data.spillFolder ?? tmpdir(), maxBrokenShare: config.data.maxBrokenShare, signal,
       onProgress: ({ done, total }) => report('evaluation images')(done, total),
@@ -134,7 +135,7 @@ async function scoreStudent(
 }
 
 /** Where the configuration names no bank: the one the student was trained with, if it lies beside the student's file; else the student's names and templates, to build it from. */
-async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
+export async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
   const isThere = (await stat(beside).catch(() => undefined))?.isFile() ?? false;

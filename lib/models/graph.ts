@@ -26,8 +26,10 @@ export interface GraphSpec {
   /** In execution order. Node i makes value i + 1; value 0 is the image batch. */
   nodes: GraphNode[];
   parameters: GraphParameter[];
-  /** The value that is the result, [B,1,1,C]. */
+  /** The value that is the result: [B,1,1,C] of an encoder, a map of a dense head. */
   output: number;
+  /** More results, which follow it in the output tensor. */
+  further?: number[];
 }
 
 /** A value in a graph under construction: what a node makes, or the image batch. */
@@ -49,6 +51,12 @@ export interface ConvOptions {
   /** 1 (default), or the input's channels: a depthwise convolution. */
   groups?: number;
   bias?: boolean;
+  /** Start of the weights; default: {@link kaimingFanOut}. */
+  init?: Initialisation;
+  /** Start of the bias; default 0. */
+  biasInit?: Initialisation;
+  /** Use the weights of an earlier convolution of this name, as a head does on every level; default false. */
+  shared?: boolean;
 }
 
 /** Sizes of a linear layer. */
@@ -66,6 +74,8 @@ export interface BuilderOptions {
   norm?: { eps: number; momentum: number };
   /** false leaves dropout and stochastic depth out. */
   dropping?: boolean;
+  /** A graph to go on from, its nodes and parameters before those to come. */
+  start?: Pick<GraphSpec, 'nodes' | 'parameters'>;
 }
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 };
@@ -89,14 +99,16 @@ export function linearDefault(inputs: number): { weight: Initialisation; bias: I
 export class GraphBuilder {
   /** The image batch, [B,H,W,3]. */
   readonly images: Value = { index: 0, channels: 3, name: 'images' };
-  readonly #nodes: GraphNode[] = [];
-  readonly #parameters: GraphParameter[] = [];
+  readonly #nodes: GraphNode[];
+  readonly #parameters: GraphParameter[];
   readonly #norm: { eps: number; momentum: number };
   readonly #dropping: boolean;
 
-  constructor(readonly name: string, { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true }: BuilderOptions = {}) {
+  constructor(readonly name: string, { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true, start }: BuilderOptions = {}) {
     this.#norm = norm;
     this.#dropping = dropping;
+    this.#nodes = [...(start?.nodes ?? [])];
+    this.#parameters = [...(start?.parameters ?? [])];
   }
 
   /** A convolution. */
@@ -104,8 +116,9 @@ export class GraphBuilder {
     const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
     const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
     const shape = [channels, x.channels / groups, kernel, kernel];
-    const parameters = [this.#parameter(`${name}.weight`, shape, kaimingFanOut(shape), true)];
-    if (bias) parameters.push(this.#parameter(`${name}.bias`, [channels], zeros, false));
+    const parameter = (...[of, sizes, init, decay]: [string, number[], Initialisation, boolean]) => (options.shared === true ? this.#known(of, sizes) : this.#parameter(of, sizes, init, decay));
+    const parameters = [parameter(`${name}.weight`, shape, options.init ?? kaimingFanOut(shape), true)];
+    if (bias) parameters.push(parameter(`${name}.bias`, [channels], options.biasInit ?? zeros, false));
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
@@ -160,6 +173,11 @@ export class GraphBuilder {
   /** Mean over all positions. */
   globalPool(x: Value): Value {
     return this.#node('globalPool', `${x.name}.pool`, [x], x.channels);
+  }
+
+  /** Bilinear enlargement by a whole factor, corners not aligned. */
+  resize(x: Value, factor: number): Value {
+    return this.#node('resize', `${x.name}.resize`, [x], x.channels, { factor });
   }
 
   /** Sets values to zero with probability p in training, and scales the rest; nothing where dropping is off. */
@@ -237,14 +255,21 @@ export class GraphBuilder {
     return this.#node('endToken', `${x.name}.end`, [x, ids], x.channels, { id });
   }
 
-  /** The graph, with `output` as its result. */
-  finish(output: Value): GraphSpec {
-    return { name: this.name, nodes: this.#nodes, parameters: this.#parameters, output: output.index };
+  /** The graph, with `output` as its result, and others behind it. */
+  finish(output: Value, ...further: Value[]): GraphSpec {
+    const graph = { name: this.name, nodes: this.#nodes, parameters: this.#parameters, output: output.index };
+    return further.length === 0 ? graph : { ...graph, further: further.map(({ index }) => index) };
   }
 
   #node(op: string, name: string, inputs: Value[], channels: number, attributes: Record<string, number | string> = {}, parameters: string[] = []): Value {
     this.#nodes.push({ op, name, inputs: inputs.map((value) => value.index), parameters, attributes });
     return { index: this.#nodes.length, channels, name };
+  }
+
+  /** @throws LgdError BAD_MODEL unless there is a parameter of this name and shape */
+  #known(name: string, shape: number[]): string {
+    if (this.#parameters.some((parameter) => parameter.name === name && parameter.shape.join() === shape.join())) return name;
+    throw new LgdError('BAD_MODEL', `the graph ${this.name} has no ${name} [${shape.join()}] to share.`, { mend: 'Build the convolution that has the weights first' });
   }
 
   #parameter(name: string, shape: number[], init: Initialisation, decay: boolean, trainable = true): string {

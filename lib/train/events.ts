@@ -2,8 +2,13 @@
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 
+interface OfStudent {
+  /** Which of several students it is about; absent where there is one. */
+  studentName?: string;
+}
+
 /** Before the first step. */
-export interface StartEvent {
+export interface StartEvent extends OfStudent {
   type: 'start';
   /** Steps already done: 0, or those of the checkpoint that is continued. */
   step: number;
@@ -24,7 +29,7 @@ export interface StartEvent {
 }
 
 /** After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`, whichever is more. */
-export interface StepEvent extends SemanticMetrics {
+export interface StepEvent extends SemanticMetrics, OfStudent {
   type: 'step';
   /** Steps done. */
   step: number;
@@ -41,7 +46,7 @@ export interface StepEvent extends SemanticMetrics {
 }
 
 /** After each evaluation. */
-export interface EvaluationEvent {
+export interface EvaluationEvent extends OfStudent {
   type: 'evaluation';
   step: number;
   epoch: number;
@@ -57,7 +62,7 @@ export interface EvaluationEvent {
 }
 
 /** After each checkpoint. */
-export interface CheckpointEvent {
+export interface CheckpointEvent extends OfStudent {
   type: 'checkpoint';
   step: number;
   epoch: number;
@@ -67,7 +72,7 @@ export interface CheckpointEvent {
 }
 
 /** The last event of a run that its signal stopped; its checkpoint is written. */
-export interface InterruptedEvent {
+export interface InterruptedEvent extends OfStudent {
   type: 'interrupted';
   step: number;
   epoch: number;
@@ -75,7 +80,7 @@ export interface InterruptedEvent {
 }
 
 /** The last event of a run that came to its end. */
-export interface DoneEvent {
+export interface DoneEvent extends OfStudent {
   type: 'done';
   step: number;
   epoch: number;

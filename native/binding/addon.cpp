@@ -52,6 +52,11 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
 
   add<js_make_pixel_store>(exports, "makePixelStore");
   add<js_append_pixels>(exports, "appendPixels");
+  add<js_place_pixels>(exports, "placePixels");
+  add<js_clear_pixels>(exports, "clearPixels");
+  add<js_map_pixels>(exports, "mapPixels");
+  add<js_read_ahead>(exports, "readAhead");
+  add<js_checksum>(exports, "checksum");
   add<js_pixel_store_info>(exports, "pixelStoreInfo");
   add<js_augment>(exports, "augment");
 

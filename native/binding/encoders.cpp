@@ -34,7 +34,14 @@ GraphSpec read_graph(const Napi::Value& value) {
   const Fields fields(value, "graph");
   GraphSpec graph;
   fields.read("name", graph.name);
-  fields.read("output", graph.output);
+  std::vector<int64_t> outputs(1);
+  fields.read("output", outputs[0]);
+  if (fields.has("further")) {
+    std::vector<int64_t> further;
+    fields.read("further", further);
+    outputs.insert(outputs.end(), further.begin(), further.end());
+  }
+  graph.outputs.assign(outputs.begin(), outputs.end());
   const auto nodes = fields.value("nodes").As<Napi::Array>();
   for (uint32_t i = 0; i < nodes.Length(); ++i) graph.nodes.push_back(read_node(nodes.Get(i)));
   const auto parameters = fields.value("parameters").As<Napi::Array>();
@@ -76,7 +83,10 @@ Napi::Value js_make_encoder(const Napi::CallbackInfo& info) {
 Napi::Value js_encoder_info(const Napi::CallbackInfo& info) {
   const EncoderInfo encoder = encoder_info(unwrap<Encoder>(info[0]));
   auto out = Napi::Object::New(info.Env());
-  out.Set("outputSize", encoder.output_size);
+  out.Set("outputSize", double(encoder.output_size));
+  auto outputs = Napi::Array::New(info.Env());
+  for (uint32_t i = 0; i < encoder.outputs.size(); ++i) outputs.Set(i, to_js(info.Env(), encoder.outputs[i]));
+  out.Set("outputs", outputs);
   out.Set("macsPerImage", encoder.macs_per_image);
   out.Set("parameters", encoder.parameters);
   out.Set("arenaBytes", encoder.arena_bytes);

@@ -83,6 +83,9 @@ class Fields {
   void read(const char* name, std::string& out) const;
   void read(const char* name, std::vector<float>& out) const;
   void read(const char* name, std::vector<uint8_t>& out) const;
+  void read(const char* name, std::vector<double>& out) const;    // Float64Array
+  void read(const char* name, std::vector<int32_t>& out) const;   // Int32Array
+  void read(const char* name, std::vector<uint32_t>& out) const;  // Uint32Array
   void read(const char* name, std::vector<int64_t>& out) const;   // array of numbers or typed array
   void read(const char* name, std::vector<uint64_t>& out) const;
   Napi::Value value(const char* name) const;

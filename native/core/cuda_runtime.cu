@@ -21,7 +21,9 @@ int device_count(std::string& why) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
     cudaGetLastError();
-    why = cudaGetErrorString(status);
+    int driver = 0;  // 0 where there is none, of which cudaGetDeviceCount says that its version is insufficient
+    const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
+    why = absent ? "no NVIDIA driver is installed" : cudaGetErrorString(status);
     return 0;
   }
   if (count == 0) why = "no CUDA device is present";

@@ -14,7 +14,15 @@ struct Encoder {
         parameters(device_, program.graph, program.shapes, options_.training), executor(device_, program, parameters) {}
 
   std::string stage(const char* what) const { return program.graph.name + "." + what; }
-  int output_size() const { return program.shapes.values[size_t(program.output)].c; }
+  int64_t output_size() const {
+    int64_t size = 0;
+    for (const int output : program.outputs) size += program.shapes.values[size_t(output)].pixels() * program.shapes.values[size_t(output)].c;
+    return size;
+  }
+  std::vector<int64_t> output_shape() const {
+    if (program.outputs.size() > 1) return {1, options.batch * output_size()};
+    return {program.shapes.rows(program.outputs[0]), program.shapes.values[size_t(program.outputs[0])].c};
+  }
 
   const DevicePtr device;
   const EncoderOptions options;
@@ -61,7 +69,7 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
             options.batch, ", ", options.height, "x", options.width, " pixels.");
   LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
   auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, fusion_for(device->kind)), options);
-  encoder->output = make_tensor(device, {options.batch, encoder->output_size()});
+  encoder->output = make_tensor(device, encoder->output_shape());
   device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });
   return encoder;
 }
@@ -69,6 +77,10 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
 EncoderInfo encoder_info(const EncoderPtr& encoder) {
   EncoderInfo info;
   info.output_size = encoder->output_size();
+  for (const int output : encoder->program.outputs) {
+    const ValueShape& shape = encoder->program.shapes.values[size_t(output)];
+    info.outputs.push_back({shape.h, shape.w, shape.c});
+  }
   info.macs_per_image = encoder->program.shapes.macs_per_image;
   info.parameters = double(encoder->parameters.trainable_elements());
   info.arena_bytes = double(encoder->executor.arena_bytes());
@@ -125,7 +137,7 @@ void zero_gradients(const EncoderPtr& encoder) {
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
   require_training(*encoder, "backward");
   LGD_CHECK(d_output->device == encoder->device, "BAD_OPTION", "the gradient and the encoder are on different devices.");
-  LGD_CHECK(d_output->shape == encoder->output->shape && d_output->type == DType::f32, "BAD_SHAPE", "the gradient of the output must be [",
+  LGD_CHECK(d_output->elements() == encoder->output->elements() && d_output->type == DType::f32, "BAD_SHAPE", "the gradient of the output must be [",
             encoder->options.batch, ",", encoder->output_size(), "] float32.");
   LGD_CHECK(encoder->can_backward, "BAD_OPTION", "backward of ", encoder->program.graph.name, " needs a training forward right before it.");
   encoder->can_backward = false;  // backward reuses the activations' memory

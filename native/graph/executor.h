@@ -13,13 +13,13 @@ class Executor {
   Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters);
 
   size_t arena_bytes() const { return arena_.bytes(); }
-  int kernels_forward() const { return int(program_.steps.size()) + 1; }
+  int kernels_forward() const { return int(program_.steps.size() + program_.outputs.size()); }
   int kernels_backward() const;
 
   // The folded scale and shift of every norm no longer match its parameters and statistics.
   void parameters_changed() { folded_ = false; }
 
-  // images: as Tensor stores them; output float32 [B, output_size]. Batch statistics and dropping when options.training.
+  // images: as Tensor stores them; output float32, all outputs one behind the other. Batch statistics and dropping when options.training.
   void forward(const void* images, float* output, const ForwardOptions& options);
   // After a training forward of the same images. Adds to the parameters' gradients.
   void backward(const void* images, const float* d_output);

@@ -17,7 +17,7 @@ void* Executor::gradient(int number) const {
 }
 
 int Executor::kernels_backward() const {
-  int count = program_.training ? 1 : 0;
+  int count = program_.training ? int(program_.outputs.size()) : 0;
   for (size_t i = 0; i < program_.gradients.steps.size(); ++i) {
     const Step& step = program_.steps[i];
     const StepGradient& gradient = program_.gradients.steps[i];
@@ -31,8 +31,11 @@ int Executor::kernels_backward() const {
 
 void Executor::backward(const void* images, const float* d_output) {
   images_ = images;
-  const ValueShape& shape = program_.shapes.values[size_t(program_.output)];
-  kernels_.pack_gradient(*device_, program_.shapes.batch, shape.c, shape.stored, program_.shapes.type, d_output, gradient(program_.output));
+  for (const int number : program_.outputs) {
+    const ValueShape& shape = program_.shapes.values[size_t(number)];
+    kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, d_output, gradient(number));
+    d_output += program_.shapes.rows(number) * shape.c;
+  }
   for (size_t i = program_.steps.size(); i-- > 0;)
     if (program_.gradients.steps[i].needed) backward_step(program_.steps[i], program_.gradients.steps[i]);
 }
@@ -64,6 +67,8 @@ void Executor::backward_step(const Step& step, const StepGradient& writes) {
       return kernels_.avg_pool_backward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, dy, dx, add);
     case OpKind::global_pool:
       return kernels_.global_pool_backward(*device_, shapes.batch, in.pixels(), in.stored, shapes.type, dy, dx, add);
+    case OpKind::resize:
+      return kernels_.resize_backward(*device_, resize_shape(program_.graph, shapes, step.node), shapes.type, dy, dx, add);
     default: throw Error("NATIVE_ERROR", "no backward for node " + node_of(step).name);
   }
 }

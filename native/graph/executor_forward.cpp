@@ -55,8 +55,11 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
   if (options.training) folded_ = false;  // the running statistics move
   else if (!folded_) fold_norms();
   for (const Step& step : program_.steps) forward_step(step);
-  const ValueShape& shape = program_.shapes.values[size_t(program_.output)];
-  kernels_.unpack_output(*device_, program_.shapes.batch, shape.c, shape.stored, program_.shapes.type, value(program_.output), output);
+  for (const int number : program_.outputs) {
+    const ValueShape& shape = program_.shapes.values[size_t(number)];
+    kernels_.unpack_output(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, value(number), output);
+    output += program_.shapes.rows(number) * shape.c;
+  }
 }
 
 void Executor::forward_step(const Step& step) {
@@ -84,6 +87,8 @@ void Executor::forward_step(const Step& step) {
       return kernels_.avg_pool_forward(*device_, pool_shape(program_.graph, shapes, step.node), shapes.type, x, y);
     case OpKind::global_pool:
       return kernels_.global_pool_forward(*device_, shapes.batch, in.pixels(), in.stored, shapes.type, x, y);
+    case OpKind::resize:
+      return kernels_.resize_forward(*device_, resize_shape(program_.graph, shapes, step.node), shapes.type, x, y);
   }
 }
 

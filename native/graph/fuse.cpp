@@ -25,7 +25,7 @@ class StepFusion {
       if (!absorbed_[i] && !dropped(graph_.nodes[i])) build(int(i));
     for (const int chain : ends_at_)
       if (chain >= 0) program_.steps.push_back(std::move(chains_[size_t(chain)]));
-    program_.output = resolved_[size_t(graph_.output)];
+    for (const int output : graph_.outputs) program_.outputs.push_back(resolved_[size_t(output)]);
   }
 
  private:
@@ -41,7 +41,7 @@ class StepFusion {
       if (dropped(node)) continue;
       for (const int input : node.inputs) readers_[size_t(resolved_[size_t(input)])].push_back(int(i));
     }
-    readers_[size_t(resolved_[size_t(graph_.output)])].push_back(outside);
+    for (const int output : graph_.outputs) readers_[size_t(resolved_[size_t(output)])].push_back(outside);
   }
 
   // The one node that reads `value`, if it does `op` and belongs to no chain yet; else -1.
@@ -97,7 +97,7 @@ class StepFusion {
     return node;
   }
 
-  static constexpr int outside = -1;           // the reader of the graph's output
+  static constexpr int outside = -1;           // the reader of the graph's outputs
   Program& program_;
   const Graph& graph_;
   const bool fused_;

@@ -24,7 +24,7 @@ class LayerFusion {
       if (steps_[i].residual >= 0) readers_[size_t(steps_[i].residual)].push_back(int(i));
       makers_[size_t(steps_[i].output)] = int(i);
     }
-    readers_[size_t(program.output)].push_back(outside);
+    for (const int output : program.outputs) readers_[size_t(output)].push_back(outside);
   }
 
   void run() {
@@ -140,7 +140,7 @@ class LayerFusion {
     steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
   }
 
-  static constexpr int outside = -1;           // the reader of the graph's output
+  static constexpr int outside = -1;           // the reader of the graph's outputs
   Program& program_;
   std::vector<Step>& steps_;
   std::vector<bool> gone_;

@@ -24,13 +24,15 @@ bool writes_all(const Step& step) { return step.op == OpKind::batch_norm || step
 class GradientPlanner {
  public:
   explicit GradientPlanner(Program& program)
-      : program_(program), plan_(program.gradients), wants_(wants_gradient(program)), ends_(program.shapes.values.size()) {}
+      : program_(program), plan_(program.gradients), wants_(wants_gradient(program)), ends_(program.shapes.values.size(), -1) {}
 
   void run() {
     plan_.steps.resize(program_.steps.size());
     plan_.storage.assign(program_.shapes.values.size(), -1);
-    LGD_CHECK(wants_[size_t(program_.output)], "BAD_MODEL", "graph ", program_.graph.name, " has nothing to train.");
-    plan_.storage[size_t(program_.output)] = program_.output;
+    for (const int output : program_.outputs) {
+      LGD_CHECK(wants_[size_t(output)], "BAD_MODEL", "graph ", program_.graph.name, " has nothing to train.");
+      plan_.storage[size_t(output)] = output;
+    }
     for (size_t i = program_.steps.size(); i-- > 0;) plan_step(int(i));
     finish_activations();
   }
@@ -101,8 +103,7 @@ class GradientPlanner {
     for (size_t v = 0; v < program_.activations.size(); ++v) {
       const Activation& activation = program_.activations[v];
       if (activation.raw < 0 || activation.gated || activation.gate >= 0 || plan_.storage[v] < 0) continue;
-      const Step& last = program_.steps[size_t(ends_[v])];
-      if (last.kind == StepKind::conv_norm && activation.drop < 0) {
+      if (ends_[v] >= 0 && program_.steps[size_t(ends_[v])].kind == StepKind::conv_norm && activation.drop < 0) {
         plan_.steps[size_t(ends_[v])].finish_input = true;
         continue;
       }
@@ -117,7 +118,7 @@ class GradientPlanner {
   Program& program_;
   GradientPlan& plan_;
   const std::vector<bool> wants_;
-  std::vector<int> ends_;   // value -> the last step, backward, that adds to its gradient
+  std::vector<int> ends_;   // value -> the last step, backward, that adds to its gradient; -1: an output that nothing else reads
 };
 
 }  // namespace

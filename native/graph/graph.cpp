@@ -1,5 +1,6 @@
 #include "graph/graph.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_map>
 
@@ -46,6 +47,7 @@ const std::vector<OpRule>& rules() {
       {"avgPool", OpKind::avg_pool, 1, 0, 0, false,
        {{"kernel", required, 1, most, &Node::kernel, nullptr}, {"stride", 0, 1, most, &Node::stride, nullptr}}},
       {"globalPool", OpKind::global_pool, 1, 0, 0, false, {}},
+      {"resize", OpKind::resize, 1, 0, 0, false, {{"factor", required, 1, 64, &Node::factor, nullptr}}},
       {"dropout", OpKind::dropout, 1, 0, 0, false, {{"p", required, 0, 0.999, nullptr, &Node::p}}},
       {"stochasticDepth", OpKind::stochastic_depth, 1, 0, 0, false, {{"p", required, 0, 0.999, nullptr, &Node::p}}},
       {"tokens", OpKind::tokens, 1, 1, 1, false, {}},
@@ -170,17 +172,24 @@ Graph parse_graph(const GraphSpec& spec) {
   Graph graph;
   graph.name = spec.name;
   graph.parameters = spec.parameters;
-  graph.output = spec.output;
+  graph.outputs = spec.outputs;
   const NameTable names = index_parameters(spec);
   std::vector<bool> parameter_used(spec.parameters.size()), value_used(spec.nodes.size() + 1);
   for (size_t i = 0; i < spec.nodes.size(); ++i) {
     graph.nodes.push_back(parse_node(spec, spec.nodes[i], int(i) + 1, names, parameter_used));
     for (const int input : graph.nodes.back().inputs) value_used[size_t(input)] = true;
   }
-  LGD_CHECK(graph.output >= 1 && graph.output <= int(graph.nodes.size()), "BAD_MODEL", "graph ", spec.name, ": the output is value ",
-            graph.output, ". Allowed: 1 to ", graph.nodes.size(), ".");
+  LGD_CHECK(!graph.outputs.empty(), "BAD_MODEL", "graph ", spec.name, " has no output.");
+  for (size_t i = 0; i < graph.outputs.size(); ++i) {
+    const int output = graph.outputs[i];
+    LGD_CHECK(output >= 1 && output <= int(graph.nodes.size()), "BAD_MODEL", "graph ", spec.name, ": the output is value ", output,
+              ". Allowed: 1 to ", graph.nodes.size(), ".");
+    LGD_CHECK(std::find(graph.outputs.begin(), graph.outputs.begin() + int64_t(i), output) == graph.outputs.begin() + int64_t(i), "BAD_MODEL", "graph ",
+              spec.name, " gives value ", output, " twice.");
+    value_used[size_t(output)] = true;
+  }
   for (size_t i = 0; i < graph.nodes.size(); ++i)
-    LGD_CHECK(value_used[i + 1] || graph.output == int(i) + 1, "BAD_MODEL", "nothing uses what node ", graph.nodes[i].name, " makes.");
+    LGD_CHECK(value_used[i + 1], "BAD_MODEL", "nothing uses what node ", graph.nodes[i].name, " makes.");
   for (size_t i = 0; i < parameter_used.size(); ++i)
     LGD_CHECK(parameter_used[i], "BAD_MODEL", "no node uses the parameter ", spec.parameters[i].name, ".");
   return graph;

@@ -1,6 +1,6 @@
 // What a model file may be made of. A GraphSpec (engine.h) lists nodes in execution order; each names one of these operations.
 //
-// Values are images [B,h,w,c], except that `tokens` makes [B,T,1,c]: a sequence is an image one position wide.
+// Values are images [B,h,w,c], outputs among them, except that `tokens` makes [B,T,1,c]: a sequence is an image one position wide.
 // "parameters" gives the order expected in GraphNode::parameters, with torchvision's shapes; [..] may be left out.
 //
 //   op               inputs  parameters                              attributes (default)                       labels
@@ -16,6 +16,7 @@
 //   maxPool          x       -                                       kernel, stride (kernel), padding (0)
 //   avgPool          x       -                                       kernel, stride == kernel
 //   globalPool       x       -                                       -: mean over all positions, [B,1,1,c]
+//   resize           x       -                                       factor: bilinear, [B,factor h,factor w,c] (ops/resize.h)
 //   dropout          x       -                                       p: each element; nothing outside training
 //   stochasticDepth  x       -                                       p: each image ("row" mode); nothing outside training
 //   tokens           x       position [h*w+1,c]                      forward-only plans: [mean; positions] + position
@@ -43,7 +44,7 @@
 namespace lgd {
 
 enum class OpKind : uint8_t {
-  conv, linear, batch_norm, activation, add, channel_scale, max_pool, avg_pool, global_pool, dropout, stochastic_depth,
+  conv, linear, batch_norm, activation, add, channel_scale, max_pool, avg_pool, global_pool, resize, dropout, stochastic_depth,
   tokens, first_token, query_attention, repeat, positions, words, layer_norm, self_attention, end_token
 };
 // Has no backward: works in forward-only plans.
@@ -58,7 +59,7 @@ struct Node {
   std::string name;
   std::vector<int> inputs;       // value numbers
   std::vector<int> parameters;   // indices into Graph::parameters
-  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0;
+  int stride = 0, padding = 0, dilation = 1, groups = 1, kernel = 1, heads = 1, causal = 0, id = 0, factor = 1;
   float eps = 0, momentum = 0, p = 0;
   Act act = Act::none;
 
@@ -70,7 +71,7 @@ struct Graph {
   std::string name;
   std::vector<Node> nodes;                  // node i writes value i + 1
   std::vector<GraphParameter> parameters;
-  int output = 0;
+  std::vector<int> outputs;                 // values
 
   const Node& node_of(int value) const { return nodes[size_t(value - 1)]; }
 };

@@ -49,16 +49,16 @@ std::vector<int64_t> place(const std::vector<Life>& lives, size_t& total) {
   return offsets;
 }
 
-// Times: step i runs forward at i and backward at 2 steps - i; the output is read at `steps`.
+// Times: step i runs forward at i and backward at 2 steps - i; the outputs are read at `steps`.
 class Lives {
  public:
   explicit Lives(const Program& program)
       : program_(program), steps_(int(program.steps.size())), values(program.shapes.values.size()), gradients(program.shapes.values.size()) {
     for (size_t v = 0; v < values.size(); ++v) values[v].bytes = gradients[v].bytes = aligned(program.shapes.bytes(int(v)));
     for (int i = 0; i < steps_; ++i) forward(program.steps[size_t(i)], i);
-    read(program.output, steps_);
+    for (const int output : program.outputs) read(output, steps_);
     if (!program.training) return;
-    touch_gradient(program.output, steps_);
+    for (const int output : program.outputs) touch_gradient(output, steps_);
     for (int i = steps_ - 1; i >= 0; --i)
       if (program.gradients.steps[size_t(i)].needed) backward(program.steps[size_t(i)], program.gradients.steps[size_t(i)], 2 * steps_ - i);
   }

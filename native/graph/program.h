@@ -74,7 +74,7 @@ struct Program {
   Graph graph;
   Shapes shapes;
   std::vector<Step> steps;
-  int output = 0;                       // value, dropped nodes resolved
+  std::vector<int> outputs;             // values, dropped nodes resolved
   std::vector<Activation> activations;  // like the values
   GradientPlan gradients;               // empty in forward-only plans
   MemoryPlan memory;

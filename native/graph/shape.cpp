@@ -32,8 +32,6 @@ class Inference {
       shapes_.values.push_back(result);
       if (training_) check_trainable(node);
     }
-    const ValueShape& output = shapes_.values[size_t(graph_.output)];
-    LGD_CHECK(output.pixels() == 1, "BAD_SHAPE", "the output of graph ", graph_.name, " is ", text_of(output), ". Allowed: 1x1.");
     check_padding();
     return std::move(shapes_);
   }
@@ -56,6 +54,7 @@ class Inference {
       case OpKind::max_pool: case OpKind::avg_pool:
         return value(window(node, x.h, node.kernel), window(node, x.w, node.kernel), x.c);
       case OpKind::global_pool: return value(1, 1, x.c);
+      case OpKind::resize: return value(x.h * node.factor, x.w * node.factor, x.c);
       case OpKind::tokens: return tokens(node);
       case OpKind::first_token: return value(1, 1, x.c);
       case OpKind::query_attention: return attention(node);
@@ -264,6 +263,12 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
   if (node.op == OpKind::linear) return {shapes.batch * x.h, 1, 1, x.stored, y.stored, 1, 1, 1, 0, 1, 1, 1};
   return {shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
+}
+
+ResizeShape resize_shape(const Graph& graph, const Shapes& shapes, int index) {
+  const Node& node = graph.nodes[size_t(index)];
+  const ValueShape& x = shapes.values[size_t(node.inputs[0])];
+  return {shapes.batch, x.h, x.w, x.stored, node.factor};
 }
 
 PoolShape pool_shape(const Graph& graph, const Shapes& shapes, int index) {

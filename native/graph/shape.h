@@ -3,6 +3,7 @@
 #include "graph/graph.h"
 #include "ops/conv.h"
 #include "ops/pool.h"
+#include "ops/resize.h"
 
 namespace lgd {
 
@@ -39,6 +40,7 @@ Shapes infer_shapes(const Graph& graph, const EncoderOptions& options, DeviceKin
 
 // The kernels' arguments for a node.
 ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int node);
+ResizeShape resize_shape(const Graph& graph, const Shapes& shapes, int node);
 PoolShape pool_shape(const Graph& graph, const Shapes& shapes, int node);
 
 }  // namespace lgd

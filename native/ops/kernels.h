@@ -5,6 +5,7 @@
 #include "ops/norm_act.h"
 #include "ops/elementwise.h"
 #include "ops/pool.h"
+#include "ops/resize.h"
 #include "ops/attention.h"
 #include "ops/layer_norm.h"
 #include "ops/self_attention.h"
@@ -38,6 +39,8 @@
   X(avg_pool_backward) \
   X(global_pool_forward) \
   X(global_pool_backward) \
+  X(resize_forward) \
+  X(resize_backward) \
   X(tokens_forward) \
   X(first_token_forward) \
   X(query_attention_forward) \

@@ -17,8 +17,8 @@ bool is_matrix(const TensorPtr& tensor, int64_t rows, int64_t columns) {
          (columns < 0 || tensor->shape[1] == columns);
 }
 
-void check_labels(const std::vector<int32_t>& labels, int64_t classes) {
-  for (int32_t label : labels) LGD_CHECK(label >= 0 && label < classes, "BAD_OPTION", "labels: there are ", classes, " classes, found ", label);
+void check_labels(const std::vector<int32_t>& labels, int64_t classes, int32_t least) {
+  for (int32_t label : labels) LGD_CHECK(label >= least && label < classes, "BAD_OPTION", "labels: there are ", classes, " classes, found ", label);
 }
 
 // Host integers where the device's kernels can read them, until the end of the step.
@@ -117,7 +117,7 @@ void classifier_loss(ClassifierArguments arguments) {
   const int64_t count = int64_t(arguments.rows.empty() ? rows : int64_t(arguments.rows.size()));
   LGD_CHECK(int64_t(arguments.labels.size()) == count, "BAD_SHAPE", "labels: expected ", count, ", one a row, found ", arguments.labels.size());
   if (results) LGD_CHECK(is_matrix(results, count, 3 * arguments.heads), "BAD_SHAPE", "results: expected [", count, ",", 3 * arguments.heads, "]");
-  check_labels(arguments.labels, outputs / arguments.heads);
+  check_labels(arguments.labels, outputs / arguments.heads, 0);
   for (int32_t row : arguments.rows) LGD_CHECK(row >= 0 && row < rows, "BAD_OPTION", "rows: there are ", rows, ", found ", row);
   for (const TensorPtr& tensor : {weights, bias, results, arguments.d_weights, arguments.d_bias})
     LGD_CHECK(!tensor || tensor->device == features->device, "BAD_OPTION", "the tensors belong to different devices");
@@ -129,7 +129,7 @@ void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const Te
   LGD_CHECK(is_matrix(logits, -1, -1), "BAD_SHAPE", "logits: expected a float32 tensor [B,K]");
   const int64_t batch = logits->shape[0], classes = logits->shape[1];
   LGD_CHECK(int64_t(labels.size()) == batch, "BAD_SHAPE", "labels: expected ", batch, ", found ", labels.size());
-  check_labels(labels, classes);
+  check_labels(labels, classes, -1);
   LGD_CHECK(!d_logits || is_matrix(d_logits, batch, classes), "BAD_SHAPE", "dLogits: expected the shape of the logits");
   LGD_CHECK(!results || is_matrix(results, batch, 3), "BAD_SHAPE", "results: expected [", batch, ",3]");
   for (const TensorPtr& tensor : {d_logits, results}) LGD_CHECK(!tensor || tensor->device == logits->device, "BAD_OPTION", "the tensors belong to different devices");

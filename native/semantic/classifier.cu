@@ -12,14 +12,14 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
   const float* logits = work.logits + row * work.stride + first;
   const auto logit = [&](int64_t k) { return work.bias ? logits[k] + work.bias[first + k] : logits[k]; };
   const int32_t label = work.labels[row];
-  const float right = logit(label);
+  const float right = label >= 0 ? logit(label) : 0.f;
   Candidate best[1] = {no_candidate()};
   double counts[1] = {0};
   for (int64_t k = threadIdx.x; k < classes; k += reduce_threads) {
     const float value = logit(k);
     const Candidate one = {value, int32_t(k)};
     if (before(one, best[0])) best[0] = one;
-    counts[0] += value > right || (value == right && k < label);
+    counts[0] += label >= 0 && (value > right || (value == right && k < label));
   }
   block_first(best);
   block_sum(counts);
@@ -29,14 +29,14 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
   block_sum(sum);
   if (threadIdx.x == 0 && work.results) {
     float* result = work.results + (row * work.heads + head) * 3;
-    result[0] = float(log(sum[0]) - double(right - peak));
+    result[0] = label >= 0 ? float(log(sum[0]) - double(right - peak)) : 0.f;
     result[1] = float(best[0].column);
     result[2] = float(counts[0]);
   }
   if (!work.gradient) return;
   __syncthreads();  // the gradient may lie over the logits, of which every thread has read the right one
   for (int64_t k = threadIdx.x; k < classes; k += reduce_threads)
-    work.gradient[row * work.row_step + (first + k) * work.class_step] = work.scale * float(exp(double(logit(k) - peak)) / sum[0] - (k == label ? 1.0 : 0.0));
+    work.gradient[row * work.row_step + (first + k) * work.class_step] = label >= 0 ? work.scale * float(exp(double(logit(k) - peak)) / sum[0] - (k == label ? 1.0 : 0.0)) : 0.f;
 }
 
 __global__ void gather_rows_kernel(int64_t dimension, const float* __restrict__ from, const int32_t* __restrict__ rows, float* __restrict__ to) {

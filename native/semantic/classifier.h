@@ -15,7 +15,7 @@ struct SoftmaxRows {
   const float* logits = nullptr;      // [rows, stride], column h K + k
   int64_t stride = 0;
   const float* bias = nullptr;        // [H K], or null
-  const int32_t* labels = nullptr;    // [rows], 0 to K - 1
+  const int32_t* labels = nullptr;    // [rows], 0 to K - 1; negative: a row without a class, of no loss and no gradient
   float scale = 1;
   float* gradient = nullptr;          // value (i, h K + k) goes to i * row_step + (h K + k) * class_step; null: not wanted. May be the logits themselves
   int64_t row_step = 0, class_step = 0;

@@ -15,25 +15,25 @@ void softmax_row(const SoftmaxRows& work, int64_t row, int64_t head) {
   const float* logits = work.logits + row * work.stride + first;
   const auto logit = [&](int64_t k) { return work.bias ? logits[k] + work.bias[first + k] : logits[k]; };
   const int32_t label = work.labels[row];
-  const float right = logit(label);
+  const float right = label >= 0 ? logit(label) : 0;
   int64_t best = 0, before = 0;
   float peak = logit(0);
   for (int64_t k = 0; k < classes; ++k) {
     const float value = logit(k);
     if (value > peak) best = k, peak = value;
-    before += value > right || (value == right && k < label);
+    before += label >= 0 && (value > right || (value == right && k < label));
   }
   double sum = 0;
   for (int64_t k = 0; k < classes; ++k) sum += std::exp(double(logit(k) - peak));
   if (work.results) {
     float* result = work.results + (row * work.heads + head) * 3;
-    result[0] = float(std::log(sum) - double(right - peak));
+    result[0] = label >= 0 ? float(std::log(sum) - double(right - peak)) : 0;
     result[1] = float(best);
     result[2] = float(before);
   }
   if (!work.gradient) return;
   for (int64_t k = 0; k < classes; ++k)
-    work.gradient[row * work.row_step + (first + k) * work.class_step] = work.scale * float(std::exp(double(logit(k) - peak)) / sum - (k == label));
+    work.gradient[row * work.row_step + (first + k) * work.class_step] = label >= 0 ? work.scale * float(std::exp(double(logit(k) - peak)) / sum - (k == label)) : 0;
 }
 
 }  // namespace

@@ -76,7 +76,42 @@ static void check_global(Check& check, int n, int64_t pixels, int c) {
   check.equal("global_pool backward added", sum, gradient, 2e-7);
 }
 
+static void check_resize(Check& check, const ResizeShape& s) {
+  const std::string name = "resize " + std::to_string(s.h) + "x" + std::to_string(s.w) + " c" + std::to_string(s.c) + " factor " + std::to_string(s.factor);
+  const Floats x = check.normal(int64_t(s.n) * s.h * s.w * s.c), dy = check.normal(int64_t(x.size()) * s.factor * s.factor), before = check.normal(x.size());
+  Doubles expected(dy.size()), gradient(x.size());
+  const auto place = [&](int64_t output, int size, int64_t (&at)[2]) {
+    const double u = std::max(0.0, (double(output) + 0.5) / s.factor - 0.5);
+    at[0] = int64_t(u);
+    at[1] = std::min<int64_t>(at[0] + 1, size - 1);
+    return u - double(at[0]);
+  };
+  for (size_t o = 0; o < dy.size(); ++o) {
+    const int64_t c = o % s.c, ox = o / s.c % s.ow(), oy = o / s.c / s.ow() % s.oh(), n = o / s.c / s.ow() / s.oh();
+    int64_t rows[2], columns[2];
+    const double down = place(oy, s.h, rows), across = place(ox, s.w, columns);
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 2; ++j) {
+        const double weight = (i ? down : 1 - down) * (j ? across : 1 - across);
+        const int64_t at = ((n * s.h + rows[i]) * s.w + columns[j]) * s.c + c;
+        expected[o] += weight * x[at];
+        gradient[at] += weight * dy[o];
+      }
+  }
+  Floats y = Check::poisoned(dy.size()), dx = Check::poisoned(x.size()), sum = before;
+  resize_forward_cpu(check.device, s, F32, x.data(), y.data());
+  check.equal(name, y, expected, 1e-6);
+  resize_backward_cpu(check.device, s, F32, dy.data(), dx.data(), false);
+  check.equal(name + " backward", dx, gradient, 1e-6);
+  resize_backward_cpu(check.device, s, F32, dy.data(), sum.data(), true);
+  for (size_t i = 0; i < x.size(); ++i) gradient[i] += before[i];
+  check.equal(name + " backward added", sum, gradient, 1e-6);
+}
+
 void check_pool(Check& check) {
+  for (const ResizeShape& s : {ResizeShape{2, 5, 7, 19, 2}, ResizeShape{1, 4, 3, 33, 3}, ResizeShape{3, 2, 2, 5, 8}, ResizeShape{1, 1, 1, 3, 16}, ResizeShape{2, 3, 1, 8, 5},
+                               ResizeShape{1, 6, 6, 4, 1}})
+    check_resize(check, s);
   check_max(check, pool_shape(2, 8, 8, 16, 3, 2, 1));
   check_max(check, pool_shape(3, 7, 9, 5, 3, 2, 1));
   check_max(check, pool_shape(1, 5, 6, 33, 2, 2, 0));

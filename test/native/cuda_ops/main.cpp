@@ -187,6 +187,15 @@ void pools_and_borders() {
   }
   for (const PoolShape& s : {PoolShape{2, 8, 6, 16, 2, 2, 0, 4, 3}, PoolShape{2, 9, 7, 16, 2, 2, 0, 4, 3}}) {
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.n) * s.oh * s.ow * s.c;
+    for (int factor : {1, 2, 3, 8})
+      check("resize " + std::to_string(factor), [=](Run& t) {
+        const ResizeShape r{s.n, s.oh, s.ow, s.c, factor};
+        const size_t large = y * factor * factor;
+        t.ops.resize_forward(*t.device, r, t.type, t.input(y), t.output(large));
+        const void* dy = t.input(large);
+        t.ops.resize_backward(*t.device, r, t.type, dy, t.output(y), false);
+        t.ops.resize_backward(*t.device, r, t.type, dy, t.sum(y), true);
+      });
     check("avg_pool", [=](Run& t) {
       void *a = t.input(x), *dy = t.input(y);
       t.ops.avg_pool_forward(*t.device, s, t.type, a, t.output(y));

@@ -1,0 +1,93 @@
+import { Command } from 'commander';
+import type { SegmentationScore } from '../dense/intersection.js';
+import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
+import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
+import type { Bind } from './command.js';
+import { addConfigOptions, readConfig } from './options.js';
+import { startProgress } from './progress.js';
+import { percent } from './run-report.js';
+import { formatDuration, formatTable } from './table.js';
+import type { Terminal } from './terminal.js';
+
+const dataHelp = 'images and masks: pairs, Cityscapes, ADE20K or VOC layout (the same as --dense.data)';
+const evaluated = ['device', 'threads', 'offline', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.evaluationSplit', 'dense.inference', 'train.precision'];
+
+export function segmentCommand(bind: Bind): Command {
+  return new Command('segment').description('train a segmentation head on a student, and score one').addCommand(trainCommand(bind)).addCommand(evaluateCommand(bind)).addCommand(zeroShotCommand(bind));
+}
+
+function trainCommand(bind: Bind): Command {
+  const command = new Command('train')
+    .description("train a segmentation network on a student's backbone")
+    .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
+    .requiredOption('--to <folder>', 'folder for the network and its metrics')
+    .option('--data <folder>', dataHelp);
+  addConfigOptions(command, [
+    'device', 'threads', 'seed', 'overwrite', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.split', 'dense.evaluationSplit', 'dense.head', 'dense.outputStride', 'dense.resolution',
+    'dense.batchSize', 'dense.epochs', 'dense.maxSteps', 'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.inference',
+    'dense.everyEpochs', 'train.precision', 'log.everySteps',
+  ]);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
+    const config = await readConfig(command, { 'dense.data': data });
+    const progress = startProgress(terminal, 'training');
+    let total = 0;
+    try {
+      for await (const event of trainSegmentation({ student, output: to, config, signal })) {
+        terminal.emit(event);
+        if (event.type === 'start') {
+          total = event.totalSteps;
+          terminal.say(`${event.images} images of ${event.classes} classes (${event.layout}), ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
+        } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
+        else if (event.type === 'evaluation') progress.line(`step ${event.step}: mIoU ${percent(event.score.meanIou)}${event.best ? ', the best so far' : ''}`);
+        else {
+          progress.stop();
+          terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
+          if (event.score !== undefined) report(terminal, event.score);
+        }
+      }
+    } finally {
+      progress.stop();
+    }
+  }));
+}
+
+function evaluateCommand(bind: Bind): Command {
+  const command = new Command('evaluate')
+    .description('mean intersection over union of a trained network')
+    .requiredOption('--model <path>', 'the folder that segment train wrote, or its model.safetensors')
+    .option('--data <folder>', dataHelp);
+  addConfigOptions(command, evaluated);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { model, data } = command.opts<{ model: string; data?: string }>();
+    const config = await readConfig(command, { 'dense.data': data });
+    const progress = startProgress(terminal, 'images');
+    const onProgress = (done: number, total: number) => progress.update(done, total);
+    const score = await evaluateSegmentation({ model, config, signal, onProgress }).finally(progress.stop);
+    terminal.emit(score);
+    report(terminal, score);
+  }));
+}
+
+function zeroShotCommand(bind: Bind): Command {
+  const command = new Command('zero-shot')
+    .description('the same without training: the projection head at every position, and the nearest name of the text bank')
+    .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
+    .option('--data <folder>', dataHelp);
+  addConfigOptions(command, [...evaluated, 'bank', 'textEncoder', 'teacher', 'templates', 'evaluate.bank', 'dense.outputStride', 'dense.resolution']);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { student, data } = command.opts<{ student: string; data?: string }>();
+    const config = await readConfig(command, { 'dense.data': data });
+    const progress = startProgress(terminal, 'images');
+    const onProgress = (done: number, total: number) => progress.update(done, total);
+    const score = await evaluateZeroShotSegmentation({ student, config, signal, onProgress }).finally(progress.stop);
+    terminal.emit(score);
+    report(terminal, score);
+  }));
+}
+
+function report(terminal: Terminal, { meanIou, pixelAccuracy, meanAccuracy, classes, images }: SegmentationScore): void {
+  const share = (value: number | null) => (value === null ? '-' : percent(value));
+  terminal.say(formatTable(['class', 'IoU', 'accuracy', 'pixels'], classes.map(({ name, iou, accuracy, pixels }) => [name, share(iou), share(accuracy), String(pixels)])));
+  terminal.say(`\nmIoU ${percent(meanIou)}, pixel accuracy ${percent(pixelAccuracy)}, mean accuracy ${percent(meanAccuracy)} on ${images} images`);
+}

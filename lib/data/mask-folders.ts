@@ -1,0 +1,142 @@
+/** Images with a label mask each: where the known data sets keep them, and what their numbers mean. */
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { extname, join } from 'node:path';
+import { LgdError } from '../errors.js';
+import { readBuiltin } from '../text/builtin.js';
+import { CategoryList } from '../text/names.js';
+import { openImageFolder } from './sources.js';
+
+/** How images and masks lie in folders; auto looks which it is. */
+export type MaskLayout = 'pairs' | 'cityscapes' | 'ade20k' | 'voc';
+
+/** Images with masks, undecoded. */
+export interface MaskedImages {
+  readonly root: string;
+  readonly layout: MaskLayout;
+  /** K names; label i of {@link table} is names[i]. */
+  readonly names: readonly string[];
+  /** Paths below the root, an image and its mask each. */
+  readonly pairs: readonly { image: string; mask: string }[];
+  /** What a number in a mask means: a class, or -1 to be ignored. Numbers past its end are an error. */
+  readonly table: Int16Array;
+  /** Do the pairs belong to the split asked for, or is the folder not divided? */
+  readonly divided: boolean;
+}
+
+export interface MaskFolderOptions {
+  layout?: MaskLayout | 'auto';
+  /** `train` or `val`; the spellings of the layouts (training, validation) are known. */
+  split: string;
+  /** Names of a `pairs` folder: a file or a list. Default: classes.txt in the folder. */
+  names?: string | readonly string[];
+  /** Names where neither `names` nor classes.txt says any: those of a network to be evaluated. */
+  fallbackNames?: readonly string[];
+  signal?: AbortSignal;
+}
+
+const ignored = 255;
+/** labelIds of the 19 classes that Cityscapes evaluates, in the order of their trainIds (cityscapesScripts, labels.py). */
+const cityscapesIds = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
+const longSplits: Readonly<Record<string, string>> = { train: 'training', val: 'validation' };
+
+type Opened = Pick<MaskedImages, 'names' | 'pairs' | 'table' | 'divided'>;
+
+/**
+ * Opens a folder of images and masks.
+ * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (an unknown layout, no such split, images without masks), BAD_NAMES, ABORTED
+ */
+export async function openMaskFolder(root: string, { layout = 'auto', ...options }: MaskFolderOptions): Promise<MaskedImages> {
+  if (!(await isFolder(root))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { option: 'dense.data', mend: 'Check the path; it is relative to the current folder' });
+  const known = layout === 'auto' ? await detect(root) : layout;
+  const opened = await { pairs: openPairs, cityscapes: openCityscapes, ade20k: openAde20k, voc: openVoc }[known](root, options);
+  if (opened.pairs.length === 0) throw new LgdError('BAD_DATASET', `${root} has no images with masks in the split ${options.split}.`, { option: 'dense.data', mend: 'Check the folder and the split' });
+  return { root, layout: known, ...opened };
+}
+
+async function detect(root: string): Promise<MaskLayout> {
+  const has = (name: string) => isFolder(join(root, name));
+  if (await has('gtFine')) return 'cityscapes';
+  if (await has('annotations')) return 'ade20k';
+  if (await has('SegmentationClass')) return 'voc';
+  if (await has('masks')) return 'pairs';
+  throw new LgdError('BAD_DATASET', `${root} has none of the folders by which a layout is known.`, {
+    option: 'dense.data', allowed: 'images and masks; leftImg8bit and gtFine (Cityscapes); images and annotations (ADE20K); JPEGImages and SegmentationClass (VOC)', mend: 'Give the folder that holds them',
+  });
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
+}
+
+/** Images below `images`, each with a .png of the same path below `masks`. */
+async function pairUp(root: string, images: string, maskOf: (id: string) => string, signal: AbortSignal | undefined): Promise<MaskedImages['pairs']> {
+  const { ids } = await openImageFolder(join(root, images), { signal });
+  const base = maskOf('').replace(/\/?[^/]*$/u, '');
+  const there = new Set((await readdir(join(root, base), { recursive: true }).catch(() => [])).map((name) => name.replaceAll('\\', '/')));
+  const pairs = ids.map((id) => ({ image: `${images}/${id}`, mask: maskOf(id) }));
+  const without = pairs.filter(({ mask }) => !there.has(mask.slice(base.length + 1)));
+  if (without.length > 0) {
+    throw new LgdError('BAD_DATASET', `${without.length} of ${pairs.length} images in ${join(root, images)} have no mask, the first ${without[0]!.image}.`, { allowed: `a mask ${without[0]!.mask}`, mend: 'Add the masks, or take the images out' });
+  }
+  return pairs;
+}
+
+const withoutEnding = (id: string) => id.slice(0, id.length - extname(id).length);
+
+async function openPairs(root: string, { split, names, fallbackNames, signal }: MaskFolderOptions): Promise<Opened> {
+  const beside = join(root, 'classes.txt');
+  const source = names ?? ((await stat(beside).catch(() => undefined)) === undefined ? fallbackNames : beside);
+  if (source === undefined) {
+    throw new LgdError('BAD_DATASET', `the numbers in the masks of ${root} have no names.`, { option: 'names', mend: 'Write them to classes.txt in the folder, one a line from number 0, or give --names' });
+  }
+  const classes = (await CategoryList.load(source)).names;
+  const divided = await isFolder(join(root, 'images', split));
+  const inside = divided ? `/${split}` : '';
+  const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, signal);
+  return { names: classes, pairs, table: tableOf(classes.map((_, i) => i)), divided };
+}
+
+async function openCityscapes(root: string, { split, signal }: MaskFolderOptions): Promise<Opened> {
+  const names = await readBuiltin('cityscapes');
+  const converted = (await readdir(join(root, 'gtFine', split), { recursive: true }).catch(() => [])).some((name) => name.endsWith('_labelTrainIds.png'));
+  const ending = converted ? 'gtFine_labelTrainIds.png' : 'gtFine_labelIds.png';
+  const pairs = await pairUp(root, `leftImg8bit/${split}`, (id) => `gtFine/${split}/${id.replace(/leftImg8bit\.\w+$/u, ending)}`, signal);
+  return { names, pairs, table: tableOf(converted ? names.map((_, i) => i) : cityscapesIds, !converted), divided: true };
+}
+
+/** 0 is "other" and ignored; class i is i + 1. */
+async function openAde20k(root: string, { split, signal }: MaskFolderOptions): Promise<Opened> {
+  const names = await readBuiltin('ade20k');
+  const folder = longSplits[split] ?? split;
+  const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, signal);
+  return { names, pairs, table: tableOf(names.map((_, i) => i + 1), true), divided: true };
+}
+
+async function openVoc(root: string, { split }: MaskFolderOptions): Promise<Opened> {
+  const names = ['background', ...(await readBuiltin('voc'))];
+  const list = join(root, 'ImageSets', 'Segmentation', `${split}.txt`);
+  const text = await readFile(list, 'utf8').catch((cause: unknown) => {
+    throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option: 'dense.data', mend: 'Give a VOC folder with ImageSets/Segmentation, or another split', cause });
+  });
+  const pairs = text.split(/\s+/u).filter((id) => id !== '').map((id) => ({ image: `JPEGImages/${id}.jpg`, mask: `SegmentationClass/${id}.png` }));
+  return { names, pairs, table: tableOf(names.map((_, i) => i)), divided: true };
+}
+
+/** @param numbers what stands in a mask for each class; @param othersIgnored numbers in between and after mean nothing instead of being an error */
+function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array {
+  const table = new Int16Array(256).fill(othersIgnored ? -1 : -2);
+  numbers.forEach((number, index) => { if (number < 256) table[number] = index; });
+  table[ignored] = -1;
+  return table;
+}
+
+/** The class of each pixel of a mask, -1 for those to be ignored. @throws LgdError BAD_DATASET for a number that is no class */
+export function classesOf({ names, table }: Pick<MaskedImages, 'names' | 'table'>, labels: Uint8Array | Uint16Array, path: string): Int16Array {
+  const classes = new Int16Array(labels.length);
+  for (let i = 0; i < labels.length; i++) {
+    const index = labels[i]! < table.length ? table[labels[i]!]! : -2;
+    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored`, mend: 'Correct the mask, or the list of names' });
+    classes[i] = index;
+  }
+  return classes;
+}

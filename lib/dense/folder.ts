@@ -1,0 +1,42 @@
+/** The folder of a dense run: config.json, metrics.jsonl, model.safetensors (the best network), last.safetensors. */
+import { appendFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from '../config.js';
+import { writeError } from '../errors.js';
+import type { WeightRecord } from '../models/weights.js';
+import { writeFileAtomically } from '../safetensors.js';
+import { checkRunFolder } from '../train/run-folder.js';
+import { denseFile, writeDense, type DenseInfo } from './network-file.js';
+
+/** Writes what a dense run leaves behind. */
+export class DenseFolder {
+  #best = -Infinity;
+
+  private constructor(readonly path: string) {}
+
+  /** @throws LgdError NOT_WRITABLE, BAD_CONFIG (the folder is not empty, and nothing says that it may be overwritten) */
+  static async open(path: string, config: Config): Promise<DenseFolder> {
+    await checkRunFolder(path, { overwrite: config.overwrite, resume: false });
+    await writeFileAtomically(join(path, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
+    await writeFileAtomically(join(path, 'metrics.jsonl'), '');
+    return new DenseFolder(path);
+  }
+
+  /** Adds a line to metrics.jsonl. @throws LgdError NOT_WRITABLE */
+  async log(line: object): Promise<void> {
+    const file = join(this.path, 'metrics.jsonl');
+    await appendFile(file, `${JSON.stringify(line)}\n`).catch((cause: unknown) => { throw writeError(file, cause); });
+  }
+
+  /**
+   * Keeps a network as the last one, and as the best unless one before had a higher score. @returns whether it is the best so far
+   * @throws LgdError NOT_WRITABLE
+   */
+  async save(info: DenseInfo, weights: WeightRecord, score: number | undefined): Promise<boolean> {
+    await writeDense(join(this.path, 'last.safetensors'), info, weights);
+    const isBest = score === undefined ? this.#best === -Infinity : score >= this.#best;
+    if (isBest) await writeDense(join(this.path, denseFile), info, weights);
+    if (score !== undefined) this.#best = Math.max(this.#best, score);
+    return isBest;
+  }
+}

@@ -1,0 +1,64 @@
+/** Training batches of images and masks: views drawn alike of both. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { classesOf, type MaskedImages } from '../data/mask-folders.js';
+import { PhiloxStream } from '../data/philox.js';
+import { readPngMask, type Mask } from '../data/png-mask.js';
+import { LgdError } from '../errors.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import { decodePart, drawView, imageSize, putPixels, type View } from './pixels.js';
+import type { DenseConfig } from './trainer.js';
+
+/** A batch of views. */
+export interface MaskBatch {
+  /** [B,3,R,R], normalised. */
+  pixels: Float32Array;
+  /** Class of each pixel [B,R,R]; -1 for those that do not count. */
+  labels: Int32Array;
+  /** How many count. */
+  counted: number;
+}
+
+/** Keeps these draws apart from other uses of the same seed. */
+const viewKey = 0x64656e7365766965n;
+
+/** The image and the mask of a pair, undecoded and decoded. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND */
+export async function readPair(set: MaskedImages, index: number): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
+  const pair = set.pairs[index]!;
+  const [path, maskPath] = [join(set.root, pair.image), join(set.root, pair.mask)];
+  const read = (file: string) => readFile(file).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}.`, { option: 'dense.data', mend: 'Check the data set', cause }); });
+  const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
+  const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
+  if (mask.width !== width || mask.height !== height) {
+    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}.`, { mend: 'Give each image a mask of its own size' });
+  }
+  return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
+}
+
+/** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
+export async function drawMaskBatch(set: MaskedImages, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<MaskBatch> {
+  const { resolution } = dense;
+  const area = resolution * resolution;
+  const pixels = new Float32Array(indices.length * 3 * area);
+  const labels = new Int32Array(indices.length * area).fill(-1);
+  await Promise.all(Array.from(indices, async (index, place) => {
+    const stream = new PhiloxStream(BigInt(seed) ^ viewKey, BigInt(first + place));
+    const { image, path, classes, ...size } = await readPair(set, index);
+    const view = drawView(size, resolution, dense, () => stream.next());
+    const rgb = await decodePart(image, view.part, view, path);
+    putPixels(rgb, pixels.subarray(place * 3 * area, (place + 1) * 3 * area), { ...view, resolution, mean, std });
+    putLabels({ ...size, labels: classes }, labels.subarray(place * area, (place + 1) * area), view, resolution);
+  }));
+  let counted = 0;
+  for (const label of labels) if (label >= 0) counted++;
+  return { pixels, labels, counted };
+}
+
+/** Nearest labels of a view. */
+function putLabels({ width, labels }: Omit<Mask, 'labels'> & { labels: Int16Array }, into: Int32Array, { part, flip, ...size }: View, resolution: number): void {
+  const columns = Int32Array.from({ length: size.width }, (_, x) => part.x + Math.floor(((flip ? size.width - 1 - x : x) + 0.5) * (part.width / size.width)));
+  for (let y = 0; y < size.height; y++) {
+    const row = (part.y + Math.floor((y + 0.5) * (part.height / size.height))) * width;
+    for (let x = 0; x < size.width; x++) into[y * resolution + x] = labels[row + columns[x]!]!;
+  }
+}

@@ -1,0 +1,66 @@
+/** A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to build the graph again. */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LgdError } from '../errors.js';
+import type { SegmentationHead } from '../models/heads/segmentation.js';
+import { studentGraph } from '../models/student.js';
+import type { GraphSpec } from '../models/graph.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import type { WeightRecord } from '../models/weights.js';
+import { readSafetensors, writeSafetensors } from '../safetensors.js';
+import { version } from '../version.js';
+
+/** What a dense network is for. */
+export type DenseTask = 'segmentation' | 'detection';
+
+/** What the file of a dense network says about it. */
+export interface DenseInfo {
+  task: DenseTask;
+  architecture: string;
+  widthMultiplier: number;
+  /** Of a segmentation network. */
+  head: SegmentationHead;
+  outputStride: number;
+  /** Side of the square input it was trained with, in pixels. */
+  resolution: number;
+  mean: ChannelTriple;
+  std: ChannelTriple;
+  /** K class names. */
+  names: readonly string[];
+  step: number;
+}
+
+/** The file of a dense network in its folder. */
+export const denseFile = 'model.safetensors';
+const format = 'lgdistill-dense';
+
+/** @throws LgdError NOT_WRITABLE */
+export async function writeDense(file: string, info: DenseInfo, weights: WeightRecord): Promise<void> {
+  await writeSafetensors(file, Object.entries(weights), { format, version, dense: JSON.stringify(info) });
+}
+
+/**
+ * Reads a dense network.
+ * @param path the file, or the folder that training wrote
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
+ */
+export async function readDense(path: string, task: DenseTask): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
+  const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
+  const file = isFolder ? join(path, denseFile) : path;
+  const { tensors, metadata } = await readSafetensors(file);
+  const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a network for ${task}: ${why}.`, { mend: `Give the folder that lgdistill ${task === 'segmentation' ? 'segment' : 'detect'} train wrote` });
+  if (metadata['format'] !== format) throw bad('its metadata do not say so');
+  const info = JSON.parse(metadata['dense'] ?? '{}') as DenseInfo;
+  if (info.task !== task) throw bad(`it is for ${info.task}`);
+  const weights: WeightRecord = {};
+  for (const [name, { shape, data }] of tensors) {
+    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
+    weights[name] = { shape, data };
+  }
+  return { file, info, weights };
+}
+
+/** The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError BAD_OPTION */
+export function backboneOf({ architecture, widthMultiplier }: Pick<DenseInfo, 'architecture' | 'widthMultiplier'>): GraphSpec {
+  return studentGraph(architecture, { embeddingSize: 8, widthMultiplier, dropping: false });
+}

@@ -1,0 +1,103 @@
+/** Parts of images, decoded at the size wanted, and put as a network's input. */
+import { LgdError } from '../errors.js';
+import { importSharp } from '../data/sharp.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+
+/** A part of an image in whole pixels of it. */
+export interface Rectangle {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
+
+/** Width and height of an image as it is stored: masks and boxes are of that, so EXIF orientation is not applied. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
+export async function imageSize(bytes: Uint8Array, path: string): Promise<{ width: number; height: number }> {
+  const sharp = await importSharp();
+  try {
+    const { width, height } = await sharp(bytes).metadata();
+    return { width, height };
+  } catch (cause) {
+    throw brokenImage(path, cause);
+  }
+}
+
+/**
+ * A part of an image at another size, as RGB bytes.
+ * @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING
+ */
+export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rectangle, size: { width: number; height: number }, path: string): Promise<Uint8Array> {
+  const sharp = await importSharp();
+  try {
+    const { data, info } = await sharp(bytes, { failOn: 'error' })
+      .extract({ left: x, top: y, width, height })
+      .resize({ ...size, fit: 'fill', kernel: 'cubic' })
+      .flatten({ background: '#ffffff' })
+      .toColourspace('srgb')
+      .raw({ depth: 'uchar' })
+      .toBuffer({ resolveWithObject: true });
+    if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
+    return data;
+  } catch (cause) {
+    throw brokenImage(path, cause);
+  }
+}
+
+function brokenImage(path: string, cause: unknown): LgdError {
+  return new LgdError('BAD_IMAGE', `${path}: ${(cause as Error).message.trim().split('\n')[0]!.replace(/\.$/u, '')}.`, { cause });
+}
+
+/** What {@link putPixels} needs to know. */
+export interface Placement {
+  /** Of the RGB bytes. */
+  width: number;
+  height: number;
+  /** Side of the input, R. */
+  resolution: number;
+  mean: ChannelTriple;
+  std: ChannelTriple;
+  flip: boolean;
+}
+
+/** Normalises RGB bytes into the upper left corner of one image [3,R,R] of a batch; what they do not cover stays. */
+export function putPixels(rgb: Uint8Array, into: Float32Array, { width, height, resolution, mean, std, flip }: Placement): void {
+  const plane = resolution * resolution;
+  for (let channel = 0; channel < 3; channel++) {
+    const [scale, shift] = [1 / (255 * std[channel]!), -mean[channel]! / std[channel]!];
+    for (let y = 0; y < height; y++) {
+      const row = channel * plane + y * resolution;
+      let from = y * width * 3 + channel;
+      if (flip) for (let x = width - 1; x >= 0; x--, from += 3) into[row + x] = rgb[from]! * scale + shift;
+      else for (let x = 0; x < width; x++, from += 3) into[row + x] = rgb[from]! * scale + shift;
+    }
+  }
+}
+
+/** Where a training view comes from and how large it is drawn. */
+export interface View {
+  part: Rectangle;
+  /** Size in the input; the rest of it is empty. */
+  width: number;
+  height: number;
+  flip: boolean;
+}
+
+/**
+ * Draws a training view: the image so scaled that its short side is a random multiple of the input's side, of that a random square, mirrored at random.
+ * @param random uniform numbers in [0, 1): four are taken
+ */
+export function drawView(image: { width: number; height: number }, resolution: number, { scaleMin, scaleMax, flipProbability }: { scaleMin: number; scaleMax: number; flipProbability: number }, random: () => number): View {
+  const scale = (resolution * (scaleMin + (scaleMax - scaleMin) * random())) / Math.min(image.width, image.height);
+  const side = (length: number) => Math.max(1, Math.min(length, Math.round(resolution / scale)));
+  const [width, height] = [side(image.width), side(image.height)];
+  const part = { x: Math.floor(random() * (image.width - width + 1)), y: Math.floor(random() * (image.height - height + 1)), width, height };
+  const drawn = (length: number) => Math.max(1, Math.min(resolution, Math.round(length * scale)));
+  return { part, width: drawn(width), height: drawn(height), flip: random() < flipProbability };
+}
+
+/** The whole image, so scaled that it fits the input. */
+export function wholeView({ width, height }: { width: number; height: number }, resolution: number): View {
+  const scale = resolution / Math.max(width, height);
+  const drawn = (length: number) => Math.max(1, Math.min(resolution, Math.round(length * scale)));
+  return { part: { x: 0, y: 0, width, height }, width: drawn(width), height: drawn(height), flip: false };
+}

@@ -1,0 +1,193 @@
+/** Trains and evaluates segmentation networks. */
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
+import { ShuffledSampler } from '../data/sampler.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { segmentationGraph } from '../models/heads/segmentation.js';
+import type { TensorHandle } from '../native.js';
+import { readStudent } from '../train/student-file.js';
+import { DenseFolder } from './folder.js';
+import { ConfusionCounts, type SegmentationScore } from './intersection.js';
+import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
+import { backboneOf, readDense, type DenseInfo } from './network-file.js';
+import { Segmenter, type SegmentOptions } from './segmenter.js';
+import { checkDense, DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
+
+/** What {@link trainSegmentation} tells while it goes on. */
+export type SegmentationEvent =
+  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number; layout: string }
+  /** Every `log.everySteps` steps: mean loss over the pixels that count. */
+  | { type: 'step'; step: number; loss: number; learningRate: number; seconds: number }
+  | { type: 'evaluation'; step: number; score: SegmentationScore; best: boolean }
+  | { type: 'done'; step: number; seconds: number; folder: string; score: SegmentationScore | undefined };
+
+/** What {@link trainSegmentation} trains, and where to. */
+export interface SegmentationTraining {
+  /** The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's file. */
+  student: string;
+  /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
+  output: string;
+  /** Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`. */
+  config: ConfigInput;
+  signal?: AbortSignal;
+}
+
+interface Sets {
+  train: MaskedImages;
+  /** undefined: there is nothing apart to evaluate on. */
+  evaluation: MaskedImages | undefined;
+}
+
+/**
+ * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. On abort the network as it is stays in last.safetensors.
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
+ */
+export async function* trainSegmentation({ student: path, output, config: input, signal }: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
+  const config = parseConfig(input);
+  const { dense, seed } = config;
+  checkDense(dense);
+  const { info: student, weights } = await readStudent(path);
+  const { train, evaluation } = await openSets(config, signal);
+  const { steps, perEpoch } = denseSteps(dense, train.pairs.length);
+  const folder = await DenseFolder.open(output, config);
+  const { architecture, widthMultiplier, mean, std } = student;
+  const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: dense.head, outputStride: dense.outputStride, resolution: dense.resolution, mean, std, names: train.names };
+  const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
+
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  using trainer = new DenseTrainer(device, graph, startWeights(graph, weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
+  using loss = new PixelLoss(device, dense.batchSize * dense.resolution ** 2);
+  yield { type: 'start', images: train.pairs.length, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, totalSteps: steps, layout: train.layout };
+  const sampler = new ShuffledSampler({ count: train.pairs.length, batchSize: dense.batchSize, seed });
+  const draw = (step: number) => drawMaskBatch(train, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+  const begun = performance.now();
+  const seconds = () => (performance.now() - begun) / 1000;
+  let step = 0;
+  let score: SegmentationScore | undefined;
+  let ahead = draw(0);
+  try {
+    for (; step < steps; ) {
+      throwIfAborted(signal, 'the training');
+      const batch = await ahead;
+      if (step + 1 < steps) ahead = draw(step + 1);
+      ahead.catch(() => undefined); // reported when its turn comes
+      const learningRate = denseRate(step, steps, dense.learningRate);
+      trainer.queueStep(batch.pixels, (logits, dLogits) => loss.queue(logits, dLogits, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
+      step++;
+      if (step % config.log.everySteps === 0 || step === steps) {
+        const event: SegmentationEvent = { type: 'step', step, loss: await loss.read(batch, step), learningRate, seconds: seconds() };
+        await folder.log(event);
+        yield event;
+      } else await device.synchronize();
+      const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
+      if (!isDue) continue;
+      const state = await trainer.network.state();
+      if (evaluation !== undefined) {
+        using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
+        score = await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
+      }
+      const best = await folder.save({ ...info, step }, state, score?.meanIou);
+      if (score === undefined) continue;
+      const event: SegmentationEvent = { type: 'evaluation', step, score, best };
+      await folder.log(event);
+      yield event;
+    }
+  } catch (error) {
+    if (error instanceof LgdError && error.code === 'ABORTED' && step > 0) await folder.save({ ...info, step }, await trainer.network.state(), score === undefined ? undefined : -1);
+    throw error;
+  }
+  yield { type: 'done', step, seconds: seconds(), folder: output, score };
+}
+
+async function openSets(config: Config, signal: AbortSignal | undefined): Promise<Sets> {
+  const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
+  if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
+  const names = config.names;
+  const train = await openMaskFolder(data, { layout, split, names, signal });
+  if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
+  const evaluation = await openMaskFolder(evaluationData ?? data, { layout, split: evaluationSplit, names, signal });
+  if (evaluation.names.join('\n') !== train.names.join('\n')) {
+    throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
+  }
+  return { train, evaluation };
+}
+
+/** Cross entropy over the pixels of a batch. */
+class PixelLoss implements Disposable {
+  readonly #results: TensorHandle;
+
+  constructor(readonly device: Device, pixels: number) {
+    this.#results = device.addon.makeTensor(device.handle, [pixels, 3]);
+  }
+
+  queue(logits: TensorHandle, dLogits: TensorHandle, { labels, counted }: MaskBatch): void {
+    this.device.addon.softmaxLoss({ logits, labels, dLogits, results: this.#results, scale: 1 / Math.max(1, counted) });
+  }
+
+  /** Mean over the pixels that count. @throws LgdError NON_FINITE */
+  async read({ counted }: MaskBatch, step: number): Promise<number> {
+    const results = await this.device.addon.readTensor(this.#results);
+    let sum = 0;
+    for (let i = 0; i < results.length; i += 3) sum += results[i]!;
+    if (!Number.isFinite(sum)) throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, { mend: 'Lower dense.learningRate' });
+    return sum / Math.max(1, counted);
+  }
+
+  [Symbol.dispose](): void {
+    this.device.addon.release(this.#results);
+  }
+}
+
+export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, ABORTED */
+export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { onProgress, ...options }: ScoreOptions = {}): Promise<SegmentationScore> {
+  const confusion = new ConfusionCounts(set.names);
+  const total = set.pairs.length;
+  let ahead = readPair(set, 0);
+  for (let i = 0; i < total; i++) {
+    const { image, path, classes } = await ahead;
+    if (i + 1 < total) {
+      ahead = readPair(set, i + 1);
+      ahead.catch(() => undefined); // reported when its turn comes
+    }
+    const { labels } = await segmenter.segment(image, { ...options, path });
+    confusion.add(classes, labels);
+    onProgress?.(i + 1, total);
+  }
+  return confusion.score();
+}
+
+/** What {@link evaluateSegmentation} evaluates. */
+export interface SegmentationEvaluationOptions extends ScoreOptions {
+  /** The folder or file that training wrote. */
+  model: string;
+  /** `dense.evaluationData` or `dense.data`, `dense.evaluationSplit`, `dense.layout`, `dense.inference`, `names`, `device`, `threads`, `train.precision`. */
+  config: ConfigInput;
+}
+
+/**
+ * Scores a trained network on images with masks.
+ * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), and those of {@link scoreSegmenter}, files and device
+ */
+export async function evaluateSegmentation({ model, config: input, ...options }: SegmentationEvaluationOptions): Promise<SegmentationScore> {
+  const config = parseConfig(input);
+  const { info } = await readDense(model, 'segmentation');
+  const set = await openEvaluation(config, { fallbackNames: info.names, signal: options.signal });
+  if (set.names.join('\n') !== info.names.join('\n')) {
+    throw new LgdError('CLASS_MISMATCH', `the network knows ${info.names.length} classes, and the folder has others.`, { option: 'dense.evaluationData', found: set.names.slice(0, 5), allowed: info.names.slice(0, 5).join(', '), mend: 'Evaluate on a folder of the same classes' });
+  }
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  using segmenter = await Segmenter.load(model, { device, precision: precisionOf(config) });
+  return await scoreSegmenter(segmenter, set, { inference: config.dense.inference, ...options });
+}
+
+/** The images with masks that a configuration evaluates on. @throws LgdError BAD_CONFIG, and as openMaskFolder */
+export async function openEvaluation({ dense, names }: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
+  const data = dense.evaluationData ?? dense.data;
+  if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
+  return openMaskFolder(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...options });
+}

@@ -1,0 +1,158 @@
+/** Segmentation of images of any size: by a trained network, or without training by the text bank. */
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import type { Device } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
+import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import type { GraphSpec } from '../models/graph.js';
+import { denseProjectionGraph, denseProjectionWeights } from '../models/heads/dense-projection.js';
+import { segmentationGraph } from '../models/heads/segmentation.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { TensorHandle } from '../native.js';
+import type { StudentInfo } from '../train/student-file.js';
+import { nextTurn } from '../turn.js';
+import { labelMap, slidingParts, type ScoredWindow } from './label-map.js';
+import { backboneOf, readDense, type DenseInfo } from './network-file.js';
+import { decodePart, imageSize, putPixels, wholeView, type Rectangle } from './pixels.js';
+
+/** How an image is looked at. */
+export interface SegmentOptions {
+  /** whole (default): the image at once, so scaled that it fits the input; sliding: squares of its short side along its long one. */
+  inference?: 'whole' | 'sliding';
+  /** Names the image in errors. */
+  path?: string;
+  signal?: AbortSignal;
+}
+
+/** The class of each pixel. */
+export interface Segmentation {
+  width: number;
+  height: number;
+  /** [height, width], indices into the names. */
+  labels: Int16Array;
+}
+
+interface Parts {
+  graph: GraphSpec;
+  weights: WeightRecord;
+  names: readonly string[];
+  resolution: number;
+  mean: ChannelTriple;
+  std: ChannelTriple;
+  /** Unit text embeddings [K,D], where the network gives embeddings. */
+  bank?: Float32Array;
+}
+
+/** A network that gives each pixel of an image a class. Release it with {@link Segmenter.dispose}. */
+export class Segmenter implements Disposable {
+  readonly names: readonly string[];
+  readonly resolution: number;
+  readonly #parts: Parts;
+  readonly #network: CompiledEncoder;
+  readonly #images: TensorHandle;
+  readonly #life = new Lifetime('the segmenter', 'Load it again');
+
+  private constructor(readonly device: Device, parts: Parts, precision: Precision | undefined) {
+    this.#parts = parts;
+    [this.names, this.resolution] = [parts.names, parts.resolution];
+    this.#network = new CompiledEncoder(device, parts.graph, { batch: 1, resolution: parts.resolution, precision, training: false });
+    this.#network.load(parts.weights);
+    this.#images = this.#network.makeImages();
+  }
+
+  /** The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  static async load(path: string, { device, precision }: { device: Device; precision?: Precision }): Promise<Segmenter> {
+    const { info, weights } = await readDense(path, 'segmentation');
+    return Segmenter.fromWeights(info, weights, { device, precision });
+  }
+
+  /** A network from its weights. @throws LgdError BAD_MODEL, OUT_OF_MEMORY */
+  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, { device, precision }: { device: Device; precision?: Precision }): Segmenter {
+    const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: info.names.length, enlarge: false });
+    const held = Object.fromEntries(graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])));
+    return new Segmenter(device, { graph, weights: held, ...info }, precision);
+  }
+
+  /**
+   * A student as it is: the projection head at every position of its last map, and of the bank's names the one whose text is nearest.
+   * @param graph of the student, with its projection head
+   * @param resolution side of the input in pixels, a multiple of 32
+   * @throws LgdError BAD_MODEL, BAD_SHAPE (a bank of another size), OUT_OF_MEMORY
+   */
+  static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, { device, outputStride, resolution, precision }: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {
+    const { mean, std, embeddingSize } = student.info;
+    if (bank.embeddingSize !== embeddingSize) throw new LgdError('BAD_SHAPE', `the bank's embeddings have ${bank.embeddingSize} values, the student's ${embeddingSize}.`, { option: 'bank', mend: 'Give the bank that the student was trained with' });
+    const graph = denseProjectionGraph(student.graph, outputStride);
+    return new Segmenter(device, { graph, weights: denseProjectionWeights(graph, student.weights), names: bank.names, resolution, mean, std, bank: bank.data }, precision);
+  }
+
+  /**
+   * @param bytes an image in any format that sharp reads
+   * @throws LgdError BAD_IMAGE, DISPOSED, ABORTED
+   */
+  async segment(bytes: Uint8Array, { inference = 'whole', path = 'the image', signal }: SegmentOptions = {}): Promise<Segmentation> {
+    this.#life.check();
+    const size = await imageSize(bytes, path);
+    const parts = inference === 'whole' ? [wholeView(size, this.resolution).part] : slidingParts(size);
+    const windows: ScoredWindow[] = [];
+    for (const part of parts) {
+      throwIfAborted(signal, 'the segmentation');
+      windows.push(await this.#look(bytes, part, path, signal));
+    }
+    return { ...size, labels: await labelMap(windows, { ...size, classes: this.names.length }, signal) };
+  }
+
+  async #look(bytes: Uint8Array, part: Rectangle, path: string, signal: AbortSignal | undefined): Promise<ScoredWindow> {
+    const { resolution, mean, std, bank } = this.#parts;
+    const { width, height } = wholeView(part, resolution);
+    const rgb = await decodePart(bytes, part, { width, height }, path);
+    const pixels = new Float32Array(3 * resolution * resolution);
+    putPixels(rgb, pixels, { width, height, resolution, mean, std, flip: false });
+    const { addon } = this.device;
+    this.#life.check();
+    addon.writeImages(this.#images, pixels);
+    this.#network.forwardTensor(this.#images);
+    const output = await addon.readTensor(this.#network.output);
+    const [rows, columns] = this.#network.info.outputs[0]! as [number, number];
+    const scores = bank === undefined ? output : await similarities(output, bank, this.names.length, signal);
+    return { part, scaleX: width / part.width, scaleY: height / part.height, stride: resolution / rows, rows, columns, scores };
+  }
+
+  /** Frees the device memory; later calls throw DISPOSED. */
+  dispose(): void {
+    if (!this.#life.end()) return;
+    this.device.addon.release(this.#images);
+    this.#network.dispose();
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const valuesAtOnce = 2 ** 22;
+
+/** Cosines of embeddings [P,D] with unit rows [K,D]: [P,K]. */
+async function similarities(embeddings: Float32Array, bank: Float32Array, classes: number, signal: AbortSignal | undefined): Promise<Float32Array> {
+  const dimension = bank.length / classes;
+  const scores = new Float32Array((embeddings.length / dimension) * classes);
+  let done = 0;
+  for (let p = 0; p * dimension < embeddings.length; p++) {
+    const row = embeddings.subarray(p * dimension, (p + 1) * dimension);
+    let squares = 0;
+    for (let d = 0; d < dimension; d++) squares += row[d]! * row[d]!;
+    const length = Math.sqrt(squares) || 1;
+    for (let k = 0; k < classes; k++) {
+      let sum = 0;
+      for (let d = 0; d < dimension; d++) sum += row[d]! * bank[k * dimension + d]!;
+      scores[p * classes + k] = sum / length;
+    }
+    done += classes * dimension;
+    if (done < valuesAtOnce) continue;
+    done = 0;
+    await nextTurn(signal, 'the segmentation');
+  }
+  return scores;
+}

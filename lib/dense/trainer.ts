@@ -1,0 +1,88 @@
+/** A dense network in training: one step, and the schedule of its learning rate. */
+import { LgdError } from '../errors.js';
+import type { Config } from '../config.js';
+import type { Device } from '../device.js';
+import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import { weightsOf } from '../models/features.js';
+import type { GraphSpec } from '../models/graph.js';
+import { initialWeights } from '../models/initialise.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { StepHandle, TensorHandle } from '../native.js';
+
+/** Options of a configuration's group `dense`. */
+export type DenseConfig = Config['dense'];
+
+const warmupShare = 0.05;
+const power = 0.9;
+
+/** Linear from zero over the first twentieth of the steps, then down by (1 - t)^0.9. @param step from 0 */
+export function denseRate(step: number, steps: number, peak: number): number {
+  const warmup = Math.max(1, Math.floor(warmupShare * steps));
+  return peak * Math.min(1, (step + 1) / warmup) * (1 - step / steps) ** power;
+}
+
+/** Steps of a schedule: whole epochs, or dense.maxSteps. @throws LgdError BAD_DATASET where the images do not make a batch */
+export function denseSteps({ epochs, maxSteps, batchSize }: DenseConfig, images: number): { steps: number; perEpoch: number } {
+  const perEpoch = Math.floor(images / batchSize);
+  if (perEpoch === 0) throw new LgdError('BAD_DATASET', `${images} images do not make a batch of ${batchSize}.`, { option: 'dense.batchSize', found: batchSize, allowed: `1 to ${images}`, mend: 'Lower dense.batchSize' });
+  return { steps: maxSteps ?? epochs * perEpoch, perEpoch };
+}
+
+/** @throws LgdError BAD_OPTION unless the input's side and the output stride fit each other */
+export function checkDense({ resolution, outputStride, scaleMin, scaleMax }: DenseConfig): void {
+  if (resolution % 32 !== 0) throw new LgdError('BAD_OPTION', 'the input must be a whole number of positions wide.', { option: 'dense.resolution', found: resolution, allowed: 'a multiple of 32', mend: `Take ${32 * Math.max(1, Math.round(resolution / 32))}` });
+  if (![8, 16, 32].includes(outputStride)) throw new LgdError('BAD_OPTION', 'no such output stride.', { option: 'dense.outputStride', found: outputStride, allowed: '8, 16 or 32' });
+  if (scaleMin > scaleMax) throw new LgdError('BAD_CONFIG', 'is greater than dense.scaleMax.', { option: 'dense.scaleMin', found: scaleMin, allowed: `a number to ${scaleMax}`, mend: 'Lower dense.scaleMin or raise dense.scaleMax' });
+}
+
+/** `train.precision` as a compiled network takes it. */
+export function precisionOf({ train: { precision } }: Config): Precision | undefined {
+  return precision === 'auto' ? undefined : precision;
+}
+
+/** Start values of a dense network: the student's where it has them, else drawn from the seed. */
+export function startWeights(graph: GraphSpec, student: Readonly<WeightRecord>, seed: number): WeightRecord {
+  return { ...initialWeights(graph, seed), ...weightsOf(graph, student) };
+}
+
+/** A compiled network with its input and its gradient. */
+export class DenseTrainer implements Disposable {
+  readonly network: CompiledEncoder;
+  readonly dOutput: TensorHandle;
+  readonly #images: TensorHandle;
+  readonly #step: StepHandle;
+
+  /** @throws LgdError BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
+  constructor(readonly device: Device, graph: GraphSpec, weights: Readonly<WeightRecord>, { batch, resolution, precision }: { batch: number; resolution: number; precision: Precision | undefined }) {
+    const { addon, handle } = device;
+    this.network = new CompiledEncoder(device, graph, { batch, resolution, precision });
+    this.network.load(weights);
+    this.#images = this.network.makeImages();
+    const { outputs } = this.network.info;
+    const [rows, columns] = outputs.length === 1 ? [batch * outputs[0]![0]! * outputs[0]![1]!, outputs[0]![2]!] : [1, batch * this.network.info.outputSize];
+    this.dOutput = addon.makeTensor(handle, [rows, columns]);
+    this.#step = addon.makeStep(handle);
+  }
+
+  /**
+   * Queues a step.
+   * @param pixels [B,3,R,R], normalised
+   * @param queueLoss queues what writes dOutput from the network's output
+   */
+  queueStep(pixels: Float32Array, queueLoss: (output: TensorHandle, dOutput: TensorHandle) => void, { step, seed, learningRate, momentum, weightDecay }: { step: number; seed: number; learningRate: number; momentum: number; weightDecay: number }): void {
+    const { addon } = this.device;
+    addon.writeImages(this.#images, pixels);
+    addon.beginStep(this.#step);
+    this.network.forwardTensor(this.#images, { training: true, seed, step });
+    queueLoss(this.network.output, this.dOutput);
+    this.network.zeroGradients();
+    this.network.backwardTensor(this.dOutput);
+    this.network.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias: false });
+    addon.endStep(this.#step);
+  }
+
+  [Symbol.dispose](): void {
+    for (const object of [this.dOutput, this.#images, this.#step]) this.device.addon.release(object);
+    this.network.dispose();
+  }
+}

@@ -1,0 +1,42 @@
+/** Segmentation without training for it: each position of a student's last map through its projection head, and of the text bank the nearest name. */
+import { parseConfig, type ConfigInput } from '../config.js';
+import { openDevice, type DeviceName } from '../device.js';
+import { withBank } from '../evaluate/student.js';
+import { studentGraph } from '../models/student.js';
+import { BankSource } from '../train/bank-source.js';
+import { readStudent } from '../train/student-file.js';
+import type { SegmentationScore } from './intersection.js';
+import { openEvaluation, scoreSegmenter, type ScoreOptions } from './segmentation.js';
+import { Segmenter } from './segmenter.js';
+import { checkDense, precisionOf } from './trainer.js';
+
+/** What {@link evaluateZeroShotSegmentation} evaluates. */
+export interface ZeroShotSegmentationOptions extends ScoreOptions {
+  /** A run folder, a checkpoint folder or a student's file, with its projection head. */
+  student: string;
+  /** As for {@link evaluateSegmentation}; text embeddings of the classes come from `bank` or the student's own bank where they are in it, else from `textEncoder`. */
+  config: ConfigInput;
+}
+
+/**
+ * Scores a student that never saw a mask: a baseline for trained heads.
+ * @throws LgdError BAD_CONFIG (no text embeddings of the classes), BAD_MODEL, BAD_BANK, and as {@link evaluateSegmentation}
+ */
+export async function evaluateZeroShotSegmentation({ student: path, config: input, ...options }: ZeroShotSegmentationOptions): Promise<SegmentationScore> {
+  const config = parseConfig(input);
+  const { dense } = config;
+  checkDense(dense);
+  const { file, info, weights } = await readStudent(path);
+  const set = await openEvaluation(config, { signal: options.signal });
+  const known = await withBank({ ...config, names: undefined }, file, info);
+  const banks = new BankSource({ ...known, evaluate: { ...known.evaluate, names: [...set.names] } }, info, { signal: options.signal });
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  try {
+    const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
+    const graph = studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
+    using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, { device, outputStride: dense.outputStride, resolution: dense.resolution, precision: precisionOf(config) });
+    return await scoreSegmenter(segmenter, set, { inference: dense.inference, ...options });
+  } finally {
+    await banks.dispose();
+  }
+}

@@ -1,0 +1,70 @@
+// Bilinear enlargement (ops/resize.h): a thread has 8 channels of one pixel and gathers, forward 4 pixels, backward at most (2f)^2.
+#include "core/cuda_device.cuh"
+#include "ops/resize.h"
+
+namespace lgd {
+
+namespace {
+
+template <class T>
+__global__ void __launch_bounds__(256) resize_kernel(ResizeShape s, int64_t vectors, const T* x, T* y) {
+  const int chunks = s.c / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int chunk = int(e % chunks);
+    const int64_t pixel = e / chunks, image = pixel / s.ow() / s.oh();
+    const ResizeTap across = resize_tap(int(pixel % s.ow()), s.w, s.factor), down = resize_tap(int(pixel / s.ow() % s.oh()), s.h, s.factor);
+    const auto at = [&](int row, int column) { return load8(x + (((image * s.h + row) * s.w + column) * chunks + chunk) * 8); };
+    const F8 a = at(down.low, across.low), b = at(down.low, across.high), c = at(down.high, across.low), d = at(down.high, across.high);
+    F8 out;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float above = a.v[i] + across.weight * (b.v[i] - a.v[i]), below = c.v[i] + across.weight * (d.v[i] - c.v[i]);
+      out.v[i] = above + down.weight * (below - above);
+    }
+    store8(y + e * 8, out);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) resize_backward_kernel(ResizeShape s, int64_t vectors, const T* dy, T* dx, bool accumulate) {
+  const int chunks = s.c / 8;
+  for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
+    const int chunk = int(e % chunks);
+    const int64_t pixel = e / chunks, image = pixel / s.w / s.h;
+    const int column = int(pixel % s.w), row = int(pixel / s.w % s.h);
+    F8 sum = zero8();
+    for (int oy = resize_first(row, s.factor); oy < resize_last(row, s.h, s.factor); ++oy) {
+      const float down = resize_tap(oy, s.h, s.factor).of(row);
+      for (int ox = resize_first(column, s.factor); ox < resize_last(column, s.w, s.factor); ++ox) {
+        const float weight = down * resize_tap(ox, s.w, s.factor).of(column);
+        if (weight == 0.f) continue;
+        const F8 g = load8(dy + (((image * s.oh() + oy) * s.ow() + ox) * chunks + chunk) * 8);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum.v[i] += weight * g.v[i];
+      }
+    }
+    put8(dx + e * 8, sum, accumulate);
+  }
+}
+
+unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
+
+}  // namespace
+
+void resize_forward_cuda(Context& ctx, const ResizeShape& s, DType type, const void* x, void* y) {
+  const int64_t vectors = int64_t(s.n) * s.oh() * s.ow() * s.c / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, resize_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
+  });
+}
+
+void resize_backward_cuda(Context& ctx, const ResizeShape& s, DType type, const void* dy, void* dx, bool accumulate) {
+  const int64_t vectors = int64_t(s.n) * s.h * s.w * s.c / 8;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, resize_backward_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+  });
+}
+
+}  // namespace lgd
