@@ -27,8 +27,8 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation;
-  /** Protocols on frozen features that go with it, for each of the distiller's students. */
-  frozen?: readonly FrozenEvaluation[];
+  /** Protocols on frozen features that go with it. */
+  frozen?: FrozenEvaluation;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {});
 }
@@ -208,7 +208,7 @@ export class Run {
     try {
       this.#teacherScore ??= await this.course.teacherScore();
       const student = await evaluation.evaluateEncoder(this.encoder, { signal });
-      const also = await this.course.options.frozen?.[this.number]?.evaluate(await this.encoder.state(), { signal });
+      const also = await this.course.options.frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal });
       this.#evaluated = this.#step;
       const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also?.knn?.top1, linear: also?.linear?.top1 };
       const value = values[this.#metric];

@@ -45,8 +45,8 @@ export interface PreparedRun extends AsyncDisposable {
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache | StreamedImages;
   evaluation: ZeroShotEvaluation | undefined;
-  /** The protocols of `evaluate.also`, for each student. */
-  frozen: readonly FrozenEvaluation[] | undefined;
+  /** The protocols of `evaluate.also`. */
+  frozen: FrozenEvaluation | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -126,17 +126,16 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
-  let frozen: FrozenEvaluation[] | undefined;
+  let frozen: FrozenEvaluation | undefined;
   if (evaluationSource && evaluationBank) {
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
     if (labelled !== undefined) {
       const { resolution, precision } = distiller.encoder;
-      const train = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
-      cleanup.push(() => train.dispose());
-      frozen = distiller.students.map(({ graph }) => new FrozenEvaluation({ device, graph, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train, test: images }));
-      cleanup.push(() => frozen!.forEach((one) => one[Symbol.dispose]()));
+      const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
+      cleanup.push(() => learnt.dispose());
+      frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
   return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
