@@ -7,7 +7,7 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
   TensorHandle,
 } from './native.js';
 export { version } from './version.js';
