@@ -12,6 +12,8 @@
 // The output holds, level by level, the class scores [B,h,w,K] and then boxes with centre-ness [B,h,w,5]; locations are numbered in that
 // order. Least work: the output is read and the gradient written once.
 #pragma once
+#include <cmath>
+
 #include "core/device.h"
 #include "core/philox.h"  // LGD_HOST_DEVICE
 
