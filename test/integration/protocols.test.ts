@@ -78,7 +78,7 @@ describe('linear', () => {
   test('SGD and L-BFGS are both told, each with its sweep', async () => {
     const { results, files } = await run('linear', { probeEpochs: 5 });
     expect(results.map(({ setting }) => setting.replace(/[\d.e+-]+$/u, ''))).toEqual(['SGD, rate ', 'L-BFGS, C ']);
-    expect(results[0]!.sweep!.map(({ value }) => value)).toEqual([0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]);
+    expect(results[0]!.sweep!.map(({ value }) => value)).toEqual([0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1]);
     expect(files.map((file) => file.slice(at('out').length + 1))).toEqual(['linear.json', 'linear-1.csv', 'linear-2.csv']);
   });
 });
@@ -119,10 +119,10 @@ function logisticByDescent(C: number): number[] {
 
 describe('fine-tuning', () => {
   test('learns what the drawings tell apart', async () => {
-    const evaluation = await run('finetune', { finetuneEpochs: 12, finetuneBatch: 12, finetuneRate: 0.6 });
+    const evaluation = await run('finetune', { finetuneEpochs: 20, finetuneBatch: 12, finetuneRate: 0.6 });
     checkScore(evaluation);
     expect(evaluation.results[0]).toMatchObject({ setting: '100 % of the labels', learntFrom: 4 * trainCount });
-    expect(evaluation.results[0]!.score.top1).toBeGreaterThan(0.7);
+    expect(evaluation.results[0]!.score.top1).toBeGreaterThan(0.85);
   });
 
   test('semi takes balanced, seeded shares, and says which images they were', async () => {
