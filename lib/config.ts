@@ -43,6 +43,10 @@ const schema = z.strictObject({
     spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
   }),
+  teacherCache: group({
+    views: z.int().min(0).max(1000).default(0).describe('Views of each image that come back, whose teacher embeddings are kept in a file: epoch e shows view e modulo this number; 0: new views in every epoch'),
+    file: text().optional().describe('That file, which later runs may share (default: teacher-views.lgd in the run folder)'),
+  }),
   student: group({
     name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),

@@ -25,6 +25,9 @@ export type PixelStoreHandle = Handle<'pixel store'>;
 /** Both banks and the queue, with the loss over them. */
 export type SemanticHeadHandle = Handle<'semantic head'>;
 
+/** Embeddings in a memory-mapped file. */
+export type RowFileHandle = Handle<'row file'>;
+
 /** What the native addon was built with. */
 export interface BuildInfo {
   version: string;
@@ -351,6 +354,16 @@ export interface NativeAddon {
     k: number,
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
 
+  /**
+   * Maps a file of embeddings behind `offset` bytes, grown to hold `rows` of `dimension` values, and looks at every row. `present` [rows] tells which are there; those that are not
+   * what their checksums say are `damaged`, and absent.
+   */
+  openRows(device: DeviceHandle, options: { path: string; offset: number; rows: number; dimension: number }): Promise<{ file: RowFileHandle; present: Uint8Array; damaged: number }>;
+  /** `tensor` [n,D] <- rows that are there. */
+  loadRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+  /** `tensor` [n,D] <- its rows at length 1 in half precision. Those that the file lacks are written to it, those that it has come from it; a number below 0 is not kept. */
+  keepRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+
   classifierLoss(args: NativeClassifierArguments): void;
   /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
@@ -371,7 +384,7 @@ export const nativeFunctions = [
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
-  'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
+  'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];
 
 const require = createRequire(import.meta.url);

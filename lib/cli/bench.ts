@@ -59,8 +59,8 @@ function dataCommand(bind: Bind): Command {
     for await (const row of measureData(sources as string[], config, { seconds, signal })) rows.push(row);
     terminal.emit({ resolution: config.data.resolution, rows });
     terminal.say(formatTable(
-      ['source', 'cores', 'images/s', 'images/s/core', 'ms decode', 'ms augment', 'loop delay p99 ms'],
-      rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerSecondAndCore.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
+      ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
+      rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
     ));
   }));
 }

@@ -12,7 +12,8 @@ import type { RunEvent } from './events.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import type { RunOptions } from './run.js';
-import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import type { TeacherViewCache } from './view-cache.js';
 
 export type { DistillerState } from './pupil.js';
 
@@ -76,6 +77,7 @@ export class Distiller implements Disposable {
   readonly config: Config;
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
+  #cachedFeed: TeacherFeed | undefined;
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
@@ -116,6 +118,13 @@ export class Distiller implements Disposable {
     return this.#pupil(student).encoder;
   }
 
+  /** Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays the caller's. {@link run} does so by `teacherCache.views`. */
+  useViewCache(cache: TeacherViewCache | undefined): void {
+    this.#life.check();
+    this.#cachedFeed?.dispose();
+    this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
+  }
+
   /**
    * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
@@ -139,7 +148,7 @@ export class Distiller implements Disposable {
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         if (after) await after('augment');
         const from = performance.now();
-        const embedded = this.#feed.embed(batch, place);
+        const embedded = (this.#cachedFeed ?? this.#feed).embed(batch, place);
         const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
@@ -224,6 +233,11 @@ export class Distiller implements Disposable {
     return runDistillation(this, dataset, options);
   }
 
+  /** Was it disposed of? */
+  get disposed(): boolean {
+    return this.#life.ended;
+  }
+
   /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
     if (this.#life.end() && this.#queueing === 0) this.#free();
@@ -236,6 +250,7 @@ export class Distiller implements Disposable {
 
   #free(): void {
     const { addon } = this.device;
+    this.#cachedFeed?.dispose();
     this.#feed.dispose();
     for (const object of [this.#step, this.#images]) addon.release(object);
     for (const pupil of this.#pupils) pupil.dispose();

@@ -40,6 +40,8 @@ type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
 interface Progress {
   plan: BatchPlanState;
   dataset: string;
+  /** Views of each image that come back; absent in checkpoints of versions that had none. */
+  views?: number;
   monitor: MonitorState;
   best: Manifest['best'];
   /** Step of the last evaluation; 0 before the first. */
@@ -238,6 +240,7 @@ export class Run {
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,
+      views: this.config.teacherCache.views,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -331,6 +334,10 @@ export class Run {
     const progress = checkpoint.progress as Progress;
     if (progress.dataset !== this.course.images.hash) {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
+    }
+    const { views = 0 } = progress;
+    if (views !== this.config.teacherCache.views) {
+      throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: this.config.teacherCache.views, allowed: String(views), mend: 'Resume with the configuration of that run' });
     }
     this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);

@@ -191,7 +191,7 @@ function absolutePaths(config: Config): Config {
   const path = (value: string) => resolve(value);
   const ifThere = <Value>(value: Value) => (typeof value === 'string' && existsSync(value) ? resolve(value) : value); // else an id, or the name of a built-in list
   const optional = (value: string | undefined) => (value === undefined ? undefined : path(value));
-  const { data, evaluate, student } = config;
+  const { data, evaluate, student, teacherCache } = config;
   return {
     ...config,
     output: path(config.output),
@@ -201,6 +201,7 @@ function absolutePaths(config: Config): Config {
     textEncoder: ifThere(config.textEncoder),
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
+    teacherCache: { ...teacherCache, file: optional(teacherCache.file) },
     student: { ...student, weights: optional(student.weights) },
     evaluate: { ...evaluate, data: optional(evaluate.data), train: optional(evaluate.train), output: optional(evaluate.output), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };
