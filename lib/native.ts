@@ -25,6 +25,9 @@ export type PixelStoreHandle = Handle<'pixel store'>;
 /** Both banks and the queue, with the loss over them. */
 export type SemanticHeadHandle = Handle<'semantic head'>;
 
+/** Embeddings in a memory-mapped file. */
+export type RowFileHandle = Handle<'row file'>;
+
 /** What the native addon was built with. */
 export interface BuildInfo {
   version: string;
@@ -106,6 +109,19 @@ export interface EncoderInfo {
   parameterBytes: number;
   kernelsForward: number;
   kernelsBackward: number;
+}
+
+/** A file of raw pixels, 8-bit RGB row by row, image after image. */
+export interface NativePixelFile {
+  path: string;
+  /** Where each image's pixels begin, in bytes; at least 64 bytes follow the last image's. */
+  offsets: Float64Array;
+  widths: Int32Array;
+  heights: Int32Array;
+  /** CRC-32C of each image's pixels, looked at before they are first used. */
+  checksums: Uint32Array;
+  /** Where each image's name begins in the file, in bytes, and where the last one ends: one more than there are images. */
+  names: Float64Array;
 }
 
 /** MoCo v2's recipe; meanings and defaults in native/engine.h. */
@@ -321,7 +337,17 @@ export interface NativeAddon {
   makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
   /** `rgb`: width * height * 3 bytes; returns the image's index in the store. */
   appendPixels(store: PixelStoreHandle, width: number, height: number, rgb: Uint8Array): number;
-  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number };
+  /** Adds an image under an index of its own, to a store that holds only such ones. */
+  placePixels(store: PixelStoreHandle, index: number, width: number, height: number, rgb: Uint8Array): void;
+  /** Forgets the images, not the memory; BAD_OPTION while queued work may read them. */
+  clearPixels(store: PixelStoreHandle): void;
+  /** A file of raw pixels as the images of an empty store, read where they lie. */
+  mapPixels(store: PixelStoreHandle, file: NativePixelFile): void;
+  /** Fetches and checks, on a thread of its own, images of a mapped file that will be needed; nothing for other stores. */
+  readAhead(store: PixelStoreHandle, images: Int32Array): void;
+  pixelStoreInfo(store: PixelStoreHandle): { images: number; bytes: number; spilledBytes: number; mappedBytes: number };
+  /** CRC-32C; `before` is that of the bytes in front of these. */
+  checksum(bytes: Uint8Array, before?: number): number;
   augment(
     store: PixelStoreHandle,
     recipe: NativeAugmentRecipe,
@@ -348,6 +374,16 @@ export interface NativeAddon {
     k: number,
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
 
+  /**
+   * Maps a file of embeddings behind `offset` bytes, grown to hold `rows` of `dimension` values, and looks at every row. `present` [rows] tells which are there; those that are not
+   * what their checksums say are `damaged`, and absent.
+   */
+  openRows(device: DeviceHandle, options: { path: string; offset: number; rows: number; dimension: number }): Promise<{ file: RowFileHandle; present: Uint8Array; damaged: number }>;
+  /** `tensor` [n,D] <- rows that are there. */
+  loadRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+  /** `tensor` [n,D] <- its rows at length 1 in half precision. Those that the file lacks are written to it, those that it has come from it; a number below 0 is not kept. */
+  keepRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+
   classifierLoss(args: NativeClassifierArguments): void;
   /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
@@ -367,9 +403,9 @@ export const nativeFunctions = [
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
-  'makePixelStore', 'appendPixels', 'pixelStoreInfo', 'augment',
+  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
-  'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
+    'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];
 
 const require = createRequire(import.meta.url);

@@ -20,6 +20,8 @@ const pieceValues = 2 ** 20; // decoded between two turns of the event loop
 export class SafetensorsReader implements AsyncDisposable {
   readonly #places = new Map<string, Place>();
   readonly #files: OpenFile[] = [];
+  /** What the files' headers say besides; of an entry in several files the last one's. */
+  readonly metadata: Record<string, string> = {};
 
   private constructor() {}
 
@@ -88,8 +90,9 @@ export class SafetensorsReader implements AsyncDisposable {
     if (length > size - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
     const header = new Uint8Array(8 + length);
     await readFully(handle, header, 0, path);
-    const { entries, start } = parseHeader(header, size, path);
+    const { entries, metadata, start } = parseHeader(header, size, path);
     file.start = start;
+    Object.assign(this.metadata, metadata);
     for (const [name, entry] of entries) this.#places.set(name, { ...entry, file });
   }
 }

@@ -22,12 +22,14 @@ struct PixelStore;     // decoded images in host memory or in a memory-mapped fi
 struct DeviceStep;     // what is kept of a training step from one time to the next: its CUDA graph
 struct Encoder;        // a compiled graph with its parameters, gradients and optimiser state
 struct SemanticHead;   // both banks and the queue, with the loss over them
+struct RowFile;        // embeddings in a memory-mapped file
 using DevicePtr = std::shared_ptr<Device>;
 using TensorPtr = std::shared_ptr<Tensor>;
 using DeviceStepPtr = std::shared_ptr<DeviceStep>;
 using PixelStorePtr = std::shared_ptr<PixelStore>;
 using EncoderPtr = std::shared_ptr<Encoder>;
 using SemanticHeadPtr = std::shared_ptr<SemanticHead>;
+using RowFilePtr = std::shared_ptr<RowFile>;
 
 // ---- build and devices ------------------------------------------------------------------------------------------------------
 struct BuildInfo {
@@ -158,11 +160,29 @@ struct PixelStoreOptions {
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options);
 // Adds one RGB image (uint8 HWC); returns its index. Thread-safe. Throws NOT_WRITABLE when the spill file cannot grow.
 int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes);
+// Adds one under an index of its own, for a store that is filled anew for each batch: clear_pixels() forgets all images and keeps the memory. Throws BAD_OPTION
+// while work that was queued on the images is not done.
+void place_pixels(const PixelStorePtr& store, int64_t index, int width, int height, const uint8_t* rgb, size_t bytes);
+void clear_pixels(const PixelStorePtr& store);
+// A file of raw pixels (uint8 HWC), image after image, as the store's images: mapped, not copied. Before an image is used for the first time its checksum is looked at.
+struct PixelFileOptions {
+  std::string path;
+  std::vector<double> offsets;       // where each image's pixels begin in the file; at least 64 bytes follow the last image
+  std::vector<int32_t> widths, heights;
+  std::vector<uint32_t> checksums;   // CRC-32C of each image's pixels
+  std::vector<double> names;         // where each image's name (UTF-8) begins in the file, and where the last one ends
+};
+void map_pixels(const PixelStorePtr& store, PixelFileOptions options);
+// Fetches pixels of a mapped file that batches to come will need, and looks at their checksums, on a thread of its own; nothing for other stores.
+void read_ahead(const PixelStorePtr& store, std::vector<int64_t> images);
 struct PixelStoreInfo {
   int64_t images = 0;
-  double bytes = 0, spilled_bytes = 0;
+  double bytes = 0, spilled_bytes = 0;  // decoded: all, and those of them in the spill file
+  double mapped_bytes = 0;              // pixels of a mapped file
 };
 PixelStoreInfo pixel_store_info(const PixelStorePtr& store);
+// CRC-32C of bytes; `before` is that of the bytes in front of them, 0 at the start.
+uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before);
 
 // MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
 struct AugmentRecipe {
@@ -225,6 +245,24 @@ SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot);
 // For each row of queries [N,D], the k most similar rows of bank [K,D] by cosine (both normalised here): indices [N,k] and scores [N,k]. The arrays are read where they lie. device's thread [waits]
 void top_similar(const DevicePtr& device, std::span<const float> queries, std::span<const float> bank, int64_t dimension, int k,
                  std::vector<int32_t>& indices, std::vector<float>& scores);
+
+// ---- embeddings kept in a file (semantic/row_file.h) ----------------------------------------------------------------------------
+struct RowFileOptions {
+  std::string path;                               // exists, and may be written; grown to hold all rows
+  int64_t offset = 0;                             // bytes before the first row
+  int64_t rows = 0, dimension = 0;                // D
+};
+struct RowFileInfo {
+  std::vector<uint8_t> present;                   // [rows], 0 or 1
+  int64_t damaged = 0;                            // rows that are not what their checksums say; they are absent
+};
+RowFilePtr open_rows(const DevicePtr& device, const RowFileOptions& options);                     // device's thread [waits]
+RowFileInfo row_file_info(const RowFilePtr& file);                                                // device's thread
+// tensor [n,D] <- rows that are there. [queued]
+void load_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPtr& tensor);
+// tensor [n,D] <- its rows scaled to length 1 and rounded to binary16; those that the file lacks are written to it, those that it has come from it.
+// A row number below 0 is not kept. [queued; waits for the tensor on the device's thread]
+void keep_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPtr& tensor);
 
 // ---- linear classifiers on frozen features ------------------------------------------------------------------------------------
 // H classifiers of K classes side by side on the same rows (semantic/classifier.h): softmax cross entropy and its gradient.

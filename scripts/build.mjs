@@ -61,7 +61,7 @@ function buildWithCmake() {
     'compile', '--out', options.out, '--parallel', String(availableParallelism()),
     `--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : []),
   ]);
-  return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${arch === 'native' ? '' : ', PTX for later cards'})` : 'cmake-js, CPU only: no nvcc found'];
+  return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${arch === 'native' ? '' : ', PTX for later cards'})` : `cmake-js, CPU only: ${options.cuda === 'off' ? '--cuda off' : 'no nvcc found'}`];
 }
 
 function buildWithGyp() {

@@ -1,27 +1,46 @@
 import { Command, Option } from 'commander';
-import { exportStudent } from '../export/student.js';
+import { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportResult } from '../export/student.js';
 import type { Bind } from './command.js';
 import { formatBytes } from './table.js';
+import { parsePositive } from './values.js';
 
 interface ExportFlags {
   to: string;
-  head: 'keep' | 'drop';
+  output?: string;
+  head?: 'keep' | 'drop';
   bank?: string;
+  classifier?: string | true;
+  temperature?: number;
+  fold: boolean;
+  images?: string;
 }
+
+const tools = exportFormats.filter((format) => format !== 'lgdistill');
 
 export function exportCommand(bind: Bind): Command {
   const command = new Command('export')
-    .description("write the student alone, with torchvision's names")
+    .description('write the student for another program, and check that what was written gives the same embeddings')
     .argument('<run>', 'a run folder (its best checkpoint), a checkpoint folder or a model.safetensors')
-    .requiredOption('--to <file>', 'the file to write, .safetensors')
-    .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone').choices(['keep', 'drop']).default('keep'))
-    .option('--bank <file>', 'write the text bank, the zero-shot classifier, too');
+    .requiredOption('--to <what>', `${tools.join(', ')}; or a file to write, .safetensors, which this package's other commands read`)
+    .option('--out, --output <path>', `where to write for a program [default ${tools.map(defaultOutput).join(', ')}]`)
+    .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep; drop for timm, mmdet, mmseg and detectron2]').choices(['keep', 'drop']))
+    .option('--bank <file>', 'write the text bank, the zero-shot classifier, too')
+    .option('--classifier [bank]', "onnx: a text bank as the last layer, with the output logits; the student's own, or this file")
+    .addOption(new Option('--temperature <n>', "onnx, transformers: what cosines are divided by in logits [default: the student's]").argParser(parsePositive('--temperature')))
+    .option('--no-fold', 'onnx, transformers: leave batch norms as they are instead of folding them into the convolutions')
+    .option('--images <folder>', "images to compare on [default: the run's own, or drawn ones]");
   return command.action(bind(async ({ terminal, signal }, run) => {
-    const { to, head, bank } = command.opts<ExportFlags>();
-    const result = await exportStudent({ from: run as string, to, head, bank, signal });
-    const { architecture, widthMultiplier, embeddingSize, names, step } = result.info;
+    const { to, output, ...options } = command.opts<ExportFlags>();
+    const result = await exportStudent({ ...options, ...exportTarget(to, output), from: run as string, signal });
     terminal.emit(result);
-    terminal.say(`${result.file}: ${architecture} x ${widthMultiplier}, ${result.tensors} tensors, ${formatBytes(result.bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`);
-    if (result.bank !== undefined) terminal.say(`${result.bank}: ${names.length} names`);
+    terminal.say(summaryOf(result));
+    if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);
   }));
+}
+
+function summaryOf({ file, tensors, bytes, head, comparison, info, format }: ExportResult): string {
+  const { architecture, widthMultiplier, embeddingSize, step } = info;
+  const what = `${file}: ${architecture} x ${widthMultiplier}, ${tensors} tensors, ${formatBytes(bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`;
+  if (format === 'lgdistill') return what;
+  return `${what}\ncompared on ${comparison.images} images (${comparison.folder ?? 'drawn ones'}): cosine ${comparison.cosine.toFixed(6)} or more`;
 }

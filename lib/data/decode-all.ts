@@ -107,7 +107,7 @@ function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefin
 }
 
 /** Pictures in the decoder at once: sharp works on libuv's threads, of which there are four unless the environment says otherwise. */
-function decoderThreads(): number {
+export function decoderThreads(): number {
   const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
   return Math.max(1, Math.min(availableParallelism(), Number.isInteger(threads) && threads > 0 ? threads : 4));
 }

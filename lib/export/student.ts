@@ -1,115 +1,170 @@
-/** The student alone, as a file for other programs. */
+/** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { openDevice } from '../device.js';
+import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
-import { Encoder } from '../models/encoder.js';
-import { createStudent } from '../models/student.js';
-import type { WeightRecord } from '../models/weights.js';
-import { readCheckpoint } from '../train/checkpoint.js';
-import { findStudentFile, readStudent, writeStudent, type StudentInfo } from '../train/student-file.js';
+import type { StudentInfo } from '../models/student-info.js';
+import { tools } from '../models/tools/naming.js';
+import { nearestName } from '../text/spelling.js';
+import { referenceEmbeddings, type Comparison } from './compare.js';
+import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
+import { compareOwn, writeOwn } from './own.js';
+import { readExportSource, requireBank, type ExportSource } from './source.js';
+import { checkFolder, placeFolder, sizeOfFolder } from './folder.js';
+import { compareTool, isFolderTool, prepareTool, writeTool } from './tools.js';
+import { compareTransformers, writeTransformers } from './transformers.js';
+import type { Written } from './written.js';
+
+/**
+ * What an export is for: 'lgdistill' is this package's own file (torchvision's names, and the head as `head.0`, `head.2`); 'torchvision' has the head in the classifier's place and PyTorch's counters too;
+ * 'timm', 'mmdet', 'mmseg' and 'detectron2' have the names of those.
+ */
+export const exportFormats = ['lgdistill', 'onnx', 'transformers', ...tools] as const;
+export type ExportFormat = (typeof exportFormats)[number];
+
+/** Where a format goes that is given no place: in the current folder. */
+export function defaultOutput(format: ExportFormat): string {
+  if (format === 'onnx') return 'student.onnx';
+  return format === 'lgdistill' || format === 'torchvision' ? `student-${format}.safetensors` : `student-${format}`;
+}
+
+/**
+ * What is meant by one word: a format's name, or a file for this package.
+ * @param output where to write for a program; default: {@link defaultOutput}
+ * @throws LgdError BAD_OPTION for a word that is neither a format nor looks like a file, with the nearest format
+ */
+export function exportTarget(word: string, output?: string): { format: ExportFormat; to: string } {
+  const format = exportFormats.find((name) => name === word && name !== 'lgdistill');
+  if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
+  if (/[./\\]/u.test(word)) return { format: 'lgdistill', to: word };
+  const near = nearestName(word, exportFormats);
+  throw new LgdError('BAD_OPTION', 'this is neither a program nor a file.', { option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: near === undefined ? 'Name a file with .safetensors at its end' : `Did you mean ${near}?` });
+}
 
 /** What {@link exportStudent} writes, and where. */
 export interface ExportOptions {
   /** A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file. */
   from: string;
-  /** The file to write, by convention ending in .safetensors. */
+  /** What to write: an .onnx file for 'onnx', a .safetensors file for 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export). */
   to: string;
-  /** 'keep': with the projection head (`head.0`, `head.2`), for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'. */
+  /** Default 'lgdistill'. */
+  format?: ExportFormat;
+  /** 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'; 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm. */
   head?: 'keep' | 'drop';
   /** Where to write the text bank, the zero-shot classifier, too; default: not written. */
   bank?: string;
+  /** ONNX: makes a text bank the last layer, output `logits`: true takes the student's own, a path that file. Default: none. */
+  classifier?: boolean | string;
+  /** ONNX with a classifier, and transformers' text_bank.json: logits are cosines divided by it; default: the student's temperature in its run's configuration, else that option's default. */
+  temperature?: number;
+  /** ONNX and transformers: batch norms become part of the convolutions before them. Default true. */
+  fold?: boolean;
+  /** Folder of images to compare on; default: the run's training images where they are there, else drawn ones. */
+  images?: string;
   signal?: AbortSignal;
 }
 
 /** What {@link exportStudent} wrote. */
 export interface ExportResult {
   file: string;
+  format: ExportFormat;
   bytes: number;
   head: 'keep' | 'drop';
+  tensors: number;
   /** Numbers in the file, buffers included. */
   values: number;
-  tensors: number;
   info: StudentInfo;
+  /** How what was written, loaded again, agrees with the student. */
+  comparison: Comparison;
   /** The text bank's file, where one was asked for. */
   bank: string | undefined;
   /** The student's file that was exported. */
   from: string;
 }
 
-const checkBatch = 2;
-
 /**
- * Writes a student as one safetensors file: tensors under torchvision's names, with architecture, width, embedding size, input, names, templates and the bank's hash in the metadata.
- * What was written is read back and compared before it takes its name: the same keys, the same bits, and the same outputs of a forward pass.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, NOT_WRITABLE, ABORTED; EXPORT_FAILED when what was written differs (the file is then removed)
+ * Writes a student for another program, loads what was written and compares it: the same embeddings on images (cosine 0.9999 or more), no key missing, none too many. Only then does it take its name.
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
-export async function exportStudent({ from, to, head = 'keep', bank: bankFile, signal }: ExportOptions): Promise<ExportResult> {
-  const source = await findStudentFile(from);
-  const { info, weights, bank } = await readSource(source, bankFile !== undefined);
-  const chosen = head === 'keep' ? weights : withoutHead(weights);
+export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
+  const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  const source = await readExportSource(from);
+  const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
+  const target = await targetOf(format, source, { ...options, head });
   const partial = join(dirname(to), `.${basename(to)}.${process.pid}.part`);
+  let written: Written;
+  let comparison: Comparison;
   try {
-    await writeStudent(partial, info, chosen);
+    written = await target.write(partial);
     throwIfAborted(signal, 'the export');
-    await compare(partial, info, weights, chosen);
+    comparison = await target.compare(partial);
     throwIfAborted(signal, 'the export');
-    await rename(partial, to).catch((cause: unknown) => { throw writeError(to, cause); });
+    await target.place(partial, to);
   } catch (error) {
-    await rm(partial, { force: true }).catch(() => undefined);
+    await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     throw error;
   }
-  if (bankFile !== undefined) await bank!.save(bankFile);
-  const values = Object.values(chosen).reduce((sum, { data }) => sum + data.length, 0);
-  return { file: to, bytes: (await stat(to)).size, head, values, tensors: Object.keys(chosen).length, info, bank: bankFile, from: source };
+  await bank?.save(options.bank!);
+  return { file: to, format, bytes: await target.size(to), head, ...written, info: source.info, comparison, bank: options.bank, from: source.file };
 }
 
-/** A student's file with the text bank beside it; in a checkpoint, both are checked against its manifest. */
-async function readSource(file: string, withBank: boolean): Promise<{ info: StudentInfo; weights: WeightRecord; bank: TextualSemanticsBank | undefined }> {
-  const folder = dirname(file);
-  const isCheckpoint = (await stat(join(folder, 'manifest.json')).catch(() => undefined))?.isFile() ?? false;
-  const content = isCheckpoint ? await readCheckpoint(folder) : { ...(await readStudent(file)), bank: undefined };
-  if (withBank && content.bank === undefined) {
-    throw new LgdError('FILE_NOT_FOUND', `there is no text bank beside ${file}.`, {
-      option: 'bank', allowed: 'a run folder or a checkpoint of a method with a text bank', mend: 'Export from the run folder, or leave the bank out',
-    });
+/** How one format is written, proved and put in its place. */
+interface Target {
+  write(path: string): Promise<Written>;
+  compare(path: string): Promise<Comparison>;
+  place(from: string, to: string): Promise<void>;
+  size(path: string): Promise<number>;
+}
+
+const asFile: Pick<Target, 'place' | 'size'> = {
+  place: (from, to) => rename(from, to).catch((cause: unknown) => { throw writeError(to, cause); }),
+  size: async (path) => (await stat(path)).size,
+};
+
+const asFolder: Pick<Target, 'place' | 'size'> = { place: placeFolder, size: sizeOfFolder };
+
+function defaultHead(format: ExportFormat): 'keep' | 'drop' {
+  return format === 'timm' || format === 'mmdet' || format === 'mmseg' || format === 'detectron2' ? 'drop' : 'keep';
+}
+
+async function targetOf(format: ExportFormat, source: ExportSource, options: ExportOptions & { head: 'keep' | 'drop' }): Promise<Target> {
+  const { to, head, fold = true, classifier, temperature = (source.config ?? parseConfig({})).loss.studentTemperature } = options;
+  if (classifier !== undefined && classifier !== false && format !== 'onnx') throw new LgdError('BAD_OPTION', `a file for ${format} has no classifier in it.`, { option: 'classifier', mend: 'Leave it out; bank writes the text bank beside the student' });
+  if (format === 'lgdistill') return { ...asFile, write: (path) => writeOwn(path, source, head), compare: (path) => compareOwn(path, source, head) };
+  requireHead(source);
+  const reference = () => referenceEmbeddings(source, options.images, options.signal);
+  if (format === 'transformers') {
+    if (head === 'drop') throw new LgdError('BAD_OPTION', 'the folder is for zero-shot use, which needs the projection head.', { option: 'head', found: head, allowed: 'keep' });
+    await checkFolder(to);
+    return {
+      ...asFolder,
+      write: (path) => writeTransformers(path, source, { fold, temperature }),
+      compare: async (path) => compareTransformers(path, source, fold, await reference()),
+    };
   }
-  return content;
-}
-
-function withoutHead(weights: WeightRecord): WeightRecord {
-  return Object.fromEntries(Object.entries(weights).filter(([name]) => !name.startsWith('head.')));
-}
-
-async function compare(file: string, info: StudentInfo, weights: WeightRecord, expected: WeightRecord): Promise<void> {
-  const failed = (why: string) => new LgdError('EXPORT_FAILED', `what was written is not the student: ${why}. The file was removed.`, { mend: 'Check the disk, and export again' });
-  const found = await readStudent(file).catch((cause: unknown) => { throw new LgdError('EXPORT_FAILED', 'what was written cannot be read. The file was removed.', { mend: 'Check the disk, and export again', cause }); });
-  if (JSON.stringify(found.info) !== JSON.stringify(info)) throw failed('its metadata differ');
-  const [wanted, given] = [Object.keys(expected).sort(), Object.keys(found.weights).sort()];
-  if (wanted.join('\n') !== given.join('\n')) throw failed(`it has ${given.length} tensors instead of ${wanted.length}, or others`);
-  for (const name of wanted) {
-    const [a, b] = [expected[name]!, found.weights[name]!];
-    if (a.shape.join() !== b.shape.join() || !sameBits(a.data, b.data)) throw failed(`${name} differs`);
+  if (format !== 'onnx') {
+    const prepared = prepareTool(format, head, source);
+    if (isFolderTool(format)) await checkFolder(to);
+    return {
+      ...(isFolderTool(format) ? asFolder : asFile),
+      write: (path) => writeTool(path, prepared, source, to),
+      compare: async (path) => compareTool(path, prepared, source, await reference()),
+    };
   }
-  const [before, after] = await forwardBoth(info, weights, { ...weights, ...found.weights });
-  if (!sameBits(before, after)) throw failed('its outputs differ');
+  const onnx = { head, fold, classifier: await classifierOf(source, options, temperature) };
+  return { ...asFile, write: (path) => writeOnnx(path, source, onnx), compare: async (path) => compareOnnx(path, source, onnx, await reference()) };
 }
 
-/** The outputs of two sets of weights on the same images. */
-async function forwardBoth(info: StudentInfo, first: WeightRecord, second: WeightRecord): Promise<[Float32Array, Float32Array]> {
-  using device = await openDevice('cpu');
-  const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
-  const images = Float32Array.from({ length: checkBatch * 3 * info.resolution ** 2 }, (_, i) => Math.sin(i * 0.37) + Math.sin(i * 0.011)); // smooth and not symmetric, about the range of normalised pixels
-  const run = async (weights: WeightRecord): Promise<Float32Array> => {
-    student.load(weights);
-    using encoder = new Encoder(student.compile({ batch: checkBatch, resolution: info.resolution, training: false }));
-    return encoder.forward(images);
-  };
-  return [await run(first), await run(second)];
+/** Without its head a student has no embeddings to compare. */
+function requireHead({ weights, file }: ExportSource): void {
+  if (weights['head.0.weight'] !== undefined) return;
+  throw new LgdError('BAD_MODEL', `${file} has no projection head.`, { mend: 'Export from the run folder, or from a file that was exported with its head' });
 }
 
-function sameBits(a: Float32Array, b: Float32Array): boolean {
-  const bytes = ({ buffer, byteOffset, byteLength }: Float32Array) => Buffer.from(buffer, byteOffset, byteLength);
-  return bytes(a).equals(bytes(b));
+async function classifierOf(source: ExportSource, { head, classifier = false }: ExportOptions, temperature: number): Promise<Classifier | undefined> {
+  if (classifier === false) return undefined;
+  if (head === 'drop') throw new LgdError('BAD_OPTION', 'a classifier needs the projection head.', { option: 'classifier', mend: 'Keep the head, or leave the classifier out' });
+  const bank = classifier === true ? requireBank(source, 'classifier') : await TextualSemanticsBank.load(resolve(classifier));
+  return { bank, temperature };
 }

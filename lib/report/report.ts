@@ -7,15 +7,15 @@ import { LgdError, throwIfAborted } from '../errors.js';
 import { writeFileAtomically } from '../safetensors.js';
 import type { PhaseProgress } from '../train/events.js';
 import { version } from '../version.js';
-import { anchorGallery, type Gallery } from './anchors.js';
+import { anchorGallery } from './anchors.js';
 import { readAssets } from './assets.js';
 import { readBanks } from './banks.js';
 import { makeCharts } from './charts.js';
-import { confusionOf, type Confusion } from './confusion.js';
+import { confusionOf } from './confusion.js';
 import { renderPage } from './html.js';
-import { mapBanks, type BankMap } from './map.js';
+import { mapBanks } from './map.js';
 import { readRuns, type RunRecord } from './read-run.js';
-import { section, type Section } from './section.js';
+import { section, type RunSections } from './section.js';
 import { configDifferences, optionOf, summarise, type RunSummary } from './summary.js';
 
 export interface ReportOptions {
@@ -48,14 +48,6 @@ export interface ReportOptions {
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
 export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };
 
-/** What is shown of a run besides its curves. */
-export interface RunSections {
-  name: string;
-  map: Section<BankMap>;
-  gallery: Section<Gallery>;
-  confusion: Section<Confusion>;
-}
-
 export interface ReportResult {
   file: string;
   bytes: number;
@@ -74,7 +66,7 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   const runs = await readRuns(options.runs);
-  const output = resolve(options.output ?? join(runs[0]!.path, 'report.html'));
+  const output = resolve(options.output ?? join(options.runs[0]!, 'report.html'));
   if (await isFolder(output)) throw new LgdError('NOT_WRITABLE', `${output} is a folder.`, { option: 'output', mend: 'Give the file to write' });
   const assets = await readAssets();
   const sections = await computeSections(runs, options);

@@ -2,7 +2,7 @@
 import type { Charts, ChartSpec, RunCurves } from './charts.js';
 import type { ClassScore } from './confusion.js';
 import { html, type Html } from './markup.js';
-import type { RunSections } from './report.js';
+import type { RunSections } from './section.js';
 import { percent } from './tables.js';
 
 const rowsShown = 12;

@@ -1,10 +1,10 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
-import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { makeFolder } from '../make-folder.js';
+import { takeLock } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { isPartOf, LineFile } from './line-file.js';
 
@@ -14,10 +14,12 @@ export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
 /** See image-list.ts. */
 export const imageListFile = 'images.tsv.gz';
+/** See view-cache.ts. */
+export const viewCacheFile = 'teacher-views.lgd';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
+const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
@@ -52,6 +54,17 @@ export async function readRunConfig(path: string): Promise<unknown> {
   }
 }
 
+/** Writes config.json. @throws LgdError NOT_WRITABLE */
+export async function writeRunConfig(path: string, config: Config): Promise<void> {
+  await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+}
+
+/** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
+export async function clearRunFolder(path: string): Promise<void> {
+  const names = await readdir(path).catch(() => []);
+  for (const name of names.filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
+}
+
 /** An open run folder, locked against other processes. */
 export class RunFolder {
   #metrics: LineFile | undefined;
@@ -68,7 +81,7 @@ export class RunFolder {
     const folder = new RunFolder(path);
     await folder.#lock();
     try {
-      if (!resume) for (const name of (await readdir(path)).filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
+      if (!resume) await clearRunFolder(path);
       if (!resume) await folder.recordConfig(config);
       const mostBytes = config.log.maxFileSize * 2 ** 20;
       folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
@@ -82,7 +95,7 @@ export class RunFolder {
 
   /** Writes config.json. A run that continues does so once it is known to be able to. @throws LgdError NOT_WRITABLE */
   async recordConfig(config: Config): Promise<void> {
-    await writeFileAtomically(join(this.path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+    await writeRunConfig(this.path, config);
   }
 
   /**
@@ -130,21 +143,12 @@ export class RunFolder {
   /** Takes the lock file; one left by a process that is gone is taken over. */
   async #lock(): Promise<void> {
     const file = join(this.path, lockFile);
-    const own = { host: hostname(), pid: process.pid, started: await startTime(process.pid) };
-    for (let attempt = 0; attempt < 2; attempt++) {
-      try {
-        await writeFile(file, JSON.stringify(own), { flag: 'wx' });
-        return;
-      } catch (cause) {
-        if (systemErrorCode(cause) !== 'EEXIST') throw writeError(file, cause);
-        const holder = await readLock(file);
-        if (holder !== undefined && (await isAlive(holder, own.host))) {
-          throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
-            option: 'output', found: this.path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
-          });
-        }
-        await rm(file, { force: true });
-      }
+    const holder = await takeLock(file);
+    if (holder === undefined) return;
+    if (holder !== 'another') {
+      throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
+        option: 'output', found: this.path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
+      });
     }
     throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: this.path, mend: 'Choose another folder' });
   }
@@ -153,32 +157,6 @@ export class RunFolder {
 function opened(file: LineFile | undefined): LineFile {
   if (file === undefined) throw new LgdError('DISPOSED', 'this run folder was closed.');
   return file;
-}
-
-interface Lock { host: string; pid: number; started: string | undefined }
-
-async function readLock(file: string): Promise<Lock | undefined> {
-  try {
-    return JSON.parse(await readFile(file, 'utf8')) as Lock;
-  } catch {
-    return undefined; // torn by a kill, or just gone
-  }
-}
-
-async function isAlive({ host, pid, started }: Lock, here: string): Promise<boolean> {
-  if (host !== here) return true; // cannot tell from here
-  const now = await startTime(pid);
-  return now !== undefined && now === started;
-}
-
-/** When a process started, in clock ticks since boot: tells a process from a later one with its number. undefined: there is none. */
-async function startTime(pid: number): Promise<string | undefined> {
-  try {
-    const line = await readFile(`/proc/${pid}/stat`, 'utf8');
-    return line.slice(line.lastIndexOf(')') + 2).split(' ')[19]; // field 22, counted after the command's closing parenthesis
-  } catch {
-    return undefined;
-  }
 }
 
 function parseLine(text: string): { type: string; step: number } | undefined {

@@ -1,30 +1,52 @@
 import { LgdError } from '../errors.js';
+import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
+import { fromTool, toolNaming } from '../models/tools/convert.js';
 import type { Student } from '../models/student.js';
-import type { WeightRecord } from '../models/weights.js';
-import { readSafetensors } from '../safetensors.js';
+import { checkWeights, type WeightRecord } from '../models/weights.js';
+import { readSafetensors, type TensorRecord } from '../safetensors.js';
 
-/** torchvision's classifiers, which the projection head stands in the place of. */
-const classifier = /^(?:classifier|fc)\./u;
-const counter = /\.num_batches_tracked$/u;
+/** What stands in the projection head's place elsewhere: classifiers, and in timm's MobileNetV3 the convolution before one. */
+const classifier = /^(?:stem\.)?(?:classifier|fc|conv_head)\./u;
 
 /**
- * Starts a student from a file of weights under torchvision's names: a student of this package, or a backbone from elsewhere. Its projection head may be missing
- * (it then keeps its seeded start), a classifier is left out.
+ * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision, timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection
+ * head may be missing (it then keeps its seeded start), a classifier is left out.
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL naming what does not fit
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
   const { tensors } = await readSafetensors(file);
-  const record: WeightRecord = Object.fromEntries(Object.entries(student.weights).filter(([name]) => name.startsWith('head.')));
-  for (const [name, { shape, data }] of tensors) {
-    if (classifier.test(name) || counter.test(name)) continue;
-    if (!(data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${name} in ${file} is not of floats.`, { option: 'student.weights', mend: 'Give a file of floating-point weights' });
-    record[name] = { shape, data };
-  }
   try {
-    student.load(record);
+    student.load(startOf(student, tensors));
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, {
       option: 'student.weights', mend: 'Check student.name and student.widthMultiplier', cause,
     });
   }
+}
+
+function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): WeightRecord {
+  const { graph, weights: seeded } = student;
+  const { naming, read } = bestNaming({ architecture: student.name, widthMultiplier: student.widthMultiplier, graph }, tensors);
+  const isHead = (name: string) => name.startsWith('head.');
+  const hasHead = Object.entries(seeded).every(([name, { shape }]) => !isHead(name) || read.weights[name]?.shape.join() === shape.join());
+  const isElsewhere = (name: string) => naming.modules.has(name.slice(0, name.lastIndexOf('.'))); // else a layer that the tool's architecture ends before
+  const starts = Object.entries(seeded).filter(([name]) => (isHead(name) ? !hasHead : !isElsewhere(name)));
+  const record: WeightRecord = Object.fromEntries([...starts, ...Object.entries(read.weights).filter(([name]) => hasHead || !isHead(name))]);
+  for (const name of read.others) if (!classifier.test(name)) record[name] = tensors.get(name) as WeightRecord[string]; // named by the check
+  checkWeights(graph, record);
+  return record;
+}
+
+/** The names, this package's or a tool's, by which most of the student is in the file. */
+function bestNaming(student: NamedStudent, tensors: ReadonlyMap<string, TensorRecord>): { naming: ToolNaming; read: ReturnType<typeof fromTool> } {
+  const own: ToolNaming = { model: student.architecture, modules: new Map(modulesOf(student.graph).map((name) => [name, name])) };
+  const known = [own, ...tools.flatMap((tool) => {
+    try {
+      return [toolNaming(tool, student)];
+    } catch {
+      return []; // a student that this tool has not
+    }
+  })];
+  const read = known.map((naming) => ({ naming, read: fromTool(tensors, student.graph, naming) }));
+  return read.reduce((best, one) => (Object.keys(one.read.weights).length > Object.keys(best.read.weights).length ? one : best));
 }

@@ -110,12 +110,11 @@ void augment(const PixelStorePtr& store, const AugmentRecipe& recipe, AugmentBat
   LGD_CHECK(!recipe.train || batch.draw_ids.size() == batch.images.size(), "BAD_SHAPE", "batch.drawIds: expected ", batch.images.size(), ", found ",
             batch.draw_ids.size());
   check_recipe(recipe);
-  const int64_t count = store->info().images;
-  for (int64_t index : batch.images)
-    LGD_CHECK(index >= 0 && index < count, "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ", count);
+  for (int64_t index : batch.images) store->image(index);  // throws for one that is not there
 
-  images->device->submit("augment", [store, recipe, batch = std::move(batch), images] {
+  images->device->submit("augment", [store, pin = store->pin(), recipe, batch = std::move(batch), images] {
     Device& device = *images->device;
+    store->check(batch.images, device.pool);
     const ViewBatch plan = plan_views(*store, recipe, batch, int(images->shape[1]), int(images->shape[2]));
     if (device.kind == DeviceKind::cpu) {
       augment_cpu(device, plan, *images);

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/crc32c.h"
 #include "core/error.h"
 
 namespace lgd {
@@ -35,21 +36,57 @@ PixelStore::~PixelStore() {
 }
 
 int64_t PixelStore::append(int width, int height, const uint8_t* rgb) {
-  const size_t bytes = size_t(width) * size_t(height) * 3;
   std::lock_guard lock(mutex_);
+  LGD_CHECK(placed_.empty() && !pixel_file_, "BAD_OPTION", "images can be appended to a store of appended images only");
+  images_.push_back({keep(width, height, rgb), width, height});
+  return int64_t(images_.size()) - 1;
+}
+
+void PixelStore::place(int64_t index, int width, int height, const uint8_t* rgb) {
+  std::lock_guard lock(mutex_);
+  LGD_CHECK(images_.empty() && !pixel_file_, "BAD_OPTION", "images can be placed in a store of placed images only");
+  LGD_CHECK(!placed_.contains(index), "BAD_OPTION", "the store has an image ", index, " already");
+  placed_[index] = {keep(width, height, rgb), width, height};
+}
+
+void PixelStore::map(PixelFileOptions options) {
+  std::lock_guard lock(mutex_);
+  LGD_CHECK(images_.empty() && placed_.empty() && !pixel_file_, "BAD_OPTION", "a file can be mapped into an empty store only");
+  pixel_file_ = std::make_unique<PixelFile>(std::move(options));
+}
+
+void PixelStore::clear() {
+  std::lock_guard lock(mutex_);
+  LGD_CHECK(pins_.use_count() == 1 && !pixel_file_, "BAD_OPTION", "the store's images are in use");
+  LGD_CHECK(spilled_bytes_ == 0, "BAD_OPTION", "a store that has spilled images to disk cannot be used again");
+  images_.clear();
+  placed_.clear();
+  free_ = chunks_;
+  for (Chunk& chunk : free_) chunk.used = 0;
+  memory_ = {};
+  memory_bytes_ = 0;
+}
+
+uint8_t* PixelStore::keep(int width, int height, const uint8_t* rgb) {
+  const size_t bytes = size_t(width) * size_t(height) * 3;
   uint8_t* pixels = reserve(bytes);
   std::memcpy(pixels, rgb, bytes);
-  images_.push_back({pixels, width, height});
-  return int64_t(images_.size()) - 1;
+  return pixels;
 }
 
 uint8_t* PixelStore::reserve(size_t bytes) {
   const bool spill = double(memory_bytes_ + bytes) > options_.memory_limit_bytes;
   Chunk& chunk = spill ? file_ : memory_;
   if (chunk.bytes - chunk.used < bytes) {
-    const size_t size = std::max(chunk_bytes, bytes);
-    chunk = spill ? map_file(size) : map_memory(size);
-    chunks_.push_back(chunk);
+    const auto fitting = std::find_if(free_.begin(), free_.end(), [&](const Chunk& other) { return !spill && other.bytes >= bytes; });
+    if (fitting != free_.end()) {
+      chunk = *fitting;
+      free_.erase(fitting);
+    } else {
+      const size_t size = std::max(chunk_bytes, bytes);
+      chunk = spill ? map_file(size) : map_memory(size);
+      chunks_.push_back(chunk);
+    }
   }
   uint8_t* pixels = chunk.data + chunk.used;
   chunk.used += bytes;
@@ -91,26 +128,58 @@ PixelStore::Chunk PixelStore::map_file(size_t bytes) {
 
 PixelStore::Image PixelStore::image(int64_t index) const {
   std::lock_guard lock(mutex_);
-  LGD_CHECK(index >= 0 && index < int64_t(images_.size()), "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ",
-            images_.size());
+  if (!placed_.empty()) {
+    const auto found = placed_.find(index);
+    LGD_CHECK(found != placed_.end(), "BAD_OPTION", "batch.images: image ", index, " is not in the store");
+    return found->second;
+  }
+  const int64_t count = pixel_file_ ? pixel_file_->images() : int64_t(images_.size());
+  LGD_CHECK(index >= 0 && index < count, "BAD_OPTION", "batch.images: there is no image ", index, "; the store has ", count);
+  if (pixel_file_) return {pixel_file_->pixels(index), pixel_file_->width(index), pixel_file_->height(index)};
   return images_[size_t(index)];
 }
 
 PixelStoreInfo PixelStore::info() const {
   std::lock_guard lock(mutex_);
-  return {int64_t(images_.size()), double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_)};
+  const int64_t count = pixel_file_ ? pixel_file_->images() : int64_t(images_.size() + placed_.size());
+  return {count, double(memory_bytes_ + spilled_bytes_), double(spilled_bytes_), pixel_file_ ? pixel_file_->pixel_bytes() : 0};
+}
+
+void PixelStore::read_ahead(std::vector<int64_t> images) {
+  if (pixel_file_) pixel_file_->read_ahead(std::move(images));
+}
+
+void PixelStore::check(std::span<const int64_t> images, ThreadPool& pool) const {
+  if (pixel_file_) pixel_file_->check(images, pool);
 }
 
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options) { return std::make_shared<PixelStore>(options); }
 
-int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes) {
+static void check_pixels(int width, int height, size_t bytes) {
   constexpr int longest = 1 << 20;  // keeps the arithmetic of the resampling in 64 bits
   LGD_CHECK(width > 0 && height > 0 && width <= longest && height <= longest, "BAD_SHAPE", "an image's sides must be 1 to ", longest,
             " pixels, found ", width, "x", height);
   LGD_CHECK(bytes == size_t(width) * size_t(height) * 3, "BAD_SHAPE", "expected ", size_t(width) * size_t(height) * 3, " bytes of RGB for ", width,
             "x", height, " pixels, found ", bytes);
+}
+
+int64_t append_pixels(const PixelStorePtr& store, int width, int height, const uint8_t* rgb, size_t bytes) {
+  check_pixels(width, height, bytes);
   return store->append(width, height, rgb);
 }
+
+void place_pixels(const PixelStorePtr& store, int64_t index, int width, int height, const uint8_t* rgb, size_t bytes) {
+  check_pixels(width, height, bytes);
+  store->place(index, width, height, rgb);
+}
+
+void clear_pixels(const PixelStorePtr& store) { store->clear(); }
+
+void map_pixels(const PixelStorePtr& store, PixelFileOptions options) { store->map(std::move(options)); }
+
+void read_ahead(const PixelStorePtr& store, std::vector<int64_t> images) { store->read_ahead(std::move(images)); }
+
+uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before) { return crc32c(bytes, count, before); }
 
 PixelStoreInfo pixel_store_info(const PixelStorePtr& store) { return store->info(); }
 

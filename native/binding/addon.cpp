@@ -52,6 +52,11 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
 
   add<js_make_pixel_store>(exports, "makePixelStore");
   add<js_append_pixels>(exports, "appendPixels");
+  add<js_place_pixels>(exports, "placePixels");
+  add<js_clear_pixels>(exports, "clearPixels");
+  add<js_map_pixels>(exports, "mapPixels");
+  add<js_read_ahead>(exports, "readAhead");
+  add<js_checksum>(exports, "checksum");
   add<js_pixel_store_info>(exports, "pixelStoreInfo");
   add<js_augment>(exports, "augment");
 
@@ -65,6 +70,10 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_head_update>(exports, "headUpdate");
   add<js_read_metrics>(exports, "readMetrics");
   add<js_top_similar>(exports, "topSimilar");
+
+  add<js_open_rows>(exports, "openRows");
+  add<js_load_rows>(exports, "loadRows");
+  add<js_keep_rows>(exports, "keepRows");
 
   add<js_classifier_loss>(exports, "classifierLoss");
   add<js_softmax_loss>(exports, "softmaxLoss");

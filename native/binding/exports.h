@@ -38,6 +38,11 @@ LGD_DECLARE(js_sgd_step)
 // images.cpp
 LGD_DECLARE(js_make_pixel_store)
 LGD_DECLARE(js_append_pixels)
+LGD_DECLARE(js_place_pixels)
+LGD_DECLARE(js_clear_pixels)
+LGD_DECLARE(js_map_pixels)
+LGD_DECLARE(js_read_ahead)
+LGD_DECLARE(js_checksum)
 LGD_DECLARE(js_pixel_store_info)
 LGD_DECLARE(js_augment)
 // semantic.cpp
@@ -51,6 +56,10 @@ LGD_DECLARE(js_head_loss)
 LGD_DECLARE(js_head_update)
 LGD_DECLARE(js_read_metrics)
 LGD_DECLARE(js_top_similar)
+// row_file.cpp
+LGD_DECLARE(js_open_rows)
+LGD_DECLARE(js_load_rows)
+LGD_DECLARE(js_keep_rows)
 // classifier.cpp
 LGD_DECLARE(js_classifier_loss)
 LGD_DECLARE(js_softmax_loss)

@@ -36,6 +36,12 @@ AugmentRecipe read_recipe(const Napi::Value& value) {
   return recipe;
 }
 
+Napi::Uint8Array byte_array(const Napi::Value& value, const char* name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    fail(value.Env(), "BAD_SHAPE", std::string(name) + ": expected a Uint8Array");
+  return value.As<Napi::Uint8Array>();
+}
+
 }  // namespace
 
 Napi::Value js_make_pixel_store(const Napi::CallbackInfo& info) {
@@ -47,15 +53,50 @@ Napi::Value js_make_pixel_store(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
-  const Napi::Value pixels = info[3];
-  if (!pixels.IsTypedArray() || pixels.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
-    fail(info.Env(), "BAD_SHAPE", "pixels: expected a Uint8Array");
-  const auto array = pixels.As<Napi::Uint8Array>();
+  const auto array = byte_array(info[3], "pixels");
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
   const int64_t index = append_pixels(store, int(number(info[1], "width")), int(number(info[2], "height")), array.Data(), array.ByteLength());
   const PixelStoreInfo now = pixel_store_info(store);
   report_bytes(info[0], int64_t(now.bytes - now.spilled_bytes));
   return Napi::Number::New(info.Env(), double(index));
+}
+
+Napi::Value js_place_pixels(const Napi::CallbackInfo& info) {
+  const auto array = byte_array(info[4], "pixels");
+  const PixelStorePtr store = unwrap<PixelStore>(info[0]);
+  place_pixels(store, int64_t(number(info[1], "index")), int(number(info[2], "width")), int(number(info[3], "height")), array.Data(), array.ByteLength());
+  report_bytes(info[0], int64_t(pixel_store_info(store).bytes));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_clear_pixels(const Napi::CallbackInfo& info) {
+  clear_pixels(unwrap<PixelStore>(info[0]));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_map_pixels(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "pixelFile");
+  PixelFileOptions options;
+  fields.read("path", options.path);
+  fields.read("offsets", options.offsets);
+  fields.read("widths", options.widths);
+  fields.read("heights", options.heights);
+  fields.read("checksums", options.checksums);
+  fields.read("names", options.names);
+  map_pixels(unwrap<PixelStore>(info[0]), std::move(options));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_read_ahead(const Napi::CallbackInfo& info) {
+  const std::vector<int32_t> images = integers(info[1], "images");
+  read_ahead(unwrap<PixelStore>(info[0]), {images.begin(), images.end()});
+  return info.Env().Undefined();
+}
+
+Napi::Value js_checksum(const Napi::CallbackInfo& info) {
+  const auto array = byte_array(info[0], "bytes");
+  const uint32_t before = info[1].IsUndefined() ? 0 : uint32_t(number(info[1], "before"));
+  return Napi::Number::New(info.Env(), checksum(array.Data(), array.ByteLength(), before));
 }
 
 Napi::Value js_pixel_store_info(const Napi::CallbackInfo& info) {
@@ -64,6 +105,7 @@ Napi::Value js_pixel_store_info(const Napi::CallbackInfo& info) {
   out.Set("images", double(store.images));
   out.Set("bytes", store.bytes);
   out.Set("spilledBytes", store.spilled_bytes);
+  out.Set("mappedBytes", store.mapped_bytes);
   return out;
 }
 

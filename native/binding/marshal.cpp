@@ -167,6 +167,16 @@ void Fields::read(const char* name, std::vector<uint8_t>& out) const {
   if (has(name)) out = bytes(object_.Get(name), name);
 }
 
+void Fields::read(const char* name, std::vector<double>& out) const {
+  if (has(name)) out = typed<double>(object_.Get(name), name, napi_float64_array, "Float64Array");
+}
+void Fields::read(const char* name, std::vector<int32_t>& out) const {
+  if (has(name)) out = integers(object_.Get(name), name);
+}
+void Fields::read(const char* name, std::vector<uint32_t>& out) const {
+  if (has(name)) out = typed<uint32_t>(object_.Get(name), name, napi_uint32_array, "Uint32Array");
+}
+
 void Fields::read(const char* name, std::vector<int64_t>& out) const {
   if (!has(name)) return;
   const Napi::Value value = object_.Get(name);

@@ -49,6 +49,7 @@ template <> struct HandleName<PixelStore> { static constexpr const char* value =
 template <> struct HandleName<DeviceStep> { static constexpr const char* value = "step"; };
 template <> struct HandleName<Encoder> { static constexpr const char* value = "encoder"; };
 template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
+template <> struct HandleName<RowFile> { static constexpr const char* value = "row file"; };
 
 template <class T>
 Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object, int64_t bytes = 0) {
@@ -83,6 +84,9 @@ class Fields {
   void read(const char* name, std::string& out) const;
   void read(const char* name, std::vector<float>& out) const;
   void read(const char* name, std::vector<uint8_t>& out) const;
+  void read(const char* name, std::vector<double>& out) const;    // Float64Array
+  void read(const char* name, std::vector<int32_t>& out) const;   // Int32Array
+  void read(const char* name, std::vector<uint32_t>& out) const;  // Uint32Array
   void read(const char* name, std::vector<int64_t>& out) const;   // array of numbers or typed array
   void read(const char* name, std::vector<uint64_t>& out) const;
   Napi::Value value(const char* name) const;

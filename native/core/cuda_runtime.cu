@@ -1,6 +1,8 @@
 // The CUDA runtime calls behind Device. Every return code is checked; a failed call throws with CUDA's own words.
 #include <cuda_runtime.h>
 
+#include <cstring>
+
 #include "core/cuda_streams.h"
 #include "core/device.h"
 
@@ -21,7 +23,9 @@ int device_count(std::string& why) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
     cudaGetLastError();
-    why = cudaGetErrorString(status);
+    int driver = 0;  // 0 where there is none, of which cudaGetDeviceCount says that its version is insufficient
+    const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
+    why = absent ? "no NVIDIA driver is installed" : cudaGetErrorString(status);
     return 0;
   }
   if (count == 0) why = "no CUDA device is present";
@@ -32,6 +36,14 @@ DeviceProperties properties(int index) {
   cudaDeviceProp props;
   LGD_CUDA(cudaGetDeviceProperties(&props, index));
   return {props.name, props.major, props.minor, props.multiProcessorCount, props.totalGlobalMem};
+}
+
+bool has_warpgroups(int index) {
+  static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90a");
+  int major = 0, minor = 0;
+  LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  LGD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
+  return built && major == 9 && minor == 0;
 }
 
 int driver_version() {

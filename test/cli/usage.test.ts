@@ -21,7 +21,7 @@ describe('wrong usage exits with 2 and says what to do', () => {
     ['a number that is none', ['bench', '--seconds', 'soon'], 'a number above 0', 'lgdistill bench --help'],
     ['a choice that is none', ['export', 'run', '--to', 'x', '--head', 'half'], 'keep, drop', 'lgdistill export --help'],
     ['a missing argument', ['resume'], "missing required argument 'run'", 'lgdistill resume --help'],
-    ['a missing option', ['export', 'run'], "required option '--to <file>'", 'lgdistill export --help'],
+    ['a missing option', ['export', 'run'], "required option '--to <what>'", 'lgdistill export --help'],
     ['too many arguments', ['names', 'a', 'b'], 'too many arguments', 'lgdistill names --help'],
     ['a command of a command', ['bank', 'bild'], "unknown command 'bild'", 'Did you mean build?'],
   ])('%s', async (_, args, message, mend) => {

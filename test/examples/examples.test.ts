@@ -9,6 +9,9 @@ import { CategoryList } from '../../lib/text/names.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { addonPath } from '../../lib/native.js';
+import { referenceEmbeddings } from '../../lib/export/compare.js';
+import { readExportSource } from '../../lib/export/source.js';
+import { exportStudent } from '../../lib/export/student.js';
 import { loadStudent, readStudent } from '../../lib/train/student-file.js';
 import { ensureBuilt } from '../cli/built.js';
 import { bundleChild, root } from '../fixtures/child.js';
@@ -114,6 +117,24 @@ test('two-students.ts trains both from one teacher', async () => {
   }
 });
 
+test('zero-shot-transformers.ts names photos as the engine does', async () => {
+  const to = at('student-transformers');
+  await exportStudent({ from: at('own'), to, format: 'transformers' });
+  const source = await readExportSource(at('own'));
+  await drawShapes(at('four'), { count: 1, seed: 5 });
+  const { embeddings, count } = await referenceEmbeddings(source, at('four'), undefined);
+  const [size, bank] = [source.info.embeddingSize, source.bank!];
+  const expected = [...shapeNames].sort().map((name, i) => {
+    const row = embeddings.subarray(i * size, (i + 1) * size);
+    const cosines = bank.names.map((_, k) => row.reduce((sum, value, d) => sum + value * bank.data[k * size + d]!, 0) / Math.hypot(...row));
+    return { file: at('four', name, '0.png'), name: bank.names[cosines.indexOf(Math.max(...cosines))]!, cosine: Math.max(...cosines) };
+  });
+  expect(count).toBe(4);
+  const found = (await run('zero-shot-transformers.ts', [to, ...expected.map(({ file }) => file)])).map((line) => /^(.*): (.*) (-?[\d.]+)$/u.exec(line)!);
+  expect(found.map(([, file, name]) => ({ file, name }))).toEqual(expected.map(({ file, name }) => ({ file, name })));
+  found.forEach(([, , , cosine], i) => expect(Number(cosine)).toBeCloseTo(expected[i]!.cosine, 3));
+});
+
 test('every example is run here', () => {
-  expect(names).toEqual(['own-images.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts']);
+  expect(names).toEqual(['own-images.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
 });

@@ -1,7 +1,10 @@
 import { stat } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type { Device } from '../../device.js';
 import { resolveModel } from '../../hub.js';
+import { SafetensorsReader } from '../../safetensors-reader.js';
 import type { Precision } from '../compiled.js';
+import { holdsStudent } from '../student-info.js';
 import { NativeTeacher } from './native.js';
 import { OnnxTeacher, onnxFiles, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
@@ -22,19 +25,28 @@ export type AnyTeacher = NativeTeacher | OnnxTeacher | PrecomputedTeacher;
 
 /**
  * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively: {@link NativeTeacher.load} lists which), one with any image tower in ONNX,
- * an .onnx file, or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
+ * an .onnx file, an earlier student (its file, a checkpoint's folder, or what it was exported to with its head), or a .safetensors file of precomputed embeddings. A folder with both safetensors and ONNX runs natively, unless its tower is not known here.
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
  */
 export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
-  if (source.endsWith('.safetensors') && !isFolder) return PrecomputedTeacher.load(source);
+  if (source.endsWith('.safetensors') && !isFolder) {
+    if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, options);
+    return PrecomputedTeacher.load(source);
+  }
   if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, options);
   const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, options);
   const files = await shardsOf(source, model, options);
+  if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, options);
   if (!(await NativeTeacher.recognises(files, model.folder))) {
     const other = await resolveModel(source, { required: [onnxFiles] }, options).catch(() => undefined);
     if (other !== undefined) return OnnxTeacher.load(source, options);
   }
   return NativeTeacher.load(model.id, model.folder, files, options);
+}
+
+async function isStudent(file: string): Promise<boolean> {
+  await using reader = await SafetensorsReader.open([file]);
+  return holdsStudent(reader.metadata);
 }

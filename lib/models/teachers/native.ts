@@ -1,10 +1,14 @@
 import { join } from 'node:path';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
+import { readSafetensors } from '../../safetensors.js';
 import { CompiledEncoder, type Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
-import type { WeightRecord } from '../weights.js';
+import { studentGraph } from '../student.js';
+import { studentContent } from '../student-info.js';
+import { checkWeights, type WeightRecord } from '../weights.js';
+import { hashWeights } from './fingerprint.js';
 import { few, readWeights } from './naming.js';
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
@@ -21,7 +25,7 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
   signal?: AbortSignal;
 }
 
-/** An image tower of CLIP or SigLIP on the same device as the student. */
+/** An image tower of CLIP or SigLIP, or an earlier student, on the same device as the student. */
 export class NativeTeacher implements Teacher {
   readonly kind = 'native';
   readonly resolution: number;
@@ -33,12 +37,13 @@ export class NativeTeacher implements Teacher {
 
   readonly graph: GraphSpec;
   readonly embeddingSize: number;
-  readonly architecture: ImageTower['architecture'];
+  /** Of a tower its kind, of a student its name. */
+  readonly architecture: string;
 
   private constructor(
     readonly id: string,
     readonly device: Device,
-    { architecture, graph, embeddingSize, resolution }: ImageTower,
+    { architecture, graph, embeddingSize, resolution }: Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'> & { architecture: string },
     weights: WeightRecord,
     { mean, std }: Pick<Preprocessing, 'mean' | 'std'>,
     private readonly batch: number,
@@ -75,6 +80,19 @@ export class NativeTeacher implements Teacher {
     return new NativeTeacher(id, device, tower, weights, { mean: mean ?? tower.mean ?? read?.mean ?? clipMean, std: std ?? tower.std ?? read?.std ?? clipStd }, batch, precision);
   }
 
+  /**
+   * A student of this package as a teacher: its own file, or one exported with its head.
+   * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_OPTION
+   */
+  static async loadStudent(id: string, file: string, { device, batch = 32, precision, resolution: wanted }: NativeTeacherOptions): Promise<NativeTeacher> {
+    const { info, weights } = studentContent(await readSafetensors(file), file);
+    const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
+    const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
+    if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
+    checkWeights(graph, weights);
+    return new NativeTeacher(id, device, { architecture, graph, embeddingSize, resolution: wanted ?? resolution }, weights, { mean, std }, batch, precision);
+  }
+
   /** Do these files hold an image tower that {@link load} knows? @throws as {@link load} */
   static async recognises(weightFiles: readonly string[], folder: string): Promise<boolean> {
     await using reader = await openWeights(weightFiles);
@@ -87,6 +105,11 @@ export class NativeTeacher implements Teacher {
     const compiled = new CompiledEncoder(this.device, this.graph, { batch, resolution: this.resolution, precision, training: false });
     compiled.load(weights);
     return compiled;
+  }
+
+  /** Tells it from any other teacher: a hash of its graph and weights. @throws LgdError DISPOSED, ABORTED */
+  async fingerprint(signal?: AbortSignal): Promise<string> {
+    return hashWeights(this.graph, this.#live(), signal);
   }
 
   /**

@@ -1,11 +1,13 @@
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { LgdError } from '../../errors.js';
 import { resolveModel } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
+import { decodeOnnx } from '../../onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
+import { hashFile } from './fingerprint.js';
 import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, OnnxTeacherApi } from './types.js';
@@ -35,6 +37,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
     private readonly runtime: OnnxRuntime,
     session: OnnxSession,
     private readonly input: string,
+    private readonly file: string,
     { resolution, mean, std }: Preprocessing,
   ) {
     this.#session = session;
@@ -47,7 +50,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
   }
 
   /**
-   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up
+   * @param source a model folder (`./dir`) or hub id with onnx/vision_model.onnx (or onnx/model.onnx) and preprocessor_config.json; or an .onnx file, with that JSON file beside it or one folder up (a student that this package exported needs none)
    * @param options resolution, mean and std replace what preprocessor_config.json says
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
@@ -61,9 +64,14 @@ export class OnnxTeacher implements OnnxTeacherApi {
         found: inputNames.join(', '), allowed: 'pixel_values', mend: 'Give the image tower alone (onnx/vision_model.onnx)',
       });
     }
-    const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, preprocessing);
+    const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, file, preprocessing);
     await teacher.probe(file, options.output);
     return teacher;
+  }
+
+  /** Tells it from any other teacher: a hash of its file. */
+  async fingerprint(signal?: AbortSignal): Promise<string> {
+    return hashFile(this.file, signal);
   }
 
   async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
@@ -146,9 +154,25 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   }
   let read: Preprocessing | undefined;
   for (const folder of folders) read ??= await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  if (isFile) read ??= await ownPreprocessing(file);
   const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
   if (resolution === undefined || mean === undefined || std === undefined) {
     throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: "Add it, or give the teacher's resolution, mean and std" });
   }
   return { id, file, preprocessing: { resolution, mean, std } };
+}
+
+const largestStudent = 2 ** 28; // bytes; beyond it a file is not read for its metadata
+
+/** The input of a student that this package exported, in its file's metadata. */
+async function ownPreprocessing(file: string): Promise<Preprocessing | undefined> {
+  if (((await stat(file).catch(() => undefined))?.size ?? Infinity) > largestStudent) return undefined;
+  try {
+    const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
+    if (entries.get('format') !== 'lgdistill-onnx') return undefined;
+    const [resolution, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);
+    return { resolution: resolution as number, mean: mean as ChannelTriple, std: std as ChannelTriple };
+  } catch {
+    return undefined; // onnxruntime says what is wrong with the file
+  }
 }

@@ -1,0 +1,102 @@
+/**
+ * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order. A line is written once the bytes it tells of are on
+ * disk, so what the journal says holds after a kill and after a power cut.
+ */
+import { open, readFile, type FileHandle } from 'node:fs/promises';
+import { LgdError, systemErrorCode } from '../../errors.js';
+import { headerBytes, type PackEntry } from './format.js';
+
+/** An image of the source: in the pack, or refused for a reason. */
+export type PackedOrRefused = PackEntry | { place: number; reason: string };
+
+/** What was packed so far. */
+export interface JournalState {
+  entries: PackEntry[];
+  refused: { place: number; reason: string }[];
+  /** The next image of the source. */
+  next: number;
+  /** Where it goes, in bytes from the start of the file. */
+  end: number;
+}
+
+export class Journal {
+  private constructor(readonly path: string, readonly handle: FileHandle) {}
+
+  /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
+  static async open(path: string, task: string, keep: number): Promise<Journal> {
+    const handle = await open(path, keep === 0 ? 'w' : 'r+');
+    await handle.truncate(keep);
+    const journal = new Journal(path, await reopen(handle, path));
+    if (keep === 0) await journal.#append(`${task}\n`);
+    return journal;
+  }
+
+  /** Adds images whose bytes are on disk. */
+  async append(images: readonly PackedOrRefused[]): Promise<void> {
+    await this.#append(images.map((image) => `${JSON.stringify(lineOf(image))}\n`).join(''));
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close();
+  }
+
+  async #append(lines: string): Promise<void> {
+    await this.handle.writeFile(lines);
+    await this.handle.datasync();
+  }
+}
+
+async function reopen(handle: FileHandle, path: string): Promise<FileHandle> {
+  await handle.close();
+  return open(path, 'a');
+}
+
+function lineOf(image: PackedOrRefused): (number | string)[] {
+  if ('reason' in image) return [image.place, image.reason];
+  const { place, offset, bytes, checksum, width, height, fileBytes } = image;
+  return [place, offset, bytes, checksum, width, height, fileBytes];
+}
+
+/**
+ * Reads a journal. A last line that a kill has torn is left out.
+ * @returns what it tells and how many of its bytes do; undefined where there is none, or nothing in it
+ * @throws LgdError BAD_CONFIG (another task), BAD_FILE
+ */
+export async function readJournal(path: string, task: string): Promise<(JournalState & { bytes: number }) | undefined> {
+  let content: Buffer;
+  try {
+    content = await readFile(path);
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'ENOENT') return undefined;
+    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
+  }
+  const bytes = content.lastIndexOf(10) + 1;
+  const [first, ...lines] = content.toString('utf8', 0, bytes).split('\n').slice(0, -1);
+  if (first === undefined) return undefined;
+  if (first !== task) {
+    throw new LgdError('BAD_CONFIG', `${path} tells of a pack that was begun with other images or options, and not finished.`, {
+      option: 'output', mend: 'Give the same images and options to go on with it, --overwrite to begin anew, or another file',
+    });
+  }
+  const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes };
+  for (const line of lines) take(state, line, path);
+  return state;
+}
+
+function take(state: JournalState, line: string, path: string): void {
+  let values: unknown;
+  try {
+    values = JSON.parse(line);
+  } catch {
+    values = undefined;
+  }
+  const [place, second, ...rest] = Array.isArray(values) ? (values as unknown[]) : [];
+  if (place !== state.next) throw new LgdError('BAD_FILE', `${path} is damaged: line ${state.next + 2} does not tell of image ${state.next}.`, { mend: 'Give --overwrite to begin anew' });
+  if (typeof second === 'string') state.refused.push({ place, reason: second });
+  else {
+    const [bytes, checksum, width, height, fileBytes] = rest as [number, number, number, number, number];
+    state.entries.push({ place, offset: second as number, bytes, checksum, width, height, fileBytes });
+    state.end = (second as number) + bytes;
+  }
+  state.next++;
+}

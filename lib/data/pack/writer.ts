@@ -1,0 +1,205 @@
+import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { LgdError, writeError } from '../../errors.js';
+import type { NativeAddon } from '../../native.js';
+import { takeLock } from '../../process-lock.js';
+import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
+import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
+import type { PackedImage } from './transcode.js';
+
+/** Bytes of images that a kill may make pack anew. */
+const syncBytes = 64 * 2 ** 20;
+/** Bytes gathered for one write. */
+const writeBytes = 4 * 2 ** 20;
+
+export interface PackWriterOptions {
+  /** Tells what is packed and how: only the same is gone on with. */
+  task: string;
+  overwrite: boolean;
+  /** Seconds between two moments from which a kill lets the next writer go on, at most. */
+  syncSeconds: number;
+  checksum: NativeAddon['checksum'];
+}
+
+/**
+ * Writes a pack: `FILE.part` with its journal beside it, which becomes FILE in one step when all of it is on disk. Whatever ends the process before, the next writer goes on from the journal.
+ */
+export class PackWriter {
+  readonly #entries: PackEntry[];
+  readonly #refused: { place: number; reason: string }[];
+  #next: number;
+  #end: number;
+  /** Images that the journal does not tell of yet, their bytes that are not written yet, and where those begin. */
+  #unrecorded: PackedOrRefused[] = [];
+  #pieces: Uint8Array[] = [];
+  #written: number;
+  #syncedAt = performance.now();
+  #syncedEnd: number;
+
+  private constructor(readonly path: string, readonly options: PackWriterOptions, readonly file: FileHandle, readonly journal: Journal, state: JournalState) {
+    this.#entries = state.entries;
+    this.#refused = state.refused;
+    this.#next = state.next;
+    this.#end = this.#written = this.#syncedEnd = state.end;
+  }
+
+  /**
+   * Begins a pack, or goes on with one that was not finished.
+   * @throws LgdError BAD_OPTION (the file is there), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
+   */
+  static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
+    const { task, overwrite, checksum } = options;
+    await lock(path);
+    try {
+      const isThere = (await stat(path).catch(() => undefined)) !== undefined;
+      if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
+      const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
+      const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
+      const file = await openPart(path, found, recipe, checksum);
+      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
+      return new PackWriter(path, options, file, journal, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
+    } catch (error) {
+      await rm(lockOf(path), { force: true });
+      throw error instanceof LgdError ? error : writeError(path, error);
+    }
+  }
+
+  /** The next image of the source: what is before it has been packed or refused. */
+  get next(): number {
+    return this.#next;
+  }
+
+  get refused(): readonly { place: number; reason: string }[] {
+    return this.#refused;
+  }
+
+  get entries(): readonly PackEntry[] {
+    return this.#entries;
+  }
+
+  /** Adds the next image. @throws LgdError NOT_WRITABLE */
+  async add({ bytes, width, height }: PackedImage, fileBytes: number): Promise<void> {
+    const entry = { place: this.#next++, offset: this.#end, bytes: bytes.byteLength, checksum: this.options.checksum(bytes), width, height, fileBytes };
+    this.#end += bytes.byteLength;
+    this.#entries.push(entry);
+    this.#unrecorded.push(entry);
+    this.#pieces.push(bytes);
+    await this.#writeWhenDue();
+  }
+
+  /** Leaves the next image out. @throws LgdError NOT_WRITABLE */
+  async refuse(reason: string): Promise<void> {
+    const refused = { place: this.#next++, reason };
+    this.#refused.push(refused);
+    this.#unrecorded.push(refused);
+    await this.#writeWhenDue();
+  }
+
+  /** Makes all that was added last through a power cut. @throws LgdError NOT_WRITABLE */
+  async sync(): Promise<void> {
+    try {
+      await this.#write();
+      await this.file.datasync();
+      await this.journal.append(this.#unrecorded);
+      this.#unrecorded = [];
+      this.#syncedAt = performance.now();
+      this.#syncedEnd = this.#end;
+    } catch (cause) {
+      throw writeError(this.path, cause);
+    }
+  }
+
+  /** Writes index and footer and gives the file its name. @throws LgdError NOT_WRITABLE */
+  async finish(index: Parameters<typeof encodeEnd>[0]): Promise<void> {
+    await this.sync();
+    try {
+      await writeAll(this.file, encodeEnd(index, this.#end, this.options.checksum), this.#end);
+      await this.file.sync();
+      await rename(partOf(this.path), this.path);
+      await syncFolder(dirname(this.path));
+      await rm(journalOf(this.path));
+    } catch (cause) {
+      throw writeError(this.path, cause);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.file.close();
+    await this.journal.close();
+    await rm(lockOf(this.path), { force: true });
+  }
+
+  async #writeWhenDue(): Promise<void> {
+    if (this.#end - this.#syncedEnd >= syncBytes || performance.now() - this.#syncedAt >= 1000 * this.options.syncSeconds) await this.sync();
+    else if (this.#end - this.#written >= writeBytes) await this.#write();
+  }
+
+  async #write(): Promise<void> {
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    await writeAll(this.file, pieces, this.#written).catch((cause: unknown) => {
+      throw writeError(this.path, cause);
+    });
+    this.#written = this.#end;
+  }
+}
+
+const partOf = (path: string) => `${path}.part`;
+const journalOf = (path: string) => `${path}.journal`;
+const lockOf = (path: string) => `${path}.lock`;
+
+async function lock(path: string): Promise<void> {
+  const holder = await takeLock(lockOf(path));
+  if (holder === undefined) return;
+  const who = holder === 'another' ? 'another process' : `process ${holder.pid} on ${holder.host}`;
+  throw new LgdError('BAD_CONFIG', `${who} is writing this pack.`, { option: 'output', found: path, mend: `Wait for it, or choose another file (remove ${lockOf(path)} if that process is gone)` });
+}
+
+/** The unfinished file, cut to what its journal tells of. */
+async function openPart(path: string, found: JournalState | undefined, recipe: PackRecipe, checksum: NativeAddon['checksum']): Promise<FileHandle> {
+  const file = await open(partOf(path), found === undefined ? 'w+' : 'r+');
+  try {
+    if (found === undefined) {
+      await writeAll(file, [encodeHeader(recipe, checksum)], 0);
+      return file;
+    }
+    const { size } = await file.stat();
+    const last = found.entries.at(-1);
+    const bytes = last === undefined || size < found.end ? undefined : Buffer.alloc(last.bytes);
+    if (bytes !== undefined) await file.read(bytes, 0, bytes.byteLength, last!.offset);
+    if (size < found.end || (bytes !== undefined && checksum(bytes) !== last!.checksum)) {
+      const { message } = damagedPack(partOf(path), 'it is not what its journal says');
+      throw new LgdError('BAD_FILE', message, { mend: 'Give --overwrite to begin anew' });
+    }
+    await file.truncate(found.end);
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+async function writeAll(file: FileHandle, pieces: readonly Uint8Array[], position: number): Promise<void> {
+  let at = position;
+  for (let from = 0; from < pieces.length; from += 1024) { // the most that one call takes
+    const some = pieces.slice(from, from + 1024).filter(({ byteLength }) => byteLength > 0);
+    const bytes = some.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const { bytesWritten } = await file.writev(some as Uint8Array[], at);
+    if (bytesWritten < bytes) await writeRest(file, Buffer.concat(some).subarray(bytesWritten), at + bytesWritten);
+    at += bytes;
+  }
+}
+
+/** After a short write, which a disk that is nearly full gives: the next one fails and says why. */
+async function writeRest(file: FileHandle, rest: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < rest.byteLength;) done += (await file.write(rest, done, rest.byteLength - done, position + done)).bytesWritten;
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}

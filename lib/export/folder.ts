@@ -1,0 +1,43 @@
+/** Folders as exports: which may be taken, and how a finished one gets to its place. */
+import { readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LgdError, writeError } from '../errors.js';
+import { yamlMark } from './tool-config.js';
+
+/** A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION, NOT_WRITABLE */
+export async function checkFolder(folder: string): Promise<void> {
+  if ((await stat(folder).catch(() => undefined)) === undefined || (await isOurs(folder))) return;
+  await rmdir(folder).catch((cause: unknown) => {
+    throw new LgdError('BAD_OPTION', 'there is something else already.', { option: 'to', found: folder, allowed: 'a new folder, an empty one, or an earlier export', mend: 'Choose another place', cause });
+  });
+}
+
+/** Puts a finished folder in its place; an earlier export there is replaced. @throws LgdError NOT_WRITABLE */
+export async function placeFolder(from: string, to: string): Promise<void> {
+  const old = `${from}.old`;
+  const moved = await rename(to, old).then(() => true, () => false);
+  try {
+    await rename(from, to);
+  } catch (cause) {
+    if (moved) await rename(old, to).catch(() => undefined);
+    throw writeError(to, cause);
+  }
+  if (moved) await rm(old, { recursive: true, force: true });
+}
+
+async function isOurs(folder: string): Promise<boolean> {
+  const text = (name: string) => readFile(join(folder, name), 'utf8').catch(() => '');
+  if ((await text('config.yaml')).startsWith(yamlMark)) return true;
+  try {
+    return 'lgdistill' in (JSON.parse(await text('config.json')) as object);
+  } catch {
+    return false;
+  }
+}
+
+/** Bytes of a folder's files. */
+export async function sizeOfFolder(folder: string): Promise<number> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  const sizes = await Promise.all(entries.filter((entry) => entry.isFile()).map(async (entry) => (await stat(join(entry.parentPath, entry.name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
+}

@@ -1,0 +1,82 @@
+/**
+ * A student as a model folder in the Hugging Face layout, for @xenova/transformers (as CLIPVisionModelWithProjection), onnxruntime and this package's own teachers:
+ * config.json, preprocessor_config.json, onnx/vision_model.onnx, and the text bank as text_bank.json and bank.safetensors.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { TextualSemanticsBank } from '../banks/textual.js';
+import { makeFolder } from '../make-folder.js';
+import { readPreprocessor } from '../models/teachers/preprocessor.js';
+import { writeFileAtomically } from '../safetensors.js';
+import type { StudentInfo } from '../models/student-info.js';
+import { version } from '../version.js';
+import { exportFailed, type Comparison, type Reference } from './compare.js';
+import { compareOnnx, writeOnnx } from './onnx.js';
+import type { ExportSource } from './source.js';
+import type { Written } from './written.js';
+
+const modelFile = join('onnx', 'vision_model.onnx');
+const bankFile = 'bank.safetensors';
+
+/** What text_bank.json holds: names, and for each the unit row to compare embeddings with; softmax of cosines / temperature are the student's probabilities. */
+interface TextBankFile {
+  names: readonly string[];
+  templates: readonly string[];
+  encoder: string;
+  hash: string;
+  temperature: number;
+  embeddings: number[][];
+}
+
+/** @throws LgdError NOT_WRITABLE */
+export async function writeTransformers(folder: string, source: ExportSource, { fold, temperature }: { fold: boolean; temperature: number }): Promise<Written> {
+  const { info, bank } = source;
+  await makeFolder(join(folder, 'onnx'));
+  const json = (name: string, content: unknown) => writeFileAtomically(join(folder, name), `${JSON.stringify(content, undefined, name === 'text_bank.json' ? undefined : 2)}\n`);
+  await json('config.json', {
+    architectures: ['CLIPVisionModelWithProjection'], model_type: 'clip', projection_dim: info.embeddingSize,
+    vision_config: { model_type: 'clip_vision_model', image_size: info.resolution, projection_dim: info.embeddingSize },
+    lgdistill: { version, ...info },
+  });
+  await json('preprocessor_config.json', {
+    feature_extractor_type: 'CLIPFeatureExtractor', image_processor_type: 'CLIPImageProcessor',
+    do_convert_rgb: true, do_resize: true, size: { shortest_edge: info.resolution }, resample: 3, do_center_crop: true, crop_size: { height: info.resolution, width: info.resolution },
+    do_rescale: true, rescale_factor: 1 / 255, do_normalize: true, image_mean: info.mean, image_std: info.std,
+  });
+  if (bank !== undefined) {
+    await json('text_bank.json', textBank(bank, temperature));
+    await bank.save(join(folder, bankFile));
+  }
+  return writeOnnx(join(folder, modelFile), source, { head: 'keep', fold, classifier: undefined });
+}
+
+function textBank({ names, templates, encoderId, hash, embeddingSize, data }: TextualSemanticsBank, temperature: number): TextBankFile {
+  const embeddings = names.map((_, k) => Array.from(data.subarray(k * embeddingSize, (k + 1) * embeddingSize), (value) => Number(value.toPrecision(9)))); // as many digits as a float32 has
+  return { names, templates, encoder: encoderId, hash, temperature, embeddings };
+}
+
+/**
+ * Reads a folder of {@link writeTransformers} back: its input, its embeddings in onnxruntime, and its text bank.
+ * @throws LgdError EXPORT_FAILED, DEPENDENCY_MISSING
+ */
+export async function compareTransformers(folder: string, source: ExportSource, fold: boolean, reference: Reference): Promise<Comparison> {
+  const { info, bank } = source;
+  const found = await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  const inputOf = ({ resolution, mean, std }: Pick<StudentInfo, 'resolution' | 'mean' | 'std'>) => JSON.stringify([resolution, mean, std]);
+  if (found === undefined || inputOf(found) !== inputOf(info)) throw exportFailed('its preprocessor_config.json describes another input');
+  if (bank !== undefined) {
+    if ((await TextualSemanticsBank.load(join(folder, bankFile))).hash !== bank.hash) throw exportFailed('its text bank differs');
+    const { names, embeddings } = await readTextBank(join(folder, 'text_bank.json'));
+    const same = names.join('\n') === bank.names.join('\n') && embeddings.flat().every((value, i) => Math.fround(value) === bank.data[i]);
+    if (!same || embeddings.length !== bank.size) throw exportFailed('its text_bank.json differs');
+  }
+  return compareOnnx(join(folder, modelFile), source, { head: 'keep', fold, classifier: undefined }, reference);
+}
+
+async function readTextBank(file: string): Promise<TextBankFile> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as TextBankFile;
+  } catch (cause) {
+    throw exportFailed('its text_bank.json cannot be read', cause);
+  }
+}

@@ -1,0 +1,104 @@
+/** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
+import { LgdError } from '../errors.js';
+import type { SafetensorsFile } from '../safetensors.js';
+import { studentGraph } from './student.js';
+import type { ChannelTriple } from './teachers/types.js';
+import { fromTool, toolNaming } from './tools/convert.js';
+import { tools, type Tool } from './tools/naming.js';
+import type { WeightRecord } from './weights.js';
+
+/** What a student's file says about it. */
+export interface StudentInfo {
+  architecture: string;
+  widthMultiplier: number;
+  /** D. */
+  embeddingSize: number;
+  /** Side of the square input it was trained with, in pixels. */
+  resolution: number;
+  /** Its input is (pixel - mean) / std with pixels in 0..1. */
+  mean: ChannelTriple;
+  std: ChannelTriple;
+  /** The text bank it was trained with; empty for methods seed and feature without names. */
+  names: readonly string[];
+  templates: readonly string[];
+  bankHash: string;
+  textEncoder: string;
+  teacher: string;
+  method: string;
+  step: number;
+  epoch: number;
+}
+
+/** `format` in the metadata of a student's own file, and in those of a file for another tool. */
+export const studentFormat = 'lgdistill-student';
+export const exportedFormat = 'lgdistill-export';
+
+/** Does a file's metadata say that it holds a student, under whatever names? */
+export function holdsStudent(metadata: Readonly<Record<string, string>>): boolean {
+  return metadata['format'] === studentFormat || metadata['format'] === exportedFormat;
+}
+
+/** What a student's file, and any other file it is exported to, says in its metadata. */
+export function studentMetadata(info: StudentInfo): Record<string, string> {
+  return Object.fromEntries(Object.entries(info).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]));
+}
+
+/**
+ * The student in a file: its own, or one for another tool, whose names are turned back.
+ * @throws LgdError BAD_MODEL
+ */
+export function studentContent({ tensors, metadata }: SafetensorsFile, file: string): { info: StudentInfo; weights: WeightRecord } {
+  const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a student: ${why}.`, { mend: 'Give the model.safetensors of a checkpoint, or the run folder' });
+  if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
+  const info = parseInfo(metadata, bad);
+  if (metadata['format'] === exportedFormat) return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
+  const weights: WeightRecord = {};
+  for (const [name, { shape, data }] of tensors) {
+    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
+    weights[name] = { shape, data };
+  }
+  return { info, weights };
+}
+
+function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, { architecture, widthMultiplier, embeddingSize }: StudentInfo, bad: (why: string) => LgdError): WeightRecord {
+  if (!(tools as readonly string[]).includes(tool)) throw bad(`it is for ${tool || 'an unknown tool'}`);
+  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  return fromTool(tensors, graph, toolNaming(tool as Tool, { architecture, widthMultiplier, graph })).weights;
+}
+
+function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdError): StudentInfo {
+  const text = (key: keyof StudentInfo): string => {
+    const value = metadata[key];
+    if (value === undefined) throw bad(`its metadata have no ${key}`);
+    return value;
+  };
+  const parsed = (key: keyof StudentInfo, accept: (value: unknown) => boolean): never => {
+    let value: unknown;
+    try {
+      value = JSON.parse(text(key));
+    } catch {
+      value = undefined;
+    }
+    if (!accept(value)) throw bad(`its ${key} is ${text(key).slice(0, 80)}`);
+    return value as never;
+  };
+  const isCount = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
+  const isTriple = (value: unknown) => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+  const isTexts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string');
+  return {
+    architecture: text('architecture'),
+    widthMultiplier: parsed('widthMultiplier', Number.isFinite),
+    embeddingSize: parsed('embeddingSize', isCount),
+    resolution: parsed('resolution', isCount),
+    mean: parsed('mean', isTriple),
+    std: parsed('std', isTriple),
+    names: parsed('names', isTexts),
+    templates: parsed('templates', isTexts),
+    bankHash: text('bankHash'),
+    textEncoder: text('textEncoder'),
+    teacher: text('teacher'),
+    method: text('method'),
+    step: parsed('step', isCount),
+    epoch: parsed('epoch', isCount),
+  };
+}

@@ -1,0 +1,41 @@
+/** How another tool names a student's layers. */
+import { LgdError } from '../../errors.js';
+import type { GraphSpec } from '../graph.js';
+
+/** The tools whose names are known, besides torchvision, whose names are this package's own. */
+export const tools = ['torchvision', 'timm', 'mmdet', 'mmseg', 'detectron2'] as const;
+export type Tool = (typeof tools)[number];
+
+/** A student, as far as its names depend on it. */
+export interface NamedStudent {
+  architecture: string;
+  widthMultiplier: number;
+  /** With its projection head. */
+  graph: GraphSpec;
+}
+
+/** A student's names in a tool. */
+export interface ToolNaming {
+  /** The architecture's name there. */
+  model: string;
+  /** This package's module -> the tool's. Modules that the tool's architecture lacks are left out; of the head there are two, `head.0` and `head.2`, where it has a place for it. */
+  modules: ReadonlyMap<string, string>;
+  /** eps of the tool's norms, where it is fixed by the architecture's name and may be another than the student's. */
+  eps?: number;
+}
+
+/** The error for a student that a tool has no architecture for. */
+export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend = 'Export it to onnx or torchvision'): LgdError {
+  const found = widthMultiplier === 1 ? architecture : `${architecture} x ${widthMultiplier}`;
+  return new LgdError('BAD_OPTION', `${tool} has no ${found}.`, { option: 'to', found, allowed, mend });
+}
+
+/** Modules with parameters, in the graph's order. */
+export function modulesOf({ nodes }: GraphSpec): string[] {
+  return nodes.filter(({ parameters = [] }) => parameters.length > 0).map(({ name }) => name);
+}
+
+/** The same names, but for the head, which becomes a sequence in the place of the classifier. */
+export function ownNames(graph: GraphSpec, classifier: string | undefined): Map<string, string> {
+  return new Map(modulesOf(graph).flatMap((name) => (!name.startsWith('head.') ? [[name, name]] : classifier === undefined ? [] : [[name, name.replace('head', classifier)]])));
+}

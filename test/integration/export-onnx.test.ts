@@ -1,0 +1,119 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { exportStudent } from '../../lib/export/student.js';
+import { listStudents } from '../../lib/models/index.js';
+import * as format from '../../lib/onnx-format.js';
+import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
+import { drawShapes } from './train-fixture.js';
+
+vi.mock('../../lib/onnx-format.js', { spy: true });
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const from = at('student.safetensors');
+beforeAll(async () => {
+  await writeMadeUpStudent(from, 'mobilenet_v2', { widthMultiplier: 0.35 });
+  await drawShapes(at('images'), { count: 3 });
+});
+afterEach(() => vi.resetAllMocks());
+
+async function runOnnx(file: string, count: number): Promise<Record<string, { dims: readonly number[]; data: Float32Array }>> {
+  const { Tensor } = await importOnnxRuntime();
+  const session = await openOnnxSession(file);
+  const pixels = Float32Array.from({ length: count * 3 * 64 * 64 }, (_, i) => Math.sin(i * 0.7));
+  return (await session.run({ pixel_values: new Tensor('float32', pixels, [count, 3, 64, 64]) })) as never;
+}
+
+describe.each(listStudents())('%s', (name) => {
+  test.each([true, false])('agrees with the engine on images, norms folded: %s', async (fold) => {
+    const [file, to] = [at(`${name}.safetensors`), at(`${name}.onnx`)];
+    await writeMadeUpStudent(file, name);
+    const { comparison, tensors } = await exportStudent({ from: file, to, format: 'onnx', fold, images: at('images') });
+    expect(comparison).toEqual({ images: 8, folder: at('images'), cosine: expect.any(Number) as unknown });
+    expect(comparison.cosine).toBeGreaterThan(0.999999);
+    const operations = format.decodeOnnx(readFileSync(to)).graph.node.map(({ opType }) => opType);
+    expect(operations.includes('BatchNormalization')).toBe(!fold);
+    expect(tensors).toBe(format.decodeOnnx(readFileSync(to)).graph.initializer.length);
+  });
+});
+
+test('any batch size, one output, and what it is in the metadata', async () => {
+  const to = at('plain.onnx');
+  await exportStudent({ from, to, format: 'onnx' });
+  for (const count of [1, 5]) {
+    const outputs = await runOnnx(to, count);
+    expect(Object.entries(outputs).map(([name, { dims }]) => [name, ...dims])).toEqual([['image_embeds', count, 24]]);
+  }
+  const { metadataProps, graph, opsetImport } = format.decodeOnnx(readFileSync(to));
+  const metadata = Object.fromEntries(metadataProps.map(({ key, value }) => [key, value]));
+  expect(metadata).toMatchObject({ format: 'lgdistill-onnx', architecture: 'mobilenet_v2', widthMultiplier: '0.35', resolution: '64', names: '["cat","dog","bird"]', head: 'keep' });
+  expect(JSON.parse(metadata['preprocessing']!)).toMatchObject({ centerCrop: 64, channels: 'RGB', mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28] });
+  expect(graph.input[0]!.type.tensorType.shape.dim.map(({ dimParam, dimValue }) => dimParam || Number(dimValue))).toEqual(['batch', 3, 64, 64]);
+  expect(opsetImport).toMatchObject([{ version: 14n }]);
+});
+
+test('parameters keep their names where norms are not folded', async () => {
+  const to = at('named.onnx');
+  await exportStudent({ from, to, format: 'onnx', fold: false });
+  const names = format.decodeOnnx(readFileSync(to)).graph.initializer.map(({ name }) => name);
+  expect(names).toEqual(expect.arrayContaining(['features.0.0.weight', 'features.0.1.running_mean', 'head.2.bias']));
+});
+
+test('the text bank as classifier: logits are cosines over the temperature', async () => {
+  const bank = madeUpBank();
+  await bank.save(at('bank.safetensors'));
+  const to = at('classifier.onnx');
+  await exportStudent({ from, to, format: 'onnx', classifier: true, temperature: 0.1 });
+  const { image_embeds: embeds, logits } = await runOnnx(to, 2);
+  expect(logits!.dims).toEqual([2, 3]);
+  for (let i = 0; i < 2; i++) {
+    const row = embeds!.data.subarray(24 * i, 24 * (i + 1));
+    for (let k = 0; k < 3; k++) {
+      const cosine = row.reduce((sum, value, d) => sum + value * bank.data[24 * k + d]!, 0) / Math.hypot(...row);
+      expect(logits!.data[3 * i + k]).toBeCloseTo(10 * cosine, 4);
+    }
+  }
+  const metadata = Object.fromEntries(format.decodeOnnx(readFileSync(to)).metadataProps.map(({ key, value }) => [key, value]));
+  expect(metadata).toMatchObject({ classes: '["cat","dog","bird"]', classifierBank: bank.hash, classifierTemperature: '0.1' });
+  await exportStudent({ from, to: at('other.onnx'), format: 'onnx', classifier: at('bank.safetensors') }); // of a file, and with the default temperature
+  const again = await runOnnx(at('other.onnx'), 2);
+  expect(again['logits']!.data[0]! * 2).toBeCloseTo(logits!.data[0]!, 4);
+});
+
+test('without its head it gives pooled features', async () => {
+  const to = at('features.onnx');
+  await exportStudent({ from, to, format: 'onnx', head: 'drop' });
+  const outputs = await runOnnx(to, 2);
+  expect(Object.entries(outputs).map(([name, { dims }]) => [name, ...dims])).toEqual([['features', 2, 1280]]);
+});
+
+const damage: [string, (model: format.OnnxModel) => void][] = [
+  ['other weights', ({ graph }) => graph.initializer.filter(({ name }) => name.endsWith('.weight')).forEach((tensor) => { tensor.rawData = new Uint8Array(tensor.rawData.map((byte, i) => (i % 4 === 3 ? byte ^ 128 : byte))); })],
+  ['a node that is missing', ({ graph }) => { graph.node.splice(3, 1); }],
+  ['another epsilon', ({ graph }) => { for (const { attribute } of graph.node) for (const entry of attribute) if (entry.name === 'epsilon') entry.f = 1; }],
+];
+test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
+  const { encodeOnnx } = await vi.importActual<typeof format>('../../lib/onnx-format.js');
+  vi.mocked(format.encodeOnnx).mockImplementation((model) => {
+    const copy = structuredClone(model);
+    spoil(copy);
+    return encodeOnnx(copy);
+  });
+  await expect(exportStudent({ from, to: at('spoilt.onnx'), format: 'onnx', fold: false })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  expect(existsSync(at('spoilt.onnx'))).toBe(false);
+  expect(readdirSync(folder).filter((name) => /\.(?:part|tmp)$/u.test(name))).toEqual([]);
+});
+
+test('what does not go together is said', async () => {
+  const to = at('none.onnx');
+  await expect(exportStudent({ from, to, format: 'onnx', head: 'drop', classifier: true })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'classifier' });
+  await madeUpBank(8).save(at('small.safetensors'));
+  await expect(exportStudent({ from, to, format: 'onnx', classifier: at('small.safetensors') })).rejects.toMatchObject({ code: 'BAD_BANK', option: 'classifier' });
+  await exportStudent({ from, to: at('headless.safetensors'), head: 'drop' });
+  await expect(exportStudent({ from: at('headless.safetensors'), to, format: 'onnx' })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  await expect(exportStudent({ from, to, format: 'onnx', images: at('nowhere') })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  expect(existsSync(to)).toBe(false);
+});

@@ -1,0 +1,181 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { drawnImages, engineEmbeddings } from '../../lib/export/compare.js';
+import { exportStudent, exportTarget } from '../../lib/export/student.js';
+import { openDevice } from '../../lib/device.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { Encoder } from '../../lib/models/encoder.js';
+import { featureGraph, weightsOf } from '../../lib/models/features.js';
+import { createStudent, listStudents, loadTeacher, studentGraph } from '../../lib/models/index.js';
+import type { WeightRecord } from '../../lib/models/weights.js';
+import * as safetensors from '../../lib/safetensors.js';
+import { loadStartWeights } from '../../lib/train/start-weights.js';
+import { readStudent } from '../../lib/train/student-file.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
+import { relativeError } from '../fixtures/semantic/cases.js';
+import { noteSkip, testPath } from '../shared.js';
+
+vi.mock('../../lib/safetensors.js', { spy: true });
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const lacking: Record<string, RegExp> = { timm: /^$/u, mmdet: /v3/u, mmseg: /efficientnet/u, detectron2: /mobilenet|efficientnet/u };
+const python = ['/usr/bin/python3', 'python3'].find((command) => spawnSync(command, ['-c', 'import torch, torchvision']).status === 0);
+const students: [name: string, widthMultiplier: number][] = [['resnet18', 1], ['mobilenet_v2', 0.35], ['mobilenet_v3_small', 1], ['efficientnet_b0', 1]]; // one of each kind: test/unit/tool-names.test.ts has the names of all
+beforeAll(async () => {
+  for (const [name, widthMultiplier] of students) await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier });
+});
+afterEach(() => vi.resetAllMocks());
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => Buffer.from(buffer, byteOffset, byteLength);
+const floats = (file: string) => new Float32Array(Uint8Array.from(readFileSync(file)).buffer);
+
+describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) => {
+  test.each(students)('%s: written and compared, and a start again; or said to be lacking', async (name, widthMultiplier) => {
+    const [from, to] = [at(`${name}.safetensors`), at(`${name}-${tool}`)];
+    if (lacking[tool]!.test(name)) {
+      await expect(exportStudent({ from, to, format: tool })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: expect.stringContaining(name) as unknown });
+      expect(existsSync(to)).toBe(false);
+      return;
+    }
+    const result = await exportStudent({ from, to, format: tool });
+    expect(result).toMatchObject({ head: 'drop', format: tool });
+    expect(result.comparison.cosine).toBeGreaterThan(0.99999);
+    expect(readdirSync(to).sort()).toEqual([tool === 'detectron2' ? 'config.yaml' : 'config.json', 'model.safetensors']);
+    const { weights } = madeUpStudent(name, { widthMultiplier });
+    using device = await openDevice('cpu');
+    const student = createStudent(name, { device, embeddingSize: 24, widthMultiplier, seed: 9 });
+    await loadStartWeights(student, join(to, 'model.safetensors'));
+    for (const [parameter, { data }] of Object.entries(weights)) {
+      const isThere = !parameter.startsWith('head.') && !(tool === 'mmseg' && name === 'mobilenet_v2' && parameter.startsWith('features.18.'));
+      const difference = relativeError(student.weights[parameter]!.data, data);
+      if (isThere) expect(difference, parameter).toBeLessThan(1e-6);
+      else if (parameter.endsWith('weight')) expect(difference, parameter).toBeGreaterThan(0.1); // its own seeded start
+    }
+  });
+});
+
+describe('torchvision', () => {
+  const each = listStudents().map((name, i) => [name, i % 2 === 0 ? 'keep' : 'drop', name.startsWith('mobilenet') ? 0.75 : 1] as const);
+  test.each([...each, ['mobilenet_v3_small', 'keep', 1] as const])('%s loads it strictly, head %s, width %s: the same outputs', async (name, head, widthMultiplier) => {
+    const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-torchvision.safetensors`)];
+    const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });
+    await exportStudent({ from, to, format: 'torchvision', head });
+    if (python === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
+    const pixels = drawnImages(info.resolution, 2);
+    writeFileSync(at('pixels'), bytesOf(pixels));
+    const { status, stderr } = spawnSync(python, [testPath('fixtures', 'export', 'check_torchvision.py'), to, at('pixels'), at('outputs')], { encoding: 'utf8' });
+    expect(status, stderr).toBe(0);
+    expect(relativeError(floats(at('outputs')), head === 'keep' ? await engineEmbeddings(info, weights, { pixels, count: 2 }) : await features(name, weights, pixels, widthMultiplier))).toBeLessThan(1e-4);
+  });
+
+  async function features(name: string, weights: WeightRecord, pixels: Float32Array, widthMultiplier: number): Promise<Float32Array> {
+    using device = await openDevice('cpu');
+    const graph = featureGraph(studentGraph(name, { embeddingSize: 24, widthMultiplier }));
+    const compiled = new CompiledEncoder(device, graph, { batch: 2, resolution: 64, training: false });
+    compiled.load(weightsOf(graph, weights));
+    using encoder = new Encoder(compiled);
+    return encoder.forward(pixels);
+  }
+
+  test('with its head it is a student to this package', async () => {
+    const to = at('again.safetensors');
+    await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format: 'torchvision' });
+    const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35 });
+    const found = await readStudent(to);
+    expect(found).toMatchObject({ file: to, info });
+    expect(Object.keys(found.weights).sort()).toEqual(Object.keys(weights).sort());
+    for (const [name, { shape, data }] of Object.entries(found.weights)) expect([shape, bytesOf(data).equals(bytesOf(weights[name]!.data))], name).toEqual([weights[name]!.shape, true]);
+  });
+
+  test('a classifier of torchvision is left out, and a file of another student is refused with what does not fit', async () => {
+    using device = await openDevice('cpu');
+    const { weights } = madeUpStudent('mobilenet_v3_small');
+    const backbone = Object.entries(weights).filter(([name]) => !name.startsWith('head.'));
+    const classifier = { 'classifier.0.weight': [1024, 576], 'classifier.0.bias': [1024], 'classifier.3.weight': [1000, 1024], 'classifier.3.bias': [1000] };
+    const file = at('torchvision.safetensors');
+    await safetensors.writeSafetensors(file, [...backbone, ...Object.entries(classifier).map(([name, shape]) => [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b)) }] as [string, safetensors.TensorRecord])], {});
+    const student = createStudent('mobilenet_v3_small', { device, embeddingSize: 24 });
+    await loadStartWeights(student, file);
+    expect(student.weights['features.0.0.weight']!.data).toEqual(weights['features.0.0.weight']!.data);
+    await expect(loadStartWeights(createStudent('mobilenet_v3_large', { device, embeddingSize: 24 }), file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student.weights' });
+    await expect(loadStartWeights(createStudent('resnet18', { device, embeddingSize: 24 }), file)).rejects.toThrowError(/missing: conv1\.weight/u);
+  });
+});
+
+test('timm: config.json says what create_model needs', async () => {
+  const to = at('named-timm');
+  await exportStudent({ from: at('mobilenet_v3_small.safetensors'), to, format: 'timm' });
+  expect(JSON.parse(readFileSync(join(to, 'config.json'), 'utf8'))).toMatchObject({
+    architecture: 'mobilenetv3_small_100', num_classes: 0, pretrained_cfg: { input_size: [3, 64, 64], mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28], interpolation: 'bicubic', crop_pct: 1, first_conv: 'conv_stem', classifier: 'classifier' },
+  });
+  await expect(exportStudent({ from: at('mobilenet_v3_small.safetensors'), to, format: 'timm', head: 'keep' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
+  await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format: 'timm', head: 'keep' }); // an earlier export is replaced
+  const { tensors } = await safetensors.readSafetensors(join(to, 'model.safetensors'));
+  expect(['classifier.0.weight', 'classifier.2.bias', 'bn2.num_batches_tracked'].map((name) => tensors.get(name)!.shape)).toEqual([[1280, 1280], [24], []]);
+  await writeMadeUpStudent(at('narrow.safetensors'), 'mobilenet_v2', { widthMultiplier: 0.6 });
+  await expect(exportStudent({ from: at('narrow.safetensors'), to, format: 'timm' })).rejects.toMatchObject({ code: 'BAD_OPTION', found: 'mobilenet_v2 x 0.6', allowed: 'mobilenet_v2 at width 0.35, 0.5, 0.75, 1, 1.4' });
+});
+
+test('mmdet, mmseg and detectron2: configurations name backbone, weights and pixels', async () => {
+  await exportStudent({ from: at('efficientnet_b0.safetensors'), to: at('named-mmdet'), format: 'mmdet' });
+  const { model } = JSON.parse(readFileSync(at('named-mmdet', 'config.json'), 'utf8')) as { model: Record<string, unknown> };
+  expect(model).toMatchObject({
+    data_preprocessor: { mean: [122.4, 117.3, 104.55], std: [68.85, 66.3, 71.4], bgr_to_rgb: true },
+    backbone: { _delete_: true, type: 'EfficientNet', arch: 'b0', conv_cfg: null, norm_cfg: { type: 'BN' }, init_cfg: { type: 'Pretrained', checkpoint: at('named-mmdet', 'model.pth'), prefix: 'backbone' } },
+  });
+  await exportStudent({ from: at('mobilenet_v3_small.safetensors'), to: at('named-mmseg'), format: 'mmseg' });
+  expect(JSON.parse(readFileSync(at('named-mmseg', 'config.json'), 'utf8'))).toMatchObject({ model: { backbone: { type: 'MobileNetV3', arch: 'small', norm_cfg: { eps: 0.001 } } } });
+  await exportStudent({ from: at('resnet18.safetensors'), to: at('named-d2'), format: 'detectron2' });
+  const yaml = readFileSync(at('named-d2', 'config.yaml'), 'utf8');
+  for (const line of ['  PIXEL_MEAN: [122.4, 117.3, 104.55]', '    DEPTH: 18', '    RES2_OUT_CHANNELS: 64', '  FORMAT: "RGB"']) expect(yaml).toContain(`${line}\n`);
+  await exportStudent({ from: at('resnet18.safetensors'), to: at('named-d2'), format: 'detectron2' }); // replaced
+});
+
+const damage: [string, (tensors: Map<string, safetensors.TensorRecord>) => void][] = [
+  ['a key that is missing', (tensors) => tensors.delete('layer1.0.bn1.running_mean')],
+  ['a key too many', (tensors) => tensors.set('fc.weight', { shape: [1], data: new Float32Array(1) })],
+  ['a counter of another type', (tensors) => tensors.set('bn1.num_batches_tracked', { shape: [], data: new Float32Array(1) })],
+  ['weights of another layer', (tensors) => tensors.set('layer1.0.conv1.weight', tensors.get('layer1.1.conv1.weight')!)],
+];
+test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
+  const { encodeSafetensors } = await vi.importActual<typeof safetensors>('../../lib/safetensors.js');
+  vi.mocked(safetensors.encodeSafetensors).mockImplementation((tensors, metadata) => {
+    const copy = new Map(tensors);
+    spoil(copy);
+    return encodeSafetensors(copy, metadata);
+  });
+  await expect(exportStudent({ from: at('resnet18.safetensors'), to: at('spoilt'), format: 'timm' })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  expect(readdirSync(folder).filter((name) => name.includes('spoilt'))).toEqual([]);
+});
+
+test('a word that is no format is not taken for a file', () => {
+  expect(exportTarget('timm')).toEqual({ format: 'timm', to: 'student-timm' });
+  expect(exportTarget('torchvision', 'x.safetensors')).toEqual({ format: 'torchvision', to: 'x.safetensors' });
+  expect(exportTarget('./student.safetensors')).toEqual({ format: 'lgdistill', to: './student.safetensors' });
+  expect(() => exportTarget('tim')).toThrowError(/Did you mean timm/u);
+});
+
+describe('a student is a teacher, however it was exported', () => {
+  test.each(['lgdistill', 'torchvision', 'onnx', 'transformers', 'timm'] as const)('%s', async (format) => {
+    const to = at({ lgdistill: 'teacher.safetensors', torchvision: 'teacher-tv.safetensors', onnx: 'teacher.onnx', transformers: 'teacher-hf', timm: 'teacher-timm' }[format]);
+    const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier: 0.35 });
+    await exportStudent({ from: at('mobilenet_v2.safetensors'), to, format, head: 'keep' });
+    using device = await openDevice('cpu');
+    await using teacher = await loadTeacher(to, { device });
+    expect(teacher).toMatchObject({ kind: format === 'onnx' || format === 'transformers' ? 'onnx' : 'native', embeddingSize: 24, resolution: 64, mean: info.mean, std: info.std });
+    const pixels = drawnImages(64, 2);
+    const found = await (teacher as Exclude<typeof teacher, { kind: 'precomputed' }>).embed(pixels, 2);
+    expect(relativeError(found, await engineEmbeddings(info, weights, { pixels, count: 2 }))).toBeLessThan(1e-4);
+  });
+
+  test('without its head it is none', async () => {
+    const to = at('headless.safetensors');
+    await exportStudent({ from: at('mobilenet_v2.safetensors'), to, head: 'drop' });
+    using device = await openDevice('cpu');
+    await expect(loadTeacher(to, { device })).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'teacher' });
+  });
+});

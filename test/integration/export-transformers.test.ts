@@ -1,0 +1,88 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { CLIPVisionModelWithProjection, AutoProcessor, env, RawImage } from '@xenova/transformers';
+import { beforeAll, expect, test, vi } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { referenceEmbeddings } from '../../lib/export/compare.js';
+import { readExportSource } from '../../lib/export/source.js';
+import { exportStudent } from '../../lib/export/student.js';
+import { openDevice } from '../../lib/device.js';
+import { loadTeacher } from '../../lib/models/index.js';
+import * as safetensors from '../../lib/safetensors.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
+import { drawShapes, shapeNames } from './train-fixture.js';
+
+vi.mock('../../lib/safetensors.js', { spy: true });
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const [from, to] = [at('student.safetensors'), at('model')];
+beforeAll(async () => {
+  await writeMadeUpStudent(from, 'mobilenet_v3_small');
+  await madeUpBank().save(at('bank.safetensors'));
+  await drawShapes(at('images'), { count: 1 });
+});
+
+test('the folder has model, input and text bank', async () => {
+  const result = await exportStudent({ from, to, format: 'transformers', images: at('images') });
+  expect(result).toMatchObject({ file: to, head: 'keep', comparison: { images: 4, folder: at('images') } });
+  expect(readdirSync(to, { recursive: true }).sort()).toEqual(['bank.safetensors', 'config.json', 'onnx', join('onnx', 'vision_model.onnx'), 'preprocessor_config.json', 'text_bank.json']);
+  const bank = madeUpBank();
+  const text = JSON.parse(readFileSync(join(to, 'text_bank.json'), 'utf8')) as { names: string[]; embeddings: number[][]; hash: string; temperature: number };
+  expect(text).toMatchObject({ names: bank.names, hash: bank.hash, temperature: 0.2, encoder: 'made up' });
+  expect(Float32Array.from(text.embeddings.flat())).toEqual(bank.data);
+  expect((await TextualSemanticsBank.load(join(to, 'bank.safetensors'))).hash).toBe(bank.hash);
+  expect(readdirSync(folder).filter((name) => /\.(?:part|tmp|old)$/u.test(name))).toEqual([]);
+});
+
+test('@xenova/transformers loads it and gives the embeddings of the engine', async () => {
+  [env.localModelPath, env.allowRemoteModels] = [dirname(to), false];
+  const processor = await AutoProcessor.from_pretrained(basename(to), {});
+  const model = await CLIPVisionModelWithProjection.from_pretrained(basename(to), { quantized: false });
+  const images = await Promise.all([...shapeNames].sort().map((name) => RawImage.read(at('images', name, '0.png'))));
+  const { image_embeds: found } = (await model(await processor(images))) as { image_embeds: { dims: number[]; data: Float32Array } };
+  expect(found.dims).toEqual([4, 24]);
+  const { embeddings } = await referenceEmbeddings(await readExportSource(from), at('images'), undefined);
+  const largest = Math.max(...embeddings.map(Math.abs));
+  found.data.forEach((value, i) => expect(Math.abs(value - embeddings[i]!) / largest, `value ${i}`).toBeLessThan(1e-3));
+});
+
+test('it is a teacher', async () => {
+  using device = await openDevice('cpu');
+  await using teacher = await loadTeacher(to, { device });
+  expect(teacher).toMatchObject({ kind: 'onnx', id: 'model', embeddingSize: 24, resolution: 64, mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28] });
+});
+
+test('an earlier export is replaced, anything else stays', async () => {
+  writeFileSync(join(to, 'stale.txt'), '');
+  await exportStudent({ from, to, format: 'transformers' });
+  expect(existsSync(join(to, 'stale.txt'))).toBe(false);
+  mkdirSync(at('other'));
+  await exportStudent({ from, to: at('other'), format: 'transformers' }); // empty
+  mkdirSync(at('mine'));
+  writeFileSync(at('mine', 'config.json'), '{}');
+  await expect(exportStudent({ from, to: at('mine'), format: 'transformers' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to' });
+  expect(readdirSync(at('mine'))).toEqual(['config.json']);
+  await expect(exportStudent({ from, to, format: 'transformers', head: 'drop' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
+  await expect(exportStudent({ from, to, format: 'transformers', classifier: true })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'classifier' });
+});
+
+test.each([
+  ['preprocessor_config.json', '0.26', '0.27'],
+  ['text_bank.json', '"dog"', '"dogs"'],
+  ['text_bank.json', '"embeddings":[[', '"embeddings":[[9,'],
+  ['text_bank.json', '{', ''],
+])('a folder whose %s differs is not left behind', async (file, old, fresh) => {
+  const { writeFileAtomically } = await vi.importActual<typeof safetensors>('../../lib/safetensors.js');
+  let spoilt = false;
+  vi.mocked(safetensors.writeFileAtomically).mockImplementation((path, content) => {
+    if (basename(path) !== file) return writeFileAtomically(path, content);
+    spoilt = (content as string).includes(old);
+    return writeFileAtomically(path, (content as string).replace(old, fresh));
+  });
+  await expect(exportStudent({ from, to: at('spoilt'), format: 'transformers' })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  vi.resetAllMocks();
+  expect(spoilt).toBe(true);
+  expect(readdirSync(folder).filter((name) => name.includes('spoilt'))).toEqual([]);
+});

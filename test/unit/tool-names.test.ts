@@ -1,0 +1,173 @@
+/** The keys and shapes of other tools' state dicts, built here from those tools' own tables of layers, against the names that an export gives. */
+import { describe, expect, test } from 'vitest';
+import { studentGraph } from '../../lib/models/index.js';
+import { toolNaming, toTool } from '../../lib/models/tools/convert.js';
+import type { Tool } from '../../lib/models/tools/naming.js';
+
+type Keys = Record<string, number[]>;
+
+/** What is exported of a student: keys and shapes. */
+function exported(tool: Tool, architecture: string, { widthMultiplier = 1, head = false } = {}): Keys {
+  const graph = studentGraph(architecture, { embeddingSize: 8, widthMultiplier });
+  const weights = Object.fromEntries(graph.parameters.map(({ name, shape }) => [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) }]));
+  const tensors = toTool(weights, graph, toolNaming(tool, { architecture, widthMultiplier, graph }), { head, batches: 3 });
+  return Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]));
+}
+
+const conv = (name: string, out: number, inputs: number, kernel: number, bias = false): Keys => ({ [`${name}.weight`]: [out, inputs, kernel, kernel], ...(bias && { [`${name}.bias`]: [out] }) });
+const norm = (name: string, channels: number): Keys => ({ ...Object.fromEntries(['weight', 'bias', 'running_mean', 'running_var'].map((part) => [`${name}.${part}`, [channels]])), [`${name}.num_batches_tracked`]: [] });
+const divisible = (value: number): number => {
+  const rounded = Math.max(8, Math.floor((value + 4) / 8) * 8);
+  return rounded < 0.9 * value ? rounded + 8 : rounded;
+};
+
+/** timm's block strings (`ir_r2_k3_s2_e6_c24_se0.25`), decoded as its builder does. */
+function timmMobile(stages: string[][], { stem, width = 1, depth = 1, seFromExpanded, roundSe, headChannels }: { stem: number; width?: number; depth?: number; seFromExpanded: boolean; roundSe: (value: number) => number; headChannels?: number }): Keys {
+  let channels = divisible(stem * width);
+  const keys: Keys = { ...conv('conv_stem', channels, 3, 3), ...norm('bn1', channels) };
+  stages.forEach((blocks, stage) => {
+    let place = 0;
+    for (const block of blocks) {
+      const [kind, ...parts] = block.split('_');
+      const value = (letter: string, fallback: number) => Number(parts.find((part) => new RegExp(`^${letter}[\\d.]+$`, 'u').test(part))?.slice(letter.length) ?? fallback);
+      const [kernel, out, expansion, se] = [value('k', 3), divisible(value('c', 0) * width), value('e', 1), value('se', 0)];
+      for (let i = 0; i < Math.ceil(value('r', 1) * depth); i++, place++, channels = out) {
+        const at = `blocks.${stage}.${place}`;
+        const middle = kind === 'ir' ? divisible(channels * expansion) : channels;
+        const squeezed = roundSe(middle * (seFromExpanded ? se : se / expansion));
+        const excitation = se === 0 ? {} : { ...conv(`${at}.se.conv_reduce`, squeezed, middle, 1, true), ...conv(`${at}.se.conv_expand`, middle, squeezed, 1, true) };
+        if (kind === 'cn') Object.assign(keys, conv(`${at}.conv`, out, channels, kernel), norm(`${at}.bn1`, out));
+        else if (kind === 'ds') Object.assign(keys, conv(`${at}.conv_dw`, channels, 1, kernel), norm(`${at}.bn1`, channels), excitation, conv(`${at}.conv_pw`, out, channels, 1), norm(`${at}.bn2`, out));
+        else Object.assign(keys, conv(`${at}.conv_pw`, middle, channels, 1), norm(`${at}.bn1`, middle), conv(`${at}.conv_dw`, middle, 1, kernel), norm(`${at}.bn2`, middle), excitation, conv(`${at}.conv_pwl`, out, middle, 1), norm(`${at}.bn3`, out));
+      }
+    }
+  });
+  return headChannels === undefined ? keys : { ...keys, ...conv('conv_head', headChannels, channels, 1), ...norm('bn2', headChannels) };
+}
+
+const v2 = [['ds_r1_k3_s1_c16'], ['ir_r2_k3_s2_e6_c24'], ['ir_r3_k3_s2_e6_c32'], ['ir_r4_k3_s2_e6_c64'], ['ir_r3_k3_s1_e6_c96'], ['ir_r3_k3_s2_e6_c160'], ['ir_r1_k3_s1_e6_c320']];
+const v3Large = [['ds_r1_k3_s1_e1_c16'], ['ir_r1_k3_s2_e4_c24', 'ir_r1_k3_s1_e3_c24'], ['ir_r3_k5_s2_e3_c40_se0.25'], ['ir_r1_k3_s2_e6_c80', 'ir_r1_k3_s1_e2.5_c80', 'ir_r2_k3_s1_e2.3_c80'], ['ir_r2_k3_s1_e6_c112_se0.25'], ['ir_r3_k5_s2_e6_c160_se0.25'], ['cn_r1_k1_s1_c960']];
+const v3Small = [['ds_r1_k3_s2_e1_c16_se0.25'], ['ir_r1_k3_s2_e4.5_c24', 'ir_r1_k3_s1_e3.67_c24'], ['ir_r1_k5_s2_e4_c40_se0.25', 'ir_r2_k5_s1_e6_c40_se0.25'], ['ir_r2_k5_s1_e3_c48_se0.25'], ['ir_r3_k5_s2_e6_c96_se0.25'], ['cn_r1_k1_s1_c576']];
+const efficient = [['ds_r1_k3_s1_e1_c16_se0.25'], ['ir_r2_k3_s2_e6_c24_se0.25'], ['ir_r2_k5_s2_e6_c40_se0.25'], ['ir_r3_k3_s2_e6_c80_se0.25'], ['ir_r3_k5_s1_e6_c112_se0.25'], ['ir_r4_k5_s2_e6_c192_se0.25'], ['ir_r1_k3_s1_e6_c320_se0.25']];
+const scales: [name: string, width: number, depth: number][] = [['efficientnet_b0', 1, 1], ['efficientnet_b1', 1, 1.1], ['efficientnet_b2', 1.1, 1.2], ['efficientnet_b3', 1.2, 1.4]];
+
+describe('timm', () => {
+  test.each([0.35, 0.5, 0.75, 1, 1.4])('MobileNetV2 at width %s', (width) => {
+    expect(exported('timm', 'mobilenet_v2', { widthMultiplier: width })).toEqual(timmMobile(v2, { stem: 32, width, seFromExpanded: false, roundSe: Math.round, headChannels: Math.max(1280, divisible(1280 * width)) }));
+  });
+  test.each([['mobilenet_v3_large', v3Large], ['mobilenet_v3_small', v3Small]])('%s, as features_only has it', (name, stages) => {
+    expect(exported('timm', name)).toEqual(timmMobile(stages, { stem: 16, seFromExpanded: true, roundSe: divisible }));
+  });
+  test.each(scales)('%s', (name, width, depth) => {
+    expect(exported('timm', name)).toEqual(timmMobile(efficient, { stem: 32, width, depth, seFromExpanded: false, roundSe: Math.round, headChannels: divisible(1280 * width) }));
+  });
+  test('a head stands in the place of the classifier', () => {
+    const keys = exported('timm', 'efficientnet_b0', { head: true });
+    expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([['classifier.0.weight', [1280, 1280]], ['classifier.0.bias', [1280]], ['classifier.2.weight', [8, 1280]], ['classifier.2.bias', [8]]]);
+    expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
+  });
+});
+
+/** ResNet of basic blocks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */
+function resnet(blocks: number[], names: { stem: [string, string]; block: (stage: number, place: number, part: 'conv1' | 'conv2' | 'shortcut') => [string, string] }): Keys {
+  const keys: Keys = { ...conv(names.stem[0], 64, 3, 7), ...norm(names.stem[1], 64) };
+  let inputs = 64;
+  blocks.forEach((count, stage) => {
+    for (let place = 0; place < count; place++) {
+      const out = 64 * 2 ** stage;
+      const add = (part: 'conv1' | 'conv2' | 'shortcut', from: number, kernel: number) => {
+        const [convolution, its] = names.block(stage, place, part);
+        Object.assign(keys, conv(convolution, out, from, kernel), norm(its, out));
+      };
+      add('conv1', inputs, 3);
+      add('conv2', out, 3);
+      if (inputs !== out) add('shortcut', inputs, 1);
+      inputs = out;
+    }
+  });
+  return keys;
+}
+
+describe.each([['resnet18', [2, 2, 2, 2]], ['resnet34', [3, 4, 6, 3]]])('%s', (name, blocks) => {
+  const plain = (prefix: string) => resnet(blocks, {
+    stem: [`${prefix}conv1`, `${prefix}bn1`],
+    block: (stage, place, part) => ['conv', 'bn'].map((kind, i) => `${prefix}layer${stage + 1}.${place}.${part === 'shortcut' ? `downsample.${i}` : `${kind}${part.slice(-1)}`}`) as [string, string],
+  });
+  test.each([['torchvision', ''], ['timm', ''], ['mmdet', 'backbone.'], ['mmseg', 'backbone.']] as const)('in %s', (tool, prefix) => {
+    expect(exported(tool, name)).toEqual(plain(prefix));
+  });
+  test('in detectron2', () => {
+    expect(exported('detectron2', name)).toEqual(resnet(blocks, { stem: ['stem.conv1', 'stem.conv1.norm'], block: (stage, place, part) => [`res${stage + 2}.${place}.${part}`, `res${stage + 2}.${place}.${part}.norm`] }));
+  });
+});
+
+const module = (name: string, out: number, inputs: number, kernel: number): Keys => ({ ...conv(`backbone.${name}.conv`, out, inputs, kernel), ...norm(`backbone.${name}.bn`, out) });
+const gate = (name: string, channels: number, squeezed: number): Keys => ({ ...conv(`backbone.${name}.se.conv1.conv`, squeezed, channels, 1, true), ...conv(`backbone.${name}.se.conv2.conv`, channels, squeezed, 1, true) });
+
+/** MMDetection's InvertedResidual: expand_conv where channels grow, depthwise_conv, se, linear_conv. */
+function inverted(name: string, inputs: number, middle: number, out: number, kernel: number, squeezed = 0): Keys {
+  return {
+    ...(middle !== inputs && module(`${name}.expand_conv`, middle, inputs, 1)), ...module(`${name}.depthwise_conv`, middle, 1, kernel),
+    ...(squeezed > 0 && gate(name, middle, squeezed)), ...module(`${name}.linear_conv`, out, middle, 1),
+  };
+}
+
+describe('mmdet and mmseg', () => {
+  const settings = [[1, 16, 1], [6, 24, 2], [6, 32, 3], [6, 64, 4], [6, 96, 3], [6, 160, 3], [6, 320, 1]] as const; // expansion, channels, blocks
+  test.each([0.35, 1, 1.4])('MobileNetV2 at width %s', (width) => {
+    const [detection, segmentation]: [Keys, Keys] = [{}, {}];
+    let inputs = divisible(32 * width);
+    for (const keys of [detection, segmentation]) Object.assign(keys, module('conv1', inputs, 3, 3));
+    settings.forEach(([expansion, base, count], stage) => {
+      for (let place = 0; place < count; place++) {
+        const [name, out, middle] = [`layer${stage + 1}.${place}`, divisible(base * width), inputs * expansion];
+        Object.assign(detection, inverted(name, inputs, middle, out, 3));
+        const first = expansion === 1 ? 0 : 1;
+        Object.assign(segmentation, first === 1 && module(`${name}.conv.0`, middle, inputs, 1), module(`${name}.conv.${first}`, middle, 1, 3), module(`${name}.conv.${first + 1}`, out, middle, 1));
+        inputs = out;
+      }
+    });
+    Object.assign(detection, module('conv2', width > 1 ? Math.trunc(1280 * width) : 1280, inputs, 1));
+    expect(exported('mmdet', 'mobilenet_v2', { widthMultiplier: width })).toEqual(detection);
+    expect(exported('mmseg', 'mobilenet_v2', { widthMultiplier: width })).toEqual(segmentation);
+  });
+
+  const blocks = { // kernel, middle, out, squeeze and excitation
+    small: [[3, 16, 16, 1], [3, 72, 24, 0], [3, 88, 24, 0], [5, 96, 40, 1], [5, 240, 40, 1], [5, 240, 40, 1], [5, 120, 48, 1], [5, 144, 48, 1], [5, 288, 96, 1], [5, 576, 96, 1], [5, 576, 96, 1]],
+    large: [[3, 16, 16, 0], [3, 64, 24, 0], [3, 72, 24, 0], [5, 72, 40, 1], [5, 120, 40, 1], [5, 120, 40, 1], [3, 240, 80, 0], [3, 200, 80, 0], [3, 184, 80, 0], [3, 184, 80, 0], [3, 480, 112, 1], [3, 672, 112, 1], [5, 672, 160, 1], [5, 960, 160, 1], [5, 960, 160, 1]],
+  } as const;
+  test.each(['small', 'large'] as const)('MobileNetV3 %s in mmseg', (size) => {
+    const keys = module('layer0', 16, 3, 3);
+    let inputs = 16;
+    blocks[size].forEach(([kernel, middle, out, se], i) => {
+      Object.assign(keys, inverted(`layer${i + 1}`, inputs, middle, out, kernel, se * divisible(Math.floor(middle / 4))));
+      inputs = out;
+    });
+    Object.assign(keys, module(`layer${blocks[size].length + 1}`, 6 * inputs, inputs, 1));
+    expect(exported('mmseg', `mobilenet_v3_${size}`)).toEqual(keys);
+  });
+
+  test.each(scales)('%s in mmdet: stages at one resolution are one layer', (name, width, depth) => {
+    const stages = [[3, 16, 1, 1], [3, 24, 6, 2], [5, 40, 6, 2], [3, 80, 6, 3], [5, 112, 6, 3], [5, 192, 6, 4], [3, 320, 6, 1]] as const; // kernel, channels, expansion, blocks
+    const layerOf = [1, 2, 3, 4, 4, 5, 5];
+    const filled = [0, 0, 0, 0, 0, 0];
+    let inputs = divisible(32 * width);
+    const keys = module('layers.0', inputs, 3, 3);
+    stages.forEach(([kernel, base, expansion, count], stage) => {
+      for (let i = 0; i < Math.ceil(count * depth); i++) {
+        const [layer, out, middle] = [layerOf[stage]!, divisible(base * width), inputs * expansion];
+        Object.assign(keys, inverted(`layers.${layer}.${filled[layer]!++}`, inputs, middle, out, kernel, Math.trunc(middle / (4 * expansion))));
+        inputs = out;
+      }
+    });
+    Object.assign(keys, module('layers.6', divisible(1280 * width), inputs, 1));
+    expect(exported('mmdet', name)).toEqual(keys);
+  });
+});
+
+test.each([
+  ['timm', 'mobilenet_v2', 0.6], ['timm', 'mobilenet_v3_small', 0.75], ['mmdet', 'mobilenet_v3_large', 1], ['mmdet', 'mobilenet_v2', 1.003], ['mmseg', 'efficientnet_b0', 1], ['mmseg', 'mobilenet_v3_small', 0.75],
+  ['detectron2', 'mobilenet_v2', 1], ['detectron2', 'efficientnet_b3', 1],
+] as const)('%s has no %s at width %s, and that is said', (tool, name, widthMultiplier) => {
+  expect(() => exported(tool, name, { widthMultiplier })).toThrowError(expect.objectContaining({ code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown }));
+});
