@@ -7,8 +7,8 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
-  TensorHandle,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
+  StepInfo, TensorHandle,
 } from './native.js';
 export { version } from './version.js';
 
@@ -69,6 +69,7 @@ export { loadStudent, readStudent, type StudentInfo } from './train/student-file
 export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
 export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
+export { OnlineProbe, type OnlineImages, type OnlineState } from './evaluate/online.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
@@ -81,6 +82,13 @@ export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type Segmen
 export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
 export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
 export type { SegmentationScore } from './dense/intersection.js';
+export {
+  evaluateDetection, trainDetection, type DetectionEvaluationOptions, type DetectionEvent, type DetectionLosses, type DetectionScoreOptions, type DetectionTraining,
+} from './dense/detection.js';
+export { Detector, type DetectOptions } from './dense/detector.js';
+export type { DecodeOptions } from './dense/detection-decode.js';
+export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
+export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';
 export type { DenseInfo, DenseTask } from './dense/network-file.js';
 
 // reports

@@ -5,7 +5,8 @@ import { featureGraph, featureSize, weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import { embedImages, encoderEmbedder, type EmbedOptions, type EmbedTask } from './embed.js';
+import { embedImages, encoderEmbedder, type EmbedOptions } from './embed.js';
+import type { LabelledSet } from './labelled.js';
 
 export interface FeatureExtractorOptions {
   device: Device;
@@ -38,14 +39,14 @@ export class FeatureExtractor implements Disposable {
   }
 
   /** Features of all images, in order, [N,H]. Centre crops. @throws LgdError NON_FINITE, ABORTED, and device faults */
-  async all(images: EmbedTask['images'], options: EmbedOptions = {}): Promise<Float32Array> {
+  async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Float32Array> {
     const features = new Float32Array(images.length * this.dimension);
     await this.each(images, (rows, from) => void features.set(rows, from * this.dimension), options);
     return features;
   }
 
   /** Features of all images, batch by batch. @throws as {@link all} */
-  async each(images: EmbedTask['images'], take: (rows: Float32Array, from: number, to: number) => Promise<void> | void, options: EmbedOptions = {}): Promise<void> {
+  async each(images: LabelledSet, take: (rows: Float32Array, from: number, to: number) => Promise<void> | void, options: EmbedOptions = {}): Promise<void> {
     const { device, mean, std } = this.options;
     using embedder = encoderEmbedder(this.#encoder);
     await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, take, options);

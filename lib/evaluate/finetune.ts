@@ -1,5 +1,5 @@
 /** Fine-tuning: the student's backbone with a linear classifier on its pooled features, all of it trained on labelled images. */
-import type { ImageCache } from '../data/cache.js';
+import { readAhead } from '../data/read-ahead.js';
 import { shuffledOrder } from '../data/sampler.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -12,6 +12,7 @@ import type { WeightRecord } from '../models/weights.js';
 import type { NativeAugmentRecipe } from '../native.js';
 import { answerRows, makeAnswers, type Answers } from './accuracy.js';
 import { embedImages, encoderEmbedder, type EmbedOptions } from './embed.js';
+import type { LabelledSet } from './labelled.js';
 
 export interface FinetuneOptions extends EmbedOptions {
   device: Device;
@@ -43,7 +44,7 @@ const crops = {
  * @returns the trained network; its results are logits [B,K]. Dispose of it
  * @throws LgdError NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
  */
-export async function finetune(train: Pick<ImageCache, 'labels' | 'store'>, images: Int32Array, options: FinetuneOptions): Promise<CompiledEncoder> {
+export async function finetune(train: LabelledSet, images: Int32Array, options: FinetuneOptions): Promise<CompiledEncoder> {
   const { device, graph, weights, resolution, precision, mean, std, classes, epochs, learningRate, batch: wanted, seed, signal, onProgress } = options;
   const { addon } = device;
   const whole = classifierGraph(graph, classes);
@@ -54,21 +55,24 @@ export async function finetune(train: Pick<ImageCache, 'labels' | 'store'>, imag
     encoder.load({ ...initialWeights(whole, seed), ...weightsOf(whole, weights) });
     const recipe: NativeAugmentRecipe = { ...crops, resize: resolution, mean, std };
     const steps = Math.floor(images.length / batch);
-    const total = epochs * steps;
     for (let epoch = 0; epoch < epochs; epoch++) {
-      const order = shuffledOrder(images.length, seed, epoch);
-      for (let place = 0; place < steps; place++) {
-        const step = epoch * steps + place;
-        const picked = order.slice(place * batch, (place + 1) * batch).map((index) => images[index]!);
-        addon.augment(train.store, recipe, { images: picked, drawIds: picked, seed, epoch }, pixels);
+      const done: (() => void)[] = [];
+      const settle = async () => {
+        await device.synchronize(); // the queue stays short
+        for (const release of done.splice(0)) release();
+      };
+      for await (const { images: places, picked, step, store, release } of readAhead(train, batchesOf(images, { batch, seed, epoch, steps }), batchesAhead)) {
+        done.push(release);
+        addon.augment(store, recipe, { images: places, drawIds: picked, seed, epoch }, pixels);
         encoder.zeroGradients();
         encoder.forwardTensor(pixels, { training: true, seed, step });
         addon.softmaxLoss({ logits: encoder.output, labels: picked.map((image) => train.labels![image]!), dLogits, results, scale: 1 / batch });
         encoder.backwardTensor(dLogits);
-        encoder.sgdStep({ learningRate: learningRate * (batch / 256) * rateAt(step, total), momentum: 0.9, weightDecay: 1e-4 });
-        if (place % 16 === 15) await device.synchronize(); // the queue stays short
+        encoder.sgdStep({ learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps), momentum: 0.9, weightDecay: 1e-4 });
+        if (done.length === stepsAtOnce) await settle();
         throwIfAborted(signal, 'fine-tuning');
       }
+      await settle();
       const losses = (await addon.readTensor(results)).filter((_, i) => i % 3 === 0);
       if (!losses.every(Number.isFinite)) throw new LgdError('NON_FINITE', `fine-tuning went wrong in epoch ${epoch + 1}: its loss is not finite.`, { option: 'evaluate.finetuneRate', found: learningRate, mend: 'Lower it' });
       onProgress?.(epoch + 1, epochs);
@@ -82,6 +86,18 @@ export async function finetune(train: Pick<ImageCache, 'labels' | 'store'>, imag
   }
 }
 
+const batchesAhead = 2;
+const stepsAtOnce = 8;
+
+/** The full batches of an epoch; `images` may become other places than those picked, where pixels are prepared for each batch. */
+function* batchesOf(images: Int32Array, { batch, seed, epoch, steps }: { batch: number; seed: number; epoch: number; steps: number }): Generator<{ images: Int32Array; picked: Int32Array; step: number }, void, undefined> {
+  const order = shuffledOrder(images.length, seed, epoch);
+  for (let place = 0; place < steps; place++) {
+    const picked = order.slice(place * batch, (place + 1) * batch).map((index) => images[index]!);
+    yield { images: picked, picked, step: epoch * steps + place };
+  }
+}
+
 /** Of the peak rate, at a step. */
 function rateAt(step: number, total: number): number {
   const warmup = Math.floor(total / 10);
@@ -90,7 +106,7 @@ function rateAt(step: number, total: number): number {
 }
 
 /** What a network whose results are logits says of labelled images. @throws LgdError NON_FINITE, ABORTED, and device faults */
-export async function judgeByLogits(encoder: CompiledEncoder, test: ImageCache, { device, mean, std, classes, signal }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | 'signal'>): Promise<Answers> {
+export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet, { device, mean, std, classes, signal }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | 'signal'>): Promise<Answers> {
   const answers = { ...makeAnswers(test.length), targets: test.labels! };
   using embedder = encoderEmbedder(encoder);
   await embedImages(embedder, { device, images: test, mean, std, what: 'the evaluation' }, (logits, from) => {

@@ -5,7 +5,7 @@ import type { EmbedOptions } from './embed.js';
 import { FeatureSet, measureScale } from './feature-set.js';
 import type { FeatureExtractor } from './features.js';
 import { NearestNeighbours } from './knn.js';
-import type { LabelledSets } from './labelled.js';
+import type { LabelledImages } from './labelled.js';
 import { fitLogistic, fitSgd, type Probe, type SweepPoint } from './probe.js';
 import { holdOut } from './split.js';
 
@@ -27,7 +27,7 @@ function newAnswers({ labels }: { labels: Int32Array | undefined }): Answers {
 }
 
 /** Weighted k-nearest-neighbour classification (Wu et al. 2018). Labelled features are not kept: memory holds those that are judged, and a block. @throws LgdError ZERO_EMBEDDING, NON_FINITE, ABORTED, and device faults */
-export async function judgeByNeighbours(extractor: FeatureExtractor, { train, test, classNames }: LabelledSets, { evaluate }: Config, options: EmbedOptions): Promise<Judged> {
+export async function judgeByNeighbours(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate }: Config, options: EmbedOptions): Promise<Judged> {
   const { neighbours, neighbourTemperature: temperature } = evaluate;
   const total = train.length + test.length;
   const queries = await extractor.all(test, { ...options, onProgress: (done) => options.onProgress?.(done, total) });
@@ -50,14 +50,14 @@ export async function judgeByNeighbours(extractor: FeatureExtractor, { train, te
 }
 
 /** Learning rates for 256 images a step that SGD tries. */
-export const probeRates: readonly number[] = [0.003, 0.01, 0.03, 0.1, 0.3, 1, 3];
+export const probeRates: readonly number[] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1];
 const probeBatch = 256;
 
 /**
  * Linear classifiers on standardised pooled features, extracted once; their settings are chosen on a held-out part of what is learnt from, then all of it is fitted.
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
-export async function judgeByProbes(extractor: FeatureExtractor, { train, test, classNames }: LabelledSets, { evaluate, seed }: Config, { signal, onProgress }: EmbedOptions): Promise<Judged[]> {
+export async function judgeByProbes(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate, seed }: Config, { signal, onProgress }: EmbedOptions): Promise<Judged[]> {
   const { device } = extractor.options;
   const total = train.length + test.length;
   const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, 2 * total) });

@@ -1,27 +1,22 @@
 /** Two labelled folders of the same classes: one to learn from, one to be judged on. */
 import { tmpdir } from 'node:os';
 import type { Config } from '../config.js';
-import { ImageCache } from '../data/cache.js';
+import type { ImageCache } from '../data/cache.js';
+import { openDataset } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import type { PreparableImages } from '../data/read-ahead.js';
 import type { ImageSource } from '../data/sources.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 
-/** Labelled images, decoded before or on the way. */
-export type LabelledSet = Pick<ImageCache, 'length' | 'labels' | 'classNames'> & PreparableImages;
+/** What is read of labelled images: an {@link ImageCache}, or images that are decoded as batches need them. */
+export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames'> & PreparableImages;
 
-/** What protocols on frozen features need. */
-export interface LabelledSets {
+export interface LabelledImages {
   train: LabelledSet;
   test: LabelledSet;
   /** Class folders, sorted; labels of both are indices into them. */
   classNames: readonly string[];
-}
-
-export interface LabelledImages extends LabelledSets, Disposable {
-  train: ImageCache;
-  test: ImageCache;
 }
 
 export interface LabelledOptions {
@@ -53,9 +48,9 @@ export async function openLabelled({ evaluate: { train, data } }: Config, signal
 }
 
 /** Decodes both. @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED */
-export async function decodeLabelled(sources: { train: ImageSource; test: ImageSource }, { data }: Config, { device, resolution, margin, signal, onProgress }: LabelledOptions): Promise<LabelledImages> {
+export async function decodeLabelled(sources: { train: ImageSource; test: ImageSource }, { data }: Config, { device, resolution, margin, signal, onProgress }: LabelledOptions): Promise<LabelledImages & Disposable> {
   const total = sources.train.ids.length + sources.test.ids.length;
-  const build = (source: ImageSource, more: { margin: number; before: number }) => ImageCache.build(source, {
+  const build = (source: ImageSource, more: { margin: number; before: number }) => openDataset(source, data.cache, {
     addon: device.addon, resolution, margin: more.margin, memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? tmpdir(), maxBrokenShare: data.maxBrokenShare, signal,
     onProgress: ({ done }) => onProgress(more.before + done, total),
   });

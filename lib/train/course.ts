@@ -14,6 +14,7 @@ import { RateMeter } from './rate.js';
 import { clearGroup, openGroupFolder, recordGroup } from './group-folder.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
+import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
 /** A step in the device's queue. */
 interface Pending extends PlannedStep {
@@ -48,6 +49,7 @@ export class Course {
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
   #decoded = { images: 0, seconds: 0 };
+  #views: TeacherViewCache | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
   private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
@@ -80,6 +82,7 @@ export class Course {
         continued.push(continues);
       }
       await course.#resume();
+      await course.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
       if (configs.length > 1) await recordGroup(config, names);
       for (const [number, run] of course.#runs.entries()) {
@@ -135,6 +138,10 @@ export class Course {
   /** Gives back batches that no step took, and closes the folders. */
   async close(): Promise<void> {
     await this.#batches?.return();
+    if (this.#views !== undefined) {
+      if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
+      this.#views.dispose();
+    }
     for (const { folder } of this.#runs) await folder.close();
   }
 
@@ -184,6 +191,20 @@ export class Course {
     this.plan.restore(plans[first] ?? begin);
   }
 
+  /** Opens the cache of teacher embeddings, if there is to be one. */
+  async #openViews(): Promise<void> {
+    const { config, distiller, dataset, images, options: { signal } } = this;
+    const { teacher, device, encoder: { precision } } = distiller;
+    if (config.teacherCache.views === 0) return;
+    const views = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images, signal });
+    this.#views = views;
+    distiller.useViewCache(views);
+    const rows = views.images * views.views;
+    for (const { folder } of this.#runs) {
+      await folder.log(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+    }
+  }
+
   /** Plans and queues the step of this number, counted from 0. */
   async #queue(step: number): Promise<Pending> {
     const learningRate = this.schedule.learningRate(step);
@@ -202,7 +223,8 @@ export class Course {
     this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead });
     const { value } = await this.#batches.next();
     this.plan.next(); // a checkpoint tells of batches that were taken, not of those on their way
-    return value!;
+    const { views } = this.config.teacherCache;
+    return views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
   }
 
   /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
@@ -234,5 +256,6 @@ export class Course {
 
 /** The configuration by which a student of several would be trained alone, into its own folder. */
 function configOf(config: Config, name: string, widthMultiplier: number): Config {
-  return { ...config, output: join(config.output, name), student: { ...config.student, name, widthMultiplier } };
+  const teacherCache = config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
+  return { ...config, output: join(config.output, name), teacherCache, student: { ...config.student, name, widthMultiplier } };
 }

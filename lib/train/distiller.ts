@@ -2,6 +2,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
@@ -12,7 +13,8 @@ import type { RunEvent } from './events.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import type { RunOptions } from './run.js';
-import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import type { TeacherViewCache } from './view-cache.js';
 
 export type { DistillerState } from './pupil.js';
 
@@ -26,6 +28,8 @@ export interface DistillerOptions {
   tsb?: TextualSemanticsBank;
   /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
   config?: ConfigInput;
+  /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
+  onlineClasses?: number;
 }
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
@@ -76,6 +80,7 @@ export class Distiller implements Disposable {
   readonly config: Config;
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
+  #cachedFeed: TeacherFeed | undefined;
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
@@ -85,7 +90,7 @@ export class Distiller implements Disposable {
   #slot = 0;
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
-  constructor({ device, teacher, student, tsb, config: input = {} }: DistillerOptions) {
+  constructor({ device, teacher, student, tsb, config: input = {}, onlineClasses }: DistillerOptions) {
     const config = parseConfig(input);
     const students = [student].flat() as Student[];
     checkStudents(teacher, students);
@@ -94,7 +99,7 @@ export class Distiller implements Disposable {
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     const { addon, handle } = device;
     const resolution = config.data.resolution ?? teacher.resolution;
-    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config }));
+    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, onlineClasses }));
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     this.#step = addon.makeStep(handle);
     this.#images = this.encoder.makeImages();
@@ -114,6 +119,13 @@ export class Distiller implements Disposable {
   /** The encoder of the student of this number. */
   encoderOf(student: number): CompiledEncoder {
     return this.#pupil(student).encoder;
+  }
+
+  /** Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays the caller's. {@link run} does so by `teacherCache.views`. */
+  useViewCache(cache: TeacherViewCache | undefined): void {
+    this.#life.check();
+    this.#cachedFeed?.dispose();
+    this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
   }
 
   /**
@@ -139,7 +151,7 @@ export class Distiller implements Disposable {
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         if (after) await after('augment');
         const from = performance.now();
-        const embedded = this.#feed.embed(batch, place);
+        const embedded = (this.#cachedFeed ?? this.#feed).embed(batch, place);
         const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
@@ -165,7 +177,20 @@ export class Distiller implements Disposable {
       addon.endStep(this.#step);
       if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
     }
+    if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     return { slots, teacherMilliseconds };
+  }
+
+  /** Online probes learn from the last batch of a step, after it. */
+  #probe(pupils: readonly Pupil[], { dataset, images }: Batch): void {
+    if (dataset.labels === undefined) return;
+    const labels = images.map((image) => dataset.labels![image]!);
+    for (const pupil of pupils) pupil.probe(labels);
+  }
+
+  /** The online probe of the student of this number, if there is one. */
+  onlineOf(student: number): OnlineProbe | undefined {
+    return this.#pupil(student).online;
   }
 
   /**
@@ -224,6 +249,11 @@ export class Distiller implements Disposable {
     return runDistillation(this, dataset, options);
   }
 
+  /** Was it disposed of? */
+  get disposed(): boolean {
+    return this.#life.ended;
+  }
+
   /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
     if (this.#life.end() && this.#queueing === 0) this.#free();
@@ -236,6 +266,7 @@ export class Distiller implements Disposable {
 
   #free(): void {
     const { addon } = this.device;
+    this.#cachedFeed?.dispose();
     this.#feed.dispose();
     for (const object of [this.#step, this.#images]) addon.release(object);
     for (const pupil of this.#pupils) pupil.dispose();

@@ -20,7 +20,7 @@ export interface PreflightReport {
   /** Optimiser steps of the run. */
   steps: number;
   imagesPerSecond: number;
-  /** Of all the run's steps; evaluations and checkpoints come on top. */
+  /** Of all the run's steps; evaluations and checkpoints come on top. Epochs that find all embeddings in `teacherCache` are counted without the teacher's share. */
   hours: number;
   /** Bytes of device memory. */
   memory: {
@@ -67,6 +67,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     const first = await trial.staged();
     const inTurn = await repeat(seconds, first.total, () => trial.staged());
     const timings = inTurn.length > 0 ? inTurn : [first]; // a step of several seconds is not made again
+    if (distiller.device.kind !== 'cpu' && inTurn.length > 0) await trial.queued(2); // graphs are captured
     const milliseconds = inTurn.length > 0 ? await trial.queued(steps(seconds, median(timings.map(({ total }) => total)))) : first.total;
     const { planned, used, peak } = distiller.memory;
     const available = availableBytes(distiller, used);
@@ -77,16 +78,24 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     return {
       type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep,
       imagesPerSecond: (1000 * images) / milliseconds,
-      hours: (lastStep * milliseconds) / 3_600_000,
+      hours: (milliseconds * effectiveSteps(distiller, lastStep, plan.stepsPerEpoch / train.accumulate, parts)) / 3_600_000,
       memory: { planned, used, peak, available },
       largestBatch: largestBatch(distiller, { used, available, most: dataset.length }),
       stages: parts, bottleneck, advice: advise(bottleneck, distiller),
     };
   } finally {
-    await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
     await trial.close();
+    await distiller.device.synchronize().catch(() => undefined); // the fault that ends the trial itself
     before.forEach((state, number) => distiller.restore(state, number));
   }
+}
+
+/** Steps that take as long as all do together: those whose embeddings are cached by then leave the teacher's share out. */
+function effectiveSteps({ config: { teacherCache: { views } } }: Distiller, lastStep: number, stepsPerEpoch: number, parts: PreflightReport['stages']): number {
+  if (views === 0) return lastStep;
+  const fresh = Math.min(lastStep, views * stepsPerEpoch);
+  const share = parts.find(({ stage }) => stage === 'teacher')!.share;
+  return fresh + (lastStep - fresh) * (1 - share);
 }
 
 interface StepTiming {
@@ -94,18 +103,13 @@ interface StepTiming {
   total: number;
 }
 
-interface QueuedStep {
-  ticket: StepTicket;
-  batches: Batch[];
-}
-
 /** Steps that nobody keeps. */
 class Trial {
   #step = 0;
-  readonly #prepared: AsyncGenerator<Batch, void, undefined>;
+  readonly #batches: AsyncGenerator<Batch, void, undefined>;
 
   constructor(readonly distiller: Distiller, dataset: Dataset, plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {
-    this.#prepared = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead });
+    this.#batches = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead });
   }
 
   /** One step, part by part: each is waited for before the next is queued. */
@@ -118,7 +122,7 @@ class Trial {
       milliseconds.set(stage, (milliseconds.get(stage) ?? 0) + now - from);
       from = now;
     };
-    const batches = await this.#batches();
+    const batches = await this.#next();
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
       step: this.#step++, learningRate: this.learningRate,
@@ -127,40 +131,40 @@ class Trial {
         took(stage);
       },
     });
-    await this.#read({ ticket, batches });
+    await this.#read(ticket, batches);
     return { milliseconds, total: performance.now() - begun };
   }
 
   /** Milliseconds a step of `count` steps that are queued as a run queues them, the last one read while the next one runs. */
   async queued(count: number): Promise<number> {
     const from = performance.now();
-    let pending: QueuedStep | undefined;
+    let pending: { ticket: StepTicket; batches: readonly Batch[] } | undefined;
     for (let i = 0; i < count; i++) {
-      const batches = await this.#batches();
+      const batches = await this.#next();
       const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate });
-      if (pending !== undefined) await this.#read(pending);
+      if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
       pending = { ticket, batches };
     }
-    if (pending !== undefined) await this.#read(pending);
+    if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
     await this.distiller.device.synchronize();
     return (performance.now() - from) / count;
   }
 
   /** Gives back batches that no step took. */
   async close(): Promise<void> {
-    await this.#prepared.return();
+    await this.#batches.return();
   }
 
-  async #read({ ticket, batches }: QueuedStep): Promise<void> {
+  async #read(ticket: StepTicket, batches: readonly Batch[]): Promise<void> {
     for (const number of this.distiller.students.keys()) await this.distiller.readMetrics(ticket, number);
     for (const batch of batches) batch.release?.();
   }
 
-  async #batches(): Promise<Batch[]> {
+  async #next(): Promise<Batch[]> {
     throwIfAborted(this.signal, 'the measurement');
-    const batches: Batch[] = [];
-    while (batches.length < this.distiller.config.train.accumulate) batches.push((await this.#prepared.next()).value!);
-    return batches;
+    const taken: Batch[] = [];
+    while (taken.length < this.distiller.config.train.accumulate) taken.push((await this.#batches.next()).value!);
+    return taken;
   }
 }
 
@@ -198,13 +202,14 @@ function availableBytes({ device }: Distiller, used: number): number {
 function advise(stage: TimedStage, { device, teacher, config, students }: Distiller): string {
   const gpu = device.kind === 'cpu' ? ', or a GPU' : '';
   switch (stage) {
-    case 'data': return 'Images are not there in time: more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
+    case 'data': return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
     case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
     case 'teacher': return teacher.kind === 'onnx'
       ? 'The teacher runs in ONNX on the CPU: take one whose weights are in safetensors, which runs on the device.'
-      : `Take a smaller teacher, or teach several students in one pass (student.name with commas)${gpu}.`;
+      : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss': return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser': return 'Few images share one update: a larger train.batchSize, or train.accumulate.';
-    default: return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
+    case 'student forward':
+    case 'backward': return `${students.length > 1 ? 'The students are' : 'The student is'} what takes the time: a lower data.resolution, a smaller student${config.student.widthMultiplier > 1 ? ' or student.widthMultiplier' : ''}${gpu}.`;
   }
 }

@@ -14,10 +14,12 @@ export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
 /** See image-list.ts. */
 export const imageListFile = 'images.tsv.gz';
+/** See view-cache.ts. */
+export const viewCacheFile = 'teacher-views.lgd';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation']);
+const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**

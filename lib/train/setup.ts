@@ -13,6 +13,7 @@ import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
+import { labelsAmong, type OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -45,8 +46,10 @@ export interface PreparedRun extends AsyncDisposable {
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache | StreamedImages;
   evaluation: ZeroShotEvaluation | undefined;
-  /** The protocols of `evaluate.also`, for each student. */
-  frozen: readonly FrozenEvaluation[] | undefined;
+  /** The protocols of `evaluate.also`. */
+  frozen: FrozenEvaluation | undefined;
+  /** What the online probe of `evaluate.online` is judged on. */
+  online: OnlineImages | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -66,7 +69,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, online: parts.online, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -88,7 +91,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
-  const source = await openImages(trainingImages, { signal });
+  const source = await openImages(trainingImages, { labels: given.evaluate.online ? 'folders' : 'none', signal });
   if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
   const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
@@ -119,27 +122,28 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
   const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student: students, tsb, config });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: source.classNames?.length });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
   const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
-  let frozen: FrozenEvaluation[] | undefined;
+  let frozen: FrozenEvaluation | undefined;
+  let online: OnlineImages | undefined;
   if (evaluationSource && evaluationBank) {
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!), mean: teacher.mean, std: teacher.std };
     if (labelled !== undefined) {
       const { resolution, precision } = distiller.encoder;
-      const train = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
-      cleanup.push(() => train.dispose());
-      frozen = distiller.students.map(({ graph }) => new FrozenEvaluation({ device, graph, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train, test: images }));
-      cleanup.push(() => frozen!.forEach((one) => one[Symbol.dispose]()));
+      const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
+      cleanup.push(() => learnt.dispose());
+      frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller };
 }
 
 interface DecodeOptions {
@@ -192,7 +196,7 @@ function absolutePaths(config: Config): Config {
   const path = (value: string) => resolve(value);
   const ifThere = <Value>(value: Value) => (typeof value === 'string' && existsSync(value) ? resolve(value) : value); // else an id, or the name of a built-in list
   const optional = (value: string | undefined) => (value === undefined ? undefined : path(value));
-  const { data, evaluate, student } = config;
+  const { data, evaluate, student, teacherCache } = config;
   return {
     ...config,
     output: path(config.output),
@@ -202,6 +206,7 @@ function absolutePaths(config: Config): Config {
     textEncoder: ifThere(config.textEncoder),
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
+    teacherCache: { ...teacherCache, file: optional(teacherCache.file) },
     student: { ...student, weights: optional(student.weights) },
     evaluate: { ...evaluate, data: optional(evaluate.data), train: optional(evaluate.train), output: optional(evaluate.output), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };

@@ -4,6 +4,7 @@ import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
+import type { TeacherViewCache } from './view-cache.js';
 
 export interface TeacherFeed {
   /** The teacher, compiled; undefined for one outside the device. */
@@ -97,6 +98,32 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
     },
     dispose() {
       for (const result of results) addon.release(result);
+    },
+  };
+}
+
+/** A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was there before or not. */
+export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { device, encoder, places }: Pick<FeedOptions, 'device' | 'encoder' | 'places'>): TeacherFeed {
+  const { addon, handle } = device;
+  const loaded = makeResults(device, encoder.batch, cache.embeddingSize, places);
+  const keep = (rows: Float64Array, embeddings: TensorHandle) => {
+    addon.joinBranch(handle);
+    cache.keep(rows, embeddings);
+    return embeddings;
+  };
+  return {
+    plan: feed.plan,
+    embed(batch, place) {
+      const rows = cache.rowsOf(batch);
+      if (cache.has(rows)) {
+        cache.load(rows, loaded[place]!);
+        return loaded[place]!;
+      }
+      const embedded = feed.embed(batch, place);
+      return embedded instanceof Promise ? embedded.then((embeddings) => keep(rows, embeddings)) : keep(rows, embedded);
+    },
+    dispose() {
+      for (const tensor of loaded) addon.release(tensor);
     },
   };
 }
