@@ -7,8 +7,8 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
-  TensorHandle,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
+  StepInfo, TensorHandle,
 } from './native.js';
 export { version } from './version.js';
 
@@ -82,6 +82,13 @@ export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type Segmen
 export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
 export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
 export type { SegmentationScore } from './dense/intersection.js';
+export {
+  evaluateDetection, trainDetection, type DetectionEvaluationOptions, type DetectionEvent, type DetectionLosses, type DetectionScoreOptions, type DetectionTraining,
+} from './dense/detection.js';
+export { Detector, type DetectOptions } from './dense/detector.js';
+export type { DecodeOptions } from './dense/detection-decode.js';
+export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
+export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';
 export type { DenseInfo, DenseTask } from './dense/network-file.js';
 
 // reports

@@ -247,6 +247,26 @@ export interface NativeClassifierArguments {
   scale?: number;
 }
 
+/** A detector's output with what it should have said; the loss stands in native/semantic/detection_loss.h. */
+export interface NativeDetectionArguments {
+  /** Of each level class scores [B,h,w,K], then distances and centre-ness [B,h,w,5]. */
+  output: TensorHandle;
+  dOutput?: TensorHandle;
+  /** [locations, 3]: focal loss of the classes, weighted 1 - GIoU, cross entropy of the centre-ness. */
+  results: TensorHandle;
+  /** Locations of each level, B h w. */
+  levels: number[];
+  classes: number;
+  /** Class of each location; -1: none; -2: it does not count. */
+  labels: Int32Array;
+  /** [locations, 4]: distances to left, top, right, bottom in strides. */
+  boxes: Float32Array;
+  /** Factors of the gradients. */
+  classScale?: number;
+  boxScale?: number;
+  centreScale?: number;
+}
+
 /** Arguments of {@link bankUpdate} as the addon takes them. */
 export interface NativeBankUpdateArguments {
   teacher: Float32Array;
@@ -367,6 +387,7 @@ export interface NativeAddon {
   classifierLoss(args: NativeClassifierArguments): void;
   /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
+  detectionLoss(args: NativeDetectionArguments): void;
   /** SGD with momentum on the values from `begin` to before `end` of a tensor (default: all). */
   sgdTensor(
     value: TensorHandle,
@@ -384,7 +405,7 @@ export const nativeFunctions = [
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
-  'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
+    'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];
 
 const require = createRequire(import.meta.url);

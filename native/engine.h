@@ -281,6 +281,17 @@ void classifier_loss(ClassifierArguments arguments);                            
 // Cross entropy of logits [B,K], such as an encoder's output or, a row a pixel, a map: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null.
 // A row of label -1 has no class: no loss, no gradient. [queued]
 void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const TensorPtr& d_logits, const TensorPtr& results, float scale);
+// The loss of a detector and its gradient (semantic/detection_loss.h). The output holds for each level the class scores [B,h,w,K] and then distances and centre-ness [B,h,w,5].
+struct DetectionArguments {
+  TensorPtr output, d_output;                     // d_output <- gradient; may be null
+  TensorPtr results;                              // [locations, 3] <- each location's losses: classes, box, centre-ness
+  std::vector<int64_t> levels;                    // B h w of each
+  int classes = 0;                                // K
+  std::vector<int32_t> labels;                    // of each location: its class; -1: none; -2: does not count
+  std::vector<float> boxes;                       // of each location: left, top, right, bottom in units of the level's stride; above 0 where there is a class
+  float class_scale = 1, box_scale = 1, centre_scale = 1;  // of the gradients
+};
+void detection_loss(DetectionArguments arguments);                                                // [queued]
 // sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
 void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);
 // Whole rows of a tensor [N,D], from `row` on. [queued]

@@ -8,6 +8,7 @@ import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
 import { compareCommand } from './compare.js';
 import { completionCommand } from './completion.js';
+import { detectCommand } from './detect.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
@@ -23,7 +24,8 @@ import { segmentCommand } from './segment.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, detectCommand, exportCommand, reportCommand, compareCommand, benchCommand,
+  completionCommand,
 ];
 
 /**

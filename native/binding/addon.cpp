@@ -77,6 +77,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
 
   add<js_classifier_loss>(exports, "classifierLoss");
   add<js_softmax_loss>(exports, "softmaxLoss");
+  add<js_detection_loss>(exports, "detectionLoss");
   add<js_sgd_tensor>(exports, "sgdTensor");
   add<js_write_rows>(exports, "writeRows");
   return exports;

@@ -63,6 +63,7 @@ LGD_DECLARE(js_keep_rows)
 // classifier.cpp
 LGD_DECLARE(js_classifier_loss)
 LGD_DECLARE(js_softmax_loss)
+LGD_DECLARE(js_detection_loss)
 LGD_DECLARE(js_sgd_tensor)
 LGD_DECLARE(js_write_rows)
 #undef LGD_DECLARE
