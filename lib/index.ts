@@ -90,6 +90,7 @@ export type { DecodeOptions } from './dense/detection-decode.js';
 export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
 export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';
 export type { DenseInfo, DenseTask } from './dense/network-file.js';
+export type { SegmentationHead } from './models/heads/segmentation.js';
 
 // reports
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';

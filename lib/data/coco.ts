@@ -36,7 +36,7 @@ interface CocoFile {
 export async function readCoco(path: string): Promise<BoxedImages> {
   const text = await readFile(path, 'utf8').catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option: 'dense.annotations', mend: 'Check the path', cause });
-    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'dense.annotations', cause });
+    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'dense.annotations', mend: 'Check its permissions', cause });
   });
   const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option: 'dense.annotations', found, mend: 'Give a file like instances_train2017.json' });
   let file: CocoFile;

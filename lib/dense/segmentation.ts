@@ -139,6 +139,7 @@ class PixelLoss implements Disposable {
   }
 }
 
+/** How {@link evaluateSegmentation} looks at images. */
 export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
   onProgress?: (done: number, total: number) => void;
 }

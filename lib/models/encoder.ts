@@ -76,8 +76,8 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * @param images [N,3,R,R], NCHW, normalised; N = batch in training, 1 to batch otherwise
-   * @returns [N, outputs]
+   * @param images [N,3,R,R], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch otherwise
+   * @returns [N, outputs]; of a graph with several results, each [B, ...] behind the one before
    * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED
    */
   async forward(images: Float32Array, { training = false, seed, step, signal }: ForwardOptions = {}): Promise<Float32Array> {
@@ -86,9 +86,9 @@ export class Encoder implements Disposable {
     const { addon } = this.#device;
     const size = 3 * this.resolution * this.resolution;
     const count = images.length / size;
-    if (!Number.isInteger(count) || count < 1 || count > this.batch || (training && count !== this.batch)) {
+    if (!Number.isInteger(count) || count < 1 || count > this.batch || ((training || this.graph.further !== undefined) && count !== this.batch)) {
       throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [3,${this.resolution},${this.resolution}].`, {
-        option: 'images', allowed: training ? `${this.batch} images` : `1 to ${this.batch} images`,
+        option: 'images', allowed: training || this.graph.further !== undefined ? `${this.batch} images` : `1 to ${this.batch} images`,
       });
     }
     let whole = images;

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { configOptions } from '../../lib/config.js';
+import { configOptions, isOfOwnCommand } from '../../lib/config.js';
 import { listStudents } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip } from '../shared.js';
@@ -84,7 +84,7 @@ describe.each(Object.keys(shells))('%s', (shell) => {
   test('options of the command, all of the table for distill', () => {
     const found = complete('lgdistill', 'distill', '--');
     if (found === undefined) return;
-    for (const { flag, alias } of configOptions()) for (const name of [flag, alias]) if (name !== undefined) expect(found).toContain(name);
+    for (const { flag, alias } of configOptions().filter((row) => !isOfOwnCommand(row))) for (const name of [flag, alias]) if (name !== undefined) expect(found).toContain(name);
     expectCompletion(['lgdistill', 'doctor', '--'], ['--debug', '--help', '--json']);
     expectCompletion(['lgdistill', 'bank', 'build', '--te'], ['--teacher', '--templates', '--text-encoder']);
   });

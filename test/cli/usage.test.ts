@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { Command } from 'commander';
 import { addConfigOptions, normaliseArguments, readConfig } from '../../lib/cli/options.js';
-import { configOptions } from '../../lib/config.js';
+import { configOptions, isOfOwnCommand } from '../../lib/config.js';
 import { version } from '../../lib/version.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { lgdistill } from './program.js';
@@ -67,10 +67,22 @@ test('help and version exit with 0', async () => {
 test('distill takes every option of the table, in its long and its short form, and says its default', async () => {
   const { stdout } = await lgdistill(['distill', '--help']);
   const words = stdout.replaceAll(/\s+/gu, ' ');
-  for (const { flag, alias, help, default: value } of configOptions()) {
+  for (const { flag, alias, help, default: value } of configOptions().filter((row) => !isOfOwnCommand(row))) {
     expect(words).toContain(alias === undefined ? `${flag} <` : `${alias}, ${flag} <`);
     expect(words).toContain(help.slice(0, 30));
     if (value !== undefined) expect(words).toContain(`default ${JSON.stringify(value)}`);
+  }
+});
+
+test('an option of a group with commands of its own is taken by one of them, and not by distill', async () => {
+  const helps = await Promise.all([['segment', 'train'], ['segment', 'evaluate'], ['segment', 'zero-shot'], ['detect', 'train'], ['detect', 'evaluate']].map(async (words) => (await lgdistill([...words, '--help'])).stdout));
+  const own = configOptions().filter(isOfOwnCommand);
+  expect(own.length).toBeGreaterThan(15);
+  const { stdout } = await lgdistill(['distill', '--help']);
+  for (const { flag, alias } of own) {
+    expect(alias).toBeUndefined();
+    expect(stdout).not.toContain(`${flag} <`);
+    expect(helps.some((help) => help.includes(`${flag} <`)), flag).toBe(true);
   }
 });
 
