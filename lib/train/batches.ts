@@ -9,8 +9,8 @@ import type { Batch, Dataset } from './batch.js';
  * @throws LgdError of the data set
  */
 export async function* preparedBatches(dataset: Dataset, plan: BatchPlan, { standIns, ahead }: { standIns: Int32Array | undefined; ahead: number }): AsyncGenerator<Batch, void, undefined> {
-  const { length, ids, sourceIndex } = dataset;
-  for await (const { store, ...batch } of readAhead(dataset, planned(plan.fork(), standIns), ahead)) yield { ...batch, dataset: { length, ids, sourceIndex, store } };
+  const { length, ids, sourceIndex, labels } = dataset;
+  for await (const { store, ...batch } of readAhead(dataset, planned(plan.fork(), standIns), ahead)) yield { ...batch, dataset: { length, ids, sourceIndex, labels, store } };
 }
 
 function* planned(plan: BatchPlan, standIns: Int32Array | undefined): Generator<PlannedBatch, void, undefined> {

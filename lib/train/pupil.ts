@@ -100,11 +100,6 @@ export class Pupil {
     this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
   }
 
-  /** One step of the online probe, if there is one, on the embeddings of the last forward. */
-  probe(labels: Int32Array): void {
-    this.online?.learn(this.encoder.output, labels);
-  }
-
   /** The numbers that stand in a slot. */
   async metrics(slot: number): Promise<SemanticMetrics> {
     return this.#device.addon.readMetrics(this.#device.handle, this.#head, slot);

@@ -122,7 +122,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
   const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: source.classNames?.length });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 

@@ -264,6 +264,7 @@ describe('online probe', () => {
     const { events } = await train(config(at('stopped')), { resume: 'last' });
     expect(ofType(events, 'evaluation').at(-1)!.online).toEqual(ofType(whole.events, 'evaluation').at(-1)!.online);
     const state = async (run: string) => (await readSafetensors(at(run, 'checkpoints', 'last', 'state.safetensors'))).tensors.get('online.weights')!.data as Float32Array;
+    expect((await state('online')).some((value) => Math.abs(value) > 0.01)).toBe(true);
     expect(sameBits(await state('stopped'), await state('online'))).toBe(true);
   });
 
