@@ -95,7 +95,7 @@ const isForeign = (flag: string) => programs.includes(flag) || new RegExp(`\\b${
 
 test('flags in the text exist', async () => {
   const { stdout } = await lgdistill(['--help']);
-  const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gmu)].map(([, name = '']) => [name]).filter(([name]) => !['bank', 'segment', 'detect'].includes(name));
+  const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gmu)].map(([, name = '']) => name).filter((name) => !['bank', 'segment', 'detect'].includes(name)).map((name) => [name]);
   const known = new Set<string>();
   for (const command of [...commands, ['bank', 'build'], ['bank', 'inspect'], ['segment', 'train'], ['segment', 'evaluate'], ['segment', 'zero-shot'], ['detect', 'train'], ['detect', 'evaluate']]) {
     const help = await lgdistill([...command, '--help']);
