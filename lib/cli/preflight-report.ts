@@ -23,7 +23,7 @@ export async function reportPreflight({ distiller, dataset }: PreparedRun, termi
 function describePreflight({ students, imagesPerSecond, effectiveBatch, hours, steps, memory, largestBatch, stages, bottleneck, advice }: PreflightReport): string {
   return [
     `${students.join(', ')}: ${imagesPerSecond.toPrecision(3)} images/s, ${steps} steps of ${effectiveBatch} images in ${formatDuration(3600 * hours)}, evaluations and checkpoints not counted`,
-    `memory: ${formatBytes(memory.planned)} planned for students and teacher, ${formatBytes(memory.used)} in use while training, ${formatBytes(memory.peak)} at most, of ${formatBytes(memory.available)}; the largest batch that fits is about ${largestBatch.batchSize} (${formatBytes(largestBatch.bytes)})`,
+    `memory: ${formatBytes(memory.planned)} planned for students and teacher, ${formatBytes(memory.used)} in use while training, ${formatBytes(memory.peak)} at most, of ${formatBytes(memory.available)}; the largest batch that fits is about ${largestBatch.batchSize}${largestBatch.limit === 'images' ? ', all images' : ''} (${formatBytes(largestBatch.bytes)})`,
     formatTable(['part of a step', 'ms', 'share'], stages.map(({ stage, milliseconds, share }) => [stage, milliseconds.toFixed(1), percent(share)])),
     `bottleneck: ${bottleneck}. ${advice}`,
   ].join('\n');

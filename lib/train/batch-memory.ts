@@ -6,6 +6,8 @@ import type { Distiller } from './distiller.js';
 export interface BatchMemory {
   batchSize: number;
   bytes: number;
+  /** What keeps it from being larger. */
+  limit: 'memory' | 'images';
 }
 
 const smallBatch = 2;
@@ -22,7 +24,7 @@ export function largestBatch(distiller: Distiller, { used, available, most }: { 
   const line = memoryLine(distiller, used);
   const fitting = Math.floor((usableShare * available - line.fixed) / line.perImage);
   const size = Math.max(1, Math.min(fitting, most, mostImages));
-  return { batchSize: size, bytes: size === batchSize ? used : Math.round(line.fixed + line.perImage * size) };
+  return { batchSize: size, limit: size < fitting ? 'images' : 'memory', bytes: size === batchSize ? used : Math.round(line.fixed + line.perImage * size) };
 }
 
 /** Bytes that every batch needs, and bytes for each image of it. */

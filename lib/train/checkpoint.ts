@@ -223,7 +223,7 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   if (semantic.visual !== undefined) tensors.push(['visual_bank', rows(semantic.visual)]);
   if (semantic.seen !== undefined) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
   if (semantic.queue !== undefined) tensors.push(['queue', rows(semantic.queue)]);
-  for (const [name, data] of Object.entries(online ?? {})) tensors.push([`${onlinePrefix}${name}`, { shape: [data.length], data }]);
+  for (const [name, data] of Object.entries<Float32Array>({ ...online })) tensors.push([`${onlinePrefix}${name}`, { shape: [data.length], data }]);
   await writeSafetensors(join(folder, stateFile), tensors, {
     format: stateFormat,
     version,

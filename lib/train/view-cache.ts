@@ -11,7 +11,7 @@ import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
-import type { RowFileHandle, TensorHandle } from '../native.js';
+import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
 import { writeFileAtomically } from '../safetensors.js';
 import type { Batch, Dataset } from './batch.js';
 import type { RunImages } from './image-list.js';
@@ -77,7 +77,7 @@ export class TeacherViewCache {
       fileBytes: hashBytes(dataset),
     };
     await begin(path, key);
-    const found = await device.addon.openRows(device.handle, { path, offset: headerBytes, rows: images.length * views, dimension: embeddingSize });
+    const found = await openRows(device, { path, rows: images.length * views, dimension: embeddingSize });
     return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, dataset, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
   }
 
@@ -88,7 +88,7 @@ export class TeacherViewCache {
 
   /** Bytes of the file. */
   get bytes(): number {
-    return headerBytes + this.#present.length * (4 + 4 * Math.ceil(this.embeddingSize / 2));
+    return fileBytes(this.#present.length, this.embeddingSize);
   }
 
   /** Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no row. */
@@ -117,6 +117,21 @@ export class TeacherViewCache {
   /** Unmaps the file once queued work is done. */
   dispose(): void {
     this.#device.addon.release(this.#file);
+  }
+}
+
+function fileBytes(rows: number, embeddingSize: number): number {
+  return headerBytes + rows * (4 + 4 * Math.ceil(embeddingSize / 2));
+}
+
+async function openRows({ addon, handle }: Device, { path, rows, dimension }: { path: string; rows: number; dimension: number }): ReturnType<NativeAddon['openRows']> {
+  try {
+    return await addon.openRows(handle, { path, offset: headerBytes, rows, dimension });
+  } catch (cause) {
+    if (!(cause instanceof LgdError) || cause.code !== 'NOT_WRITABLE') throw cause;
+    throw new LgdError('NOT_WRITABLE', `there is no room for ${rows} teacher embeddings: ${cause.message}`, {
+      option: 'teacherCache.views', allowed: `what fits: ${Math.ceil(fileBytes(rows, dimension) / 2 ** 20)} MiB are needed for this many`, mend: 'Free that much on that disk, lower it, or give teacherCache.file a place elsewhere', cause,
+    });
   }
 }
 

@@ -81,7 +81,8 @@ describe('memory', () => {
       expect(small!.batchSize).toBeLessThan(8); // nine tenths of what eight images need
       expect(large!.batchSize).toBeGreaterThan(8);
       expect(large!.bytes).toBeLessThanOrEqual(0.9 * 4 * used);
-      expect(largestBatch(distiller, { used, available: 1e12, most: 20 }).batchSize).toBe(20);
+      expect([small!.limit, large!.limit]).toEqual(['memory', 'memory']);
+      expect(largestBatch(distiller, { used, available: 1e12, most: 20 })).toMatchObject({ batchSize: 20, limit: 'images' });
     });
   });
 });
