@@ -161,6 +161,7 @@ class BoxLoss implements Disposable {
 
 /** How {@link evaluateDetection} looks at images. */
 export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
+  /** Called after each image. */
   onProgress?: (done: number, total: number) => void;
   /** Called with the boxes of each image, in the file's order. */
   onDetections?: (imageId: number, detections: readonly Detection[]) => void;

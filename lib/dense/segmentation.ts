@@ -144,6 +144,7 @@ class PixelLoss implements Disposable {
 
 /** How {@link evaluateSegmentation} looks at images. */
 export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
+  /** Called after each image. */
   onProgress?: (done: number, total: number) => void;
 }
 
@@ -175,7 +176,7 @@ export interface SegmentationEvaluationOptions extends ScoreOptions {
 
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), and those of {@link scoreSegmenter}, files and device
+ * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
  */
 export async function evaluateSegmentation({ model, config: input, ...options }: SegmentationEvaluationOptions): Promise<SegmentationScore> {
   const config = parseConfig(input);
