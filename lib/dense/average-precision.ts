@@ -3,6 +3,8 @@
  * 100 detections an image, sizes small (area below 32^2), medium (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
  */
 import type { Annotation, BoxedImages } from '../data/coco.js';
+import { LgdError } from '../errors.js';
+import { nextTurn } from '../turn.js';
 
 /** A box that a network found. */
 export interface Detection {
@@ -103,30 +105,46 @@ const mean = (values: readonly (number | null)[]): number | null => {
   return present.length === 0 ? null : present.reduce((a, b) => a + b, 0) / present.length;
 };
 
+/** Rows by their label, in their order. */
+function byLabel<Row extends { label: number }>(rows: readonly Row[]): Map<number, Row[]> {
+  const groups = new Map<number, Row[]>();
+  for (const row of rows) groups.set(row.label, [...(groups.get(row.label) ?? []), row]);
+  return groups;
+}
+
 /**
  * Scores detections.
  * @param found of each image of `set`, in its order
+ * @throws LgdError BAD_SHAPE (not a list for each image), ABORTED
  */
-export function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[]): DetectionScore {
-  /** [class][overlap] of one size; null where no annotation of the class is of that size. */
-  const table = (size: Size) => set.names.map((_, label): number[] | null => {
+export async function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[], signal?: AbortSignal): Promise<DetectionScore> {
+  if (found.length !== set.images.length) throw new LgdError('BAD_SHAPE', `${found.length} lists of detections are not one for each of ${set.images.length} images.`, { option: 'found', mend: 'Give an empty list for an image without detections' });
+  const images = set.images.map(({ annotations }, i) => ({ wanted: byLabel(annotations), found: byLabel([...found[i]!].sort((a, b) => b.score - a.score)) }));
+  /** [overlap] of a class at one size; null where no annotation of the class is of that size. */
+  const precisions = (label: number, size: Size): number[] | null => {
     const judged: Judged[] = [];
     let wanted = 0;
-    set.images.forEach(({ annotations }, i) => {
-      const ofClass = found[i]!.filter((detection) => detection.label === label).sort((a, b) => b.score - a.score).slice(0, mostDetections);
-      const part = judge(ofClass, annotations.filter((annotation) => annotation.label === label), sizes[size]);
+    for (const image of images) {
+      const part = judge((image.found.get(label) ?? []).slice(0, mostDetections), image.wanted.get(label) ?? [], sizes[size]);
       judged.push(...part.judged);
       wanted += part.wanted;
-    });
+    }
     if (wanted === 0) return null;
     judged.sort((a, b) => b.score - a.score);
     return overlaps.map((_, overlap) => precisionAt(judged, overlap, wanted));
-  });
+  };
+  const table: Record<Size, (number[] | null)[]> = { all: [], small: [], medium: [], large: [] };
+  for (let label = 0; label < set.names.length; label++) {
+    for (const size of Object.keys(table) as Size[]) {
+      table[size].push(precisions(label, size));
+      await nextTurn(signal, 'the scoring of detections');
+    }
+  }
   const over = (rows: (number[] | null)[]) => mean(rows.map((row) => mean(row ?? [])));
   const at = (rows: (number[] | null)[], overlap: number) => mean(rows.map((row) => row?.[overlap] ?? null));
-  const all = table('all');
+  const { all } = table;
   return {
-    ap: over(all), ap50: at(all, 0), ap75: at(all, 5), apSmall: over(table('small')), apMedium: over(table('medium')), apLarge: over(table('large')),
+    ap: over(all), ap50: at(all, 0), ap75: at(all, 5), apSmall: over(table.small), apMedium: over(table.medium), apLarge: over(table.large),
     classes: set.names.map((name, i) => ({ name, ap: mean(all[i] ?? []), ap50: all[i]?.[0] ?? null })),
     images: set.images.length,
   };

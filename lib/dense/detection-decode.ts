@@ -35,9 +35,12 @@ function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, 
   const clamp = (value: number) => Math.min(Math.max(value, 0), resolution);
   for (let location = 0; location < side * side; location++) {
     const centre = sigmoid(boxes[5 * location + 4]!);
+    const leastProbability = leastScore ** 2 / centre;
+    if (leastProbability >= 1) continue;
+    const leastLogit = Math.log(leastProbability / (1 - leastProbability)); // most classes go by without an exponential
     for (let label = 0; label < classes; label++) {
+      if (!(scores[location * classes + label]! >= leastLogit)) continue;
       const score = Math.sqrt(sigmoid(scores[location * classes + label]!) * centre);
-      if (!(score >= leastScore)) continue;
       const [x, y] = [((location % side) + 0.5) * stride, (Math.floor(location / side) + 0.5) * stride];
       const distance = (i: number) => stride * Math.exp(Math.min(boxes[5 * location + i]!, 10));
       const [x0, y0, x1, y1] = [clamp(x - distance(0)), clamp(y - distance(1)), clamp(x + distance(2)), clamp(y + distance(3))];

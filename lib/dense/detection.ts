@@ -69,7 +69,11 @@ export async function* trainDetection({ student: path, output, config: input, si
   using loss = new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes: train.set.names.length });
   yield { type: 'start', images: train.set.images.length, evaluationImages: evaluation?.set.images.length ?? 0, classes: train.set.names.length, totalSteps: steps };
   const sampler = new ShuffledSampler({ count: train.set.images.length, batchSize: dense.batchSize, seed });
-  const draw = (step: number) => drawBoxBatch(train.folder, train.set, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+  const draw = (step: number) => {
+    const batch = drawBoxBatch(train.folder, train.set, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+    batch.catch(() => undefined); // reported when its turn comes
+    return batch;
+  };
   const begun = performance.now();
   const seconds = () => (performance.now() - begun) / 1000;
   let step = 0;
@@ -80,7 +84,6 @@ export async function* trainDetection({ student: path, output, config: input, si
       throwIfAborted(signal, 'the training');
       const batch = await ahead;
       if (step + 1 < steps) ahead = draw(step + 1);
-      ahead.catch(() => undefined); // reported when its turn comes
       const learningRate = denseRate(step, steps, dense.learningRate);
       trainer.queueStep(batch.pixels, (output, dOutput) => loss.queue(output, dOutput, batch.targets), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
       step++;
@@ -158,6 +161,7 @@ class BoxLoss implements Disposable {
 
 /** How {@link evaluateDetection} looks at images. */
 export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
+  /** Called after each image. */
   onProgress?: (done: number, total: number) => void;
   /** Called with the boxes of each image, in the file's order. */
   onDetections?: (imageId: number, detections: readonly Detection[]) => void;
@@ -173,7 +177,7 @@ async function scoreDetector(detector: Detector, { folder, set }: Boxes, { onPro
     onDetections?.(entry.id, detections);
     onProgress?.(found.length, set.images.length);
   }
-  return averagePrecision(set, found);
+  return await averagePrecision(set, found, options.signal);
 }
 
 /** What {@link evaluateDetection} evaluates. */

@@ -60,18 +60,21 @@ export async function* trainSegmentation({ student: path, output, config: input,
   using loss = new PixelLoss(device, dense.batchSize * dense.resolution ** 2);
   yield { type: 'start', images: train.pairs.length, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, totalSteps: steps, layout: train.layout };
   const sampler = new ShuffledSampler({ count: train.pairs.length, batchSize: dense.batchSize, seed });
-  const draw = (step: number) => drawMaskBatch(train, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+  const draw = (step: number) => {
+    const batch = drawMaskBatch(train, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+    batch.catch(() => undefined); // reported when its turn comes
+    return batch;
+  };
   const begun = performance.now();
   const seconds = () => (performance.now() - begun) / 1000;
   let step = 0;
   let score: SegmentationScore | undefined;
   let ahead = draw(0);
   try {
-    for (; step < steps; ) {
+    while (step < steps) {
       throwIfAborted(signal, 'the training');
       const batch = await ahead;
       if (step + 1 < steps) ahead = draw(step + 1);
-      ahead.catch(() => undefined); // reported when its turn comes
       const learningRate = denseRate(step, steps, dense.learningRate);
       trainer.queueStep(batch.pixels, (logits, dLogits) => loss.queue(logits, dLogits, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
       step++;
@@ -141,6 +144,7 @@ class PixelLoss implements Disposable {
 
 /** How {@link evaluateSegmentation} looks at images. */
 export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
+  /** Called after each image. */
   onProgress?: (done: number, total: number) => void;
 }
 
@@ -172,7 +176,7 @@ export interface SegmentationEvaluationOptions extends ScoreOptions {
 
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), and those of {@link scoreSegmenter}, files and device
+ * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
  */
 export async function evaluateSegmentation({ model, config: input, ...options }: SegmentationEvaluationOptions): Promise<SegmentationScore> {
   const config = parseConfig(input);

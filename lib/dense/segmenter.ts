@@ -75,9 +75,8 @@ export class Segmenter implements Disposable {
   }
 
   /**
-   * A student as it is: the projection head at every position of its last map, and of the bank's names the one whose text is nearest.
-   * @param graph of the student, with its projection head
-   * @param resolution side of the input in pixels, a multiple of 32
+   * A student as it is: the projection head, with which its graph must come, at every position of its last map, and of the bank's names the one whose text is nearest.
+   * `resolution` is the side of the input in pixels, a multiple of 32.
    * @throws LgdError BAD_MODEL, BAD_SHAPE (a bank of another size), OUT_OF_MEMORY
    */
   static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, { device, outputStride, resolution, precision }: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {

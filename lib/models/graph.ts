@@ -51,7 +51,7 @@ export interface ConvOptions {
   /** 1 (default), or the input's channels: a depthwise convolution. */
   groups?: number;
   bias?: boolean;
-  /** Start of the weights; default: {@link kaimingFanOut}. */
+  /** Start of the weights; default: Kaiming normal, mode fan_out. */
   init?: Initialisation;
   /** Start of the bias; default 0. */
   biasInit?: Initialisation;

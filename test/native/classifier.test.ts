@@ -90,12 +90,17 @@ describe.each(devices)('classifiers on $name', ({ device }) => {
   test('the cross entropy of logits has the slope p - y', async () => {
     const [batch, classes] = [6, 5];
     const logits = randomNormal(batch * classes, 4);
-    const labels = Int32Array.of(0, 1, 2, 3, 4, 0);
+    const labels = Int32Array.of(0, 1, 2, 3, -1, 0); // -1 has no class
     const [dLogits, results] = [addon.makeTensor(device.handle, [batch, classes]), addon.makeTensor(device.handle, [batch, 3])];
     addon.softmaxLoss({ logits: tensor(device, logits, batch), labels, dLogits, results, scale: 2 });
     const [gradient, rows] = [await addon.readTensor(dLogits), await addon.readTensor(results)];
     for (let i = 0; i < batch; i++) {
       const row = Array.from(logits.subarray(i * classes, (i + 1) * classes));
+      expect(rows[3 * i + 1]).toBe(row.indexOf(Math.max(...row)));
+      if (labels[i] === -1) {
+        expect([rows[3 * i], rows[3 * i + 2], ...gradient.subarray(i * classes, (i + 1) * classes)]).toEqual(Array.from({ length: 2 + classes }, () => 0));
+        continue;
+      }
       const sum = row.reduce((total, logit) => total + Math.exp(logit), 0);
       expect(rows[3 * i]).toBeCloseTo(Math.log(sum) - row[labels[i]!]!, 5);
       row.forEach((logit, k) => expect(gradient[i * classes + k]).toBeCloseTo(2 * (Math.exp(logit) / sum - (k === labels[i] ? 1 : 0)), 5));

@@ -13,10 +13,10 @@ const setOf = (images: ReturnType<typeof annotation>[][], names = ['thing']): Bo
 const found = (box: Box, score: number, label = 0): Detection => ({ label, score, box });
 
 describe('average precision', () => {
-  it('of a case worked by hand', () => {
+  it('of a case worked by hand', async () => {
     // Two annotations in two images. Detections by score: right (overlap 1), wrong, right with an overlap of 0.8 (80 of 100 pixels wide).
     const set = setOf([[annotation([0, 0, 100, 100])], [annotation([0, 0, 100, 100])]]);
-    const score = averagePrecision(set, [[found([0, 0, 100, 100], 0.9), found([300, 300, 50, 50], 0.8)], [found([0, 0, 80, 100], 0.7)]]);
+    const score = await averagePrecision(set, [[found([0, 0, 100, 100], 0.9), found([300, 300, 50, 50], 0.8)], [found([0, 0, 80, 100], 0.7)]]);
     // Overlaps 0.50 to 0.80: precision 1 up to recall 0.5 (51 recalls), then 2/3 (50 recalls). Beyond 0.80: only the first, 51 recalls of 1.
     const both = (51 + 50 * (2 / 3)) / 101;
     expect(score.ap50).toBeCloseTo(both, 12);
@@ -28,37 +28,37 @@ describe('average precision', () => {
     expect(score.apLarge).toBeCloseTo((7 * 1 + 3 * (51 / 101)) / 10, 12);
   });
 
-  it('takes an annotation once, and a second detection of it as a mistake', () => {
+  it('takes an annotation once, and a second detection of it as a mistake', async () => {
     const set = setOf([[annotation([0, 0, 40, 40])]]);
-    expect(averagePrecision(set, [[found([0, 0, 40, 40], 0.5), found([0, 0, 40, 40], 0.9)]]).ap).toBeCloseTo(1, 12); // full recall comes before the mistake
+    expect((await averagePrecision(set, [[found([0, 0, 40, 40], 0.5), found([0, 0, 40, 40], 0.9)]])).ap).toBeCloseTo(1, 12); // full recall comes before the mistake
     const two = setOf([[annotation([0, 0, 40, 40]), annotation([100, 0, 40, 40])]]);
-    const score = averagePrecision(two, [[found([0, 0, 40, 40], 0.9), found([0, 0, 40, 40], 0.8), found([100, 0, 40, 40], 0.7)]]);
+    const score = await averagePrecision(two, [[found([0, 0, 40, 40], 0.9), found([0, 0, 40, 40], 0.8), found([100, 0, 40, 40], 0.7)]]);
     expect(score.ap).toBeCloseTo((51 + 50 * (2 / 3)) / 101, 12);
     expect(score.apMedium).toBeCloseTo(score.ap!, 12);
   });
 
-  it('neither misses nor forbids what lies in a crowd, however often', () => {
+  it('neither misses nor forbids what lies in a crowd, however often', async () => {
     const set = setOf([[annotation([0, 0, 50, 50]), annotation([100, 0, 200, 200], { crowd: true })]]);
-    const score = averagePrecision(set, [[found([110, 10, 20, 20], 0.95), found([200, 50, 30, 30], 0.92), found([0, 0, 50, 50], 0.9)]]);
+    const score = await averagePrecision(set, [[found([110, 10, 20, 20], 0.95), found([200, 50, 30, 30], 0.92), found([0, 0, 50, 50], 0.9)]]);
     expect(score.ap).toBeCloseTo(1, 12);
-    expect(averagePrecision(setOf([[annotation([0, 0, 9, 9], { crowd: true })]]), [[]]).ap).toBeNull(); // nothing to find
+    expect((await averagePrecision(setOf([[annotation([0, 0, 9, 9], { crowd: true })]]), [[]])).ap).toBeNull(); // nothing to find
   });
 
-  it('counts at most 100 detections of a class in an image', () => {
+  it('counts at most 100 detections of a class in an image', async () => {
     const set = setOf([[annotation([0, 0, 50, 50])]]);
     const noise = Array.from({ length: 100 }, (_, i) => found([400, 300, 20, 20], 0.9 - i / 1000));
-    expect(averagePrecision(set, [[...noise, found([0, 0, 50, 50], 0.1)]]).ap).toBe(0);
-    expect(averagePrecision(set, [[...noise.slice(1), found([0, 0, 50, 50], 0.1)]]).ap).toBeCloseTo(1 / 100, 12);
+    expect((await averagePrecision(set, [[...noise, found([0, 0, 50, 50], 0.1)]])).ap).toBe(0);
+    expect((await averagePrecision(set, [[...noise.slice(1), found([0, 0, 50, 50], 0.1)]])).ap).toBeCloseTo(1 / 100, 12);
   });
 
-  it('is the mean over the classes that are there', () => {
+  it('is the mean over the classes that are there', async () => {
     const set = setOf([[annotation([0, 0, 50, 50]), annotation([0, 0, 50, 50], { label: 1 })]], ['a', 'b', 'c']);
-    const score = averagePrecision(set, [[found([0, 0, 50, 50], 0.9), found([0, 0, 50, 50], 0.9, 2)]]);
+    const score = await averagePrecision(set, [[found([0, 0, 50, 50], 0.9), found([0, 0, 50, 50], 0.9, 2)]]);
     expect(score.classes.map(({ ap }) => ap === null ? null : Math.round(ap * 1e6) / 1e6)).toEqual([1, 0, null]);
     expect(score.ap).toBeCloseTo(0.5, 12);
   });
 
-  it('agrees with precision and recall counted anew at every threshold, without crowds', () => {
+  it('agrees with precision and recall counted anew at every threshold, without crowds', async () => {
     const random = randomNumbers(11);
     const box = (): Box => [400 * random(), 300 * random(), 20 + 120 * random(), 20 + 120 * random()];
     const images = Array.from({ length: 12 }, () => Array.from({ length: 1 + Math.floor(4 * random()) }, () => annotation(box())));
@@ -87,11 +87,17 @@ describe('average precision', () => {
       });
       return Array.from({ length: 101 }, (_, i) => Math.max(0, ...points.filter(({ recall }) => recall >= i / 100 - 1e-12).map(({ precision }) => precision))).reduce((a, b) => a + b, 0) / 101;
     };
-    const score = averagePrecision(setOf(images), detections);
+    const score = await averagePrecision(setOf(images), detections);
     expect(score.ap50).toBeCloseTo(recomputed(0.5), 9);
     expect(score.ap75).toBeCloseTo(recomputed(0.75), 9);
     expect(score.ap50!).toBeGreaterThan(score.ap75!);
     expect(score.ap).toBeCloseTo(Array.from({ length: 10 }, (_, i) => recomputed(0.5 + 0.05 * i)).reduce((a, b) => a + b, 0) / 10, 9);
+  });
+
+  it('refuses lists that are not one for each image, and stops when asked to', async () => {
+    const set = setOf([[annotation([0, 0, 50, 50])], []]);
+    await expect(averagePrecision(set, [[]])).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+    await expect(averagePrecision(set, [[], []], AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
   });
 });
 
