@@ -7,7 +7,7 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, RowFileHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
   StepInfo, TensorHandle,
 } from './native.js';
 export { version } from './version.js';
@@ -59,6 +59,7 @@ export { readViews, type ViewOptions } from './data/views.js';
 export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';
+export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';

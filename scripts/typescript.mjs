@@ -23,7 +23,7 @@ export function compileTypeScript(folder = join(root, 'dist'), { sourceMaps = tr
   cpSync(join(root, 'lib/report/client'), join(folder, 'report/client'), { recursive: true }); // what reports carry, as it is
   cpSync(join(root, 'lib/text/lists'), join(folder, 'text/lists'), { recursive: true });
   copyTypes(folder, join(folder, 'cjs'));
-  chmodSync(join(folder, 'cli/main.js'), 0o755);
+  chmodSync(join(folder, 'cli/start.cjs'), 0o755);
 }
 
 /** Types are ESM or CommonJS by the package.json above them: what the index reaches is copied below one that says CommonJS. */

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { exitCodes } from './failure.js';
 import { runProgram } from './program.js';
 

@@ -1,6 +1,6 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
-import { availableParallelism } from 'node:os';
 import { LgdError, throwIfAborted } from '../errors.js';
+import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { importSharp } from './sharp.js';
 import type { ImageBytes, ImageSource } from './sources.js';
@@ -106,12 +106,6 @@ function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefin
   });
 }
 
-/** Pictures in the decoder at once: sharp works on libuv's threads, of which there are four unless the environment says otherwise. */
-export function decoderThreads(): number {
-  const threads = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
-  return Math.max(1, Math.min(availableParallelism(), Number.isInteger(threads) && threads > 0 ? threads : 4));
-}
-
 /**
  * Decodes images in order; those that cannot be decoded are listed.
  * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, DEPENDENCY_MISSING, ABORTED, and what `keep` throws
@@ -119,8 +113,7 @@ export function decoderThreads(): number {
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const parallel = decoderThreads();
   const sharp = await importSharp();
-  const previous = sharp.concurrency();
-  sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel))); // many pictures at once beat many threads on one
+  const restoreSharp = tuneForMany(sharp);
   const running: Promise<Outcome>[] = [];
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
   const waiting: Undecoded[] = [];
@@ -153,7 +146,7 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
   } finally {
     await iterator.return?.(undefined);
     await Promise.all(running); // they never reject
-    sharp.concurrency(previous);
+    restoreSharp();
   }
 }
 

@@ -1,21 +1,62 @@
-/** The size of a plain JPEG, one that decodes to sRGB as it is: three components, no colour profile, no EXIF (which may turn it). undefined for any other file: a decoder has to look at it. */
+/** What a JPEG says of itself before its picture: as much as is needed to decode it without asking the decoder first. */
+
+/**
+ * The size of a plain JPEG, one that decodes to upright sRGB as it is: three components, no colour profile but sRGB's own, not turned by EXIF. undefined for any other file: a decoder has to look at it.
+ */
 export function plainJpegSize(file: Uint8Array): { width: number; height: number } | undefined {
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  if (file.byteLength < 4 || view.getUint16(0) !== 0xffd8) return undefined;
-  for (let at = 2; at + 9 < file.byteLength;) {
-    if (file[at] !== 0xff) return undefined;
-    const marker = file[at + 1]!;
+  const bytes = Buffer.from(file.buffer, file.byteOffset, file.byteLength);
+  if (bytes.length < 4 || bytes.readUInt16BE(0) !== 0xffd8) return undefined;
+  for (let at = 2; at + 9 < bytes.length;) {
+    if (bytes[at] !== 0xff) return undefined;
+    const marker = bytes[at + 1]!;
     if (marker === 0xff) {
       at++; // a filler
       continue;
     }
-    if (marker === 0xe1 || marker === 0xe2 || marker === 0xee || marker === 0xda) return undefined; // EXIF or XMP, profile, Adobe's colour transform; the picture before its size
-    const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
-    if (isFrame) {
-      const [precision, height, width, components] = [file[at + 4]!, view.getUint16(at + 5), view.getUint16(at + 7), file[at + 9]!];
-      return precision === 8 && components === 3 && width > 0 && height > 0 ? { width, height } : undefined;
-    }
-    at += 2 + view.getUint16(at + 2);
+    const segment = bytes.subarray(at + 4, at + 2 + bytes.readUInt16BE(at + 2));
+    if (marker === 0xe1 && isTurned(segment)) return undefined;
+    if (marker === 0xe2 && !isSrgb(segment)) return undefined;
+    if (marker === 0xda) return undefined; // the picture, before its size
+    if (isFrame(marker)) return sizeOf(segment);
+    at += 4 + Math.max(0, bytes.readUInt16BE(at + 2) - 2);
   }
   return undefined;
+}
+
+function isFrame(marker: number): boolean {
+  return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc; // those three are tables
+}
+
+function sizeOf(frame: Buffer): { width: number; height: number } | undefined {
+  if (frame.length < 6) return undefined;
+  const [precision, height, width, components] = [frame[0], frame.readUInt16BE(1), frame.readUInt16BE(3), frame[5]];
+  return precision === 8 && components === 3 && width > 0 && height > 0 ? { width, height } : undefined;
+}
+
+const mostProfileBytes = 4096; // sRGB's own profile has 3,144; one in several segments is another
+
+/** An application segment 2 that is no colour profile, or sRGB's. */
+function isSrgb(segment: Buffer): boolean {
+  return segment.toString('latin1', 0, 11) !== 'ICC_PROFILE' || (segment[13] === 1 && segment.length <= mostProfileBytes && segment.includes('sRGB IEC61966-2.1'));
+}
+
+const orientationTag = 0x0112;
+
+/** An EXIF segment with an orientation other than upright, or one that cannot be read. */
+function isTurned(segment: Buffer): boolean {
+  if (segment.toString('latin1', 0, 6) !== 'Exif\0\0') return false;
+  const tiff = segment.subarray(6);
+  const little = tiff.toString('latin1', 0, 2) === 'II';
+  const read16 = (at: number) => (little ? tiff.readUInt16LE(at) : tiff.readUInt16BE(at));
+  try {
+    const first = little ? tiff.readUInt32LE(4) : tiff.readUInt32BE(4);
+    const entries = read16(first);
+    for (let i = 0; i < entries; i++) {
+      const at = first + 2 + 12 * i;
+      if (read16(at) === orientationTag) return read16(at + 8) !== 1;
+    }
+    return false;
+  } catch {
+    return true;
+  }
 }

@@ -6,7 +6,7 @@ import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { clipMean, clipStd } from '../models/teachers/preprocessor.js';
 import { ImageCache } from './cache.js';
-import { decoderThreads } from './decode-all.js';
+import { decoderThreads } from './decoders.js';
 import { BatchPlan } from './loader.js';
 import { openImages } from './open-images.js';
 import { readAhead } from './read-ahead.js';
@@ -61,14 +61,15 @@ async function measure(path: string, config: Config, { cores, seconds, signal }:
   const resolution = config.data.resolution ?? 224;
   const options = { addon: device.addon, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
   const isRaw = source.pack?.index.recipe.kind === 'raw';
-  using images = isRaw ? await ImageCache.build(source, { ...options, memoryLimitBytes: 0, spillFolder: '' }) : await StreamedImages.open(source, { ...options, threads: cores });
-  const delay = monitorEventLoopDelay({ resolution: 1 });
+  using images = isRaw ? await ImageCache.build(source, { ...options, memoryLimitBytes: 0, spillFolder: '' }) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
+  // Its timer wakes the thread at every multiple of the resolution; what it reports includes that.
+  const delay = monitorEventLoopDelay({ resolution: 10 });
   const timed = await timeBatches(images, config, { device, resolution, seconds, signal, onWarm: () => delay.enable() });
   delay.disable();
   return {
     source: path, from: isRaw ? 'raw' : 'files', cores, images: timed.images, imagesPerSecond: (1000 * timed.images) / timed.elapsed,
     imagesPerCoreSecond: (1000 * timed.images) / (timed.decode + timed.augment),
-    decodeMilliseconds: timed.decode / timed.images, augmentMilliseconds: timed.augment / timed.images, delayP99: delay.percentile(99) / 1e6,
+    decodeMilliseconds: timed.decode / timed.images, augmentMilliseconds: timed.augment / timed.images, delayP99: Math.max(0, delay.percentile(99) / 1e6 - 10),
   };
 }
 

@@ -1,9 +1,9 @@
-import { availableParallelism } from 'node:os';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
 import { checkOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
-import { decoderThreads, type BrokenImage } from './decode-all.js';
+import type { BrokenImage } from './decode-all.js';
+import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage } from './decode.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
@@ -68,10 +68,7 @@ export class StreamedImages implements Disposable {
     checkOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' });
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
     if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });
-    const sharp = await importSharp();
-    const previous = sharp.concurrency();
-    sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / decoderThreads())));
-    return new StreamedImages(source, options, () => sharp.concurrency(previous));
+    return new StreamedImages(source, options, tuneForMany(await importSharp()));
   }
 
   get length(): number {

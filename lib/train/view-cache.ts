@@ -14,7 +14,6 @@ import type { AnyTeacher } from '../models/index.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
 import { writeFileAtomically } from '../safetensors.js';
 import type { Batch, Dataset } from './batch.js';
-import type { RunImages } from './image-list.js';
 import { viewCacheFile } from './run-folder.js';
 
 /** What a cache is opened for. */
@@ -25,7 +24,8 @@ export interface ViewCacheOptions {
   /** Storage of the teacher's activations. */
   precision: string;
   dataset: Dataset;
-  images: RunImages;
+  /** The images of the run, in their order: how many, their places in the source, and a hash of places and names. */
+  images: { length: number; sourceIndex: Int32Array; hash: string };
   signal?: AbortSignal;
 }
 
@@ -36,6 +36,7 @@ export function viewCachePath({ output, teacherCache }: Config): string {
   return teacherCache.file ?? join(output, viewCacheFile);
 }
 
+/** Teacher embeddings of views that come back, in a memory-mapped file (docs/formats.md). Open it with {@link TeacherViewCache.open}, hand it to `Distiller.useViewCache`; `Distiller.run` does both by `teacherCache.views`. */
 export class TeacherViewCache {
   readonly #device: Device;
   readonly #dataset: Dataset;

@@ -87,8 +87,8 @@ describe('memory', () => {
   });
 });
 
-it('leaves no trace: the run after it has the bits of one without it, dropout, momentum, banks and queue included', async () => {
-  const more: ConfigInput = { method: 'hybrid', loss: { queueSize: 20 }, train: { epochs: 1, accumulate: 2 } };
+it.each(['all', 'stream'] as const)('leaves no trace, with images decoded %s: the run after it has the bits of one without it, dropout, momentum, banks and queue included', async (cache) => {
+  const more: ConfigInput = { method: 'hybrid', loss: { queueSize: 20 }, data: { cache }, train: { epochs: 1, accumulate: 2 } };
   const [plain, measured] = await Promise.all([false, true].map((first) => withRun(more, async (run) => {
     if (first) await measure(run);
     const events = [];

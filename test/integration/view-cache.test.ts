@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
-import { resumeConfig } from '../../lib/train/setup.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';
 
@@ -64,6 +64,24 @@ describe('teacher embeddings of views that come back', () => {
     expectSame({ events: [], weights: outcome.weights }, whole);
     expect(await logOf(join(students, 'mobilenet_v2'))).toEqual([expect.stringContaining('32 of 32 are there')]);
     expect((await readFile(file)).equals(before)).toBe(true);
+  });
+
+  it('serve images that are decoded as they are needed, and leave out one that vanishes meanwhile', async () => {
+    const streamed = path();
+    expectSame(await train(config(streamed, { data: { cache: 'stream' }, teacherCache: { file: cacheOf(first) } })), whole);
+    expect(await logOf(streamed)).toEqual([expect.stringContaining('32 of 32 are there')]);
+
+    const [vanishing, run] = [join(folder, 'vanishing'), path()];
+    await cp(data, vanishing, { recursive: true });
+    await using prepared = await prepareRun(config(run, { data: { train: vanishing, cache: 'stream', maxBrokenShare: 0.2 }, teacherCache: { views: 1 }, train: { epochs: 2 } }));
+    await rm(join(vanishing, 'circle', '1.png'));
+    const types = [];
+    for await (const { type } of prepared.run()) types.push(type);
+    expect(types.at(-1)).toBe('done');
+    expect(await readFile(join(run, 'broken-images.txt'), 'utf8')).toMatch(/^circle\/1\.png\t/u);
+    const file = await readFile(cacheOf(run));
+    const checksums = Array.from({ length: 16 }, (_, row) => file.readUInt32LE(4096 + row * (4 + 2 * 256)));
+    expect(checksums.filter((checksum) => checksum === 0)).toHaveLength(1);
   });
 
   it('come back: epochs with the same view number show the same views, in another order', async () => {

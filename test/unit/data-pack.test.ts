@@ -256,9 +256,12 @@ it('a plain JPEG decodes to the same pixels as by the long way', async () => {
   for (const [options, plain] of [[{ quality: 90 }, true], [{ quality: 60, progressive: true }, true], [{ chromaSubsampling: '4:4:4' }, true]] as const) {
     const bytes = await draw().jpeg(options).toBuffer();
     expect(plainJpegSize(bytes)).toEqual(plain ? { width, height } : undefined);
-    const marked = await sharp(bytes).keepExif().withExifMerge({ IFD0: { Copyright: 'x' } }).jpeg().toBuffer();
-    expect(plainJpegSize(marked)).toBeUndefined();
-    // EXIF of nothing put in front of the very same picture: the long way.
+    expect(plainJpegSize(await sharp(bytes).withExif({ IFD0: { Copyright: 'somebody' } }).jpeg().toBuffer())).toEqual({ width, height });
+    const withProfile = (profile: string) => Buffer.concat([bytes.subarray(0, 2), Buffer.from([0xff, 0xe2, 0, 16 + profile.length]), Buffer.from(`ICC_PROFILE\0\x01\x01${profile}`, 'latin1'), bytes.subarray(2)]);
+    expect(plainJpegSize(withProfile('... sRGB IEC61966-2.1 ...'))).toEqual({ width, height });
+    expect(plainJpegSize(withProfile('... Adobe RGB (1998) ...'))).toBeUndefined();
+    for (const other of [sharp(bytes).withMetadata({ orientation: 6 }), sharp(bytes).withIccProfile('p3')]) expect(plainJpegSize(await other.jpeg().toBuffer())).toBeUndefined();
+    // EXIF that cannot be read, in front of the very same picture: the long way.
     const exif = Buffer.concat([bytes.subarray(0, 2), Buffer.from([0xff, 0xe1, 0, 8]), Buffer.from('Exif\0\0'), bytes.subarray(2)]);
     expect(plainJpegSize(exif)).toBeUndefined();
     for (const shortSide of [20, 45, 61, 200]) expect(Buffer.from((await decodeImage(bytes, { shortSide })).pixels).equals((await decodeImage(exif, { shortSide })).pixels), `${shortSide}`).toBe(true);

@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
-import { availableParallelism } from 'node:os';
+import { dirname, resolve } from 'node:path';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../make-folder.js';
-import { dirname, resolve } from 'node:path';
 import { loadAddon } from '../../native.js';
 import { nextTurn } from '../../turn.js';
-import { decoderThreads, type BrokenImage, type CacheProgress } from '../decode-all.js';
+import type { BrokenImage, CacheProgress } from '../decode-all.js';
+import { decoderThreads, tuneForMany } from '../decoders.js';
 import { inOrder } from '../in-order.js';
 import { importSharp } from '../sharp.js';
 import type { ImageSource } from '../sources.js';
@@ -91,8 +91,7 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
   const total = source.ids.length;
   const parallel = decoderThreads();
   const sharp = await importSharp();
-  const previous = sharp.concurrency();
-  sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / parallel)));
+  const restoreSharp = tuneForMany(sharp);
   let reported = 0;
   const report = () => {
     reported = performance.now();
@@ -125,7 +124,7 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
     await writer.sync().catch(() => undefined); // what is packed need not be packed again; the error is the first one
     throw error;
   } finally {
-    sharp.concurrency(previous);
+    restoreSharp();
   }
 }
 

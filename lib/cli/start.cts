@@ -1,0 +1,6 @@
+#!/usr/bin/env node
+/** The program's entry. It is no module, because modules are read by libuv's threads, and how many there are, for decoding images too, is settled when the first one starts. */
+import os = require('node:os'); // eslint-disable-line @typescript-eslint/no-require-imports -- this is CommonJS
+
+process.env['UV_THREADPOOL_SIZE'] ??= String(Math.max(4, os.availableParallelism()));
+void import('./main.js');
