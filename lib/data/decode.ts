@@ -50,7 +50,7 @@ export async function decodeImage(bytes: Uint8Array, { shortSide, background = '
   }
 }
 
-/** The same for a file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes two thirds of the time. */
+/** The same for a file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes a tenth less time at 500 pixels, a quarter less at 256. */
 async function decodePlain(sharp: Sharp, bytes: Uint8Array, target: { width: number; height: number }, size: { width: number; height: number }): Promise<DecodedImage> {
   const image = sharp(bytes, { failOn: 'error', ignoreIcc: true }).timeout({ seconds: timeoutSeconds });
   if (target.width !== size.width || target.height !== size.height) image.resize({ ...target, fit: 'cover', position: 'centre', kernel: 'cubic' });
