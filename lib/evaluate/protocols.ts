@@ -60,6 +60,8 @@ export interface ProtocolEvaluation {
   /** The student's file. */
   file: string;
   info: StudentInfo;
+  /** Of zeroshot: the text bank's hash; scores over the same bank can be compared. */
+  bankHash?: string;
   /** What indices of classes mean. */
   names: readonly string[];
   /** Ids of the images judged, in the answers' order. */
@@ -79,8 +81,9 @@ export async function evaluateProtocol({ student, protocol, config: input, signa
   const config = parseConfig(input);
   checkProtocol(protocol);
   const found = protocol === 'zeroshot' ? await zeroshot(student, config, signal, onProgress) : await learnt(student, protocol, config, signal, onProgress);
-  const evaluation = { ...found, protocol, seconds: (performance.now() - started) / 1000, files: [] };
-  return { ...evaluation, files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, found.lists) };
+  const { lists, ...rest } = found;
+  const evaluation = { ...rest, protocol, seconds: (performance.now() - started) / 1000, files: [] };
+  return { ...evaluation, files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, lists) };
 }
 
 /** In a folder that was given, or beside a file. */
@@ -92,13 +95,13 @@ async function defaultFolder(student: string): Promise<string> {
 /** Ids of images by the name of a list. */
 export type ImageLists = ReadonlyMap<string, readonly string[]>;
 
-type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'names' | 'images' | 'results'> & { lists: ImageLists };
+type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results'> & { lists: ImageLists };
 
 async function zeroshot(student: string, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
-  const { file, info, predictions } = await evaluateStudent({ student, config, signal, onProgress });
+  const { file, info, bankHash, predictions } = await evaluateStudent({ student, config, signal, onProgress });
   const { names, images, targets } = predictions;
   const of = (setting: string, seen: Predictions['student'] | undefined, ranks: Int32Array | undefined) => (seen === undefined || ranks === undefined ? [] : [resultOf({ setting, answers: { targets, predicted: seen, ranks }, learntFrom: 0 }, names)]);
-  return { file, info, names, images, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
+  return { file, info, bankHash, names, images, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
 }
 
 function resultOf({ setting, answers, sweep, learntFrom }: Judged, names: readonly string[]): ProtocolResult {
