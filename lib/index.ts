@@ -71,6 +71,7 @@ export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, ty
 export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
 export { OnlineProbe, type OnlineImages, type OnlineState } from './evaluate/online.js';
+export type { LabelledSet } from './evaluate/labelled.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
@@ -97,6 +98,7 @@ export type { SegmentationHead } from './models/heads/segmentation.js';
 export { reportDefaults, writeReport, type ReportOptions, type ReportResult } from './report/report.js';
 export { writeTensorBoard, type TensorBoardFile } from './report/tensorboard.js';
 export { compareRuns, type ComparedRun, type CompareOptions, type RunComparison, type RunGroup, type ShareWithInterval, type Spread } from './report/compare.js';
+export type { OtherProtocol } from './report/read-run.js';
 export type { RunSummary, TimeShare } from './report/summary.js';
 
 export { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportFormat, type ExportOptions, type ExportResult } from './export/student.js';

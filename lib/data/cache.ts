@@ -7,6 +7,7 @@ import type { ImageBytes, ImageSource } from './sources.js';
 /** Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released. */
 export interface PreparedImages {
   store: PixelStoreHandle;
+  /** Gives the pixels back, once the work on them is done. */
   release(): void;
 }
 

@@ -4,6 +4,7 @@ import type { PreparedImages } from './cache.js';
 /** A data set that batches are taken from; without `prepare` all of it is in its store. */
 export interface PreparableImages {
   readonly store: PixelStoreHandle;
+  /** Makes the pixels of these images ready; those of several calls may be ready at once. */
   prepare?(images: Int32Array): PreparedImages | Promise<PreparedImages>;
 }
 

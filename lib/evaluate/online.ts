@@ -13,7 +13,7 @@ import type { LabelledSet } from './labelled.js';
 import type { ZeroShotScore } from './score.js';
 
 /** Everything the classifier's next step depends on. */
-export type OnlineState = Awaited<ReturnType<LinearHeads['state']>>;
+export type OnlineState = Record<'weights' | 'bias' | 'weightsMomentum' | 'biasMomentum', Float32Array>;
 
 /** The images that online probes are judged on. */
 export interface OnlineImages {
@@ -64,6 +64,7 @@ export class OnlineProbe implements Disposable {
     return accuracyOf(answers, classes);
   }
 
+  /** Waits for queued steps and reads it. */
   async state(): Promise<OnlineState> {
     return this.#heads.state();
   }
@@ -73,6 +74,7 @@ export class OnlineProbe implements Disposable {
     this.#heads.restore(state);
   }
 
+  /** Frees the classifier. */
   [Symbol.dispose](): void {
     this.#heads[Symbol.dispose]();
   }

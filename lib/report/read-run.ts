@@ -33,8 +33,9 @@ export interface EvaluationPoint {
 }
 
 /** Protocols that an evaluation while training may run besides zero-shot. */
-export const otherProtocols = ['knn', 'linear', 'online'] as const;
-export type OtherProtocol = (typeof otherProtocols)[number];
+/** A protocol besides zero-shot that evaluations while training may report. */
+export type OtherProtocol = 'knn' | 'linear' | 'online';
+export const otherProtocols: readonly OtherProtocol[] = ['knn', 'linear', 'online'];
 export type OtherScores = Partial<Record<OtherProtocol, ZeroShotScore>>;
 
 export interface RunRecord {

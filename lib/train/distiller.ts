@@ -49,9 +49,10 @@ export interface MemoryUse {
   peak: number;
 }
 
-/** The parts of a step, in the order in which they are queued. */
-export const stages = ['augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser'] as const;
-export type Stage = (typeof stages)[number];
+/** A part of a step. */
+export type Stage = 'augment' | 'teacher' | 'student forward' | 'loss' | 'backward' | 'optimiser';
+/** In the order in which they are queued. */
+export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser'];
 
 /** Options of {@link Distiller.queueStep}. */
 export interface QueueOptions {

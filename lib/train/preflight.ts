@@ -5,11 +5,11 @@ import { BatchPlan } from '../data/loader.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
-import { stages, type Distiller, type DistillerState, type StepTicket } from './distiller.js';
+import { stages, type Distiller, type Stage, type DistillerState, type StepTicket } from './distiller.js';
 import { makeSchedule } from './schedule.js';
 
 /** A part of a step, or `data`: what the loop does for a batch before it is queued. */
-export type TimedStage = 'data' | (typeof stages)[number];
+export type TimedStage = 'data' | Stage;
 
 /** What {@link preflight} finds. */
 export interface PreflightReport {
