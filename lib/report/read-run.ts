@@ -32,7 +32,6 @@ export interface EvaluationPoint {
   others: OtherScores;
 }
 
-/** Protocols that an evaluation while training may run besides zero-shot. */
 /** A protocol besides zero-shot that evaluations while training may report. */
 export type OtherProtocol = 'knn' | 'linear' | 'online';
 export const otherProtocols: readonly OtherProtocol[] = ['knn', 'linear', 'online'];
