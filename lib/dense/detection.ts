@@ -1,19 +1,18 @@
 /** Trains and evaluates detectors. */
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { readCoco, type BoxedImages } from '../data/coco.js';
-import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError } from '../errors.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
-import { drawBoxBatch, readBoxed } from './box-samples.js';
-import { levelSides, type DetectionTargets } from './detection-targets.js';
+import { drawBoxBatch, readBoxed, type BoxBatch } from './box-samples.js';
+import { levelSides } from './detection-targets.js';
 import { Detector, type DetectOptions } from './detector.js';
-import { DenseFolder } from './folder.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
-import { checkDense, DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
+import { checkDense, precisionOf } from './trainer.js';
+import { trainDense, type DenseLoss } from './training.js';
 
 /** Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by centre-ness. */
 export interface DetectionLosses {
@@ -58,59 +57,23 @@ export async function* trainDetection({ student: path, output, config: input, si
   const train = await openBoxes(dense.data, dense.annotations, 'dense.annotations');
   const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, 'dense.evaluationAnnotations');
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
-  const { steps, perEpoch } = denseSteps(dense, train.set.images.length);
-  const folder = await DenseFolder.open(output, config);
   const { architecture, widthMultiplier, mean, std } = student;
   const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
-  const graph = detectionGraph(backboneOf(info), { classes: train.set.names.length });
-
-  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, startWeights(graph, weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
-  using loss = new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes: train.set.names.length });
-  yield { type: 'start', images: train.set.images.length, evaluationImages: evaluation?.set.images.length ?? 0, classes: train.set.names.length, totalSteps: steps };
-  const sampler = new ShuffledSampler({ count: train.set.images.length, batchSize: dense.batchSize, seed });
-  const draw = (step: number) => {
-    const batch = drawBoxBatch(train.folder, train.set, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
-    batch.catch(() => undefined); // reported when its turn comes
-    return batch;
-  };
-  const begun = performance.now();
-  const seconds = () => (performance.now() - begun) / 1000;
-  let step = 0;
-  let score: DetectionScore | undefined;
-  let ahead = draw(0);
-  try {
-    while (step < steps) {
-      throwIfAborted(signal, 'the training');
-      const batch = await ahead;
-      if (step + 1 < steps) ahead = draw(step + 1);
-      const learningRate = denseRate(step, steps, dense.learningRate);
-      trainer.queueStep(batch.pixels, (output, dOutput) => loss.queue(output, dOutput, batch.targets), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
-      step++;
-      if (step % config.log.everySteps === 0 || step === steps) {
-        const losses = await loss.read(batch.targets, step);
-        const event: DetectionEvent = { type: 'step', step, loss: losses.classes + losses.boxes + losses.centreness, losses, learningRate, seconds: seconds() };
-        await folder.log(event);
-        yield event;
-      } else await device.synchronize();
-      const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
-      if (!isDue) continue;
-      const state = await trainer.network.state();
-      if (evaluation !== undefined) {
-        using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
-        score = await scoreDetector(detector, evaluation, { signal });
-      }
-      const best = await folder.save({ ...info, step }, state, score === undefined ? undefined : (score.ap ?? 0));
-      if (score === undefined) continue;
-      const event: DetectionEvent = { type: 'evaluation', step, score, best };
-      await folder.log(event);
-      yield event;
-    }
-  } catch (error) {
-    if (error instanceof LgdError && error.code === 'ABORTED' && step > 0) await folder.save({ ...info, step }, await trainer.network.state(), score === undefined ? undefined : -1);
-    throw error;
-  }
-  yield { type: 'done', step, seconds: seconds(), folder: output, score };
+  const [images, classes] = [train.set.images.length, train.set.names.length];
+  yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>({
+    info, graph: detectionGraph(backboneOf(info), { classes }), weights, images,
+    draw: (places, first) => drawBoxBatch(train.folder, train.set, places, { dense, seed, first, mean, std }),
+    openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
+    score: evaluation && (async (state, device) => {
+      using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
+      return await scoreDetector(detector, evaluation, { signal });
+    }),
+    rank: ({ ap }) => ap ?? 0,
+    tell: (event) => {
+      if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.set.images.length ?? 0, classes };
+      return event.type === 'step' ? { ...event, loss: event.losses.classes + event.losses.boxes + event.losses.centreness } : event;
+    },
+  }, output, config, signal);
 }
 
 async function openBoxes(folder: string | undefined, annotations: string | undefined, option: string): Promise<Boxes> {
@@ -127,7 +90,7 @@ function sameClasses(known: readonly string[], found: readonly string[]): void {
 }
 
 /** The loss over the locations of a batch. */
-class BoxLoss implements Disposable {
+class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
   readonly #results: TensorHandle;
   readonly #levels: number[];
   readonly #classes: number;
@@ -138,15 +101,14 @@ class BoxLoss implements Disposable {
     this.#results = device.addon.makeTensor(device.handle, [this.#levels.reduce((a, b) => a + b, 0), 3]);
   }
 
-  queue(output: TensorHandle, dOutput: TensorHandle, { labels, boxes, positive, centred }: DetectionTargets): void {
+  queue(output: TensorHandle, dOutput: TensorHandle, { targets: { labels, boxes, positive, centred } }: BoxBatch): void {
     const scale = 1 / Math.max(1, positive);
     this.device.addon.detectionLoss({
       output, dOutput, results: this.#results, levels: this.#levels, classes: this.#classes, labels, boxes, classScale: scale, boxScale: 1 / Math.max(1e-6, centred), centreScale: scale,
     });
   }
 
-  /** @throws LgdError NON_FINITE */
-  async read({ positive, centred }: DetectionTargets, step: number): Promise<DetectionLosses> {
+  async read({ targets: { positive, centred } }: BoxBatch, step: number): Promise<DetectionLosses> {
     const results = await this.device.addon.readTensor(this.#results);
     const sums = [0, 0, 0];
     for (let i = 0; i < results.length; i++) sums[i % 3]! += results[i]!;

@@ -1,18 +1,17 @@
 /** Trains and evaluates segmentation networks. */
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
-import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError } from '../errors.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
-import { DenseFolder } from './folder.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { Segmenter, type SegmentOptions } from './segmenter.js';
-import { checkDense, DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
+import { checkDense, precisionOf } from './trainer.js';
+import { trainDense, type DenseLoss } from './training.js';
 
 /** What {@link trainSegmentation} tells while it goes on. */
 export type SegmentationEvent =
@@ -49,58 +48,26 @@ export async function* trainSegmentation({ student: path, output, config: input,
   checkDense(dense);
   const { info: student, weights } = await readStudent(path);
   const { train, evaluation } = await openSets(config, signal);
-  const { steps, perEpoch } = denseSteps(dense, train.pairs.length);
-  const folder = await DenseFolder.open(output, config);
   const { architecture, widthMultiplier, mean, std } = student;
   const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: dense.head, outputStride: dense.outputStride, resolution: dense.resolution, mean, std, names: train.names };
   const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
-
-  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, startWeights(graph, weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
-  using loss = new PixelLoss(device, dense.batchSize * dense.resolution ** 2);
-  yield { type: 'start', images: train.pairs.length, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, totalSteps: steps, layout: train.layout };
-  const sampler = new ShuffledSampler({ count: train.pairs.length, batchSize: dense.batchSize, seed });
-  const draw = (step: number) => {
-    const batch = drawMaskBatch(train, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
-    batch.catch(() => undefined); // reported when its turn comes
-    return batch;
-  };
-  const begun = performance.now();
-  const seconds = () => (performance.now() - begun) / 1000;
-  let step = 0;
-  let score: SegmentationScore | undefined;
-  let ahead = draw(0);
-  try {
-    while (step < steps) {
-      throwIfAborted(signal, 'the training');
-      const batch = await ahead;
-      if (step + 1 < steps) ahead = draw(step + 1);
-      const learningRate = denseRate(step, steps, dense.learningRate);
-      trainer.queueStep(batch.pixels, (logits, dLogits) => loss.queue(logits, dLogits, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
-      step++;
-      if (step % config.log.everySteps === 0 || step === steps) {
-        const event: SegmentationEvent = { type: 'step', step, loss: await loss.read(batch, step), learningRate, seconds: seconds() };
-        await folder.log(event);
-        yield event;
-      } else await device.synchronize();
-      const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
-      if (!isDue) continue;
-      const state = await trainer.network.state();
-      if (evaluation !== undefined) {
-        using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
-        score = await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
-      }
-      const best = await folder.save({ ...info, step }, state, score?.meanIou);
-      if (score === undefined) continue;
-      const event: SegmentationEvent = { type: 'evaluation', step, score, best };
-      await folder.log(event);
-      yield event;
-    }
-  } catch (error) {
-    if (error instanceof LgdError && error.code === 'ABORTED' && step > 0) await folder.save({ ...info, step }, await trainer.network.state(), score === undefined ? undefined : -1);
-    throw error;
-  }
-  yield { type: 'done', step, seconds: seconds(), folder: output, score };
+  const images = train.pairs.length;
+  yield* trainDense<MaskBatch, number, SegmentationScore, SegmentationEvent>({
+    info, graph, weights, images,
+    draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
+    openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
+    score: evaluation && (async (state, device) => {
+      using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
+      return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
+    }),
+    rank: ({ meanIou }) => meanIou,
+    tell: (event) => {
+      if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, layout: train.layout };
+      if (event.type !== 'step') return event;
+      const { losses: loss, ...rest } = event;
+      return { ...rest, loss };
+    },
+  }, output, config, signal);
 }
 
 async function openSets(config: Config, signal: AbortSignal | undefined): Promise<Sets> {
@@ -117,7 +84,7 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
 }
 
 /** Cross entropy over the pixels of a batch. */
-class PixelLoss implements Disposable {
+class PixelLoss implements DenseLoss<MaskBatch, number> {
   readonly #results: TensorHandle;
 
   constructor(readonly device: Device, pixels: number) {
