@@ -7,6 +7,7 @@
 // A row of a tile has 8 elements more than a head is wide: then the eight rows of an ldmatrix start in eight different banks.
 // float32, for checking: a warp has one query, and its scores lie in shared memory.
 #include "core/cuda_device.cuh"
+#include "ops/multiprocessors.h"
 #include "ops/self_attention.h"
 
 namespace lgd {
@@ -30,7 +31,7 @@ __device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* h
 }
 
 template <int D>
-__global__ void __launch_bounds__(threads) flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
+__global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 64 ? 3 : 4)) flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
   LGD_DYNAMIC_SHARED(bf16, shared);  // [stage][keys, values][64][pitch]
   const int lane = threadIdx.x % 32, width = s.channels / s.heads, pair = lane % 4 * 2;
   const int first = int(blockIdx.x) * queries, row0 = first + int(threadIdx.x) / 32 * 16 + lane / 4;  // this lane's rows: row0 and row0 + 8
