@@ -133,7 +133,7 @@ describe('the pixel store', () => {
       const entry = find('evaluation shrink');
       const spilled = storeOf(addon, fixture.images, { memoryLimitBytes: fixture.images[0]!.pixels.length + 10, spillFolder: folder });
       const bytes = fixture.images.reduce((sum, image) => sum + image.pixels.length, 0);
-      expect(addon.pixelStoreInfo(spilled)).toEqual({ images: fixture.images.length, bytes, spilledBytes: bytes - fixture.images[0]!.pixels.length });
+      expect(addon.pixelStoreInfo(spilled)).toEqual({ images: fixture.images.length, bytes, spilledBytes: bytes - fixture.images[0]!.pixels.length, mappedBytes: 0 });
       expect(await augmentBatch(device, spilled, entry)).toEqual(await augmentBatch(device, storeOf(addon, fixture.images), entry));
       expect(await readdir(folder)).toEqual([]); // the file has no name: nothing is left behind by a killed process
       addon.release(spilled);

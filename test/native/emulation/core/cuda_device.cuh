@@ -117,9 +117,15 @@ template <class T> void note_accesses(std::vector<Access>& list, const T& argume
   if constexpr (std::is_pointer_v<T>) {
     list.push_back({argument, !std::is_const_v<std::remove_pointer_t<T>>});
   } else if constexpr (std::is_class_v<T> && alignof(T) >= alignof(void*)) {
+    T plain = argument;
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&plain);  // where seven bytes of a pointer that lay there before look like an address
+#endif
+#endif
     for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*)) {
       const void* word;
-      std::memcpy(&word, reinterpret_cast<const char*>(&argument) + at, sizeof word);
+      std::memcpy(&word, reinterpret_cast<const char*>(&plain) + at, sizeof word);
       if (word) list.push_back({word, false});
     }
   }
