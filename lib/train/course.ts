@@ -41,8 +41,9 @@ export class Course {
   readonly config: Config;
   /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
   readonly configs: readonly Config[];
-  readonly plan: BatchPlan;
-  readonly schedule: Schedule;
+  /** Of the images that the run was begun with, once those are known. */
+  plan: BatchPlan;
+  schedule: Schedule;
   readonly #rate: RateMeter;
   #runs: Run[] = [];
   #images: RunImages | undefined;
@@ -54,11 +55,10 @@ export class Course {
 
   private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
     const { config, students } = distiller;
-    const { train, seed, log } = config;
+    const { log } = config;
     this.config = config;
     this.configs = students.length === 1 ? [config] : students.map((student) => configOf(config, student.name, student.widthMultiplier));
-    this.plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });
-    this.schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: this.stepsPerEpoch });
+    [this.plan, this.schedule] = this.#planOf(dataset);
     this.#rate = new RateMeter(Math.max(10, log.everySteps));
   }
 
@@ -173,9 +173,18 @@ export class Course {
     return Math.min(...this.#runs.map(({ step }) => step));
   }
 
-  /** All students see the same images. */
+  #planOf(images: Pick<Dataset, 'length' | 'sourceIndex'>): [BatchPlan, Schedule] {
+    const { train, seed } = this.config;
+    const plan = new BatchPlan(images, { batchSize: train.batchSize, seed });
+    return [plan, makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: plan.stepsPerEpoch / train.accumulate })];
+  }
+
+  /** All students see the same images: those that the run was begun with, of which some may be gone. */
   #adopt(images: RunImages, run: Run): void {
-    this.#images ??= images;
+    if (this.#images === undefined) {
+      this.#images = images;
+      [this.plan, this.schedule] = this.#planOf(images);
+    }
     if (images.hash === this.#images.hash && images.gone.length === this.#images.gone.length) return;
     throw new LgdError('BAD_CHECKPOINT', `the run of ${run.student.name} was begun with other images than that of ${this.#runs[0]!.student.name}.`, { option: 'data.train', mend: 'Bring the images back as they were, or resume one student alone by its own folder' });
   }
