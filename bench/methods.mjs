@@ -44,36 +44,6 @@ const { values: options } = parseArgs({
 const numbers = Object.fromEntries(['width', 'resolution', 'images', 'views', 'batch', 'rate', 'threads'].map((name) => [name, options[name] === undefined ? undefined : Number(options[name])]));
 const list = (text) => text.split(',').filter((part) => part !== '');
 
-/** A teacher that remembers its embeddings by the view: FNV-1a over a share of the pixels, twice, which no two of some hundred thousand views share. */
-function remembering(teacher) {
-  const known = new Map();
-  const { id, embeddingSize, resolution, mean, std } = teacher;
-  const image = 3 * resolution ** 2;
-  const keyOf = (words) => {
-    let [a, b] = [0x811c9dc5, 0x12345678];
-    for (let i = 0; i < words.length; i += 37) {
-      a = Math.imul(a ^ words[i], 0x01000193);
-      b = Math.imul(b ^ (words[i] >>> 3), 0x5bd1e995) + i;
-    }
-    return (a >>> 0) * 2 ** 21 + ((b >>> 0) & 0x1fffff);
-  };
-  return {
-    kind: 'onnx', id, embeddingSize, resolution, mean, std, forget: () => known.clear(),
-    async embed(pixels, count) {
-      const words = new Int32Array(pixels.buffer, pixels.byteOffset, pixels.length);
-      const keys = Array.from({ length: count }, (_, i) => keyOf(words.subarray(i * image, (i + 1) * image)));
-      if (keys.some((key) => !known.has(key))) {
-        const rows = await teacher.embed(pixels, count);
-        keys.forEach((key, i) => known.set(key, rows.slice(i * embeddingSize, (i + 1) * embeddingSize)));
-      }
-      const result = new Float32Array(count * embeddingSize);
-      keys.forEach((key, i) => result.set(known.get(key), i * embeddingSize));
-      return result;
-    },
-    dispose: () => teacher.dispose(),
-  };
-}
-
 async function openCifar(lgd, device) {
   const folder = process.env.LGDISTILL_CIFAR10;
   if (folder === undefined || !existsSync(folder)) return undefined;
@@ -103,7 +73,7 @@ async function openEmoji(lgd, device) {
   return { bank, train, test: evaluation[heldOutVendor], dispose };
 }
 
-async function measure(lgd, device, teacher, task, { train, test, bank }, variant, seed) {
+async function measure(lgd, device, teacher, task, { train, test, bank }, variant, seed, viewsFile) {
   const from = performance.now();
   const output = join(tmpdir(), `lgdistill-methods-${process.pid}`);
   const student = lgd.createStudent(options.student, { device, embeddingSize: teacher.embeddingSize, widthMultiplier: numbers.width, seed });
@@ -112,7 +82,7 @@ async function measure(lgd, device, teacher, task, { train, test, bank }, varian
     output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
     augment: task === 'emoji' ? { hue: 0, blurProbability: 0 } : {},
     train: { epochs, batchSize: numbers.batch, learningRate: numbers.rate, warmupEpochs: epochs / 20, outlierFactor: 0 },
-    evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },
+    teacherCache: { views: epochs, file: viewsFile }, evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },
   });
   const distiller = new lgd.Distiller({ device, teacher, student, tsb: bank, config });
   const evaluation = new lgd.ZeroShotEvaluation({ device, images: test, bank, mean: teacher.mean, std: teacher.std });
@@ -156,7 +126,7 @@ async function main() {
   const unknown = list(options.variants).filter((name) => variants[name] === undefined);
   if (unknown.length > 0) throw new Error(`no variant ${unknown.join(', ')}; there are ${Object.keys(variants).join(', ')}`);
   const device = await lgd.openDevice('cpu', { threads: numbers.threads });
-  const teacher = remembering(await lgd.loadTeacher(teacherFolder, { device, batch: numbers.batch }));
+  const teacher = await lgd.loadTeacher(teacherFolder, { device, batch: numbers.batch });
   const rows = [];
   for (const task of list(options.tasks)) {
     const data = await (task === 'emoji' ? openEmoji : openCifar)(lgd, device);
@@ -165,13 +135,14 @@ async function main() {
       continue;
     }
     for (const seed of list(options.seeds).map(Number)) {
-      teacher.forget();
+      const views = join(tmpdir(), `lgdistill-methods-${process.pid}-${task}-${seed}.views`);
       for (const variant of list(options.variants)) {
-        const row = await measure(lgd, device, teacher, task, data, variant, seed);
+        const row = await measure(lgd, device, teacher, task, data, variant, seed, views);
         rows.push(row);
         if (options.rows !== undefined) appendFileSync(options.rows, `${JSON.stringify(row)}\n`);
         console.log(`${task} seed ${seed} ${variant}: zero-shot ${(100 * row.zeroShot).toFixed(1)} % (teacher ${(100 * row.teacher).toFixed(1)}), own mass ${row.ownMass.toFixed(2)}, agreement ${row.agreement.toFixed(2)}, ${row.seconds.toFixed(0)} s`);
       }
+      rmSync(views, { force: true });
     }
     data.dispose();
   }

@@ -1,4 +1,4 @@
-// Distils two students at once from one teacher, on one device: npx tsx examples/two-students.ts --names names.txt --images photos
+// Distils two students side by side, from one pass of the teacher: npx tsx examples/two-students.ts --names names.txt --images photos
 import { parseArgs } from 'node:util';
 import { CategoryList, ClipTextEncoder, createStudent, Distiller, ImageCache, loadTeacher, openDevice, openImageFolder, TextualSemanticsBank } from 'lgdistill';
 
@@ -21,15 +21,11 @@ using images = await ImageCache.build(await openImageFolder(options.images), {
   addon: device.addon, resolution: teacher.resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05,
 });
 
-/** Teacher, text bank, images and device are shared; each distiller has its own student, visual bank and run folder. The device takes their steps in turn. */
-async function distil(name: string): Promise<void> {
-  const student = createStudent(name, { device, embeddingSize: teacher.embeddingSize });
-  using distiller = new Distiller({
-    device, teacher, student, tsb,
-    config: { output: `${options.output}/${name}`, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
-  });
-  for await (const event of distiller.run(images)) {
-    if (event.type === 'step' && event.logged) console.log(`${name}, step ${event.step}: loss ${event.loss.toFixed(3)}`);
-  }
+// Both see the same views and one pass of the teacher; each has its own visual bank, and its own run folder below the output, with the bits it would have alone.
+const students = ['mobilenet_v3_small', 'resnet18'].map((name) => createStudent(name, { device, embeddingSize: teacher.embeddingSize }));
+using distiller = new Distiller({
+  device, teacher, student: students, tsb, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+});
+for await (const event of distiller.run(images)) {
+  if (event.type === 'step' && event.logged) console.log(`${event.studentName}, step ${event.step}: loss ${event.loss.toFixed(3)}`);
 }
-await Promise.all(['mobilenet_v3_small', 'resnet18'].map(distil));

@@ -34,15 +34,21 @@ const schema = z.strictObject({
   method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('lgd')
     .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher'),
   data: group({
-    train: text().optional().describe('Folder of training images, any depth; labels are not needed'),
+    train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
     margin: z.number().min(1).max(4).default(1.25).describe('Images are kept with their short side at margin times the larger input (student or teacher), so that crops stay sharp'),
     cacheMemory: z.number().min(0).default(2048).describe('Decoded images kept in memory, in MiB; the rest goes to a file'),
+    cache: z.enum(['auto', 'all', 'stream']).default('auto').describe('When images are decoded: all before training, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk'),
+    readAhead: count().max(64).default(4).describe('Batches decoded, or read from a pack, ahead of training'),
     spillFolder: text().optional().describe('Folder of that file (default: the run folder)'),
     maxBrokenShare: share().default(0.05).describe('Share of images that may fail to decode before the run stops'),
   }),
+  teacherCache: group({
+    views: z.int().min(0).max(1000).default(0).describe('Views of each image that come back, whose teacher embeddings are kept in a file: epoch e shows view e modulo this number; 0: new views in every epoch'),
+    file: text().optional().describe('That file, which later runs may share (default: teacher-views.lgd in the run folder)'),
+  }),
   student: group({
-    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name'),
+    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
     weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
@@ -84,12 +90,25 @@ const schema = z.strictObject({
     blurSigmaMax: positive().default(2).describe('Largest sigma of the blur'),
   }),
   evaluate: group({
-    data: text().optional().describe('Folder of class folders for zero-shot evaluation'),
+    data: text().optional().describe('Labelled images for zero-shot evaluation: a folder of class folders, or a pack of one'),
     names: textOrList().optional().describe("Names to choose among, if not all of the text bank's (default: the bank's)"),
     bank: text().optional().describe('Text bank to evaluate with, where the evaluation images are of another set than the names trained on'),
     mapping: text().optional().describe('JSON file, an object from class folder to category name, where they are not spelled alike'),
+    train: text().optional().describe('Folder of class folders with labelled images to learn from, of the same classes as evaluate.data (knn, linear, semi, finetune)'),
     everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
-    metric: z.enum(['auto', 'top1', 'top5', 'loss']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without'),
+    everySteps: z.int().min(0).default(0).describe('Steps between evaluations, besides those after epochs; 0 turns this off'),
+    also: z.enum(['none', 'knn', 'linear', 'both']).default('none').describe('Protocols that an evaluation while training runs besides zero-shot; they learn from evaluate.train'),
+    metric: z.enum(['auto', 'top1', 'top5', 'loss', 'knn', 'linear']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without; knn and linear are top-1 of those protocols'),
+    output: text().optional().describe("Folder for an evaluation's results, predictions and lists (default: evaluation, in the run folder or beside the student's file)"),
+    neighbours: count().default(200).describe('Nearest labelled images that vote (knn)'),
+    neighbourTemperature: positive().default(0.1).describe('Votes weigh exp(cosine / this) (knn)'),
+    heldOut: z.number().gt(0).lt(1).default(0.1).describe('Share of evaluate.train on which settings are chosen (linear)'),
+    solver: z.enum(['both', 'sgd', 'lbfgs']).default('both').describe('How linear classifiers are fitted: SGD over learning rates, L-BFGS over C, or both (linear)'),
+    probeEpochs: count().default(100).describe('Passes over the features with SGD (linear)'),
+    labelShare: z.number().gt(0).max(1).optional().describe('Share of each class whose labels are used (semi; default: 0.01, then 0.1)'),
+    finetuneEpochs: count().default(30).describe('Passes over the labelled images (semi, finetune)'),
+    finetuneRate: positive().default(0.03).describe('Peak learning rate for 256 images a step (semi, finetune)'),
+    finetuneBatch: count().default(64).describe('Images a batch (semi, finetune)'),
   }),
   dense: group({
     data: text().optional().describe('Segmentation: folder of images and masks (pairs, Cityscapes, ADE20K or VOC layout). Detection: folder of images'),
@@ -136,6 +155,11 @@ export type Method = Config['method'];
 /** Whether a method has a loss without category names. */
 export function worksWithoutNames(method: Method): boolean {
   return method === 'seed' || method === 'feature';
+}
+
+/** The students that `student.name` names: one, or several with commas. */
+export function studentNames(name: string): string[] {
+  return name.split(',').map((part) => part.trim()).filter((part) => part !== '');
 }
 
 /** How an option is written. */
@@ -289,7 +313,7 @@ function nearestSegment(last: string, paths: readonly string[]): string | undefi
   return near === undefined ? undefined : paths.find((path) => path === near || path.endsWith(`.${near}`));
 }
 
-function checkTogether({ augment, train, names, bank, evaluate }: Config): void {
+function checkTogether({ augment, train, names, bank, evaluate, student }: Config): void {
   const ordered: [string, number, string, number][] = [
     ['augment.scaleMin', augment.scaleMin, 'augment.scaleMax', augment.scaleMax],
     ['augment.ratioMin', augment.ratioMin, 'augment.ratioMax', augment.ratioMax],
@@ -299,11 +323,25 @@ function checkTogether({ augment, train, names, bank, evaluate }: Config): void 
   for (const [option, low, other, high] of ordered) {
     if (low > high) throw new LgdError('BAD_CONFIG', `is greater than ${other}.`, { option, found: low, allowed: `a number to ${high}`, mend: `Lower ${option} or raise ${other}` });
   }
+  const students = studentNames(student.name);
+  if (students.length === 0 || new Set(students).size < students.length) {
+    throw new LgdError('BAD_CONFIG', 'each student is named once.', { option: 'student.name', found: student.name, mend: 'Give one name, or several different ones with commas' });
+  }
+  if (students.length > 1 && student.weights !== undefined) {
+    throw new LgdError('BAD_CONFIG', 'a file of weights starts one student.', { option: 'student.weights', found: student.weights, mend: 'Train that student by itself, or leave the weights out' });
+  }
   if (bank !== undefined && names !== undefined) {
     throw new LgdError('BAD_CONFIG', 'a text bank has its own names.', { option: 'names', found: names, mend: 'Give either names or bank' });
   }
-  if (evaluate.data === undefined && (evaluate.metric === 'top1' || evaluate.metric === 'top5')) {
-    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.metric', found: evaluate.metric, mend: 'Give evaluate.data, or choose loss' });
+  const { metric, also } = evaluate;
+  if (evaluate.data === undefined && metric !== 'auto' && metric !== 'loss') {
+    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.metric', found: metric, mend: 'Give evaluate.data, or choose loss' });
+  }
+  if ((metric === 'knn' || metric === 'linear') && also !== metric && also !== 'both') {
+    throw new LgdError('BAD_CONFIG', 'is not among the protocols that run while training.', { option: 'evaluate.metric', found: metric, mend: `Set evaluate.also to ${metric} or both` });
+  }
+  if (also !== 'none' && (evaluate.data === undefined || evaluate.train === undefined)) {
+    throw new LgdError('BAD_CONFIG', 'needs labelled images to learn from and to evaluate on.', { option: 'evaluate.also', found: also, mend: 'Give evaluate.train and evaluate.data' });
   }
 }
 

@@ -7,8 +7,8 @@ export { inspectSystem, type DependencyState, type SystemProblem, type SystemRep
 export type { ProbeResult } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
-  NativeBankUpdateArguments, NativeClassifierArguments, NativeDeviceInfo, NativeGraph, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo,
-  TensorHandle,
+  NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
+  StepInfo, TensorHandle,
 } from './native.js';
 export { version } from './version.js';
 
@@ -40,14 +40,25 @@ export {
 export * from './models/index.js';
 
 // images
-export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type StreamOptions } from './data/cache.js';
+export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
+
+export { openImages, type OpenImagesOptions } from './data/open-images.js';
+export { chooseMode, openDataset, type CacheMode } from './data/open-dataset.js';
+export { StreamedImages, type DecodeRate, type StreamedImagesOptions } from './data/streamed.js';
+export { readAhead, type PreparableImages } from './data/read-ahead.js';
+export { packImages, type PackOptions, type PackResult } from './data/pack/pack.js';
+export { PackFile } from './data/pack/reader.js';
+export { packKinds, type PackIndex, type PackKind, type PackRecipe } from './data/pack/format.js';
+export { measureData, type DataRow, type MeasureDataOptions } from './data/measure.js';
 
 export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader.js';
 export { readViews, type ViewOptions } from './data/views.js';
 
 // training
-export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type StepTicket } from './train/distiller.js';
+export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
+export type { BatchMemory } from './train/batch-memory.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';
@@ -55,6 +66,10 @@ export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from 
 export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
 
 // evaluation and export
+export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
+export type { Answers, ClassScore } from './evaluate/accuracy.js';
+export type { SweepPoint } from './evaluate/probe.js';
+export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';
 export type { ZeroShotScore } from './evaluate/score.js';
@@ -66,6 +81,13 @@ export { evaluateSegmentation, trainSegmentation, type ScoreOptions, type Segmen
 export { evaluateZeroShotSegmentation, type ZeroShotSegmentationOptions } from './dense/zero-shot.js';
 export { Segmenter, type Segmentation, type SegmentOptions } from './dense/segmenter.js';
 export type { SegmentationScore } from './dense/intersection.js';
+export {
+  evaluateDetection, trainDetection, type DetectionEvaluationOptions, type DetectionEvent, type DetectionLosses, type DetectionScoreOptions, type DetectionTraining,
+} from './dense/detection.js';
+export { Detector, type DetectOptions } from './dense/detector.js';
+export type { DecodeOptions } from './dense/detection-decode.js';
+export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
+export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';
 export type { DenseInfo, DenseTask } from './dense/network-file.js';
 
 // reports

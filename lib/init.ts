@@ -2,7 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { configOptions, parseConfig, type ConfigInput } from './config.js';
-import { openImageFolder } from './data/sources.js';
+import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
 import { writeFileAtomically } from './safetensors.js';
@@ -54,7 +54,7 @@ async function firstWhere<Item>(items: readonly Item[], holds: (item: Item) => P
 }
 
 async function hasImages(path: string): Promise<boolean> {
-  return openImageFolder(path).then(() => true, () => false);
+  return openImages(path).then(() => true, () => false);
 }
 
 /** Words that complete an answer; of paths only the fixed ones. */
@@ -75,7 +75,7 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
       const { clean, mended } = await list.check();
       return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${answer}`}`;
     }
-    case 'images': return `${(await openImageFolder(answer)).ids.length} images`;
+    case 'images': return `${(await openImages(answer)).ids.length} images`;
     case 'teacher': return describeTeacher(answer);
     case 'student': return `${(countParameters(studentGraph(answer, { outputs: 1000 })) / 1e6).toFixed(1)} M parameters with torchvision's classifier`;
   }
@@ -107,7 +107,7 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
   const remarks = {} as InitialConfig['remarks'];
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
   const { names, images, teacher, student } = answers;
-  const count = (await openImageFolder(images)).ids.length;
+  const count = (await openImages(images)).ids.length;
   const { batchSize } = parseConfig({}).train;
   const train = count >= batchSize ? {} : { train: { batchSize: 2 ** Math.floor(Math.log2(count)) } };
   return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}`, ...train }, remarks };

@@ -25,6 +25,9 @@ export type PixelStoreHandle = Handle<'pixel store'>;
 /** Both banks and the queue, with the loss over them. */
 export type SemanticHeadHandle = Handle<'semantic head'>;
 
+/** Embeddings in a memory-mapped file. */
+export type RowFileHandle = Handle<'row file'>;
+
 /** What the native addon was built with. */
 export interface BuildInfo {
   version: string;
@@ -244,6 +247,26 @@ export interface NativeClassifierArguments {
   scale?: number;
 }
 
+/** A detector's output with what it should have said; the loss stands in native/semantic/detection_loss.h. */
+export interface NativeDetectionArguments {
+  /** Of each level class scores [B,h,w,K], then distances and centre-ness [B,h,w,5]. */
+  output: TensorHandle;
+  dOutput?: TensorHandle;
+  /** [locations, 3]: focal loss of the classes, weighted 1 - GIoU, cross entropy of the centre-ness. */
+  results: TensorHandle;
+  /** Locations of each level, B h w. */
+  levels: number[];
+  classes: number;
+  /** Class of each location; -1: none; -2: it does not count. */
+  labels: Int32Array;
+  /** [locations, 4]: distances to left, top, right, bottom in strides. */
+  boxes: Float32Array;
+  /** Factors of the gradients. */
+  classScale?: number;
+  boxScale?: number;
+  centreScale?: number;
+}
+
 /** Arguments of {@link bankUpdate} as the addon takes them. */
 export interface NativeBankUpdateArguments {
   teacher: Float32Array;
@@ -351,9 +374,20 @@ export interface NativeAddon {
     k: number,
   ): Promise<{ indices: Int32Array; scores: Float32Array }>;
 
+  /**
+   * Maps a file of embeddings behind `offset` bytes, grown to hold `rows` of `dimension` values, and looks at every row. `present` [rows] tells which are there; those that are not
+   * what their checksums say are `damaged`, and absent.
+   */
+  openRows(device: DeviceHandle, options: { path: string; offset: number; rows: number; dimension: number }): Promise<{ file: RowFileHandle; present: Uint8Array; damaged: number }>;
+  /** `tensor` [n,D] <- rows that are there. */
+  loadRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+  /** `tensor` [n,D] <- its rows at length 1 in half precision. Those that the file lacks are written to it, those that it has come from it; a number below 0 is not kept. */
+  keepRows(file: RowFileHandle, batch: { rows: Float64Array }, tensor: TensorHandle): void;
+
   classifierLoss(args: NativeClassifierArguments): void;
   /** Cross entropy of logits [B,K]: `dLogits` [B,K] gets `scale` times the gradient of the losses' sum, `results` [B,3] what {@link NativeClassifierArguments.results} says. A label of -1: no class, no loss, no gradient. */
   softmaxLoss(args: { logits: TensorHandle; labels: Int32Array; dLogits?: TensorHandle; results?: TensorHandle; scale?: number }): void;
+  detectionLoss(args: NativeDetectionArguments): void;
   /** SGD with momentum on the values from `begin` to before `end` of a tensor (default: all). */
   sgdTensor(
     value: TensorHandle,
@@ -371,7 +405,7 @@ export const nativeFunctions = [
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
-  'classifierLoss', 'softmaxLoss', 'sgdTensor', 'writeRows',
+    'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];
 
 const require = createRequire(import.meta.url);

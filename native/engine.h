@@ -22,12 +22,14 @@ struct PixelStore;     // decoded images in host memory or in a memory-mapped fi
 struct DeviceStep;     // what is kept of a training step from one time to the next: its CUDA graph
 struct Encoder;        // a compiled graph with its parameters, gradients and optimiser state
 struct SemanticHead;   // both banks and the queue, with the loss over them
+struct RowFile;        // embeddings in a memory-mapped file
 using DevicePtr = std::shared_ptr<Device>;
 using TensorPtr = std::shared_ptr<Tensor>;
 using DeviceStepPtr = std::shared_ptr<DeviceStep>;
 using PixelStorePtr = std::shared_ptr<PixelStore>;
 using EncoderPtr = std::shared_ptr<Encoder>;
 using SemanticHeadPtr = std::shared_ptr<SemanticHead>;
+using RowFilePtr = std::shared_ptr<RowFile>;
 
 // ---- build and devices ------------------------------------------------------------------------------------------------------
 struct BuildInfo {
@@ -244,6 +246,24 @@ SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot);
 void top_similar(const DevicePtr& device, std::span<const float> queries, std::span<const float> bank, int64_t dimension, int k,
                  std::vector<int32_t>& indices, std::vector<float>& scores);
 
+// ---- embeddings kept in a file (semantic/row_file.h) ----------------------------------------------------------------------------
+struct RowFileOptions {
+  std::string path;                               // exists, and may be written; grown to hold all rows
+  int64_t offset = 0;                             // bytes before the first row
+  int64_t rows = 0, dimension = 0;                // D
+};
+struct RowFileInfo {
+  std::vector<uint8_t> present;                   // [rows], 0 or 1
+  int64_t damaged = 0;                            // rows that are not what their checksums say; they are absent
+};
+RowFilePtr open_rows(const DevicePtr& device, const RowFileOptions& options);                     // device's thread [waits]
+RowFileInfo row_file_info(const RowFilePtr& file);                                                // device's thread
+// tensor [n,D] <- rows that are there. [queued]
+void load_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPtr& tensor);
+// tensor [n,D] <- its rows scaled to length 1 and rounded to binary16; those that the file lacks are written to it, those that it has come from it.
+// A row number below 0 is not kept. [queued; waits for the tensor on the device's thread]
+void keep_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPtr& tensor);
+
 // ---- linear classifiers on frozen features ------------------------------------------------------------------------------------
 // H classifiers of K classes side by side on the same rows (semantic/classifier.h): softmax cross entropy and its gradient.
 struct ClassifierArguments {
@@ -261,6 +281,17 @@ void classifier_loss(ClassifierArguments arguments);                            
 // Cross entropy of logits [B,K], such as an encoder's output or, a row a pixel, a map: d_logits [B,K] <- scale * gradient of the losses' sum, results [B,3]; either may be null.
 // A row of label -1 has no class: no loss, no gradient. [queued]
 void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const TensorPtr& d_logits, const TensorPtr& results, float scale);
+// The loss of a detector and its gradient (semantic/detection_loss.h). The output holds for each level the class scores [B,h,w,K] and then distances and centre-ness [B,h,w,5].
+struct DetectionArguments {
+  TensorPtr output, d_output;                     // d_output <- gradient; may be null
+  TensorPtr results;                              // [locations, 3] <- each location's losses: classes, box, centre-ness
+  std::vector<int64_t> levels;                    // B h w of each
+  int classes = 0;                                // K
+  std::vector<int32_t> labels;                    // of each location: its class; -1: none; -2: does not count
+  std::vector<float> boxes;                       // of each location: left, top, right, bottom in units of the level's stride; above 0 where there is a class
+  float class_scale = 1, box_scale = 1, centre_scale = 1;  // of the gradients
+};
+void detection_loss(DetectionArguments arguments);                                                // [queued]
 // sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
 void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);
 // Whole rows of a tensor [N,D], from `row` on. [queued]

@@ -34,13 +34,6 @@ double relative(const std::vector<float>& found, const std::vector<float>& expec
   return std::sqrt(difference / norm);
 }
 
-template <class Result, class Call>
-Result on(const DevicePtr& device, const Call& call) {
-  Result result;
-  device->run("check", [&] { result = call(device); });
-  return result;
-}
-
 struct Shape {
   int64_t batch, dimension, categories;
   double loss_us, update_us;  // targets on an H100; 0: none
@@ -56,34 +49,52 @@ TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int6
   return made;
 }
 
+using Values = std::vector<float>;
+
+// Of loss and gradient, the GPU's against the CPU's.
+double loss_error_of(Table& table, const Shape& s, const Values& student, const Values& teacher, const Values& textual, const Values& visual) {
+  const auto on = [&](const DevicePtr& device, bool rounded, Values& gradient) {
+    gradient.assign(student.size(), NAN);
+    BankLossArguments arguments{student, teacher, textual, visual, {}, gradient, s.dimension};
+    arguments.bfloat16 = rounded;
+    double loss = 0;
+    device->run("check", [&] { loss = bank_loss(device, arguments).loss; });
+    return loss;
+  };
+  Values found, expected;
+  const double wanted = on(table.cpu, false, expected), loss = on(table.gpu, true, found);
+  return std::max(std::abs(loss / wanted - 1), relative(found, expected));
+}
+
+double update_error_of(Table& table, const Shape& s, const Values& teacher, const Values& textual, const Values& visual, const std::vector<uint8_t>& seen) {
+  const auto on = [&](const DevicePtr& device, std::vector<int32_t>& assignment) {
+    assignment.assign(size_t(s.batch), -1);
+    Values after(visual.size(), NAN);
+    std::vector<uint8_t> seen_after(seen.size());
+    device->run("check", [&] { bank_update(device, {teacher, textual, visual, seen, assignment, after, seen_after, s.dimension, 0.9f}); });
+    return after;
+  };
+  std::vector<int32_t> found, expected;
+  const Values moved = on(table.gpu, found), wanted = on(table.cpu, expected);
+  return found == expected ? relative(moved, wanted) : INFINITY;
+}
+
 // Everything stays where it is between calls: the head's own numbers fit the L2 cache, in a step too.
 void head(Table& table, const Shape& target) {
   const Shape s = table.options.small ? Shape{8, 96, 40, 0, 0} : target;
   const std::string loss = name_of("semantic loss, forward and backward", target), update = name_of("bank update", target);
   if (!table.wants(loss) && !table.wants(update)) return;
-  BankLossArguments arguments;
-  arguments.dimension = s.dimension;
-  arguments.student = rows(s.batch, s.dimension, 1);
-  arguments.teacher = rows(s.batch, s.dimension, 2);
-  arguments.textual = rows(s.categories, s.dimension, 3);
-  arguments.visual = rows(s.categories, s.dimension, 4);
-  const auto call = [&](const DevicePtr& device) { return bank_loss(device, arguments); };
-  const auto expected = on<BankLossResult>(table.cpu, call);
-  arguments.bfloat16 = true;
-  const auto found = on<BankLossResult>(table.gpu, call);
-  const double loss_error = std::max(std::abs(found.loss / expected.loss - 1), relative(found.gradient, expected.gradient));
-  const BankUpdateArguments updating{arguments.teacher, arguments.textual, arguments.visual, std::vector<uint8_t>(size_t(s.categories), 1), s.dimension, 0.9f};
-  const auto move = [&](const DevicePtr& device) { return bank_update(device, updating); };
-  const auto moved = on<BankUpdateResult>(table.gpu, move), wanted = on<BankUpdateResult>(table.cpu, move);
-  const double update_error = moved.assignment == wanted.assignment ? relative(moved.visual, wanted.visual) : INFINITY;
+  const auto students = rows(s.batch, s.dimension, 1), teachers = rows(s.batch, s.dimension, 2), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4);
+  const std::vector<uint8_t> seen(size_t(s.categories), 1);
+  const double loss_error = loss_error_of(table, s, students, teachers, textual, visual), update_error = update_error_of(table, s, teachers, textual, visual, seen);
 
   SemanticOptions options;
   options.dimension = s.dimension;
   options.categories = s.categories;
   options.bfloat16 = true;
   const SemanticHeadPtr semantic = make_semantic_head(table.gpu, options);
-  write_semantic_state(semantic, {arguments.textual, arguments.visual, {}, updating.seen, 0, 0});
-  const TensorPtr student = tensor(table.gpu, arguments.student, s.dimension), teacher = tensor(table.gpu, arguments.teacher, s.dimension), gradient = make_tensor(table.gpu, {s.batch, s.dimension});
+  write_semantic_state(semantic, {textual, visual, {}, seen, 0, 0});
+  const TensorPtr student = tensor(table.gpu, students, s.dimension), teacher = tensor(table.gpu, teachers, s.dimension), gradient = make_tensor(table.gpu, {s.batch, s.dimension});
   const Timing alone = table.time_steps([&] { bank_loss(semantic, student, teacher, gradient, 1, 0); });
   const Timing both = table.time_steps([&] {
     bank_loss(semantic, student, teacher, gradient, 1, 0);

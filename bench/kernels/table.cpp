@@ -5,6 +5,7 @@
 
 #include "core/cuda_streams.h"
 #include "engine.h"
+#include "ops/warpgroups.h"
 
 namespace lgd::bench {
 
@@ -128,7 +129,8 @@ Timing Table::time_steps(const std::function<void()>& call) {
   return percentiles(samples);
 }
 
-void Table::add(const std::string& name, const Work& work, double error, double tolerance, const Timing& timing, double full_target_us) {
+void Table::add(const std::string& what, const Work& work, double error, double tolerance, const Timing& timing, double full_target_us) {
+  const std::string name = what + (use_warpgroups(*gpu) ? ", wgmma" : "");
   const double target_us = options.small ? 0 : full_target_us;
   const double memory = work.bytes / bandwidth_, compute = work.operations / (work.unit == Unit::tensor ? options.tensor : options.cores);
   const char* bound = memory >= compute ? "memory" : work.unit == Unit::tensor ? "tensor" : "cores";

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { openDevice, type DeviceName } from '../device.js';
 import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
+import { measureData, type DataRow } from '../data/measure.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
@@ -20,6 +21,7 @@ export function benchCommand(bind: Bind): Command {
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', "size of the embeddings, where no teacher tells it", parseCount('dimension'), 512);
   addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'train.batchSize', 'train.precision']);
+  command.enablePositionalOptions().addCommand(dataCommand(bind)); // what follows `data` is its own
   return command.action(bind(async ({ terminal, signal }) => {
     const { seconds, categories, dimension } = command.opts<BenchFlags>();
     const config = await readConfig(command);
@@ -40,6 +42,25 @@ export function benchCommand(bind: Bind): Command {
     terminal.say(formatTable(
       ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
       rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [op, String(batch), String(resolution ?? '-'), ...[p20, p50, p80].map((value) => value.toFixed(2)), imagesPerSecond.toFixed(0)]),
+    ));
+  }));
+}
+
+function dataCommand(bind: Bind): Command {
+  const command = new Command('data')
+    .description('measure how fast images come: sources x cores -> images/s, decoded and augmented to views on the CPU')
+    .argument('<sources...>', 'folders, packs or tar shards')
+    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2);
+  addConfigOptions(command, ['seed', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'augment.*']);
+  return command.action(bind(async ({ terminal, signal }, sources) => {
+    const config = await readConfig(command);
+    const { seconds } = command.opts<{ seconds: number }>();
+    const rows: DataRow[] = [];
+    for await (const row of measureData(sources as string[], config, { seconds, signal })) rows.push(row);
+    terminal.emit({ resolution: config.data.resolution, rows });
+    terminal.say(formatTable(
+      ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
+      rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
     ));
   }));
 }

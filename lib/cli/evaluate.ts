@@ -1,24 +1,59 @@
-import { Command } from 'commander';
-import { evaluateStudent } from '../evaluate/student.js';
+import { Argument, Command } from 'commander';
+import { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocols.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { phaseReporter, scoreTable } from './run-report.js';
+import { percent, phaseReporter, scoreTable } from './run-report.js';
+import { formatTable } from './table.js';
+
+const descriptions: Readonly<Record<Protocol, string>> = {
+  zeroshot: 'the nearest name of the text bank',
+  knn: 'weighted nearest neighbours',
+  linear: 'linear probes on frozen features',
+  semi: 'fine-tuning with 1 % and 10 % of the labels',
+  finetune: 'fine-tuning with all of them',
+};
 
 export function evaluateCommand(bind: Bind): Command {
   const command = new Command('evaluate')
-    .description('zero-shot accuracy of a student (and its teacher) on a labelled folder')
+    .description(`accuracy of a student on a labelled folder: ${protocols.map((name) => `${name} (${descriptions[name]})`).join(', ')}`)
+    .addArgument(new Argument('[protocol]', 'how the student is judged').choices(protocols).default('zeroshot'))
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file, exported or not')
-    .option('--data <folder>', 'folder of class folders (the same as --evaluate.data)');
+    .option('--data <folder>', 'folder of class folders to judge on (the same as --evaluate.data)')
+    .option('--train <folder>', 'folder of class folders to learn from, all but zeroshot (the same as --evaluate.train)')
+    .option('--out <folder>', 'folder for results, predictions and lists (the same as --evaluate.output)');
   addConfigOptions(command, [
-    'device', 'threads', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
-    'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', 'evaluate.data', 'evaluate.names', 'evaluate.bank', 'evaluate.mapping',
+    'device', 'threads', 'seed', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
+    'data.margin', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
+      'labelShare', 'finetuneEpochs', 'finetuneRate', 'finetuneBatch'].map((name) => `evaluate.${name}`),
   ]);
-  return command.action(bind(async ({ terminal, signal }) => {
-    const { student, data } = command.opts<{ student: string; data?: string }>();
-    const config = await readConfig(command, { 'evaluate.data': data });
+  return command.action(bind(async ({ terminal, signal }, protocol) => {
+    const { student, data, train, out } = command.opts<{ student: string; data?: string; train?: string; out?: string }>();
+    const config = await readConfig(command, { 'evaluate.data': data, 'evaluate.train': train, 'evaluate.output': out });
     const phases = phaseReporter(terminal);
-    const result = await evaluateStudent({ student, config, signal, onProgress: phases.onProgress }).finally(phases.stop);
-    terminal.emit({ ...result, predictions: undefined }); // one number an image: for programs, through the API
-    terminal.say(scoreTable([['teacher', result.teacher], ['student', result.student]]));
+    const result = await evaluateProtocol({ student, protocol: protocol as Protocol, config, signal, onProgress: phases.onProgress }).finally(phases.stop);
+    terminal.emit(jsonOf(result));
+    terminal.say(describe(result));
   }));
+}
+
+/** Everything but what each image was taken for, which is in the tables; zero-shot scores under their old names too. */
+function jsonOf({ results, images, ...rest }: ProtocolEvaluation): object {
+  const scores = rest.protocol === 'zeroshot' ? Object.fromEntries(results.map(({ setting, score }) => [setting, score])) : {};
+  return { ...rest, ...scores, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })), images: images.length };
+}
+
+function describe({ results, files }: ProtocolEvaluation): string {
+  const table = scoreTable([...results].reverse().map(({ setting, score }) => [setting, score] as const));
+  return [table, '', classTable(results[0]!), '', ...files].join('\n');
+}
+
+const mostClasses = 20;
+
+/** Classes in their order; of many the worst. */
+function classTable({ setting, classes }: ProtocolResult): string {
+  const shown = classes.length <= mostClasses ? classes : [...classes].sort((a, b) => a.top1 - b.top1).slice(0, mostClasses);
+  const head = `${setting}${classes.length > mostClasses ? `: the ${mostClasses} worst of ${classes.length} classes` : ''}`;
+  return `${head}\n${formatTable(['class', 'images', 'top-1', '95 % interval', 'top-5', 'most often taken for'], shown.map(({ name, images, top1, top5, interval1: [low, high], mistakenFor }) => [
+    name, String(images), percent(top1), `${(100 * low).toFixed(1)} to ${percent(high)}`, percent(top5), mistakenFor === undefined ? '-' : `${mistakenFor.name} (${mistakenFor.images})`,
+  ]))}`;
 }

@@ -8,6 +8,7 @@ import { benchCommand } from './bench.js';
 import type { Bind } from './command.js';
 import { compareCommand } from './compare.js';
 import { completionCommand } from './completion.js';
+import { detectCommand } from './detect.js';
 import { distillCommand } from './distill.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
@@ -16,13 +17,15 @@ import { exitCodes, reportFailure } from './failure.js';
 import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
+import { packCommand } from './pack.js';
 import { reportCommand } from './report.js';
-import { segmentCommand } from './segment.js';
 import { resumeCommand } from './resume.js';
+import { segmentCommand } from './segment.js';
 import { openTerminal, type Streams } from './terminal.js';
 
 const commands = [
-  initCommand, doctorCommand, namesCommand, bankCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, exportCommand, reportCommand, compareCommand, benchCommand, completionCommand,
+  initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, detectCommand, exportCommand, reportCommand, compareCommand, benchCommand,
+  completionCommand,
 ];
 
 /**

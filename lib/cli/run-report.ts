@@ -1,13 +1,13 @@
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { DoneEvent, EvaluationEvent, PhaseProgress, RunEvent, StepEvent } from '../train/events.js';
+import type { DoneEvent, EvaluationEvent, InterruptedEvent, PhaseProgress, RunEvent, StepEvent } from '../train/events.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 /** What `--json` prints of a run. */
-export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: start, step (those that are logged), evaluation, checkpoint, and at the end done, interrupted or error.';
+export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
 
 /** Shows the phases before training: a progress bar for each in turn. */
 export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
@@ -32,53 +32,60 @@ export function phaseReporter(terminal: Terminal): { onProgress: (progress: Phas
 export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal): Promise<number> {
   const progress = startProgress(terminal, 'training');
   let lastStep = 0;
-  let evaluation: EvaluationEvent | undefined;
+  let started = false;
+  const evaluations = new Map<string | undefined, EvaluationEvent>();
+  const of = (name: string | undefined) => (name === undefined ? '' : `${name}: `);
+  let code: number = exitCodes.done;
   try {
     for await (const event of events) {
       if (event.type !== 'step' || event.logged) terminal.emit(event);
       switch (event.type) {
         case 'start':
           lastStep = event.lastStep;
-          terminal.say(`${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
+          if (started && event.step === 0) break; // the others begin alike
+          started = true;
+          terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));
           break;
         case 'evaluation':
-          evaluation = event;
-          progress.line(describeEvaluation(event));
+          evaluations.set(event.studentName, event);
+          progress.line(`${of(event.studentName)}${describeEvaluation(event)}`);
           break;
         case 'checkpoint':
           break;
         case 'interrupted':
           progress.stop();
-          terminal.say(`interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event.folder)}`);
-          return exitCodes.interrupted;
+          terminal.say(`${of(event.studentName)}interrupted after step ${event.step}; continue with: lgdistill resume ${runFolderOf(event)}`);
+          code = exitCodes.interrupted;
+          break;
         case 'done':
           progress.stop();
-          terminal.say(describeEnd(event, evaluation));
+          terminal.say(`${of(event.studentName)}${describeEnd(event, evaluations.get(event.studentName))}`);
           break;
       }
     }
   } finally {
     progress.stop();
   }
-  return exitCodes.done;
+  return code;
 }
 
 function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
   return `loss ${loss.toFixed(3)} | ${imagesPerSecond.toFixed(0)} images/s | data wait ${percent(dataWait, 0)} | `;
 }
 
-function describeEvaluation({ epoch, student, teacher, best }: EvaluationEvent): string {
+function describeEvaluation({ epoch, student, teacher, knn, linear, best }: EvaluationEvent): string {
+  const also = [['knn', knn], ['linear', linear]] as const;
   const against = teacher === undefined ? '' : ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})`;
-  return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${best ? ', the best so far' : ''}`;
+  return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${also.map(([name, score]) => (score === undefined ? '' : `, ${name} ${percent(score.top1)}`)).join('')}${best ? ', the best so far' : ''}`;
 }
 
 function describeEnd({ step, seconds, folder, best }: DoneEvent, evaluation: EvaluationEvent | undefined): string {
   const lines = [`done: ${step} steps in ${formatDuration(seconds)}; ${folder}`];
   if (best !== null) lines.push(`best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`);
-  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student]]));
+  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student], ['student, knn', evaluation.knn], ['student, linear', evaluation.linear]]));
   return lines.join('\n');
 }
 
@@ -97,7 +104,7 @@ export function percent(share: number, digits = 1): string {
   return `${(100 * share).toFixed(digits)} %`;
 }
 
-/** The run folder of a checkpoint folder, `run/checkpoints/step-N`; a run folder is its own. */
-function runFolderOf(folder: string): string {
-  return dirname(folder).endsWith('checkpoints') ? join(folder, '..', '..') : folder;
+/** What to resume: the run folder of `run/checkpoints/step-N`, or, of one of several students, the folder above. */
+function runFolderOf({ folder, studentName }: InterruptedEvent): string {
+  return studentName === undefined ? join(folder, '..', '..') : join(folder, '..', '..', '..');
 }

@@ -1,7 +1,14 @@
 import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
+import type { PackFile } from './pack/reader.js';
 import type { ImageBytes, ImageSource } from './sources.js';
+
+/** Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released. */
+export interface PreparedImages {
+  store: PixelStoreHandle;
+  release(): void;
+}
 
 export type { BrokenImage, CacheProgress } from './decode-all.js';
 
@@ -47,6 +54,8 @@ export class ImageCache implements Disposable {
   readonly shortSide: number;
   readonly bytes: number;
   readonly spilledBytes: number;
+  /** Bytes of pixels that lie in a pack. */
+  readonly mappedBytes: number;
   readonly #addon: NativeAddon;
   #store: PixelStoreHandle | undefined;
 
@@ -60,9 +69,10 @@ export class ImageCache implements Disposable {
     this.classNames = labels && classNames;
     this.broken = broken;
     this.shortSide = shortSideOf(options);
-    const { bytes, spilledBytes } = options.addon.pixelStoreInfo(store);
-    this.bytes = bytes;
+    const { bytes, spilledBytes, mappedBytes } = options.addon.pixelStoreInfo(store);
+    this.bytes = bytes + mappedBytes;
     this.spilledBytes = spilledBytes;
+    this.mappedBytes = mappedBytes;
   }
 
   get length(): number {
@@ -73,6 +83,12 @@ export class ImageCache implements Disposable {
   get store(): PixelStoreHandle {
     if (this.#store === undefined) throw new LgdError('DISPOSED', `the image cache (${this.length} images) was disposed of.`, { mend: 'Build it again with ImageCache.build()' });
     return this.#store;
+  }
+
+  /** Tells of images that a batch will need soon, so that those of a mapped file are read by then. */
+  prepare(images: Int32Array): PreparedImages {
+    this.#addon.readAhead(this.store, images);
+    return { store: this.store, release: () => undefined };
   }
 
   /** Frees the pixels, once the work queued on them is done. */
@@ -92,8 +108,11 @@ export class ImageCache implements Disposable {
    *   BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
-    const { root, ids, classNames } = source;
-    return ImageCache.#fill(listed(source), options, { root, total: ids.length, classNames });
+    checkOptions(options);
+    const { root, ids, classNames, pack, places } = source;
+    if (pack !== undefined) checkPackedSize(pack, options);
+    if (pack?.index.recipe.kind === 'raw') return ImageCache.#map(source, pack, options);
+    return ImageCache.#fill(listed(source), options, { root, total: ids.length, classNames, places });
   }
 
   /**
@@ -110,7 +129,8 @@ export class ImageCache implements Disposable {
   }
 
   static async #fill(
-    images: AsyncIterable<Undecoded>, options: ImageCacheOptions, { root, total, classNames }: { root: string; total: number | undefined; classNames?: readonly string[] },
+    images: AsyncIterable<Undecoded>, options: ImageCacheOptions,
+    { root, total, classNames, places }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
     checkOptions(options);
     const { addon, memoryLimitBytes, spillFolder, background } = options;
@@ -119,7 +139,26 @@ export class ImageCache implements Disposable {
       const decoded = await decodeAll(images, {
         ...options, root, total, decode: { shortSide: shortSideOf(options), background }, keep: ({ width, height, pixels }) => addon.appendPixels(store, width, height, pixels),
       });
+      if (places !== undefined) decoded.places = decoded.places.map((index) => places[index]!);
       return new ImageCache(store, options, decoded, classNames);
+    } catch (error) {
+      addon.release(store);
+      throw error;
+    }
+  }
+
+  /** Raw pixels of a pack stay where they are. */
+  static #map({ ids, labels, classNames }: ImageSource, pack: PackFile, options: ImageCacheOptions): ImageCache {
+    const { addon } = options;
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    try {
+      pack.mapInto(store, addon);
+      const { places, recipe, fileBytes, bytes } = pack.index;
+      // Of the very pixels that decoding the files gives, a run may take one for the other.
+      const sizes = recipe.shortSide === shortSideOf(options) ? fileBytes : bytes;
+      const cache = new ImageCache(store, options, { ids: [...ids], places: [...places], labels: labels && [...labels], fileBytes: [...sizes], broken: [] }, classNames);
+      options.onProgress?.({ done: ids.length, total: ids.length, broken: 0 });
+      return cache;
     } catch (error) {
       addon.release(store);
       throw error;
@@ -127,11 +166,19 @@ export class ImageCache implements Disposable {
   }
 }
 
-function shortSideOf({ resolution, margin }: ImageCacheOptions): number {
+export function shortSideOf({ resolution, margin }: Pick<ImageCacheOptions, 'resolution' | 'margin'>): number {
   return Math.ceil(resolution * margin - 1e-9); // 224 * (256 / 224) is 256
 }
 
-function checkOptions({ resolution, margin, memoryLimitBytes, maxBrokenShare }: ImageCacheOptions): void {
+/** Fewer pixels than the input has make every view a blur. @throws LgdError BAD_DATASET */
+export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }: PackFile, { resolution }: Pick<ImageCacheOptions, 'resolution'>): void {
+  if (kind === 'original' || shortSide >= resolution) return;
+  throw new LgdError('BAD_DATASET', `the images of ${path} were packed at a short side of ${shortSide} pixels, fewer than the input's ${resolution}.`, {
+    option: 'data.resolution', found: resolution, allowed: `to ${shortSide}`, mend: 'Pack them at a larger --short-side, or lower data.resolution',
+  });
+}
+
+export function checkOptions({ resolution, margin, memoryLimitBytes, maxBrokenShare }: ImageCacheOptions): void {
   const check = (good: boolean, option: string, found: number, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', 'out of range.', { option, found, allowed });
   };

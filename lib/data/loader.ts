@@ -57,6 +57,14 @@ export class BatchPlan implements Iterable<PlannedBatch> {
     for (;;) yield this.next();
   }
 
+  /** Another plan that stands where this one does. */
+  fork(): BatchPlan {
+    const { batchSize, seed } = this.#sampler;
+    const plan = new BatchPlan(this.#cache, { batchSize, seed });
+    plan.restore(this.state());
+    return plan;
+  }
+
   /** Where the plan stands: the next batch is batch `step` of `epoch`. */
   state(): BatchPlanState {
     const { seed, batchSize, count } = this.#sampler;

@@ -1,6 +1,7 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import type { PackFile } from './pack/reader.js';
 
 /** Images by index, undecoded. */
 export interface ImageSource {
@@ -11,6 +12,12 @@ export interface ImageSource {
   /** Index into {@link classNames} of each image; absent for unlabelled images. */
   readonly labels?: Int32Array;
   readonly classNames?: readonly string[];
+  /** Place of each image in the source that this one was made of, where some were left out on the way; absent where it is the index. Draws are named by it. */
+  readonly places?: Int32Array;
+  /** The pack that the images lie in. */
+  readonly pack?: PackFile;
+  /** Reading in any order but the given one is slow. */
+  readonly sequential?: boolean;
   /** The encoded bytes of an image. */
   read(index: number): Promise<Buffer>;
 }
@@ -54,6 +61,8 @@ export function sampleSource(source: ImageSource, most: number): ImageSource {
   const places = Array.from({ length: most }, (_, i) => Math.floor((i * total) / most));
   return {
     ...source,
+    pack: undefined, // which holds all of them
+    ...(source.places !== undefined && { places: Int32Array.from(places, (place) => source.places![place]!) }),
     ids: places.map((place) => source.ids[place]!),
     ...(source.labels !== undefined && { labels: Int32Array.from(places, (place) => source.labels![place]!) }),
     read: (index) => source.read(places[index]!),
@@ -124,7 +133,8 @@ function noImages(root: string, others: ReadonlyMap<string, number>): LgdError {
   });
 }
 
-function classesOf(root: string, ids: readonly string[]): { labels: Int32Array; classNames: string[] } {
+/** Labels by the folders right below the root. @throws LgdError BAD_DATASET where images lie in none */
+export function classesOf(root: string, ids: readonly string[]): { labels: Int32Array; classNames: string[] } {
   const loose = ids.filter((id) => !id.includes('/'));
   if (loose.length > 0) {
     throw new LgdError('BAD_DATASET', `${loose.length} images of ${root} lie in no class folder, such as ${loose.slice(0, 3).join(', ')}.`, {

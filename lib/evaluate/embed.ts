@@ -1,5 +1,6 @@
 /** Embeddings of the centre crops of cached images, batch by batch: what evaluations and reports look at. */
 import type { ImageCache } from '../data/cache.js';
+import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import { sequentialBatches } from '../data/sampler.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
@@ -59,10 +60,16 @@ export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyT
   return { batch, resolution, images, embed: async () => teacher.embed(await addon.readImages(images), batch, { signal }), [Symbol.dispose]: () => addon.release(images) };
 }
 
+const batchesAhead = 2;
+
+function* batchesOf(count: number, batchSize: number): Generator<{ images: Int32Array; valid: number }, void, undefined> {
+  for (const { indices, valid } of sequentialBatches(count, batchSize)) yield { images: indices, valid };
+}
+
 export interface EmbedTask {
   device: Device;
   /** Decoded for the embedder's resolution, or a larger one. */
-  images: Pick<ImageCache, 'length' | 'store'>;
+  images: Pick<ImageCache, 'length'> & PreparableImages;
   /** Channel statistics of the encoder's input. */
   mean: ChannelTriple;
   std: ChannelTriple;
@@ -78,11 +85,12 @@ export async function embedImages(embedder: Embedder, { device, images, mean, st
   const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
   let start = 0;
   let before: Promise<void> = Promise.resolve();
-  for (const { indices, valid } of sequentialBatches(images.length, embedder.batch)) {
+  for await (const { images: indices, valid, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead)) {
     throwIfAborted(signal, what);
-    device.addon.augment(images.store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
+    device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
     const [from, to] = [start, start + valid];
     const taken = embedder.embed().then(async (embeddings) => {
+      release();
       await take(embeddings.subarray(0, (valid * embeddings.length) / embedder.batch), from, to);
       onProgress?.(to, images.length);
     });

@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
-import { ImageCache } from '../data/cache.js';
-import { openImageFolder, sampleSource } from '../data/sources.js';
+import { openDataset } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import { sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { createStudent } from '../models/student.js';
@@ -14,6 +15,7 @@ import type { Precision } from '../models/compiled.js';
 import { BankSource } from '../train/bank-source.js';
 import type { PhaseProgress } from '../train/events.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
+import { makeAnswers, type Answers } from './accuracy.js';
 import { knownMapping, readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
 import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
@@ -48,12 +50,17 @@ export interface StudentEvaluation {
   bankHash: string;
 }
 
-/** Indices into `names`, one an image. */
+/** What each image was taken for: indices into `names`, one an image. */
 export interface Predictions {
   names: readonly string[];
+  /** Ids of the images. */
+  images: readonly string[];
   targets: Int32Array;
   student: Int32Array;
   teacher: Int32Array | undefined;
+  /** How many names come before the right one, 5 (or all names, of fewer) where as many or more do. */
+  studentRanks: Int32Array;
+  teacherRanks: Int32Array | undefined;
 }
 
 const mostImagesAtOnce = 256;
@@ -69,7 +76,7 @@ export async function evaluateStudent({ student: path, config: input, mostImages
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
   const { file, info, weights } = await readStudent(path);
   if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
-  const source = sampleSource(await openImageFolder(folder, { labels: 'folders', signal }), mostImages);
+  const source = sampleSource(await openImages(folder, { labels: 'folders', signal }), mostImages);
   const mapping = config.evaluate.mapping === undefined ? await knownMapping(source.classNames!) : await readMapping(config.evaluate.mapping);
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
@@ -79,7 +86,7 @@ export async function evaluateStudent({ student: path, config: input, mostImages
     if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {
       throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`, { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` });
     }
-    using images = await ImageCache.build(source, {
+    using images = await openDataset(source, config.data.cache, {
       addon: device.addon, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
       spillFolder: config.data.spillFolder ?? tmpdir(), maxBrokenShare: config.data.maxBrokenShare, signal,
       onProgress: ({ done, total }) => report('evaluation images')(done, total),
@@ -87,22 +94,31 @@ export async function evaluateStudent({ student: path, config: input, mostImages
     const options = { device, images, bank, mapping };
     const [batch, precision] = [Math.min(mostImagesAtOnce, images.length), precisionOf(config)];
     const ofStudent = new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std });
-    const seen = { student: new Int32Array(images.length), teacher: new Int32Array(images.length) };
-    const record = (into: Int32Array) => (nearest: Int32Array, topK: number, from: number) => {
-      for (let i = 0; i < nearest.length / topK; i++) into[from + i] = nearest[i * topK]!;
+    const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
+    const record = ({ predicted, ranks }: Answers) => (nearest: Int32Array, topK: number, from: number) => {
+      for (let i = 0; i < nearest.length / topK; i++) {
+        const row = nearest.subarray(i * topK, (i + 1) * topK);
+        const place = row.indexOf(ofStudent.targets[from + i]!);
+        predicted[from + i] = row[0]!;
+        ranks[from + i] = place === -1 ? topK : place;
+      }
     };
-    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onNearest: record(seen.student) });
-    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onNearest: record(seen.teacher) }));
+    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onNearest: record(seen) });
+    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onNearest: record(seenByTeacher) }));
     return {
       file, info, student: score, teacher: teacherScore, bankHash: bank.hash,
-      predictions: { names: bank.names, targets: ofStudent.targets, student: seen.student, teacher: teacherScore && seen.teacher },
+      predictions: {
+        names: bank.names, images: images.ids, targets: ofStudent.targets, student: seen.predicted, studentRanks: seen.ranks,
+        teacher: teacherScore && seenByTeacher.predicted, teacherRanks: teacherScore && seenByTeacher.ranks,
+      },
     };
   } finally {
     await teacher?.dispose();
   }
 }
 
-function precisionOf({ train: { precision } }: Config): Precision | undefined {
+/** Of activations; undefined: the device's own choice. */
+export function precisionOf({ train: { precision } }: Config): Precision | undefined {
   return precision === 'auto' ? undefined : precision;
 }
 

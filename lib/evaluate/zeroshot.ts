@@ -1,5 +1,6 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
+import type { PreparableImages } from '../data/read-ahead.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { CompiledEncoder, Precision } from '../models/compiled.js';
@@ -13,7 +14,7 @@ import { makeScore, type ZeroShotScore } from './score.js';
 export interface ZeroShotOptions {
   device: Device;
   /** Labelled images, decoded for the largest resolution that will be evaluated. */
-  images: Pick<ImageCache, 'length' | 'labels' | 'classNames' | 'store'>;
+  images: Pick<ImageCache, 'length' | 'labels' | 'classNames'> & PreparableImages;
   /** The names to choose among; every class folder has one, and every name a folder. */
   bank: TextualSemanticsBank;
   /** Class folder -> name, where they are not spelled alike. */

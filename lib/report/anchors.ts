@@ -1,7 +1,8 @@
 /** The gallery: for each category the training images that its visual anchor lies nearest to, as the run's teacher sees them. */
 import { tmpdir } from 'node:os';
 import { ImageCache } from '../data/cache.js';
-import { openImageFolder, sampleSource, type ImageSource } from '../data/sources.js';
+import { openImages } from '../data/open-images.js';
+import { sampleSource, type ImageSource } from '../data/sources.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { embedImages, teacherEmbedder } from '../evaluate/embed.js';
@@ -65,7 +66,7 @@ const memoryLimit = 2 ** 30; // bytes of decoded images; more goes to a file
  */
 export async function anchorGallery(banks: RunBanks, options: GalleryOptions): Promise<Gallery> {
   const { device, images: folder, mostImages, signal } = options;
-  const all = await openImageFolder(folder, { signal });
+  const all = await openImages(folder, { signal });
   const source = sampleSource(all, mostImages);
   const { embeddings, kept } = await embedSource(source, banks.embeddingSize, options);
   const { addon, handle } = device;

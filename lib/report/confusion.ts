@@ -73,7 +73,7 @@ async function evaluateBoth(options: StudentEvaluationOptions): Promise<StudentE
 }
 
 /** The score of every class that has an image. */
-export function scoreClasses({ names, targets, student, teacher }: Predictions): ClassScore[] {
+export function scoreClasses({ names, targets, student, teacher }: Pick<Predictions, 'names' | 'targets' | 'student' | 'teacher'>): ClassScore[] {
   const places = new Map<number, number[]>();
   targets.forEach((target, i) => {
     const list = places.get(target);

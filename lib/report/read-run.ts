@@ -4,6 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { countParameters, studentGraph } from '../models/index.js';
+import { runFolders } from '../train/group-folder.js';
 import { linePaths } from '../train/line-file.js';
 import { logFile, metricsFile, readRunConfig } from '../train/run-folder.js';
 import { readRunLog, type RunLog } from '../train/run-log.js';
@@ -47,12 +48,12 @@ export interface RunRecord {
 }
 
 /**
- * Reads the folders of several runs, and gives each a name of its own.
+ * Reads the folders of several runs, and gives each a name of its own. A folder of several students is a run of each.
  * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
  */
 export async function readRuns(paths: readonly string[]): Promise<RunRecord[]> {
   if (paths.length === 0) throw new LgdError('BAD_OPTION', 'a report needs a run folder.', { option: 'runs', mend: 'Give one or more run folders' });
-  const runs = await Promise.all([...new Set(paths.map((path) => resolve(path)))].map(readRun));
+  const runs = await Promise.all([...new Set((await Promise.all(paths.map((path) => runFolders(resolve(path))))).flat())].map(readRun));
   const names = runs.map(({ name }) => name);
   for (const run of runs) {
     if (names.filter((name) => name === run.name).length > 1) run.name = join(basename(dirname(run.path)), basename(run.path));

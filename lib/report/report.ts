@@ -66,7 +66,7 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   const runs = await readRuns(options.runs);
-  const output = resolve(options.output ?? join(runs[0]!.path, 'report.html'));
+  const output = resolve(options.output ?? join(options.runs[0]!, 'report.html'));
   if (await isFolder(output)) throw new LgdError('NOT_WRITABLE', `${output} is a folder.`, { option: 'output', mend: 'Give the file to write' });
   const assets = await readAssets();
   const sections = await computeSections(runs, options);

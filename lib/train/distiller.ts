@@ -1,31 +1,35 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { VisualSemanticsBank } from '../banks/visual.js';
-import { parseConfig, worksWithoutNames, type Config, type ConfigInput, type Method } from '../config.js';
+import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
-import type { WeightRecord } from '../models/weights.js';
-import type { NativeAugmentRecipe, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle, StepInfo, TensorHandle } from '../native.js';
+import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
-import { runDistillation, type RunOptions } from './run.js';
-import { makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { Pupil, type DistillerState } from './pupil.js';
+import { runDistillation } from './course.js';
+import type { RunOptions } from './run.js';
+import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import type { TeacherViewCache } from './view-cache.js';
+
+export type { DistillerState } from './pupil.js';
 
 /** What a {@link Distiller} is made of. */
 export interface DistillerOptions {
   device: Device;
   teacher: AnyTeacher;
-  student: Student;
+  /** The student; or several, of different names, that learn side by side from the same views and one pass of the teacher. */
+  student: Student | readonly Student[];
   /** The text bank; methods seed and feature work without one. */
   tsb?: TextualSemanticsBank;
   /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
   config?: ConfigInput;
 }
 
-/** What a step leaves to be read: which of the head's metric slots its batches wrote. */
+/** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {
   slots: readonly number[];
   /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
@@ -34,7 +38,7 @@ export interface StepTicket {
 
 /** Bytes of device memory. */
 export interface MemoryUse {
-  /** What the plans of student and teacher ask for: parameters and activations. */
+  /** What the plans of students and teacher ask for: parameters and activations. */
   planned: number;
   /** What the device holds now: also optimiser state, banks, input and scratch memory, and whatever else was made on it. */
   used: number;
@@ -42,44 +46,41 @@ export interface MemoryUse {
   peak: number;
 }
 
-/** All that the next step depends on, besides the images. */
-export interface DistillerState {
-  weights: WeightRecord;
-  momentum: WeightRecord;
-  semantic: SemanticState;
-}
+/** The parts of a step, in the order in which they are queued. */
+export const stages = ['augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser'] as const;
+export type Stage = (typeof stages)[number];
 
-/** Which banks take part in the loss, and the weight of the visual part. */
-const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>> = {
-  lgd: ({ alpha }) => ({ useTextual: true, useVisual: true, alpha, queueSize: 0 }),
-  text: () => ({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 }),
-  visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
-  seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
-  hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
-  combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
-  feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
-};
+/** Options of {@link Distiller.queueStep}. */
+export interface QueueOptions {
+  /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
+  step: number;
+  learningRate: number;
+  /** Which of several students learn; default: all. */
+  students?: readonly number[];
+  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole. */
+  after?: (stage: Stage) => Promise<void>;
+}
 
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
 /**
  * Language-guided distillation (method.md): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
  * {@link run} is the loop around it.
+ *
+ * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own, so that each ends with the bits that it would have alone.
  */
 export class Distiller implements Disposable {
   readonly device: Device;
   readonly teacher: AnyTeacher;
-  readonly student: Student;
+  readonly students: readonly Student[];
   readonly tsb: TextualSemanticsBank | undefined;
   readonly config: Config;
-  /** The student, compiled for training; it owns the weights while the distiller lives. */
-  readonly encoder: CompiledEncoder;
+  readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
-  readonly #head: SemanticHeadHandle;
+  #cachedFeed: TeacherFeed | undefined;
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
-  readonly #dStudent: TensorHandle;
   readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
   /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
   #queueing = 0;
@@ -88,79 +89,87 @@ export class Distiller implements Disposable {
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor({ device, teacher, student, tsb, config: input = {} }: DistillerOptions) {
     const config = parseConfig(input);
-    checkSizes(teacher, student, tsb, config);
+    const students = [student].flat() as Student[];
+    checkStudents(teacher, students);
+    checkBank(teacher, tsb, config);
     checkPrecision(device, config);
-    [this.device, this.teacher, this.student, this.tsb, this.config] = [device, teacher, student, tsb, config];
+    [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     const { addon, handle } = device;
-    const { batchSize, accumulate, precision } = config.train;
-    this.encoder = student.compile({
-      batch: batchSize,
-      resolution: config.data.resolution ?? teacher.resolution,
-      precision: precision === 'auto' ? undefined : precision,
-      training: true,
-    });
+    const resolution = config.data.resolution ?? teacher.resolution;
+    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config }));
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     this.#step = addon.makeStep(handle);
     this.#images = this.encoder.makeImages();
-    this.#dStudent = addon.makeTensor(handle, [batchSize, teacher.embeddingSize]);
-    this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: accumulate });
-    const { studentTemperature, teacherTemperature, momentum } = config.loss;
-    this.#head = addon.makeSemanticHead(handle, {
-      dimension: teacher.embeddingSize,
-      categories: tsb?.size ?? 0,
-      ...methods[config.method](config.loss),
-      studentTemperature,
-      teacherTemperature,
-      momentum,
-      bfloat16: this.encoder.precision === 'bfloat16',
-    });
-    if (tsb !== undefined) {
-      const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
-      addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
-    }
+    this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+  }
+
+  /** The student; the first of several. */
+  get student(): Student {
+    return this.students[0]!;
+  }
+
+  /** The student, compiled for training; it owns the weights while the distiller lives. Of several the first. */
+  get encoder(): CompiledEncoder {
+    return this.encoderOf(0);
+  }
+
+  /** The encoder of the student of this number. */
+  encoderOf(student: number): CompiledEncoder {
+    return this.#pupil(student).encoder;
+  }
+
+  /** Takes the teacher's embeddings from a cache as far as it has them, and fills it; undefined: none. The cache stays the caller's. {@link run} does so by `teacherCache.views`. */
+  useViewCache(cache: TeacherViewCache | undefined): void {
+    this.#life.check();
+    this.#cachedFeed?.dispose();
+    this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
   }
 
   /**
    * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
    * Gradients are averaged over the batches, the banks move once.
-   * @param step number of the step from 0; with the seed it keys dropout and stochastic depth
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError of a teacher outside the device; faults of queued work come with the metrics
    */
-  async queueStep(batches: readonly Batch[], { step, learningRate }: { step: number; learningRate: number }): Promise<StepTicket> {
+  async queueStep(batches: readonly Batch[], { step, learningRate, students, after }: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     const { addon, handle } = this.device;
-    const { seed, train } = this.config;
+    const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
     addon.beginStep(this.#step);
     this.#queueing++;
     try {
-      this.encoder.zeroGradients();
+      for (const { encoder } of pupils) encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
+        if (after) await after('augment');
         const from = performance.now();
-        const embedded = this.#feed.embed(batch, place);
+        const embedded = (this.#cachedFeed ?? this.#feed).embed(batch, place);
         const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
-        this.encoder.forwardTensor(this.#images, { training: true, seed, step: step * batches.length + place });
-        addon.joinBranch(handle); // the teacher's forward, beside the student's
-        addon.headLoss(this.#head, this.encoder.output, zT, this.#dStudent, 1, slot);
-        this.encoder.backwardTensor(this.#dStudent);
+        if (after) await after('teacher');
+        for (const pupil of pupils) {
+          pupil.forward(this.#images, step * batches.length + place);
+          if (after) await after('student forward');
+          if (pupil === pupils[0]) addon.joinBranch(handle); // the teacher's forward, beside the first student's
+          pupil.lose(zT, slot);
+          if (after) await after('loss');
+          pupil.backward();
+          if (after) await after('backward');
+        }
         embeddings.push(zT);
         slots.push(slot);
       }
-      addon.headUpdate(this.#head, embeddings, slots.at(-1)!);
-      this.encoder.sgdStep({
-        learningRate,
-        momentum: train.sgdMomentum,
-        weightDecay: train.weightDecay,
-        decayNormAndBias: train.decayNormAndBias,
-        gradientScale: 1 / batches.length,
-      });
+      for (const pupil of pupils) {
+        pupil.moveBanks(embeddings, slots.at(-1)!);
+        if (after) await after('loss');
+        pupil.descend(learningRate, batches.length);
+        if (after) await after('optimiser');
+      }
     } finally {
       addon.endStep(this.#step);
       if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
@@ -170,11 +179,12 @@ export class Distiller implements Disposable {
 
   /**
    * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device has work while this waits.
+   * @param student which of several
    * @throws LgdError NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
    */
-  async readMetrics({ slots }: StepTicket): Promise<SemanticMetrics> {
-    this.#life.check();
-    const all = await Promise.all(slots.map((slot) => this.device.addon.readMetrics(this.device.handle, this.#head, slot)));
+  async readMetrics({ slots }: StepTicket, student = 0): Promise<SemanticMetrics> {
+    const pupil = this.#pupil(student);
+    const all = await Promise.all(slots.map((slot) => pupil.metrics(slot)));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
     for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
@@ -186,7 +196,13 @@ export class Distiller implements Disposable {
   get memory(): MemoryUse {
     this.#life.check();
     const { allocatedBytes, peakBytes } = this.device.info;
-    return { planned: plannedBytes(this.encoder) + this.#feed.plannedBytes, used: allocatedBytes, peak: peakBytes };
+    return { planned: this.plans.reduce((sum, plan) => sum + plannedBytes(plan), 0), used: allocatedBytes, peak: peakBytes };
+  }
+
+  /** What was compiled for it: the students, and a teacher on the device. */
+  get plans(): readonly CompiledEncoder[] {
+    this.#life.check();
+    return [...this.#pupils.map(({ encoder }) => encoder), this.#feed.plan].filter((plan) => plan !== undefined);
   }
 
   /** How the device ran the steps queued so far; resolves once it has taken them up. */
@@ -195,22 +211,17 @@ export class Distiller implements Disposable {
     return this.device.addon.stepInfo(this.#step);
   }
 
-  /** Waits for queued steps and reads everything the next one depends on. */
-  async state(): Promise<DistillerState> {
-    this.#life.check();
-    const { addon, handle } = this.device;
-    const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
-      this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
-    ]);
-    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled } };
+  /**
+   * Waits for queued steps and reads everything the next one depends on.
+   * @param student which of several
+   */
+  async state(student = 0): Promise<DistillerState> {
+    return this.#pupil(student).state();
   }
 
-  /** Continues from a state. @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
-  restore({ weights, momentum, semantic }: DistillerState): void {
-    this.#life.check();
-    this.encoder.load(weights);
-    this.encoder.loadOptimiserState(momentum);
-    this.device.addon.writeSemanticState(this.#head, semantic);
+  /** Continues from a state. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
+  restore(state: DistillerState, student = 0): void {
+    this.#pupil(student).restore(state);
   }
 
   /**
@@ -222,7 +233,12 @@ export class Distiller implements Disposable {
     return runDistillation(this, dataset, options);
   }
 
-  /** Frees device memory, not the teacher's and the student's own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
+  /** Was it disposed of? */
+  get disposed(): boolean {
+    return this.#life.ended;
+  }
+
+  /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
     if (this.#life.end() && this.#queueing === 0) this.#free();
   }
@@ -234,9 +250,17 @@ export class Distiller implements Disposable {
 
   #free(): void {
     const { addon } = this.device;
+    this.#cachedFeed?.dispose();
     this.#feed.dispose();
-    for (const object of [this.#head, this.#step, this.#images, this.#dStudent]) addon.release(object);
-    this.encoder.dispose();
+    for (const object of [this.#step, this.#images]) addon.release(object);
+    for (const pupil of this.#pupils) pupil.dispose();
+  }
+
+  #pupil(student: number): Pupil {
+    this.#life.check();
+    const pupil = this.#pupils[student];
+    if (pupil === undefined) throw new LgdError('BAD_OPTION', 'there is no such student.', { option: 'student', found: student, allowed: `0 to ${this.#pupils.length - 1}` });
+    return pupil;
   }
 
   #nextSlot(): number {
@@ -246,11 +270,18 @@ export class Distiller implements Disposable {
   }
 }
 
-function checkSizes(teacher: AnyTeacher, student: Student, tsb: TextualSemanticsBank | undefined, { method }: Config): void {
-  const { embeddingSize } = teacher;
-  if (student.embeddingSize !== embeddingSize) {
+function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {
+  if (students.length === 0) throw new LgdError('BAD_OPTION', 'there is no student.', { option: 'student', allowed: 'one, or several of different names' });
+  const names = students.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new LgdError('BAD_OPTION', 'two students have the same name, and so the same folder.', { option: 'student', found: twice, allowed: 'students of different names', mend: 'Give each once' });
+  for (const student of students) {
+    if (student.embeddingSize === embeddingSize) continue;
     throw new LgdError('BAD_SHAPE', `the student's embeddings have ${student.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'student', mend: "Create the student with the teacher's embedding size" });
   }
+}
+
+function checkBank({ embeddingSize }: AnyTeacher, tsb: TextualSemanticsBank | undefined, { method }: Config): void {
   if (tsb === undefined && !worksWithoutNames(method)) {
     throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', { option: 'method', found: method, mend: 'Give names or bank, or choose seed or feature' });
   }

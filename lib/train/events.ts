@@ -2,8 +2,13 @@
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 
+interface OfStudent {
+  /** Which of several students it is about; absent where there is one. */
+  studentName?: string;
+}
+
 /** Before the first step. */
-export interface StartEvent {
+export interface StartEvent extends OfStudent {
   type: 'start';
   /** Steps already done: 0, or those of the checkpoint that is continued. */
   step: number;
@@ -24,7 +29,7 @@ export interface StartEvent {
 }
 
 /** After each step; the numbers are those of this step alone, the rates those of the last ten steps or `log.everySteps`, whichever is more. */
-export interface StepEvent extends SemanticMetrics {
+export interface StepEvent extends SemanticMetrics, OfStudent {
   type: 'step';
   /** Steps done. */
   step: number;
@@ -41,20 +46,23 @@ export interface StepEvent extends SemanticMetrics {
 }
 
 /** After each evaluation. */
-export interface EvaluationEvent {
+export interface EvaluationEvent extends OfStudent {
   type: 'evaluation';
   step: number;
   epoch: number;
   student: ZeroShotScore;
   /** Absent for a teacher of precomputed embeddings. */
   teacher: ZeroShotScore | undefined;
+  /** Of the protocols that `evaluate.also` names. */
+  knn?: ZeroShotScore;
+  linear?: ZeroShotScore;
   /** Is this the best so far? */
   best: boolean;
   seconds: number;
 }
 
 /** After each checkpoint. */
-export interface CheckpointEvent {
+export interface CheckpointEvent extends OfStudent {
   type: 'checkpoint';
   step: number;
   epoch: number;
@@ -64,7 +72,7 @@ export interface CheckpointEvent {
 }
 
 /** The last event of a run that its signal stopped; its checkpoint is written. */
-export interface InterruptedEvent {
+export interface InterruptedEvent extends OfStudent {
   type: 'interrupted';
   step: number;
   epoch: number;
@@ -72,7 +80,7 @@ export interface InterruptedEvent {
 }
 
 /** The last event of a run that came to its end. */
-export interface DoneEvent {
+export interface DoneEvent extends OfStudent {
   type: 'done';
   step: number;
   epoch: number;
@@ -85,10 +93,10 @@ export interface DoneEvent {
 /** Everything that {@link Distiller.run} tells; `type` says which. */
 export type RunEvent = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
 
-/** Phases before the first step that take long. */
-export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images';
+/** Phases before the first step, and of evaluations, that take long. */
+export type Phase = 'teacher' | 'text bank' | 'training images' | 'evaluation images' | 'features' | 'fine-tuning';
 
-/** How far a phase before the first step is. */
+/** How far a phase is. */
 export interface PhaseProgress {
   phase: Phase;
   done: number;

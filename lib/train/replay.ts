@@ -1,11 +1,16 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import type { Config } from '../config.js';
 import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
 import { version } from '../version.js';
 import { idsOf, type Batch } from './batch.js';
 import type { Distiller } from './distiller.js';
 
 export interface FaultyStep {
+  /** Which of the distiller's students. */
+  student: number;
+  /** The configuration of its run. */
+  config: Config;
   /** Number of the step from 0. */
   step: number;
   learningRate: number;
@@ -20,13 +25,13 @@ export interface FaultyStep {
  * noticed, which may be one step later.
  * @returns a sentence that says where it is, or why it could not be written
  */
-export async function writeReplay(distiller: Distiller, runFolder: string, { step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
+export async function writeReplay(distiller: Distiller, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
   const folder = join(runFolder, 'replay');
   try {
     await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports
     await rm(folder, { recursive: true, force: true });
     await mkdir(folder);
-    const { semantic } = await distiller.state();
+    const { semantic } = await distiller.state(student);
     const size = distiller.teacher.embeddingSize;
     const tensors: [string, TensorRecord][] = [];
     for (const [name, data] of [['visual_bank', semantic.visual], ['queue', semantic.queue]] as const) {
@@ -41,7 +46,7 @@ export async function writeReplay(distiller: Distiller, runFolder: string, { ste
       learningRate,
       checkpoint: checkpoint === null ? null : relative(runFolder, checkpoint),
       batches: batches.map((batch) => ({ seed: batch.seed, epoch: batch.epoch, batch: batch.step, images: idsOf(batch), drawIds: Array.from(batch.drawIds) })),
-      config: distiller.config,
+      config,
     };
     await writeFileAtomically(join(folder, 'replay.json'), `${JSON.stringify(record, null, 2)}\n`);
     return `What replaying it takes is in ${folder}.`;

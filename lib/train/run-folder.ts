@@ -14,10 +14,12 @@ export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
 /** See image-list.ts. */
 export const imageListFile = 'images.tsv.gz';
+/** See view-cache.ts. */
+export const viewCacheFile = 'teacher-views.lgd';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json']);
+const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
@@ -52,6 +54,17 @@ export async function readRunConfig(path: string): Promise<unknown> {
   }
 }
 
+/** Writes config.json. @throws LgdError NOT_WRITABLE */
+export async function writeRunConfig(path: string, config: Config): Promise<void> {
+  await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+}
+
+/** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
+export async function clearRunFolder(path: string): Promise<void> {
+  const names = await readdir(path).catch(() => []);
+  for (const name of names.filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
+}
+
 /** An open run folder, locked against other processes. */
 export class RunFolder {
   #metrics: LineFile | undefined;
@@ -68,7 +81,7 @@ export class RunFolder {
     const folder = new RunFolder(path);
     await folder.#lock();
     try {
-      if (!resume) for (const name of (await readdir(path)).filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
+      if (!resume) await clearRunFolder(path);
       if (!resume) await folder.recordConfig(config);
       const mostBytes = config.log.maxFileSize * 2 ** 20;
       folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
@@ -82,7 +95,7 @@ export class RunFolder {
 
   /** Writes config.json. A run that continues does so once it is known to be able to. @throws LgdError NOT_WRITABLE */
   async recordConfig(config: Config): Promise<void> {
-    await writeFileAtomically(join(this.path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+    await writeRunConfig(this.path, config);
   }
 
   /**

@@ -1,39 +1,47 @@
-/** The loop around the step: batches, schedule, evaluations, checkpoints, and the events that tell of them. */
+/** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
-import { BatchPlan, type BatchPlanState } from '../data/loader.js';
+import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
+import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { Student } from '../models/student.js';
 import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
-import type { Batch, Dataset } from './batch.js';
+import type { Batch } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
-import type { Distiller, StepTicket } from './distiller.js';
-import type { CheckpointEvent, EvaluationEvent, RunEvent, StepEvent } from './events.js';
-import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
+import type { Course } from './course.js';
+import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
-import { RateMeter } from './rate.js';
+import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
 import { RunFolder } from './run-folder.js';
 import { endLine, startLine } from './run-log.js';
-import { makeSchedule, type Schedule } from './schedule.js';
 import type { StudentInfo } from './student-file.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
   signal?: AbortSignal;
-  /** Zero-shot evaluation every `evaluate.everyEpochs`. */
+  /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation;
+  /** Protocols on frozen features that go with it. */
+  frozen?: FrozenEvaluation;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {});
 }
+
+/** What makes a checkpoint the best. */
+type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
 
 /** What a checkpoint keeps of the loop. */
 interface Progress {
   plan: BatchPlanState;
   dataset: string;
+  /** Views of each image that come back; absent in checkpoints of versions that had none. */
+  views?: number;
   monitor: MonitorState;
   best: Manifest['best'];
   /** Step of the last evaluation; 0 before the first. */
@@ -41,34 +49,20 @@ interface Progress {
   teacherScore: ZeroShotScore | null;
 }
 
-/** A step in the device's queue. */
-interface Pending {
+/** A step that was planned. */
+export interface PlannedStep {
+  /** Its number, counted from 0. */
   step: number;
   learningRate: number;
   batches: Batch[];
-  ticket: StepTicket;
 }
 
-/** Runs a distiller over a data set. See {@link Distiller.run}. */
-export async function* runDistillation(distiller: Distiller, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
-  const run = await Run.open(distiller, dataset, options);
-  try {
-    yield* run.events();
-  } catch (error) {
-    await run.folder.log(`failed: ${(error as Error).message}`).catch(() => undefined); // a full disk must not hide the error
-    throw error;
-  } finally {
-    await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
-    await run.folder.close();
-  }
-}
-
-class Run {
-  readonly #config: Config;
-  readonly #plan: BatchPlan;
-  readonly #schedule: Schedule;
+export class Run {
+  readonly config: Config;
+  readonly student: Student;
+  readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
-  readonly #metric: 'top1' | 'top5' | 'loss';
+  readonly #metric: Metric;
   readonly #started = performance.now();
   /** Steps done and judged. */
   #step = 0;
@@ -77,201 +71,154 @@ class Run {
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
-  readonly #rate: RateMeter;
+  #brokenListed = 0;
 
-  private constructor(
-    readonly distiller: Distiller,
-    readonly dataset: Dataset,
-    readonly options: RunOptions,
-    readonly folder: RunFolder,
-    readonly store: CheckpointStore,
-    readonly images: RunImages,
-  ) {
-    const { config } = distiller;
-    const { train, evaluate } = config;
-    this.#config = config;
-    this.#plan = new BatchPlan(images, { batchSize: train.batchSize, seed: config.seed });
-    this.#schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: this.#plan.stepsPerEpoch / train.accumulate });
+  private constructor(readonly course: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
+    const { train, evaluate } = course.config;
+    this.config = course.configs[number]!;
+    this.student = course.distiller.students[number]!;
+    this.encoder = course.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    this.#rate = new RateMeter(Math.max(10, config.log.everySteps));
-    this.#metric = evaluate.metric === 'auto' ? (options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
+    this.#metric = evaluate.metric === 'auto' ? (course.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
-  static async open(distiller: Distiller, dataset: Dataset, options: RunOptions): Promise<Run> {
-    const { config } = distiller;
-    const plan = new BatchPlan(dataset, { batchSize: config.train.batchSize, seed: config.seed });
-    if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
-      throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
-    }
-    const folder = await RunFolder.open(config.output, config, { resume: options.resume !== undefined });
+  /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
+  static async open(course: Course, number: number): Promise<Run> {
+    const config = course.configs[number]!;
+    const folder = await RunFolder.open(config.output, config, { resume: course.options.resume !== undefined });
     try {
-      const store = await CheckpointStore.open(config.output);
-      const continues = options.resume !== undefined && (await store.list()).length > 0;
-      const images = continues ? await imagesOfContinued(config, dataset, options.signal) : await imagesOf(dataset, options.signal);
-      const run = new Run(distiller, dataset, options, folder, store, images);
-      if (options.resume !== undefined) await run.#resume(options.resume);
-      await folder.recordConfig(config); // only now: a path that turns out wrong must not take the place of the right one
-      if (!continues) await writeImageList(config.output, dataset);
-      return run;
+      return new Run(course, number, folder, await CheckpointStore.open(config.output));
     } catch (error) {
       await folder.close();
       throw error;
     }
   }
 
-  async *events(): AsyncGenerator<RunEvent, void, undefined> {
-    const { signal } = this.options;
-    const { totalSteps } = this.#schedule;
-    const { batchSize, accumulate, maxSteps } = this.#config.train;
-    const lastStep = Math.min(totalSteps, maxSteps ?? totalSteps);
-    const stepsPerEpoch = this.#plan.stepsPerEpoch / accumulate;
-    const { length: images } = this.dataset;
+  /** Steps done and judged. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** Is there a checkpoint to continue from? */
+  async continues(): Promise<boolean> {
+    return this.course.options.resume !== undefined && (await this.store.list()).length > 0;
+  }
+
+  /** Says what is about to begin. */
+  async start(): Promise<StartEvent> {
+    const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.course;
+    const { device, memory: { planned, used } } = this.course.distiller;
+    const { length: images } = dataset;
+    const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
-    await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: this.distiller.device.info, version }));
+    await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     await this.folder.listBroken(broken);
-    const { gone } = this.images;
+    this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
-    const { planned, used } = this.distiller.memory;
-    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of student and teacher, in use ${mebibytes(used)} MiB`);
-    yield {
-      type: 'start', step: this.#step, totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
+    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
+    return {
+      type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
       memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
-    let start = this.#rate.pause();
-    if (this.#step > 0) yield* this.#boundary(lastStep); // an evaluation that a stop kept from being made
-    start();
-    let pending: Pending | undefined;
-    for (let next = this.#step; next < lastStep && !signal?.aborted; next++) {
-      // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
-      const queued = await this.#queue(next);
-      if (pending !== undefined) yield await this.#settle(pending, lastStep);
-      pending = queued;
-      if (!this.#isBoundary(next + 1, lastStep)) continue;
-      yield await this.#settle(pending, lastStep);
-      pending = undefined;
-      start = this.#rate.pause();
-      yield* this.#boundary(lastStep);
-      start();
-    }
-    if (pending !== undefined) yield await this.#settle(pending, lastStep);
-    const { step, evaluated } = this.#lastCheckpoint;
-    if (step !== this.#step || evaluated !== this.#evaluated) yield await this.#checkpoint(false);
-    const evaluationMissing = this.#evaluationDue(this.#step, lastStep) && this.#evaluated < this.#step;
-    yield await this.#finish(this.#step >= lastStep && !evaluationMissing);
-  }
-
-  /** Plans and queues the step of this number, counted from 0. */
-  async #queue(step: number): Promise<Pending> {
-    const learningRate = this.#schedule.learningRate(step);
-    const batches = Array.from({ length: this.#config.train.accumulate }, () => this.#nextBatch());
-    try {
-      const ticket = await this.distiller.queueStep(batches, { step, learningRate });
-      return { step, learningRate, batches, ticket };
-    } catch (error) {
-      throw await this.#explained({ step, learningRate, batches }, error); // a teacher outside the device
-    }
-  }
-
-  #nextBatch(): Batch {
-    const batch = this.#plan.next();
-    const { standIns } = this.images;
-    return { ...batch, dataset: this.dataset, images: standIns === undefined ? batch.images : batch.images.map((index) => standIns[index]!) };
   }
 
   /** Images left out: those that could not be decoded, and those that are gone. */
   #broken(): BrokenImage[] {
-    const { gone } = this.images;
+    const { images: { gone }, dataset } = this.course;
     const ids = new Set(gone.map(({ id }) => id));
-    return [...(this.dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
+    return [...(dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
   }
 
-  /** Waits for a queued step and judges its loss. */
-  async #settle(pending: Pending, lastStep: number): Promise<StepEvent> {
-    const from = performance.now();
-    let metrics: SemanticMetrics;
-    try {
-      metrics = await this.distiller.readMetrics(pending.ticket);
-    } catch (error) {
-      throw await this.#explained(pending, error);
-    }
-    const waited = performance.now() - from;
+  /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
+  async #listNewBroken(): Promise<void> {
+    const broken = this.#broken();
+    if (broken.length === this.#brokenListed) return;
+    this.#brokenListed = broken.length;
+    await this.folder.listBroken(broken);
+    await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
+  }
+
+  /** Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were */
+  async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates, decodeRate: number | undefined): Promise<StepEvent> {
     const wrong = this.#monitor.check(metrics.loss);
-    if (wrong !== undefined) throw await this.#fault(pending, wrong);
-    this.#step = pending.step + 1;
-    const logged = this.#step % this.#config.log.everySteps === 0 || this.#step === 1 || this.#step === lastStep;
-    const line = {
-      type: 'step' as const, step: this.#step, epoch: this.#epochs(this.#step), ...metrics, learningRate: pending.learningRate,
-      ...this.#rate.step(pending.batches.length * this.#config.train.batchSize, waited, pending.ticket.teacherMilliseconds),
-    };
-    if (logged) await this.folder.metrics(line);
+    if (wrong !== undefined) throw await this.#fault(planned, wrong);
+    this.#step = planned.step + 1;
+    const logged = this.course.isLogged(this.#step);
+    const line = { type: 'step' as const, step: this.#step, epoch: this.course.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
+    if (logged) {
+      await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
+      await this.#listNewBroken();
+    }
     if (!this.#memoryLogged) await this.#logMemory();
-    return { ...line, logged };
+    return { ...line, ...this.#name, logged };
   }
 
   /** What the first step turned out to need. */
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
-    const { planned, used, peak } = this.distiller.memory;
+    const { planned, used, peak } = this.course.distiller.memory;
     await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
-  async *#boundary(lastStep: number): AsyncGenerator<EvaluationEvent | CheckpointEvent, void, undefined> {
+  async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent, void, undefined> {
     let isBest = false;
-    if (this.#evaluationDue(this.#step, lastStep) && this.#evaluated < this.#step) {
+    if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
       const event = await this.#evaluate();
       if (event === undefined) return; // stopped: the checkpoint that follows says that the evaluation is still to be made
       isBest = event.best;
       yield event;
     }
+    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.course.lastStep))) yield await this.#checkpoint(isBest);
+  }
+
+  /** Does something fall due after this step? */
+  isBoundary(step: number): boolean {
+    return step === this.course.lastStep || this.#evaluationDue(step) || this.#checkpointDue(step);
+  }
+
+  get #unsaved(): boolean {
     const { step, evaluated } = this.#lastCheckpoint;
-    const unsaved = step !== this.#step || evaluated !== this.#evaluated;
-    if (isBest || (unsaved && (this.#checkpointDue(this.#step) || this.#step === lastStep))) yield await this.#checkpoint(isBest);
+    return step !== this.#step || evaluated !== this.#evaluated;
   }
 
-  #isBoundary(step: number, lastStep: number): boolean {
-    return step === lastStep || this.#evaluationDue(step, lastStep) || this.#checkpointDue(step);
-  }
-
-  #evaluationDue(step: number, lastStep: number): boolean {
-    if (this.options.evaluation === undefined) return false;
-    return step === lastStep || this.#endsEpochs(step, this.#config.evaluate.everyEpochs);
+  #evaluationDue(step: number): boolean {
+    if (this.course.options.evaluation === undefined) return false;
+    const { everyEpochs, everySteps } = this.config.evaluate;
+    return step === this.course.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
   }
 
   #checkpointDue(step: number): boolean {
-    const { everyEpochs, everySteps, everyMinutes } = this.#config.checkpoint;
+    const { everyEpochs, everySteps, everyMinutes } = this.config.checkpoint;
     const late = everyMinutes > 0 && performance.now() - this.#lastCheckpoint.time >= everyMinutes * 60_000;
     return late || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
   }
 
   /** Is this the first step after a number of whole epochs that `every` divides? */
   #endsEpochs(step: number, every: number): boolean {
-    const whole = Math.floor(this.#epochs(step));
-    return every > 0 && whole % every === 0 && whole > Math.floor(this.#epochs(step - 1));
-  }
-
-  /** Passes over the images after this many steps. */
-  #epochs(step: number): number {
-    return (step * this.#config.train.accumulate) / this.#plan.stepsPerEpoch;
+    const whole = Math.floor(this.course.epochs(step));
+    return every > 0 && whole % every === 0 && whole > Math.floor(this.course.epochs(step - 1));
   }
 
   async #evaluate(): Promise<EvaluationEvent | undefined> {
-    const { signal } = this.options;
-    const evaluation = this.options.evaluation!;
-    const { encoder, teacher } = this.distiller;
+    const { signal } = this.course.options;
+    const evaluation = this.course.options.evaluation!;
     const from = performance.now();
     try {
-      this.#teacherScore ??= await evaluation.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, signal });
-      const student = await evaluation.evaluateEncoder(encoder, { signal });
+      this.#teacherScore ??= await this.course.teacherScore();
+      const student = await evaluation.evaluateEncoder(this.encoder, { signal });
+      const also = await this.course.options.frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal });
       this.#evaluated = this.#step;
-      const best = this.#metric !== 'loss' && this.#improves(student[this.#metric]);
+      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also?.knn?.top1, linear: also?.linear?.top1 };
+      const value = values[this.#metric];
+      const best = value !== undefined && this.#improves(value);
       const event: EvaluationEvent = {
-        type: 'evaluation', step: this.#step, epoch: this.#epochs(this.#step), student, teacher: this.#teacherScore, best, seconds: (performance.now() - from) / 1000,
+        type: 'evaluation', step: this.#step, epoch: this.course.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
-      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${best ? ', the best so far' : ''}`);
-      return event;
+      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${alsoText(also)}${best ? ', the best so far' : ''}`);
+      return { ...event, ...this.#name };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
       throw error;
@@ -288,11 +235,12 @@ class Run {
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
     if (this.#metric === 'loss') isBest = this.#improves(this.#monitor.smoothed);
-    const { distiller } = this;
-    const { weights, momentum, semantic } = await distiller.state();
+    const { distiller, plan, images } = this.course;
+    const { weights, momentum, semantic } = await distiller.state(this.number);
     const progress: Progress = {
-      plan: this.#plan.state(),
-      dataset: this.images.hash,
+      plan: plan.state(),
+      dataset: images.hash,
+      views: this.config.teacherCache.views,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -301,39 +249,52 @@ class Run {
     await this.folder.sync();
     const folder = await this.store.write(
       { info: this.#studentInfo(), weights, momentum, bank: distiller.tsb, semantic, progress },
-      { best: this.#best, isBest, keep: this.#config.checkpoint.keep },
+      { best: this.#best, isBest, keep: this.config.checkpoint.keep },
     );
-    distiller.student.load(weights);
+    this.student.load(weights);
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
-    return { type: 'checkpoint', step: this.#step, epoch: this.#epochs(this.#step), folder, best: isBest };
+    return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step), folder, best: isBest };
   }
 
-  async #finish(done: boolean): Promise<RunEvent> {
-    const where = { step: this.#step, epoch: this.#epochs(this.#step), folder: this.#lastCheckpoint.folder };
+  /** The checkpoint that a run ends with, where the last one is older. */
+  async *save(): AsyncGenerator<CheckpointEvent, void, undefined> {
+    if (this.#unsaved) yield await this.#checkpoint(false);
+  }
+
+  async finish(): Promise<InterruptedEvent | DoneEvent> {
+    const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
+    const done = this.#step >= this.course.lastStep && !evaluationMissing;
+    const where = { ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step), folder: this.#lastCheckpoint.folder };
+    await this.#listNewBroken();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
     return { type: 'done', ...where, best: this.#best, seconds: (performance.now() - this.#started) / 1000 };
   }
 
+  /** Which of several students an event is about. */
+  get #name(): { studentName?: string } {
+    return this.course.configs.length > 1 ? { studentName: this.student.name } : {};
+  }
+
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
-  async #explained(step: Omit<Pending, 'ticket'>, error: unknown): Promise<unknown> {
+  async explained(planned: PlannedStep, error: unknown): Promise<unknown> {
     if (!(error instanceof LgdError) || (error.code !== 'NON_FINITE' && error.code !== 'ZERO_EMBEDDING')) return error;
-    return this.#fault(step, error.message.replace(/\.$/u, ''), error);
+    return this.#fault(planned, error.message.replace(/\.$/u, ''), error);
   }
 
   /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
-  async #fault({ step, learningRate, batches }: Omit<Pending, 'ticket'>, reason: string, cause?: LgdError): Promise<LgdError> {
+  async #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
-    const where = await writeReplay(this.distiller, this.folder.path, { step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
-    return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1} went wrong: ${reason}.`, {
+    const where = await writeReplay(this.course.distiller, this.folder.path, { student: this.number, config: this.config, step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
+    return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1}${this.course.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`, {
       mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`, cause,
     });
   }
 
   #studentInfo(): StudentInfo {
-    const { student, teacher, tsb, encoder } = this.distiller;
+    const { student, encoder, course: { distiller: { teacher, tsb } } } = this;
     return {
       architecture: student.name,
       widthMultiplier: student.widthMultiplier,
@@ -346,17 +307,22 @@ class Run {
       bankHash: tsb?.hash ?? '',
       textEncoder: tsb?.encoderId ?? '',
       teacher: teacher.id,
-      method: this.#config.method,
+      method: this.config.method,
       step: this.#step,
-      epoch: Math.floor(this.#epochs(this.#step)),
+      epoch: Math.floor(this.course.epochs(this.#step)),
     };
   }
 
-  async #resume(which: string): Promise<void> {
+  /**
+   * Takes up what a checkpoint holds.
+   * @returns where the batches stood; undefined where there is no checkpoint yet
+   * @throws LgdError BAD_CHECKPOINT
+   */
+  async resume(which: string): Promise<BatchPlanState | undefined> {
     if (which === 'last' && (await this.store.list()).length === 0) {
       await this.folder.rewind(0, 0);
       await this.folder.log('there is no checkpoint yet: from the start');
-      return;
+      return undefined;
     }
     const checkpoint = await this.store.read(which);
     const { info, folder } = checkpoint;
@@ -366,17 +332,22 @@ class Run {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
     }
     const progress = checkpoint.progress as Progress;
-    if (progress.dataset !== this.images.hash) {
+    if (progress.dataset !== this.course.images.hash) {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
     }
-    this.#plan.restore(progress.plan);
+    const { views = 0 } = progress;
+    if (views !== this.config.teacherCache.views) {
+      throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: this.config.teacherCache.views, allowed: String(views), mend: 'Resume with the configuration of that run' });
+    }
+    this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
-    this.distiller.restore(checkpoint);
-    this.distiller.student.load(checkpoint.weights);
+    this.course.distiller.restore(checkpoint, this.number);
+    this.student.load(checkpoint.weights);
     [this.#step, this.#evaluated, this.#best, this.#teacherScore] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined];
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);
+    return progress.plan;
   }
 }
 
@@ -392,6 +363,10 @@ const resumeFields = [
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
+}
+
+function alsoText(scores: FrozenScores = {}): string {
+  return Object.entries(scores).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
 }
 
 function percent(share: number): string {

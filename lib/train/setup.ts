@@ -2,18 +2,24 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { mergeConfig, parseConfig, type Config, type ConfigInput } from '../config.js';
-import { ImageCache } from '../data/cache.js';
-import { openImageFolder, type ImageSource } from '../data/sources.js';
+import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
+import type { ImageCache } from '../data/cache.js';
+import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import type { ImageSource } from '../data/sources.js';
+import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
+import { FrozenEvaluation } from '../evaluate/during-training.js';
+import { openLabelled } from '../evaluate/labelled.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { BankSource } from './bank-source.js';
 import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
+import { runFolders } from './group-folder.js';
 import { checkStillThere } from './image-list.js';
 import type { RunOptions } from './run.js';
 import { checkRunFolder, readRunConfig } from './run-folder.js';
@@ -34,10 +40,13 @@ export interface PreparedRun extends AsyncDisposable {
   config: Config;
   device: Device;
   teacher: AnyTeacher;
+  /** The student; of several the first (`distiller.students` has all). */
   student: Student;
   tsb: TextualSemanticsBank | undefined;
-  dataset: ImageCache;
+  dataset: ImageCache | StreamedImages;
   evaluation: ZeroShotEvaluation | undefined;
+  /** The protocols of `evaluate.also`. */
+  frozen: FrozenEvaluation | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -57,7 +66,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -76,13 +85,14 @@ type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose>;
 
 async function build(given: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
-  const images = required(given.data.train, 'data.train', 'Give the folder of training images');
+  const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
-  const source = await openImageFolder(images, { signal });
-  if (resume !== undefined) await checkStillThere(given, source.ids);
+  const source = await openImages(trainingImages, { signal });
+  if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
-  const evaluationSource = given.evaluate.data === undefined ? undefined : await openImageFolder(given.evaluate.data, { labels: 'folders', signal });
+  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
+  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal }));
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -91,7 +101,11 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => teacher.dispose());
   report('teacher')(1, 1);
   checkEmbeddings(teacher, source);
-  const config: Config = { ...given, data: { ...given.data, resolution: given.data.resolution ?? teacher.resolution } };
+  const resolution = given.data.resolution ?? teacher.resolution;
+  // Sharp enough for the larger of the two inputs.
+  const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
+  const cache = await chooseMode(source, given.data.cache, { resolution: side, margin: given.data.margin, ...placesOf(given) });
+  const config: Config = { ...given, data: { ...given.data, resolution, cache } };
 
   const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') });
   cleanup.push(() => banks.dispose());
@@ -102,43 +116,54 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   await banks.dispose();
 
   const { name, widthMultiplier, dropping, weights } = config.student;
-  const student = createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+  const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
+  const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student, tsb, config });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
-  // Sharp enough for the larger of the two inputs.
-  const side = Math.max(config.data.resolution!, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
-  const dataset = await decode(source, device, config, { side, margin: config.data.margin, signal, report: report('training images') });
+  const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
+  let frozen: FrozenEvaluation | undefined;
   if (evaluationSource && evaluationBank) {
-    const cache = await decode(evaluationSource, device, config, { side, margin: 1, signal, report: report('evaluation images') });
-    cleanup.push(() => cache.dispose());
-    evaluation = new ZeroShotEvaluation({ device, images: cache, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
+    cleanup.push(() => images.dispose());
+    evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    if (labelled !== undefined) {
+      const { resolution, precision } = distiller.encoder;
+      const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
+      cleanup.push(() => learnt.dispose());
+      frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
+    }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
 }
 
 interface DecodeOptions {
+  mode: CacheMode;
   side: number;
   margin: number;
   signal: AbortSignal | undefined;
   report: (done: number, total: number) => void;
 }
 
-async function decode(source: ImageSource, { addon }: Device, { data, output }: Config, { side, margin, signal, report }: DecodeOptions): Promise<ImageCache> {
-  return ImageCache.build(source, {
+async function decode(source: ImageSource, { addon }: Device, config: Config, { mode, side, margin, signal, report }: DecodeOptions): Promise<ImageCache | StreamedImages> {
+  return openDataset(source, mode, {
     addon,
     resolution: side,
     margin,
-    memoryLimitBytes: data.cacheMemory * 2 ** 20,
-    spillFolder: data.spillFolder ?? output,
-    maxBrokenShare: data.maxBrokenShare,
+    ...placesOf(config),
+    maxBrokenShare: config.data.maxBrokenShare,
     signal,
     onProgress: ({ done, total }) => report(done, total),
   });
+}
+
+/** Where decoded images are kept. */
+function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFolder: string } {
+  return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
 }
 
 function required(value: string | undefined, option: string, mend: string): string {
@@ -166,7 +191,7 @@ function absolutePaths(config: Config): Config {
   const path = (value: string) => resolve(value);
   const ifThere = <Value>(value: Value) => (typeof value === 'string' && existsSync(value) ? resolve(value) : value); // else an id, or the name of a built-in list
   const optional = (value: string | undefined) => (value === undefined ? undefined : path(value));
-  const { data, evaluate, student } = config;
+  const { data, evaluate, student, teacherCache } = config;
   return {
     ...config,
     output: path(config.output),
@@ -176,8 +201,9 @@ function absolutePaths(config: Config): Config {
     textEncoder: ifThere(config.textEncoder),
     teacher: ifThere(config.teacher),
     data: { ...data, train: optional(data.train), spillFolder: optional(data.spillFolder) },
+    teacherCache: { ...teacherCache, file: optional(teacherCache.file) },
     student: { ...student, weights: optional(student.weights) },
-    evaluate: { ...evaluate, data: optional(evaluate.data), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
+    evaluate: { ...evaluate, data: optional(evaluate.data), train: optional(evaluate.train), output: optional(evaluate.output), names: ifThere(evaluate.names), bank: optional(evaluate.bank), mapping: optional(evaluate.mapping) },
   };
 }
 

@@ -8,6 +8,7 @@ import { studentContent, studentFormat, studentMetadata, type StudentInfo } from
 import type { WeightRecord } from '../models/weights.js';
 import { readSafetensors, writeSafetensors } from '../safetensors.js';
 import { version } from '../version.js';
+import { groupMembers } from './group-folder.js';
 
 export type { StudentInfo } from '../models/student-info.js';
 
@@ -34,6 +35,10 @@ export async function findStudentFile(path: string): Promise<string> {
   const candidates = [path, join(path, studentFile), join(path, 'checkpoints', 'best', studentFile), join(path, 'checkpoints', 'last', studentFile)];
   for (const file of candidates) {
     if ((await stat(file).catch(() => undefined))?.isFile()) return file;
+  }
+  const members = await groupMembers(path);
+  if (members.length > 0) {
+    throw new LgdError('FILE_NOT_FOUND', `${path} holds several students.`, { allowed: members.map((name) => join(path, name)).join(', '), mend: 'Name one of them' });
   }
   throw new LgdError('FILE_NOT_FOUND', `there is no student in ${path}.`, { allowed: 'a model.safetensors, a checkpoint folder or a run folder', mend: 'Check the path' });
 }

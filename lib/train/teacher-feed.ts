@@ -4,10 +4,11 @@ import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
+import type { TeacherViewCache } from './view-cache.js';
 
 export interface TeacherFeed {
-  /** Bytes of the device's memory that the teacher's plan asks for; 0 for a teacher outside it. */
-  readonly plannedBytes: number;
+  /** The teacher, compiled; undefined for one outside the device. */
+  readonly plan: CompiledEncoder | undefined;
   /**
    * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there after `joinBranch`: a teacher on the
    * device runs beside what is queued next.
@@ -48,7 +49,7 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
   // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
   const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
   return {
-    plannedBytes: plannedBytes(compiled),
+    plan: compiled,
     embed(batch, place) {
       if (!shared) addon.augment(batch.dataset.store, recipe, batch, own);
       addon.beginBranch(device.handle);
@@ -72,7 +73,7 @@ function onnxFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Ext
   const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
-    plannedBytes: 0,
+    plan: undefined,
     async embed(batch, place) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
@@ -90,13 +91,39 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
   const { addon } = device;
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
-    plannedBytes: 0,
+    plan: undefined,
     embed(batch, place) {
       addon.writeTensor(results[place]!, teacher.lookup(idsOf(batch)));
       return results[place]!;
     },
     dispose() {
       for (const result of results) addon.release(result);
+    },
+  };
+}
+
+/** A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was there before or not. */
+export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { device, encoder, places }: Pick<FeedOptions, 'device' | 'encoder' | 'places'>): TeacherFeed {
+  const { addon, handle } = device;
+  const loaded = makeResults(device, encoder.batch, cache.embeddingSize, places);
+  const keep = (rows: Float64Array, embeddings: TensorHandle) => {
+    addon.joinBranch(handle);
+    cache.keep(rows, embeddings);
+    return embeddings;
+  };
+  return {
+    plan: feed.plan,
+    embed(batch, place) {
+      const rows = cache.rowsOf(batch);
+      if (cache.has(rows)) {
+        cache.load(rows, loaded[place]!);
+        return loaded[place]!;
+      }
+      const embedded = feed.embed(batch, place);
+      return embedded instanceof Promise ? embedded.then((embeddings) => keep(rows, embeddings)) : keep(rows, embedded);
+    },
+    dispose() {
+      for (const tensor of loaded) addon.release(tensor);
     },
   };
 }

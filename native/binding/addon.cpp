@@ -71,8 +71,13 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_read_metrics>(exports, "readMetrics");
   add<js_top_similar>(exports, "topSimilar");
 
+  add<js_open_rows>(exports, "openRows");
+  add<js_load_rows>(exports, "loadRows");
+  add<js_keep_rows>(exports, "keepRows");
+
   add<js_classifier_loss>(exports, "classifierLoss");
   add<js_softmax_loss>(exports, "softmaxLoss");
+  add<js_detection_loss>(exports, "detectionLoss");
   add<js_sgd_tensor>(exports, "sgdTensor");
   add<js_write_rows>(exports, "writeRows");
   return exports;

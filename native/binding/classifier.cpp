@@ -36,6 +36,23 @@ Napi::Value js_softmax_loss(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value js_detection_loss(const Napi::CallbackInfo& info) {
+  const Fields fields(info[0], "detectionLoss");
+  DetectionArguments arguments;
+  arguments.output = unwrap<Tensor>(fields.value("output"));
+  arguments.d_output = optional_tensor(fields.value("dOutput"));
+  arguments.results = unwrap<Tensor>(fields.value("results"));
+  fields.read("levels", arguments.levels);
+  fields.read("classes", arguments.classes);
+  arguments.labels = integers(fields.value("labels"), "labels");
+  arguments.boxes = floats(fields.value("boxes"), "boxes");
+  fields.read("classScale", arguments.class_scale);
+  fields.read("boxScale", arguments.box_scale);
+  fields.read("centreScale", arguments.centre_scale);
+  detection_loss(std::move(arguments));
+  return info.Env().Undefined();
+}
+
 Napi::Value js_sgd_tensor(const Napi::CallbackInfo& info) {
   const Fields fields(info[1], "sgdTensor");
   const TensorPtr value = unwrap<Tensor>(info[0]);

@@ -56,9 +56,14 @@ LGD_DECLARE(js_head_loss)
 LGD_DECLARE(js_head_update)
 LGD_DECLARE(js_read_metrics)
 LGD_DECLARE(js_top_similar)
+// row_file.cpp
+LGD_DECLARE(js_open_rows)
+LGD_DECLARE(js_load_rows)
+LGD_DECLARE(js_keep_rows)
 // classifier.cpp
 LGD_DECLARE(js_classifier_loss)
 LGD_DECLARE(js_softmax_loss)
+LGD_DECLARE(js_detection_loss)
 LGD_DECLARE(js_sgd_tensor)
 LGD_DECLARE(js_write_rows)
 #undef LGD_DECLARE

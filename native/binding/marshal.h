@@ -49,6 +49,7 @@ template <> struct HandleName<PixelStore> { static constexpr const char* value =
 template <> struct HandleName<DeviceStep> { static constexpr const char* value = "step"; };
 template <> struct HandleName<Encoder> { static constexpr const char* value = "encoder"; };
 template <> struct HandleName<SemanticHead> { static constexpr const char* value = "semantic head"; };
+template <> struct HandleName<RowFile> { static constexpr const char* value = "row file"; };
 
 template <class T>
 Napi::Value wrap(Napi::Env env, std::shared_ptr<T> object, int64_t bytes = 0) {

@@ -1,6 +1,8 @@
 // The CUDA runtime calls behind Device. Every return code is checked; a failed call throws with CUDA's own words.
 #include <cuda_runtime.h>
 
+#include <cstring>
+
 #include "core/cuda_streams.h"
 #include "core/device.h"
 
@@ -34,6 +36,14 @@ DeviceProperties properties(int index) {
   cudaDeviceProp props;
   LGD_CUDA(cudaGetDeviceProperties(&props, index));
   return {props.name, props.major, props.minor, props.multiProcessorCount, props.totalGlobalMem};
+}
+
+bool has_warpgroups(int index) {
+  static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90a");
+  int major = 0, minor = 0;
+  LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  LGD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
+  return built && major == 9 && minor == 0;
 }
 
 int driver_version() {

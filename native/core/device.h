@@ -114,6 +114,7 @@ struct DeviceProperties {
 bool compiled();                      // was this addon built with CUDA?
 int device_count(std::string& why);   // 0 and the reason where there is no driver or device; never throws
 DeviceProperties properties(int index);
+bool has_warpgroups(int index);       // compute capability 9.0, and code for sm_90a in this build
 int driver_version();                 // 13000 for 13.0; 0 without a driver
 int runtime_version();
 void* create_stream(int index);

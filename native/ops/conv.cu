@@ -29,7 +29,7 @@ template <class T, class Read, class Out, class Prepare>
 void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, const Out& out, Prepare&& prepare) {
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
-  matrix::with_tile<T, 4>(s.rows(), s.k, [&](auto tile) {
+  matrix::with_tile<T, 4>(ctx, s.rows(), s.k, [&](auto tile) {
     with_patches(s, [&](auto patches) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare); });
   });
 }

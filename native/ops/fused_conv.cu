@@ -29,10 +29,10 @@ struct StorePartial {
 
 // One phase: its tile, its operands, and how many blocks will leave sums.
 template <class T, class Body>
-void with_phase(const ConvShape& s, const where::Phase& phase, const LazyGradient& dy, const void* w, Body&& body) {
+void with_phase(const Context& ctx, const ConvShape& s, const where::Phase& phase, const LazyGradient& dy, const void* w, Body&& body) {
   const read::Gradient<T> gradient(dy);
   const read::Stored<T> weights{static_cast<const T*>(w)};
-  matrix::with_tile<T, 3>(phase.rows(s.n), s.c, [&](auto tile) {
+  matrix::with_tile<T, 3>(ctx, phase.rows(s.n), s.c, [&](auto tile) {
     if (is_pointwise(s)) body(tile, Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
     else body(tile, Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
   });
@@ -46,7 +46,7 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
   int parts = 0;
   std::vector<int> first;  // part of each phase
   for (const where::Phase& phase : phases)
-    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) {
+    with_phase<T>(ctx, s, phase, dy, w, [&](auto tile, auto a, auto b) {
       using Tile = decltype(tile);
       first.push_back(parts);
       parts += matrix::walkers<Tile>(phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, decltype(a), decltype(b), ReachTarget<T>>(a, b));
@@ -58,7 +58,7 @@ void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, 
     if (K == 0 && target.accumulate && !target.y) continue;  // nothing is added
     ReachTarget<T> out(s, phase, target);
     if (partial) out.partial = partial + size_t(first[i]) * 2 * s.c;
-    with_phase<T>(s, phase, dy, w, [&](auto tile, auto a, auto b) {
+    with_phase<T>(ctx, s, phase, dy, w, [&](auto tile, auto a, auto b) {
       matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {});
     });
   }
@@ -70,7 +70,7 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   const int64_t M = s.k, N = int64_t(s.r) * s.s * s.c, K = s.rows();
   const Loader a{where::Columns{int(K), s.k}, read::Gradient<T>(dy)};
   const read::Activation<T> activation(x);
-  matrix::with_tile<T, 3>(M, N, [&](auto tile) {
+  matrix::with_tile<T, 3>(ctx, M, N, [&](auto tile) {
     using Tile = decltype(tile);
     const int64_t tiles = ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN), k_tiles = (K + matrix::BK<T> - 1) / matrix::BK<T>;
     int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * multiprocessors / tiles, k_tiles / 8));

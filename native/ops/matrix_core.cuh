@@ -6,8 +6,9 @@
 // in memory) and go to shared memory by cp.async, `stages` tiles deep. A lazy operand is made from what arrives: each thread works
 // on the chunks it copied itself, in place, between its own wait and the barrier that is there anyway. An operand tile is either
 // "k inner" ([rows][BK], 16 bytes along k) or "k outer" ([BK][rows], 16 bytes along the rows: read with ldmatrix.trans). Rows are
-// XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once. bf16 operands go to mma.sync m16n8k16; float32 ones
-// (checking mode) to fused multiply-adds in the same register layout.
+// XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once. bf16 operands go to mma.sync m16n8k16, or in tiles of a
+// warpgroup to wgmma, which knows these swizzles as its own (64 bytes with k inner, 128 with k outer) and is the only difference; float32
+// ones (checking mode) to fused multiply-adds in the same register layout.
 //
 // Blocks stay: each keeps its columns and walks over row tiles, and the copies of the next tile start before the last one is
 // stored. Accumulators leave through 16-row strips of shared memory, a strip a warp, so that a lane stores 16 bytes and always the
@@ -16,27 +17,32 @@
 #include <algorithm>
 
 #include "core/cuda_device.cuh"
+#include "core/cuda_warpgroup.cuh"
 #include "ops/multiprocessors.h"
+#include "ops/warpgroups.h"
 
 namespace lgd::matrix {
 
-// Block tile BM x BN x BK, WM x WN warps, each BM/WM x BN/WN; `resident` blocks fit an H100 multiprocessor by registers.
-template <int BM_, int BN_, int WM_, int WN_, int stages_, int resident_>
+// Block tile BM x BN x BK, WM x WN warps, each BM/WM x BN/WN; `resident` blocks fit an H100 multiprocessor by registers. The warps of a
+// warpgroup have all BN columns, and of every 64 rows 16 each.
+template <int BM_, int BN_, int WM_, int WN_, int stages_, int resident_, bool warpgroup_ = false>
 struct Tile {
+  static constexpr bool warpgroup = warpgroup_;
   static constexpr int BM = BM_, BN = BN_, WM = WM_, WN = WN_, stages = stages_, resident = resident_;
   static constexpr int threads = WM * WN * 32;
   static constexpr int TM = BM / WM, TN = BN / WN, MI = TM / 16, NI = TN / 8;
-  static_assert(TM % 16 == 0 && TN % 16 == 0);
+  static constexpr int warp_step = warpgroup ? 16 : TM, strip_step = warpgroup ? 64 : 16;  // rows from warp to warp, and from one strip of a warp to its next
+  static_assert(TM % 16 == 0 && TN % 16 == 0 && (!warpgroup || (WM == 4 && WN == 1)));
 };
 
 template <class T> constexpr int chunk = 16 / sizeof(T);       // elements of 16 bytes
 template <class T> constexpr int BK = 64 / sizeof(T);          // reduction elements of a k tile
 
-// Shared-memory place of 16-byte chunk `c` of row `r` in a tile with `chunks` chunks a row.
-template <int chunks>
+// Shared-memory place of 16-byte chunk `c` of row `r` in a tile of `rows` rows with `chunks` chunks each; more than eight lie in parts of eight.
+template <int rows, int chunks>
 __device__ __forceinline__ int swizzled(int r, int c) {
-  if constexpr (chunks == 4) return r * chunks + (c ^ ((r >> 1) & 3));
-  else return r * chunks + (c ^ (r & 7));
+  if constexpr (chunks == 4) return r * 4 + (c ^ ((r >> 1) & 3));
+  else return c / 8 * (rows * 8) + r * 8 + (c % 8 ^ (r & 7));
 }
 
 template <class T, int rows, bool k_outer>
@@ -44,12 +50,19 @@ struct Operand {
   static constexpr int tile_rows = k_outer ? BK<T> : rows;
   static constexpr int chunks = k_outer ? rows / chunk<T> : BK<T> / chunk<T>;
   static constexpr int tile_elements = rows * BK<T>;
+  static constexpr int pitch = (chunks < 8 ? chunks : 8) * chunk<T>;  // elements from row to row
+  static_assert(chunks == 4 || chunks % 8 == 0);
 
-  static __device__ __forceinline__ T* at(T* tile, int r, int c) { return tile + swizzled<chunks>(r, c) * chunk<T>; }
+  static __device__ __forceinline__ T* at(T* tile, int r, int c) { return tile + swizzled<tile_rows, chunks>(r, c) * chunk<T>; }
   // Element (row, k), whichever way the tile lies.
   static __device__ __forceinline__ T element(T* tile, int row, int k) {
     const int r = k_outer ? k : row, e = k_outer ? row : k;
     return at(tile, r, e / chunk<T>)[e % chunk<T>];
+  }
+  // 64 or more rows from a multiple of 64 on, elements k = 16 ks to 16 ks + 15, for wgmma.
+  static __device__ __forceinline__ uint64_t matrix(const T* tile, int row, int ks) {
+    if constexpr (k_outer) return shared_matrix(tile + row * BK<T> + ks * 16 * pitch, Swizzle::b128, 8 * 128, BK<T> * 128);
+    else return shared_matrix(tile + row * pitch + ks * 16, Swizzle::b64, 8 * 64, 16);
   }
 };
 
@@ -83,6 +96,26 @@ __device__ __forceinline__ void multiply(bf16* a_tile, bf16* b_tile, int wm, int
 #pragma unroll
       for (int j = 0; j < Tile::NI; ++j) mma_bf16_16816(acc[i][j], a[i], b[j]);
   }
+}
+
+// The same by the warpgroup, begun but not waited for: acc[i] is 64 rows of the block, of which a warp has 16.
+template <class Tile, bool a_outer, bool b_outer>
+__device__ __forceinline__ void begin_multiply(const bf16* a_tile, const bf16* b_tile, float (&acc)[Tile::MI][Tile::NI][4]) {
+#pragma unroll
+  for (int i = 0; i < Tile::MI; ++i) hold_sums(acc[i]);
+  warpgroup_begin();
+#pragma unroll
+  for (int ks = 0; ks < BK<bf16> / 16; ++ks)
+#pragma unroll
+    for (int i = 0; i < Tile::MI; ++i)
+      warpgroup_multiply<a_outer, b_outer>(acc[i], Operand<bf16, Tile::BM, a_outer>::matrix(a_tile, i * 64, ks), Operand<bf16, Tile::BN, b_outer>::matrix(b_tile, 0, ks));
+  warpgroup_commit();
+}
+template <class Tile>
+__device__ __forceinline__ void end_multiply(float (&acc)[Tile::MI][Tile::NI][4]) {
+  warpgroup_wait();
+#pragma unroll
+  for (int i = 0; i < Tile::MI; ++i) hold_sums(acc[i]);
 }
 
 template <class Tile, bool a_outer, bool b_outer>
@@ -120,7 +153,7 @@ struct Side {
   static constexpr bool k_outer = Loader::Where::k_outer, lazy = Loader::Read::tables > 0;
   using Place = Operand<T, rows, k_outer>;
   using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks>;
-  static constexpr int slots = Mine::slots, apart = Mine::step * Place::chunks * chunk<T>;
+  static constexpr int slots = Mine::slots, apart = Mine::step * Place::pitch;
   static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);  // the swizzle is the same in every slot
   static_assert(!lazy || slots * (Tile::stages - 1) <= 32);
   static constexpr size_t stage_bytes(bool pair) { return size_t(Place::tile_elements) * sizeof(T) * (pair ? 2 : 1); }
@@ -133,9 +166,11 @@ struct Side {
   uint32_t valid = 0;                // a bit a slot, the newest tile lowest
   typename Loader::Where::template State<Mine> state{};
 
-  // Takes its part of the shared memory at `shared`; returns what is behind it.
-  __device__ __forceinline__ char* place(const Loader& loader, char* shared, int first_row, int thread) {
-    const int offset = swizzled<Place::chunks>(thread / Place::chunks, thread % Place::chunks) * chunk<T>;
+  // Takes its part of the shared memory at `shared`, which is moved to where the tiles begin; returns what is behind it.
+  __device__ __forceinline__ char* place(const Loader& loader, char*& begin, int first_row, int thread) {
+    if constexpr (Tile::warpgroup) begin = aligned_for_warpgroup(begin);
+    char* shared = begin;
+    const int offset = swizzled<Place::tile_rows, Place::chunks>(thread / Place::chunks, thread % Place::chunks) * chunk<T>;
     own = reinterpret_cast<T*>(shared) + offset;
     shared += Tile::stages * stage_bytes(false);
     if constexpr (lazy) {
@@ -204,7 +239,7 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
       for (int h = 0; h < 2; ++h)
         *reinterpret_cast<float2*>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
     __syncwarp();
-    const int first = row0 + i * 16 + lane / chunks;
+    const int first = row0 + i * Tile::strip_step + lane / chunks;
 #pragma unroll
     for (int group = 0; group < items; group += at_a_time) {
       typename Out::Fetched fetched[at_a_time];
@@ -259,18 +294,17 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
                   int k_tiles_per_split) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
+  if constexpr (Tile::warpgroup && !has_warpgroup_products) return;
   LGD_DYNAMIC_SHARED(char, shared);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int wm = (warp % Tile::WM) * Tile::TM, wn = (warp / Tile::WM) * Tile::TN;
+  const int wm = (warp % Tile::WM) * Tile::warp_step, wn = (warp / Tile::WM) * Tile::TN;
   const int n0 = int(blockIdx.y) * Tile::BN, row_tiles = (M + Tile::BM - 1) / Tile::BM;
   const int first = int(blockIdx.z) * k_tiles_per_split, last = min(first + k_tiles_per_split, k_tiles);
 
-  T* a_tiles = reinterpret_cast<T*>(shared);
   A a;
   B b;
-  char* behind = a.place(loader_a, shared, int(blockIdx.x) * Tile::BM, thread);
-  T* b_tiles = reinterpret_cast<T*>(behind);
-  behind = b.place(loader_b, behind, n0, thread);
+  char *a_begin = shared, *b_begin = a.place(loader_a, a_begin, int(blockIdx.x) * Tile::BM, thread), *behind = b.place(loader_b, b_begin, n0, thread);
+  T *a_tiles = reinterpret_cast<T*>(a_begin), *b_tiles = reinterpret_cast<T*>(b_begin);
   b.state.init(loader_b.where, n0, thread);
   float* strips = reinterpret_cast<float*>(behind);
   float* strip = strips + warp * 16 * strip_pitch<Tile>;
@@ -309,9 +343,17 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       cp_wait<Tile::stages - 2>();
       a.make(loader_a, rows * Tile::BM, tile, stage);
       b.make(loader_b, n0, tile, stage);
+      if constexpr (Tile::warpgroup) fence_shared_for_warpgroup();
       __syncthreads();
-      fetch(free_stage);
-      multiply<Tile, A::k_outer, B::k_outer>(a_tiles + stage * A::Place::tile_elements, b_tiles + stage * B::Place::tile_elements, wm, wn, lane, acc);
+      T *a_tile = a_tiles + stage * A::Place::tile_elements, *b_tile = b_tiles + stage * B::Place::tile_elements;
+      if constexpr (Tile::warpgroup) {
+        begin_multiply<Tile, A::k_outer, B::k_outer>(a_tile, b_tile, acc);
+        fetch(free_stage);  // its last product was waited for before the barrier
+        end_multiply<Tile>(acc);
+      } else {
+        fetch(free_stage);
+        multiply<Tile, A::k_outer, B::k_outer>(a_tile, b_tile, wm, wn, lane, acc);
+      }
       free_stage = stage;
       stage = stage + 1 == Tile::stages ? 0 : stage + 1;
     }
@@ -331,7 +373,7 @@ size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
   size_t bytes = Tile::stages * (A::stage_bytes(a.read.pair()) + B::stage_bytes(b.read.pair())) + A::table_bytes(a) + B::table_bytes(b);
-  bytes += size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile> * 4;
+  bytes += size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile> * 4 + (Tile::warpgroup ? 2 * 1024 : 0);  // two beginnings of tiles to align
   if constexpr (Out::sums) bytes += size_t(Out::tables) * Tile::BN * 4;
   static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile>);  // write_sums fits the strips
   return bytes;
@@ -376,13 +418,15 @@ struct Tiles {
   using Middle = Tile<128, 64, 2, 2, stages, 3>;
   using Narrow = Tile<128, 32, 4, 1, stages, 4>;
   using Small = Tile<64, 64, 2, 2, stages, 4>;
+  using WideGroup = Tile<128, 128, 4, 1, 3, 2, true>;
+  using MiddleGroup = Tile<128, 64, 4, 1, stages, 3, true>;
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };
 
 // Calls body with the tile that suits an M x N product; float32, for checking only, has one. Three stages leave room for an operand
 // made of two tensors.
 template <class T, int stages, class Body>
-void with_tile(int64_t M, int64_t N, Body&& body) {
+void with_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
   using All = Tiles<stages>;
   if constexpr (sizeof(T) == 4) {
     body(typename All::Checked{});
@@ -390,7 +434,10 @@ void with_tile(int64_t M, int64_t N, Body&& body) {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
     if (blocks(128, 64) < multiprocessors) return body(typename All::Small{});
-    if (N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors) return body(typename All::Middle{});
+    const bool groups = use_warpgroups(ctx), middle = N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
+    if (middle && groups) return body(typename All::MiddleGroup{});
+    if (middle) return body(typename All::Middle{});
+    if (groups) return body(typename All::WideGroup{});
     body(typename All::Wide{});
   }
 }

@@ -3,6 +3,7 @@
 #include "semantic/bank_loss.h"
 #include "semantic/bank_update.h"
 #include "semantic/classifier.h"
+#include "semantic/detection_loss.h"
 #include "semantic/feature_loss.h"
 #include "semantic/top_similar.h"
 
@@ -16,6 +17,7 @@
   X(similarities) \
   X(select_top) \
   X(softmax_rows) \
+  X(detection_loss) \
   X(gather_rows) \
   X(weighted_sums)
 

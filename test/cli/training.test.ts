@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -28,13 +28,35 @@ describe('from names and images to an exported student', () => {
     const { code, stdout, stderr, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--evaluate', at('held-out'), '--output', at('run'), '--json']);
     expect([code, stderr.match(/^error.*$/mu)]).toEqual([0, null]);
     const events = documents();
-    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual(['start', 'evaluation', 'checkpoint', 'evaluation', 'checkpoint', 'done']);
+    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual(['preflight', 'start', 'evaluation', 'checkpoint', 'evaluation', 'checkpoint', 'done']);
     expect(events.filter(({ type }) => type === 'step')).toHaveLength(6);
     last = events.findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
     expect((events.at(-1) as unknown as DoneEvent).step).toBe(6);
     expect(stderr).toContain(`teacher  ${(100 * last.teacher!.top1).toFixed(1)} %`);
     expect(stderr).toMatch(/^done: 6 steps in /mu);
     expect(stdout).not.toContain('done: ');
+  });
+
+  test('--dry-run says what it would take, and leaves the folder for the run', async () => {
+    const { code, stdout, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run', '--json']);
+    expect(code).toBe(0);
+    expect(documents()).toEqual([expect.objectContaining({ type: 'preflight', students: ['mobilenet_v2'], steps: 6, effectiveBatch: 8 })]);
+    expect(stdout).not.toContain('"start"');
+    expect(readdirSync(at('tried'))).toEqual([]);
+    const text = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run']);
+    for (const words of [/^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu, /^memory: .* planned .* the largest batch that fits is about \d+/mu, /^teacher +\d/mu, /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu]) expect(text.stdout).toMatch(words);
+  });
+
+  test('students with commas get a folder each', async () => {
+    const { code, documents, stderr } = await lgdistill(['distill', ...task, '--max-steps', '1', '--student', 'mobilenet_v2,mobilenet_v3_small', '--data', at('train'), '--output', at('both'), '--no-preflight', '--json']);
+    expect(code).toBe(0);
+    expect(documents().filter(({ type }) => type === 'done').map(({ studentName }) => studentName)).toEqual(['mobilenet_v2', 'mobilenet_v3_small']);
+    expect(stderr).toMatch(/^mobilenet_v3_small: done: 1 steps in /mu);
+    const exported = await lgdistill(['export', at('both'), '--to', at('x.safetensors')]);
+    expect([exported.code, exported.stderr.split('\n')[0]]).toEqual([1, 'error FILE_NOT_FOUND']);
+    expect(exported.stderr).toContain(at('both', 'mobilenet_v3_small'));
+    expect((await lgdistill(['export', at('both', 'mobilenet_v3_small'), '--to', at('x.safetensors')])).code).toBe(0);
+    expect((await lgdistill(['compare', at('both')])).stdout).toMatch(/^mobilenet_v3_small +lgd /mu);
   });
 
   test('the same folder again is refused unless told to overwrite', async () => {

@@ -33,8 +33,8 @@ async function positionals(command: readonly string[]): Promise<[number, number]
   return [wanted.length, allowed.some((argument) => argument.includes('...')) ? Infinity : allowed.length];
 }
 
-/** The command's own words at the start of its arguments: `bank build` is two. */
-const commandOf = (args: readonly string[]) => args.slice(0, args[0] === 'bank' ? 2 : 1);
+/** The command's own words at the start of its arguments: `bank build` is two, and so are `segment train` and `detect train`. */
+const commandOf = (args: readonly string[]) => args.slice(0, ['bank', 'segment', 'detect'].includes(args[0]!) ? 2 : 1);
 
 /** How many arguments are neither flags nor their values; NaN where the last flag has no value. */
 async function countPositionals(args: readonly string[]): Promise<number> {

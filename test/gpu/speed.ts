@@ -72,7 +72,11 @@ async function openSteps(device: Device, { student: name, widthMultiplier, resol
   return { distiller, teacher, take, dispose };
 }
 
-function record(report: Report, what: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } = {}): void {
+/** Named in rows: products that are off by default. */
+const products = process.env['LGDISTILL_WGMMA'] === '1' ? ', wgmma' : '';
+
+function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } = {}): void {
+  const what = `${measured}${products}`;
   report.row({ part: 'steps', framework: 'lgdistill', what, student, resolution, ...timing, unit: 'ms', ...more });
   const gap = more.target === undefined ? '' : `, ${(timing.imagesPerSecond / more.target).toFixed(2)} x target`;
   const peak = more.peakBytes === undefined ? '' : `, at most ${(more.peakBytes / 1e9).toFixed(2)} GB`;

@@ -13,13 +13,14 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     }, 1_200_000);
 
     it.each([
-      ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed/],
-      ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/],
-      ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/],
-      ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/],
-      ['kernels', ['small'], /kernels: 0 failed\s*$/],
-    ] as const)('%s', (program, args, closing) => {
-      const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order });
+      ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
+      ['cuda_ops', ['small', 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
+      ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
+      ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
+      ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
+      ['kernels', ['small'], /kernels: 0 failed\s*$/, {}],
+    ] as const)('%s %s', (program, args, closing, env) => {
+      const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order, ...env });
       expect(output).toMatch(closing);
       expect(status).toBe(0);
     }, 900_000);

@@ -91,6 +91,7 @@ export function beginsAsPack(bytes: Uint8Array): boolean {
 /** @throws LgdError BAD_FILE */
 export function decodeHeader(header: Buffer, path: string, checksum: Checksum): PackRecipe {
   if (!beginsAsPack(header)) throw new LgdError('BAD_FILE', `${path} is no pack.`, { mend: 'Give a file that lgdistill pack has written' });
+  if (header.byteLength < headerBytes) throw notWhole(path);
   const kind = packKinds[header.readUInt32LE(8)];
   if (header.readUInt32LE(60) !== checksum(header.subarray(0, 60)) || kind === undefined) throw damagedPack(path, 'its header is not what was written');
   return { kind, shortSide: header.readUInt32LE(12), quality: header.readUInt32LE(16) };
@@ -139,7 +140,7 @@ export function encodeEnd(index: Omit<PackIndex, 'names' | 'places' | 'offsets' 
 /** @throws LgdError BAD_FILE where the file was not written to its end, was cut, or is damaged */
 export function decodeFooter(footer: Buffer, fileBytes: number, path: string, checksum: Checksum): Footer {
   if (footer.toString('latin1', 56, 64) !== endMagic || footer.readUInt32LE(52) !== checksum(footer.subarray(0, 52))) {
-    throw new LgdError('BAD_FILE', `${path} is not a whole pack: its end is missing.`, { mend: 'Copy it again, or pack the images again' });
+    throw notWhole(path);
   }
   const [indexOffset, indexBytes, images, whole] = [0, 8, 16, 24].map((at) => footer.readDoubleLE(at)) as [number, number, number, number];
   if (whole !== fileBytes || indexOffset + indexBytes + footerBytes !== whole) throw damagedPack(path, `it has ${fileBytes} bytes and should have ${whole}`);
@@ -153,7 +154,7 @@ export async function decodeIndex(block: Uint8Array, { indexOffset, indexChecksu
   const column = <Type>(name: string): Type => {
     const entry = entries.get(name);
     if (entry === undefined) throw damagedPack(path, `its index has no ${name}`);
-    return decode(block.slice(start + entry.data_offsets[0], start + entry.data_offsets[1]), entry.dtype) as Type;
+    return decode(new Uint8Array(block.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])), entry.dtype) as Type; // a copy: aligned
   };
   const unsigned = (name: string) => new Uint32Array(column<Int32Array>(name).buffer);
   const starts = column<Float64Array>('name_start');
@@ -173,6 +174,10 @@ export async function decodeIndex(block: Uint8Array, { indexOffset, indexChecksu
     source: metadata['source'] ?? '',
     refused: JSON.parse(metadata['refused'] ?? '[]') as BrokenImage[],
   };
+}
+
+function notWhole(path: string): LgdError {
+  return new LgdError('BAD_FILE', `${path} is not a whole pack: its end is missing.`, { mend: 'Copy it again, or pack the images again' });
 }
 
 export function damagedPack(path: string, how: string): LgdError {

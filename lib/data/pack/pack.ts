@@ -29,6 +29,8 @@ export interface PackOptions {
   maxBrokenShare?: number;
   /** Colour behind transparent pixels (default white). */
   background?: string;
+  /** Seconds of work that a kill or a power cut may cost (default 5). */
+  syncSeconds?: number;
   signal?: AbortSignal;
   /** Called about ten times a second, and at the end. */
   onProgress?: (progress: CacheProgress) => void;
@@ -58,11 +60,11 @@ const idsAtOnce = 8192;
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
   const recipe = recipeOf(options);
-  const { signal, overwrite = false } = options;
+  const { signal, overwrite = false, syncSeconds = 5 } = options;
   const path = resolve(options.output);
   await makeFolder(dirname(path));
   const { checksum } = loadAddon();
-  const writer = await PackWriter.open(path, recipe, { task: await taskOf(source, recipe, options), overwrite, checksum });
+  const writer = await PackWriter.open(path, recipe, { task: await taskOf(source, recipe, options), overwrite, syncSeconds, checksum });
   const resumed = writer.next;
   try {
     await packAll(source, writer, recipe, options);

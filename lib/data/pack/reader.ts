@@ -30,7 +30,7 @@ export class PackFile {
     try {
       const header = await readFully(descriptor, path, 0, Math.min(size, headerBytes));
       const recipe = decodeHeader(header, path, checksum);
-      const footer = decodeFooter(await readFully(descriptor, path, Math.max(0, size - footerBytes), footerBytes), size, path, checksum);
+      const footer = decodeFooter(await readFully(descriptor, path, Math.max(0, size - footerBytes), Math.min(size, footerBytes)), size, path, checksum);
       const block = await readFully(descriptor, path, footer.indexOffset, footer.indexBytes);
       return new PackFile(path, await decodeIndex(block, footer, recipe, path, checksum), size, descriptor);
     } catch (error) {

@@ -7,11 +7,19 @@ import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
 import type { PackedImage } from './transcode.js';
 
-/** Bytes, and milliseconds, of images that a kill may make pack anew. */
+/** Bytes of images that a kill may make pack anew. */
 const syncBytes = 64 * 2 ** 20;
-const syncMilliseconds = 5000;
 /** Bytes gathered for one write. */
 const writeBytes = 4 * 2 ** 20;
+
+export interface PackWriterOptions {
+  /** Tells what is packed and how: only the same is gone on with. */
+  task: string;
+  overwrite: boolean;
+  /** Seconds between two moments from which a kill lets the next writer go on, at most. */
+  syncSeconds: number;
+  checksum: NativeAddon['checksum'];
+}
 
 /**
  * Writes a pack: `FILE.part` with its journal beside it, which becomes FILE in one step when all of it is on disk. Whatever ends the process before, the next writer goes on from the journal.
@@ -28,7 +36,7 @@ export class PackWriter {
   #syncedAt = performance.now();
   #syncedEnd: number;
 
-  private constructor(readonly path: string, readonly checksum: NativeAddon['checksum'], readonly file: FileHandle, readonly journal: Journal, state: JournalState) {
+  private constructor(readonly path: string, readonly options: PackWriterOptions, readonly file: FileHandle, readonly journal: Journal, state: JournalState) {
     this.#entries = state.entries;
     this.#refused = state.refused;
     this.#next = state.next;
@@ -37,18 +45,19 @@ export class PackWriter {
 
   /**
    * Begins a pack, or goes on with one that was not finished.
-   * @param task tells what is packed and how: only the same is gone on with
    * @throws LgdError BAD_OPTION (the file is there), BAD_CONFIG (another task, another process), BAD_FILE, NOT_WRITABLE
    */
-  static async open(path: string, recipe: PackRecipe, { task, overwrite, checksum }: { task: string; overwrite: boolean; checksum: NativeAddon['checksum'] }): Promise<PackWriter> {
+  static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
+    const { task, overwrite, checksum } = options;
     await lock(path);
     try {
       const isThere = (await stat(path).catch(() => undefined)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
-      const found = overwrite ? undefined : await readJournal(journalOf(path), task);
+      const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
+      const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
-      return new PackWriter(path, checksum, file, journal, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
+      return new PackWriter(path, options, file, journal, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
     } catch (error) {
       await rm(lockOf(path), { force: true });
       throw error instanceof LgdError ? error : writeError(path, error);
@@ -70,7 +79,7 @@ export class PackWriter {
 
   /** Adds the next image. @throws LgdError NOT_WRITABLE */
   async add({ bytes, width, height }: PackedImage, fileBytes: number): Promise<void> {
-    const entry = { place: this.#next++, offset: this.#end, bytes: bytes.byteLength, checksum: this.checksum(bytes), width, height, fileBytes };
+    const entry = { place: this.#next++, offset: this.#end, bytes: bytes.byteLength, checksum: this.options.checksum(bytes), width, height, fileBytes };
     this.#end += bytes.byteLength;
     this.#entries.push(entry);
     this.#unrecorded.push(entry);
@@ -104,7 +113,7 @@ export class PackWriter {
   async finish(index: Parameters<typeof encodeEnd>[0]): Promise<void> {
     await this.sync();
     try {
-      await writeAll(this.file, encodeEnd(index, this.#end, this.checksum), this.#end);
+      await writeAll(this.file, encodeEnd(index, this.#end, this.options.checksum), this.#end);
       await this.file.sync();
       await rename(partOf(this.path), this.path);
       await syncFolder(dirname(this.path));
@@ -121,7 +130,7 @@ export class PackWriter {
   }
 
   async #writeWhenDue(): Promise<void> {
-    if (this.#end - this.#syncedEnd >= syncBytes || performance.now() - this.#syncedAt >= syncMilliseconds) await this.sync();
+    if (this.#end - this.#syncedEnd >= syncBytes || performance.now() - this.#syncedAt >= 1000 * this.options.syncSeconds) await this.sync();
     else if (this.#end - this.#written >= writeBytes) await this.#write();
   }
 
@@ -148,10 +157,7 @@ async function lock(path: string): Promise<void> {
 
 /** The unfinished file, cut to what its journal tells of. */
 async function openPart(path: string, found: JournalState | undefined, recipe: PackRecipe, checksum: NativeAddon['checksum']): Promise<FileHandle> {
-  const file = await open(partOf(path), found === undefined ? 'w+' : 'r+').catch((cause: unknown) => {
-    if (found === undefined) throw writeError(path, cause);
-    throw new LgdError('BAD_FILE', `${journalOf(path)} tells of ${partOf(path)}, which cannot be opened.`, { mend: 'Bring it back, or give --overwrite to begin anew', cause });
-  });
+  const file = await open(partOf(path), found === undefined ? 'w+' : 'r+');
   try {
     if (found === undefined) {
       await writeAll(file, [encodeHeader(recipe, checksum)], 0);

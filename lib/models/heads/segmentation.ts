@@ -1,6 +1,6 @@
 /** Heads that give every position a class: a fully convolutional one, and the light LR-ASPP of MobileNetV3. Parameters have torchvision's names. */
 import { LgdError } from '../../errors.js';
-import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
+import { GraphBuilder, type GraphSpec, type Initialisation, type Value } from '../graph.js';
 import { dilate, lastMap, mapGraph, stagesOf } from '../stages.js';
 
 /** fcn: Long et al. 2015, torchvision's FCNHead. lraspp: Howard et al. 2019, section 6.4. */
@@ -24,6 +24,8 @@ export interface SegmentationGraph {
 }
 
 const lowStride = 8;
+/** Start of the last layers: no class is likelier than another. */
+const small: Initialisation = { kind: 'normal', std: 0.01 };
 
 /**
  * A student's backbone with a segmentation head in the place of its projection head: [B,h,w,K].
@@ -48,7 +50,7 @@ function lowOf(graph: GraphSpec): Value {
 /** 3x3 convolution to a quarter of the channels, norm, ReLU, dropout, 1x1 convolution to the classes. */
 function fcn(g: GraphBuilder, x: Value, classes: number): Value {
   const inner = g.relu(g.batchNorm(g.conv(x, 'classifier.0', { channels: Math.max(8, Math.floor(x.channels / 4)), kernel: 3 }), 'classifier.1'));
-  return g.conv(g.dropout(inner, 0.1), 'classifier.4', { channels: classes, bias: true });
+  return g.conv(g.dropout(inner, 0.1), 'classifier.4', { channels: classes, bias: true, init: small });
 }
 
 /** The last map squeezed to 128 channels and gated by its own mean, enlarged to stride 8, and there added to what the finer map says. */
@@ -57,6 +59,7 @@ function lraspp(g: GraphBuilder, low: Value, high: Value, outputStride: number, 
   const gate = g.activation(g.conv(g.globalPool(high), 'classifier.scale.1', { channels: 128 }), 'sigmoid');
   const gated = g.channelScale(squeezed, gate);
   const fine = outputStride > lowStride ? g.resize(gated, outputStride / lowStride) : gated;
-  const scores = g.add(g.conv(fine, 'classifier.high_classifier', { channels: classes, bias: true }), g.conv(low, 'classifier.low_classifier', { channels: classes, bias: true }));
+  const last = { channels: classes, bias: true, init: small };
+  const scores = g.add(g.conv(fine, 'classifier.high_classifier', last), g.conv(low, 'classifier.low_classifier', last));
   return { scores, stride: lowStride };
 }

@@ -8,6 +8,7 @@ import type { GraphSpec } from '../graph.js';
 import { studentGraph } from '../student.js';
 import { studentContent } from '../student-info.js';
 import { checkWeights, type WeightRecord } from '../weights.js';
+import { hashWeights } from './fingerprint.js';
 import { few, readWeights } from './naming.js';
 import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
@@ -104,6 +105,11 @@ export class NativeTeacher implements Teacher {
     const compiled = new CompiledEncoder(this.device, this.graph, { batch, resolution: this.resolution, precision, training: false });
     compiled.load(weights);
     return compiled;
+  }
+
+  /** Tells it from any other teacher: a hash of its graph and weights. @throws LgdError DISPOSED, ABORTED */
+  async fingerprint(signal?: AbortSignal): Promise<string> {
+    return hashWeights(this.graph, this.#live(), signal);
   }
 
   /**

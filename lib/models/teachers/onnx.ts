@@ -7,6 +7,7 @@ import { decodeOnnx } from '../../onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
+import { hashFile } from './fingerprint.js';
 import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, OnnxTeacherApi } from './types.js';
@@ -36,6 +37,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
     private readonly runtime: OnnxRuntime,
     session: OnnxSession,
     private readonly input: string,
+    private readonly file: string,
     { resolution, mean, std }: Preprocessing,
   ) {
     this.#session = session;
@@ -62,9 +64,14 @@ export class OnnxTeacher implements OnnxTeacherApi {
         found: inputNames.join(', '), allowed: 'pixel_values', mend: 'Give the image tower alone (onnx/vision_model.onnx)',
       });
     }
-    const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, preprocessing);
+    const teacher = new OnnxTeacher(id, await importOnnxRuntime(), session, input, file, preprocessing);
     await teacher.probe(file, options.output);
     return teacher;
+  }
+
+  /** Tells it from any other teacher: a hash of its file. */
+  async fingerprint(signal?: AbortSignal): Promise<string> {
+    return hashFile(this.file, signal);
   }
 
   async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {

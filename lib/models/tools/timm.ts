@@ -14,7 +14,7 @@ export function timmNaming(student: NamedStudent): ToolNaming {
   if (architecture.startsWith('resnet')) return { model: architecture, modules: ownNames(graph, 'fc'), eps: 1e-5 };
   const known = widths[architecture];
   const model = known === undefined ? architecture : known[widthMultiplier];
-  if (model === undefined) throw unsupported('timm', student, `${architecture} at width ${Object.keys(known!).join(', ')}`);
+  if (model === undefined) throw unsupported('timm', student, `${architecture} at width ${Object.keys(known!).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
   const layers = mobileLayers(graph);
   const stages = stagesOf(architecture, layers);
   const isV3 = architecture.startsWith('mobilenet_v3');

@@ -3,6 +3,8 @@
 // Usage: cuda_ops [small] [every=N] [part of a name]      small leaves out the shapes that take an emulation long; every=N takes one check in N.
 #include <algorithm>
 
+#include "ops/multiprocessors.h"
+#include "ops/warpgroups.h"
 #include "run.h"
 
 using namespace lgd;
@@ -62,10 +64,8 @@ using namespace lgd::testing;
 
 namespace {
 
-void convolutions() {
-  for (const ConvShape& s : {conv(2, 9, 7, 8, 16, 3, 1, 1), conv(3, 15, 13, 24, 40, 3, 2, 1), conv(2, 20, 20, 64, 64, 3, 1, 1), conv(4, 17, 17, 8, 64, 7, 2, 3),
-                             conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0), conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0),
-                             conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)}) {
+void convolutions(const std::vector<ConvShape>& shapes) {
+  for (const ConvShape& s : shapes) {
     if (lgd::testing::small && double(s.rows()) * s.k * s.r * s.s * s.c > 3e7) continue;
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.r * s.s * s.c;
     const float fan = 1 / std::sqrt(float(s.r * s.s * s.c));
@@ -82,6 +82,15 @@ void convolutions() {
       });
     check(describe("conv_backward_weight", s), [=](Run& t) { void *a = t.input(x), *g = t.input(y); float* dw = t.sum32(w); t.ops.conv_backward_weight(*t.device, s, t.type, a, g, dw, t.sum32(s.k)); });
   }
+}
+
+void convolutions() {
+  convolutions({conv(2, 9, 7, 8, 16, 3, 1, 1), conv(3, 15, 13, 24, 40, 3, 2, 1), conv(2, 20, 20, 64, 64, 3, 1, 1), conv(4, 17, 17, 8, 64, 7, 2, 3),
+                conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0), conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0),
+                conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)});
+  multiprocessors = 2;  // the larger tiles, and several of them a block
+  convolutions({conv(2, 15, 13, 24, 72, 3, 1, 1), conv(3, 11, 12, 104, 136, 1, 1, 0), conv(1, 17, 16, 136, 200, 3, 2, 1), conv(300, 1, 1, 104, 264, 1, 1, 0)});
+  multiprocessors = 132;
 }
 
 void depthwise() {
@@ -247,6 +256,6 @@ int main(int argc, char** argv) {
   fused_depthwise();
   fused_norms();
   transformers();
-  std::printf("cuda operations: %d checks, %d failed\n", checks, failures);
+  std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", checks, failures, use_warpgroups(*gpu) ? "warpgroups" : "warps");
   return failures ? 1 : 0;
 }

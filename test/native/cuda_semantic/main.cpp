@@ -49,47 +49,67 @@ std::vector<float> rows(int64_t count, int64_t dimension, int seed, float length
   return values;
 }
 
-template <class Result, class Call>
-Result on(const DevicePtr& device, const Call& call) {
-  Result result;
-  device->run("check", [&] { result = call(device); });
-  return result;
-}
-
 struct Shape { int64_t batch, dimension, categories, queue; };
 std::string describe(const char* what, const Shape& s) {
   return std::string(what) + " " + std::to_string(s.batch) + "x" + std::to_string(s.dimension) + "x" + std::to_string(s.categories) + " queue " + std::to_string(s.queue);
 }
 
+struct Losses {
+  double loss = 0;
+  std::vector<float> gradient;
+};
+
 void losses(const Shape& s, bool bfloat16, const DevicePtr& cpu, const DevicePtr& gpu) {
-  BankLossArguments arguments;
-  arguments.dimension = s.dimension;
-  arguments.student = rows(s.batch, s.dimension, 1, 3);
-  arguments.teacher = rows(s.batch, s.dimension, 2, 11);
-  arguments.textual = rows(s.categories, s.dimension, 3);
-  arguments.visual = rows(s.categories, s.dimension, 4, 0.9f);
-  arguments.queue = rows(s.queue, s.dimension, 5);
-  arguments.alpha = 0.35f;
-  arguments.teacher_temperature = 0.05f;
-  const auto loss = [&](const DevicePtr& device) { return bank_loss(device, arguments); };
-  const auto expected = on<BankLossResult>(cpu, loss);
-  arguments.bfloat16 = bfloat16;
-  const auto found = on<BankLossResult>(gpu, loss);
+  const auto student = rows(s.batch, s.dimension, 1, 3), teacher = rows(s.batch, s.dimension, 2, 11), textual = rows(s.categories, s.dimension, 3),
+             visual = rows(s.categories, s.dimension, 4, 0.9f), queue = rows(s.queue, s.dimension, 5);
+  const auto on = [&](const DevicePtr& device, bool rounded) {
+    Losses result{0, std::vector<float>(student.size(), NAN)};
+    BankLossArguments arguments;
+    arguments.student = student;
+    arguments.teacher = teacher;
+    arguments.textual = textual;
+    arguments.visual = visual;
+    arguments.queue = queue;
+    arguments.gradient = result.gradient;
+    arguments.dimension = s.dimension;
+    arguments.alpha = 0.35f;
+    arguments.teacher_temperature = 0.05f;
+    arguments.bfloat16 = rounded;
+    device->run("check", [&] { result.loss = bank_loss(device, arguments).loss; });
+    return result;
+  };
+  const Losses expected = on(cpu, false), found = on(gpu, bfloat16);
   const double tolerance = bfloat16 ? 5e-3 : 2e-5;
   const std::string name = describe(bfloat16 ? "loss bfloat16" : "loss float32", s);
   check(std::abs(found.loss / expected.loss - 1) < tolerance, name, found.loss / expected.loss - 1);
   check(relative(found.gradient, expected.gradient) < tolerance, name + " gradient", relative(found.gradient, expected.gradient));
 }
 
+struct Update {
+  std::vector<int32_t> assignment;
+  std::vector<float> visual;
+  std::vector<uint8_t> seen;
+};
+
 void updates(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
-  BankUpdateArguments arguments;
-  arguments.dimension = s.dimension;
-  arguments.teacher = rows(s.batch, s.dimension, 2, 11);
-  arguments.textual = rows(s.categories, s.dimension, 3);
-  arguments.visual = rows(s.categories, s.dimension, 4, 0.9f);
-  for (int64_t k = 0; k < s.categories; ++k) arguments.seen.push_back(k % 2);
-  const auto update = [&](const DevicePtr& device) { return bank_update(device, arguments); };
-  const auto expected = on<BankUpdateResult>(cpu, update), found = on<BankUpdateResult>(gpu, update);
+  const auto teacher = rows(s.batch, s.dimension, 2, 11), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4, 0.9f);
+  std::vector<uint8_t> seen;
+  for (int64_t k = 0; k < s.categories; ++k) seen.push_back(k % 2);
+  const auto on = [&](const DevicePtr& device) {
+    Update result{std::vector<int32_t>(s.batch, -1), std::vector<float>(visual.size(), NAN), std::vector<uint8_t>(s.categories, 2)};
+    BankUpdateArguments arguments;
+    arguments.teacher = teacher;
+    arguments.textual = textual;
+    arguments.visual = visual;
+    arguments.seen = seen;
+    arguments.assignment = result.assignment;
+    arguments.visual_after = result.visual;
+    arguments.seen_after = result.seen;
+    arguments.dimension = s.dimension;
+    device->run("check", [&] { bank_update(device, arguments); });
+    return result;
+  };
+  const Update expected = on(cpu), found = on(gpu);
   check(found.assignment == expected.assignment && found.seen == expected.seen, describe("assignment", s), 0);
   check(relative(found.visual, expected.visual) < 2e-5, describe("bank update", s), relative(found.visual, expected.visual));
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/cuda_device.cuh"
+#include "core/cuda_warpgroup.cuh"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -42,6 +43,9 @@ struct Fiber {
   dim3 thread;
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
+  bool unfenced = false, begun = false;      // of a warpgroup's products: see core/cuda_warpgroup.cuh
+  std::vector<WarpgroupProduct> products;    // committed and not waited for
+  size_t committed = 0;
 };
 
 struct Warp {
@@ -98,6 +102,7 @@ void yield() { swapcontext(&machine.current->context, &machine.scheduler); }
 void entry() {
   try {
     (*machine.kernel)();
+    LGD_CHECK(machine.current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
   } catch (...) {
     if (!machine.error) machine.error = std::current_exception();
   }
@@ -157,6 +162,9 @@ void prepare_block(dim3 block) {
     fiber.exchanges = 0;
     fiber.groups.clear();
     fiber.open.clear();
+    fiber.unfenced = fiber.begun = false;
+    fiber.products.clear();
+    fiber.committed = 0;
     fiber.thread = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
     ++machine.warps[i / 32].live;
     start(fiber);
@@ -243,8 +251,64 @@ void wait_copies(int pending) {
       if (copy.valid) std::memcpy(copy.to, copy.from, 16);
       else std::memset(copy.to, 0, 16);
     }
+    machine.current->unfenced |= !groups.front().empty();
     groups.erase(groups.begin());
   }
+}
+
+// ---- products of a warpgroup: core/cuda_warpgroup.cuh -------------------------------------------------------------------------
+void fence_copies() { machine.current->unfenced = false; }
+
+void begin_products() { machine.current->begun = true; }
+
+void add_product(const WarpgroupProduct& product) {
+  LGD_CHECK(machine.current->begun, "DEVICE_ERROR", "a warpgroup's product without warpgroup_begin()");
+  LGD_CHECK(!machine.current->unfenced, "DEVICE_ERROR", "a warpgroup's product reads copies that no fence_shared_for_warpgroup() followed");
+  machine.current->products.push_back(product);
+}
+
+void commit_products() { machine.current->committed = machine.current->products.size(); }
+
+namespace {
+
+// Element (row, k) of a matrix that a descriptor tells of.
+float element(uint64_t descriptor, bool k_outer, int row, int k) {
+  const uint32_t first = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
+  const bool wide = Swizzle(descriptor >> 62) == Swizzle::b128;
+  const uint32_t width = wide ? 128 : 64;  // bytes of a row of the pattern, which repeats every eight rows
+  LGD_CHECK((wide || Swizzle(descriptor >> 62) == Swizzle::b64) && first % (8 * width) < width, "DEVICE_ERROR", "a matrix in shared memory that does not begin where its swizzle does");
+  uint32_t address = first;
+  if (k_outer) address += row / int(width / 2) * leading + k / 8 * stride + k % 8 * width + row % int(width / 2) * 2;
+  else address += row / 8 * stride + row % 8 * width + k * 2;
+  address ^= (address >> 7 & (wide ? 7u : 3u)) << 4;
+  const size_t at = address - first_shared_address;
+  LGD_CHECK(at + 2 <= machine.shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
+  uint16_t bits;
+  std::memcpy(&bits, dynamic_shared + at, 2);
+  return std::bit_cast<float>(uint32_t(bits) << 16);
+}
+
+}  // namespace
+
+void finish_products() {
+  Fiber& fiber = *machine.current;
+  LGD_CHECK(fiber.committed == fiber.products.size(), "DEVICE_ERROR", "a wait for a warpgroup's products that were not committed");
+  const int lane = fiber.index % 32, warp = fiber.index / 32 % 4;
+  for (const WarpgroupProduct& product : fiber.products) {
+    float a[2][16];
+    for (int half = 0; half < 2; ++half)
+      for (int k = 0; k < 16; ++k) a[half][k] = element(product.a, product.a_outer, warp * 16 + half * 8 + lane / 4, k);
+    for (int column = 0; column < product.columns; ++column) {
+      if (column % 8 / 2 != lane % 4) continue;
+      for (int k = 0; k < 16; ++k) {
+        const float b = element(product.b, product.b_outer, column, k);
+        for (int half = 0; half < 2; ++half) product.sums[column / 8][half * 2 + column % 2] += a[half][k] * b;
+      }
+    }
+  }
+  fiber.products.clear();
+  fiber.committed = 0;
+  fiber.begun = false;
 }
 
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {

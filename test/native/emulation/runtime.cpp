@@ -92,6 +92,7 @@ using namespace emulation;
 bool compiled() { return true; }
 int device_count(std::string&) { return 1; }
 DeviceProperties properties(int) { return {"emulated GPU", 9, 0, 132, size_t(8) << 30}; }
+bool has_warpgroups(int) { return true; }
 int driver_version() { return runtime_version(); }
 int runtime_version() { return 13000; }
 void set_device(int) {}

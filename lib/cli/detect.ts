@@ -1,0 +1,76 @@
+import { Command } from 'commander';
+import type { DetectionScore } from '../dense/average-precision.js';
+import { evaluateDetection, trainDetection } from '../dense/detection.js';
+import type { Bind } from './command.js';
+import { addConfigOptions, readConfig } from './options.js';
+import { startProgress } from './progress.js';
+import { percent } from './run-report.js';
+import { formatDuration, formatTable } from './table.js';
+import type { Terminal } from './terminal.js';
+
+const dataHelp = 'folder of the images (the same as --dense.data)';
+const annotationsHelp = 'COCO JSON file of their boxes (the same as --dense.annotations)';
+
+export function detectCommand(bind: Bind): Command {
+  return new Command('detect').description('train a detector on a student, and score one').addCommand(trainCommand(bind)).addCommand(evaluateCommand(bind));
+}
+
+function trainCommand(bind: Bind): Command {
+  const command = new Command('train')
+    .description("train a detector on a student's backbone")
+    .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
+    .requiredOption('--to <folder>', 'folder for the network and its metrics')
+    .option('--data <folder>', dataHelp)
+    .option('--annotations <file>', annotationsHelp);
+  addConfigOptions(command, [
+    'device', 'threads', 'seed', 'overwrite', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'dense.resolution', 'dense.batchSize', 'dense.epochs', 'dense.maxSteps',
+    'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.everyEpochs', 'train.precision', 'log.everySteps',
+  ]);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { student, to, data, annotations } = command.opts<{ student: string; to: string; data?: string; annotations?: string }>();
+    const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
+    const progress = startProgress(terminal, 'training');
+    let total = 0;
+    try {
+      for await (const event of trainDetection({ student, output: to, config, signal })) {
+        terminal.emit(event);
+        if (event.type === 'start') {
+          total = event.totalSteps;
+          terminal.say(`${event.images} images of ${event.classes} classes, ${total} steps; ${event.evaluationImages === 0 ? 'nothing to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
+        } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
+        else if (event.type === 'evaluation') progress.line(`step ${event.step}: AP ${percent(event.score.ap ?? 0)}, AP50 ${percent(event.score.ap50 ?? 0)}${event.best ? ', the best so far' : ''}`);
+        else {
+          progress.stop();
+          terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
+          if (event.score !== undefined) report(terminal, event.score);
+        }
+      }
+    } finally {
+      progress.stop();
+    }
+  }));
+}
+
+function evaluateCommand(bind: Bind): Command {
+  const command = new Command('evaluate')
+    .description("COCO's average precision of a trained detector")
+    .requiredOption('--model <path>', 'the folder that detect train wrote, or its model.safetensors')
+    .option('--data <folder>', dataHelp)
+    .option('--annotations <file>', annotationsHelp);
+  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision']);
+  return command.action(bind(async ({ terminal, signal }) => {
+    const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
+    const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
+    const progress = startProgress(terminal, 'images');
+    const onProgress = (done: number, total: number) => progress.update(done, total);
+    const score = await evaluateDetection({ model, config, signal, onProgress }).finally(progress.stop);
+    terminal.emit(score);
+    report(terminal, score);
+  }));
+}
+
+function report(terminal: Terminal, { ap, ap50, ap75, apSmall, apMedium, apLarge, classes, images }: DetectionScore): void {
+  const share = (value: number | null) => (value === null ? '-' : percent(value));
+  terminal.say(formatTable(['class', 'AP', 'AP50'], classes.map((entry) => [entry.name, share(entry.ap), share(entry.ap50)])));
+  terminal.say(`\nAP ${share(ap)}, AP50 ${share(ap50)}, AP75 ${share(ap75)}; small ${share(apSmall)}, medium ${share(apMedium)}, large ${share(apLarge)} on ${images} images`);
+}

@@ -1,0 +1,66 @@
+/** Boxes in COCO's JSON format (cocodataset.org, "data format", object detection). */
+import { readFile } from 'node:fs/promises';
+import { LgdError, systemErrorCode } from '../errors.js';
+
+/** A box as it was drawn by an annotator. */
+export interface Annotation {
+  /** Index into {@link BoxedImages.names}. */
+  label: number;
+  /** x, y, width, height in pixels; x and y of the upper left corner. */
+  box: [number, number, number, number];
+  /** Of the object itself, in pixels: what COCO sorts sizes by. */
+  area: number;
+  /** A crowd: neither a miss nor a false alarm. */
+  crowd: boolean;
+}
+
+/** Images with boxes. */
+export interface BoxedImages {
+  /** K names, in the order of the file's category ids. */
+  readonly names: readonly string[];
+  /** The file's category id of each name. */
+  readonly categoryIds: readonly number[];
+  readonly images: readonly { id: number; file: string; width: number; height: number; annotations: readonly Annotation[] }[];
+}
+
+interface CocoFile {
+  images?: { id: number; file_name: string; width: number; height: number }[];
+  annotations?: { image_id: number; category_id: number; bbox: [number, number, number, number]; area?: number; iscrowd?: number }[];
+  categories?: { id: number; name: string }[];
+}
+
+/**
+ * Reads a COCO file. Images keep the file's order; those without boxes are there too.
+ * @throws LgdError FILE_NOT_FOUND, BAD_DATASET naming the first entry at fault
+ */
+export async function readCoco(path: string): Promise<BoxedImages> {
+  const text = await readFile(path, 'utf8').catch((cause: unknown) => {
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option: 'dense.annotations', mend: 'Check the path', cause });
+    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'dense.annotations', cause });
+  });
+  const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option: 'dense.annotations', found, mend: 'Give a file like instances_train2017.json' });
+  let file: CocoFile;
+  try {
+    file = JSON.parse(text) as CocoFile;
+  } catch (cause) {
+    throw bad(`it is not JSON (${(cause as Error).message})`);
+  }
+  const { images, annotations, categories } = file;
+  if (!Array.isArray(images) || !Array.isArray(annotations) || !Array.isArray(categories) || categories.length === 0) throw bad('it needs images, annotations and categories');
+  const sorted = [...categories].sort((a, b) => a.id - b.id);
+  const places = new Map(sorted.map(({ id }, index) => [id, index]));
+  const boxes = new Map<number, Annotation[]>(images.map(({ id }) => [id, []]));
+  if (images.some(({ file_name, width, height }) => typeof file_name !== 'string' || !(width > 0) || !(height > 0))) throw bad('an image has no file_name, width or height');
+  for (const annotation of annotations) {
+    const { image_id, category_id, bbox, area, iscrowd = 0 } = annotation;
+    const label = places.get(category_id);
+    const list = boxes.get(image_id);
+    const isBox = Array.isArray(bbox) && bbox.length === 4 && bbox.every((value) => Number.isFinite(value)) && bbox[2] >= 0 && bbox[3] >= 0;
+    if (label === undefined || list === undefined || !isBox) throw bad('an annotation has no category, image or box of four numbers', annotation);
+    list.push({ label, box: bbox, area: area ?? bbox[2] * bbox[3], crowd: iscrowd === 1 });
+  }
+  return {
+    names: sorted.map(({ name }) => name), categoryIds: sorted.map(({ id }) => id),
+    images: images.map(({ id, file_name, width, height }) => ({ id, file: file_name, width, height, annotations: boxes.get(id)! })),
+  };
+}

@@ -1,0 +1,54 @@
+import { statfs } from 'node:fs/promises';
+import { ImageCache, shortSideOf, type ImageCacheOptions } from './cache.js';
+import { importSharp } from './sharp.js';
+import { sampleSource, type ImageSource } from './sources.js';
+import { StreamedImages } from './streamed.js';
+
+/** When images are decoded: all before training, each when a batch needs it, or whichever fits. */
+export type CacheMode = 'auto' | 'all' | 'stream';
+
+const sampledImages = 64;
+
+/**
+ * Images of a source for training or evaluation. Raw pixels of a pack stay in their file whatever the mode.
+ * @throws LgdError as {@link ImageCache.build} and {@link StreamedImages.open}
+ */
+export async function openDataset(source: ImageSource, mode: CacheMode, options: ImageCacheOptions): Promise<ImageCache | StreamedImages> {
+  const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
+  return chosen === 'all' ? ImageCache.build(source, options) : StreamedImages.open(source, options);
+}
+
+/**
+ * 'auto' becomes 'all' where the decoded images, of which a few are looked at, fit the memory limit and half of the free space on the spill folder's disk; else 'stream'. A source that can be read
+ * in order only is decoded before.
+ */
+export async function chooseMode(source: ImageSource, mode: CacheMode, options: Pick<ImageCacheOptions, 'resolution' | 'margin' | 'memoryLimitBytes' | 'spillFolder'>): Promise<'all' | 'stream'> {
+  if (mode !== 'auto') return mode;
+  if (source.sequential) return 'all';
+  const { memoryLimitBytes, spillFolder } = options;
+  const bytes = await decodedBytes(source, shortSideOf(options));
+  if (bytes <= memoryLimitBytes) return 'all';
+  const disk = await statfs(spillFolder).catch(() => undefined);
+  const free = disk === undefined ? 0 : disk.bavail * disk.bsize;
+  return bytes <= memoryLimitBytes + free / 2 ? 'all' : 'stream';
+}
+
+/** About how many bytes the decoded images will have. */
+export async function decodedBytes(source: ImageSource, shortSide: number): Promise<number> {
+  const bytesOf = (width: number, height: number) => {
+    const scale = Math.min(1, shortSide / Math.min(width, height));
+    return 3 * width * height * scale ** 2;
+  };
+  if (source.pack !== undefined) {
+    const { widths, heights } = source.pack.index;
+    return widths.reduce((sum, width, i) => sum + bytesOf(width, heights[i]!), 0);
+  }
+  const sharp = await importSharp();
+  const some = sampleSource(source, sampledImages);
+  const sizes = await Promise.all(some.ids.map(async (_, i) => {
+    const { width, height } = await sharp(await some.read(i)).metadata();
+    return bytesOf(width, height);
+  }).map((size) => size.catch(() => undefined))); // a broken one tells nothing
+  const known = sizes.filter((size) => size !== undefined);
+  return known.length === 0 ? 0 : (source.ids.length * known.reduce((sum, size) => sum + size, 0)) / known.length;
+}

@@ -1,0 +1,63 @@
+import { open, readdir, stat } from 'node:fs/promises';
+import { extname } from 'node:path';
+import { LgdError } from '../errors.js';
+import { isCifar, openCifar } from './cifar.js';
+import { beginsAsPack } from './pack/format.js';
+import { openPack } from './pack/source.js';
+import { openParquet } from './parquet.js';
+import { classesOf, imageExtensions, openImageFolder, type ImageSource } from './sources.js';
+import { openTarShards } from './tar.js';
+
+/** How {@link openImages} reads. */
+export interface OpenImagesOptions {
+  /** 'folders': labels are needed, of a folder its class folders. 'none': they are left out (default). 'auto': taken where there are some. */
+  labels?: 'folders' | 'none' | 'auto';
+  signal?: AbortSignal;
+}
+
+/**
+ * Images wherever they are: a pack, a folder of images or of class folders, WebDataset's tar shards, CIFAR's binary files, parquet files with a column of images.
+ * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed), BAD_FILE, ABORTED
+ */
+export async function openImages(path: string, { labels = 'none', signal }: OpenImagesOptions = {}): Promise<ImageSource> {
+  const source = await openOther(path, signal);
+  if (source === undefined) {
+    if (labels !== 'auto') return openImageFolder(path, { labels, signal });
+    const folder = await openImageFolder(path, { signal });
+    return folder.ids.every((id) => id.includes('/')) ? { ...folder, ...classesOf(path, folder.ids) } : folder;
+  }
+  if (labels === 'none') return { ...source, labels: undefined, classNames: undefined };
+  if (labels === 'folders' && source.labels === undefined) throw new LgdError('BAD_DATASET', `the images of ${path} have no labels.`, { mend: 'Give images that have: class folders, or a pack of such' });
+  return source;
+}
+
+/** Anything but a folder of images. */
+async function openOther(path: string, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
+  if (await isPack(path)) return openPack(path);
+  if (await isCifar(path)) return openCifar(path);
+  if (await holdsOnly('.tar', path)) return openTarShards(path, signal);
+  if (await holdsOnly('.parquet', path)) return openParquet(path);
+  return undefined;
+}
+
+/** Is this a file with that ending, or a folder of them that has neither images nor folders beside? */
+async function holdsOnly(ending: string, path: string): Promise<boolean> {
+  if (extname(path) === ending) return true;
+  const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
+  const others = entries.some((entry) => !entry.name.startsWith('.') && (entry.isDirectory() || imageExtensions.has(extname(entry.name).toLowerCase())));
+  return !others && entries.some(({ name }) => extname(name) === ending);
+}
+
+async function isPack(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isFile() !== true) return false;
+  if (extname(path) === '.pack') return true; // one that is damaged is to be called so
+  const file = await open(path, 'r').catch(() => undefined);
+  if (file === undefined) return false;
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(8), 0, 8, 0);
+    return beginsAsPack(buffer.subarray(0, bytesRead));
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * Parquet files with a column of images, as the Hugging Face hub has them: a column of `{ bytes, path }` or of plain bytes, and a column of whole numbers for the labels, whose names stand in
+ * the files' metadata.
+ */
+import { readdir, stat } from 'node:fs/promises';
+import { basename, extname, join } from 'node:path';
+import type { AsyncBuffer, Compressors, FileMetaData, SchemaTree } from 'hyparquet';
+import { LgdError } from '../errors.js';
+import type { ImageSource } from './sources.js';
+
+const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
+const labelColumns = ['label', 'labels', 'fine_label', 'cls', 'class'];
+
+interface ParquetFile {
+  path: string;
+  buffer: AsyncBuffer;
+  metadata: FileMetaData;
+}
+
+/** Rows of a file that are stored, and so read, together. */
+interface RowGroup {
+  file: ParquetFile;
+  /** First row in the file, and among all images. */
+  from: number;
+  first: number;
+  rows: number;
+}
+
+/**
+ * The images of parquet files, file after file in the order of their names. Ids are `train-00000.parquet/000017`. They are read a row group at a time: in any other order than this, pack them first.
+ * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no column of images, damaged)
+ */
+export async function openParquet(path: string): Promise<ImageSource> {
+  const files = await openFiles(path);
+  const column = await imageColumnOf(files[0]!);
+  const groups = rowGroupsOf(files);
+  const ids = groups.flatMap(({ file, from, rows }) => Array.from({ length: rows }, (_, i) => `${basename(file.path)}/${String(from + i).padStart(6, '0')}`));
+  if (ids.length === 0) throw new LgdError('BAD_DATASET', `there are no rows in ${path}.`, { mend: 'Give parquet files with images' });
+  const reader = new GroupReader(groups, column);
+  return { root: path, ids, ...(await labelsOf(files)), sequential: true, read: (index) => reader.read(index) };
+}
+
+async function openFiles(path: string): Promise<ParquetFile[]> {
+  const found = await stat(path).catch((cause: unknown) => {
+    throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
+  });
+  const paths = found.isFile() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
+  const { asyncBufferFromFile, parquetMetadataAsync } = await import('hyparquet');
+  return Promise.all(paths.map(async (file) => {
+    const buffer = await asyncBufferFromFile(file);
+    const metadata = await parquetMetadataAsync(buffer).catch((cause: unknown) => {
+      throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });
+    });
+    return { path: file, buffer, metadata };
+  }));
+}
+
+async function columnsOf({ metadata }: ParquetFile): Promise<SchemaTree[]> {
+  const { parquetSchema } = await import('hyparquet');
+  return parquetSchema(metadata).children;
+}
+
+async function imageColumnOf(file: ParquetFile): Promise<string> {
+  const columns = await columnsOf(file);
+  const holdsImages = ({ element, children }: SchemaTree) => (children.length === 0 ? element.type === 'BYTE_ARRAY' : children.some(({ element: { name } }) => name === 'bytes'));
+  const fitting = columns.filter(holdsImages).map(({ element }) => element.name);
+  const chosen = imageColumns.find((name) => fitting.includes(name)) ?? columns.find(({ children }) => children.length > 0 && children.some(({ element: { name } }) => name === 'bytes'))?.element.name;
+  if (chosen !== undefined) return chosen;
+  throw new LgdError('BAD_DATASET', `${file.path} has no column of images; it has ${columns.map(({ element: { name } }) => name).join(', ')}.`, {
+    allowed: `a column {bytes, path}, or one of bytes named ${imageColumns.join(', ')}`, mend: 'Give parquet files with images in them',
+  });
+}
+
+function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
+  const groups: RowGroup[] = [];
+  let first = 0;
+  for (const file of files) {
+    let from = 0;
+    for (const { num_rows: count } of file.metadata.row_groups) {
+      const rows = Number(count);
+      groups.push({ file, from, first, rows });
+      from += rows;
+      first += rows;
+    }
+  }
+  return groups;
+}
+
+async function labelsOf(files: readonly ParquetFile[]): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+  const columns = await columnsOf(files[0]!);
+  const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
+  if (name === undefined) return {};
+  const labels: number[] = [];
+  for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name]));
+  if (labels.some((label) => !(Number.isInteger(label) && label >= 0))) return {}; // -1 is how the hub writes that there is none
+  const classes = Math.max(...new Set(labels)) + 1;
+  const names = namesOf(files[0]!, name);
+  return { labels: Int32Array.from(labels), classNames: names !== undefined && names.length >= classes ? names : Array.from({ length: classes }, (_, label) => String(label)) };
+}
+
+/** The classes' names, as Hugging Face's datasets writes them. */
+function namesOf({ metadata }: ParquetFile, column: string): string[] | undefined {
+  const text = metadata.key_value_metadata?.find(({ key }) => key === 'huggingface')?.value;
+  try {
+    const { info } = JSON.parse(text ?? '') as { info: { features: Record<string, { names?: string[] | Record<string, string> }> } };
+    const names = info.features[column]?.names;
+    return names === undefined ? undefined : Object.values(names);
+  } catch {
+    return undefined;
+  }
+}
+
+async function readRows({ path, buffer, metadata }: ParquetFile, column: string, from?: number, to?: number): Promise<Record<string, unknown>[]> {
+  const [{ parquetReadObjects }, { compressors }] = await Promise.all([import('hyparquet'), import('hyparquet-compressors') as Promise<{ compressors: Compressors }>]);
+  try {
+    return await parquetReadObjects({ file: buffer, metadata, columns: [column], rowStart: from, rowEnd: to, compressors, utf8: false });
+  } catch (cause) {
+    throw new LgdError('BAD_DATASET', `cannot read column ${column} of ${path}: ${(cause as Error).message}.`, { mend: 'Fetch the file again', cause });
+  }
+}
+
+const groupsKept = 2; // what is read in order needs the group it is in, and soon the next
+
+class GroupReader {
+  readonly #kept = new Map<RowGroup, Promise<Record<string, unknown>[]>>();
+
+  constructor(readonly groups: readonly RowGroup[], readonly column: string) {}
+
+  async read(index: number): Promise<Buffer> {
+    const group = this.#groupOf(index);
+    const rows = await this.#rowsOf(group);
+    const value = rows[index - group.first]![this.column] as Uint8Array | { bytes?: Uint8Array } | null;
+    const bytes = value instanceof Uint8Array ? value : value?.bytes;
+    if (bytes === undefined || bytes === null) throw new LgdError('BAD_IMAGE', 'the row holds no bytes.');
+    return Buffer.from(bytes); // a copy, so that one image does not keep its whole group
+  }
+
+  #groupOf(index: number): RowGroup {
+    let [low, high] = [0, this.groups.length - 1];
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (this.groups[middle]!.first <= index) low = middle;
+      else high = middle - 1;
+    }
+    return this.groups[low]!;
+  }
+
+  #rowsOf(group: RowGroup): Promise<Record<string, unknown>[]> {
+    let rows = this.#kept.get(group);
+    if (rows === undefined) {
+      rows = readRows(group.file, this.column, group.from, group.from + group.rows);
+      this.#kept.set(group, rows);
+      for (const other of [...this.#kept.keys()].slice(0, -groupsKept)) this.#kept.delete(other);
+    }
+    return rows;
+  }
+}

@@ -1,0 +1,38 @@
+import type { PixelStoreHandle } from '../native.js';
+import type { PreparedImages } from './cache.js';
+
+/** A data set that batches are taken from; without `prepare` all of it is in its store. */
+export interface PreparableImages {
+  readonly store: PixelStoreHandle;
+  prepare?(images: Int32Array): PreparedImages | Promise<PreparedImages>;
+}
+
+/**
+ * Batches whose pixels are there, in order, while those of the next ones are on their way: an {@link ImageCache} reads a pack ahead, {@link StreamedImages} decode. Call release() of each batch once
+ * the work on it is done; whatever ends the iteration gives back those that nobody took.
+ * @param ahead batches on their way behind the one that is given out, 0 or more
+ * @throws LgdError of the data set
+ */
+export async function* readAhead<Batch extends { images: Int32Array }>(dataset: PreparableImages, batches: Iterable<Batch>, ahead: number): AsyncGenerator<Batch & PreparedImages, void, undefined> {
+  const iterator = batches[Symbol.iterator]();
+  const pending: { batch: Batch; prepared: Promise<PreparedImages> }[] = [];
+  const prepare = async ({ images }: Batch): Promise<PreparedImages> => (dataset.prepare === undefined ? { store: dataset.store, release: () => undefined } : dataset.prepare(images));
+  let ended = false;
+  try {
+    for (;;) {
+      while (!ended && pending.length <= ahead) {
+        const next = iterator.next();
+        ended = next.done === true;
+        if (next.done) break;
+        const prepared = prepare(next.value);
+        prepared.catch(() => undefined); // thrown when its turn comes
+        pending.push({ batch: next.value, prepared });
+      }
+      const first = pending.shift();
+      if (first === undefined) return;
+      yield { ...first.batch, ...(await first.prepared) };
+    }
+  } finally {
+    await Promise.all(pending.map(({ prepared }) => prepared.then(({ release }) => release(), () => undefined)));
+  }
+}

@@ -1,0 +1,193 @@
+import { availableParallelism } from 'node:os';
+import { LgdError } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
+import type { PixelStoreHandle } from '../native.js';
+import { checkOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
+import { decoderThreads, type BrokenImage } from './decode-all.js';
+import { decodeImage, type DecodedImage } from './decode.js';
+import { importSharp } from './sharp.js';
+import type { ImageSource } from './sources.js';
+
+/** How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets. */
+export interface StreamedImagesOptions extends Pick<ImageCacheOptions, 'addon' | 'resolution' | 'margin' | 'maxBrokenShare' | 'background'> {
+  /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
+  threads?: number;
+}
+
+/** Images decoded, and the time that took. */
+export interface DecodeRate {
+  images: number;
+  /** Of all decoding threads together. */
+  seconds: number;
+}
+
+const imagesAhead = 2; // each thread finds its next picture read
+
+/**
+ * Images that are decoded when a batch needs them and forgotten after it: for data sets that fit neither memory nor disk decoded. Pixels, and so training, are those of an
+ * {@link ImageCache}, bit for bit, as long as all images can be decoded: a broken one is found only when its turn comes, and then the next one stands in for it.
+ *
+ * Memory holds the batches that are prepared and not yet released, and no more.
+ */
+export class StreamedImages implements Disposable {
+  readonly ids: readonly string[];
+  readonly labels: Int32Array | undefined;
+  readonly classNames: readonly string[] | undefined;
+  readonly sourceIndex: Int32Array;
+  /** Bytes of each image's file, where the source tells. */
+  readonly fileBytes: Float64Array | undefined;
+  /** Short side in pixels of decoded images, at most. */
+  readonly shortSide: number;
+  readonly #source: ImageSource;
+  readonly #options: StreamedImagesOptions;
+  readonly #broken = new Map<number, string>();
+  readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
+  readonly #free: PixelStoreHandle[] = [];
+  readonly #decoders: DecoderQueue;
+  readonly #restoreSharp: () => void;
+
+  private constructor(source: ImageSource, options: StreamedImagesOptions, restoreSharp: () => void) {
+    this.#source = source;
+    this.#options = options;
+    this.#restoreSharp = restoreSharp;
+    const { threads } = options;
+    this.#decoders = new DecoderQueue(threads ?? decoderThreads(), threads ?? imagesAhead * decoderThreads());
+    this.ids = source.ids;
+    this.labels = source.labels;
+    this.classNames = source.labels && source.classNames;
+    this.sourceIndex = source.places ?? Int32Array.from(source.ids, (_, index) => index);
+    this.shortSide = shortSideOf(options);
+    this.fileBytes = source.pack && Float64Array.from(source.pack.index.bytes);
+  }
+
+  /**
+   * Nothing is decoded yet.
+   * @throws LgdError BAD_OPTION, BAD_DATASET (a source that can be read in order only), DEPENDENCY_MISSING
+   */
+  static async open(source: ImageSource, options: StreamedImagesOptions): Promise<StreamedImages> {
+    checkOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' });
+    if (source.pack !== undefined) checkPackedSize(source.pack, options);
+    if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });
+    const sharp = await importSharp();
+    const previous = sharp.concurrency();
+    sharp.concurrency(Math.max(1, Math.floor(availableParallelism() / decoderThreads())));
+    return new StreamedImages(source, options, () => sharp.concurrency(previous));
+  }
+
+  get length(): number {
+    return this.ids.length;
+  }
+
+  /** What was decoded since the start. */
+  get decoded(): DecodeRate {
+    return this.#decoders.done;
+  }
+
+  /** Images that could not be decoded so far. */
+  get broken(): readonly BrokenImage[] {
+    return [...this.#broken].map(([index, reason]) => ({ id: this.ids[index]!, reason }));
+  }
+
+  /** There is no store of all images. @throws LgdError BAD_OPTION, always */
+  get store(): PixelStoreHandle {
+    throw new LgdError('BAD_OPTION', 'images that are streamed are in no one store.', { option: 'data.cache', found: 'stream', mend: 'Take batches from readAhead(), or decode all images with ImageCache.build()' });
+  }
+
+  /**
+   * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call release() when the work on them is done; the memory is then used again.
+   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), OUT_OF_MEMORY, DISPOSED
+   */
+  async prepare(images: Int32Array): Promise<PreparedImages> {
+    this.#life.check();
+    const { addon } = this.#options;
+    const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
+    const different = [...new Set(images)]; // a batch that is filled up repeats its last
+    const results = await Promise.allSettled(different.map(async (index) => {
+      const { width, height, pixels } = await this.#decode(index);
+      addon.placePixels(store, index, width, height, pixels);
+    }));
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined || this.#life.ended) {
+      addon.release(store);
+      this.#life.check();
+      throw failed!.reason;
+    }
+    return { store, release: () => this.#giveBack(store) };
+  }
+
+  /** Frees the memory of batches that are released. */
+  dispose(): void {
+    if (!this.#life.end()) return;
+    this.#restoreSharp();
+    for (const store of this.#free.splice(0)) this.#options.addon.release(store);
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #giveBack(store: PixelStoreHandle): void {
+    const { addon } = this.#options;
+    if (this.#life.ended) return addon.release(store);
+    addon.clearPixels(store);
+    this.#free.push(store);
+  }
+
+  /** The image, or the first after it (past the last comes the first) that can be decoded. */
+  async #decode(index: number): Promise<DecodedImage> {
+    for (let tried = 0; tried < this.length; tried++) {
+      const place = (index + tried) % this.length;
+      if (this.#broken.has(place)) continue;
+      try {
+        return await this.#decodeOne(place);
+      } catch (error) {
+        this.#broken.set(place, (error as Error).message);
+        this.#checkBroken();
+      }
+    }
+    throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
+  }
+
+  async #decodeOne(place: number): Promise<DecodedImage> {
+    return this.#decoders.run(async () => decodeImage(await this.#source.read(place), { shortSide: this.shortSide, background: this.#options.background }));
+  }
+
+  #checkBroken(): void {
+    const most = this.#options.maxBrokenShare;
+    if (this.#broken.size <= most * this.length) return;
+    const some = this.broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`).join(', ');
+    throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`, {
+      option: 'data.maxBrokenShare', allowed: `a share of at most ${most}`, mend: 'Mend or remove those files, or allow a larger share',
+    });
+  }
+}
+
+/** Keeps the decoding threads busy and no more: the others wait, in their order, without their files being read. */
+class DecoderQueue {
+  readonly done: DecodeRate = { images: 0, seconds: 0 };
+  readonly #waiting: (() => void)[] = [];
+  #running = 0;
+  #since = 0;
+
+  constructor(readonly threads: number, readonly most: number) {}
+
+  async run<Result>(work: () => Promise<Result>): Promise<Result> {
+    if (this.#running >= this.most) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#count(1);
+    try {
+      return await work();
+    } finally {
+      this.#count(-1);
+      this.done.images++;
+      this.#waiting.shift()?.();
+    }
+  }
+
+  #count(change: number): void {
+    const now = performance.now();
+    this.done.seconds += (Math.min(this.#running, this.threads) * (now - this.#since)) / 1000;
+    this.#since = now;
+    this.#running += change;
+  }
+}

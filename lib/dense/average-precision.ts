@@ -1,0 +1,131 @@
+/**
+ * COCO's mean average precision of boxes, as pycocotools computes it (Lin et al. 2014; its cocoeval.py): ten overlaps from 0.50 to 0.95, precision at 101 recalls, at most
+ * 100 detections an image, sizes small (area below 32^2), medium (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
+ */
+import type { Annotation, BoxedImages } from '../data/coco.js';
+
+/** A box that a network found. */
+export interface Detection {
+  /** Index into the names. */
+  label: number;
+  score: number;
+  /** x, y, width, height in pixels. */
+  box: [number, number, number, number];
+}
+
+/** Shares from 0 to 1; null where no annotation is of that kind. */
+export interface DetectionScore {
+  /** Mean over the ten overlaps and the classes. */
+  ap: number | null;
+  ap50: number | null;
+  ap75: number | null;
+  apSmall: number | null;
+  apMedium: number | null;
+  apLarge: number | null;
+  classes: { name: string; ap: number | null; ap50: number | null }[];
+  images: number;
+}
+
+// Rounded as numpy's linspace rounds them, on which a recall of exactly one of these depends.
+const overlaps = Array.from({ length: 10 }, (_, i) => (i === 9 ? 0.95 : 0.5 + i * ((0.95 - 0.5) / 9)));
+const recalls = Array.from({ length: 101 }, (_, i) => (i === 100 ? 1 : i * 0.01));
+const mostDetections = 100;
+const sizes = { all: [0, 1e10], small: [0, 32 ** 2], medium: [32 ** 2, 96 ** 2], large: [96 ** 2, 1e10] } as const;
+type Size = keyof typeof sizes;
+
+/** One detection judged: at each overlap whether it meets an annotation, and whether it is left out of the count. */
+interface Judged {
+  score: number;
+  right: boolean[];
+  ignored: boolean[];
+}
+
+/** Intersection over union; of a crowd, the share of the detection that lies in it. */
+function overlapOf(detection: Detection['box'], annotation: Annotation): number {
+  const [x, y, w, h] = detection;
+  const [ax, ay, aw, ah] = annotation.box;
+  const width = Math.min(x + w, ax + aw) - Math.max(x, ax);
+  const height = Math.min(y + h, ay + ah) - Math.max(y, ay);
+  if (width <= 0 || height <= 0) return 0;
+  return (width * height) / (annotation.crowd ? w * h : w * h + aw * ah - width * height);
+}
+
+/** Matches one image's detections of a class, the highest score first, each with the annotation that it overlaps most and that is still free. */
+function judge(found: readonly Detection[], annotations: readonly Annotation[], [low, high]: readonly [number, number]): { judged: Judged[]; wanted: number } {
+  const isIgnored = ({ crowd, area }: Annotation) => crowd || area < low || area > high;
+  const targets = [...annotations].sort((a, b) => Number(isIgnored(a)) - Number(isIgnored(b))); // those that count come first
+  const shares = found.map(({ box }) => targets.map((target) => overlapOf(box, target)));
+  const judged = found.map(({ score }): Judged => ({ score, right: [], ignored: [] }));
+  for (const least of overlaps) {
+    const taken = new Set<number>();
+    found.forEach(({ box }, d) => {
+      let best = -1;
+      let share = Math.min(least, 1 - 1e-10);
+      for (const [t, target] of targets.entries()) {
+        if (taken.has(t) && !target.crowd) continue;
+        if (best >= 0 && !isIgnored(targets[best]!) && isIgnored(target)) break; // one that counts is better than any that does not
+        if (shares[d]![t]! < share) continue;
+        [best, share] = [t, shares[d]![t]!];
+      }
+      if (best >= 0) taken.add(best);
+      const area = box[2] * box[3];
+      judged[d]!.right.push(best >= 0);
+      judged[d]!.ignored.push(best >= 0 ? isIgnored(targets[best]!) : area < low || area > high);
+    });
+  }
+  return { judged, wanted: targets.filter((target) => !isIgnored(target)).length };
+}
+
+/** Average precision at one overlap: the mean over 101 recalls of the best precision at that recall or beyond. */
+function precisionAt(judged: readonly Judged[], overlap: number, wanted: number): number {
+  const precision: number[] = [];
+  const recall: number[] = [];
+  let [right, wrong] = [0, 0];
+  for (const entry of judged) {
+    if (!entry.ignored[overlap]) entry.right[overlap] ? right++ : wrong++;
+    recall.push(right / wanted);
+    precision.push(right / (right + wrong + Number.EPSILON));
+  }
+  for (let i = precision.length - 2; i >= 0; i--) precision[i] = Math.max(precision[i]!, precision[i + 1]!);
+  let place = 0;
+  let sum = 0;
+  for (const level of recalls) {
+    while (place < recall.length && recall[place]! < level) place++;
+    sum += precision[place] ?? 0;
+  }
+  return sum / recalls.length;
+}
+
+const mean = (values: readonly (number | null)[]): number | null => {
+  const present = values.filter((value) => value !== null);
+  return present.length === 0 ? null : present.reduce((a, b) => a + b, 0) / present.length;
+};
+
+/**
+ * Scores detections.
+ * @param found of each image of `set`, in its order
+ */
+export function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[]): DetectionScore {
+  /** [class][overlap] of one size; null where no annotation of the class is of that size. */
+  const table = (size: Size) => set.names.map((_, label): number[] | null => {
+    const judged: Judged[] = [];
+    let wanted = 0;
+    set.images.forEach(({ annotations }, i) => {
+      const ofClass = found[i]!.filter((detection) => detection.label === label).sort((a, b) => b.score - a.score).slice(0, mostDetections);
+      const part = judge(ofClass, annotations.filter((annotation) => annotation.label === label), sizes[size]);
+      judged.push(...part.judged);
+      wanted += part.wanted;
+    });
+    if (wanted === 0) return null;
+    judged.sort((a, b) => b.score - a.score);
+    return overlaps.map((_, overlap) => precisionAt(judged, overlap, wanted));
+  });
+  const over = (rows: (number[] | null)[]) => mean(rows.map((row) => mean(row ?? [])));
+  const at = (rows: (number[] | null)[], overlap: number) => mean(rows.map((row) => row?.[overlap] ?? null));
+  const all = table('all');
+  return {
+    ap: over(all), ap50: at(all, 0), ap75: at(all, 5), apSmall: over(table('small')), apMedium: over(table('medium')), apLarge: over(table('large')),
+    classes: set.names.map((name, i) => ({ name, ap: mean(all[i] ?? []), ap50: all[i]?.[0] ?? null })),
+    images: set.images.length,
+  };
+}

@@ -1,0 +1,59 @@
+/** Training batches of images and boxes. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { BoxedImages } from '../data/coco.js';
+import { PhiloxStream } from '../data/philox.js';
+import { LgdError } from '../errors.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
+import { decodePart, drawView, imageSize, putPixels, type View } from './pixels.js';
+import type { DenseConfig } from './trainer.js';
+
+/** A batch of views. */
+export interface BoxBatch {
+  /** [B,3,R,R], normalised. */
+  pixels: Float32Array;
+  targets: DetectionTargets;
+}
+
+/** Keeps these draws apart from other uses of the same seed. */
+const viewKey = 0x64657465637420n;
+/** Of a box that a view cuts, at least this share of its area must be inside. */
+const leastVisible = 0.25;
+
+/** The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND, BAD_IMAGE, BAD_DATASET */
+export async function readBoxed(folder: string, { file, width, height }: BoxedImages['images'][number]): Promise<{ image: Buffer; path: string }> {
+  const path = join(folder, file);
+  const image = await readFile(path).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}.`, { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from', cause }); });
+  const size = await imageSize(image, path);
+  if (size.width === width && size.height === height) return { image, path };
+  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels, the annotations say ${width} x ${height}.`, { option: 'dense.annotations', mend: 'Give the images that were annotated' });
+}
+
+/** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
+export async function drawBoxBatch(folder: string, set: BoxedImages, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<BoxBatch> {
+  const { resolution } = dense;
+  const values = 3 * resolution * resolution;
+  const pixels = new Float32Array(indices.length * values);
+  const boxes = await Promise.all(Array.from(indices, async (index, place) => {
+    const entry = set.images[index]!;
+    const stream = new PhiloxStream(BigInt(seed) ^ viewKey, BigInt(first + place));
+    const { image, path } = await readBoxed(folder, entry);
+    const view = drawView(entry, resolution, dense, () => stream.next());
+    const rgb = await decodePart(image, view.part, view, path);
+    putPixels(rgb, pixels.subarray(place * values, (place + 1) * values), { ...view, resolution, mean, std });
+    return entry.annotations.flatMap((annotation) => viewBox(annotation, view) ?? []);
+  }));
+  return { pixels, targets: assignTargets(boxes, resolution) };
+}
+
+/** A box as a view shows it, or undefined where too little of it is left. */
+export function viewBox({ label, crowd, box: [x, y, w, h] }: BoxedImages['images'][number]['annotations'][number], { part, width, height, flip }: View): ViewBox | undefined {
+  const [scaleX, scaleY] = [width / part.width, height / part.height];
+  const across = (value: number) => Math.min(Math.max((value - part.x) * scaleX, 0), width);
+  const down = (value: number) => Math.min(Math.max((value - part.y) * scaleY, 0), height);
+  const [left, right, y0, y1] = [across(x), across(x + w), down(y), down(y + h)];
+  const whole = w * scaleX * h * scaleY;
+  if (!(right - left >= 1) || !(y1 - y0 >= 1) || (right - left) * (y1 - y0) < leastVisible * whole) return undefined;
+  return flip ? { label, crowd, x0: width - right, x1: width - left, y0, y1 } : { label, crowd, x0: left, x1: right, y0, y1 };
+}

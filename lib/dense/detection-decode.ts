@@ -1,0 +1,64 @@
+/** From what a detector says of each location to boxes: the likely ones, and of those that overlap the best. */
+import { detectionStrides } from '../models/heads/detection.js';
+import type { Detection } from './average-precision.js';
+import { levelSides } from './detection-targets.js';
+
+export interface DecodeOptions {
+  /** Scores below it are dropped; default 0.05. */
+  leastScore?: number;
+  /** Boxes of a class that overlap a better one by more (IoU) are dropped; default 0.6. */
+  overlap?: number;
+  /** Boxes of an image at most; default 100. */
+  most?: number;
+}
+
+const mostOfLevel = 1000;
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+
+/**
+ * Boxes of one image, in pixels of the network's input, the likeliest first. The score is the geometric mean of class probability and centre-ness.
+ * @param output of a batch of one: level by level class scores [h,w,K], then log distances and centre-ness [h,w,5]
+ */
+export function decodeDetections(output: Float32Array, { resolution, classes }: { resolution: number; classes: number }, { leastScore = 0.05, overlap = 0.6, most = 100 }: DecodeOptions = {}): Detection[] {
+  const found: Detection[] = [];
+  let at = 0;
+  levelSides(resolution).forEach((side, level) => {
+    const boxesAt = at + side * side * classes;
+    found.push(...decodeLevel(output.subarray(at, boxesAt), output.subarray(boxesAt, boxesAt + 5 * side * side), { side, stride: detectionStrides[level]!, classes, leastScore, resolution }));
+    at = boxesAt + 5 * side * side;
+  });
+  return suppress(found, overlap).slice(0, most);
+}
+
+function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, classes, leastScore, resolution }: { side: number; stride: number; classes: number; leastScore: number; resolution: number }): Detection[] {
+  const found: Detection[] = [];
+  const clamp = (value: number) => Math.min(Math.max(value, 0), resolution);
+  for (let location = 0; location < side * side; location++) {
+    const centre = sigmoid(boxes[5 * location + 4]!);
+    for (let label = 0; label < classes; label++) {
+      const score = Math.sqrt(sigmoid(scores[location * classes + label]!) * centre);
+      if (!(score >= leastScore)) continue;
+      const [x, y] = [((location % side) + 0.5) * stride, (Math.floor(location / side) + 0.5) * stride];
+      const distance = (i: number) => stride * Math.exp(Math.min(boxes[5 * location + i]!, 10));
+      const [x0, y0, x1, y1] = [clamp(x - distance(0)), clamp(y - distance(1)), clamp(x + distance(2)), clamp(y + distance(3))];
+      if (x1 > x0 && y1 > y0) found.push({ label, score, box: [x0, y0, x1 - x0, y1 - y0] });
+    }
+  }
+  return found.sort((a, b) => b.score - a.score).slice(0, mostOfLevel);
+}
+
+/** Non-maximum suppression class by class: a box goes if it overlaps a likelier one of its class by more than `overlap`. */
+export function suppress(found: readonly Detection[], overlap: number): Detection[] {
+  const kept: Detection[] = [];
+  for (const candidate of [...found].sort((a, b) => b.score - a.score)) {
+    if (!kept.some((other) => other.label === candidate.label && intersectionOverUnion(other.box, candidate.box) > overlap)) kept.push(candidate);
+  }
+  return kept;
+}
+
+function intersectionOverUnion([ax, ay, aw, ah]: Detection['box'], [bx, by, bw, bh]: Detection['box']): number {
+  const width = Math.min(ax + aw, bx + bw) - Math.max(ax, bx);
+  const height = Math.min(ay + ah, by + bh) - Math.max(ay, by);
+  if (width <= 0 || height <= 0) return 0;
+  return (width * height) / (aw * ah + bw * bh - width * height);
+}

@@ -1,0 +1,200 @@
+/** Trains and evaluates detectors. */
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { readCoco, type BoxedImages } from '../data/coco.js';
+import { ShuffledSampler } from '../data/sampler.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { detectionGraph } from '../models/heads/detection.js';
+import type { TensorHandle } from '../native.js';
+import { readStudent } from '../train/student-file.js';
+import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
+import { drawBoxBatch, readBoxed } from './box-samples.js';
+import { levelSides, type DetectionTargets } from './detection-targets.js';
+import { Detector, type DetectOptions } from './detector.js';
+import { DenseFolder } from './folder.js';
+import { backboneOf, readDense, type DenseInfo } from './network-file.js';
+import { checkDense, DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
+
+/** Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by centre-ness. */
+export interface DetectionLosses {
+  classes: number;
+  boxes: number;
+  centreness: number;
+}
+
+/** What {@link trainDetection} tells while it goes on. */
+export type DetectionEvent =
+  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number }
+  /** Every `log.everySteps` steps. */
+  | { type: 'step'; step: number; loss: number; losses: DetectionLosses; learningRate: number; seconds: number }
+  | { type: 'evaluation'; step: number; score: DetectionScore; best: boolean }
+  | { type: 'done'; step: number; seconds: number; folder: string; score: DetectionScore | undefined };
+
+/** What {@link trainDetection} trains, and where to. */
+export interface DetectionTraining {
+  /** The student whose distilled weights the backbone starts from: a run folder, a checkpoint folder or a student's file. */
+  student: string;
+  /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
+  output: string;
+  /** Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`, `seed`, `overwrite`, `train.precision`, `log.everySteps`. */
+  config: ConfigInput;
+  signal?: AbortSignal;
+}
+
+interface Boxes {
+  folder: string;
+  set: BoxedImages;
+}
+
+/**
+ * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. On abort the network as it is stays in last.safetensors.
+ * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
+ */
+export async function* trainDetection({ student: path, output, config: input, signal }: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
+  const config = parseConfig(input);
+  const { dense, seed } = config;
+  checkDense(dense);
+  const { info: student, weights } = await readStudent(path);
+  const train = await openBoxes(dense.data, dense.annotations, 'dense.annotations');
+  const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, 'dense.evaluationAnnotations');
+  if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
+  const { steps, perEpoch } = denseSteps(dense, train.set.images.length);
+  const folder = await DenseFolder.open(output, config);
+  const { architecture, widthMultiplier, mean, std } = student;
+  const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
+  const graph = detectionGraph(backboneOf(info), { classes: train.set.names.length });
+
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  using trainer = new DenseTrainer(device, graph, startWeights(graph, weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
+  using loss = new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes: train.set.names.length });
+  yield { type: 'start', images: train.set.images.length, evaluationImages: evaluation?.set.images.length ?? 0, classes: train.set.names.length, totalSteps: steps };
+  const sampler = new ShuffledSampler({ count: train.set.images.length, batchSize: dense.batchSize, seed });
+  const draw = (step: number) => drawBoxBatch(train.folder, train.set, sampler.next().indices, { dense, seed, first: step * dense.batchSize, mean, std });
+  const begun = performance.now();
+  const seconds = () => (performance.now() - begun) / 1000;
+  let step = 0;
+  let score: DetectionScore | undefined;
+  let ahead = draw(0);
+  try {
+    while (step < steps) {
+      throwIfAborted(signal, 'the training');
+      const batch = await ahead;
+      if (step + 1 < steps) ahead = draw(step + 1);
+      ahead.catch(() => undefined); // reported when its turn comes
+      const learningRate = denseRate(step, steps, dense.learningRate);
+      trainer.queueStep(batch.pixels, (output, dOutput) => loss.queue(output, dOutput, batch.targets), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
+      step++;
+      if (step % config.log.everySteps === 0 || step === steps) {
+        const losses = await loss.read(batch.targets, step);
+        const event: DetectionEvent = { type: 'step', step, loss: losses.classes + losses.boxes + losses.centreness, losses, learningRate, seconds: seconds() };
+        await folder.log(event);
+        yield event;
+      } else await device.synchronize();
+      const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
+      if (!isDue) continue;
+      const state = await trainer.network.state();
+      if (evaluation !== undefined) {
+        using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
+        score = await scoreDetector(detector, evaluation, { signal });
+      }
+      const best = await folder.save({ ...info, step }, state, score === undefined ? undefined : (score.ap ?? 0));
+      if (score === undefined) continue;
+      const event: DetectionEvent = { type: 'evaluation', step, score, best };
+      await folder.log(event);
+      yield event;
+    }
+  } catch (error) {
+    if (error instanceof LgdError && error.code === 'ABORTED' && step > 0) await folder.save({ ...info, step }, await trainer.network.state(), score === undefined ? undefined : -1);
+    throw error;
+  }
+  yield { type: 'done', step, seconds: seconds(), folder: output, score };
+}
+
+async function openBoxes(folder: string | undefined, annotations: string | undefined, option: string): Promise<Boxes> {
+  if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the folder of the images.', { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from' });
+  if (annotations === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', { option, mend: 'Give a COCO file like instances_train2017.json' });
+  const set = await readCoco(annotations);
+  if (set.images.length === 0) throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, { option, mend: 'Give a file with images' });
+  return { folder, set };
+}
+
+function sameClasses(known: readonly string[], found: readonly string[]): void {
+  if (known.join('\n') === found.join('\n')) return;
+  throw new LgdError('CLASS_MISMATCH', 'the annotations to evaluate on have other categories than the network.', { option: 'dense.evaluationAnnotations', found: found.slice(0, 5), allowed: known.slice(0, 5).join(', '), mend: 'Give annotations of the same categories' });
+}
+
+/** The loss over the locations of a batch. */
+class BoxLoss implements Disposable {
+  readonly #results: TensorHandle;
+  readonly #levels: number[];
+  readonly #classes: number;
+
+  constructor(readonly device: Device, { batch, resolution, classes }: { batch: number; resolution: number; classes: number }) {
+    this.#classes = classes;
+    this.#levels = levelSides(resolution).map((side) => batch * side * side);
+    this.#results = device.addon.makeTensor(device.handle, [this.#levels.reduce((a, b) => a + b, 0), 3]);
+  }
+
+  queue(output: TensorHandle, dOutput: TensorHandle, { labels, boxes, positive, centred }: DetectionTargets): void {
+    const scale = 1 / Math.max(1, positive);
+    this.device.addon.detectionLoss({
+      output, dOutput, results: this.#results, levels: this.#levels, classes: this.#classes, labels, boxes, classScale: scale, boxScale: 1 / Math.max(1e-6, centred), centreScale: scale,
+    });
+  }
+
+  /** @throws LgdError NON_FINITE */
+  async read({ positive, centred }: DetectionTargets, step: number): Promise<DetectionLosses> {
+    const results = await this.device.addon.readTensor(this.#results);
+    const sums = [0, 0, 0];
+    for (let i = 0; i < results.length; i++) sums[i % 3]! += results[i]!;
+    if (!sums.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the loss of step ${step} is not a number.`, { mend: 'Lower dense.learningRate' });
+    return { classes: sums[0]! / Math.max(1, positive), boxes: sums[1]! / Math.max(1e-6, centred), centreness: sums[2]! / Math.max(1, positive) };
+  }
+
+  [Symbol.dispose](): void {
+    this.device.addon.release(this.#results);
+  }
+}
+
+/** How {@link evaluateDetection} looks at images. */
+export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
+  onProgress?: (done: number, total: number) => void;
+  /** Called with the boxes of each image, in the file's order. */
+  onDetections?: (imageId: number, detections: readonly Detection[]) => void;
+}
+
+/** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, ABORTED */
+async function scoreDetector(detector: Detector, { folder, set }: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
+  const found: Detection[][] = [];
+  for (const entry of set.images) {
+    const { image, path } = await readBoxed(folder, entry);
+    const detections = await detector.detect(image, { ...options, path });
+    found.push(detections);
+    onDetections?.(entry.id, detections);
+    onProgress?.(found.length, set.images.length);
+  }
+  return averagePrecision(set, found);
+}
+
+/** What {@link evaluateDetection} evaluates. */
+export interface DetectionEvaluationOptions extends DetectionScoreOptions {
+  /** The folder or file that training wrote. */
+  model: string;
+  /** `dense.evaluationData` or `dense.data`, `dense.evaluationAnnotations` or `dense.annotations`, `device`, `threads`, `train.precision`. */
+  config: ConfigInput;
+}
+
+/**
+ * Scores a trained detector on images with boxes, as COCO does.
+ * @throws LgdError CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ */
+export async function evaluateDetection({ model, config: input, ...options }: DetectionEvaluationOptions): Promise<DetectionScore> {
+  const config: Config = parseConfig(input);
+  const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;
+  const { info } = await readDense(model, 'detection');
+  const boxes = await openBoxes(evaluationData ?? data, evaluationAnnotations ?? annotations, 'dense.evaluationAnnotations');
+  sameClasses(info.names, boxes.set.names);
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  using detector = await Detector.load(model, { device, precision: precisionOf(config) });
+  return await scoreDetector(detector, boxes, options);
+}

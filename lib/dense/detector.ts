@@ -1,0 +1,85 @@
+/** Detection of objects in images of any size by a trained network. */
+import type { Device } from '../device.js';
+import { throwIfAborted } from '../errors.js';
+import { Lifetime } from '../lifetime.js';
+import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import { detectionGraph } from '../models/heads/detection.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { TensorHandle } from '../native.js';
+import type { Detection } from './average-precision.js';
+import { decodeDetections, type DecodeOptions } from './detection-decode.js';
+import { backboneOf, readDense, type DenseInfo } from './network-file.js';
+import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
+
+/** How an image is looked at. */
+export interface DetectOptions extends DecodeOptions {
+  /** Names the image in errors. */
+  path?: string;
+  signal?: AbortSignal;
+}
+
+/** A network that finds boxes. Release it with {@link Detector.dispose}. */
+export class Detector implements Disposable {
+  readonly names: readonly string[];
+  readonly #info: Pick<DenseInfo, 'resolution' | 'mean' | 'std'>;
+  readonly #network: CompiledEncoder;
+  readonly #images: TensorHandle;
+  readonly #life = new Lifetime('the detector', 'Load it again');
+
+  private constructor(readonly device: Device, info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, precision: Precision | undefined) {
+    [this.names, this.#info] = [info.names, info];
+    const graph = detectionGraph(backboneOf(info), { classes: info.names.length });
+    this.#network = new CompiledEncoder(device, graph, { batch: 1, resolution: info.resolution, precision, training: false });
+    this.#network.load(weights);
+    this.#images = this.#network.makeImages();
+  }
+
+  /** The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  static async load(path: string, { device, precision }: { device: Device; precision?: Precision }): Promise<Detector> {
+    const { info, weights } = await readDense(path, 'detection');
+    return new Detector(device, info, weights, precision);
+  }
+
+  /** A network from its weights. @throws LgdError BAD_MODEL, OUT_OF_MEMORY */
+  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, { device, precision }: { device: Device; precision?: Precision }): Detector {
+    return new Detector(device, info, weights, precision);
+  }
+
+  /**
+   * Boxes in an image, in its own pixels, the likeliest first.
+   * @param bytes an image in any format that sharp reads; EXIF orientation is not applied
+   * @throws LgdError BAD_IMAGE, DISPOSED, ABORTED
+   */
+  async detect(bytes: Uint8Array, { path = 'the image', signal, ...options }: DetectOptions = {}): Promise<Detection[]> {
+    this.#life.check();
+    throwIfAborted(signal, 'the detection');
+    const { resolution, mean, std } = this.#info;
+    const size = await imageSize(bytes, path);
+    const view = wholeView(size, resolution);
+    const rgb = await decodePart(bytes, view.part, view, path);
+    const pixels = new Float32Array(3 * resolution * resolution);
+    putPixels(rgb, pixels, { ...view, resolution, mean, std });
+    const { addon } = this.device;
+    this.#life.check();
+    addon.writeImages(this.#images, pixels);
+    this.#network.forwardTensor(this.#images);
+    const output = await addon.readTensor(this.#network.output);
+    const [scaleX, scaleY] = [size.width / view.width, size.height / view.height];
+    return decodeDetections(output, { resolution, classes: this.names.length }, options).map(({ box: [x, y, w, h], ...rest }): Detection => {
+      const [x0, y0, x1, y1] = [x * scaleX, y * scaleY, Math.min((x + w) * scaleX, size.width), Math.min((y + h) * scaleY, size.height)];
+      return { ...rest, box: [x0, y0, Math.max(0, x1 - x0), Math.max(0, y1 - y0)] };
+    });
+  }
+
+  /** Frees the device memory; later calls throw DISPOSED. */
+  dispose(): void {
+    if (!this.#life.end()) return;
+    this.device.addon.release(this.#images);
+    this.#network.dispose();
+  }
+
+  /** For `using`: {@link dispose}. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,43 @@
+/** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
+import type { Config } from '../config.js';
+import type { GraphSpec } from '../models/graph.js';
+import type { WeightRecord } from '../models/weights.js';
+import { accuracyOf } from './accuracy.js';
+import { FeatureExtractor, type FeatureExtractorOptions } from './features.js';
+import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
+import type { LabelledSet } from './labelled.js';
+import type { ZeroShotScore } from './score.js';
+
+/** Scores by protocol; those that are asked for. */
+export type FrozenScores = Partial<Record<'knn' | 'linear', ZeroShotScore>>;
+
+export interface FrozenEvaluationOptions extends Omit<FeatureExtractorOptions, 'graph'> {
+  /** `evaluate.also` says which protocols; the group has their settings. */
+  config: Config;
+  /** Labelled images to learn from, and to be judged on; of the same classes. */
+  train: LabelledSet;
+  test: LabelledSet;
+}
+
+/** `evaluate.also` at work. Linear probes are fitted by SGD here. */
+export class FrozenEvaluation {
+  constructor(readonly options: FrozenEvaluationOptions) {}
+
+  /**
+   * The scores of a student with these weights.
+   * @param graph the student's, with its projection head
+   * @throws LgdError NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
+   */
+  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, { signal }: { signal?: AbortSignal } = {}): Promise<FrozenScores> {
+    const { config, train, test } = this.options;
+    const { also } = config.evaluate;
+    const images = { train, test, classNames: test.classNames! };
+    const score = ({ answers }: Judged) => accuracyOf(answers, images.classNames.length);
+    using extractor = new FeatureExtractor({ ...this.options, graph });
+    extractor.load(weights);
+    return {
+      ...(also !== 'linear' && { knn: score(await judgeByNeighbours(extractor, images, config, { signal })) }),
+      ...(also !== 'knn' && { linear: score((await judgeByProbes(extractor, images, { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } }, { signal }))[0]!) }),
+    };
+  }
+}

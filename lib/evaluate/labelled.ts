@@ -1,0 +1,65 @@
+/** Two labelled folders of the same classes: one to learn from, one to be judged on. */
+import { tmpdir } from 'node:os';
+import type { Config } from '../config.js';
+import type { ImageCache } from '../data/cache.js';
+import { openDataset } from '../data/open-dataset.js';
+import { openImages } from '../data/open-images.js';
+import type { PreparableImages } from '../data/read-ahead.js';
+import type { ImageSource } from '../data/sources.js';
+import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
+
+/** What is read of labelled images: an {@link ImageCache}, or images that are decoded as batches need them. */
+export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames'> & PreparableImages;
+
+export interface LabelledImages {
+  train: LabelledSet;
+  test: LabelledSet;
+  /** Class folders, sorted; labels of both are indices into them. */
+  classNames: readonly string[];
+}
+
+export interface LabelledOptions {
+  device: Device;
+  /** Side of the views. */
+  resolution: number;
+  /** Of the images to learn from, which may be cropped. */
+  margin: number;
+  signal: AbortSignal | undefined;
+  onProgress: (done: number, total: number) => void;
+}
+
+/** `evaluate.train` and `evaluate.data`, listed. @throws LgdError BAD_CONFIG, BAD_DATASET, CLASS_MISMATCH */
+export async function openLabelled({ evaluate: { train, data } }: Config, signal: AbortSignal | undefined): Promise<{ train: ImageSource; test: ImageSource }> {
+  const open = (folder: string | undefined, option: string, mend: string) => {
+    if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed for this protocol.', { option, mend });
+    return openImages(folder, { labels: 'folders', signal });
+  };
+  const found = {
+    train: await open(train, 'evaluate.train', 'Give a folder of class folders with labelled images to learn from'),
+    test: await open(data, 'evaluate.data', 'Give a folder of class folders to evaluate on'),
+  };
+  const [learnt, judged] = [found.train.classNames!, found.test.classNames!];
+  const differing = [...learnt.filter((name) => !judged.includes(name)), ...judged.filter((name) => !learnt.includes(name))];
+  if (differing.length === 0) return found;
+  throw new LgdError('CLASS_MISMATCH', `the classes of ${found.train.root} and ${found.test.root} differ; in one of them alone: ${differing.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${differing.length > 10 ? ', ...' : ''}.`, {
+    option: 'evaluate.train', found: `${learnt.length} classes`, allowed: `the ${judged.length} classes of evaluate.data`, mend: 'Give two folders with the same class folders',
+  });
+}
+
+/** Decodes both. @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED */
+export async function decodeLabelled(sources: { train: ImageSource; test: ImageSource }, { data }: Config, { device, resolution, margin, signal, onProgress }: LabelledOptions): Promise<LabelledImages & Disposable> {
+  const total = sources.train.ids.length + sources.test.ids.length;
+  const build = (source: ImageSource, more: { margin: number; before: number }) => openDataset(source, data.cache, {
+    addon: device.addon, resolution, margin: more.margin, memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? tmpdir(), maxBrokenShare: data.maxBrokenShare, signal,
+    onProgress: ({ done }) => onProgress(more.before + done, total),
+  });
+  const train = await build(sources.train, { margin, before: 0 });
+  try {
+    const test = await build(sources.test, { margin: 1, before: sources.train.ids.length });
+    return { train, test, classNames: train.classNames!, [Symbol.dispose]: () => { train.dispose(); test.dispose(); } };
+  } catch (error) {
+    train.dispose();
+    throw error;
+  }
+}

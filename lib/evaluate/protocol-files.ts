@@ -1,0 +1,35 @@
+/** What a protocol leaves behind: results as JSON, predictions as tables, lists of images. */
+import { join } from 'node:path';
+import { makeFolder } from '../make-folder.js';
+import { writeFileAtomically } from '../safetensors.js';
+import { version } from '../version.js';
+import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocols.js';
+
+/**
+ * Writes `<protocol>.json`; `<protocol>-<n>.csv` for each result (`<protocol>.csv` for one alone): image, class, what it was taken for, how many classes come before the right one; `<name>.txt` for each list, an id a line.
+ * @returns the files' paths
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function writeProtocol(folder: string, { protocol, file, info, names, images, results, seconds }: Omit<ProtocolEvaluation, 'files'>, lists: ImageLists): Promise<string[]> {
+  await makeFolder(folder);
+  const files: string[] = [];
+  const write = async (name: string, text: string) => {
+    await writeFileAtomically(join(folder, name), text);
+    files.push(join(folder, name));
+  };
+  const content = { version, protocol, student: file, info, seconds, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })) };
+  await write(`${protocol}.json`, `${JSON.stringify(content, undefined, 2)}\n`);
+  for (const [place, result] of results.entries()) await write(results.length === 1 ? `${protocol}.csv` : `${protocol}-${place + 1}.csv`, tableOf(result, names, images));
+  for (const [name, ids] of lists) await write(`${name}.txt`, `${ids.join('\n')}\n`);
+  return files;
+}
+
+function tableOf({ answers: { targets, predicted, ranks } }: ProtocolResult, names: readonly string[], images: readonly string[]): string {
+  const rows = images.map((image, i) => [image, names[targets[i]!]!, names[predicted[i]!]!].map(quoted).join(',') + `,${ranks[i]!}`);
+  return `image,class,predicted,classes before\n${rows.join('\n')}\n`;
+}
+
+/** RFC 4180. */
+function quoted(text: string): string {
+  return /[",\r\n]/u.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

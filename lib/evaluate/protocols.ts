@@ -1,0 +1,169 @@
+/** The classification protocols: what a student is good for, on labelled images. */
+import { dirname, join } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { openDevice, type Device, type DeviceName } from '../device.js';
+import { LgdError } from '../errors.js';
+import { studentGraph } from '../models/student.js';
+import type { StudentInfo } from '../models/student-info.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { PhaseProgress } from '../train/events.js';
+import { readStudent } from '../train/student-file.js';
+import { accuracyByClass, accuracyOf, type Answers, type ClassScore } from './accuracy.js';
+import { FeatureExtractor } from './features.js';
+import { finetune, judgeByLogits } from './finetune.js';
+import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
+import { decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
+import { writeProtocol } from './protocol-files.js';
+import type { SweepPoint } from './probe.js';
+import type { ZeroShotScore } from './score.js';
+import { balancedShare } from './split.js';
+import { evaluateStudent, precisionOf, type Predictions } from './student.js';
+
+/**
+ * zeroshot: the text bank's nearest name; knn: weighted nearest neighbours among labelled features; linear: linear probes on frozen features;
+ * semi: fine-tuning with a share of the labels; finetune: with all of them.
+ */
+export const protocols = ['zeroshot', 'knn', 'linear', 'semi', 'finetune'] as const;
+export type Protocol = (typeof protocols)[number];
+
+/** What {@link evaluateProtocol} evaluates, and on what. */
+export interface ProtocolOptions {
+  /** A run folder, a checkpoint folder, or a student's file, exported or not. */
+  student: string;
+  protocol: Protocol;
+  /** `evaluate.data` is judged on; all but zeroshot learn from `evaluate.train`. The group `evaluate` has the protocols' settings; zeroshot takes what {@link evaluateStudent} does. */
+  config: ConfigInput;
+  signal?: AbortSignal;
+  /** Called while a phase goes on. */
+  onProgress?: (progress: PhaseProgress) => void;
+}
+
+/** One result of a protocol: several settings give several. */
+export interface ProtocolResult {
+  /** What distinguishes it, in words: `k 200, T 0.1`. */
+  setting: string;
+  score: ZeroShotScore;
+  /** In the order of `names`. */
+  classes: ClassScore[];
+  /** The settings that were tried on held-out images, where any were. */
+  sweep?: SweepPoint[];
+  /** Labelled images learnt from. */
+  learntFrom: number;
+  /** What each image was taken for, and how many classes come before the right one: not in the JSON file, but in a table beside it. */
+  answers: Answers;
+}
+
+/** What {@link evaluateProtocol} found. */
+export interface ProtocolEvaluation {
+  protocol: Protocol;
+  /** The student's file. */
+  file: string;
+  info: StudentInfo;
+  /** What indices of classes mean. */
+  names: readonly string[];
+  /** Ids of the images judged, in the answers' order. */
+  images: readonly string[];
+  results: ProtocolResult[];
+  seconds: number;
+  /** Files written: results, predictions, lists. */
+  files: string[];
+}
+
+/**
+ * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each result, and for semi the lists of images whose labels were used.
+ * @throws LgdError BAD_CONFIG (a folder is missing), CLASS_MISMATCH, BAD_MODEL, NON_FINITE, ABORTED, NOT_WRITABLE, and those of images and device
+ */
+export async function evaluateProtocol({ student, protocol, config: input, signal, onProgress }: ProtocolOptions): Promise<ProtocolEvaluation> {
+  const started = performance.now();
+  const config = parseConfig(input);
+  checkProtocol(protocol);
+  const found = protocol === 'zeroshot' ? await zeroshot(student, config, signal, onProgress) : await learnt(student, protocol, config, signal, onProgress);
+  const evaluation = { ...found, protocol, seconds: (performance.now() - started) / 1000, files: [] };
+  return { ...evaluation, files: await writeProtocol(config.evaluate.output ?? (await defaultFolder(student)), evaluation, found.lists) };
+}
+
+/** In a folder that was given, or beside a file. */
+async function defaultFolder(student: string): Promise<string> {
+  const isFolder = (await stat(student).catch(() => undefined))?.isDirectory() ?? false;
+  return join(isFolder ? student : dirname(student), 'evaluation');
+}
+
+/** Ids of images by the name of a list. */
+export type ImageLists = ReadonlyMap<string, readonly string[]>;
+
+type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'names' | 'images' | 'results'> & { lists: ImageLists };
+
+async function zeroshot(student: string, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
+  const { file, info, predictions } = await evaluateStudent({ student, config, signal, onProgress });
+  const { names, images, targets } = predictions;
+  const of = (setting: string, seen: Predictions['student'] | undefined, ranks: Int32Array | undefined) => (seen === undefined || ranks === undefined ? [] : [resultOf({ setting, answers: { targets, predicted: seen, ranks }, learntFrom: 0 }, names)]);
+  return { file, info, names, images, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
+}
+
+function resultOf({ setting, answers, sweep, learntFrom }: Judged, names: readonly string[]): ProtocolResult {
+  return { setting, score: accuracyOf(answers, names.length), classes: accuracyByClass(answers, names), ...(sweep && { sweep }), learntFrom, answers };
+}
+
+interface Learning {
+  device: Device;
+  images: LabelledImages;
+  config: Config;
+  info: StudentInfo;
+  weights: WeightRecord;
+  signal: AbortSignal | undefined;
+  onProgress: (done: number, total: number) => void;
+}
+
+async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
+  const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
+  const { file, info, weights } = await readStudent(student);
+  const sources = await openLabelled(config, signal);
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
+  using images = await decodeLabelled(sources, config, { device, resolution: info.resolution, margin, signal, onProgress: report('evaluation images') });
+  const learning: Learning = { device, images, config, info, weights, signal, onProgress: report(protocol === 'knn' || protocol === 'linear' ? 'features' : 'fine-tuning') };
+  const { judged, lists } = await (protocol === 'knn' || protocol === 'linear' ? frozen(protocol, learning) : tuned(protocol, learning));
+  return { file, info, names: images.classNames, images: images.test.ids, results: judged.map((one) => resultOf(one, images.classNames)), lists };
+}
+
+interface Outcome {
+  judged: Judged[];
+  lists: ImageLists;
+}
+
+const featureBatch = 256;
+
+async function frozen(protocol: 'knn' | 'linear', { device, images, config, info, weights, signal, onProgress }: Learning): Promise<Outcome> {
+  const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
+  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  using extractor = new FeatureExtractor({ device, graph, batch: Math.min(featureBatch, images.train.length), resolution, precision: precisionOf(config), mean, std });
+  extractor.load(weights);
+  const options = { signal, onProgress };
+  return { judged: protocol === 'knn' ? [await judgeByNeighbours(extractor, images, config, options)] : await judgeByProbes(extractor, images, config, options), lists: new Map() };
+}
+
+async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, onProgress }: Learning): Promise<Outcome> {
+  const { evaluate, seed } = config;
+  const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
+  const shares = protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
+  const classes = images.classNames.length;
+  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  const [judged, lists] = [[] as Judged[], new Map<string, string[]>()];
+  for (const [place, share] of shares.entries()) {
+    const picked = balancedShare(images.train.labels!, classes, share, seed);
+    const percent = `${Number((100 * share).toPrecision(4))}`;
+    if (protocol === 'semi') lists.set(`labels-${percent}`, Array.from(picked, (index) => images.train.ids[index]!));
+    using network = await finetune(images.train, picked, {
+      device, graph, weights, resolution, precision: precisionOf(config), mean, std, classes, epochs: evaluate.finetuneEpochs, learningRate: evaluate.finetuneRate, batch: evaluate.finetuneBatch, seed, signal,
+      onProgress: (done, total) => onProgress(place * total + done, shares.length * total),
+    });
+    judged.push({ setting: `${percent} % of the labels`, answers: await judgeByLogits(network, images.test, { device, mean, std, classes, signal }), learntFrom: picked.length });
+  }
+  return { judged, lists };
+}
+
+function checkProtocol(name: string): void {
+  if (protocols.some((known) => known === name)) return;
+  throw new LgdError('BAD_OPTION', 'there is no protocol of this name.', { option: 'protocol', found: name, allowed: protocols.join(', ') });
+}

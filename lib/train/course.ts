@@ -1,0 +1,261 @@
+/** The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller go through it side by side. */
+import { join } from 'node:path';
+import type { Config } from '../config.js';
+import { BatchPlan } from '../data/loader.js';
+import { LgdError } from '../errors.js';
+import type { ZeroShotScore } from '../evaluate/score.js';
+import type { SemanticMetrics } from '../native.js';
+import type { Batch, Dataset } from './batch.js';
+import { preparedBatches } from './batches.js';
+import type { Distiller, StepTicket } from './distiller.js';
+import type { RunEvent, StepEvent } from './events.js';
+import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
+import { RateMeter } from './rate.js';
+import { clearGroup, openGroupFolder, recordGroup } from './group-folder.js';
+import { Run, type PlannedStep, type RunOptions } from './run.js';
+import { makeSchedule, type Schedule } from './schedule.js';
+import { TeacherViewCache, viewCachePath } from './view-cache.js';
+
+/** A step in the device's queue. */
+interface Pending extends PlannedStep {
+  /** Those that learn in it: one that continues from a later checkpoint than the others waits for them. */
+  runs: readonly Run[];
+  ticket: StepTicket;
+}
+
+/** Runs a distiller over a data set. See {@link Distiller.run}. */
+export async function* runDistillation(distiller: Distiller, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
+  const course = await Course.open(distiller, dataset, options);
+  try {
+    yield* course.events();
+  } catch (error) {
+    for (const { folder } of course.runs) await folder.log(`failed: ${(error as Error).message}`).catch(() => undefined); // a full disk must not hide the error
+    throw error;
+  } finally {
+    await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
+    await course.close();
+  }
+}
+
+export class Course {
+  readonly config: Config;
+  /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
+  readonly configs: readonly Config[];
+  readonly plan: BatchPlan;
+  readonly schedule: Schedule;
+  readonly #rate: RateMeter;
+  #runs: Run[] = [];
+  #images: RunImages | undefined;
+  /** Begun with the first batch, where the plan stands by then. */
+  #batches: AsyncGenerator<Batch, void, undefined> | undefined;
+  #decoded = { images: 0, seconds: 0 };
+  #views: TeacherViewCache | undefined;
+  #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
+
+  private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
+    const { config, students } = distiller;
+    const { train, seed, log } = config;
+    this.config = config;
+    this.configs = students.length === 1 ? [config] : students.map((student) => configOf(config, student.name, student.widthMultiplier));
+    this.plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });
+    this.schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: this.stepsPerEpoch });
+    this.#rate = new RateMeter(Math.max(10, log.everySteps));
+  }
+
+  static async open(distiller: Distiller, dataset: Dataset, options: RunOptions): Promise<Course> {
+    const course = new Course(distiller, dataset, options);
+    const { config, configs, plan } = course;
+    const { resume, signal } = options;
+    if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
+      throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
+    }
+    const names = distiller.students.map(({ name }) => name);
+    if (resume === undefined && config.overwrite) await clearGroup(config.output);
+    if (configs.length > 1) await openGroupFolder(config, names, resume);
+    try {
+      for (const number of configs.keys()) course.#runs.push(await Run.open(course, number));
+      const continued: boolean[] = [];
+      for (const [number, run] of course.#runs.entries()) {
+        const continues = await run.continues();
+        const images = continues ? await imagesOfContinued(configs[number]!, dataset, signal) : await imagesOf(dataset, signal);
+        course.#adopt(images, run);
+        continued.push(continues);
+      }
+      await course.#resume();
+      await course.#openViews();
+      // Only now: a path that turns out wrong must not take the place of the right one.
+      if (configs.length > 1) await recordGroup(config, names);
+      for (const [number, run] of course.#runs.entries()) {
+        await run.folder.recordConfig(configs[number]!);
+        if (!continued[number]) await writeImageList(configs[number]!.output, dataset);
+      }
+      return course;
+    } catch (error) {
+      await course.close();
+      throw error;
+    }
+  }
+
+  get runs(): readonly Run[] {
+    return this.#runs;
+  }
+
+  get images(): RunImages {
+    return this.#images!;
+  }
+
+  /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */
+  get stepsPerEpoch(): number {
+    return this.plan.stepsPerEpoch / this.config.train.accumulate;
+  }
+
+  /** Where this run ends. */
+  get lastStep(): number {
+    const { totalSteps } = this.schedule;
+    return Math.min(totalSteps, this.config.train.maxSteps ?? totalSteps);
+  }
+
+  /** Passes over the images after this many steps. */
+  epochs(step: number): number {
+    return (step * this.config.train.accumulate) / this.plan.stepsPerEpoch;
+  }
+
+  /** The teacher's score on the evaluation images, computed once for all students. */
+  async teacherScore(): Promise<ZeroShotScore | undefined> {
+    const { distiller: { encoder, teacher }, options: { evaluation, signal } } = this;
+    this.#teacherScore ??= evaluation!.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, signal }).catch((error: unknown) => {
+      this.#teacherScore = undefined; // one that was stopped is made again
+      throw error;
+    });
+    return this.#teacherScore;
+  }
+
+  /** Is what this step measured written down? */
+  isLogged(step: number): boolean {
+    return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
+  }
+
+  /** Gives back batches that no step took, and closes the folders. */
+  async close(): Promise<void> {
+    await this.#batches?.return();
+    if (this.#views !== undefined) {
+      if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
+      this.#views.dispose();
+    }
+    for (const { folder } of this.#runs) await folder.close();
+  }
+
+  async *events(): AsyncGenerator<RunEvent, void, undefined> {
+    const { lastStep, options: { signal } } = this;
+    for (const run of this.#runs) yield await run.start();
+    let start = this.#rate.pause();
+    for (const run of this.#runs) if (run.step > 0) yield* run.boundary(); // an evaluation that a stop kept from being made
+    start();
+    let pending: Pending | undefined;
+    for (let next = this.#firstStep; next < lastStep && !signal?.aborted; next++) {
+      // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
+      const queued = await this.#queue(next);
+      if (pending !== undefined) yield* this.#settle(pending);
+      pending = queued;
+      if (!queued.runs.some((run) => run.isBoundary(next + 1))) continue;
+      yield* this.#settle(pending);
+      pending = undefined;
+      start = this.#rate.pause();
+      for (const run of queued.runs) yield* run.boundary();
+      start();
+    }
+    if (pending !== undefined) yield* this.#settle(pending);
+    for (const run of this.#runs) yield* run.save();
+    for (const run of this.#runs) yield await run.finish();
+  }
+
+  get #firstStep(): number {
+    return Math.min(...this.#runs.map(({ step }) => step));
+  }
+
+  /** All students see the same images. */
+  #adopt(images: RunImages, run: Run): void {
+    this.#images ??= images;
+    if (images.hash === this.#images.hash && images.gone.length === this.#images.gone.length) return;
+    throw new LgdError('BAD_CHECKPOINT', `the run of ${run.student.name} was begun with other images than that of ${this.#runs[0]!.student.name}.`, { option: 'data.train', mend: 'Bring the images back as they were, or resume one student alone by its own folder' });
+  }
+
+  /** Continues every student from its own checkpoint, and the batches from the earliest. */
+  async #resume(): Promise<void> {
+    const { resume } = this.options;
+    if (resume === undefined) return;
+    const begin = this.plan.state();
+    const plans = [];
+    for (const run of this.#runs) plans.push(await run.resume(resume));
+    const first = this.#runs.findIndex(({ step }) => step === this.#firstStep);
+    this.plan.restore(plans[first] ?? begin);
+  }
+
+  /** Opens the cache of teacher embeddings, if there is to be one. */
+  async #openViews(): Promise<void> {
+    const { config, distiller, dataset, images, options: { signal } } = this;
+    const { teacher, device, encoder: { precision } } = distiller;
+    if (config.teacherCache.views === 0) return;
+    const views = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images, signal });
+    this.#views = views;
+    distiller.useViewCache(views);
+    const rows = views.images * views.views;
+    for (const { folder } of this.#runs) {
+      await folder.log(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+    }
+  }
+
+  /** Plans and queues the step of this number, counted from 0. */
+  async #queue(step: number): Promise<Pending> {
+    const learningRate = this.schedule.learningRate(step);
+    const runs = this.#runs.filter((run) => run.step <= step);
+    const batches: Batch[] = [];
+    while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
+    try {
+      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
+      return { step, learningRate, batches, runs, ticket };
+    } catch (error) {
+      throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
+    }
+  }
+
+  async #nextBatch(): Promise<Batch> {
+    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead });
+    const { value } = await this.#batches.next();
+    this.plan.next(); // a checkpoint tells of batches that were taken, not of those on their way
+    const { views } = this.config.teacherCache;
+    return views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
+  }
+
+  /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
+  #decodeRate(): number | undefined {
+    const { images = 0, seconds = 0 } = this.dataset.decoded ?? {};
+    const [newImages, newSeconds] = [images - this.#decoded.images, seconds - this.#decoded.seconds];
+    this.#decoded = { images, seconds };
+    return newSeconds > 0 ? newImages / newSeconds : undefined;
+  }
+
+  /** Waits for a queued step, whose students judge their losses. */
+  async *#settle(pending: Pending): AsyncGenerator<StepEvent, void, undefined> {
+    const from = performance.now();
+    const metrics: SemanticMetrics[] = [];
+    for (const run of pending.runs) {
+      try {
+        metrics.push(await this.distiller.readMetrics(pending.ticket, run.number));
+      } catch (error) {
+        throw await run.explained(pending, error);
+      }
+    }
+    const waited = performance.now() - from;
+    for (const batch of pending.batches) batch.release?.();
+    const rates = this.#rate.step(pending.batches.length * this.config.train.batchSize, waited, pending.ticket.teacherMilliseconds);
+    const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
+    for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
+  }
+}
+
+/** The configuration by which a student of several would be trained alone, into its own folder. */
+function configOf(config: Config, name: string, widthMultiplier: number): Config {
+  const teacherCache = config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
+  return { ...config, output: join(config.output, name), teacherCache, student: { ...config.student, name, widthMultiplier } };
+}

@@ -1,0 +1,121 @@
+/** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import { VisualSemanticsBank } from '../banks/visual.js';
+import type { Config, Method } from '../config.js';
+import type { Device } from '../device.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { Student } from '../models/student.js';
+import type { WeightRecord } from '../models/weights.js';
+import type { SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, TensorHandle } from '../native.js';
+
+/** All that the next step depends on, besides the images. */
+export interface DistillerState {
+  weights: WeightRecord;
+  momentum: WeightRecord;
+  semantic: SemanticState;
+}
+
+/** Which banks take part in the loss, and the weight of the visual part. */
+const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>> = {
+  lgd: ({ alpha }) => ({ useTextual: true, useVisual: true, alpha, queueSize: 0 }),
+  text: () => ({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 }),
+  visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
+  seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
+  hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
+  combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
+  feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
+};
+
+export interface PupilOptions {
+  device: Device;
+  /** D. */
+  embeddingSize: number;
+  /** Side of the input in pixels. */
+  resolution: number;
+  tsb: TextualSemanticsBank | undefined;
+  config: Config;
+}
+
+/** Calls queue work on the device; only those that return promises wait for it. */
+export class Pupil {
+  /** Compiled for training; it owns the weights while the pupil lives. */
+  readonly encoder: CompiledEncoder;
+  readonly #device: Device;
+  readonly #config: Config;
+  readonly #head: SemanticHeadHandle;
+  readonly #dStudent: TensorHandle;
+
+  /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
+  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config }: PupilOptions) {
+    [this.#device, this.#config] = [device, config];
+    const { addon, handle } = device;
+    const { batchSize, precision } = config.train;
+    this.encoder = student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true });
+    this.#dStudent = addon.makeTensor(handle, [batchSize, embeddingSize]);
+    const { studentTemperature, teacherTemperature, momentum } = config.loss;
+    this.#head = addon.makeSemanticHead(handle, {
+      dimension: embeddingSize,
+      categories: tsb?.size ?? 0,
+      ...methods[config.method](config.loss),
+      studentTemperature,
+      teacherTemperature,
+      momentum,
+      bfloat16: this.encoder.precision === 'bfloat16',
+    });
+    if (tsb !== undefined) {
+      const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
+      addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
+    }
+  }
+
+  /** @param step counts batches; with the seed it keys dropout and stochastic depth */
+  forward(images: TensorHandle, step: number): void {
+    this.encoder.forwardTensor(images, { training: true, seed: this.#config.seed, step });
+  }
+
+  /** The loss against the teacher's raw embeddings [B,D], and its gradient; its numbers go to a slot of the head. */
+  lose(teacher: TensorHandle, slot: number): void {
+    this.#device.addon.headLoss(this.#head, this.encoder.output, teacher, this.#dStudent, 1, slot);
+  }
+
+  /** Adds the gradients of the last loss. */
+  backward(): void {
+    this.encoder.backwardTensor(this.#dStudent);
+  }
+
+  /** LGKA and the queue, from the teacher embeddings of all batches of a step. */
+  moveBanks(embeddings: TensorHandle[], slot: number): void {
+    this.#device.addon.headUpdate(this.#head, embeddings, slot);
+  }
+
+  /** One step of SGD with the mean of the gradients of so many batches. */
+  descend(learningRate: number, batches: number): void {
+    const { sgdMomentum: momentum, weightDecay, decayNormAndBias } = this.#config.train;
+    this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
+  }
+
+  /** The numbers that stand in a slot. */
+  async metrics(slot: number): Promise<SemanticMetrics> {
+    return this.#device.addon.readMetrics(this.#device.handle, this.#head, slot);
+  }
+
+  async state(): Promise<DistillerState> {
+    const { addon, handle } = this.#device;
+    const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
+      this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
+    ]);
+    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled } };
+  }
+
+  /** @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
+  restore({ weights, momentum, semantic }: DistillerState): void {
+    this.encoder.load(weights);
+    this.encoder.loadOptimiserState(momentum);
+    this.#device.addon.writeSemanticState(this.#head, semantic);
+  }
+
+  dispose(): void {
+    for (const object of [this.#head, this.#dStudent]) this.#device.addon.release(object);
+    this.encoder.dispose();
+  }
+}

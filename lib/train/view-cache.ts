@@ -1,0 +1,196 @@
+/**
+ * Teacher embeddings of views that come back: `teacherCache.views` of each image, in a file that later epochs, and later runs with other students, read instead of running the teacher.
+ *
+ * The file: 4096 bytes of JSON, padded with blanks, that say what the embeddings depend on; then a row for each view of each image, view by view (native/semantic/row_file.h). View v of an
+ * image is the draw of (seed, epoch v, image): the seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and pixels always belong together.
+ */
+import { open, stat, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createHash } from 'node:crypto';
+import type { Config } from '../config.js';
+import type { Device } from '../device.js';
+import { LgdError, writeError } from '../errors.js';
+import type { AnyTeacher } from '../models/index.js';
+import type { RowFileHandle, TensorHandle } from '../native.js';
+import { writeFileAtomically } from '../safetensors.js';
+import type { Batch, Dataset } from './batch.js';
+import type { RunImages } from './image-list.js';
+import { viewCacheFile } from './run-folder.js';
+
+/** What a cache is opened for. */
+export interface ViewCacheOptions {
+  device: Device;
+  teacher: AnyTeacher;
+  config: Config;
+  /** Storage of the teacher's activations. */
+  precision: string;
+  dataset: Dataset;
+  images: RunImages;
+  signal?: AbortSignal;
+}
+
+const headerBytes = 4096;
+
+/** The file of a configuration's cache: `teacherCache.file`, or the one in its run folder. */
+export function viewCachePath({ output, teacherCache }: Config): string {
+  return teacherCache.file ?? join(output, viewCacheFile);
+}
+
+export class TeacherViewCache {
+  readonly #device: Device;
+  readonly #dataset: Dataset;
+  readonly #file: RowFileHandle;
+  readonly #present: Uint8Array;
+  /** Which image of the run each place of the source is; -1: none. */
+  readonly #imageAt: Int32Array;
+
+  private constructor(
+    readonly path: string, readonly images: number, readonly views: number, readonly embeddingSize: number,
+    /** Rows that were not what their checksums say, and will be filled again. */
+    readonly damaged: number,
+    { device, dataset, sourceIndex, file, present }: { device: Device; dataset: Dataset; sourceIndex: Int32Array; file: RowFileHandle; present: Uint8Array },
+  ) {
+    [this.#device, this.#dataset, this.#file, this.#present] = [device, dataset, file, present];
+    this.#imageAt = new Int32Array(1 + sourceIndex.reduce((most, place) => Math.max(most, place), -1)).fill(-1);
+    sourceIndex.forEach((place, image) => (this.#imageAt[place] = image));
+  }
+
+  /**
+   * Opens the cache of a configuration, or begins it. A cache with fewer views grows; one with more is read as far as it is needed.
+   * @throws LgdError BAD_CONFIG naming what differs, where it was made with another teacher, resolution, recipe, seed or image list, and for a teacher of embeddings; BAD_FILE, NOT_WRITABLE (also where the
+   *   disk has no room for it), ABORTED
+   */
+  static async open({ device, teacher, config, precision, dataset, images, signal }: ViewCacheOptions): Promise<TeacherViewCache> {
+    if (teacher.kind === 'precomputed') {
+      throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', { option: 'teacherCache.views', found: config.teacherCache.views, allowed: '0', mend: 'Leave it out' });
+    }
+    const path = viewCachePath(config);
+    const { views } = config.teacherCache;
+    const { embeddingSize, resolution, mean, std } = teacher;
+    const key: CacheKey = {
+      format: 'lgdistill-teacher-views', version: 1,
+      teacher: await teacher.fingerprint(signal), teacherName: teacher.id, embeddingSize, resolution,
+      precision: teacher.kind === 'native' ? precision : 'float32',
+      recipe: { ...config.augment, mean, std, margin: config.data.margin, inputs: Math.max(config.data.resolution ?? resolution, resolution) },
+      seed: config.seed,
+      images: { count: images.length, hash: images.hash },
+      fileBytes: hashBytes(dataset),
+    };
+    await begin(path, key);
+    const found = await device.addon.openRows(device.handle, { path, offset: headerBytes, rows: images.length * views, dimension: embeddingSize });
+    return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, dataset, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
+  }
+
+  /** Embeddings that are there. */
+  get filled(): number {
+    return this.#present.reduce((sum, one) => sum + one, 0);
+  }
+
+  /** Bytes of the file. */
+  get bytes(): number {
+    return headerBytes + this.#present.length * (4 + 4 * Math.ceil(this.embeddingSize / 2));
+  }
+
+  /** Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no row. */
+  rowsOf({ images, drawIds, epoch }: Batch): Float64Array {
+    const { sourceIndex, ids, broken = [] } = this.#dataset;
+    const others = new Set(broken.map(({ id }) => id)); // found when their turn came; the next ones stand in for them
+    return Float64Array.from(drawIds, (place, i) => (sourceIndex[images[i]!] === place && !others.has(ids[images[i]!]!) ? epoch * this.images + this.#imageAt[place]! : -1));
+  }
+
+  /** Are all of these embeddings there? */
+  has(rows: Float64Array): boolean {
+    return rows.every((row) => row >= 0 && this.#present[row] === 1);
+  }
+
+  /** Queues reading embeddings that are there into a tensor [B,D]. */
+  load(rows: Float64Array, tensor: TensorHandle): void {
+    this.#device.addon.loadRows(this.#file, { rows }, tensor);
+  }
+
+  /** Queues keeping a batch's embeddings; the tensor [B,D] then holds them as {@link load} will give them: at length 1, in half precision. */
+  keep(rows: Float64Array, tensor: TensorHandle): void {
+    this.#device.addon.keepRows(this.#file, { rows }, tensor);
+    for (const row of rows) if (row >= 0) this.#present[row] = 1;
+  }
+
+  /** Unmaps the file once queued work is done. */
+  dispose(): void {
+    this.#device.addon.release(this.#file);
+  }
+}
+
+/** What embeddings depend on. */
+interface CacheKey {
+  format: string;
+  version: number;
+  teacher: string;
+  teacherName: string;
+  embeddingSize: number;
+  resolution: number;
+  precision: string;
+  recipe: Record<string, unknown>;
+  seed: number;
+  images: { count: number; hash: string };
+  fileBytes: string | null;
+}
+
+/** Of the files' sizes, where the source tells them. */
+function hashBytes({ fileBytes }: Dataset): string | null {
+  return fileBytes === undefined ? null : createHash('sha256').update(fileBytes).digest('hex');
+}
+
+/** Writes the header of a cache that is not there; of one that is, looks whether it is this one. */
+async function begin(path: string, key: CacheKey): Promise<void> {
+  const text = JSON.stringify(key);
+  if (text.length > headerBytes) throw new LgdError('BAD_CONFIG', 'the name of the teacher is too long.', { option: 'teacher', found: key.teacherName, mend: 'Rename its folder' });
+  if ((await stat(path).catch(() => undefined)) === undefined) {
+    await writeFileAtomically(path, text.padEnd(headerBytes));
+    return;
+  }
+  const before = await readKey(path);
+  for (const [field, what, option] of [
+    ['teacher', 'another teacher', 'teacher'],
+    ['embeddingSize', 'another teacher', 'teacher'],
+    ['resolution', 'another resolution of the teacher', 'teacher'],
+    ['precision', 'another precision of the teacher', 'train.precision'],
+    ['recipe', 'another recipe of views', 'augment'],
+    ['seed', 'another seed', 'seed'],
+    ['images', 'other images', 'data.train'],
+    ['fileBytes', 'images of other sizes', 'data.train'],
+  ] as const) {
+    const [found, allowed] = [key[field], before[field]].map((value) => JSON.stringify(value));
+    if (found === allowed || (field === 'fileBytes' && (key.fileBytes === null || before.fileBytes === null))) continue;
+    throw new LgdError('BAD_CONFIG', `${path} holds views of ${what} (${option}).`, {
+      option: 'teacherCache.file', found: differing(key[field], before[field]), allowed: differing(before[field], key[field]), mend: 'Give another file, or the configuration it was made with',
+    });
+  }
+}
+
+/** A value, or of an object the parts in which it differs from another. */
+function differing(value: unknown, other: unknown): string {
+  if (typeof value !== 'object' || value === null) return String(value);
+  const parts = Object.entries(value).filter(([name, part]) => JSON.stringify(part) !== JSON.stringify((other as Record<string, unknown> | undefined)?.[name]));
+  return JSON.stringify(Object.fromEntries(parts));
+}
+
+async function readKey(path: string): Promise<CacheKey> {
+  let file: FileHandle | undefined;
+  let text: string;
+  try {
+    file = await open(path, 'r+');
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(headerBytes), 0, headerBytes, 0);
+    text = buffer.toString('utf8', 0, bytesRead);
+  } catch (cause) {
+    throw writeError(path, cause);
+  } finally {
+    await file?.close();
+  }
+  try {
+    const key = JSON.parse(text) as CacheKey | null;
+    if (key?.format === 'lgdistill-teacher-views' && key.version === 1) return key;
+  } catch {
+    // another kind of file, which is said below
+  }
+  throw new LgdError('BAD_FILE', `${path} is no file of teacher views of this version.`, { option: 'teacherCache.file', mend: 'Give another file' });
+}

@@ -1,0 +1,95 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openDevice } from '../../lib/device.js';
+import { evaluateDetection, trainDetection, type DetectionEvent } from '../../lib/dense/detection.js';
+import { Detector } from '../../lib/dense/detector.js';
+import { randomNumbers } from '../fixtures/random.js';
+import { drawScene, untrainedStudent } from './segmentation-fixture.js';
+
+let folder: string;
+let student: string;
+let annotations: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lgdistill-detection-'));
+  student = await untrainedStudent(join(folder, 'student.safetensors'));
+  annotations = await drawBoxes(folder, 4);
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** Scenes with their boxes as a COCO file; category ids have gaps, as COCO's do. */
+async function drawBoxes(root: string, count: number): Promise<string> {
+  const random = randomNumbers(5);
+  const [images, boxes]: [object[], object[]] = [[], []];
+  await mkdir(join(root, 'images'), { recursive: true });
+  for (let i = 0; i < count; i++) {
+    const { svg, boxes: found } = drawScene(96, 96, random);
+    await writeFile(join(root, 'images', `${i}.png`), await sharp(Buffer.from(svg)).png().toBuffer());
+    images.push({ id: 10 + i, file_name: `${i}.png`, width: 96, height: 96 });
+    for (const { label, box } of found) boxes.push({ id: boxes.length, image_id: 10 + i, category_id: label === 1 ? 3 : 7, bbox: box, area: box[2] * box[3], iscrowd: 0 });
+  }
+  const file = join(root, 'boxes.json');
+  await writeFile(file, JSON.stringify({ images, annotations: boxes, categories: [{ id: 7, name: 'circle' }, { id: 3, name: 'rectangle' }] }));
+  return file;
+}
+
+const dense = { resolution: 96, batchSize: 4, maxSteps: 120, learningRate: 0.02, scaleMin: 0.9, scaleMax: 1.1, everyEpochs: 0 };
+
+describe('a detector', () => {
+  it('learns a few images by heart, to an AP50 above 0.95', async () => {
+    const output = join(folder, 'run');
+    const config = { device: 'cpu', seed: 1, dense: { ...dense, data: join(folder, 'images'), annotations, evaluationAnnotations: annotations } };
+    const begun = performance.now();
+    const events: DetectionEvent[] = [];
+    for await (const event of trainDetection({ student, output, config })) events.push(event);
+    console.log(`detection: ${((performance.now() - begun) / 1000).toFixed(1)} s, ${events.flatMap((event) => (event.type === 'step' ? [event.loss.toFixed(2)] : [])).join(' ')}`);
+    const last = events.at(-1)!;
+    if (last.type !== 'done') throw new Error('it did not end');
+    expect(last.score!.ap50).toBeGreaterThan(0.95);
+    expect(last.score!.classes.map(({ name }) => name)).toEqual(['rectangle', 'circle']);
+    const score = await evaluateDetection({ model: output, config });
+    expect(score).toEqual(last.score);
+    expect((await readFile(join(output, 'metrics.jsonl'), 'utf8')).trim().split('\n').length).toBe(events.length - 2);
+
+    using device = await openDevice('cpu');
+    using detector = await Detector.load(output, { device });
+    const bytes = await sharp(join(folder, 'images', '0.png')).resize(192, 192).png().toBuffer(); // boxes come in the image's own pixels
+    const [best] = await detector.detect(bytes);
+    const { annotations: truth } = JSON.parse(await readFile(annotations, 'utf8')) as { annotations: { image_id: number; category_id: number; bbox: number[] }[] };
+    const target = truth.find(({ image_id, category_id }) => image_id === 10 && category_id === (best!.label === 0 ? 3 : 7))!;
+    best!.box.forEach((value, i) => expect(Math.abs(value - 2 * target.bbox[i]!)).toBeLessThan(16));
+  }, 240_000);
+
+  it.each([
+    ['no annotations', { annotations: undefined }, 'BAD_CONFIG', 'dense.annotations'],
+    ['no images', { data: undefined }, 'BAD_CONFIG', 'dense.data'],
+    ['a side that is no multiple of 32', { resolution: 100 }, 'BAD_OPTION', 'dense.resolution'],
+    ['more images a batch than there are', { batchSize: 5 }, 'BAD_DATASET', 'dense.batchSize'],
+    ['a file that is not there', { annotations: 'nowhere.json' }, 'FILE_NOT_FOUND', 'dense.annotations'],
+  ])('with %s is refused', async (_, change, code, option) => {
+    const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations, ...change } };
+    await expect(trainDetection({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, option });
+  });
+
+  it('refuses images of another size than was annotated, and keeps its weights when stopped', async () => {
+    const wrong = join(folder, 'wrong.json');
+    await writeFile(wrong, (await readFile(annotations, 'utf8')).replaceAll('"width":96', '"width":95'));
+    const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations: wrong } };
+    const run = trainDetection({ student, output: join(folder, 'wrong'), config });
+    await run.next();
+    await expect(run.next()).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.annotations' });
+
+    const stop = new AbortController();
+    const output = join(folder, 'stopped');
+    const stopped = trainDetection({ student, output, config: { device: 'cpu', log: { everySteps: 1 }, dense: { ...dense, data: join(folder, 'images'), annotations } }, signal: stop.signal });
+    await stopped.next();
+    expect((await stopped.next()).value).toMatchObject({ type: 'step', step: 1 });
+    stop.abort();
+    await expect(stopped.next()).rejects.toMatchObject({ code: 'ABORTED' });
+    using device = await openDevice('cpu');
+    using detector = await Detector.load(output, { device });
+    expect(detector.names).toEqual(['rectangle', 'circle']);
+  }, 60_000);
+});

@@ -1,0 +1,144 @@
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { beforeAll, describe, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { openImages } from '../../lib/data/open-images.js';
+import { packImages, type PackOptions } from '../../lib/data/pack/pack.js';
+import { PackFile } from '../../lib/data/pack/reader.js';
+import { imagesFromBuffers } from '../../lib/data/sources.js';
+import { addonPath } from '../../lib/native.js';
+import { bundleChild } from '../fixtures/child.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+
+const folder = temporaryFolder();
+const bundle = await bundleChild('test/integration/pack-child.ts');
+let data: string;
+let teacher: { teacher: string; bank: string };
+let runs = 0;
+const output = () => join(folder, `run-${runs++}`);
+
+beforeAll(async () => {
+  data = await drawShapes(join(folder, 'data'), { count: 8, size: 48 });
+  teacher = await madeUpTeacher(join(folder, 'made-up'));
+});
+
+async function packed(as: PackOptions['as'], shortSide?: number): Promise<string> {
+  const file = join(folder, `${as}-${runs++}.pack`);
+  await packImages(await openImages(data, { labels: 'auto' }), { output: file, as, shortSide });
+  return file;
+}
+
+const config = (images: string, path: string, more: ConfigInput = {}): ConfigInput => ({
+  ...smallConfig(images, path, { ...more, teacher: teacher.teacher, bank: teacher.bank, data: { margin: 1.25, cacheMemory: 1, ...more.data }, evaluate: { data: images } }), names: undefined,
+});
+
+/** The bits of everything a run computed. */
+function expectSame(found: Outcome, expected: Outcome, what: string): void {
+  for (const [name, values] of Object.entries(expected.weights)) expect(sameBits(found.weights[name]!, values), `${what}: ${name}`).toBe(true);
+  const losses = ({ events }: Outcome) => ofType(events, 'step').map(({ loss, learningRate }) => [loss, learningRate]);
+  expect(losses(found), what).toEqual(losses(expected));
+}
+
+describe('training', () => {
+  it('has the same bits from a folder and its packs, decoded before or when a batch needs them', async () => {
+    const whole = await train(config(data, output()));
+    const raw = await packed('raw', 40); // 1.25 x 32
+    const original = await packed('original');
+    const ways: [string, string, ConfigInput['data']][] = [
+      ['raw pack', raw, {}], ['pack', original, { cache: 'all' }], ['folder, streamed', data, { cache: 'stream', readAhead: 1 }], ['pack, streamed', original, { cache: 'stream', readAhead: 7 }],
+    ];
+    for (const [what, images, more] of ways) {
+      const found = await train(config(images, output(), { data: more }));
+      expectSame(found, whole, what);
+      // Evaluation takes smaller images, which a raw pack reduces once more.
+      if (images !== raw) expect(ofType(found.events, 'evaluation').map(({ student }) => student), what).toEqual(ofType(whole.events, 'evaluation').map(({ student }) => student));
+    }
+  });
+
+  it('goes on to the bit after a stop, while images are streamed, and from a pack of the same images', async () => {
+    const original = await packed('original');
+    for (const [first, then, accumulate] of [[data, data, 1], [data, original, 1], [original, original, 2]] as const) {
+      const more = { data: { cache: 'stream' }, train: { epochs: 2, warmupEpochs: 1, batchSize: 8, accumulate } } as const;
+      const whole = await train(config(first, output(), more));
+      const path = output();
+      const controller = new AbortController();
+      await train(config(first, path, more), { signal: controller.signal, onEvent: (event) => event.type === 'step' && event.step >= 2 && controller.abort() });
+      const rest = await train(config(then, path, more), { resume: 'last' });
+      expect(ofType(rest.events, 'start')[0]!.step).toBeGreaterThan(0);
+      for (const [name, values] of Object.entries(whole.weights)) expect(sameBits(rest.weights[name]!, values), name).toBe(true);
+    }
+  });
+
+  it('with a broken or vanished image while streaming goes on with the next one in its place, lists it, and says how fast it decodes', async () => {
+    const images = await drawShapes(join(folder, 'fragile'), { count: 8, size: 48 });
+    await writeFile(join(images, 'cross', '3.png'), 'no picture');
+    const path = output();
+    const run = config(images, path, { data: { cache: 'stream', maxBrokenShare: 0.2 } });
+    await train(run, { onEvent: (event) => void (event.type === 'step' && event.step === 2 && rename(join(images, 'circle', '5.png'), join(folder, 'elsewhere.png'))) });
+    const listed = await readFile(join(path, 'broken-images.txt'), 'utf8');
+    expect(listed).toMatch(/^cross\/3\.png\t.*unsupported/mu);
+    const metrics = (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter((line) => line.includes('"step"')).map((line) => JSON.parse(line) as { type: string; decodeRate?: number });
+    expect(metrics.filter(({ type, decodeRate }) => type === 'step' && decodeRate! > 0).length).toBeGreaterThan(3);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain('cannot be decoded so far');
+    await expect(train(config(images, output(), { data: { cache: 'stream', maxBrokenShare: 0.01 } }))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES' });
+  });
+
+  it('stops at damaged pixels of a raw pack, and names the image', async () => {
+    const file = await packed('raw', 40);
+    const { index } = await PackFile.open(file);
+    const bytes = await readFile(file);
+    bytes[index.offsets[11]! + 100]! ^= 1;
+    await writeFile(file, bytes);
+    await expect(train(config(file, output()))).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(index.ids[11]!) as string });
+  });
+});
+
+describe('killing a process that packs', () => {
+  /** Packs in a child; kills it once it has told of so many images, or lets it end. Returns its exit code; null where it was killed. */
+  async function packChild(source: string, file: string, as: string, killAt: number, delay: number): Promise<number | null> {
+    const child = spawn(process.execPath, [bundle, source, file, as], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'inherit'] });
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      const done = Math.max(...text.trim().split('\n').map(Number));
+      if (done >= killAt) setTimeout(() => child.kill('SIGKILL'), delay);
+    });
+    return new Promise((resolve) => child.on('close', (code) => resolve(code)));
+  }
+
+  it('at any moment leaves nothing that opens as a pack; the next one ends with the file of a whole run', async () => {
+    // Noise, so that each picture takes its time.
+    const noise = (i: number) => Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
+    const images = await Promise.all(Array.from({ length: 60 }, async (_, i) => ({ id: `${i}`, bytes: await sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer() })));
+    const source = join(folder, 'killed-source.pack');
+    await packImages(imagesFromBuffers(images), { output: source });
+    for (const [round, as] of (['original', 'raw', 'jpeg'] as const).entries()) {
+      const whole = join(folder, `whole-${as}.pack`);
+      expect(await packChild(source, whole, as, Infinity, 0)).toBe(0);
+      const file = join(folder, `killed-${as}.pack`);
+      let kills = 0;
+      let journal = 0;
+      for (const [killAt, delay] of [[0, 0], [1, 3 * round], [20, 10], [60, 0], [60, 2]] as const) {
+        if ((await packChild(source, file, as, killAt, delay)) === null) kills++;
+        if (!existsSync(file)) {
+          const length = existsSync(`${file}.journal`) ? (await readFile(`${file}.journal`)).byteLength : 0;
+          expect(length).toBeGreaterThanOrEqual(journal); // it goes on, it does not begin anew
+          journal = length;
+          continue;
+        }
+        expect((await readFile(file)).equals(await readFile(whole))).toBe(true); // it was quicker
+        break;
+      }
+      expect(kills).toBeGreaterThan(1);
+      expect(journal).toBeGreaterThan(1000);
+      if (!existsSync(file)) {
+        await expect(PackFile.open(`${file}.part`)).rejects.toMatchObject({ code: 'BAD_FILE' });
+        expect(await packChild(source, file, as, Infinity, 0)).toBe(0);
+      }
+      expect((await readFile(file)).equals(await readFile(whole)), as).toBe(true);
+      expect(await (await PackFile.open(file)).verify()).toEqual([]);
+    }
+  });
+});

@@ -1,0 +1,185 @@
+/** Each protocol on a few drawings, recomputed here in another way from the student's features. */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { ImageCache } from '../../lib/data/cache.js';
+import { openImageFolder } from '../../lib/data/sources.js';
+import { openDevice } from '../../lib/device.js';
+import { FeatureExtractor } from '../../lib/evaluate/features.js';
+import { evaluateProtocol, type ProtocolEvaluation } from '../../lib/evaluate/protocols.js';
+import { wilsonInterval } from '../../lib/evaluate/score.js';
+import { studentGraph } from '../../lib/models/index.js';
+import { lgdistill } from '../cli/program.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { writeMadeUpStudent } from '../fixtures/student.js';
+import { drawShapes, ofType, shapeNames, smallConfig, train } from './train-fixture.js';
+
+const folder = temporaryFolder();
+const at = (...parts: string[]) => join(folder, ...parts);
+const student = at('student.safetensors');
+const widthMultiplier = 0.35;
+const [trainCount, testCount] = [12, 5];
+let features: { train: number[][]; test: number[][]; trainLabels: number[]; testLabels: number[] };
+
+beforeAll(async () => {
+  const { info, weights } = await writeMadeUpStudent(student, 'mobilenet_v2', { widthMultiplier, resolution: 32 });
+  await drawShapes(at('train'), { count: trainCount, telling: true });
+  await drawShapes(at('test'), { count: testCount, seed: 2, telling: true });
+  using device = await openDevice('cpu');
+  using extractor = new FeatureExtractor({ device, graph: studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), batch: 7, resolution: 32, precision: undefined, mean: info.mean, std: info.std });
+  extractor.load(weights);
+  const read = async (name: string) => {
+    using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
+    const all = await extractor.all(images);
+    return { rows: Array.from({ length: images.length }, (_, i) => [...all.subarray(i * extractor.dimension, (i + 1) * extractor.dimension)]), labels: [...images.labels!] };
+  };
+  const [learnt, judged] = [await read('train'), await read('test')];
+  features = { train: learnt.rows, test: judged.rows, trainLabels: learnt.labels, testLabels: judged.labels };
+});
+
+const run = (protocol: ProtocolEvaluation['protocol'], evaluate: object = {}) => evaluateProtocol({ student, protocol, config: { device: 'cpu', seed: 5, evaluate: { data: at('test'), train: at('train'), output: at('out'), ...evaluate } } });
+
+function checkScore({ results, names, images }: ProtocolEvaluation): void {
+  for (const { score, classes, answers } of results) {
+    const right = answers.predicted.filter((value, i) => value === answers.targets[i]).length;
+    expect(score).toMatchObject({ top1: right / images.length, correct1: right, images: 4 * testCount, classes: 4, topK: 4, top5: 1 });
+    expect(score.interval1).toEqual(wilsonInterval(right, 4 * testCount));
+    expect(classes.map(({ name, images: count, correct1 }) => [name, count, correct1])).toEqual(names.map((name, k) => [name, testCount, answers.predicted.filter((value, i) => value === k && answers.targets[i] === k).length]));
+  }
+}
+
+describe('knn', () => {
+  test('votes of the nearest by cosine, weighed exp(cosine / T)', async () => {
+    const unit = (row: number[]) => row.map((value) => value / Math.hypot(...row));
+    const known = features.train.map(unit);
+    const [k, T] = [7, 0.2];
+    const expected = features.test.map(unit).map((row) => {
+      const near = known.map((other, i) => ({ cosine: other.reduce((sum, value, d) => sum + value * row[d]!, 0), label: features.trainLabels[i]! })).sort((a, b) => b.cosine - a.cosine).slice(0, k);
+      const votes = shapeNames.map((_, label) => near.filter((one) => one.label === label).reduce((sum, { cosine }) => sum + Math.exp(cosine / T), 0));
+      return votes.indexOf(Math.max(...votes));
+    });
+    const evaluation = await run('knn', { neighbours: k, neighbourTemperature: T });
+    expect([...evaluation.results[0]!.answers.predicted]).toEqual(expected);
+    expect(evaluation.results[0]).toMatchObject({ setting: 'k 7, T 0.2', learntFrom: 4 * trainCount });
+    checkScore(evaluation);
+  });
+});
+
+describe('linear', () => {
+  test('L-BFGS: the minimum of the regularised cross entropy at the C chosen, found here by plain gradient descent', async () => {
+    const evaluation = await run('linear', { solver: 'lbfgs', heldOut: 0.25 });
+    const [result] = evaluation.results;
+    checkScore(evaluation);
+    const C = result!.sweep!.find(({ value }) => `L-BFGS, C ${Number(value.toPrecision(3))}` === result!.setting)!.value;
+    expect([...result!.answers.predicted]).toEqual(logisticByDescent(C));
+    expect(Math.max(...result!.sweep!.map(({ top1 }) => top1))).toBe(result!.sweep!.find(({ value }) => value === C)!.top1);
+  });
+
+  test('SGD and L-BFGS are both told, each with its sweep', async () => {
+    const { results, files } = await run('linear', { probeEpochs: 5 });
+    expect(results.map(({ setting }) => setting.replace(/[\d.e+-]+$/u, ''))).toEqual(['SGD, rate ', 'L-BFGS, C ']);
+    expect(results[0]!.sweep!.map(({ value }) => value)).toEqual([0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]);
+    expect(files.map((file) => file.slice(at('out').length + 1))).toEqual(['linear.json', 'linear-1.csv', 'linear-2.csv']);
+  });
+});
+
+/** Predictions of multinomial logistic regression on standardised features: 3000 steps of accelerated gradient descent in float64. */
+function logisticByDescent(C: number): number[] {
+  const { train: known, trainLabels } = features;
+  const count = known.length;
+  const size = known[0]!.length;
+  const mean = known[0]!.map((_, d) => known.reduce((sum, row) => sum + row[d]!, 0) / count);
+  const deviation = mean.map((m, d) => Math.sqrt(known.reduce((sum, row) => sum + (row[d]! - m) ** 2, 0) / count) || 1);
+  const standard = (rows: number[][]) => rows.map((row) => [...row.map((value, d) => (value - mean[d]!) / deviation[d]!), 1]);
+  const x = standard(known);
+  const logits = (row: number[], w: Float64Array) => shapeNames.map((_, k) => row.reduce((sum, value, d) => sum + value * w[k * (size + 1) + d]!, 0));
+  let w = new Float64Array(4 * (size + 1));
+  let ahead = w.slice();
+  const rate = 1 / (0.5 * (size + 1) + 1 / (C * count));
+  for (let t = 0; t < 1500; t++) {
+    const g = ahead.map((value, i) => (i % (size + 1) === size ? 0 : value / (C * count)));
+    x.forEach((row, i) => {
+      const scores = logits(row, ahead);
+      const peak = Math.max(...scores);
+      const total = scores.reduce((sum, score) => sum + Math.exp(score - peak), 0);
+      scores.forEach((score, k) => {
+        const slope = (Math.exp(score - peak) / total - (k === trainLabels[i] ? 1 : 0)) / count;
+        for (let d = 0; d <= size; d++) g[k * (size + 1) + d]! += slope * row[d]!;
+      });
+    });
+    const next = ahead.map((value, i) => value - rate * g[i]!);
+    ahead = next.map((value, i) => value + (t / (t + 3)) * (value - w[i]!));
+    w = next;
+  }
+  return standard(features.test).map((row) => {
+    const scores = logits(row, w);
+    return scores.indexOf(Math.max(...scores));
+  });
+}
+
+describe('fine-tuning', () => {
+  test('learns what the drawings tell apart', async () => {
+    const evaluation = await run('finetune', { finetuneEpochs: 12, finetuneBatch: 12, finetuneRate: 0.6 });
+    checkScore(evaluation);
+    expect(evaluation.results[0]).toMatchObject({ setting: '100 % of the labels', learntFrom: 4 * trainCount });
+    expect(evaluation.results[0]!.score.top1).toBeGreaterThan(0.7);
+  });
+
+  test('semi takes balanced, seeded shares, and says which images they were', async () => {
+    const { results, files } = await run('semi', { finetuneEpochs: 1 });
+    expect(results.map(({ setting, learntFrom }) => [setting, learntFrom])).toEqual([['1 % of the labels', 4], ['10 % of the labels', 4]]); // one image a class at least
+    const list = (name: string) => readFileSync(at('out', name), 'utf8').trimEnd().split('\n');
+    expect(list('labels-1.txt').map((id) => id.split('/')[0])).toEqual([...shapeNames].sort());
+    expect(files).toContain(at('out', 'labels-10.txt'));
+    await run('semi', { finetuneEpochs: 1, labelShare: 0.5 });
+    const half = list('labels-50.txt');
+    expect(half).toHaveLength(24);
+    expect(list('labels-1.txt').every((id) => half.includes(id))).toBe(true);
+  });
+
+  test('a rate that diverges is an error that names it', async () => {
+    await expect(run('finetune', { finetuneEpochs: 3, finetuneBatch: 8, finetuneRate: 1e9 })).rejects.toMatchObject({ code: 'NON_FINITE', option: 'evaluate.finetuneRate' });
+  });
+});
+
+describe('from the command line', () => {
+  test('prints scores and classes, and writes results and predictions', async () => {
+    const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--out', at('cli'), '--neighbours', '3']);
+    expect(code).toBe(0);
+    for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')]) expect(stdout).toContain(part);
+    const json = JSON.parse(readFileSync(at('cli', 'knn.json'), 'utf8')) as { protocol: string; results: { score: { top1: number }; classes: unknown[] }[] };
+    expect(json).toMatchObject({ protocol: 'knn', student, results: [{ learntFrom: 48, images: 20 }] });
+    expect(json.results[0]!.classes).toHaveLength(4);
+    const [head, ...rows] = readFileSync(at('cli', 'knn.csv'), 'utf8').trimEnd().split('\n');
+    expect(head).toBe('image,class,predicted,classes before');
+    const right = rows.filter((row) => row.split(',')[1] === row.split(',')[2]).length;
+    expect(right / 20).toBe(json.results[0]!.score.top1);
+    expect(rows.filter((row) => row.endsWith(',0'))).toHaveLength(right);
+  });
+
+  test('says what is missing or does not fit', async () => {
+    const evaluate = (...more: string[]) => lgdistill(['evaluate', 'linear', '--student', student, '--device', 'cpu', ...more]);
+    expect((await evaluate('--data', at('test'))).stderr).toMatch(/BAD_CONFIG[\s\S]*evaluate\.train/u);
+    expect((await lgdistill(['evaluate', 'liner', '--student', student])).stderr).toContain('zeroshot, knn, linear, semi, finetune');
+    mkdirSync(at('other', 'star'), { recursive: true });
+    writeFileSync(at('other', 'star', 'a.png'), readFileSync(at('test', 'circle', '0.png')));
+    expect((await evaluate('--data', at('test'), '--train', at('other'))).stderr).toMatch(/CLASS_MISMATCH[\s\S]*"star"/u);
+    expect(existsSync(at('evaluation'))).toBe(false);
+  });
+});
+
+test('while training every few steps, and the best is chosen by one of them', async () => {
+  const config = smallConfig(at('train'), at('run'), {
+    train: { epochs: 1, batchSize: 8, warmupEpochs: 0 }, checkpoint: { everyEpochs: 0 },
+    evaluate: { data: at('test'), train: at('train'), also: 'both', metric: 'knn', everySteps: 2, everyEpochs: 0, neighbours: 5, probeEpochs: 3 },
+  });
+  const { events } = await train(config);
+  const evaluations = ofType(events, 'evaluation');
+  expect(evaluations.map(({ step }) => step)).toEqual([2, 4, 6]);
+  for (const { knn, linear } of evaluations) for (const score of [knn, linear]) expect(score).toMatchObject({ images: 20, classes: 4 });
+  const best = evaluations.reduce((a, b) => (b.knn!.top1 > a.knn!.top1 ? b : a));
+  expect(ofType(events, 'done')[0]!.best).toEqual({ metric: 'knn', value: best.knn!.top1, step: best.step });
+  // The same protocol on the checkpoint, apart from the run, finds the same.
+  const apart = await evaluateProtocol({ student: at('run', 'checkpoints', 'last'), protocol: 'knn', config: { device: 'cpu', evaluate: { data: at('test'), train: at('train'), output: at('apart'), neighbours: 5 } } });
+  expect(apart.results[0]!.score).toEqual(evaluations.at(-1)!.knn);
+});

@@ -1,0 +1,128 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { openDevice } from '../../lib/device.js';
+import { putPixels } from '../../lib/dense/pixels.js';
+import { evaluateSegmentation, trainSegmentation, type SegmentationEvent } from '../../lib/dense/segmentation.js';
+import { Segmenter } from '../../lib/dense/segmenter.js';
+import { evaluateZeroShotSegmentation } from '../../lib/dense/zero-shot.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { denseProjectionGraph, denseProjectionWeights } from '../../lib/models/heads/dense-projection.js';
+import { studentGraph } from '../../lib/models/student.js';
+import { readStudent } from '../../lib/train/student-file.js';
+import { drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+
+let folder: string;
+let scenes: string;
+let student: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'lgdistill-segmentation-'));
+  scenes = await drawScenes(join(folder, 'scenes'), { count: 4, sizes: [[64, 64]] });
+  student = await untrainedStudent(join(folder, 'student.safetensors'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+const dense = { resolution: 128, batchSize: 4, maxSteps: 1, learningRate: 0.1, scaleMin: 1, scaleMax: 1, everyEpochs: 0 };
+
+async function run(options: Parameters<typeof trainSegmentation>[0]): Promise<SegmentationEvent[]> {
+  const events: SegmentationEvent[] = [];
+  for await (const event of trainSegmentation(options)) events.push(event);
+  return events;
+}
+
+describe('a segmentation head learns a few images by heart', () => {
+  it.each([['lraspp', 16, 80], ['fcn', 16, 140], ['lraspp', 8, 80]] as const)('%s at output stride %i, to an mIoU above 0.95', async (head, outputStride, maxSteps) => {
+    const output = join(folder, `${head}-${outputStride}`);
+    const config = { device: 'cpu', seed: 1, dense: { ...dense, data: scenes, evaluationData: scenes, head, outputStride, maxSteps } };
+    const begun = performance.now();
+    const events = await run({ student, output, config });
+    console.log(`${head} at output stride ${outputStride}: ${((performance.now() - begun) / 1000).toFixed(1)} s, ${events.flatMap((event) => (event.type === 'step' ? [event.loss.toFixed(3)] : [])).join(' ')}`);
+    const last = events.at(-1)!;
+    if (last.type !== 'done') throw new Error('it did not end');
+    expect(last.score!.meanIou).toBeGreaterThan(0.95);
+    const score = await evaluateSegmentation({ model: output, config });
+    expect(score).toEqual(last.score);
+    expect(score.classes.map(({ name }) => name)).toEqual(sceneClasses);
+    expect(score.pixels).toBe(4 * 64 * 63); // the last row of each mask does not count
+    const sliding = await evaluateSegmentation({ model: output, config: { ...config, dense: { ...config.dense, inference: 'sliding' } } });
+    expect(sliding).toEqual(score); // squares are one window
+    using device = await openDevice('cpu');
+    using segmenter = await Segmenter.load(output, { device });
+    const { width, height, labels } = await segmenter.segment(await readFile(join(scenes, 'images', '0.png')), { inference: 'sliding' });
+    expect([width, height, labels.length]).toEqual([64, 64, 64 * 64]);
+  }, 240_000);
+});
+
+describe('segmentation', () => {
+  it('by the text bank alone gives each position the name whose text is nearest', async () => {
+    // The bank holds the embeddings that the student itself has of images of one colour: it must find them again.
+    const { graph, weights, info } = await plainStudent();
+    using device = await openDevice('cpu');
+    const plain = (colour: string) => sharp({ create: { width: 64, height: 64, channels: 3, background: colour } }).png().toBuffer();
+    const colours = ['#e04040', '#40e040', '#4040e0'];
+    const names = ['red', 'green', 'blue'];
+    const rows = new Float32Array(3 * info.embeddingSize);
+    using network = new CompiledEncoder(device, denseProjectionGraph(graph, 16), { batch: 1, resolution: 64, training: false });
+    network.load(denseProjectionWeights(network.graph, weights));
+    const images = network.makeImages();
+    for (const [i, colour] of colours.entries()) {
+      const pixels = new Float32Array(3 * 64 * 64);
+      putPixels(await sharp(await plain(colour)).removeAlpha().raw().toBuffer(), pixels, { width: 64, height: 64, resolution: 64, mean: info.mean, std: info.std, flip: false });
+      device.addon.writeImages(images, pixels);
+      network.forwardTensor(images);
+      const map = await device.addon.readTensor(network.output); // [4, 4, D]
+      rows.set(map.subarray(5 * info.embeddingSize, 6 * info.embeddingSize), i * info.embeddingSize); // a position off the border
+    }
+    device.addon.release(images);
+    const bank = TextualSemanticsBank.fromEmbeddings(names, rows, { encoderId: 'made up' });
+    using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, { device, outputStride: 16, resolution: 64 });
+    for (const [i, colour] of colours.entries()) {
+      const { labels } = await segmenter.segment(await plain(colour));
+      expect(labels.filter((label) => label === i).length / labels.length, names[i]).toBeGreaterThan(0.5);
+    }
+
+    // and as a command would: a folder, a bank, a score
+    const file = join(folder, 'bank.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(sceneClasses, rows, { encoderId: 'made up' }).save(file);
+    const score = await evaluateZeroShotSegmentation({ student, config: { device: 'cpu', bank: file, dense: { data: scenes, resolution: 64 } } });
+    expect(score.classes.map(({ name }) => name)).toEqual(sceneClasses);
+    expect([score.images, score.pixels]).toEqual([4, 4 * 64 * 63]);
+    const other = join(folder, 'other.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(['x', 'y', 'z'], rows, { encoderId: 'made up' }).save(other);
+    await expect(evaluateZeroShotSegmentation({ student, config: { device: 'cpu', bank: other, dense: { data: scenes, resolution: 64 } } })).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'textEncoder' });
+  }, 60_000);
+
+  it.each([
+    ['no folder', { data: undefined }, 'BAD_CONFIG', 'dense.data'],
+    ['a side that is no multiple of 32', { resolution: 100 }, 'BAD_OPTION', 'dense.resolution'],
+    ['an output stride that is not there', { outputStride: 12 }, 'BAD_OPTION', 'dense.outputStride'],
+    ['a split that is not there', { layout: 'cityscapes' as const }, 'FILE_NOT_FOUND', undefined],
+    ['more images a batch than there are', { batchSize: 5 }, 'BAD_DATASET', 'dense.batchSize'],
+  ])('with %s is refused', async (_, change, code, option) => {
+    const config = { device: 'cpu', dense: { ...dense, data: scenes, ...change } };
+    await expect(trainSegmentation({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, ...(option !== undefined && { option }) });
+  });
+
+  it('stopped keeps its weights, and another class list than the network\'s is refused', async () => {
+    const stop = new AbortController();
+    const output = join(folder, 'stopped');
+    const stopped = trainSegmentation({ student, output, config: { device: 'cpu', log: { everySteps: 1 }, dense: { ...dense, resolution: 64, data: scenes } }, signal: stop.signal });
+    expect((await stopped.next()).value).toMatchObject({ type: 'start', evaluationImages: 0, layout: 'pairs' });
+    expect((await stopped.next()).value).toMatchObject({ type: 'step', step: 1 });
+    stop.abort();
+    await expect(stopped.next()).rejects.toMatchObject({ code: 'ABORTED' });
+    const config = { device: 'cpu', dense: { data: scenes } };
+    expect((await evaluateSegmentation({ model: output, config })).images).toBe(4);
+    await expect(evaluateSegmentation({ model: output, config: { ...config, names: ['a', 'b', 'c'] } })).rejects.toMatchObject({ code: 'CLASS_MISMATCH' });
+    await expect(evaluateSegmentation({ model: student, config })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+    await expect(trainSegmentation({ student, output, config: { device: 'cpu', dense: { ...dense, data: scenes } } }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+  }, 60_000);
+});
+
+async function plainStudent() {
+  const { info, weights } = await readStudent(student);
+  return { info, weights, graph: studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false }) };
+}

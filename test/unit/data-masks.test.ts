@@ -1,0 +1,102 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { classesOf, openMaskFolder } from '../../lib/data/mask-folders.js';
+import { readPngMask } from '../../lib/data/png-mask.js';
+import { encodePng } from '../fixtures/png.js';
+import { randomNumbers } from '../fixtures/random.js';
+
+let folder: string;
+beforeAll(async () => { folder = await mkdtemp(join(tmpdir(), 'lgdistill-masks-')); });
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe('a PNG mask', () => {
+  const random = randomNumbers(2);
+
+  it.each([[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [3, 1], [3, 2], [3, 4], [3, 8]])('of colour type %i and %i bits keeps its numbers', async (colour, bits) => {
+    for (const [width, height] of [[13, 11], [1, 1], [64, 7]] as const) {
+      const values = Array.from({ length: width * height }, () => Math.floor(random() * 2 ** bits));
+      const mask = await readPngMask(encodePng({ width, height, bits, colour, values }), 'mask.png');
+      expect([mask.width, mask.height]).toEqual([width, height]);
+      expect(Array.from(mask.labels)).toEqual(values);
+    }
+  });
+
+  it('is read as libvips writes it', async () => {
+    const labels = Uint8Array.from({ length: 40 * 30 }, (_, i) => (i * i) % 7);
+    const png = await sharp(labels, { raw: { width: 40, height: 30, channels: 1 } }).toColourspace('b-w').png({ compressionLevel: 9, adaptiveFiltering: true }).toBuffer();
+    expect(Array.from((await readPngMask(png, 'x')).labels)).toEqual(Array.from(labels));
+  });
+
+  it.each([
+    ['colours', encodePng({ width: 2, height: 2, bits: 8, colour: 2, values: [1, 2, 3, 4] }), 'colours'],
+    ['an interlaced file', encodePng({ width: 2, height: 2, bits: 8, colour: 0, values: [1, 2, 3, 4], interlace: 1 }), 'interlaced'],
+    ['half a file', encodePng({ width: 20, height: 20, bits: 8, colour: 0, values: Array.from({ length: 400 }, () => Math.floor(256 * random())) }).subarray(0, 200), 'ends in the middle'],
+    ['a JPEG', Buffer.from([0xff, 0xd8, 0xff, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0]), 'not a PNG'],
+  ])('that is %s is refused', async (_, bytes, message) => {
+    await expect(readPngMask(bytes, 'm.png')).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining(message) as string });
+  });
+});
+
+async function put(path: string, content: Buffer | string): Promise<void> {
+  await mkdir(dirname(join(folder, path)), { recursive: true });
+  await writeFile(join(folder, path), content);
+}
+const picture = () => sharp({ create: { width: 4, height: 2, channels: 3, background: '#888' } }).png().toBuffer();
+const mask = (values: number[]) => encodePng({ width: 4, height: 2, bits: 8, colour: 0, values });
+
+describe('a folder of masks', () => {
+  it('in pairs: classes.txt, and splits where there are any', async () => {
+    await put('pairs/images/a/x.png', await picture());
+    await put('pairs/masks/a/x.png', mask([0, 1, 1, 0, 255, 0, 0, 0]));
+    await put('pairs/classes.txt', 'ground\nthing\n');
+    const set = await openMaskFolder(join(folder, 'pairs'), { split: 'train' });
+    expect(set).toMatchObject({ layout: 'pairs', names: ['ground', 'thing'], divided: false, pairs: [{ image: 'images/a/x.png', mask: 'masks/a/x.png' }] });
+    expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 255]), 'm'))).toEqual([0, 1, -1]);
+    expect(() => classesOf(set, Uint8Array.from([0, 2]), 'masks/a/x.png')).toThrow(expect.objectContaining({ code: 'BAD_DATASET', found: 2 }));
+    await put('split/images/val/x.png', await picture());
+    await put('split/masks/val/x.png', mask([0, 0, 0, 0, 0, 0, 0, 0]));
+    expect(await openMaskFolder(join(folder, 'split'), { split: 'val', names: ['one'] })).toMatchObject({ divided: true, pairs: [{ image: 'images/val/x.png' }] });
+    await put('pairs/images/a/y.png', await picture());
+    await expect(openMaskFolder(join(folder, 'pairs'), { split: 'train' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('images/a/y.png') as string });
+    await expect(openMaskFolder(join(folder, 'split'), { split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'names' });
+  });
+
+  it('like Cityscapes: labelIds to the 19 classes, or trainIds as they are', async () => {
+    await put('city/leftImg8bit/val/ulm/ulm_0_leftImg8bit.png', await picture());
+    await put('city/gtFine/val/ulm/ulm_0_gtFine_labelIds.png', mask([7, 8, 26, 0, 0, 0, 0, 0]));
+    const set = await openMaskFolder(join(folder, 'city'), { split: 'val' });
+    expect(set).toMatchObject({ layout: 'cityscapes', pairs: [{ mask: 'gtFine/val/ulm/ulm_0_gtFine_labelIds.png' }] });
+    const labels = classesOf(set, Uint8Array.from([7, 8, 26, 33, 0, 4]), 'm');
+    expect(Array.from(labels, (label) => set.names[label] ?? null)).toEqual(['road', 'sidewalk', 'car', 'bicycle', null, null]);
+    await put('city/gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png', mask([0, 1, 13, 255, 0, 0, 0, 0]));
+    const converted = await openMaskFolder(join(folder, 'city'), { split: 'val' });
+    expect(Array.from(classesOf(converted, Uint8Array.from([0, 13, 255]), 'm'))).toEqual([0, 13, -1]);
+    await expect(openMaskFolder(join(folder, 'city'), { split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+
+  it('like ADE20K: 1 is the first of 150, 0 is ignored', async () => {
+    await put('ade/images/validation/a.jpg', await picture());
+    await put('ade/annotations/validation/a.png', mask([0, 1, 150, 0, 0, 0, 0, 0]));
+    const set = await openMaskFolder(join(folder, 'ade'), { split: 'val' });
+    expect([set.layout, set.names.length]).toEqual(['ade20k', 150]);
+    expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 150]), 'm'))).toEqual([-1, 0, 149]);
+  });
+
+  it('like VOC: background and 20 classes, the list says which images', async () => {
+    await put('voc/JPEGImages/2007_1.jpg', await picture());
+    await put('voc/SegmentationClass/2007_1.png', mask([0, 15, 255, 0, 0, 0, 0, 0]));
+    await put('voc/ImageSets/Segmentation/val.txt', '2007_1\n');
+    const set = await openMaskFolder(join(folder, 'voc'), { split: 'val' });
+    expect([set.layout, set.names.length, set.names[0], set.names[15]]).toEqual(['voc', 21, 'background', 'person']);
+    await expect(openMaskFolder(join(folder, 'voc'), { split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+
+  it('of no known layout is refused', async () => {
+    await put('nothing/x.txt', '');
+    await expect(openMaskFolder(join(folder, 'nothing'), { split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.data' });
+    await expect(openMaskFolder(join(folder, 'absent'), { split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+});

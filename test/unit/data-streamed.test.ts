@@ -1,0 +1,142 @@
+import sharp from 'sharp';
+import { describe, expect, it } from 'vitest';
+import type { PreparedImages } from '../../lib/data/cache.js';
+import { inOrder } from '../../lib/data/in-order.js';
+import { chooseMode, decodedBytes, openDataset } from '../../lib/data/open-dataset.js';
+import { readAhead } from '../../lib/data/read-ahead.js';
+import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
+import { StreamedImages, type StreamedImagesOptions } from '../../lib/data/streamed.js';
+import { loadAddon, type NativeAddon, type PixelStoreHandle } from '../../lib/native.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const addon = loadAddon();
+const options: StreamedImagesOptions = { addon, resolution: 16, margin: 1, maxBrokenShare: 0.5 };
+const spillFolder = temporaryFolder();
+
+/** `count` pictures of one grey level each, image i of level i * 5; the ones named in `broken` are no pictures. */
+async function levels(count: number, broken: readonly number[] = []): Promise<ImageSource> {
+  const draw = (level: number) => sharp({ create: { width: 20, height: 24, channels: 3, background: { r: level, g: level, b: level } } }).png().toBuffer();
+  return imagesFromBuffers(await Promise.all(Array.from({ length: count }, async (_, i) => ({ id: `image ${i}`, bytes: broken.includes(i) ? Buffer.from('x') : await draw(5 * i) }))));
+}
+
+/** Level of each image, as it stands in a prepared store. */
+async function levelsOf({ store }: PreparedImages, images: Int32Array): Promise<number[]> {
+  const tensor = addon.makeImages(addon.openDevice('cpu', 0, 1), images.length, 2, 2, false);
+  addon.augment(store, { train: false, mean: [0, 0, 0], std: [1, 1, 1] }, { images, drawIds: images, seed: 0, epoch: 0 }, tensor);
+  const values = await addon.readImages(tensor);
+  return Array.from(images, (_, i) => Math.round(values[12 * i]! * 51));
+}
+
+describe('StreamedImages', () => {
+  it('decodes a batch under the images own indices; the next one that can be decoded stands in for a broken one', async () => {
+    using images = await StreamedImages.open(await levels(12, [4, 5, 11]), options);
+    const batch = Int32Array.of(9, 4, 0, 11, 11, 5);
+    const prepared = await images.prepare(batch);
+    expect(await levelsOf(prepared, batch)).toEqual([9, 6, 0, 0, 0, 6]);
+    prepared.release();
+    expect(images.broken.map(({ id }) => id).sort()).toEqual(['image 11', 'image 4', 'image 5']);
+    expect(images.decoded.images).toBeGreaterThanOrEqual(5);
+    expect(images.decoded.seconds).toBeGreaterThan(0);
+    expect(() => images.store).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
+  });
+
+  it('stops at too many broken ones, and where none can be decoded', async () => {
+    using some = await StreamedImages.open(await levels(10, [1, 2, 3]), { ...options, maxBrokenShare: 0.2 });
+    await expect(some.prepare(Int32Array.of(1))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('3 of the 10') as string });
+    using none = await StreamedImages.open(await levels(2, [0, 1]), { ...options, maxBrokenShare: 1 });
+    await expect(none.prepare(Int32Array.of(0, 1))).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    await expect(StreamedImages.open({ ...(await levels(1)), sequential: true }, options)).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'data.cache' });
+    await expect(StreamedImages.open(await levels(1), { ...options, margin: 0 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+  });
+
+  it('uses the memory of a released batch again, and never while work on it is queued', async () => {
+    const made: PixelStoreHandle[] = [];
+    const counting: NativeAddon = { ...addon, makePixelStore: (settings) => (made.push(addon.makePixelStore(settings)), made.at(-1)!) };
+    const images = await StreamedImages.open(await levels(8), { ...options, addon: counting });
+    for (let i = 0; i < 20; i++) {
+      const batch = Int32Array.of(i % 8, (i + 3) % 8);
+      const prepared = await images.prepare(batch);
+      expect(await levelsOf(prepared, batch)).toEqual([...batch]);
+      prepared.release();
+    }
+    expect(made).toHaveLength(1);
+    const batch = Int32Array.of(1);
+    const prepared = await images.prepare(batch);
+    const device = addon.openDevice('cpu', 0, 1);
+    const tensor = addon.makeImages(device, 1, 512, 512, false);
+    for (let i = 0; i < 30; i++) addon.augment(prepared.store, { train: true, mean: [0, 0, 0], std: [1, 1, 1] }, { images: batch, drawIds: batch, seed: 0, epoch: 0 }, tensor);
+    expect(() => prepared.release()).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
+    await addon.synchronize(device);
+    prepared.release();
+    images.dispose();
+    await expect(images.prepare(batch)).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+});
+
+describe('readAhead', () => {
+  it('gives batches in order, so many ahead and no more, and gives back those that nobody took', async () => {
+    const events: string[] = [];
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const dataset = {
+      store,
+      prepare: async (images: Int32Array): Promise<PreparedImages> => {
+        events.push(`prepare ${images[0]}`);
+        await new Promise((resolve) => setTimeout(resolve, images[0] === 0 ? 20 : 1)); // the first is the slowest
+        return { store, release: () => events.push(`release ${images[0]}`) };
+      },
+    };
+    const batches = Array.from({ length: 9 }, (_, i) => ({ images: Int32Array.of(i) }));
+    const taken: number[] = [];
+    for await (const { images, release } of readAhead(dataset, batches, 2)) {
+      taken.push(images[0]!);
+      expect(events.filter((event) => event.startsWith('prepare'))).toHaveLength(images[0]! + 3);
+      release();
+      if (images[0] === 3) break;
+    }
+    expect(taken).toEqual([0, 1, 2, 3]);
+    expect(events.filter((event) => event.startsWith('release'))).toEqual([0, 1, 2, 3, 4, 5].map((i) => `release ${i}`));
+  });
+
+  it('throws where a batch fails, when its turn comes', async () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const dataset = { store, prepare: (images: Int32Array) => (images[0] === 1 ? Promise.reject(new Error('gone')) : { store, release: () => undefined }) };
+    const seen: number[] = [];
+    const read = async () => {
+      for await (const { images } of readAhead(dataset, [0, 1, 2].map((i) => ({ images: Int32Array.of(i) })), 2)) seen.push(images[0]!);
+    };
+    await expect(read()).rejects.toThrow('gone');
+    expect(seen).toEqual([0]);
+  });
+});
+
+it('works on several things at once and gives results in order', async () => {
+  let running = 0;
+  let most = 0;
+  const work = async (i: number) => {
+    most = Math.max(most, ++running);
+    await new Promise((resolve) => setTimeout(resolve, (7 * i) % 5));
+    running--;
+    if (i === 17) throw new Error('seventeen');
+    return i;
+  };
+  const results: number[] = [];
+  await expect((async () => { for await (const result of inOrder(Array.from({ length: 30 }, (_, i) => i), 4, work)) results.push(result); })()).rejects.toThrow('seventeen');
+  expect(results).toEqual(Array.from({ length: 17 }, (_, i) => i));
+  expect(most).toBe(4);
+  expect(running).toBe(0);
+});
+
+it('decodes all before where that fits, and streams where it does not', async () => {
+  const source = await levels(10, [2]);
+  const cache = { addon, resolution: 16, margin: 1, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.5 };
+  expect(await decodedBytes(source, 16)).toBeCloseTo(10 * 3 * 16 * 19.2, -1);
+  expect(await chooseMode(source, 'auto', cache)).toBe('all');
+  const noRoom = { ...cache, memoryLimitBytes: 1000, spillFolder: '/no/such/folder' };
+  expect(await chooseMode(source, 'auto', noRoom)).toBe('stream');
+  expect(await chooseMode(source, 'all', noRoom)).toBe('all');
+  expect(await chooseMode({ ...source, sequential: true }, 'auto', noRoom)).toBe('all');
+  using streamed = await openDataset(source, 'stream', cache);
+  expect(streamed).toBeInstanceOf(StreamedImages);
+  using cached = await openDataset(source, 'auto', cache);
+  expect(cached.length).toBe(9);
+});

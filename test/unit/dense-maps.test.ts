@@ -1,0 +1,113 @@
+import { describe, expect, it } from 'vitest';
+import { ConfusionCounts } from '../../lib/dense/intersection.js';
+import { labelMap, slidingParts, type ScoredWindow } from '../../lib/dense/label-map.js';
+import { drawView, putPixels, wholeView } from '../../lib/dense/pixels.js';
+import { denseRate } from '../../lib/dense/trainer.js';
+import { listStudents } from '../../lib/models/index.js';
+import { dilate, lastMap, mapGraph, stagesOf } from '../../lib/models/stages.js';
+import { studentGraph } from '../../lib/models/student.js';
+import { randomNumbers } from '../fixtures/random.js';
+
+describe('stages', () => {
+  it.each([
+    ['resnet18', [[2, 64], [4, 64], [8, 128], [16, 256], [32, 512]]],
+    ['mobilenet_v2', [[2, 16], [4, 24], [8, 32], [16, 96], [32, 1280]]],
+    ['mobilenet_v3_large', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 960]]],
+    ['efficientnet_b0', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 1280]]],
+  ])('of %s are the last blocks at each stride', (name, expected) => {
+    expect(stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride, value }) => [stride, value.channels])).toEqual(expected);
+  });
+
+  it.each([8, 16, 32])('every student takes output stride %i', (outputStride) => {
+    for (const name of listStudents()) {
+      const graph = mapGraph(studentGraph(name, { embeddingSize: 8 }));
+      const fine = dilate(graph, outputStride);
+      const strides = fine.nodes.filter(({ op }) => op === 'conv' || op === 'maxPool').map(({ attributes }) => Number(attributes!['stride'] ?? 1));
+      const largest = stagesOf(fine).at(-1)!.stride;
+      expect(largest, `${name} ${strides.join()}`).toBe(outputStride);
+      expect(lastMap(fine)).toEqual(lastMap(graph));
+      expect(fine.parameters).toEqual(graph.parameters);
+    }
+  });
+
+  it('cannot dilate a pool', () => {
+    expect(() => dilate(mapGraph(studentGraph('resnet18', { embeddingSize: 8 })), 2)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'outputStride' }));
+  });
+});
+
+describe('a label map', () => {
+  const window = (part: ScoredWindow['part'], rows: number, columns: number, scores: number[], stride = 8, scale = 1): ScoredWindow => ({ part, scaleX: scale, scaleY: scale, stride, rows, columns, scores: Float32Array.from(scores) });
+
+  it('interpolates scores between the middles of positions', async () => {
+    // two positions 8 pixels wide: class 1 leads by 4 in the left, class 0 by 4 in the right one: even in the middle, at 8 pixels
+    const labels = await labelMap([window({ x: 0, y: 0, width: 16, height: 8 }, 1, 2, [0, 4, 4, 0])], { width: 16, height: 8, classes: 2 });
+    expect(Array.from(labels.subarray(0, 16))).toEqual([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    expect(Array.from(labels.subarray(112))).toEqual(Array.from(labels.subarray(0, 16)));
+  });
+
+  it('sums windows where they overlap, at any scale', async () => {
+    const left = window({ x: 0, y: 0, width: 8, height: 4 }, 1, 1, [1, 0], 16, 2);
+    const right = window({ x: 4, y: 0, width: 8, height: 4 }, 1, 1, [0, 3], 16, 2);
+    const labels = await labelMap([left, right], { width: 12, height: 4, classes: 2 });
+    expect(Array.from(labels.subarray(0, 12))).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
+  });
+
+  it('slides squares over the whole image', () => {
+    for (const [width, height] of [[100, 100], [2048, 1024], [500, 375], [90, 300], [1000, 10]] as const) {
+      const parts = slidingParts({ width, height });
+      const side = Math.min(width, height);
+      expect(parts.every(({ width: w, height: h }) => w === side && h === side)).toBe(true);
+      const starts = parts.map(({ x, y }) => x + y);
+      expect([starts[0], starts.at(-1)]).toEqual([0, Math.max(width, height) - side]);
+      for (let i = 1; i < starts.length; i++) expect(starts[i]! - starts[i - 1]!).toBeLessThanOrEqual((2 / 3) * side + 1);
+    }
+  });
+
+  it('stops when asked to', async () => {
+    const wide = window({ x: 0, y: 0, width: 3000, height: 900 }, 1, 1, [1, 0]);
+    await expect(labelMap([wide], { width: 3000, height: 900, classes: 2 }, AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
+
+describe('mean intersection over union', () => {
+  it('of a case worked by hand', () => {
+    const counts = new ConfusionCounts(['a', 'b', 'c', 'never']);
+    counts.add(Int16Array.from([0, 0, 0, 1, 1, -1]), Int16Array.from([0, 0, 1, 1, 2, 3]));
+    const score = counts.score();
+    // a: 2 of 3; b: 1 of 3 (two of it, and one of a taken for it); c: 0 of 1; the last class is nowhere
+    expect(score.classes.map(({ iou }) => iou)).toEqual([2 / 3, 1 / 3, 0, null]);
+    expect(score.meanIou).toBeCloseTo(1 / 3, 12);
+    expect(score.pixelAccuracy).toBeCloseTo(3 / 5, 12);
+    expect(score.meanAccuracy).toBeCloseTo((2 / 3 + 1 / 2) / 2, 12);
+    expect([score.pixels, score.images]).toEqual([5, 1]);
+  });
+});
+
+describe('views', () => {
+  it('lie in the image, fit the input and keep their scale', () => {
+    const random = randomNumbers(1);
+    for (let i = 0; i < 500; i++) {
+      const image = { width: 1 + Math.floor(700 * random()), height: 1 + Math.floor(700 * random()) };
+      const { part, width, height } = drawView(image, 128, { scaleMin: 0.5, scaleMax: 2, flipProbability: 0.5 }, random);
+      expect(part.x >= 0 && part.y >= 0 && part.x + part.width <= image.width && part.y + part.height <= image.height).toBe(true);
+      expect(width >= 1 && height >= 1 && width <= 128 && height <= 128).toBe(true);
+      const covers = Math.max(width, height) >= 127 - width / part.width; // to the pixel of the image
+      expect(covers || (part.width === image.width && part.height === image.height)).toBe(true);
+    }
+    expect(wholeView({ width: 200, height: 100 }, 64)).toEqual({ part: { x: 0, y: 0, width: 200, height: 100 }, width: 64, height: 32, flip: false });
+  });
+
+  it('are normalised and mirrored in place', () => {
+    const into = new Float32Array(3 * 4);
+    putPixels(Uint8Array.from([0, 51, 255, 255, 102, 0]), into, { width: 2, height: 1, resolution: 2, mean: [0.5, 0, 0], std: [0.5, 1, 2], flip: true });
+    expect(Array.from(into, (value) => Math.round(value * 1e6) / 1e6)).toEqual([1, -1, 0, 0, 0.4, 0.2, 0, 0, 0, 0.5, 0, 0]);
+  });
+
+  it('are trained at a rate that rises and falls', () => {
+    const rates = Array.from({ length: 100 }, (_, step) => denseRate(step, 100, 1));
+    expect(rates[0]).toBeCloseTo(0.2, 12);
+    expect(rates[4]).toBeCloseTo(0.96 ** 0.9, 12);
+    expect(rates.indexOf(Math.max(...rates))).toBe(4);
+    expect(rates[99]).toBeCloseTo(0.01 ** 0.9, 12);
+  });
+});

@@ -1,0 +1,132 @@
+import { describe, expect, it } from 'vitest';
+import type { BoxedImages } from '../../lib/data/coco.js';
+import { averagePrecision, type Detection } from '../../lib/dense/average-precision.js';
+import { suppress } from '../../lib/dense/detection-decode.js';
+import { assignTargets, levelSides } from '../../lib/dense/detection-targets.js';
+import { randomNumbers } from '../fixtures/random.js';
+
+type Box = [number, number, number, number];
+const annotation = (box: Box, { label = 0, crowd = false, area = box[2] * box[3] } = {}) => ({ label, box, area, crowd });
+const setOf = (images: ReturnType<typeof annotation>[][], names = ['thing']): BoxedImages => ({
+  names, categoryIds: names.map((_, i) => i + 1), images: images.map((annotations, id) => ({ id, file: `${id}.png`, width: 640, height: 480, annotations })),
+});
+const found = (box: Box, score: number, label = 0): Detection => ({ label, score, box });
+
+describe('average precision', () => {
+  it('of a case worked by hand', () => {
+    // Two annotations in two images. Detections by score: right (overlap 1), wrong, right with an overlap of 0.8 (80 of 100 pixels wide).
+    const set = setOf([[annotation([0, 0, 100, 100])], [annotation([0, 0, 100, 100])]]);
+    const score = averagePrecision(set, [[found([0, 0, 100, 100], 0.9), found([300, 300, 50, 50], 0.8)], [found([0, 0, 80, 100], 0.7)]]);
+    // Overlaps 0.50 to 0.80: precision 1 up to recall 0.5 (51 recalls), then 2/3 (50 recalls). Beyond 0.80: only the first, 51 recalls of 1.
+    const both = (51 + 50 * (2 / 3)) / 101;
+    expect(score.ap50).toBeCloseTo(both, 12);
+    expect(score.ap75).toBeCloseTo(both, 12);
+    expect(score.ap).toBeCloseTo((7 * both + 3 * (51 / 101)) / 10, 12);
+    // both annotations are 10,000 pixels large: of the large ones only, and the wrong box of 2,500 is left out there
+    expect(score.apSmall).toBeNull();
+    expect(score.apMedium).toBeNull();
+    expect(score.apLarge).toBeCloseTo((7 * 1 + 3 * (51 / 101)) / 10, 12);
+  });
+
+  it('takes an annotation once, and a second detection of it as a mistake', () => {
+    const set = setOf([[annotation([0, 0, 40, 40])]]);
+    expect(averagePrecision(set, [[found([0, 0, 40, 40], 0.5), found([0, 0, 40, 40], 0.9)]]).ap).toBeCloseTo(1, 12); // full recall comes before the mistake
+    const two = setOf([[annotation([0, 0, 40, 40]), annotation([100, 0, 40, 40])]]);
+    const score = averagePrecision(two, [[found([0, 0, 40, 40], 0.9), found([0, 0, 40, 40], 0.8), found([100, 0, 40, 40], 0.7)]]);
+    expect(score.ap).toBeCloseTo((51 + 50 * (2 / 3)) / 101, 12);
+    expect(score.apMedium).toBeCloseTo(score.ap!, 12);
+  });
+
+  it('neither misses nor forbids what lies in a crowd, however often', () => {
+    const set = setOf([[annotation([0, 0, 50, 50]), annotation([100, 0, 200, 200], { crowd: true })]]);
+    const score = averagePrecision(set, [[found([110, 10, 20, 20], 0.95), found([200, 50, 30, 30], 0.92), found([0, 0, 50, 50], 0.9)]]);
+    expect(score.ap).toBeCloseTo(1, 12);
+    expect(averagePrecision(setOf([[annotation([0, 0, 9, 9], { crowd: true })]]), [[]]).ap).toBeNull(); // nothing to find
+  });
+
+  it('counts at most 100 detections of a class in an image', () => {
+    const set = setOf([[annotation([0, 0, 50, 50])]]);
+    const noise = Array.from({ length: 100 }, (_, i) => found([400, 300, 20, 20], 0.9 - i / 1000));
+    expect(averagePrecision(set, [[...noise, found([0, 0, 50, 50], 0.1)]]).ap).toBe(0);
+    expect(averagePrecision(set, [[...noise.slice(1), found([0, 0, 50, 50], 0.1)]]).ap).toBeCloseTo(1 / 100, 12);
+  });
+
+  it('is the mean over the classes that are there', () => {
+    const set = setOf([[annotation([0, 0, 50, 50]), annotation([0, 0, 50, 50], { label: 1 })]], ['a', 'b', 'c']);
+    const score = averagePrecision(set, [[found([0, 0, 50, 50], 0.9), found([0, 0, 50, 50], 0.9, 2)]]);
+    expect(score.classes.map(({ ap }) => ap === null ? null : Math.round(ap * 1e6) / 1e6)).toEqual([1, 0, null]);
+    expect(score.ap).toBeCloseTo(0.5, 12);
+  });
+
+  it('agrees with precision and recall counted anew at every threshold, without crowds', () => {
+    const random = randomNumbers(11);
+    const box = (): Box => [400 * random(), 300 * random(), 20 + 120 * random(), 20 + 120 * random()];
+    const images = Array.from({ length: 12 }, () => Array.from({ length: 1 + Math.floor(4 * random()) }, () => annotation(box())));
+    const detections = images.map((annotations) => [
+      ...annotations.filter(() => random() < 0.8).map(({ box: [x, y, w, h] }) => found([x + 12 * (random() - 0.5), y + 12 * (random() - 0.5), w * (0.85 + 0.3 * random()), h], random())),
+      ...Array.from({ length: 3 }, () => found(box(), 0.8 * random())),
+    ]);
+    const iou = ([ax, ay, aw, ah]: Box, [bx, by, bw, bh]: Box) => {
+      const [w, h] = [Math.max(0, Math.min(ax + aw, bx + bw) - Math.max(ax, bx)), Math.max(0, Math.min(ay + ah, by + bh) - Math.max(ay, by))];
+      return (w * h) / (aw * ah + bw * bh - w * h);
+    };
+    // For each score as a threshold: match anew from scratch, count, and take the largest precision at each recall or beyond.
+    const recomputed = (overlap: number) => {
+      const scores = detections.flat().map(({ score }) => score).sort((a, b) => b - a);
+      const points = scores.map((least) => {
+        let [right, wrong] = [0, 0];
+        images.forEach((annotations, i) => {
+          const free = new Set(annotations.map((_, a) => a));
+          for (const { box: of } of detections[i]!.filter(({ score }) => score >= least).sort((a, b) => b.score - a.score)) {
+            const best = [...free].map((a) => ({ a, share: iou(of, annotations[a]!.box) })).filter(({ share }) => share >= overlap).sort((p, q) => q.share - p.share)[0];
+            if (best === undefined) wrong++;
+            else { right++; free.delete(best.a); }
+          }
+        });
+        return { recall: right / images.flat().length, precision: right / (right + wrong) };
+      });
+      return Array.from({ length: 101 }, (_, i) => Math.max(0, ...points.filter(({ recall }) => recall >= i / 100 - 1e-12).map(({ precision }) => precision))).reduce((a, b) => a + b, 0) / 101;
+    };
+    const score = averagePrecision(setOf(images), detections);
+    expect(score.ap50).toBeCloseTo(recomputed(0.5), 9);
+    expect(score.ap75).toBeCloseTo(recomputed(0.75), 9);
+    expect(score.ap50!).toBeGreaterThan(score.ap75!);
+    expect(score.ap).toBeCloseTo(Array.from({ length: 10 }, (_, i) => recomputed(0.5 + 0.05 * i)).reduce((a, b) => a + b, 0) / 10, 9);
+  });
+});
+
+describe('suppression', () => {
+  it('keeps the likeliest of boxes that overlap, class by class', () => {
+    const boxes = [found([0, 0, 10, 10], 0.5), found([1, 0, 10, 10], 0.9), found([1, 0, 10, 10], 0.4, 1), found([20, 0, 10, 10], 0.3)];
+    expect(suppress(boxes, 0.6).map(({ score }) => score)).toEqual([0.9, 0.5, 0.4, 0.3].filter((score) => score !== 0.5));
+    expect(suppress(boxes, 0.9).length).toBe(4); // 9 / 11 is no more than 0.9
+  });
+});
+
+describe('targets', () => {
+  it('give a box to the level that its size is for, near its centre, and a smaller box what both claim', () => {
+    expect(levelSides(256)).toEqual([32, 16, 8, 4, 2]);
+    expect(levelSides(96)).toEqual([12, 6, 3, 2, 1]);
+    const { labels, boxes, positive, centred } = assignTargets([[{ label: 3, crowd: false, x0: 20, y0: 20, x1: 60, y1: 60 }, { label: 4, crowd: false, x0: 34, y0: 34, x1: 46, y1: 46 }]], 256);
+    const at = (row: number, column: number) => labels[row * 32 + column];
+    expect([at(3, 3), at(4, 4), at(5, 5)]).toEqual([3, 4, 4]); // at 28, 36 and 44 pixels
+    expect(positive).toBe(labels.filter((label) => label >= 0).length);
+    for (let i = 0; i < labels.length; i++) {
+      if (labels[i]! < 0) continue;
+      expect(i).toBeLessThan(32 * 32); // both are small: level P3 alone
+      const [x, y] = [((i % 32) + 0.5) * 8, (Math.floor(i / 32) + 0.5) * 8];
+      const [l, t, r, b] = Array.from(boxes.subarray(4 * i, 4 * i + 4), (value) => 8 * value);
+      expect([x - l!, y - t!, x + r!, y + b!]).toEqual(labels[i] === 4 ? [34, 34, 46, 46] : [20, 20, 60, 60]);
+      expect(Math.max(Math.abs(x - 40), Math.abs(y - 40))).toBeLessThanOrEqual(12);
+    }
+    expect(centred).toBeGreaterThan(0);
+    expect(centred).toBeLessThanOrEqual(positive);
+  });
+
+  it('leave out locations in a crowd that belong to nothing else', () => {
+    const { labels } = assignTargets([[{ label: 0, crowd: true, x0: 0, y0: 0, x1: 128, y1: 128 }, { label: 1, crowd: false, x0: 32, y0: 32, x1: 64, y1: 64 }]], 128);
+    expect(labels.filter((label) => label === 1).length).toBeGreaterThan(0);
+    expect(labels.filter((label) => label === -2).length).toBeGreaterThan(200);
+    expect(labels.filter((label) => label === -1).length).toBe(0);
+  });
+});
