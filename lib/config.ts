@@ -98,7 +98,8 @@ const schema = z.strictObject({
     everyEpochs: z.int().min(0).default(1).describe('Epochs between evaluations; 0 evaluates at the end only'),
     everySteps: z.int().min(0).default(0).describe('Steps between evaluations, besides those after epochs; 0 turns this off'),
     also: z.enum(['none', 'knn', 'linear', 'both']).default('none').describe('Protocols that an evaluation while training runs besides zero-shot; they learn from evaluate.train'),
-    metric: z.enum(['auto', 'top1', 'top5', 'loss', 'knn', 'linear']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without; knn and linear are top-1 of those protocols'),
+    online: z.boolean().default(false).describe('Train a linear classifier beside the student, on its embeddings and the class folders of data.train; the student does not notice'),
+    metric: z.enum(['auto', 'top1', 'top5', 'loss', 'knn', 'linear', 'online']).default('auto').describe('What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without; knn, linear and online are top-1 of those'),
     output: text().optional().describe("Folder for an evaluation's results, predictions and lists (default: evaluation, in the run folder or beside the student's file)"),
     neighbours: count().default(200).describe('Nearest labelled images that vote (knn)'),
     neighbourTemperature: positive().default(0.1).describe('Votes weigh exp(cosine / this) (knn)'),
@@ -340,6 +341,8 @@ function checkTogether({ augment, train, names, bank, evaluate, student }: Confi
   if ((metric === 'knn' || metric === 'linear') && also !== metric && also !== 'both') {
     throw new LgdError('BAD_CONFIG', 'is not among the protocols that run while training.', { option: 'evaluate.metric', found: metric, mend: `Set evaluate.also to ${metric} or both` });
   }
+  if (metric === 'online' && !evaluate.online) throw new LgdError('BAD_CONFIG', 'there is no online probe.', { option: 'evaluate.metric', found: metric, mend: 'Set evaluate.online' });
+  if (evaluate.online && evaluate.data === undefined) throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: 'evaluate.online', found: true, mend: 'Give evaluate.data' });
   if (also !== 'none' && (evaluate.data === undefined || evaluate.train === undefined)) {
     throw new LgdError('BAD_CONFIG', 'needs labelled images to learn from and to evaluate on.', { option: 'evaluate.also', found: also, mend: 'Give evaluate.train and evaluate.data' });
   }

@@ -69,6 +69,7 @@ export { loadStudent, readStudent, type StudentInfo } from './train/student-file
 export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
 export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
+export { OnlineProbe, type OnlineImages, type OnlineState } from './evaluate/online.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';

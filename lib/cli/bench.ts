@@ -1,8 +1,9 @@
-import { Command } from 'commander';
-import { openDevice, type DeviceName } from '../device.js';
-import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
+import { Argument, Command } from 'commander';
 import { measureData, type DataRow } from '../data/measure.js';
-import type { Bind } from './command.js';
+import { openDevice, type DeviceName } from '../device.js';
+import { LgdError } from '../errors.js';
+import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
+import type { Bind, Context } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { formatTable } from './table.js';
@@ -16,51 +17,48 @@ interface BenchFlags {
 
 export function benchCommand(bind: Bind): Command {
   const command = new Command('bench')
-    .description('measure training, inference and the semantic loss on a device')
+    .description('measure training, inference and the semantic loss on a device; or how fast sources of images give views')
+    .addArgument(new Argument('[what]', 'device: the steps of a student; data: sources x cores -> images/s, decoded and augmented on the CPU').choices(['device', 'data']).default('device'))
+    .argument('[sources...]', 'for data: folders, packs or tar shards')
     .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2)
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', "size of the embeddings, where no teacher tells it", parseCount('dimension'), 512);
-  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'train.batchSize', 'train.precision']);
-  command.enablePositionalOptions().addCommand(dataCommand(bind)); // what follows `data` is its own
-  return command.action(bind(async ({ terminal, signal }) => {
-    const { seconds, categories, dimension } = command.opts<BenchFlags>();
-    const config = await readConfig(command);
-    using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-    const progress = startProgress(terminal, 'bench');
-    const rows: BenchmarkRow[] = [];
-    try {
-      for await (const row of benchmark(config, { device, seconds, categories, dimension, signal })) {
-        rows.push(row);
-        progress.update(rows.length, rows.length + 1, `${row.op} | `);
-      }
-    } finally {
-      progress.stop();
-    }
-    const { name, kind, threads } = device.info;
-    terminal.emit({ device: device.info, build: device.addon.buildInfo(), student: config.student.name, widthMultiplier: config.student.widthMultiplier, categories, rows });
-    terminal.say(`${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${config.student.name} x ${config.student.widthMultiplier}; ${categories} names`);
-    terminal.say(formatTable(
-      ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
-      rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [op, String(batch), String(resolution ?? '-'), ...[p20, p50, p80].map((value) => value.toFixed(2)), imagesPerSecond.toFixed(0)]),
-    ));
-  }));
+  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'train.batchSize', 'train.precision', 'augment.*']);
+  return command.action(bind(async (context, what, sources) => (what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context))));
 }
 
-function dataCommand(bind: Bind): Command {
-  const command = new Command('data')
-    .description('measure how fast images come: sources x cores -> images/s, decoded and augmented to views on the CPU')
-    .argument('<sources...>', 'folders, packs or tar shards')
-    .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2);
-  addConfigOptions(command, ['seed', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'augment.*']);
-  return command.action(bind(async ({ terminal, signal }, sources) => {
-    const config = await readConfig(command);
-    const { seconds } = command.opts<{ seconds: number }>();
-    const rows: DataRow[] = [];
-    for await (const row of measureData(sources as string[], config, { seconds, signal })) rows.push(row);
-    terminal.emit({ resolution: config.data.resolution, rows });
-    terminal.say(formatTable(
-      ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
-      rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
-    ));
-  }));
+async function benchDevice(command: Command, { terminal, signal }: Context): Promise<void> {
+  const { seconds, categories, dimension } = command.opts<BenchFlags>();
+  const config = await readConfig(command);
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  const progress = startProgress(terminal, 'bench');
+  const rows: BenchmarkRow[] = [];
+  try {
+    for await (const row of benchmark(config, { device, seconds, categories, dimension, signal })) {
+      rows.push(row);
+      progress.update(rows.length, rows.length + 1, `${row.op} | `);
+    }
+  } finally {
+    progress.stop();
+  }
+  const { name, kind, threads } = device.info;
+  terminal.emit({ device: device.info, build: device.addon.buildInfo(), student: config.student.name, widthMultiplier: config.student.widthMultiplier, categories, rows });
+  terminal.say(`${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${config.student.name} x ${config.student.widthMultiplier}; ${categories} names`);
+  terminal.say(formatTable(
+    ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
+    rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [op, String(batch), String(resolution ?? '-'), ...[p20, p50, p80].map((value) => value.toFixed(2)), imagesPerSecond.toFixed(0)]),
+  ));
+}
+
+async function benchData(command: Command, { terminal, signal }: Context, sources: readonly string[]): Promise<void> {
+  if (sources.length === 0) throw new LgdError('BAD_OPTION', 'there is nothing to measure.', { option: 'sources', mend: 'Give folders, packs or tar shards after `bench data`' });
+  const config = await readConfig(command);
+  const { seconds } = command.opts<BenchFlags>();
+  const rows: DataRow[] = [];
+  for await (const row of measureData(sources, config, { seconds, signal })) rows.push(row);
+  terminal.emit({ rows });
+  terminal.say(formatTable(
+    ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
+    rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),
+  ));
 }

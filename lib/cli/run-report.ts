@@ -76,8 +76,8 @@ function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
   return `loss ${loss.toFixed(3)} | ${imagesPerSecond.toFixed(0)} images/s | data wait ${percent(dataWait, 0)} | `;
 }
 
-function describeEvaluation({ epoch, student, teacher, knn, linear, best }: EvaluationEvent): string {
-  const also = [['knn', knn], ['linear', linear]] as const;
+function describeEvaluation({ epoch, student, teacher, knn, linear, online, best }: EvaluationEvent): string {
+  const also = [['knn', knn], ['linear', linear], ['online probe', online]] as const;
   const against = teacher === undefined ? '' : ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})`;
   return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${also.map(([name, score]) => (score === undefined ? '' : `, ${name} ${percent(score.top1)}`)).join('')}${best ? ', the best so far' : ''}`;
 }
@@ -85,7 +85,7 @@ function describeEvaluation({ epoch, student, teacher, knn, linear, best }: Eval
 function describeEnd({ step, seconds, folder, best }: DoneEvent, evaluation: EvaluationEvent | undefined): string {
   const lines = [`done: ${step} steps in ${formatDuration(seconds)}; ${folder}`];
   if (best !== null) lines.push(`best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`);
-  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student], ['student, knn', evaluation.knn], ['student, linear', evaluation.linear]]));
+  if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student], ['student, knn', evaluation.knn], ['student, linear', evaluation.linear], ['student, online probe', evaluation.online]]));
   return lines.join('\n');
 }
 

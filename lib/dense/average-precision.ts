@@ -82,7 +82,9 @@ function precisionAt(judged: readonly Judged[], overlap: number, wanted: number)
   const recall: number[] = [];
   let [right, wrong] = [0, 0];
   for (const entry of judged) {
-    if (!entry.ignored[overlap]) entry.right[overlap] ? right++ : wrong++;
+    const counts = Number(!entry.ignored[overlap]);
+    if (entry.right[overlap]) right += counts;
+    else wrong += counts;
     recall.push(right / wanted);
     precision.push(right / (right + wrong + Number.EPSILON));
   }

@@ -2,7 +2,8 @@
 import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { ImageCache } from '../data/cache.js';
-import { openImageFolder, sampleSource } from '../data/sources.js';
+import { openImages } from '../data/open-images.js';
+import { sampleSource } from '../data/sources.js';
 import { readViews } from '../data/views.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -70,7 +71,7 @@ async function embed(device: Device, { architecture, embeddingSize, widthMultipl
 }
 
 async function imagesOf(folder: string, device: Device, { resolution, mean, std }: StudentInfo, signal: AbortSignal | undefined): Promise<Float32Array> {
-  const source = sampleSource(await openImageFolder(folder, { signal }), mostImages);
+  const source = sampleSource(await openImages(folder, { signal }), mostImages);
   using images = await ImageCache.build(source, { addon: device.addon, resolution, margin: 1, memoryLimitBytes: 2 ** 30, spillFolder: tmpdir(), maxBrokenShare: 0.5, signal });
   const all = Int32Array.from({ length: images.length }, (_, i) => i);
   return readViews(images, { images: all, drawIds: all, seed: 0, epoch: 0 }, { device, resolution, mean, std, augment: false });

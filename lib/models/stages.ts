@@ -62,7 +62,8 @@ function valueOf(graph: GraphSpec, index: number, channels: readonly number[]): 
 
 /**
  * The same weights at a finer output stride: a convolution that would go beyond it keeps its positions (stride 1), and every later kernel spreads its taps by as
- * much (dilation). Where the coarse network has a position, the fine one computes the same value (Chen et al. 2017, "atrous convolution"). Value numbers stay.
+ * much (dilation). Where the coarse network has a position, the fine one computes the same value (Chen et al. 2017,
+ * "atrous convolution"); only gates of squeeze and excitation take their mean over more positions. Value numbers stay.
  * @param outputStride a power of two
  * @throws LgdError BAD_OPTION where a pool would have to be dilated
  */

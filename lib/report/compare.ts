@@ -1,6 +1,6 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
 import { wilsonInterval } from '../evaluate/score.js';
-import { readRuns, type EvaluationPoint, type RunRecord } from './read-run.js';
+import { otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */
@@ -22,6 +22,8 @@ export interface ComparedRun {
   evaluatedAt: number | undefined;
   top1: ShareWithInterval | undefined;
   top5: ShareWithInterval | undefined;
+  /** Top-1 of the protocols that the evaluation ran besides zero-shot. */
+  others: Partial<Record<OtherProtocol, ShareWithInterval>>;
   /** Images and classes of the evaluation: accuracies over others do not compare. */
   images: number | undefined;
   classes: number | undefined;
@@ -45,6 +47,8 @@ export interface RunGroup {
   steps: number;
   top1: Spread | undefined;
   top5: Spread | undefined;
+  /** Of the protocols that all of its runs have. */
+  others: Partial<Record<OtherProtocol, Spread>>;
   loss: Spread | undefined;
   imagesPerSecond: Spread | undefined;
   /** Options in which groups differ, by dotted path, as JSON; the method stands apart. */
@@ -61,7 +65,7 @@ export interface RunComparison {
 
 /** How {@link compareRuns} reads a run's evaluations. */
 export interface CompareOptions {
-  /** Which evaluation counts: the run's best, whose student its `best` checkpoint holds (default), or the last. */
+  /** Which evaluation counts: the run's best by `evaluate.metric`, whose student its `best` checkpoint holds (default), or the last. */
   at?: 'best' | 'last';
 }
 
@@ -87,7 +91,7 @@ export async function compareRuns(paths: readonly string[], { at = 'best' }: Com
 
 function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   const { name, path, method, student, steps, loss, imagesPerSecond } = summarise(record);
-  const point = chosen(record.evaluations, at);
+  const point = chosen(record, at);
   const seed = record.config['seed'];
   return {
     name, path, method, student, steps, loss, imagesPerSecond,
@@ -95,14 +99,18 @@ function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
     evaluatedAt: point?.step,
     top1: point && withInterval(point.student.correct1, point.student.images),
     top5: point && withInterval(point.student.correct5, point.student.images),
+    others: Object.fromEntries(Object.entries(point?.others ?? {}).map(([protocol, { correct1, images }]) => [protocol, withInterval(correct1, images)])),
     images: point?.student.images,
     classes: point?.student.classes,
   };
 }
 
-function chosen(evaluations: readonly EvaluationPoint[], at: 'best' | 'last'): EvaluationPoint | undefined {
+function chosen({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
   if (at === 'last') return evaluations.at(-1);
-  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || one.student.top1 > best.student.top1 ? one : best), undefined);
+  const metric = (config['evaluate'] as { metric?: string } | undefined)?.metric;
+  const other = otherProtocols.find((name) => name === metric);
+  const value = ({ student, others }: EvaluationPoint) => (other === undefined ? student[metric === 'top5' ? 'top5' : 'top1'] : (others[other]?.top1 ?? -1));
+  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || value(one) > value(best) ? one : best), undefined);
 }
 
 function withInterval(correct: number, images: number): ShareWithInterval {
@@ -114,7 +122,10 @@ function grouped(runs: readonly ComparedRun[], differences: Readonly<Record<stri
   const [{ method, student, steps }] = runs as [ComparedRun];
   return {
     method, student, runs, steps, differences,
-    top1: over(({ top1 }) => top1?.share), top5: over(({ top5 }) => top5?.share), loss: over(({ loss }) => loss), imagesPerSecond: over((run) => run.imagesPerSecond),
+    top1: over(({ top1 }) => top1?.share), top5: over(({ top5 }) => top5?.share), others: Object.fromEntries(otherProtocols.flatMap((name) => {
+      const spread = over(({ others }) => others[name]?.share);
+      return spread === undefined ? [] : [[name, spread] as const];
+    })), loss: over(({ loss }) => loss), imagesPerSecond: over((run) => run.imagesPerSecond),
   };
 }
 

@@ -28,7 +28,14 @@ export interface EvaluationPoint {
   seconds: number;
   student: ZeroShotScore;
   teacher: ZeroShotScore | undefined;
+  /** Of the protocols that ran besides zero-shot. */
+  others: OtherScores;
 }
+
+/** Protocols that an evaluation while training may run besides zero-shot. */
+export const otherProtocols = ['knn', 'linear', 'online'] as const;
+export type OtherProtocol = (typeof otherProtocols)[number];
+export type OtherScores = Partial<Record<OtherProtocol, ZeroShotScore>>;
 
 export interface RunRecord {
   /** The folder's name; unique within a report ({@link readRuns}). */
@@ -142,8 +149,9 @@ function parseObject(line: string): Record<string, unknown> | undefined {
 function evaluationOf(line: Record<string, unknown>): EvaluationPoint | undefined {
   const score = (value: unknown) => (Number.isFinite((value as ZeroShotScore | undefined)?.top1) ? (value as ZeroShotScore) : undefined);
   const student = score(line['student']);
+  const others = Object.fromEntries(otherProtocols.flatMap((name) => (score(line[name]) === undefined ? [] : [[name, score(line[name])!] as const])));
   return student && {
-    step: line['step'] as number, epoch: numberOr(line['epoch']), time: numberOr(line['time']), seconds: numberOr(line['seconds']), student, teacher: score(line['teacher']),
+    step: line['step'] as number, epoch: numberOr(line['epoch']), time: numberOr(line['time']), seconds: numberOr(line['seconds']), student, teacher: score(line['teacher']), others,
   };
 }
 

@@ -5,7 +5,7 @@ import type { PreparableImages } from '../data/read-ahead.js';
 import type { DecodeRate } from '../data/streamed.js';
 
 /** What training reads of its images: an {@link ImageCache}, {@link StreamedImages}, or anything with the same pixels, ids and places. */
-export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceIndex'>, Partial<Pick<ImageCache, 'broken' | 'fileBytes'>>, PreparableImages {
+export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceIndex'>, Partial<Pick<ImageCache, 'broken' | 'fileBytes' | 'labels'>>, PreparableImages {
   /** What was decoded since the start, where images are decoded while training goes on. */
   readonly decoded?: DecodeRate;
 }

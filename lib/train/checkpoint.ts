@@ -8,6 +8,7 @@ import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } f
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import type { OnlineState } from '../evaluate/online.js';
 import { makeFolder } from '../make-folder.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
@@ -27,6 +28,8 @@ export interface CheckpointContent {
   bank: TextualSemanticsBank | undefined;
   /** Visual anchors, seen flags and queue; the textual rows are the bank's. */
   semantic: SemanticState;
+  /** Of the online probe, where there is one. */
+  online?: OnlineState;
   /** Plain data of the loop: sampler position, best metric, recent losses. */
   progress: unknown;
 }
@@ -54,6 +57,7 @@ const bankFile = 'bank.safetensors';
 const manifestFile = 'manifest.json';
 const manifestFormat = 'lgdistill-checkpoint';
 const stateFormat = 'lgdistill-state';
+const onlinePrefix = 'online.';
 const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
 
 /** The checkpoints of one run. */
@@ -211,7 +215,7 @@ function byAge(a: string, b: string): number {
 }
 
 async function writeContent(folder: string, content: CheckpointContent, best: Manifest['best']): Promise<void> {
-  const { info, weights, momentum, bank, semantic, progress } = content;
+  const { info, weights, momentum, bank, semantic, online, progress } = content;
   await writeStudent(join(folder, studentFile), info, weights);
   await bank?.save(join(folder, bankFile));
   const rows = (data: Float32Array): TensorRecord => ({ shape: [data.length / info.embeddingSize, info.embeddingSize], data });
@@ -219,6 +223,7 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   if (semantic.visual !== undefined) tensors.push(['visual_bank', rows(semantic.visual)]);
   if (semantic.seen !== undefined) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
   if (semantic.queue !== undefined) tensors.push(['queue', rows(semantic.queue)]);
+  for (const [name, data] of Object.entries(online ?? {})) tensors.push([`${onlinePrefix}${name}`, { shape: [data.length], data }]);
   await writeSafetensors(join(folder, stateFile), tensors, {
     format: stateFormat,
     version,
@@ -257,8 +262,10 @@ export async function readCheckpoint(folder: string): Promise<CheckpointContent 
       queuePosition: Number(metadata['queuePosition']),
       queueFilled: Number(metadata['queueFilled']),
     };
+    const probe = [...tensors].flatMap(([name, { data }]) => (name.startsWith(onlinePrefix) ? [[name.slice(onlinePrefix.length), data as Float32Array] as const] : []));
+    const online = probe.length === 0 ? undefined : (Object.fromEntries(probe) as OnlineState);
     const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
-    return { folder, manifest, info, weights, momentum, bank, semantic, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
+    return { folder, manifest, info, weights, momentum, bank, semantic, online, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
   } catch (cause) {
     throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
   }

@@ -2,6 +2,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
@@ -27,6 +28,8 @@ export interface DistillerOptions {
   tsb?: TextualSemanticsBank;
   /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
   config?: ConfigInput;
+  /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
+  onlineClasses?: number;
 }
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
@@ -87,7 +90,7 @@ export class Distiller implements Disposable {
   #slot = 0;
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
-  constructor({ device, teacher, student, tsb, config: input = {} }: DistillerOptions) {
+  constructor({ device, teacher, student, tsb, config: input = {}, onlineClasses }: DistillerOptions) {
     const config = parseConfig(input);
     const students = [student].flat() as Student[];
     checkStudents(teacher, students);
@@ -96,7 +99,7 @@ export class Distiller implements Disposable {
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     const { addon, handle } = device;
     const resolution = config.data.resolution ?? teacher.resolution;
-    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config }));
+    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, onlineClasses }));
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     this.#step = addon.makeStep(handle);
     this.#images = this.encoder.makeImages();
@@ -174,7 +177,20 @@ export class Distiller implements Disposable {
       addon.endStep(this.#step);
       if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
     }
+    if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     return { slots, teacherMilliseconds };
+  }
+
+  /** Online probes learn from the last batch of a step, after it. */
+  #probe(pupils: readonly Pupil[], { dataset, images }: Batch): void {
+    if (dataset.labels === undefined) return;
+    const labels = images.map((image) => dataset.labels![image]!);
+    for (const pupil of pupils) pupil.probe(labels);
+  }
+
+  /** The online probe of the student of this number, if there is one. */
+  onlineOf(student: number): OnlineProbe | undefined {
+    return this.#pupil(student).online;
   }
 
   /**

@@ -56,6 +56,8 @@ export interface EvaluationEvent extends OfStudent {
   /** Of the protocols that `evaluate.also` names. */
   knn?: ZeroShotScore;
   linear?: ZeroShotScore;
+  /** Of the online probe, with `evaluate.online`. */
+  online?: ZeroShotScore;
   /** Is this the best so far? */
   best: boolean;
   seconds: number;

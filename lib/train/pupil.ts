@@ -3,6 +3,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
 import type { Config, Method } from '../config.js';
 import type { Device } from '../device.js';
+import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -13,6 +14,8 @@ export interface DistillerState {
   weights: WeightRecord;
   momentum: WeightRecord;
   semantic: SemanticState;
+  /** Of the online probe, where there is one. */
+  online?: OnlineState;
 }
 
 /** Which banks take part in the loss, and the weight of the visual part. */
@@ -34,6 +37,8 @@ export interface PupilOptions {
   resolution: number;
   tsb: TextualSemanticsBank | undefined;
   config: Config;
+  /** Classes of an online probe; undefined: none. */
+  onlineClasses: number | undefined;
 }
 
 /** Calls queue work on the device; only those that return promises wait for it. */
@@ -44,14 +49,16 @@ export class Pupil {
   readonly #config: Config;
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
+  readonly online: OnlineProbe | undefined;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config }: PupilOptions) {
+  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, onlineClasses }: PupilOptions) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize, precision } = config.train;
     this.encoder = student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true });
     this.#dStudent = addon.makeTensor(handle, [batchSize, embeddingSize]);
+    this.online = onlineClasses === undefined ? undefined : new OnlineProbe(device, embeddingSize, onlineClasses);
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     this.#head = addon.makeSemanticHead(handle, {
       dimension: embeddingSize,
@@ -94,6 +101,11 @@ export class Pupil {
     this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
   }
 
+  /** One step of the online probe, if there is one, on the embeddings of the last forward. */
+  probe(labels: Int32Array): void {
+    this.online?.learn(this.encoder.output, labels);
+  }
+
   /** The numbers that stand in a slot. */
   async metrics(slot: number): Promise<SemanticMetrics> {
     return this.#device.addon.readMetrics(this.#device.handle, this.#head, slot);
@@ -104,18 +116,20 @@ export class Pupil {
     const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
       this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
     ]);
-    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled } };
+    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, ...(this.online && { online: await this.online.state() }) };
   }
 
   /** @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
-  restore({ weights, momentum, semantic }: DistillerState): void {
+  restore({ weights, momentum, semantic, online }: DistillerState): void {
     this.encoder.load(weights);
     this.encoder.loadOptimiserState(momentum);
     this.#device.addon.writeSemanticState(this.#head, semantic);
+    if (online !== undefined) this.online?.restore(online);
   }
 
   dispose(): void {
     for (const object of [this.#head, this.#dStudent]) this.#device.addon.release(object);
+    this.online?.[Symbol.dispose]();
     this.encoder.dispose();
   }
 }

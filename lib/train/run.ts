@@ -4,6 +4,7 @@ import type { BrokenImage } from '../data/cache.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
+import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -29,9 +30,14 @@ export interface RunOptions {
   evaluation?: ZeroShotEvaluation;
   /** Protocols on frozen features that go with it. */
   frozen?: FrozenEvaluation;
+  /** What online probes are judged on, with `evaluate.online`. */
+  online?: OnlineImages;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {});
 }
+
+/** Scores of an evaluation besides zero-shot. */
+type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
 /** What makes a checkpoint the best. */
 type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
@@ -208,9 +214,14 @@ export class Run {
     try {
       this.#teacherScore ??= await this.course.teacherScore();
       const student = await evaluation.evaluateEncoder(this.encoder, { signal });
-      const also = await this.course.options.frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal });
+      const { frozen, online: judged } = this.course.options;
+      const probe = this.course.distiller.onlineOf(this.number);
+      const also: OtherScores = {
+        ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal })),
+        ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, { signal }) }),
+      };
       this.#evaluated = this.#step;
-      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also?.knn?.top1, linear: also?.linear?.top1 };
+      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also.knn?.top1, linear: also.linear?.top1, online: also.online?.top1 };
       const value = values[this.#metric];
       const best = value !== undefined && this.#improves(value);
       const event: EvaluationEvent = {
@@ -236,7 +247,7 @@ export class Run {
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
     if (this.#metric === 'loss') isBest = this.#improves(this.#monitor.smoothed);
     const { distiller, plan, images } = this.course;
-    const { weights, momentum, semantic } = await distiller.state(this.number);
+    const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,
@@ -248,7 +259,7 @@ export class Run {
     };
     await this.folder.sync();
     const folder = await this.store.write(
-      { info: this.#studentInfo(), weights, momentum, bank: distiller.tsb, semantic, progress },
+      { info: this.#studentInfo(), weights, momentum, bank: distiller.tsb, semantic, online, progress },
       { best: this.#best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
@@ -365,7 +376,7 @@ function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
 }
 
-function alsoText(scores: FrozenScores = {}): string {
+function alsoText(scores: OtherScores): string {
   return Object.entries(scores).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
 }
 

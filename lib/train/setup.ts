@@ -13,6 +13,7 @@ import { LgdError, throwIfAborted } from '../errors.js';
 import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
+import { labelsAmong, type OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -47,6 +48,8 @@ export interface PreparedRun extends AsyncDisposable {
   evaluation: ZeroShotEvaluation | undefined;
   /** The protocols of `evaluate.also`. */
   frozen: FrozenEvaluation | undefined;
+  /** What the online probe of `evaluate.online` is judged on. */
+  online: OnlineImages | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
   run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
@@ -66,7 +69,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, resume: options.resume }) };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, online: parts.online, resume: options.resume }) };
   } catch (error) {
     await dispose();
     throw error;
@@ -88,7 +91,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
-  const source = await openImages(trainingImages, { signal });
+  const source = await openImages(trainingImages, { labels: given.evaluate.online ? 'folders' : 'none', signal });
   if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
   const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
@@ -119,7 +122,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
   const student = students[0]!;
   if (weights !== undefined) await loadStartWeights(student, weights);
-  const distiller = new Distiller({ device, teacher, student: students, tsb, config });
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: source.classNames?.length });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
@@ -127,10 +130,12 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   cleanup.push(() => dataset.dispose());
   let evaluation: ZeroShotEvaluation | undefined;
   let frozen: FrozenEvaluation | undefined;
+  let online: OnlineImages | undefined;
   if (evaluationSource && evaluationBank) {
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
+    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!), mean: teacher.mean, std: teacher.std };
     if (labelled !== undefined) {
       const { resolution, precision } = distiller.encoder;
       const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
@@ -138,7 +143,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
       frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller };
 }
 
 interface DecodeOptions {

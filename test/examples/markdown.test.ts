@@ -12,6 +12,7 @@ import { addonPath } from '../../lib/native.js';
 import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { drawScenes, untrainedStudent } from '../integration/segmentation-fixture.js';
 import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
 
 /** What is another thing in the test than in the text, everywhere it occurs: a model that is here for one on the hub, and sizes that take seconds for sizes that take hours. */
@@ -19,6 +20,7 @@ const substitutions: readonly (readonly [string, string])[] = [
   ['Xenova/clip-vit-base-patch32', tinyClip],
   ["'resnet18'", "'mobilenet_v3_small'"],
   ['epochs: 90', 'epochs: 1, batchSize: 8'],
+  ['epochs: 40, resolution: 512', 'epochs: 10, batchSize: 2, resolution: 64'],
 ];
 
 interface Program {
@@ -47,6 +49,8 @@ beforeAll(async () => {
   mkdirSync(scratch, { recursive: true });
   writeFileSync(join(folder, 'names.txt'), shapeNames.join('\n'));
   for (const name of ['photos', 'labelled']) await drawShapes(join(folder, name), { count: 6 });
+  await drawScenes(join(folder, 'scenes'), { count: 2 });
+  await untrainedStudent(join(folder, 'student.safetensors'));
 });
 afterAll(() => rmSync(join(scratch, '..'), { recursive: true, force: true }));
 

@@ -12,6 +12,8 @@ import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { addonPath } from '../../lib/native.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { preflight } from '../../lib/train/preflight.js';
+import { prepareRun } from '../../lib/train/setup.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
 
 const folder = temporaryFolder();
@@ -85,6 +87,17 @@ describe('training', () => {
     expect(metrics.filter(({ type, decodeRate }) => type === 'step' && decodeRate! > 0).length).toBeGreaterThan(3);
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain('cannot be decoded so far');
     await expect(train(config(images, output(), { data: { cache: 'stream', maxBrokenShare: 0.01 } }))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES' });
+  });
+
+  it('is measured before it begins, whatever its images come from', async () => {
+    for (const [images, more] of [[data, { cache: 'stream' }], [await packed('raw', 40), {}]] as const) {
+      const run = await prepareRun(config(images, output(), { data: more }));
+      try {
+        expect(await preflight(run.distiller, run.dataset, { seconds: 0.1 })).toMatchObject({ type: 'preflight', steps: 8 });
+      } finally {
+        await run.dispose();
+      }
+    }
   });
 
   it('stops at damaged pixels of a raw pack, and names the image', async () => {

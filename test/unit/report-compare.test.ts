@@ -54,6 +54,21 @@ describe('compareRuns', () => {
     expect(remarks).toEqual(['not at their end: e (unfinished)', 'evaluated on different sets: 40 images of 8 classes; 4 images of 2 classes']);
   });
 
+  test('tells what other protocols found, and takes the best by the run\'s own metric', async () => {
+    const run = makeRun('g', { evaluate: { data: folder, train: folder, also: 'knn', metric: 'knn' } }, []);
+    const scoreOf = (correct1: number) => makeScore({ correct1, correct5: 39, images: 40, classes: 8, topK: 5 });
+    const lines = [[30, 10], [20, 24], [25, 18]].map(([zeroshot, knn], i) => ({ type: 'evaluation', step: i + 1, epoch: i, student: scoreOf(zeroshot!), knn: scoreOf(knn!), seconds: 1, time: 1 }));
+    writeFileSync(join(run, 'metrics.jsonl'), lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+    const { runs, groups } = await compareRuns([run, lgd[0]!]);
+    expect(runs[0]).toMatchObject({ evaluatedAt: 2, top1: { share: 0.5 }, others: { knn: { share: 0.6 } } });
+    expect(runs[0]!.others.knn!.interval[0]).toBeCloseTo(0.4460, 3);
+    expect(runs[1]!.others).toEqual({});
+    expect(groups.map(({ others }) => others.knn?.mean)).toEqual([0.6, undefined]);
+    const { stdout } = await lgdistill(['compare', run, lgd[0]!]);
+    expect(stdout).toContain('knn top-1');
+    expect(stdout).toContain('60.0 %');
+  });
+
   test('a spread is that of a sample', () => {
     expect(spreadOf([1, 2, 3, 4])).toEqual({ mean: 2.5, deviation: Math.sqrt(5 / 3) });
     expect(spreadOf([1, undefined])).toBeUndefined();

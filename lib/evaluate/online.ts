@@ -1,0 +1,89 @@
+/**
+ * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their labels. No gradient of it reaches the student, whose bits stay what they would be without it.
+ */
+import { LgdError } from '../errors.js';
+import type { Device } from '../device.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { ChannelTriple } from '../models/teachers/types.js';
+import type { TensorHandle } from '../native.js';
+import { accuracyOf, makeAnswers } from './accuracy.js';
+import { embedImages, encoderEmbedder } from './embed.js';
+import { LinearHeads, readResults } from './feature-set.js';
+import type { LabelledSet } from './labelled.js';
+import type { ZeroShotScore } from './score.js';
+
+/** Everything the classifier's next step depends on. */
+export type OnlineState = Awaited<ReturnType<LinearHeads['state']>>;
+
+/** The images that online probes are judged on. */
+export interface OnlineImages {
+  images: LabelledSet;
+  /** Of each image, as an index into the training images' classes. */
+  labels: Int32Array;
+  mean: ChannelTriple;
+  std: ChannelTriple;
+}
+
+const learningRate = 1; // of unit embeddings
+
+export class OnlineProbe implements Disposable {
+  readonly #heads: LinearHeads;
+
+  /** @param dimension D; @throws LgdError OUT_OF_MEMORY */
+  constructor(readonly device: Device, dimension: number, readonly classes: number) {
+    this.#heads = new LinearHeads(device, dimension, classes, 1);
+  }
+
+  /** Queues a step of SGD on a batch of embeddings [B,D]. */
+  learn(embeddings: TensorHandle, labels: Int32Array): void {
+    const { weights, bias, dWeights, dBias } = this.#heads;
+    this.device.addon.classifierLoss({ features: embeddings, weights, bias, dWeights, dBias, labels, unit: true, scale: 1 / labels.length });
+    this.#heads.step([learningRate], { momentum: 0.9, weightDecay: 0 });
+  }
+
+  /** Its score on images, by the encoder's embeddings. @throws LgdError NON_FINITE, ABORTED, and device faults */
+  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, { signal }: { signal?: AbortSignal } = {}): Promise<ZeroShotScore> {
+    const { device, classes } = this;
+    const { addon } = device;
+    const { weights, bias, dimension } = this.#heads;
+    const answers = { ...makeAnswers(images.length), targets: labels };
+    using embedder = encoderEmbedder(encoder);
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (rows, from, to) => {
+      const [features, results] = [addon.makeTensor(device.handle, [to - from, dimension]), addon.makeTensor(device.handle, [to - from, 3])];
+      try {
+        addon.writeTensor(features, rows.slice());
+        const wanted = labels.slice(from, to);
+        addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
+        const found = readResults(await addon.readTensor(results), wanted, 1).answers(0);
+        answers.predicted.set(found.predicted, from);
+        answers.ranks.set(found.ranks, from);
+      } finally {
+        for (const tensor of [features, results]) addon.release(tensor);
+      }
+    }, { signal });
+    return accuracyOf(answers, classes);
+  }
+
+  async state(): Promise<OnlineState> {
+    return this.#heads.state();
+  }
+
+  /** @throws LgdError BAD_SHAPE */
+  restore(state: OnlineState): void {
+    this.#heads.restore(state);
+  }
+
+  [Symbol.dispose](): void {
+    this.#heads[Symbol.dispose]();
+  }
+}
+
+/** Labels of evaluation images as indices into the classes of the training images. @throws LgdError CLASS_MISMATCH */
+export function labelsAmong({ labels, classNames }: LabelledSet, classes: readonly string[]): Int32Array {
+  const places = classNames!.map((name) => classes.indexOf(name));
+  const strange = classNames!.filter((_, i) => places[i] === -1);
+  if (strange.length === 0) return labels!.map((label) => places[label]!);
+  throw new LgdError('CLASS_MISMATCH', `the training images have no class folders ${strange.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${strange.length > 10 ? ', ...' : ''}.`, {
+    option: 'evaluate.online', mend: 'Name class folders of training and evaluation images alike, or turn evaluate.online off',
+  });
+}
