@@ -31,8 +31,8 @@ const schema = z.strictObject({
   textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
   teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
-  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'feature']).default('lgd')
-    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; feature: cosine regression to the teacher'),
+  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('lgd')
+    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher'),
   data: group({
     train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),
@@ -54,11 +54,11 @@ const schema = z.strictObject({
     weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),
   }),
   loss: group({
-    alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (method lgd)'),
+    alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (methods lgd and combined)'),
     studentTemperature: positive().default(0.2).describe("Temperature of the student's softmax"),
     teacherTemperature: positive().default(0.01).describe("Temperature of the teacher's softmax"),
     momentum: z.number().min(0).lt(1).default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
-    queueSize: count().default(4096).describe('Past teacher embeddings kept in the queue (methods seed and hybrid)'),
+    queueSize: count().default(4096).describe('Past teacher embeddings kept in the queue (methods seed, hybrid and combined)'),
   }),
   train: group({
     epochs: count().default(200).describe('Passes over the training images'),

@@ -25,6 +25,7 @@ const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'u
   visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
   seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
   hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
+  combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
   feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
 };
 
