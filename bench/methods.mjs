@@ -1,4 +1,4 @@
-// Compares methods and their settings where there are few names and where there are many: the numbers of docs/methods.md.
+// Compares methods and their settings where there are few names and where there are many.
 //   node bench/methods.mjs [--tasks cifar10,emoji] [--variants lgd,seed,...] [--seeds 1,2,3] [--rows FILE] [--student mobilenet_v3_small] [--width 1] [--resolution 64] [--images N] [--views N] [--batch 64] [--rate 0.12] [--threads N]
 //   node bench/methods.mjs --table FILE
 // cifar10: 10 names, photos from $LGDISTILL_CIFAR10 (train/ and test/ with class folders); emoji: all names of the demo, judged on the vendor that neither teacher nor student has seen.
