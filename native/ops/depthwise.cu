@@ -12,10 +12,10 @@ namespace {
 
 constexpr int strip = 4;
 
-// R: kernel size. turned: use the kernel rotated by 180 degrees.
+// R: kernel size. turned: use the kernel rotated by 180 degrees. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
 template <class T, int R, int stride, bool turned>
-__global__ void __launch_bounds__(256) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
-                                                    int strips, int64_t threads) {
+__global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
+                                                       int strips, int64_t threads) {
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
