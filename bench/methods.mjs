@@ -78,8 +78,8 @@ async function measure(lgd, device, teacher, task, { train, test, bank }, varian
   const output = join(tmpdir(), `lgdistill-methods-${process.pid}`);
   const student = lgd.createStudent(options.student, { device, embeddingSize: teacher.embeddingSize, widthMultiplier: numbers.width, seed });
   const epochs = Math.max(2, Math.round(numbers.views / train.length));
-  const config = lgd.mergeConfig(variants[variant], {
-    output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
+  const config = lgd.parseConfig({
+    ...variants[variant], output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
     augment: task === 'emoji' ? { hue: 0, blurProbability: 0 } : {},
     train: { epochs, batchSize: numbers.batch, learningRate: numbers.rate, warmupEpochs: epochs / 20, outlierFactor: 0 },
     teacherCache: { views: epochs, file: viewsFile }, evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },

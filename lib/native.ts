@@ -354,6 +354,17 @@ export interface NativeAddon {
     batch: { images: Int32Array | number[]; drawIds: Int32Array | number[]; seed: number; epoch: number },
     images: TensorHandle,
   ): void;
+  /**
+   * Opens libjpeg-turbo, a shared library.
+   * @throws LgdError DEPENDENCY_MISSING saying why it cannot be loaded
+   */
+  openJpegDecoder(path: string): void;
+  /**
+   * Decodes a JPEG file of three colours, on one of libuv's threads, to RGB pixels [height,width,3], neither side larger than the picture's. EXIF orientation and colour profiles
+   * are not looked at. Do not change the file's bytes before the promise settles.
+   * @throws LgdError BAD_IMAGE (also for a file that warns of damage), DEPENDENCY_MISSING before openJpegDecoder
+   */
+  decodeJpeg(file: Uint8Array, width: number, height: number): Promise<Uint8Array>;
 
   bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossResult>;
   bankUpdate(device: DeviceHandle, args: NativeBankUpdateArguments): Promise<BankUpdateResult>;
@@ -403,7 +414,7 @@ export const nativeFunctions = [
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
-  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment',
+  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment', 'openJpegDecoder', 'decodeJpeg',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
     'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];

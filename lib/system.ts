@@ -6,6 +6,7 @@ import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
 import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { probeCuda, type ProbeResult } from './cuda-probe.js';
+import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
 import type { LgdError } from './errors.js';
 import { addonPath, emulatedAddonPath, loadAddon, passedOverAddons, type BuildInfo, type CudaStatus } from './native.js';
@@ -45,7 +46,7 @@ export interface SystemReport {
   emulated: string | undefined;
   /** What device 'auto' takes. */
   device: 'cpu' | 'cuda' | undefined;
-  dependencies: { sharp: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
+  dependencies: { sharp: DependencyState; jpegTurbo: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
   problems: SystemProblem[];
   /** What would make this machine faster, the most first. */
   advice: SpeedAdvice[];
@@ -128,6 +129,11 @@ async function inspectDependencies(problems: SystemProblem[]): Promise<SystemRep
   };
   return {
     sharp: await check('sharp', async () => (await importSharp()).versions.sharp ?? 'unknown', 'npm install --include=optional sharp@0.35.5', 'images cannot be decoded'),
+    jpegTurbo: await check('libjpeg-turbo', async () => {
+      const { path, reasons } = openJpegDecoder();
+      if (path === undefined) throw new Error(reasons.join('; '));
+      return path;
+    }, `npm install --include=optional ${jpegCarrier}, or the system's libturbojpeg`, 'JPEG files are decoded by sharp, in twice the time'),
     transformers: await check('@xenova/transformers', async () => {
       await importTokenizers();
       return installedVersion('@xenova/transformers');

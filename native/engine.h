@@ -184,6 +184,12 @@ PixelStoreInfo pixel_store_info(const PixelStorePtr& store);
 // CRC-32C of bytes; `before` is that of the bytes in front of them, 0 at the start.
 uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before);
 
+// libjpeg-turbo from a shared library (TurboJPEG's interface, 2.1 or later); DEPENDENCY_MISSING where it cannot be loaded.
+void open_jpeg_decoder(const std::string& path);
+// Decodes a JPEG file of three colours to width x height RGB pixels (uint8 HWC), neither larger than the picture: reduced by halves while decoding, then by an antialiased
+// cubic (a = -1/2). EXIF orientation and colour profiles are not looked at. Thread-safe; one thread. Throws BAD_IMAGE for any other file and for one that warns of damage.
+void decode_jpeg(const uint8_t* file, size_t bytes, int width, int height, uint8_t* rgb);
+
 // MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
 struct AugmentRecipe {
   bool train = true;                 // false: resize short side to `resize`, centre crop (evaluation); nothing drawn

@@ -39,6 +39,7 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe,
     ...(probe === undefined ? [] : [['cuda trial', probe.when === '' ? 'off (LGDISTILL_PROBE)' : probe.passed ? 'passed in a process of its own' : `failed: ${probe.reason}`] as [string, string]]),
     ...(emulated === undefined ? [] : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
     ['sharp', state(dependencies.sharp)],
+    ['libjpeg-turbo', state(dependencies.jpegTurbo)],
     ['transformers', state(dependencies.transformers)],
     ['onnxruntime', state(dependencies.onnxruntime)],
   ];

@@ -1,4 +1,6 @@
 import { LgdError } from '../errors.js';
+import { loadAddon } from '../native.js';
+import { openJpegDecoder } from './jpeg-decoder.js';
 import { plainJpegSize } from './jpeg-header.js';
 import { importSharp, type Sharp } from './sharp.js';
 
@@ -29,9 +31,11 @@ const timeoutSeconds = 60;
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING
  */
 export async function decodeImage(bytes: Uint8Array, { shortSide, background = '#ffffff' }: DecodeOptions): Promise<DecodedImage> {
+  const plain = plainJpegSize(bytes);
+  const fast = plain === undefined ? undefined : await decodeFast(bytes, plain, shortSide);
+  if (fast !== undefined) return fast;
   const sharp = await importSharp();
   try {
-    const plain = plainJpegSize(bytes);
     if (plain !== undefined) return await decodePlain(sharp, bytes, targetSize(plain.width, plain.height, shortSide), plain);
     const { width, height, density } = await sizeOf(sharp, bytes, shortSide);
     const { data, info } = await sharp(bytes, { failOn: 'error', density })
@@ -50,7 +54,23 @@ export async function decodeImage(bytes: Uint8Array, { shortSide, background = '
   }
 }
 
-/** The same for a file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes a tenth less time at 500 pixels, a quarter less at 256. */
+/** A progressive file may hold coefficients for every pixel in each of many parts; past this many pixels it is left to sharp, which has a time limit. */
+const mostFastPixels = 2 ** 26;
+
+/** The same by libjpeg-turbo, a file that needs no colours converted and nothing turned or cut off; undefined where that is not to be had, and for a file that it has anything to say of: sharp judges those. */
+async function decodeFast(bytes: Uint8Array, size: { width: number; height: number }, shortSide: number): Promise<DecodedImage | undefined> {
+  const { width, height } = size;
+  if (width * height > mostFastPixels || Math.max(width, height) > longestAspect * Math.min(width, height) || openJpegDecoder().name === 'sharp') return undefined;
+  const target = targetSize(width, height, shortSide);
+  try {
+    return { ...target, pixels: await loadAddon().decodeJpeg(bytes, target.width, target.height) };
+  } catch (error) {
+    if (error instanceof LgdError && error.code === 'BAD_IMAGE') return undefined;
+    throw error;
+  }
+}
+
+/** The same by sharp, for a file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes a tenth less time at 500 pixels, a quarter less at 256. */
 async function decodePlain(sharp: Sharp, bytes: Uint8Array, target: { width: number; height: number }, size: { width: number; height: number }): Promise<DecodedImage> {
   const image = sharp(bytes, { failOn: 'error', ignoreIcc: true }).timeout({ seconds: timeoutSeconds });
   if (target.width !== size.width || target.height !== size.height) image.resize({ ...target, fit: 'cover', position: 'centre', kernel: 'cubic' });

@@ -7,24 +7,15 @@
 #include <algorithm>
 #include <vector>
 
+#include "augment/resample_cpu.h"
 #include "augment/view.h"
 #include "core/simd.h"
 
 namespace lgd {
 
-// Taps of each output sample: weights[i * stride + tap], tap < count[i], on input samples begin[i] + tap.
-struct CpuTaps {
-  const int *begin, *count;
-  const float* weights;
-  int stride;
-};
-
 struct CpuView {
-  const uint8_t* pixels;
-  int64_t row_bytes;
-  int row_floats;                  // of one row of the crop: 3 * width
+  CpuResample from;                // of the crop; y's weights include the 1/255
   int height, width, stride;       // of the output; columns of a plane, a multiple of 32
-  CpuTaps x, y;                    // y's weights include the 1/255
   bool clamp, flip;
   const ColourStep* steps;
   int step_count, contrast_at, radius_x, radius_y;
@@ -45,31 +36,6 @@ namespace {
 
 constexpr int widest = 16;  // floats of the longest vector
 
-struct Taps {
-  std::vector<int> begin, count;
-  std::vector<float> weights;
-  int stride = 0;
-
-  void plan(const Axis& axis, Filter filter, int samples, float factor) {
-    const float support = (filter == Filter::cubic ? 2.0f : 1.0f) * std::max(1.0f, float(axis.in) / float(axis.out));
-    stride = std::min(axis.in, int(2 * support) + 3);
-    begin.resize(samples);
-    count.resize(samples);
-    weights.resize(size_t(samples) * stride);
-    for (int i = 0; i < samples; ++i) {
-      const Window window = window_at(axis, filter, i);
-      float* weight = &weights[size_t(i) * stride];
-      begin[i] = window.begin;
-      count[i] = window.end - window.begin;
-      float sum = 0;
-      for (int tap = 0; tap < count[i]; ++tap) sum += weight[tap] = window_weight(window, filter, window.begin + tap);
-      for (int tap = 0; tap < count[i]; ++tap) weight[tap] *= factor / sum;
-    }
-  }
-
-  CpuTaps view() const { return {begin.data(), count.data(), weights.data(), stride}; }
-};
-
 // What one thread needs, kept from image to image.
 struct Scratch {
   Taps x, y;
@@ -78,16 +44,12 @@ struct Scratch {
 
 void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scratch) {
   CpuView job{};
-  job.pixels = view.pixels;
-  job.row_bytes = view.row_bytes;
-  job.row_floats = 3 * view.x.in;
   job.height = batch.height;
   job.width = batch.width;
   job.stride = (batch.width + 2 * widest - 1) / (2 * widest) * (2 * widest);
   scratch.x.plan(view.x, view.filter, batch.width, 1.0f);
   scratch.y.plan(view.y, view.filter, batch.height, 1.0f / 255);
-  job.x = scratch.x.view();
-  job.y = scratch.y.view();
+  job.from = {view.pixels, view.row_bytes, 3 * view.x.in, scratch.x.view(), scratch.y.view()};
   job.clamp = view.filter == Filter::cubic;
   job.flip = view.flip;
   job.steps = view.steps;
@@ -98,7 +60,7 @@ void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scr
   job.scale = batch.scale;
   job.shift = batch.shift;
 
-  scratch.row.resize(size_t(std::max(job.row_floats, job.stride + 2 * view.radius_x)) + 4 * widest);
+  scratch.row.resize(size_t(std::max(job.from.row_floats, job.stride + 2 * view.radius_x)) + 4 * widest);
   scratch.planes.resize(size_t(job.height) * job.stride * 3);
   job.row = scratch.row.data();
   job.planes = scratch.planes.data();

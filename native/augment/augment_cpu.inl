@@ -5,62 +5,16 @@ namespace {
 
 #define LGD_COLOUR static inline __attribute__((always_inline))
 #include "augment/colour.inl"
-
-typedef float Four __attribute__((vector_size(16)));
-typedef float FourU __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t FourIndex __attribute__((vector_size(16)));
-
-LGD_COLOUR Four load4(const float* p) { return *reinterpret_cast<const FourU*>(p); }
-LGD_COLOUR void store4(float* p, Four v) { *reinterpret_cast<FourU*>(p) = v; }
-
-// Bytes to floats: __builtin_convertvector would go byte by byte here. (maskz: the plain forms warn of an uninitialised variable in GCC 12.)
-#if LGD_LANES == 16
-LGD_COLOUR Vec widen(const uint8_t* p) { return (Vec)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p))); }
-#elif LGD_LANES == 8
-LGD_COLOUR Vec widen(const uint8_t* p) { return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
-#else
-LGD_COLOUR Vec widen(const uint8_t* p) { return Vec{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
-#endif
-
-// row[i] = sum over taps of weight * byte i of the source row; reads up to 4 vectors past the row's end (PixelStore::overread).
-void resample_column(const CpuView& view, int y, float* row) {
-  const int count = view.y.count[y];
-  const float* weight = view.y.weights + int64_t(y) * view.y.stride;
-  const uint8_t* source = view.pixels + view.y.begin[y] * view.row_bytes;
-  for (int i = 0; i < view.row_floats; i += 4 * lanes) {
-    Vec a = {}, b = {}, c = {}, d = {};
-    const uint8_t* p = source + i;
-    for (int tap = 0; tap < count; ++tap, p += view.row_bytes) {
-      const Vec w = splat(weight[tap]);
-      a += w * widen(p);
-      b += w * widen(p + lanes);
-      c += w * widen(p + 2 * lanes);
-      d += w * widen(p + 3 * lanes);
-    }
-    store(row + i, a);
-    store(row + i + lanes, b);
-    store(row + i + 2 * lanes, c);
-    store(row + i + 3 * lanes, d);
-  }
-}
-
-// One output pixel (r, g, b, rubbish) from an interleaved row.
-LGD_COLOUR Four resample_pixel(const CpuView& view, const float* row, int x) {
-  const float* p = row + 3 * view.x.begin[x];
-  const float* weight = view.x.weights + int64_t(x) * view.x.stride;
-  Four sum = load4(p) * weight[0];
-  for (int tap = 1; tap < view.x.count[x]; ++tap) sum += load4(p + 3 * tap) * weight[tap];
-  return sum;
-}
+#include "augment/resample_cpu.inl"
 
 void resize(const CpuView& view, float* row, float* planes, int64_t plane) {
   for (int y = 0; y < view.height; ++y) {
-    resample_column(view, y, row);
+    resample_column(view.from, y, row);
     float* out = planes + int64_t(y) * view.stride;
     for (int x = 0; x < view.width; x += 4) {
       const int last = view.width - 1;
-      const Four p0 = resample_pixel(view, row, x), p1 = resample_pixel(view, row, x + 1 < last ? x + 1 : last);
-      const Four p2 = resample_pixel(view, row, x + 2 < last ? x + 2 : last), p3 = resample_pixel(view, row, x + 3 < last ? x + 3 : last);
+      const Four p0 = resample_pixel(view.from, row, x), p1 = resample_pixel(view.from, row, x + 1 < last ? x + 1 : last);
+      const Four p2 = resample_pixel(view.from, row, x + 2 < last ? x + 2 : last), p3 = resample_pixel(view.from, row, x + 3 < last ? x + 3 : last);
       const Four rg01 = __builtin_shuffle(p0, p1, FourIndex{0, 4, 1, 5}), rg23 = __builtin_shuffle(p2, p3, FourIndex{0, 4, 1, 5});
       const Four b01 = __builtin_shuffle(p0, p1, FourIndex{2, 6, 2, 6}), b23 = __builtin_shuffle(p2, p3, FourIndex{2, 6, 2, 6});
       Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5});

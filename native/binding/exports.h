@@ -45,6 +45,8 @@ LGD_DECLARE(js_read_ahead)
 LGD_DECLARE(js_checksum)
 LGD_DECLARE(js_pixel_store_info)
 LGD_DECLARE(js_augment)
+LGD_DECLARE(js_open_jpeg_decoder)
+LGD_DECLARE(js_decode_jpeg)
 // semantic.cpp
 LGD_DECLARE(js_bank_loss)
 LGD_DECLARE(js_feature_loss)

@@ -42,6 +42,42 @@ Napi::Uint8Array byte_array(const Napi::Value& value, const char* name) {
   return value.As<Napi::Uint8Array>();
 }
 
+// One file on one of libuv's threads. Both arrays stay where they are, and alive, until it is done.
+class JpegDecoding : public Napi::AsyncWorker {
+ public:
+  JpegDecoding(const Napi::Uint8Array& file, int width, int height)
+      : AsyncWorker(file.Env()), deferred_(Napi::Promise::Deferred::New(file.Env())), file_(file.Data()), bytes_(file.ByteLength()), width_(width), height_(height) {
+    auto pixels = Napi::Uint8Array::New(file.Env(), size_t(width) * height * 3);
+    pixels_ = pixels.Data();
+    auto kept = Napi::Object::New(file.Env());
+    kept.Set("file", file);
+    kept.Set("pixels", pixels);
+    kept_ = Napi::Persistent(kept);
+  }
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ private:
+  void Execute() override {
+    try {
+      decode_jpeg(file_, bytes_, width_, height_, pixels_);
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+  }
+  void OnOK() override {
+    if (error_) deferred_.Reject(js_error(Env(), error_).Value());
+    else deferred_.Resolve(kept_.Value().Get("pixels"));
+  }
+
+  const Napi::Promise::Deferred deferred_;
+  const uint8_t* const file_;
+  const size_t bytes_;
+  const int width_, height_;
+  uint8_t* pixels_;
+  Napi::ObjectReference kept_;
+  std::exception_ptr error_;
+};
+
 }  // namespace
 
 Napi::Value js_make_pixel_store(const Napi::CallbackInfo& info) {
@@ -118,6 +154,19 @@ Napi::Value js_augment(const Napi::CallbackInfo& info) {
   fields.read("epoch", batch.epoch);
   augment(unwrap<PixelStore>(info[0]), read_recipe(info[1]), std::move(batch), unwrap<Tensor>(info[3]));
   return info.Env().Undefined();
+}
+
+Napi::Value js_open_jpeg_decoder(const Napi::CallbackInfo& info) {
+  open_jpeg_decoder(text(info[0], "path"));
+  return info.Env().Undefined();
+}
+
+Napi::Value js_decode_jpeg(const Napi::CallbackInfo& info) {
+  const int width = int(number(info[1], "width")), height = int(number(info[2], "height"));
+  if (width < 1 || height < 1 || width > 65535 || height > 65535) fail(info.Env(), "BAD_SHAPE", "decodeJpeg: expected sides from 1 to 65535");
+  auto* decoding = new JpegDecoding(byte_array(info[0], "file"), width, height);  // deletes itself
+  decoding->Queue();
+  return decoding->promise();
 }
 
 }  // namespace lgd::binding

@@ -14,7 +14,7 @@ export function mainManifest(checkout) {
     ...pick(checkout),
     files: ['dist', 'CHANGELOG.md', 'NOTICE'],
     dependencies: Object.fromEntries(dependencies.filter(([name]) => !optional.includes(name))),
-    optionalDependencies: { [addonName]: checkout.version, ...Object.fromEntries(dependencies.filter(([name]) => optional.includes(name))) },
+    optionalDependencies: { [addonName]: checkout.version, ...checkout.optionalDependencies, ...Object.fromEntries(dependencies.filter(([name]) => optional.includes(name))) },
   };
 }
 
