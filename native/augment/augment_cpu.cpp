@@ -22,6 +22,7 @@ struct CpuView {
   const float *weights_x, *weights_y;
   const float *scale, *shift;
   float *row, *planes, *blurred;   // scratch
+  const float** rows;              // scratch of 2 radius_y + 2
   float* out;                      // [height][width][3]
 };
 
@@ -40,6 +41,7 @@ constexpr int widest = 16;  // floats of the longest vector
 struct Scratch {
   Taps x, y;
   std::vector<float> row, planes, blurred, weights_x, weights_y;
+  std::vector<const float*> rows;
 };
 
 void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scratch) {
@@ -73,6 +75,8 @@ void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scr
     job.weights_x = scratch.weights_x.data();
     job.weights_y = scratch.weights_y.data();
     job.blurred = scratch.blurred.data();
+    scratch.rows.resize(2 * view.radius_y + 2);
+    job.rows = scratch.rows.data();
   }
   job.out = out;
   LGD_DISPATCH(augment_view)(job);

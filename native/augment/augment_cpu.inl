@@ -57,14 +57,21 @@ LGD_COLOUR int reflect(int i, int size) { return i < 0 ? -i : i >= size ? 2 * (s
 void blur_row(const CpuView& view, const float* in, int y, float* row, float* out) {
   const int radius = view.radius_y, rx = view.radius_x;
   float* middle = row + rx;
-  for (int x = 0; x < view.stride; x += lanes) {
-    Vec sum = load(in + int64_t(y) * view.stride + x) * view.weights_y[0];
+  const float* centre = in + int64_t(y) * view.stride;
+  for (int tap = 1; tap <= radius; ++tap) {
+    view.rows[2 * tap] = in + int64_t(reflect(y - tap, view.height)) * view.stride;
+    view.rows[2 * tap + 1] = in + int64_t(reflect(y + tap, view.height)) * view.stride;
+  }
+  for (int x = 0; x < view.stride; x += 2 * lanes) {
+    Vec a = load(centre + x) * view.weights_y[0], b = load(centre + x + lanes) * view.weights_y[0];
     for (int tap = 1; tap <= radius; ++tap) {
-      const float* above = in + int64_t(reflect(y - tap, view.height)) * view.stride;
-      const float* below = in + int64_t(reflect(y + tap, view.height)) * view.stride;
-      sum += (load(above + x) + load(below + x)) * view.weights_y[tap];
+      const float *above = view.rows[2 * tap] + x, *below = view.rows[2 * tap + 1] + x;
+      const Vec w = splat(view.weights_y[tap]);
+      a += (load(above) + load(below)) * w;
+      b += (load(above + lanes) + load(below + lanes)) * w;
     }
-    store(middle + x, sum);
+    store(middle + x, a);
+    store(middle + x + lanes, b);
   }
   for (int i = 1; i <= rx; ++i) {
     middle[-i] = middle[i];
