@@ -360,11 +360,13 @@ export interface NativeAddon {
    */
   openJpegDecoder(path: string): void;
   /**
-   * Decodes a JPEG file of three colours, on one of libuv's threads, to RGB pixels [height,width,3], neither side larger than the picture's. EXIF orientation and colour profiles
-   * are not looked at. Do not change the file's bytes before the promise settles.
-   * @throws LgdError BAD_IMAGE (also for a file that warns of damage), DEPENDENCY_MISSING before openJpegDecoder
+   * Decodes a JPEG file of three colours, on one of libuv's threads, to RGB pixels [height,width,3], neither side larger than the picture's; from the colours of an ICC `profile`, if
+   * one is given, to sRGB. What the file says of its orientation and colours is not looked at. Do not change the arrays before the promise settles.
+   * @throws LgdError BAD_IMAGE (also for a file that warns of damage, and a profile that is more than curves and a matrix), DEPENDENCY_MISSING before openJpegDecoder
    */
-  decodeJpeg(file: Uint8Array, width: number, height: number): Promise<Uint8Array>;
+  decodeJpeg(file: Uint8Array, width: number, height: number, profile?: Uint8Array): Promise<Uint8Array>;
+  /** The same into a store, as {@link placePixels} does. */
+  placeJpeg(store: PixelStoreHandle, index: number, file: Uint8Array, width: number, height: number, profile?: Uint8Array): Promise<void>;
 
   bankLoss(device: DeviceHandle, args: NativeBankLossArguments): Promise<BankLossResult>;
   bankUpdate(device: DeviceHandle, args: NativeBankUpdateArguments): Promise<BankUpdateResult>;
@@ -414,7 +416,7 @@ export const nativeFunctions = [
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
-  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment', 'openJpegDecoder', 'decodeJpeg',
+  'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment', 'openJpegDecoder', 'decodeJpeg', 'placeJpeg',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
     'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',
 ] as const satisfies readonly (keyof NativeAddon)[];

@@ -187,8 +187,11 @@ uint32_t checksum(const uint8_t* bytes, size_t count, uint32_t before);
 // libjpeg-turbo from a shared library (TurboJPEG's interface, 2.1 or later); DEPENDENCY_MISSING where it cannot be loaded.
 void open_jpeg_decoder(const std::string& path);
 // Decodes a JPEG file of three colours to width x height RGB pixels (uint8 HWC), neither larger than the picture: reduced by halves while decoding, then by an antialiased
-// cubic (a = -1/2). EXIF orientation and colour profiles are not looked at. Thread-safe; one thread. Throws BAD_IMAGE for any other file and for one that warns of damage.
-void decode_jpeg(const uint8_t* file, size_t bytes, int width, int height, uint8_t* rgb);
+// cubic (a = -1/2), then from the colours of an ICC profile, if one is given, to sRGB. What the file says of its orientation and colours is not looked at. Thread-safe; one thread. Throws
+// BAD_IMAGE for any other file, for one that warns of damage, and for a profile that is more than three curves and a matrix.
+void decode_jpeg(std::span<const uint8_t> file, std::span<const uint8_t> profile, int width, int height, uint8_t* rgb);
+// The same into a store: decode_jpeg() and place_pixels() without a copy.
+void place_jpeg(const PixelStorePtr& store, int64_t index, std::span<const uint8_t> file, std::span<const uint8_t> profile, int width, int height);
 
 // MoCo v2's recipe; torchvision's definitions. A probability of 0 leaves a step out.
 struct AugmentRecipe {

@@ -1,11 +1,21 @@
 /** What a JPEG says of itself before its picture: as much as is needed to decode it without asking the decoder first. */
 
+/** Of a JPEG file. */
+export interface JpegHeader {
+  /** In pixels. */
+  width: number;
+  height: number;
+  /** Its colours' ICC profile; undefined for sRGB. */
+  profile: Uint8Array | undefined;
+}
+
 /**
- * The size of a plain JPEG, one that decodes to upright sRGB as it is: three components, no colour profile but sRGB's own, not turned by EXIF. undefined for any other file: a decoder has to look at it.
+ * The header of a JPEG that is upright and has three components, so that its pixels can be taken as they are but for their colours. undefined for any other file: a decoder has to look at it.
  */
-export function plainJpegSize(file: Uint8Array): { width: number; height: number } | undefined {
+export function readJpegHeader(file: Uint8Array): JpegHeader | undefined {
   const bytes = Buffer.from(file.buffer, file.byteOffset, file.byteLength);
   if (bytes.length < 4 || bytes.readUInt16BE(0) !== 0xffd8) return undefined;
+  let profile: Uint8Array | undefined;
   for (let at = 2; at + 9 < bytes.length;) {
     if (bytes[at] !== 0xff) return undefined;
     const marker = bytes[at + 1]!;
@@ -15,9 +25,15 @@ export function plainJpegSize(file: Uint8Array): { width: number; height: number
     }
     const segment = bytes.subarray(at + 4, at + 2 + bytes.readUInt16BE(at + 2));
     if (marker === 0xe1 && isTurned(segment)) return undefined;
-    if (marker === 0xe2 && !isSrgb(segment)) return undefined;
+    if (marker === 0xe2 && isProfile(segment)) {
+      if (segment[13] !== 1 || profile !== undefined) return undefined; // in several segments, as only large ones are
+      profile = segment.subarray(14);
+    }
     if (marker === 0xda) return undefined; // the picture, before its size
-    if (isFrame(marker)) return sizeOf(segment);
+    if (isFrame(marker)) {
+      const size = sizeOf(segment);
+      return size && { ...size, profile: profile === undefined || isSrgb(profile) ? undefined : profile };
+    }
     at += 4 + Math.max(0, bytes.readUInt16BE(at + 2) - 2);
   }
   return undefined;
@@ -33,11 +49,14 @@ function sizeOf(frame: Buffer): { width: number; height: number } | undefined {
   return precision === 8 && components === 3 && width > 0 && height > 0 ? { width, height } : undefined;
 }
 
-const mostProfileBytes = 4096; // sRGB's own profile has 3,144; one in several segments is another
+const mostProfileBytes = 4096; // sRGB's own profile has 3,144
 
-/** An application segment 2 that is no colour profile, or sRGB's. */
-function isSrgb(segment: Buffer): boolean {
-  return segment.toString('latin1', 0, 11) !== 'ICC_PROFILE' || (segment[13] === 1 && segment.length <= mostProfileBytes && segment.includes('sRGB IEC61966-2.1'));
+function isProfile(segment: Buffer): boolean {
+  return segment.toString('latin1', 0, 11) === 'ICC_PROFILE';
+}
+
+function isSrgb(profile: Uint8Array): boolean {
+  return profile.length <= mostProfileBytes && Buffer.from(profile.buffer, profile.byteOffset, profile.length).includes('sRGB IEC61966-2.1');
 }
 
 const orientationTag = 0x0112;

@@ -1,10 +1,10 @@
-import { LgdError } from '../errors.js';
+import { LgdError, type ErrorCode } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
 import { checkOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
 import type { BrokenImage } from './decode-all.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
-import { decodeImage, type DecodedImage } from './decode.js';
+import { placeImage, type StorePlace } from './decode.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
 
@@ -100,8 +100,7 @@ export class StreamedImages implements Disposable {
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(images)]; // a batch that is filled up repeats its last
     const results = await Promise.allSettled(different.map(async (index) => {
-      const { width, height, pixels } = await this.#decode(index);
-      addon.placePixels(store, index, width, height, pixels);
+      await this.#decode(index, { addon, store, index });
     }));
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined || this.#life.ended) {
@@ -131,14 +130,15 @@ export class StreamedImages implements Disposable {
     this.#free.push(store);
   }
 
-  /** The image, or the first after it (past the last comes the first) that can be decoded. */
-  async #decode(index: number): Promise<DecodedImage> {
+  /** Decodes the image, or the first after it (past the last comes the first) that can be decoded. */
+  async #decode(index: number, to: StorePlace): Promise<void> {
     for (let tried = 0; tried < this.length; tried++) {
       const place = (index + tried) % this.length;
       if (this.#broken.has(place)) continue;
       try {
-        return await this.#decodeOne(place);
+        return await this.#decodeOne(place, to);
       } catch (error) {
+        if (error instanceof LgdError && notOfTheImage.has(error.code)) throw error;
         this.#broken.set(place, (error as Error).message);
         this.#checkBroken();
       }
@@ -146,8 +146,8 @@ export class StreamedImages implements Disposable {
     throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
   }
 
-  async #decodeOne(place: number): Promise<DecodedImage> {
-    return this.#decoders.run(async () => decodeImage(await this.#source.read(place), { shortSide: this.shortSide, background: this.#options.background }));
+  async #decodeOne(place: number, to: StorePlace): Promise<void> {
+    return this.#decoders.run(async () => placeImage(await this.#source.read(place), to, { shortSide: this.shortSide, background: this.#options.background }));
   }
 
   #checkBroken(): void {
@@ -159,6 +159,9 @@ export class StreamedImages implements Disposable {
     });
   }
 }
+
+/** Errors that say nothing of the image at hand. */
+const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'BAD_OPTION', 'NATIVE_ERROR']);
 
 /** Keeps the decoding threads busy and no more: the others wait, in their order, without their files being read. */
 class DecoderQueue {

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "augment/pixel_store.h"
+#include "augment/profile.h"
 #include "augment/reduce.h"
 
 namespace lgd {
@@ -83,13 +84,13 @@ void open_jpeg_decoder(const std::string& path) {
   library = found.release();
 }
 
-void decode_jpeg(const uint8_t* file, size_t bytes, int width, int height, uint8_t* rgb) {
+void decode_jpeg(std::span<const uint8_t> file, std::span<const uint8_t> profile, int width, int height, uint8_t* rgb) {
   const Library* turbo = library;
   LGD_CHECK(turbo != nullptr, "DEPENDENCY_MISSING", "no JPEG decoder was opened");
   const std::unique_ptr<void, int (*)(Handle)> decoder(turbo->init(), turbo->destroy);
   LGD_CHECK(decoder != nullptr, "OUT_OF_MEMORY", "the JPEG decoder could not be made");
   int full_width, full_height, subsampling, colours;
-  const int header = turbo->read_header(decoder.get(), file, bytes, &full_width, &full_height, &subsampling, &colours);
+  const int header = turbo->read_header(decoder.get(), file.data(), file.size(), &full_width, &full_height, &subsampling, &colours);
   LGD_CHECK(header == 0, "BAD_IMAGE", turbo->error(decoder.get()));
   LGD_CHECK(colours != gray && colours != cmyk && colours != ycck, "BAD_IMAGE", "it has not three colours");
   LGD_CHECK(int64_t(full_width) * full_height <= most_pixels, "BAD_IMAGE", "it has more than ", most_pixels, " pixels: ", full_width, " x ", full_height);
@@ -100,11 +101,12 @@ void decode_jpeg(const uint8_t* file, size_t bytes, int width, int height, uint8
   thread_local Scratch scratch;
   uint8_t* pixels = reduced ? scratch.reserve(size_t(image.width()) * image.height() * 3 + PixelStore::overread) : rgb;
   // A file that ends early, or with a damaged part, is an error too: another decoder may judge it milder.
-  const int decoded = turbo->decode(decoder.get(), file, bytes, pixels, image.width(), 0, image.height(), rgb_pixels, accurate_dct | limit_scans);
+  const int decoded = turbo->decode(decoder.get(), file.data(), file.size(), pixels, image.width(), 0, image.height(), rgb_pixels, accurate_dct | limit_scans);
   LGD_CHECK(decoded == 0, "BAD_IMAGE", turbo->error(decoder.get()));
   image.pixels = pixels;
   if (reduced) reduce_cpu(image, width, height, rgb);
   scratch.trim();
+  if (!profile.empty()) convert_to_srgb(profile.data(), profile.size(), rgb, int64_t(width) * height);
 }
 
 }  // namespace lgd

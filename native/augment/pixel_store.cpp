@@ -38,15 +38,23 @@ PixelStore::~PixelStore() {
 int64_t PixelStore::append(int width, int height, const uint8_t* rgb) {
   std::lock_guard lock(mutex_);
   LGD_CHECK(placed_.empty() && !pixel_file_, "BAD_OPTION", "images can be appended to a store of appended images only");
-  images_.push_back({keep(width, height, rgb), width, height});
+  const size_t bytes = size_t(width) * size_t(height) * 3;
+  uint8_t* pixels = reserve(bytes);
+  std::memcpy(pixels, rgb, bytes);
+  images_.push_back({pixels, width, height});
   return int64_t(images_.size()) - 1;
 }
 
-void PixelStore::place(int64_t index, int width, int height, const uint8_t* rgb) {
-  std::lock_guard lock(mutex_);
+void PixelStore::place(int64_t index, int width, int height, const std::function<void(uint8_t* pixels)>& fill) {
+  std::unique_lock lock(mutex_);
   LGD_CHECK(images_.empty() && !pixel_file_, "BAD_OPTION", "images can be placed in a store of placed images only");
   LGD_CHECK(!placed_.contains(index), "BAD_OPTION", "the store has an image ", index, " already");
-  placed_[index] = {keep(width, height, rgb), width, height};
+  uint8_t* pixels = reserve(size_t(width) * size_t(height) * 3);
+  const auto pin = pins_;  // nobody clears the store meanwhile
+  lock.unlock();
+  fill(pixels);
+  lock.lock();
+  LGD_CHECK(placed_.try_emplace(index, Image{pixels, width, height}).second, "BAD_OPTION", "the store has an image ", index, " already");
 }
 
 void PixelStore::map(PixelFileOptions options) {
@@ -65,13 +73,6 @@ void PixelStore::clear() {
   for (Chunk& chunk : free_) chunk.used = 0;
   memory_ = {};
   memory_bytes_ = 0;
-}
-
-uint8_t* PixelStore::keep(int width, int height, const uint8_t* rgb) {
-  const size_t bytes = size_t(width) * size_t(height) * 3;
-  uint8_t* pixels = reserve(bytes);
-  std::memcpy(pixels, rgb, bytes);
-  return pixels;
 }
 
 uint8_t* PixelStore::reserve(size_t bytes) {
@@ -170,7 +171,11 @@ int64_t append_pixels(const PixelStorePtr& store, int width, int height, const u
 
 void place_pixels(const PixelStorePtr& store, int64_t index, int width, int height, const uint8_t* rgb, size_t bytes) {
   check_pixels(width, height, bytes);
-  store->place(index, width, height, rgb);
+  store->place(index, width, height, [&](uint8_t* pixels) { std::memcpy(pixels, rgb, bytes); });
+}
+
+void place_jpeg(const PixelStorePtr& store, int64_t index, std::span<const uint8_t> file, std::span<const uint8_t> profile, int width, int height) {
+  store->place(index, width, height, [&](uint8_t* pixels) { decode_jpeg(file, profile, width, height, pixels); });
 }
 
 void clear_pixels(const PixelStorePtr& store) { store->clear(); }

@@ -32,7 +32,7 @@ struct PixelStore {
 
   // Thread-safe, all of them.
   int64_t append(int width, int height, const uint8_t* rgb);
-  void place(int64_t index, int width, int height, const uint8_t* rgb);
+  void place(int64_t index, int width, int height, const std::function<void(uint8_t* pixels)>& fill);  // several may fill theirs at once; what throws leaves no image
   void map(PixelFileOptions options);  // BAD_OPTION where the store holds images already
   void clear();                        // keeps the memory for what comes next; BAD_OPTION while work that was queued may read the pixels
   Image image(int64_t index) const;    // BAD_OPTION for an index that the store lacks
@@ -46,7 +46,6 @@ struct PixelStore {
     uint8_t* data = nullptr;
     size_t bytes = 0, used = 0;  // bytes without the spare ones
   };
-  uint8_t* keep(int width, int height, const uint8_t* rgb);
   uint8_t* reserve(size_t bytes);
   Chunk map_memory(size_t bytes) const;
   Chunk map_file(size_t bytes);

@@ -61,6 +61,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_augment>(exports, "augment");
   add<js_open_jpeg_decoder>(exports, "openJpegDecoder");
   add<js_decode_jpeg>(exports, "decodeJpeg");
+  add<js_place_jpeg>(exports, "placeJpeg");
 
   add<js_bank_loss>(exports, "bankLoss");
   add<js_feature_loss>(exports, "featureLoss");

@@ -47,6 +47,7 @@ LGD_DECLARE(js_pixel_store_info)
 LGD_DECLARE(js_augment)
 LGD_DECLARE(js_open_jpeg_decoder)
 LGD_DECLARE(js_decode_jpeg)
+LGD_DECLARE(js_place_jpeg)
 // semantic.cpp
 LGD_DECLARE(js_bank_loss)
 LGD_DECLARE(js_feature_loss)

@@ -42,16 +42,22 @@ Napi::Uint8Array byte_array(const Napi::Value& value, const char* name) {
   return value.As<Napi::Uint8Array>();
 }
 
-// One file on one of libuv's threads. Both arrays stay where they are, and alive, until it is done.
-class JpegDecoding : public Napi::AsyncWorker {
+// Work on one JPEG file on one of libuv's threads. The arrays stay where they are, and alive, until it is done.
+class JpegWork : public Napi::AsyncWorker {
  public:
-  JpegDecoding(const Napi::Uint8Array& file, int width, int height)
-      : AsyncWorker(file.Env()), deferred_(Napi::Promise::Deferred::New(file.Env())), file_(file.Data()), bytes_(file.ByteLength()), width_(width), height_(height) {
-    auto pixels = Napi::Uint8Array::New(file.Env(), size_t(width) * height * 3);
-    pixels_ = pixels.Data();
+  using Bytes = std::span<const uint8_t>;
+
+  // `result`: what the promise resolves with.
+  JpegWork(Napi::Uint8Array file, const Napi::Value& profile, const Napi::Value& result, std::function<void(Bytes file, Bytes profile)> work)
+      : AsyncWorker(file.Env()), deferred_(Napi::Promise::Deferred::New(file.Env())), file_(file.Data(), file.ByteLength()), work_(std::move(work)) {
     auto kept = Napi::Object::New(file.Env());
     kept.Set("file", file);
-    kept.Set("pixels", pixels);
+    kept.Set("result", result);
+    if (!profile.IsUndefined()) {
+      auto array = byte_array(profile, "profile");
+      profile_ = {array.Data(), array.ByteLength()};
+      kept.Set("profile", array);
+    }
     kept_ = Napi::Persistent(kept);
   }
   Napi::Promise promise() const { return deferred_.Promise(); }
@@ -59,24 +65,39 @@ class JpegDecoding : public Napi::AsyncWorker {
  private:
   void Execute() override {
     try {
-      decode_jpeg(file_, bytes_, width_, height_, pixels_);
+      work_(file_, profile_);
     } catch (...) {
       error_ = std::current_exception();
     }
   }
   void OnOK() override {
     if (error_) deferred_.Reject(js_error(Env(), error_).Value());
-    else deferred_.Resolve(kept_.Value().Get("pixels"));
+    else deferred_.Resolve(kept_.Value().Get("result"));
   }
 
   const Napi::Promise::Deferred deferred_;
-  const uint8_t* const file_;
-  const size_t bytes_;
-  const int width_, height_;
-  uint8_t* pixels_;
+  const Bytes file_;
+  Bytes profile_;
+  const std::function<void(Bytes, Bytes)> work_;
   Napi::ObjectReference kept_;
   std::exception_ptr error_;
 };
+
+struct Size {
+  int width, height;
+};
+
+Size read_size(const Napi::Value& width, const Napi::Value& height) {
+  const Size size{int(number(width, "width")), int(number(height, "height"))};
+  constexpr int longest = 65535;  // a JPEG's sides are written in 16 bits
+  if (size.width < 1 || size.height < 1 || size.width > longest || size.height > longest) fail(width.Env(), "BAD_SHAPE", "the sides of a decoded JPEG are from 1 to 65535");
+  return size;
+}
+
+Napi::Promise queue(JpegWork* work) {  // it deletes itself
+  work->Queue();
+  return work->promise();
+}
 
 }  // namespace
 
@@ -162,11 +183,16 @@ Napi::Value js_open_jpeg_decoder(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_decode_jpeg(const Napi::CallbackInfo& info) {
-  const int width = int(number(info[1], "width")), height = int(number(info[2], "height"));
-  if (width < 1 || height < 1 || width > 65535 || height > 65535) fail(info.Env(), "BAD_SHAPE", "decodeJpeg: expected sides from 1 to 65535");
-  auto* decoding = new JpegDecoding(byte_array(info[0], "file"), width, height);  // deletes itself
-  decoding->Queue();
-  return decoding->promise();
+  const Size size = read_size(info[1], info[2]);
+  auto pixels = Napi::Uint8Array::New(info.Env(), size_t(size.width) * size.height * 3);
+  return queue(new JpegWork(byte_array(info[0], "file"), info[3], pixels, [size, rgb = pixels.Data()](auto file, auto profile) { decode_jpeg(file, profile, size.width, size.height, rgb); }));
+}
+
+Napi::Value js_place_jpeg(const Napi::CallbackInfo& info) {
+  const PixelStorePtr store = unwrap<PixelStore>(info[0]);
+  const auto index = int64_t(number(info[1], "index"));
+  const Size size = read_size(info[3], info[4]);
+  return queue(new JpegWork(byte_array(info[2], "file"), info[5], info.Env().Undefined(), [=](auto file, auto profile) { place_jpeg(store, index, file, profile, size.width, size.height); }));
 }
 
 }  // namespace lgd::binding

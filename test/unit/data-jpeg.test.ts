@@ -1,7 +1,8 @@
 import sharp from 'sharp';
-import { afterEach, expect, it, vi } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { decodeImage, type DecodedImage } from '../../lib/data/decode.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
+import { readJpegHeader } from '../../lib/data/jpeg-header.js';
 import { loadAddon } from '../../lib/native.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
 
@@ -106,6 +107,76 @@ it('shrinks while decoding what is reduced by four or more, without a shift', as
   const small = await draw(97, 61).jpeg({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer();
   const reduced = await decodeImage(small, { shortSide: 14 });
   expect(difference(reduced.pixels, reduceByDefinition(await decodeImage(small, { shortSide: 61 }), reduced.width, 14)).mean).toBeLessThan(1.5);
+});
+
+describe('colour profiles', async () => {
+  const bySharp = await decodeWith({ LGDISTILL_TURBOJPEG: 'off' });
+  const [width, height] = [96, 64];
+  const plain = await draw(width, height).jpeg({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer();
+  const p3 = readJpegHeader(await sharp(plain).withIccProfile('p3').jpeg().toBuffer())!.profile!;
+  const withProfile = (profile: Uint8Array) => Buffer.concat([plain.subarray(0, 2), Buffer.from([0xff, 0xe2, (16 + profile.length) >> 8, (16 + profile.length) & 255]), Buffer.from('ICC_PROFILE\0\x01\x01', 'latin1'), profile, plain.subarray(2)]);
+
+  const s15 = (value: number) => {
+    const bytes = Buffer.alloc(4);
+    bytes.writeInt32BE(Math.round(value * 65536));
+    return bytes;
+  };
+  const u16 = (...values: number[]) => Buffer.from(values.flatMap((value) => [value >> 8, value & 255]));
+  /** A profile of three curves and Adobe RGB's matrix. @param curve the data of all three curves */
+  function makeProfile(curve: Buffer, type = 'mntr'): Buffer {
+    const colourants = { rXYZ: [0.60974, 0.31111, 0.01947], gXYZ: [0.20528, 0.62567, 0.06087], bXYZ: [0.14919, 0.06322, 0.74457], wtpt: [0.9642, 1, 0.8249] };
+    const description = Buffer.concat([Buffer.from('desc\0\0\0\0\0\0\0\x05test\0', 'latin1'), Buffer.alloc(79)]);
+    const tags: [string, Buffer][] = [
+      ...Object.entries(colourants).map(([name, xyz]): [string, Buffer] => [name, Buffer.concat([Buffer.from('XYZ \0\0\0\0', 'latin1'), ...xyz.map(s15)])]),
+      ['rTRC', curve], ['gTRC', curve], ['bTRC', curve], ['desc', description], ['cprt', Buffer.from('text\0\0\0\0none\0', 'latin1')],
+    ];
+    const header = Buffer.alloc(128 + 4 + 12 * tags.length);
+    header.write(`lcms\x02\x40\0\0${type}RGB XYZ `, 4, 'latin1');
+    header.write('acsp', 36, 'latin1');
+    Buffer.concat([s15(0.9642), s15(1), s15(0.8249)]).copy(header, 68);
+    header.writeUInt32BE(tags.length, 128);
+    const parts: Buffer[] = [header];
+    let at = header.length;
+    for (const [i, [name, data]] of tags.entries()) {
+      header.write(name, 132 + 12 * i, 'latin1');
+      header.writeUInt32BE(at, 136 + 12 * i);
+      header.writeUInt32BE(data.length, 140 + 12 * i);
+      const padded = Buffer.concat([data, Buffer.alloc((4 - (data.length % 4)) % 4)]);
+      parts.push(padded);
+      at += padded.length;
+    }
+    header.writeUInt32BE(at, 0);
+    return Buffer.concat(parts);
+  }
+  const curv = (...values: number[]) => Buffer.concat([Buffer.from('curv\0\0\0\0\0\0', 'latin1'), u16(values.length, ...values)]);
+  const para = (kind: number, ...values: number[]) => Buffer.concat([Buffer.from('para\0\0\0\0', 'latin1'), u16(kind, 0), ...values.map(s15)]);
+  const profiles: [string, Uint8Array][] = [
+    ['Display P3', p3],
+    ['a gamma of 2.2', makeProfile(curv(563))],
+    ['no curve at all', makeProfile(curv())],
+    ['a table', makeProfile(curv(...Array.from({ length: 256 }, (_, i) => Math.round(65535 * (i / 255) ** 1.8))))],
+    ['a formula of one number', makeProfile(para(0, 1.8))],
+    ['a formula with a straight part', makeProfile(para(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))],
+    ['a formula of seven numbers', makeProfile(para(4, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045, 0, 0))],
+  ];
+  it.each(profiles)('are converted as sharp converts them: %s', async (_name, profile) => {
+    const file = withProfile(profile);
+    const [ours, theirs, raw] = [await decodeImage(file, { shortSide: 64 }), await bySharp.decodeImage(file, { shortSide: 64 }), await decodeImage(plain, { shortSide: 64 })];
+    const apart = difference(ours.pixels, theirs.pixels);
+    expect(apart.mean).toBeLessThan(0.5);
+    expect(apart.most).toBeLessThanOrEqual(3);
+    expect(difference(raw.pixels, theirs.pixels).mean).toBeGreaterThan(2); // it makes a difference
+  });
+
+  it('of other kinds, and damaged ones, are left to sharp', async () => {
+    const good = makeProfile(curv(563));
+    const changed = (at: number, text: string) => Buffer.concat([good.subarray(0, at), Buffer.from(text, 'latin1'), good.subarray(at + text.length)]);
+    const tagAt = (name: string) => good.indexOf(name, 132);
+    for (const profile of [changed(16, 'CMYK'), changed(20, 'Lab '), changed(tagAt('gTRC'), 'xTRC'), changed(tagAt('bXYZ'), 'xXYZ'), changed(tagAt('wtpt'), 'A2B0'), good.subarray(0, 200), changed(tagAt('rXYZ') + 4, '\x7f\xff\xff\xff'), changed(128, '\xff\xff\xff\xff').subarray(0, 140), makeProfile(para(4, 2.4, 0.99 / 1.055, 0.05 / 1.055, 0.07, 0.04, 0.01, 0.01))]) {
+      await expect(addon.decodeJpeg(plain, 48, 32, profile)).rejects.toMatchObject({ code: 'BAD_IMAGE' });
+    }
+    expect(await decodeImage(withProfile(changed(tagAt('gTRC'), 'xTRC')), { shortSide: 32 })).toMatchObject({ width: 48, height: 32 });
+  });
 });
 
 it('leaves to sharp what it has anything to say of, and says so of the file itself', async () => {
