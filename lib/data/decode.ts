@@ -32,7 +32,8 @@ const timeoutSeconds = 60;
  */
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
   const header = readJpegHeader(bytes);
-  const fast = await decodeFast(header, options, async ({ width, height }) => ({ width, height, pixels: await loadAddon().decodeJpeg(bytes, width, height, header?.profile) }));
+  const addon = loadAddon();
+  const fast = await decodeFast(addon, header, options, async ({ width, height }) => ({ width, height, pixels: await addon.decodeJpeg(bytes, width, height, header?.profile) }));
   return fast ?? decodeBySharp(bytes, header, options);
 }
 
@@ -49,7 +50,7 @@ export interface StorePlace {
  */
 export async function placeImage(bytes: Uint8Array, { addon, store, index }: StorePlace, options: DecodeOptions): Promise<void> {
   const header = readJpegHeader(bytes);
-  const isPlaced = await decodeFast(header, options, async ({ width, height }) => {
+  const isPlaced = await decodeFast(addon, header, options, async ({ width, height }) => {
     await addon.placeJpeg(store, index, bytes, width, height, header?.profile);
     return true;
   });
@@ -65,8 +66,8 @@ const mostFastPixels = 2 ** 26;
  * By libjpeg-turbo, for a JPEG that needs nothing turned or cut off; undefined where that is not to be had, and for a file that it has anything to say of: sharp judges those.
  * @param decode decodes to the size that it is given
  */
-async function decodeFast<Result>(header: JpegHeader | undefined, { shortSide }: DecodeOptions, decode: (target: { width: number; height: number }) => Promise<Result>): Promise<Result | undefined> {
-  if (header === undefined || openJpegDecoder().name === 'sharp') return undefined;
+async function decodeFast<Result>(addon: NativeAddon, header: JpegHeader | undefined, { shortSide }: DecodeOptions, decode: (target: { width: number; height: number }) => Promise<Result>): Promise<Result | undefined> {
+  if (header === undefined || openJpegDecoder(addon).name === 'sharp') return undefined;
   const { width, height } = header;
   if (width * height > mostFastPixels || Math.max(width, height) > longestAspect * Math.min(width, height)) return undefined;
   try {

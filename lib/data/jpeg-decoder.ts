@@ -2,7 +2,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { loadAddon } from '../native.js';
+import { loadAddon, type NativeAddon } from '../native.js';
 
 /** Which decoder plain JPEG files go to. */
 export interface JpegDecoder {
@@ -20,22 +20,26 @@ export const jpegCarrier = '@julusian/jpeg-turbo@2.3.0';
 const carrier = '@julusian/jpeg-turbo';
 const systemLibrary = 'libturbojpeg.so.0';
 
-let opened: JpegDecoder | undefined;
+const opened = new WeakMap<NativeAddon, JpegDecoder>();
 
-/** Opens the decoder on the first call: $LGDISTILL_TURBOJPEG alone where it is set ('off': sharp), else the library of the optional dependency, else the system's. */
-export function openJpegDecoder(): JpegDecoder {
-  opened ??= open(process.env['LGDISTILL_TURBOJPEG']);
-  return opened;
+/**
+ * Opens the decoder on the first call: $LGDISTILL_TURBOJPEG alone where it is set ('off': sharp), else the library of the optional dependency, else the system's.
+ * @param addon the one that will decode; each has a decoder of its own
+ */
+export function openJpegDecoder(addon = loadAddon()): JpegDecoder {
+  const decoder = opened.get(addon) ?? open(addon, process.env['LGDISTILL_TURBOJPEG']);
+  opened.set(addon, decoder);
+  return decoder;
 }
 
-function open(wish: string | undefined): JpegDecoder {
+function open(addon: NativeAddon, wish: string | undefined): JpegDecoder {
   if (wish === 'off') return { name: 'sharp', path: undefined, reasons: ['LGDISTILL_TURBOJPEG is off'] };
   const reasons: string[] = [];
   const places = wish === undefined ? [carriedLibrary, () => systemLibrary] : [() => wish];
   for (const place of places) {
     try {
       const path = place();
-      loadAddon().openJpegDecoder(path);
+      addon.openJpegDecoder(path);
       return { name: 'libjpeg-turbo', path, reasons };
     } catch (error) {
       if (error instanceof LgdError && error.code !== 'DEPENDENCY_MISSING') throw error;
