@@ -13,7 +13,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const folder = temporaryFolder();
-const checkout = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, never> & { version: string; dependencies: Record<string, string> };
+const checkout = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, never> & { version: string; dependencies: Record<string, string>; optionalDependencies: Record<string, string> };
 const build = { ...loadAddon().buildInfo(), cuda: true, cudaRuntime: 12080, cudaArchitectures: ['80', '90a', '120'] };
 
 test('the published package has nothing of the checkout, and its addon in this very version', () => {
