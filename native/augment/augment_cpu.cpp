@@ -1,5 +1,5 @@
-// The CPU backend: one thread an image. Per view: vertical resample of whole interleaved rows (bytes to floats), horizontal resample
-// of the few rows that remain, colour steps in two passes around the contrast's mean, blur, interleaved writing.
+// The CPU backend: one thread an image. Per view, row by row: vertical resample of whole interleaved rows (bytes to floats), horizontal
+// resample of the few rows that remain, colour steps in two passes around the contrast's mean, blur, interleaved writing.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -21,7 +21,7 @@ struct CpuView {
   int step_count, contrast_at, radius_x, radius_y;
   const float *weights_x, *weights_y;
   const float *scale, *shift;
-  float *row, *planes, *blurred;   // scratch
+  float *row, *planes, *blurred;   // scratch: of one row, of the image, of one row of three planes
   const float** rows;              // scratch of 2 radius_y + 2
   float* out;                      // [height][width][3]
 };
@@ -67,7 +67,7 @@ void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scr
   job.row = scratch.row.data();
   job.planes = scratch.planes.data();
   if (view.blurred()) {
-    scratch.blurred.resize(scratch.planes.size());
+    scratch.blurred.resize(size_t(job.stride) * 3);
     scratch.weights_x.resize(view.radius_x + 1);
     scratch.weights_y.resize(view.radius_y + 1);
     gaussian_weights(view.radius_x, view.sigma, scratch.weights_x.data());
