@@ -122,9 +122,11 @@ describe('killing a process that packs', () => {
   }
 
   it('at any moment leaves nothing that opens as a pack; the next one ends with the file of a whole run', async () => {
-    // Noise, so that each picture takes its time.
+    // Noise, and enough of it, so that there is time to kill.
+    const count = 360;
     const noise = (i: number) => Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
-    const images = await Promise.all(Array.from({ length: 60 }, async (_, i) => ({ id: `${i}`, bytes: await sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer() })));
+    const pictures = await Promise.all(Array.from({ length: 60 }, async (_, i) => sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer()));
+    const images = Array.from({ length: count }, (_, i) => ({ id: `${i}`, bytes: pictures[i % pictures.length]! }));
     const source = join(folder, 'killed-source.pack');
     await packImages(imagesFromBuffers(images), { output: source });
     for (const [round, as] of (['original', 'raw', 'jpeg'] as const).entries()) {
@@ -133,7 +135,7 @@ describe('killing a process that packs', () => {
       const file = join(folder, `killed-${as}.pack`);
       let kills = 0;
       let journal = 0;
-      for (const [killAt, delay] of [[0, 0], [1, 3 * round], [20, 10], [60, 0], [60, 2]] as const) {
+      for (const [killAt, delay] of [[0, 0], [1, 3 * round], [count / 3, 10], [count, 0], [count, 2]] as const) {
         if ((await packChild(source, file, as, killAt, delay)) === null) kills++;
         if (!existsSync(file)) {
           const length = existsSync(`${file}.journal`) ? (await readFile(`${file}.journal`)).byteLength : 0;
@@ -147,7 +149,10 @@ describe('killing a process that packs', () => {
       expect(kills).toBeGreaterThan(1);
       expect(journal).toBeGreaterThan(1000);
       if (!existsSync(file)) {
-        await expect(PackFile.open(`${file}.part`)).rejects.toMatchObject({ code: 'BAD_FILE' });
+        const opened = await PackFile.open(`${file}.part`).catch((error: unknown) => error);
+        // Only one that lacks nothing but its name opens.
+        if (opened instanceof PackFile) expect((await readFile(`${file}.part`)).equals(await readFile(whole))).toBe(true);
+        else expect(opened).toMatchObject({ code: 'BAD_FILE' });
         expect(await packChild(source, file, as, Infinity, 0)).toBe(0);
       }
       expect((await readFile(file)).equals(await readFile(whole)), as).toBe(true);
