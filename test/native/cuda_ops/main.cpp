@@ -18,7 +18,7 @@ std::shared_ptr<Device> cpu, gpu;
 std::string wanted;  // checks whose names hold this
 }  // namespace
 
-void check(const std::string& name, const Body& body) {
+void check(const std::string& name, const Body& body, double float32_tolerance) {
   if (name.find(wanted) == std::string::npos || seen++ % every != 0) return;
   std::vector<std::vector<float>> expected;
   cpu->run(name, [&] {
@@ -39,7 +39,7 @@ void check(const std::string& name, const Body& body) {
       error = e.what();
       gpu->clear_error();
     }
-    const double tolerance = type == DType::f32 ? 2e-5 : 1e-2;
+    const double tolerance = type == DType::f32 ? float32_tolerance : 1e-2;
     double worst = error.empty() ? 0 : INFINITY;
     for (size_t o = 0; o < found.size(); ++o) {
       double difference = 0, norm = 1e-30;
