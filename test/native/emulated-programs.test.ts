@@ -3,24 +3,26 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { isWanted } from '../devices.js';
 import { buildEmulatedPrograms, runProgram } from './emulated.js';
 
-// Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin, with AddressSanitizer in the kernels, which names a read or write past an allocation or past
-// the shared memory asked for. Threads and blocks take turns in a random order; in other tests, through the addon, in a row.
+// Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin; once more with AddressSanitizer in the kernels, which names
+// a read or write past an allocation or past the shared memory asked for. Threads and blocks take turns in other orders.
 describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernels, emulated', () => {
-  let folder = '';
-  beforeAll(() => {
-    folder = buildEmulatedPrograms('address');
-  }, 1_200_000);
+  describe.each([[undefined, 'forward'], ['address', 'random']] as const)('sanitizer %s, %s order', (sanitizer, order) => {
+    let folder = '';
+    beforeAll(() => {
+      folder = buildEmulatedPrograms(sanitizer);
+    }, 1_200_000);
 
-  it.each([
-    ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
-    ['cuda_ops', ['small', 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
-    ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
-    ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
-    ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
-    ['kernels', ['small'], /kernels: 0 failed\s*$/, {}],
-  ] as const)('%s %s', (program, args, closing, env) => {
-    const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: 'random', ...env });
-    expect(output).toMatch(closing);
-    expect(status).toBe(0);
-  }, 900_000);
+    it.each([
+      ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
+      ['cuda_ops', ['small', 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
+      ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
+      ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
+      ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
+      ['kernels', ['small'], /kernels: 0 failed\s*$/, {}],
+    ] as const)('%s %s', (program, args, closing, env) => {
+      const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order, ...env });
+      expect(output).toMatch(closing);
+      expect(status).toBe(0);
+    }, 900_000);
+  });
 });
