@@ -59,9 +59,6 @@ export async function placeImage(bytes: Uint8Array, { addon, store, index }: Sto
   addon.placePixels(store, index, width, height, pixels);
 }
 
-/** A progressive file may hold coefficients for every pixel in each of many parts; past this many pixels it is left to sharp, which has a time limit. */
-const mostFastPixels = 2 ** 26;
-
 /**
  * By libjpeg-turbo, for a JPEG that needs nothing turned or cut off; undefined where that is not to be had, and for a file that it has anything to say of: sharp judges those.
  * @param decode decodes to the size that it is given
@@ -69,7 +66,7 @@ const mostFastPixels = 2 ** 26;
 async function decodeFast<Result>(addon: NativeAddon, header: JpegHeader | undefined, { shortSide }: DecodeOptions, decode: (target: { width: number; height: number }) => Promise<Result>): Promise<Result | undefined> {
   if (header === undefined || openJpegDecoder(addon).name === 'sharp') return undefined;
   const { width, height } = header;
-  if (width * height > mostFastPixels || Math.max(width, height) > longestAspect * Math.min(width, height)) return undefined;
+  if (Math.max(width, height) > longestAspect * Math.min(width, height)) return undefined;
   try {
     return await decode(targetSize(width, height, shortSide));
   } catch (error) {

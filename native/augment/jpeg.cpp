@@ -18,7 +18,7 @@ using Handle = void*;
 constexpr int rgb_pixels = 0;                              // TJPF_RGB
 constexpr int accurate_dct = 4096, limit_scans = 32768;    // TJFLAG_ACCURATEDCT, TJFLAG_LIMITSCANS
 constexpr int gray = 2, cmyk = 3, ycck = 4;                // TJCS_*
-constexpr int64_t most_pixels = int64_t(1) << 27;          // a progressive file's coefficients take six bytes of each
+constexpr int64_t most_pixels = int64_t(1) << 26;          // a progressive file has coefficients for each, six bytes, in many parts; sharp has a time limit
 
 struct Library {
   Handle (*init)();
