@@ -15,6 +15,7 @@ namespace lgd {
 
 struct CpuView {
   CpuResample from;                // of the crop; y's weights include the 1/255
+  CpuColumns columns;              // from.x by tap, of `stride` samples
   int height, width, stride;       // of the output; columns of a plane, a multiple of 32
   bool clamp, flip;
   const ColourStep* steps;
@@ -22,6 +23,8 @@ struct CpuView {
   const float *weights_x, *weights_y;
   const float *scale, *shift;
   float *row, *planes, *blurred;   // scratch: of one row, of the image, of one row of three planes
+  float* channels;                 // scratch: one row of the crop as three planes
+  int64_t channel_stride;
   const float** rows;              // scratch of 2 radius_y + 2
   float* out;                      // [height][width][3]
 };
@@ -40,7 +43,8 @@ constexpr int widest = 16;  // floats of the longest vector
 // What one thread needs, kept from image to image.
 struct Scratch {
   Taps x, y;
-  std::vector<float> row, planes, blurred, weights_x, weights_y;
+  Columns columns;
+  std::vector<float> row, planes, blurred, channels, weights_x, weights_y;
   std::vector<const float*> rows;
 };
 
@@ -52,6 +56,7 @@ void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scr
   scratch.x.plan(view.x, view.filter, batch.width, 1.0f);
   scratch.y.plan(view.y, view.filter, batch.height, 1.0f / 255);
   job.from = {view.pixels, view.row_bytes, 3 * view.x.in, scratch.x.view(), scratch.y.view()};
+  job.columns = scratch.columns.plan(scratch.x, batch.width, job.stride);
   job.clamp = view.filter == Filter::cubic;
   job.flip = view.flip;
   job.steps = view.steps;
@@ -63,6 +68,9 @@ void run_view(const ViewBatch& batch, const View& view, float* out, Scratch& scr
   job.shift = batch.shift;
 
   scratch.row.resize(size_t(std::max(job.from.row_floats, job.stride + 2 * view.radius_x)) + 4 * widest);
+  job.channel_stride = view.x.in + 2 * widest;
+  scratch.channels.resize(3 * job.channel_stride);
+  job.channels = scratch.channels.data();
   scratch.planes.resize(size_t(job.height) * job.stride * 3);
   job.row = scratch.row.data();
   job.planes = scratch.planes.data();

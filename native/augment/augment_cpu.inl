@@ -4,28 +4,113 @@ namespace lgd::LGD_ISA {
 namespace {
 
 #define LGD_COLOUR static inline __attribute__((always_inline))
+
+// One instruction each; of the vector extensions' a < b ? a : b the compiler makes two.
+#if LGD_LANES == 16
+LGD_COLOUR Vec lesser(Vec a, Vec b) { return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
+LGD_COLOUR Vec greater(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+#elif LGD_LANES == 8
+LGD_COLOUR Vec lesser(Vec a, Vec b) { return (Vec)_mm256_min_ps((__m256)a, (__m256)b); }
+LGD_COLOUR Vec greater(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#elif defined(__x86_64__)
+LGD_COLOUR Vec lesser(Vec a, Vec b) { return (Vec)_mm_min_ps((__m128)a, (__m128)b); }
+LGD_COLOUR Vec greater(Vec a, Vec b) { return (Vec)_mm_max_ps((__m128)a, (__m128)b); }
+#endif
+
 #include "augment/colour.inl"
 #include "augment/resample_cpu.inl"
 
-// Row y of the crop at the output's size, into three rows `plane` apart.
-void resize_row(const CpuView& view, int y, float* row, float* out, int64_t plane) {
-  resample_column(view.from, y, row);
+typedef int32_t Index __attribute__((vector_size(4 * LGD_LANES)));
+typedef int32_t IndexU __attribute__((vector_size(4 * LGD_LANES), aligned(4), may_alias));
+
+// How a vector is put together of two of three: element i of vector `part` of the row is element first[i] of vectors 0 and 1 (beside one another), then element
+// second[i] of that and vector 2.
+struct Weave {
+  alignas(64) int32_t first[3][lanes], second[3][lanes];
+};
+
+// Three vectors r, g, b from an interleaved row and back.
+constexpr Weave deinterleave = [] {
+  Weave weave{};
+  for (int c = 0; c < 3; ++c)
+    for (int i = 0; i < lanes; ++i) {
+      const int from = 3 * i + c;
+      weave.first[c][i] = from < 2 * lanes ? from : 0;
+      weave.second[c][i] = from < 2 * lanes ? i : from - lanes;
+    }
+  return weave;
+}();
+constexpr Weave interleave = [] {
+  Weave weave{};
+  for (int part = 0; part < 3; ++part)
+    for (int i = 0; i < lanes; ++i) {
+      const int to = part * lanes + i, pixel = to / 3, channel = to % 3;
+      weave.first[part][i] = channel == 0 ? pixel : channel == 1 ? lanes + pixel : 0;
+      weave.second[part][i] = channel == 2 ? lanes + pixel : i;
+    }
+  return weave;
+}();
+LGD_COLOUR Index index_of(const int32_t* places) { return *reinterpret_cast<const IndexU*>(places); }
+LGD_COLOUR Vec woven(const Weave& weave, int part, Vec a, Vec b, Vec c) {
+  return __builtin_shuffle(__builtin_shuffle(a, b, index_of(weave.first[part])), c, index_of(weave.second[part]));
+}
+LGD_COLOUR Vec reversed(Vec v) {
+  Index places;
+  for (int i = 0; i < lanes; ++i) places[i] = lanes - 1 - i;
+  return __builtin_shuffle(v, places);
+}
+
+// An interleaved row horizontally, pixel by pixel, into three rows `plane` apart.
+void across_pixels(const CpuView& view, float* out, int64_t plane) {
+  const float* row = view.row;
   for (int x = 0; x < view.width; x += 4) {
     const int last = view.width - 1;
     const Four p0 = resample_pixel(view.from, row, x), p1 = resample_pixel(view.from, row, x + 1 < last ? x + 1 : last);
     const Four p2 = resample_pixel(view.from, row, x + 2 < last ? x + 2 : last), p3 = resample_pixel(view.from, row, x + 3 < last ? x + 3 : last);
     const Four rg01 = __builtin_shuffle(p0, p1, FourIndex{0, 4, 1, 5}), rg23 = __builtin_shuffle(p2, p3, FourIndex{0, 4, 1, 5});
     const Four b01 = __builtin_shuffle(p0, p1, FourIndex{2, 6, 2, 6}), b23 = __builtin_shuffle(p2, p3, FourIndex{2, 6, 2, 6});
-    Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5});
-    Four g = __builtin_shuffle(rg01, rg23, FourIndex{2, 3, 6, 7});
-    Four b = __builtin_shuffle(b01, b23, FourIndex{0, 1, 4, 5});
-    if (view.clamp) r = clamp01(r), g = clamp01(g), b = clamp01(b);
-    store4(out + x, r);
-    store4(out + plane + x, g);
-    store4(out + 2 * plane + x, b);
+    const Four r = __builtin_shuffle(rg01, rg23, FourIndex{0, 1, 4, 5}), g = __builtin_shuffle(rg01, rg23, FourIndex{2, 3, 6, 7}), b = __builtin_shuffle(b01, b23, FourIndex{0, 1, 4, 5});
+    store4(out + x, view.clamp ? clamp01(r) : r);
+    store4(out + plane + x, view.clamp ? clamp01(g) : g);
+    store4(out + 2 * plane + x, view.clamp ? clamp01(b) : b);
   }
   for (int c = 0; c < 3; ++c)
     for (int x = view.width; x < view.stride; ++x) out[c * plane + x] = 0;
+}
+
+// Whether the taps of each vector of output pixels lie within two vectors of input pixels.
+bool fit_two_vectors(const CpuColumns& columns) {
+  for (int x = 0; x < columns.stride; x += lanes)
+    if (columns.begin[x + lanes - 1] - columns.begin[x] + columns.taps > 2 * lanes) return false;
+  return true;
+}
+
+// The same as across_pixels, a vector of output pixels at a time: the channels are taken apart first, and each tap is then one shuffle of two vectors of them.
+void across_vectors(const CpuView& view, float* out, int64_t plane) {
+  const CpuColumns& columns = view.columns;
+  for (int x = 0; 3 * x < view.from.row_floats; x += lanes) {
+    const float* p = view.row + 3 * x;
+    const Vec a = load(p), b = load(p + lanes), c = load(p + 2 * lanes);
+    for (int channel = 0; channel < 3; ++channel) store(view.channels + channel * view.channel_stride + x, woven(deinterleave, channel, a, b, c));
+  }
+  for (int x = 0; x < columns.stride; x += lanes) {
+    const float* p = view.channels + columns.begin[x];
+    Vec near[3], far[3], sum[3] = {};
+    for (int c = 0; c < 3; ++c) near[c] = load(p + c * view.channel_stride), far[c] = load(p + c * view.channel_stride + lanes);
+    Index index = index_of(columns.begin + x) - columns.begin[x];
+    for (int tap = 0; tap < columns.taps; ++tap, index += 1) {
+      const Vec weight = load(columns.weights + int64_t(tap) * columns.stride + x);
+      for (int c = 0; c < 3; ++c) sum[c] += __builtin_shuffle(near[c], far[c], index) * weight;
+    }
+    for (int c = 0; c < 3; ++c) store(out + c * plane + x, view.clamp ? clamp01(sum[c]) : sum[c]);
+  }
+}
+
+// Row y of the crop at the output's size, into three rows `plane` apart.
+void resize_row(const CpuView& view, bool by_vectors, int y, float* out, int64_t plane) {
+  resample_column(view.from, y, view.row);
+  if (by_vectors) return across_vectors(view, out, plane);
+  across_pixels(view, out, plane);
 }
 
 // Steps [from, to) on a row of three planes; returns the sum of its grey values after them when it is asked for.
@@ -89,21 +174,16 @@ void blur_row(const CpuView& view, const float* in, int y, float* row, float* ou
 void write_row(const CpuView& view, const float* in, int64_t plane, int y) {
   const int width = view.width;
   float* out = view.out + int64_t(y) * width * 3;
+  Vec scale[3], shift[3];
+  for (int c = 0; c < 3; ++c) scale[c] = splat(view.scale[c]), shift[c] = splat(view.shift[c]);
   int x = 0;
-  for (; x + 4 <= width; x += 4) {
-    const int from = view.flip ? width - 4 - x : x;
-    Four channel[3];
+  for (; x + lanes <= width; x += lanes) {
+    Vec channel[3];
     for (int c = 0; c < 3; ++c) {
-      Four v = load4(in + c * plane + from);
-      if (view.flip) v = __builtin_shuffle(v, FourIndex{3, 2, 1, 0});
-      channel[c] = v * view.scale[c] + view.shift[c];
+      const float* p = in + c * plane;
+      channel[c] = (view.flip ? reversed(load(p + width - lanes - x)) : load(p + x)) * scale[c] + shift[c];
     }
-    const Four rg01 = __builtin_shuffle(channel[0], channel[1], FourIndex{0, 4, 1, 5});
-    const Four rg23 = __builtin_shuffle(channel[0], channel[1], FourIndex{2, 6, 3, 7});
-    const Four gb1 = __builtin_shuffle(rg01, channel[2], FourIndex{3, 5, 3, 5});
-    store4(out + 3 * x, __builtin_shuffle(rg01, channel[2], FourIndex{0, 1, 4, 2}));
-    store4(out + 3 * x + 4, __builtin_shuffle(gb1, rg23, FourIndex{0, 1, 4, 5}));
-    store4(out + 3 * x + 8, __builtin_shuffle(rg23, channel[2], FourIndex{6, 2, 3, 7}));
+    for (int part = 0; part < 3; ++part) store(out + 3 * x + part * lanes, woven(interleave, part, channel[0], channel[1], channel[2]));
   }
   for (; x < width; ++x)
     for (int c = 0; c < 3; ++c) out[3 * x + c] = in[c * plane + (view.flip ? width - 1 - x : x)] * view.scale[c] + view.shift[c];
@@ -115,10 +195,11 @@ void write_row(const CpuView& view, const float* in, int64_t plane, int y) {
 void augment_view(const CpuView& view) {
   const int64_t plane = int64_t(view.height) * view.stride;
   const bool contrast = view.contrast_at < view.step_count, blurred = view.radius_x > 0 || view.radius_y > 0;
+  const bool by_vectors = lanes > 4 && fit_two_vectors(view.columns);  // without shuffles by a variable, pixels are faster
   double sum = 0;
   for (int y = 0; y < view.height; ++y) {
     float* row = view.planes + int64_t(y) * view.stride;
-    resize_row(view, y, view.row, row, plane);
+    resize_row(view, by_vectors, y, row, plane);
     if (view.contrast_at > 0 || contrast) sum += colour_row(view, 0, view.contrast_at, 0, contrast, row, plane);
     if (!contrast && !blurred) write_row(view, row, plane, y);
   }

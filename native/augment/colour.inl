@@ -1,15 +1,13 @@
 // Colour steps on one pixel, or on a vector of pixels: torchvision's ColorJitter and rgb_to_grayscale on float images.
 // Included inside a namespace, once per instruction set and once for CUDA; LGD_COLOUR holds the function qualifiers. T is float or a
-// vector of floats, r, g, b in [0, 1].
+// vector of floats, r, g, b in [0, 1]; an includer with an instruction for it may define lesser and greater of its vectors before.
 //   brightness  x f                              contrast    x f + (1 - f) m, m the mean grey of the image
 //   saturation  x f + (1 - f) grey(x)            hue         hue of HSV turned by f turns
 //   grey        0.2989 r + 0.587 g + 0.114 b in all channels
 
-template <class T> LGD_COLOUR T clamp01(T v) {
-  const T zero = T{} + 0.0f, one = T{} + 1.0f;
-  v = v < zero ? zero : v;
-  return v > one ? one : v;
-}
+template <class T> LGD_COLOUR T lesser(T a, T b) { return a < b ? a : b; }
+template <class T> LGD_COLOUR T greater(T a, T b) { return a > b ? a : b; }
+template <class T> LGD_COLOUR T clamp01(T v) { return lesser(greater(v, T{} + 0.0f), T{} + 1.0f); }
 
 template <class T> LGD_COLOUR T grey_of(T r, T g, T b) { return r * 0.2989f + g * 0.587f + b * 0.114f; }
 
@@ -26,14 +24,12 @@ template <class T> LGD_COLOUR T hsv_channel(T hue, float n, T value, T chroma) {
   T k = hue + n;
   k = k >= six ? k - six : k;
   const T down = four - k;
-  return clamp01(value - chroma * clamp01(k < down ? k : down));
+  return clamp01(value - chroma * clamp01(lesser(k, down)));
 }
 
 template <class T> LGD_COLOUR void turn_hue(T& r, T& g, T& b, float turns) {
   const T zero = T{} + 0.0f, one = T{} + 1.0f, six = T{} + 6.0f;
-  T high = r > g ? r : g, low = r < g ? r : g;
-  high = high > b ? high : b;
-  low = low < b ? low : b;
+  const T high = greater(greater(r, g), b), low = lesser(lesser(r, g), b);
   const T chroma = high - low;
   const T inverse = one / (chroma > zero ? chroma : one);
   T hue = (r - g) * inverse + 4.0f;                               // the greatest channel is b; ties go to r, then g

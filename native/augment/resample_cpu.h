@@ -15,6 +15,14 @@ struct CpuTaps {
   int stride;
 };
 
+// The same by tap, for a vector of neighbouring samples at a time: weights[tap * stride + i], tap < taps, 0 past a sample's count; `stride` samples, those past the
+// last wanted one like it.
+struct CpuColumns {
+  const int* begin;
+  const float* weights;
+  int stride, taps;
+};
+
 struct CpuResample {
   const uint8_t* pixels;  // interleaved RGB; PixelStore::overread bytes may be read past the last one
   int64_t row_bytes;
@@ -49,6 +57,23 @@ struct Taps {
   void plan(const Axis& axis, Filter filter, int samples, float total) { plan(axis, filter, samples, total, axis.in); }
 
   CpuTaps view() const { return {begin.data(), count.data(), weights.data(), stride}; }
+};
+
+// The memory behind CpuColumns.
+struct Columns {
+  std::vector<int> begin;
+  std::vector<float> weights;
+
+  CpuColumns plan(const Taps& from, int samples, int padded) {
+    const int taps = *std::max_element(from.count.begin(), from.count.begin() + samples);
+    begin.assign(padded, from.begin[samples - 1]);
+    weights.assign(size_t(taps) * padded, 0.0f);
+    for (int i = 0; i < samples; ++i) {
+      begin[i] = from.begin[i];
+      for (int tap = 0; tap < from.count[i]; ++tap) weights[size_t(tap) * padded + i] = from.weights[size_t(i) * from.stride + tap];
+    }
+    return {begin.data(), weights.data(), padded, taps};
+  }
 };
 
 }  // namespace lgd
