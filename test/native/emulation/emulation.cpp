@@ -20,8 +20,8 @@
 
 namespace lgd::emulation {
 
-thread_local Cursor cursor;
-thread_local char* dynamic_shared;
+constinit thread_local Cursor cursor;
+constinit thread_local char* dynamic_shared = nullptr;
 
 namespace {
 
@@ -41,8 +41,8 @@ struct Fiber {
   int index = 0;
   unsigned exchanges = 0;
   dim3 thread;
-  std::vector<std::vector<Copy>> groups;
-  std::vector<Copy> open;
+  std::vector<Copy> copies;                  // not carried out yet
+  std::vector<size_t> groups;                // where each committed group of them ends
   bool unfenced = false, begun = false;      // of a warpgroup's products: see core/cuda_warpgroup.cuh
   std::vector<WarpgroupProduct> products;    // committed and not waited for
   size_t committed = 0;
@@ -50,7 +50,7 @@ struct Fiber {
 
 struct Warp {
   int arrived = 0, live = 0;
-  alignas(16) char slots[2][32][exchange_bytes];
+  Exchanged slots[2];
 };
 
 struct Machine {
@@ -68,7 +68,7 @@ struct Machine {
   ucontext_t scheduler;
 #endif
 };
-thread_local Machine machine;
+constinit thread_local Machine* machine = nullptr;  // of a kernel that runs; a pointer, as an object would be asked on every use whether it is there yet
 
 #if defined(__x86_64__)
 extern "C" void lgd_switch_fiber(void** save, void* to);
@@ -90,23 +90,24 @@ lgd_switch_fiber:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx  # and no ret, which the processor would expect to go back to where this call came from
+  jmp *%rcx
 )");
-void resume(Fiber& fiber) { lgd_switch_fiber(&machine.scheduler, fiber.stack_pointer); }
-void yield() { lgd_switch_fiber(&machine.current->stack_pointer, machine.scheduler); }
+void resume(Fiber& fiber) { lgd_switch_fiber(&machine->scheduler, fiber.stack_pointer); }
+void yield() { lgd_switch_fiber(&machine->current->stack_pointer, machine->scheduler); }
 #else
-void resume(Fiber& fiber) { swapcontext(&machine.scheduler, &fiber.context); }
-void yield() { swapcontext(&machine.current->context, &machine.scheduler); }
+void resume(Fiber& fiber) { swapcontext(&machine->scheduler, &fiber.context); }
+void yield() { swapcontext(&machine->current->context, &machine->scheduler); }
 #endif
 
 void entry() {
   try {
-    (*machine.kernel)();
-    LGD_CHECK(machine.current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
+    (*machine->kernel)();
+    LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
   } catch (...) {
-    if (!machine.error) machine.error = std::current_exception();
+    if (!machine->error) machine->error = std::current_exception();
   }
-  machine.current->done = true;
+  machine->current->done = true;
   for (;;) yield();
 }
 
@@ -116,7 +117,8 @@ void start(Fiber& fiber) {
 #endif
 #if defined(__x86_64__)
   // The stack as lgd_switch_fiber leaves it: six saved registers below the return address; aligned as after a call.
-  const uintptr_t top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + stack_bytes) / 16 * 16;
+  // Not all at the same place of a page: they would share the same few lines of the cache.
+  const uintptr_t top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + stack_bytes) / 16 * 16 - fiber.index % 32 * 128;
   void** slot = reinterpret_cast<void**>(top - 8);
   *--slot = reinterpret_cast<void*>(&entry);
   for (int i = 0; i < 6; ++i) *--slot = nullptr;
@@ -132,7 +134,7 @@ void start(Fiber& fiber) {
 
 void release(Wait kind, int first, int count) {
   for (int i = first; i < first + count; ++i)
-    if (machine.fibers[i].wait == kind) machine.fibers[i].wait = Wait::none;
+    if (machine->fibers[i].wait == kind) machine->fibers[i].wait = Wait::none;
 }
 
 }  // namespace
@@ -149,125 +151,127 @@ namespace {
 
 void prepare_block(dim3 block) {
   const int count = int(block.x * block.y * block.z);
-  std::memset(dynamic_shared, 0xff, machine.shared_bytes);  // NaN in float32 and in both bfloat16 halves
-  machine.warps.resize((count + 31) / 32);
-  for (Warp& warp : machine.warps) warp.arrived = warp.live = 0;
-  machine.arrived = 0;
-  machine.live = count;
+  std::memset(dynamic_shared, 0xff, machine->shared_bytes);  // NaN in float32 and in both bfloat16 halves
+  machine->warps.resize((count + 31) / 32);
+  for (Warp& warp : machine->warps) warp.arrived = warp.live = 0;
+  machine->arrived = 0;
+  machine->live = count;
   for (int i = 0; i < count; ++i) {
-    Fiber& fiber = machine.fibers[i];
+    Fiber& fiber = machine->fibers[i];
     fiber.done = false;
     fiber.wait = Wait::none;
     fiber.index = i;
     fiber.exchanges = 0;
+    fiber.copies.clear();
     fiber.groups.clear();
-    fiber.open.clear();
     fiber.unfenced = fiber.begun = false;
     fiber.products.clear();
     fiber.committed = 0;
     fiber.thread = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
-    ++machine.warps[i / 32].live;
+    ++machine->warps[i / 32].live;
     start(fiber);
   }
 }
 
 // A thread that ends counts at barriers no more, as on the device.
 void retire(const Fiber& fiber) {
-  Warp& warp = machine.warps[fiber.index / 32];
-  --machine.live;
+  Warp& warp = machine->warps[fiber.index / 32];
+  --machine->live;
   --warp.live;
-  if (machine.live > 0 && machine.arrived == machine.live) {
-    machine.arrived = 0;
-    release(Wait::block, 0, int(machine.fibers.size()));
+  if (machine->live > 0 && machine->arrived == machine->live) {
+    machine->arrived = 0;
+    release(Wait::block, 0, int(machine->fibers.size()));
   }
   if (warp.live > 0 && warp.arrived == warp.live) {
     warp.arrived = 0;
-    release(Wait::warp, fiber.index / 32 * 32, std::min(32, int(machine.fibers.size()) - fiber.index / 32 * 32));
+    release(Wait::warp, fiber.index / 32 * 32, std::min(32, int(machine->fibers.size()) - fiber.index / 32 * 32));
   }
 }
 
 void run_block(std::vector<int>& sequence, Order how, std::mt19937& random) {
-  while (machine.live > 0) {
+  while (machine->live > 0) {
     bool moved = false;
     if (how == Order::random) std::shuffle(sequence.begin(), sequence.end(), random);
     for (int i : sequence) {
-      Fiber& fiber = machine.fibers[i];
+      Fiber& fiber = machine->fibers[i];
       if (fiber.done || fiber.wait != Wait::none) continue;
-      machine.current = &fiber;
+      machine->current = &fiber;
       cursor.thread = fiber.thread;
       resume(fiber);
       moved = true;
       if (fiber.done) retire(fiber);
-      if (machine.error) std::rethrow_exception(std::exchange(machine.error, nullptr));
+      if (machine->error) std::rethrow_exception(std::exchange(machine->error, nullptr));
     }
-    LGD_CHECK(moved, "DEVICE_ERROR", "deadlock: ", machine.live, " threads wait at a barrier that the others left");
+    LGD_CHECK(moved, "DEVICE_ERROR", "deadlock: ", machine->live, " threads wait at a barrier that the others left");
   }
 }
 
 }  // namespace
 
-int lane() { return machine.current->index % 32; }
+int lane() { return machine->current->index % 32; }
 
 void sync_block() {
-  if (++machine.arrived == machine.live) {
-    machine.arrived = 0;
-    release(Wait::block, 0, int(machine.fibers.size()));
+  if (++machine->arrived == machine->live) {
+    machine->arrived = 0;
+    release(Wait::block, 0, int(machine->fibers.size()));
   } else {
-    machine.current->wait = Wait::block;
+    machine->current->wait = Wait::block;
     yield();
   }
 }
 
 void sync_warp() {
-  const int first = machine.current->index / 32 * 32;
-  Warp& warp = machine.warps[first / 32];
+  const int first = machine->current->index / 32 * 32;
+  Warp& warp = machine->warps[first / 32];
   if (++warp.arrived == warp.live) {
     warp.arrived = 0;
-    release(Wait::warp, first, std::min(32, int(machine.fibers.size()) - first));
+    release(Wait::warp, first, std::min(32, int(machine->fibers.size()) - first));
   } else {
-    machine.current->wait = Wait::warp;
+    machine->current->wait = Wait::warp;
     yield();
   }
 }
 
-const char* exchange(const void* mine, size_t bytes) {
-  Fiber& fiber = *machine.current;
-  Warp& warp = machine.warps[fiber.index / 32];
-  auto& slots = warp.slots[fiber.exchanges++ & 1];  // two in turn: a fast lane may start the next exchange while a slow one still reads
-  std::memcpy(slots[fiber.index % 32], mine, bytes);
+const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&)) {
+  Fiber& fiber = *machine->current;
+  Warp& warp = machine->warps[fiber.index / 32];
+  Exchanged& slots = warp.slots[fiber.exchanges++ & 1];  // two in turn: a fast lane may start the next exchange while a slow one still reads
+  std::memcpy(slots.lane[fiber.index % 32], mine, bytes);
+  if (together && warp.arrived + 1 == warp.live) together(slots);
   sync_warp();
-  return slots[0];
+  return slots;
 }
 
-void defer_copy(void* to, const void* from, bool valid) { machine.current->open.push_back({to, from, valid}); }
-void commit_copies() {
-  machine.current->groups.push_back(std::move(machine.current->open));
-  machine.current->open.clear();
-}
+void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid}); }
+void commit_copies() { machine->current->groups.push_back(machine->current->copies.size()); }
 void wait_copies(int pending) {
-  auto& groups = machine.current->groups;
-  while (int(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) {
-      if (copy.valid) std::memcpy(copy.to, copy.from, 16);
-      else std::memset(copy.to, 0, 16);
-    }
-    machine.current->unfenced |= !groups.front().empty();
-    groups.erase(groups.begin());
+  Fiber& fiber = *machine->current;
+  const int over = int(fiber.groups.size()) - pending;
+  if (over <= 0) return;
+  const size_t end = fiber.groups[over - 1];
+  for (size_t i = 0; i < end; ++i) {
+    const Copy& copy = fiber.copies[i];
+    if (copy.valid) std::memcpy(copy.to, copy.from, 16);
+    else std::memset(copy.to, 0, 16);
   }
+  fiber.unfenced |= end > 0;
+  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + end);
+  fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + over);
+  for (size_t& group : fiber.groups) group -= end;
 }
 
 // ---- products of a warpgroup: core/cuda_warpgroup.cuh -------------------------------------------------------------------------
-void fence_copies() { machine.current->unfenced = false; }
+void fence_copies() { machine->current->unfenced = false; }
 
-void begin_products() { machine.current->begun = true; }
+void begin_products() { machine->current->begun = true; }
 
 void add_product(const WarpgroupProduct& product) {
-  LGD_CHECK(machine.current->begun, "DEVICE_ERROR", "a warpgroup's product without warpgroup_begin()");
-  LGD_CHECK(!machine.current->unfenced, "DEVICE_ERROR", "a warpgroup's product reads copies that no fence_shared_for_warpgroup() followed");
-  machine.current->products.push_back(product);
+  LGD_CHECK(machine->current->begun, "DEVICE_ERROR", "a warpgroup's product without warpgroup_begin()");
+  LGD_CHECK(!machine->current->unfenced, "DEVICE_ERROR", "a warpgroup's product reads copies that no fence_shared_for_warpgroup() followed");
+  machine->current->products.push_back(product);
 }
 
-void commit_products() { machine.current->committed = machine.current->products.size(); }
+void commit_products() { machine->current->committed = machine->current->products.size(); }
 
 namespace {
 
@@ -282,7 +286,7 @@ float element(uint64_t descriptor, bool k_outer, int row, int k) {
   else address += row / 8 * stride + row % 8 * width + k * 2;
   address ^= (address >> 7 & (wide ? 7u : 3u)) << 4;
   const size_t at = address - first_shared_address;
-  LGD_CHECK(at + 2 <= machine.shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
+  LGD_CHECK(at + 2 <= machine->shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
   uint16_t bits;
   std::memcpy(&bits, dynamic_shared + at, 2);
   return std::bit_cast<float>(uint32_t(bits) << 16);
@@ -291,7 +295,7 @@ float element(uint64_t descriptor, bool k_outer, int row, int k) {
 }  // namespace
 
 void finish_products() {
-  Fiber& fiber = *machine.current;
+  Fiber& fiber = *machine->current;
   LGD_CHECK(fiber.committed == fiber.products.size(), "DEVICE_ERROR", "a wait for a warpgroup's products that were not committed");
   const int lane = fiber.index % 32, warp = fiber.index / 32 % 4;
   for (const WarpgroupProduct& product : fiber.products) {
@@ -312,19 +316,21 @@ void finish_products() {
 }
 
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+  static thread_local Machine of_thread;
+  machine = &of_thread;
   const int count = int(block.x * block.y * block.z);
-  machine.fibers.resize(count);
+  machine->fibers.resize(count);
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(machine.shared.data(), machine.shared.size());
+  ASAN_UNPOISON_MEMORY_REGION(machine->shared.data(), machine->shared.size());
 #endif
-  machine.shared.resize(std::max(machine.shared.size(), shared_bytes + 256));
-  machine.shared_bytes = shared_bytes;
-  dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(machine.shared.data()) + 127) / 128 * 128);
+  machine->shared.resize(std::max(machine->shared.size(), shared_bytes + 256));
+  machine->shared_bytes = shared_bytes;
+  dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(machine->shared.data()) + 127) / 128 * 128);
 #if defined(__SANITIZE_ADDRESS__)
   char* const behind = dynamic_shared + shared_bytes;  // what the kernel did not ask for
-  ASAN_POISON_MEMORY_REGION(behind, machine.shared.data() + machine.shared.size() - behind);
+  ASAN_POISON_MEMORY_REGION(behind, machine->shared.data() + machine->shared.size() - behind);
 #endif
-  machine.kernel = &kernel;
+  machine->kernel = &kernel;
   cursor.block_size = block;
   cursor.grid_size = grid;
   const Order how = order();

@@ -16,7 +16,6 @@
 #include <functional>
 #include <type_traits>
 #include <vector>
-#include <vector>
 
 #include "core/device.h"
 #include "ops/context.h"
@@ -33,7 +32,7 @@
 
 struct dim3 {
   unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
@@ -99,8 +98,8 @@ using std::min;
 namespace lgd::emulation {
 
 struct Cursor { dim3 thread, block, block_size, grid_size; };
-extern thread_local Cursor cursor;  // of the fiber that runs
-extern thread_local char* dynamic_shared;
+extern constinit thread_local Cursor cursor;  // of the fiber that runs
+extern constinit thread_local char* dynamic_shared;
 enum class Order { forward, reverse, random };
 Order order();  // LGDISTILL_EMULATION_ORDER
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
@@ -139,9 +138,12 @@ template <class... Arguments> std::vector<Access> accesses_of(const Arguments&..
 void sync_block();
 void sync_warp();
 int lane();
-// Gives 16 bytes to the other lanes and returns where all 32 lie, after a warp barrier; valid until the lane's second exchange from now.
-const char* exchange(const void* mine, size_t bytes);
+// What each lane gives to the others of its warp.
 constexpr size_t exchange_bytes = 64;
+struct alignas(16) Exchanged { char lane[32][exchange_bytes]; };
+// Gives so many bytes to the other lanes and returns what all 32 gave, after a warp barrier; valid until the lane's second exchange from now. `together`, if not null, is
+// called once when all have given, and may replace what they get.
+const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&) = nullptr);
 void defer_copy(void* to, const void* from, bool valid);
 void commit_copies();
 void wait_copies(int pending);
@@ -169,18 +171,13 @@ template <class Kernel> void allow_shared_memory(Kernel*, size_t bytes) {
   LGD_CHECK(bytes <= 227 * 1024, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);
 }
 
-template <class V> inline V shfl_xor(V value, int mask) {
-  const char* all = emulation::exchange(&value, sizeof value);
-  V other;
-  std::memcpy(&other, all + (emulation::lane() ^ mask) * emulation::exchange_bytes, sizeof other);
-  return other;
-}
 template <class V> inline V shfl(V value, int from) {
-  const char* all = emulation::exchange(&value, sizeof value);
+  const emulation::Exchanged& all = emulation::exchange(&value, sizeof value);
   V other;
-  std::memcpy(&other, all + from * emulation::exchange_bytes, sizeof other);
+  std::memcpy(&other, all.lane[from], sizeof other);
   return other;
 }
+template <class V> inline V shfl_xor(V value, int mask) { return shfl(value, emulation::lane() ^ mask); }
 
 inline void cp_async16(void* shared, const void* global, bool valid) {
   LGD_CHECK((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 == 0, "DEVICE_ERROR", "misaligned 16-byte copy");
@@ -189,44 +186,64 @@ inline void cp_async16(void* shared, const void* global, bool valid) {
 inline void cp_commit() { emulation::commit_copies(); }
 template <int pending> inline void cp_wait() { emulation::wait_copies(pending); }
 
+// A collective of a warp: every lane gives In, and `together` makes Out of all of them at once, which saves 31 lanes' decoding.
+template <class In, class Out, class Together> inline void collect(const In& mine, Out& out, Together) {
+  static_assert(sizeof(In) <= emulation::exchange_bytes && sizeof(Out) <= emulation::exchange_bytes);
+  const emulation::Exchanged& all = emulation::exchange(&mine, sizeof mine, [](emulation::Exchanged& exchanged) {
+    In in[32];
+    Out result[32];
+    for (int lane = 0; lane < 32; ++lane) std::memcpy(&in[lane], exchanged.lane[lane], sizeof(In));
+    Together()(in, result);
+    for (int lane = 0; lane < 32; ++lane) std::memcpy(exchanged.lane[lane], &result[lane], sizeof(Out));
+  });
+  std::memcpy(&out, all.lane[emulation::lane()], sizeof out);
+}
+
 // Lane l gives the address of row l % 8 of matrix l / 8; register i of lane l holds row l / 4, columns 2 (l % 4) and the next, of matrix i.
-inline void load_matrix(uint32_t (&r)[4], const void* shared, bool transposed) {
-  const char* all = emulation::exchange(&shared, sizeof shared);
-  const int lane = emulation::lane();
-  for (int i = 0; i < 4; ++i)
-    for (int half = 0; half < 2; ++half) {
-      const int row = transposed ? lane % 4 * 2 + half : lane / 4, column = transposed ? lane / 4 : lane % 4 * 2 + half;
-      const char* from;
-      std::memcpy(&from, all + (i * 8 + row) * emulation::exchange_bytes, sizeof from);
-      uint16_t bits;
-      std::memcpy(&bits, from + column * 2, 2);
-      r[i] = half == 0 ? bits : r[i] | uint32_t(bits) << 16;
+struct Registers { uint32_t r[4]; };
+template <bool transposed> inline void load_matrix(uint32_t (&r)[4], const void* shared) {
+  Registers mine;
+  collect(shared, mine, [](const void* const (&rows)[32], Registers (&out)[32]) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      uint16_t value[8][8];
+      for (int row = 0; row < 8; ++row) std::memcpy(value[row], rows[matrix * 8 + row], 16);
+      for (int lane = 0; lane < 32; ++lane) {
+        const int row = lane / 4, column = lane % 4 * 2;
+        out[lane].r[matrix] = transposed ? value[column][row] | uint32_t(value[column + 1][row]) << 16 : value[row][column] | uint32_t(value[row][column + 1]) << 16;
+      }
     }
-  emulation::sync_warp();  // nobody overwrites the rows before every lane has read them
+  });
+  for (int i = 0; i < 4; ++i) r[i] = mine.r[i];
 }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared) { load_matrix(r, shared, false); }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { load_matrix(r, shared, true); }
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared) { load_matrix<false>(r, shared); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { load_matrix<true>(r, shared); }
 
-inline float half_of(uint32_t word, int half) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); }
-
-// Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"); value(word, half) is one operand.
-template <class Value>
-inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value value) {
-  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const char* all = emulation::exchange(mine, sizeof mine);
-  const int lane = emulation::lane();
-  const auto word = [&](int from, int index) {
-    uint32_t value;
-    std::memcpy(&value, all + from * emulation::exchange_bytes + index * 4, 4);
-    return value;
-  };
-  for (int q = 0; q < 4; ++q) {
-    const int row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
-    for (int k = 0; k < 16; ++k)
-      d[q] += value(word(row % 8 * 4 + k % 8 / 2, k / 8 * 2 + row / 8), k % 2) * value(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2);
-  }
+// Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"); Value()(word, half) is one operand.
+struct Fragments { uint32_t a[4], b[2]; float d[4]; };
+struct Sums { float d[4]; };
+template <class Value> inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value) {
+  Sums sums;
+  collect(Fragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}}, sums, [](const Fragments (&in)[32], Sums (&out)[32]) {
+    float left[16][16], right[16][8];  // [row][k], [k][column]
+    for (int lane = 0; lane < 32; ++lane)
+      for (int half = 0; half < 2; ++half) {
+        const int outer = lane / 4, k = lane % 4 * 2 + half;
+        for (int i = 0; i < 4; ++i) left[outer + i % 2 * 8][i / 2 * 8 + k] = Value()(in[lane].a[i], half);
+        for (int i = 0; i < 2; ++i) right[i * 8 + k][outer] = Value()(in[lane].b[i], half);
+      }
+    for (int row = 0; row < 16; ++row) {
+      float sum[8];
+      for (int column = 0; column < 8; ++column) sum[column] = in[row % 8 * 4 + column / 2].d[row / 8 * 2 + column % 2];
+      for (int k = 0; k < 16; ++k)
+        for (int column = 0; column < 8; ++column) sum[column] += left[row][k] * right[k][column];
+      for (int column = 0; column < 8; ++column) out[row % 8 * 4 + column / 2].d[row / 8 * 2 + column % 2] = sum[column];
+    }
+  });
+  for (int i = 0; i < 4; ++i) d[i] = sums.d[i];
 }
-inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply_fragments(d, a, b, half_of); }
+inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  multiply_fragments(d, a, b, [](uint32_t word, int half) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); });
+}
 inline void mma_f16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   multiply_fragments(d, a, b, [](uint32_t word, int half) { return __half2float({uint16_t(half ? word >> 16 : word)}); });
 }
