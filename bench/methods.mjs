@@ -1,8 +1,10 @@
 // Compares methods and their settings where there are few names and where there are many.
-//   node bench/methods.mjs [--tasks cifar10,emoji] [--variants lgd,seed,...] [--seeds 1,2,3] [--rows FILE] [--student mobilenet_v3_small] [--width 1] [--resolution 64] [--images N] [--views N] [--batch 64] [--rate 0.12] [--threads N]
+//   node bench/methods.mjs [--tasks cifar10,emoji] [--variants lgd,seed,...] [--seeds 1,2,3] [--rows FILE] [--student mobilenet_v3_small] [--width 1] [--resolution 64] [--images N] [--views N] [--kept N] [--batch 64] [--rate 0.12] [--threads N]
 //   node bench/methods.mjs --table FILE
-// cifar10: 10 names, photos from $LGDISTILL_CIFAR10 (train/ and test/ with class folders); emoji: all names of the demo, judged on the vendor that neither teacher nor student has seen.
-// Every variant of a seed sees the same views, start values and order; the teacher's embeddings of the views are computed once for all of them. --views is the number that a run sees.
+// cifar10: 10 names, photos from $LGDISTILL_CIFAR10 (train/ and test/ with class folders); emoji: all names of the demo, judged on the vendor that neither teacher nor student has seen;
+// emoji:food-drink+objects: those of some of emojibase's groups.
+// Every variant of a seed sees the same views, start values and order; the teacher's embeddings of the views are computed once for all of them. --views is the number that a run sees,
+// --kept how many of each image are different ones that come back (default: all).
 import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -37,11 +39,11 @@ const variants = {
 const { values: options } = parseArgs({
   options: {
     tasks: { type: 'string', default: 'cifar10,emoji' }, variants: { type: 'string', default: Object.keys(variants).join(',') }, seeds: { type: 'string', default: '1,2,3' }, rows: { type: 'string' },
-    student: { type: 'string', default: 'mobilenet_v3_small' }, width: { type: 'string', default: '1' }, resolution: { type: 'string', default: '64' }, images: { type: 'string' }, views: { type: 'string', default: '150000' },
+    student: { type: 'string', default: 'mobilenet_v3_small' }, width: { type: 'string', default: '1' }, resolution: { type: 'string', default: '64' }, images: { type: 'string' }, views: { type: 'string', default: '150000' }, kept: { type: 'string' },
     batch: { type: 'string', default: '64' }, rate: { type: 'string', default: '0.12' }, threads: { type: 'string' }, table: { type: 'string' },
   },
 });
-const numbers = Object.fromEntries(['width', 'resolution', 'images', 'views', 'batch', 'rate', 'threads'].map((name) => [name, options[name] === undefined ? undefined : Number(options[name])]));
+const numbers = Object.fromEntries(['width', 'resolution', 'images', 'views', 'kept', 'batch', 'rate', 'threads'].map((name) => [name, options[name] === undefined ? undefined : Number(options[name])]));
 const list = (text) => text.split(',').filter((part) => part !== '');
 
 async function openCifar(lgd, device) {
@@ -67,9 +69,9 @@ function everyNth(source, n) {
   return { ...source, ids: places.map((i) => source.ids[i]), labels: places.map((i) => source.labels[i]), read: (i) => source.read(places[i]) };
 }
 
-async function openEmoji(lgd, device) {
-  const folder = join(root, 'runs', 'demo', 'images', 'all-64');
-  const { bank, train, evaluation, dispose } = await openDrawn(lgd, device, { preset: presets.full, folder, teacher: teacherFolder, say: () => undefined });
+async function openEmoji(lgd, device, groups) {
+  const folder = join(root, 'runs', 'demo', 'images', `${groups?.join('+') ?? 'all'}-64`);
+  const { bank, train, evaluation, dispose } = await openDrawn(lgd, device, { preset: { ...presets.full, groups }, folder, teacher: teacherFolder, say: () => undefined });
   return { bank, train, test: evaluation[heldOutVendor], dispose };
 }
 
@@ -80,13 +82,13 @@ async function measure(lgd, device, teacher, task, { train, test, bank }, varian
   const epochs = Math.max(2, Math.round(numbers.views / train.length));
   const config = lgd.parseConfig({
     ...variants[variant], output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
-    augment: task === 'emoji' ? { hue: 0, blurProbability: 0 } : {},
+    augment: task.startsWith('emoji') ? { hue: 0, blurProbability: 0 } : {},
     train: { epochs, batchSize: numbers.batch, learningRate: numbers.rate, warmupEpochs: epochs / 20, outlierFactor: 0 },
-    teacherCache: { views: epochs, file: viewsFile }, evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },
+    teacherCache: { views: numbers.kept ?? epochs, file: viewsFile }, evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },
   });
   const distiller = new lgd.Distiller({ device, teacher, student, tsb: bank, config });
   const evaluation = new lgd.ZeroShotEvaluation({ device, images: test, bank, mean: teacher.mean, std: teacher.std });
-  const row = { task, variant, seed, student: options.student, width: numbers.width, resolution: numbers.resolution, names: bank.size, images: train.length, epochs, batch: numbers.batch, rate: numbers.rate };
+  const row = { task, variant, seed, student: options.student, width: numbers.width, resolution: numbers.resolution, names: bank.size, images: train.length, epochs, kept: numbers.kept ?? epochs, batch: numbers.batch, rate: numbers.rate };
   try {
     let last;
     for await (const event of distiller.run(train, { evaluation })) {
@@ -129,13 +131,13 @@ async function main() {
   const teacher = await lgd.loadTeacher(teacherFolder, { device, batch: numbers.batch });
   const rows = [];
   for (const task of list(options.tasks)) {
-    const data = await (task === 'emoji' ? openEmoji : openCifar)(lgd, device);
+    const data = await (task === 'cifar10' ? openCifar(lgd, device) : openEmoji(lgd, device, task.split(':')[1]?.split('+')));
     if (data === undefined) {
       console.log(`SKIPPED ${task}: LGDISTILL_CIFAR10 names no folder`);
       continue;
     }
     for (const seed of list(options.seeds).map(Number)) {
-      const views = join(tmpdir(), `lgdistill-methods-${process.pid}-${task}-${seed}.views`);
+      const views = join(tmpdir(), `lgdistill-methods-${process.pid}-${task.replace(':', '-')}-${seed}.views`);
       for (const variant of list(options.variants)) {
         const row = await measure(lgd, device, teacher, task, data, variant, seed, views);
         rows.push(row);

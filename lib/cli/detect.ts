@@ -2,10 +2,11 @@ import { Command } from 'commander';
 import type { DetectionScore } from '../dense/average-precision.js';
 import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
+import { showTraining } from './dense-training.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { percent } from './run-report.js';
-import { formatDuration, formatTable } from './table.js';
+import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 const dataHelp = 'folder of the images (the same as --dense.data)';
@@ -29,25 +30,7 @@ function trainCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data, annotations } = command.opts<{ student: string; to: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    const progress = startProgress(terminal, 'training');
-    let total = 0;
-    try {
-      for await (const event of trainDetection({ student, output: to, config, signal })) {
-        terminal.emit(event);
-        if (event.type === 'start') {
-          total = event.totalSteps;
-          terminal.say(`${event.images} images of ${event.classes} classes, ${total} steps; ${event.evaluationImages === 0 ? 'nothing to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
-        } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
-        else if (event.type === 'evaluation') progress.line(`step ${event.step}: AP ${percent(event.score.ap ?? 0)}, AP50 ${percent(event.score.ap50 ?? 0)}${event.best ? ', the best so far' : ''}`);
-        else {
-          progress.stop();
-          terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
-          if (event.score !== undefined) report(terminal, event.score);
-        }
-      }
-    } finally {
-      progress.stop();
-    }
+    await showTraining(terminal, trainDetection({ student, output: to, config, signal }), { short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`, report: (score) => report(terminal, score) });
   }));
 }
 

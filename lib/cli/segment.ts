@@ -3,10 +3,11 @@ import type { SegmentationScore } from '../dense/intersection.js';
 import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
 import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
 import type { Bind } from './command.js';
+import { showTraining } from './dense-training.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { percent } from './run-report.js';
-import { formatDuration, formatTable } from './table.js';
+import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 const dataHelp = 'images and masks: pairs, Cityscapes, ADE20K or VOC layout (the same as --dense.data)';
@@ -30,25 +31,7 @@ function trainCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const progress = startProgress(terminal, 'training');
-    let total = 0;
-    try {
-      for await (const event of trainSegmentation({ student, output: to, config, signal })) {
-        terminal.emit(event);
-        if (event.type === 'start') {
-          total = event.totalSteps;
-          terminal.say(`${event.images} images of ${event.classes} classes (${event.layout}), ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
-        } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
-        else if (event.type === 'evaluation') progress.line(`step ${event.step}: mIoU ${percent(event.score.meanIou)}${event.best ? ', the best so far' : ''}`);
-        else {
-          progress.stop();
-          terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
-          if (event.score !== undefined) report(terminal, event.score);
-        }
-      }
-    } finally {
-      progress.stop();
-    }
+    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { short: ({ meanIou }) => `mIoU ${percent(meanIou)}`, report: (score) => report(terminal, score) });
   }));
 }
 

@@ -1,6 +1,7 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
+import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
@@ -48,6 +49,8 @@ interface Progress {
   dataset: string;
   /** Views of each image that come back; absent in checkpoints of versions that had none. */
   views?: number;
+  /** What decoded plain JPEG files; absent in checkpoints of versions that did not say. */
+  jpegDecoder?: JpegDecoder['name'];
   monitor: MonitorState;
   best: Manifest['best'];
   /** Step of the last evaluation; 0 before the first. */
@@ -252,6 +255,7 @@ export class Run {
       plan: plan.state(),
       dataset: images.hash,
       views: this.config.teacherCache.views,
+      jpegDecoder: this.#jpegDecoder,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -302,6 +306,10 @@ export class Run {
     return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1}${this.course.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`, {
       mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`, cause,
     });
+  }
+
+  get #jpegDecoder(): JpegDecoder['name'] {
+    return openJpegDecoder(this.course.distiller.device.addon).name;
   }
 
   #studentInfo(): StudentInfo {
@@ -358,6 +366,10 @@ export class Run {
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);
+    const { jpegDecoder = this.#jpegDecoder } = progress;
+    if (jpegDecoder !== this.#jpegDecoder) {
+      await this.folder.log(`JPEG files were decoded by ${jpegDecoder} so far and are by ${this.#jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
+    }
     return progress.plan;
   }
 }

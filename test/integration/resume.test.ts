@@ -3,9 +3,11 @@ import { cp, mkdir, readFile, readdir, rm, symlink, truncate, writeFile } from '
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
+import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { addonPath } from '../../lib/native.js';
 import { readSafetensors } from '../../lib/safetensors.js';
+import { CheckpointStore } from '../../lib/train/checkpoint.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -99,6 +101,20 @@ describe('a run that was stopped and resumed', () => {
     const { events } = await train(config(broken), { resume: 'last' });
     expect(events.slice(0, 2).map(({ type, step }) => `${type} ${step}`)).toEqual(['start 4', 'evaluation 4']);
     await expectSame(broken, whole);
+  });
+
+  it('says where JPEG files are decoded by something else than before', async () => {
+    const run = output();
+    await train(quick(run, { train: { maxSteps: 4 } }));
+    const store = await CheckpointStore.open(run);
+    const { folder: last, progress, ...rest } = await store.read('last');
+    expect(progress).toMatchObject({ jpegDecoder: openJpegDecoder().name });
+    await rm(last, { recursive: true });
+    await store.write({ ...rest, progress: { ...(progress as object), jpegDecoder: 'another' } }, { best: null, isBest: false, keep: 2 });
+    const log = () => readFile(join(run, 'log.txt'), 'utf8');
+    expect(await log()).not.toContain('were decoded by');
+    await train(await resumeConfig(run, { 'train.maxSteps': 6 }), { resume: 'last' });
+    expect(await log()).toContain(`JPEG files were decoded by another so far and are by ${openJpegDecoder().name} from here on`);
   });
 
   it('may end earlier first, and starts over where it has no checkpoint yet', async () => {

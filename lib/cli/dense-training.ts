@@ -1,0 +1,34 @@
+import { startProgress } from './progress.js';
+import { formatDuration } from './table.js';
+import type { Terminal } from './terminal.js';
+
+/** What the trainings of segmentation networks and detectors tell alike. */
+type TrainingEvent<Score> =
+  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number; layout?: string }
+  | { type: 'step'; step: number; loss: number }
+  | { type: 'evaluation'; step: number; score: Score; best: boolean }
+  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined };
+
+/** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the last one. */
+export async function showTraining<Score>(terminal: Terminal, events: AsyncIterable<TrainingEvent<Score>>, { short, report }: { short: (score: Score) => string; report: (score: Score) => void }): Promise<void> {
+  const progress = startProgress(terminal, 'training');
+  let total = 0;
+  try {
+    for await (const event of events) {
+      terminal.emit(event);
+      if (event.type === 'start') {
+        total = event.totalSteps;
+        const layout = event.layout === undefined ? '' : ` (${event.layout})`;
+        terminal.say(`${event.images} images of ${event.classes} classes${layout}, ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
+      } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
+      else if (event.type === 'evaluation') progress.line(`step ${event.step}: ${short(event.score)}${event.best ? ', the best so far' : ''}`);
+      else {
+        progress.stop();
+        terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
+        if (event.score !== undefined) report(event.score);
+      }
+    }
+  } finally {
+    progress.stop();
+  }
+}
