@@ -18,7 +18,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const teacherFolder = join(root, 'test', 'models', 'tiny-clip');
 const photoTemplates = ['a photo of a {}', 'a {}', 'a blurry photo of a {}', 'a small photo of the {}', 'a picture of a {}', 'a low resolution photo of a {}', 'a cropped photo of a {}', '{}'];
 
-/** Settings that are tried, by name: parts of a configuration. */
+/** Settings that are tried, by name: parts of a configuration; `rate` is a factor of --rate, `moreNames` adds CIFAR-100's and ImageNet's to those that are trained on, not to those judged. */
 const variants = {
   lgd: { method: 'lgd' },
   seed: { method: 'seed' },
@@ -28,6 +28,8 @@ const variants = {
   feature: { method: 'feature' },
   combined: { method: 'combined' },
   'combined alpha 0.75': { method: 'combined', loss: { alpha: 0.75 } },
+  'combined alpha 0.75 rate x 4/3': { method: 'combined', loss: { alpha: 0.75 }, rate: 4 / 3 },
+  'lgd more names': { method: 'lgd', moreNames: true },
   'combined alpha 0.9': { method: 'combined', loss: { alpha: 0.9 } },
   'combined tT 0.03': { method: 'combined', loss: { teacherTemperature: 0.03 } },
   'combined tT 0.05': { method: 'combined', loss: { teacherTemperature: 0.05 } },
@@ -58,10 +60,18 @@ async function openCifar(lgd, device) {
     return cache;
   };
   const [train, test] = [await open('train'), await open('test')];
+  const bank = await buildBank(lgd, train.classNames, photoTemplates);
+  return { bank, longBank: await buildLongBank(lgd, bank), train, test, dispose: () => caches.forEach((cache) => cache.dispose()) };
+}
+
+async function buildBank(lgd, names, templates) {
   const encoder = await lgd.ClipTextEncoder.load(teacherFolder, { localFilesOnly: true });
-  const bank = await lgd.TextualSemanticsBank.build(train.classNames, { encoder, templates: photoTemplates });
-  await encoder.dispose();
-  return { bank, train, test, dispose: () => caches.forEach((cache) => cache.dispose()) };
+  return lgd.TextualSemanticsBank.build(names, { encoder, templates }).finally(() => encoder.dispose());
+}
+
+async function buildLongBank(lgd, { names, templates }) {
+  const others = await Promise.all(['cifar100', 'imagenet-1k'].map((id) => lgd.CategoryList.builtin(id)));
+  return buildBank(lgd, [...new Set([...names, ...others.flatMap((list) => list.names)])], templates);
 }
 
 function everyNth(source, n) {
@@ -72,23 +82,25 @@ function everyNth(source, n) {
 async function openEmoji(lgd, device, groups) {
   const folder = join(root, 'runs', 'demo', 'images', `${groups?.join('+') ?? 'all'}-64`);
   const { bank, train, evaluation, dispose } = await openDrawn(lgd, device, { preset: { ...presets.full, groups }, folder, teacher: teacherFolder, say: () => undefined });
-  return { bank, train, test: evaluation[heldOutVendor], dispose };
+  return { bank, longBank: await buildLongBank(lgd, bank), train, test: evaluation[heldOutVendor], dispose };
 }
 
-async function measure(lgd, device, teacher, task, { train, test, bank }, variant, seed, viewsFile) {
+async function measure(lgd, device, teacher, task, { train, test, bank, longBank }, variant, seed, viewsFile) {
   const from = performance.now();
+  const { rate = 1, moreNames = false, ...settings } = variants[variant];
+  const tsb = moreNames ? longBank : bank;
   const output = join(tmpdir(), `lgdistill-methods-${process.pid}`);
   const student = lgd.createStudent(options.student, { device, embeddingSize: teacher.embeddingSize, widthMultiplier: numbers.width, seed });
   const epochs = Math.max(2, Math.round(numbers.views / train.length));
   const config = lgd.parseConfig({
-    ...variants[variant], output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
+    ...settings, output, overwrite: true, seed, data: { resolution: numbers.resolution }, student: { name: options.student, widthMultiplier: numbers.width },
     augment: task.startsWith('emoji') ? { hue: 0, blurProbability: 0 } : {},
-    train: { epochs, batchSize: numbers.batch, learningRate: numbers.rate, warmupEpochs: epochs / 20, outlierFactor: 0 },
+    train: { epochs, batchSize: numbers.batch, learningRate: numbers.rate * rate, warmupEpochs: epochs / 20, outlierFactor: 0 },
     teacherCache: { views: numbers.kept ?? epochs, file: viewsFile }, evaluate: { everyEpochs: 0 }, checkpoint: { everyEpochs: 0, everyMinutes: 0, keep: 1 },
   });
-  const distiller = new lgd.Distiller({ device, teacher, student, tsb: bank, config });
+  const distiller = new lgd.Distiller({ device, teacher, student, tsb, config });
   const evaluation = new lgd.ZeroShotEvaluation({ device, images: test, bank, mean: teacher.mean, std: teacher.std });
-  const row = { task, variant, seed, student: options.student, width: numbers.width, resolution: numbers.resolution, names: bank.size, images: train.length, epochs, kept: numbers.kept ?? epochs, batch: numbers.batch, rate: numbers.rate };
+  const row = { task, variant, seed, student: options.student, width: numbers.width, resolution: numbers.resolution, names: tsb.size, images: train.length, epochs, kept: numbers.kept ?? epochs, batch: numbers.batch, rate: numbers.rate * rate };
   try {
     let last;
     for await (const event of distiller.run(train, { evaluation })) {
@@ -105,9 +117,10 @@ async function measure(lgd, device, teacher, task, { train, test, bank }, varian
 }
 
 function printTable(rows) {
-  for (const task of new Set(rows.map((row) => row.task))) {
-    const of = rows.filter((row) => row.task === task);
-    console.log(`\n${task}: ${of[0].names} names, ${of[0].images} images, ${of[0].epochs} epochs of batch ${of[0].batch}, ${of[0].student} x ${of[0].width} at ${of[0].resolution} px; teacher ${(100 * of[0].teacher).toFixed(1)} %\n\n| variant | seeds | zero-shot top-1 | own mass | agreement |\n|---|---:|---:|---:|---:|`);
+  const settings = ({ task, student, width, resolution, images, epochs, batch }) => JSON.stringify([task, student, width, resolution, images, epochs, batch]);
+  for (const key of new Set(rows.map(settings))) {
+    const of = rows.filter((row) => settings(row) === key);
+    console.log(`\n${of[0].task}: ${of[0].names} names, ${of[0].images} images, ${of[0].epochs} epochs of batch ${of[0].batch}, ${of[0].student} x ${of[0].width} at ${of[0].resolution} px; teacher ${(100 * of[0].teacher).toFixed(1)} %\n\n| variant | seeds | zero-shot top-1 | own mass | agreement |\n|---|---:|---:|---:|---:|`);
     for (const variant of new Set(of.map((row) => row.variant))) {
       const one = of.filter((row) => row.variant === variant);
       const spread = (key) => {

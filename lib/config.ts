@@ -31,8 +31,8 @@ const schema = z.strictObject({
   textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
   teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
-  method: z.enum(['lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('lgd')
-    .describe('lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher'),
+  method: z.enum(['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('auto')
+    .describe('auto: seed with fewer than 50 names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher'),
   data: group({
     train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),

@@ -44,8 +44,8 @@ function memoryLine(distiller: Distiller, used: number): { fixed: number; perIma
 }
 
 /** Momentum of each student, and its banks or queue. */
-function lastingBytes({ plans, tsb, teacher, config: { method, loss } }: Distiller): number {
-  const rows = 2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' ? loss.queueSize : 0);
+function lastingBytes({ plans, tsb, teacher, method, config: { loss } }: Distiller): number {
+  const rows = 2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' || method === 'combined' ? loss.queueSize : 0);
   return plans.reduce((sum, { training, info }) => sum + (training ? 4 * (info.parameters + rows * teacher.embeddingSize) : 0), 0);
 }
 

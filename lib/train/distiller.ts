@@ -10,6 +10,7 @@ import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
+import { chooseMethod, type ChosenMethod } from './method.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import type { RunOptions } from './run.js';
@@ -79,6 +80,8 @@ export class Distiller implements Disposable {
   readonly students: readonly Student[];
   readonly tsb: TextualSemanticsBank | undefined;
   readonly config: Config;
+  /** What the students learn by: `config.method`, or what `auto` is with so many names. */
+  readonly method: ChosenMethod;
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
@@ -98,9 +101,11 @@ export class Distiller implements Disposable {
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
+    const method = chooseMethod(config.method, tsb?.size ?? 0);
+    this.method = method;
     const { addon, handle } = device;
     const resolution = config.data.resolution ?? teacher.resolution;
-    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, onlineClasses }));
+    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }));
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     this.#step = addon.makeStep(handle);
     this.#images = this.encoder.makeImages();

@@ -1,13 +1,14 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
-import type { Config, Method } from '../config.js';
+import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, TensorHandle } from '../native.js';
+import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
+import { anchorsOf, type ChosenMethod } from './method.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
@@ -18,17 +19,6 @@ export interface DistillerState {
   online?: OnlineState;
 }
 
-/** Which banks take part in the loss, and the weight of the visual part. */
-const methods: Record<Method, (loss: Config['loss']) => Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>> = {
-  lgd: ({ alpha }) => ({ useTextual: true, useVisual: true, alpha, queueSize: 0 }),
-  text: () => ({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 }),
-  visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
-  seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
-  hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
-  combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
-  feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
-};
-
 export interface PupilOptions {
   device: Device;
   /** D. */
@@ -37,6 +27,7 @@ export interface PupilOptions {
   resolution: number;
   tsb: TextualSemanticsBank | undefined;
   config: Config;
+  method: ChosenMethod;
   /** Classes of an online probe; undefined: none. */
   onlineClasses: number | undefined;
 }
@@ -52,7 +43,7 @@ export class Pupil {
   readonly online: OnlineProbe | undefined;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, onlineClasses }: PupilOptions) {
+  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, method, onlineClasses }: PupilOptions) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize, precision } = config.train;
@@ -63,7 +54,7 @@ export class Pupil {
     this.#head = addon.makeSemanticHead(handle, {
       dimension: embeddingSize,
       categories: tsb?.size ?? 0,
-      ...methods[config.method](config.loss),
+      ...anchorsOf(method, config.loss),
       studentTemperature,
       teacherTemperature,
       momentum,

@@ -117,11 +117,12 @@ export class Run {
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
     const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.course;
-    const { device, memory: { planned, used } } = this.course.distiller;
+    const { device, method, tsb, memory: { planned, used } } = this.course.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
+    if (this.config.method === 'auto') await this.folder.log(`method ${method}, by auto for ${tsb!.size} names`);
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
@@ -313,7 +314,7 @@ export class Run {
   }
 
   #studentInfo(): StudentInfo {
-    const { student, encoder, course: { distiller: { teacher, tsb } } } = this;
+    const { student, encoder, course: { distiller: { teacher, tsb, method } } } = this;
     return {
       architecture: student.name,
       widthMultiplier: student.widthMultiplier,
@@ -326,7 +327,7 @@ export class Run {
       bankHash: tsb?.hash ?? '',
       textEncoder: tsb?.encoderId ?? '',
       teacher: teacher.id,
-      method: this.config.method,
+      method,
       step: this.#step,
       epoch: Math.floor(this.course.epochs(this.#step)),
     };

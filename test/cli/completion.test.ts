@@ -91,7 +91,7 @@ describe.each(Object.keys(shells))('%s', (shell) => {
 
   test('values: students, choices, switches', () => {
     expectCompletion(['lgdistill', 'distill', '--student', ''], listStudents());
-    expectCompletion(['lgdistill', 'distill', '--method', ''], ['lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']);
+    expectCompletion(['lgdistill', 'distill', '--method', ''], ['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']);
     expectCompletion(['lgdistill', 'distill', '--offline', 't'], ['true']);
     expectCompletion(['lgdistill', 'completion', ''], ['bash', 'zsh', 'fish']);
   });

@@ -62,7 +62,7 @@ export async function madeUpTeacher(stem: string, size = 16): Promise<{ teacher:
 /** A small run: mobilenet_v2 at width 0.35 taught by the tiny CLIP. */
 export function smallConfig(data: string, output: string, more: ConfigInput = {}): ConfigInput {
   return {
-    device: 'cpu', seed: 3, names: shapeNames, templates: 'none', teacher: tinyClip, ...more, output,
+    device: 'cpu', seed: 3, method: 'lgd', names: shapeNames, templates: 'none', teacher: tinyClip, ...more, output,
     data: { train: data, margin: 1, ...more.data },
     student: { name: 'mobilenet_v2', widthMultiplier: 0.35, ...more.student },
     train: { epochs: 2, warmupEpochs: 1, batchSize: 8, ...more.train },

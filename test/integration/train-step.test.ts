@@ -68,7 +68,7 @@ describe.each([
   ['two batches a step, no decay of norms', 2, false],
 ])('%s', (_, accumulate, decayNormAndBias) => {
   it('equals the step put together from its parts', async () => {
-    const config = parseConfig({ seed: 11, loss: { alpha: 0.3, momentum: 0.9 }, train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias } });
+    const config = parseConfig({ seed: 11, method: 'lgd', loss: { alpha: 0.3, momentum: 0.9 }, train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias } });
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 4 });
     using distiller = new Distiller({ device, teacher, student, tsb, config });
     using encoder = student.compile({ batch: B, resolution: 64, training: true });
@@ -123,7 +123,7 @@ describe.each([
 
 describe('Distiller', () => {
   it('goes on from a state exactly as it would have', async () => {
-    const config = parseConfig({ seed: 2, train: { batchSize: B } });
+    const config = parseConfig({ seed: 2, method: 'lgd', train: { batchSize: B } });
     const make = () => new Distiller({ device, teacher, student: createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 1 }), tsb, config });
     using first = make();
     using second = make();

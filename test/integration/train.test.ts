@@ -6,6 +6,7 @@ import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { LgdError } from '../../lib/errors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
+import { fewNames } from '../../lib/train/method.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -120,6 +121,21 @@ describe('a run', () => {
     expect(ofType(events, 'step')).toHaveLength(2);
     expect((await readStudent(path)).info).toMatchObject({ names: [], bankHash: '', method });
     expect(await readdir(join(path, 'checkpoints', 'last'))).not.toContain('bank.safetensors');
+  });
+
+  it('chooses its method by the number of names, says which, and has the bits of that one', async () => {
+    const bits = async (method: ConfigInput['method'], names: string[]) => {
+      const path = output();
+      const { events } = await train(smallConfig(data, path, { method, names, templates: 'none', train: { maxSteps: 2 } }));
+      return { losses: ofType(events, 'step').map(({ loss }) => loss), log: await readFile(join(path, 'log.txt'), 'utf8'), info: (await readStudent(join(path, 'checkpoints', 'last'))).info };
+    };
+    for (const [names, method] of [[shapeNames, 'seed'], [[...shapeNames, ...Array.from({ length: fewNames }, (_, i) => `thing ${i}`)], 'lgd']] as const) {
+      const [chosen, given] = [await bits('auto', [...names]), await bits(method, [...names])];
+      expect(chosen.losses).toEqual(given.losses);
+      expect(chosen.info.method).toBe(method);
+      expect(chosen.log).toContain(`method ${method}, by auto for ${names.length} names`);
+      expect(given.log).not.toContain('by auto');
+    }
   });
 
   it('starts from weights: a student of its own, or a backbone from elsewhere', async () => {

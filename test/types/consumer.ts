@@ -22,7 +22,7 @@ export async function allowed(encoder: TextEncoder, student: Float32Array): Prom
   else await teacher.embed(student, 1);
 
   const config: Config = parseConfig({ train: { epochs: 3 }, method: 'hybrid' });
-  same<Same<Config['method'], 'lgd' | 'text' | 'visual' | 'seed' | 'hybrid' | 'combined' | 'feature'>>();
+  same<Same<Config['method'], 'auto' | 'lgd' | 'text' | 'visual' | 'seed' | 'hybrid' | 'combined' | 'feature'>>();
   const distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: teacher.embeddingSize }), tsb, config });
   const images = await ImageCache.build(imagesFromBuffers([{ id: 'a', bytes: new Uint8Array(1) }]), { addon: device.addon, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0 });
   for (const batch of new BatchPlan(images, { batchSize: 1, seed: 0 })) batch.images satisfies Int32Array;

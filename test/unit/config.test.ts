@@ -38,7 +38,7 @@ describe('parseConfig', () => {
     [{ loss: { alpha: '0.5' } }, 'loss.alpha', '"0.5"', 'from 0 to 1'],
     [{ loss: { teacherTemperature: 0 } }, 'loss.teacherTemperature', '0', 'above 0'],
     [{ train: { learningRate: NaN } }, 'train.learningRate', 'NaN', 'above 0'],
-    [{ method: 'lgq' }, 'method', '"lgq"', 'lgd, text, visual, seed, hybrid, combined, feature'],
+    [{ method: 'lgq' }, 'method', '"lgq"', 'auto, lgd, text, visual, seed, hybrid, combined, feature'],
     [{ device: 'gpu' }, 'device', '"gpu"', 'cuda:N'],
     [{ names: ['cat', 3] }, 'names', '["cat",3]', 'list of texts'],
     [{ overwrite: 'yes' }, 'overwrite', '"yes"', 'true or false'],

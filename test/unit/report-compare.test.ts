@@ -13,7 +13,7 @@ const folder = temporaryFolder();
 function makeRun(name: string, config: ConfigInput, correct: number[], loss = 2): string {
   const path = join(folder, name);
   mkdirSync(path);
-  writeFileSync(join(path, 'config.json'), JSON.stringify(parseConfig({ ...config, output: path })));
+  writeFileSync(join(path, 'config.json'), JSON.stringify(parseConfig({ method: 'lgd', ...config, output: path })));
   const steps = [1, 2, 3, 4].map((step) => ({ type: 'step', step, epoch: step / 2, loss: loss + 1 / step, klVisual: 0, klTextual: 0, imagesPerSecond: 100 + step, dataWait: 0, time: 1 }));
   const evaluations = correct.map((right, i) => ({ type: 'evaluation', step: 2 * i + 2, epoch: i + 1, student: makeScore({ correct1: right, correct5: 39, images: 40, classes: 8, topK: 5 }), seconds: 1, time: 1 }));
   writeFileSync(join(path, 'metrics.jsonl'), [...steps, ...evaluations].map((line) => `${JSON.stringify(line)}\n`).join(''));

@@ -1,0 +1,33 @@
+/** What each method compares embeddings over, and which method `auto` is. */
+import type { Config, Method } from '../config.js';
+import type { SemanticOptions } from '../native.js';
+
+/** A method that has been chosen. */
+export type ChosenMethod = Exclude<Method, 'auto'>;
+
+/** With fewer names than this `auto` is `seed`: few names are few anchors to tell images by, and a queue has thousands (docs/tuning.md has the runs). */
+export const fewNames = 50;
+
+/** The method that a run with so many category names follows. */
+export function chooseMethod(method: Method, names: number): ChosenMethod {
+  if (method !== 'auto') return method;
+  return names < fewNames ? 'seed' : 'lgd';
+}
+
+type Anchors = Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>;
+
+/** Which banks take part in the loss, and the weight of the visual part. */
+const anchors: Record<ChosenMethod, (loss: Config['loss']) => Anchors> = {
+  lgd: ({ alpha }) => ({ useTextual: true, useVisual: true, alpha, queueSize: 0 }),
+  text: () => ({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 }),
+  visual: () => ({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 }),
+  seed: ({ queueSize }) => ({ useTextual: false, useVisual: false, alpha: 1, queueSize }),
+  hybrid: ({ queueSize }) => ({ useTextual: false, useVisual: true, alpha: 1, queueSize }),
+  combined: ({ alpha, queueSize }) => ({ useTextual: true, useVisual: true, alpha, queueSize }),
+  feature: () => ({ useTextual: false, useVisual: false, feature: true, queueSize: 0 }),
+};
+
+/** What the semantic head is made with. */
+export function anchorsOf(method: ChosenMethod, loss: Config['loss']): Anchors {
+  return anchors[method](loss);
+}

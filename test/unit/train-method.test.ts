@@ -1,0 +1,16 @@
+import { expect, it } from 'vitest';
+import { parseConfig } from '../../lib/config.js';
+import { anchorsOf, chooseMethod, fewNames } from '../../lib/train/method.js';
+
+it('auto is seed with few names and lgd from then on; another method stays what it is', () => {
+  expect(parseConfig({}).method).toBe('auto');
+  expect([1, fewNames - 1, fewNames, 20_000].map((names) => chooseMethod('auto', names))).toEqual(['seed', 'seed', 'lgd', 'lgd']);
+  expect([chooseMethod('lgd', 2), chooseMethod('seed', 20_000), chooseMethod('combined', 2)]).toEqual(['lgd', 'seed', 'combined']);
+});
+
+it('gives each method the anchors of its description', () => {
+  const { loss } = parseConfig({ loss: { alpha: 0.25, queueSize: 7 } });
+  expect(anchorsOf('lgd', loss)).toEqual({ useTextual: true, useVisual: true, alpha: 0.25, queueSize: 0 });
+  expect(anchorsOf('combined', loss)).toEqual({ useTextual: true, useVisual: true, alpha: 0.25, queueSize: 7 });
+  expect(anchorsOf('seed', loss)).toEqual({ useTextual: false, useVisual: false, alpha: 1, queueSize: 7 });
+});
