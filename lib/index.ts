@@ -57,6 +57,7 @@ export { readViews, type ViewOptions } from './data/views.js';
 
 // training
 export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
