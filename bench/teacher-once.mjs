@@ -24,7 +24,7 @@ const source = await openImageFolder(options.images);
 const dataset = await ImageCache.build({ ...source, ids: source.ids.slice(0, batchSize) }, { addon: device.addon, resolution, margin: 1, memoryLimitBytes: 4e9, spillFolder: folder, maxBrokenShare: 0 });
 const rows = Float32Array.from({ length: 100 * embeddingSize }, (_, i) => Math.sin(i * i));
 const tsb = TextualSemanticsBank.fromEmbeddings(Array.from({ length: 100 }, (_, i) => `name ${i}`), rows, { encoderId: 'made up' });
-const config = parseConfig({ output: folder, train: { batchSize }, teacherCache: { views: 1 } });
+const config = parseConfig({ output: folder, method: 'lgd', train: { batchSize }, teacherCache: { views: 1 } });
 const precision = device.info.precisions[0];
 const cache = await TeacherViewCache.open({ device, teacher, config, precision, dataset, images: { length: dataset.length, sourceIndex: dataset.sourceIndex, hash: '' } });
 const batches = [{ ...new BatchPlan(dataset, { batchSize, seed: 0 }).next(), dataset }];

@@ -55,7 +55,7 @@ async function openSteps(device: Device, { student: name, widthMultiplier, resol
   const { embeddingSize } = teacher;
   const student = createStudent(name, { device, embeddingSize, widthMultiplier });
   const dataset = madeUpImages(device, images, stored);
-  const config = parseConfig({ data: { resolution }, train: { batchSize: batch } });
+  const config = parseConfig({ method: 'lgd', data: { resolution }, train: { batchSize: batch } });
   const distiller = new Distiller({ device, teacher, student, tsb: madeUpBank(categories, embeddingSize), config });
   const plan = new BatchPlan(dataset, { batchSize: batch, seed: 1 });
   let [step, before]: [number, StepTicket | undefined] = [0, undefined];

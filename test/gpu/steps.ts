@@ -24,7 +24,7 @@ async function make(device: Device, { student: name, widthMultiplier, teacher: f
   const teacher = await loadTeacher(folder, { device, localFilesOnly: true });
   const { embeddingSize } = teacher;
   const student = createStudent(name, { device, embeddingSize, widthMultiplier, seed: 4 });
-  const config = parseConfig({ seed: 3, ...more, data: { resolution }, train: { batchSize: batch, warmupEpochs: 0, ...more.train } });
+  const config = parseConfig({ seed: 3, method: 'lgd', ...more, data: { resolution }, train: { batchSize: batch, warmupEpochs: 0, ...more.train } });
   const tsb = madeUpBank(12, embeddingSize);
   const dataset = madeUpImages(device, images, resolution + 8);
   const distiller = new Distiller({ device, teacher, student, tsb, config });

@@ -27,7 +27,7 @@ async function cycle(): Promise<void> {
   const student = createStudent(name, { device, embeddingSize, widthMultiplier });
   student.load(weights);
   const encoder = new Encoder(student.compile({ batch: 2, resolution: 32 }));
-  const distiller = new Distiller({ device, teacher, student, tsb, config: { data: { resolution: 32 }, train: { batchSize: 2 } } });
+  const distiller = new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } } });
   const cache = await ImageCache.build(imagesFromBuffers([{ id: 'circle/0.png', bytes: picture }, { id: 'square/0.png', bytes: picture }]), {
     addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: '.', maxBrokenShare: 0,
   });

@@ -40,7 +40,7 @@ const makeEncoder = () => createEncoder('mobilenet_v3_small', { device, ...small
 async function makeDistiller(teacher?: AnyTeacher): Promise<Distiller> {
   const tsb = TextualSemanticsBank.fromEmbeddings(['circle', 'square'], Float32Array.from({ length: 32 }, (_, i) => Math.sin(i + 1)), { encoderId: 'made up' });
   const student = createStudent('mobilenet_v3_small', { device, ...small });
-  return new Distiller({ device, teacher: teacher ?? (await loadTeacher(teacherFile, { device })), student, tsb, config: { data: { resolution: 32 }, train: { batchSize: 2 } } });
+  return new Distiller({ device, teacher: teacher ?? (await loadTeacher(teacherFile, { device })), student, tsb, config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } } });
 }
 const batchOf = (dataset: ImageCache): Batch => ({ dataset, images: Int32Array.of(0, 1), drawIds: Int32Array.of(0, 1), seed: 0, epoch: 0, step: 0 });
 

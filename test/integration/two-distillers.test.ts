@@ -27,7 +27,7 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
   /** Steps one after the other, each read when the next one is queued; other distillers come in between. */
   async function distil(seed: number): Promise<DistillerState> {
     const student = createStudent('mobilenet_v3_small', { device, embeddingSize: teacher.embeddingSize, widthMultiplier: 0.1, seed });
-    using distiller = new Distiller({ device, teacher, student, tsb, config: { seed, data: { resolution: 32 }, train: { batchSize: 4 } } });
+    using distiller = new Distiller({ device, teacher, student, tsb, config: { seed, method: 'lgd', data: { resolution: 32 }, train: { batchSize: 4 } } });
     const plan = new BatchPlan(images, { batchSize: 4, seed });
     let before = await distiller.queueStep([{ ...plan.next(), dataset: images }], { step: 0, learningRate: 0.1 });
     for (let step = 1; step < 4; step++) {
