@@ -89,8 +89,10 @@ export async function embedImages(embedder: Embedder, { device, images, mean, st
     throwIfAborted(signal, what);
     device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
     const [from, to] = [start, start + valid];
+    const earlier = before;
     const taken = embedder.embed().then(async (embeddings) => {
       release();
+      await earlier; // this batch may leave the device while the one before is still being taken
       await take(embeddings.subarray(0, (valid * embeddings.length) / embedder.batch), from, to);
       onProgress?.(to, images.length);
     });

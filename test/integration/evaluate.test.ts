@@ -1,11 +1,13 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
+import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
 import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/index.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
@@ -131,6 +133,20 @@ describe('ZeroShotEvaluation', () => {
   it('stops when told to', async () => {
     const evaluation = new ZeroShotEvaluation({ device, images, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std });
     await expect(evaluation.evaluateTeacher(teacher, { batch: 2, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
+
+describe('embedImages', () => {
+  it('has the batches taken in order, however long one takes', async () => {
+    const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
+    using encoder = student.compile({ batch: 5, resolution: 64, training: false });
+    using embedder = encoderEmbedder(encoder);
+    const told: string[] = [];
+    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (_rows, from, to) => {
+      if (from === 0) await setTimeout(300); // far longer than the next batch is on the device
+      told.push(`${from}-${to}`);
+    }, { onProgress: (done) => told.push(`${done} done`) });
+    expect(told).toEqual(['0-5', '5 done', '5-10', '10 done', '10-12', '12 done']);
   });
 });
 
