@@ -1,6 +1,7 @@
 // Reductions over one block, in a fixed order; every thread calls them and gets the result.
 #pragma once
 #include "core/cuda_device.cuh"
+#include "semantic/bank_loss.h"
 
 namespace lgd {
 
@@ -91,6 +92,9 @@ __device__ __forceinline__ void mark_faults(int64_t rows, const float* norm, Can
     if (length == 0 && zero.column == no_column) zero = {0, int32_t(row)};
     if (length != length && broken.column == no_column) broken = {0, int32_t(row)};
   }
+}
+__device__ __forceinline__ RowFaults faults_of(const Candidate& zero, const Candidate& broken) {
+  return {zero.column == no_column ? 0 : zero.column + 1, broken.column == no_column ? 0 : broken.column + 1};
 }
 
 }  // namespace lgd

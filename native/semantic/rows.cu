@@ -73,10 +73,6 @@ __global__ void operands_kernel(int dimension, OperandLayout layout, const float
     write_operand(layout, operands + blockIdx.x * layout.stride(), d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
 }
 
-__device__ RowFaults faults_of(const Candidate& zero, const Candidate& broken) {
-  return {zero.column == no_column ? 0 : zero.column + 1, broken.column == no_column ? 0 : broken.column + 1};
-}
-
 __global__ void find_faults_kernel(int64_t rows, const float* norm, RowFaults* faults) {
   Candidate found[2];
   mark_faults(rows, norm, found[0], found[1]);

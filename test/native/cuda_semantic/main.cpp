@@ -122,7 +122,7 @@ TensorPtr tensor(const DevicePtr& device, const std::vector<float>& values, int6
 
 struct Outcome {
   std::vector<float> gradients, visual, queue;
-  double loss = 0;
+  double loss = 0, hit = 0, seen = 0;
 };
 
 // Three steps of the head with its banks and its queue on the device, two batches an update.
@@ -154,7 +154,12 @@ Outcome head_steps(const DevicePtr& device, const Shape& s) {
       });
     }
     bank_update(head, teachers, 2 * step + 1);
-    device->run("metrics", [&] { outcome.loss += read_metrics(head, 2 * step + 1).loss; });
+    device->run("metrics", [&] {
+      const SemanticMetrics metrics = read_metrics(head, 2 * step + 1);
+      outcome.loss += metrics.loss;
+      outcome.hit += metrics.categories_hit;
+      outcome.seen += metrics.categories_seen;
+    });
   }
   device->run("state", [&] { read_semantic_state(head, state); });
   outcome.visual = state.visual;
@@ -165,6 +170,8 @@ Outcome head_steps(const DevicePtr& device, const Shape& s) {
 void heads(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
   const Outcome expected = head_steps(cpu, s), found = head_steps(gpu, s);
   check(std::abs(found.loss / expected.loss - 1) < 2e-5, describe("head loss", s), found.loss / expected.loss - 1);
+  check(expected.hit > 0 && found.hit == expected.hit, describe("head categories hit", s), found.hit - expected.hit);
+  check(expected.seen >= expected.hit / 3 && found.seen == expected.seen, describe("head categories seen", s), found.seen - expected.seen);
   check(relative(found.gradients, expected.gradients) < 2e-5, describe("head gradients", s), relative(found.gradients, expected.gradients));
   check(relative(found.visual, expected.visual) < 2e-5, describe("head bank", s), relative(found.visual, expected.visual));
   check(relative(found.queue, expected.queue) < 1e-6, describe("head queue", s), relative(found.queue, expected.queue));
@@ -192,7 +199,7 @@ int main() {
     updates(s, cpu, gpu);
     searches(s, cpu, gpu);
   }
-  for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}}) heads(s, cpu, gpu);
+  for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}, Shape{5, 8, 16500, 3}}) heads(s, cpu, gpu);
   std::printf("semantic: %d checks, %d failed\n", checks, failures);
   return failures != 0;
 }
