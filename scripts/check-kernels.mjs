@@ -1,6 +1,6 @@
 // Compiles every CUDA kernel for every architecture and fails on register spills, and on tensor-core kernels without their instructions.
 //   node scripts/check-kernels.mjs [--arch "80;90a"] [--only <part of a path>] [--quiet]      prints a table of all kernels unless --quiet
-// Without nvcc it says so and passes. All architectures take about six minutes of one core.
+// Without nvcc it says so and passes. All architectures take about nine minutes of one core.
 import { execFile, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';

@@ -26,6 +26,7 @@ struct Update {
   const int32_t* assignment;     // [rows]; null without banks
   BankTargets targets;
   int64_t categories;            // 0 without banks
+  int64_t skipped, first_slot;   // of more rows than the queue has slots the first do not enter it; where the next one goes
   UpdateRecord* record;
 };
 
@@ -60,8 +61,9 @@ __device__ void write_row(const OperandLayout& layout, void* operands, int64_t r
 
 __device__ void enqueue_row(const Update& args, int64_t image) {
   const BankTargets& to = args.targets;
-  if (image < args.rows - to.queue_size) return;  // of more rows than slots the last stay
-  const int64_t slot = (to.queue_position + image) % to.queue_size;
+  if (image < args.skipped) return;
+  int64_t slot = args.first_slot + image - args.skipped;
+  if (slot >= to.queue_size) slot -= to.queue_size;
   for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads) {
     const float value = args.unit[image * args.dimension + d];
     to.queue[slot * args.dimension + d] = value;
@@ -113,7 +115,7 @@ __device__ void count_categories(const Update& args, uint8_t* hit) {
   block_first(faults);
   const RowFaults found = faults_of(faults[0], faults[1]);
   const int64_t moving = found.zero > 0 || found.non_finite > 0 ? 0 : args.rows;
-  double counts[2] = {0, 0};
+  int hits = 0, seen_after = 0;
   for (int64_t begin = 0; begin < args.categories; begin += window) {
     const int size = int(min(int64_t(window), args.categories - begin));
     const uint8_t* seen = args.targets.seen + begin;
@@ -127,15 +129,16 @@ __device__ void count_categories(const Update& args, uint8_t* hit) {
     __syncthreads();
     for (int k = threadIdx.x; k < size / 16; k += reduce_threads) {
       const uint4 flags = hit_vectors[k];
-      counts[0] += ones(flags);
-      counts[1] += ones(either(flags, reinterpret_cast<const uint4*>(seen)[k]));
+      hits += ones(flags);
+      seen_after += ones(either(flags, reinterpret_cast<const uint4*>(seen)[k]));
     }
     for (int k = size / 16 * 16 + threadIdx.x; k < size; k += reduce_threads) {
-      counts[0] += hit[k];
-      counts[1] += hit[k] | seen[k];
+      hits += hit[k];
+      seen_after += hit[k] | seen[k];
     }
     __syncthreads();
   }
+  double counts[2] = {double(hits), double(seen_after)};
   block_sum(counts);
   if (threadIdx.x == 0) *args.record = {counts[0], counts[1], found};
 }
@@ -173,7 +176,11 @@ void bank_update_cuda(Device& device, int64_t dimension, int64_t categories, flo
   const UpdateMemory memory(carver, known, assignment, rows, dimension, score_values);
 
   Update update = {rows, dimension, momentum, known.unit, known.norm, targets.textual ? known.assignment : nullptr, targets,
-                   targets.textual ? categories : 0, record};
+                   targets.textual ? categories : 0, 0, 0, record};
+  if (targets.queue) {
+    update.skipped = std::max<int64_t>(0, rows - targets.queue_size);
+    update.first_slot = (targets.queue_position + update.skipped) % targets.queue_size;
+  }
   if (!known.unit) {
     int64_t begin = 0;
     for (const TeacherBatch& batch : batches) {
