@@ -20,24 +20,26 @@
 
 namespace lgd::emulation {
 
-constinit thread_local Cursor cursor;
-constinit thread_local char* dynamic_shared = nullptr;
+Cursor cursor;
+char* dynamic_shared = nullptr;
 
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
-enum class Wait { none, block, warp };
 struct Copy { void* to; const void* from; bool valid; };
 
-struct Fiber {
+// What a thread runs on, and where it stands when it does not run.
+struct Stack {
+  std::unique_ptr<char[]> memory{new char[stack_bytes]};
 #if defined(__x86_64__)
-  void* stack_pointer = nullptr;
+  void* pointer = nullptr;
 #else
   ucontext_t context;
 #endif
-  std::unique_ptr<char[]> stack{new char[stack_bytes]};
-  bool done = false;
-  Wait wait = Wait::none;
+};
+
+struct Fiber {
+  Stack stack;
   int index = 0;
   unsigned exchanges = 0;
   dim3 thread;
@@ -47,6 +49,7 @@ struct Fiber {
   std::vector<WarpgroupProduct> products;    // committed and not waited for
   size_t committed = 0;
 };
+enum class State : uint8_t { fresh, ready, at_block_barrier, at_warp_barrier, done };
 
 struct Warp {
   int arrived = 0, live = 0;
@@ -55,20 +58,21 @@ struct Warp {
 
 struct Machine {
   std::vector<Fiber> fibers;
+  std::vector<State> states;                 // of the fibers; apart from them, as they are looked through most of the time
   std::vector<Warp> warps;
+  std::vector<int> sequence;                 // in which the fibers take turns
+  const int *at = nullptr, *end = nullptr;   // in the sequence: the next one to ask
+  bool moved = false;                        // whether any ran in this pass over the sequence
   Fiber* current = nullptr;
   int arrived = 0, live = 0;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr error;
+  bool failed = false;                       // with that error
   std::vector<char> shared;
   size_t shared_bytes = 0;  // of them in use, from dynamic_shared on
-#if defined(__x86_64__)
-  void* scheduler = nullptr;
-#else
-  ucontext_t scheduler;
-#endif
+  Stack scheduler{.memory = nullptr};        // the caller's own
 };
-constinit thread_local Machine* machine = nullptr;  // of a kernel that runs; a pointer, as an object would be asked on every use whether it is there yet
+Machine* machine = nullptr;  // a pointer, as an object would be asked on every use whether it is there yet
 
 #if defined(__x86_64__)
 extern "C" void lgd_switch_fiber(void** save, void* to);
@@ -93,48 +97,127 @@ lgd_switch_fiber:
   popq %rcx  # and no ret, which the processor would expect to go back to where this call came from
   jmp *%rcx
 )");
-void resume(Fiber& fiber) { lgd_switch_fiber(&machine->scheduler, fiber.stack_pointer); }
-void yield() { lgd_switch_fiber(&machine->current->stack_pointer, machine->scheduler); }
+void switch_stacks(Stack& from, Stack& to) { lgd_switch_fiber(&from.pointer, to.pointer); }
 #else
-void resume(Fiber& fiber) { swapcontext(&machine->scheduler, &fiber.context); }
-void yield() { swapcontext(&machine->current->context, &machine->scheduler); }
+void switch_stacks(Stack& from, Stack& to) { swapcontext(&from.context, &to.context); }
 #endif
 
-void entry() {
+void entry();
+
+void prepare(Stack& stack, [[maybe_unused]] int index) {
+#if defined(__x86_64__)
+#if defined(__SANITIZE_ADDRESS__)
+  if (stack.pointer)  // the thread before never left these frames
+    ASAN_UNPOISON_MEMORY_REGION(stack.pointer, stack.memory.get() + stack_bytes - static_cast<char*>(stack.pointer));
+#endif
+  // The stack as lgd_switch_fiber leaves it: six saved registers below the return address; aligned as after a call.
+  // Not all at the same place of a page: they would share the same few lines of the cache.
+  const uintptr_t top = (reinterpret_cast<uintptr_t>(stack.memory.get()) + stack_bytes) / 16 * 16 - index % 32 * 128;
+  void** slot = reinterpret_cast<void**>(top - 8);
+  *--slot = reinterpret_cast<void*>(&entry);
+  for (int i = 0; i < 6; ++i) *--slot = nullptr;
+  stack.pointer = slot;
+#else
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(stack.memory.get(), stack_bytes);
+#endif
+  getcontext(&stack.context);
+  stack.context.uc_stack.ss_sp = stack.memory.get();
+  stack.context.uc_stack.ss_size = stack_bytes;
+  stack.context.uc_link = nullptr;
+  makecontext(&stack.context, entry, 0);
+#endif
+}
+
+void begin(Fiber& fiber) {
+  machine->states[fiber.index] = State::ready;
+  fiber.exchanges = 0;
+  fiber.copies.clear();
+  fiber.groups.clear();
+  fiber.unfenced = fiber.begun = false;
+  fiber.products.clear();
+  fiber.committed = 0;
+}
+
+// The next fiber of this pass that can run; null at its end, or when the kernel failed.
+LGD_OWN_MEMORY Fiber* next_fiber() {
+  if (machine->failed) return nullptr;
+  const State* const states = &machine->states[0];
+  for (const int *at = machine->at, *const end = machine->end; at != end; ++at) {
+    if (states[*at] > State::ready) continue;
+    machine->at = at + 1;
+    machine->moved = true;
+    return &machine->fibers[*at];
+  }
+  return nullptr;
+}
+
+// From `self`, the scheduler or a fiber that waits or is done, to a fiber; null: to the scheduler.
+void leave_for(Stack& self, Fiber* fiber) {
+  if (!fiber) return switch_stacks(self, machine->scheduler);
+  machine->current = fiber;
+  cursor.thread = fiber->thread;
+  if (machine->states[fiber->index] == State::fresh) {
+    begin(*fiber);
+    prepare(fiber->stack, fiber->index);
+  }
+  switch_stacks(self, fiber->stack);
+}
+
+void wait_as(State state) {
+  Fiber& self = *machine->current;
+  machine->states[self.index] = state;
+  leave_for(self.stack, next_fiber());
+}
+
+LGD_OWN_MEMORY void release(State from, int first, int count) {
+  State* const states = machine->states.data() + first;
+  for (int i = 0; i < count; ++i)
+    if (states[i] == from) states[i] = State::ready;
+}
+void release_block() {
+  machine->arrived = 0;
+  release(State::at_block_barrier, 0, int(machine->states.size()));
+}
+void release_warp(int number) {
+  machine->warps[number].arrived = 0;
+  release(State::at_warp_barrier, number * 32, std::min(32, int(machine->states.size()) - number * 32));
+}
+
+// A thread that ends counts at barriers no more, as on the device.
+void retire(const Fiber& fiber) {
+  const int number = fiber.index / 32;
+  Warp& warp = machine->warps[number];
+  machine->states[fiber.index] = State::done;
+  --machine->live;
+  --warp.live;
+  if (machine->live > 0 && machine->arrived == machine->live) release_block();
+  if (warp.live > 0 && warp.arrived == warp.live) release_warp(number);
+}
+
+void run_thread() {
   try {
     (*machine->kernel)();
     LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
   } catch (...) {
-    if (!machine->error) machine->error = std::current_exception();
+    if (!machine->failed) machine->error = std::current_exception();
+    machine->failed = true;
   }
-  machine->current->done = true;
-  for (;;) yield();
+  retire(*machine->current);
 }
 
-void start(Fiber& fiber) {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), stack_bytes);  // the thread before never left its frames
-#endif
-#if defined(__x86_64__)
-  // The stack as lgd_switch_fiber leaves it: six saved registers below the return address; aligned as after a call.
-  // Not all at the same place of a page: they would share the same few lines of the cache.
-  const uintptr_t top = (reinterpret_cast<uintptr_t>(fiber.stack.get()) + stack_bytes) / 16 * 16 - fiber.index % 32 * 128;
-  void** slot = reinterpret_cast<void**>(top - 8);
-  *--slot = reinterpret_cast<void*>(&entry);
-  for (int i = 0; i < 6; ++i) *--slot = nullptr;
-  fiber.stack_pointer = slot;
-#else
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = stack_bytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, entry, 0);
-#endif
-}
-
-void release(Wait kind, int first, int count) {
-  for (int i = first; i < first + count; ++i)
-    if (machine->fibers[i].wait == kind) machine->fibers[i].wait = Wait::none;
+// Threads one after the other, as long as those that follow have not begun: most kernels have no barrier, and then one stack does for a block.
+void entry() {
+  for (;;) {
+    run_thread();
+    Fiber& self = *machine->current;
+    Fiber* const next = next_fiber();
+    if (!next || machine->states[next->index] != State::fresh) leave_for(self.stack, next);
+    std::swap(self.stack, next->stack);
+    begin(*next);
+    machine->current = next;
+    cursor.thread = next->thread;
+  }
 }
 
 }  // namespace
@@ -149,60 +232,40 @@ Order order() {
 
 namespace {
 
-void prepare_block(dim3 block) {
-  const int count = int(block.x * block.y * block.z);
+// Numbers for shuffling (splitmix64).
+struct Random {
+  using result_type = uint64_t;
+  uint64_t state = 7;
+  static constexpr uint64_t min() { return 0; }
+  static constexpr uint64_t max() { return ~uint64_t(0); }
+  uint64_t operator()() {
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+  }
+};
+
+void prepare_block(int count) {
   std::memset(dynamic_shared, 0xff, machine->shared_bytes);  // NaN in float32 and in both bfloat16 halves
-  machine->warps.resize((count + 31) / 32);
-  for (Warp& warp : machine->warps) warp.arrived = warp.live = 0;
+  std::fill(machine->states.begin(), machine->states.end(), State::fresh);
+  for (int number = 0; number < int(machine->warps.size()); ++number) {
+    machine->warps[number].arrived = 0;
+    machine->warps[number].live = std::min(32, count - number * 32);
+  }
   machine->arrived = 0;
   machine->live = count;
-  for (int i = 0; i < count; ++i) {
-    Fiber& fiber = machine->fibers[i];
-    fiber.done = false;
-    fiber.wait = Wait::none;
-    fiber.index = i;
-    fiber.exchanges = 0;
-    fiber.copies.clear();
-    fiber.groups.clear();
-    fiber.unfenced = fiber.begun = false;
-    fiber.products.clear();
-    fiber.committed = 0;
-    fiber.thread = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
-    ++machine->warps[i / 32].live;
-    start(fiber);
-  }
 }
 
-// A thread that ends counts at barriers no more, as on the device.
-void retire(const Fiber& fiber) {
-  Warp& warp = machine->warps[fiber.index / 32];
-  --machine->live;
-  --warp.live;
-  if (machine->live > 0 && machine->arrived == machine->live) {
-    machine->arrived = 0;
-    release(Wait::block, 0, int(machine->fibers.size()));
-  }
-  if (warp.live > 0 && warp.arrived == warp.live) {
-    warp.arrived = 0;
-    release(Wait::warp, fiber.index / 32 * 32, std::min(32, int(machine->fibers.size()) - fiber.index / 32 * 32));
-  }
-}
-
-void run_block(std::vector<int>& sequence, Order how, std::mt19937& random) {
+void run_block(Order how, Random& random) {
   while (machine->live > 0) {
-    bool moved = false;
-    if (how == Order::random) std::shuffle(sequence.begin(), sequence.end(), random);
-    for (int i : sequence) {
-      Fiber& fiber = machine->fibers[i];
-      if (fiber.done || fiber.wait != Wait::none) continue;
-      machine->current = &fiber;
-      cursor.thread = fiber.thread;
-      resume(fiber);
-      moved = true;
-      if (fiber.done) retire(fiber);
-      if (machine->error) std::rethrow_exception(std::exchange(machine->error, nullptr));
-    }
-    LGD_CHECK(moved, "DEVICE_ERROR", "deadlock: ", machine->live, " threads wait at a barrier that the others left");
+    if (how == Order::random) std::shuffle(machine->sequence.begin(), machine->sequence.end(), random);
+    machine->at = machine->sequence.data();
+    machine->end = machine->at + machine->sequence.size();
+    machine->moved = false;
+    while (Fiber* const fiber = next_fiber()) leave_for(machine->scheduler, fiber);
+    if (std::exchange(machine->failed, false)) std::rethrow_exception(std::exchange(machine->error, nullptr));
+    LGD_CHECK(machine->moved, "DEVICE_ERROR", "deadlock: ", machine->live, " threads wait at a barrier that the others left");
   }
 }
 
@@ -211,25 +274,15 @@ void run_block(std::vector<int>& sequence, Order how, std::mt19937& random) {
 int lane() { return machine->current->index % 32; }
 
 void sync_block() {
-  if (++machine->arrived == machine->live) {
-    machine->arrived = 0;
-    release(Wait::block, 0, int(machine->fibers.size()));
-  } else {
-    machine->current->wait = Wait::block;
-    yield();
-  }
+  if (++machine->arrived == machine->live) release_block();
+  else wait_as(State::at_block_barrier);
 }
 
 void sync_warp() {
-  const int first = machine->current->index / 32 * 32;
-  Warp& warp = machine->warps[first / 32];
-  if (++warp.arrived == warp.live) {
-    warp.arrived = 0;
-    release(Wait::warp, first, std::min(32, int(machine->fibers.size()) - first));
-  } else {
-    machine->current->wait = Wait::warp;
-    yield();
-  }
+  const int number = machine->current->index / 32;
+  Warp& warp = machine->warps[number];
+  if (++warp.arrived == warp.live) release_warp(number);
+  else wait_as(State::at_warp_barrier);
 }
 
 const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&)) {
@@ -316,10 +369,19 @@ void finish_products() {
 }
 
 void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
-  static thread_local Machine of_thread;
-  machine = &of_thread;
+  // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  static Machine the_machine;
+  machine = &the_machine;
   const int count = int(block.x * block.y * block.z);
-  machine->fibers.resize(count);
+  machine->states.resize(count);
+  machine->warps.resize((count + 31) / 32);
+  if (int(machine->fibers.size()) < count) machine->fibers.resize(count);
+  for (int i = 0; i < count; ++i) {
+    machine->fibers[i].index = i;
+    machine->fibers[i].thread = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
+  }
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(machine->shared.data(), machine->shared.size());
 #endif
@@ -334,18 +396,18 @@ void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   cursor.block_size = block;
   cursor.grid_size = grid;
   const Order how = order();
-  std::mt19937 random(7);
-  std::vector<int> sequence(count);
-  std::iota(sequence.begin(), sequence.end(), 0);
-  if (how == Order::reverse) std::reverse(sequence.begin(), sequence.end());
+  Random random;
+  machine->sequence.resize(count);
+  std::iota(machine->sequence.begin(), machine->sequence.end(), 0);
+  if (how == Order::reverse) std::reverse(machine->sequence.begin(), machine->sequence.end());
   std::vector<int64_t> blocks(int64_t(grid.x) * grid.y * grid.z);  // a kernel may count on no order among them
   std::iota(blocks.begin(), blocks.end(), int64_t(0));
   if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
   if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
   for (const int64_t at : blocks) {
     cursor.block = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
-    prepare_block(block);
-    run_block(sequence, how, random);
+    prepare_block(count);
+    run_block(how, random);
   }
 }
 

@@ -27,7 +27,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
-#define __shared__ static thread_local
+#define __shared__ static
 #define LGD_EMULATED 1
 
 struct dim3 {
@@ -94,15 +94,19 @@ template <class T> inline T __ldg(const T* p) { return *p; }
 using std::max;
 using std::min;
 
+// A function that touches nothing but the emulation's own memory, which AddressSanitizer need not watch: its checks would take most of the time.
+#define LGD_OWN_MEMORY __attribute__((no_sanitize("address")))
+
 // ---- fibers -----------------------------------------------------------------------------------------------------------------
 namespace lgd::emulation {
 
 struct Cursor { dim3 thread, block, block_size, grid_size; };
-extern constinit thread_local Cursor cursor;  // of the fiber that runs
-extern constinit thread_local char* dynamic_shared;
+// Of the one kernel that runs in this process.
+extern Cursor cursor;  // of the fiber that runs
+extern char* dynamic_shared;
 enum class Order { forward, reverse, random };
 Order order();  // LGDISTILL_EMULATION_ORDER
-void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
 
 // An address among a kernel's arguments, and whether the kernel may write there.
 struct Access {
@@ -189,7 +193,7 @@ template <int pending> inline void cp_wait() { emulation::wait_copies(pending); 
 // A collective of a warp: every lane gives In, and `together` makes Out of all of them at once, which saves 31 lanes' decoding.
 template <class In, class Out, class Together> inline void collect(const In& mine, Out& out, Together) {
   static_assert(sizeof(In) <= emulation::exchange_bytes && sizeof(Out) <= emulation::exchange_bytes);
-  const emulation::Exchanged& all = emulation::exchange(&mine, sizeof mine, [](emulation::Exchanged& exchanged) {
+  const emulation::Exchanged& all = emulation::exchange(&mine, sizeof mine, [](emulation::Exchanged& exchanged) LGD_OWN_MEMORY {
     In in[32];
     Out result[32];
     for (int lane = 0; lane < 32; ++lane) std::memcpy(&in[lane], exchanged.lane[lane], sizeof(In));
@@ -223,7 +227,7 @@ struct Fragments { uint32_t a[4], b[2]; float d[4]; };
 struct Sums { float d[4]; };
 template <class Value> inline void multiply_fragments(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value) {
   Sums sums;
-  collect(Fragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}}, sums, [](const Fragments (&in)[32], Sums (&out)[32]) {
+  collect(Fragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}}, sums, [](const Fragments (&in)[32], Sums (&out)[32]) LGD_OWN_MEMORY {
     float left[16][16], right[16][8];  // [row][k], [k][column]
     for (int lane = 0; lane < 32; ++lane)
       for (int half = 0; half < 2; ++half) {
@@ -242,7 +246,7 @@ template <class Value> inline void multiply_fragments(float (&d)[4], const uint3
   for (int i = 0; i < 4; ++i) d[i] = sums.d[i];
 }
 inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  multiply_fragments(d, a, b, [](uint32_t word, int half) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); });
+  multiply_fragments(d, a, b, [](uint32_t word, int half) __attribute__((always_inline)) { return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16); });
 }
 inline void mma_f16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   multiply_fragments(d, a, b, [](uint32_t word, int half) { return __half2float({uint16_t(half ? word >> 16 : word)}); });
