@@ -85,6 +85,7 @@ async function compile(folder, targets, flags) {
   const common = [
     '-std=gnu++20', '-fPIC', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast', '-fvisibility=hidden', '-MMD',
     '-DNAPI_VERSION=8', '-DNAPI_CPP_EXCEPTIONS', '-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', `-DLGD_VERSION="${version}"`, ...flags.options, ...includes.flatMap((path) => ['-I', path]),
+    ...(process.env.CXXFLAGS ?? '').split(/\s+/u).filter(Boolean),
   ];
   const objectOf = (source) => (source.endsWith('.o') ? source : join(out, `${source.replaceAll('/', '_')}.o`));
   const all = [...new Set(targets.flatMap((target) => target.sources))];
@@ -129,12 +130,12 @@ function isAlive(path) {
   }
 }
 
-// Newer than everything that the compiler's dependency file names?
+// Newer than everything that the compiler's dependency file names, and than the flags in this file?
 function isFresh(object) {
   const list = object.replace(/\.o$/, '.d');
   if (!existsSync(object) || !existsSync(list)) return false;
   const made = statSync(object).mtimeMs;
-  const inputs = readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean);
+  const inputs = ['scripts/build.mjs', ...readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean)];
   return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
 }
 
