@@ -13,6 +13,9 @@ const count = () => z.int().min(1);
 const text = () => z.string().min(1);
 const textOrList = () => z.union([text(), z.array(z.string()).min(1)]);
 
+/** With fewer names than this the method `auto` is `seed`: few names are few anchors to tell images by, and a queue has thousands (docs/tuning.md has the runs). */
+export const fewNames = 50;
+
 /** A group of options; one that is left out takes its defaults. */
 function group<Shape extends z.ZodRawShape>(shape: Shape) {
   return z.strictObject(shape).prefault({} as never);
@@ -32,7 +35,7 @@ const schema = z.strictObject({
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
   teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
   method: z.enum(['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('auto')
-    .describe('auto: seed with fewer than 50 names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher'),
+    .describe(`auto: seed with fewer than ${fewNames} names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher`),
   data: group({
     train: text().optional().describe('Training images: a folder, any depth, a pack (lgdistill pack), tar shards, CIFAR or parquet files; labels are not needed'),
     resolution: z.int().min(32).max(1024).optional().describe("Side of the student's input in pixels (default: the teacher's)"),

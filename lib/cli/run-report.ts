@@ -45,6 +45,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           if (started && event.step === 0) break; // the others begin alike
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
+          if (event.choice !== undefined) terminal.say(event.choice);
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));

@@ -1,6 +1,7 @@
 /** What a run tells while it goes on. */
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
+import type { ChosenMethod } from './method.js';
 
 interface OfStudent {
   /** Which of several students it is about; absent where there is one. */
@@ -24,6 +25,9 @@ export interface StartEvent extends OfStudent {
   broken: number;
   /** Images an optimiser step. */
   effectiveBatch: number;
+  method: ChosenMethod;
+  /** Where `auto` chose the method: a line that says so, and why. */
+  choice?: string;
   /** Device memory in MiB: planned for the parameters and activations of student and teacher, and in use now. The first step adds optimiser state, input and scratch memory. */
   memory: { planned: number; used: number };
 }

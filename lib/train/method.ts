@@ -1,17 +1,19 @@
 /** What each method compares embeddings over, and which method `auto` is. */
-import type { Config, Method } from '../config.js';
+import { fewNames, type Config, type Method } from '../config.js';
 import type { SemanticOptions } from '../native.js';
 
 /** A method that has been chosen. */
 export type ChosenMethod = Exclude<Method, 'auto'>;
 
-/** With fewer names than this `auto` is `seed`: few names are few anchors to tell images by, and a queue has thousands (docs/tuning.md has the runs). */
-export const fewNames = 50;
-
 /** The method that a run with so many category names follows. */
 export function chooseMethod(method: Method, names: number): ChosenMethod {
   if (method !== 'auto') return method;
   return names < fewNames ? 'seed' : 'lgd';
+}
+
+/** What a run says of a method that `auto` chose for so many names. */
+export function describeChoice(method: ChosenMethod, names: number): string {
+  return `method ${method}, by auto for ${names} name${names === 1 ? '' : 's'}${method === 'seed' ? '; they take no part in its loss (--method lgd takes them in)' : ''}`;
 }
 
 type Anchors = Pick<SemanticOptions, 'useTextual' | 'useVisual' | 'feature' | 'alpha' | 'queueSize'>;

@@ -16,6 +16,7 @@ import type { Batch } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
+import { describeChoice } from './method.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
@@ -122,14 +123,15 @@ export class Run {
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
-    if (this.config.method === 'auto') await this.folder.log(`method ${method}, by auto for ${tsb!.size} names`);
+    const choice = this.config.method === 'auto' ? describeChoice(method, tsb!.size) : undefined;
+    if (choice !== undefined) await this.folder.log(choice);
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
-      memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      method, ...(choice === undefined ? {} : { choice }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
   }
 

@@ -33,6 +33,7 @@ describe('from names and images to an exported student', () => {
     last = events.findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
     expect((events.at(-1) as unknown as DoneEvent).step).toBe(6);
     expect(stderr).toContain(`teacher  ${(100 * last.teacher!.top1).toFixed(1)} %`);
+    expect(stderr).toMatch(/^method seed, by auto for 4 names; they take no part in its loss/mu);
     expect(stderr).toMatch(/^done: 6 steps in /mu);
     expect(stdout).not.toContain('done: ');
   });

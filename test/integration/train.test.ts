@@ -2,11 +2,10 @@ import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { parseConfig, type ConfigInput } from '../../lib/config.js';
+import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
 import { LgdError } from '../../lib/errors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
-import { fewNames } from '../../lib/train/method.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -127,12 +126,15 @@ describe('a run', () => {
     const bits = async (method: ConfigInput['method'], names: string[]) => {
       const path = output();
       const { events } = await train(smallConfig(data, path, { method, names, templates: 'none', train: { maxSteps: 2 } }));
-      return { losses: ofType(events, 'step').map(({ loss }) => loss), log: await readFile(join(path, 'log.txt'), 'utf8'), info: (await readStudent(join(path, 'checkpoints', 'last'))).info };
+      return { start: ofType(events, 'start')[0]!, losses: ofType(events, 'step').map(({ loss }) => loss), log: await readFile(join(path, 'log.txt'), 'utf8'), info: (await readStudent(join(path, 'checkpoints', 'last'))).info };
     };
     for (const [names, method] of [[shapeNames, 'seed'], [[...shapeNames, ...Array.from({ length: fewNames }, (_, i) => `thing ${i}`)], 'lgd']] as const) {
       const [chosen, given] = [await bits('auto', [...names]), await bits(method, [...names])];
       expect(chosen.losses).toEqual(given.losses);
       expect(chosen.info.method).toBe(method);
+      expect(chosen.start).toMatchObject({ method, choice: expect.stringContaining(`method ${method}, by auto for ${names.length} names`) });
+      expect(given.start).toMatchObject({ method });
+      expect(given.start).not.toHaveProperty('choice');
       expect(chosen.log).toContain(`method ${method}, by auto for ${names.length} names`);
       expect(given.log).not.toContain('by auto');
     }

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
-import { parseConfig } from '../../lib/config.js';
-import { anchorsOf, chooseMethod, fewNames } from '../../lib/train/method.js';
+import { fewNames, parseConfig } from '../../lib/config.js';
+import { anchorsOf, chooseMethod } from '../../lib/train/method.js';
 
 it('auto is seed with few names and lgd from then on; another method stays what it is', () => {
   expect(parseConfig({}).method).toBe('auto');
