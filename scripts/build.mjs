@@ -3,7 +3,7 @@
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the programs
 // that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -74,7 +74,7 @@ function buildWithGyp() {
 
 const compiler = process.env.CXX ?? 'g++';
 
-// Compiles and links with the plain compiler, as many files at a time as there are cores; unchanged files are not compiled again.
+// Compiles and links with the plain compiler, as many files at a time as there are cores; files are compiled again when they or the flags changed.
 // `targets`: what to link, { file, sources, shared }; no file: compile only; a source that ends in .o is taken as it is. Returns the objects' paths.
 async function compile(folder, targets, flags) {
   const out = join(root, folder, 'Release');
@@ -89,6 +89,11 @@ async function compile(folder, targets, flags) {
   ];
   const objectOf = (source) => (source.endsWith('.o') ? source : join(out, `${source.replaceAll('/', '_')}.o`));
   const all = [...new Set(targets.flatMap((target) => target.sources))];
+  const [flagsFile, command] = [join(out, 'flags'), [compiler, ...common].join('\n')];
+  if (!existsSync(flagsFile) || readFileSync(flagsFile, 'utf8') !== command) {
+    for (const name of readdirSync(out).filter((one) => one.endsWith('.o'))) rmSync(join(out, name));
+    writeFileSync(flagsFile, command);
+  }
   const waiting = all.filter((source) => !source.endsWith('.o')).map((source) => ({ source, object: objectOf(source) })).filter(({ object }) => !isFresh(object));
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...common]);
@@ -130,12 +135,12 @@ function isAlive(path) {
   }
 }
 
-// Newer than everything that the compiler's dependency file names, and than the flags in this file?
+// Newer than everything that the compiler's dependency file names?
 function isFresh(object) {
   const list = object.replace(/\.o$/, '.d');
   if (!existsSync(object) || !existsSync(list)) return false;
   const made = statSync(object).mtimeMs;
-  const inputs = ['scripts/build.mjs', ...readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean)];
+  const inputs = readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean);
   return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
 }
 
