@@ -1,7 +1,7 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
 //   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--out folder] [--programs] [--verbose]
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the programs
-// that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
+// that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined, races) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -155,33 +155,47 @@ function runAsync(command, args) {
 }
 
 // For machines with a C++ compiler and nothing else: neither CMake nor Python.
+const plain = { folder: 'build-plain', flags: { includes: [], options: ['-O3', '-DLGD_BUILD_ID="plain cpu"'], link: ['-s'] } };
+
 async function buildPlain() {
-  await compile('build-plain', [addonOf(sources('cpu'))], { includes: [], options: ['-O3', '-DLGD_BUILD_ID="plain cpu"'], link: ['-s'] });
+  await compile(plain.folder, [addonOf(sources('cpu'))], plain.flags);
   return ['build-plain/Release/lgdistill.node', `${compiler}, CPU only`];
 }
 
-// For this machine alone (-march=native): tests spend most of their time in it, and take a quarter less.
+// The CPU's code is the plain build's, but for the files that ask which build they are in. The rest is for this machine alone (-march=native): tests
+// spend most of their time in it, and take a quarter less.
 async function buildEmulated() {
   const sanitizer = process.env.LGDISTILL_SANITIZE;
-  const cpu = sources('cpu').filter((name) => !name.startsWith('native/binding/'));
-  const emulated = [...sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu'), ...sources('cpu', 'test/native/emulation')];
+  const asks = (name) => /LGD_WITH_CUDA|LGD_BUILD_ID/u.test(readFileSync(join(root, name), 'utf8'));
+  const [cpu, binding] = [false, true].map((is) => sources('cpu').filter((name) => name.startsWith('native/binding/') === is));
+  const shared = await compile(plain.folder, [{ sources: [...cpu, ...binding].filter((name) => !asks(name)) }], plain.flags);
+  const [sharedCpu, sharedBinding] = [false, true].map((is) => shared.filter((object) => object.includes('native_binding_') === is));
+  const own = cpu.filter(asks);
+  const kernels = sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu');
+  const machine = sources('cpu', 'test/native/emulation');
   const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
-  const flags = (sanitize) => ({
+  const flags = (sanitize, linkFlags = sanitize) => ({
     includes: ['test/native/emulation', 'test/native'],
     options: ['-O2', '-march=native', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
-    link: sanitize,
+    link: linkFlags,
   });
   const how = `${compiler}, CPU and emulated CUDA: for tests`;
   if (!sanitizer) {
-    const engine = [...cpu, ...emulated];
-    await compile('build-emulated', [addonOf([...engine, ...sources('cpu', 'native/binding')]), ...(options.programs ? link(engine) : [])], flags([]));
+    const engine = [...sharedCpu, ...own, ...machine, ...kernels];
+    await compile('build-emulated', [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...(options.programs ? link(engine) : [])], flags([]));
     return ['build-emulated/Release/lgdistill.node', how];
   }
-  // The kernels and the programs alone: the CPU's code is taken from the plain build, and Node itself has no sanitizer for an addon to join.
-  // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
-  const objects = await compile('build-emulated', [{ sources: cpu }], flags([]));
-  await compile(`build-emulated-${sanitizer}`, link([...objects, ...emulated]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer']));
-  return [`build-emulated-${sanitizer}/Release/cuda_ops`, `${how}, with ${sanitizer} sanitizer`];
+  // The kernels and the programs alone: Node itself has no sanitizer for an addon to join.
+  const folder = `build-emulated-${sanitizer}`;
+  if (sanitizer === 'races') {
+    // In kernels the compiler marks loads and stores; what it calls there is test/native/emulation/races.cpp.
+    const marked = await compile(`${folder}/kernels`, [{ sources: kernels }], flags(['-g', '-fsanitize=thread', '-DLGD_CHECK_RACES']));
+    await compile(folder, link([...machine, ...sharedCpu, ...own, ...marked]), flags(['-DLGD_CHECK_RACES'], []));
+  } else {
+    // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
+    await compile(folder, link([...sharedCpu, ...own, ...machine, ...kernels]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer']));
+  }
+  return [`${folder}/Release/cuda_ops`, `${how}, with a check for ${sanitizer === 'races' ? 'races' : `${sanitizer} faults`}`];
 }
 
 async function buildNative() {

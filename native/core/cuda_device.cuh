@@ -34,17 +34,21 @@ inline void check_launch(const char* kernel) {
   extern __shared__ __align__(128) char lgd_shared_bytes[]; \
   type* name = reinterpret_cast<type*>(lgd_shared_bytes)
 
-// More than 48 KiB of dynamic shared memory must be asked for, per device.
-template <class Kernel>
-void allow_shared_memory(Kernel* kernel, size_t bytes) {
-  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  if (status != cudaSuccess) throw Error("DEVICE_ERROR", std::string("shared memory: ") + cudaGetErrorString(status));
+// More than 48 KiB of dynamic shared memory must be asked for. What was allowed stays: graphs keep launches of more than the next one needs.
+namespace cuda {
+void allow_shared_memory(const void* kernel, size_t bytes);  // on this thread's device
 }
+template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes); }
 
 // ---- warp and matrix primitives (one place, so that an emulation can stand in for them) ---------------------------------------
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+// For memory that other threads use at the same time, one of them writing, where any order of the two gives the same result; say so beside the
+// call. Everywhere else that is a fault, and the emulated GPU reports it.
+template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }
+template <class T> __device__ __forceinline__ void store_unordered(T* p, T value) { *static_cast<volatile T*>(p) = value; }
+
 // 16 bytes from global to shared memory; zeros where !valid.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");

@@ -2,7 +2,11 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 
+#include "core/cuda_device.cuh"
 #include "core/cuda_streams.h"
 #include "core/device.h"
 
@@ -79,6 +83,18 @@ void* allocate(size_t bytes) {
 }
 
 void release(void* pointer) noexcept { cudaFree(pointer); }
+
+void allow_shared_memory(const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, size_t> allowed;
+  int device = 0;
+  LGD_CUDA(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  size_t& most = allowed[{device, kernel}];
+  if (bytes <= most) return;
+  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  most = bytes;
+}
 
 void copy_async(void* to, const void* from, size_t bytes, void* stream) {
   LGD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)));

@@ -160,7 +160,7 @@ __device__ __forceinline__ void weight_gradient_step(const Job& job, const bf16*
 // Adds up the two sums of the threads that share a column and writes the block's part.
 __device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, const F8& sum, const F8& product, float* shared) {
   const int chunks = job.C / 8;
-  if (walk.row < walk.step) {
+  if (int(threadIdx.x) < walk.step * chunks) {
     store8(shared + (walk.row * chunks * 8 + walk.column) * 2, sum);
     store8(shared + (walk.row * chunks * 8 + walk.column) * 2 + 8, product);
   }

@@ -107,8 +107,7 @@ __device__ int ones(uint32_t flags) { return int(flags * 0x01010101u >> 24); }  
 __device__ int ones(const uint4& flags) { return ones(flags.x) + ones(flags.y) + ones(flags.z) + ones(flags.w); }
 __device__ uint4 either(const uint4& a, const uint4& b) { return make_uint4(a.x | b.x, a.y | b.y, a.z | b.z, a.w | b.w); }
 
-// What the other blocks do meanwhile: a category that is hit counts as seen, so it does not matter whether its flag is read before or after
-// they set it.
+// The other blocks set flags of `seen` meanwhile: those of the categories that are hit, which count as seen whichever is read.
 __device__ void count_categories(const Update& args, uint8_t* hit) {
   Candidate faults[2];
   mark_faults(args.rows, args.norm, faults[0], faults[1]);
@@ -124,17 +123,17 @@ __device__ void count_categories(const Update& args, uint8_t* hit) {
     __syncthreads();
     for (int64_t i = threadIdx.x; i < moving; i += reduce_threads) {
       const int64_t k = args.assignment[i] - begin;
-      if (k >= 0 && k < size) hit[k] = 1;
+      if (k >= 0 && k < size) store_unordered(hit + k, uint8_t(1));  // several images may have this category
     }
     __syncthreads();
     for (int k = threadIdx.x; k < size / 16; k += reduce_threads) {
       const uint4 flags = hit_vectors[k];
       hits += ones(flags);
-      seen_after += ones(either(flags, reinterpret_cast<const uint4*>(seen)[k]));
+      seen_after += ones(either(flags, load_unordered(reinterpret_cast<const uint4*>(seen) + k)));
     }
     for (int k = size / 16 * 16 + threadIdx.x; k < size; k += reduce_threads) {
       hits += hit[k];
-      seen_after += hit[k] | seen[k];
+      seen_after += hit[k] | load_unordered(seen + k);
     }
     __syncthreads();
   }

@@ -3,18 +3,18 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { isWanted } from '../devices.js';
 import { buildEmulatedPrograms, runProgram } from './emulated.js';
 
-// Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin; once more with AddressSanitizer in the kernels, which names
-// a read or write past an allocation or past the shared memory asked for. Threads and blocks take turns in other orders.
+// Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin. Then with AddressSanitizer in the kernels, which names a read or
+// write past an allocation or past the shared memory asked for; and with a check for races (emulation/races.h). These two take a part of the shapes.
 describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernels, emulated', () => {
-  describe.each([[undefined, 'forward'], ['address', 'random']] as const)('sanitizer %s, %s order', (sanitizer, order) => {
+  describe.each([[undefined, 'forward', 1], ['address', 'random', 3], ['races', 'reverse', 8]] as const)('sanitizer %s, %s order', (sanitizer, order, every) => {
     let folder = '';
     beforeAll(() => {
       folder = buildEmulatedPrograms(sanitizer);
     }, 1_200_000);
 
     it.each([
-      ['cuda_ops', ['small'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
-      ['cuda_ops', ['small', 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
+      ['cuda_ops', ['small', `every=${every}`], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
+      ['cuda_ops', ['small', `every=${every}`, 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
       ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
       ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
       ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],

@@ -10,6 +10,7 @@
 
 #include "core/cuda_device.cuh"
 #include "core/cuda_warpgroup.cuh"
+#include "races.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -26,7 +27,7 @@ char* dynamic_shared = nullptr;
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
-struct Copy { void* to; const void* from; bool valid; };
+struct Copy { void* to; const void* from; bool valid; int64_t issued; };
 
 // What a thread runs on, and where it stands when it does not run.
 struct Stack {
@@ -152,11 +153,16 @@ LGD_OWN_MEMORY Fiber* next_fiber() {
   return nullptr;
 }
 
+void let_run(Fiber& fiber) {
+  machine->current = &fiber;
+  cursor.thread = fiber.thread;
+  races::now_runs(fiber.index, fiber.stack.memory.get(), stack_bytes);
+}
+
 // From `self`, the scheduler or a fiber that waits or is done, to a fiber; null: to the scheduler.
 void leave_for(Stack& self, Fiber* fiber) {
   if (!fiber) return switch_stacks(self, machine->scheduler);
-  machine->current = fiber;
-  cursor.thread = fiber->thread;
+  let_run(*fiber);
   if (machine->states[fiber->index] == State::fresh) {
     begin(*fiber);
     prepare(fiber->stack, fiber->index);
@@ -177,6 +183,7 @@ LGD_OWN_MEMORY void release(State from, int first, int count) {
 }
 void release_block() {
   machine->arrived = 0;
+  races::block_barrier();
   release(State::at_block_barrier, 0, int(machine->states.size()));
 }
 void release_warp(int number) {
@@ -215,8 +222,7 @@ void entry() {
     if (!next || machine->states[next->index] != State::fresh) leave_for(self.stack, next);
     std::swap(self.stack, next->stack);
     begin(*next);
-    machine->current = next;
-    cursor.thread = next->thread;
+    let_run(*next);
   }
 }
 
@@ -227,6 +233,7 @@ Order order() {
   if (!wish) return Order::forward;
   if (std::string_view(wish) == "reverse") return Order::reverse;
   if (std::string_view(wish) == "random") return Order::random;
+  if (std::string_view(wish) == "none") return Order::none;
   return Order::forward;
 }
 
@@ -278,11 +285,22 @@ void sync_block() {
   else wait_as(State::at_block_barrier);
 }
 
-void sync_warp() {
+namespace {
+
+// Lanes wait for each other. Alone it orders nothing in memory.
+void meet_warp() {
   const int number = machine->current->index / 32;
   Warp& warp = machine->warps[number];
   if (++warp.arrived == warp.live) release_warp(number);
   else wait_as(State::at_warp_barrier);
+}
+
+}  // namespace
+
+void sync_warp() {
+  const Warp& warp = machine->warps[machine->current->index / 32];
+  if (warp.arrived + 1 == warp.live) races::warp_barrier(machine->current->index / 32);
+  meet_warp();
 }
 
 const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&)) {
@@ -291,11 +309,11 @@ const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Excha
   Exchanged& slots = warp.slots[fiber.exchanges++ & 1];  // two in turn: a fast lane may start the next exchange while a slow one still reads
   std::memcpy(slots.lane[fiber.index % 32], mine, bytes);
   if (together && warp.arrived + 1 == warp.live) together(slots);
-  sync_warp();
+  meet_warp();
   return slots;
 }
 
-void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid}); }
+void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid, races::epoch()}); }
 void commit_copies() { machine->current->groups.push_back(machine->current->copies.size()); }
 void wait_copies(int pending) {
   Fiber& fiber = *machine->current;
@@ -304,6 +322,8 @@ void wait_copies(int pending) {
   const size_t end = fiber.groups[over - 1];
   for (size_t i = 0; i < end; ++i) {
     const Copy& copy = fiber.copies[i];
+    races::write_since(copy.to, 16, copy.issued);
+    if (copy.valid) races::read(copy.from, 16);
     if (copy.valid) std::memcpy(copy.to, copy.from, 16);
     else std::memset(copy.to, 0, 16);
   }
@@ -340,6 +360,7 @@ float element(uint64_t descriptor, bool k_outer, int row, int k) {
   address ^= (address >> 7 & (wide ? 7u : 3u)) << 4;
   const size_t at = address - first_shared_address;
   LGD_CHECK(at + 2 <= machine->shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
+  races::read(dynamic_shared + at, 2);
   uint16_t bits;
   std::memcpy(&bits, dynamic_shared + at, 2);
   return std::bit_cast<float>(uint32_t(bits) << 16);
@@ -368,7 +389,9 @@ void finish_products() {
   fiber.begun = false;
 }
 
-void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+void run_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+  const Order how = order();
+  if (how == Order::none) return;
   // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
@@ -395,7 +418,6 @@ void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   machine->kernel = &kernel;
   cursor.block_size = block;
   cursor.grid_size = grid;
-  const Order how = order();
   Random random;
   machine->sequence.resize(count);
   std::iota(machine->sequence.begin(), machine->sequence.end(), 0);
@@ -404,11 +426,14 @@ void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   std::iota(blocks.begin(), blocks.end(), int64_t(0));
   if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
   if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
+  races::begin_kernel(dynamic_shared, shared_bytes);
   for (const int64_t at : blocks) {
     cursor.block = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
     prepare_block(count);
+    races::begin_block();
     run_block(how, random);
   }
+  races::end_kernel(name);
 }
 
 }  // namespace lgd::emulation

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "core/cuda_streams.h"
@@ -18,6 +19,9 @@
 namespace lgd::emulation {
 
 namespace {
+
+constexpr size_t unasked_shared_bytes = 48 << 10, most_shared_bytes = 227 << 10;
+std::map<const void*, size_t> allowed_shared_bytes;
 
 // ---- captures -----------------------------------------------------------------------------------------------------------------
 
@@ -49,7 +53,8 @@ void* allocate_memory(size_t bytes, bool pinned) {
   LGD_CHECK(!captures_here(), "DEVICE_ERROR", "an allocation inside a capture");
   void* pointer = nullptr;  // not a byte more than asked for: AddressSanitizer watches the next one
   LGD_CHECK(posix_memalign(&pointer, 256, bytes) == 0, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
-  std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
+  if (order() != Order::none) std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
+  else if (bytes < 64 << 20) std::memset(pointer, 0, bytes);      // numbers that the host takes for a result; an arena is never touched
   allocations[reinterpret_cast<uintptr_t>(pointer)] = {std::max<size_t>(bytes, 1), pinned, {}, {}};
   return pointer;
 }
@@ -74,12 +79,21 @@ void free_memory(void* pointer) noexcept {
 
 }  // namespace
 
-void launch(void* stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel) {
+void allow_shared_memory(const void* kernel, size_t bytes) {
+  LGD_CHECK(bytes <= most_shared_bytes, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);
+  std::lock_guard lock(mutex);
+  size_t& allowed = allowed_shared_bytes[kernel];
+  allowed = std::max(allowed, bytes);
+}
+
+void launch(void* stream, const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel) {
   const int count = int(block.x * block.y * block.z);
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
   LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
   std::lock_guard lock(mutex);
-  enqueue(stream_of(stream), {Kind::kernel, name, std::move(accesses), [=, kernel = std::move(kernel)] { run_kernel(grid, block, shared_bytes, kernel); }});
+  LGD_CHECK(shared_bytes <= std::max(unasked_shared_bytes, allowed_shared_bytes[address]), "DEVICE_ERROR", name, " launched with ", shared_bytes,
+            " bytes of shared memory, of which it may have ", std::max(unasked_shared_bytes, allowed_shared_bytes[address]));
+  enqueue(stream_of(stream), {Kind::kernel, name, std::move(accesses), [=, kernel = std::move(kernel)] { run_kernel(name, grid, block, shared_bytes, kernel); }});
 }
 
 }  // namespace lgd::emulation
@@ -135,7 +149,9 @@ void copy_async(void* to, const void* from, size_t bytes, void* stream) {
 }
 void zero_async(void* device, size_t bytes, void* stream) {
   std::lock_guard lock(mutex);
-  enqueue(stream_of(stream), {Kind::fill, "fill", {{device, true}}, [=] { std::memset(device, 0, bytes); }});
+  enqueue(stream_of(stream), {Kind::fill, "fill", {{device, true}}, [=] {
+                                if (order() != Order::none) std::memset(device, 0, bytes);
+                              }});
 }
 
 void synchronize(void* handle) {

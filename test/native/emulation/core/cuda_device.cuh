@@ -6,7 +6,9 @@
 //   - launches and copies wait in lists, one a stream, and run when somebody waits for them (a synchronisation, an event, a free),
 //     so that memory that is written again too early shows; what runtime.cpp is strict about stands there;
 //   - a barrier that some threads never reach is reported as a deadlock.
-// What it cannot see: bank conflicts, spills, races between blocks, misaligned vectors that the host tolerates (asserted below).
+//   - a kernel gets the shared memory that was allowed for it, and no grid or block that a GPU would refuse;
+//   - in a build for it, every load and store is watched for races (races.h), in a block and between blocks.
+// What it cannot see: bank conflicts, spills, misaligned vectors that the host tolerates (asserted below).
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -19,6 +21,7 @@
 
 #include "core/device.h"
 #include "ops/context.h"
+#include "races.h"
 
 #define __global__
 #define __device__
@@ -57,18 +60,16 @@ inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2
 
 // float16 (1, 5 and 10 bits) with round to nearest even; every float16 is a float32, so one table holds them.
 struct __half { uint16_t bits; };
-inline float __half2float(__half h) {
-  static const std::vector<float> table = [] {
-    std::vector<float> values(65536);
-    for (int bits = 0; bits < 65536; ++bits) {
-      const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-      const float size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? std::ldexp(1.f + fraction / 1024.f, exponent - 15) : std::ldexp(float(fraction), -24);
-      values[bits] = bits & 0x8000 ? -size : size;
-    }
-    return values;
-  }();
-  return table[h.bits];
-}
+inline const std::vector<float> half_values = [] {
+  std::vector<float> values(65536);
+  for (int bits = 0; bits < 65536; ++bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? std::ldexp(1.f + fraction / 1024.f, exponent - 15) : std::ldexp(float(fraction), -24);
+    values[bits] = bits & 0x8000 ? -size : size;
+  }
+  return values;
+}();
+inline float __half2float(__half h) { return half_values[h.bits]; }
 inline __half __float2half_rn(float f) {
   const uint16_t sign = uint16_t(std::bit_cast<uint32_t>(f) >> 16 & 0x8000);
   const float size = std::fabs(f);
@@ -95,7 +96,9 @@ using std::max;
 using std::min;
 
 // A function that touches nothing but the emulation's own memory, which AddressSanitizer need not watch: its checks would take most of the time.
-#define LGD_OWN_MEMORY __attribute__((no_sanitize("address")))
+#define LGD_OWN_MEMORY __attribute__((no_sanitize("address", "thread")))
+#define LGD_UNTRACKED __attribute__((no_sanitize("thread")))  // its uses are told to races.h by name
+#define LGD_UNTRACKED_FUNCTION __attribute__((noipa, no_sanitize("thread")))
 
 // ---- fibers -----------------------------------------------------------------------------------------------------------------
 namespace lgd::emulation {
@@ -104,16 +107,18 @@ struct Cursor { dim3 thread, block, block_size, grid_size; };
 // Of the one kernel that runs in this process.
 extern Cursor cursor;  // of the fiber that runs
 extern char* dynamic_shared;
-enum class Order { forward, reverse, random };
-Order order();  // LGDISTILL_EMULATION_ORDER
-void run_kernel(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
+enum class Order { forward, reverse, random, none };
+Order order();  // LGDISTILL_EMULATION_ORDER; none: launches are checked and counted, and no kernel runs
+void run_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
 
 // An address among a kernel's arguments, and whether the kernel may write there.
 struct Access {
   const void* address;
   bool writes;
 };
-void launch(void* stream, const char* name, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel);
+template <class Kernel> const void* address_of(Kernel* kernel) { return reinterpret_cast<const void*>(kernel); }
+void allow_shared_memory(const void* kernel, size_t bytes);
+void launch(void* stream, const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel);
 
 // Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read.
 template <class T> void note_accesses(std::vector<Access>& list, const T& argument) {
@@ -158,8 +163,13 @@ void wait_copies(int pending);
 #define blockIdx (::lgd::emulation::cursor.block)
 #define blockDim (::lgd::emulation::cursor.block_size)
 #define gridDim (::lgd::emulation::cursor.grid_size)
-#define __syncthreads() ::lgd::emulation::sync_block()
-#define __syncwarp(...) ::lgd::emulation::sync_warp()
+#ifdef LGD_CHECK_RACES
+#define LGD_UNLESS_LEFT_OUT(call) (::lgd::emulation::races::left_out(__FILE__, __LINE__) ? void() : (call))
+#else
+#define LGD_UNLESS_LEFT_OUT(call) (call)
+#endif
+#define __syncthreads() LGD_UNLESS_LEFT_OUT(::lgd::emulation::sync_block())
+#define __syncwarp(...) LGD_UNLESS_LEFT_OUT(::lgd::emulation::sync_warp())
 
 #define LGD_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(::lgd::emulation::dynamic_shared)
 
@@ -169,10 +179,14 @@ using bf16 = __nv_bfloat16;
 using f16 = __half;
 
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
-  ::lgd::emulation::launch((ctx).stream, #kernel, (grid), (block), (shared), ::lgd::emulation::accesses_of(__VA_ARGS__), [=] { kernel(__VA_ARGS__); })
+  ::lgd::emulation::launch((ctx).stream, #kernel, ::lgd::emulation::address_of(kernel), (grid), (block), (shared), ::lgd::emulation::accesses_of(__VA_ARGS__), [=] { kernel(__VA_ARGS__); })
 
-template <class Kernel> void allow_shared_memory(Kernel*, size_t bytes) {
-  LGD_CHECK(bytes <= 227 * 1024, "DEVICE_ERROR", "a block may have 227 KiB of shared memory, asked for ", bytes);
+template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
+
+template <class T> LGD_UNTRACKED_FUNCTION T load_unordered(const T* global) { return *global; }
+template <class T> LGD_UNTRACKED_FUNCTION void store_unordered(T* p, T value) {
+  emulation::races::write_unordered(p, sizeof *p);
+  *p = value;
 }
 
 template <class V> inline V shfl(V value, int from) {
@@ -207,7 +221,8 @@ template <class In, class Out, class Together> inline void collect(const In& min
 struct Registers { uint32_t r[4]; };
 template <bool transposed> inline void load_matrix(uint32_t (&r)[4], const void* shared) {
   Registers mine;
-  collect(shared, mine, [](const void* const (&rows)[32], Registers (&out)[32]) {
+  emulation::races::read(shared, 16);
+  collect(shared, mine, [](const void* const (&rows)[32], Registers (&out)[32]) LGD_UNTRACKED {
     for (int matrix = 0; matrix < 4; ++matrix) {
       uint16_t value[8][8];
       for (int row = 0; row < 8; ++row) std::memcpy(value[row], rows[matrix * 8 + row], 16);

@@ -1,0 +1,27 @@
+// Leaves out each barrier of the kernels in turn, on the emulated GPU with its check for races, and says which of them no check missed: a barrier that
+// nothing needs, or a fault that the checks would not see.
+//   node scripts/kernels/barriers.mjs [part of a path] [--every N]     N: take one check of cuda_ops in N (7). About fifteen minutes of one core for all.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { readFileSync, readdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+const { values: { every }, positionals: [wanted = ''] } = parseArgs({ options: { every: { type: 'string', default: '7' } }, allowPositionals: true });
+const env = { ...process.env, LGDISTILL_SANITIZE: 'races' };
+execFileSync(process.execPath, [join(root, 'scripts/build.mjs'), '--only', 'native', '--with', 'emulated', '--programs'], { env, stdio: ['ignore', 'ignore', 'inherit'] });
+
+const files = readdirSync(join(root, 'native'), { recursive: true }).map((name) => `native/${name}`).filter((name) => /\.cuh?$/u.test(name) && name.includes(wanted)).sort();
+const barriers = files.flatMap((file) => readFileSync(join(root, file), 'utf8').split('\n').flatMap((line, i) => (/^[^/]*__sync(threads|warp)\(\)/u.test(line) ? [{ file, line: i + 1 }] : [])));
+const programs = [['native/semantic/', ['cuda_semantic']], ['native/augment/', ['cuda_augment']], ['', ['cuda_ops', 'small', `every=${every}`]]];
+
+let unmissed = 0;
+for (const { file, line } of barriers) {
+  const [program, ...args] = programs.find(([folder]) => file.startsWith(folder))[1];
+  const { status, stdout, stderr } = spawnSync(join(root, 'build-emulated-races/Release', program), args, { env: { ...env, LGDISTILL_EMULATION_WITHOUT: `${basename(file)}:${line}` }, encoding: 'utf8', maxBuffer: 1 << 28 });
+  const [race] = /^ {2}.*$/mu.exec(`${stdout}${stderr}`.split('races in ').slice(1).join('\n')) ?? [];
+  if (status === 0) unmissed++;
+  console.log(`${file}:${line} ${status === 0 ? 'IS MISSED BY NOTHING' : `found: ${race?.trim() ?? 'wrong results'}`}`);
+}
+console.log(`barriers: ${barriers.length}, ${unmissed} missed by nothing`);
