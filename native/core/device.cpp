@@ -102,6 +102,7 @@ Device::~Device() {
   if (impl_->thread.get_id() == std::this_thread::get_id()) impl_->thread.detach();
   else impl_->thread.join();
   release(impl_->scratch, impl_->scratch_bytes);
+  sums.reset();
   impl_->timeline.reset();
 }
 

@@ -18,6 +18,7 @@
 namespace lgd {
 
 struct Kernels;    // ops/kernels.h: the table of operations of one backend
+class PartialSums; // ops/partial_sums.h: sums that wait
 struct StepGraph;  // core/timeline.h: what is kept of a step from one time to the next
 
 enum class DeviceKind { cpu, cuda };
@@ -35,6 +36,7 @@ class Device {
   const int index;          // CUDA ordinal; 0 on the CPU
   const Kernels* kernels;   // never null
   ThreadPool pool;          // host-side parallel loops; use it only from the device's thread
+  std::shared_ptr<PartialSums> sums;  // of CUDA, once there were any
   void* stream = nullptr;   // cudaStream_t that work goes to now: the compute stream, or the branch; null on the CPU
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.

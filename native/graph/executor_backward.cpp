@@ -31,6 +31,7 @@ int Executor::kernels_backward() const {
 
 void Executor::backward(const void* images, const float* d_output) {
   images_ = images;
+  kernels_.defer_sums(*device_);
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
     kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, d_output, gradient(number));
@@ -38,6 +39,7 @@ void Executor::backward(const void* images, const float* d_output) {
   }
   for (size_t i = program_.steps.size(); i-- > 0;)
     if (program_.gradients.steps[i].needed) backward_step(program_.steps[i], program_.gradients.steps[i]);
+  kernels_.finish_sums(*device_);
 }
 
 void Executor::backward_step(const Step& step, const StepGradient& writes) {

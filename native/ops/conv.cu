@@ -12,6 +12,7 @@
 #include "ops/lazy_operands.cuh"
 #include "ops/matrix_core.cuh"
 #include "ops/norm_finish.cuh"
+#include "ops/partial_sums.h"
 #include "ops/reduce.cuh"
 #include "ops/store_output.cuh"
 
@@ -92,9 +93,9 @@ void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, con
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const ColumnWalk walk = column_walk(s.rows(), s.k);
-    float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * s.k * 4));
+    float* partial = partial_sums(ctx).take(ctx, walk.splits, s.k);
     LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(), walk, partial);
-    add_partials(ctx, partial, walk.splits, s.k, d_bias);
+    partial_sums(ctx).add(ctx, {partial, d_bias, s.k, walk.splits});
   });
 }
 

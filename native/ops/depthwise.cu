@@ -2,8 +2,9 @@
 // Forward (and the stride-1 data gradient, which is a forward with the kernel turned by 180 degrees): a thread has 8 channels of a strip
 // of `strip` output pixels in a row, so that each loaded column serves up to R taps. Weight gradient: a warp has 64 channels, two a
 // lane, slides along rows with the window in registers, and partial sums are added in a fixed order.
+#include "core/cuda_device.cuh"
 #include "ops/depthwise.h"
-#include "ops/reduce.cuh"
+#include "ops/partial_sums.h"
 #include "ops/store_output.cuh"
 
 namespace lgd {
@@ -224,14 +225,14 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
   const int64_t rows = int64_t(s.n) * s.oh;
   const int splits = int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, 132 * 8 / groups)));
   const int64_t count = int64_t(s.r) * s.s * s.c;
-  float* partial = static_cast<float*>(ctx.scratch(size_t(splits * count) * 4));
+  float* partial = partial_sums(ctx).take(ctx, splits, count);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const T *from = static_cast<const T*>(x), *gradient = static_cast<const T*>(dy);
     if (s.r == 3) LGD_LAUNCH(ctx, (weight_kernel<T, 3>), dim3(splits, groups), 256, 0, s, from, gradient, partial);
     else LGD_LAUNCH(ctx, (weight_kernel<T, 5>), dim3(splits, groups), 256, 0, s, from, gradient, partial);
   });
-  add_partials(ctx, partial, splits, count, dw);
+  partial_sums(ctx).add(ctx, {partial, dw, count, splits});
 }
 
 }  // namespace lgd

@@ -14,17 +14,19 @@
 #include "ops/lazy_operands.cuh"
 #include "ops/matrix_core.cuh"
 #include "ops/norm_finish.cuh"
-#include "ops/reduce.cuh"
+#include "ops/partial_sums.h"
 
 namespace lgd {
 namespace {
 
+// A part of the weights' gradient, or the whole of it, which is added to what is there.
 struct StorePartial {
   static constexpr bool sums = false;
   struct Fetched {};
   float* out;
   int64_t pitch, split_pitch;
-  __device__ __forceinline__ void store(int row, int column, const F8& x) const { store8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x); }
+  bool add;
+  __device__ __forceinline__ void store(int row, int column, const F8& x) const { put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x, add); }
 };
 
 // One phase: its tile, its operands, and how many blocks will leave sums.
@@ -76,15 +78,16 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
     int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * multiprocessors / tiles, k_tiles / 8));
     const int64_t per_split = (k_tiles + splits - 1) / splits;
     splits = (k_tiles + per_split - 1) / per_split;  // no empty part
-    float* partial = static_cast<float*>(ctx.scratch(size_t(splits * M * N) * 4));
-    const StorePartial out{partial, N, M * N};
+    const bool whole = splits == 1;
+    float* partial = whole ? dw : partial_sums(ctx).take(ctx, int(splits), M * N);
+    const StorePartial out{partial, N, M * N, whole};
     if (is_pointwise(s)) {
       const where::Columns columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))};
       matrix::launch_split<T, Tile>(ctx, a, Loader{columns, activation}, out, M, N, K, int(splits));
     } else {
       matrix::launch_split<T, Tile>(ctx, a, Loader{where::PatchColumns(s), activation}, out, M, N, K, int(splits));
     }
-    add_partials(ctx, partial, int(splits), M * N, dw);
+    if (!whole) partial_sums(ctx).add(ctx, {partial, dw, M * N, int(splits)});
   });
 }
 

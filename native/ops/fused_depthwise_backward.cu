@@ -13,6 +13,7 @@
 // is grouped with the 2x2 input pixels 2j - phase + {0,1} - pad, phase chosen so that their window reaches no further than it must.
 #include "ops/fused_depthwise.cuh"
 #include "ops/norm_finish.cuh"
+#include "ops/partial_sums.h"
 
 namespace lgd {
 namespace {
@@ -171,7 +172,7 @@ struct BackwardLane {
 template <class T, int R, int S>
 __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1 : Backward<R, S>::blocks))
     backward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, int step_rows, const __grid_constant__ InputSide<T> in,
-                    const __grid_constant__ LazyGradient dy, const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_sums) {
+                    const __grid_constant__ LazyGradient dy, const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_norm) {
   using B = Backward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel), width = walk.width;
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
     if (of >= channels) return;
     const int c = first_channel + of;
     if (k < R * R) partial_taps[(int64_t(blockIdx.x) * R * R + k) * s.c + c] = sum;
-    else if (in.normed) partial_sums[(int64_t(blockIdx.x) * 2 + k - R * R) * s.c + c] = k == R * R ? sum : sum * in.rstd[c];
+    else if (in.normed) partial_norm[(int64_t(blockIdx.x) * 2 + k - R * R) * s.c + c] = k == R * R ? sum : sum * in.rstd[c];
   });
 }
 
@@ -271,12 +272,13 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
                         normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};
   const ActForm dy_form = form_of(dy.act);
   T* d_x = target ? static_cast<T*>(target->g) : nullptr;
-  float* partial_taps = static_cast<float*>(ctx.scratch(size_t(walk.parts) * B::numbers * s.c * 4));
-  float* partial_sums = partial_taps + size_t(walk.parts) * R * R * s.c;
+  const int64_t taps = int64_t(R) * R * s.c;
+  float* partial_taps = partial_sums(ctx).take(ctx, walk.parts, taps);
+  float* partial_norm = normed ? static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4)) : nullptr;
   allow_shared_memory(&backward_kernel<T, R, S>, walk.shared_bytes);
-  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, rows, in, dy, dy_form, w, d_x, partial_taps, partial_sums);
-  add_partials(ctx, partial_taps, walk.parts, int64_t(R) * R * s.c, dw);
-  if (normed) finish_gradient(ctx, partial_sums, walk.parts, s.c, int64_t(s.n) * s.h * s.w, target->norm);
+  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, rows, in, dy, dy_form, w, d_x, partial_taps, partial_norm);
+  partial_sums(ctx).add(ctx, {partial_taps, dw, taps, walk.parts});
+  if (normed) finish_gradient(ctx, partial_norm, walk.parts, s.c, int64_t(s.n) * s.h * s.w, target->norm);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "ops/self_attention.h"
 #include "ops/sequence.h"
 #include "ops/layout.h"
+#include "ops/partial_sums.h"
 #include "ops/fused.h"
 #include "optimizer/sgd.h"
 
@@ -52,6 +53,8 @@
   X(repeat_forward) \
   X(unpack_output) \
   X(pack_gradient) \
+  X(defer_sums) \
+  X(finish_sums) \
   X(cast) \
   X(sgd)
 

@@ -16,7 +16,7 @@
 #include "ops/lazy_operands.cuh"
 #include "ops/multiprocessors.h"
 #include "ops/norm_finish.cuh"
-#include "ops/reduce.cuh"
+#include "ops/partial_sums.h"
 
 namespace lgd {
 namespace {
@@ -290,12 +290,11 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
     const int tiles = int((s.rows() + job.tile_rows - 1) / job.tile_rows), most = multiprocessors * resident, each = (tiles + most - 1) / most;
     const int blocks = (tiles + each - 1) / each;
     const size_t weights = size_t(s.k) * s.c;
-    float* partial = static_cast<float*>(ctx.scratch((size_t(blocks) * weights + size_t(blocks) * 2 * s.c) * 4));
-    job.dw = partial;
-    if (target.y) job.out.partial = partial + size_t(blocks) * weights;
+    job.dw = partial_sums(ctx).take(ctx, blocks, int64_t(weights));
+    if (target.y) job.out.partial = static_cast<float*>(ctx.scratch(size_t(blocks) * 2 * s.c * 4));
     allow_shared_memory(kernel, shared);
     LGD_LAUNCH(ctx, kernel, unsigned(blocks), threads, shared, job);
-    add_partials(ctx, partial, blocks, int64_t(weights), dw);
+    partial_sums(ctx).add(ctx, {job.dw, dw, int64_t(weights), blocks});
     if (target.y) finish_gradient(ctx, job.out.partial, blocks, s.c, s.rows(), target.norm);
   });
 }

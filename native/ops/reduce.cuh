@@ -1,4 +1,4 @@
-// Sums over partial results in a fixed order: the second half of every reduction that is split over blocks.
+// Sums over partial results in a fixed order: the second half of a reduction that is split over blocks. (Those of gradients: ops/partial_sums.h.)
 #pragma once
 #include "core/cuda_device.cuh"
 
@@ -24,17 +24,6 @@ __device__ __forceinline__ float sum_partials(const float* partial, int splits, 
   if (valid)
     for (int split = threadIdx.y; split < splits; split += reduce_parts) sum += partial[split * pitch + column];
   return sum_parts(sum);
-}
-
-// out[i] += sum over splits of partial[split][i].
-static __global__ void add_partials_kernel(const float* partial, int splits, int64_t count, float* out) {
-  const int64_t i = int64_t(blockIdx.x) * reduce_columns + threadIdx.x;
-  const float sum = sum_partials(partial, splits, count, i, i < count);
-  if (threadIdx.y == 0 && i < count) out[i] += sum;
-}
-
-inline void add_partials(Context& ctx, const float* partial, int splits, int64_t count, float* out) {
-  LGD_LAUNCH(ctx, add_partials_kernel, blocks_for(count, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, splits, count, out);
 }
 
 // How a [rows][channels] array is walked for sums per channel: a block of 256 threads takes `width` 8-channel chunks and passes over the

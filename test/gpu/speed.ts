@@ -50,7 +50,7 @@ interface StepSetting {
 }
 
 /** A distiller over made-up images in host memory, and a function that takes a step, one behind the device as a run does. */
-async function openSteps(device: Device, { student: name, widthMultiplier, resolution, stored, batch, images, categories, teacherFolder }: StepSetting) {
+export async function openSteps(device: Device, { student: name, widthMultiplier, resolution, stored, batch, images, categories, teacherFolder }: StepSetting) {
   const teacher = (await loadTeacher(teacherFolder, { device, localFilesOnly: true })) as NativeTeacher;
   const { embeddingSize } = teacher;
   const student = createStudent(name, { device, embeddingSize, widthMultiplier });

@@ -1,0 +1,36 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openDevice } from '../../lib/device.js';
+import { isWanted } from '../devices.js';
+import { towers, writeTeacher } from '../gpu/setup.js';
+import { openSteps } from '../gpu/speed.js';
+import { buildEmulatedAddon } from '../native/emulated.js';
+
+// Whole training steps at the size that they are meant for, on an emulated GPU that checks every launch (threads, grid, shared memory, who
+// uses what on which stream) and runs none of it.
+describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))('a step of 256 images with CLIP RN50, not run', () => {
+  let folder = '';
+  beforeAll(async () => {
+    process.env['LGDISTILL_ADDON'] = buildEmulatedAddon();
+    process.env['LGDISTILL_EMULATION_ORDER'] = 'none';
+    process.env['LGDISTILL_PROBE'] = 'off'; // it computes nothing
+    folder = await mkdtemp(join(tmpdir(), 'lgdistill-launches-'));
+    for (const resolution of [224, 64]) await writeTeacher(join(folder, String(resolution)), towers.resnet50, resolution);
+  }, 900_000);
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  it.each([
+    ['resnet18', 224, 239], ['mobilenet_v2', 224, 354], ['mobilenet_v3_large', 224, 435], ['efficientnet_b0', 224, 571],
+    ['resnet18', 64, 238], ['mobilenet_v2', 64, 356], ['mobilenet_v3_large', 64, 440], ['efficientnet_b0', 64, 576],
+  ])('%s at %i px: %i launches and copies in one graph', async (student, resolution, nodes) => {
+    using device = await openDevice('cuda');
+    expect(device.info.name).toBe('emulated GPU');
+    const { distiller, take, dispose } = await openSteps(device, { student, widthMultiplier: 1, resolution, stored: resolution, batch: 256, images: 256, categories: 1000, teacherFolder: join(folder, String(resolution)) });
+    for (let step = 0; step < 8; step++) await take(); // the first ones allocate, and are no graphs
+    await device.synchronize();
+    expect(await distiller.stepInfo()).toMatchObject({ eager: 1, instantiated: 1, nodes });
+    await dispose();
+  }, 300_000);
+});
