@@ -185,12 +185,13 @@ async function buildEmulated() {
     await compile('build-emulated', [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...(options.programs ? link(engine) : [])], flags([]));
     return ['build-emulated/Release/lgdistill.node', how];
   }
-  // The kernels and the programs alone: Node itself has no sanitizer for an addon to join.
+  // With AddressSanitizer the programs alone: Node itself has none for an addon to join.
   const folder = `build-emulated-${sanitizer}`;
   if (sanitizer === 'races') {
     // In kernels the compiler marks loads and stores; what it calls there is test/native/emulation/races.cpp.
     const marked = await compile(`${folder}/kernels`, [{ sources: kernels }], flags(['-g', '-fsanitize=thread', '-DLGD_CHECK_RACES']));
-    await compile(folder, link([...machine, ...sharedCpu, ...own, ...marked]), flags(['-DLGD_CHECK_RACES'], []));
+    const engine = [...machine, ...sharedCpu, ...own, ...marked]; // the machine first: of what both define inline, its own is taken
+    await compile(folder, [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...link(engine)], flags(['-DLGD_CHECK_RACES'], []));
   } else {
     // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
     await compile(folder, link([...sharedCpu, ...own, ...machine, ...kernels]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer']));

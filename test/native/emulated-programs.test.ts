@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { isWanted } from '../devices.js';
-import { buildEmulatedPrograms, runProgram } from './emulated.js';
+import { buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
 
 // Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin. Then with AddressSanitizer in the kernels, which names a read or
 // write past an allocation or past the shared memory asked for; and with a check for races (emulation/races.h). These two take a part of the shapes.
@@ -25,4 +25,14 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       expect(status).toBe(0);
     }, 900_000);
   });
+
+  it('has no races in the kernels that no program calls, by their own tests on an addon with the check', () => {
+    const addon = join(buildEmulatedPrograms('races'), 'lgdistill.node');
+    const files = ['classifier', 'detection-loss', 'feature-loss', 'semantic-head', 'semantic-stream'].map((name) => `test/native/${name}.test.ts`);
+    const { status, output } = runTests([...files, '--testNamePattern', '^(?!.*(paper_size|many_classes))'], { // these two take the check longest
+      LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATED_ADDON: addon, LGDISTILL_EMULATION_ORDER: 'reverse',
+    });
+    expect(output).toMatch(/Tests .*[1-9]\d+ passed/u);
+    expect(status).toBe(0);
+  }, 1_200_000);
 });

@@ -25,3 +25,12 @@ export function runProgram(program: string, args: string[], env: Record<string, 
   const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8', env: { ...process.env, ...env }, maxBuffer: 1 << 26 });
   return { status, output: `${stdout}${stderr}` };
 }
+
+/** Runs test files (and options of vitest) in a process of their own, with these variables, and returns what was printed and the exit status. */
+export function runTests(args: string[], env: Record<string, string>): { status: number | null; output: string } {
+  const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('VITEST')));
+  const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', ...args], {
+    cwd: root, encoding: 'utf8', env: { ...inherited, NO_COLOR: '1', ...env }, maxBuffer: 1 << 26,
+  });
+  return { status, output: `${stdout}${stderr}` };
+}

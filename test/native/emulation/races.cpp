@@ -3,6 +3,7 @@
 #ifdef LGD_CHECK_RACES
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <array>
 #include <cstdio>
@@ -16,8 +17,6 @@
 #include <vector>
 
 #include "core/cuda_device.cuh"
-
-extern "C" char __data_start, _end;  // the program's own variables: __shared__ ones are among them
 
 namespace lgd::emulation::races {
 
@@ -60,7 +59,28 @@ struct State {
 };
 State state;
 
-bool is_shared(const char* at) { return (at >= state.shared && at < state.shared_end) || (at >= &__data_start && at < &_end); }
+// The variables of this program or addon: __shared__ ones are among them.
+struct Variables {
+  const char *begin = nullptr, *end = nullptr;
+  Variables() { dl_iterate_phdr(&look, this); }
+  static int look(dl_phdr_info* module, size_t, void* found) {
+    const uintptr_t mine = reinterpret_cast<uintptr_t>(&state);
+    for (int i = 0; i < module->dlpi_phnum; ++i) {
+      const ElfW(Phdr)& part = module->dlpi_phdr[i];
+      const uintptr_t begin = module->dlpi_addr + part.p_vaddr;
+      if (part.p_type != PT_LOAD || mine < begin || mine >= begin + part.p_memsz) continue;
+      *static_cast<Variables*>(found) = {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(begin + part.p_memsz)};
+      return 1;
+    }
+    return 0;
+  }
+
+ private:
+  Variables(const char* from, const char* to) : begin(from), end(to) {}
+};
+const Variables variables;
+
+bool is_shared(const char* at) { return (at >= state.shared && at < state.shared_end) || (at >= variables.begin && at < variables.end); }
 
 Page& page_of(uintptr_t number) {
   State::Near& near = state.near[number % 64];
