@@ -38,7 +38,7 @@ struct Cell {
 };
 constexpr uintptr_t page_bytes = 4096, cell_bytes = 2;
 using Page = std::array<Cell, page_bytes / cell_bytes>;
-constexpr size_t most_pages = 8192;  // 1.3 GB
+constexpr size_t most_pages = 8192;  // 1.6 GB of cells
 
 struct Race {
   Mark before, now;
@@ -151,6 +151,8 @@ void begin_kernel(const char* shared, size_t shared_bytes) {
     state.pages.clear();
     for (State::Near& near : state.near) near = {};
   }
+  state.running = false;  // a kernel before may have failed
+  state.races.clear();
   state.shared = shared;
   state.shared_end = shared + shared_bytes;
   state.first_block = state.block + 1;
