@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allArchitectures, programs, sources } from './sources.mjs';
+import { allArchitectures, kernelSources, programs, sources } from './sources.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -171,7 +171,7 @@ async function buildEmulated() {
   const shared = await compile(plain.folder, [{ sources: [...cpu, ...binding].filter((name) => !asks(name)) }], plain.flags);
   const [sharedCpu, sharedBinding] = [false, true].map((is) => shared.filter((object) => object.includes('native_binding_') === is));
   const own = cpu.filter(asks);
-  const kernels = sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu');
+  const kernels = kernelSources();
   const machine = sources('cpu', 'test/native/emulation');
   const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
   const flags = (sanitize, linkFlags = sanitize) => ({

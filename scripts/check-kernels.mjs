@@ -8,7 +8,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { judge, nameKernels, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
-import { allArchitectures, ptxOf, sources } from './sources.mjs';
+import { allArchitectures, kernelSources, ptxOf } from './sources.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options } = parseArgs({ options: { arch: { type: 'string', default: allArchitectures() }, only: { type: 'string', default: '' }, quiet: { type: 'boolean', default: false } } });
@@ -37,7 +37,7 @@ async function main() {
   }
   const started = performance.now();
   const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'lgd-kernels-'));
-  const files = sources('cuda').filter((source) => source !== 'native/core/cuda_runtime.cu' && source.includes(options.only));
+  const files = kernelSources().filter((source) => source.includes(options.only));
   const order = options.arch.split(';');
   const jobs = files.flatMap((source) => [...new Set(order.map(ptxOf))].map((virtual) => ({ source, virtual, architectures: order.filter((one) => ptxOf(one) === virtual) })));
   const kernels = [];

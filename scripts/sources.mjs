@@ -13,6 +13,9 @@ export function sources(kind, folder = 'native') {
     .sort();
 }
 
+/** The CUDA sources with kernels: all but the runtime's calls. */
+export const kernelSources = () => sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu');
+
 const cmakeLists = () => readFileSync(join(root, 'CMakeLists.txt'), 'utf8');
 
 /** Every CUDA architecture that is built for, "80;90a" and the like; CMakeLists.txt names them. */

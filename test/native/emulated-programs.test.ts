@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { isWanted } from '../devices.js';
-import { buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
+import { barrierAt, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
 
 // Every CUDA kernel runs on the host, thread by thread, and is held to its CPU twin. Then with AddressSanitizer in the kernels, which names a read or
 // write past an allocation or past the shared memory asked for; and with a check for races (emulation/races.h). These two take a part of the shapes.
@@ -15,6 +15,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     it.each([
       ['cuda_ops', ['small', `every=${every}`], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
       ['cuda_ops', ['small', `every=${every}`, 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
+      ['cuda_ops', ['deferred'], /cuda operations: 2 checks, 0 failed/, {}],
       ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
       ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
       ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
@@ -25,6 +26,25 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       expect(status).toBe(0);
     }, 900_000);
   });
+
+  it.each([
+    ['cuda_semantic', 'native/semantic/bank_update.cu', 'every thread has read the flag', /races in update_kernel\n {2}global memory: .*bank_update\.cu:\d+\) what .* read/u],
+    ['cuda_semantic', 'native/semantic/products_f16.cuh', '', /races in .*\n {2}byte \d+ of dynamic shared memory/u],
+    ['cuda_augment', 'native/augment/augment.cu', '', /races in .*\n {2}a __shared__ variable/u],
+  ])('finds a barrier that is left out: %s, %s', (program, file, beside, found) => {
+    const { status, output } = runProgram(join(buildEmulatedPrograms('races'), program), [], { LGDISTILL_EMULATION_WITHOUT: barrierAt(file, beside) });
+    expect(output).toMatch(found);
+    expect(status).not.toBe(0);
+  }, 1_200_000);
+
+  it('finds a barrier that is left out, in an addon', () => {
+    const addon = join(buildEmulatedPrograms('races'), 'lgdistill.node');
+    const { status, output } = runTests(['test/native/classifier.test.ts'], {
+      LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATED_ADDON: addon, LGDISTILL_EMULATION_WITHOUT: barrierAt('native/semantic/block_reduce.cuh', 'the result of an earlier call'),
+    });
+    expect(output).toMatch(/races in softmax_rows_kernel/u);
+    expect(status).not.toBe(0);
+  }, 1_200_000);
 
   it('has no races in the kernels that no program calls, by their own tests on an addon with the check', () => {
     const addon = join(buildEmulatedPrograms('races'), 'lgdistill.node');

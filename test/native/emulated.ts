@@ -1,5 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -18,6 +19,13 @@ export function buildEmulatedAddon(): string {
 export function buildEmulatedPrograms(sanitizer?: 'address' | 'races'): string {
   build(['--programs'], sanitizer === undefined ? {} : { LGDISTILL_SANITIZE: sanitizer });
   return join(root, sanitizer === undefined ? 'build-emulated' : `build-emulated-${sanitizer}`, 'Release');
+}
+
+/** A barrier of a file, the first whose line has this text, as $LGDISTILL_EMULATION_WITHOUT names it. */
+export function barrierAt(file: string, text: string): string {
+  const line = readFileSync(join(root, file), 'utf8').split('\n').findIndex((one) => /__sync(threads|warp)\(\)/u.test(one) && one.includes(text));
+  if (line < 0) throw new Error(`no barrier beside '${text}' in ${file}`);
+  return `${basename(file)}:${line + 1}`;
 }
 
 /** Runs a program and returns what it printed and its exit status. */

@@ -93,6 +93,33 @@ void convolutions() {
   multiprocessors = 132;
 }
 
+// Gradients between defer_sums and finish_sums: more than wait at once, in number and (the depthwise ones, 7 MB each) in bytes, with few parts
+// and many, and two of them added to twice.
+void deferred_sums() {
+  check("deferred sums", [](Run& t) {
+    std::vector<std::pair<ConvShape, float*>> all;
+    for (int i = 0; i < 40; ++i) {
+      const ConvShape s = i % 3 == 0 ? conv(3, 9, 9, 8 + i / 3 * 8, 16, 1, 1, 0) : conv(40, 8, 8, 8, 8 + i % 4 * 8, 1, 1, 0);
+      all.push_back({s, t.sum32(size_t(s.k) * s.c)});
+    }
+    all.push_back(all[38]);
+    all.push_back(all[39]);
+    const ConvShape wide = conv(66, 4, 2, 2048, 2048, 5, 1, 2);
+    std::vector<float*> wide_dw;
+    for (int i = 0; i < 3; ++i) wide_dw.push_back(t.sum32(size_t(25) * wide.c));
+    t.ops.defer_sums(*t.device);
+    for (float* dw : wide_dw) {
+      const void *x = t.input(size_t(wide.rows()) * wide.c), *dy = t.input(size_t(wide.rows()) * wide.c);
+      t.ops.depthwise_backward_weight(*t.device, wide, t.type, x, dy, dw);
+    }
+    for (const auto& [s, dw] : all) {
+      const void *x = t.input(size_t(s.rows()) * s.c), *dy = t.input(size_t(s.rows()) * s.k);
+      t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, dw, nullptr);
+    }
+    t.ops.finish_sums(*t.device);
+  });
+}
+
 void depthwise() {
   for (const ConvShape& s : {conv(2, 9, 7, 8, 8, 3, 1, 1), conv(3, 15, 13, 24, 24, 3, 2, 1), conv(2, 14, 14, 72, 72, 5, 1, 2), conv(2, 17, 19, 136, 136, 5, 2, 2),
                              conv(4, 4, 4, 960, 960, 3, 1, 1), conv(2, 12, 12, 16, 16, 3, 1, 2, 2), conv(1, 2, 2, 8, 8, 5, 2, 2), conv(9, 28, 28, 192, 192, 3, 1, 1)}) {
@@ -248,6 +275,7 @@ int main(int argc, char** argv) {
   cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
   gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   convolutions();
+  deferred_sums();
   depthwise();
   norms();
   elementwise();

@@ -32,7 +32,8 @@ struct Mark {
   uintptr_t code = 0;     // the instruction behind it
 };
 
-// Two bytes of memory; users of one byte each do not meet, and then the last of them is remembered alone. Readers: the last; the last of another thread of its warp; the last of another warp or block.
+// Two bytes of memory; users of one byte each do not meet, and then the last of them is remembered alone. Readers: the last; the last of
+// another thread of its warp; the last of another warp or block.
 struct Cell {
   Mark written, read[3];
 };
@@ -60,25 +61,20 @@ struct State {
 State state;
 
 // The variables of this program or addon: __shared__ ones are among them.
-struct Variables {
-  const char *begin = nullptr, *end = nullptr;
-  Variables() { dl_iterate_phdr(&look, this); }
-  static int look(dl_phdr_info* module, size_t, void* found) {
+struct Range { const char *begin = nullptr, *end = nullptr; };
+const Range variables = [] {
+  Range range;
+  dl_iterate_phdr([](dl_phdr_info* module, size_t, void* found) {
     const uintptr_t mine = reinterpret_cast<uintptr_t>(&state);
     for (int i = 0; i < module->dlpi_phnum; ++i) {
       const ElfW(Phdr)& part = module->dlpi_phdr[i];
-      const uintptr_t begin = module->dlpi_addr + part.p_vaddr;
-      if (part.p_type != PT_LOAD || mine < begin || mine >= begin + part.p_memsz) continue;
-      *static_cast<Variables*>(found) = {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(begin + part.p_memsz)};
-      return 1;
+      const uintptr_t begin = module->dlpi_addr + part.p_vaddr, end = begin + part.p_memsz;
+      if (part.p_type == PT_LOAD && mine >= begin && mine < end) *static_cast<Range*>(found) = {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(end)};
     }
     return 0;
-  }
-
- private:
-  Variables(const char* from, const char* to) : begin(from), end(to) {}
-};
-const Variables variables;
+  }, &range);
+  return range;
+}();
 
 bool is_shared(const char* at) { return (at >= state.shared && at < state.shared_end) || (at >= variables.begin && at < variables.end); }
 
