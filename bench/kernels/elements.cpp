@@ -70,6 +70,36 @@ void gate(Table& table, const Map& map) {
   });
 }
 
+// Least bytes: weights in bfloat16 and their float32 gradients, read and written; vectors once.
+void excitation(Table& table, const char* where, int channels_of, int squeezed_of, Act inner, Act outer) {
+  const int channels = table.channels(channels_of), squeezed = std::min(squeezed_of, channels);
+  const double weights = 2.0 * channels * squeezed, wide = double(table.batch()) * channels, narrow = double(table.batch()) * squeezed;
+  const std::string name = std::to_string(channels_of) + " to " + std::to_string(squeezed_of) + " (" + where + ")";
+  const auto layers = [=](Operands& t) {
+    const size_t count = size_t(channels) * squeezed;
+    Excitation e{t.n, channels, squeezed, inner, outer, nullptr, nullptr, nullptr, nullptr};
+    e.w1 = t.values(count, 0.1f);
+    e.w2 = t.values(count, 0.1f);
+    e.b1 = t.values32(size_t(squeezed));
+    e.b2 = t.values32(size_t(channels));
+    return e;
+  };
+  table.operation("excitation_forward " + name, {2 * weights + 2 * (3 * wide + narrow), 2 * weights * table.batch(), Unit::cores, "w1, w2, x, hidden, excited, gate"}, [=](Operands& t) -> Call {
+    const Excitation e = layers(t);
+    const void* x = t.images(size_t(channels));
+    void *hidden = t.out_images(size_t(squeezed)), *excited = t.out_images(size_t(channels)), *gate = t.out_images(size_t(channels));
+    return [=, &t] { t.ops.excitation_forward(*t.device, e, t.type, x, hidden, excited, gate); };
+  });
+  table.operation("excitation_backward " + name, {10 * weights + 2 * (4 * wide + narrow), 4 * weights * table.batch(), Unit::cores, "w1, w2, their gradients twice, x, hidden, excited, d_gate, d_x"}, [=](Operands& t) -> Call {
+    const Excitation e = layers(t);
+    const void *x = t.images(size_t(channels)), *hidden = t.images(size_t(squeezed)), *excited = t.images(size_t(channels)), *d_gate = t.images(size_t(channels));
+    void* d_x = t.out_images(size_t(channels));
+    const size_t count = size_t(channels) * squeezed;
+    const ExcitationGradients gradients{t.out_sums(count), t.out_sums(size_t(squeezed)), t.out_sums(count), t.out_sums(size_t(channels))};
+    return [=, &t] { t.ops.excitation_backward(*t.device, e, t.type, x, hidden, excited, d_gate, d_x, gradients); };
+  });
+}
+
 PoolShape stem_pool(const Table& table, int n) {
   const int side = std::max(table.side(112), 4);
   return {n, side, side, 64, 3, 2, 1, (side - 1) / 2 + 1, (side - 1) / 2 + 1};
@@ -162,6 +192,9 @@ void elements(Table& table) {
   for (const Map& map : {Map{"efficientnet_b0", 112, 32, Act::silu}, Map{"efficientnet_b0", 28, 240, Act::silu}, Map{"efficientnet_b0", 14, 672, Act::silu}, Map{"efficientnet_b0", 7, 1152, Act::silu},
                          Map{"mobilenet_v3_large", 28, 120, Act::relu}, Map{"mobilenet_v3_large", 14, 672, Act::hardswish}})
     squeeze(table, map), gate(table, map);
+  excitation(table, "efficientnet_b0", 96, 8, Act::silu, Act::sigmoid);
+  excitation(table, "efficientnet_b0", 1152, 48, Act::silu, Act::sigmoid);
+  excitation(table, "mobilenet_v3_large", 960, 240, Act::relu, Act::hardsigmoid);
   max_pool(table);
   average_pool(table);
   attention(table);

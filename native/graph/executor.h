@@ -7,6 +7,7 @@
 namespace lgd {
 
 struct Kernels;
+struct Excitation;
 
 class Executor {
  public:
@@ -60,6 +61,9 @@ class Executor {
   void backward_join(const Step& step, const StepGradient& writes);
   void backward_squeeze(const Step& step, const StepGradient& writes);
   void backward_gate(const Step& step, const StepGradient& writes);
+  Excitation excitation(const Step& step) const;
+  void forward_excitation(const Step& step);
+  void backward_excitation(const Step& step, const StepGradient& writes);
   void finish_activation(int value, const void* dy, void* g);
   void pass_on(int from, int to, GradientWrite write);
 

@@ -81,6 +81,7 @@ void Executor::forward_layer(const Step& step) {
     case StepKind::node: case StepKind::gate: return;  // a gate's reader does the work
     case StepKind::conv_norm: return forward_conv_norm(step);
     case StepKind::join: return forward_join(step);
+    case StepKind::excitation: return forward_excitation(step);
     case StepKind::squeeze:
       return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type, lazy_input(step.inputs[0]), value(step.output));
     case StepKind::lazy_max_pool:
@@ -137,6 +138,7 @@ void Executor::backward_layer(const Step& step, const StepGradient& writes) {
     case StepKind::node: return;
     case StepKind::conv_norm: return backward_conv_norm(step, writes);
     case StepKind::join: return backward_join(step, writes);
+    case StepKind::excitation: return backward_excitation(step, writes);
     case StepKind::squeeze: return backward_squeeze(step, writes);
     case StepKind::gate: return backward_gate(step, writes);
     case StepKind::lazy_max_pool:
@@ -201,6 +203,35 @@ void Executor::backward_gate(const Step& step, const StepGradient& writes) {
   LazyInput x = lazy_input(step.output);
   kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, x, numbers.mean, numbers.rstd, gradient(step.output),
                          gradient(step.inputs[1]), gates_.as<float>());
+}
+
+Excitation Executor::excitation(const Step& step) const {
+  const std::vector<int>&first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const auto stored = [&](int value) { return program_.shapes.values[size_t(value)].stored; };
+  Excitation e;
+  e.images = program_.shapes.batch;
+  e.channels = stored(step.output);
+  e.squeezed = stored(step.node + 1);
+  e.inner = step.inner;
+  e.outer = step.act;
+  e.w1 = parameters_.operand(first[conv_weight]);
+  e.w2 = parameters_.operand(second[conv_weight]);
+  e.b1 = parameters_.value(first[conv_bias]);
+  e.b2 = parameters_.value(second[conv_bias]);
+  return e;
+}
+
+void Executor::forward_excitation(const Step& step) {
+  kernels_.excitation_forward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]), value(step.node + 1), value(step.second + 1), value(step.output));
+}
+
+void Executor::backward_excitation(const Step& step, const StepGradient& writes) {
+  LGD_CHECK(writes.inputs[0] == GradientWrite::write, "NATIVE_ERROR", "what ", node_of(step).name, " reads has another use");
+  const std::vector<int>&first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const ExcitationGradients gradients{parameters_.gradient(first[conv_weight]), parameters_.gradient(first[conv_bias]), parameters_.gradient(second[conv_weight]),
+                                      parameters_.gradient(second[conv_bias])};
+  kernels_.excitation_backward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]), value(step.node + 1), value(step.second + 1), gradient(step.output),
+                               gradient(step.inputs[0]), gradients);
 }
 
 }  // namespace lgd

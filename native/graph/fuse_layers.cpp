@@ -3,12 +3,14 @@
 //
 //   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
 //   ... -> conv_norm, global pool, max pool      reads it lazily
-//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, not stored either
+//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, not stored either; the two layers
+//                                                in between become one step
 //   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
 //                                    and with stochastic depth before it
 #include <algorithm>
 
 #include "graph/program.h"
+#include "ops/excitation.h"
 
 namespace lgd {
 namespace {
@@ -138,6 +140,38 @@ class LayerFusion {
     scaled.gate = step.inputs[1];
     step.kind = StepKind::gate;
     steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
+    join_excitation(gate);
+  }
+
+  // pool -> layer -> activation -> layer -> activation -> the gate, each read by the next alone: one step, in place of the last.
+  void join_excitation(int gate) {
+    const int outer = only_above(steps_[size_t(gate)].inputs[1], gate), second = layer_above(outer);
+    const int inner = second < 0 ? -1 : only_above(steps_[size_t(second)].inputs[0], second), first = layer_above(inner);
+    if (first < 0) return;
+    const int squeeze = only_above(steps_[size_t(first)].inputs[0], first);
+    if (squeeze < 0 || steps_[size_t(squeeze)].kind != StepKind::squeeze) return;
+    const auto stored = [&](int step) { return program_.shapes.values[size_t(steps_[size_t(step)].output)].stored; };
+    if (stored(first) + stored(second) > excitation_widest) return;
+    Step& step = steps_[size_t(outer)];
+    step.kind = StepKind::excitation;
+    step.op = steps_[size_t(first)].op;
+    step.node = steps_[size_t(first)].node;
+    step.second = steps_[size_t(second)].node;
+    step.inner = steps_[size_t(inner)].act;
+    step.inputs = steps_[size_t(first)].inputs;
+    for (const int taken : {first, inner, second}) gone_[size_t(taken)] = true;
+  }
+
+  // The step that makes `value`, if step `reader` alone reads it; else -1.
+  int only_above(int value, int reader) const { return sole_reader(value) == reader ? makers_[size_t(value)] : -1; }
+
+  // The layer with a bias, on single positions, that activation step `index` alone reads; else -1.
+  int layer_above(int index) const {
+    if (index < 0 || steps_[size_t(index)].op != OpKind::activation) return -1;
+    const int maker = only_above(steps_[size_t(index)].inputs[0], index);
+    if (maker < 0 || !node_of(steps_[size_t(maker)]).is_conv() || !node_of(steps_[size_t(maker)]).has_bias() || node_of(steps_[size_t(maker)]).groups > 1) return -1;
+    const ConvShape shape = conv_shape(program_.graph, program_.shapes, steps_[size_t(maker)].node);
+    return shape.h * shape.w * shape.r * shape.s == 1 ? maker : -1;
   }
 
   static constexpr int outside = -1;           // the reader of the graph's outputs

@@ -91,6 +91,7 @@ class Lives {
     for (const int input : step.inputs) read(input, time);
     if (step.residual >= 0) read(step.residual, time);
     if (step.kind != StepKind::gate) values[size_t(step.output)].touch(time);
+    if (step.kind == StepKind::excitation) touch_layers(step, time);
   }
 
   void backward(const Step& step, const StepGradient& gradient, int time) {
@@ -108,10 +109,16 @@ class Lives {
       if (activation(step.inputs[0]).gated) values[size_t(gate_of(step.inputs[0]))].touch(time);
       return;
     }
+    if (step.kind == StepKind::excitation) touch_layers(step, time);
     if (gradient.finish_input) finishes(step.inputs[0], time);
     if (!backward_reads_inputs(step)) return;
     for (const int input : step.inputs) read(input, time);
     if (step.residual >= 0 && backward_reads_residual(step)) read(step.residual, time);
+  }
+
+  // What an excitation's layers give before the activations.
+  void touch_layers(const Step& step, int time) {
+    for (const int node : {step.node, step.second}) values[size_t(node) + 1].touch(time);
   }
 
   // What act' and the norm's sums need of an activation.

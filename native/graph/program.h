@@ -11,6 +11,7 @@ enum class StepKind : uint8_t {
   join,           // stores a norm's activation, with a residual or for readers that need it stored
   squeeze,        // global pool of a lazy activation
   gate,           // channel scale of a lazy activation: no work forward, its only reader multiplies on the way
+  excitation,     // the two layers and activations between a squeeze and its gate (ops/excitation.h)
   lazy_max_pool
 };
 
@@ -27,6 +28,8 @@ struct Step {
   int residual = -1;         // value, or -1
   int output = -1;           // value
   int activation = -1;       // conv_norm: the value behind its norm (and gate) whose gradient it starts from
+  int second = -1;           // excitation: node of its second layer; `node` is the first, act what stands behind both
+  Act inner = Act::none;     // excitation: between the layers
 };
 
 // A value that is an activation over a norm behind a convolution: act(norm(raw)), of a join act(keep norm(raw) + residual), of a gate

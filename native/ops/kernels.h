@@ -4,6 +4,7 @@
 #include "ops/depthwise.h"
 #include "ops/norm_act.h"
 #include "ops/elementwise.h"
+#include "ops/excitation.h"
 #include "ops/pool.h"
 #include "ops/resize.h"
 #include "ops/attention.h"
@@ -32,6 +33,8 @@
   X(add_forward) \
   X(channel_scale_forward) \
   X(channel_scale_backward) \
+  X(excitation_forward) \
+  X(excitation_backward) \
   X(drop_forward) \
   X(drop_backward) \
   X(max_pool_forward) \

@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { createEncoder, type Encoder } from '../../lib/models/encoder.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { createEncoder, Encoder } from '../../lib/models/encoder.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { listStudents } from '../../lib/models/index.js';
+import { initialWeights } from '../../lib/models/initialise.js';
 import { takeStep, wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
@@ -20,14 +23,16 @@ const outputs = 10;
 const images = randomNormal(batch * 3 * resolution * resolution, 1);
 const dOutput = randomNormal(batch * outputs, 2);
 
-async function build(name: string, fusion: string): Promise<Encoder> {
+async function withFusion<T>(fusion: string, make: () => T | Promise<T>): Promise<T> {
   process.env['LGDISTILL_FUSION'] = fusion;
   try {
-    return await createEncoder(name, { device, outputs, batch, resolution, dropping: true, seed: 3 });
+    return await make();
   } finally {
     delete process.env['LGDISTILL_FUSION'];
   }
 }
+
+const build = (name: string, fusion: string): Promise<Encoder> => withFusion(fusion, () => createEncoder(name, { device, outputs, batch, resolution, dropping: true, seed: 3 }));
 
 describe('a training plan fused into layers', () => {
   it.each([...listStudents()])('is the plain one for %s', async (name) => {
@@ -43,4 +48,56 @@ describe('a training plan fused into layers', () => {
     // nothing of the expanded maps' size is stored twice: the plan needs well under the plain one's memory
     expect(layers.compiled.info.arenaBytes).toBeLessThan(0.75 * plain.compiled.info.arenaBytes);
   }, 120_000);
+});
+
+/** Squeeze and excitation between a depthwise and a 1x1 convolution; `gate` makes the scale from the activated map, and may change the map behind all. */
+function gated(channels: number, gate: (g: GraphBuilder, map: Value) => { scale: Value; behind?: (x: Value) => Value }): GraphSpec {
+  const g = new GraphBuilder('gated');
+  const stem = g.convNorm(g.images, 'stem', { channels, kernel: 3, stride: 4 }, 'relu');
+  const map = g.convNorm(stem, 'depthwise', { channels, kernel: 3, groups: channels }, 'silu');
+  const { scale, behind = (x) => x } = gate(g, map);
+  const x = behind(g.convNorm(g.channelScale(map, scale), 'project', { channels: 8 }));
+  return g.finish(g.linear(g.globalPool(x), 'fc', { features: outputs }));
+}
+
+const layers = (g: GraphBuilder, map: Value, { squeezed = 6, bias = true } = {}) => {
+  const hidden = g.conv(g.globalPool(map), 'fc1', { channels: squeezed, bias });
+  const inner = g.activation(hidden, 'silu');
+  return { hidden, inner, scale: g.activation(g.conv(inner, 'fc2', { channels: map.channels, bias }), 'sigmoid') };
+};
+
+describe("a gate's two layers", () => {
+  // kernels forward: each layer and each activation is one, or all four together are
+  it.each<[string, number, GraphSpec]>([
+    ['as convolutions', 1, gated(16, layers)],
+    ['as linear layers', 1, gated(16, (g, map) => {
+      const inner = g.relu(g.linear(g.globalPool(map), 'fc1', { features: 4 }));
+      return { scale: g.activation(g.linear(inner, 'fc2', { features: 16 }), 'hardsigmoid') };
+    })],
+    ['without biases', 4, gated(16, (g, map) => layers(g, map, { bias: false }))],
+    ['too wide for shared memory', 4, gated(1024, (g, map) => layers(g, map, { squeezed: 3080 }))],
+    ['the first of which is read elsewhere', 4, gated(16, (g, map) => {
+      const { hidden, scale } = layers(g, map, { squeezed: 8 });
+      return { scale, behind: (x) => g.channelScale(x, g.activation(hidden, 'hardsigmoid')) };
+    })],
+    ['the activation between which is read elsewhere', 4, gated(16, (g, map) => {
+      const { inner, scale } = layers(g, map, { squeezed: 8 });
+      return { scale, behind: (x) => g.channelScale(x, g.activation(inner, 'sigmoid')) };
+    })],
+    ['with one activation more', 4, gated(16, (g, map) => {
+      const inner = g.relu(g.activation(g.conv(g.globalPool(map), 'fc1', { channels: 8, bias: true }), 'hardswish'));
+      return { scale: g.activation(g.conv(inner, 'fc2', { channels: 16, bias: true }), 'sigmoid') };
+    })],
+  ])('%s are %i steps of the plan', async (what, steps, graph) => {
+    const compiled = (fusion: string) => withFusion(fusion, () => new Encoder(new CompiledEncoder(device, graph, { batch, resolution })));
+    using plain = await compiled('nodes');
+    using fused = await compiled('layers');
+    for (const encoder of [plain, fused]) encoder.load(initialWeights(graph, 3));
+    const [expected, found] = [await takeStep(plain, images, dOutput), await takeStep(fused, images, dOutput)];
+    expect(relativeError(found.output, expected.output)).toBeLessThan(1e-5);
+    expect(wholeError(found.gradients, expected.gradients)).toBeLessThan(1e-4);
+    // stem, depthwise, mean, gate, projection, mean, fc, output; a projection stored, an activation and a scale more, or an activation
+    const others = 8 + (what.includes('elsewhere') ? 3 : what.includes('more') ? 1 : 0);
+    expect(fused.info.kernelsForward - others).toBe(steps);
+  });
 });

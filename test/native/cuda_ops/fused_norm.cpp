@@ -87,6 +87,23 @@ void squeezes(const RowsShape& s, Act act) {
   });
 }
 
+void excitations(int images, int channels, int squeezed, Act inner, Act outer) {
+  char name[100];
+  std::snprintf(name, sizeof name, "excitation %dx%d squeezed %d act %d %d", images, channels, squeezed, int(inner), int(outer));
+  check(name, [=](Run& t) {
+    const size_t wide = size_t(images) * channels, narrow = size_t(images) * squeezed, weights = size_t(channels) * squeezed;
+    Excitation e{images, channels, squeezed, inner, outer, nullptr, nullptr, nullptr, nullptr};
+    e.w1 = t.input(weights, float(std::sqrt(1.0 / channels)));
+    e.w2 = t.input(weights, float(std::sqrt(1.0 / squeezed)));
+    e.b1 = t.input32(squeezed);
+    e.b2 = t.input32(channels);
+    const void* x = t.input(wide);
+    t.ops.excitation_forward(*t.device, e, t.type, x, t.output(narrow), t.output(wide), t.output(wide));
+    const ExcitationGradients gradients{t.sum32(weights), t.sum32(squeezed), t.sum32(weights), t.sum32(channels)};
+    t.ops.excitation_backward(*t.device, e, t.type, x, t.input(narrow), t.input(wide), t.input(wide), t.output(wide), gradients);
+  });
+}
+
 // A mean a hundred deviations away from zero: nothing may be lost in float32. bfloat16 cannot hold such values, so few of them are used.
 void far_means() {
   const RowsShape s{3, 77, 24};
@@ -165,6 +182,12 @@ void fused_norms() {
     gradients({8, 56 * 56, 64}, Act::relu6);
     squeezes({8, 28 * 28, 240}, Act::silu);
   }
+  for (Act act : all_acts) excitations(5, 40, 16, act, act);
+  excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
+  excitations(70, 72, 24, Act::relu, Act::hardsigmoid);     // more images than a block of the weights' gradients has at once
+  excitations(3, 1152, 48, Act::silu, Act::sigmoid);
+  excitations(2, 2112, 88, Act::silu, Act::sigmoid);        // more columns than a block has threads for
+  if (!small) excitations(129, 960, 240, Act::relu, Act::hardsigmoid);
   far_means();
   for (Act act : {Act::none, Act::relu, Act::hardswish}) max_pools({2, 35, 18, 24, 3, 2, 1, 18, 9}, act);
   max_pools({1, 33, 17, 72, 3, 2, 1, 17, 9}, Act::relu);
