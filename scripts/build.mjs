@@ -179,6 +179,7 @@ async function buildEmulated() {
     options: ['-O2', '-march=native', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
     link: linkFlags,
   });
+  const briefly = '-O1'; // sanitized kernels take the compiler twice as long as they run: this halves it
   const how = `${compiler}, CPU and emulated CUDA: for tests`;
   if (!sanitizer) {
     const engine = [...sharedCpu, ...own, ...machine, ...kernels];
@@ -189,12 +190,12 @@ async function buildEmulated() {
   const folder = `build-emulated-${sanitizer}`;
   if (sanitizer === 'races') {
     // In kernels the compiler marks loads and stores; what it calls there is test/native/emulation/races.cpp.
-    const marked = await compile(`${folder}/kernels`, [{ sources: kernels }], flags(['-g', '-fsanitize=thread', '-DLGD_CHECK_RACES']));
+    const marked = await compile(`${folder}/kernels`, [{ sources: kernels }], flags([briefly, '-fsanitize=thread', '-DLGD_CHECK_RACES']));
     const engine = [...machine, ...sharedCpu, ...own, ...marked]; // the machine first: of what both define inline, its own is taken
     await compile(folder, [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...link(engine)], flags(['-DLGD_CHECK_RACES'], []));
   } else {
     // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
-    await compile(folder, link([...sharedCpu, ...own, ...machine, ...kernels]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer']));
+    await compile(folder, link([...sharedCpu, ...own, ...machine, ...kernels]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer', briefly]));
   }
   return [`${folder}/Release/cuda_ops`, `${how}, with a check for ${sanitizer === 'races' ? 'races' : `${sanitizer} faults`}`];
 }
