@@ -1,7 +1,8 @@
 import { availableParallelism } from 'node:os';
 import { describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
-import { addonPath, loadAddon, loadEmulatedAddon, type CudaStatus, type DeviceHandle, type NativeAddon, type NativeDeviceInfo } from './native.js';
+import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
+import type { CudaStatus, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emulated';

@@ -1,5 +1,6 @@
 import { LgdError } from '../errors.js';
-import { loadAddon, type NativeAddon, type PixelStoreHandle } from '../native.js';
+import { loadAddon } from '../addon.js';
+import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
 import { importSharp, type Sharp } from './sharp.js';

@@ -2,7 +2,8 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { loadAddon, type NativeAddon } from '../native.js';
+import { loadAddon } from '../addon.js';
+import type { NativeAddon } from '../native.js';
 
 /** Which decoder plain JPEG files go to. */
 export interface JpegDecoder {

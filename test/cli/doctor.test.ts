@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from 'vitest';
-import { addonPath, loadAddon } from '../../lib/native.js';
+import { addonPath, loadAddon } from '../../lib/addon.js';
 import type { SystemReport } from '../../lib/system.js';
 import { version } from '../../lib/version.js';
 import { writeFakeAddon } from '../fixtures/fake-addon.js';

@@ -6,7 +6,7 @@ import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { writeSafetensors } from '../../lib/safetensors.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { ensureBuilt } from '../cli/built.js';

@@ -8,7 +8,7 @@ import { beforeAll, expect, test } from 'vitest';
 import { CategoryList } from '../../lib/text/names.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { referenceEmbeddings } from '../../lib/export/compare.js';
 import { readExportSource } from '../../lib/export/source.js';
 import { exportStudent } from '../../lib/export/student.js';

@@ -8,7 +8,7 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { createEncoder, createStudent, loadTeacher, PrecomputedTeacher, type AnyTeacher } from '../../lib/models/index.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';

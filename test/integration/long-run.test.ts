@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { readRuns } from '../../lib/report/read-run.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';

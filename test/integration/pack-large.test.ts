@@ -7,7 +7,7 @@ import { beforeAll, expect, it } from 'vitest';
 import type { PackKind, PackRecipe } from '../../lib/data/pack/format.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { PackWriter } from '../../lib/data/pack/writer.js';
-import { addonPath, loadAddon } from '../../lib/native.js';
+import { addonPath, loadAddon } from '../../lib/addon.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 

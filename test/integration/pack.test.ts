@@ -9,7 +9,7 @@ import { openImages } from '../../lib/data/open-images.js';
 import { packImages, type PackOptions } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { preflight } from '../../lib/train/preflight.js';

@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
-import { addonPath } from '../../lib/native.js';
+import { addonPath } from '../../lib/addon.js';
 import { readSafetensors } from '../../lib/safetensors.js';
 import { CheckpointStore } from '../../lib/train/checkpoint.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';

@@ -1,7 +1,8 @@
 // Statistics of the draws, read off images whose pixels tell where they come from: red is the column, green is the row.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { loadAddon, type NativeAugmentRecipe, type PixelStoreHandle } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
+import type { NativeAugmentRecipe, PixelStoreHandle } from '../../lib/native.js';
 import { augmentBatch, readAugmentFixture, storeOf } from './augment-fixture.js';
 
 const addon = loadAddon();

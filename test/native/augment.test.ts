@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openDevice } from '../../lib/device.js';
-import { loadAddon, type PixelStoreHandle } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
+import type { PixelStoreHandle } from '../../lib/native.js';
 import { devicesUnderTest } from '../devices.js';
 import { augmentBatch, readAugmentFixture, storeOf, type AugmentCase, type AugmentFixture } from './augment-fixture.js';
 

@@ -70,7 +70,7 @@ describe('an installed package', () => {
 
   /** The error of loading the addon there, in a process of its own. */
   function failure(): { code: string; message: string } {
-    const script = `import(${JSON.stringify(pathToFileURL(join(installed, 'dist', 'native.js')).href)}).then((m) => { m.loadAddon(); }).catch((e) => console.log(JSON.stringify({ code: e.code, message: e.message })))`;
+    const script = `import(${JSON.stringify(pathToFileURL(join(installed, 'dist', 'addon.js')).href)}).then((m) => { m.loadAddon(); }).catch((e) => console.log(JSON.stringify({ code: e.code, message: e.message })))`;
     const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: '' } });
     expect(stderr).toBe('');
     return JSON.parse(stdout) as { code: string; message: string };
@@ -99,7 +99,7 @@ describe('$LGDISTILL_ADDON', () => {
   async function load(file: string): Promise<string> {
     vi.stubEnv('LGDISTILL_ADDON', file);
     vi.resetModules();
-    const { loadAddon } = await import('../../lib/native.js');
+    const { loadAddon } = await import('../../lib/addon.js');
     return loadAddon().buildInfo().buildId;
   }
 

@@ -4,7 +4,7 @@ import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
-import { loadAddon } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
 import { noteSkip, sharedPath } from '../shared.js';

@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { decodeImage, type DecodedImage } from '../../lib/data/decode.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
-import { loadAddon } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
 
 const addon = loadAddon();

@@ -14,7 +14,7 @@ import { imagesFromBuffers, sampleSource, type ImageSource } from '../../lib/dat
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { readViews } from '../../lib/data/views.js';
 import { Device, openDevice } from '../../lib/device.js';
-import { loadAddon } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 

@@ -6,7 +6,8 @@ import { chooseMode, decodedBytes, openDataset } from '../../lib/data/open-datas
 import { readAhead } from '../../lib/data/read-ahead.js';
 import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages, type StreamedImagesOptions } from '../../lib/data/streamed.js';
-import { loadAddon, type NativeAddon, type PixelStoreHandle } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
+import type { NativeAddon, PixelStoreHandle } from '../../lib/native.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const addon = loadAddon();

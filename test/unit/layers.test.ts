@@ -2,7 +2,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { loadAddon, nativeFunctions, type NativeAddon } from '../../lib/native.js';
+import { loadAddon } from '../../lib/addon.js';
+import { nativeFunctions, type NativeAddon } from '../../lib/native.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -36,7 +37,7 @@ describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [
       ['lib/errors', 'lib/lifetime', 'lib/turn', 'lib/version', 'lib/make-folder', 'lib/principal-axes', 'lib/process-lock', 'lib/safetensors', 'lib/text/spelling'],
-      ['lib/native', 'lib/addon-search', 'lib/cuda-probe', 'lib/device', 'lib/hub', 'lib/onnx'],
+      ['lib/native', 'lib/addon', 'lib/cuda-probe', 'lib/device', 'lib/hub', 'lib/onnx'],
       ['lib/semantic/'],
       ['lib/config', 'lib/models/', 'lib/banks/', 'lib/data/', 'lib/text/'],
       ['lib/train/', 'lib/evaluate/', 'lib/dense/', 'lib/export/', 'lib/advice', 'lib/system', 'lib/init'],

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { addonPath, loadAddon } from '../../lib/native.js';
+import { addonPath, loadAddon } from '../../lib/addon.js';
 import { prebuiltPackage } from '../../lib/addon-search.js';
 import { compareVersions, glibcFloor } from '../../scripts/glibc.mjs';
 import { strayFields, strayFiles } from '../../scripts/package/contents.mjs';

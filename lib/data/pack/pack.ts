@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../make-folder.js';
-import { loadAddon } from '../../native.js';
+import { loadAddon } from '../../addon.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage, CacheProgress } from '../decode-all.js';
 import { decoderThreads, tuneForMany } from '../decoders.js';
