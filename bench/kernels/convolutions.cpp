@@ -59,7 +59,7 @@ void forward(Table& table, const Layer& layer) {
 // Both gradients, as a step takes them: the 1x1 convolutions that suit it in one kernel, the others in two.
 void backward(Table& table, const Layer& layer) {
   const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
-  const bool one_pass = layer.r == 1 && layer.stride == 1 && suits_pointwise(shape_of(table, layer, table.batch()), DType::bf16);
+  const bool one_pass = layer.r == 1 && layer.stride == 1 && suits_pointwise(*table.gpu, shape_of(table, layer, table.batch()), DType::bf16);
   const Work work{2 * (2 * counts.y + 2 * counts.x + counts.w) + 4 * counts.w, 2 * counts.operations, Unit::tensor, "g, y, x, w, dw (float32), g of x; each once"};
   table.operation(name_of(one_pass ? "pointwise_backward" : "conv_norm_backward", layer), work, [&](Operands& t) -> Call {
     const ConvShape s = shape_of(table, layer, t.n);

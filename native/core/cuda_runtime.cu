@@ -50,6 +50,12 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
+size_t block_shared_memory(int index) {
+  int bytes = 0;
+  LGD_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  return size_t(bytes);
+}
+
 int driver_version() {
   int version = 0;
   if (cudaDriverGetVersion(&version) != cudaSuccess) cudaGetLastError();

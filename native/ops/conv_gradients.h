@@ -18,8 +18,8 @@ void data_gradient(Context&, const ConvShape&, DType type, const LazyGradient& d
 void weight_gradient(Context&, const ConvShape&, DType type, const LazyInput& x, const LazyGradient& dy, float* dw);
 
 // Both at once (ops/pointwise_backward.cu): can it be done for this shape, and is it the faster way?
-bool fits_pointwise(const ConvShape&, DType type);
-bool suits_pointwise(const ConvShape&, DType type);
+bool fits_pointwise(const Context&, const ConvShape&, DType type);
+bool suits_pointwise(const Context&, const ConvShape&, DType type);
 void pointwise_backward(Context&, const ConvShape&, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget& target);
 
 }  // namespace lgd

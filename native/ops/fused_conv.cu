@@ -34,10 +34,13 @@ template <class T, class Body>
 void with_phase(const Context& ctx, const ConvShape& s, const where::Phase& phase, const LazyGradient& dy, const void* w, Body&& body) {
   const read::Gradient<T> gradient(dy);
   const read::Stored<T> weights{static_cast<const T*>(w)};
-  matrix::with_tile<T, 3>(ctx, phase.rows(s.n), s.c, [&](auto tile) {
-    if (is_pointwise(s)) body(tile, Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
-    else body(tile, Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
-  });
+  const auto with_operands = [&](auto a, auto b) {
+    // Three numbers a channel of dy lie beside the tiles: the wide ones are too much for a block of most cards from 640 channels on.
+    const auto fits = [&](auto tile) { return matrix::shared_bytes<T, decltype(tile), decltype(a), decltype(b), ReachTarget<T>>(a, b) <= cuda::block_shared_memory(ctx.index); };
+    matrix::with_tile<T, 3>(ctx, phase.rows(s.n), s.c, [&](auto tile) { body(tile, a, b); }, fits);
+  };
+  if (is_pointwise(s)) with_operands(Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
+  else with_operands(Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
 }
 
 template <class T>
@@ -105,7 +108,7 @@ void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInp
 
 void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
-  if (target && suits_pointwise(s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
+  if (target && suits_pointwise(ctx, s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
   weight_gradient(ctx, s, type, x, dy, dw);
   if (target) data_gradient(ctx, s, type, dy, w, *target);
 }

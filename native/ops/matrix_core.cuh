@@ -423,18 +423,19 @@ struct Tiles {
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };
 
-// Calls body with the tile that suits an M x N product; float32, for checking only, has one. Three stages leave room for an operand
-// made of two tensors.
-template <class T, int stages, class Body>
-void with_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
+// Calls body with the tile that suits an M x N product and fits, as far as fits(tile) tells; float32, for checking only, has one. Three stages
+// leave room for an operand made of two tensors.
+constexpr auto every_tile = [](auto) { return true; };
+template <class T, int stages, class Body, class Fits = decltype(every_tile)>
+void with_tile(const Context& ctx, int64_t M, int64_t N, Body&& body, const Fits& fits = every_tile) {
   using All = Tiles<stages>;
   if constexpr (sizeof(T) == 4) {
     body(typename All::Checked{});
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
-    if (blocks(128, 64) < multiprocessors) return body(typename All::Small{});
-    const bool groups = use_warpgroups(ctx), middle = N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
+    if (blocks(128, 64) < multiprocessors || !fits(typename All::Middle{})) return body(typename All::Small{});
+    const bool groups = use_warpgroups(ctx), middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
     if (middle && groups) return body(typename All::MiddleGroup{});
     if (middle) return body(typename All::Middle{});
     if (groups) return body(typename All::WideGroup{});

@@ -23,16 +23,10 @@ namespace {
 
 constexpr int threads = 256, warps = 8;
 
-struct Job {
-  int rows, K, C;                    // pixels, channels of dy, channels of x
-  int tile_rows, log_warps_k;        // pixels of a tile (32 or 64); logarithm of the warps along K (the others lie along C)
-  FastDivide by_pixels;              // of an image
-  FastDivide by_chunks_k, by_chunks_c, by_chunks_out;  // 16-byte chunks of a row, padded or as stored
-  read::Gradient<bf16> dy;
-  read::Activation<bf16> x;
-  const bf16* w;
-  ReachTarget<bf16> out;
-  float* dw;                         // [blocks][K][C]
+// What of a tile lies in shared memory.
+struct Layout {
+  int K, C;                          // channels of dy, channels of x
+  int tile_rows;                     // pixels of a tile, 32 or 64
 
   constexpr int padded_k() const { return (K + 15) / 16 * 16; }
   constexpr int padded_c() const { return (C + 15) / 16 * 16; }
@@ -45,6 +39,17 @@ struct Job {
     const size_t all = size_t(shared_elements()) * 2 + size_t(numbers()) * 4, sums = size_t(threads) * 16 * 4;
     return all > sums ? all : sums;
   }
+};
+
+struct Job : Layout {
+  int rows, log_warps_k;             // pixels; logarithm of the warps along K (the others lie along C)
+  FastDivide by_pixels;              // of an image
+  FastDivide by_chunks_k, by_chunks_c, by_chunks_out;  // 16-byte chunks of a row, padded or as stored
+  read::Gradient<bf16> dy;
+  read::Activation<bf16> x;
+  const bf16* w;
+  ReachTarget<bf16> out;
+  float* dw;                         // [blocks][K][C]
 };
 
 // A thread's chunks of a [rows][channels] tile: one column, every `step`-th row. Columns between the channels and their padding are zero.
@@ -267,13 +272,15 @@ void with_plan(const Plan& plan, Body&& body) {
 
 }  // namespace
 
-bool fits_pointwise(const ConvShape& s, DType type) {
-  return type == DType::bf16 && is_pointwise(s) && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0;
+// On cards with less shared memory than an H100's, weights that fill it take two products instead.
+bool fits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
+  return type == DType::bf16 && is_pointwise(s) && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0 &&
+         Layout{s.k, s.c, 32}.shared_bytes() <= cuda::block_shared_memory(ctx.index);
 }
 
-bool suits_pointwise(const ConvShape& s, DType type) {
+bool suits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
   // Every block leaves 4 K C bytes that are written and read again; the pass saved is 4 K bytes a pixel.
-  return fits_pointwise(s, type) && s.rows() >= int64_t(4) * multiprocessors * s.c && s.rows() >= 64 * 2 * multiprocessors;
+  return fits_pointwise(ctx, s, type) && s.rows() >= int64_t(4) * multiprocessors * s.c && s.rows() >= 64 * 2 * multiprocessors;
 }
 
 void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget& target) {
@@ -281,9 +288,9 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   const Plan plan(s.k, s.c);
   with_plan(plan, [&](auto kernel, int resident) {
     const auto chunks = [](int channels) { return FastDivide(uint32_t(channels + 7) / 8); };
-    Job job{int(s.rows()), s.k, s.c, 64, plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), chunks((s.k + 15) / 16 * 16), chunks((s.c + 15) / 16 * 16), chunks(s.c),
+    Job job{{s.k, s.c, 64}, int(s.rows()), plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), chunks((s.k + 15) / 16 * 16), chunks((s.c + 15) / 16 * 16), chunks(s.c),
             read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w), ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
-    const size_t room = (227 << 10) / size_t(resident) - 1024;
+    const size_t room = (cuda::block_shared_memory(ctx.index) + 1024) / size_t(resident) - 1024;  // a block takes 1 KiB for itself
     if (job.shared_bytes() > room) job.tile_rows = 32;
     if (job.shared_bytes() > room) resident = 1;
     const size_t shared = job.shared_bytes();

@@ -178,7 +178,8 @@ void self_attention_forward_cuda(Context& ctx, const SelfAttentionShape& s, DTyp
   LGD_CHECK(s.n < 65536 && s.heads < 65536, "BAD_SHAPE", "self-attention has ", s.n, " images of ", s.heads, " heads. Allowed on CUDA: less than 65,536 of either.");
   if (type == DType::f32) {
     const size_t bytes = size_t(4) * s.tokens * sizeof(float);
-    LGD_CHECK(bytes <= 200 << 10, "BAD_SHAPE", "self-attention in float32 holds at most 12,800 tokens on CUDA, found ", s.tokens, ".");
+    const size_t most = cuda::block_shared_memory(ctx.index);
+    LGD_CHECK(bytes <= most, "BAD_SHAPE", "self-attention in float32 holds at most ", most / (4 * sizeof(float)), " tokens on this GPU, found ", s.tokens, ". Use bfloat16.");
     allow_shared_memory(checked_kernel, bytes);
     LGD_LAUNCH(ctx, checked_kernel, dim3(unsigned((s.tokens + 3) / 4), unsigned(s.heads), unsigned(s.n)), threads, bytes, s, static_cast<const float*>(qkv),
                static_cast<float*>(out));

@@ -128,7 +128,7 @@ void one_pass(const ConvShape& s, Act act, bool gated, bool lazy, Into into) {
     void* w = t.input(Sizes(s).w, Sizes(s).fan);
     float* dw = t.sum32(Sizes(s).w);
     const GradientTarget target = gradient_target(t, s, into, act);
-    if (t.device->kind == DeviceKind::cuda && fits_pointwise(s, t.type)) pointwise_backward(*t.device, s, x, dy, w, dw, target);
+    if (t.device->kind == DeviceKind::cuda && fits_pointwise(*t.device, s, t.type)) pointwise_backward(*t.device, s, x, dy, w, dw, target);
     else t.ops.conv_norm_backward(*t.device, s, t.type, x, dy, w, dw, &target);
   });
 }
@@ -181,6 +181,8 @@ void fused_convolutions() {
     forward(s, with_act("walking, lazy", Act::hardswish), [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
     backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);
   }
+  const ConvShape many = conv(2, 11, 13, 136, 1280, 1, 1, 0);  // of so many channels the numbers leave no room for the widest tiles on most GPUs
+  backward(many, "many channels", [many](Run& t) { return lazy_input(t, many, Act::relu, false); }, true, &norm_sum, Act::hardswish);
   for (auto [k, c] : {std::pair{72, 24}, {24, 104}, {40, 120}, {240, 40}, {200, 80}, {384, 64}, {64, 384}}) {
     const ConvShape s = conv(3, 15, 13, c, k, 1, 1, 0);
     one_pass(s, Act::relu6, false, true, Into::norm);

@@ -187,6 +187,7 @@ void fused_norms() {
   excitations(70, 72, 24, Act::relu, Act::hardsigmoid);     // more images than a block of the weights' gradients has at once
   excitations(3, 1152, 48, Act::silu, Act::sigmoid);
   excitations(2, 2112, 88, Act::silu, Act::sigmoid);        // more columns than a block has threads for
+  excitations(1, excitation_widest - 96, 96, Act::silu, Act::sigmoid);
   if (!small) excitations(129, 960, 240, Act::relu, Act::hardsigmoid);
   far_means();
   for (Act act : {Act::none, Act::relu, Act::hardswish}) max_pools({2, 35, 18, 24, 3, 2, 1, 18, 9}, act);
