@@ -206,7 +206,7 @@ void Executor::backward_gate(const Step& step, const StepGradient& writes) {
 }
 
 Excitation Executor::excitation(const Step& step) const {
-  const std::vector<int>&first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const std::vector<int> &first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
   const auto stored = [&](int value) { return program_.shapes.values[size_t(value)].stored; };
   Excitation e;
   e.images = program_.shapes.batch;
@@ -227,7 +227,7 @@ void Executor::forward_excitation(const Step& step) {
 
 void Executor::backward_excitation(const Step& step, const StepGradient& writes) {
   LGD_CHECK(writes.inputs[0] == GradientWrite::write, "NATIVE_ERROR", "what ", node_of(step).name, " reads has another use");
-  const std::vector<int>&first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
+  const std::vector<int> &first = node_of(step).parameters, &second = program_.graph.nodes[size_t(step.second)].parameters;
   const ExcitationGradients gradients{parameters_.gradient(first[conv_weight]), parameters_.gradient(first[conv_bias]), parameters_.gradient(second[conv_weight]),
                                       parameters_.gradient(second[conv_bias])};
   kernels_.excitation_backward(*device_, excitation(step), program_.shapes.type, value(step.inputs[0]), value(step.node + 1), value(step.second + 1), gradient(step.output),

@@ -140,11 +140,11 @@ class LayerFusion {
     scaled.gate = step.inputs[1];
     step.kind = StepKind::gate;
     steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
-    join_excitation(gate);
+    fuse_excitation(gate);
   }
 
   // pool -> layer -> activation -> layer -> activation -> the gate, each read by the next alone: one step, in place of the last.
-  void join_excitation(int gate) {
+  void fuse_excitation(int gate) {
     const int outer = only_above(steps_[size_t(gate)].inputs[1], gate), second = layer_above(outer);
     const int inner = second < 0 ? -1 : only_above(steps_[size_t(second)].inputs[0], second), first = layer_above(inner);
     if (first < 0) return;
