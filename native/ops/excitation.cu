@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(threads, 1)
 }
 
 constexpr int partial_pitch = threads + 1;  // one more, so that the eight columns of a chunk lie in eight groups of banks
+static_assert((8 * partial_pitch + excitation_widest) * sizeof(float4) <= 99 << 10);
 
 // emit(column, sums over r of w[r][column] v[r]) for four images at once, v[r] holding their numbers of row r. partial: [8][partial_pitch].
 // Every thread calls it; nobody may write v before the next barrier.

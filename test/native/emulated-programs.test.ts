@@ -21,7 +21,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
       ['kernels', ['small'], /kernels: 0 failed\s*$/, {}],
       // on a GPU whose blocks have less shared memory: the ways around what does not fit
-      ...(sanitizer === undefined ? [['cuda_ops', ['small', 'every=3'], /cuda operations: [1-9]\d+ checks, 0 failed/, { LGDISTILL_EMULATION_SHARED: '99' }] as const] : []),
+      ...(sanitizer === undefined ? [['small', 'every=3'], ['small', 'many channels'], ['small', 'pointwise']].map((args) => ['cuda_ops', args, /cuda operations: [1-9]\d* checks, 0 failed/, { LGDISTILL_EMULATION_SHARED: '99' }] as const) : []),
     ] as const)('%s %s', (program, args, closing, env) => {
       const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order, ...env });
       expect(output).toMatch(closing);

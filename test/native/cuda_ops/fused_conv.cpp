@@ -181,7 +181,7 @@ void fused_convolutions() {
     forward(s, with_act("walking, lazy", Act::hardswish), [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
     backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);
   }
-  const ConvShape many = conv(2, 11, 13, 136, 1280, 1, 1, 0);  // of so many channels the numbers leave no room for the widest tiles on most GPUs
+  const ConvShape many = conv(2, 11, 13, 200, 1280, 1, 1, 0);  // of so many channels the numbers leave no room for the widest tiles on most GPUs
   backward(many, "many channels", [many](Run& t) { return lazy_input(t, many, Act::relu, false); }, true, &norm_sum, Act::hardswish);
   for (auto [k, c] : {std::pair{72, 24}, {24, 104}, {40, 120}, {240, 40}, {200, 80}, {384, 64}, {64, 384}}) {
     const ConvShape s = conv(3, 15, 13, c, k, 1, 1, 0);
