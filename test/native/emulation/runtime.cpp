@@ -7,6 +7,8 @@
 //   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
 //   - while a thread captures it may not allocate, free or wait for the captured stream; copies must be from and to pinned memory;
 //     memory that captured work uses must outlive the launch; every stream drawn into a capture must be joined.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -55,11 +57,29 @@ bool same_shape(const Graph& a, const Graph& b) {
                     [](const Node& x, const Node& y) { return x.operation.kind == y.operation.kind && x.after == y.after; });
 }
 
+// Memory of its own mapping, far above 4 GiB: the heap of a program that is not position-independent lies below, where a float among a
+// kernel's arguments looks like an address of it (0.075f is 0x3d99999a). AddressSanitizer's heap lies high, and it watches the byte behind
+// what was asked for.
+#if defined(__SANITIZE_ADDRESS__)
+void* map_memory(size_t bytes) {
+  void* pointer = nullptr;
+  return posix_memalign(&pointer, 256, bytes) == 0 ? pointer : nullptr;
+}
+void unmap_memory(void* pointer, size_t) noexcept { std::free(pointer); }
+#else
+void* map_memory(size_t bytes) {
+  void* pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return pointer == MAP_FAILED ? nullptr : pointer;
+}
+void unmap_memory(void* pointer, size_t bytes) noexcept { munmap(pointer, bytes); }
+#endif
+
 void* allocate_memory(size_t bytes, bool pinned) {
   std::lock_guard lock(mutex);
   LGD_CHECK(!captures_here(), "DEVICE_ERROR", "an allocation inside a capture");
-  void* pointer = nullptr;  // not a byte more than asked for: AddressSanitizer watches the next one
-  LGD_CHECK(posix_memalign(&pointer, 256, bytes) == 0, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
+  void* pointer = map_memory(std::max<size_t>(bytes, 1));
+  LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
+  LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR", "memory below 4 GiB, where numbers look like addresses");
   if (order() != Order::none) std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
   else if (bytes < 64 << 20) std::memset(pointer, 0, bytes);      // numbers that the host takes for a result; an arena is never touched
   allocations[reinterpret_cast<uintptr_t>(pointer)] = {std::max<size_t>(bytes, 1), pinned, {}, {}};
@@ -80,8 +100,9 @@ void free_memory(void* pointer) noexcept {
   } catch (...) {
     late_error = std::current_exception();
   }
-  allocations.erase(reinterpret_cast<uintptr_t>(pointer));
-  std::free(pointer);
+  const auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
+  unmap_memory(pointer, at->second.bytes);
+  allocations.erase(at);
 }
 
 }  // namespace
