@@ -14,8 +14,8 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 
     it.each([
       ['cuda_ops', ['small', `every=${every}`], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warps\s*$/, {}],
-      ['cuda_ops', ['small', `every=${every}`, 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
-      ['cuda_ops', ['deferred'], /cuda operations: 2 checks, 0 failed/, {}],
+      ['cuda_ops', ['small', `every=${sanitizer === undefined ? 1 : 2 * every}`, 'conv'], /cuda operations: [1-9]\d+ checks, 0 failed; dense products by warpgroups\s*$/, { LGDISTILL_WGMMA: '1' }],
+      ['cuda_ops', [...(sanitizer === undefined ? [] : ['small']), 'deferred'], /cuda operations: 2 checks, 0 failed/, {}],
       ['cuda_augment', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
       ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, {}],
       ['cuda_streams', [], /^[1-9]\d+ checks, 0 failures\s*$/, {}],
