@@ -122,8 +122,8 @@ void max_pool(Table& table) {
     in.scale = t.values32(size_t(s.c), 0, 1);  // so that both sides see the same order of values
     in.shift = t.values32(size_t(s.c), 0, 0);
     const void* d_out = t.images(image_out(s));
-    void* dx = t.out_images(image_in(s));
-    return [=, &t] { t.ops.lazy_max_pool_backward(*t.device, s, t.type, in, d_out, dx, false); };
+    const GradientTarget target = gradient_target(t, image_in(s), s.c, in);
+    return [=, &t] { t.ops.lazy_max_pool_backward(*t.device, s, t.type, in, d_out, target); };
   });
 }
 

@@ -53,6 +53,7 @@ class Executor {
   LazyGradient lazy_gradient(const Step& conv) const;
   NormGradient norm_gradient(int node) const;
   GradientTarget gradient_target(int value) const;
+  GradientTarget input_target(const Step&, const StepGradient&) const;
   void forward_layer(const Step& step);
   void forward_conv_norm(const Step& step);
   void forward_join(const Step& step);

@@ -57,6 +57,15 @@ GradientTarget Executor::gradient_target(int number) const {
   return target;
 }
 
+// Where a step that may finish its input's gradient puts it.
+GradientTarget Executor::input_target(const Step& step, const StepGradient& writes) const {
+  GradientTarget target;
+  if (writes.finish_input) target = gradient_target(step.inputs[0]);
+  target.g = gradient(step.inputs[0]);
+  target.accumulate = writes.inputs[0] == GradientWrite::accumulate;
+  return target;
+}
+
 LazyGradient Executor::lazy_gradient(const Step& conv) const {
   const Activation& activation = program_.activations[size_t(conv.activation)];
   const NormNumbers numbers = norm_numbers(activation.norm);
@@ -144,8 +153,7 @@ void Executor::backward_layer(const Step& step, const StepGradient& writes) {
     case StepKind::lazy_max_pool:
       if (writes.inputs[0] == GradientWrite::none) return;
       return kernels_.lazy_max_pool_backward(*device_, pool_shape(program_.graph, program_.shapes, step.node), program_.shapes.type,
-                                             lazy_input(step.inputs[0]), gradient(step.output), gradient(step.inputs[0]),
-                                             writes.inputs[0] == GradientWrite::accumulate);
+                                             lazy_input(step.inputs[0]), gradient(step.output), input_target(step, writes));
   }
 }
 
@@ -160,15 +168,11 @@ void Executor::finish_activation(int number, const void* dy, void* g) {
 void Executor::backward_conv_norm(const Step& step, const StepGradient& writes) {
   if (writes.finish_own) finish_activation(step.activation, gradient(step.activation), gradient(step.activation));
   const Node& conv = node_of(step);
-  const int input = step.inputs[0];
-  GradientTarget target;
-  if (writes.finish_input) target = gradient_target(input);
   const bool wanted = writes.inputs[0] != GradientWrite::none;
-  if (wanted) target.g = gradient(input);
-  target.accumulate = writes.inputs[0] == GradientWrite::accumulate;
+  const GradientTarget target = wanted ? input_target(step, writes) : GradientTarget{};
   const int weight = conv.parameters[conv_weight];
   const auto run = conv.groups > 1 ? kernels_.depthwise_norm_backward : kernels_.conv_norm_backward;
-  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(input), lazy_gradient(step),
+  run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, lazy_input(step.inputs[0]), lazy_gradient(step),
       parameters_.operand(weight), parameters_.gradient(weight), wanted ? &target : nullptr);
 }
 

@@ -98,12 +98,13 @@ class GradientPlanner {
   }
 
   // The gradient of an activation over a norm is finished (times act', with the norm's sums) by the last kernel that adds to it if that is a
-  // convolution; else where the activation's own gradient is taken up.
+  // convolution, or a pool that makes the activation itself; else where the activation's own gradient is taken up.
   void finish_activations() {
     for (size_t v = 0; v < program_.activations.size(); ++v) {
       const Activation& activation = program_.activations[v];
       if (activation.raw < 0 || activation.gated || activation.gate >= 0 || plan_.storage[v] < 0) continue;
-      if (ends_[v] >= 0 && program_.steps[size_t(ends_[v])].kind == StepKind::conv_norm && activation.drop < 0) {
+      const StepKind last = ends_[v] >= 0 ? program_.steps[size_t(ends_[v])].kind : StepKind::node;
+      if ((last == StepKind::conv_norm || (last == StepKind::lazy_max_pool && activation.lazy())) && activation.drop < 0) {
         plan_.steps[size_t(ends_[v])].finish_input = true;
         continue;
       }

@@ -57,7 +57,7 @@ struct StepGradient {
   bool needed = false;                  // does the output's gradient exist?
   std::vector<GradientWrite> inputs;    // like Step::inputs
   GradientWrite residual = GradientWrite::none;
-  bool finish_input = false;            // conv_norm: this write ends the gradient of the activation it reads (fused.h, GradientTarget)
+  bool finish_input = false;            // conv_norm, lazy_max_pool: this write ends the gradient of the activation it reads (fused.h, GradientTarget)
   bool finish_own = false;              // conv_norm, join: norm_gradient does that for its own activation first
 };
 

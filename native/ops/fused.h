@@ -56,7 +56,7 @@ struct NormGradient {
   float *a = nullptr, *b = nullptr, *c = nullptr;
 };
 
-// Where the gradient of a convolution's input goes. Without y: g (+)= dx. With y (the input is an activation over a norm, and this
+// Where the gradient of the input of a convolution or a pool goes. Without y: g (+)= dx. With y (the input is an activation over a norm, and this
 // is the last contribution to its gradient): g = (dx [+ g]) act'(u), and the norm's sums of the stored g are finished.
 struct GradientTarget {
   void* g = nullptr;                                   // storage type
@@ -111,11 +111,11 @@ void gate_backward_cuda(Context&, const RowsShape&, DType type, const LazyInput&
 void gate_finish_cpu(Context&, const RowsShape&, DType type, const void* gate, const void* d_pooled, const float* sums, float* pooled, const NormGradient&);
 void gate_finish_cuda(Context&, const RowsShape&, DType type, const void* gate, const void* d_pooled, const float* sums, float* pooled, const NormGradient&);
 
-// Maximum over the window of x (no gate); backward as max_pool_backward.
+// Maximum over the window of x (no gate); backward as max_pool_backward. A target that is finished is x: its y, scale, shift and act are.
 void lazy_max_pool_forward_cpu(Context&, const PoolShape&, DType type, const LazyInput& x, void* out);
 void lazy_max_pool_forward_cuda(Context&, const PoolShape&, DType type, const LazyInput& x, void* out);
-void lazy_max_pool_backward_cpu(Context&, const PoolShape&, DType type, const LazyInput& x, const void* d_out, void* dx, bool accumulate);
-void lazy_max_pool_backward_cuda(Context&, const PoolShape&, DType type, const LazyInput& x, const void* d_out, void* dx, bool accumulate);
+void lazy_max_pool_backward_cpu(Context&, const PoolShape&, DType type, const LazyInput& x, const void* d_out, const GradientTarget&);
+void lazy_max_pool_backward_cuda(Context&, const PoolShape&, DType type, const LazyInput& x, const void* d_out, const GradientTarget&);
 
 #define LGD_FUSED_OPERATIONS(X) \
   X(conv_norm_forward) \

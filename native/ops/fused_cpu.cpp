@@ -220,8 +220,11 @@ void lazy_max_pool_forward_cpu(Context& ctx, const PoolShape& s, DType type, con
   max_pool_forward_cpu(ctx, s, type, activation({s.n, int64_t(s.h) * s.w, s.c}, type, x).data(), out);
 }
 
-void lazy_max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, void* dx, bool accumulate) {
-  max_pool_backward_cpu(ctx, s, type, activation({s.n, int64_t(s.h) * s.w, s.c}, type, x).data(), d_out, dx, accumulate);
+void lazy_max_pool_backward_cpu(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
+  const RowsShape rows{s.n, int64_t(s.h) * s.w, s.c};
+  std::vector<float> dx(size_t(rows.rows()) * s.c);
+  max_pool_backward_cpu(ctx, s, type, activation(rows, type, x).data(), d_out, dx.data(), false);
+  reach_target(rows, type, dx, target);
 }
 
 }  // namespace lgd

@@ -1,27 +1,36 @@
 // Max-pooling of an activation as stored, or made from a raw output by a norm and an activation on the way (ops/pool.h, ops/fused.h).
-// Memory-bound; bytes at least, with x the input and y the output (a quarter of it in a ResNet): forward x + y, backward 2 x + y.
+// Memory-bound; bytes at least, with x the input and y the output (a quarter of it in a ResNet): forward x + y, backward 2 x + y, also where it
+// finishes the gradient of an activation over a norm, whose values the windows have brought into L1 and L2.
 //
 // Forward: a thread has 8 channels of one output and loads its whole window before it looks at it; windows overlap in L1 and L2.
 // Backward: a block has 16 x 16 input pixels of up to 64 channels. First it finds, once for each window that reaches into its pixels,
 // which position won, and leaves that with the window's gradient in shared memory; then each pixel gathers from its windows (at most four
-// with 3 x 3 and stride 2). Were every pixel to search its windows itself, each input would be read 36 times, not 9/4.
+// with 3 x 3 and stride 2). Were every pixel to search its windows itself, each input would be read 36 times, not 9/4. Blocks stay and take
+// tile after tile, each thread with channels of its own (ColumnWalk); between tiles its sums of a norm's gradient wait in shared memory, as
+// the window's values want the registers.
 // Positions of a window outside the image are clamped to its border: they stand for elements that the window has anyway, in the same order.
+#include <algorithm>
 #include <type_traits>
 
-#include "ops/fused.h"
-#include "core/cuda_device.cuh"
+#include "ops/multiprocessors.h"
+#include "ops/norm_finish.cuh"
 
 namespace lgd {
 
 namespace {
 
 constexpr int tile = 16;                       // input pixels a side of a backward block
-constexpr size_t shared_most = 48 << 10;
+constexpr size_t shared_most = 48 << 10;       // what a block may have unasked
 template <int kernel> using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
 
 struct AnyAct {
   Act act;
   __device__ __forceinline__ float operator()(float u) const { return act_any(act, u); }
+  __device__ __forceinline__ float slope(float u) const {
+    float slope = 0;
+    choose_act(act, [&](auto function) { slope = function.slope(u); });
+    return slope;
+  }
 };
 
 // How values come from what is stored.
@@ -39,6 +48,7 @@ struct Reader {
     shift = load8(shifts + chunk * 8);
   }
   __device__ __forceinline__ float operator()(float y, int i) const { return act(fmaf(y, scale.v[i], shift.v[i])); }
+  __device__ __forceinline__ float slope(float y, int i) const { return act.slope(fmaf(y, scale.v[i], shift.v[i])); }
 };
 
 __device__ __forceinline__ int within(int i, int size) { return min(max(i, 0), size - 1); }
@@ -87,10 +97,20 @@ __global__ void __launch_bounds__(256, 2) max_pool_kernel(const __grid_constant_
 }
 
 struct BackwardTiles {
-  int rows, columns, groups;     // tiles of an image; groups of channel chunks
-  int chunks;                    // of a group
+  int rows, columns, images;     // tiles of an image
   int windows;                   // that can reach into a tile, a side
-  constexpr int count() const { return windows * windows * chunks; }
+  ColumnWalk walk;               // channels: groups of chunks, and blocks that share a group's tiles
+  constexpr int count() const { return windows * windows * walk.width; }
+};
+constexpr size_t sums_bytes = 16 * 256 * sizeof(float);
+
+// Where the gradient goes, and what finishes it (mean null: nothing does).
+template <class T>
+struct PoolTarget {
+  T* g;
+  bool accumulate;
+  const float *mean, *rstd;
+  float* partial;
 };
 
 // First window that holds input row or column i.
@@ -124,44 +144,87 @@ __device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int
 
 template <class T, int kernel, class Function>
 __global__ void __launch_bounds__(256, 2) max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x,
-                                                                Reader<Function> read, const T* dy, T* dx, bool accumulate) {
+                                                                Reader<Function> read, const T* dy, const __grid_constant__ PoolTarget<T> target) {
   LGD_DYNAMIC_SHARED(Raw8<T>, gradients);
   uint2* won = reinterpret_cast<uint2*>(gradients + tiles.count());
-  int block = blockIdx.x;
-  const int group = block % tiles.groups;
-  block /= tiles.groups;
-  const int left = block % tiles.columns * tile;
-  block /= tiles.columns;
-  const int top = block % tiles.rows * tile, image = block / tiles.rows;
-  const int first_chunk = group * tiles.chunks, chunks = min(tiles.chunks, s.c / 8 - first_chunk);
-  const int bottom = min(s.h, top + tile), right = min(s.w, left + tile);
-  const int oy0 = first_window(s, top), ox0 = first_window(s, left);
-  const int high = last_window(s, bottom - 1, s.oh) - oy0 + 1, wide = last_window(s, right - 1, s.ow) - ox0 + 1;
-  const T* pixels = x + int64_t(image) * s.h * s.w * s.c;
+  const ColumnWalk& walk = tiles.walk;
+  const int first_chunk = blockIdx.y * walk.width, chunks = min(walk.width, walk.chunks - first_chunk);
+  const int mine = threadIdx.x % walk.width, row = threadIdx.x / walk.width;
+  const bool valid = mine < chunks && row < walk.rows_per_pass;
+  float* const sums = reinterpret_cast<float*>(won + tiles.count()) + threadIdx.x;  // [16][256]: this thread's
+  if (target.mean)
+    for (int i = 0; i < 16; ++i) sums[i * 256] = 0;
 
-  for (int e = threadIdx.x; e < high * wide * chunks; e += 256) {
-    const int chunk = first_chunk + e % chunks, oy = oy0 + e / chunks / wide, ox = ox0 + e / chunks % wide;
-    read.choose(chunk);
-    gradients[e] = load_raw8(dy + ((int64_t(image) * s.oh + oy) * s.ow + ox) * s.c + chunk * 8);
-    won[e] = winners<kernel>(s, pixels + chunk * 8, oy, ox, read);
-  }
-  __syncthreads();
+  for (int place = blockIdx.x; place < tiles.rows * tiles.columns * tiles.images; place += gridDim.x) {
+    const int left = place % tiles.columns * tile, top = place / tiles.columns % tiles.rows * tile, image = place / tiles.columns / tiles.rows;
+    const int bottom = min(s.h, top + tile), right = min(s.w, left + tile);
+    const int oy0 = first_window(s, top), ox0 = first_window(s, left);
+    const int high = last_window(s, bottom - 1, s.oh) - oy0 + 1, wide = last_window(s, right - 1, s.ow) - ox0 + 1;
+    const T* pixels = x + int64_t(image) * s.h * s.w * s.c;
 
-  const int width = right - left;
-  for (int e = threadIdx.x; e < (bottom - top) * width * chunks; e += 256) {
-    const int chunk = e % chunks, y = top + e / chunks / width, x_ = left + e / chunks % width;
-    F8 sum = zero8();
-    for (int oy = first_window(s, y); oy <= last_window(s, y, s.oh); ++oy)
-      for (int ox = first_window(s, x_); ox <= last_window(s, x_, s.ow); ++ox) {
-        const int window = ((oy - oy0) * wide + ox - ox0) * chunks + chunk;
-        const uint32_t mine = uint32_t((y + s.pad - oy * s.stride) * s.kernel + x_ + s.pad - ox * s.stride);
-        const uint2 winner = won[window];
-        const F8 g = unpack8(gradients[window]);
+    for (int e = threadIdx.x; e < high * wide * chunks; e += 256) {
+      const int chunk = first_chunk + e % chunks, oy = oy0 + e / chunks / wide, ox = ox0 + e / chunks % wide;
+      read.choose(chunk);
+      gradients[e] = load_raw8(dy + ((int64_t(image) * s.oh + oy) * s.ow + ox) * s.c + chunk * 8);
+      won[e] = winners<kernel>(s, pixels + chunk * 8, oy, ox, read);
+    }
+    __syncthreads();
+
+    const int width = right - left;
+    F8 mean = zero8(), sum = zero8(), product = zero8();
+    if (valid) read.choose(first_chunk + mine);
+    if (valid && target.mean) mean = load8(target.mean + (first_chunk + mine) * 8);
+    for (int e = row; valid && e < (bottom - top) * width; e += walk.rows_per_pass) {
+      const int y = top + e / width, x_ = left + e % width;
+      F8 g = zero8();
+      for (int oy = first_window(s, y); oy <= last_window(s, y, s.oh); ++oy)
+        for (int ox = first_window(s, x_); ox <= last_window(s, x_, s.ow); ++ox) {
+          const int window = ((oy - oy0) * wide + ox - ox0) * chunks + mine;
+          const uint32_t position = uint32_t((y + s.pad - oy * s.stride) * s.kernel + x_ + s.pad - ox * s.stride);
+          const uint2 winner = won[window];
+          const F8 d = unpack8(gradients[window]);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum.v[i] += ((i < 4 ? winner.x : winner.y) >> i % 4 * 8 & 255) == mine ? g.v[i] : 0.f;
+          for (int i = 0; i < 8; ++i) g.v[i] += ((i < 4 ? winner.x : winner.y) >> i % 4 * 8 & 255) == position ? d.v[i] : 0.f;
+        }
+      const int64_t at = (int64_t(y) * s.w + x_) * s.c + (first_chunk + mine) * 8;
+      T* to = target.g + int64_t(image) * s.h * s.w * s.c + at;
+      if (!target.mean) {
+        put8(to, g, target.accumulate);
+        continue;
       }
-    put8(dx + ((int64_t(image) * s.h + y) * s.w + x_) * s.c + (first_chunk + chunk) * 8, sum, accumulate);
+      const F8 before = target.accumulate ? load8(to) : zero8(), stored = load8(pixels + at);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) g.v[i] = (g.v[i] + before.v[i]) * read.slope(stored.v[i], i);
+      store8(to, g);
+      g = rounded8<T>(g);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        sum.v[i] += g.v[i];
+        product.v[i] = fmaf(g.v[i], stored.v[i] - mean.v[i], product.v[i]);
+      }
+    }
+    if (target.mean)
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        sums[i * 256] += sum.v[i];
+        sums[(8 + i) * 256] += product.v[i];
+      }
+    __syncthreads();  // the next tile's windows take the place of these
   }
+  if (!target.mean) return;
+  F8 sum, product;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    sum.v[i] = sums[i * 256];
+    product.v[i] = sums[(8 + i) * 256];
+  }
+  if (valid) {
+    const F8 rstd = load8(target.rstd + (first_chunk + mine) * 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) product.v[i] *= rstd.v[i];
+  }
+  write_column_sums(sum, walk, target.partial, 2 * s.c, 0);
+  write_column_sums(product, walk, target.partial, 2 * s.c, s.c);
 }
 
 // Calls launch(size, function) with what is known of the window and the activation at compile time.
@@ -174,9 +237,14 @@ void with_window(const PoolShape& s, Act act, Launch&& launch) {
 }
 
 BackwardTiles backward_tiles(const PoolShape& s, size_t bytes) {
-  BackwardTiles tiles{(s.h + tile - 1) / tile, (s.w + tile - 1) / tile, 0, 8, (tile + s.kernel - 2) / s.stride + 1};
-  while (tiles.count() * bytes > shared_most) tiles.chunks /= 2;
-  tiles.groups = (s.c / 8 + tiles.chunks - 1) / tiles.chunks;
+  BackwardTiles tiles{(s.h + tile - 1) / tile, (s.w + tile - 1) / tile, s.n, (tile + s.kernel - 2) / s.stride + 1, {}};
+  ColumnWalk& walk = tiles.walk;
+  walk.chunks = s.c / 8;
+  walk.width = 8;
+  while (tiles.count() * bytes + sums_bytes > shared_most) walk.width /= 2;
+  walk.rows_per_pass = 256 / walk.width;
+  walk.groups = (walk.chunks + walk.width - 1) / walk.width;
+  walk.splits = std::min(tiles.rows * tiles.columns * s.n, std::max(1, 4 * multiprocessors / walk.groups));
   return tiles;
 }
 
@@ -195,25 +263,33 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
   });
 }
 
-void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, void* dx, bool accumulate) {
+void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
   LGD_CHECK(s.kernel <= tile, "BAD_SHAPE", "max-pooling windows are at most ", tile, " pixels a side, found ", s.kernel);
+  LGD_CHECK(!target.y || (target.y == x.y && target.act == x.act && !target.activated), "NATIVE_ERROR", "max-pooling finishes the gradient of what it reads alone");
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const size_t bytes = sizeof(Raw8<T>) + sizeof(uint2);
     const BackwardTiles tiles = backward_tiles(s, bytes);
+    const int splits = tiles.walk.splits;
+    PoolTarget<T> to{static_cast<T*>(target.g), target.accumulate, nullptr, nullptr, nullptr};
+    if (target.y) to = {to.g, to.accumulate, target.norm.mean, target.norm.rstd, static_cast<float*>(ctx.scratch(size_t(splits) * 2 * s.c * sizeof(float)))};
     with_window(s, x.act, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
-      LGD_LAUNCH(ctx, (max_pool_backward_kernel<T, decltype(size)::value, Function>), s.n * tiles.rows * tiles.columns * tiles.groups, 256, tiles.count() * bytes, s,
-                 tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), static_cast<T*>(dx), accumulate);
+      LGD_LAUNCH(ctx, (max_pool_backward_kernel<T, decltype(size)::value, Function>), dim3(splits, tiles.walk.groups), 256, tiles.count() * bytes + (target.y ? sums_bytes : 0), s,
+                 tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), to);
     });
+    if (target.y) finish_gradient(ctx, to.partial, splits, s.c, int64_t(s.n) * s.h * s.w, target.norm);
   });
 }
 
 void max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, void* y) { lazy_max_pool_forward_cuda(ctx, s, type, {x}, y); }
 
 void max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, const void* dy, void* dx, bool accumulate) {
-  lazy_max_pool_backward_cuda(ctx, s, type, {x}, dy, dx, accumulate);
+  GradientTarget target;
+  target.g = dx;
+  target.accumulate = accumulate;
+  lazy_max_pool_backward_cuda(ctx, s, type, {x}, dy, target);
 }
 
 }  // namespace lgd

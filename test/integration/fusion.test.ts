@@ -101,3 +101,31 @@ describe("a gate's two layers", () => {
     expect(fused.info.kernelsForward - others).toBe(steps);
   });
 });
+
+describe('a max-pool', () => {
+  const pool = (g: GraphBuilder, x: Value) => g.maxPool(x, { kernel: 3, stride: 2, padding: 1 });
+  const graphOf = (body: (g: GraphBuilder, stem: Value) => Value): GraphSpec => {
+    const g = new GraphBuilder('pooled');
+    const x = body(g, g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 4 }, 'relu'));
+    return g.finish(g.linear(g.globalPool(g.convNorm(x, 'last', { channels: 8 }, 'relu')), 'fc', { features: outputs }));
+  };
+  // gradients reach a map from its readers, the last one first; who comes last finishes it
+  it.each<[string, GraphSpec]>([
+    ['the only reader of a lazy map', graphOf(pool)],
+    ['the first of two, which adds and finishes', graphOf((g, stem) => g.add(pool(g, stem), g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 })))],
+    ['the second of two, to which the convolution adds', graphOf((g, stem) => {
+      const side = g.convNorm(stem, 'side', { channels: 16, kernel: 3, stride: 2 });
+      return g.add(side, pool(g, stem));
+    })],
+    ['a reader of a residual sum', graphOf((g, stem) => pool(g, g.relu(g.add(g.convNorm(stem, 'second', { channels: 16, kernel: 3 }), stem))))],
+    ['a reader of a lazy map without an activation', graphOf((g, stem) => pool(g, g.convNorm(stem, 'second', { channels: 16, kernel: 3 })))],
+  ])('that is %s leaves the same gradients', async (_, graph) => {
+    const compiled = (fusion: string) => withFusion(fusion, () => new Encoder(new CompiledEncoder(device, graph, { batch, resolution })));
+    using plain = await compiled('nodes');
+    using fused = await compiled('layers');
+    for (const encoder of [plain, fused]) encoder.load(initialWeights(graph, 3));
+    const [expected, found] = [await takeStep(plain, images, dOutput), await takeStep(fused, images, dOutput)];
+    expect(relativeError(found.output, expected.output)).toBeLessThan(1e-5);
+    expect(wholeError(found.gradients, expected.gradients)).toBeLessThan(1e-4);
+  });
+});

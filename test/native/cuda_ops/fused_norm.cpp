@@ -1,4 +1,5 @@
 // Checks of joins, norm gradients, squeeze and excitation, and max-pooling through a norm (ops/fused.h).
+#include "ops/multiprocessors.h"
 #include "run.h"
 
 namespace lgd::testing {
@@ -152,11 +153,22 @@ void max_pools(const PoolShape& s, Act act) {
     for (float& v : few) v = std::round(2 * v) / 2;  // many ties; with these factors every value is exact on both sides
     for (float& v : scale) v = v < 0 ? -1.f : 0.5f;
     for (float& v : shift) v = std::round(v);
-    const LazyInput input{t.stored(few), t.f32(scale), t.f32(shift), act, nullptr};
+    void* few_stored = t.stored(few);
+    const LazyInput input{few_stored, t.f32(scale), t.f32(shift), act, nullptr};
     void* dy = t.input(y);
     t.ops.lazy_max_pool_forward(*t.device, s, t.type, input, t.output(y));
-    t.ops.lazy_max_pool_backward(*t.device, s, t.type, input, dy, t.output(x), false);
-    t.ops.lazy_max_pool_backward(*t.device, s, t.type, {input.y}, dy, t.sum(x), true);
+    for (const bool accumulate : {false, true}) {
+      GradientTarget to;
+      to.g = accumulate ? t.sum(x) : t.output(x);
+      to.accumulate = accumulate;
+      t.ops.lazy_max_pool_backward(*t.device, s, t.type, accumulate ? LazyInput{input.y} : input, dy, to);
+      GradientTarget finished = target(t, few_stored, s.c, act);
+      finished.scale = input.scale;
+      finished.shift = input.shift;
+      finished.g = accumulate ? t.sum(x) : t.output(x);
+      finished.accumulate = accumulate;
+      t.ops.lazy_max_pool_backward(*t.device, s, t.type, input, dy, finished);
+    }
   });
 }
 
@@ -192,6 +204,9 @@ void fused_norms() {
   far_means();
   for (Act act : {Act::none, Act::relu, Act::hardswish}) max_pools({2, 35, 18, 24, 3, 2, 1, 18, 9}, act);
   max_pools({1, 33, 17, 72, 3, 2, 1, 17, 9}, Act::relu);
+  multiprocessors = 2;  // several tiles a block
+  max_pools({3, 35, 18, 72, 3, 2, 1, 18, 9}, Act::relu);
+  multiprocessors = 132;
   max_pools({2, 6, 20, 8, 2, 2, 0, 3, 10}, Act::relu);
   max_pools({1, 9, 9, 16, 5, 3, 2, 3, 3}, Act::silu);
 }
