@@ -160,7 +160,7 @@ export class GraphBuilder {
     return this.#node('channelScale', `${s.name}.scale`, [x, s], x.channels);
   }
 
-  /** The largest value of each window. */
+  /** The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. */
   maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
     return this.#node('maxPool', `${x.name}.maxPool`, [x], x.channels, options);
   }

@@ -41,7 +41,7 @@ const std::vector<OpRule>& rules() {
       {"add", OpKind::add, 2, 0, 0, false, {}},
       {"channelScale", OpKind::channel_scale, 2, 0, 0, false, {}},
       {"maxPool", OpKind::max_pool, 1, 0, 0, false,
-       {{"kernel", required, 1, most, &Node::kernel, nullptr},
+       {{"kernel", required, 1, 8, &Node::kernel, nullptr},
         {"stride", 0, 1, most, &Node::stride, nullptr},
         {"padding", 0, 0, most, &Node::padding, nullptr}}},
       {"avgPool", OpKind::avg_pool, 1, 0, 0, false,

@@ -11,12 +11,12 @@
 #include <limits>
 
 #include "ops/fused.h"
+#include "ops/multiprocessors.h"
 #include "ops/reduce.cuh"
 
 namespace lgd {
 
 constexpr int most_copies = 32;          // of a thread in a stage: one bit each
-constexpr int multiprocessors = 132;     // the grid is made for an H100; others only balance less well
 constexpr int shared_memory = 227 << 10; // of a multiprocessor, for blocks
 constexpr int block_memory = 99 << 10;   // what a block may have on every architecture from 8.0 on
 

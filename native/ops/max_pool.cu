@@ -20,7 +20,8 @@ namespace lgd {
 namespace {
 
 constexpr int tile = 16;                       // input pixels a side of a backward block
-constexpr size_t shared_most = 48 << 10;       // what a block may have unasked
+constexpr int largest_window = 8;
+constexpr size_t shared_most = 48 << 10;       // what a block may have unasked; windows of 8 pixels and stride 1 take 37 KiB for one chunk of channels in float32
 template <int kernel> using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
 
 struct AnyAct {
@@ -264,7 +265,7 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
 }
 
 void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
-  LGD_CHECK(s.kernel <= tile, "BAD_SHAPE", "max-pooling windows are at most ", tile, " pixels a side, found ", s.kernel);
+  LGD_CHECK(s.kernel <= largest_window, "BAD_SHAPE", "max-pooling windows are at most ", largest_window, " pixels a side, found ", s.kernel);
   LGD_CHECK(!target.y || (target.y == x.y && target.act == x.act && !target.activated), "NATIVE_ERROR", "max-pooling finishes the gradient of what it reads alone");
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
@@ -276,8 +277,9 @@ void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, c
     with_window(s, x.act, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
-      LGD_LAUNCH(ctx, (max_pool_backward_kernel<T, decltype(size)::value, Function>), dim3(splits, tiles.walk.groups), 256, tiles.count() * bytes + (target.y ? sums_bytes : 0), s,
-                 tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), to);
+      const auto kernel = max_pool_backward_kernel<T, decltype(size)::value, Function>;
+      const size_t shared = tiles.count() * bytes + (target.y ? sums_bytes : 0);
+      LGD_LAUNCH(ctx, kernel, dim3(splits, tiles.walk.groups), 256, shared, s, tiles, static_cast<const T*>(x.y), read, static_cast<const T*>(d_out), to);
     });
     if (target.y) finish_gradient(ctx, to.partial, splits, s.c, int64_t(s.n) * s.h * s.w, target.norm);
   });

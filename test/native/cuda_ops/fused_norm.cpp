@@ -209,6 +209,7 @@ void fused_norms() {
   multiprocessors = 132;
   max_pools({2, 6, 20, 8, 2, 2, 0, 3, 10}, Act::relu);
   max_pools({1, 9, 9, 16, 5, 3, 2, 3, 3}, Act::silu);
+  max_pools({1, 18, 17, 24, 8, 1, 4, 19, 18}, Act::relu);  // the largest window
 }
 
 }  // namespace lgd::testing

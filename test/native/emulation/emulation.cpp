@@ -11,6 +11,7 @@
 #include "core/cuda_device.cuh"
 #include "core/cuda_warpgroup.cuh"
 #include "races.h"
+#include "traffic.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -389,7 +390,7 @@ void finish_products() {
   fiber.begun = false;
 }
 
-void run_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   const Order how = order();
   if (how == Order::none) return;
   // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
@@ -433,6 +434,7 @@ void run_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, co
     races::begin_block();
     run_block(how, random);
   }
+  traffic::end_kernel(name, address);
   races::end_kernel(name);
 }
 

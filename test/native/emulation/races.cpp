@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/cuda_device.cuh"
+#include "traffic.h"
 
 namespace lgd::emulation::races {
 
@@ -106,6 +107,10 @@ void use(const void* address, size_t bytes, bool writes, uintptr_t code, bool un
   if (!state.running || (begin >= state.stack && begin < state.stack_end)) return;
   if (begin >= reinterpret_cast<const char*>(&cursor) && begin < reinterpret_cast<const char*>(&cursor + 1)) return;
   const bool shared = is_shared(begin);
+  if (traffic::is_counted()) {
+    if (!shared) traffic::use(address, bytes, writes);
+    return;
+  }
   const uint16_t halves = bytes == 1 ? 1 << reinterpret_cast<uintptr_t>(address) % cell_bytes & 3 : 3;
   const Mark now{state.block, state.epoch, state.fences[state.thread / 32], state.thread, halves, unordered, code};
   const uintptr_t first = reinterpret_cast<uintptr_t>(address) / cell_bytes, last = (reinterpret_cast<uintptr_t>(address) + bytes - 1) / cell_bytes;

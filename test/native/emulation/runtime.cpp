@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "core/cuda_streams.h"
+#include "ops/multiprocessors.h"
 #include "streams.h"
 
 namespace lgd::emulation {
@@ -31,6 +32,13 @@ size_t most_shared_bytes() {
 }
 
 std::map<const void*, size_t> allowed_shared_bytes;
+
+// Grids are laid out for $LGDISTILL_EMULATION_MULTIPROCESSORS: with few of them small sizes go as large ones do with an H100's.
+[[maybe_unused]] const bool resized = [] {
+  const char* count = std::getenv("LGDISTILL_EMULATION_MULTIPROCESSORS");
+  if (count) multiprocessors = std::max(1, std::atoi(count));
+  return count != nullptr;
+}();
 
 // ---- captures -----------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +128,7 @@ void launch(void* stream, const char* name, const void* address, dim3 grid, dim3
   std::lock_guard lock(mutex);
   const size_t allowed = std::min(most_shared_bytes(), std::max(unasked_shared_bytes, allowed_shared_bytes[address]));
   LGD_CHECK(shared_bytes <= allowed, "DEVICE_ERROR", name, " launched with ", shared_bytes, " bytes of shared memory, of which it may have ", allowed);
-  enqueue(stream_of(stream), {Kind::kernel, name, std::move(accesses), [=, kernel = std::move(kernel)] { run_kernel(name, grid, block, shared_bytes, kernel); }});
+  enqueue(stream_of(stream), {Kind::kernel, name, std::move(accesses), [=, kernel = std::move(kernel)] { run_kernel(name, address, grid, block, shared_bytes, kernel); }});
 }
 
 }  // namespace lgd::emulation

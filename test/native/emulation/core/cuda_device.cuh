@@ -109,7 +109,7 @@ extern Cursor cursor;  // of the fiber that runs
 extern char* dynamic_shared;
 enum class Order { forward, reverse, random, none };
 Order order();  // LGDISTILL_EMULATION_ORDER; none: launches are checked and counted, and no kernel runs
-void run_kernel(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
+void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
 
 // An address among a kernel's arguments, and whether the kernel may write there.
 struct Access {
