@@ -99,15 +99,18 @@ void weight(Table& table, const Layer& layer) {
   });
 }
 
-// A teacher's convolution: the folded norm and ReLU in the epilogue, the residual too where a block ends.
-void teacher(Table& table, const Layer& layer, bool residual) {
+enum class Ending { plain, residual, mean };
+
+// A teacher's convolution: the folded norm and ReLU in the epilogue, the residual too where a block ends, or the mean of 2x2 windows.
+void teacher(Table& table, const Layer& layer, Ending ending = Ending::plain) {
   const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
-  const Work work{2 * (counts.x + counts.w + (residual ? 2 : 1) * counts.y), counts.operations, Unit::tensor, residual ? "x, w, residual, y" : "x, w, y"};
-  table.operation(name_of(residual ? "conv_forward + residual" : "conv_forward", layer), work, [&, residual](Operands& t) -> Call {
+  const bool residual = ending == Ending::residual, mean = ending == Ending::mean;
+  const Work work{2 * (counts.x + counts.w + (residual ? 2 : mean ? 0.25 : 1) * counts.y), counts.operations, Unit::tensor, residual ? "x, w, residual, y" : mean ? "x, w, a quarter of y" : "x, w, y"};
+  table.operation(name_of(residual ? "conv_forward + residual" : mean ? "conv_forward + mean" : "conv_forward", layer), work, [&, residual, mean](Operands& t) -> Call {
     const ConvShape s = shape_of(table, layer, t.n);
     const void *x = t.images(image_in(s)), *w = t.values(weights(s), fan(s));
-    const Epilogue epilogue{t.values32(size_t(s.k), 0.3f, 1), t.values32(size_t(s.k)), residual ? t.images(image_out(s)) : nullptr, Act::relu};
-    void* y = t.out_images(image_out(s));
+    const Epilogue epilogue{t.values32(size_t(s.k), 0.3f, 1), t.values32(size_t(s.k)), residual ? t.images(image_out(s)) : nullptr, Act::relu, mean ? 2 : 1};
+    void* y = t.out_images(mean ? size_t(s.oh / 2) * (s.ow / 2) * s.k : image_out(s));
     return [=, &t] { t.ops.conv_forward(*t.device, s, t.type, x, w, epilogue, y); };
   });
 }
@@ -130,10 +133,11 @@ void convolutions(Table& table) {
   for (const Layer& layer : stems) forward(table, layer), weight(table, layer);
   for (const Layer& layer : spatial) forward(table, layer), data(table, layer), weight(table, layer);
   for (const Layer& layer : pointwise) forward(table, layer), backward(table, layer);
-  for (const Layer& layer : {Layer{"teacher", 112, 32, 64, 3, 1}, Layer{"teacher", 56, 64, 64, 3, 1}, Layer{"teacher", 56, 256, 64, 1, 1}, Layer{"teacher", 28, 128, 128, 3, 1}, Layer{"teacher", 14, 256, 256, 3, 1},
+  for (const Layer& layer : {Layer{"teacher", 112, 32, 32, 3, 1}, Layer{"teacher", 56, 64, 64, 3, 1}, Layer{"teacher", 56, 256, 64, 1, 1}, Layer{"teacher", 28, 128, 128, 3, 1}, Layer{"teacher", 14, 256, 256, 3, 1},
                              Layer{"teacher", 14, 1024, 256, 1, 1}, Layer{"teacher", 7, 512, 512, 3, 1}, Layer{"teacher", 7, 2048, 2048, 1, 1}})
-    teacher(table, layer, false);
-  for (const Layer& layer : {Layer{"teacher", 56, 64, 256, 1, 1}, Layer{"teacher", 14, 256, 1024, 1, 1}, Layer{"teacher", 7, 512, 2048, 1, 1}}) teacher(table, layer, true);
+    teacher(table, layer);
+  for (const Layer& layer : {Layer{"teacher", 112, 32, 64, 3, 1}, Layer{"teacher", 56, 128, 128, 3, 1}, Layer{"teacher", 14, 512, 512, 3, 1}}) teacher(table, layer, Ending::mean);
+  for (const Layer& layer : {Layer{"teacher", 56, 64, 256, 1, 1}, Layer{"teacher", 14, 256, 1024, 1, 1}, Layer{"teacher", 7, 512, 2048, 1, 1}}) teacher(table, layer, Ending::residual);
 }
 
 }  // namespace lgd::bench

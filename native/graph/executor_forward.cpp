@@ -96,6 +96,7 @@ void Executor::forward_conv(const Step& step) {
   const Node& node = node_of(step);
   Epilogue epilogue;
   epilogue.act = step.act;
+  epilogue.average = step.average;
   if (step.residual >= 0) epilogue.residual = value(step.residual);
   if (step.norm >= 0) {
     const NormNumbers numbers = norm_numbers(step.norm);

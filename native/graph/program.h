@@ -17,7 +17,7 @@ enum class StepKind : uint8_t {
 
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
-//   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias
+//   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias; the mean of windows of that
 struct Step {
   StepKind kind = StepKind::node;
   OpKind op{};
@@ -26,6 +26,7 @@ struct Step {
   Act act = Act::none;
   std::vector<int> inputs;   // values, dropped nodes resolved
   int residual = -1;         // value, or -1
+  int average = 1;           // conv in forward-only plans on CUDA: 2 where the avgPool behind it is part of it
   int output = -1;           // value
   int activation = -1;       // conv_norm: the value behind its norm (and gate) whose gradient it starts from
   int second = -1;           // excitation: node of its second layer; `node` is the first, act what stands behind both
@@ -95,7 +96,7 @@ enum class Fusion : uint8_t {
 Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion);
 
 // fuse.cpp: fills steps and output from graph and shapes.
-void fuse_steps(Program& program, Fusion fusion);
+void fuse_steps(Program& program, DeviceKind kind, Fusion fusion);
 // fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
 void fuse_layers(Program& program);
 // gradient.cpp: fills gradients. Walks backward: the first write of a gradient stores, later ones add.

@@ -5,7 +5,8 @@
 //
 // What limits it: 1x1 layers of mobile networks read x and write y once and are bound by memory (2 C K / (2 C + 2 K) operations a byte
 // stay below an H100's 150), so blocks keep copies in flight while they store; 3x3 layers are bound by the tensor cores. The norm's
-// statistics cost no pass: a lane adds up the columns it stores.
+// statistics cost no pass: a lane adds up the columns it stores. Nor does the mean of 2x2 windows behind a convolution: with its output pixels
+// taken window by window, four rows of a tile are one value.
 #include "ops/conv_epilogues.cuh"
 #include "ops/conv_gradients.h"
 #include "ops/conv_loaders.cuh"
@@ -35,6 +36,16 @@ void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, con
   });
 }
 
+template <class T>
+void forward_mean(Context& ctx, const ConvShape& s, const read::Stored<T>& x, const void* w, const StoreMean<T>& out) {
+  const int K = s.r * s.s * s.c;
+  const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
+  const where::WindowPatches patches(s);
+  if (patches.rows() == 0) return;
+  matrix::with_tile<T, 4>(ctx, patches.rows(), s.k,
+                          [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
+}
+
 // Sums over the rows of [rows][channels].
 template <class T>
 __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
@@ -53,10 +64,13 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
 
 void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_dense(s);
+  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual), "BAD_SHAPE", "convolutions store the mean of 2x2 windows without a residual, found ", e.average);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const read::Stored<T> input{static_cast<const T*>(x)};
+    if (e.average == 2) return forward_mean<T>(ctx, s, input, w, StoreMean<T>{static_cast<T*>(y), s.k, e.scale, e.shift, e.act});
     const StoreOutput<T> out{static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
-    forward<T>(ctx, s, read::Stored<T>{static_cast<const T*>(x)}, w, out, [](auto&, int) {});
+    forward<T>(ctx, s, input, w, out, [](auto&, int) {});
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include "ops/common_cpu.h"
 #include "ops/gemm_cpu.h"
+#include "ops/pool.h"
 
 namespace lgd {
 
@@ -53,6 +54,14 @@ void zero_phase(const ConvShape& s, int py, int px, float* dx) {
 }  // namespace
 
 void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
+  if (epilogue.average > 1) {  // for checks: no plan for the CPU has it
+    std::vector<float> whole(size_t(s.rows()) * s.k);
+    Epilogue each = epilogue;
+    each.average = 1;
+    conv_forward_cpu(ctx, s, type, x, w, each, whole.data());
+    const int side = epilogue.average;
+    return avg_pool_forward_cpu(ctx, {s.n, s.oh, s.ow, s.k, side, side, 0, s.oh / side, s.ow / side}, type, whole.data(), y);
+  }
   const Taps taps = forward_taps(s);
   patch_gemm(ctx, {.patches = input_patches(s, as_f32(type, x), taps),
                    .w = as_f32(type, w),

@@ -100,6 +100,7 @@ struct Geometry {
   ConvShape shape;
   FastDivide by_ow, by_oh, by_c, by_s;
   explicit Geometry(const ConvShape& c) : shape(c), by_ow(c.ow), by_oh(c.oh), by_c(c.c), by_s(c.s) {}
+  constexpr int64_t rows() const { return shape.rows(); }
   // Output pixel -> image, y, x.
   __device__ __forceinline__ int pixel(int at, int& y, int& x) const {
     uint32_t ox, oy;
@@ -110,10 +111,26 @@ struct Geometry {
   }
 };
 
-// Patches of x for the forward pass: row = output pixel, k = (r, s, c).
-struct Patches : Geometry {
+// Output pixels by 2x2 windows, four rows a window; those that no window holds (the last row or column of an odd number) are left out.
+struct WindowGeometry : Geometry {
+  FastDivide by_columns, by_windows;
+  explicit WindowGeometry(const ConvShape& c) : Geometry(c), by_columns(uint32_t(c.ow / 2)), by_windows(uint32_t(c.oh / 2)) {}
+  constexpr int64_t rows() const { return int64_t(4) * shape.n * (shape.oh / 2) * (shape.ow / 2); }
+  __device__ __forceinline__ int pixel(int at, int& y, int& x) const {
+    uint32_t column, row;
+    const uint32_t n = by_windows.divide(by_columns.divide(uint32_t(at) / 4, column), row);
+    y = int(row * 2 + (uint32_t(at) / 2 & 1));
+    x = int(column * 2 + (uint32_t(at) & 1));
+    return int(n);
+  }
+};
+
+// Patches of x for the forward pass: row = output pixel as Order tells, k = (r, s, c).
+template <class Order>
+struct PatchesBy : Order {
   static constexpr bool k_outer = false;
-  using Geometry::Geometry;
+  using Order::Order;
+  using Order::shape;
   constexpr int channels() const { return shape.c; }
   __device__ __forceinline__ int channel(int i) const { return i; }
 
@@ -122,7 +139,7 @@ struct Patches : Geometry {
     Place2 at[Mine::slots];
     int k, dy, dx, c;
     bool k_inside;
-    __device__ __forceinline__ void init(const Patches& of, int first, int thread) {
+    __device__ __forceinline__ void init(const PatchesBy& of, int first, int thread) {
       const ConvShape& s = of.shape;
       k = thread % Mine::chunks * Mine::chunk;
 #pragma unroll
@@ -133,10 +150,10 @@ struct Patches : Geometry {
         y = y * s.stride - s.pad;
         x = x * s.stride - s.pad;
         base[slot] = (uint32_t(n) * s.h + y) * s.w + x;
-        at[slot] = Place2::of(row < s.rows() ? y : Place2::outside, x);
+        at[slot] = Place2::of(row < of.rows() ? y : Place2::outside, x);
       }
     }
-    __device__ __forceinline__ void begin(const Patches& of, int tile) {
+    __device__ __forceinline__ void begin(const PatchesBy& of, int tile) {
       const ConvShape& s = of.shape;
       uint32_t channel, column;
       const uint32_t tap = of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
@@ -146,22 +163,25 @@ struct Patches : Geometry {
       dx = int(column) * s.dilation;
       c = int(channel);
     }
-    __device__ __forceinline__ int64_t offset(const Patches& of, int, int slot, bool& inside) const {
+    __device__ __forceinline__ int64_t offset(const PatchesBy& of, int, int slot, bool& inside) const {
       const ConvShape& s = of.shape;
       inside = k_inside && unsigned(at[slot].y() + dy) < unsigned(s.h) && unsigned(at[slot].x() + dx) < unsigned(s.w);
       return int64_t(base[slot] + uint32_t(dy * s.w + dx)) * s.c + c;
     }
-    __device__ __forceinline__ int entry(const Patches& of, int tile) const {
+    __device__ __forceinline__ int entry(const PatchesBy& of, int tile) const {
       uint32_t channel;
       of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
       return int(channel);
     }
-    __device__ __forceinline__ int64_t image_channel(const Patches& of, int first, int tile, int slot) const {
+    __device__ __forceinline__ int64_t image_channel(const PatchesBy& of, int first, int tile, int slot) const {
       int y, x;
       return int64_t(of.pixel(first + int(threadIdx.x) / Mine::chunks + slot * Mine::step, y, x)) * of.shape.c + entry(of, tile);
     }
   };
 };
+
+struct Patches : PatchesBy<Geometry> { using PatchesBy::PatchesBy; };
+struct WindowPatches : PatchesBy<WindowGeometry> { using PatchesBy::PatchesBy; };
 
 // Patches of x for the weight gradient: row = (r, s, c), k = output pixel, the reduction outer.
 struct PatchColumns : Geometry {

@@ -218,18 +218,53 @@ struct Side {
 
 // ---- the way out -------------------------------------------------------------------------------------------------------------
 // An epilogue without sums:  store(row, column, F8 values)  for 8 consecutive columns, row < M and column < N given.
+// With means (`means` there):  store(row / 4, column, F8 (&rows)[4])  for four rows that stand together; M is a multiple of four.
 // With sums (`sums` true): `tables` numbers per column, fill(table, count, column), wait in shared memory;  fetch(row, column)  is
 // called ahead of  store(row, column, values, fetched, table, count, sum0, sum1), which adds to the two sums of its columns;
 // finish(which, column, total) gives what is written to partial[blockIdx.x][which][column], unless partial is null.
 
 template <class Tile> constexpr int strip_pitch = Tile::TN + 8;  // floats; eight apart modulo the banks, so that float2 stores of a half warp never meet
 
+// A warp's strip of 16 rows to its place: each lane has rows of one chunk of 8 columns.
 template <class Tile, class Out>
-__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
-                                          int N, int lane, F8& sum0, F8& sum1) {
+__device__ __forceinline__ void write_rows(const Out& out, const float* strip, const float* table, int row0, int column, int M, int lane, F8& sum0, F8& sum1) {
   constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
   constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
   const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
+  const int first = row0 + lane / chunks;
+#pragma unroll
+  for (int group = 0; group < items; group += at_a_time) {
+    typename Out::Fetched fetched[at_a_time];
+    if constexpr (Out::sums) {
+#pragma unroll
+      for (int item = 0; item < at_a_time; ++item)
+        if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
+    }
+#pragma unroll
+    for (int item = 0; item < at_a_time; ++item) {
+      const int row = first + (group + item) * at_once;
+      if (row >= M) continue;
+      const F8 values = load8(mine + (group + item) * at_once * pitch);
+      if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
+      else out.store(row, column, values);
+    }
+  }
+}
+
+// The strip's four windows of four rows.
+template <class Tile, class Out>
+__device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane) {
+  constexpr int chunks = Tile::TN / 8, pitch = strip_pitch<Tile>;
+  for (int window = lane / chunks; window < 4; window += 32 / chunks) {
+    const float* const first = strip + window * 4 * pitch + lane % chunks * 8;
+    if (row0 + window * 4 < M) out.store(row0 / 4 + window, column, {load8(first), load8(first + pitch), load8(first + 2 * pitch), load8(first + 3 * pitch)});
+  }
+}
+
+template <class Tile, class Out>
+__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
+                                          int N, int lane, F8& sum0, F8& sum1) {
+  constexpr int pitch = strip_pitch<Tile>;
   if (column >= N) M = 0;  // such lanes store nothing
 #pragma unroll
   for (int i = 0; i < Tile::MI; ++i) {
@@ -239,24 +274,9 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
       for (int h = 0; h < 2; ++h)
         *reinterpret_cast<float2*>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
     __syncwarp();
-    const int first = row0 + i * Tile::strip_step + lane / chunks;
-#pragma unroll
-    for (int group = 0; group < items; group += at_a_time) {
-      typename Out::Fetched fetched[at_a_time];
-      if constexpr (Out::sums) {
-#pragma unroll
-        for (int item = 0; item < at_a_time; ++item)
-          if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
-      }
-#pragma unroll
-      for (int item = 0; item < at_a_time; ++item) {
-        const int row = first + (group + item) * at_once;
-        if (row >= M) continue;
-        const F8 values = load8(mine + (group + item) * at_once * pitch);
-        if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
-        else out.store(row, column, values);
-      }
-    }
+    const int strip_row = row0 + i * Tile::strip_step;
+    if constexpr (requires { Out::means; }) write_windows<Tile>(out, strip, strip_row, column, M, lane);
+    else write_rows<Tile>(out, strip, table, strip_row, column, M, lane, sum0, sum1);
     __syncwarp();
   }
 }

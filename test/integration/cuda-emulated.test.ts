@@ -4,7 +4,9 @@ import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { loadTeacher } from '../../lib/models/index.js';
+import { initialWeights } from '../../lib/models/initialise.js';
 import { addonPath } from '../../lib/addon.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, relativeError } from '../fixtures/encoder-vectors.js';
@@ -51,4 +53,38 @@ describe('the CUDA engine, emulated', () => {
     }
     expect(relativeError(embeddings[1]!, embeddings[0]!)).toBeLessThan(precision === 'float32' ? 1e-4 : 3e-2);
   }, 300_000);
+});
+
+/** A map of 16 channels, made smaller by `pool`, and a head. */
+function pooled(pool: (g: GraphBuilder, map: Value) => Value): GraphSpec {
+  const g = new GraphBuilder('pooled');
+  return g.finish(g.linear(g.globalPool(pool(g, g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 2 }, 'relu'))), 'fc', { features: 5 }));
+}
+
+describe('a mean of 2x2 windows, in a forward-only plan', () => {
+  const conv = (g: GraphBuilder, x: Value, name = 'conv', groups = 1) => g.convNorm(x, name, { channels: 16, kernel: 3, groups }, 'relu');
+  // kernels beside stem, mean over the image, head and output
+  it.each<[string, number, GraphSpec]>([
+    ['behind a convolution is part of it', 1, pooled((g, x) => g.avgPool(conv(g, x), 2))],
+    ['behind the stem and another mean is part of the stem', 1, pooled((g, x) => g.avgPool(g.avgPool(x, 2), 2))],
+    ['behind a 1x1 convolution without norm or activation is part of it', 1, pooled((g, x) => g.avgPool(g.conv(x, 'conv', { channels: 24, kernel: 1 }), 2))],
+    ['of windows of 3 pixels is a kernel', 2, pooled((g, x) => g.avgPool(conv(g, x), 3))],
+    ['behind a depthwise convolution is a kernel', 2, pooled((g, x) => g.avgPool(conv(g, x, 'conv', 16), 2))],
+    ['behind a residual sum is a kernel', 2, pooled((g, x) => g.avgPool(g.relu(g.add(g.convNorm(x, 'conv', { channels: 16, kernel: 3 }), x)), 2))],
+    ['of a map that is read elsewhere is a kernel', 3, pooled((g, x) => {
+      const map = conv(g, x);
+      return g.add(g.avgPool(map, 2), g.convNorm(map, 'other', { channels: 16, kernel: 3, stride: 2, padding: 0 }));
+    })],
+  ])('%s', async (_, kernels, graph) => {
+    const [batch, resolution] = [3, 30]; // maps of 15 and 7 pixels: the last row and column are in no window
+    const images = randomNormal(batch * 3 * resolution * resolution, 4);
+    const found: Float32Array[] = [];
+    for (const device of [cpu, cuda]) {
+      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32', training: false }));
+      encoder.load(initialWeights(graph, 3));
+      found.push(await encoder.forward(images));
+      if (device === cuda) expect(encoder.info.kernelsForward - 4).toBe(kernels);
+    }
+    expect(relativeError(found[1]!, found[0]!)).toBeLessThan(1e-5);
+  });
 });

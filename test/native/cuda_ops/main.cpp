@@ -75,6 +75,12 @@ void convolutions(const std::vector<ConvShape>& shapes) {
       Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), t.input(y), Act::hardswish};
       t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(y));
     });
+    if (s.oh > 1 && s.ow > 1)
+      check(describe("conv_forward + mean", s), [=](Run& t) {
+        void *a = t.input(x), *b = t.input(w, fan);
+        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act::relu, 2};
+        t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(size_t(s.n) * (s.oh / 2) * (s.ow / 2) * s.k));
+      });
     for (bool accumulate : {false, true})
       check(describe(accumulate ? "conv_backward_data +=" : "conv_backward_data", s), [=](Run& t) {
         void *g = t.input(y), *b = t.input(w, fan);
