@@ -17,7 +17,8 @@ enum class StepKind : uint8_t {
 
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
-//   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias; the mean of windows of that
+//   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias;
+//     with `average` 2 the mean of 2x2 windows of that
 struct Step {
   StepKind kind = StepKind::node;
   OpKind op{};

@@ -41,7 +41,6 @@ void forward_mean(Context& ctx, const ConvShape& s, const read::Stored<T>& x, co
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
   const where::WindowPatches patches(s);
-  if (patches.rows() == 0) return;
   matrix::with_tile<T, 4>(ctx, patches.rows(), s.k,
                           [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
 }
@@ -64,7 +63,8 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
 
 void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_dense(s);
-  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual), "BAD_SHAPE", "convolutions store the mean of 2x2 windows without a residual, found ", e.average);
+  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual && s.oh > 1 && s.ow > 1), "BAD_SHAPE", "a convolution stores its output or, without a residual, the mean of 2x2 windows; found ",
+            e.average, " and an output of ", s.oh, "x", s.ow);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const read::Stored<T> input{static_cast<const T*>(x)};

@@ -225,32 +225,6 @@ struct Side {
 
 template <class Tile> constexpr int strip_pitch = Tile::TN + 8;  // floats; eight apart modulo the banks, so that float2 stores of a half warp never meet
 
-// A warp's strip of 16 rows to its place: each lane has rows of one chunk of 8 columns.
-template <class Tile, class Out>
-__device__ __forceinline__ void write_rows(const Out& out, const float* strip, const float* table, int row0, int column, int M, int lane, F8& sum0, F8& sum1) {
-  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
-  constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
-  const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
-  const int first = row0 + lane / chunks;
-#pragma unroll
-  for (int group = 0; group < items; group += at_a_time) {
-    typename Out::Fetched fetched[at_a_time];
-    if constexpr (Out::sums) {
-#pragma unroll
-      for (int item = 0; item < at_a_time; ++item)
-        if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
-    }
-#pragma unroll
-    for (int item = 0; item < at_a_time; ++item) {
-      const int row = first + (group + item) * at_once;
-      if (row >= M) continue;
-      const F8 values = load8(mine + (group + item) * at_once * pitch);
-      if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
-      else out.store(row, column, values);
-    }
-  }
-}
-
 // The strip's four windows of four rows.
 template <class Tile, class Out>
 __device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane) {
@@ -264,7 +238,9 @@ __device__ __forceinline__ void write_windows(const Out& out, const float* strip
 template <class Tile, class Out>
 __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
                                           int N, int lane, F8& sum0, F8& sum1) {
-  constexpr int pitch = strip_pitch<Tile>;
+  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
+  constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
+  const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
   if (column >= N) M = 0;  // such lanes store nothing
 #pragma unroll
   for (int i = 0; i < Tile::MI; ++i) {
@@ -274,9 +250,28 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
       for (int h = 0; h < 2; ++h)
         *reinterpret_cast<float2*>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
     __syncwarp();
-    const int strip_row = row0 + i * Tile::strip_step;
-    if constexpr (requires { Out::means; }) write_windows<Tile>(out, strip, strip_row, column, M, lane);
-    else write_rows<Tile>(out, strip, table, strip_row, column, M, lane, sum0, sum1);
+    if constexpr (requires { Out::means; }) {
+      write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane);
+    } else {
+      const int first = row0 + i * Tile::strip_step + lane / chunks;
+#pragma unroll
+      for (int group = 0; group < items; group += at_a_time) {
+        typename Out::Fetched fetched[at_a_time];
+        if constexpr (Out::sums) {
+#pragma unroll
+          for (int item = 0; item < at_a_time; ++item)
+            if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
+        }
+#pragma unroll
+        for (int item = 0; item < at_a_time; ++item) {
+          const int row = first + (group + item) * at_once;
+          if (row >= M) continue;
+          const F8 values = load8(mine + (group + item) * at_once * pitch);
+          if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
+          else out.store(row, column, values);
+        }
+      }
+    }
     __syncwarp();
   }
 }
