@@ -313,6 +313,7 @@ describe('graphs that do not fit', () => {
     ['an unknown operation', (g) => (node(g, 'wide').op = 'convolve'), 'BAD_MODEL', 'wide has the unknown operation "convolve"'],
     ['an unknown attribute', (g) => (node(g, 'wide').attributes!['strides'] = 2), 'BAD_MODEL', 'wide (conv) has the unknown attribute "strides"'],
     ['half a stride', (g) => (node(g, 'wide').attributes!['stride'] = 1.5), 'BAD_MODEL', 'stride is 1.5'],
+    ['a window wider than a max-pool takes', (g) => (g.nodes.find(({ op }) => op === 'maxPool')!.attributes!['kernel'] = 9), 'BAD_MODEL', 'kernel is 9. Allowed: a whole number from 1 to 8'],
     ['an unknown activation', (g) => (node(g, 'stem_norm.relu6').attributes!['kind'] = 'relu7'), 'BAD_MODEL', 'relu7'],
     ['no activation', (g) => delete node(g, 'stem_norm.relu6').attributes!['kind'], 'BAD_MODEL', 'kind'],
     ['a value from the future', (g) => (node(g, 'stem').inputs = [9]), 'BAD_MODEL', 'stem reads value 9'],
