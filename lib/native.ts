@@ -59,7 +59,7 @@ export interface NativeDeviceInfo {
 
 /** How the steps of a kind ran so far; zeros on the CPU. */
 export interface StepInfo {
-  /** Steps that ran call by call: the first, and those that cannot be captured. */
+  /** Steps that ran call by call: the first, and those that wait in the middle every time. */
   eager: number;
   /** Steps that ran as one CUDA graph. */
   launched: number;
@@ -69,6 +69,8 @@ export interface StepInfo {
   instantiated: number;
   /** Operations of the last graph. */
   nodes: number;
+  /** Of these, how many got other arguments than the step before gave them (learning rate, seeds, addresses); all of a graph that was new. */
+  changed: number;
 }
 
 /** One operation; see native/graph/graph.h for the operations and their attributes. */

@@ -71,7 +71,7 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
 // The step may differ from the one before in anything; it costs least if only numbers and addresses differ.
 struct StepInfo {
   int64_t eager = 0, launched = 0, interrupted = 0;  // steps: run call by call; as one graph; begun as one and cut short by a wait
-  int64_t instantiated = 0, nodes = 0;               // graphs whose shape was new; operations of the last one
+  int64_t instantiated = 0, nodes = 0, changed = 0;  // graphs whose shape was new; operations of the last one; those given other arguments than the step before
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "core/cuda_streams.h"
+#include "core/timeline.h"
 #include "engine.h"
 #include "ops/warpgroups.h"
 
@@ -82,30 +82,31 @@ void Table::operation(const std::string& name, const Work& work, const Body& bod
 // one call less and so drops out. Device thread only.
 Timing Table::time_graph(const std::vector<Call>& calls) {
   const auto record = [&](size_t count) {
-    cuda::begin_capture(gpu->stream);
+    const auto graph = std::make_shared<StepGraph>();
+    graph->warm = true;  // the calls ran before
+    gpu->begin_step(graph);
     for (size_t i = 0; i < count; ++i) calls[i % calls.size()]();
-    void* graph = cuda::end_capture(gpu->stream);
-    void* executable = cuda::instantiate(graph);
-    cuda::destroy_graph(graph);
-    return std::unique_ptr<void, void (*)(void*)>(executable, [](void* given) { cuda::destroy_executable(given); });
+    gpu->end_step();
+    return graph;
   };
-  const auto run = [&](void* executable) {
+  const auto run = [&](StepGraph& graph) {
+    gpu->synchronize();
     const auto start = Clock::now();
-    cuda::launch(executable, gpu->stream);
+    gpu->repeat_step(graph);
     gpu->synchronize();
     return microseconds_since(start);
   };
   const auto once = record(calls.size());
-  const double first_time = run(once.get()) / double(calls.size());
+  const double first_time = run(*once) / double(calls.size());
   if (options.small) return {first_time, first_time, first_time};  // of an emulated GPU no time means anything
-  const double one = std::max(run(once.get()) / double(calls.size()), 0.1);
+  const double one = std::max(run(*once) / double(calls.size()), 0.1);
   const size_t count = std::clamp<size_t>(size_t(4000 / one), calls.size() + 1, 2000);
   const auto many = record(count), first = record(1);
   std::vector<double> samples, starts;
-  for (int i = 0; i < 3; ++i) run(many.get());
-  for (int i = 0; i < 5; ++i) starts.push_back(run(first.get()));
+  for (int i = 0; i < 3; ++i) run(*many);
+  for (int i = 0; i < 5; ++i) starts.push_back(run(*first));
   const double start = percentiles(starts).p50;
-  for (int i = 0; i < 15; ++i) samples.push_back(std::max(run(many.get()) - start, 0.0) / double(count - 1));
+  for (int i = 0; i < 15; ++i) samples.push_back(std::max(run(*many) - start, 0.0) / double(count - 1));
   return percentiles(samples);
 }
 

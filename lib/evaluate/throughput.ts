@@ -98,7 +98,7 @@ export async function sample(device: Device, batch: number, queue: () => void | 
     await device.synchronize();
     return (performance.now() - from) / calls;
   };
-  await time(1); // graphs are captured and memory is touched for the first time
+  await time(1); // graphs are built and memory is touched for the first time
   const warmUntil = performance.now() + 200 * seconds;
   let one = await time(1);
   while (performance.now() < warmUntil) one = await time(1);

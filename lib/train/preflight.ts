@@ -67,7 +67,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     const first = await trial.staged();
     const inTurn = await repeat(seconds, first.total, () => trial.staged());
     const timings = inTurn.length > 0 ? inTurn : [first]; // a step of several seconds is not made again
-    if (distiller.device.kind !== 'cpu' && inTurn.length > 0) await trial.queued(2); // graphs are captured
+    if (distiller.device.kind !== 'cpu' && inTurn.length > 0) await trial.queued(2); // graphs are built
     const milliseconds = inTurn.length > 0 ? await trial.queued(steps(seconds, median(timings.map(({ total }) => total)))) : first.total;
     const { planned, used, peak } = distiller.memory;
     const available = availableBytes(distiller, used);

@@ -86,6 +86,7 @@ Napi::Value js_step_info(const Napi::CallbackInfo& info) {
         out.Set("interrupted", double(counts.interrupted));
         out.Set("instantiated", double(counts.instantiated));
         out.Set("nodes", double(counts.nodes));
+        out.Set("changed", double(counts.changed));
         return out;
       });
 }

@@ -22,27 +22,21 @@ void destroy_stream(void*) noexcept {}
 void set_device(int) { absent(); }
 void* allocate(size_t) { absent(); }
 void release(void*) noexcept {}
-void copy_async(void*, const void*, size_t, void*) { absent(); }
-void zero_async(void*, size_t, void*) { absent(); }
-void synchronize(void*) { absent(); }
 void* allocate_pinned(size_t) { absent(); }
 void release_pinned(void*) noexcept {}
 void* create_event() { absent(); }
 void destroy_event(void*) noexcept {}
 const Kernels* kernels() { absent(); }
 
+void run(const Work&, void*) { absent(); }
+void synchronize(void*) { absent(); }
 void enqueue_event(void*, void*) { absent(); }
 void stream_wait(void*, void*) { absent(); }
 void await_event(void*) { absent(); }
-void begin_capture(void*) { absent(); }
-void* end_capture(void*) { absent(); }
-void discard_capture(void*) noexcept {}
-size_t graph_nodes(void*) { absent(); }
+void* build_graph(const Tape&) { absent(); }
+bool change_graph(void*, size_t, const Work&) { absent(); }
+void launch_graph(void*, void*) { absent(); }
 void destroy_graph(void*) noexcept {}
-void* instantiate(void*) { absent(); }
-bool update(void*, void*) { absent(); }
-void launch(void*, void*) { absent(); }
-void destroy_executable(void*) noexcept {}
 
 }  // namespace lgd::cuda
 #endif

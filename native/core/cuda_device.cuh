@@ -6,8 +6,10 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/device.h"
+#include "core/launch.h"
 #include "ops/context.h"
 
 namespace lgd {
@@ -15,19 +17,14 @@ namespace lgd {
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
-inline cudaStream_t stream_of(Context& ctx) { return static_cast<cudaStream_t>(ctx.stream); }
-
-inline void check_launch(const char* kernel) {
-  const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess) throw Error("DEVICE_ERROR", std::string("launching ") + kernel + " failed: " + cudaGetErrorString(status));
+template <class... P>
+void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, const std::type_identity_t<P>&... arguments) {
+  const PackedArguments<P...> packed(arguments...);
+  ctx.launch({name, reinterpret_cast<const void*>(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, &packed.parameters, packed.bytes});
 }
 
 // LGD_LAUNCH(ctx, kernel<T>, grid, block, shared_bytes, arguments...)
-#define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...)                      \
-  do {                                                                         \
-    kernel<<<(grid), (block), (shared), ::lgd::stream_of(ctx)>>>(__VA_ARGS__); \
-    ::lgd::check_launch(#kernel);                                              \
-  } while (0)
+#define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) ::lgd::launch_kernel((ctx), #kernel, kernel, (grid), (block), (shared), __VA_ARGS__)
 
 // LGD_DYNAMIC_SHARED(float, scores): the block's dynamic shared memory, 128-byte aligned.
 #define LGD_DYNAMIC_SHARED(type, name)                     \

@@ -3,8 +3,10 @@
 
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "core/cuda_device.cuh"
 #include "core/cuda_streams.h"
@@ -102,14 +104,6 @@ void allow_shared_memory(const void* kernel, size_t bytes) {
   most = bytes;
 }
 
-void copy_async(void* to, const void* from, size_t bytes, void* stream) {
-  LGD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)));
-}
-void zero_async(void* device, size_t bytes, void* stream) {
-  LGD_CUDA(cudaMemsetAsync(device, 0, bytes, static_cast<cudaStream_t>(stream)));
-}
-void synchronize(void* stream) { LGD_CUDA(cudaStreamSynchronize(static_cast<cudaStream_t>(stream))); }
-
 void* allocate_pinned(size_t bytes) {
   void* pointer = nullptr;
   LGD_CUDA(cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault));
@@ -128,55 +122,139 @@ void destroy_event(void* event) noexcept { cudaEventDestroy(static_cast<cudaEven
 
 static cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 static cudaEvent_t as_event(void* event) { return static_cast<cudaEvent_t>(event); }
-static cudaGraph_t as_graph(void* graph) { return static_cast<cudaGraph_t>(graph); }
-static cudaGraphExec_t as_executable(void* executable) { return static_cast<cudaGraphExec_t>(executable); }
 
+void synchronize(void* stream) { LGD_CUDA(cudaStreamSynchronize(as_stream(stream))); }
 void enqueue_event(void* event, void* stream) { LGD_CUDA(cudaEventRecord(as_event(event), as_stream(stream))); }
 void stream_wait(void* stream, void* event) { LGD_CUDA(cudaStreamWaitEvent(as_stream(stream), as_event(event), 0)); }
 void await_event(void* event) { LGD_CUDA(cudaEventSynchronize(as_event(event))); }
 
-// Relaxed: other threads allocate and free meanwhile, and this one may have to load a module for a kernel it has not used before.
-void begin_capture(void* stream) { LGD_CUDA(cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeRelaxed)); }
+static dim3 dim3_of(const Extent& extent) { return {extent.x, extent.y, extent.z}; }
 
-void* end_capture(void* stream) {
-  cudaGraph_t graph = nullptr;
-  LGD_CUDA(cudaStreamEndCapture(as_stream(stream), &graph));
-  return graph;
-}
+// The addresses of a launch's arguments, as the runtime wants them.
+struct ArgumentList {
+  void* pointers[most_parameters];
 
-void discard_capture(void* stream) noexcept {
-  cudaGraph_t graph = nullptr;
-  cudaStreamEndCapture(as_stream(stream), &graph);  // fails where the capture was spoilt, and ends it all the same
-  if (graph) cudaGraphDestroy(graph);
+  explicit ArgumentList(const Launch& launch) {
+    for (int i = 0; i < launch.parameters->count; ++i) pointers[i] = const_cast<char*>(launch.arguments) + launch.parameters->offsets[i];
+  }
+};
+
+static void check_launch(cudaError_t status, const Launch& launch) {
+  if (status == cudaSuccess) return;
   cudaGetLastError();
+  throw Error("DEVICE_ERROR", detail::concat("launching ", launch.name, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
 }
 
-size_t graph_nodes(void* graph) {
-  size_t count = 0;
-  LGD_CUDA(cudaGraphGetNodes(as_graph(graph), nullptr, &count));
-  return count;
+void run(const Work& work, void* stream) {
+  switch (work.kind) {
+    case Work::Kind::kernel: {
+      const Launch& launch = work.launch;
+      ArgumentList arguments(launch);
+      return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block), arguments.pointers, launch.shared_bytes, as_stream(stream)), launch);
+    }
+    case Work::Kind::copy: return LGD_CUDA(cudaMemcpyAsync(work.to, work.from, work.bytes, cudaMemcpyDefault, as_stream(stream)));
+    case Work::Kind::zero: return LGD_CUDA(cudaMemsetAsync(work.to, 0, work.bytes, as_stream(stream)));
+  }
 }
 
-void destroy_graph(void* graph) noexcept { cudaGraphDestroy(as_graph(graph)); }
+// ---- graphs -------------------------------------------------------------------------------------------------------------------
 
-void* instantiate(void* graph) {
+namespace {
+
+// Nodes are changed through the graph that they were made in, so it lives as long as the executable one.
+struct BuiltGraph {
+  cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
-  LGD_CUDA(cudaGraphInstantiate(&executable, as_graph(graph), 0));
-  return executable;
+  std::vector<cudaGraphNode_t> nodes;
+
+  BuiltGraph() = default;
+  BuiltGraph(const BuiltGraph&) = delete;
+  BuiltGraph& operator=(const BuiltGraph&) = delete;
+  ~BuiltGraph() {
+    if (executable) cudaGraphExecDestroy(executable);
+    if (graph) cudaGraphDestroy(graph);
+  }
+};
+
+cudaKernelNodeParams kernel_node(const Launch& launch, ArgumentList& arguments) {
+  cudaKernelNodeParams node{};
+  node.func = const_cast<void*>(launch.kernel);
+  node.gridDim = dim3_of(launch.grid);
+  node.blockDim = dim3_of(launch.block);
+  node.sharedMemBytes = unsigned(launch.shared_bytes);
+  node.kernelParams = arguments.pointers;
+  return node;
 }
 
-bool update(void* executable, void* graph) {
-  cudaGraphExecUpdateResultInfo result;
-  const cudaError_t status = cudaGraphExecUpdate(as_executable(executable), as_graph(graph), &result);
-  if (status == cudaErrorGraphExecUpdateFailure) {
+cudaMemsetParams zero_node(const Work& work) {
+  const unsigned element = work.bytes % 4 == 0 && reinterpret_cast<uintptr_t>(work.to) % 4 == 0 ? 4 : 1;
+  cudaMemsetParams node{};
+  node.dst = work.to;
+  node.elementSize = element;
+  node.width = work.bytes / element;
+  node.height = 1;
+  return node;
+}
+
+}  // namespace
+
+void* build_graph(const Tape& tape) {
+  auto built = std::make_unique<BuiltGraph>();
+  LGD_CUDA(cudaGraphCreate(&built->graph, 0));
+  std::vector<cudaGraphNode_t> before;
+  for (size_t i = 0; i < tape.size(); ++i) {
+    before.clear();
+    for (const int piece : tape.before(i)) before.push_back(built->nodes[size_t(piece)]);
+    const Work work = tape[i];
+    cudaGraphNode_t& node = built->nodes.emplace_back();
+    switch (work.kind) {
+      case Work::Kind::kernel: {
+        ArgumentList arguments(work.launch);
+        const cudaKernelNodeParams made = kernel_node(work.launch, arguments);
+        check_launch(cudaGraphAddKernelNode(&node, built->graph, before.data(), before.size(), &made), work.launch);
+        break;
+      }
+      case Work::Kind::copy:
+        LGD_CUDA(cudaGraphAddMemcpyNode1D(&node, built->graph, before.data(), before.size(), work.to, work.from, work.bytes, cudaMemcpyDefault));
+        break;
+      case Work::Kind::zero: {
+        const cudaMemsetParams made = zero_node(work);
+        LGD_CUDA(cudaGraphAddMemsetNode(&node, built->graph, before.data(), before.size(), &made));
+        break;
+      }
+    }
+  }
+  LGD_CUDA(cudaGraphInstantiate(&built->executable, built->graph, 0));
+  return built.release();
+}
+
+bool change_graph(void* graph, size_t index, const Work& work) {
+  BuiltGraph& built = *static_cast<BuiltGraph*>(graph);
+  const cudaGraphNode_t node = built.nodes[index];
+  cudaError_t status = cudaSuccess;
+  switch (work.kind) {
+    case Work::Kind::kernel: {
+      ArgumentList arguments(work.launch);
+      const cudaKernelNodeParams changed = kernel_node(work.launch, arguments);
+      status = cudaGraphExecKernelNodeSetParams(built.executable, node, &changed);
+      break;
+    }
+    case Work::Kind::copy: status = cudaGraphExecMemcpyNodeSetParams1D(built.executable, node, work.to, work.from, work.bytes, cudaMemcpyDefault); break;
+    case Work::Kind::zero: {
+      const cudaMemsetParams changed = zero_node(work);
+      status = cudaGraphExecMemsetNodeSetParams(built.executable, node, &changed);
+      break;
+    }
+  }
+  if (status == cudaErrorInvalidValue || status == cudaErrorNotSupported || status == cudaErrorGraphExecUpdateFailure) {
     cudaGetLastError();
     return false;
   }
-  check(status, "cudaGraphExecUpdate");
+  check(status, "changing a node of a CUDA graph");
   return true;
 }
 
-void launch(void* executable, void* stream) { LGD_CUDA(cudaGraphLaunch(as_executable(executable), as_stream(stream))); }
-void destroy_executable(void* executable) noexcept { cudaGraphExecDestroy(as_executable(executable)); }
+void launch_graph(void* graph, void* stream) { LGD_CUDA(cudaGraphLaunch(static_cast<BuiltGraph*>(graph)->executable, as_stream(stream))); }
+void destroy_graph(void* graph) noexcept { delete static_cast<BuiltGraph*>(graph); }
 
 }  // namespace lgd::cuda

@@ -111,7 +111,6 @@ void* Device::allocate(size_t bytes) {
   void* pointer = nullptr;
   if (kind == DeviceKind::cuda) {
     cuda::set_device(index);
-    if (impl_->timeline) impl_->timeline->before_allocation();
     pointer = cuda::allocate(bytes);
   } else {
     // Large blocks stand on huge pages where the system grants them: streaming activations is about twice as fast as over 4 KiB pages.
@@ -154,19 +153,21 @@ void Device::to_host(void* host, const void* device, size_t bytes) {
 
 void Device::copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) cuda::copy_async(to, from, bytes, stream);
+  if (kind == DeviceKind::cuda) impl_->timeline->copy(to, from, bytes);
   else std::memmove(to, from, bytes);
 }
 
 void Device::zero(void* device, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) cuda::zero_async(device, bytes, stream);
+  if (kind == DeviceKind::cuda) impl_->timeline->zero(device, bytes);
   else std::memset(device, 0, bytes);
 }
 
 void Device::synchronize() {
   if (kind == DeviceKind::cuda) impl_->timeline->synchronize();
 }
+
+void Device::launch(const Launch& launch) { impl_->timeline->launch(launch); }
 
 void* Device::scratch(size_t bytes) {
   if (kind == DeviceKind::cuda) return impl_->timeline->scratch(bytes);
@@ -182,6 +183,7 @@ void* Device::scratch(size_t bytes) {
 
 void* Device::stage(size_t bytes) { return impl_->timeline->stage(bytes); }
 const void* Device::send(size_t bytes) { return impl_->timeline->send(bytes); }
+void Device::record_event(void* event) { impl_->timeline->record_event(event); }
 
 void Device::begin_branch() {
   if (kind == DeviceKind::cuda) impl_->timeline->begin_branch();
@@ -198,6 +200,7 @@ void Device::begin_step(std::shared_ptr<StepGraph> graph) {
 void Device::end_step() {
   if (kind == DeviceKind::cuda) impl_->timeline->end_step();
 }
+void Device::repeat_step(StepGraph& graph) { impl_->timeline->repeat_step(graph); }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
   {

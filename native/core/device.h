@@ -18,6 +18,7 @@
 namespace lgd {
 
 struct Kernels;    // ops/kernels.h: the table of operations of one backend
+struct Launch;     // core/launch.h: a kernel with its arguments
 class PartialSums; // ops/partial_sums.h: sums that wait
 struct StepGraph;  // core/timeline.h: what is kept of a step from one time to the next
 
@@ -37,7 +38,6 @@ class Device {
   const Kernels* kernels;   // never null
   ThreadPool pool;          // host-side parallel loops; use it only from the device's thread
   std::shared_ptr<PartialSums> sums;  // of CUDA, once there were any
-  void* stream = nullptr;   // cudaStream_t that work goes to now: the compute stream, or the branch; null on the CPU
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
   void* allocate(size_t bytes);
@@ -48,9 +48,10 @@ class Device {
   // Copies and fills in stream order. from_host() may return before the copy ran only when the bytes were staged; to_host() waits.
   void from_host(void* device, const void* host, size_t bytes);
   void to_host(void* host, const void* device, size_t bytes);
-  void copy(void* to, const void* from, size_t bytes);
+  void copy(void* to, const void* from, size_t bytes);  // within the device; on CUDA also to or from pinned memory
   void zero(void* device, size_t bytes);
   void synchronize();  // waits until everything enqueued before has run; device thread only
+  void launch(const Launch& launch);  // CUDA only, device thread only
 
   // Scratch memory of at least `bytes`, valid until the next call of scratch() on this stream of the device; device thread only.
   void* scratch(size_t bytes);
@@ -60,6 +61,9 @@ class Device {
   // step, or outside a step until the next stage().
   void* stage(size_t bytes);
   const void* send(size_t bytes);
+
+  // CUDA only, device thread only: the event comes behind all that was enqueued before it; in a step that is held back, behind the step.
+  void record_event(void* event);
 
   // Device thread only; nothing on the CPU. What is enqueued between begin_branch() and end_branch() may run beside what follows,
   // until join_branch() or the end of the step. One branch at a time.
@@ -71,6 +75,7 @@ class Device {
   // one CUDA graph. A step may be anything: one that differs from the last, or waits in between, only costs more.
   void begin_step(std::shared_ptr<StepGraph> graph);
   void end_step();
+  void repeat_step(StepGraph& graph);  // starts the graph of the last such step once more, as it was; CUDA only
 
   // Runs `work` on the device's thread after everything submitted before. `done` (optional) is called on that thread after it,
   // with null or the error (this work's own, or the earlier one that made it skip). Thread-safe.
@@ -125,15 +130,11 @@ void destroy_stream(void* stream) noexcept;
 void set_device(int index);           // for the calling thread
 void* allocate(size_t bytes);
 void release(void* pointer) noexcept;
-void copy_async(void* to, const void* from, size_t bytes, void* stream);  // any direction (unified addressing)
-void zero_async(void* device, size_t bytes, void* stream);
-void synchronize(void* stream);
 void* allocate_pinned(size_t bytes);
 void release_pinned(void* pointer) noexcept;
 void* create_event();
 void destroy_event(void* event) noexcept;
-// In a step that is held back: recorded behind it. wait_event() is a wait of the host; for such an event it starts the work first.
-void record_event(void* event, void* stream);
+// The host waits. For an event of a step that this thread holds back, that step is started first.
 void wait_event(void* event);
 const Kernels* kernels();
 }  // namespace cuda

@@ -127,7 +127,7 @@ void end_step(const DeviceStepPtr& step) {
 
 StepInfo step_info(const DeviceStepPtr& step) {
   const StepCounts& counts = step->graph->counts;
-  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes};
+  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed};
 }
 
 void begin_branch(const DevicePtr& device) {

@@ -13,22 +13,9 @@ namespace {
 
 constexpr size_t block_bytes = size_t(8) << 20;
 constexpr size_t largest_staged = size_t(64) << 20;   // more goes block by block: input buffers stay as large as they once were
-constexpr int most_waits_in_a_row = 3;
+constexpr int most_interrupted_in_a_row = 3;
 
-thread_local Timeline* capturing_here = nullptr;
-
-// A graph as captured; the executable one made of it outlives it.
-class Captured {
- public:
-  explicit Captured(void* graph) : graph_(graph) {}
-  ~Captured() { cuda::destroy_graph(graph_); }
-  Captured(const Captured&) = delete;
-  Captured& operator=(const Captured&) = delete;
-  void* get() const { return graph_; }
-
- private:
-  void* graph_;
-};
+thread_local Timeline* holding_here = nullptr;
 
 bool graphs_wanted() {
   const char* text = std::getenv("LGDISTILL_GRAPHS");
@@ -41,7 +28,7 @@ size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 }  // namespace
 
 StepGraph::~StepGraph() {
-  if (executable) cuda::destroy_executable(executable);
+  if (graph) cuda::destroy_graph(graph);
 }
 
 Timeline::Timeline(Device& device)
@@ -50,10 +37,9 @@ Timeline::Timeline(Device& device)
       compute_(cuda::create_stream(device.index)),
       branch_(cuda::create_stream(device.index)),
       upload_(cuda::create_stream(device.index)),
+      stream_(compute_),
       forked_event_(cuda::create_event()),
-      joined_event_(cuda::create_event()) {
-  device_.stream = compute_;
-}
+      joined_event_(cuda::create_event()) {}
 
 Timeline::~Timeline() {
   abandon_step();
@@ -80,25 +66,24 @@ Timeline::~Timeline() {
 // ---- memory and copies --------------------------------------------------------------------------------------------------------
 
 bool Timeline::defer_release(void* pointer) {
-  if (!holds_back_) return false;
+  if (!defers_) return false;
   std::lock_guard lock(deferred_mutex_);
-  if (!holds_back_) return false;
+  if (!defers_) return false;
   deferred_.push_back(pointer);
   return true;
 }
 
 void Timeline::free_deferred() noexcept {
   std::lock_guard lock(deferred_mutex_);
-  holds_back_ = false;
+  defers_ = false;
   for (void* pointer : deferred_) cuda::release(pointer);
   deferred_.clear();
 }
 
 void* Timeline::scratch(size_t bytes) {
-  Scratch& scratch = scratch_[device_.stream == branch_];
+  Scratch& scratch = scratch_[on_branch()];
   if (bytes > scratch.bytes) {
-    interrupt(false);
-    cuda::synchronize(device_.stream);  // kernels in flight may still use the old block
+    cuda::synchronize(stream_);  // kernels in flight may still use the old block
     device_.release(scratch.data, scratch.bytes);
     scratch = {};
     scratch.data = device_.allocate(bytes);
@@ -107,14 +92,31 @@ void* Timeline::scratch(size_t bytes) {
   return scratch.data;
 }
 
+void Timeline::launch(const Launch& launch) {
+  if (holding_) return tape_.launch(launch, on_branch());
+  Work work;
+  work.launch = launch;
+  cuda::run(work, stream_);
+}
+
+void Timeline::copy(void* to, const void* from, size_t bytes) {
+  if (holding_) tape_.copy(to, from, bytes, on_branch());
+  else cuda::run({Work::Kind::copy, {}, to, from, bytes}, stream_);
+}
+
+void Timeline::zero(void* device, size_t bytes) {
+  if (holding_) tape_.zero(device, bytes, on_branch());
+  else cuda::run({Work::Kind::zero, {}, device, nullptr, bytes}, stream_);
+}
+
 void Timeline::from_host(void* device, const void* host, size_t bytes) {
   if (!step_ || bytes > largest_staged) return upload_staged(device, static_cast<const char*>(host), bytes);
   std::memcpy(stage(bytes), host, bytes);
-  cuda::copy_async(device, send(bytes), bytes, device_.stream);
+  copy(device, send(bytes), bytes);
 }
 
 void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
-  interrupt(true);
+  interrupt();
   while (bytes > 0) {
     Block& block = blocks_[next_block_];
     next_block_ ^= 1;
@@ -125,8 +127,8 @@ void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
     cuda::await_event(block.event);
     const size_t part = std::min(bytes, block_bytes);
     std::memcpy(block.data, host, part);
-    cuda::copy_async(device, block.data, part, device_.stream);
-    cuda::enqueue_event(block.event, device_.stream);
+    copy(device, block.data, part);
+    cuda::enqueue_event(block.event, stream_);
     device = static_cast<char*>(device) + part;
     host += part;
     bytes -= part;
@@ -134,13 +136,13 @@ void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
 }
 
 void Timeline::to_host(void* host, const void* device, size_t bytes) {
-  interrupt(true);
-  cuda::copy_async(host, device, bytes, device_.stream);
-  cuda::synchronize(device_.stream);
+  interrupt();
+  copy(host, device, bytes);
+  cuda::synchronize(stream_);
 }
 
 void Timeline::synchronize() {
-  interrupt(true);
+  interrupt();
   if (forked_) cuda::synchronize(branch_);
   cuda::synchronize(compute_);
 }
@@ -172,7 +174,6 @@ Timeline::Input& Timeline::idle_input(size_t bytes) {
 }
 
 void Timeline::grow(Input& input, size_t bytes) {
-  interrupt(false);
   device_.release(input.device, input.bytes);
   if (input.host) cuda::release_pinned(input.host);
   input.host = input.device = nullptr;
@@ -185,11 +186,11 @@ void Timeline::grow(Input& input, size_t bytes) {
 const void* Timeline::send(size_t bytes) {
   Input& input = *staged_;
   cuda::stream_wait(upload_, input.consumed);
-  cuda::copy_async(input.device, input.host, bytes, upload_);
+  cuda::run({Work::Kind::copy, {}, input.device, input.host, bytes}, upload_);
   cuda::enqueue_event(input.arrived, upload_);
   input.turn = turn_;
   in_use_.push_back(&input);
-  if (!capturing_) cuda::stream_wait(device_.stream, input.arrived);
+  if (!holding_) cuda::stream_wait(stream_, input.arrived);
   return input.device;
 }
 
@@ -203,44 +204,51 @@ void Timeline::end_turn() {
 // ---- branches -----------------------------------------------------------------------------------------------------------------
 
 void Timeline::begin_branch() {
-  LGD_CHECK(device_.stream == compute_, "NATIVE_ERROR", "a branch within a branch");
-  cuda::enqueue_event(forked_event_, compute_);
-  cuda::stream_wait(branch_, forked_event_);
-  device_.stream = branch_;
+  LGD_CHECK(!on_branch(), "NATIVE_ERROR", "a branch within a branch");
+  if (holding_) {
+    tape_.fork();
+  } else {
+    cuda::enqueue_event(forked_event_, compute_);
+    cuda::stream_wait(branch_, forked_event_);
+  }
+  stream_ = branch_;
   forked_ = true;
 }
 
-void Timeline::end_branch() { device_.stream = compute_; }
+void Timeline::end_branch() { stream_ = compute_; }
 
 void Timeline::join_branch() {
-  LGD_CHECK(device_.stream == compute_, "NATIVE_ERROR", "a branch that joins itself");
+  LGD_CHECK(!on_branch(), "NATIVE_ERROR", "a branch that joins itself");
   if (!forked_) return;
-  cuda::enqueue_event(joined_event_, branch_);
-  cuda::stream_wait(compute_, joined_event_);
+  if (holding_) {
+    tape_.join();
+  } else {
+    cuda::enqueue_event(joined_event_, branch_);
+    cuda::stream_wait(compute_, joined_event_);
+  }
   forked_ = false;
 }
 
 // ---- steps --------------------------------------------------------------------------------------------------------------------
 
-Timeline* Timeline::capturing() { return capturing_here; }
-
-bool Timeline::is_behind(void* event) const { return std::find(behind_.begin(), behind_.end(), event) != behind_.end(); }
+Timeline* Timeline::holding_back() { return holding_here; }
 
 void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   end_step();  // of a caller that failed in the middle
+  join_branch();
   if (!in_use_.empty()) end_turn();
   step_ = std::move(graph);
-  eager_ = !graphs_wanted_ || !step_->warm || step_->waits_in_a_row == most_waits_in_a_row;
-  if (!eager_) start_capture();
+  eager_ = !graphs_wanted_ || !step_->warm || step_->interrupted_in_a_row == most_interrupted_in_a_row;
+  if (!eager_) hold_back();
 }
 
 void Timeline::end_step() {
   if (!step_) return;
   end_branch();
   join_branch();
-  if (capturing_) {
+  if (holding_) {
     launch_step(*step_);
-    step_->waits_in_a_row = 0;
+    step_->interrupted_in_a_row = 0;
   } else if (eager_) {
     ++step_->counts.eager;
   }
@@ -249,64 +257,77 @@ void Timeline::end_step() {
   end_turn();
 }
 
-void Timeline::start_capture() {
-  cuda::begin_capture(compute_);
-  capturing_ = holds_back_ = true;
-  capturing_here = this;
+void Timeline::repeat_step(StepGraph& step) {
+  LGD_CHECK(!step_ && step.graph, "NATIVE_ERROR", "no graph to be launched again");
+  cuda::launch_graph(step.graph, compute_);
 }
 
-void* Timeline::finish_capture() {
-  capturing_here = nullptr;
-  capturing_ = false;
-  return cuda::end_capture(compute_);
+void Timeline::hold_back() {
+  tape_.clear();
+  holding_ = defers_ = true;
+  holding_here = this;
 }
 
-// Starts what was held back (nothing, if null), with all that was promised to come before and behind it.
-void Timeline::launch(void* executable) {
+// Starts what was held back, as a graph or (null) piece by piece, with all that was promised to come before and behind it.
+void Timeline::release_held(void* graph) {
+  holding_here = nullptr;
+  holding_ = false;
   for (const Input* input : in_use_) cuda::stream_wait(compute_, input->arrived);
-  if (executable) cuda::launch(executable, compute_);
+  if (graph) cuda::launch_graph(graph, compute_);
+  else for (size_t i = 0; i < tape_.size(); ++i) cuda::run(tape_[i], compute_);
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
   behind_.clear();
   free_deferred();
 }
 
 void Timeline::launch_step(StepGraph& step) {
-  const Captured graph(finish_capture());
-  if (!step.executable || !cuda::update(step.executable, graph.get())) {
-    if (step.executable) cuda::destroy_executable(std::exchange(step.executable, nullptr));
-    step.executable = cuda::instantiate(graph.get());
+  if (!take_over(step)) {
+    if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
+    if (tape_.size() > 0) step.graph = cuda::build_graph(tape_);
     ++step.counts.instantiated;
+    step.counts.changed = int64_t(tape_.size());
   }
-  step.counts.nodes = int64_t(cuda::graph_nodes(graph.get()));
-  launch(step.executable);
+  step.counts.nodes = int64_t(tape_.size());
+  std::swap(tape_, step.built);
+  tape_.clear();
+  release_held(step.graph);
   ++step.counts.launched;
 }
 
-void Timeline::interrupt(bool waits) {
-  if (capturing_here != this) return;
-  const bool on_branch = device_.stream == branch_;
+// Sets in the graph what differs from the time before; false: the graph must be built anew.
+bool Timeline::take_over(StepGraph& step) {
+  if (!step.graph || !tape_.has_shape_of(step.built)) return false;
+  step.counts.changed = 0;
+  for (size_t i = 0; i < tape_.size(); ++i) {
+    if (tape_.has_work_of(step.built, i)) continue;
+    if (!cuda::change_graph(step.graph, i, tape_[i])) return false;
+    ++step.counts.changed;
+  }
+  return true;
+}
+
+void Timeline::interrupt() {
+  if (!holding_) return;
+  const bool branching = on_branch();
   end_branch();
   join_branch();
-  {
-    const Captured graph(finish_capture());
-    StepGraph once;
-    if (cuda::graph_nodes(graph.get()) > 0) once.executable = cuda::instantiate(graph.get());
-    launch(once.executable);
-  }
+  release_held(nullptr);
   ++step_->counts.interrupted;
-  step_->waits_in_a_row = waits ? step_->waits_in_a_row + 1 : 0;
-  if (on_branch) begin_branch();
+  ++step_->interrupted_in_a_row;
+  if (branching) begin_branch();
 }
 
 void Timeline::abandon_step() noexcept {
-  if (capturing_) {
-    cuda::discard_capture(compute_);
-    capturing_here = nullptr;
-    capturing_ = forked_ = false;
+  if (holding_) {
+    tape_.clear();
+    holding_here = nullptr;
+    holding_ = forked_ = false;
+    // It may have got some of this step's arguments.
+    if (step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
   }
   behind_.clear();
   free_deferred();
-  device_.stream = compute_;
+  stream_ = compute_;
   step_ = nullptr;
   try {
     join_branch();
@@ -316,20 +337,20 @@ void Timeline::abandon_step() noexcept {
   }
 }
 
-// ---- core/device.h: events ----------------------------------------------------------------------------------------------------
+// ---- events -------------------------------------------------------------------------------------------------------------------
 
-namespace cuda {
-
-void record_event(void* event, void* stream) {
-  if (Timeline* timeline = Timeline::capturing()) timeline->record_behind(event);
-  else enqueue_event(event, stream);
+void Timeline::record_event(void* event) {
+  if (holding_) behind_.push_back(event);
+  else cuda::enqueue_event(event, stream_);
 }
 
-void wait_event(void* event) {
-  if (Timeline* timeline = Timeline::capturing(); timeline && timeline->is_behind(event)) timeline->before_wait();
+void Timeline::before_wait(void* event) {
+  if (std::find(behind_.begin(), behind_.end(), event) != behind_.end()) interrupt();
+}
+
+void cuda::wait_event(void* event) {
+  if (Timeline* timeline = Timeline::holding_back()) timeline->before_wait(event);
   await_event(event);
 }
-
-}  // namespace cuda
 
 }  // namespace lgd

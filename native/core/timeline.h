@@ -4,18 +4,19 @@
 //   branch    what stands between begin_branch() and end_branch(): beside what follows it, until it is joined
 //   upload    input sent ahead of the step that reads it
 //
-// A step (begin_step() to end_step()) is captured anew every time, and the executable graph of the time before takes over the new
-// arguments (cudaGraphExecUpdate). A graph captured once would need everything that differs between steps (learning rate, seeds,
-// slots, addresses of input) in device memory, a kernel that reads it there, and rules about what may differ; this way each of them
-// is an ordinary argument, and a step that differs in shape is only instantiated again. It costs the host one or two microseconds a
-// launch, on a thread that is a step ahead of the GPU; the GPU sees one launch a step, with branches side by side and no host
-// between kernels.
-//   - The first step of a StepGraph runs eagerly: scratch memory grows, and modules are loaded.
-//   - What cannot be captured (a host wait, an allocation) interrupts: the work so far is launched as a graph of its own and the
-//     rest of the step runs eagerly. A StepGraph whose steps are interrupted by waits again and again is captured no more.
+// A step (begin_step() to end_step()) is one CUDA graph, built once and launched every time. What the step enqueues is only written down
+// (core/tape.h) and compared with what the graph was built of: as a rule the same kernels in the same order, of which some have other
+// arguments (learning rate, seeds, slots, addresses of input), and these are set in the graph. So everything that differs between steps
+// stays an ordinary argument, none of it has to be read from device memory by a kernel, and a step of another shape (accumulation, a queue
+// that fills) is only a graph to be built again. The driver hears of the arguments that changed and of one launch a step; the GPU sees
+// branches side by side and no host between kernels.
+//   - The first step of a StepGraph runs eagerly: most memory is allocated there, and one that runs once needs no graph.
+//   - A wait of the host interrupts: what was written down so far is enqueued at once, and so is the rest of the step. A StepGraph whose
+//     steps are interrupted again and again is written down no more.
+//   - Memory may be allocated in the middle; what is freed there is kept until the step is launched.
 //   - Input is sent outside the graph, by the upload stream, into buffers of which each lies idle for a turn: the copy for step n + 1
 //     waits for step n - 1, which is done, and runs beside step n. The graph's launch waits for what the step reads.
-//   - An error while capturing discards the step; so does the error's way to the caller (core/device.h).
+//   - An error in a step discards it; so does the error's way to the caller (core/device.h).
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
 #include <atomic>
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/tape.h"
 
 namespace lgd {
 
@@ -34,6 +36,7 @@ struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
   int64_t instantiated = 0;   // graphs whose shape was new
   int64_t nodes = 0;          // of the last graph
+  int64_t changed = 0;        // of them those whose arguments were set for its last launch; all, if it was built for it
 };
 
 // Steps of the same kind share one. Device thread only; free to go at any time.
@@ -43,9 +46,10 @@ struct StepGraph {
   StepGraph(const StepGraph&) = delete;
   StepGraph& operator=(const StepGraph&) = delete;
 
-  void* executable = nullptr;
+  void* graph = nullptr;
+  Tape built;                 // what the graph holds
   bool warm = false;          // ran before
-  int waits_in_a_row = 0;     // steps that a wait of the host interrupted
+  int interrupted_in_a_row = 0;
   StepCounts counts;
 };
 
@@ -57,6 +61,9 @@ class Timeline {
   Timeline(const Timeline&) = delete;
   Timeline& operator=(const Timeline&) = delete;
 
+  void launch(const Launch& launch);
+  void copy(void* to, const void* from, size_t bytes);
+  void zero(void* device, size_t bytes);
   void from_host(void* device, const void* host, size_t bytes);
   void to_host(void* host, const void* device, size_t bytes);
   void synchronize();
@@ -64,23 +71,20 @@ class Timeline {
   void* stage(size_t bytes);
   const void* send(size_t bytes);
 
+  void record_event(void* event);
+  void before_wait(void* event);  // the host is about to wait for it
+
   void begin_branch();
   void end_branch();
   void join_branch();
   void begin_step(std::shared_ptr<StepGraph> graph);
   void end_step();
+  void repeat_step(StepGraph& graph);
   void abandon_step() noexcept;   // after an error
 
-  // The thread is about to do what a capture does not allow.
-  void before_allocation() { interrupt(false); }
-  void before_wait() { interrupt(true); }
   // Takes over memory that work held back may still use; false: there is none, free it at once. Thread-safe.
   bool defer_release(void* pointer);
-
-  // Events that go through cuda::record_event() and cuda::wait_event() while this thread captures.
-  void record_behind(void* event) { behind_.push_back(event); }
-  bool is_behind(void* event) const;
-  static Timeline* capturing();   // of this thread; null: it captures nothing
+  static Timeline* holding_back();  // of this thread; null: it holds nothing back
 
  private:
   // A piece of input: pinned memory and its twin on the device.
@@ -92,11 +96,12 @@ class Timeline {
   };
   struct Scratch { void* data = nullptr; size_t bytes = 0; };
 
-  void start_capture();
-  void* finish_capture();
-  void launch(void* executable);
+  bool on_branch() const { return stream_ == branch_; }
+  void hold_back();
+  void release_held(void* graph);
   void launch_step(StepGraph& step);
-  void interrupt(bool waits);
+  bool take_over(StepGraph& step);
+  void interrupt();
   void end_turn();
   void free_deferred() noexcept;
   Input& idle_input(size_t bytes);
@@ -106,13 +111,15 @@ class Timeline {
   Device& device_;
   const bool graphs_wanted_;
   void *compute_, *branch_, *upload_;
+  void* stream_;                             // that work goes to now: compute_ or branch_
   void *forked_event_, *joined_event_;
   bool forked_ = false;                      // the branch has work that nobody waited for
   std::shared_ptr<StepGraph> step_;          // open
-  bool eager_ = false, capturing_ = false;   // the open step: was never captured; is being captured
+  bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start; is held back
+  Tape tape_;                                // of what is held back
   std::vector<void*> behind_;                // events to be recorded behind the work held back
   std::mutex deferred_mutex_;
-  std::atomic<bool> holds_back_{false};      // from the capture to the launch
+  std::atomic<bool> defers_{false};          // while work is held back, until its launch
   std::vector<void*> deferred_;              // memory to be freed then
   Scratch scratch_[2];                       // of compute, of branch
   std::deque<Input> inputs_;

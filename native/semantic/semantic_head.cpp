@@ -30,8 +30,8 @@ RecordRing::~RecordRing() {
 void RecordRing::publish(int slot) {
   if (device_->kind != DeviceKind::cuda) return;
   if (!events_[slot]) events_[slot] = cuda::create_event();
-  cuda::copy_async(host_ + slot, at(slot), sizeof(StepRecord), device_->stream);
-  cuda::record_event(events_[slot], device_->stream);
+  device_->copy(host_ + slot, at(slot), sizeof(StepRecord));
+  device_->record_event(events_[slot]);
 }
 
 const StepRecord& RecordRing::read(int slot) {

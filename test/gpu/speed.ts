@@ -89,11 +89,11 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
   using device = await openDevice(name);
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
   const timing = await sample(device, batch, take, { seconds });
-  const { launched, eager, interrupted } = await distiller.stepInfo();
+  const { launched, eager, interrupted, nodes, changed } = await distiller.stepInfo();
   const atScale = !report.small;
   record(report, 'whole step', student, resolution, timing, {
     peakBytes: distiller.memory.peak, ...(atScale && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
-    graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs`,
+    graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${changed} of ${nodes} operations changed`,
   });
   record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
   if (withTeacher) {

@@ -32,9 +32,9 @@ describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))('a st
     using device = await openDevice('cuda');
     expect(device.info.name).toBe('emulated GPU');
     const { distiller, take, dispose } = await openSteps(device, { student, widthMultiplier: 1, resolution, stored: resolution, batch: 256, images: 256, categories: 1000, teacherFolder: join(folder, String(resolution)) });
-    for (let step = 0; step < 8; step++) await take(); // the first ones allocate, and are no graphs
+    for (let step = 0; step < 8; step++) await take();
     await device.synchronize();
-    expect(await distiller.stepInfo()).toMatchObject({ eager: 1, instantiated: 1, nodes });
+    expect(await distiller.stepInfo()).toMatchObject({ eager: 1, launched: 7, instantiated: 1, nodes, changed: student === 'efficientnet_b0' ? 25 : 7 }); // stochastic depth has a seed a block
     await dispose();
   }, 300_000);
 });

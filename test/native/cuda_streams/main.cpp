@@ -1,5 +1,5 @@
 // Holds a GPU, or the emulated one, to the device's order of things (core/timeline.h): steps, branches, input, numbers sent back.
-// On the emulated one also what it promises about streams and captures (test/native/emulation/runtime.cpp): every mistake below must be
+// On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp): every mistake below must be
 // refused, and the same thing done right must not. A GPU does not refuse them; it computes something else, sometimes.
 #include <cstdio>
 #include <cstring>
@@ -36,6 +36,9 @@ void expect(const char* what, const char* reason, const std::function<void()>& b
   check(reason ? found.find(reason) != std::string::npos : found.empty(), std::string(what) + ": " + (found.empty() ? "nothing was refused" : found));
 }
 
+void zero(void* to, void* stream) { cuda::run({Work::Kind::zero, {}, to, nullptr, 64}, stream); }
+void copy(void* to, const void* from, void* stream) { cuda::run({Work::Kind::copy, {}, to, from, 64}, stream); }
+
 struct Places {
   void *main = cuda::create_stream(0), *side = cuda::create_stream(0), *forked = cuda::create_event(), *joined = cuda::create_event();
   float *a = static_cast<float*>(cuda::allocate(64)), *b = static_cast<float*>(cuda::allocate(64)), *pinned = static_cast<float*>(cuda::allocate_pinned(64));
@@ -53,120 +56,157 @@ struct Places {
     cuda::enqueue_event(joined, side);
     cuda::stream_wait(main, joined);
   }
-  void run(void* graph) const {
-    const std::unique_ptr<void, void (*)(void*)> executable(cuda::instantiate(graph), [](void* given) { cuda::destroy_executable(given); });
-    cuda::destroy_graph(graph);
-    cuda::launch(executable.get(), main);
-  }
+};
+
+// A tape as a graph.
+struct Graph {
+  explicit Graph(const Tape& tape) : handle(cuda::build_graph(tape)) {}
+  ~Graph() { cuda::destroy_graph(handle); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void* const handle;
 };
 
 void check_streams() {
   expect("a branch that is read before it is joined", "race", [] {
     Places at;
     at.fork();
-    cuda::zero_async(at.a, 64, at.side);
-    cuda::copy_async(at.b, at.a, 64, at.main);
+    zero(at.a, at.side);
+    copy(at.b, at.a, at.main);
   });
   expect("a branch that starts too early", "race", [] {
     Places at;
-    cuda::zero_async(at.a, 64, at.main);
-    cuda::copy_async(at.b, at.a, 64, at.side);
+    zero(at.a, at.main);
+    copy(at.b, at.a, at.side);
   });
   expect("one stream's scratch in another", "race", [] {
     Places at;
-    cuda::zero_async(at.a, 64, at.main);
+    zero(at.a, at.main);
     at.fork();
-    cuda::zero_async(at.a, 64, at.side);
-    cuda::zero_async(at.a, 64, at.main);
+    zero(at.a, at.side);
+    zero(at.a, at.main);
   });
   expect("a branch that is joined", nullptr, [] {
     Places at;
-    cuda::zero_async(at.a, 64, at.main);
+    zero(at.a, at.main);
     at.fork();
-    cuda::copy_async(at.b, at.a, 64, at.side);
-    cuda::copy_async(at.pinned, at.a, 64, at.main);  // both read
+    copy(at.b, at.a, at.side);
+    copy(at.pinned, at.a, at.main);  // both read
     at.join();
-    cuda::zero_async(at.a, 64, at.main);
+    zero(at.a, at.main);
     cuda::synchronize(at.main);
-    cuda::zero_async(at.a, 64, at.side);  // the host waited
+    zero(at.a, at.side);  // the host waited
   });
   expect("pinned memory that is written again too early", "written again", [] {
     Places at;
     std::memset(at.pinned, 0, 64);
-    cuda::copy_async(at.a, at.pinned, 64, at.main);
+    copy(at.a, at.pinned, at.main);
     at.pinned[3] = 1;
     cuda::synchronize(at.main);
   });
 }
 
-void check_captures() {
-  const auto capture = [](const char* what, const char* reason, const std::function<void(Places&)>& body) {
+void check_graphs() {
+  const auto graph = [](const char* what, const char* reason, const std::function<void(Places&, Tape&)>& body) {
     expect(what, reason, [&] {
       Places at;
-      std::memset(at.pinned, 0, 64);
-      cuda::begin_capture(at.main);
-      try {
-        body(at);
-        at.run(cuda::end_capture(at.main));
-        cuda::synchronize(at.main);
-      } catch (...) {
-        cuda::discard_capture(at.main);
-        throw;
-      }
+      Tape tape;
+      body(at, tape);
+      const Graph built(tape);
+      cuda::launch_graph(built.handle, at.main);
+      cuda::synchronize(at.main);
     });
   };
-  capture("a branch never joined", "never joined", [](Places& at) {
-    at.fork();
-    cuda::zero_async(at.a, 64, at.side);
+  graph("a graph's branch that is read too early", "race", [](Places& at, Tape& tape) {
+    tape.fork();
+    tape.zero(at.a, 64, true);
+    tape.copy(at.b, at.a, 64, false);
+    tape.join();
   });
-  capture("a captured branch read too early", "race", [](Places& at) {
-    at.fork();
-    cuda::zero_async(at.a, 64, at.side);
-    cuda::copy_async(at.b, at.a, 64, at.main);
-    at.join();
+  graph("a graph's branch that starts too early", "race", [](Places& at, Tape& tape) {
+    tape.zero(at.a, 64, false);
+    tape.copy(at.b, at.a, 64, true);
   });
-  capture("a captured branch", nullptr, [](Places& at) {
-    at.fork();
-    cuda::zero_async(at.a, 64, at.side);
-    cuda::copy_async(at.b, at.pinned, 64, at.main);
-    at.join();
-    cuda::copy_async(at.b, at.a, 64, at.main);
+  graph("a graph's branch", nullptr, [](Places& at, Tape& tape) {
+    tape.zero(at.a, 64, false);
+    tape.fork();
+    tape.copy(at.b, at.a, 64, true);
+    tape.copy(at.pinned, at.a, 64, false);
+    tape.join();
+    tape.zero(at.a, 64, false);
   });
-  capture("a wait of the host", "inside its capture", [](Places& at) { cuda::synchronize(at.main); });
-  capture("a wait of the host for captured work", "recorded in a capture", [](Places& at) {
-    cuda::enqueue_event(at.joined, at.main);
-    cuda::await_event(at.joined);
+  graph("a graph that copies from the host", "from the host", [](Places& at, Tape& tape) { tape.copy(at.a, at.pinned, 64, false); });
+  graph("a graph that copies to pageable memory", "pageable", [](Places& at, Tape& tape) {
+    static float local[16];
+    tape.copy(local, at.a, 64, false);
   });
-  capture("a wait of captured work for other work", "outside the capture", [](Places& at) {
-    cuda::enqueue_event(at.joined, at.side);
-    cuda::stream_wait(at.main, at.joined);
+  graph("a graph after work of another stream", "race", [](Places& at, Tape& tape) {
+    zero(at.a, at.side);
+    tape.zero(at.a, 64, false);
   });
-  capture("an allocation", "allocation inside", [](Places&) { cuda::allocate(1); });
-  capture("a copy from pageable memory", "pinned", [](Places& at) {
-    float local[16] = {};
-    cuda::copy_async(at.a, local, 64, at.main);
-  });
-  capture("pinned memory written again", "written again", [](Places& at) {
-    cuda::copy_async(at.a, at.pinned, 64, at.main);
-    at.pinned[0] = 1;
-  });
-  capture("pinned memory freed", "freed", [](Places& at) {
-    cuda::copy_async(at.a, at.pinned, 64, at.main);
-    std::thread([&] { cuda::release_pinned(std::exchange(at.pinned, nullptr)); }).join();
-  });
-  expect("a graph of another shape is not taken over", nullptr, [] {
+  expect("memory of a graph that was freed before the launch", "freed", [] {
     Places at;
-    const auto captured = [&](int copies) {
-      cuda::begin_capture(at.main);
-      for (int i = 0; i < copies; ++i) cuda::copy_async(at.a, at.b, 64, at.main);
-      return cuda::end_capture(at.main);
-    };
-    void *one = captured(1), *same = captured(1), *two = captured(2), *executable = cuda::instantiate(one);
-    check(cuda::update(executable, same), "an equal shape was refused");
-    check(!cuda::update(executable, two), "another shape was taken over");
-    for (void* graph : {one, same, two}) cuda::destroy_graph(graph);
-    cuda::destroy_executable(executable);
+    Tape tape;
+    tape.zero(at.pinned, 64, false);
+    const Graph built(tape);
+    cuda::release_pinned(std::exchange(at.pinned, nullptr));
+    cuda::launch_graph(built.handle, at.main);
   });
+}
+
+// A graph that is changed between its launches: each gives what it had when it was launched.
+void check_changes() {
+  Places at;
+  float* const source = static_cast<float*>(cuda::allocate(64 * 8));
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 16; ++j) at.pinned[j] = float(i);
+    copy(source + 16 * i, at.pinned, at.main);
+    cuda::synchronize(at.main);
+  }
+  float* const results = static_cast<float*>(cuda::allocate_pinned(64 * 8));
+  const auto write = [&](Tape& tape, int time) {
+    tape.zero(at.b, 64, false);
+    tape.fork();
+    tape.copy(at.a, source + 16 * time, 64, true);
+    tape.join();
+    tape.copy(at.b, at.a, 64, false);
+    tape.copy(results + 16 * time, at.b, 64, false);
+  };
+  Tape first;
+  write(first, 0);
+  const Graph built(first);
+  cuda::launch_graph(built.handle, at.main);
+  for (int time = 1; time < 8; ++time) {
+    Tape next;
+    write(next, time);
+    check(next.has_shape_of(first), "steps of the same shape were told apart");
+    int changed = 0;
+    for (size_t i = 0; i < next.size(); ++i)
+      if (!next.has_work_of(first, i)) changed += cuda::change_graph(built.handle, i, next[i]);
+    check(changed == 2, "two copies of four pieces of work have other addresses, and " + std::to_string(changed) + " were changed");
+    cuda::launch_graph(built.handle, at.main);
+  }
+  cuda::synchronize(at.main);
+  for (int time = 0; time < 8; ++time) check(results[16 * time + 3] == float(time), "a launch had the arguments of another");
+  Tape longer, elsewhere, apart;
+  write(longer, 0);
+  longer.zero(at.b, 64, false);
+  check(!longer.has_shape_of(first), "another number of pieces passed for the same shape");
+  elsewhere.zero(at.b, 64, false);
+  elsewhere.copy(at.a, source, 64, true);  // no fork
+  elsewhere.join();
+  elsewhere.copy(at.b, at.a, 64, false);
+  elsewhere.copy(results, at.b, 64, false);
+  check(!elsewhere.has_shape_of(first), "other edges passed for the same shape");
+  apart.zero(at.b, 32, false);
+  apart.fork();
+  apart.copy(at.a, source, 64, true);
+  apart.join();
+  apart.copy(at.b, at.a, 64, false);
+  apart.copy(results, at.b, 64, false);
+  check(!apart.has_shape_of(first), "another number of bytes passed for the same shape");
+  cuda::release(source);
+  cuda::release_pinned(results);
 }
 
 // A step of everything that a device offers, many times, with values that tell one time from the next.
@@ -180,8 +220,8 @@ void check_device() {
   const void *main_scratch = nullptr, *branch_scratch = nullptr;
   std::vector<Buffer> kept;
   const auto step = [&](int time) {
-    Buffer brief(device, 64);  // before the step: an allocation would cut it short
     device->begin_step(graph);
+    Buffer brief(device, 64);  // memory may be allocated in the middle
     const std::vector<float> values(1024, float(time));
     device->from_host(input.as<>(), values.data(), 4096);
     device->begin_branch();
@@ -197,8 +237,8 @@ void check_device() {
     else kept.push_back(std::move(brief));
     device->join_branch();
     device->copy(sum.as<>(), beside.as<>(), 4096);
-    cuda::copy_async(published + 1024 * (time % 8), sum.as<>(), 4096, device->stream);
-    cuda::record_event(events[size_t(time % 8)], device->stream);
+    device->copy(published + 1024 * (time % 8), sum.as<>(), 4096);
+    device->record_event(events[size_t(time % 8)]);
     device->end_step();
   };
   for (int time = 0; time < 20; ++time) {
@@ -211,11 +251,11 @@ void check_device() {
     }
   }
   check(main_scratch != branch_scratch, "both streams have the same scratch memory");
-  check(graph->counts.eager == 1 && graph->counts.interrupted == 1 && graph->counts.launched == 18, "steps were not captured");
+  check(graph->counts.eager == 1 && graph->counts.interrupted == 0 && graph->counts.launched == 19 && graph->counts.instantiated == 1, "steps did not run as one graph");
   device->run("pending", [&] {
     device->begin_step(graph);
-    cuda::copy_async(published, sum.as<>(), 4096, device->stream);
-    cuda::record_event(events[0], device->stream);
+    device->copy(published, sum.as<>(), 4096);
+    device->record_event(events[0]);
     cuda::wait_event(events[0]);  // of work that is held back: must start it
     device->end_step();
   });
@@ -230,10 +270,11 @@ void check_device() {
 int main() {
   if (lgd::cuda::properties(0).name == "emulated GPU") {
     lgd::check_streams();
-    lgd::check_captures();
+    lgd::check_graphs();
   } else {
     std::printf("SKIPPED mistakes that only the emulated GPU refuses\n");
   }
+  lgd::check_changes();
   lgd::check_device();
   std::printf("%d checks, %d failures\n", lgd::checks, lgd::failures);
   return lgd::failures != 0;

@@ -10,8 +10,8 @@ namespace lgd::emulation {
 
 std::recursive_mutex mutex;
 std::vector<Stream*> streams;
-std::vector<CapturePtr> captures;
 std::map<uintptr_t, Allocation> allocations;
+std::map<uintptr_t, size_t> freed;
 std::vector<int64_t> counts;
 Clock host_clock;
 std::exception_ptr late_error;
@@ -28,12 +28,6 @@ Allocation* allocation_of(const void* address) {
   return reinterpret_cast<uintptr_t>(address) < next->first + next->second.bytes ? &next->second : nullptr;
 }
 
-bool captures_here() {
-  for (const CapturePtr& capture : captures)
-    if (capture->thread == std::this_thread::get_id()) return true;
-  return false;
-}
-
 // ---- order --------------------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -44,10 +38,18 @@ bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(cloc
   throw Error("DEVICE_ERROR", detail::concat("race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"));
 }
 
+bool was_freed(const void* address) {
+  auto next = freed.upper_bound(reinterpret_cast<uintptr_t>(address));
+  return next != freed.begin() && reinterpret_cast<uintptr_t>(address) < std::prev(next)->first + std::prev(next)->second;
+}
+
 void check_accesses(const Operation& operation, int lane, const Clock& clock) {
   for (const Access& access : operation.accesses) {
     Allocation* memory = allocation_of(access.address);
-    if (!memory) continue;
+    if (!memory) {
+      LGD_CHECK(!access.certain || !was_freed(access.address), "DEVICE_ERROR", "memory of ", operation.name, " was freed before it ran");
+      continue;
+    }
     for (const Use& use : memory->writes)
       if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
     if (access.writes) {
@@ -70,12 +72,6 @@ void tick(Clock& clock, int lane) {
 }  // namespace
 
 void enqueue(Stream& stream, Operation operation) {
-  if (stream.capture) {
-    auto& nodes = stream.capture->graph->nodes;
-    nodes.push_back({std::move(operation), stream.tail, stream.number, stream.lane + 1});
-    stream.tail = {int(nodes.size()) - 1};
-    return;
-  }
   merge(stream.clock, host_clock);
   tick(stream.clock, stream.lane);
   check_accesses(operation, stream.lane, stream.clock);
@@ -172,7 +168,7 @@ static void run_graph(const Graph& graph) {
     std::vector<int> ready;
     for (int i = 0; i < count; ++i)
       if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(), [&](int before) { return ran[before]; })) ready.push_back(i);
-    const auto by_stream = [&](int a, int b) { return graph.nodes[a].stream < graph.nodes[b].stream; };
+    const auto by_stream = [&](int a, int b) { return graph.nodes[a].branch < graph.nodes[b].branch; };
     const int next = order() == Order::random    ? ready[dice() % ready.size()]
                      : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_stream)
                                                  : *std::max_element(ready.begin(), ready.end(), by_stream);
@@ -187,8 +183,9 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
   for (const Node& node : graph->nodes) {
     Clock& clock = clocks.emplace_back(stream.clock);
     for (const int before : node.after) merge(clock, clocks[before]);
-    tick(clock, node.lane);
-    check_accesses(node.operation, node.lane, clock);
+    const int lane = stream.lane + (node.branch ? 2 : 1);
+    tick(clock, lane);
+    check_accesses(node.operation, lane, clock);
   }
   for (const Clock& clock : clocks) merge(stream.clock, clock);
   stream.queue.push_back({[graph] { run_graph(*graph); }, nullptr, 0, false});

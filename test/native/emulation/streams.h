@@ -4,20 +4,18 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "core/cuda_device.cuh"
 
 namespace lgd::emulation {
 
-// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself and one for its part of captures.
+// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself and two for graphs launched into it.
 using Clock = std::vector<int64_t>;
 void merge(Clock& clock, const Clock& other);
+constexpr int lanes_of_a_stream = 3;
 
-enum class Kind { kernel, copy, fill };
 struct Operation {
-  Kind kind;
   const char* name;
   std::vector<Access> accesses;
   std::function<void()> run;
@@ -25,25 +23,16 @@ struct Operation {
 
 struct Node {
   Operation operation;
+  const void* kernel;      // null: a copy or zeros
   std::vector<int> after;
-  int stream, lane;  // stream: number within the capture, 0 is its origin
+  bool branch;
 };
 struct Graph { std::vector<Node> nodes; };
 using GraphPtr = std::shared_ptr<Graph>;
 
-struct Stream;
-struct Capture {
-  GraphPtr graph = std::make_shared<Graph>();
-  std::vector<Stream*> streams;
-  std::thread::id thread = std::this_thread::get_id();
-};
-using CapturePtr = std::shared_ptr<Capture>;
-
 struct Event {
   int64_t recorded = 0, done = 0;
   Clock clock;
-  CapturePtr capture;      // where it was recorded last, if in a capture
-  std::vector<int> nodes;
 };
 using EventPtr = std::shared_ptr<Event>;
 
@@ -55,12 +44,9 @@ struct Item {
 };
 
 struct Stream {
-  int lane = 0;               // lane + 1: of its part of captures
+  int lane = 0;
   std::deque<Item> queue;
   Clock clock;
-  CapturePtr capture;
-  int number = 0;             // in the capture
-  std::vector<int> tail;      // nodes that the next one comes after
 };
 
 struct Use { int lane; int64_t count; const char* name; };
@@ -72,8 +58,8 @@ struct Allocation {
 
 extern std::recursive_mutex mutex;
 extern std::vector<Stream*> streams;
-extern std::vector<CapturePtr> captures;              // open
 extern std::map<uintptr_t, Allocation> allocations;
+extern std::map<uintptr_t, size_t> freed;             // of addresses that nobody got again
 extern std::vector<int64_t> counts;                   // of every lane
 extern Clock host_clock;
 extern std::exception_ptr late_error;                 // of a call that cannot throw; delivered by the next wait
@@ -81,11 +67,10 @@ extern std::exception_ptr late_error;                 // of a call that cannot t
 inline Stream& stream_of(void* handle) { return *static_cast<Stream*>(handle); }
 inline EventPtr event_of(void* handle) { return *static_cast<EventPtr*>(handle); }
 Allocation* allocation_of(const void* address);   // null: ordinary host memory
-bool captures_here();                             // does this thread capture?
 
-// An operation for a stream, or for the capture that it is drawn into. Throws where it races with one before.
+// An operation for a stream. Throws where it races with one before.
 void enqueue(Stream& stream, Operation operation);
-// A graph for a stream: its nodes are checked as if they were enqueued in order, and run in any that its edges allow.
+// A launch of a graph: its nodes are checked as if they were enqueued in order, and run in any that its edges allow.
 void enqueue(Stream& stream, const GraphPtr& graph);
 
 // Runs the next item of a stream, and before it what it waits for.

@@ -17,9 +17,11 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/device.h"
+#include "core/launch.h"
 #include "ops/context.h"
 #include "races.h"
 
@@ -115,34 +117,51 @@ void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, si
 struct Access {
   const void* address;
   bool writes;
+  bool certain = true;  // false: a word that may be an address
 };
 template <class Kernel> const void* address_of(Kernel* kernel) { return reinterpret_cast<const void*>(kernel); }
 void allow_shared_memory(const void* kernel, size_t bytes);
-void launch(void* stream, const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, std::vector<Access> accesses, std::function<void()> kernel);
+
+// What the emulation needs to know of a kernel's parameters beyond where they lie.
+struct Signature : Parameters {
+  void (*call)(const void* kernel, const char* arguments);
+  std::vector<Access> (*accesses)(const char* arguments);
+};
 
 // Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read.
 template <class T> void note_accesses(std::vector<Access>& list, const T& argument) {
   if constexpr (std::is_pointer_v<T>) {
     list.push_back({argument, !std::is_const_v<std::remove_pointer_t<T>>});
   } else if constexpr (std::is_class_v<T> && alignof(T) >= alignof(void*)) {
-    T plain = argument;
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_clear_padding)
-    __builtin_clear_padding(&plain);  // where seven bytes of a pointer that lay there before look like an address
-#endif
-#endif
     for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*)) {
       const void* word;
-      std::memcpy(&word, reinterpret_cast<const char*>(&plain) + at, sizeof word);
-      if (word) list.push_back({word, false});
+      std::memcpy(&word, reinterpret_cast<const char*>(&argument) + at, sizeof word);
+      if (word) list.push_back({word, false, false});
     }
   }
 }
-template <class... Arguments> std::vector<Access> accesses_of(const Arguments&... arguments) {
-  std::vector<Access> list;
-  (note_accesses(list, arguments), ...);
-  return list;
-}
+
+template <class... P> struct Kernel {
+  using Packed = PackedArguments<P...>;
+  template <class T> LGD_UNTRACKED static T read(const char* bytes) {
+    alignas(T) char copy[sizeof(T)];
+    std::memcpy(copy, bytes, sizeof(T));
+    return *std::launder(reinterpret_cast<T*>(copy));
+  }
+  template <size_t... i> LGD_UNTRACKED static void call_with(void (*kernel)(P...), const char* arguments, std::index_sequence<i...>) {
+    kernel(read<P>(arguments + Packed::offsets[i])...);
+  }
+  template <size_t... i> static std::vector<Access> accesses_of(const char* arguments, std::index_sequence<i...>) {
+    std::vector<Access> list;
+    (note_accesses(list, read<P>(arguments + Packed::offsets[i])), ...);
+    return list;
+  }
+  static constexpr Signature signature = {
+      Packed::parameters,
+      [](const void* kernel, const char* arguments) LGD_UNTRACKED { call_with(reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel)), arguments, std::index_sequence_for<P...>()); },
+      [](const char* arguments) { return accesses_of(arguments, std::index_sequence_for<P...>()); },
+  };
+};
 
 void sync_block();
 void sync_warp();
@@ -178,8 +197,12 @@ namespace lgd {
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
-#define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) \
-  ::lgd::emulation::launch((ctx).stream, #kernel, ::lgd::emulation::address_of(kernel), (grid), (block), (shared), ::lgd::emulation::accesses_of(__VA_ARGS__), [=] { kernel(__VA_ARGS__); })
+template <class... P>
+void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, const std::type_identity_t<P>&... arguments) {
+  const PackedArguments<P...> packed(arguments...);
+  ctx.launch({name, emulation::address_of(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, &emulation::Kernel<P...>::signature, packed.bytes});
+}
+#define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) ::lgd::launch_kernel((ctx), #kernel, kernel, (grid), (block), (shared), __VA_ARGS__)
 
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
 
