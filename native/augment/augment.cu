@@ -198,7 +198,7 @@ __device__ __forceinline__ void filter(const Taps& taps, const float* weights, c
     load(b * outputs, in);
 #pragma unroll
     for (int i = 0; i < 2 * outputs; i += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(weights + b * outputs + i);
+      const float4 four = load_as<float4>(weights + b * outputs + i);
       weight[i] = four.x;
       weight[i + 1] = four.y;
       weight[i + 2] = four.z;
@@ -258,13 +258,13 @@ __global__ void __launch_bounds__(threads) blur_kernel(const __grid_constant__ D
     const float* row = middle + line * shape.padded + quad * blur_quad;
     float sum[blur_quad];
     filter(across, across_weights, [&](int first, float (&in)[blur_quad]) {
-      const float4 four = *reinterpret_cast<const float4*>(row + first);
+      const float4 four = load_as<float4>(row + first);
       in[0] = four.x;
       in[1] = four.y;
       in[2] = four.z;
       in[3] = four.w;
     }, sum);
-    *reinterpret_cast<float4*>(final + line * pitch + quad * blur_quad) = make_float4(sum[0], sum[1], sum[2], sum[3]);
+    store_as<float4>(final + line * pitch + quad * blur_quad, make_float4(sum[0], sum[1], sum[2], sum[3]));
   }
   __syncthreads();
 

@@ -41,6 +41,9 @@ template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) {
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+// Loads and stores of up to 16 bytes at once, at addresses that are multiples of as many.
+template <class V> __device__ __forceinline__ V load_as(const void* p) { return *static_cast<const V*>(p); }
+template <class V> __device__ __forceinline__ void store_as(void* p, const V& value) { *static_cast<V*>(p) = value; }
 // For memory that other threads use at the same time, one of them writing, where any order of the two gives the same result; say so beside the
 // call. Everywhere else that is a fault, and the emulated GPU reports it.
 template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }

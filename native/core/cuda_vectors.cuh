@@ -120,7 +120,7 @@ __device__ __forceinline__ void choose_act(Act act, Body&& body) {
 struct F8 { float v[8]; };
 
 __device__ __forceinline__ F8 load8(const float* p) {
-  const float4 a = *reinterpret_cast<const float4*>(p), b = *reinterpret_cast<const float4*>(p + 4);
+  const float4 a = load_as<float4>(p), b = load_as<float4>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 __device__ __forceinline__ F8 unpack8(const uint4& raw) {
@@ -133,15 +133,15 @@ __device__ __forceinline__ F8 unpack8(const uint4& raw) {
   }
   return out;
 }
-__device__ __forceinline__ F8 load8(const bf16* p) { return unpack8(*reinterpret_cast<const uint4*>(p)); }
+__device__ __forceinline__ F8 load8(const bf16* p) { return unpack8(load_as<uint4>(p)); }
 // Eight elements as they lie in memory, for kernels with several loads in flight: bfloat16 takes half the registers so.
 __device__ __forceinline__ F8 load_raw8(const float* p) { return load8(p); }
-__device__ __forceinline__ uint4 load_raw8(const bf16* p) { return *reinterpret_cast<const uint4*>(p); }
+__device__ __forceinline__ uint4 load_raw8(const bf16* p) { return load_as<uint4>(p); }
 __device__ __forceinline__ const F8& unpack8(const F8& raw) { return raw; }
 template <class T> using Raw8 = decltype(load_raw8(static_cast<const T*>(nullptr)));
 __device__ __forceinline__ void store8(float* p, const F8& x) {
-  *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
-  *reinterpret_cast<float4*>(p + 4) = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+  store_as<float4>(p, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+  store_as<float4>(p + 4, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 __device__ __forceinline__ uint32_t pack2(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -150,7 +150,7 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   return word;
 }
 __device__ __forceinline__ void store8(bf16* p, const F8& x) {
-  *reinterpret_cast<uint4*>(p) = make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7]));
+  store_as<uint4>(p, make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 // What comes back after store8 as T.
 template <class T>

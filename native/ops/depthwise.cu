@@ -98,9 +98,9 @@ __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ Con
   }
 }
 
-__device__ __forceinline__ float2 load2(const float* p) { return *reinterpret_cast<const float2*>(p); }
+__device__ __forceinline__ float2 load2(const float* p) { return load_as<float2>(p); }
 __device__ __forceinline__ float2 load2(const bf16* p) {
-  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+  const uint32_t word = load_as<uint32_t>(p);
   return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
 }
 
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ Con
           total.x += sums[other][lane].x;
           total.y += sums[other][lane].y;
         }
-        *reinterpret_cast<float2*>(partial + (int64_t(blockIdx.x) * R * R + r * R + q) * s.c + channel) = total;
+        store_as<float2>(partial + (int64_t(blockIdx.x) * R * R + r * R + q) * s.c + channel, total);
       }
     }
 }

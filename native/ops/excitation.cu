@@ -34,7 +34,7 @@ struct RowVectors {
   __device__ __forceinline__ float* half_of(int image, int half, int chunk) const { return data + ((image * 2 + half) * chunks + chunk) * 4; }
   __device__ __forceinline__ void put(int image, int element, float v) const { half_of(image, element % 8 / 4, element / 8)[element % 4] = v; }
   __device__ __forceinline__ F8 load(int image, int chunk) const {
-    const float4 a = *reinterpret_cast<const float4*>(half_of(image, 0, chunk)), b = *reinterpret_cast<const float4*>(half_of(image, 1, chunk));
+    const float4 a = load_as<float4>(half_of(image, 0, chunk)), b = load_as<float4>(half_of(image, 1, chunk));
     return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
   }
 };
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(threads, 1)
   for (int at = threadIdx.x; at < images_per_block * in.chunks; at += threads) {
     const int image = at / in.chunks, chunk = at % in.chunks;
     const F8 v = image < images ? load8(x + int64_t(first + image) * e.channels + chunk * 8) : zero8();
-    *reinterpret_cast<float4*>(in.half_of(image, 0, chunk)) = make_float4(v.v[0], v.v[1], v.v[2], v.v[3]);
-    *reinterpret_cast<float4*>(in.half_of(image, 1, chunk)) = make_float4(v.v[4], v.v[5], v.v[6], v.v[7]);
+    store_as<float4>(in.half_of(image, 0, chunk), make_float4(v.v[0], v.v[1], v.v[2], v.v[3]));
+    store_as<float4>(in.half_of(image, 1, chunk), make_float4(v.v[4], v.v[5], v.v[6], v.v[7]));
   }
   __syncthreads();
   multiply_rows(static_cast<const T*>(e.w1), e.squeezed, in, lanes1, [&](int image, int s, float sum) {
@@ -237,11 +237,11 @@ __global__ void __launch_bounds__(threads, 2)
   __syncthreads();
   const int row = row0 + int(threadIdx.x) / 8, column = column0 + int(threadIdx.x) % 8 * 4;
   if (row < p.rows && column < p.columns) {
-    float4* const out = reinterpret_cast<float4*>(p.out + int64_t(row) * p.columns + column);
+    float* const out = p.out + int64_t(row) * p.columns + column;
     float4 total = parts[threadIdx.x];
 #pragma unroll
     for (int other = 1; other < shares; ++other) total = plus(total, parts[other * tile * tile / 4 + threadIdx.x]);
-    *out = plus(*out, total);
+    store_as<float4>(out, plus(load_as<float4>(out), total));
   }
   if (column0 == 0 && threadIdx.x < tile && row0 + int(threadIdx.x) < p.rows) {
     float total = biases[0][threadIdx.x];

@@ -190,15 +190,15 @@ __device__ __forceinline__ uint32_t copy_stage(const DepthwiseWalk& walk, const 
 // ---- four channels at a time ------------------------------------------------------------------------------------------------
 struct F4 { float v[4]; };
 __device__ __forceinline__ F4 load4(const float* p) {
-  const float4 a = *reinterpret_cast<const float4*>(p);
+  const float4 a = load_as<float4>(p);
   return {{a.x, a.y, a.z, a.w}};
 }
 __device__ __forceinline__ F4 load4(const bf16* p) {
-  const uint2 raw = *reinterpret_cast<const uint2*>(p);
+  const uint2 raw = load_as<uint2>(p);
   return {{__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u), __uint_as_float(raw.y << 16), __uint_as_float(raw.y & 0xffff0000u)}};
 }
-__device__ __forceinline__ void store4(float* p, const F4& x) { *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]); }
-__device__ __forceinline__ void store4(bf16* p, const F4& x) { *reinterpret_cast<uint2*>(p) = uint2{pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3])}; }
+__device__ __forceinline__ void store4(float* p, const F4& x) { store_as<float4>(p, make_float4(x.v[0], x.v[1], x.v[2], x.v[3])); }
+__device__ __forceinline__ void store4(bf16* p, const F4& x) { store_as<uint2>(p, uint2{pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3])}); }
 
 // ---- activations chosen at run time, in few instructions ---------------------------------------------------------------------
 // Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the same for a whole
@@ -284,11 +284,11 @@ __device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* til
 __device__ __forceinline__ void load_lane(const float* p, float (&v)[1]) { v[0] = *p; }
 __device__ __forceinline__ void load_lane(const bf16* p, float (&v)[1]) { v[0] = load1(p); }
 __device__ __forceinline__ void load_lane(const float* p, float (&v)[2]) {
-  const float2 pair = *reinterpret_cast<const float2*>(p);
+  const float2 pair = load_as<float2>(p);
   v[0] = pair.x, v[1] = pair.y;
 }
 __device__ __forceinline__ void load_lane(const bf16* p, float (&v)[2]) {
-  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+  const uint32_t word = load_as<uint32_t>(p);
   v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
 }
 // Stores, and leaves in v what was stored.
@@ -298,10 +298,10 @@ __device__ __forceinline__ void store_lane(bf16* p, float (&v)[1]) {
   *p = stored;
   v[0] = __bfloat162float(stored);
 }
-__device__ __forceinline__ void store_lane(float* p, float (&v)[2]) { *reinterpret_cast<float2*>(p) = make_float2(v[0], v[1]); }
+__device__ __forceinline__ void store_lane(float* p, float (&v)[2]) { store_as<float2>(p, make_float2(v[0], v[1])); }
 __device__ __forceinline__ void store_lane(bf16* p, float (&v)[2]) {
   const uint32_t word = pack2(v[0], v[1]);
-  *reinterpret_cast<uint32_t*>(p) = word;
+  store_as<uint32_t>(p, word);
   v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
 }
 

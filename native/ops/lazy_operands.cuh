@@ -19,24 +19,24 @@ __device__ __forceinline__ void take(const bf16* p, float (&v)[8]) {
   for (int i = 0; i < 8; ++i) v[i] = all.v[i];
 }
 __device__ __forceinline__ void take(const float* p, float (&v)[4]) {
-  const float4 all = *reinterpret_cast<const float4*>(p);
+  const float4 all = load_as<float4>(p);
   v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
 }
 template <int count>
 __device__ __forceinline__ void take_numbers(const float* p, float (&v)[count]) {
 #pragma unroll
   for (int i = 0; i < count; i += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(p + i);
+    const float4 four = load_as<float4>(p + i);
     v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
   }
 }
 // Writes the chunk, or zeros where it is padding.
 __device__ __forceinline__ void put(bf16* p, const float (&v)[8], bool inside) {
   const uint32_t keep = inside ? ~0u : 0u;
-  *reinterpret_cast<uint4*>(p) = make_uint4(pack2(v[0], v[1]) & keep, pack2(v[2], v[3]) & keep, pack2(v[4], v[5]) & keep, pack2(v[6], v[7]) & keep);
+  store_as<uint4>(p, make_uint4(pack2(v[0], v[1]) & keep, pack2(v[2], v[3]) & keep, pack2(v[4], v[5]) & keep, pack2(v[6], v[7]) & keep));
 }
 __device__ __forceinline__ void put(float* p, const float (&v)[4], bool inside) {
-  *reinterpret_cast<float4*>(p) = inside ? make_float4(v[0], v[1], v[2], v[3]) : make_float4(0, 0, 0, 0);
+  store_as<float4>(p, inside ? make_float4(v[0], v[1], v[2], v[3]) : make_float4(0, 0, 0, 0));
 }
 
 // The operand as it is stored.

@@ -248,7 +248,7 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
     for (int j = 0; j < Tile::NI; ++j)
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        *reinterpret_cast<float2*>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+        store_as<float2>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
     __syncwarp();
     if constexpr (requires { Out::means; }) {
       write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane);

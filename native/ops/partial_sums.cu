@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(threads) partial_sums_kernel(const __grid_cons
   float4 sum = make_float4(0, 0, 0, 0);
   if (column < count) {
 #pragma unroll 4
-    for (int split = row; split < job.sum.splits; split += job.rows) add_to(sum, *reinterpret_cast<const float4*>(job.sum.partial + split * count + column));
+    for (int split = row; split < job.sum.splits; split += job.rows) add_to(sum, load_as<float4>(job.sum.partial + split * count + column));
   }
   if (job.rows > 1) {
     sums[threadIdx.x] = sum;
@@ -57,10 +57,10 @@ __global__ void __launch_bounds__(threads) partial_sums_kernel(const __grid_cons
       for (int other = 1; other < job.rows; ++other) add_to(sum, sums[other * width + threadIdx.x]);
   }
   if (row != 0 || column >= count) return;
-  float4* out = reinterpret_cast<float4*>(job.sum.out + column);
-  float4 total = *out;
+  float* const out = job.sum.out + column;
+  float4 total = load_as<float4>(out);
   add_to(total, sum);
-  *out = total;
+  store_as<float4>(out, total);
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ __device__ __forceinline__ void input_gradient(const Job& job, const bf16* dy, c
       if (j == 2 && !both) break;
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        *reinterpret_cast<uint32_t*>(dx + (row + lane / 4 + h * 8) * pitch_c + column + j * 8 + lane % 4 * 2) = pack2(acc[j][h * 2], acc[j][h * 2 + 1]);
+        store_as<uint32_t>(dx + (row + lane / 4 + h * 8) * pitch_c + column + j * 8 + lane % 4 * 2, pack2(acc[j][h * 2], acc[j][h * 2 + 1]));
     }
   }
 }
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
       for (int h = 0; h < 2; ++h) {
         const int k = k0 + i * 16 + lane / 4 + h * 8, c = c0 + j * 8 + lane % 4 * 2;
         if (k < job.K && c < job.C)
-          *reinterpret_cast<float2*>(job.dw + (int64_t(blockIdx.x) * job.K + k) * job.C + c) = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+          store_as<float2>(job.dw + (int64_t(blockIdx.x) * job.K + k) * job.C + c, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
       }
   if (!job.out.partial) return;
   __syncthreads();  // everything shared is free

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
       const int row = row0 + part % 2 * 8, column = k * 16 + part / 2 * 8 + pair;
-      q[k][part] = row < s.tokens && column < width ? *reinterpret_cast<const uint32_t*>(head + int64_t(row) * 3 * s.channels + column) : 0;
+      q[k][part] = row < s.tokens && column < width ? load_as<uint32_t>(head + int64_t(row) * 3 * s.channels + column) : 0;
     }
 
   float o[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
     bf16* to = out + (int64_t(blockIdx.z) * s.tokens + row) * s.channels + int64_t(blockIdx.y) * width + pair;
 #pragma unroll
     for (int j = 0; j < D / 8; ++j)
-      if (j * 8 < width) *reinterpret_cast<uint32_t*>(to + j * 8) = pack2(o[j][h * 2] * factor, o[j][h * 2 + 1] * factor);
+      if (j * 8 < width) store_as<uint32_t>(to + j * 8, pack2(o[j][h * 2] * factor, o[j][h * 2 + 1] * factor));
   }
 }
 

@@ -262,7 +262,7 @@ __global__ void __launch_bounds__(T::threads, T::resident)
         };
         f16* to = weights + int64_t(image) * weight_stride + first;
 #pragma unroll
-        for (int j = 0; j < T::NI; ++j) *reinterpret_cast<uint32_t*>(to + at.column_of(j)) = pair_of(weight(2 * j), weight(2 * j + 1));
+        for (int j = 0; j < T::NI; ++j) store_as<uint32_t>(to + at.column_of(j), pair_of(weight(2 * j), weight(2 * j + 1)));
       }
   });
 }

@@ -31,7 +31,7 @@ __device__ __forceinline__ void load_row(const float* p, int64_t count, bool vec
   if (vectors && count >= width) {
 #pragma unroll
     for (int i = 0; i < width; i += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(p + i);
+      const float4 four = load_as<float4>(p + i);
       values[i] = four.x;
       values[i + 1] = four.y;
       values[i + 2] = four.z;

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(c
         float* row = scores + int64_t(r / 16 % 2 * feed.batch + image) * stride + first;
 #pragma unroll
         for (int j = 0; j < Tile::NI; ++j)
-          if (j * 8 < left) *reinterpret_cast<float2*>(row + j * 8) = make_float2(acc[i][j][half * 2], acc[i][j][half * 2 + 1]);
+          if (j * 8 < left) store_as<float2>(row + j * 8, make_float2(acc[i][j][half * 2], acc[i][j][half * 2 + 1]));
       }
   });
 }
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(con
         for (int j = 0; j < Tile::NI; ++j, to += 8) {
           if (dimension % 2 == 0) {
             if (j * 8 >= left) continue;
-            const float2 before = problem.add ? *reinterpret_cast<const float2*>(to) : make_float2(0.f, 0.f);
-            *reinterpret_cast<float2*>(to) = make_float2(before.x + acc[i][j][half * 2], before.y + acc[i][j][half * 2 + 1]);
+            const float2 before = problem.add ? load_as<float2>(to) : make_float2(0.f, 0.f);
+            store_as<float2>(to, make_float2(before.x + acc[i][j][half * 2], before.y + acc[i][j][half * 2 + 1]));
           } else {
             for (int q = 0; q < 2; ++q)
               if (j * 8 + q < left) to[q] = (problem.add ? to[q] : 0.f) + acc[i][j][half * 2 + q];

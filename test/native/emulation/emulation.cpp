@@ -11,6 +11,7 @@
 #include "core/cuda_device.cuh"
 #include "core/cuda_warpgroup.cuh"
 #include "races.h"
+#include "requests.h"
 #include "traffic.h"
 
 #if !defined(__x86_64__)
@@ -28,7 +29,7 @@ char* dynamic_shared = nullptr;
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
-struct Copy { void* to; const void* from; bool valid; int64_t issued; };
+struct Copy { void* to; const void* from; bool valid; int64_t issued; const void* code; };
 
 // What a thread runs on, and where it stands when it does not run.
 struct Stack {
@@ -314,7 +315,7 @@ const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Excha
   return slots;
 }
 
-void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid, races::epoch()}); }
+void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid, races::epoch(), __builtin_return_address(0)}); }
 void commit_copies() { machine->current->groups.push_back(machine->current->copies.size()); }
 void wait_copies(int pending) {
   Fiber& fiber = *machine->current;
@@ -323,8 +324,8 @@ void wait_copies(int pending) {
   const size_t end = fiber.groups[over - 1];
   for (size_t i = 0; i < end; ++i) {
     const Copy& copy = fiber.copies[i];
-    races::write_since(copy.to, 16, copy.issued);
-    if (copy.valid) races::read(copy.from, 16);
+    races::write_since(copy.to, 16, copy.issued, copy.code);
+    if (copy.valid) races::read(copy.from, 16, copy.code);
     if (copy.valid) std::memcpy(copy.to, copy.from, 16);
     else std::memset(copy.to, 0, 16);
   }
@@ -435,6 +436,7 @@ void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, si
     run_block(how, random);
   }
   traffic::end_kernel(name, address);
+  requests::end_kernel(name, address);
   races::end_kernel(name);
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/cuda_device.cuh"
+#include "requests.h"
 #include "traffic.h"
 
 namespace lgd::emulation::races {
@@ -107,8 +108,9 @@ void use(const void* address, size_t bytes, bool writes, uintptr_t code, bool un
   if (!state.running || (begin >= state.stack && begin < state.stack_end)) return;
   if (begin >= reinterpret_cast<const char*>(&cursor) && begin < reinterpret_cast<const char*>(&cursor + 1)) return;
   const bool shared = is_shared(begin);
-  if (traffic::is_counted()) {
-    if (!shared) traffic::use(address, bytes, writes);
+  if (traffic::is_counted() || requests::is_counted()) {
+    if (traffic::is_counted() && !shared) traffic::use(address, bytes, writes);
+    if (requests::is_counted()) requests::use(address, bytes, writes, shared, code, state.thread);
     return;
   }
   const uint16_t halves = bytes == 1 ? 1 << reinterpret_cast<uintptr_t>(address) % cell_bytes & 3 : 3;
@@ -158,6 +160,7 @@ void begin_kernel(const char* shared, size_t shared_bytes) {
   state.shared_end = shared + shared_bytes;
   state.first_block = state.block + 1;
   state.seen.clear();
+  requests::begin_kernel();
 }
 
 void begin_block() {
@@ -165,6 +168,7 @@ void begin_block() {
   state.epoch = 0;
   state.fences.assign(32, 0);
   state.running = true;
+  requests::begin_block();
 }
 
 void end_kernel(const char* name) {
@@ -183,7 +187,10 @@ void now_runs(int thread, const char* stack, size_t stack_bytes) {
   state.stack_end = stack + stack_bytes;
 }
 
-void block_barrier() { ++state.epoch; }
+void block_barrier() {
+  ++state.epoch;
+  requests::block_barrier();
+}
 void warp_barrier(int warp) { ++state.fences[warp]; }
 int64_t epoch() { return state.epoch; }
 
@@ -206,15 +213,17 @@ bool left_out(const char* file, int line) {
 
 #define LGD_CODE reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 
-void read(const void* from, size_t bytes) { use(from, bytes, false, LGD_CODE); }
-void write(const void* to, size_t bytes) { use(to, bytes, true, LGD_CODE); }
+void read(const void* from, size_t bytes, const void* code) { use(from, bytes, false, code ? reinterpret_cast<uintptr_t>(code) : LGD_CODE); }
+void write(const void* to, size_t bytes, const void* code) { use(to, bytes, true, code ? reinterpret_cast<uintptr_t>(code) : LGD_CODE); }
 
 void write_unordered(const void* to, size_t bytes) { use(to, bytes, true, LGD_CODE, true); }
 
-void write_since(const void* to, size_t bytes, int64_t since) {
+void write_since(const void* to, size_t bytes, int64_t since, const void* place) {
+  const uintptr_t code = reinterpret_cast<uintptr_t>(place);
+  if (requests::is_counted()) return use(to, bytes, true, code);
   const uint32_t now = std::exchange(state.epoch, uint32_t(since));
-  for (; state.epoch < now; ++state.epoch) use(to, bytes, true, LGD_CODE);
-  use(to, bytes, true, LGD_CODE);
+  for (; state.epoch < now; ++state.epoch) use(to, bytes, true, code);
+  use(to, bytes, true, code);
 }
 
 // ---- what the compiler calls ------------------------------------------------------------------------------------------------------

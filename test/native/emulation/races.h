@@ -19,11 +19,11 @@ void end_kernel(const char* name);              // throws DEVICE_ERROR with the 
 void now_runs(int thread, const char* stack, size_t stack_bytes);
 void block_barrier();
 void warp_barrier(int warp);
-void read(const void* from, size_t bytes);
-void write(const void* to, size_t bytes);
+void read(const void* from, size_t bytes, const void* code = nullptr);  // code: the place, if not where it is called
+void write(const void* to, size_t bytes, const void* code = nullptr);
 int64_t epoch();                                // of the block: barriers so far
 void write_unordered(const void* to, size_t bytes);             // several threads may, but none may read
-void write_since(const void* to, size_t bytes, int64_t epoch);  // anywhere between then and now
+void write_since(const void* to, size_t bytes, int64_t epoch, const void* code);  // anywhere between then and now
 bool left_out(const char* file, int line);      // the barrier that LGDISTILL_EMULATION_WITHOUT names ("conv.cu:12"), to see that it is missed
 
 #else
@@ -34,11 +34,11 @@ inline void end_kernel(const char*) {}
 inline void now_runs(int, const char*, size_t) {}
 inline void block_barrier() {}
 inline void warp_barrier(int) {}
-inline void read(const void*, size_t) {}
-inline void write(const void*, size_t) {}
+inline void read(const void*, size_t, const void* = nullptr) {}
+inline void write(const void*, size_t, const void* = nullptr) {}
 inline int64_t epoch() { return 0; }
 inline void write_unordered(const void*, size_t) {}
-inline void write_since(const void*, size_t, int64_t) {}
+inline void write_since(const void*, size_t, int64_t, const void*) {}
 
 #endif
 

@@ -28,7 +28,11 @@
 #define __global__
 #define __device__
 #define __host__
+#ifdef LGD_CHECK_RACES
+#define __forceinline__ inline __attribute__((always_inline))  // so that places are told apart
+#else
 #define __forceinline__ inline
+#endif
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
@@ -101,6 +105,11 @@ using std::min;
 #define LGD_OWN_MEMORY __attribute__((no_sanitize("address", "thread")))
 #define LGD_UNTRACKED __attribute__((no_sanitize("thread")))  // its uses are told to races.h by name
 #define LGD_UNTRACKED_FUNCTION __attribute__((noipa, no_sanitize("thread")))
+#ifdef LGD_CHECK_RACES
+#define LGD_ACCESS LGD_UNTRACKED_FUNCTION  // called, so that its return address tells the place
+#else
+#define LGD_ACCESS inline
+#endif
 
 // ---- fibers -----------------------------------------------------------------------------------------------------------------
 namespace lgd::emulation {
@@ -206,6 +215,20 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
 
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
 
+// One access, as on a GPU, whatever the host's compiler would make of the vector's parts.
+template <class V> LGD_ACCESS V load_as(const void* p) {
+  LGD_CHECK(reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0, "DEVICE_ERROR", "a misaligned load of ", sizeof(V), " bytes");
+  emulation::races::read(p, sizeof(V), __builtin_return_address(0));
+  V value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+template <class V> LGD_ACCESS void store_as(void* p, const V& value) {
+  LGD_CHECK(reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0, "DEVICE_ERROR", "a misaligned store of ", sizeof(V), " bytes");
+  emulation::races::write(p, sizeof(V), __builtin_return_address(0));
+  std::memcpy(p, &value, sizeof value);
+}
+
 template <class T> LGD_UNTRACKED_FUNCTION T load_unordered(const T* global) { return *global; }
 template <class T> LGD_UNTRACKED_FUNCTION void store_unordered(T* p, T value) {
   emulation::races::write_unordered(p, sizeof *p);
@@ -220,7 +243,7 @@ template <class V> inline V shfl(V value, int from) {
 }
 template <class V> inline V shfl_xor(V value, int mask) { return shfl(value, emulation::lane() ^ mask); }
 
-inline void cp_async16(void* shared, const void* global, bool valid) {
+__forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
   LGD_CHECK((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 == 0, "DEVICE_ERROR", "misaligned 16-byte copy");
   emulation::defer_copy(shared, global, valid);
 }
