@@ -123,6 +123,13 @@ __device__ __forceinline__ F8 load8(const float* p) {
   const float4 a = load_as<float4>(p), b = load_as<float4>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
+// A table of numbers per channel in shared memory, of which lanes take eight neighbouring ones each: the first four of every eight lie in its
+// first half and the others in its second, so that the lanes' 16-byte loads do not meet in the banks.
+__device__ __forceinline__ int halved(int i, int half) { return i / 8 * 4 + (i % 8 < 4 ? 0 : half) + i % 4; }
+__device__ __forceinline__ F8 load_halves(const float* p, int half) {  // p: where the first of the eight lies
+  const float4 a = load_as<float4>(p), b = load_as<float4>(p + half);
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
 __device__ __forceinline__ F8 unpack8(const uint4& raw) {
   const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
   F8 out;

@@ -90,7 +90,7 @@ class StepFusion {
       step.act = graph_.nodes[size_t(activation)].act;
       last = take(last, OpKind::activation);
     }
-    if (averages_ && node.op == OpKind::conv && node.groups == 1 && step.residual < 0) {
+    if (averages_ && node.op == OpKind::conv && node.groups == 1 && step.residual < 0 && is_clamp(step.act)) {
       const int pool = sole_reader(last + 1, OpKind::avg_pool);
       if (pool >= 0 && graph_.nodes[size_t(pool)].kernel == 2) {
         step.average = 2;

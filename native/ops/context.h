@@ -9,6 +9,7 @@ using Context = Device;
 // Activation functions, as torchvision names them. The last three are transformers': u Phi(u); its tanh form; u sigmoid(1.702 u).
 // They are forward only, alone or behind a convolution or linear layer; graph/shape.cpp refuses to train through them.
 enum class Act : uint8_t { none, relu, relu6, silu, hardswish, sigmoid, hardsigmoid, gelu, gelu_tanh, quick_gelu };
+constexpr bool is_clamp(Act act) { return act <= Act::relu6; }  // the argument between two bounds, or as it is
 constexpr bool is_gelu(Act act) { return act >= Act::gelu; }
 
 }  // namespace lgd

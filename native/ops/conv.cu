@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
 
 void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_dense(s);
-  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual && s.oh > 1 && s.ow > 1), "BAD_SHAPE", "a convolution stores its output or, without a residual, the mean of 2x2 windows; found ",
-            e.average, " and an output of ", s.oh, "x", s.ow);
+  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual && is_clamp(e.act) && s.oh > 1 && s.ow > 1), "BAD_SHAPE",
+            "a convolution stores its output or, without a residual and through relu, relu6 or nothing, the mean of 2x2 windows; found ", e.average, " and an output of ", s.oh, "x", s.ow);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const read::Stored<T> input{static_cast<const T*>(x)};

@@ -23,7 +23,7 @@ struct Epilogue {
   const float* shift = nullptr;   // [K]
   const void* residual = nullptr; // like y
   Act act = Act::none;
-  int average = 1;                // 2: y gets the mean of each 2x2 window of output pixels, [N,OH/2,OW/2,K]; dense convolutions without a residual
+  int average = 1;                // 2: y gets the mean of each 2x2 window of output pixels, [N,OH/2,OW/2,K]; dense convolutions without a residual, and none, relu or relu6
 };
 
 // x, y: `type`; w: `type`.

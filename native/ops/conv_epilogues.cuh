@@ -22,9 +22,9 @@ struct StoreStatistics {
 
   __device__ __forceinline__ void fill(float* table, int, int column) const { table[0] = running_mean[column]; }
   __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
-  __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const float* table, int, F8& sum, F8& squares) const {
+  __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const float* table, int count, F8& sum, F8& squares) const {
     store8(y + int64_t(row) * channels + column, x);
-    const F8 stored = rounded8<T>(x), mean = load8(table);
+    const F8 stored = rounded8<T>(x), mean = load_halves(table, count / 2);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const float d = stored.v[i] - mean.v[i];
@@ -101,14 +101,14 @@ struct ReachTarget {
       if (activated) {
         u = unpack8(f.activated);
       } else {
-        const F8 k = load8(table), b = load8(table + count);
+        const F8 k = load_halves(table, count / 2), b = load_halves(table + count, count / 2);
 #pragma unroll
         for (int i = 0; i < 8; ++i) u.v[i] = fmaf(k.v[i], raw.v[i], b.v[i]);
       }
       times_slope(u, x);
     }
     store8(to, x);
-    const F8 stored = rounded8<T>(x), middle = load8(table + 2 * count);
+    const F8 stored = rounded8<T>(x), middle = load_halves(table + 2 * count, count / 2);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       sum.v[i] += stored.v[i];

@@ -26,7 +26,11 @@ struct StorePartial {
   float* out;
   int64_t pitch, split_pitch;
   bool add;
-  __device__ __forceinline__ void store(int row, int column, const F8& x) const { put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x, add); }
+  __device__ __forceinline__ void prepare(int, F8&, F8&) const {}
+  __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
+  __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const F8&, const F8&) const {
+    put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x, add);
+  }
 };
 
 // One phase: its tile, its operands, and how many blocks will leave sums.

@@ -23,10 +23,10 @@ __device__ __forceinline__ void take(const float* p, float (&v)[4]) {
   v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
 }
 template <int count>
-__device__ __forceinline__ void take_numbers(const float* p, float (&v)[count]) {
+__device__ __forceinline__ void take_numbers(const float* p, int half, float (&v)[count]) {
 #pragma unroll
   for (int i = 0; i < count; i += 4) {
-    const float4 four = load_as<float4>(p + i);
+    const float4 four = load_as<float4>(i == 0 ? p : p + half);
     v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
   }
 }
@@ -69,8 +69,8 @@ struct Activation {
   template <class Mine, class ImageChannel>
   __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count, ImageChannel&& image_channel) const {
     float a[Mine::chunk], b[Mine::chunk];
-    take_numbers(table, a);
-    take_numbers(table + count, b);
+    take_numbers(table, Mine::half, a);
+    take_numbers(table + count, Mine::half, b);
     choose_act(act, [&](auto function) {
 #pragma unroll
       for (int slot = 0; slot < Mine::slots; ++slot) {
@@ -108,9 +108,9 @@ struct Gradient {
   template <class Mine, class ImageChannel>
   __device__ __forceinline__ void make(T* own, const T* paired, int apart, uint32_t bits, const float* table, int count, ImageChannel&&) const {
     float ka[Mine::chunk], kb[Mine::chunk], kc[Mine::chunk];
-    take_numbers(table, ka);
-    take_numbers(table + count, kb);
-    take_numbers(table + 2 * count, kc);
+    take_numbers(table, Mine::half, ka);
+    take_numbers(table + count, Mine::half, kb);
+    take_numbers(table + 2 * count, Mine::half, kc);
 #pragma unroll
     for (int slot = 0; slot < Mine::slots; ++slot) {
       float v[Mine::chunk], u[Mine::chunk];

@@ -141,10 +141,13 @@ __device__ __forceinline__ void multiply(float* a_tile, float* b_tile, int wm, i
   }
 }
 
-// How a tile's 16-byte chunks are dealt out: a thread has `slots` of them, all in one column of chunks, `step` rows apart.
-template <class T, int chunks_, int slots_, int step_>
+// How a tile's 16-byte chunks are dealt out: a thread has `slots` of them, all in one column of chunks, `step` rows apart. Where lanes beside
+// each other have other channels (outer 0: the reduction is the inner dimension, and only four do), tables of `outer` numbers are halved.
+template <class T, int chunks_, int slots_, int step_, int outer>
 struct Share {
   static constexpr int chunk = matrix::chunk<T>, BK = matrix::BK<T>, chunks = chunks_, slots = slots_, step = step_;
+  static constexpr int half = outer == 0 ? 4 : outer / 2;  // from the first four of a lane's eight numbers to the others
+  static __device__ __forceinline__ int entry(int i) { return outer == 0 ? i : halved(i, half); }
 };
 
 // One operand on its way through shared memory. Loader: see ops/conv_loaders.cuh.
@@ -152,7 +155,7 @@ template <class T, class Tile, int rows, class Loader>
 struct Side {
   static constexpr bool k_outer = Loader::Where::k_outer, lazy = Loader::Read::tables > 0;
   using Place = Operand<T, rows, k_outer>;
-  using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks>;
+  using Mine = Share<T, Place::chunks, Place::tile_rows * Place::chunks / Tile::threads, Tile::threads / Place::chunks, k_outer ? rows : 0>;
   static constexpr int slots = Mine::slots, apart = Mine::step * Place::pitch;
   static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);  // the swizzle is the same in every slot
   static_assert(!lazy || slots * (Tile::stages - 1) <= 32);
@@ -181,7 +184,7 @@ struct Side {
       table = reinterpret_cast<float*>(shared);
       const int count = k_outer ? rows : loader.where.channels();
       if (loader.read.active())
-        for (int i = thread; i < count; i += Tile::threads) loader.read.fill(table + i, count, loader.where.channel(k_outer ? first_row + i : i));
+        for (int i = thread; i < count; i += Tile::threads) loader.read.fill(table + Mine::entry(i), count, loader.where.channel(k_outer ? first_row + i : i));
       shared += table_bytes(loader);
     }
     return shared;
@@ -210,37 +213,56 @@ struct Side {
       if (!loader.read.active()) return;
       const uint32_t bits = valid >> (slots * (Tile::stages - 2));
       const int count = k_outer ? rows : loader.where.channels(), entry = state.entry(loader.where, tile);
-      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + entry, count,
+      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + Mine::entry(entry), count,
                                       [&](int slot) { return state.image_channel(loader.where, first_row, tile, slot); });
     }
   }
 };
 
 // ---- the way out -------------------------------------------------------------------------------------------------------------
-// An epilogue without sums:  store(row, column, F8 values)  for 8 consecutive columns, row < M and column < N given.
-// With means (`means` there):  store(row / 4, column, F8 (&rows)[4])  for four rows that stand together; M is a multiple of four.
-// With sums (`sums` true): `tables` numbers per column, fill(table, count, column), wait in shared memory;  fetch(row, column)  is
-// called ahead of  store(row, column, values, fetched, table, count, sum0, sum1), which adds to the two sums of its columns;
-// finish(which, column, total) gives what is written to partial[blockIdx.x][which][column], unless partial is null.
+// Of a block a lane stores the same eight columns in every row, and keeps two F8 for them from row to row; fetch(row, column) is called ahead
+// of store() for several rows, row < M and column < N given. The lane's two are
+//   - without sums: what prepare(column, first, second) made of them at the start; store(row, column, values, fetched, first, second);
+//   - with means (`means` there) the same, without fetch; store(row / 4, column, F8 (&rows)[4], first, second) gets four rows that stand
+//     together; M is a multiple of four;
+//   - with sums (`sums` true): sums of its columns, to which store(row, column, values, fetched, table, count, sum0, sum1) adds. `tables`
+//     numbers per column, fill(table, count, column), wait in shared memory, halved (core/cuda_vectors.cuh); finish(which, column, total) gives what is written to
+//     partial[blockIdx.x][which][column], unless partial is null.
 
-template <class Tile> constexpr int strip_pitch = Tile::TN + 8;  // floats; eight apart modulo the banks, so that float2 stores of a half warp never meet
+// Where the warp's sums lie on their way: of every eight columns of a row four stand together and the others strip_half further, so that in no
+// bank two lanes meet, neither of the half warp that stores float2 nor of the quarter that loads float4.
+template <class Tile> constexpr int strip_pitch = Tile::TN + 8;      // floats
+template <class Tile> constexpr int strip_half = Tile::TN / 2 + 4;
+template <class Tile> __device__ __forceinline__ F8 load_strip(const float* row, int chunk) { return load_halves(row + chunk * 4, strip_half<Tile>); }
+// The row that a lane begins with: rows of two lanes in the same quarter of a warp are an odd multiple of 16 banks apart.
+template <class Tile>
+__device__ __forceinline__ int strip_row(int lane) {
+  constexpr int chunks = Tile::TN / 8;
+  const int row = lane / chunks;
+  return chunks == 4 ? (row & 4) | (row & 1) << 1 | (row >> 1 & 1) : row;
+}
 
 // The strip's four windows of four rows.
 template <class Tile, class Out>
-__device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane) {
+__device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane, const F8& own0, const F8& own1) {
   constexpr int chunks = Tile::TN / 8, pitch = strip_pitch<Tile>;
   for (int window = lane / chunks; window < 4; window += 32 / chunks) {
-    const float* const first = strip + window * 4 * pitch + lane % chunks * 8;
-    if (row0 + window * 4 < M) out.store(row0 / 4 + window, column, {load8(first), load8(first + pitch), load8(first + 2 * pitch), load8(first + 3 * pitch)});
+    if (row0 + window * 4 >= M) continue;
+    const float* const first = strip + window * 4 * pitch;
+    const int chunk = lane % chunks;
+    F8 rows[4] = {load_strip<Tile>(first, chunk), load_strip<Tile>(first + pitch, chunk), load_strip<Tile>(first + 2 * pitch, chunk), load_strip<Tile>(first + 3 * pitch, chunk)};
+    out.store(row0 / 4 + window, column, rows, own0, own1);
   }
 }
 
 template <class Tile, class Out>
 __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
-                                          int N, int lane, F8& sum0, F8& sum1) {
+                                          int N, int lane, F8& own0, F8& own1) {
   constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
   constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
-  const float* mine = strip + lane / chunks * pitch + lane % chunks * 8;
+  const int lane_row = strip_row<Tile>(lane);
+  const float* mine = strip + lane_row * pitch;
+  float* to = strip + lane / 4 * pitch + lane % 4 / 2 * strip_half<Tile> + lane % 2 * 2;
   if (column >= N) M = 0;  // such lanes store nothing
 #pragma unroll
   for (int i = 0; i < Tile::MI; ++i) {
@@ -248,27 +270,25 @@ __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI]
     for (int j = 0; j < Tile::NI; ++j)
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        store_as<float2>(strip + (lane / 4 + h * 8) * pitch + j * 8 + (lane % 4) * 2, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
+        store_as<float2>(to + h * 8 * pitch + j * 4, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
     __syncwarp();
     if constexpr (requires { Out::means; }) {
-      write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane);
+      write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane, own0, own1);
     } else {
-      const int first = row0 + i * Tile::strip_step + lane / chunks;
-#pragma unroll
+      const int first = row0 + i * Tile::strip_step + lane_row;
+#pragma unroll(Out::sums ? items : 1)  // an output's function is long
       for (int group = 0; group < items; group += at_a_time) {
         typename Out::Fetched fetched[at_a_time];
-        if constexpr (Out::sums) {
 #pragma unroll
-          for (int item = 0; item < at_a_time; ++item)
-            if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
-        }
+        for (int item = 0; item < at_a_time; ++item)
+          if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
 #pragma unroll
         for (int item = 0; item < at_a_time; ++item) {
           const int row = first + (group + item) * at_once;
           if (row >= M) continue;
-          const F8 values = load8(mine + (group + item) * at_once * pitch);
-          if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, sum0, sum1);
-          else out.store(row, column, values);
+          const F8 values = load_strip<Tile>(mine + (group + item) * at_once * pitch, lane % chunks);
+          if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, own0, own1);
+          else out.store(row, column, values, fetched[item], own0, own1);
         }
       }
     }
@@ -326,7 +346,7 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   float* table = strips + Tile::WM * Tile::WN * 16 * strip_pitch<Tile>;
   if constexpr (Out::sums)
     for (int i = thread; i < Tile::BN; i += Tile::threads)
-      if (n0 + i < N) out.fill(table + i, Tile::BN, n0 + i);
+      if (n0 + i < N) out.fill(table + halved(i, Tile::BN / 2), Tile::BN, n0 + i);
   __syncthreads();
 
   int next_rows = int(blockIdx.x), next_k = first;  // what is fetched next
@@ -346,7 +366,9 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   };
 
   const int mine = wn + lane % (Tile::TN / 8) * 8;  // the columns of the block that this lane stores
-  F8 sum0 = zero8(), sum1 = zero8();
+  F8 own0 = zero8(), own1 = zero8();
+  if constexpr (!Out::sums)
+    if (n0 + mine < N) out.prepare(n0 + mine, own0, own1);
 #pragma unroll 1
   for (int stage = 0; stage < Tile::stages - 1; ++stage) fetch(stage);
   int stage = 0, free_stage = Tile::stages - 1;
@@ -372,13 +394,13 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       free_stage = stage;
       stage = stage + 1 == Tile::stages ? 0 : stage + 1;
     }
-    write_out<Tile>(out, acc, strip, table + mine, rows * Tile::BM + wm, n0 + mine, M, N, lane, sum0, sum1);
+    write_out<Tile>(out, acc, strip, table + mine / 2, rows * Tile::BM + wm, n0 + mine, M, N, lane, own0, own1);
   }
   cp_wait<0>();
   if constexpr (Out::sums) {
     if (!out.partial) return;
     __syncthreads();  // the strips are free
-    write_sums<Tile>(out, sum0, sum1, strips, n0, N, thread);
+    write_sums<Tile>(out, own0, own1, strips, n0, N, thread);
   }
 }
 

@@ -74,7 +74,7 @@ __device__ __forceinline__ void fetch_tile(const bf16* from, bf16* to, const Wal
 template <int unrolled>
 __device__ __forceinline__ void make_gradient(const Job& job, bf16* g, const bf16* y, const Walk& walk, const float* table, int first) {
   if (!job.dy.active() || walk.column >= job.K) return;
-  const F8 a = load8(table + walk.column), b = load8(table + job.K + walk.column), c = load8(table + 2 * job.K + walk.column);
+  const F8 a = load_halves(table + walk.column / 2, job.K / 2), b = load_halves(table + job.K + walk.column / 2, job.K / 2), c = load_halves(table + 2 * job.K + walk.column / 2, job.K / 2);
   const int last = min(job.tile_rows, job.rows - first), pitch = job.pitch_k();
 #pragma unroll unrolled
   for (int row = walk.row; row < last; row += walk.step) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ void make_gradient(const Job& job, bf16* g, const bf1
 
 __device__ __forceinline__ void make_activation(const Job& job, bf16* x, const Walk& walk, const float* table, int first) {
   if (!job.x.active() || walk.column >= job.C) return;
-  const F8 a = load8(table + walk.column), b = load8(table + job.C + walk.column);
+  const F8 a = load_halves(table + walk.column / 2, job.C / 2), b = load_halves(table + job.C + walk.column / 2, job.C / 2);
   const int last = min(job.tile_rows, job.rows - first), pitch = job.pitch_c();
   choose_act(job.x.act, [&](auto function) {
 #pragma unroll 1
@@ -202,10 +202,10 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
   fetch_tile(job.w, w, Walk(job.by_chunks_c, job.padded_k()), pitch_c, job.C, 0, job.K, job.padded_k());  // joins the first group
   fetch(int(blockIdx.x), shared);
   if (job.dy.active())
-    for (int i = thread; i < job.K; i += threads) job.dy.fill(table + i, job.K, i);
+    for (int i = thread; i < job.K; i += threads) job.dy.fill(table + halved(i, job.K / 2), job.K, i);
   if (job.x.active())
-    for (int i = thread; i < job.C; i += threads) job.x.fill(x_table + i, job.C, i);
-  for (int i = thread; i < job.C; i += threads) job.out.fill(out_table + i, job.C, i);
+    for (int i = thread; i < job.C; i += threads) job.x.fill(x_table + halved(i, job.C / 2), job.C, i);
+  for (int i = thread; i < job.C; i += threads) job.out.fill(out_table + halved(i, job.C / 2), job.C, i);
   __syncthreads();
 
   float acc[MI][2 * NJ][4] = {};
@@ -225,10 +225,21 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
     weight_gradient_step<MI, NJ>(job, stage, stage + x_at, k0, c0, lane, acc);
     __syncthreads();
     const Walk walk_out(job.by_chunks_out, job.tile_rows);
+    constexpr int at_once = resident == 1 ? 2 : 1;  // rows of the target on their way together
+    const int last = min(job.tile_rows, job.rows - first);
 #pragma unroll 1
-    for (int row = walk_out.row; row < min(job.tile_rows, job.rows - first); row += walk_out.step)
-      job.out.store(first + row, walk_out.column, load8(dx + row * pitch_c + walk_out.column), job.out.fetch(first + row, walk_out.column), out_table + walk_out.column,
-                    job.C, sum, product);
+    for (int row = walk_out.row; row < last; row += at_once * walk_out.step) {
+      ReachTarget<bf16>::Fetched fetched[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i)
+        if (row + i * walk_out.step < last) fetched[i] = job.out.fetch(first + row + i * walk_out.step, walk_out.column);
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int mine = row + i * walk_out.step;
+        if (mine < last)
+          job.out.store(first + mine, walk_out.column, load8(dx + mine * pitch_c + walk_out.column), fetched[i], out_table + walk_out.column / 2, job.C, sum, product);
+      }
+    }
   }
   cp_wait<0>();
 
@@ -274,7 +285,7 @@ void with_plan(const Plan& plan, Body&& body) {
 
 // On cards with less shared memory than an H100's, weights that fill it take two products instead.
 bool fits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
-  return type == DType::bf16 && is_pointwise(s) && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0 &&
+  return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0 &&
          Layout{s.k, s.c, 32}.shared_bytes() <= cuda::block_shared_memory(ctx.index);
 }
 

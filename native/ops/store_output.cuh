@@ -1,64 +1,110 @@
 // act(scale * value + shift + residual) in the storage type, or added to what is there: how the convolutions store 8 channels. And the mean of
 // act(scale * value + shift) over four rows of a product, those of a window (where::WindowPatches).
+// The function is chosen once for 8 values, the common ones by bounds alone: chosen for each value, in every copy of an unrolled loop, it would
+// fill the instruction cache.
 #pragma once
+#include <limits>
+
 #include "core/cuda_device.cuh"
 
 namespace lgd {
 
+struct OutputAct {
+  Act act;
+  bool bounds;          // relu and relu6: all that they do
+  float low = -std::numeric_limits<float>::infinity(), high = -low;
+  OutputAct(Act act_) : act(act_), bounds(act == Act::relu || act == Act::relu6) {
+    if (bounds) low = 0;
+    if (act == Act::relu6) high = 6;
+  }
+
+  __device__ __forceinline__ void bound(F8& x) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] = clamp_of(x.v[i], low, high);
+  }
+  __device__ __forceinline__ void apply(F8& x) const {
+    if (bounds) return bound(x);
+    const auto each = [&](auto function) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] = function(x.v[i]);
+    };
+    switch (act) {
+      case Act::silu: return each(ActFunction<Act::silu>{});
+      case Act::hardswish: return each(ActFunction<Act::hardswish>{});
+      case Act::gelu: return each(ActFunction<Act::gelu>{});
+      case Act::gelu_tanh: return each(ActFunction<Act::gelu_tanh>{});
+      case Act::quick_gelu: return each(ActFunction<Act::quick_gelu>{});
+      case Act::sigmoid: case Act::hardsigmoid: return each(SigmoidFunction{act == Act::hardsigmoid});
+      case Act::none: case Act::relu: case Act::relu6: return;
+    }
+  }
+};
+
+// scale and shift of eight columns: 1 and 0 where there are none.
+__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t column, F8& scale, F8& shift) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+  shift = zero8();
+  if (scales) scale = load8(scales + column);
+  if (shifts) shift = load8(shifts + column);
+}
+
 template <class T>
 struct StoreOutput {
   static constexpr bool sums = false;
-  struct Fetched {};
+  struct Fetched { Raw8<T> residual; };
   T* out;
   int64_t pitch;                 // channels of a row
   const float *scale, *shift;    // [pitch] or null
   const T* residual;             // like out, or null
-  Act act;
+  OutputAct act;
   bool accumulate;
 
-  __device__ __forceinline__ void store(int64_t row, int64_t column, F8 x) const {
-    const int64_t at = row * pitch + column;
-    if (scale) {
-      const F8 s = load8(scale + column);
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
+  __device__ __forceinline__ Fetched fetch(int64_t row, int64_t column) const {
+    Fetched fetched;
+    if (residual) fetched.residual = load_raw8(residual + row * pitch + column);
+    return fetched;
+  }
+  __device__ __forceinline__ void store(int64_t row, int64_t column, const F8& x, const Fetched& fetched, const F8& scales, const F8& shifts) const {
+    F8 y;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] *= s.v[i];
-    }
-    if (shift) {
-      const F8 b = load8(shift + column);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] += b.v[i];
-    }
+    for (int i = 0; i < 8; ++i) y.v[i] = fmaf(x.v[i], scales.v[i], shifts.v[i]);
     if (residual) {
-      const F8 r = load8(residual + at);
+      const F8 r = unpack8(fetched.residual);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] += r.v[i];
+      for (int i = 0; i < 8; ++i) y.v[i] += r.v[i];
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x.v[i] = act_any(act, x.v[i]);
-    put8(out + at, x, accumulate);
+    act.apply(y);
+    put8(out + row * pitch + column, y, accumulate);
+  }
+  __device__ __forceinline__ void store(int64_t row, int64_t column, const F8& x) const {
+    F8 scales, shifts;
+    prepare(column, scales, shifts);
+    store(row, column, x, fetch(row, column), scales, shifts);
   }
 };
 
 template <class T>
 struct StoreMean {
   static constexpr bool sums = false, means = true;
+  struct Fetched {};
   T* out;
   int64_t pitch;
   const float *scale, *shift;    // [pitch] or null
-  Act act;
+  OutputAct act;                 // none, relu or relu6
 
-  __device__ __forceinline__ void store(int64_t window, int64_t column, const F8 (&rows)[4]) const {
-    F8 s, b = zero8(), mean = zero8();
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
+  __device__ __forceinline__ void store(int64_t window, int64_t column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) s.v[i] = 1;
-    if (scale) s = load8(scale + column);
-    if (shift) b = load8(shift + column);
+    for (int row = 0; row < 4; ++row) {
 #pragma unroll
-    for (int row = 0; row < 4; ++row)
+      for (int i = 0; i < 8; ++i) rows[row].v[i] = fmaf(rows[row].v[i], scales.v[i], shifts.v[i]);
+      if (act.bounds) act.bound(rows[row]);
+    }
+    F8 mean;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) mean.v[i] += act_any(act, fmaf(rows[row].v[i], s.v[i], b.v[i]));
-#pragma unroll
-    for (int i = 0; i < 8; ++i) mean.v[i] *= 0.25f;
+    for (int i = 0; i < 8; ++i) mean.v[i] = 0.25f * (rows[0].v[i] + rows[1].v[i] + rows[2].v[i] + rows[3].v[i]);
     store8(out + window * pitch + column, mean);
   }
 };

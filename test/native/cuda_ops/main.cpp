@@ -70,15 +70,17 @@ void convolutions(const std::vector<ConvShape>& shapes) {
     const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.r * s.s * s.c;
     const float fan = 1 / std::sqrt(float(s.r * s.s * s.c));
     check(describe("conv_forward", s), [=](Run& t) { void *a = t.input(x), *b = t.input(w, fan); t.ops.conv_forward(*t.device, s, t.type, a, b, {}, t.output(y)); });
+    static int turn = 0;
+    const Act act = Act(turn++ % (int(Act::quick_gelu) + 1));
     check(describe("conv_forward + epilogue", s), [=](Run& t) {
       void *a = t.input(x), *b = t.input(w, fan);
-      Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), t.input(y), Act::hardswish};
+      Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), t.input(y), act};
       t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(y));
     });
     if (s.oh > 1 && s.ow > 1)
       check(describe("conv_forward + mean", s), [=](Run& t) {
         void *a = t.input(x), *b = t.input(w, fan);
-        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act::relu, 2};
+        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act(int(act) % (int(Act::relu6) + 1)), 2};
         t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(size_t(s.n) * (s.oh / 2) * (s.ow / 2) * s.k));
       });
     for (bool accumulate : {false, true})
