@@ -101,6 +101,8 @@ void allow_shared_memory(const void* kernel, size_t bytes) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  // Several such blocks are to share a multiprocessor, and their copies pass the first cache by: it may have what is left.
+  if (most == 0) LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   most = bytes;
 }
 
@@ -142,7 +144,11 @@ struct ArgumentList {
 static void check_launch(cudaError_t status, const Launch& launch) {
   if (status == cudaSuccess) return;
   cudaGetLastError();
-  throw Error("DEVICE_ERROR", detail::concat("launching ", launch.name, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
+  const char* symbol = launch.name;
+#if CUDART_VERSION >= 12030
+  if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
+#endif
+  throw Error("DEVICE_ERROR", detail::concat("launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
 }
 
 void run(const Work& work, void* stream) {

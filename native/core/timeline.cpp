@@ -74,10 +74,13 @@ bool Timeline::defer_release(void* pointer) {
 }
 
 void Timeline::free_deferred() noexcept {
-  std::lock_guard lock(deferred_mutex_);
-  defers_ = false;
-  for (void* pointer : deferred_) cuda::release(pointer);
-  deferred_.clear();
+  std::vector<void*> pointers;
+  {
+    std::lock_guard lock(deferred_mutex_);
+    defers_ = false;
+    pointers.swap(deferred_);
+  }
+  for (void* pointer : pointers) cuda::release(pointer);  // waits for the device, so nobody else should wait for the lock
 }
 
 void* Timeline::scratch(size_t bytes) {
@@ -167,10 +170,10 @@ Timeline::Input& Timeline::idle_input(size_t bytes) {
     if (!best || (fits != best_fits ? fits : (input.bytes < best->bytes) == fits)) best = &input;
   }
   if (best) return *best;
-  Input& added = inputs_.emplace_back();
+  Input added;
   added.arrived = cuda::create_event();
   added.consumed = cuda::create_event();
-  return added;
+  return inputs_.emplace_back(added);
 }
 
 void Timeline::grow(Input& input, size_t bytes) {
@@ -178,9 +181,15 @@ void Timeline::grow(Input& input, size_t bytes) {
   if (input.host) cuda::release_pinned(input.host);
   input.host = input.device = nullptr;
   input.bytes = 0;
-  input.device = device_.allocate(bytes);
+  void* const host = cuda::allocate_pinned(bytes);
+  try {
+    input.device = device_.allocate(bytes);
+  } catch (...) {
+    cuda::release_pinned(host);
+    throw;
+  }
+  input.host = host;
   input.bytes = bytes;
-  input.host = cuda::allocate_pinned(bytes);
 }
 
 const void* Timeline::send(size_t bytes) {

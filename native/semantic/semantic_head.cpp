@@ -7,15 +7,10 @@ namespace lgd {
 
 // ---- metrics ----------------------------------------------------------------------------------------------------------------
 
-RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(device, sizeof(StepRecord) * metric_slots), events_(metric_slots) {
-  if (device->kind == DeviceKind::cuda) host_ = static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots));
-  else host_ = records_.as<StepRecord>();
-  std::fill_n(host_, metric_slots, StepRecord{});
-}
+RecordTwins::RecordTwins() : records(static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots))) { std::fill_n(records, metric_slots, StepRecord{}); }
 
-RecordRing::~RecordRing() {
-  if (device_->kind != DeviceKind::cuda) return;
-  for (void* event : events_) {
+RecordTwins::~RecordTwins() {
+  for (void* event : events) {
     if (!event) continue;
     try {
       cuda::wait_event(event);  // its copy may still write to the pinned memory
@@ -24,19 +19,31 @@ RecordRing::~RecordRing() {
     }
     cuda::destroy_event(event);
   }
-  cuda::release_pinned(host_);
+  cuda::release_pinned(records);
+}
+
+RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(device, sizeof(StepRecord) * metric_slots) {
+  if (device->kind == DeviceKind::cuda) twins_ = std::make_shared<RecordTwins>();
+  else std::fill_n(at(0), metric_slots, StepRecord{});
+}
+
+// Copies to the twins may be held back in a step that is open on the device's thread: they go there, after all that was submitted.
+RecordRing::~RecordRing() {
+  if (twins_) device_->submit("records.release", [twins = std::move(twins_)] {});
 }
 
 void RecordRing::publish(int slot) {
-  if (device_->kind != DeviceKind::cuda) return;
-  if (!events_[slot]) events_[slot] = cuda::create_event();
-  device_->copy(host_ + slot, at(slot), sizeof(StepRecord));
-  device_->record_event(events_[slot]);
+  if (!twins_) return;
+  void*& event = twins_->events[slot];
+  if (!event) event = cuda::create_event();
+  device_->copy(twins_->records + slot, at(slot), sizeof(StepRecord));
+  device_->record_event(event);
 }
 
 const StepRecord& RecordRing::read(int slot) {
-  if (events_[slot]) cuda::wait_event(events_[slot]);
-  return host_[slot];
+  if (!twins_) return *at(slot);
+  if (twins_->events[slot]) cuda::wait_event(twins_->events[slot]);
+  return twins_->records[slot];
 }
 
 void throw_faults(const char* who, const RowFaults& faults) {

@@ -14,12 +14,23 @@ struct StepRecord {
   UpdateRecord update;
 };
 
+// The pinned twins of a ring's records, and an event behind the copy to each (null until its slot was written). Gone once the copies are done.
+struct RecordTwins {
+  RecordTwins();
+  ~RecordTwins();
+  RecordTwins(const RecordTwins&) = delete;
+  RecordTwins& operator=(const RecordTwins&) = delete;
+
+  StepRecord* records;
+  void* events[metric_slots] = {};
+};
+
 // The records of the last metric_slots steps. On CUDA each has a pinned twin on the host and an event behind its copy, so that reading a
 // slot waits for that slot's work and for nothing queued after it.
 class RecordRing {
  public:
   explicit RecordRing(const DevicePtr& device);
-  ~RecordRing();
+  ~RecordRing();  // any thread
   RecordRing(const RecordRing&) = delete;
   RecordRing& operator=(const RecordRing&) = delete;
 
@@ -30,8 +41,7 @@ class RecordRing {
  private:
   DevicePtr device_;
   Buffer records_;
-  StepRecord* host_ = nullptr;        // pinned; on the CPU the records themselves
-  std::vector<void*> events_;         // null until the slot was written
+  std::shared_ptr<RecordTwins> twins_;  // of CUDA; on the CPU the records are the host's
 };
 
 // What the losses since the last update left of their teachers' embeddings, so that the update need not form it again (CUDA). Rows of the

@@ -23,6 +23,12 @@ export const rules = [
   { source: /semantic\/bank_stream\.cu$/u, kernel: /^stream_/u, needs: tensorCores },
 ];
 
+/** What kernels must not have: accesses of 4 bytes where the source has 16 (nvcc splits those that are not behind load_as and store_as), which meet in the banks. */
+export const split = [{ source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u }];
+
+/** Kernels with shared memory of both kinds, which count together for what a block may have unasked, and where the host allows for it. */
+export const both = [{ source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backward_kernel/u, bytes: 4096 }];
+
 /** Kernels that may keep a little in local memory, and why. */
 export const exceptions = [
   { source: /ops\/depthwise\.cu$/u, kernel: /^plain_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
@@ -77,6 +83,14 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
     const line = `${one.source}: ${one.name} for sm_${one.architecture} keeps ${one.stack} bytes in local memory and spills ${one.spills}`;
     if (local <= (exception?.bytes ?? 0)) notes.push(`${line}: ${exception.why}`);
     else faults.push(line);
+  }
+  for (const one of kernels) {
+    const pattern = split.find((entry) => fits(entry)(one))?.pattern;
+    if (pattern?.test(one.ptx)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} splits vectors in shared memory: use load_as and store_as`);
+    const known = both.find((entry) => fits(entry)(one))?.bytes ?? 0;
+    if (one.shared > known && /lgd_shared_bytes/u.test(one.ptx)) {
+      faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${one.shared} bytes of static shared memory beside its dynamic one; count both at the launch, then add it to \`both\` in scripts/kernels/report.mjs`);
+    }
   }
   const isAsked = ({ only }) => only?.every((architecture) => !kernels.some((one) => one.architecture === architecture)) !== true;
   for (const rule of wanted.filter(isAsked)) {

@@ -57,3 +57,20 @@ test('wgmma may stand in for mma.sync and ldmatrix', () => {
   const swapped = { ...kernels[0]!, ptx: 'cp.async.bulk.tensor wgmma.mma_async.sync.aligned' };
   expect(judge([swapped]).faults.filter((fault) => fault.includes('has no'))).toEqual([]);
 });
+
+test('a vector that was split in shared memory is a fault', () => {
+  const whole = { ...kernels[0]!, ptx: `${kernels[0]!.ptx}st.shared.v4.u32 [%r1], {%r1, %r2, %r3, %r4};\nst.shared.v2.f32 [%r1], {%f1, %f2};` };
+  expect(judge([whole], { wanted: [rule] }).faults).toEqual([]);
+  for (const access of ['st.shared.u32 [%r1], %r2;', 'ld.shared.v2.u32 {%r1, %r2}, [%r3];']) {
+    expect(judge([{ ...whole, ptx: `${whole.ptx}${access}` }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a splits vectors')]);
+  }
+});
+
+test('static shared memory beside a dynamic one is a fault unless named, and only as far as named', () => {
+  const [one] = kernels;
+  const dynamic = { ...one!, ptx: `${one!.ptx}mov.u32 %r1, _ZN3lgd6matrix16lgd_shared_bytesE;` };
+  expect(judge([dynamic], { wanted: [rule] }).faults).toEqual([expect.stringContaining('has 1024 bytes of static shared memory beside its dynamic one')]);
+  const pool = { ...dynamic, source: 'native/ops/max_pool.cu', name: 'max_pool_backward_kernel<bf16, 3>', shared: 4096 };
+  expect(judge([pool], { wanted: [] }).faults).toEqual([]);
+  expect(judge([{ ...pool, shared: 4112 }], { wanted: [] }).faults).toHaveLength(1);
+});

@@ -14,6 +14,8 @@
 
 namespace lgd {
 
+std::string error_of_disposal();  // disposal.cpp
+
 namespace {
 
 int checks = 0, failures = 0;
@@ -276,6 +278,8 @@ int main() {
   }
   lgd::check_changes();
   lgd::check_device();
+  const std::string error = lgd::error_of_disposal();
+  lgd::check(error.empty(), "a head that went before its step: " + error);
   std::printf("%d checks, %d failures\n", lgd::checks, lgd::failures);
   return lgd::failures != 0;
 }
