@@ -70,11 +70,11 @@ function show(rows, short) {
   const sections = [
     `${card}, driver ${driver}, commit ${commit}, ${date}: \`scripts/gpu-check run\``,
     checksTable(rows.filter(({ good }) => good !== undefined)),
-    of('kernels').length > 0 && kernelsTable(of('kernels'), short),
+    of('kernels').some(({ p50 }) => p50) && kernelsTable(of('kernels').filter(({ p50 }) => p50), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
     ...of('demo').map(({ summary }) => `demo at full size: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
-    ...rows.filter(({ good }) => good === false).map(({ part, name, value }) => `- failed: ${part} ${name}: ${value}`),
+    ...rows.filter(({ good }) => good === false).map(({ part, name, value, error }) => `- failed: ${part} ${name}: ${value ?? `error ${error}`}`),
   ];
   return sections.filter(Boolean).join('\n\n');
 }

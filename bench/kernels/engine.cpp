@@ -84,29 +84,31 @@ void head(Table& table, const Shape& target) {
   const Shape s = table.options.small ? Shape{8, 96, 40, 0, 0} : target;
   const std::string loss = name_of("semantic loss, forward and backward", target), update = name_of("bank update", target);
   if (!table.wants(loss) && !table.wants(update)) return;
-  const auto students = rows(s.batch, s.dimension, 1), teachers = rows(s.batch, s.dimension, 2), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4);
-  const std::vector<uint8_t> seen(size_t(s.categories), 1);
-  const double loss_error = loss_error_of(table, s, students, teachers, textual, visual), update_error = update_error_of(table, s, teachers, textual, visual, seen);
+  table.attempt(loss, {}, [&] {
+    const auto students = rows(s.batch, s.dimension, 1), teachers = rows(s.batch, s.dimension, 2), textual = rows(s.categories, s.dimension, 3), visual = rows(s.categories, s.dimension, 4);
+    const std::vector<uint8_t> seen(size_t(s.categories), 1);
+    const double loss_error = loss_error_of(table, s, students, teachers, textual, visual), update_error = update_error_of(table, s, teachers, textual, visual, seen);
 
-  SemanticOptions options;
-  options.dimension = s.dimension;
-  options.categories = s.categories;
-  options.bfloat16 = true;
-  const SemanticHeadPtr semantic = make_semantic_head(table.gpu, options);
-  write_semantic_state(semantic, {textual, visual, {}, seen, 0, 0});
-  const TensorPtr student = tensor(table.gpu, students, s.dimension), teacher = tensor(table.gpu, teachers, s.dimension), gradient = make_tensor(table.gpu, {s.batch, s.dimension});
-  const Timing alone = table.time_steps([&] { bank_loss(semantic, student, teacher, gradient, 1, 0); });
-  const Timing both = table.time_steps([&] {
-    bank_loss(semantic, student, teacher, gradient, 1, 0);
-    bank_update(semantic, {teacher}, 0);
+    SemanticOptions options;
+    options.dimension = s.dimension;
+    options.categories = s.categories;
+    options.bfloat16 = true;
+    const SemanticHeadPtr semantic = make_semantic_head(table.gpu, options);
+    write_semantic_state(semantic, {textual, visual, {}, seen, 0, 0});
+    const TensorPtr student = tensor(table.gpu, students, s.dimension), teacher = tensor(table.gpu, teachers, s.dimension), gradient = make_tensor(table.gpu, {s.batch, s.dimension});
+    const Timing alone = table.time_steps([&] { bank_loss(semantic, student, teacher, gradient, 1, 0); });
+    const Timing both = table.time_steps([&] {
+      bank_loss(semantic, student, teacher, gradient, 1, 0);
+      bank_update(semantic, {teacher}, 0);
+    });
+    const double scores = double(s.batch) * s.dimension * double(2 * s.categories);
+    const double embeddings = double(s.batch) * s.dimension, anchors = 2.0 * double(s.categories) * s.dimension;
+    table.add(loss, {4 * 3 * embeddings + 2 * anchors, 2 * (2 * scores + scores), Unit::tensor, "embeddings and gradient (float32), anchors (16 bits); student and teacher scores, gradient"}, loss_error, 5e-3, alone, target.loss_us);
+    const double touched = double(std::min(s.batch, s.categories)) * s.dimension;
+    // After the loss, as a step has it; what it adds to the loss is its time.
+    table.add(update, {4 * (embeddings + 2 * touched) + 2 * touched, 0, Unit::cores, "teacher, touched anchors read and written, their 16-bit copies"}, update_error, 2e-5,
+              {std::max(both.p20 - alone.p20, 0.0), std::max(both.p50 - alone.p50, 0.0), std::max(both.p80 - alone.p80, 0.0)}, target.update_us);
   });
-  const double scores = double(s.batch) * s.dimension * double(2 * s.categories);
-  const double embeddings = double(s.batch) * s.dimension, anchors = 2.0 * double(s.categories) * s.dimension;
-  table.add(loss, {4 * 3 * embeddings + 2 * anchors, 2 * (2 * scores + scores), Unit::tensor, "embeddings and gradient (float32), anchors (16 bits); student and teacher scores, gradient"}, loss_error, 5e-3, alone, target.loss_us);
-  const double touched = double(std::min(s.batch, s.categories)) * s.dimension;
-  // After the loss, as a step has it; what it adds to the loss is its time.
-  table.add(update, {4 * (embeddings + 2 * touched) + 2 * touched, 0, Unit::cores, "teacher, touched anchors read and written, their 16-bit copies"}, update_error, 2e-5,
-            {std::max(both.p20 - alone.p20, 0.0), std::max(both.p50 - alone.p50, 0.0), std::max(both.p80 - alone.p80, 0.0)}, target.update_us);
 }
 
 PixelStorePtr photographs(int count, int side) {
@@ -127,25 +129,27 @@ PixelStorePtr photographs(int count, int side) {
 void augment_row(Table& table, int full, int stored, double us_an_image) {
   const std::string name = "augmentation of " + std::to_string(stored) + " px to " + std::to_string(full) + " px, whole batch";
   if (!table.wants(name)) return;
-  const int side = table.side(full), count = table.batch();
-  const PixelStorePtr store = photographs(count, table.options.small ? 24 : stored);
-  AugmentRecipe recipe;
-  AugmentBatch batch;
-  batch.seed = 7;
-  for (int i = 0; i < count; ++i) batch.images.push_back(i), batch.draw_ids.push_back(uint64_t(i));
-  std::vector<float> found, expected;
-  const TensorPtr images = make_images(table.gpu, count, side, side, true), reference = make_images(table.cpu, count, side, side, false);
-  augment(store, recipe, batch, images);
-  augment(store, recipe, batch, reference);
-  table.gpu->run("read", [&] { read_images(images, found); });
-  table.cpu->run("read", [&] { read_images(reference, expected); });
-  const double error = relative(found, expected);
-  const Timing timing = table.time_steps([&] {
-    ++batch.epoch;
+  table.attempt(name, {}, [&] {
+    const int side = table.side(full), count = table.batch();
+    const PixelStorePtr store = photographs(count, table.options.small ? 24 : stored);
+    AugmentRecipe recipe;
+    AugmentBatch batch;
+    batch.seed = 7;
+    for (int i = 0; i < count; ++i) batch.images.push_back(i), batch.draw_ids.push_back(uint64_t(i));
+    std::vector<float> found, expected;
+    const TensorPtr images = make_images(table.gpu, count, side, side, true), reference = make_images(table.cpu, count, side, side, false);
     augment(store, recipe, batch, images);
+    augment(store, recipe, batch, reference);
+    table.gpu->run("read", [&] { read_images(images, found); });
+    table.cpu->run("read", [&] { read_images(reference, expected); });
+    const double error = relative(found, expected);
+    const Timing timing = table.time_steps([&] {
+      ++batch.epoch;
+      augment(store, recipe, batch, images);
+    });
+    const int in = table.options.small ? 24 : stored;
+    table.add(name, {double(count) * (3.0 * in * in + 16.0 * side * side), 0, Unit::cores, "stored pixels (uint8), images (bfloat16, 8 channels)"}, error, 4e-3, timing, us_an_image * count);
   });
-  const int in = table.options.small ? 24 : stored;
-  table.add(name, {double(count) * (3.0 * in * in + 16.0 * side * side), 0, Unit::cores, "stored pixels (uint8), images (bfloat16, 8 channels)"}, error, 4e-3, timing, us_an_image * count);
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ constexpr size_t l2_bytes = 50 << 20;  // an H100's
 
 }  // namespace
 
-Table::Table(const Options& options_)
-    : options(options_), cpu(std::make_shared<Device>(DeviceKind::cpu, 0, options_.small ? 2 : 16)), gpu(std::make_shared<Device>(DeviceKind::cuda, 0, options_.small ? 2 : 16)) {
+Table::Table(const Options& options_, const testing::Progress& progress_)
+    : options(options_), progress(progress_), cpu(std::make_shared<Device>(DeviceKind::cpu, 0, options_.small ? 2 : 16)), gpu(std::make_shared<Device>(DeviceKind::cuda, 0, options_.small ? 2 : 16)) {
   gpu->run("copy", [&] { bandwidth_ = measure_copy(); });
   std::printf("%s: copies move %.2f TB/s (bytes read and written); shares count the larger of bytes at that rate and operations at %.0f TFLOP/s (tensor cores) or %.0f (others)\n",
               cuda::properties(0).name.c_str(), bandwidth_ / 1e12, options.tensor / 1e12, options.cores / 1e12);
@@ -39,12 +39,25 @@ double Table::measure_copy() {
   return 2 * double(bytes) / (time_graph({[&] { gpu->copy(to.as<>(), from.as<>(), bytes); }}).p50 * 1e-6);
 }
 
+void Table::attempt(const std::string& name, const Work& work, const std::function<void()>& body) {
+  if (!progress.is_next()) return;
+  progress.watch(name);
+  try {
+    body();
+  } catch (const std::exception& e) {
+    std::printf("%s\n", e.what());
+    gpu->clear_error();
+    add(name, work, INFINITY, 0, {});
+    progress.go_on(name, gpu);
+  }
+}
+
 void Table::operation(const std::string& name, const Work& work, const Body& body) {
   if (!wants(name)) return;
-  const int drawn = options.small ? 2 : 4, repeats = batch() / drawn;
-  double error = INFINITY;
-  Timing timing{};
-  try {
+  attempt(name, work, [&] {
+    const int drawn = options.small ? 2 : 4, repeats = batch() / drawn;
+    double error = INFINITY;
+    Timing timing{};
     std::vector<std::unique_ptr<Operands>> sets;
     std::vector<Call> calls;
     const auto add_set = [&] {
@@ -70,12 +83,8 @@ void Table::operation(const std::string& name, const Work& work, const Body& bod
       calls.clear();
       sets.clear();
     });
-  } catch (const std::exception& e) {
-    std::printf("%s: %s\n", name.c_str(), e.what());
-    gpu->clear_error();
-    error = INFINITY;
-  }
-  add(name, work, error, 1e-2, timing);
+    add(name, work, error, 1e-2, timing);
+  });
 }
 
 // A sample is a graph that takes milliseconds, started and waited for by the host: what that costs, some 10 us, is measured with a graph of
@@ -137,7 +146,8 @@ void Table::add(const std::string& what, const Work& work, double error, double 
   const char* bound = memory >= compute ? "memory" : work.unit == Unit::tensor ? "tensor" : "cores";
   const double seconds = std::max(timing.p50, 1e-3) * 1e-6, share = std::max(memory, compute) / seconds;
   const bool good = error <= tolerance;
-  if (!good) ++failures;
+  ++progress.checks;
+  if (!good) ++progress.failures;
   std::printf("%s%-57s %9.2f %7.2f %7.1f %5.0f%% %-7s %8.1e%s\n", good ? " " : "!", name.c_str(), timing.p50, work.bytes / seconds / 1e12, work.operations / seconds / 1e12, 100 * share, bound, error,
               !good ? " FAIL" : target_us > 0 ? (timing.p50 <= target_us ? " target met" : " target missed") : "");
   std::fflush(stdout);

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "cuda_ops/progress.h"
 #include "operands.h"
 
 namespace lgd::bench {
@@ -31,17 +32,19 @@ using Body = std::function<Call(Operands&)>;   // allocates, and returns the cal
 
 class Table {
  public:
-  explicit Table(const Options& options);
+  Table(const Options& options, const testing::Progress& progress);
 
   const Options options;
+  testing::Progress progress;
   const std::shared_ptr<Device> cpu, gpu;
-  int failures = 0;
 
   int batch() const { return options.small ? 4 : 256; }
   int side(int full) const { return options.small ? std::max(1, full / 16) : full; }
   int channels(int full) const { return options.small ? std::min(full, 72) : full; }
   bool wants(const std::string& name) const { return name.find(options.only) != std::string::npos; }
 
+  // Runs what one or a few rows come of, if its turn has come. An error is a failed row and ends nothing else.
+  void attempt(const std::string& name, const Work& work, const std::function<void()>& body);
   // Checks an operation of the table of kernels against the CPU, times it, prints its row. Timed in a graph of many calls, over as many sets
   // of operands as exceed the L2 cache, since a step streams through its activations.
   void operation(const std::string& name, const Work& work, const Body& body);

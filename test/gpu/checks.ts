@@ -1,10 +1,10 @@
 // What scripts/gpu-check runs through the library: results on CUDA against the CPU, golden vectors and themselves, then speed. Prints a table;
 // exits 1 on a failure. $GPU_CHECK_DEVICE names the device (cuda), $GPU_CHECK_PARTS the parts, $GPU_CHECK_SMALL asks for sizes that an emulated GPU computes.
-import { openDevice, type DeviceName } from '../../lib/device.js';
+import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { version } from '../../lib/version.js';
 import { checkAugmentation } from './augmentation.js';
 import { checkGolden, checkStudents, checkTeacher } from './networks.js';
-import { checkKernels, sanitize } from './programs.js';
+import { checkConvolutions, checkKernels, measureKernels, sanitize } from './programs.js';
 import { Report } from './report.js';
 import { checkAgainstPlain, checkGoldenSteps } from './semantic.js';
 import { measureSteps, profile, takeSteps } from './speed.js';
@@ -13,25 +13,35 @@ import { checkSteps } from './steps.js';
 const report = new Report();
 const name = (process.env['GPU_CHECK_DEVICE'] ?? 'cuda') as DeviceName;
 
-async function main(): Promise<void> {
+type Body = (cpu: Device, cuda: Device) => Promise<void>;
+
+/** A part that computes in this process; the others start processes, which shall have the GPU for themselves. */
+const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
   using cpu = await openDevice('cpu');
   using cuda = await openDevice(name);
   console.log(`lgdistill ${version}, ${cuda.info.name}, compute capability ${cuda.info.computeCapability}, build ${cuda.addon.buildInfo().buildId}`);
-  const parts: Record<string, (() => Promise<void>)[]> = {
-    ops: [() => checkKernels(report)],
-    sanitize: [() => sanitize(report)],
-    semantic: [() => checkGoldenSteps(report, cuda), () => checkAgainstPlain(report, cuda)],
-    augment: [() => checkAugmentation(report, cpu, cuda)],
-    networks: [() => checkGolden(report, cuda), () => checkStudents(report, cpu, cuda), () => checkTeacher(report, cpu, cuda)],
-    training: [() => checkSteps(report, cpu, cuda)],
-    steps: [() => measureSteps(report, name)],
-    profile: [() => profile(report)],
+  for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
+};
+
+async function main(): Promise<void> {
+  const parts: Record<string, (part: string) => Promise<void>> = {
+    ops: () => checkKernels(report),
+    sanitize: () => sanitize(report),
+    semantic: here((_, cuda) => checkGoldenSteps(report, cuda), (_, cuda) => checkAgainstPlain(report, cuda)),
+    augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
+    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda)),
+    training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
+    kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
+    convolutions: () => checkConvolutions(report),
+    steps: () => measureSteps(report, name),
+    profile: () => profile(report),
   };
   const wanted = (process.env['GPU_CHECK_PARTS'] ?? Object.keys(parts).join(' ')).split(/\s+/).filter((part) => part !== '');
   for (const part of wanted) {
     const from = performance.now();
-    if (parts[part] === undefined) throw new Error(`no part ${part}; there are ${Object.keys(parts).join(', ')}`);
-    for (const body of parts[part]) await report.attempt(part, 'the whole part', body);
+    const body = parts[part];
+    if (body === undefined) throw new Error(`no part ${part}; there are ${Object.keys(parts).join(', ')}`);
+    await report.attempt(part, 'the whole part', () => body(part));
     console.log(`${part}: ${((performance.now() - from) / 1000).toFixed(1)} s`);
   }
   console.log(`gpu-check: ${report.checks} checks, ${report.failures} failed`);

@@ -27,12 +27,17 @@ process.once('SIGTERM', () => process.exit(143)); // of `timeout`, which does no
  * Runs a program, at most so many seconds: then it is killed with all that it started in its group, since compute-sanitizer is only the parent of what
  * uses the GPU. What left the group may keep the pipes and is not waited for; nor is a process that hangs in the driver and cannot be killed.
  */
-export function run(command: string, args: readonly string[], limit: number): Promise<Result> {
+export function run(command: string, args: readonly string[], limit: number, show: (text: string) => void = () => {}): Promise<Result> {
   const from = performance.now();
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
   const streams = [child.stdout, child.stderr];
   let output = '';
-  for (const stream of streams) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+  for (const stream of streams) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+      show(chunk.toString());
+    });
+  }
   return new Promise((resolve, reject) => {
     const group = child.pid;
     if (group === undefined) return void child.on('error', reject);
@@ -56,6 +61,26 @@ export function run(command: string, args: readonly string[], limit: number): Pr
   });
 }
 
+/** How a program of test/native/cuda_ops/progress.h ends where a check lost the GPU, and its words: what it goes on with. */
+const lost = 3;
+const goOn = /^LOST .*; go on with (.+)$/u;
+const mostStarts = 20;
+
+/** A program to its end, started again behind every check that lost the GPU, so that one fault costs one check. All of it within the limit. */
+export async function runToEnd(command: string, args: readonly string[], limit: number, show?: (text: string) => void): Promise<Result & { starts: number }> {
+  const lines: string[] = [];
+  let seconds = 0;
+  let more: string[] = [];
+  for (let starts = 1; ; starts++) {
+    const result = await run(command, [...args, ...more], limit - seconds, show);
+    lines.push(...result.lines);
+    seconds += result.seconds;
+    const words = result.lines.map((line) => goOn.exec(line)?.[1]).find((found) => found !== undefined);
+    if (result.status !== lost || words === undefined || starts === mostStarts || seconds >= limit) return { ...result, lines, seconds, starts };
+    more = words.split(' ');
+  }
+}
+
 const programs = ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'cuda_streams'];
 const folder = (): string | undefined => process.env['GPU_CHECK_PROGRAMS'];
 
@@ -66,16 +91,42 @@ function pathOf(report: Report, part: string, program: string): string | undefin
   return undefined;
 }
 
+/** Of programs of many checks: what one of them may take on a GPU, where a kernel that hangs would take all the time. */
+const aCheck = ({ small }: Report) => (small ? [] : ['seconds=60']);
+
+/** A program's checks: a row for each line that tells of one, and one for its closing line. */
+async function checkProgram(report: Report, part: string, program: string, args: readonly string[], limit: number): Promise<void> {
+  const path = pathOf(report, part, program);
+  if (path === undefined) return;
+  const { status, lines, seconds, late } = await runToEnd(path, args, report.small ? 5 * limit : limit);
+  for (const line of lines.slice(0, -1)) report.check(part, program, line, line.startsWith('SKIPPED'));
+  report.check(part, program, `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, status === 0 && !late);
+}
+
 /** Every kernel on ragged shapes. A failed check is a line of its own. */
 export async function checkKernels(report: Report): Promise<void> {
   for (const program of programs) {
-    const path = pathOf(report, 'ops', program);
-    if (path === undefined) continue;
     // one in 40 is enough to try the harness; test/native/emulated-programs.test.ts runs them all
-    const { status, lines, seconds, late } = await run(path, report.small && program === 'cuda_ops' ? ['small', 'every=40'] : [], 400);
-    for (const line of lines.slice(0, -1)) report.check('ops', program, line, line.startsWith('SKIPPED'));
-    report.check('ops', program, `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, status === 0 && !late);
+    if (program === 'cuda_ops') await checkProgram(report, 'ops', program, [...(report.small ? ['small', 'every=40'] : []), ...aCheck(report)], 200);
+    else await checkProgram(report, 'ops', program, [], 40);
   }
+}
+
+/** Dense convolutions alone: for products that are off by default. */
+export async function checkConvolutions(report: Report): Promise<void> {
+  await checkProgram(report, 'ops', 'cuda_ops', [...(report.small ? ['small', 'every=20'] : []), ...aCheck(report), 'conv'], 100);
+}
+
+/** bench/kernels, which prints its table and writes its rows itself; $GPU_CHECK_TENSOR_TF is the measured rate of the tensor cores. */
+export async function measureKernels(report: Report, only: string): Promise<void> {
+  const path = pathOf(report, 'kernels', 'kernels');
+  if (path === undefined) return;
+  const { GPU_CHECK_ROWS: rows, GPU_CHECK_TENSOR_TF: rate } = process.env;
+  const args = [...(report.small ? ['small'] : []), ...aCheck(report), ...(only === '' ? [] : ['--only', only]), ...(rows ? ['--rows', rows] : []), ...(rate ? ['--tensor-tf', rate] : [])];
+  const limit = (only === '' ? 220 : 100) * (report.small ? 5 : 1);
+  const { status, lines, seconds, late, starts } = await runToEnd(path, args, limit, (text) => process.stdout.write(text));
+  const good = status === 0 && !late && starts === 1;
+  report.check('kernels', 'the whole program', `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, good);
 }
 
 const tools = ['memcheck', 'racecheck'];
@@ -100,11 +151,11 @@ export async function sanitize(report: Report): Promise<void> {
     const share = program === 'cuda_ops' ? shares[tool] : undefined;
     const sizes = program === 'kernels' ? ['small'] : share === undefined ? [] : ['small', `every=${share}`];
     const args = ['--tool', tool, '--error-exitcode', '99', path, ...sizes];
-    const { status, lines, seconds, late } = await run(sanitizer, args, limit);
-    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
+    const { status, lines, seconds, late, starts } = await runToEnd(sanitizer, args, limit);
+    const summary = lines.filter((line) => /ERROR SUMMARY|RACECHECK SUMMARY|checks|failed$|^LOST/.test(line)).map((line) => line.replace(/^=+ ?/, '')).join('; ');
     const first = lines.find((line) => /^=+ *(Invalid|Error|Race|Warning|Program hit)/.test(line));
     const name = `${program} under ${tool}${share === undefined ? '' : `, one check in ${share}`}`;
-    if (late) report.check('sanitize', name, `${first ?? 'nothing found'} in ${limit} s, then stopped`, first === undefined);
-    else report.check('sanitize', name, `${summary}${first === undefined ? '' : `; ${first}`} (${seconds.toFixed(0)} s)`, status === 0);
+    if (late) report.check('sanitize', name, `${first ?? 'nothing found'} in ${limit} s, then stopped`, first === undefined && starts === 1);
+    else report.check('sanitize', name, `${summary}${first === undefined ? '' : `; ${first}`} (${seconds.toFixed(0)} s)`, status === 0 && starts === 1);
   })));
 }

@@ -7,7 +7,8 @@ import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
-import { runProgram } from '../native/emulated.js';
+import { runToEnd } from '../gpu/programs.js';
+import { buildEmulatedPrograms, runProgram } from '../native/emulated.js';
 
 // scripts/gpu-check runs where no test does, so the script itself is tested here: on the emulated GPU it must pass, and say so of every part;
 // and where something is wrong it must fail.
@@ -74,12 +75,18 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     await writeGolden(join(vectors, 'wrong.safetensors'), 1.02);
     const { status, output, rows } = await dryRun('broken', 'ops sanitize semantic kernels', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_SANITIZER: sanitizer, LGDISTILL_SHARED: join(folder, 'shared') });
     expect(status).toBe(1);
-    expect(output).toMatch(/FAILED \(1\): kernels/);
+    expect(output).toMatch(/FAILED \(1\): semantic\n[^]*FAILED \(1\): kernels\n/);
     const failed = (part: string) => rows.filter((row) => row.part === part && row.good === false).map(({ name }) => name);
     expect(failed('ops')).toEqual(['cuda_ops', 'cuda_ops', 'cuda_augment', 'cuda_augment', 'cuda_semantic', 'cuda_semantic', 'cuda_streams']);
     expect(failed('sanitize').sort()).toEqual(['cuda_ops under memcheck, one check in 5', 'cuda_streams', 'cuda_streams']);
     expect(failed('semantic')).toEqual(['golden published wrong float32', 'golden published wrong bfloat16']);
     expect(rows.some(({ name, good }) => name === 'golden published right float32' && good)).toBe(true);
+  }, 600_000);
+
+  it('goes on behind a check that takes the GPU too long', async () => {
+    const { lines, starts, status } = await runToEnd(join(buildEmulatedPrograms(), 'cuda_ops'), ['seconds=1', 'deferred'], 100); // several seconds, emulated
+    expect(lines).toEqual(['LOST deferred sums: it takes longer than 1 s; go on with from=1 checks=1 failed=1', expect.stringMatching(/^cuda operations: 1 checks, 1 failed; /)]);
+    expect({ starts, status }).toEqual({ starts: 2, status: 1 });
   }, 600_000);
 
   it('refuses a part that is none', () => {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { run } from '../gpu/programs.js';
+import { run, runToEnd } from '../gpu/programs.js';
 
 // What scripts/gpu-check does where a program hangs or loses the GPU, which the emulated one never is: with programs that pretend.
 const folder = temporaryFolder();
@@ -45,5 +45,43 @@ describe('a program under a time limit', () => {
     const path = await program('brief', 'echo one\necho two >&2\nexit 7');
     expect(await run(path, [], 60)).toMatchObject({ status: 7, late: false });
     await expect(run(join(folder, 'none'), [], 60)).rejects.toThrow('ENOENT');
+  });
+});
+
+describe('a program that loses the GPU', () => {
+  // loses it at checks 1 and 3 of 5, and would at every check from which it is not started behind
+  const text = `
+from=0; checks=0; failed=0
+for word; do case $word in from=*) from=\${word#*=};; checks=*) checks=\${word#*=};; failed=*) failed=\${word#*=};; esac; done
+for check in 0 1 2 3 4; do
+  [ $check -ge $from ] || continue
+  checks=$((checks + 1))
+  case $check in 1|3)
+    echo "LOST check $check of $1: an illegal memory access was encountered; go on with from=$((check + 1)) checks=$checks failed=$((failed + 1))"
+    exit 3;;
+  esac
+done
+echo "$checks checks, $failed failed"
+[ $failed = 0 ]`;
+
+  it('is started again behind each check that did, and keeps count', async () => {
+    let shown = '';
+    const result = await runToEnd(await program('faulty', text), ['small'], 60, (part) => (shown += part));
+    expect(result.lines).toEqual([expect.stringContaining('LOST check 1 of small'), expect.stringContaining('LOST check 3 of small'), '5 checks, 2 failed']);
+    expect(result).toMatchObject({ starts: 3, status: 1, late: false });
+    expect(shown.trim().split('\n')).toEqual(result.lines);
+  });
+
+  it('is not started for ever, nor past its time', async () => {
+    const always = await program('gone', 'echo "LOST all: no device; go on with from=1"\nexit 3');
+    expect(await runToEnd(always, [], 60)).toMatchObject({ starts: 20, status: 3 });
+    const slow = await program('slow', 'sleep 0.6\necho "LOST all: no device; go on with from=1"\nexit 3');
+    const { starts, seconds } = await runToEnd(slow, [], 1);
+    expect(starts).toBe(2);
+    expect(seconds).toBeLessThan(5);
+  }, 60_000);
+
+  it('is one that fell otherwise where it does not say so', async () => {
+    expect(await runToEnd(await program('aborted', 'echo "LOST all: no device; go on with from=1"\nexit 134'), [], 60)).toMatchObject({ starts: 1, status: 134 });
   });
 });

@@ -1,10 +1,12 @@
 // Holds every CUDA operation to its CPU twin on ragged shapes, in float32 and in bfloat16 storage: on a GPU (scripts/gpu-check), or
 // on the emulated one (test/native/emulated-programs.test.ts). Inputs are rounded to bfloat16 before both twins see them, outputs start as NaN.
-// Usage: cuda_ops [small] [every=N] [part of a name]      small leaves out the shapes that take an emulation long; every=N takes one check in N.
+// Usage: cuda_ops [small] [every=N] [seconds=N] [part of a name]      small leaves out the shapes that take an emulation long; every=N takes one
+// check in N, of which none may take longer than so many seconds. progress.h says what else it takes, and how it ends where a check loses the GPU.
 #include <algorithm>
 
 #include "ops/multiprocessors.h"
 #include "ops/warpgroups.h"
+#include "progress.h"
 #include "run.h"
 
 using namespace lgd;
@@ -13,14 +15,16 @@ namespace lgd::testing {
 
 bool small = false;
 namespace {
-int failures = 0, checks = 0, every = 1, seen = 0;
+int every = 1;
+Progress progress;
 std::shared_ptr<Device> cpu, gpu;
 std::string wanted;  // checks whose names hold this
 }  // namespace
 
 void check(const std::string& name, const Body& body, double float32_tolerance) {
-  if (name.find(wanted) == std::string::npos || seen++ % every != 0) return;
+  if (name.find(wanted) == std::string::npos || !progress.is_next(every)) return;
   std::vector<std::vector<float>> expected;
+  progress.watch(name);
   cpu->run(name, [&] {
     Run run(cpu, DType::f32);
     body(run);
@@ -29,6 +33,7 @@ void check(const std::string& name, const Body& body, double float32_tolerance) 
   for (DType type : {DType::f32, DType::bf16}) {
     std::vector<std::vector<float>> found;
     std::string error;
+    progress.watch(name);
     try {
       gpu->run(name, [&] {
         Run run(gpu, type);
@@ -50,11 +55,12 @@ void check(const std::string& name, const Body& body, double float32_tolerance) 
       const double relative = std::sqrt(difference / norm);
       worst = std::isnan(relative) ? INFINITY : std::max(worst, relative);
     }
-    ++checks;
+    ++progress.checks;
     if (!(worst <= tolerance)) {
-      ++failures;
+      ++progress.failures;
       std::printf("FAIL %-52s %s: relative error %.2e %s\n", name.c_str(), type == DType::f32 ? "float32 " : "bfloat16", worst, error.c_str());
     }
+    if (!error.empty()) progress.go_on(name, gpu);
   }
 }
 
@@ -275,10 +281,11 @@ void pools_and_borders() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // what was found is kept where the program is killed
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "small") == 0) lgd::testing::small = true;
     else if (std::strncmp(argv[i], "every=", 6) == 0) lgd::testing::every = std::max(1, std::atoi(argv[i] + 6));
-    else lgd::testing::wanted = argv[i];
+    else if (!progress.reads(argv[i])) lgd::testing::wanted = argv[i];
   }
   cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
   gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
@@ -292,6 +299,6 @@ int main(int argc, char** argv) {
   fused_depthwise();
   fused_norms();
   transformers();
-  std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", checks, failures, use_warpgroups(*gpu) ? "warpgroups" : "warps");
-  return failures ? 1 : 0;
+  std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", progress.checks, progress.failures, use_warpgroups(*gpu) ? "warpgroups" : "warps");
+  return progress.failures ? 1 : 0;
 }
