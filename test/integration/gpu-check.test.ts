@@ -75,7 +75,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     await writeGolden(join(vectors, 'wrong.safetensors'), 1.02);
     const { status, output, rows } = await dryRun('broken', 'ops sanitize semantic kernels', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_SANITIZER: sanitizer, LGDISTILL_SHARED: join(folder, 'shared') });
     expect(status).toBe(1);
-    expect(output).toMatch(/FAILED \(1\): semantic\n[^]*FAILED \(1\): kernels\n/);
+    expect(output).toMatch(/FAILED: semantic\n[^]*FAILED: kernels\n/);
     const failed = (part: string) => rows.filter((row) => row.part === part && row.good === false).map(({ name }) => name);
     expect(failed('ops')).toEqual(['cuda_ops', 'cuda_ops', 'cuda_augment', 'cuda_augment', 'cuda_semantic', 'cuda_semantic', 'cuda_streams']);
     expect(failed('sanitize').sort()).toEqual(['cuda_ops under memcheck, one check in 5', 'cuda_streams', 'cuda_streams']);
@@ -87,6 +87,26 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     const { lines, starts, status } = await runToEnd(join(buildEmulatedPrograms(), 'cuda_ops'), ['seconds=1', 'deferred'], 100); // several seconds, emulated
     expect(lines).toEqual(['LOST deferred sums: it takes longer than 1 s; go on with from=1 checks=1 failed=1', expect.stringMatching(/^cuda operations: 1 checks, 1 failed; /)]);
     expect({ starts, status }).toEqual({ starts: 2, status: 1 });
+  }, 600_000);
+
+  it('stops a part that takes too long, with all it started, and runs the others', async () => {
+    const programs = join(folder, 'slow');
+    await mkdir(programs);
+    await writeFile(join(programs, 'cuda_ops'), `#!/bin/sh\nsleep 900 &\necho $! >${join(programs, 'pid')}\nwait\n`);
+    await chmod(join(programs, 'cuda_ops'), 0o755);
+    const { status, output, rows } = await dryRun('slow-results', 'ops augment', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_PART_SECONDS: '25' });
+    expect(status).toBe(1);
+    expect(output).toMatch(/FAILED: ops, the whole part: stopped: longer than 25 s\nops: \d+ s\n/);
+    expect(rows.filter(({ good }) => good === false)).toMatchObject([{ part: 'ops', name: 'the whole part', value: 'stopped: longer than 25 s' }]);
+    expect(rows.filter(({ part, good }) => part === 'augment' && good)).toHaveLength(3);
+    const state = await readFile(`/proc/${(await readFile(join(programs, 'pid'), 'utf8')).trim()}/stat`, 'utf8').catch(() => '');
+    expect(state).not.toMatch(/\) [RSD] /);
+  }, 600_000);
+
+  it('begins nothing when the time of all parts is over', async () => {
+    const { status, rows } = await dryRun('no-time', 'semantic augment', { GPU_CHECK_SECONDS: '0' });
+    expect(status).toBe(1);
+    expect(rows.map(({ part, value }) => `${part}: ${value}`)).toEqual(['semantic', 'augment'].map((part) => `${part}: not run: the 0 s of all parts are over`));
   }, 600_000);
 
   it('refuses a part that is none', () => {
