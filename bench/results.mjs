@@ -1,14 +1,34 @@
 // Rows of scripts/gpu-check: adds a run's to the file that is kept, and shows a run as Markdown.
-//   node bench/results.mjs add <rows of a run> <file>        with card, driver, commit and date
+//   node bench/results.mjs begin <rows of a run>             writes card, driver, commit and date, of which add makes fields of every row
+//   node bench/results.mjs add <rows of a run> <file> [note]
 //   node bench/results.mjs table <file> [--all | --short]    the newest run; --short: fewer columns
-import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 
 const read = (file) => readFileSync(file, 'utf8').split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
 
-function add(rows, file) {
+function begin(rows) {
   const { GPU_CHECK_CARD: card, GPU_CHECK_DRIVER: driver, GPU_CHECK_COMMIT: commit } = process.env;
-  const machine = { date: new Date().toISOString(), card, driver, commit };
-  appendFileSync(file, read(rows).map((row) => `${JSON.stringify({ ...machine, ...row })}\n`).join(''));
+  writeFileSync(rows, `${JSON.stringify({ run: { date: new Date().toISOString(), card, driver, commit } })}\n`);
+}
+
+/** Whole lines; a run that was killed may have written half of its last. */
+function readWhole(file) {
+  return readFileSync(file, 'utf8').split('\n').filter((line) => line !== '').flatMap((line) => {
+    try {
+      return [JSON.parse(line)];
+    } catch {
+      console.log(`left out, since it is cut off: ${line}`);
+      return [];
+    }
+  });
+}
+
+function add(rows, file, note) {
+  let run = {};
+  for (const { run: begun, ...row } of readWhole(rows)) {
+    if (begun !== undefined) run = begun;
+    else appendFileSync(file, `${JSON.stringify({ ...run, note, ...row })}\n`);
+  }
 }
 
 function markdown(header, rows) {
@@ -65,10 +85,10 @@ function profileTable(rows) {
 }
 
 function show(rows, short) {
-  const { date, card, driver, commit } = rows[0];
+  const { date, card, driver, commit, note } = rows[0];
   const of = (part) => rows.filter((row) => row.part === part);
   const sections = [
-    `${card}, driver ${driver}, commit ${commit}, ${date}: \`scripts/gpu-check run\``,
+    `${card}, driver ${driver}, commit ${commit}, ${date}${note ? `, ${note}` : ''}: \`scripts/gpu-check run\``,
     checksTable(rows.filter(({ good }) => good !== undefined)),
     of('kernels').some(({ p50 }) => p50) && kernelsTable(of('kernels').filter(({ p50 }) => p50), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
@@ -80,8 +100,10 @@ function show(rows, short) {
 }
 
 const [command, file, ...rest] = process.argv.slice(2);
-if (command === 'add' && rest.length === 1) {
-  add(file, rest[0]);
+if (command === 'begin' && file !== undefined) {
+  begin(file);
+} else if (command === 'add' && rest.length >= 1) {
+  add(file, ...rest);
 } else if (command === 'table' && file !== undefined) {
   if (!existsSync(file)) {
     console.log(`${file} is not there: no run was kept`);
@@ -90,6 +112,6 @@ if (command === 'add' && rest.length === 1) {
   const runs = [...groupBy(read(file), ({ date, card, commit }) => `${date} ${card} ${commit}`).values()];
   console.log((rest.includes('--all') ? runs : runs.slice(-1)).map((rows) => show(rows, rest.includes('--short'))).join('\n\n'));
 } else {
-  console.error('node bench/results.mjs add <rows> <file> | table <file> [--all] [--short]');
+  console.error('node bench/results.mjs begin <rows> | add <rows> <file> [note] | table <file> [--all] [--short]');
   process.exit(2);
 }

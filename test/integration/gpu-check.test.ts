@@ -103,9 +103,12 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     expect(state).not.toMatch(/\) [RSD] /);
   }, 600_000);
 
-  it('begins nothing when the time of all parts is over', async () => {
-    const { status, rows } = await dryRun('no-time', 'semantic augment', { GPU_CHECK_SECONDS: '0' });
+  it('begins nothing when the time of all parts is over, and keeps the rows of a run that was killed', async () => {
+    await mkdir(join(folder, 'no-time'));
+    await writeFile(join(folder, 'no-time', 'running.jsonl'), '{"run":{"date":"2026-01-02","card":"another"}}\n{"part":"augment","name":"recipe","value":"1e-3","good":true}\n{"part":"aug');
+    const { status, rows: [kept, ...rows] } = await dryRun('no-time', 'semantic augment', { GPU_CHECK_SECONDS: '0' });
     expect(status).toBe(1);
+    expect(kept).toEqual({ date: '2026-01-02', card: 'another', note: 'killed', part: 'augment', name: 'recipe', value: '1e-3', good: true });
     expect(rows.map(({ part, value }) => `${part}: ${value}`)).toEqual(['semantic', 'augment'].map((part) => `${part}: not run: the 0 s of all parts are over`));
   }, 600_000);
 

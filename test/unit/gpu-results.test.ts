@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { appendFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -48,10 +48,12 @@ describe('kept results', () => {
       { part: 'profile', name: 'gaps', student: 'resnet18', resolution: 224, operations: 300, length: 25_000, busy: 24_500, overLimit: 0, longest: { microseconds: 3.25 }, good: true },
     ];
     const [raw, kept] = [join(folder, 'rows.jsonl'), join(folder, 'kept.jsonl')];
-    await writeFile(raw, `${JSON.stringify({ part: 'semantic', name: 'old', value: '', good: true })}\n`);
-    run(['add', raw, kept], { GPU_CHECK_CARD: 'card', GPU_CHECK_DRIVER: '1.2', GPU_CHECK_COMMIT: 'aaa' });
-    await writeFile(raw, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-    run(['add', raw, kept], { GPU_CHECK_CARD: 'card', GPU_CHECK_DRIVER: '1.2', GPU_CHECK_COMMIT: 'bbb' });
+    run(['begin', raw], { GPU_CHECK_CARD: 'card', GPU_CHECK_DRIVER: '1.2', GPU_CHECK_COMMIT: 'aaa' });
+    await appendFile(raw, `${JSON.stringify({ part: 'semantic', name: 'old', value: '', good: true })}\n{"part":"semantic","name":"half`);
+    expect(run(['add', raw, kept, 'killed'])).toContain('"name":"half');
+    run(['begin', raw], { GPU_CHECK_CARD: 'card', GPU_CHECK_DRIVER: '1.2', GPU_CHECK_COMMIT: 'bbb' });
+    await appendFile(raw, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+    run(['add', raw, kept]);
     const table = run(['table', kept]);
     expect(table).toContain('card, driver 1.2, commit bbb');
     expect(table).not.toContain('aaa');
@@ -60,7 +62,7 @@ describe('kept results', () => {
     expect(table).toContain('| resnet18 224 px, whole step | 25.000 | 10240 | 1.14 x | 2.00 | 8000 (compiled) | 1.28 x | 4.00 |');
     expect(table).toContain('| resnet18 224 px | 300 | 25000 | 98.0 % | 0 | 3.3 |');
     expect(table).toContain('- failed: semantic update: 3e-1');
-    expect(run(['table', kept, '--all'])).toContain('aaa');
+    expect(run(['table', kept, '--all'])).toMatch(/card, driver 1\.2, commit aaa, 2[^,]*Z, killed: /);
     expect(() => run(['table', join(folder, 'none.jsonl')])).toThrow();
   });
 });
