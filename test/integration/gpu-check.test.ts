@@ -1,4 +1,4 @@
-import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -45,6 +45,27 @@ async function writeGolden(file: string, factor: number): Promise<void> {
     D: String(D), K: String(K), steps: '1', momentum: '0.9', alpha: '0.5', student_temperature: '0.2', teacher_temperature: '0.01',
   });
 }
+
+describe('gpu-check on a machine with a GPU', () => {
+  const older = 'echo "A GPU, 550.54.15"';
+  it.each([
+    ['no GPU', 'echo No devices were found\nexit 6', {}, /^nvidia-smi shows no GPU: No devices were found\n$/u],
+    ['a driver older than the CUDA runtime', older, {}, /^A GPU, 550\.54\.15\ndriver 550\.54\.15 is older than 580, .*\n$/u],
+    ['nothing from pack, the driver being new', 'echo "A GPU, 580.65.06"', {}, /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u],
+    ['nothing from pack, beside libraries of forward compatibility', older, { LD_LIBRARY_PATH: `/none:${folder}` }, /15\n\.gpu\/programs\.tar\.xz is not there: /u],
+    ['nothing from pack, where any driver is to do', older, { GPU_CHECK_ANY_DRIVER: '1' }, /15\n\.gpu\/programs\.tar\.xz is not there: /u],
+  ])('ends where it has %s', async (_, text, env, said) => {
+    const copied = join(folder, 'checkout', 'scripts', 'gpu-check'); // with no .gpu beside it
+    await mkdir(join(folder, 'checkout', 'scripts'), { recursive: true });
+    await copyFile(script, copied);
+    await writeFile(join(folder, 'nvidia-smi'), `#!/bin/sh\n${text}\n`);
+    await chmod(join(folder, 'nvidia-smi'), 0o755);
+    await writeFile(join(folder, 'libcuda.so.1'), '');
+    const { status, output } = runProgram(copied, ['run'], { PATH: `${folder}:${process.env['PATH']}`, LD_LIBRARY_PATH: '', GPU_CHECK_ANY_DRIVER: '', ...env });
+    expect(output).toMatch(said);
+    expect(status).toBe(2);
+  });
+});
 
 describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gpu-check on the emulated GPU', () => {
   it('passes, with rows of every part', async () => {
