@@ -149,7 +149,8 @@ export async function profile(report: Report): Promise<void> {
     const name = `${student} ${resolution} px: gaps inside a step`;
     await report.attempt('profile', name, async () => {
       const trace = join(folder, 'trace');
-      const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env: { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace } });
+      const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off' }; // another child would write to the same trace
+      const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
       if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
       const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(await readFile(trace, 'utf8')), gapLimit);
