@@ -300,5 +300,7 @@ int main(int argc, char** argv) {
   fused_norms();
   transformers();
   std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", progress.checks, progress.failures, use_warpgroups(*gpu) ? "warpgroups" : "warps");
+  cpu.reset();  // not after main(), while the CUDA runtime unloads
+  gpu.reset();
   return progress.failures ? 1 : 0;
 }
