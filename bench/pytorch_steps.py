@@ -89,7 +89,7 @@ def student_of(name, outputs):
 
 
 class Step:
-    """One distillation step; every tensor stays where it is, so that it can be captured."""
+    """One distillation step, or without a student's name its teacher alone; every tensor stays where it is, so that it can be captured."""
 
     def __init__(self, name, resolution, args, device):
         torch.manual_seed(1)
@@ -97,13 +97,13 @@ class Step:
         memory = dict(memory_format=torch.channels_last)
         self.type = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.device = device
-        self.student = student_of(name, D).to(device, **memory).train()
+        self.student = None if name is None else student_of(name, D).to(device, **memory).train()
         layers, width, heads = ([1, 1, 1, 1], 8, 4) if args.small else ([3, 4, 6, 3], 64, 32)
         self.teacher = image_tower(layers, width, heads, D, resolution).to(device, self.type, **memory).eval().requires_grad_(False)
         self.images = torch.randn(B, 3, resolution, resolution, device=device, dtype=self.type).to(**memory)
         unit = lambda: F.normalize(torch.randn(K, D, device=device), dim=1)
         self.textual, self.visual, self.seen = unit(), unit(), torch.zeros(K, 1, dtype=torch.bool, device=device)
-        self.optimiser = torch.optim.SGD(self.student.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True)
+        self.optimiser = None if name is None else torch.optim.SGD(self.student.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True)
 
     def cast(self):
         return torch.autocast("cuda", dtype=self.type, cache_enabled=False) if self.device.type == "cuda" else contextlib.nullcontext()
@@ -196,7 +196,7 @@ def variants(args):
 
 
 def run(what, name, resolution, args, device):
-    step = Step("resnet18" if name == "teacher" else name, resolution, args, device)
+    step = Step(None if name == "teacher" else name, resolution, args, device)
     plain = {"whole step": step.loss, "student alone": step.student_alone, "teacher alone": step.teacher_alone}[what]
     compiles = device.type == "cuda" and hasattr(torch, "compile")
     program = torch.compile(plain) if compiles else plain
@@ -261,8 +261,8 @@ def main():
             continue
         try:
             row = run(what, name, resolution, args, device)
-        except RuntimeError as error:  # out of memory, or something that this PyTorch cannot compile or capture
-            print(f"NOT MEASURED {label}: {error}")
+        except Exception as error:  # out of memory, no torchvision, or something that this PyTorch cannot compile or capture: costs no other row
+            print(f"NOT MEASURED {label}: {type(error).__name__}: {error}", flush=True)
             continue
         if row is None:
             print(f"compiled {label}, {time.perf_counter() - started:.0f} s")

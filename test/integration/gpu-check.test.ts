@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +10,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { runToEnd } from '../gpu/programs.js';
 import { buildEmulatedPrograms, runProgram } from '../native/emulated.js';
+import { noteSkip } from '../shared.js';
 
 // scripts/gpu-check runs where no test does, so the script itself is tested here: on the emulated GPU it must pass, and say so of every part;
 // and where something is wrong it must fail.
@@ -65,6 +67,19 @@ describe('gpu-check on a machine with a GPU', () => {
     expect(output).toMatch(said);
     expect(status).toBe(2);
   });
+});
+
+describe('the comparison with PyTorch', () => {
+  it('measures what it can where torchvision is absent', async () => {
+    const python = ['/usr/bin/python3', 'python3'].find((command) => spawnSync(command, ['-c', 'import torch']).status === 0);
+    if (python === undefined) return noteSkip('bench/pytorch_steps.py', 'no Python with PyTorch here');
+    await writeFile(join(folder, 'torchvision.py'), 'raise ImportError("absent")\n');
+    const file = join(folder, 'pytorch.jsonl');
+    const { status, output } = runProgram(python, [fileURLToPath(new URL('../../bench/pytorch_steps.py', import.meta.url)), '--small', '--rows', file], { PYTHONPATH: folder });
+    expect(output).toContain('NOT MEASURED mobilenet_v2 32 px: whole step: ImportError: absent');
+    expect(JSON.parse(await readFile(file, 'utf8'))).toMatchObject({ what: 'teacher alone', student: 'teacher' });
+    expect(status).toBe(0);
+  }, 120_000);
 });
 
 describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gpu-check on the emulated GPU', () => {
