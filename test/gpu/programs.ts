@@ -99,7 +99,7 @@ async function checkProgram(report: Report, part: string, program: string, args:
   const path = pathOf(report, part, program);
   if (path === undefined) return;
   const { status, lines, seconds, late } = await runToEnd(path, args, report.small ? 5 * limit : limit);
-  for (const line of lines.slice(0, -1)) report.check(part, program, line, line.startsWith('SKIPPED'));
+  for (const line of lines.slice(0, -1)) report.check(part, program, line, /^(SKIPPED|MEASURED) /.test(line));
   report.check(part, program, `${lines.at(-1)} (${seconds.toFixed(0)} s${late ? ', then stopped' : ''})`, status === 0 && !late);
 }
 
@@ -108,7 +108,7 @@ export async function checkKernels(report: Report): Promise<void> {
   for (const program of programs) {
     // one in 40 is enough to try the harness; test/native/emulated-programs.test.ts runs them all
     if (program === 'cuda_ops') await checkProgram(report, 'ops', program, [...(report.small ? ['small', 'every=40'] : []), ...aCheck(report)], 200);
-    else await checkProgram(report, 'ops', program, [], 40);
+    else await checkProgram(report, 'ops', program, program === 'cuda_streams' && !report.small ? ['measure'] : [], 40);
   }
 }
 

@@ -8,6 +8,7 @@ import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { measureInference, measureTraining, sample, type Timing } from '../../lib/evaluate/throughput.js';
 import { createStudent, loadTeacher, type NativeTeacher } from '../../lib/models/index.js';
+import type { StepInfo } from '../../lib/native.js';
 import { Distiller, type StepTicket } from '../../lib/train/distiller.js';
 import { profileSteps, readTrace } from './gaps.js';
 import type { Report } from './report.js';
@@ -75,7 +76,7 @@ export async function openSteps(device: Device, { student: name, widthMultiplier
 /** Named in rows: products that are off by default. */
 const products = process.env['LGDISTILL_WGMMA'] === '1' ? ', wgmma' : '';
 
-function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } = {}): void {
+function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {}): void {
   const what = `${measured}${products}`;
   report.row({ part: 'steps', framework: 'lgdistill', what, student, resolution, ...timing, unit: 'ms', ...more });
   const gap = more.target === undefined ? '' : `, ${(timing.imagesPerSecond / more.target).toFixed(2)} x target`;
@@ -89,11 +90,11 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
   using device = await openDevice(name);
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
   const timing = await sample(device, batch, take, { seconds });
-  const { launched, eager, interrupted, nodes, changed } = await distiller.stepInfo();
+  const { launched, eager, interrupted, nodes, changed, instantiated } = await distiller.stepInfo();
   const atScale = !report.small;
   record(report, 'whole step', student, resolution, timing, {
     peakBytes: distiller.memory.peak, ...(atScale && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
-    graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${changed} of ${nodes} operations changed`,
+    nodes, changed, instantiated, graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
   });
   record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
   if (withTeacher) {

@@ -1,6 +1,8 @@
 // Holds a GPU, or the emulated one, to the device's order of things (core/timeline.h): steps, branches, input, numbers sent back.
 // On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp): every mistake below must be
 // refused, and the same thing done right must not. A GPU does not refuse them; it computes something else, sometimes.
+// Usage: cuda_streams [measure]      measure also times, on a GPU, what the host does between steps
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -11,6 +13,7 @@
 
 #include "core/cuda_streams.h"
 #include "core/timeline.h"
+#include "ops/kernels.h"
 
 namespace lgd {
 
@@ -211,6 +214,70 @@ void check_changes() {
   cuda::release_pinned(results);
 }
 
+// The same of a kernel, as a device takes steps: every time another grid, count and other addresses.
+void check_changed_kernels() {
+  constexpr int times = 8, most = 4096;
+  auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  const auto graph = std::make_shared<StepGraph>();
+  std::vector<float> values(times * most);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i / most + 1);
+  const Buffer source(device, values.size() * 4), results(device, values.size() * 2);
+  device->run("source", [&] {
+    device->from_host(source.as<>(), values.data(), source.bytes());
+    device->zero(results.as<>(), results.bytes());
+  });
+  const auto count_of = [](int time) { return most - 300 * time; };
+  for (int time = 0; time < times; ++time) {
+    device->run("step", [&] {
+      device->begin_step(graph);
+      device->kernels->cast(*device, count_of(time), DType::bf16, source.as<float>() + time * most, results.as<uint16_t>() + time * most);
+      device->end_step();
+    });
+  }
+  std::vector<uint16_t> found(values.size());
+  device->run("read", [&] { device->to_host(found.data(), results.as<>(), results.bytes()); });
+  bool right = true;
+  for (int time = 0; time < times; ++time) {
+    for (int i = 0; i < most; ++i) {
+      const uint32_t word = uint32_t(found[size_t(time * most + i)]) << 16;
+      float value;
+      std::memcpy(&value, &word, 4);
+      right = right && value == (i < count_of(time) ? float(time + 1) : 0.f);
+    }
+  }
+  check(right, "a launch of a kernel had the arguments or the grid of another");
+  const StepCounts& counts = graph->counts;
+  check(counts.launched == times - 1 && counts.instantiated == 1 && counts.nodes == 1 && counts.changed == 1, "a kernel's node was not changed: " + std::to_string(counts.instantiated) + " graphs were built");
+}
+
+// Whether the host waits where it changes and launches a graph that still runs from its last launch.
+void measure_launches() {
+  using Clock = std::chrono::steady_clock;
+  const auto microseconds_since = [](Clock::time_point start) { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); };
+  constexpr int64_t count = 64 << 20;
+  auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  const auto graph = std::make_shared<StepGraph>();
+  const Buffer source(device, count * 4), results(device, count * 2);
+  const auto step = [&](int64_t last) {
+    device->begin_step(graph);
+    for (int i = 0; i < 40; ++i) device->kernels->cast(*device, i < 39 ? count : last, DType::bf16, source.as<float>(), results.as<>());
+    device->end_step();
+  };
+  device->run("launches", [&] {
+    device->zero(source.as<>(), source.bytes());
+    for (int i = 0; i < 3; ++i) step(count);
+    device->synchronize();
+    const auto start = Clock::now();
+    step(count);
+    const double first = microseconds_since(start);
+    const auto again = Clock::now();
+    step(count / 2);
+    const double second = microseconds_since(again);
+    device->synchronize();
+    std::printf("MEASURED the host needs %.0f us to launch a step's graph, and %.0f us to change and launch it again while it runs; both are done after %.0f us\n", first, second, microseconds_since(start));
+  });
+}
+
 // A step of everything that a device offers, many times, with values that tell one time from the next.
 void check_device() {
   auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
@@ -269,14 +336,16 @@ void check_device() {
 }  // namespace
 }  // namespace lgd
 
-int main() {
+int main(int argc, char** argv) {
   if (lgd::cuda::properties(0).name == "emulated GPU") {
     lgd::check_streams();
     lgd::check_graphs();
   } else {
     std::printf("SKIPPED mistakes that only the emulated GPU refuses\n");
+    if (argc > 1 && std::strcmp(argv[1], "measure") == 0) lgd::measure_launches();
   }
   lgd::check_changes();
+  lgd::check_changed_kernels();
   lgd::check_device();
   const std::string error = lgd::error_of_disposal();
   lgd::check(error.empty(), "a head that went before its step: " + error);
