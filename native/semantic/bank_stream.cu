@@ -132,13 +132,13 @@ __device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int 
   return {s_first.score, s_sum, t_first.score, t_sum, cross, self, s_first.column, t_first.column};
 }
 
-// Grid: tiles of images, shares of the columns. The running sums of a row lie in shared memory, one set a warp column, and belong to the
-// first of the four lanes.
+// Grid: tiles of images, shares of the columns. Of the four rows that a quad of lanes shares each lane keeps the running sums of one, in
+// registers: beside the stages nothing but the tile's results has to fit shared memory, and the stages are free by then.
 __global__ void __launch_bounds__(T::threads, T::resident)
     stream_sums_kernel(const __grid_constant__ ScoreFeed problem, const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
                        Sums* __restrict__ partial) {
+  static_assert(T::MI == 4);  // as many rows as lanes: 16 students beside their teachers, and again, each in two halves
   LGD_DYNAMIC_SHARED(f16, shared);
-  Sums* running = reinterpret_cast<Sums*>(reinterpret_cast<char*>(shared) + stage_bytes<T>());  // [WN][images]
   const Warp<T> at;
   const bool is_visual = int(blockIdx.y) >= shares.part[0].splits;
   const Share& share = shares.part[is_visual];
@@ -150,26 +150,27 @@ __global__ void __launch_bounds__(T::threads, T::resident)
   feed.image = int(blockIdx.x) * images;
   feed.first_anchor = first_tile * T::BN;
   feed.tile_anchors = T::BN;
-  Sums* mine = running + at.column / T::TN * images;
-  const auto image_of = [&](int i, int half) { return at.row_of(i, half) / 32 * 16 + at.row_of(i, half) % 16; };
-#pragma unroll
-  for (int i = 0; i < T::MI; i += 2)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (at.lane % 4 == 0) mine[image_of(i, half)] = no_sums();
+  Sums running = no_sums();
   run<T, false>(feed, tiles, feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
+    Sums mine = no_sums();
 #pragma unroll
     for (int i = 0; i < T::MI; i += 2)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const Sums sums = row_sums(RowScores<T::MI, T::NI>{acc, i, half}, at, feed.first_anchor + tile * T::BN, share.count, args);
-        if (at.lane % 4 == 0) mine[image_of(i, half)] = merged(mine[image_of(i, half)], sums, args);
+        if (at.lane % 4 == i + half) mine = sums;
       }
+    running = merged(running, mine, args);
   });
+  Sums* columns = reinterpret_cast<Sums*>(shared);  // [WN][images]
+  static_assert(T::WN * images * sizeof(Sums) <= stage_bytes<T>());
+  __syncthreads();  // the last step of the last tile is multiplied
+  const int row = at.row_of(at.lane % 4 / 2 * 2, at.lane % 2);
+  columns[at.column / T::TN * images + row / 32 * 16 + row % 16] = running;
   __syncthreads();
   for (int local = threadIdx.x; local < images && feed.image + local < feed.batch; local += T::threads) {
-    Sums sums = running[local];
-    for (int column = 1; column < T::WN; ++column) sums = merged(sums, running[column * images + local], args);
+    Sums sums = columns[local];
+    for (int column = 1; column < T::WN; ++column) sums = merged(sums, columns[column * images + local], args);
     partial[int64_t(blockIdx.y) * feed.batch + feed.image + local] = sums;
   }
 }
@@ -279,10 +280,9 @@ StreamMemory stream_memory(Carver& carver, const ScoreProduct& product, const So
 
 void stream_softmax(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
   const Shares shares = shares_of(product, softmax);
-  constexpr size_t bytes = stage_bytes<T>() + T::WN * images * sizeof(Sums);
-  allow_shared_memory(&stream_sums_kernel, bytes);
+  allow_shared_memory(&stream_sums_kernel, stage_bytes<T>());
   const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(shares.part[0].splits + shares.part[1].splits));
-  if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, bytes, feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
+  if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, stage_bytes<T>(), feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
   LGD_LAUNCH(device, merge_kernel, blocks_for(product.batch, reduce_warps), reduce_threads, 0, softmax, shares, memory.partial, memory.factors);
 }
 
