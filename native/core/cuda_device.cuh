@@ -39,6 +39,7 @@ template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) {
 
 // ---- warp and matrix primitives (one place, so that an emulation can stand in for them) ---------------------------------------
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
+__device__ __forceinline__ uint32_t ballot(bool flag) { return __ballot_sync(~0u, flag); }  // bit l: lane l's flag
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 // Loads and stores of up to 16 bytes at once, at addresses that are multiples of as many.

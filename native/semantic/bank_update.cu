@@ -30,25 +30,53 @@ struct Update {
   UpdateRecord* record;
 };
 
-// Which of the images have this one's category, a bit each, and whether a row of the batch is faulty.
-__device__ bool mark_members(const Update& args, int32_t category, uint32_t* members) {
-  __shared__ int faulty[reduce_warps];
+// The images of one category: a bit each in shared memory, how many, the first of them.
+struct Members {
+  const uint32_t* bits;
+  int count, first;
+};
+constexpr int no_image = 0x7fffffff;
+
+// Marks the images of a category; says whether a row of the batch is faulty. A warp looks at 32 images at a time, and loads of
+// `windows` times as many are under way at once.
+__device__ bool mark_members(const Update& args, int32_t category, uint32_t* bits, Members& members) {
+  constexpr int windows = 4;
+  __shared__ int faults[reduce_warps], counts[reduce_warps], firsts[reduce_warps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int fault = 0;
-  for (int64_t base = warp * 32; base < args.rows; base += reduce_threads) {
-    const int64_t i = base + lane;
-    uint32_t bits = args.assignment && i < args.rows && args.assignment[i] == category ? 1u << lane : 0u;
-    fault |= i < args.rows && !(args.norm[i] > 0);
+  int fault = 0, count = 0, first = no_image;
+  for (int64_t base = warp * 32; base < args.rows; base += windows * reduce_threads) {
+    int32_t categories[windows];
+    float norms[windows];
 #pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) bits |= shfl_xor(bits, mask);
-    if (lane == 0) members[base / 32] = bits;
+    for (int w = 0; w < windows; ++w) {
+      const int64_t i = base + w * reduce_threads + lane;
+      categories[w] = args.assignment && i < args.rows ? args.assignment[i] : -1;
+      norms[w] = i < args.rows ? args.norm[i] : 1;
+    }
+#pragma unroll
+    for (int w = 0; w < windows; ++w) {
+      const int64_t start = base + w * reduce_threads;
+      const uint32_t found = ballot(categories[w] == category);
+      fault |= !(norms[w] > 0);
+      if (lane == 0 && start < args.rows) bits[start / 32] = found;
+      count += __popc(found);
+      if (found != 0 && first == no_image) first = int(start) + __ffs(int(found)) - 1;
+    }
   }
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) fault |= shfl_xor(fault, mask);
-  if (lane == 0) faulty[warp] = fault;
+  fault = ballot(fault) != 0;
+  if (lane == 0) {
+    faults[warp] = fault;
+    counts[warp] = count;
+    firsts[warp] = first;
+  }
   __syncthreads();
-  for (int w = 1; w < reduce_warps; ++w) fault |= faulty[w];
-  return (fault | faulty[0]) != 0;
+  members = {bits, 0, no_image};
+  for (int w = 0; w < reduce_warps; ++w) {
+    fault |= faults[w];
+    members.count += counts[w];
+    members.first = min(members.first, firsts[w]);
+  }
+  return fault != 0;
 }
 
 __device__ void write_row(const OperandLayout& layout, void* operands, int64_t row, int64_t d, float value) {
@@ -71,31 +99,61 @@ __device__ void enqueue_row(const Update& args, int64_t image) {
   }
 }
 
-// Members are added in their order, in float32.
-__device__ void move_anchor(const Update& args, int64_t image, uint32_t* members) {
-  const int words = int((args.rows + 31) / 32);
-  const int32_t category = args.assignment ? args.assignment[image] : 0;
-  const bool faulty = mark_members(args, category, members);
-  if (!faulty && args.targets.queue) enqueue_row(args, image);
-  if (faulty || !args.assignment) return;
-  int before = 0, count = 0;
-  for (int word = 0; word < words; ++word) {
-    const uint32_t bits = members[word];
-    count += __popc(bits);
-    if (word < image / 32) before |= bits != 0;
-    if (word == image / 32) before |= (bits & ((1u << image % 32) - 1)) != 0;
+// sums[i] <- values d + 256 i of the members' rows, added in the members' order, in float32; of values that a row lacks whatever comes. The rows
+// of four members are under way at once: a category may have many images, and the block that adds them nobody to hide behind.
+constexpr int values_each = 4;
+__device__ __forceinline__ void add_members(const Update& args, const Members& members, int64_t d, float (&sums)[values_each]) {
+  constexpr int at_once = 4;
+  int offsets[values_each];
+#pragma unroll
+  for (int i = 0; i < values_each; ++i) {
+    offsets[i] = d + i * reduce_threads < args.dimension ? i * reduce_threads : 0;
+    sums[i] = 0;
   }
-  if (before) return;
+  const float* unit = args.unit + d;
+  int word = members.first / 32;
+  uint32_t bits = members.bits[word];
+  for (int left = members.count; left > 0; left -= at_once) {
+    float values[at_once][values_each];
+    int image = members.first;  // in the place of a member that is not there
+#pragma unroll
+    for (int m = 0; m < at_once; ++m) {
+      if (m < left) {
+        while (bits == 0) bits = members.bits[++word];
+        image = word * 32 + __ffs(int(bits)) - 1;
+        bits &= bits - 1;
+      }
+      const float* row = unit + image * args.dimension;
+#pragma unroll
+      for (int i = 0; i < values_each; ++i) values[m][i] = row[offsets[i]];
+    }
+#pragma unroll
+    for (int m = 0; m < at_once; ++m)
+#pragma unroll
+      for (int i = 0; i < values_each; ++i) sums[i] += m < left ? values[m][i] : 0.f;
+  }
+}
+
+__device__ void move_anchor(const Update& args, int64_t image, uint32_t* bits) {
+  const int32_t category = args.assignment ? args.assignment[image] : 0;
+  Members members;
+  const bool faulty = mark_members(args, category, bits, members);
+  if (!faulty && args.targets.queue) enqueue_row(args, image);
+  if (faulty || !args.assignment || image != members.first) return;
   const bool known = args.targets.seen[category] != 0;
-  const float keep = known ? args.momentum : 0.f, take = (1 - keep) / float(count);
+  const float keep = known ? args.momentum : 0.f, take = (1 - keep) / float(members.count);
   float* anchor = args.targets.visual + category * args.dimension;
-  for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads) {
-    float sum = 0;
-    for (int word = int(image / 32); word < words; ++word)
-      for (uint32_t bits = members[word]; bits != 0; bits &= bits - 1) sum += args.unit[(word * 32 + __ffs(int(bits)) - 1) * args.dimension + d];
-    const float value = known ? keep * anchor[d] + take * sum : take * sum;
-    anchor[d] = value;
-    write_row(args.targets.layout, args.targets.visual_operands, category, d, value);
+  for (int64_t first = threadIdx.x; first < args.dimension; first += values_each * reduce_threads) {
+    float sums[values_each];
+    add_members(args, members, first, sums);
+#pragma unroll
+    for (int i = 0; i < values_each; ++i) {
+      const int64_t d = first + i * reduce_threads;
+      if (d >= args.dimension) continue;
+      const float value = known ? keep * anchor[d] + take * sums[i] : take * sums[i];
+      anchor[d] = value;
+      write_row(args.targets.layout, args.targets.visual_operands, category, d, value);
+    }
   }
   __syncthreads();  // every thread has read the flag
   if (threadIdx.x == 0) args.targets.seen[category] = 1;
@@ -142,7 +200,8 @@ __device__ void count_categories(const Update& args, uint8_t* hit) {
   if (threadIdx.x == 0) *args.record = {counts[0], counts[1], found};
 }
 
-__global__ void __launch_bounds__(reduce_threads) update_kernel(const __grid_constant__ Update args) {
+// Two blocks a multiprocessor are what a batch makes; for more the compiler would keep to 40 registers, and spill.
+__global__ void __launch_bounds__(reduce_threads, 2) update_kernel(const __grid_constant__ Update args) {
   LGD_DYNAMIC_SHARED(uint4, shared);
   if (blockIdx.x < args.rows) move_anchor(args, blockIdx.x, reinterpret_cast<uint32_t*>(shared));
   else count_categories(args, reinterpret_cast<uint8_t*>(shared));

@@ -199,6 +199,7 @@ int main() {
     updates(s, cpu, gpu);
     searches(s, cpu, gpu);
   }
+  updates({1100, 1030, 3, 0}, cpu, gpu);  // many images a category, and more images and values than a block takes at once
   for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}, Shape{5, 8, 16500, 3}}) heads(s, cpu, gpu);
   std::printf("semantic: %d checks, %d failed\n", checks, failures);
   return failures != 0;

@@ -242,6 +242,12 @@ template <class V> inline V shfl(V value, int from) {
   return other;
 }
 template <class V> inline V shfl_xor(V value, int mask) { return shfl(value, emulation::lane() ^ mask); }
+inline uint32_t ballot(bool flag) {
+  const emulation::Exchanged& all = emulation::exchange(&flag, sizeof flag);
+  uint32_t bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= uint32_t(all.lane[lane][0] != 0) << lane;
+  return bits;
+}
 
 __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
   LGD_CHECK((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 == 0, "DEVICE_ERROR", "misaligned 16-byte copy");
