@@ -9,7 +9,9 @@ namespace lgd::loss_cuda {
 
 namespace {
 
-// Float32 weights belong to the checking mode; beside float16 rounding the fast exponential's is nothing.
+// Float32 weights belong to the checking mode, which sums in float64. Beside float16 rounding the fast exponential's is nothing, nor is that of
+// sums in float32, and some cards make 64 operations in float32 in the time of one in float64.
+template <class Weight> using Sum = std::conditional_t<sizeof(Weight) == 2, float, double>;
 template <class Weight> __device__ __forceinline__ float exp_of(float x);
 template <> __device__ __forceinline__ float exp_of<float>(float x) { return expf(x); }
 template <> __device__ __forceinline__ float exp_of<f16>(float x) { return __expf(x); }
@@ -28,7 +30,8 @@ struct Part {
 // Entries at the peak count exactly 1 each and are kept apart, so that Z = 1 + rest keeps the digits of a small rest.
 enum { s_below, s_peaks, t_below, t_peaks, cross, self, part_sums };
 
-__device__ __forceinline__ void add_entry(double* sums, double ds, double dt, double es, double et) {
+template <class Value>
+__device__ __forceinline__ void add_entry(Value* sums, Value ds, Value dt, Value es, Value et) {
   sums[s_below] += ds == 0 ? 0 : es;
   sums[s_peaks] += ds == 0 ? 1 : 0;
   sums[t_below] += dt == 0 ? 0 : et;
@@ -38,11 +41,11 @@ __device__ __forceinline__ void add_entry(double* sums, double ds, double dt, do
 }
 
 template <class Weight>
-__device__ __forceinline__ void add_part(const Part& part, const Softmax& args, const float* s, const float* t, double* sums) {
+__device__ __forceinline__ void add_part(const Part& part, const Softmax& args, const float* s, const float* t, Sum<Weight>* sums) {
 #pragma unroll 4
   for (int64_t k = part.begin + threadIdx.x; k < part.end; k += reduce_threads) {
     const float ds = (s[k] - part.s_peak) * args.student_factor, dt = (t[k] - part.t_peak) * args.teacher_factor;
-    add_entry(sums, ds, dt, exp_of<Weight>(ds), exp_of<Weight>(dt));
+    add_entry<Sum<Weight>>(sums, ds, dt, exp_of<Weight>(ds), exp_of<Weight>(dt));
   }
 }
 
@@ -53,18 +56,19 @@ struct PartResult {
 
 // What a part's sums say; the weights of its columns go to weights[k - begin].
 template <class Weight>
-__device__ __forceinline__ PartResult finish_part(const Part& part, const Softmax& args, const float* s, const float* t, double* sums, Weight* weights,
+__device__ __forceinline__ PartResult finish_part(const Part& part, const Softmax& args, const float* s, const float* t, Sum<Weight>* sums, Weight* weights,
                                                   int64_t begin) {
-  double own_student = 0, own_teacher = 0;
+  using Value = Sum<Weight>;
+  Value own_student = 0, own_teacher = 0;
   if (part.own) {
-    const double ds = double(part.own_student - part.s_peak) * args.student_factor, dt = double(1.f - part.t_peak) * args.teacher_factor;
+    const Value ds = Value(part.own_student - part.s_peak) * args.student_factor, dt = Value(1.f - part.t_peak) * args.teacher_factor;
     own_student = exp(ds);
     own_teacher = exp(dt);
     add_entry(sums, ds, dt, own_student, own_teacher);
   }
   // q - p = 1 / Z_S - 1 / Z_T without cancellation where both are at their peak.
-  const double s_rest = sums[s_below] + (sums[s_peaks] - 1), t_rest = sums[t_below] + (sums[t_peaks] - 1), s_sum = 1 + s_rest, t_sum = 1 + t_rest;
-  const double both = (t_rest - s_rest) / (s_sum * t_sum);
+  const Value s_rest = sums[s_below] + (sums[s_peaks] - 1), t_rest = sums[t_below] + (sums[t_peaks] - 1), s_sum = 1 + s_rest, t_sum = 1 + t_rest;
+  const Value both = (t_rest - s_rest) / (s_sum * t_sum);
   if (part.weight != 0) {
     const float from_student = float(part.weight / s_sum), from_teacher = float(part.weight / t_sum), at_both = float(part.weight * both);
 #pragma unroll 4
@@ -75,9 +79,9 @@ __device__ __forceinline__ PartResult finish_part(const Part& part, const Softma
   }
   PartResult result = {0, 0, 0, 0};
   if (threadIdx.x == 0) {
-    result.loss = log1p(s_rest) - sums[cross] / t_sum;
-    result.entropy = log1p(t_rest) - sums[self] / t_sum;
-    result.own_mass = own_teacher / t_sum;
+    result.loss = log1p(double(s_rest)) - double(sums[cross]) / t_sum;
+    result.entropy = log1p(double(t_rest)) - double(sums[self]) / t_sum;
+    result.own_mass = double(own_teacher) / t_sum;
     if (part.own) result.own_weight = float(part.weight * (own_student == 1 && own_teacher == 1 ? both : own_student / s_sum - own_teacher / t_sum));
   }
   return result;
@@ -85,7 +89,7 @@ __device__ __forceinline__ PartResult finish_part(const Part& part, const Softma
 
 // Weights of columns [begin, end). In place, `weights` are the student's scores, and begin is 0.
 template <class Weight>
-__global__ void __launch_bounds__(reduce_threads) bank_softmax_kernel(const __grid_constant__ Softmax args, const float* student, const float* teacher, int64_t stride,
+__global__ void __launch_bounds__(reduce_threads, sizeof(Weight) == 2 ? 4 : 3) bank_softmax_kernel(const __grid_constant__ Softmax args, const float* student, const float* teacher, int64_t stride,
                                                                       int64_t begin, int64_t end, Weight* weights, int64_t weight_stride) {
   const int64_t image = blockIdx.x;
   const float *s = student + image * stride, *t = teacher + image * stride;
@@ -96,7 +100,7 @@ __global__ void __launch_bounds__(reduce_threads) bank_softmax_kernel(const __gr
   const float own = args.own_score[image];
   const Part textual = {0, args.textual, first[0].score, first[1].score, false, 0, args.textual_weight};
   const Part visual = {args.textual, args.total, fmaxf(first[2].score, own), fmaxf(first[3].score, 1.f), true, own, args.visual_weight};
-  double sums[2 * part_sums] = {};
+  Sum<Weight> sums[2 * part_sums] = {};
   if (args.textual_part) add_part<Weight>(textual, args, s, t, sums);
   if (args.visual_part) add_part<Weight>(visual, args, s, t, sums + part_sums);
   block_sum(sums);

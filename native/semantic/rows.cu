@@ -37,9 +37,10 @@ __global__ void normalise_kernel(int64_t dimension, const float* __restrict__ x,
 
 __device__ void write_operand(const OperandLayout&, float* row, int d, float value) { row[d] = value; }
 
-// One block an image, so that the few images of a batch fill the chip. For float32 the layout is one plane of D values.
+// One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills for more. For float32 the layout is
+// one plane of D values.
 template <class T>
-__global__ void __launch_bounds__(reduce_threads) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* __restrict__ rows) {
+__global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* __restrict__ rows) {
   const int64_t image = blockIdx.x, at = image * pairs.dimension;
   const int dimension = int(pairs.dimension);
   const float *student = pairs.student + at, *teacher = pairs.teacher + at;

@@ -32,7 +32,6 @@ export const both = [{ source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backwar
 /** Kernels that may keep a little in local memory, and why. */
 export const exceptions = [
   { source: /ops\/depthwise\.cu$/u, kernel: /^plain_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
-  { source: /semantic\/classifier\.cu$/u, kernel: /^softmax_rows_kernel/u, bytes: 16, why: 'exp and log in float64, once a row of classes; beside the products it does not count' },
   { source: /ops\/norm_act\.cu$/u, kernel: /^backward_sums_kernel<float/u, bytes: 8, why: 'float32 is the mode for checking, and training fuses this operation' },
 ];
 
