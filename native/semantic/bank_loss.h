@@ -107,6 +107,7 @@ void bank_loss_cpu(Device&, const BankLossShape&, const BankLossSettings&, const
 void bank_loss_cuda(Device&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
 
 // unit[i] = x[i] / |x[i]|, norm[i] = |x[i]| (sums in double). A zero row: unit 0, norm 0; a row that is not finite: unit 0, norm NaN.
+// unit may be x.
 void normalise_rows_cpu(Device&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
 void normalise_rows_cuda(Device&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
 

@@ -23,7 +23,8 @@ __device__ void write_operand(const OperandLayout& layout, f16* row, int d, floa
 }
 
 // One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
-__global__ void normalise_kernel(int64_t dimension, const float* __restrict__ x, float* __restrict__ unit, float* __restrict__ norm) {
+// x and unit may be the same memory: a thread reads what it then writes.
+__global__ void normalise_kernel(int64_t dimension, const float* x, float* unit, float* __restrict__ norm) {
   x += blockIdx.x * dimension;
   unit += blockIdx.x * dimension;
   double squares[1] = {0};
