@@ -1,6 +1,8 @@
 // Products with float32 multiply-adds: the checking mode of the loss, and every assignment of the bank update.
 // A thread keeps 8 x 4 sums; steps of 16 over k lie in shared memory with k outermost, so that a thread reads 12 values for 32 multiply-adds.
 // Sums are moved into totals every 128 steps of k: rounding then grows with the root of 128, not of k, which t_T = 0.01 makes visible.
+#include <algorithm>
+
 #include "semantic/products.cuh"
 
 namespace lgd::products {
@@ -86,9 +88,16 @@ __global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_cons
 }  // namespace
 
 void multiply_f32(Device& device, const Problem& problem, int64_t parts, bool b_transposed) {
-  const dim3 grid(unsigned((problem.n + tile - 1) / tile), unsigned((problem.m + tile - 1) / tile), unsigned(parts));
+  constexpr int64_t rows_at_once = int64_t(65535) * tile;  // a grid's second dimension has no more blocks
   const auto kernel = b_transposed ? &multiply_f32_kernel<true> : &multiply_f32_kernel<false>;
-  LGD_LAUNCH(device, kernel, grid, threads, 4 * step * pitch * sizeof(float), problem);
+  for (int64_t first = 0; first < problem.m; first += rows_at_once) {
+    Problem rows = problem;
+    rows.a.data += first * rows.a.stride;
+    rows.out += first * rows.out_stride;
+    rows.m = std::min(rows_at_once, problem.m - first);
+    const dim3 grid(unsigned((rows.n + tile - 1) / tile), unsigned((rows.m + tile - 1) / tile), unsigned(parts));
+    LGD_LAUNCH(device, kernel, grid, threads, 4 * step * pitch * sizeof(float), rows);
+  }
 }
 
 }  // namespace lgd::products

@@ -8,6 +8,7 @@
 
 #include "core/tensor.h"
 #include "engine.h"
+#include "semantic/kernels.h"
 
 namespace lgd {
 
@@ -187,13 +188,37 @@ void searches(const Shape& s, const DevicePtr& cpu, const DevicePtr& gpu) {
   check(relative(scores[1], scores[0]) < 1e-6, describe("search scores", s), relative(scores[1], scores[0]));
 }
 
+// More rows than a grid's second dimension has tiles for.
+void many_rows(const DevicePtr& gpu) {
+  constexpr int64_t count = 65535 * 64 + 2, stride = 4;
+  std::vector<float> queries(count, 1);
+  queries.back() = 3;
+  const std::vector<float> bank = {2};
+  std::vector<float> scores(count * stride);
+  gpu->run("rows", [&] {
+    const Buffer from(gpu, count * sizeof(float)), anchor(gpu, sizeof(float)), to(gpu, count * stride * sizeof(float));
+    gpu->from_host(from.as<>(), queries.data(), count * sizeof(float));
+    gpu->from_host(anchor.as<>(), bank.data(), sizeof(float));
+    semantic_kernels(*gpu).similarities(*gpu, count, 1, 1, from.as<float>(), anchor.as<float>(), to.as<float>(), stride);
+    gpu->to_host(scores.data(), to.as<>(), scores.size() * sizeof(float));
+  });
+  check(scores[0] == 2, "first of many rows", scores[0]);
+  check(scores[(count - 2) * stride] == 2, "last but one of many rows", scores[(count - 2) * stride]);
+  check(scores[(count - 1) * stride] == 6, "last of many rows", scores[(count - 1) * stride]);
+}
+
 }  // namespace
 }  // namespace lgd
 
-int main() {
+int main(int count, char** arguments) {
   using namespace lgd;
   const auto cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 2);
   const auto gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  if (count > 1 && std::string(arguments[1]) == "rows") {
+    many_rows(gpu);
+    std::printf("semantic: %d checks, %d failed\n", checks, failures);
+    return failures != 0;
+  }
   for (const Shape& s : {Shape{1, 1, 1, 0}, Shape{2, 3, 5, 7}, Shape{13, 129, 33, 5}, Shape{65, 300, 63, 0}, Shape{31, 200, 129, 9}, Shape{7, 96, 700, 0}}) {
     if (s.dimension > 1) losses(s, false, cpu, gpu), losses(s, true, cpu, gpu);  // one dimension has no gradient
     updates(s, cpu, gpu);
