@@ -68,10 +68,12 @@ struct Shares {
 
 int tiles_of(int64_t count, int tile) { return int((count + tile - 1) / tile); }
 
-// Two blocks a multiprocessor of an H100, shared by the parts by their size; depends on the shape only, and so does the order of sums.
+constexpr int blocks_at_once = T::resident * 132;  // on an H100
+
+// As many blocks as run at once, shared by the parts by their size; depends on the shape only, and so does the order of sums.
 Shares shares_of(const ScoreProduct& product, const Softmax& softmax) {
   const int64_t counts[2] = {softmax.textual, softmax.total - softmax.textual}, begins[2] = {0, softmax.textual};
-  const int blocks = std::max(1, 2 * 132 / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
+  const int blocks = std::max(1, blocks_at_once / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
   Shares shares;
   for (int part = 0; part < 2; ++part) {
     const int tiles = tiles_of(counts[part], T::BN);
@@ -233,20 +235,32 @@ __device__ __forceinline__ uint32_t pair_of(float low, float high) {
   return word;
 }
 
-constexpr int tiles_a_block = 4;  // so that copies of the next tile hide behind the exponentials of the last
+// How many tiles of columns a block takes, one after another, so that copies of the next hide behind the exponentials of the last: the number with
+// which the grid ends first, in waves of blocks that run at once, where a block waits half a tile's time for its first copies. No sum depends on it.
+int tiles_a_block(int64_t image_tiles, int tiles) {
+  int64_t least = 0;
+  int best = 0;
+  for (int each = 1; each <= std::min(tiles, 64); ++each) {
+    const int64_t blocks = image_tiles * tiles_of(tiles, each), time = (blocks + blocks_at_once - 1) / blocks_at_once * (2 * each + 1);
+    if (best != 0 && time >= least) continue;
+    least = time;
+    best = each;
+  }
+  return best;
+}
 
-// weights[image, column] = e_s weight / Z_S - e_t weight / Z_T. Grid: tiles of images, four tiles of columns each.
+// weights[image, column] = e_s weight / Z_S - e_t weight / Z_T. Grid: tiles of images, `each` tiles of columns.
 __global__ void __launch_bounds__(T::threads, T::resident)
-    stream_weights_kernel(const __grid_constant__ ScoreFeed problem, float student_factor, float teacher_factor, const float4* __restrict__ factors,
+    stream_weights_kernel(const __grid_constant__ ScoreFeed problem, int each, float student_factor, float teacher_factor, const float4* __restrict__ factors,
                           f16* __restrict__ weights, int64_t weight_stride) {
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<T> at;
-  const int first_tile = int(blockIdx.y) * tiles_a_block, all = (problem.anchor_count + T::BN - 1) / T::BN;
+  const int first_tile = int(blockIdx.y) * each, all = (problem.anchor_count + T::BN - 1) / T::BN;
   ScoreFeed feed = problem;
   feed.image = int(blockIdx.x) * images;
   feed.first_anchor = first_tile * T::BN;
   feed.tile_anchors = T::BN;
-  run<T, false>(feed, min(tiles_a_block, all - first_tile), feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
+  run<T, false>(feed, min(each, all - first_tile), feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
     const int first = feed.first_anchor + tile * T::BN;
 #pragma unroll
     for (int i = 0; i < T::MI; i += 2)
@@ -291,8 +305,9 @@ void stream_weights(Device& device, const ScoreProduct& product, const Softmax& 
   const ScoreFeed feed = feed_of(product, begin, count);
   const float4* factors = memory.factors + (begin >= softmax.textual ? product.batch : 0);
   allow_shared_memory(&stream_weights_kernel, stage_bytes<T>());
-  const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(tiles_of(tiles_of(count, T::BN), tiles_a_block)));
-  LGD_LAUNCH(device, stream_weights_kernel, grid, T::threads, stage_bytes<T>(), feed, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
+  const int image_tiles = tiles_of(product.batch, images), tiles = tiles_of(count, T::BN), each = tiles_a_block(image_tiles, tiles);
+  const dim3 grid(unsigned(image_tiles), unsigned(tiles_of(tiles, each)));
+  LGD_LAUNCH(device, stream_weights_kernel, grid, T::threads, stage_bytes<T>(), feed, each, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
 }
 
 }  // namespace lgd::loss_cuda
