@@ -77,7 +77,8 @@ Shares shares_of(const ScoreProduct& product, const Softmax& softmax) {
   Shares shares;
   for (int part = 0; part < 2; ++part) {
     const int tiles = tiles_of(counts[part], T::BN);
-    shares.part[part] = {begins[part], int(counts[part]), tiles, tiles == 0 ? 0 : std::clamp(int(int64_t(blocks) * tiles / all), 1, tiles)};
+    const int splits = tiles == 0 ? 0 : std::clamp(int(int64_t(blocks) * tiles / all), 1, tiles);
+    shares.part[part] = {begins[part], int(counts[part]), tiles, splits == 0 ? 0 : tiles_of(tiles, tiles_of(tiles, splits))};  // none without a tile
   }
   return shares;
 }

@@ -105,9 +105,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(con
   });
 }
 
+// Anchors of a part: whole steps, so that fewer parts may do than were asked for.
+int share_of(int64_t anchor_count, int64_t parts) { return int(std::max<int64_t>(1, tiles_of(anchor_count, int(parts) * step))) * step; }
+
 template <class Tile>
 void launch_sums(Device& device, const SumProduct& problem) {
-  const int share = int(tiles_of(problem.anchor_count, int(problem.parts) * step)) * step;
+  const int share = share_of(problem.anchor_count, problem.parts);
   allow_shared_memory(&sums_kernel<Tile>, stage_bytes<Tile>());
   const dim3 grid(unsigned(tiles_of(problem.batch, Tile::BM)), unsigned(tiles_of(problem.dimension, Tile::BN)), unsigned(problem.parts));
   LGD_LAUNCH(device, sums_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), problem, share);
@@ -132,8 +135,8 @@ int64_t sum_parts(int64_t batch, int64_t dimension, int64_t anchor_count) {
   const bool large = suits_large(batch, dimension);
   const int tile = large ? Large::BM : Small::BM;
   const int64_t fill = 2 * multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)), most = anchor_count / (4 * step);
-  const int64_t parts = fill < most ? fill : most;
-  return parts < 1 ? 1 : parts;
+  const int64_t parts = std::max<int64_t>(1, std::min(fill, most));
+  return std::max<int64_t>(1, tiles_of(anchor_count, share_of(anchor_count, parts)));
 }
 
 void form_sums(Device& device, const SumProduct& product) {

@@ -75,7 +75,7 @@ __device__ __forceinline__ void run(Feed& feed, int tiles, int steps, f16* share
   constexpr int a_values = Tile::BM * step, b_values = Tile::BN * step, b_chunks = b_outer ? Tile::BN / chunk : step / chunk;
   constexpr int a_slots = a_values / chunk / Tile::threads, b_slots = b_values / chunk / Tile::threads;
   const int thread = threadIdx.x;
-  int next_tile = 0, next_step = 0, next_stage = 0;
+  int next_tile = steps > 0 ? 0 : tiles, next_step = 0, next_stage = 0;  // without steps there is nothing to copy, and nobody would wait for it
   const auto fetch = [&] {
     if (next_tile < tiles) {
       f16 *a = shared + next_stage * (a_values + b_values), *b = a + a_values;

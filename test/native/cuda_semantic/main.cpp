@@ -224,6 +224,8 @@ int main(int count, char** arguments) {
     updates(s, cpu, gpu);
     searches(s, cpu, gpu);
   }
+  losses({3, 24, 790, 5}, true, cpu, gpu);  // shares of the anchors in whole steps: six times five are more than there are
+  losses({3, 24, 40, 2000}, true, cpu, gpu);  // chunks of very different length, with 20,000 bytes for the scores
   updates({1100, 1030, 3, 0}, cpu, gpu);  // many images a category, and more images and values than a block takes at once
   for (const Shape& s : {Shape{5, 40, 11, 8}, Shape{33, 130, 70, 200}, Shape{5, 8, 16500, 3}}) heads(s, cpu, gpu);
   std::printf("semantic: %d checks, %d failed\n", checks, failures);

@@ -207,6 +207,7 @@ void retire(const Fiber& fiber) {
 void run_thread() {
   try {
     (*machine->kernel)();
+    LGD_CHECK(machine->current->copies.empty(), "DEVICE_ERROR", "a thread ended with copies to shared memory that it did not wait for");
     LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
   } catch (...) {
     if (!machine->failed) machine->error = std::current_exception();
