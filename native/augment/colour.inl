@@ -1,12 +1,13 @@
 // Colour steps on one pixel, or on a vector of pixels: torchvision's ColorJitter and rgb_to_grayscale on float images.
 // Included inside a namespace, once per instruction set and once for CUDA; LGD_COLOUR holds the function qualifiers. T is float or a
-// vector of floats, r, g, b in [0, 1]; an includer with an instruction for it may define lesser and greater of its vectors before.
+// vector of floats, r, g, b in [0, 1]; an includer with an instruction for it may define lesser, greater and reciprocal of its T before.
 //   brightness  x f                              contrast    x f + (1 - f) m, m the mean grey of the image
 //   saturation  x f + (1 - f) grey(x)            hue         hue of HSV turned by f turns
 //   grey        0.2989 r + 0.587 g + 0.114 b in all channels
 
 template <class T> LGD_COLOUR T lesser(T a, T b) { return a < b ? a : b; }
 template <class T> LGD_COLOUR T greater(T a, T b) { return a > b ? a : b; }
+template <class T> LGD_COLOUR T reciprocal(T v) { return (T{} + 1.0f) / v; }
 template <class T> LGD_COLOUR T clamp01(T v) { return lesser(greater(v, T{} + 0.0f), T{} + 1.0f); }
 
 template <class T> LGD_COLOUR T grey_of(T r, T g, T b) { return r * 0.2989f + g * 0.587f + b * 0.114f; }
@@ -31,7 +32,7 @@ template <class T> LGD_COLOUR void turn_hue(T& r, T& g, T& b, float turns) {
   const T zero = T{} + 0.0f, one = T{} + 1.0f, six = T{} + 6.0f;
   const T high = greater(greater(r, g), b), low = lesser(lesser(r, g), b);
   const T chroma = high - low;
-  const T inverse = one / (chroma > zero ? chroma : one);
+  const T inverse = reciprocal(chroma > zero ? chroma : one);
   T hue = (r - g) * inverse + 4.0f;                               // the greatest channel is b; ties go to r, then g
   hue = high == g ? (b - r) * inverse + 2.0f : hue;
   hue = high == r ? (g - b) * inverse : hue;
