@@ -21,7 +21,8 @@ namespace {
 
 constexpr int tile = 16;                       // input pixels a side of a backward block
 constexpr int largest_window = 8;
-constexpr size_t shared_most = 48 << 10;       // what a block may have unasked; windows of 8 pixels and stride 1 take 37 KiB for one chunk of channels in float32
+// What a block may have unasked, less what sum_walk_rows keeps beside it. Windows of 8 pixels and stride 1 take 37 KiB for one chunk of channels in float32.
+constexpr size_t shared_most = (48 << 10) - 8 * 128 * sizeof(float);
 template <int kernel> using Size = std::integral_constant<int, kernel>;  // of the window; 0: known at run time only
 
 struct AnyAct {

@@ -210,6 +210,11 @@ void fused_norms() {
   max_pools({2, 6, 20, 8, 2, 2, 0, 3, 10}, Act::relu);
   max_pools({1, 9, 9, 16, 5, 3, 2, 3, 3}, Act::silu);
   max_pools({1, 18, 17, 24, 8, 1, 4, 19, 18}, Act::relu);  // the largest window
+  // Those that fill a block's shared memory most, in bfloat16 and in float32.
+  max_pools({1, 17, 18, 40, 3, 1, 1, 17, 18}, Act::relu);
+  max_pools({1, 18, 17, 24, 4, 1, 2, 19, 18}, Act::relu);
+  max_pools({1, 18, 17, 40, 4, 2, 1, 9, 8}, Act::relu);
+  max_pools({1, 17, 18, 40, 5, 2, 2, 9, 9}, Act::relu);
 }
 
 }  // namespace lgd::testing
