@@ -254,13 +254,19 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
   for (int k = 0; k < count; ++k) body(k, form.times_u ? u[k] * s[k] : s[k], form.times_u ? fmaf(u[k], slope[k], s[k]) : slope[k]);
 }
 
-// Activates in place the pixels that the thread copied, four channels at a time to spare registers. image: the tile's first.
+// A thread transforms its eight channels four at a time, to spare registers, and begins with the upper four in every other run of threads whose
+// channels fill 128 bytes: else those that shared memory serves at once would use half of its banks, twice. (The loop over both stays one: unrolled
+// it takes eight registers more, which spill.)
+template <class T>
+__device__ __forceinline__ int first_half() { return int(threadIdx.x) / (16 / int(sizeof(T))) % 2 * 4; }
+
+// Activates in place the pixels that the thread copied. image: the tile's first.
 template <class T>
 __device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, uint32_t all_inside, const StageSource& source, const Share& share, const LazyInput& x,
                                                const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
-#pragma unroll
-  for (int half = 0; half < 8; half += 4) {
+#pragma unroll 1
+  for (int half = first_half<T>(), k = 0; k < 2; ++k, half ^= 4) {
     const int channel = first_channel + share.channel + half;
     const F4 scale = load4(x.scale + channel), shift = load4(x.shift + channel);
     uint32_t inside = all_inside;

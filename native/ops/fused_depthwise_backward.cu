@@ -40,13 +40,13 @@ struct InputSide {
   const float *mean, *rstd;
 };
 
-// Makes dy in place of g, for the pixels that the thread copied, four channels at a time to spare registers.
+// Makes dy in place of g, for the pixels that the thread copied.
 template <class T>
 __device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, const LazyGradient& dy,
                                               const ActForm& form, int first_channel, int image) {
   if (!all_inside) return;
-#pragma unroll
-  for (int half = 0; half < 8; half += 4) {
+#pragma unroll 1
+  for (int half = first_half<T>(), k = 0; k < 2; ++k, half ^= 4) {
     const int channel = first_channel + share.channel + half;
     const F4 a = load4(dy.a + channel), b = load4(dy.b + channel), c = load4(dy.c + channel);
     uint32_t inside = all_inside;
