@@ -330,9 +330,10 @@ __device__ __forceinline__ void sum_strips(const DepthwiseWalk& walk, const Lane
   if (lane.image < walk.images) {
     float* mine = shared + (lane.image * walk.strips + lane.strip) * count * walk.width + lane.channel;
 #pragma unroll
-    for (int k = 0; k < count; ++k)
-#pragma unroll
-      for (int c = 0; c < lane_channels; ++c) mine[k * walk.width + c] = values[k][c];
+    for (int k = 0; k < count; ++k) {
+      if constexpr (lane_channels == 2) store_as<float2>(mine + k * walk.width, make_float2(values[k][0], values[k][1]));
+      else mine[k * walk.width] = values[k][0];
+    }
   }
   __syncthreads();
   for (int e = threadIdx.x; e < count * walk.width; e += blockDim.x) {
