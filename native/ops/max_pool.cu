@@ -6,9 +6,10 @@
 // relu that is about 310 lane instructions for 80 bytes of bfloat16, which an H100 brings in the time of 790.
 // Backward: a block has 16 x 16 input pixels of up to 64 channels. First it finds, once for each window that reaches into its pixels,
 // which position won, and leaves that with the window's gradient in shared memory; then each pixel gathers from its windows (at most four
-// with 3 x 3 and stride 2). Were every pixel to search its windows itself, each input would be read 36 times, not 9/4. Blocks stay and take
-// tile after tile, each thread with channels of its own (ColumnWalk); between tiles its sums of a norm's gradient wait in shared memory, as
-// the window's values want the registers.
+// with 3 x 3 and stride 2, where a thread has 2 x 2 pixels, which look at four windows in all). Were every pixel to search its windows itself,
+// each input would be read 36 times, not 9/4. Blocks stay and take tile after tile, each thread with channels of its own (ColumnWalk); between
+// tiles its sums of a norm's gradient wait in shared memory, as the window's values want the registers. A ResNet's stem takes about 350 lane
+// instructions for a pixel's 36 bytes of 8 channels (a window 510, a pixel 190), as long as these bytes.
 // Positions of a window outside the image are clamped to its border: they stand for elements that the window has anyway, in the same order.
 #include <algorithm>
 #include <type_traits>
@@ -39,7 +40,7 @@ struct AnyAct {
 // How values come from what is stored.
 template <class Function>
 struct Reader {
-  // relu keeps what is more, more: it may come after the maximum, or be no more than where the maximum begins. (A NaN becomes 0 on the way.)
+  // relu keeps order: the maximum of its values is the maximum of what it is given that begins at 0. (To both a NaN is 0.)
   static constexpr bool is_relu = std::is_same_v<Function, ActFunction<Act::relu>>;
   static constexpr float least = is_relu ? 0.f : -INFINITY;
   static constexpr bool as_stored = std::is_same_v<Function, ActFunction<Act::none>>;  // with no norm
@@ -55,7 +56,7 @@ struct Reader {
     shift = load8(shifts + chunk * 8);
   }
   __device__ __forceinline__ float input(float y, int i) const { return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]); }
-  // What is compared: where it is more than `best`, begun at `least`, it takes its place. A NaN does, and stays.
+  // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays.
   __device__ __forceinline__ float operator()(float y, int i) const { return is_relu ? input(y, i) : act(input(y, i)); }
   static __device__ __forceinline__ bool more(float v, float best) { return is_relu ? v > best : v > best || v != v; }
   static __device__ __forceinline__ float larger(float v, float best) { return is_relu ? fmaxf(best, v) : more(v, best) ? v : best; }
@@ -169,66 +170,114 @@ __device__ __forceinline__ uint2 winners(const PoolShape& s, const T* image, int
   });
   return {won[0] | won[1] << 8 | won[2] << 16 | won[3] << 24, won[4] | won[5] << 8 | won[6] << 16 | won[7] << 24};
 }
+__device__ __forceinline__ void store_raw8(uint4* to, const uint4& raw) { store_as<uint4>(to, raw); }
+__device__ __forceinline__ void store_raw8(F8* to, const F8& raw) { store8(to->v, raw); }
+__device__ __forceinline__ uint32_t winner_of(const uint2& won, int i) { return (i < 4 ? won.x : won.y) >> i % 4 * 8 & 255; }
 
+// kernel 3: with stride 2 and padding 1. Window j then holds pixels 2j - 1, 2j and 2j + 1, so the four windows from (j, k) on hold the 2 x 2 pixels
+// from (2j, 2k) on; a thread finishes these together.
 template <class T, int kernel, class Function>
-__global__ void __launch_bounds__(256, 2) max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x,
-                                                                Reader<Function> read, const T* dy, const __grid_constant__ PoolTarget<T> target) {
-  LGD_DYNAMIC_SHARED(Raw8<T>, gradients);
+__global__ void __launch_bounds__(256, 2)
+    max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x, Reader<Function> read, const T* dy,
+                             const __grid_constant__ PoolTarget<T> target) {
+  LGD_DYNAMIC_SHARED(Raw8<T>, gradients);  // [window row][window column][chunk], as are the winners
   uint2* won = reinterpret_cast<uint2*>(gradients + tiles.count());
   const ColumnWalk& walk = tiles.walk;
-  const int first_chunk = blockIdx.y * walk.width, chunks = min(walk.width, walk.chunks - first_chunk);
-  const int mine = threadIdx.x % walk.width, row = threadIdx.x / walk.width;
-  const bool valid = mine < chunks && row < walk.rows_per_pass;
+  const int mine = threadIdx.x % walk.width, row = threadIdx.x / walk.width, chunk = blockIdx.y * walk.width + mine;
+  const bool valid = chunk < walk.chunks;
+  const int windows = kernel > 0 ? tile / 2 + 1 : tiles.windows;
   float* const sums = reinterpret_cast<float*>(won + tiles.count()) + threadIdx.x;  // [16][256]: this thread's
+  if (valid) read.choose(chunk);
   if (target.mean)
     for (int i = 0; i < 16; ++i) sums[i * 256] = 0;
 
   for (int place = blockIdx.x; place < tiles.rows * tiles.columns * tiles.images; place += gridDim.x) {
-    const int left = place % tiles.columns * tile, top = place / tiles.columns % tiles.rows * tile, image = place / tiles.columns / tiles.rows;
-    const int bottom = min(s.h, top + tile), right = min(s.w, left + tile);
-    const int oy0 = first_window(s, top), ox0 = first_window(s, left);
-    const int high = last_window(s, bottom - 1, s.oh) - oy0 + 1, wide = last_window(s, right - 1, s.ow) - ox0 + 1;
-    const T* pixels = x + int64_t(image) * s.h * s.w * s.c;
+    const int tile_row = place / tiles.columns, left = (place - tile_row * tiles.columns) * tile;
+    const int image = tile_row / tiles.rows, top = (tile_row - image * tiles.rows) * tile;
+    const int oy0 = kernel > 0 ? top / 2 : first_window(s, top), ox0 = kernel > 0 ? left / 2 : first_window(s, left);
+    const T* pixels = x + int64_t(image) * s.h * s.w * s.c + chunk * 8;
+    T* to = target.g + int64_t(image) * s.h * s.w * s.c + chunk * 8;
 
-    for (int e = threadIdx.x; e < high * wide * chunks; e += 256) {
-      const int chunk = first_chunk + e % chunks, oy = oy0 + e / chunks / wide, ox = ox0 + e / chunks % wide;
-      read.choose(chunk);
-      gradients[e] = load_raw8(dy + ((int64_t(image) * s.oh + oy) * s.ow + ox) * s.c + chunk * 8);
-      won[e] = winners<kernel>(s, pixels + chunk * 8, oy, ox, read);
+    for (int e = row; valid && e < windows * windows; e += walk.rows_per_pass) {
+      const int oy = oy0 + e / windows, ox = ox0 + e % windows, at = e * walk.width + mine;
+      if (oy < s.oh && ox < s.ow) {
+        store_raw8(gradients + at, load_raw8(dy + ((int64_t(image) * s.oh + oy) * s.ow + ox) * s.c + chunk * 8));
+        store_as(won + at, winners<kernel>(s, pixels, oy, ox, read));
+      } else if (kernel > 0) {
+        store_raw8(gradients + at, Raw8<T>{});
+      }
     }
     __syncthreads();
 
-    const int width = right - left;
     F8 mean = zero8(), sum = zero8(), product = zero8();
-    if (valid) read.choose(first_chunk + mine);
-    if (valid && target.mean) mean = load8(target.mean + (first_chunk + mine) * 8);
-    for (int e = row; valid && e < (bottom - top) * width; e += walk.rows_per_pass) {
-      const int y = top + e / width, x_ = left + e % width;
-      F8 g = zero8();
-      for (int oy = first_window(s, y); oy <= last_window(s, y, s.oh); ++oy)
-        for (int ox = first_window(s, x_); ox <= last_window(s, x_, s.ow); ++ox) {
-          const int window = ((oy - oy0) * wide + ox - ox0) * chunks + mine;
-          const uint32_t position = uint32_t((y + s.pad - oy * s.stride) * s.kernel + x_ + s.pad - ox * s.stride);
-          const uint2 winner = won[window];
-          const F8 d = unpack8(gradients[window]);
+    if (valid && target.mean) mean = load8(target.mean + chunk * 8);
+    // What lies at an offset of the image, if the gradient of its norm is wanted; and what becomes of the gradient g there.
+    const auto stored_at = [&](int64_t offset) { return target.mean ? load_raw8(pixels + offset) : Raw8<T>{}; };
+    const auto finish = [&](int64_t offset, F8 g, const Raw8<T>& raw) {
+      if (!target.mean) return put8(to + offset, g, target.accumulate);
+      const F8 stored = unpack8(raw);
+      if (target.accumulate) {
+        const F8 before = load8(to + offset);
 #pragma unroll
-          for (int i = 0; i < 8; ++i) g.v[i] += ((i < 4 ? winner.x : winner.y) >> i % 4 * 8 & 255) == position ? d.v[i] : 0.f;
-        }
-      const int64_t at = (int64_t(y) * s.w + x_) * s.c + (first_chunk + mine) * 8;
-      T* to = target.g + int64_t(image) * s.h * s.w * s.c + at;
-      if (!target.mean) {
-        put8(to, g, target.accumulate);
-        continue;
+        for (int i = 0; i < 8; ++i) g.v[i] += before.v[i];
       }
-      const F8 before = target.accumulate ? load8(to) : zero8(), stored = load8(pixels + at);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) g.v[i] = (g.v[i] + before.v[i]) * read.slope(stored.v[i], i);
-      store8(to, g);
+      for (int i = 0; i < 8; ++i) g.v[i] *= read.slope(stored.v[i], i);
+      store8(to + offset, g);
       g = rounded8<T>(g);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         sum.v[i] += g.v[i];
         product.v[i] = fmaf(g.v[i], stored.v[i] - mean.v[i], product.v[i]);
+      }
+    };
+    if constexpr (kernel > 0) {
+      for (int e = row; valid && e < tile * tile / 4; e += walk.rows_per_pass) {
+        const int y = e / (tile / 2), x_ = e % (tile / 2), iy = top + 2 * y, ix = left + 2 * x_;
+        if (iy >= s.h || ix >= s.w) continue;
+        const bool below = iy + 1 < s.h, beside = ix + 1 < s.w;
+        const int64_t offset = (int64_t(iy) * s.w + ix) * s.c;
+        const int down = below ? s.w * s.c : 0, across = beside ? s.c : 0;
+        F8 g[4];
+#pragma unroll
+        for (int p = 0; p < 4; ++p) g[p] = zero8();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {  // window k is the last that pixel k needs
+          const int64_t here = offset + k / 2 * down + k % 2 * across;
+          const Raw8<T> stored = stored_at(here);
+          const int at = ((y + k / 2) * windows + x_ + k % 2) * walk.width + mine;
+          const uint2 winner = load_as<uint2>(won + at);
+          const F8 d = load8(reinterpret_cast<const T*>(gradients + at));
+#pragma unroll
+          for (int p = k; p < 4; ++p) {
+            const int r = 1 + p / 2 - 2 * (k / 2), q = 1 + p % 2 - 2 * (k % 2);
+            if (r < 0 || q < 0) continue;
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+              if (winner_of(winner, i) == uint32_t(r * 3 + q)) g[p].v[i] += d.v[i];
+          }
+          if ((k / 2 == 0 || below) && (k % 2 == 0 || beside)) finish(here, g[k], stored);
+        }
+      }
+    } else {
+      for (int e = row; valid && e < tile * tile; e += walk.rows_per_pass) {
+        const int y = top + e / tile, x_ = left + e % tile;
+        if (y >= s.h || x_ >= s.w) continue;
+        const int64_t offset = (int64_t(y) * s.w + x_) * s.c;
+        const Raw8<T> stored = stored_at(offset);
+        F8 g = zero8();
+        const int last_y = last_window(s, y, s.oh), last_x = last_window(s, x_, s.ow);
+        for (int oy = first_window(s, y); oy <= last_y; ++oy)
+          for (int ox = first_window(s, x_); ox <= last_x; ++ox) {
+            const int at = ((oy - oy0) * windows + ox - ox0) * walk.width + mine;
+            const uint32_t position = uint32_t((y + s.pad - oy * s.stride) * s.kernel + x_ + s.pad - ox * s.stride);
+            const uint2 winner = load_as<uint2>(won + at);
+            const F8 d = load8(reinterpret_cast<const T*>(gradients + at));
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+              if (winner_of(winner, i) == position) g.v[i] += d.v[i];
+          }
+        finish(offset, g, stored);
       }
     }
     if (target.mean)
@@ -247,7 +296,7 @@ __global__ void __launch_bounds__(256, 2) max_pool_backward_kernel(const __grid_
     product.v[i] = sums[(8 + i) * 256];
   }
   if (valid) {
-    const F8 rstd = load8(target.rstd + (first_chunk + mine) * 8);
+    const F8 rstd = load8(target.rstd + chunk * 8);
 #pragma unroll
     for (int i = 0; i < 8; ++i) product.v[i] *= rstd.v[i];
   }
@@ -301,7 +350,7 @@ void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, c
     const int splits = tiles.walk.splits;
     PoolTarget<T> to{static_cast<T*>(target.g), target.accumulate, nullptr, nullptr, nullptr};
     if (target.y) to = {to.g, to.accumulate, target.norm.mean, target.norm.rstd, static_cast<float*>(ctx.scratch(size_t(splits) * 2 * s.c * sizeof(float)))};
-    with_window(s.kernel == 3, x, [&](auto size, auto function) {
+    with_window(s.kernel == 3 && s.stride == 2 && s.pad == 1, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
       const auto kernel = max_pool_backward_kernel<T, decltype(size)::value, Function>;
