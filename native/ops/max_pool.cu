@@ -334,7 +334,7 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
     with_window(s.kernel == 3, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
-      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), blocks_for(vectors, 256, 132 * 16), 256, 0, s, vectors,
+      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), blocks_for(vectors, 256, 16 * multiprocessors), 256, 0, s, vectors,
                  static_cast<const T*>(x.y), read, static_cast<T*>(out));
     });
   });
