@@ -24,7 +24,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
       ...(sanitizer === undefined ? [['cuda_semantic', ['rows'], /semantic: 3 checks, 0 failed/, {}] as const] : []),
       // on a GPU whose blocks have less shared memory: the ways around what does not fit
       ...(sanitizer === undefined ? [['small', 'every=3'], ['small', 'many channels'], ['small', 'pointwise']].map((args) => ['cuda_ops', args, /cuda operations: [1-9]\d* checks, 0 failed/, { LGDISTILL_EMULATION_SHARED: '99' }] as const) : []),
-      ...(sanitizer === undefined ? [{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }].map((env) => ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, { LGDISTILL_EMULATION_SHARED: '99', ...env }] as const) : []),
+      ...(sanitizer === undefined ? ([{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }] as Record<string, string>[]).map((env) => ['cuda_semantic', [], /semantic: [1-9]\d+ checks, 0 failed/, { LGDISTILL_EMULATION_SHARED: '99', ...env }] as const) : []),
     ] as const)('%s %s', (program, args, closing, env) => {
       const { status, output } = runProgram(join(folder, program), [...args], { LGDISTILL_EMULATION_ORDER: order, ...env });
       expect(output).toMatch(closing);
