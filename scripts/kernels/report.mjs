@@ -27,7 +27,10 @@ export const rules = [
 export const split = [{ source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u }];
 
 /** Kernels with shared memory of both kinds, which count together for what a block may have unasked, and where the host allows for it. */
-export const both = [{ source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backward_kernel/u, bytes: 4096 }];
+export const both = [
+  { source: /ops\/max_pool\.cu$/u, kernel: /^max_pool_backward_kernel/u, bytes: 4096 },
+  { source: /semantic\/bank_update\.cu$/u, kernel: /^update_kernel/u, bytes: 384 }, // it always asks: allow_shared_memory
+];
 
 /** Kernels that may keep a little in local memory, and why. */
 export const exceptions = [
