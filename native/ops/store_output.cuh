@@ -78,10 +78,25 @@ struct StoreOutput {
     act.apply(y);
     put8(out + row * pitch + column, y, accumulate);
   }
-  __device__ __forceinline__ void store(int64_t row, int64_t column, const F8& x) const {
-    F8 scales, shifts;
-    prepare(column, scales, shifts);
-    store(row, column, x, fetch(row, column), scales, shifts);
+  // The same for kernels that store few rows: one operand after the other takes fewer registers.
+  __device__ __forceinline__ void store(int64_t row, int64_t column, F8 x) const {
+    if (scale) {
+      const F8 s = load8(scale + column);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] *= s.v[i];
+    }
+    if (shift) {
+      const F8 b = load8(shift + column);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] += b.v[i];
+    }
+    if (residual) {
+      const F8 r = load8(residual + row * pitch + column);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x.v[i] += r.v[i];
+    }
+    act.apply(x);
+    put8(out + row * pitch + column, x, accumulate);
   }
 };
 
