@@ -3,10 +3,14 @@
 // A wave is what a multiprocessor's shared memory serves in a cycle, or a sector of 32 bytes in global memory. Few of each launch's blocks are
 // watched, and weighted by how many there are.
 import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { fromCommandLine, reportOf, symbolsOf, withoutTile } from './traffic.mjs';
 import { nameKernels } from './report.mjs';
 
-/** @returns {{ kernel: string, memory: string, does: string, at: number, requests: number, waves: number, least: number }[]} by kernel and place in the addon */
+/**
+ * @param {import('./traffic.mjs').Setting} setting
+ * @returns {{ kernel: string, memory: string, does: string, at: number, requests: number, waves: number, least: number }[]} by kernel and place in the addon
+ */
 export function countRequests(addon, setting) {
   const symbols = symbolsOf(addon);
   const rows = new Map();
@@ -70,4 +74,4 @@ function main() {
   }
 }
 
-main();
+if (process.argv[1] === fileURLToPath(import.meta.url)) main();

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { countRequests } from '../../scripts/kernels/requests.mjs';
 import { bytesOf, countTraffic } from '../../scripts/kernels/traffic.mjs';
 import { isWanted } from '../devices.js';
 import { barrierAt, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
@@ -70,5 +71,19 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     const megabytes = bytesOf(rows) / batch / 1e6; // 5.03; without fusion 8.04, with norms fused to their activations alone 7.00
     expect(megabytes).toBeLessThan(5.1);
     expect(megabytes).toBeGreaterThan(4.5);
+  }, 1_200_000);
+
+  it('has products without bank conflicts, whose accesses are whole sectors', () => {
+    const addon = join(buildEmulatedPrograms('races'), 'lgdistill.node');
+    const rows = countRequests(addon, { student: 'mobilenet_v3_small', resolution: 64, batch: 8 });
+    const excess = (memory: string, kernel: RegExp) => {
+      const wanted = rows.filter((row) => row.memory === memory && kernel.test(row.kernel));
+      const sum = (name: 'waves' | 'least') => wanted.reduce((total, row) => total + row[name], 0);
+      expect(sum('least')).toBeGreaterThan(1000);
+      return sum('waves') / sum('least');
+    };
+    expect(excess('shared', /^matrix_kernel<bf16/u)).toBeLessThan(1.01);
+    expect(excess('shared', /^pointwise_kernel/u)).toBeLessThan(1.4);
+    expect(excess('global', /StoreStatistics|ReachTarget/u)).toBeLessThan(1.1);
   }, 1_200_000);
 });

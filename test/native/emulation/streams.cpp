@@ -46,10 +46,7 @@ bool was_freed(const void* address) {
 void check_accesses(const Operation& operation, int lane, const Clock& clock) {
   for (const Access& access : operation.accesses) {
     Allocation* memory = allocation_of(access.address);
-    if (!memory) {
-      LGD_CHECK(!access.certain || !was_freed(access.address), "DEVICE_ERROR", "memory of ", operation.name, " was freed before it ran");
-      continue;
-    }
+    if (!memory) continue;
     for (const Use& use : memory->writes)
       if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
     if (access.writes) {
@@ -183,6 +180,9 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
   for (const Node& node : graph->nodes) {
     Clock& clock = clocks.emplace_back(stream.clock);
     for (const int before : node.after) merge(clock, clocks[before]);
+    // Ordinary host memory, which may lie where an allocation was, is no node's.
+    for (const Access& access : node.operation.accesses)
+      LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
     const int lane = stream.lane + (node.branch ? 2 : 1);
     tick(clock, lane);
     check_accesses(node.operation, lane, clock);
