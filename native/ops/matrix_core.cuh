@@ -11,13 +11,13 @@
 // ones (checking mode) to fused multiply-adds in the same register layout.
 //
 // Blocks stay: each keeps its columns and walks over row tiles, and the copies of the next tile start before the last one is
-// stored. Accumulators leave through 16-row strips of shared memory, a strip a warp, so that a lane stores 16 bytes and always the
-// same columns: sums per column stay in its registers until the block ends.
+// stored (ops/matrix_out.cuh).
 #pragma once
 #include <algorithm>
 
 #include "core/cuda_device.cuh"
 #include "core/cuda_warpgroup.cuh"
+#include "ops/matrix_out.cuh"
 #include "ops/multiprocessors.h"
 #include "ops/warpgroups.h"
 
@@ -219,110 +219,7 @@ struct Side {
   }
 };
 
-// ---- the way out -------------------------------------------------------------------------------------------------------------
-// Of a block a lane stores the same eight columns in every row, and keeps two F8 for them from row to row; fetch(row, column) is called ahead
-// of store() for several rows, row < M and column < N given. The lane's two are
-//   - without sums: what prepare(column, first, second) made of them at the start; store(row, column, values, fetched, first, second);
-//   - with means (`means` there) the same, without fetch; store(row / 4, column, F8 (&rows)[4], first, second) gets four rows that stand
-//     together; M is a multiple of four;
-//   - with sums (`sums` true): sums of its columns, to which store(row, column, values, fetched, table, count, sum0, sum1) adds. `tables`
-//     numbers per column, fill(table, count, column), wait in shared memory, halved (core/cuda_vectors.cuh); finish(which, column, total) gives what is written to
-//     partial[blockIdx.x][which][column], unless partial is null.
-
-// Where the warp's sums lie on their way: of every eight columns of a row four stand together and the others strip_half further, so that in no
-// bank two lanes meet, neither of the half warp that stores float2 nor of the quarter that loads float4.
-template <class Tile> constexpr int strip_pitch = Tile::TN + 8;      // floats
-template <class Tile> constexpr int strip_half = Tile::TN / 2 + 4;
-template <class Tile> __device__ __forceinline__ F8 load_strip(const float* row, int chunk) { return load_halves(row + chunk * 4, strip_half<Tile>); }
-// The row that a lane begins with: rows of two lanes in the same quarter of a warp are an odd multiple of 16 banks apart.
-template <class Tile>
-__device__ __forceinline__ int strip_row(int lane) {
-  constexpr int chunks = Tile::TN / 8;
-  const int row = lane / chunks;
-  return chunks == 4 ? (row & 4) | (row & 1) << 1 | (row >> 1 & 1) : row;
-}
-
-// The strip's four windows of four rows.
-template <class Tile, class Out>
-__device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane, const F8& own0, const F8& own1) {
-  constexpr int chunks = Tile::TN / 8, pitch = strip_pitch<Tile>;
-  for (int window = lane / chunks; window < 4; window += 32 / chunks) {
-    if (row0 + window * 4 >= M) continue;
-    const float* const first = strip + window * 4 * pitch;
-    const int chunk = lane % chunks;
-    F8 rows[4] = {load_strip<Tile>(first, chunk), load_strip<Tile>(first + pitch, chunk), load_strip<Tile>(first + 2 * pitch, chunk), load_strip<Tile>(first + 3 * pitch, chunk)};
-    out.store(row0 / 4 + window, column, rows, own0, own1);
-  }
-}
-
-template <class Tile, class Out>
-__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
-                                          int N, int lane, F8& own0, F8& own1) {
-  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
-  constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
-  const int lane_row = strip_row<Tile>(lane);
-  const float* mine = strip + lane_row * pitch;
-  float* to = strip + lane / 4 * pitch + lane % 4 / 2 * strip_half<Tile> + lane % 2 * 2;
-  if (column >= N) M = 0;  // such lanes store nothing
-#pragma unroll
-  for (int i = 0; i < Tile::MI; ++i) {
-#pragma unroll
-    for (int j = 0; j < Tile::NI; ++j)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        store_as<float2>(to + h * 8 * pitch + j * 4, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
-    __syncwarp();
-    if constexpr (requires { Out::means; }) {
-      write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane, own0, own1);
-    } else {
-      const int first = row0 + i * Tile::strip_step + lane_row;
-#pragma unroll(Out::sums ? items : 1)  // an output's function is long
-      for (int group = 0; group < items; group += at_a_time) {
-        typename Out::Fetched fetched[at_a_time];
-#pragma unroll
-        for (int item = 0; item < at_a_time; ++item)
-          if (first + (group + item) * at_once < M) fetched[item] = out.fetch(first + (group + item) * at_once, column);
-#pragma unroll
-        for (int item = 0; item < at_a_time; ++item) {
-          const int row = first + (group + item) * at_once;
-          if (row >= M) continue;
-          const F8 values = load_strip<Tile>(mine + (group + item) * at_once * pitch, lane % chunks);
-          if constexpr (Out::sums) out.store(row, column, values, fetched[item], table, Tile::BN, own0, own1);
-          else out.store(row, column, values, fetched[item], own0, own1);
-        }
-      }
-    }
-    __syncwarp();
-  }
-}
-
-// The lanes of a warp and the WM warps beside each other hold sums of the same columns; adds them in a fixed order and writes the block's part.
-template <class Tile, class Out>
-__device__ __forceinline__ void write_sums(const Out& out, F8 sum0, F8 sum1, float* shared, int n0, int N, int thread) {
-  constexpr int chunks = Tile::TN / 8;
-  const int lane = thread % 32, warp = thread / 32;
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-#pragma unroll
-    for (int mask = chunks; mask < 32; mask *= 2) {
-      sum0.v[i] += shfl_xor(sum0.v[i], mask);
-      sum1.v[i] += shfl_xor(sum1.v[i], mask);
-    }
-  // shared: [WM][2][BN]
-  float* mine = shared + (warp % Tile::WM) * 2 * Tile::BN + warp / Tile::WM * Tile::TN + lane * 8;
-  if (lane < chunks) {
-    store8(mine, sum0);
-    store8(mine + Tile::BN, sum1);
-  }
-  __syncthreads();
-  for (int i = thread; i < 2 * Tile::BN; i += Tile::threads) {
-    const int which = i / Tile::BN, column = n0 + i % Tile::BN;
-    float total = 0;
-    for (int row = 0; row < Tile::WM; ++row) total += shared[row * 2 * Tile::BN + i];
-    if (column < N) out.partial[(int64_t(blockIdx.x) * 2 + which) * N + column] = out.finish(which, column, total);
-  }
-}
-
+// ---- the kernel --------------------------------------------------------------------------------------------------------------
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
     matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,

@@ -103,7 +103,6 @@ struct StoreOutput {
 template <class T>
 struct StoreMean {
   static constexpr bool sums = false, means = true;
-  struct Fetched {};
   T* out;
   int64_t pitch;
   const float *scale, *shift;    // [pitch] or null
