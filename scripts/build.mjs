@@ -1,7 +1,7 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
 //   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--out folder] [--programs] [--verbose]
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the programs
-// that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined, races) those alone, into a folder of their own.
+// that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -174,30 +174,24 @@ async function buildEmulated() {
   const kernels = kernelSources();
   const machine = sources('cpu', 'test/native/emulation');
   const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
-  const flags = (sanitize, linkFlags = sanitize) => ({
+  const flags = (sanitize) => ({
     includes: ['test/native/emulation', 'test/native'],
     options: ['-O2', '-march=native', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],
-    link: linkFlags,
+    link: sanitize,
   });
-  const briefly = '-O1'; // sanitized kernels take the compiler twice as long as they run: this halves it
   const how = `${compiler}, CPU and emulated CUDA: for tests`;
   if (!sanitizer) {
     const engine = [...sharedCpu, ...own, ...machine, ...kernels];
     await compile('build-emulated', [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...(options.programs ? link(engine) : [])], flags([]));
     return ['build-emulated/Release/lgdistill.node', how];
   }
-  // With AddressSanitizer the programs alone: Node itself has none for an addon to join.
+  // The programs alone: Node itself has no AddressSanitizer for an addon to join. That one watches kernels where their PTX is executed, so that their files are
+  // taken as they are: compiling them once more takes ten times as long.
   const folder = `build-emulated-${sanitizer}`;
-  if (sanitizer === 'races') {
-    // In kernels the compiler marks loads and stores; what it calls there is test/native/emulation/races.cpp.
-    const marked = await compile(`${folder}/kernels`, [{ sources: kernels }], flags([briefly, '-fsanitize=thread', '-DLGD_CHECK_RACES']));
-    const engine = [...machine, ...sharedCpu, ...own, ...marked]; // the machine first: of what both define inline, its own is taken
-    await compile(folder, [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...link(engine)], flags(['-DLGD_CHECK_RACES'], []));
-  } else {
-    // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
-    await compile(folder, link([...sharedCpu, ...own, ...machine, ...kernels]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer', briefly]));
-  }
-  return [`${folder}/Release/cuda_ops`, `${how}, with a check for ${sanitizer === 'races' ? 'races' : `${sanitizer} faults`}`];
+  const asTheyAre = sanitizer === 'address' ? await compile('build-emulated', [{ sources: kernels }], flags([])) : kernels;
+  // Locals are not watched beyond their scope: that took two fifths of the compiler's time.
+  await compile(folder, link([...sharedCpu, ...own, ...machine, ...asTheyAre]), flags([`-fsanitize=${sanitizer}`, '-fno-sanitize-address-use-after-scope', '-fno-omit-frame-pointer', '-O1']));
+  return [`${folder}/Release/cuda_ops`, `${how}, with a check for ${sanitizer} faults`];
 }
 
 async function buildNative() {

@@ -1,31 +1,27 @@
 // Compiles every CUDA kernel for every architecture and fails on register spills, and on tensor-core kernels without their instructions.
 //   node scripts/check-kernels.mjs [--arch "80;90a"] [--only <part of a path>] [--quiet]      prints a table of all kernels unless --quiet
-// Without nvcc it says so and passes. All architectures take about nine minutes of one core.
-import { execFile, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+// Without nvcc it says so and passes. All architectures take about nine minutes of one core, less where little changed (build-emulated/ptx).
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { basename } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
+import { cudaTool, ptxOfSource } from './kernels/ptx.mjs';
 import { judge, nameKernels, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
 import { allArchitectures, kernelSources, ptxOf } from './sources.mjs';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options } = parseArgs({ options: { arch: { type: 'string', default: allArchitectures() }, only: { type: 'string', default: '' }, quiet: { type: 'boolean', default: false } } });
-const [nvcc, ptxas] = ['nvcc', 'ptxas'].map((name) => [name, `/usr/local/cuda/bin/${name}`].find((path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0));
+const [nvcc, ptxas] = ['nvcc', 'ptxas'].map(cudaTool);
 
 /** Kernels of a source for architectures that share their PTX. Device code only: no host compiler runs. */
-async function compile(source, virtual, architectures, folder) {
-  const path = join(folder, `${source.replaceAll('/', '_')}.${virtual}.ptx`);
-  const run = (command, args) => promisify(execFile)(command, args, { cwd: root, maxBuffer: 1 << 26 });
-  await run(nvcc, ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-Inative', '-ptx', `-arch=compute_${virtual}`, '-o', path, source]);
+async function compile(source, virtual, architectures) {
+  const path = await ptxOfSource(source, virtual);
   const ptx = readPtx(readFileSync(path, 'utf8'));
   const kernels = [];
   for (const architecture of architectures) {
-    const { stderr, stdout } = await run(ptxas, ['-v', '-O3', `-arch=sm_${architecture}`, '-o', '/dev/null', path]);
+    const { stderr, stdout } = await promisify(execFile)(ptxas, ['-v', '-O3', `-arch=sm_${architecture}`, '-o', '/dev/null', path], { maxBuffer: 1 << 26 });
     kernels.push(...readPtxas(`${stdout}${stderr}`));
   }
-  rmSync(path);
   const names = nameKernels(kernels.map(({ symbol }) => symbol));
   return kernels.map((kernel) => ({ ...kernel, source, name: names.get(kernel.symbol), ptx: ptx.get(kernel.symbol) ?? '' }));
 }
@@ -36,18 +32,13 @@ async function main() {
     return 0;
   }
   const started = performance.now();
-  const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'lgd-kernels-'));
   const files = kernelSources().filter((source) => source.includes(options.only));
   const order = options.arch.split(';');
   const jobs = files.flatMap((source) => [...new Set(order.map(ptxOf))].map((virtual) => ({ source, virtual, architectures: order.filter((one) => ptxOf(one) === virtual) })));
   const kernels = [];
-  try {
-    await Promise.all(Array.from({ length: availableParallelism() }, async () => {
-      for (let job; (job = jobs.shift()); ) kernels.push(...(await compile(job.source, job.virtual, job.architectures, folder)));
-    }));
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let job; (job = jobs.shift()); ) kernels.push(...(await compile(job.source, job.virtual, job.architectures)));
+  }));
   kernels.sort((a, b) => a.source.localeCompare(b.source) || a.name.localeCompare(b.name) || order.indexOf(a.architecture) - order.indexOf(b.architecture));
   if (!options.quiet) console.log(table(kernels));
   const { faults, notes } = judge(kernels, options.only === '' ? {} : { wanted: rules.filter(({ source }) => files.some((file) => source.test(file))) });

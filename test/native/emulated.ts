@@ -16,7 +16,7 @@ export function buildEmulatedAddon(): string {
 }
 
 /** Builds the programs of scripts/sources.mjs that run CUDA kernels without Node, with a sanitizer in kernels and programs if one is named; returns their folder. */
-export function buildEmulatedPrograms(sanitizer?: 'address' | 'races'): string {
+export function buildEmulatedPrograms(sanitizer?: 'address'): string {
   build(['--programs'], sanitizer === undefined ? {} : { LGDISTILL_SANITIZE: sanitizer });
   return join(root, sanitizer === undefined ? 'build-emulated' : `build-emulated-${sanitizer}`, 'Release');
 }

@@ -10,9 +10,8 @@
 
 #include "core/cuda_device.cuh"
 #include "core/cuda_warpgroup.cuh"
-#include "races.h"
-#include "requests.h"
-#include "traffic.h"
+#include "descriptor.h"
+#include "ptx/run.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -29,7 +28,7 @@ char* dynamic_shared = nullptr;
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
-struct Copy { void* to; const void* from; bool valid; int64_t issued; const void* code; };
+struct Copy { void* to; const void* from; bool valid; };
 
 // What a thread runs on, and where it stands when it does not run.
 struct Stack {
@@ -158,7 +157,6 @@ LGD_OWN_MEMORY Fiber* next_fiber() {
 void let_run(Fiber& fiber) {
   machine->current = &fiber;
   cursor.thread = fiber.thread;
-  races::now_runs(fiber.index, fiber.stack.memory.get(), stack_bytes);
 }
 
 // From `self`, the scheduler or a fiber that waits or is done, to a fiber; null: to the scheduler.
@@ -185,7 +183,6 @@ LGD_OWN_MEMORY void release(State from, int first, int count) {
 }
 void release_block() {
   machine->arrived = 0;
-  races::block_barrier();
   release(State::at_block_barrier, 0, int(machine->states.size()));
 }
 void release_warp(int number) {
@@ -288,22 +285,11 @@ void sync_block() {
   else wait_as(State::at_block_barrier);
 }
 
-namespace {
-
-// Lanes wait for each other. Alone it orders nothing in memory.
-void meet_warp() {
+void sync_warp() {
   const int number = machine->current->index / 32;
   Warp& warp = machine->warps[number];
   if (++warp.arrived == warp.live) release_warp(number);
   else wait_as(State::at_warp_barrier);
-}
-
-}  // namespace
-
-void sync_warp() {
-  const Warp& warp = machine->warps[machine->current->index / 32];
-  if (warp.arrived + 1 == warp.live) races::warp_barrier(machine->current->index / 32);
-  meet_warp();
 }
 
 const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Exchanged&)) {
@@ -312,11 +298,11 @@ const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Excha
   Exchanged& slots = warp.slots[fiber.exchanges++ & 1];  // two in turn: a fast lane may start the next exchange while a slow one still reads
   std::memcpy(slots.lane[fiber.index % 32], mine, bytes);
   if (together && warp.arrived + 1 == warp.live) together(slots);
-  meet_warp();
+  sync_warp();
   return slots;
 }
 
-void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid, races::epoch(), __builtin_return_address(0)}); }
+void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid}); }
 void commit_copies() { machine->current->groups.push_back(machine->current->copies.size()); }
 void wait_copies(int pending) {
   Fiber& fiber = *machine->current;
@@ -325,8 +311,6 @@ void wait_copies(int pending) {
   const size_t end = fiber.groups[over - 1];
   for (size_t i = 0; i < end; ++i) {
     const Copy& copy = fiber.copies[i];
-    races::write_since(copy.to, 16, copy.issued, copy.code);
-    if (copy.valid) races::read(copy.from, 16, copy.code);
     if (copy.valid) std::memcpy(copy.to, copy.from, 16);
     else std::memset(copy.to, 0, 16);
   }
@@ -353,17 +337,8 @@ namespace {
 
 // Element (row, k) of a matrix that a descriptor tells of.
 float element(uint64_t descriptor, bool k_outer, int row, int k) {
-  const uint32_t first = uint32_t(descriptor & 0x3fff) << 4, leading = uint32_t(descriptor >> 16 & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
-  const bool wide = Swizzle(descriptor >> 62) == Swizzle::b128;
-  const uint32_t width = wide ? 128 : 64;  // bytes of a row of the pattern, which repeats every eight rows
-  LGD_CHECK((wide || Swizzle(descriptor >> 62) == Swizzle::b64) && first % (8 * width) < width, "DEVICE_ERROR", "a matrix in shared memory that does not begin where its swizzle does");
-  uint32_t address = first;
-  if (k_outer) address += row / int(width / 2) * leading + k / 8 * stride + k % 8 * width + row % int(width / 2) * 2;
-  else address += row / 8 * stride + row % 8 * width + k * 2;
-  address ^= (address >> 7 & (wide ? 7u : 3u)) << 4;
-  const size_t at = address - first_shared_address;
+  const size_t at = element_address(descriptor, k_outer, row, k) - first_shared_address;
   LGD_CHECK(at + 2 <= machine->shared_bytes, "DEVICE_ERROR", "a warpgroup's product reads beyond the block's shared memory");
-  races::read(dynamic_shared + at, 2);
   uint16_t bits;
   std::memcpy(&bits, dynamic_shared + at, 2);
   return std::bit_cast<float>(uint32_t(bits) << 16);
@@ -392,12 +367,19 @@ void finish_products() {
   fiber.begun = false;
 }
 
-void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   const Order how = order();
   if (how == Order::none) return;
   // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
+  Random random;
+  const dim3 grid(launch.grid.x, launch.grid.y, launch.grid.z), block(launch.block.x, launch.block.y, launch.block.z);
+  std::vector<int64_t> blocks(int64_t(grid.x) * grid.y * grid.z);  // a kernel may count on no order among them
+  std::iota(blocks.begin(), blocks.end(), int64_t(0));
+  if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
+  if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
+  if (ptx::is_asked_for()) return ptx::run(launch, blocks, how);
   static Machine the_machine;
   machine = &the_machine;
   const int count = int(block.x * block.y * block.z);
@@ -411,34 +393,24 @@ void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, si
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(machine->shared.data(), machine->shared.size());
 #endif
-  machine->shared.resize(std::max(machine->shared.size(), shared_bytes + 256));
-  machine->shared_bytes = shared_bytes;
+  machine->shared.resize(std::max(machine->shared.size(), launch.shared_bytes + 256));
+  machine->shared_bytes = launch.shared_bytes;
   dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(machine->shared.data()) + 127) / 128 * 128);
 #if defined(__SANITIZE_ADDRESS__)
-  char* const behind = dynamic_shared + shared_bytes;  // what the kernel did not ask for
+  char* const behind = dynamic_shared + launch.shared_bytes;  // what the kernel did not ask for
   ASAN_POISON_MEMORY_REGION(behind, machine->shared.data() + machine->shared.size() - behind);
 #endif
   machine->kernel = &kernel;
   cursor.block_size = block;
   cursor.grid_size = grid;
-  Random random;
   machine->sequence.resize(count);
   std::iota(machine->sequence.begin(), machine->sequence.end(), 0);
   if (how == Order::reverse) std::reverse(machine->sequence.begin(), machine->sequence.end());
-  std::vector<int64_t> blocks(int64_t(grid.x) * grid.y * grid.z);  // a kernel may count on no order among them
-  std::iota(blocks.begin(), blocks.end(), int64_t(0));
-  if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
-  if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
-  races::begin_kernel(dynamic_shared, shared_bytes);
   for (const int64_t at : blocks) {
     cursor.block = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / (int64_t(grid.x) * grid.y)));
     prepare_block(count);
-    races::begin_block();
     run_block(how, random);
   }
-  traffic::end_kernel(name, address);
-  requests::end_kernel(name, address);
-  races::end_kernel(name);
 }
 
 }  // namespace lgd::emulation

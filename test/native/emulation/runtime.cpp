@@ -94,8 +94,10 @@ Operation kernel_operation(const Launch& launch) {
   LGD_CHECK(launch.shared_bytes <= allowed, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory, of which it may have ", allowed);
   const Signature& signature = static_cast<const Signature&>(*launch.parameters);
   std::vector<char> arguments(launch.arguments, launch.arguments + signature.bytes);
-  return {launch.name, signature.accesses(launch.arguments), [launch, grid, block, call = signature.call, arguments = std::move(arguments)] {
-            run_kernel(launch.name, launch.kernel, grid, block, launch.shared_bytes, [&] { call(launch.kernel, arguments.data()); });
+  return {launch.name, signature.accesses(launch.arguments), [launch, call = signature.call, arguments = std::move(arguments)] {
+            Launch own = launch;
+            own.arguments = arguments.data();
+            run_kernel(own, [&] { call(own.kernel, own.arguments); });
           }};
 }
 

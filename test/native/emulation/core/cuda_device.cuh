@@ -7,8 +7,8 @@
 //     so that memory that is written again too early shows; what runtime.cpp is strict about stands there;
 //   - a barrier that some threads never reach is reported as a deadlock.
 //   - a kernel gets the shared memory that was allowed for it, and no grid or block that a GPU would refuse;
-//   - in a build for it, every load and store is watched for races (races.h), in a block and between blocks.
-// What it cannot see: bank conflicts, spills, misaligned vectors that the host tolerates (asserted below).
+// What it cannot see: what nvcc makes of the kernels, races that no order of threads shows, bank conflicts. For these ptx/run.h executes nvcc's PTX
+// instead of the fibers.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -23,16 +23,11 @@
 #include "core/device.h"
 #include "core/launch.h"
 #include "ops/context.h"
-#include "races.h"
 
 #define __global__
 #define __device__
 #define __host__
-#ifdef LGD_CHECK_RACES
-#define __forceinline__ inline __attribute__((always_inline))  // so that places are told apart
-#else
 #define __forceinline__ inline
-#endif
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
@@ -95,6 +90,7 @@ inline int __ffs(int word) { return word == 0 ? 0 : std::countr_zero(uint32_t(wo
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float __saturatef(float x) { return std::min(std::max(x, 0.f), 1.f); }
 template <class T> inline T __ldg(const T* p) { return *p; }
@@ -102,14 +98,7 @@ using std::max;
 using std::min;
 
 // A function that touches nothing but the emulation's own memory, which AddressSanitizer need not watch: its checks would take most of the time.
-#define LGD_OWN_MEMORY __attribute__((no_sanitize("address", "thread")))
-#define LGD_UNTRACKED __attribute__((no_sanitize("thread")))  // its uses are told to races.h by name
-#define LGD_UNTRACKED_FUNCTION __attribute__((noipa, no_sanitize("thread")))
-#ifdef LGD_CHECK_RACES
-#define LGD_ACCESS LGD_UNTRACKED_FUNCTION  // called, so that its return address tells the place
-#else
-#define LGD_ACCESS inline
-#endif
+#define LGD_OWN_MEMORY __attribute__((no_sanitize("address")))
 
 // ---- fibers -----------------------------------------------------------------------------------------------------------------
 namespace lgd::emulation {
@@ -120,7 +109,7 @@ extern Cursor cursor;  // of the fiber that runs
 extern char* dynamic_shared;
 enum class Order { forward, reverse, random, none };
 Order order();  // LGDISTILL_EMULATION_ORDER; none: launches are checked and counted, and no kernel runs
-void run_kernel(const char* name, const void* address, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);  // waits while another thread runs one
+void run_kernel(const Launch& launch, const std::function<void()>& kernel);  // waits while another thread runs one
 
 // An address among a kernel's arguments, and whether the kernel may write there.
 struct Access {
@@ -152,12 +141,12 @@ template <class T> void note_accesses(std::vector<Access>& list, const T& argume
 
 template <class... P> struct Kernel {
   using Packed = PackedArguments<P...>;
-  template <class T> LGD_UNTRACKED static T read(const char* bytes) {
+  template <class T> static T read(const char* bytes) {
     alignas(T) char copy[sizeof(T)];
     std::memcpy(copy, bytes, sizeof(T));
     return *std::launder(reinterpret_cast<T*>(copy));
   }
-  template <size_t... i> LGD_UNTRACKED static void call_with(void (*kernel)(P...), const char* arguments, std::index_sequence<i...>) {
+  template <size_t... i> static void call_with(void (*kernel)(P...), const char* arguments, std::index_sequence<i...>) {
     kernel(read<P>(arguments + Packed::offsets[i])...);
   }
   template <size_t... i> static std::vector<Access> accesses_of(const char* arguments, std::index_sequence<i...>) {
@@ -167,7 +156,7 @@ template <class... P> struct Kernel {
   }
   static constexpr Signature signature = {
       Packed::parameters,
-      [](const void* kernel, const char* arguments) LGD_UNTRACKED { call_with(reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel)), arguments, std::index_sequence_for<P...>()); },
+      [](const void* kernel, const char* arguments) { call_with(reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel)), arguments, std::index_sequence_for<P...>()); },
       [](const char* arguments) { return accesses_of(arguments, std::index_sequence_for<P...>()); },
   };
 };
@@ -191,13 +180,8 @@ void wait_copies(int pending);
 #define blockIdx (::lgd::emulation::cursor.block)
 #define blockDim (::lgd::emulation::cursor.block_size)
 #define gridDim (::lgd::emulation::cursor.grid_size)
-#ifdef LGD_CHECK_RACES
-#define LGD_UNLESS_LEFT_OUT(call) (::lgd::emulation::races::left_out(__FILE__, __LINE__) ? void() : (call))
-#else
-#define LGD_UNLESS_LEFT_OUT(call) (call)
-#endif
-#define __syncthreads() LGD_UNLESS_LEFT_OUT(::lgd::emulation::sync_block())
-#define __syncwarp(...) LGD_UNLESS_LEFT_OUT(::lgd::emulation::sync_warp())
+#define __syncthreads() (::lgd::emulation::sync_block())
+#define __syncwarp(...) (::lgd::emulation::sync_warp())
 
 #define LGD_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(::lgd::emulation::dynamic_shared)
 
@@ -216,24 +200,22 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
 
 // One access, as on a GPU, whatever the host's compiler would make of the vector's parts.
-template <class V> LGD_ACCESS V load_as(const void* p) {
+template <class V> inline V load_as(const void* p) {
   LGD_CHECK(reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0, "DEVICE_ERROR", "a misaligned load of ", sizeof(V), " bytes");
-  emulation::races::read(p, sizeof(V), __builtin_return_address(0));
   V value;
   std::memcpy(&value, p, sizeof value);
   return value;
 }
-template <class V> LGD_ACCESS void store_as(void* p, const V& value) {
+template <class V> inline void store_as(void* p, const V& value) {
   LGD_CHECK(reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0, "DEVICE_ERROR", "a misaligned store of ", sizeof(V), " bytes");
-  emulation::races::write(p, sizeof(V), __builtin_return_address(0));
   std::memcpy(p, &value, sizeof value);
 }
 
-template <class T> LGD_UNTRACKED_FUNCTION T load_unordered(const T* global) { return *global; }
-template <class T> LGD_UNTRACKED_FUNCTION void store_unordered(T* p, T value) {
-  emulation::races::write_unordered(p, sizeof *p);
-  *p = value;
-}
+inline float exp2_approximate(float x) { return without_subnormal(std::exp2(x)); }
+inline float reciprocal_approximate(float x) { return without_subnormal(1.f / without_subnormal(x)); }
+
+template <class T> inline T load_unordered(const T* global) { return *global; }
+template <class T> inline void store_unordered(T* p, T value) { *p = value; }
 
 template <class V> inline V shfl(V value, int from) {
   const emulation::Exchanged& all = emulation::exchange(&value, sizeof value);
@@ -273,8 +255,7 @@ template <class In, class Out, class Together> inline void collect(const In& min
 struct Registers { uint32_t r[4]; };
 template <bool transposed> inline void load_matrix(uint32_t (&r)[4], const void* shared) {
   Registers mine;
-  emulation::races::read(shared, 16);
-  collect(shared, mine, [](const void* const (&rows)[32], Registers (&out)[32]) LGD_UNTRACKED {
+  collect(shared, mine, [](const void* const (&rows)[32], Registers (&out)[32]) {
     for (int matrix = 0; matrix < 4; ++matrix) {
       uint16_t value[8][8];
       for (int row = 0; row < 8; ++row) std::memcpy(value[row], rows[matrix * 8 + row], 16);

@@ -1,8 +1,8 @@
-// Stands in for native/core/cuda_warpgroup.cuh. Products are formed at the wait, from what shared memory holds then, through descriptors decoded
-// as PTX describes them; shared addresses begin at an odd place, so that a pattern that is not aligned shows. What it is strict about: copies and
+// Stands in for native/core/cuda_warpgroup.cuh. Products are formed at the wait, from what shared memory holds then (descriptor.h). What it is strict about: copies and
 // writes of an operand without the fence behind them, a descriptor that is not aligned, products that nobody waits for.
 #pragma once
 #include "core/cuda_device.cuh"
+#include "descriptor.h"
 
 namespace lgd {
 
@@ -24,8 +24,7 @@ void fence_copies();
 constexpr bool has_warpgroup_products = true;
 enum class Swizzle : uint64_t { b128 = 1, b64 = 2 };
 
-constexpr uint32_t first_shared_address = 1024 + 128;
-inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const char*>(p) - emulation::dynamic_shared) + first_shared_address; }
+inline uint32_t shared_address(const void* p) { return uint32_t(static_cast<const char*>(p) - emulation::dynamic_shared) + emulation::first_shared_address; }
 
 inline uint64_t shared_matrix(const void* first, Swizzle swizzle, uint32_t stride, uint32_t leading) {
   const uint32_t address = shared_address(first);

@@ -1,4 +1,4 @@
-// One training step of a student (traffic.mjs): prints how long the report was before it.
+// One training step of a student (cost.mjs): prints how long the report was before it.
 import { statSync } from 'node:fs';
 import { createStudent, openDevice } from '../../dist/index.js';
 

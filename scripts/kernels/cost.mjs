@@ -1,0 +1,144 @@
+// What each kernel of a student's training step asks of a GPU, counted where its PTX is executed on the host (test/native/emulation/ptx/counts.cpp), and
+// the least time that an H100 needs for it.
+//   node scripts/kernels/cost.mjs [student] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
+// About a minute, most of it compiling; needs g++ and nvcc. Grids are made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave
+// an H100's 132. --lines: where in the source a kernel's slots of issue go, and which accesses take more waves than they must.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { makePtx } from './ptx.mjs';
+import { nameKernels } from './report.mjs';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+
+/** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string }} Setting */
+/** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number }} Access */
+/**
+ * Kernels of one name, whatever their tiles. read, written: bytes; slots: of issue by unit; lines: slots by place in the source.
+ * @typedef {{ name: string, launches: number, read: number, written: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
+ */
+
+/** How many multiprocessors a step of this size is to be laid out for. */
+export const multiprocessorsFor = ({ resolution, batch }) => Math.max(1, Math.round((132 * batch * resolution ** 2) / (256 * 224 ** 2)));
+
+const withoutTile = (name) => name.replace(/Tile<[^>]*>, /u, '');
+
+function addTo(sum, numbers) {
+  for (const [key, number] of Object.entries(numbers)) sum[key] = (sum[key] ?? 0) + number;
+}
+
+/**
+ * Runs forward, backward and SGD of a student once and counts.
+ * @param {string} addon the emulated one
+ * @param {string} ptx a folder of makePtx
+ * @param {Setting} setting
+ * @returns {Cost[]}
+ */
+export function countStep(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16' }) {
+  const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
+  const report = join(folder, 'counts');
+  try {
+    const env = {
+      ...process.env, LGDISTILL_ADDON: addon, LGDISTILL_PROBE: 'off', LGDISTILL_GRAPHS: '0', LGDISTILL_FUSION: fusion, LGDISTILL_EMULATION_ORDER: 'forward',
+      LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch })),
+    };
+    const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision], { env, encoding: 'utf8' });
+    if (status !== 0) throw new Error(`the step failed: ${stdout}${stderr}`);
+    return sumByName(readFileSync(report, 'utf8').slice(Number(stdout)).trim().split('\n').map((line) => JSON.parse(line)));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+function sumByName(launches) {
+  const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
+  const rows = new Map();
+  for (const { symbol, read, written, slots, instructions, lines, places } of launches) {
+    const name = withoutTile(names.get(symbol));
+    const row = rows.get(name) ?? { name, launches: 0, read: 0, written: 0, slots: {}, instructions: {}, lines: {}, places: new Map() };
+    rows.set(name, row);
+    addTo(row, { launches: 1, read, written });
+    addTo(row.slots, slots);
+    addTo(row.instructions, instructions);
+    addTo(row.lines, lines);
+    for (const { at, does, memory, ...counts } of places) {
+      const key = `${memory} ${does} ${at}`;
+      const place = row.places.get(key) ?? { at, does, memory, requests: 0, waves: 0, least: 0 };
+      addTo(place, counts);
+      row.places.set(key, place);
+    }
+  }
+  return [...rows.values()].map((row) => ({ ...row, places: [...row.places.values()] }));
+}
+
+/** The bytes of a step, without those of SGD, which images share. */
+export const bytesOf = (rows) => rows.filter(({ name }) => name !== 'sgd_kernel').reduce((sum, { read, written }) => sum + read + written, 0);
+
+/** Waves of a kernel's accesses to one memory, and the least. */
+export function wavesOf({ places }, memory) {
+  const of = places.filter((place) => place.memory === memory);
+  return { waves: of.reduce((sum, { waves }) => sum + waves, 0), least: of.reduce((sum, { least }) => sum + least, 0) };
+}
+
+/**
+ * An H100's rates. cycles: of all multiprocessors, in a microsecond at 1.755 GHz; bytes in a microsecond: nine tenths of 3.35 TB/s, and what kernels get out of
+ * level-2 cache. Warps' instructions a cycle of a multiprocessor: four are issued; two go to the integer units and two more of some kinds to the float32 ones;
+ * mma.sync reaches 0.62 of the tensor cores' rate, one m16n8k16 a cycle.
+ */
+const h100 = { cycles: 132 * 1755, memory: 3.0e6, cache: 5.5e6, issue: 4, integer: 3, special: 0.5, float64: 2, shared: 1, tensor: 0.62 };
+
+/** Least times of a kernel on an H100 by what it waits for, in microseconds. */
+export function timesOf(row) {
+  const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
+  const at = (number, rate) => number / rate / h100.cycles;
+  return {
+    memory: (row.read + row.written) / h100.memory, cache: (wavesOf(row, 'global').waves * 32) / h100.cache, issue: at(slots, h100.issue), integer: at(row.slots.integer, h100.integer),
+    special: at(row.slots.special, h100.special), float64: at(row.slots.float64, h100.float64), shared: at(wavesOf(row, 'shared').waves, h100.shared), tensor: at(row.slots.tensor, h100.tensor),
+  };
+}
+
+const longest = (times) => Math.max(...Object.values(times));
+
+function printLines(row, batch) {
+  const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
+  console.log(`\n${row.name}\nslots of issue an image, share, place`);
+  for (const [place, number] of Object.entries(row.lines).sort(([, a], [, b]) => b - a).slice(0, 40)) console.log(`${(number / batch).toFixed(0).padStart(10)}${((100 * number) / slots).toFixed(1).padStart(7)} %  ${place}`);
+  console.log('executed by warps an image, instruction');
+  for (const [name, number] of Object.entries(row.instructions).sort(([, a], [, b]) => b - a).slice(0, 30)) console.log(`${(number / batch).toFixed(0).padStart(10)}  ${name}`);
+  console.log('waves an image, times the least, access');
+  for (const { at, does, memory, waves, least } of row.places.sort((a, b) => b.waves - b.least - a.waves + a.least).slice(0, 12))
+    if (waves > least) console.log(`${(waves / batch).toFixed(0).padStart(10)}${(waves / Math.max(least, 1)).toFixed(2).padStart(7)} x  ${memory} ${does} ${at}`);
+}
+
+async function main() {
+  const { positionals: [student = 'mobilenet_v2'], values } = parseArgs({
+    allowPositionals: true,
+    options: {
+      resolution: { type: 'string', default: '224' }, batch: { type: 'string', default: '4' }, fusion: { type: 'string', default: 'layers' }, precision: { type: 'string', default: 'bfloat16' },
+      lines: { type: 'string' },
+    },
+  });
+  const setting = { student, fusion: values.fusion, precision: values.precision, resolution: Number(values.resolution), batch: Number(values.batch) };
+  execFileSync(process.execPath, [join(root, 'scripts/build.mjs'), '--with', 'emulated'], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const rows = countStep(join(root, 'build-emulated/Release/lgdistill.node'), await makePtx(), setting).sort((a, b) => longest(timesOf(b)) - longest(timesOf(a)));
+  if (values.lines !== undefined) return rows.filter(({ name }) => name.includes(values.lines)).forEach((row) => printLines(row, setting.batch));
+  const { batch } = setting;
+  const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);
+  const kinds = ['memory', 'cache', 'issue', 'integer', 'special', 'shared', 'tensor'];
+  console.log(`${student}: forward, backward and SGD, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
+  console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}\n${['MB', 'longest', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
+  const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, times: {}, longest: 0 };
+  for (const row of rows) {
+    const times = timesOf(row);
+    console.log(`${number((row.read + row.written) / 1e6, 3)}${number(longest(times), 3)}${kinds.map((kind) => number(times[kind], 3)).join('')}${String(row.launches).padStart(9)}  ${row.name.slice(0, 140)}`);
+    if (row.name === 'sgd_kernel') continue;
+    addTo(total, { launches: row.launches, bytes: row.read + row.written, longest: longest(times) });
+    addTo(total.times, times);
+  }
+  console.log(`${number(total.bytes / 1e6, 3)}${number(total.longest, 3)}${kinds.map((kind) => number(total.times[kind], 3)).join('')}${String(total.launches).padStart(9)}  ${total.name}`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

@@ -1,0 +1,71 @@
+// The kernels' PTX in a folder, for LGDISTILL_EMULATION_PTX (test/native/emulation/ptx/run.h): compiled again where a source changed.
+//   node scripts/kernels/ptx.mjs [--arch 80]      prints the folder; half a minute of two cores; needs nvcc
+import { execFile, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs, promisify } from 'node:util';
+import { kernelSources } from '../sources.mjs';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+
+/** nvcc's flags for device code as the addon has it; lines of the source are for reports and change no instruction. */
+const ptxFlags = (virtual) => ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-lineinfo', '-Inative', '-ptx', `-arch=compute_${virtual}`];
+
+/** The path of a tool of CUDA's, or undefined. */
+export const cudaTool = (name) => [name, `/usr/local/cuda/bin/${name}`].find((path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0);
+
+// Newer than every file that nvcc read?
+function isFresh(path) {
+  if (!existsSync(path) || !existsSync(`${path}.d`)) return false;
+  const made = statSync(path).mtimeMs;
+  const inputs = readFileSync(`${path}.d`, 'utf8').replace(/\\\n/gu, ' ').split(/\s+/u).slice(1).filter(Boolean);
+  return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
+}
+
+const folderOf = (virtual) => join(root, 'build-emulated', 'ptx', virtual);
+
+// Empty where it was made with other flags, and without files of sources that are no more.
+const prepared = new Set();
+function prepare(folder, flags) {
+  if (prepared.has(folder)) return;
+  mkdirSync(folder, { recursive: true });
+  const [note, command] = [join(folder, 'flags'), flags.join('\n')];
+  const same = existsSync(note) && readFileSync(note, 'utf8') === command;
+  const wanted = new Set(same ? kernelSources().flatMap((source) => [fileOf(source), `${fileOf(source)}.d`]) : []);
+  for (const name of readdirSync(folder)) if (name !== 'flags' && !wanted.has(name)) rmSync(join(folder, name));
+  writeFileSync(note, command);
+  prepared.add(folder);
+}
+
+const fileOf = (source) => `${source.replaceAll('/', '_')}.ptx`;
+
+/** The path of a source's PTX, which is compiled if it is missing or old. Rejects where there is no nvcc. */
+export async function ptxOfSource(source, virtual = '80') {
+  const nvcc = cudaTool('nvcc');
+  if (nvcc === undefined) throw new Error('there is no nvcc, which makes PTX of the kernels');
+  const [folder, flags] = [folderOf(virtual), ptxFlags(virtual)];
+  prepare(folder, flags);
+  const path = join(folder, fileOf(source));
+  if (!isFresh(path)) {
+    const made = `${path}.${process.pid}`;
+    await promisify(execFile)(nvcc, [...flags, '-MMD', '-MF', `${path}.d`, '-o', made, source], { cwd: root, maxBuffer: 1 << 26 });
+    renameSync(made, path); // a run that reads the old one keeps it
+  }
+  return path;
+}
+
+/** The folder with the PTX of all kernels. Rejects where there is no nvcc. */
+export async function makePtx(virtual = '80') {
+  const jobs = kernelSources();
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let source; (source = jobs.shift()); ) await ptxOfSource(source, virtual);
+  }));
+  return folderOf(virtual);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({ options: { arch: { type: 'string', default: '80' } } });
+  console.log(await makePtx(values.arch));
+}

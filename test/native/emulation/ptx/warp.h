@@ -1,0 +1,64 @@
+// A warp of 32 lanes that runs PTX: its registers and what it has under way.
+#pragma once
+#include <cstring>
+
+#include "module.h"
+
+namespace lgd::emulation::ptx {
+
+// The memory of a block, at shared addresses from first_shared_address on.
+struct Block {
+  const Kernel* kernel;
+  const char* parameters;
+  char* shared;
+  uint32_t shared_bytes;
+  int64_t epoch = 0;     // barriers so far
+};
+
+struct Watcher;
+struct Warp {
+  int number = 0;                          // in its block
+  Watcher* watcher = nullptr;              // null: nobody watches
+  char* registers;
+  const char* constants;
+  Block* block;
+  const Instruction* current = nullptr;
+
+  struct Copy {
+    const Instruction* instruction;
+    uint32_t to, lane;
+    const char* from;  // null: zeros
+    int64_t epoch;     // of the block, when it was issued
+  };
+  std::vector<Copy> copies;                // that were issued and not carried out
+  std::vector<size_t> copy_groups;         // where each committed group of them ends
+
+  const Instruction* products[64];         // of the warpgroup, not waited for
+  int product_count = 0, committed = 0;
+  bool begun = false, unfenced = false;    // unfenced: copies ended that no fence followed
+
+  template <class T> T* at(const Operand& operand) const {
+    return reinterpret_cast<T*>((operand.constant ? const_cast<char*>(constants) : registers) + operand.at);
+  }
+  uint32_t& predicate(const Operand& operand) const { return *at<uint32_t>(operand); }
+
+  char* shared(uint32_t address, uint32_t bytes) const {
+    const uint32_t at = address - first_shared_address;
+    LGD_CHECK(at + bytes <= block->shared_bytes && at + bytes >= bytes, "DEVICE_ERROR", "an access of ", bytes, " bytes at ", int32_t(at), " of ", block->shared_bytes, " bytes of shared memory");
+    LGD_CHECK(at % bytes == 0, "DEVICE_ERROR", "a misaligned access of ", bytes, " bytes of shared memory");
+    return block->shared + at;
+  }
+  static char* global(uint64_t address, uint32_t bytes) {
+    LGD_CHECK(address % bytes == 0, "DEVICE_ERROR", "a misaligned access of ", bytes, " bytes of global memory");
+    return reinterpret_cast<char*>(address);
+  }
+};
+
+// The operations by name; each file adds its own.
+using Operations = std::map<std::string, Operation, std::less<>>;
+void add_arithmetic(Operations& all);
+void add_memory(Operations& all);
+void add_matrices(Operations& all);
+void add_warpgroups(Operations& all);
+
+}  // namespace lgd::emulation::ptx
