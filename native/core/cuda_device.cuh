@@ -41,6 +41,19 @@ template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) {
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ __forceinline__ uint32_t ballot(bool flag) { return __ballot_sync(~0u, flag); }  // bit l: lane l's flag
 
+// 2^x and 1/x to a few times 1e-7 of the result, an instruction each: __expf and __fdividef have three and five more, for subnormal numbers, which count
+// as zero here.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 // Loads and stores of up to 16 bytes at once, at addresses that are multiples of as many.
 template <class V> __device__ __forceinline__ V load_as(const void* p) { return *static_cast<const V*>(p); }

@@ -34,15 +34,16 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
 }
 
 // ---- activations (torch definitions) ----------------------------------------------------------------------------------------
-__device__ __forceinline__ float sigmoid_of(float u) { return __fdividef(1.f, 1.f + __expf(-u)); }
+__device__ __forceinline__ float exp_of(float u) { return exp2_approximate(u * 1.44269504f); }
+__device__ __forceinline__ float sigmoid_of(float u) { return reciprocal_approximate(1.f + exp_of(-u)); }
 // u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff.
 __device__ __forceinline__ float gelu_of(float u) {
-  const float x = fabsf(u) * 0.70710678f, t = __fdividef(1.f, fmaf(0.3275911f, x, 1.f));
+  const float x = fabsf(u) * 0.70710678f, t = reciprocal_approximate(fmaf(0.3275911f, x, 1.f));
   float p = fmaf(1.061405429f, t, -1.453152027f);
   p = fmaf(p, t, 1.421413741f);
   p = fmaf(p, t, -0.284496736f);
   p = fmaf(p, t, 0.254829592f);
-  const float tail = 0.5f * p * t * __expf(-x * x);
+  const float tail = 0.5f * p * t * exp_of(-x * x);
   return u * (u > 0.f ? 1.f - tail : tail);
 }
 __device__ __forceinline__ float clamp_of(float u, float low, float high) { return fminf(fmaxf(u, low), high); }
@@ -91,6 +92,19 @@ __device__ __forceinline__ float act_slope(float u) {
     return s * (1.f - s);
   } else if constexpr (act == Act::hardsigmoid) return u > -3.f && u < 3.f ? 1.f / 6.f : 0.f;
   else return 1.f;
+}
+
+// Both, with one exponential.
+template <Act act>
+__device__ __forceinline__ float act_with_slope(float u, float& slope) {
+  if constexpr (act == Act::silu) {
+    const float s = sigmoid_of(u), value = u * s;
+    slope = fmaf(s, u - value, s);
+    return value;
+  } else {
+    slope = act_slope<act>(u);
+    return act_of<act>(u);
+  }
 }
 
 // The activation as a function, for one choice before many elements: choose_act(act, [&](auto function) { ... function(u) ... }).

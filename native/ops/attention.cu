@@ -53,11 +53,11 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
   __syncthreads();
   float most = -INFINITY, total = 0;
   for (int t = 0; t < s.tokens; ++t) most = fmaxf(most, scores[t]);
-  for (int t = 0; t < s.tokens; ++t) total += __expf(scores[t] - most);
+  for (int t = 0; t < s.tokens; ++t) total += exp_of(scores[t] - most);
   for (int c = threadIdx.x; c < size; c += 128) {
     float sum = 0;
     for (int t = 0; t < s.tokens; ++t)
-      sum = fmaf(__expf(scores[t] - most), load1(v + (int64_t(n) * s.tokens + t) * s.channels + offset + c), sum);
+      sum = fmaf(exp_of(scores[t] - most), load1(v + (int64_t(n) * s.tokens + t) * s.channels + offset + c), sum);
     store1(out + int64_t(n) * s.channels + offset + c, sum / total);
   }
 }

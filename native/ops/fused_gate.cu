@@ -96,12 +96,14 @@ struct GateSums {
   __device__ __forceinline__ void add(const F8& y, const F8& g) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float u = fmaf(y.v[i], scale.v[i], shift.v[i]), off = y.v[i] - mean.v[i], s = act_slope<act>(u), gs = g.v[i] * s;
+      const float u = fmaf(y.v[i], scale.v[i], shift.v[i]), off = y.v[i] - mean.v[i];
+      float s;
+      const float value = act_with_slope<act>(u, s), gs = g.v[i] * s;
       g_slope.v[i] += gs;
       g_slope_off.v[i] = fmaf(gs, off, g_slope_off.v[i]);
       slope.v[i] += s;
       slope_off.v[i] = fmaf(s, off, slope_off.v[i]);
-      g_value.v[i] = fmaf(g.v[i], act_of<act>(u), g_value.v[i]);
+      g_value.v[i] = fmaf(g.v[i], value, g_value.v[i]);
     }
   }
 };

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
     for (int h = 0; h < 2; ++h) {  // every row has a key in the first tile, so its maximum is finite from then on
       largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 1));
       largest[h] = fmaxf(largest[h], shfl_xor(largest[h], 2));
-      const float shrink = __expf(most[h] - largest[h]);
+      const float shrink = exp_of(most[h] - largest[h]);
       most[h] = largest[h];
       total[h] *= shrink;
 #pragma unroll
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
     for (int j = 0; j < keys / 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[j][e] = __expf(score[j][e] - most[e / 2]);
+        score[j][e] = exp_of(score[j][e] - most[e / 2]);
         total[e / 2] += score[j][e];
       }
 #pragma unroll
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, 
   }
 #pragma unroll
   for (int mask = 16; mask; mask >>= 1) most = fmaxf(most, shfl_xor(most, mask));
-  for (int t = lane; t < reach; t += 32) total += score[t] = __expf(score[t] - most);
+  for (int t = lane; t < reach; t += 32) total += score[t] = exp_of(score[t] - most);
 #pragma unroll
   for (int mask = 16; mask; mask >>= 1) total += shfl_xor(total, mask);
   __syncwarp();

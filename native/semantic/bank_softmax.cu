@@ -12,9 +12,9 @@ namespace {
 // Float32 weights belong to the checking mode, which sums in float64. Beside float16 rounding the fast exponential's is nothing, nor is that of
 // sums in float32, and some cards make 64 operations in float32 in the time of one in float64.
 template <class Weight> using Sum = std::conditional_t<sizeof(Weight) == 2, float, double>;
-template <class Weight> __device__ __forceinline__ float exp_of(float x);
-template <> __device__ __forceinline__ float exp_of<float>(float x) { return expf(x); }
-template <> __device__ __forceinline__ float exp_of<f16>(float x) { return __expf(x); }
+template <class Weight> __device__ __forceinline__ float exponential(float x);
+template <> __device__ __forceinline__ float exponential<float>(float x) { return expf(x); }
+template <> __device__ __forceinline__ float exponential<f16>(float x) { return exp_of(x); }
 
 __device__ __forceinline__ void put(float* to, float value) { *to = value; }
 __device__ __forceinline__ void put(f16* to, float value) { *to = __float2half_rn(value); }
@@ -45,7 +45,7 @@ __device__ __forceinline__ void add_part(const Part& part, const Softmax& args, 
 #pragma unroll 4
   for (int64_t k = part.begin + threadIdx.x; k < part.end; k += reduce_threads) {
     const float ds = (s[k] - part.s_peak) * args.student_factor, dt = (t[k] - part.t_peak) * args.teacher_factor;
-    add_entry<Sum<Weight>>(sums, ds, dt, exp_of<Weight>(ds), exp_of<Weight>(dt));
+    add_entry<Sum<Weight>>(sums, ds, dt, exponential<Weight>(ds), exponential<Weight>(dt));
   }
 }
 
@@ -74,7 +74,7 @@ __device__ __forceinline__ PartResult finish_part(const Part& part, const Softma
 #pragma unroll 4
     for (int64_t k = part.begin + threadIdx.x; k < part.end; k += reduce_threads) {
       const float ds = (s[k] - part.s_peak) * args.student_factor, dt = (t[k] - part.t_peak) * args.teacher_factor;
-      put(weights + (k - begin), ds == 0 && dt == 0 ? at_both : exp_of<Weight>(ds) * from_student - exp_of<Weight>(dt) * from_teacher);
+      put(weights + (k - begin), ds == 0 && dt == 0 ? at_both : exponential<Weight>(ds) * from_student - exponential<Weight>(dt) * from_teacher);
     }
   }
   PartResult result = {0, 0, 0, 0};

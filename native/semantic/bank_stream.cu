@@ -119,8 +119,8 @@ __device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int 
   for (int e = 0; e < values; ++e) {
     if (first + at.column_of(e / 2) + e % 2 >= count) continue;
     const float ds = (row.student(e) - s_first.score) * args.student_factor, dt = (row.teacher(e) - t_first.score) * args.teacher_factor;
-    const float et = __expf(dt);
-    s_sum += __expf(ds);
+    const float et = exp_of(dt);
+    s_sum += exp_of(ds);
     t_sum += et;
     cross += et * ds;
     self += et * dt;
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(T::threads, T::resident)
         const float4 factor = factors[image];
         const auto weight = [&](int e) {
           if (first + at.column_of(e / 2) + e % 2 >= feed.anchor_count) return 0.f;
-          return __expf((row.student(e) - factor.x) * student_factor) * factor.z - __expf((row.teacher(e) - factor.y) * teacher_factor) * factor.w;
+          return exp_of((row.student(e) - factor.x) * student_factor) * factor.z - exp_of((row.teacher(e) - factor.y) * teacher_factor) * factor.w;
         };
         f16* to = weights + int64_t(image) * weight_stride + first;
 #pragma unroll
