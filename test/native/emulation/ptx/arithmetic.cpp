@@ -218,7 +218,7 @@ template <class D, class S> void add_conversion(Operations& all, const std::stri
     if constexpr (sizeof(S) < 4) to.add<[](uint32_t a) { return D(S(a)); }, D, uint32_t>("cvt." + to_type + "." + from_type + " of 4");
     if constexpr (sizeof(S) < 8) to.add<[](uint64_t a) { return D(S(a)); }, D, uint64_t>("cvt." + to_type + "." + from_type + " of 8");
   } else {
-    to.unit = is_wide ? Unit::float64 : Unit::special;  // conversions go through the special units' port
+    to.unit = is_wide ? Unit::float64 : Unit::integer;
     if constexpr (std::is_integral_v<S>) to.add<[](S a) { return D(a); }, D, S>("cvt.rn." + to_type + "." + from_type);
     else if constexpr (std::is_integral_v<D>) {
       to.add<[](S a) { return to_integer<D>(std::trunc(a)); }, D, S>("cvt.rzi." + to_type + "." + from_type);
@@ -274,7 +274,6 @@ void add_small_floats(Operations& all) {
   to.add<[](float high, float low) { return bfloat16_bits(high) << 16 | bfloat16_bits(low); }, uint32_t, float, float>("cvt.rn.bf16x2.f32");
   to.add<[](float x) { return uint16_t(bfloat16_bits(x)); }, uint16_t, float>("cvt.rn.bf16.f32");
   to.add<[](uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }, float, uint16_t>("cvt.f32.bf16");
-  to.unit = Unit::special;
   to.add<[](float x) { return __float2half_rn(x).bits; }, uint16_t, float>("cvt.rn.f16.f32");
   to.add<[](uint16_t x) { return __half2float({x}); }, float, uint16_t>("cvt.f32.f16");
 }

@@ -353,7 +353,8 @@ class Reader {
   // The barrier that LGDISTILL_EMULATION_WITHOUT names ("conv.cu:12"), to see that it is missed.
   bool is_left_out(const Place& place) const {
     const char* const wish = std::getenv("LGDISTILL_EMULATION_WITHOUT");
-    return wish && place.file && files_.at(place.file) + ":" + std::to_string(place.line) == wish;
+    const auto is = [&](int file, int line) { return file && files_.at(file) + ":" + std::to_string(line) == wish; };
+    return wish && (is(place.file, place.line) || is(place.outer_file, place.outer_line));  // __syncwarp() is a function of CUDA's
   }
 
   void decode(Instruction& made, std::string_view name, const Parts& parts, std::string_view statement) {
