@@ -7,16 +7,14 @@
 // a row is read, activated and unpacked once for a tile, and only the columns at the sides of a tile are read twice.
 #pragma once
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
+#include "ops/act_form.cuh"
 #include "ops/fused.h"
 #include "ops/multiprocessors.h"
 #include "ops/reduce.cuh"
 
 namespace lgd {
 
-constexpr int most_copies = 32;          // of a thread in a stage: one bit each
 constexpr int shared_memory = 227 << 10; // of a multiprocessor, for blocks
 constexpr int block_memory = 99 << 10;   // what a block may have on every architecture from 8.0 on
 
@@ -44,12 +42,6 @@ struct DepthwiseKernel {
   int lane_channels, strip, reach, threads, blocks;  // threads of a block, at most; blocks: meant to share a multiprocessor
 };
 
-// Shared memory that a walk needs, and the pixels of a stage that are transformed.
-struct StageSize {
-  size_t bytes;
-  int64_t pixels;
-};
-
 // A number that grows with the time of a walk: thread steps of the busiest multiprocessor. Rows that only fill the window cost a third of
 // a step, a stage's barrier and set-up 0.7; columns at the sides are copied twice (a quarter of a step's work); pieces of pixels
 // that are shorter than a line or end in a sector's middle are slower to fetch.
@@ -75,10 +67,10 @@ bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int
   walk.threads = (walk.width / kernel.lane_channels * walk.strips * walk.images + 31) / 32 * 32;
   walk.copied = walk.threads / (walk.width / 8);
   walk.stage_steps = kernel.reach;
-  return slots == 1 || size(walk).bytes <= limit;
+  return slots == 1 || size(walk) <= limit;
 }
 
-// The walk over `rows` x `columns` steps of `count` images that costs least. size(walk) is its StageSize.
+// The walk over `rows` x `columns` steps of `count` images that costs least. size(walk): the shared memory that it needs.
 template <class Size>
 DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Size&& size) {
   const size_t limit = size_t(std::min(block_memory, shared_memory / kernel.blocks - 1024));
@@ -91,9 +83,8 @@ DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int 
     const int most = std::max(1, multiprocessors * kernel.blocks / walk.groups);
     for (int steps = kernel.reach; steps <= 4 * kernel.reach; steps += kernel.reach) {
       walk.stage_steps = steps;
-      const StageSize stage = size(walk);
-      if (steps > kernel.reach && (stage.bytes > limit || stage.pixels > most_copies * walk.copied)) break;
-      walk.shared_bytes = stage.bytes;
+      walk.shared_bytes = size(walk);
+      if (steps > kernel.reach && walk.shared_bytes > limit) break;
       for (walk.row_tiles = 1; walk.row_tiles == 1 || rows / walk.row_tiles >= 2 * kernel.reach; walk.row_tiles *= 2) {
         walk.rows = (rows + walk.row_tiles - 1) / walk.row_tiles;
         walk.tiles = (count + walk.images - 1) / walk.images * walk.column_tiles * walk.row_tiles;
@@ -108,22 +99,21 @@ DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int 
   return best;
 }
 
-// Where a tile lies: first image, first step across and down, and how many steps give rows.
+// Where a tile lies: first image, first step across and down.
 struct TilePlace {
-  int image, column, row, rows;
+  int image, column, row;
 };
-__device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int tile, int rows) {
-  TilePlace place;
-  place.column = tile % walk.column_tiles * walk.columns;
+__device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int tile) {
   const int rest = tile / walk.column_tiles;
-  place.row = rest % walk.row_tiles * walk.rows;
-  place.image = rest / walk.row_tiles * walk.images;
-  place.rows = max(0, min(walk.rows, rows - place.row));
-  return place;
+  return {rest / walk.row_tiles * walk.images, tile % walk.column_tiles * walk.columns, rest % walk.row_tiles * walk.rows};
 }
+// How many of a tile's steps give rows, where all have `rows`.
+__device__ __forceinline__ int rows_of(const DepthwiseWalk& walk, const TilePlace& place, int rows) { return max(0, min(walk.rows, rows - place.row)); }
 
 // ---- copying ----------------------------------------------------------------------------------------------------------------
-// A pixel of a stage. Shared memory holds [row][image][column][width].
+// The threads copy the pixels of one or a few rows of a stage at once and go on to the next as many rows: what a thread needs to know of
+// columns and images it finds out once a stage, and rows are a pointer's steps. A pixel of the first rows; shared memory holds
+// [row][image][column][width].
 struct alignas(8) Pixel {
   int offset;                // elements from the stage's first
   uint32_t place;            // row, image and column
@@ -132,28 +122,37 @@ struct alignas(8) Pixel {
   __device__ __forceinline__ int column() const { return int(place >> 16); }
 };
 
-// Images [h][w][c] and the part of a stage that is read from them.
+// Images [h][w][c] and the part of a stage that is read from them: a kernel's parameter, as what lies there takes no registers.
 struct StageSource {
   int h, w, c;
-  int pixels;                // of a stage
-  const Pixel* table;        // in shared memory
+  int rows, columns;         // of a stage and image
+  int at_once, pixels;       // of the rows, those copied at once; their pixels, of all images
+  int line, elements;        // of a row and of a stage in shared memory
+  int down, pitch;           // elements from a pixel to that at_once rows below, in shared memory and in the image
+  StageSource(const DepthwiseWalk& walk, int h, int w, int c, int rows, int columns) : h(h), w(w), c(c), rows(rows), columns(columns) {
+    at_once = std::clamp(walk.copied / (walk.images * columns), 1, rows);
+    pixels = at_once * walk.images * columns;
+    line = walk.images * columns * walk.width;
+    elements = rows * line;
+    down = at_once * line;
+    pitch = at_once * w * c;
+  }
+  size_t table_bytes() const { return pixels * sizeof(Pixel); }
 };
 
-__device__ __forceinline__ StageSource make_source(int h, int w, int c, int rows, int images, int columns, Pixel* table) {
-  const StageSource source{h, w, c, rows * images * columns, table};
+__device__ __forceinline__ void fill_table(const DepthwiseWalk& walk, const StageSource& source, Pixel* table) {
   for (int i = threadIdx.x; i < source.pixels; i += blockDim.x) {
-    const int column = i % columns, image = i / columns % images, row = i / (columns * images);
-    table[i] = {((image * h + row) * w + column) * c, uint32_t(row | image << 8 | column << 16)};
+    const int column = i % source.columns, rest = i / source.columns, image = rest % walk.images, row = rest / walk.images;
+    table[i] = {((image * source.h + row) * source.w + column) * source.c, uint32_t(row | image << 8 | column << 16)};
   }
-  return source;
 }
 
-// One stage's place in the images. Rows outside of [begin, end), columns outside of the image and images from `images` on are zeros.
+// One stage's place in the images. Wanted are rows of [begin, end), columns of the image and images before `images`.
 struct StagePlace {
   int image, row, column, begin, end, images;
 };
 
-// What a thread copies: 8 channels (from `channel` of the block's) of every walk.copied-th pixel, at most most_copies of them.
+// What a thread copies: 8 channels (from `channel` of the block's) of every walk.copied-th pixel.
 struct Share {
   int channel, first;
 };
@@ -162,29 +161,54 @@ __device__ __forceinline__ Share share_of(const DepthwiseWalk& walk, int channel
   return {channel, pixel < walk.copied && channel < channels ? pixel : 1 << 30};
 }
 
+// Calls body(pixel, valid, at) for each of the thread's pixels. valid: its column and image are inside; at: elements to it in a tile. From there the
+// thread goes on by source.at_once rows.
+template <class Body>
+__device__ __forceinline__ void each_pixel(const DepthwiseWalk& walk, const StageSource& source, const Pixel* table, const StagePlace& place, const Share& share, Body&& body) {
+#pragma unroll 1
+  for (int i = share.first; i < source.pixels; i += walk.copied) {
+    const Pixel& pixel = table[i];  // stays where it is, and takes no registers
+    body(pixel, unsigned(place.column + pixel.column()) < unsigned(source.w) && pixel.image() < place.images, i * walk.width + share.channel);
+  }
+}
+
 template <class T>
 __device__ __forceinline__ void copy8(T* to, const T* from, bool valid) {
 #pragma unroll
   for (int i = 0; i < 8; i += 16 / int(sizeof(T))) cp_async16(to + i, from + i, valid);
 }
 
-// Starts the copies of a stage from one or two like images (from points at the block's first channel; also may be null) and says which
-// of the thread's pixels are inside.
-template <class T>
-__device__ __forceinline__ uint32_t copy_stage(const DepthwiseWalk& walk, const StageSource& source, const StagePlace& place, const Share& share, const T* from, T* to, const T* also,
-                                               T* also_to) {
+// Starts the copies of a stage's wanted rows from one or two like images (from points at the block's first channel; also may be null). Columns and
+// images outside become zeros; rows that are not wanted become zeros in `to` if `zero_rows`, and stay as they are if not.
+template <bool zero_rows, class T>
+__device__ __forceinline__ void copy_stage(const DepthwiseWalk& walk, const StageSource& source, const Pixel* table, const StagePlace& place, const Share& share, const T* from,
+                                           T* to, const T* also, T* also_to) {
+  const int begin = place.begin - place.row, end = min(source.rows, place.end - place.row);
   const int64_t base = ((int64_t(place.image) * source.h + place.row) * source.w + place.column) * source.c + share.channel;
-  uint32_t inside = 0, bit = 1;
-  for (int i = share.first; i < source.pixels; i += walk.copied, bit <<= 1) {
-    const Pixel pixel = source.table[i];
-    const int row = place.row + pixel.row();
-    const bool valid = row >= place.begin && row < place.end && unsigned(place.column + pixel.column()) < unsigned(source.w) && pixel.image() < place.images;
-    const int64_t at = valid ? base + pixel.offset : 0;
-    copy8(to + i * walk.width + share.channel, from + at, valid);
-    if (also) copy8(also_to + i * walk.width + share.channel, also + at, valid);
-    if (valid) inside |= bit;
-  }
-  return inside;
+  const int to_also = int(also_to - to);
+  each_pixel(walk, source, table, place, share, [&](const Pixel& pixel, bool valid, int at) {
+    const int64_t offset = valid ? base + pixel.offset : 0, pitch = valid ? source.pitch : 0;
+    const T *next = from + offset, *next_also = also + offset;
+    T* own = to + at;
+    int row = pixel.row();
+#pragma unroll 1
+    for (; row < begin; row += source.at_once, own += source.down, next += pitch, next_also += pitch)
+      if (zero_rows) copy8(own, from, false);
+    if (also) {
+#pragma unroll 1
+      for (; row < end; row += source.at_once, own += source.down, next += pitch, next_also += pitch) {
+        copy8(own, next, valid);
+        copy8(own + to_also, next_also, valid);
+      }
+    } else {
+#pragma unroll 1
+      for (; row < end; row += source.at_once, own += source.down, next += pitch) copy8(own, next, valid);
+    }
+    if constexpr (zero_rows) {
+#pragma unroll 1
+      for (; row < source.rows; row += source.at_once, own += source.down) copy8(own, from, false);
+    }
+  });
 }
 
 // ---- four channels at a time ------------------------------------------------------------------------------------------------
@@ -200,90 +224,61 @@ __device__ __forceinline__ F4 load4(const bf16* p) {
 __device__ __forceinline__ void store4(float* p, const F4& x) { store_as<float4>(p, make_float4(x.v[0], x.v[1], x.v[2], x.v[3])); }
 __device__ __forceinline__ void store4(bf16* p, const F4& x) { store_as<uint2>(p, uint2{pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3])}); }
 
-// ---- activations chosen at run time, in few instructions ---------------------------------------------------------------------
-// Every activation is clamp(u), s(u) or u s(u), with s a logistic function or a ramp from 0 to 1; so one branch, the same for a whole
-// launch, serves several values. A clamp's bounds are the last numbers that have a slope (so relu gives the smallest normal number where
-// torch gives 0), which makes "the slope is 1" the same as "the value is u".
-struct ActForm {
-  enum Kind : int { clamp, ramp, logistic } kind;
-  bool times_u;
-  float low, high;           // from the first number to the last where the slope is not 0
-};
-inline ActForm form_of(Act act) {
-  constexpr float infinity = std::numeric_limits<float>::infinity(), above_0 = std::numeric_limits<float>::min();
-  const float below_3 = std::nextafter(3.f, 0.f), below_6 = std::nextafter(6.f, 0.f);
-  switch (act) {
-    case Act::none: return {ActForm::clamp, false, -infinity, infinity};
-    case Act::relu: return {ActForm::clamp, false, above_0, infinity};
-    case Act::relu6: return {ActForm::clamp, false, above_0, below_6};
-    case Act::silu: return {ActForm::logistic, true, -infinity, infinity};
-    case Act::hardswish: return {ActForm::ramp, true, -3, 3};
-    case Act::sigmoid: return {ActForm::logistic, false, -infinity, infinity};
-    case Act::hardsigmoid: return {ActForm::ramp, false, -below_3, below_3};
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
-  }
-  throw Error("BAD_MODEL", "a GELU has no backward: it works in forward-only plans.");
-}
-
-// Calls body(value) -- act(u) and act'(u) -- for each u.
-template <int count, class Body>
-__device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[count], Body&& body) {
-  if (form.kind == ActForm::clamp) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      const float value = clamp_of(u[k], form.low, form.high);
-      body(k, value, value == u[k] ? 1.f : 0.f);
-    }
-    return;
-  }
-  float s[count], slope[count];
-  if (form.kind == ActForm::ramp) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      s[k] = __saturatef(fmaf(u[k], 1.f / 6.f, 0.5f));
-      slope[k] = clamp_of(u[k], form.low, form.high) == u[k] ? 1.f / 6.f : 0.f;
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      s[k] = sigmoid_of(u[k]);
-      slope[k] = s[k] * (1.f - s[k]);
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < count; ++k) body(k, form.times_u ? u[k] * s[k] : s[k], form.times_u ? fmaf(u[k], slope[k], s[k]) : slope[k]);
-}
-
+// ---- what a thread does with what it copied -----------------------------------------------------------------------------------
 // A thread transforms its eight channels four at a time, to spare registers, and begins with the upper four in every other run of threads whose
 // channels fill 128 bytes: else those that shared memory serves at once would use half of its banks, twice. (The loop over both stays one: unrolled
 // it takes eight registers more, which spill.)
 template <class T>
 __device__ __forceinline__ int first_half() { return int(threadIdx.x) / (16 / int(sizeof(T))) % 2 * 4; }
 
-// Activates in place the pixels that the thread copied. image: the tile's first.
-template <class T>
-__device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, uint32_t all_inside, const StageSource& source, const Share& share, const LazyInput& x,
-                                               const ActForm& form, int first_channel, int image) {
-  if (!all_inside) return;
+// Calls begin(pixel, channel, rows) for each pixel and half of the thread's channels that are inside; rows(body) then calls body(at) for each wanted row,
+// at: the four channels in the tile, which the thread itself copied there.
+template <class T, class Begin>
+__device__ __forceinline__ void each_half(const DepthwiseWalk& walk, T* tile, const StageSource& source, const Pixel* table, const StagePlace& place, const Share& share,
+                                          Begin&& begin) {
+  const int first = place.begin - place.row, end = min(source.rows, place.end - place.row);
+  each_pixel(walk, source, table, place, share, [&](const Pixel& pixel, bool valid, int at) {
+    if (!valid) return;
+    T* top = tile + at;
+    int from = pixel.row();
 #pragma unroll 1
-  for (int half = first_half<T>(), k = 0; k < 2; ++k, half ^= 4) {
-    const int channel = first_channel + share.channel + half;
+    for (; from < first; from += source.at_once) top += source.down;
+    constexpr int second = 8;  // a bit beside the half's, which spares a register
+#pragma unroll 1
+    for (int pass = first_half<T>();; pass ^= second | 4) {
+      const int half = pass & 4;
+      begin(pixel, share.channel + half, [&](auto body) {
+        T* here = top + half;
+#pragma unroll 1
+        for (int row = from; row < end; row += source.at_once, here += source.down) body(here);
+      });
+      if (pass & second) break;
+    }
+  });
+}
+
+// Activates in place the pixels that the thread copied.
+template <class T>
+__device__ __forceinline__ void activate_stage(const DepthwiseWalk& walk, T* tile, const StageSource& source, const Pixel* table, const StagePlace& place, const Share& share,
+                                               const LazyInput& x, const ActForm& form, int first_channel) {
+  each_half(walk, tile, source, table, place, share, [&](const Pixel& pixel, int of_block, auto rows) {
+    const int channel = first_channel + of_block;
     const F4 scale = load4(x.scale + channel), shift = load4(x.shift + channel);
-    uint32_t inside = all_inside;
-    for (int i = share.first; inside; i += walk.copied, inside >>= 1) {
-      if (!(inside & 1)) continue;
-      T* at = tile + i * walk.width + share.channel + half;
+    const auto activated = [&](const T* at) {
       F4 v = load4(at);
       const float u[4] = {fmaf(v.v[0], scale.v[0], shift.v[0]), fmaf(v.v[1], scale.v[1], shift.v[1]), fmaf(v.v[2], scale.v[2], shift.v[2]), fmaf(v.v[3], scale.v[3], shift.v[3])};
       act_each(form, u, [&](int k, float value, float) { v.v[k] = value; });
-      if (x.gate) {
-        const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(image + source.table[i].image()) * source.c + channel);
+      return v;
+    };
+    if (!x.gate) return rows([&](T* at) { store4(at, activated(at)); });
+    const F4 gate = load4(static_cast<const T*>(x.gate) + int64_t(place.image + pixel.image()) * source.c + channel);
+    rows([&](T* at) {
+      F4 v = activated(at);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) v.v[k] *= gate.v[k];
-      }
+      for (int k = 0; k < 4; ++k) v.v[k] *= gate.v[k];
       store4(at, v);
-    }
-  }
+    });
+  });
 }
 
 // ---- one or two channels of a lane ------------------------------------------------------------------------------------------
@@ -295,7 +290,9 @@ __device__ __forceinline__ void load_lane(const float* p, float (&v)[2]) {
 }
 __device__ __forceinline__ void load_lane(const bf16* p, float (&v)[2]) {
   const uint32_t word = load_as<uint32_t>(p);
-  v[0] = __uint_as_float(word << 16), v[1] = __uint_as_float(word & 0xffff0000u);
+  bf16 pair[2];  // converted, not shifted and masked: nvcc repeats those two wherever branches meet
+  memcpy(pair, &word, 4);
+  v[0] = __bfloat162float(pair[0]), v[1] = __bfloat162float(pair[1]);
 }
 // Stores, and leaves in v what was stored.
 __device__ __forceinline__ void store_lane(float* p, float (&v)[1]) { *p = v[0]; }

@@ -27,7 +27,7 @@ struct Backward {
   static constexpr int numbers = R * R + 2;                 // sums of a channel: the taps, g, g xhat
 };
 
-__host__ __device__ inline int first_step(int pad, int phase, int stride) { return (pad + phase) / stride; }
+inline int first_step(int pad, int phase, int stride) { return (pad + phase) / stride; }
 inline int steps_over(int size, int pad, int phase, int stride) { return (size - 1 + pad + phase) / stride - first_step(pad, phase, stride) + 1; }
 
 // The input: how its activation is made, and what becomes of its gradient.
@@ -36,38 +36,46 @@ struct InputSide {
   const T *x, *gate;
   const float *scale, *shift;
   ActForm form;
-  bool accumulate, normed;           // of the gradient. normed: times act'(u), and the sums of its norm, which is the one of x
+  bool wanted, accumulate, normed;   // of the gradient. normed: times act'(u), and the sums of its norm, which is the one of x
   const float *mean, *rstd;
 };
 
-// Makes dy in place of g, for the pixels that the thread copied.
+// Makes dy in place of g, for the pixels that the thread copied: a g + b y + c, or with a gate  a (g gate + pooled) act'(u) + b y + c.
 template <class T>
-__device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, uint32_t all_inside, const StageSource& source, const Share& share, const LazyGradient& dy,
-                                              const ActForm& form, int first_channel, int image) {
-  if (!all_inside) return;
-#pragma unroll 1
-  for (int half = first_half<T>(), k = 0; k < 2; ++k, half ^= 4) {
-    const int channel = first_channel + share.channel + half;
-    const F4 a = load4(dy.a + channel), b = load4(dy.b + channel), c = load4(dy.c + channel);
-    uint32_t inside = all_inside;
-    for (int i = share.first; inside; i += walk.copied, inside >>= 1) {
-      if (!(inside & 1)) continue;
-      T* at = g + i * walk.width + share.channel + half;
-      F4 h = load4(at);
-      const F4 raw = load4(y + i * walk.width + share.channel + half);
-      if (dy.gate) {
-        const int64_t nc = int64_t(image + source.table[i].image()) * source.c + channel;
-        const F4 gate = load4(static_cast<const T*>(dy.gate) + nc), pooled = load4(dy.pooled + nc), scale = load4(dy.scale + channel), shift = load4(dy.shift + channel);
-        float u[4];
+__device__ __forceinline__ void make_gradient(const DepthwiseWalk& walk, T* g, const T* y, const StageSource& source, const Pixel* table, const StagePlace& place,
+                                              const Share& share, const LazyGradient& dy, const ActForm& form, int first_channel) {
+  const int to_y = int(y - g);
+  each_half(walk, g, source, table, place, share, [&](const Pixel& pixel, int of_block, auto rows) {
+    const int channel = first_channel + of_block;
+    F4 a = load4(dy.a + channel);
+    const F4 b = load4(dy.b + channel), c = load4(dy.c + channel);
+    if (!dy.gate) {
+      return rows([&](T* at) {
+        F4 h = load4(at);
+        const F4 raw = load4(at + to_y);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) u[k] = fmaf(raw.v[k], scale.v[k], shift.v[k]);
-        act_each(form, u, [&](int k, float, float slope) { h.v[k] = fmaf(h.v[k], gate.v[k], pooled.v[k]) * slope; });
-      }
-#pragma unroll
-      for (int k = 0; k < 4; ++k) h.v[k] = fmaf(a.v[k], h.v[k], fmaf(b.v[k], raw.v[k], c.v[k]));
-      store4(at, h);
+        for (int k = 0; k < 4; ++k) h.v[k] = fmaf(a.v[k], h.v[k], fmaf(b.v[k], raw.v[k], c.v[k]));
+        store4(at, h);
+      });
     }
-  }
+    const int64_t nc = int64_t(place.image + pixel.image()) * source.c + channel;
+    const F4 gate = load4(static_cast<const T*>(dy.gate) + nc), scale = load4(dy.scale + channel), shift = load4(dy.shift + channel);
+    F4 pooled = load4(dy.pooled + nc);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {  // a goes into gate and pooled
+      pooled.v[k] *= a.v[k];
+      a.v[k] *= gate.v[k];
+    }
+    rows([&](T* at) {
+      F4 h = load4(at);
+      const F4 raw = load4(at + to_y);
+      float u[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) u[k] = fmaf(raw.v[k], scale.v[k], shift.v[k]);
+      act_each(form, u, [&](int k, float, float slope) { h.v[k] = fmaf(fmaf(h.v[k], a.v[k], pooled.v[k]), slope, fmaf(b.v[k], raw.v[k], c.v[k])); });
+      store4(at, h);
+    });
+  });
 }
 
 // The registers of one thread.
@@ -101,53 +109,54 @@ struct BackwardLane {
     for (int k = 0; k < B::seen; ++k, line += width) load_lane(line, window[newest][k]);
   }
 
-  // Finishes the strip's pixels of input row i of a step. raw: its first pixel in shared memory; at: the same in the images;
-  // valid: bits of the pixels that are inside; gate: of the image, at the lane's channels.
-  __device__ __forceinline__ void finish_row(const InputSide<T>& in, T* d_x, int i, int newest, const T* raw, int width, int64_t at, int pitch, uint32_t valid, const T* gate) {
-    float x[finished][channels], u[finished * channels], value[finished][channels], slope[finished][channels], dx[finished][channels];
+  // Finishes the strip's pixels of input row i of a step. raw: its first pixel in shared memory; d_x: the same of the gradient;
+  // valid: bits of the pixels that are inside; gate_at: the place of the lane's channels in the gate.
+  __device__ __forceinline__ void finish_row(const InputSide<T>& in, T* d_x, int i, int newest, const T* raw, int width, int64_t pitch, uint32_t valid, int gate_at) {
+    float x[finished][channels], u[finished * channels], value[finished][channels], slope[finished][channels], dx[finished][channels] = {};
 #pragma unroll
     for (int column = 0; column < finished; ++column, raw += width) {
       load_lane(raw, x[column]);
 #pragma unroll
-      for (int c = 0; c < channels; ++c) {
-        u[column * channels + c] = fmaf(x[column][c], scale[c], shift[c]);
-        dx[column][c] = 0;
-      }
-    }
-    if (in.accumulate) {
-#pragma unroll
-      for (int column = 0; column < finished; ++column)
-        if (valid >> column & 1) load_lane(d_x + at + int64_t(column) * pitch, dx[column]);
+      for (int c = 0; c < channels; ++c) u[column * channels + c] = fmaf(x[column][c], scale[c], shift[c]);
     }
     act_each(in.form, u, [&](int k, float act, float derivative) {
       value[k / channels][k % channels] = valid >> k / channels & 1 ? act : 0.f;
       slope[k / channels][k % channels] = derivative;
     });
-    if (!in.normed) {
-#pragma unroll
-      for (int k = 0; k < finished * channels; ++k) slope[k / channels][k % channels] = 1;
-    }
     if (in.gate) {
       float factor[channels];
-      load_lane(gate, factor);
+      load_lane(in.gate + gate_at, factor);
 #pragma unroll
       for (int k = 0; k < finished * channels; ++k) value[k / channels][k % channels] *= factor[k % channels];
     }
 #pragma unroll
     for (int column = 0; column < finished; ++column) add_taps(i, column, newest, value[column], dx[column]);
-    if (!d_x) return;
+    if (in.accumulate) {
 #pragma unroll
-    for (int column = 0; column < finished; ++column)
-      if (valid >> column & 1) {
+      for (int column = 0; column < finished; ++column) {
+        if (!(valid >> column & 1)) continue;
+        float old[channels];
+        load_lane(d_x + column * pitch, old);
+#pragma unroll
+        for (int c = 0; c < channels; ++c) dx[column][c] += old[c];
+      }
+    }
+#pragma unroll
+    for (int column = 0; column < finished; ++column) {
+      if (!(valid >> column & 1)) continue;
+      if (in.normed) {
 #pragma unroll
         for (int c = 0; c < channels; ++c) dx[column][c] *= slope[column][c];
-        store_lane(d_x + at + int64_t(column) * pitch, dx[column]);
+        store_lane(d_x + column * pitch, dx[column]);
 #pragma unroll
         for (int c = 0; c < channels; ++c) {
           sums[R * R][c] += dx[column][c];
           sums[R * R + 1][c] = fmaf(dx[column][c], x[column][c] - mean[c], sums[R * R + 1][c]);
         }
+      } else if (in.wanted) {
+        store_lane(d_x + column * pitch, dx[column]);
       }
+    }
   }
 
  private:
@@ -171,35 +180,40 @@ struct BackwardLane {
 
 template <class T, int R, int S>
 __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1 : Backward<R, S>::blocks))
-    backward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, int step_rows, const __grid_constant__ InputSide<T> in,
-                    const __grid_constant__ LazyGradient dy, const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_norm) {
+    backward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, int first, int step_rows, const __grid_constant__ StageSource out_source,
+                    const __grid_constant__ StageSource in_source, const __grid_constant__ InputSide<T> in, const __grid_constant__ LazyGradient dy,
+                    const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_norm) {
   using B = Backward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel), width = walk.width;
-  const int seen = walk.columns + B::reach - 1, finished = S * walk.columns, steps = walk.stage_steps;
-  const int g_elements = steps * walk.images * seen * width, x_elements = S * steps * walk.images * finished * width;
-  T *g_tiles = reinterpret_cast<T*>(shared), *y_tile = g_tiles + 2 * g_elements, *x_tiles = y_tile + (dy.y ? g_elements : 0);
-  Pixel* table = reinterpret_cast<Pixel*>(x_tiles + 2 * x_elements);
-  const StageSource out_source = make_source(s.oh, s.ow, s.c, steps, walk.images, seen, table);
-  const StageSource in_source = make_source(s.h, s.w, s.c, S * steps, walk.images, finished, table + out_source.pixels);
+  T *g_tiles = reinterpret_cast<T*>(shared), *y_tile = g_tiles + 2 * out_source.elements, *x_tiles = y_tile + (dy.y ? out_source.elements : 0);
+  Pixel *out_table = reinterpret_cast<Pixel*>(x_tiles + 2 * in_source.elements), *in_table = out_table + out_source.pixels;
+  fill_table(walk, out_source, out_table);
+  fill_table(walk, in_source, in_table);
   const Share share = share_of(walk, channels);
   const LanePlace lane = lane_place<B::lane_channels>(walk, channels);
-  const int channel = first_channel + lane.channel, first = first_step(s.pad, B::phase, S);
+  const int channel = first_channel + lane.channel;
   const int64_t row_pitch = int64_t(s.w) * s.c;
   BackwardLane<T, R, S> me;
   if (lane.image < walk.images) me.start(in, w, channel, s.c);
   __syncthreads();
 
-  // Step t of a tile takes row first + place.row - (reach - 1) + t of dy.
+  // Step t of a tile takes row first + place.row - (reach - 1) + t of dy and finishes rows from S times as far on of x, those from `begin` to `end`.
+  struct Rows { int begin, end; };
+  const auto top_of = [&](const TilePlace& place) { return S * (first + place.row) - B::phase - s.pad; };
+  const auto finished_rows = [&](const TilePlace& place) { return Rows{max(0, top_of(place)), min(s.h, top_of(place) + S * rows_of(walk, place, step_rows))}; };
+  const auto stage_of_g = [&](const TilePlace& place, int step) {
+    const int row = first + place.row, end = min(s.oh, row + rows_of(walk, place, step_rows));
+    return StagePlace{place.image, row + step - (B::reach - 1), first + place.column - (B::reach - 1), 0, end, s.n - place.image};
+  };
   const auto copy = [&](const TilePlace& place, int step, int buffer) {
-    const int row = first + place.row + step - (B::reach - 1), column = first + place.column, top = S * (first + place.row) - B::phase - s.pad;
-    const StagePlace of_g{place.image, row, column - (B::reach - 1), 0, min(s.oh, first + place.row + place.rows), s.n - place.image};
-    const StagePlace of_x{place.image, S * row - B::phase - s.pad, S * column - B::phase - s.pad, max(0, top), min(s.h, top + S * place.rows), s.n - place.image};
-    const uint32_t inside = copy_stage<T>(walk, out_source, of_g, share, static_cast<const T*>(dy.g) + first_channel, g_tiles + buffer * g_elements,
-                                          dy.y ? static_cast<const T*>(dy.y) + first_channel : nullptr, y_tile);
-    copy_stage<T>(walk, in_source, of_x, share, in.x + first_channel, x_tiles + buffer * x_elements, nullptr, nullptr);
+    const Rows wanted = finished_rows(place);
+    const StagePlace of_g = stage_of_g(place, step);
+    const StagePlace of_x{place.image, S * of_g.row - B::phase - s.pad, S * (first + place.column) - B::phase - s.pad, wanted.begin, wanted.end, of_g.images};
+    copy_stage<true>(walk, out_source, out_table, of_g, share, static_cast<const T*>(dy.g) + first_channel, g_tiles + buffer * out_source.elements,
+                     dy.y ? static_cast<const T*>(dy.y) + first_channel : nullptr, y_tile);
+    copy_stage<false>(walk, in_source, in_table, of_x, share, in.x + first_channel, x_tiles + buffer * in_source.elements, static_cast<const T*>(nullptr), static_cast<T*>(nullptr));
     cp_commit();
-    return inside;
   };
   const auto compute = [&](const TilePlace& place, int step, int buffer) {
     const int n = place.image + lane.image, left = S * (first + place.column + lane.strip * B::strip) - B::phase - s.pad;
@@ -207,40 +221,40 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
     uint32_t valid = 0;
 #pragma unroll
     for (int column = 0; column < B::finished; ++column) valid |= uint32_t(unsigned(left + column) < unsigned(s.w)) << column;
-    const T* g_line = g_tiles + buffer * g_elements + (lane.image * seen + lane.strip * B::strip) * width + lane.channel;
-    const T* x_line = x_tiles + buffer * x_elements + (lane.image * finished + lane.strip * B::finished) * width + lane.channel;
-    const int g_pitch = walk.images * seen * width, x_pitch = walk.images * finished * width;
-    int row = step - (B::reach - 1), iy = S * (first + place.row + row) - B::phase - s.pad;
-    int64_t at = ((int64_t(n) * s.h + iy) * s.w + left) * s.c + channel;
-    for (int block = 0; block < steps; block += B::reach) {
+    const T* g_line = g_tiles + buffer * out_source.elements + (lane.image * out_source.columns + lane.strip * B::strip) * width + lane.channel;
+    const T* x_line = x_tiles + buffer * in_source.elements + (lane.image * in_source.columns + lane.strip * B::finished) * width + lane.channel;
+    const Rows wanted = finished_rows(place);
+    int iy = top_of(place) + S * (step - (B::reach - 1));
+    T* out = d_x + ((int64_t(n) * s.h + iy) * s.w + left) * s.c + channel;
+    for (int block = 0; block < walk.stage_steps; block += B::reach) {
 #pragma unroll
-      for (int p = 0; p < B::reach; ++p, ++row, g_line += g_pitch) {
-        if (row >= place.rows) return;
+      for (int p = 0; p < B::reach; ++p, g_line += out_source.line) {
+        if (iy >= wanted.end) return;
         me.take_row(g_line, width, p);
 #pragma unroll
-        for (int i = 0; i < S; ++i, ++iy, x_line += x_pitch, at += row_pitch)
-          if (row >= 0 && unsigned(iy) < unsigned(s.h)) me.finish_row(in, d_x, i, p, x_line, width, at, s.c, valid, in.gate + n * s.c + channel);
+        for (int i = 0; i < S; ++i, ++iy, x_line += in_source.line, out += row_pitch)
+          if (iy >= wanted.begin && (i == 0 || iy < wanted.end)) me.finish_row(in, out, i, p, x_line, width, s.c, valid, n * s.c + channel);
       }
     }
   };
 
   int tile = blockIdx.x, step = 0, buffer = 0;
-  TilePlace place = place_of(walk, tile, step_rows);
-  uint32_t inside = copy(place, 0, 0);
+  TilePlace place = place_of(walk, tile);
+  copy(place, 0, 0);
   while (tile < walk.tiles) {
     cp_wait<0>();
-    if (dy.y) make_gradient(walk, g_tiles + buffer * g_elements, y_tile, inside, out_source, share, dy, dy_form, first_channel, place.image);
+    if (dy.y) make_gradient(walk, g_tiles + buffer * out_source.elements, y_tile, out_source, out_table, stage_of_g(place, step), share, dy, dy_form, first_channel);
     __syncthreads();  // this stage is whole, and the other buffers have been read
     const TilePlace here = place;
     const int from = step, now = buffer;
-    step += steps;
-    if (step >= place.rows + B::reach - 1) {
+    step += walk.stage_steps;
+    if (step >= rows_of(walk, place, step_rows) + B::reach - 1) {
       step = 0;
       tile += gridDim.x;
-      place = place_of(walk, tile, step_rows);
+      place = place_of(walk, tile);
     }
     buffer ^= 1;
-    if (tile < walk.tiles) inside = copy(place, step, buffer);
+    if (tile < walk.tiles) copy(place, step, buffer);
     compute(here, from, now);
   }
   sum_strips(walk, lane, reinterpret_cast<float*>(shared), me.sums, [&](int k, int of, float sum) {
@@ -251,13 +265,18 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
   });
 }
 
+template <int R, int S>
+StageSource out_source_of(const ConvShape& s, const DepthwiseWalk& walk) { return {walk, s.oh, s.ow, s.c, walk.stage_steps, walk.columns + Backward<R, S>::reach - 1}; }
+template <int R, int S>
+StageSource in_source_of(const ConvShape& s, const DepthwiseWalk& walk) { return {walk, s.h, s.w, s.c, S * walk.stage_steps, S * walk.columns}; }
+
 template <class T, int R, int S>
 DepthwiseWalk plan(const ConvShape& s, int rows, bool with_y) {
   using B = Backward<R, S>;
   const auto size = [&](const DepthwiseWalk& walk) {
-    const size_t g_pixels = size_t(walk.stage_steps) * walk.images * (walk.columns + B::reach - 1), x_pixels = size_t(S) * walk.stage_steps * walk.images * S * walk.columns;
-    const size_t stages = (g_pixels * (with_y ? 3 : 2) + x_pixels * 2) * walk.width * sizeof(T) + (g_pixels + x_pixels) * sizeof(Pixel);
-    return StageSize{std::max(stages, size_t(walk.threads) * B::lane_channels * B::numbers * 4), int64_t(g_pixels)};
+    const StageSource g = out_source_of<R, S>(s, walk), x = in_source_of<R, S>(s, walk);
+    const size_t stages = (size_t(g.elements) * (with_y ? 3 : 2) + size_t(x.elements) * 2) * sizeof(T) + g.table_bytes() + x.table_bytes();
+    return std::max(stages, size_t(walk.threads) * B::lane_channels * B::numbers * 4);
   };
   return plan_walk({B::lane_channels, B::strip, B::reach, B::threads, B::blocks}, s.n, rows, steps_over(s.w, s.pad, B::phase, S), s.c, size);
 }
@@ -268,7 +287,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
   using B = Backward<R, S>;
   const int rows = steps_over(s.h, s.pad, B::phase, S);
   const DepthwiseWalk walk = plan<T, R, S>(s, rows, dy.y != nullptr);
-  const InputSide<T> in{static_cast<const T*>(x.y), static_cast<const T*>(x.gate), x.scale, x.shift, form_of(x.scale ? x.act : Act::none), target && target->accumulate, normed,
+  const InputSide<T> in{static_cast<const T*>(x.y), static_cast<const T*>(x.gate), x.scale, x.shift, form_of(x.scale ? x.act : Act::none), target != nullptr, target && target->accumulate, normed,
                         normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};
   const ActForm dy_form = form_of(dy.act);
   T* d_x = target ? static_cast<T*>(target->g) : nullptr;
@@ -276,7 +295,8 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradien
   float* partial_taps = partial_sums(ctx).take(ctx, walk.parts, taps);
   float* partial_norm = normed ? static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4)) : nullptr;
   allow_shared_memory(&backward_kernel<T, R, S>, walk.shared_bytes);
-  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, rows, in, dy, dy_form, w, d_x, partial_taps, partial_norm);
+  LGD_LAUNCH(ctx, (backward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, first_step(s.pad, B::phase, S), rows,
+             out_source_of<R, S>(s, walk), in_source_of<R, S>(s, walk), in, dy, dy_form, w, d_x, partial_taps, partial_norm);
   partial_sums(ctx).add(ctx, {partial_taps, dw, taps, walk.parts});
   if (normed) finish_gradient(ctx, partial_norm, walk.parts, s.c, int64_t(s.n) * s.h * s.w, target->norm);
 }

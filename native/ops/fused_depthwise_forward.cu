@@ -86,14 +86,14 @@ struct ForwardLane {
 
 template <class T, int R, int S>
 __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::blocks))
-    forward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, const __grid_constant__ LazyInput x, const __grid_constant__ ActForm form,
-                   const T* w, const float* centre, T* y, float* partial) {
+    forward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, const __grid_constant__ StageSource source, const __grid_constant__ LazyInput x,
+                   const __grid_constant__ ActForm form, const T* w, const float* centre, T* y, float* partial) {
   using F = Forward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel);
-  const int columns = S * walk.columns + R - S, line = walk.images * columns * walk.width, rows = S * walk.stage_steps;
   T* tile = reinterpret_cast<T*>(shared);
-  const StageSource source = make_source(s.h, s.w, s.c, rows, walk.images, columns, reinterpret_cast<Pixel*>(tile + 2 * rows * line));
+  Pixel* table = reinterpret_cast<Pixel*>(tile + 2 * source.elements);
+  fill_table(walk, source, table);
   const Share share = share_of(walk, channels);
   const LanePlace lane = lane_place<F::lane_channels>(walk, channels);
   const int64_t row_pitch = int64_t(s.ow) * s.c;
@@ -102,27 +102,29 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
   __syncthreads();
 
   // The stage of steps from `step` on of a tile; a tile's first reach - 1 steps only fill the window.
+  const auto stage_of = [&](const TilePlace& place, int step) {
+    const int first = S * place.row - s.pad;
+    return StagePlace{place.image, first + S * step, S * place.column - s.pad, 0, min(s.h, first + S * (rows_of(walk, place, s.oh) - 1) + R), s.n - place.image};
+  };
   const auto copy = [&](const TilePlace& place, int step, T* to) {
-    const int first = S * place.row - s.pad, row = first + S * step;
-    const StagePlace stage{place.image, row, S * place.column - s.pad, 0, min(s.h, first + S * (place.rows - 1) + R), s.n - place.image};
-    const uint32_t inside = copy_stage<T>(walk, source, stage, share, static_cast<const T*>(x.y) + first_channel, to, nullptr, nullptr);
+    copy_stage<false>(walk, source, table, stage_of(place, step), share, static_cast<const T*>(x.y) + first_channel, to, static_cast<const T*>(nullptr), static_cast<T*>(nullptr));
     cp_commit();
-    return inside;
   };
   const auto compute = [&](const TilePlace& place, int step, const T* from) {
     const int n = place.image + lane.image, column = place.column + lane.strip * F::strip;
     const int valid = n < s.n ? s.ow - column : 0;
     if (valid <= 0) return;
     T* out = y + ((int64_t(n) * s.oh + place.row + step - (F::reach - 1)) * s.ow + column) * s.c + first_channel + lane.channel;
-    const T* mine = from + (lane.image * columns + lane.strip * S * F::strip) * walk.width + lane.channel;
+    const T* mine = from + (lane.image * source.columns + lane.strip * S * F::strip) * walk.width + lane.channel;
+    const int rows = rows_of(walk, place, s.oh);
     int row = step - (F::reach - 1), iy = S * (place.row + step) - s.pad;
     for (int block = 0; block < walk.stage_steps; block += F::reach) {
 #pragma unroll
       for (int p = 0; p < F::reach; ++p, ++row, out += row_pitch) {
-        if (row >= place.rows) return;
+        if (row >= rows) return;
         me.begin_row(p);
 #pragma unroll
-        for (int i = 0; i < S; ++i, ++iy, mine += line)
+        for (int i = 0; i < S; ++i, ++iy, mine += source.line)
           if (unsigned(iy) < unsigned(s.h)) me.add_row(mine, walk.width, p, i);
         if (row >= 0) me.emit((p + 1) % F::reach, out, s.c, valid);
       }
@@ -130,23 +132,23 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
   };
 
   int tile_index = blockIdx.x, step = 0, buffer = 0;
-  TilePlace place = place_of(walk, tile_index, s.oh);
-  uint32_t inside = copy(place, 0, tile);
+  TilePlace place = place_of(walk, tile_index);
+  copy(place, 0, tile);
   while (tile_index < walk.tiles) {
-    T* now = tile + buffer * rows * line;
+    T* now = tile + buffer * source.elements;
     cp_wait<0>();
-    if (x.scale) activate_stage(walk, now, inside, source, share, x, form, first_channel, place.image);
+    if (x.scale) activate_stage(walk, now, source, table, stage_of(place, step), share, x, form, first_channel);
     __syncthreads();  // this stage is whole, and the other buffer has been read
     const TilePlace here = place;
     const int from = step;
     step += walk.stage_steps;
-    if (step >= place.rows + F::reach - 1) {
+    if (step >= rows_of(walk, place, s.oh) + F::reach - 1) {
       step = 0;
       tile_index += gridDim.x;
-      place = place_of(walk, tile_index, s.oh);
+      place = place_of(walk, tile_index);
     }
     buffer ^= 1;
-    if (tile_index < walk.tiles) inside = copy(place, step, tile + buffer * rows * line);
+    if (tile_index < walk.tiles) copy(place, step, tile + buffer * source.elements);
     compute(here, from, now);
   }
   sum_strips(walk, lane, reinterpret_cast<float*>(shared), me.sums, [&](int k, int channel, float sum) {
@@ -154,12 +156,15 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
   });
 }
 
+template <int R, int S>
+StageSource source_of(const ConvShape& s, const DepthwiseWalk& walk) { return {walk, s.h, s.w, s.c, S * walk.stage_steps, S * walk.columns + R - S}; }
+
 template <class T, int R, int S>
 DepthwiseWalk plan(const ConvShape& s) {
   using F = Forward<R, S>;
-  const auto size = [](const DepthwiseWalk& walk) {
-    const size_t pixels = size_t(S) * walk.stage_steps * walk.images * (S * walk.columns + R - S);
-    return StageSize{std::max(pixels * (2 * walk.width * sizeof(T) + sizeof(Pixel)), size_t(walk.threads) * F::lane_channels * 2 * 4), int64_t(pixels)};
+  const auto size = [&](const DepthwiseWalk& walk) {
+    const StageSource source = source_of<R, S>(s, walk);
+    return std::max(size_t(2) * source.elements * sizeof(T) + source.table_bytes(), size_t(walk.threads) * F::lane_channels * 2 * 4);
   };
   return plan_walk({F::lane_channels, F::strip, F::reach, F::threads, F::blocks}, s.n, s.oh, s.ow, s.c, size);
 }
@@ -170,7 +175,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const
   const ActForm form = form_of(x.act);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4));
   allow_shared_memory(&forward_kernel<T, R, S>, walk.shared_bytes);
-  LGD_LAUNCH(ctx, (forward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, x, form, w, norm.running_mean, y, partial);
+  LGD_LAUNCH(ctx, (forward_kernel<T, R, S>), dim3(walk.parts, walk.groups), walk.threads, walk.shared_bytes, s, walk, source_of<R, S>(s, walk), x, form, w, norm.running_mean, y, partial);
   finish_statistics(ctx, partial, walk.parts, s.c, s.rows(), norm);
 }
 
