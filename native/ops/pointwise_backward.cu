@@ -41,10 +41,17 @@ struct Layout {
   }
 };
 
+// How the threads share out the 16-byte chunks of rows: `step` rows at once.
+struct Chunks {
+  FastDivide of_row;
+  int step;
+  explicit Chunks(int channels) : of_row(uint32_t(channels + 7) / 8), step(threads / int(of_row.divisor)) {}
+};
+
 struct Job : Layout {
   int rows, log_warps_k;             // pixels; logarithm of the warps along K (the others lie along C)
   FastDivide by_pixels;              // of an image
-  FastDivide by_chunks_k, by_chunks_c, by_chunks_out;  // 16-byte chunks of a row, padded or as stored
+  Chunks chunks_k, chunks_c, chunks_out;  // of a row, padded or as stored
   read::Gradient<bf16> dy;
   read::Activation<bf16> x;
   const bf16* w;
@@ -55,20 +62,20 @@ struct Job : Layout {
 // A thread's chunks of a [rows][channels] tile: one column, every `step`-th row. Columns between the channels and their padding are zero.
 struct Walk {
   int column, row, step;
-  __device__ __forceinline__ Walk(const FastDivide& by_chunks, int tile_rows) : step(threads / int(by_chunks.divisor)) {
+  __device__ __forceinline__ Walk(const Chunks& chunks, int tile_rows) : step(chunks.step) {
     uint32_t chunk;
-    row = int(by_chunks.divide(threadIdx.x, chunk));
+    row = int(chunks.of_row.divide(threadIdx.x, chunk));
     column = int(chunk) * 8;
     if (row >= step) row = tile_rows;
   }
 };
 
 __device__ __forceinline__ void fetch_tile(const bf16* from, bf16* to, const Walk& walk, int pitch, int channels, int first, int rows, int tile_rows) {
-#pragma unroll 2
-  for (int row = walk.row; row < tile_rows; row += walk.step) {
-    const bool inside = walk.column < channels && first + row < rows;
-    cp_async16(to + row * pitch + walk.column, inside ? from + int64_t(first + row) * channels + walk.column : from, inside);
-  }
+  const int last = walk.column < channels ? rows - first : 0;
+  const bf16* next = from + int64_t(first + walk.row) * channels + walk.column;
+  bf16* own = to + walk.row * pitch + walk.column;
+#pragma unroll 1
+  for (int row = walk.row; row < tile_rows; row += walk.step, next += walk.step * channels, own += walk.step * pitch) cp_async16(own, row < last ? next : from, row < last);
 }
 
 template <int unrolled>
@@ -192,14 +199,14 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
   const auto fetch = [&](int tile, bf16* stage) {
     const int first = tile * job.tile_rows;
     if (first < job.rows) {
-      fetch_tile(job.dy.first(), stage, Walk(job.by_chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
-      if (job.dy.pair()) fetch_tile(job.dy.second(), stage + y_at, Walk(job.by_chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
-      fetch_tile(job.x.first(), stage + x_at, Walk(job.by_chunks_c, job.tile_rows), pitch_c, job.C, first, job.rows, job.tile_rows);
+      fetch_tile(job.dy.first(), stage, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
+      if (job.dy.pair()) fetch_tile(job.dy.second(), stage + y_at, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
+      fetch_tile(job.x.first(), stage + x_at, Walk(job.chunks_c, job.tile_rows), pitch_c, job.C, first, job.rows, job.tile_rows);
     }
     cp_commit();
   };
 
-  fetch_tile(job.w, w, Walk(job.by_chunks_c, job.padded_k()), pitch_c, job.C, 0, job.K, job.padded_k());  // joins the first group
+  fetch_tile(job.w, w, Walk(job.chunks_c, job.padded_k()), pitch_c, job.C, 0, job.K, job.padded_k());  // joins the first group
   fetch(int(blockIdx.x), shared);
   if (job.dy.active())
     for (int i = thread; i < job.K; i += threads) job.dy.fill(table + halved(i, job.K / 2), job.K, i);
@@ -218,13 +225,13 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
     odd = !odd;
     fetch(tile + int(gridDim.x), shared + (odd ? job.stage_elements() : 0));
     cp_wait<1>();
-    make_gradient<resident == 1 ? 2 : 1>(job, stage, stage + y_at, Walk(job.by_chunks_k, job.tile_rows), table, first);
-    make_activation(job, stage + x_at, Walk(job.by_chunks_c, job.tile_rows), x_table, first);
+    make_gradient<resident == 1 ? 2 : 1>(job, stage, stage + y_at, Walk(job.chunks_k, job.tile_rows), table, first);
+    make_activation(job, stage + x_at, Walk(job.chunks_c, job.tile_rows), x_table, first);
     __syncthreads();
     input_gradient(job, stage, w, dx, warp, lane);
     weight_gradient_step<MI, NJ>(job, stage, stage + x_at, k0, c0, lane, acc);
     __syncthreads();
-    const Walk walk_out(job.by_chunks_out, job.tile_rows);
+    const Walk walk_out(job.chunks_out, job.tile_rows);
     constexpr int at_once = resident == 1 ? 2 : 1;  // rows of the target on their way together
     const int last = min(job.tile_rows, job.rows - first);
 #pragma unroll 1
@@ -255,7 +262,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
       }
   if (!job.out.partial) return;
   __syncthreads();  // everything shared is free
-  write_sums(job, Walk(job.by_chunks_out, job.tile_rows), sum, product, reinterpret_cast<float*>(shared));
+  write_sums(job, Walk(job.chunks_out, job.tile_rows), sum, product, reinterpret_cast<float*>(shared));
 }
 
 // The squares of a warp and how the warps lie, for K x C weights.
@@ -298,8 +305,7 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   check_dense(s);
   const Plan plan(s.k, s.c);
   with_plan(plan, [&](auto kernel, int resident) {
-    const auto chunks = [](int channels) { return FastDivide(uint32_t(channels + 7) / 8); };
-    Job job{{s.k, s.c, 64}, int(s.rows()), plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), chunks((s.k + 15) / 16 * 16), chunks((s.c + 15) / 16 * 16), chunks(s.c),
+    Job job{{s.k, s.c, 64}, int(s.rows()), plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), Chunks((s.k + 15) / 16 * 16), Chunks((s.c + 15) / 16 * 16), Chunks(s.c),
             read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w), ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
     const size_t room = (cuda::block_shared_memory(ctx.index) + 1024) / size_t(resident) - 1024;  // a block takes 1 KiB for itself
     if (job.shared_bytes() > room) job.tile_rows = 32;
