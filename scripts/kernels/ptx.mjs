@@ -20,7 +20,7 @@ export const cudaTool = (name) => [name, `/usr/local/cuda/bin/${name}`].find((pa
 function isFresh(path) {
   if (!existsSync(path) || !existsSync(`${path}.d`)) return false;
   const made = statSync(path).mtimeMs;
-  const inputs = readFileSync(`${path}.d`, 'utf8').replace(/\\\n/gu, ' ').split(/\s+/u).slice(1).filter(Boolean);
+  const inputs = readFileSync(`${path}.d`, 'utf8').replace(/\\\n/gu, ' ').split(/\s+/u).slice(1).filter((input) => input !== '' && input !== ':');
   return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
 }
 
