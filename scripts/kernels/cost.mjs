@@ -15,7 +15,7 @@ import { nameKernels } from './report.mjs';
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 /** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string }} Setting */
-/** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number }} Access */
+/** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number, far: number }} Access */
 /**
  * Kernels of one name, whatever their tiles. read, written: bytes; slots: of issue by unit; lines: slots by place in the source.
  * @typedef {{ name: string, launches: number, read: number, written: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
@@ -66,7 +66,7 @@ function sumByName(launches) {
     addTo(row.lines, lines);
     for (const { at, does, memory, ...counts } of places) {
       const key = `${memory} ${does} ${at}`;
-      const place = row.places.get(key) ?? { at, does, memory, requests: 0, waves: 0, least: 0 };
+      const place = row.places.get(key) ?? { at, does, memory, requests: 0, waves: 0, least: 0, far: 0 };
       addTo(place, counts);
       row.places.set(key, place);
     }
@@ -77,10 +77,11 @@ function sumByName(launches) {
 /** The bytes of a step, without those of SGD, which images share. */
 export const bytesOf = (rows) => rows.filter(({ name }) => name !== 'sgd_kernel').reduce((sum, { read, written }) => sum + read + written, 0);
 
-/** Waves of a kernel's accesses to one memory, and the least. */
+/** Waves of a kernel's accesses to one memory, the least, and what of them reaches level-2 cache. */
 export function wavesOf({ places }, memory) {
-  const of = places.filter((place) => place.memory === memory);
-  return { waves: of.reduce((sum, { waves }) => sum + waves, 0), least: of.reduce((sum, { least }) => sum + least, 0) };
+  const sum = { waves: 0, least: 0, far: 0 };
+  for (const { memory: of, waves, least, far } of places) if (of === memory) addTo(sum, { waves, least, far });
+  return sum;
 }
 
 /**
@@ -95,7 +96,7 @@ export function timesOf(row) {
   const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
   const at = (number, rate) => number / rate / h100.cycles;
   return {
-    memory: (row.read + row.written) / h100.memory, cache: (wavesOf(row, 'global').waves * 32) / h100.cache, issue: at(slots, h100.issue), integer: at(row.slots.integer, h100.integer),
+    memory: (row.read + row.written) / h100.memory, cache: (wavesOf(row, 'global').far * 32) / h100.cache, issue: at(slots, h100.issue), integer: at(row.slots.integer, h100.integer),
     special: at(row.slots.special, h100.special), float64: at(row.slots.float64, h100.float64), shared: at(wavesOf(row, 'shared').waves, h100.shared), tensor: at(row.slots.tensor, h100.tensor),
   };
 }

@@ -4,7 +4,7 @@
 //   lines: slots by place in the source;
 //   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end would have it;
 //   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared memory or sectors of global
-//     memory; and the least that they would take, without conflicts of banks, with whole sectors.
+//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far).
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -20,7 +20,46 @@ namespace {
 constexpr uint32_t banks = 32, word_bytes = 4, sector_bytes = 32;
 constexpr uintptr_t page_bytes = 4096;
 
-struct Count { int64_t requests = 0, waves = 0, least = 0; };
+struct Count { int64_t requests = 0, waves = 0, least = 0, far = 0; };
+
+// A block's share of level-1 cache: what an H100's 256 KiB leave where three or four blocks with 48 KiB of shared memory each run beside each other. Lines
+// of 128 bytes, of which sectors are filled as they are read; of four that share a place the one goes that was used longest ago.
+class NearCache {
+ public:
+  void clear() { sets_ = {}; }
+  bool has(uintptr_t sector) {  // from now on, in any case
+    constexpr uintptr_t in_line = 4;
+    const uintptr_t line = sector / in_line;
+    const uint8_t bit = uint8_t(1u << sector % in_line);
+    auto& set = sets_[(line ^ line / sets_.size()) % sets_.size()];
+    Line* found = &set[0];
+    for (Line& way : set) {
+      if (way.line == line) {
+        found = &way;
+        break;
+      }
+      if (way.used < found->used) found = &way;
+    }
+    if (found->line != line) *found = {line, 0, 0};
+    found->used = ++now_;
+    const bool had = found->sectors & bit;
+    found->sectors |= bit;
+    return had;
+  }
+  static bool serves(const Instruction& instruction) {
+    const std::string& name = instruction.name();
+    return name.starts_with("cp.async.ca") || (name.starts_with("ld.") && name.find(".cg") == std::string::npos && name.find("volatile") == std::string::npos);
+  }
+
+ private:
+  struct Line {
+    uintptr_t line = 0;
+    uint64_t used = 0;
+    uint8_t sectors = 0;
+  };
+  std::array<std::array<Line, 4>, 64> sets_{};  // 32 KiB
+  uint64_t now_ = 0;
+};
 
 // Distinct numbers among few.
 template <int most> struct Few {
@@ -53,7 +92,7 @@ void add_shared(Count& count, const Access& access) {
   }
 }
 
-void add_global(Count& count, const Access& access) {
+void add_global(Count& count, const Access& access, NearCache& near) {
   Few<2 * lanes> sectors, ranges;
   for (uint32_t active = access.active; active; active &= active - 1) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]);
@@ -61,6 +100,8 @@ void add_global(Count& count, const Access& access) {
     for (uintptr_t sector = begin / sector_bytes; sector <= (begin + access.bytes - 1) / sector_bytes; ++sector) sectors.add(sector);
   }
   count.waves += sectors.count;
+  if (NearCache::serves(*access.instruction)) for (int i = 0; i < sectors.count; ++i) count.far += !near.has(sectors.values[i]);
+  else count.far += sectors.count;
   count.least += (ranges.count * int64_t(access.bytes) + sector_bytes - 1) / sector_bytes;
 }
 
@@ -75,13 +116,13 @@ class Counts : public Watcher {
     pages_.clear();
     near_ = {};
   }
-  void begin_block(const Block&) override {}
+  void begin_block(const Block&) override { cache_.clear(); }
 
   void use(const Warp&, const Access& access) override {
     Count& count = counts_[access.shared][size_t(access.instruction - kernel_->code.data())];
     ++count.requests;
     if (access.shared) return add_shared(count, access);
-    add_global(count, access);
+    add_global(count, access, cache_);
     for (uint32_t active = access.active; active; active &= active - 1) mark(reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]), access.bytes, access.writes);
   }
 
@@ -124,8 +165,8 @@ class Counts : public Watcher {
         const Count& count = counts_[shared][at];
         if (count.requests == 0) continue;
         const std::string_view name = kernel.code[at].name();
-        std::fprintf(file_, "%s{\"at\":\"%s\",\"does\":\"%.*s\",\"memory\":\"%s\",\"requests\":%lld,\"waves\":%lld,\"least\":%lld}", begun ? "," : "", kernel.place_of(kernel.code[at]).c_str(), int(name.size()), name.data(),
-                     shared ? "shared" : "global", static_cast<long long>(count.requests), static_cast<long long>(count.waves), static_cast<long long>(count.least));
+        std::fprintf(file_, "%s{\"at\":\"%s\",\"does\":\"%.*s\",\"memory\":\"%s\",\"requests\":%lld,\"waves\":%lld,\"least\":%lld,\"far\":%lld}", begun ? "," : "", kernel.place_of(kernel.code[at]).c_str(), int(name.size()), name.data(),
+                     shared ? "shared" : "global", static_cast<long long>(count.requests), static_cast<long long>(count.waves), static_cast<long long>(count.least), static_cast<long long>(count.far));
         begun = true;
       }
     std::fprintf(file_, "]}\n");
@@ -157,6 +198,7 @@ class Counts : public Watcher {
   std::vector<Count> counts_[2];  // of global and of shared memory, by instruction
   std::unordered_map<uintptr_t, Page> pages_;
   std::pair<uintptr_t, Page*> near_{};
+  NearCache cache_;
 };
 
 }  // namespace

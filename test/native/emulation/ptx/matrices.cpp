@@ -20,15 +20,15 @@ void order_warp(Warp& warp, const Instruction& in, uint32_t active) {
   if (warp.watcher) warp.watcher->warp_barrier(warp);
 }
 
-// shfl.sync.bfly.b32 to|found, from, mask, 31, members
-void exchange(Warp& warp, const Instruction& in, uint32_t active) {
+// shfl.sync.bfly.b32 or idx.b32 to|found, from, mask or lane, 31, members
+template <bool by_mask> void exchange(Warp& warp, const Instruction& in, uint32_t active) {
   meet(warp, in, active);
   LGD_CHECK(*warp.at<uint32_t>(in.operands[4]) == 31, "DEVICE_ERROR", "an exchange within parts of a warp");
   uint32_t* const to = warp.at<uint32_t>(in.operands[0]);
   const uint32_t *const from = warp.at<uint32_t>(in.operands[2]), *const mask = warp.at<uint32_t>(in.operands[3]);
   uint32_t before[lanes];
   std::memcpy(before, from, sizeof before);
-  for (int lane = 0; lane < lanes; ++lane) to[lane] = before[(lane ^ mask[lane]) & 31];
+  for (int lane = 0; lane < lanes; ++lane) to[lane] = before[(by_mask ? lane ^ mask[lane] : mask[lane]) & 31];
   warp.predicate(in.operands[1]) = all_lanes;
 }
 void ballot(Warp& warp, const Instruction& in, uint32_t active) {
@@ -92,7 +92,8 @@ void wait_for_block(Warp& warp, const Instruction& in, uint32_t) {
 }  // namespace
 
 void add_matrices(Operations& all) {
-  all["shfl.sync.bfly.b32"] = {&exchange, {4, 0, 4, 4, 4, 4}, Unit::memory, 1, Kind::together};
+  all["shfl.sync.bfly.b32"] = {&exchange<true>, {4, 0, 4, 4, 4, 4}, Unit::memory, 1, Kind::together};
+  all["shfl.sync.idx.b32"] = {&exchange<false>, {4, 0, 4, 4, 4, 4}, Unit::memory, 1, Kind::together};
   all["vote.sync.ballot.b32"] = {&ballot, {4, 0, 4}, Unit::integer, 1, Kind::together};
   all["bar.warp.sync"] = {&order_warp, {4}, Unit::control, 1, Kind::together};
   all["ldmatrix.sync.aligned.m8n8.x4.shared.b16"] = {&load_matrices<false>, {4, 4, 4, 4, 4}, Unit::memory, 1, Kind::together};

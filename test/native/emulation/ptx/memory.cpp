@@ -81,7 +81,7 @@ template <Space space> Run run_of(bool loads, std::string_view type, int width) 
   }
 }
 
-// cp.async.cg.shared.global [to], [from], 16, bytes to read; the rest are zeros.
+// cp.async.ca or .cg.shared.global [to], [from], 16, bytes to read; the rest are zeros.
 void issue_copy(Warp& warp, const Instruction& in, uint32_t active) {
   const uint32_t *const to = warp.at<uint32_t>(in.operands[0]), *const bytes = warp.at<uint32_t>(in.operands[3]);
   const uint64_t* const from = warp.at<uint64_t>(in.operands[1]);
@@ -169,7 +169,7 @@ const Operation* find_memory_operation(std::string_view name, int width, int add
 }
 
 void add_memory(Operations& all) {
-  all["cp.async.cg.shared.global"] = {&issue_copy, {4, 8, 4, 4}, Unit::memory, 1};
+  all["cp.async.ca.shared.global"] = all["cp.async.cg.shared.global"] = {&issue_copy, {4, 8, 4, 4}, Unit::memory, 1};
   all["cp.async.commit_group"] = {&commit_copies, {}, Unit::control, 1, Kind::together};
   all["cp.async.wait_group"] = {&wait_for_copies, {4}, Unit::control, 1, Kind::together};
   all["cvta.to.global.u64"] = {&move_address, {8, 8}, Unit::nothing, 0};
