@@ -38,6 +38,7 @@ void allow_shared_memory(const void* kernel, size_t bytes);  // on this thread's
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes); }
 
 // ---- warp and matrix primitives (one place, so that an emulation can stand in for them) ---------------------------------------
+template <class V> __device__ __forceinline__ V shfl(V value, int lane) { return __shfl_sync(~0u, value, lane); }
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ __forceinline__ uint32_t ballot(bool flag) { return __ballot_sync(~0u, flag); }  // bit l: lane l's flag
 
@@ -63,20 +64,34 @@ template <class V> __device__ __forceinline__ void store_as(void* p, const V& va
 template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }
 template <class T> __device__ __forceinline__ void store_unordered(T* p, T value) { *static_cast<volatile T*>(p) = value; }
 
-// 16 bytes from global to shared memory; zeros where !valid.
-__device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
+// A place in shared memory for copies and matrices: half the arithmetic of a pointer.
+struct SharedPlace {
+  uint32_t address;
+  __device__ __forceinline__ SharedPlace(const void* p) : address(shared_address(p)) {}
+  __device__ __forceinline__ SharedPlace operator+(int bytes) const {
+    SharedPlace sum = *this;
+    sum.address += uint32_t(bytes);
+    return sum;
+  }
+};
+
+// 16 bytes from global to shared memory; zeros where !valid, and then nothing is read, whatever the address. `again`: by way of level-1 cache, for
+// what this or a neighbouring block will soon read again.
+template <bool again = false>
+__device__ __forceinline__ void cp_async16(SharedPlace shared, const void* global, bool valid) {
+  if constexpr (again) asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "r"(valid ? 16 : 0) : "memory");
+  else asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared.address), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending> __device__ __forceinline__ void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
 
-__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared) {
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], SharedPlace shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(shared)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared.address) : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) {
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], SharedPlace shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(shared)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared.address) : "memory");
 }
 // d[16x8] += a[16x16] b[16x8], bfloat16 operands, float32 accumulation.
 __device__ __forceinline__ void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -31,8 +31,9 @@ template <class T, class Read, class Out, class Prepare>
 void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, const Out& out, Prepare&& prepare) {
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
-  matrix::with_tile<T, 4>(ctx, s.rows(), s.k, [&](auto tile) {
-    with_patches(s, [&](auto patches) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare); });
+  with_patches(s, [&](auto patches) {
+    matrix::with_tile<T, 4, decltype(patches)::overlaps>(
+        ctx, s.rows(), s.k, K, [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, s.rows(), s.k, K, prepare); });
   });
 }
 
@@ -41,8 +42,8 @@ void forward_mean(Context& ctx, const ConvShape& s, const read::Stored<T>& x, co
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
   const where::WindowPatches patches(s);
-  matrix::with_tile<T, 4>(ctx, patches.rows(), s.k,
-                          [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
+  matrix::with_tile<T, 4, true>(ctx, patches.rows(), s.k, K,
+                                [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
 }
 
 // Sums over the rows of [rows][channels].

@@ -1,8 +1,10 @@
 // Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read (ops/lazy_operands.cuh).
 //
-// Where:  k_outer;  channels(): of a k-inner operand;  channel(i): of element i along the rows of a k-outer one;
+// Where:  k_outer;  overlaps: do neighbouring rows or k tiles read the same bytes again;  channels(): of a k-inner operand;  channel(i): of
+//   element i along the rows of a k-outer one;  pitch(): elements of a row in memory, of at most 2^31 rows;
 //   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
-//     init(where, first row of the block, thread),  begin(where, k tile),  offset(where, k tile, slot, inside): in elements,
+//     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
+//     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that row, anything unless inside,
 //     entry(where, k tile): of its column of chunks in the table of numbers per channel,
 //     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C].
 #pragma once
@@ -27,23 +29,29 @@ struct FastDivide {
   }
 };
 
-// Two coordinates in one register; `outside` lies beyond every image whatever tap is added.
+// Two coordinates in one register, y in the upper half, each plus 2^15: steps are added to both at once, and a half's highest bit says whether its
+// coordinate is negative. `outside` lies beyond every image whatever tap is added.
 struct Place2 {
-  int word;
-  static constexpr int outside = -(1 << 15);
-  static __device__ __forceinline__ Place2 of(int y, int x) { return {int(uint32_t(y) << 16 | (uint32_t(x) & 0xffffu))}; }
-  __device__ __forceinline__ int y() const { return word >> 16; }
-  __device__ __forceinline__ int x() const { return int(uint32_t(word) << 16) >> 16; }
+  uint32_t word;
+  static constexpr int middle = 1 << 15, outside = -middle;
+  static constexpr uint32_t signs = uint32_t(middle) << 16 | uint32_t(middle);
+  static __device__ __forceinline__ Place2 of(int y, int x) { return {uint32_t(y + middle) << 16 | uint32_t(x + middle)}; }
+  static __device__ __forceinline__ uint32_t step(int y, int x) { return (uint32_t(y) << 16) + uint32_t(x); }
+  // Of images of h x w: h - 1 - y and w - 1 - x are not negative either. The lower half of a difference always borrows from the upper, hence h.
+  __device__ __forceinline__ bool inside(int h, int w) const { return (word & ((uint32_t(h) << 16) + uint32_t(w - 1) - word) & signs) == signs; }
+  __device__ __forceinline__ Place2 operator+(uint32_t step) const { return {word + step}; }
+  __device__ __forceinline__ Place2 operator-(uint32_t step) const { return {word - step}; }
 };
 
 namespace where {
 
 // [rows][width] in memory, the reduction along the width (k inner). An image is `pixels` rows.
 struct Rows {
-  static constexpr bool k_outer = false;
+  static constexpr bool k_outer = false, overlaps = false;
   int rows, width;
   FastDivide by_pixels{1};
   constexpr int channels() const { return width; }
+  constexpr int pitch() const { return width; }
   __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
@@ -53,10 +61,11 @@ struct Rows {
       k = thread % Mine::chunks * Mine::chunk;
     }
     __device__ __forceinline__ void begin(const Rows&, int) {}
-    __device__ __forceinline__ int64_t offset(const Rows& of, int tile, int slot, bool& inside) const {
-      const int row = row0 + slot * Mine::step, at = tile * Mine::BK + k;
-      inside = row < of.rows && at < of.width;
-      return int64_t(row) * of.width + at;
+    __device__ __forceinline__ int column(const Rows&, int tile) const { return tile * Mine::BK + k; }
+    __device__ __forceinline__ uint32_t row(const Rows& of, int tile, int slot, bool& inside) const {
+      const int row = row0 + slot * Mine::step;
+      inside = row < of.rows && column(of, tile) < of.width;
+      return uint32_t(row);
     }
     __device__ __forceinline__ int entry(const Rows& of, int tile) const {
       const int at = tile * Mine::BK + k;
@@ -71,27 +80,29 @@ struct Rows {
 
 // [rows][width] in memory, the reduction along the rows (k outer).
 struct Columns {
-  static constexpr bool k_outer = true;
+  static constexpr bool k_outer = true, overlaps = false;
   int rows, width;
   FastDivide by_pixels{1};
   constexpr int channels() const { return width; }
+  constexpr int pitch() const { return width; }
   __device__ __forceinline__ int channel(int i) const { return min(i, width - 1); }
 
   template <class Mine> struct State {
-    int column, row0;
+    int column0, row0;
     __device__ __forceinline__ void init(const Columns&, int first, int thread) {
-      column = first + thread % Mine::chunks * Mine::chunk;
+      column0 = first + thread % Mine::chunks * Mine::chunk;
       row0 = thread / Mine::chunks;
     }
     __device__ __forceinline__ void begin(const Columns&, int) {}
-    __device__ __forceinline__ int64_t offset(const Columns& of, int tile, int slot, bool& inside) const {
+    __device__ __forceinline__ int column(const Columns&, int) const { return column0; }
+    __device__ __forceinline__ uint32_t row(const Columns& of, int tile, int slot, bool& inside) const {
       const int row = tile * Mine::BK + row0 + slot * Mine::step;
-      inside = row < of.rows && column < of.width;
-      return int64_t(row) * of.width + column;
+      inside = row < of.rows && column0 < of.width;
+      return uint32_t(row);
     }
     __device__ __forceinline__ int entry(const Columns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
     __device__ __forceinline__ int64_t image_channel(const Columns& of, int, int tile, int slot) const {
-      return int64_t(of.by_pixels.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step))) * of.width + column;
+      return int64_t(of.by_pixels.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step))) * of.width + column0;
     }
   };
 };
@@ -128,16 +139,18 @@ struct WindowGeometry : Geometry {
 // Patches of x for the forward pass: row = output pixel as Order tells, k = (r, s, c).
 template <class Order>
 struct PatchesBy : Order {
-  static constexpr bool k_outer = false;
+  static constexpr bool k_outer = false, overlaps = true;
   using Order::Order;
   using Order::shape;
   constexpr int channels() const { return shape.c; }
+  constexpr int pitch() const { return shape.c; }
   __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
     uint32_t base[Mine::slots];  // pixel of tap (0, 0)
     Place2 at[Mine::slots];
-    int k, dy, dx, c;
+    int k, c;
+    uint32_t step, pixels;       // from tap (0, 0) to that of the k tile
     bool k_inside;
     __device__ __forceinline__ void init(const PatchesBy& of, int first, int thread) {
       const ConvShape& s = of.shape;
@@ -155,18 +168,19 @@ struct PatchesBy : Order {
     }
     __device__ __forceinline__ void begin(const PatchesBy& of, int tile) {
       const ConvShape& s = of.shape;
-      uint32_t channel, column;
+      uint32_t channel, column_of_taps;
       const uint32_t tap = of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
-      const uint32_t r = of.by_s.divide(tap, column);
+      const uint32_t r = of.by_s.divide(tap, column_of_taps);
+      const int dy = int(r) * s.dilation, dx = int(column_of_taps) * s.dilation;
       k_inside = int(r) < s.r;
-      dy = int(r) * s.dilation;
-      dx = int(column) * s.dilation;
+      step = Place2::step(dy, dx);
+      pixels = uint32_t(dy * s.w + dx);
       c = int(channel);
     }
-    __device__ __forceinline__ int64_t offset(const PatchesBy& of, int, int slot, bool& inside) const {
-      const ConvShape& s = of.shape;
-      inside = k_inside && unsigned(at[slot].y() + dy) < unsigned(s.h) && unsigned(at[slot].x() + dx) < unsigned(s.w);
-      return int64_t(base[slot] + uint32_t(dy * s.w + dx)) * s.c + c;
+    __device__ __forceinline__ int column(const PatchesBy&, int) const { return c; }
+    __device__ __forceinline__ uint32_t row(const PatchesBy& of, int, int slot, bool& inside) const {
+      inside = k_inside && (at[slot] + step).inside(of.shape.h, of.shape.w);
+      return base[slot] + pixels;
     }
     __device__ __forceinline__ int entry(const PatchesBy& of, int tile) const {
       uint32_t channel;
@@ -185,9 +199,10 @@ struct WindowPatches : PatchesBy<WindowGeometry> { using PatchesBy::PatchesBy; }
 
 // Patches of x for the weight gradient: row = (r, s, c), k = output pixel, the reduction outer.
 struct PatchColumns : Geometry {
-  static constexpr bool k_outer = true;
+  static constexpr bool k_outer = true, overlaps = true;
   using Geometry::Geometry;
   constexpr int channels() const { return shape.c; }
+  constexpr int pitch() const { return shape.c; }
   __device__ __forceinline__ int channel(int i) const {
     uint32_t c;
     by_c.divide(uint32_t(i), c);
@@ -195,27 +210,38 @@ struct PatchColumns : Geometry {
   }
 
   template <class Mine> struct State {
-    int offset_y, offset_x, c, row0;
+    int c, row0;
+    uint32_t step, pixels;   // from tap (0, 0) to that of the chunks
+    bool tap_inside;
+    uint32_t lane_base;      // of the pixel of the k tile that has this lane's number: each is worked out once a warp
+    Place2 lane_at;
     __device__ __forceinline__ void init(const PatchColumns& of, int first, int thread) {
       const ConvShape& s = of.shape;
-      uint32_t channel, column;
+      uint32_t channel, column_of_taps;
       const uint32_t tap = of.by_c.divide(uint32_t(first + thread % Mine::chunks * Mine::chunk), channel);
-      const uint32_t r = of.by_s.divide(tap, column);
+      const uint32_t r = of.by_s.divide(tap, column_of_taps);
+      const int dy = int(r) * s.dilation, dx = int(column_of_taps) * s.dilation;
       c = int(channel);
-      offset_y = int(r) < s.r ? int(r) * s.dilation - s.pad : -(1 << 28);
-      offset_x = int(column) * s.dilation - s.pad;
+      tap_inside = int(r) < s.r;
+      step = Place2::step(dy, dx);
+      pixels = uint32_t(dy * s.w + dx);
       row0 = thread / Mine::chunks;
     }
-    __device__ __forceinline__ void begin(const PatchColumns&, int) {}
-    __device__ __forceinline__ int64_t offset(const PatchColumns& of, int tile, int slot, bool& inside) const {
+    __device__ __forceinline__ void begin(const PatchColumns& of, int tile) {
       const ConvShape& s = of.shape;
-      const int pixel = tile * Mine::BK + row0 + slot * Mine::step;
+      const int pixel = tile * Mine::BK + int(threadIdx.x) % Mine::BK;
       int y, x;
       const int n = of.pixel(pixel, y, x);
-      y = y * s.stride + offset_y;
-      x = x * s.stride + offset_x;
-      inside = pixel < s.rows() && unsigned(y) < unsigned(s.h) && unsigned(x) < unsigned(s.w);
-      return int64_t((uint32_t(n) * s.h + y) * s.w + x) * s.c + c;
+      y = y * s.stride - s.pad;
+      x = x * s.stride - s.pad;
+      lane_base = (uint32_t(n) * s.h + y) * s.w + x;
+      lane_at = Place2::of(pixel < s.rows() ? y : Place2::outside, x);
+    }
+    __device__ __forceinline__ int column(const PatchColumns&, int) const { return c; }
+    __device__ __forceinline__ uint32_t row(const PatchColumns& of, int, int slot, bool& inside) const {
+      const Place2 at{shfl(lane_at.word, row0 + slot * Mine::step)};
+      inside = tap_inside && (at + step).inside(of.shape.h, of.shape.w);
+      return shfl(lane_base, row0 + slot * Mine::step) + pixels;
     }
     __device__ __forceinline__ int entry(const PatchColumns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
     __device__ __forceinline__ int64_t image_channel(const PatchColumns& of, int, int tile, int slot) const {
@@ -253,19 +279,21 @@ struct Phase {
 
 // What of dy reaches the input pixels of a phase: row = such a pixel, k = (tap of y, tap of x, k).
 struct Reaching {
-  static constexpr bool k_outer = false;
+  static constexpr bool k_outer = false, overlaps = true;
   int oh, ow, k, rows;
   Phase phase;
   FastDivide by_width, by_height, by_k, by_taps;
   Reaching(const ConvShape& s, const Phase& p)
       : oh(s.oh), ow(s.ow), k(s.k), rows(int(p.rows(s.n))), phase(p), by_width(p.x.size), by_height(p.y.size), by_k(s.k), by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return k; }
+  constexpr int pitch() const { return k; }
   __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
     uint32_t base[Mine::slots];
     Place2 at[Mine::slots];
-    int k, dy, dx, channel;
+    int k, channel;
+    uint32_t step, pixels;
     bool k_inside;
     __device__ __forceinline__ void init(const Reaching& of, int first, int thread) {
       k = thread % Mine::chunks * Mine::chunk;
@@ -280,17 +308,19 @@ struct Reaching {
       }
     }
     __device__ __forceinline__ void begin(const Reaching& of, int tile) {
-      uint32_t ch, column;
+      uint32_t ch, tap_x;
       const uint32_t tap = of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
-      const uint32_t row = of.by_taps.divide(tap, column);
-      k_inside = int(row) < of.phase.y.taps;
-      dy = int(row) * of.phase.y.reach;
-      dx = int(column) * of.phase.x.reach;
+      const uint32_t tap_y = of.by_taps.divide(tap, tap_x);
+      const int dy = int(tap_y) * of.phase.y.reach, dx = int(tap_x) * of.phase.x.reach;
+      k_inside = int(tap_y) < of.phase.y.taps;
+      step = Place2::step(dy, dx);
+      pixels = uint32_t(dy * of.ow + dx);
       channel = int(ch);
     }
-    __device__ __forceinline__ int64_t offset(const Reaching& of, int, int slot, bool& inside) const {
-      inside = k_inside && unsigned(at[slot].y() - dy) < unsigned(of.oh) && unsigned(at[slot].x() - dx) < unsigned(of.ow);
-      return int64_t(base[slot] - uint32_t(dy * of.ow + dx)) * of.k + channel;
+    __device__ __forceinline__ int column(const Reaching&, int) const { return channel; }
+    __device__ __forceinline__ uint32_t row(const Reaching& of, int, int slot, bool& inside) const {
+      inside = k_inside && (at[slot] - step).inside(of.oh, of.ow);
+      return base[slot] - pixels;
     }
     __device__ __forceinline__ int entry(const Reaching& of, int tile) const {
       uint32_t ch;
@@ -303,26 +333,32 @@ struct Reaching {
 
 // Weights for the data gradient: row = c, k = (tap of y, tap of x, k) of a phase, the reduction outer.
 struct PhaseWeights {
-  static constexpr bool k_outer = true;
+  static constexpr bool k_outer = true, overlaps = false;
   int r, s, c;
   Phase phase;
   FastDivide by_k, by_taps;
   PhaseWeights(const ConvShape& of, const Phase& p) : r(of.r), s(of.s), c(of.c), phase(p), by_k(of.k), by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return c; }
+  constexpr int pitch() const { return c; }
 
   template <class Mine> struct State {
     int c, row0;
+    int lane_row;  // in memory, of the row of the k tile that has this lane's number; negative: there is none
     __device__ __forceinline__ void init(const PhaseWeights&, int first, int thread) {
       c = first + thread % Mine::chunks * Mine::chunk;
       row0 = thread / Mine::chunks;
     }
-    __device__ __forceinline__ void begin(const PhaseWeights&, int) {}
-    __device__ __forceinline__ int64_t offset(const PhaseWeights& of, int tile, int slot, bool& inside) const {
-      uint32_t k, column;
-      const uint32_t row = of.by_taps.divide(of.by_k.divide(uint32_t(tile * Mine::BK + row0 + slot * Mine::step), k), column);
-      inside = int(row) < of.phase.y.taps && c < of.c;
-      const int tap = (of.phase.y.first + int(row) * of.phase.y.step) * of.s + of.phase.x.first + int(column) * of.phase.x.step;
-      return (int64_t(k) * (of.r * of.s) + tap) * of.c + c;
+    __device__ __forceinline__ void begin(const PhaseWeights& of, int tile) {
+      uint32_t k, tap_x;
+      const uint32_t tap_y = of.by_taps.divide(of.by_k.divide(uint32_t(tile * Mine::BK + int(threadIdx.x) % Mine::BK), k), tap_x);
+      const int tap = (of.phase.y.first + int(tap_y) * of.phase.y.step) * of.s + of.phase.x.first + int(tap_x) * of.phase.x.step;
+      lane_row = int(tap_y) < of.phase.y.taps ? int(k) * (of.r * of.s) + tap : -1;
+    }
+    __device__ __forceinline__ int column(const PhaseWeights&, int) const { return c; }
+    __device__ __forceinline__ uint32_t row(const PhaseWeights& of, int, int slot, bool& inside) const {
+      const int row = shfl(lane_row, row0 + slot * Mine::step);
+      inside = row >= 0 && c < of.c;
+      return uint32_t(row);
     }
   };
 };

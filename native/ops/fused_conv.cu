@@ -41,7 +41,7 @@ void with_phase(const Context& ctx, const ConvShape& s, const where::Phase& phas
   const auto with_operands = [&](auto a, auto b) {
     // Three numbers a channel of dy lie beside the tiles: the wide ones are too much for a block of most cards from 640 channels on.
     const auto fits = [&](auto tile) { return matrix::shared_bytes<T, decltype(tile), decltype(a), decltype(b), ReachTarget<T>>(a, b) <= cuda::block_shared_memory(ctx.index); };
-    matrix::with_tile<T, 3>(ctx, phase.rows(s.n), s.c, [&](auto tile) { body(tile, a, b); }, fits);
+    matrix::with_tile<T, 3, decltype(a)::Where::overlaps>(ctx, phase.rows(s.n), s.c, int64_t(phase.taps()) * s.k, [&](auto tile) { body(tile, a, b); }, fits);
   };
   if (is_pointwise(s)) with_operands(Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
   else with_operands(Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
@@ -79,10 +79,10 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   const int64_t M = s.k, N = int64_t(s.r) * s.s * s.c, K = s.rows();
   const Loader a{where::Columns{int(K), s.k}, read::Gradient<T>(dy)};
   const read::Activation<T> activation(x);
-  matrix::with_tile<T, 3>(ctx, M, N, [&](auto tile) {
+  matrix::with_split_tile<T, 3>(ctx, M, N, [&](auto tile) {
     using Tile = decltype(tile);
     const int64_t tiles = ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN), k_tiles = (K + matrix::BK<T> - 1) / matrix::BK<T>;
-    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(2 * multiprocessors / tiles, k_tiles / 8));
+    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(Tile::resident * multiprocessors / tiles, k_tiles / 8));
     const int64_t per_split = (k_tiles + splits - 1) / splits;
     splits = (k_tiles + per_split - 1) / per_split;  // no empty part
     const bool whole = splits == 1;

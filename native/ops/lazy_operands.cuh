@@ -66,6 +66,13 @@ struct Activation {
     table[0] = scale[channel];
     table[count] = shift[channel];
   }
+  template <class Mine>
+  __device__ __forceinline__ void times_gate(float (&v)[Mine::chunk], int64_t at) const {
+    float k[Mine::chunk];
+    take(gate + at, k);
+#pragma unroll
+    for (int i = 0; i < Mine::chunk; ++i) v[i] *= k[i];
+  }
   template <class Mine, class ImageChannel>
   __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count, ImageChannel&& image_channel) const {
     float a[Mine::chunk], b[Mine::chunk];
@@ -75,14 +82,11 @@ struct Activation {
 #pragma unroll
       for (int slot = 0; slot < Mine::slots; ++slot) {
         const bool inside = bits >> slot & 1;
-        float v[Mine::chunk], k[Mine::chunk];
+        float v[Mine::chunk];
         take(own + slot * apart, v);
-        if (gate) take(gate + (inside ? image_channel(slot) : 0), k);
 #pragma unroll
-        for (int i = 0; i < Mine::chunk; ++i) {
-          v[i] = function(fmaf(a[i], v[i], b[i]));
-          if (gate) v[i] *= k[i];
-        }
+        for (int i = 0; i < Mine::chunk; ++i) v[i] = function(fmaf(a[i], v[i], b[i]));
+        if (gate) [[unlikely]] times_gate<Mine>(v, inside ? image_channel(slot) : 0);
         put(own + slot * apart, v, inside);
       }
     });

@@ -32,6 +32,8 @@ struct Tile {
   static constexpr int threads = WM * WN * 32;
   static constexpr int TM = BM / WM, TN = BN / WN, MI = TM / 16, NI = TN / 8;
   static constexpr int warp_step = warpgroup ? 16 : TM, strip_step = warpgroup ? 64 : 16;  // rows from warp to warp, and from one strip of a warp to its next
+  // Cycles of shared memory for a k tile of bf16: what copies write and what the warps read, 128 bytes each.
+  static constexpr int waves = (BM + BN) / 2 + WM * WN * (TM + TN) / 2;
   static_assert(TM % 16 == 0 && TN % 16 == 0 && (!warpgroup || (WM == 4 && WN == 1)));
 };
 
@@ -54,6 +56,7 @@ struct Operand {
   static_assert(chunks == 4 || chunks % 8 == 0);
 
   static __device__ __forceinline__ T* at(T* tile, int r, int c) { return tile + swizzled<tile_rows, chunks>(r, c) * chunk<T>; }
+  static __device__ __forceinline__ SharedPlace place(SharedPlace tile, int r, int c) { return tile + swizzled<tile_rows, chunks>(r, c) * 16; }
   // Element (row, k), whichever way the tile lies.
   static __device__ __forceinline__ T element(T* tile, int row, int k) {
     const int r = k_outer ? k : row, e = k_outer ? row : k;
@@ -68,7 +71,7 @@ struct Operand {
 
 // acc += A tile x B tile. Accumulator fragments as mma.sync lays them out: acc[i][j][q] is row lane/4 + 8*(q/2), column (lane%4)*2 + q%2.
 template <class Tile, bool a_outer, bool b_outer>
-__device__ __forceinline__ void multiply(bf16* a_tile, bf16* b_tile, int wm, int wn, int lane, float (&acc)[Tile::MI][Tile::NI][4]) {
+__device__ __forceinline__ void multiply(SharedPlace a_tile, SharedPlace b_tile, int wm, int wn, int lane, float (&acc)[Tile::MI][Tile::NI][4]) {
   using A = Operand<bf16, Tile::BM, a_outer>;
   using B = Operand<bf16, Tile::BN, b_outer>;
 #pragma unroll
@@ -77,15 +80,15 @@ __device__ __forceinline__ void multiply(bf16* a_tile, bf16* b_tile, int wm, int
 #pragma unroll
     for (int i = 0; i < Tile::MI; ++i) {
       const int row = wm + i * 16;
-      if constexpr (a_outer) ldmatrix_x4_trans(a[i], A::at(a_tile, ks * 16 + (lane / 16) * 8 + lane % 8, row / 8 + (lane / 8) % 2));
-      else ldmatrix_x4(a[i], A::at(a_tile, row + lane % 16, ks * 2 + lane / 16));
+      if constexpr (a_outer) ldmatrix_x4_trans(a[i], A::place(a_tile, ks * 16 + (lane / 16) * 8 + lane % 8, row / 8 + (lane / 8) % 2));
+      else ldmatrix_x4(a[i], A::place(a_tile, lane % 16, ks * 2 + lane / 16) + row * 64);  // sixteen rows on the swizzle is the same
     }
 #pragma unroll
     for (int j = 0; j < Tile::NI; j += 2) {
       uint32_t r[4];
       const int row = wn + j * 8;
-      if constexpr (b_outer) ldmatrix_x4_trans(r, B::at(b_tile, ks * 16 + lane % 16, row / 8 + lane / 16));
-      else ldmatrix_x4(r, B::at(b_tile, row + (lane / 16) * 8 + lane % 8, ks * 2 + (lane / 8) % 2));
+      if constexpr (b_outer) ldmatrix_x4_trans(r, B::place(b_tile, ks * 16 + lane % 16, row / 8 + lane / 16));
+      else ldmatrix_x4(r, B::place(b_tile, (lane / 16) * 8 + lane % 8, ks * 2 + (lane / 8) % 2) + row * 64);
       b[j][0] = r[0];
       b[j][1] = r[1];
       b[j + 1][0] = r[2];
@@ -192,14 +195,28 @@ struct Side {
 
   __device__ __forceinline__ void fetch(const Loader& loader, int tile, int stage) {
     state.begin(loader.where, tile);
+    constexpr int size = int(sizeof(T));
+    const uint32_t pitch = uint32_t(loader.where.pitch()) * size;
+    const int column = state.column(loader.where, tile);
+    const auto copy = [&](const T* from, SharedPlace to, uint32_t row, bool inside) {
+      cp_async16<Loader::Where::overlaps>(to, reinterpret_cast<const char*>(from) + uint64_t(row) * pitch, inside);
+    };
+    const T *const from_first = loader.read.first() + column, *from_second = from_first;
+    const SharedPlace first = SharedPlace(own) + stage * Place::tile_elements * size;
+    SharedPlace second = first;
+    if constexpr (lazy)
+      if (loader.read.pair()) {
+        from_second = loader.read.second() + column;
+        second = SharedPlace(paired) + stage * Place::tile_elements * size;
+      }
     uint32_t bits = 0;
 #pragma unroll
     for (int slot = 0; slot < slots; ++slot) {
       bool inside;
-      const int64_t offset = state.offset(loader.where, tile, slot, inside);
-      cp_async16(own + stage * Place::tile_elements + slot * apart, loader.read.first() + (inside ? offset : 0), inside);
+      const uint32_t row = state.row(loader.where, tile, slot, inside);
+      copy(from_first, first + slot * apart * size, row, inside);
       if constexpr (lazy) {
-        if (loader.read.pair()) cp_async16(paired + stage * Place::tile_elements + slot * apart, loader.read.second() + (inside ? offset : 0), inside);
+        if (loader.read.pair()) copy(from_second, second + slot * apart * size, row, inside);
         bits |= uint32_t(inside) << slot;
       }
     }
@@ -349,6 +366,8 @@ void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& o
 template <int stages>
 struct Tiles {
   using Wide = Tile<128, 128, 2, 2, 3, 2>;
+  using Tall = Tile<256, 64, 4, 1, 3, 2>;
+  using Flat = Tile<64, 128, 2, 2, stages, 3>;
   using Middle = Tile<128, 64, 2, 2, stages, 3>;
   using Narrow = Tile<128, 32, 4, 1, stages, 4>;
   using Small = Tile<64, 64, 2, 2, stages, 4>;
@@ -357,11 +376,11 @@ struct Tiles {
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };
 
-// Calls body with the tile that suits an M x N product and fits, as far as fits(tile) tells; float32, for checking only, has one. Three stages
-// leave room for an operand made of two tensors.
+// Calls body with the tile that suits an M x N product over K and fits, as far as fits(tile) tells; float32, for checking only, has one. Three
+// stages leave room for an operand made of two tensors. taps: the reduction goes over the taps of a kernel, too.
 constexpr auto every_tile = [](auto) { return true; };
-template <class T, int stages, class Body, class Fits = decltype(every_tile)>
-void with_tile(const Context& ctx, int64_t M, int64_t N, Body&& body, const Fits& fits = every_tile) {
+template <class T, int stages, bool taps, class Body, class Fits = decltype(every_tile)>
+void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body, const Fits& fits = every_tile) {
   using All = Tiles<stages>;
   if constexpr (sizeof(T) == 4) {
     body(typename All::Checked{});
@@ -371,7 +390,33 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, Body&& body, const Fits
     if (blocks(128, 64) < multiprocessors || !fits(typename All::Middle{})) return body(typename All::Small{});
     const bool groups = use_warpgroups(ctx), middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
     if (middle && groups) return body(typename All::MiddleGroup{});
+    // Over many taps a product is no longer bound by memory, and warps shall read shared memory as seldom as they can.
+    if constexpr (taps)
+      if (middle && K >= 384 && blocks(256, 64) >= multiprocessors && fits(typename All::Tall{})) return body(typename All::Tall{});
     if (middle) return body(typename All::Middle{});
+    if (groups) return body(typename All::WideGroup{});
+    body(typename All::Wide{});
+  }
+}
+
+// The same for a product whose reduction is split over blocks: any tile gives enough of them, so the one that asks least of shared memory.
+template <class T, int stages, class Body>
+void with_split_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
+  using All = Tiles<stages>;
+  if constexpr (sizeof(T) == 4) {
+    body(typename All::Checked{});
+  } else {
+    const auto waves = [&](auto tile) {
+      using Tile = decltype(tile);
+      return ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN) * Tile::waves;
+    };
+    const int64_t wide = waves(typename All::Wide{}), middle = waves(typename All::Middle{}), flat = waves(typename All::Flat{}), small = waves(typename All::Small{});
+    const bool groups = use_warpgroups(ctx);
+    if (N <= 32) return body(typename All::Narrow{});
+    if (small < std::min({wide, middle, flat})) return body(typename All::Small{});
+    if (flat < std::min(wide, middle)) return body(typename All::Flat{});
+    if (middle < wide && groups) return body(typename All::MiddleGroup{});
+    if (middle < wide) return body(typename All::Middle{});
     if (groups) return body(typename All::WideGroup{});
     body(typename All::Wide{});
   }

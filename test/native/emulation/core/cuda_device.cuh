@@ -231,7 +231,13 @@ inline uint32_t ballot(bool flag) {
   return bits;
 }
 
-__forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
+struct SharedPlace {
+  char* p;
+  SharedPlace(const void* p_) : p(static_cast<char*>(const_cast<void*>(p_))) {}
+  SharedPlace operator+(int bytes) const { return p + bytes; }
+};
+template <bool again = false> __forceinline__ void cp_async16(SharedPlace to, const void* global, bool valid) {
+  char* const shared = to.p;
   LGD_CHECK((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 == 0, "DEVICE_ERROR", "misaligned 16-byte copy");
   emulation::defer_copy(shared, global, valid);
 }
@@ -267,8 +273,8 @@ template <bool transposed> inline void load_matrix(uint32_t (&r)[4], const void*
   });
   for (int i = 0; i < 4; ++i) r[i] = mine.r[i];
 }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared) { load_matrix<false>(r, shared); }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared) { load_matrix<true>(r, shared); }
+inline void ldmatrix_x4(uint32_t (&r)[4], SharedPlace shared) { load_matrix<false>(r, shared.p); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], SharedPlace shared) { load_matrix<true>(r, shared.p); }
 
 // Fragment tables of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type"); Value()(word, half) is one operand.
 struct Fragments { uint32_t a[4], b[2]; float d[4]; };
