@@ -6,6 +6,7 @@
 //
 // Bytes at least: data reads g, y and w, what the target holds (old g, its y), and writes g; weight reads g, y and x. For the 1x1 layers
 // of mobile networks that is all that counts; the sums of the norm below ride on the stores.
+#include <algorithm>
 #include <vector>
 
 #include "ops/conv_epilogues.cuh"
@@ -47,31 +48,39 @@ void with_phase(const Context& ctx, const ConvShape& s, const where::Phase& phas
   else with_operands(Loader{where::Reaching(s, phase), gradient}, Loader{where::PhaseWeights(s, phase), weights});
 }
 
+// The phases of a data gradient, and the parts of sums that their blocks will leave.
 template <class T>
-void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, const void* w, const GradientTarget& target) {
+struct Phases {
   std::vector<where::Phase> phases;
-  for (int py = 0; py < std::min(s.stride, s.h); ++py)
-    for (int px = 0; px < std::min(s.stride, s.w); ++px) phases.emplace_back(s, py, px);
-  int parts = 0;
   std::vector<int> first;  // part of each phase
-  for (const where::Phase& phase : phases)
-    with_phase<T>(ctx, s, phase, dy, w, [&](auto tile, auto a, auto b) {
-      using Tile = decltype(tile);
-      first.push_back(parts);
-      parts += matrix::walkers<Tile>(phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, decltype(a), decltype(b), ReachTarget<T>>(a, b));
-    });
-  float* partial = target.y ? static_cast<float*>(ctx.scratch(size_t(parts) * 2 * s.c * 4)) : nullptr;
+  int parts = 0;
+  Phases(const Context& ctx, const ConvShape& s, const LazyGradient& dy) {
+    for (int py = 0; py < std::min(s.stride, s.h); ++py)
+      for (int px = 0; px < std::min(s.stride, s.w); ++px) phases.emplace_back(s, py, px);
+    for (const where::Phase& phase : phases)
+      with_phase<T>(ctx, s, phase, dy, nullptr, [&](auto tile, auto a, auto b) {
+        using Tile = decltype(tile);
+        first.push_back(parts);
+        parts += matrix::walkers<Tile>(phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, decltype(a), decltype(b), ReachTarget<T>>(a, b));
+      });
+  }
+  size_t sum_bytes(int channels) const { return size_t(parts) * 2 * channels * sizeof(float); }
+};
+
+template <class T>
+void data_gradient_of(Context& ctx, const ConvShape& s, const LazyGradient& dy, const void* w, const GradientTarget& target, const Phases<T>& all, float* partial) {
+  const std::vector<where::Phase>& phases = all.phases;
   for (size_t i = 0; i < phases.size(); ++i) {
     const where::Phase& phase = phases[i];
     const int64_t K = int64_t(phase.taps()) * s.k;
     if (K == 0 && target.accumulate && !target.y) continue;  // nothing is added
     ReachTarget<T> out(s, phase, target);
-    if (partial) out.partial = partial + size_t(first[i]) * 2 * s.c;
+    if (partial) out.partial = partial + size_t(all.first[i]) * 2 * s.c;
     with_phase<T>(ctx, s, phase, dy, w, [&](auto tile, auto a, auto b) {
       matrix::launch_walking<T, decltype(tile)>(ctx, a, b, out, phase.rows(s.n), s.c, K, [](auto&, int) {});
     });
   }
-  if (partial) finish_gradient(ctx, partial, parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);
+  if (partial) finish_gradient(ctx, partial, all.parts, s.c, int64_t(s.n) * s.h * s.w, target.norm);
 }
 
 template <class T>
@@ -98,11 +107,45 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   });
 }
 
+// Both gradients. Each element of dy is used by every tap and by every tile of columns; where that is often, making it once and storing it costs
+// less than making it again from two tensors each time: three passes over memory, of which the two products save two.
+template <class T>
+void both_gradients(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
+  constexpr int64_t columns = 128;  // of a wide tile
+  const int64_t taps = int64_t(s.r) * s.s, uses = (taps * s.c + columns - 1) / columns + (target ? taps * ((s.c + columns - 1) / columns) : 0);
+  const bool stored = dy.y && uses >= 8;
+  const size_t bytes = stored ? size_t(s.rows()) * s.k * sizeof(T) : 0;
+  LazyGradient gradient = dy;
+  if (stored) gradient = {};
+  const bool sums = target && target->y;
+  char* memory = nullptr;
+  float* partial = nullptr;
+  const auto reserve = [&](size_t of_sums) {
+    if (bytes + of_sums > 0) memory = static_cast<char*>(ctx.scratch(bytes + of_sums));
+    if (of_sums > 0) partial = reinterpret_cast<float*>(memory + bytes);
+    if (!stored) return;
+    store_gradient(ctx, s.rows(), s.k, type, dy, memory);
+    gradient.g = memory;
+  };
+  if (!target) {
+    reserve(0);
+    return weight_gradient_of<T>(ctx, s, x, gradient, dw);
+  }
+  const Phases<T> phases(ctx, s, gradient);
+  reserve(sums ? phases.sum_bytes(s.c) : 0);
+  weight_gradient_of<T>(ctx, s, x, gradient, dw);
+  data_gradient_of<T>(ctx, s, gradient, w, *target, phases, partial);
+}
+
 }  // namespace
 
 void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradient& dy, const void* w, const GradientTarget& target) {
   check_dense(s);
-  with_type(type, [&](auto zero) { data_gradient_of<decltype(zero)>(ctx, s, dy, w, target); });
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    const Phases<T> phases(ctx, s, dy);
+    data_gradient_of<T>(ctx, s, dy, w, target, phases, target.y ? static_cast<float*>(ctx.scratch(phases.sum_bytes(s.c))) : nullptr);
+  });
 }
 
 void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, float* dw) {
@@ -113,8 +156,8 @@ void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInp
 void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
   if (target && suits_pointwise(ctx, s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
-  weight_gradient(ctx, s, type, x, dy, dw);
-  if (target) data_gradient(ctx, s, type, dy, w, *target);
+  check_dense(s);
+  with_type(type, [&](auto zero) { both_gradients<decltype(zero)>(ctx, s, type, x, dy, w, dw, target); });
 }
 
 }  // namespace lgd

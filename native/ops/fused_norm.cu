@@ -1,11 +1,13 @@
-// Joins and the gradient of a norm that no convolution finished (ops/fused.h). Memory-bound both; bytes at least, in tensors of the
-// activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation], write g.
+// Joins, the gradient of a norm that no convolution finished, and that of a raw output where it is stored (ops/fused.h). Memory-bound all; bytes at
+// least, in tensors of the activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation],
+// write g;  stored gradient  read g, y, write dy.
 //
 // A block takes a range of neighbouring rows and, of them, `width` 8-channel chunks (ColumnWalk): a thread keeps its channels, so scale,
 // shift and sums stay in registers, and its image changes seldom, so that the image's stochastic depth is drawn once an image. Two blocks
 // on a multiprocessor with four rows a thread at once keep 64 to 128 KiB of loads in flight there; 32 are enough for 3.3 TB/s.
 #include <type_traits>
 
+#include "ops/conv_gradients.h"
 #include "ops/drop.cuh"
 #include "ops/norm_finish.cuh"
 
@@ -170,7 +172,46 @@ __global__ void __launch_bounds__(256, 2)
   write_column_sums(product, walk, partial, 2 * channels, channels);
 }
 
+struct Affine {
+  const void *g, *y;
+  const float *a, *b, *c;
+  void* out;
+};
+
+// out = a g + b y + c
+template <class T>
+__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ Affine job, int64_t rows, const __grid_constant__ ColumnWalk walk) {
+  int chunk;
+  if (!chunk_of(walk, chunk)) return;
+  const F8 a = load8(job.a + chunk * 8), b = load8(job.b + chunk * 8), c = load8(job.c + chunk * 8);
+  const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
+  walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+    constexpr int n = decltype(count)::value;
+    const int64_t at = row * pitch + chunk * 8;
+    Raw8<T> g[n], y[n];
+#pragma unroll
+    for (int r = 0; r < n; ++r) g[r] = load_raw8(static_cast<const T*>(job.g) + at + r * step);
+#pragma unroll
+    for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+#pragma unroll
+    for (int r = 0; r < n; ++r) {
+      F8 dy = unpack8(g[r]);
+      const F8 raw = unpack8(y[r]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) dy.v[i] = fmaf(a.v[i], dy.v[i], fmaf(b.v[i], raw.v[i], c.v[i]));
+      store8(static_cast<T*>(job.out) + at + r * step, dy);
+    }
+  });
+}
+
 }  // namespace
+
+void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const LazyGradient& dy, void* out) {
+  const ColumnWalk walk = column_walk(rows, channels);
+  with_type(type, [&](auto zero) {
+    LGD_LAUNCH(ctx, store_gradient_kernel<decltype(zero)>, dim3(walk.splits, walk.groups), 256, 0, Affine{dy.g, dy.y, dy.a, dy.b, dy.c, out}, rows, walk);
+  });
+}
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out) {
   const ColumnWalk walk = column_walk(s.rows(), s.channels);
