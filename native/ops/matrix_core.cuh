@@ -10,6 +10,9 @@
 // warpgroup to wgmma, which knows these swizzles as its own (64 bytes with k inner, 128 with k outer) and is the only difference; float32
 // ones (checking mode) to fused multiply-adds in the same register layout.
 //
+// Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what they read again is then
+// still in level-1 cache.
+//
 // Blocks stay: each keeps its columns and walks over row tiles, and the copies of the next tile start before the last one is
 // stored (ops/matrix_out.cuh).
 #pragma once
@@ -240,7 +243,7 @@ struct Side {
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
     matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
-                  int k_tiles_per_split) {
+                  int k_tiles_per_split, int k_step) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
   if constexpr (Tile::warpgroup && !has_warpgroup_products) return;
@@ -263,16 +266,22 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       if (n0 + i < N) out.fill(table + halved(i, Tile::BN / 2), Tile::BN, n0 + i);
   __syncthreads();
 
-  int next_rows = int(blockIdx.x), next_k = first;  // what is fetched next
+  // Tiles of k are taken k_step apart: all taps of the first channels, then those of the next.
+  const auto tile_behind = [&](int tile) {
+    if constexpr (!LoaderA::Where::overlaps) return tile + 1;
+    else return tile + k_step < k_tiles ? tile + k_step : tile + k_step - (k_tiles - 1);
+  };
+  int next_rows = int(blockIdx.x), next_k = first, next_tile = first;  // what is fetched next
   auto fetch = [&](int stage) {
     a.next_tile();
     b.next_tile();
     if (next_k < last && next_rows < row_tiles) {
       if (next_k == first) a.state.init(loader_a.where, next_rows * Tile::BM, thread);
-      a.fetch(loader_a, next_k, stage);
-      b.fetch(loader_b, next_k, stage);
+      a.fetch(loader_a, next_tile, stage);
+      b.fetch(loader_b, next_tile, stage);
+      next_tile = tile_behind(next_tile);
       if (++next_k == last) {
-        next_k = first;
+        next_k = next_tile = first;
         next_rows += int(gridDim.x);
       }
     }
@@ -290,7 +299,7 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   for (int rows = int(blockIdx.x); rows < row_tiles; rows += int(gridDim.x)) {
     float acc[Tile::MI][Tile::NI][4] = {};
 #pragma unroll 1
-    for (int tile = first; tile < last; ++tile) {
+    for (int k = first, tile = first; k < last; ++k, tile = tile_behind(tile)) {
       cp_wait<Tile::stages - 2>();
       a.make(loader_a, rows * Tile::BM, tile, stage);
       b.make(loader_b, n0, tile, stage);
@@ -344,7 +353,10 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
   allow_shared_memory(kernel, shared);
   const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + int(grid.z) - 1) / int(grid.z);
-  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split);
+  int k_step = 1;
+  if constexpr (LoaderA::Where::overlaps)
+    if (a.where.channels() % BK<T> == 0) k_step = a.where.channels() / BK<T>;
+  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split, k_step);
 }
 
 // The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as many parts.
