@@ -197,32 +197,52 @@ struct PatchesBy : Order {
 struct Patches : PatchesBy<Geometry> { using PatchesBy::PatchesBy; };
 struct WindowPatches : PatchesBy<WindowGeometry> { using PatchesBy::PatchesBy; };
 
-// Patches of x for the weight gradient: row = (r, s, c), k = output pixel, the reduction outer.
+// How the columns (r, s, c) of a weight gradient are dealt out to tiles: 32 channels with all taps, then the next 32. So a tile has several taps of the
+// same channels, and level-1 cache what one of them has read for the next.
+struct TapColumns {
+  int channels, group;
+  FastDivide by_group, by_all_taps;
+  TapColumns(int taps, int c) : channels(c), group(c % 32 == 0 ? 32 : c), by_group(uint32_t(group)), by_all_taps(uint32_t(taps * group)) {}
+  // The tap r S + s; beyond the last column c is beyond the channels.
+  __device__ __forceinline__ uint32_t tap(int column, int& c) const {
+    uint32_t in_group, rest;
+    const uint32_t before = by_all_taps.divide(uint32_t(column), rest), tap = by_group.divide(rest, in_group);
+    c = int(before) * group + int(in_group);
+    return tap;
+  }
+  // Where the column is in memory.
+  __device__ __forceinline__ int place(int column) const {
+    int c;
+    const uint32_t of = tap(column, c);
+    return int(of) * channels + c;
+  }
+};
+
+// Patches of x for the weight gradient: row = (r, s, c) as TapColumns has them, k = output pixel, the reduction outer.
 struct PatchColumns : Geometry {
   static constexpr bool k_outer = true, overlaps = true;
-  using Geometry::Geometry;
+  TapColumns columns;
+  explicit PatchColumns(const ConvShape& s) : Geometry(s), columns(s.r * s.s, s.c) {}
   constexpr int channels() const { return shape.c; }
   constexpr int pitch() const { return shape.c; }
   __device__ __forceinline__ int channel(int i) const {
-    uint32_t c;
-    by_c.divide(uint32_t(i), c);
-    return int(c);
+    int c;
+    columns.tap(i, c);
+    return min(c, shape.c - 1);
   }
 
   template <class Mine> struct State {
     int c, row0;
     uint32_t step, pixels;   // from tap (0, 0) to that of the chunks
-    bool tap_inside;
+    bool c_inside;
     uint32_t lane_base;      // of the pixel of the k tile that has this lane's number: each is worked out once a warp
     Place2 lane_at;
     __device__ __forceinline__ void init(const PatchColumns& of, int first, int thread) {
       const ConvShape& s = of.shape;
-      uint32_t channel, column_of_taps;
-      const uint32_t tap = of.by_c.divide(uint32_t(first + thread % Mine::chunks * Mine::chunk), channel);
-      const uint32_t r = of.by_s.divide(tap, column_of_taps);
+      uint32_t column_of_taps;
+      const uint32_t r = of.by_s.divide(of.columns.tap(first + thread % Mine::chunks * Mine::chunk, c), column_of_taps);
       const int dy = int(r) * s.dilation, dx = int(column_of_taps) * s.dilation;
-      c = int(channel);
-      tap_inside = int(r) < s.r;
+      c_inside = c < s.c;
       step = Place2::step(dy, dx);
       pixels = uint32_t(dy * s.w + dx);
       row0 = thread / Mine::chunks;
@@ -240,7 +260,7 @@ struct PatchColumns : Geometry {
     __device__ __forceinline__ int column(const PatchColumns&, int) const { return c; }
     __device__ __forceinline__ uint32_t row(const PatchColumns& of, int, int slot, bool& inside) const {
       const Place2 at{shfl(lane_at.word, row0 + slot * Mine::step)};
-      inside = tap_inside && (at + step).inside(of.shape.h, of.shape.w);
+      inside = c_inside && (at + step).inside(of.shape.h, of.shape.w);
       return shfl(lane_base, row0 + slot * Mine::step) + pixels;
     }
     __device__ __forceinline__ int entry(const PatchColumns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }

@@ -7,6 +7,7 @@
 // Bytes at least: data reads g, y and w, what the target holds (old g, its y), and writes g; weight reads g, y and x. For the 1x1 layers
 // of mobile networks that is all that counts; the sums of the norm below ride on the stores.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "ops/conv_epilogues.cuh"
@@ -20,17 +21,18 @@
 namespace lgd {
 namespace {
 
-// A part of the weights' gradient, or the whole of it, which is added to what is there.
+// A part of the weights' gradient, or the whole of it, which is added to what is there; its columns go back to their places.
 struct StorePartial {
   static constexpr bool sums = false;
   struct Fetched {};
   float* out;
   int64_t pitch, split_pitch;
   bool add;
+  where::TapColumns columns;
   __device__ __forceinline__ void prepare(int, F8&, F8&) const {}
   __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
   __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const F8&, const F8&) const {
-    put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + column, x, add);
+    put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + columns.place(column), x, add);
   }
 };
 
@@ -96,7 +98,7 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
     splits = (k_tiles + per_split - 1) / per_split;  // no empty part
     const bool whole = splits == 1;
     float* partial = whole ? dw : partial_sums(ctx).take(ctx, int(splits), M * N);
-    const StorePartial out{partial, N, M * N, whole};
+    const StorePartial out{partial, N, M * N, whole, where::TapColumns(s.r * s.s, s.c)};
     if (is_pointwise(s)) {
       const where::Columns columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))};
       matrix::launch_split<T, Tile>(ctx, a, Loader{columns, activation}, out, M, N, K, int(splits));
@@ -107,34 +109,35 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   });
 }
 
-// Both gradients. Each element of dy is used by every tap and by every tile of columns; where that is often, making it once and storing it costs
-// less than making it again from two tensors each time: three passes over memory, of which the two products save two.
+// Both gradients. Each element of dy is used by every tap and by every tile of columns, each of x by every tap and by every tile of rows. Where that is
+// often, making it once and storing it costs less than making it again each time: of dy three passes over memory, of which the products save two, of x two
+// for fewer instructions.
 template <class T>
 void both_gradients(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
-  constexpr int64_t columns = 128;  // of a wide tile
-  const int64_t taps = int64_t(s.r) * s.s, uses = (taps * s.c + columns - 1) / columns + (target ? taps * ((s.c + columns - 1) / columns) : 0);
-  const bool stored = dy.y && uses >= 8;
-  const size_t bytes = stored ? size_t(s.rows()) * s.k * sizeof(T) : 0;
+  constexpr int64_t often_for_dy = 8, often_for_x = 16;
+  const auto tiles = [](int64_t count) { return (count + 127) / 128; };  // of the wide ones
+  const int64_t taps = int64_t(s.r) * s.s;
+  const bool stores_dy = dy.y && tiles(taps * s.c) + (target ? taps * tiles(s.c) : 0) >= often_for_dy, stores_x = x.scale && !x.gate && taps * tiles(s.k) >= often_for_x;
   LazyGradient gradient = dy;
-  if (stored) gradient = {};
-  const bool sums = target && target->y;
-  char* memory = nullptr;
-  float* partial = nullptr;
-  const auto reserve = [&](size_t of_sums) {
-    if (bytes + of_sums > 0) memory = static_cast<char*>(ctx.scratch(bytes + of_sums));
-    if (of_sums > 0) partial = reinterpret_cast<float*>(memory + bytes);
-    if (!stored) return;
+  LazyInput input = x;
+  if (stores_dy) gradient = {};  // which may take other tiles
+  std::optional<Phases<T>> phases;
+  if (target) phases.emplace(ctx, s, gradient);
+
+  const size_t dy_bytes = stores_dy ? size_t(s.rows()) * s.k * sizeof(T) : 0, x_bytes = stores_x ? size_t(s.n) * s.h * s.w * s.c * sizeof(T) : 0;
+  const size_t sum_bytes = target && target->y ? phases->sum_bytes(s.c) : 0, bytes = dy_bytes + x_bytes + sum_bytes;
+  char* memory = bytes > 0 ? static_cast<char*>(ctx.scratch(bytes)) : nullptr;
+  if (stores_dy) {
     store_gradient(ctx, s.rows(), s.k, type, dy, memory);
     gradient.g = memory;
-  };
-  if (!target) {
-    reserve(0);
-    return weight_gradient_of<T>(ctx, s, x, gradient, dw);
   }
-  const Phases<T> phases(ctx, s, gradient);
-  reserve(sums ? phases.sum_bytes(s.c) : 0);
-  weight_gradient_of<T>(ctx, s, x, gradient, dw);
-  data_gradient_of<T>(ctx, s, gradient, w, *target, phases, partial);
+  if (stores_x) {
+    input = {};
+    input.y = memory + dy_bytes;
+    join_forward_cuda(ctx, {s.n, int64_t(s.h) * s.w, s.c}, type, x, nullptr, nullptr, Act::none, memory + dy_bytes);
+  }
+  weight_gradient_of<T>(ctx, s, input, gradient, dw);
+  if (target) data_gradient_of<T>(ctx, s, gradient, w, *target, *phases, sum_bytes > 0 ? reinterpret_cast<float*>(memory + dy_bytes + x_bytes) : nullptr);
 }
 
 }  // namespace
