@@ -81,7 +81,7 @@ __global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, Nor
 
 // y = act(x * scale + shift + residual) for 8 channels a thread; scale and shift come from a functor.
 template <class T, Act act, class Coefficients>
-__global__ void __launch_bounds__(256) affine_kernel(const T* x, const T* residual, T* y, int64_t vectors, int chunks, Coefficients of) {
+__global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* residual, T* y, int64_t vectors, int chunks, Coefficients of) {
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
     F8 scale, shift, v = load8(x + e * 8);
@@ -140,7 +140,7 @@ struct NormElement {
 };
 
 template <class T, Act act>
-__global__ void __launch_bounds__(256) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
+__global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
   const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
   F8 sum = zero8(), products = zero8();
   if (row0 < walk.rows_per_pass && chunk < walk.chunks) {

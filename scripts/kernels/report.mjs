@@ -35,7 +35,6 @@ export const both = [
 /** Kernels that may keep a little in local memory, and why. */
 export const exceptions = [
   { source: /ops\/depthwise\.cu$/u, kernel: /^plain_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
-  { source: /ops\/norm_act\.cu$/u, kernel: /^backward_sums_kernel<float/u, bytes: 8, why: 'float32 is the mode for checking, and training fuses this operation' },
 ];
 
 /** ptxas -v to [{ symbol, architecture, registers, shared, stack, spills }]; bytes, spills are stores and loads together. */
