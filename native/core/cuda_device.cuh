@@ -33,9 +33,10 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
 
 // More than 48 KiB of dynamic shared memory must be asked for. What was allowed stays: graphs keep launches of more than the next one needs.
 namespace cuda {
-void allow_shared_memory(const void* kernel, size_t bytes);  // on this thread's device
+void allow_shared_memory(const void* kernel, size_t bytes, int blocks);  // on this thread's device
 }
-template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes); }
+// blocks: as many are to share a multiprocessor and leave the rest of its memory to level-1 cache; 0: it needs none.
+template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int blocks = 0) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes, blocks); }
 
 // ---- warp and matrix primitives (one place, so that an emulation can stand in for them) ---------------------------------------
 template <class V> __device__ __forceinline__ V shfl(V value, int lane) { return __shfl_sync(~0u, value, lane); }

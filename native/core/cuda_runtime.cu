@@ -1,6 +1,7 @@
 // The CUDA runtime calls behind Device. Every return code is checked; a failed call throws with CUDA's own words.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -92,7 +93,7 @@ void* allocate(size_t bytes) {
 
 void release(void* pointer) noexcept { cudaFree(pointer); }
 
-void allow_shared_memory(const void* kernel, size_t bytes) {
+void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   static std::mutex mutex;
   static std::map<std::pair<int, const void*>, size_t> allowed;
   int device = 0;
@@ -101,8 +102,15 @@ void allow_shared_memory(const void* kernel, size_t bytes) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  // Several such blocks are to share a multiprocessor, and their copies pass the first cache by: it may have what is left.
-  if (most == 0) LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+  // A multiprocessor divides its memory between shared memory and level-1 cache. Copies mostly pass that by, and it may have what is left; but where it
+  // serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
+  int share = cudaSharedmemCarveoutMaxShared;
+  if (blocks > 0) {
+    int all = 0;
+    LGD_CUDA(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+    share = int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
+  }
+  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, share));
   most = bytes;
 }
 

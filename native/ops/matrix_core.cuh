@@ -337,7 +337,8 @@ int walkers(int64_t M, int64_t N, size_t shared) {
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared) {
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
-  allow_shared_memory(kernel, shared);
+  constexpr bool overlaps = LoaderA::Where::overlaps || LoaderB::Where::overlaps;
+  allow_shared_memory(kernel, shared, overlaps ? Tile::resident : 0);
   const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + int(grid.z) - 1) / int(grid.z);
   int k_step = 1;
   if constexpr (LoaderA::Where::overlaps)

@@ -79,7 +79,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
       ['kernels', ['small']],
     ] as const)('%s %s', (program, args) => expectPass(programs, program, args, env), 900_000);
 
-    it.runIf(virtual === '90a')('cuda_ops, products of warpgroups', () => expectPass(programs, 'cuda_ops', ['small', `every=${every}`, 'conv'], { ...env, LGDISTILL_WGMMA: '1' }, byWarpgroups), 900_000);
+    if (virtual === '90a') it('cuda_ops, products of warpgroups', () => expectPass(programs, 'cuda_ops', ['small', `every=${every}`, 'conv'], { ...env, LGDISTILL_WGMMA: '1' }, byWarpgroups), 900_000);
   });
 
   it('trains every kind of student', () => {
@@ -147,7 +147,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
       expect(total('least')).toBeGreaterThan(1000);
       return total('waves') / total('least');
     };
-    expect(excess('shared', /^matrix_kernel<bf16/u)).toBeLessThan(1.01);
+    expect(excess('shared', /^matrix_kernel<bf16/u)).toBeLessThan(1.02);
     expect(excess('shared', /^pointwise_kernel/u)).toBeLessThan(1.4);
     expect(excess('global', /StoreStatistics|ReachTarget/u)).toBeLessThan(1.1);
   }, 900_000);

@@ -90,7 +90,8 @@ Operation kernel_operation(const Launch& launch) {
   const int count = int(block.x * block.y * block.z);
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
   LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
-  const size_t allowed = std::min(most_shared_bytes(), std::max(unasked_shared_bytes, allowed_shared_bytes[launch.kernel]));
+  const auto asked = allowed_shared_bytes.find(launch.kernel);
+  const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : std::max(unasked_shared_bytes, asked->second));
   LGD_CHECK(launch.shared_bytes <= allowed, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory, of which it may have ", allowed);
   const Signature& signature = static_cast<const Signature&>(*launch.parameters);
   std::vector<char> arguments(launch.arguments, launch.arguments + signature.bytes);
@@ -135,6 +136,11 @@ Operation node_operation(const Work& work) {
 }
 
 }  // namespace
+
+size_t most_shared_memory(const void* kernel) {
+  std::lock_guard lock(mutex);
+  return allowed_shared_bytes.contains(kernel) ? most_shared_bytes() : unasked_shared_bytes;
+}
 
 void allow_shared_memory(const void* kernel, size_t bytes) {
   std::lock_guard lock(mutex);

@@ -119,6 +119,7 @@ struct Access {
 };
 template <class Kernel> const void* address_of(Kernel* kernel) { return reinterpret_cast<const void*>(kernel); }
 void allow_shared_memory(const void* kernel, size_t bytes);
+size_t most_shared_memory(const void* kernel);  // its own and a launch's together: what a block has, if it asked for any, or what comes unasked
 
 // What the emulation needs to know of a kernel's parameters beyond where they lie.
 struct Signature : Parameters {
@@ -197,7 +198,7 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
 }
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) ::lgd::launch_kernel((ctx), #kernel, kernel, (grid), (block), (shared), __VA_ARGS__)
 
-template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
+template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int = 0) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
 
 // One access, as on a GPU, whatever the host's compiler would make of the vector's parts.
 template <class V> inline V load_as(const void* p) {

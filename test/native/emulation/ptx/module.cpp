@@ -164,7 +164,10 @@ class Reader {
       parameters.remove_prefix(std::min(comma + 1, parameters.size()));
     }
     for (const auto& [name, variable] : shared_) place_shared(variable);
-    until('{');  // .maxntid and .minnctapersm bound registers, which nothing here is short of
+    const std::string bounds(until('{'));
+    const size_t most = bounds.find(".maxntid");
+    unsigned x = 0, y = 1, z = 1;
+    if (most != std::string::npos && std::sscanf(bounds.c_str() + most, ".maxntid %u, %u, %u", &x, &y, &z) > 0) kernel_.most_threads = x * y * z;
     read_body();
     kernel_.dynamic_at = aligned(kernel_.shared_bytes, 128);
     for (const auto& [name, alignment] : dynamic_) {

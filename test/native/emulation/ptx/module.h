@@ -67,6 +67,7 @@ struct Kernel {
   std::vector<Operand> operands;                          // of all instructions
   std::vector<char> constants;
   uint32_t register_bytes = 0;
+  uint32_t most_threads = 1024;                           // of a block, by __launch_bounds__
   uint32_t shared_bytes = 0;                              // of its own variables, which lie before what a launch asks for
   uint32_t dynamic_at = 0;
   Operand thread[3], block[3], block_size[3], grid_size[3], lane;  // width 0: not read

@@ -246,6 +246,9 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
   running.executed.resize(kernel.code.size());
   if (running.watcher) running.watcher->begin_kernel(kernel);
   const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
+  LGD_CHECK(threads <= kernel.most_threads, "DEVICE_ERROR", launch.name, " launched with ", threads, " threads a block, of which it is compiled for ", kernel.most_threads);
+  const size_t shared = kernel.shared_bytes + launch.shared_bytes, most_shared = most_shared_memory(launch.kernel);
+  LGD_CHECK(shared <= most_shared, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory beside ", kernel.shared_bytes, " of its own, of which it may have ", most_shared);
   std::vector<RunningWarp> warps((threads + lanes - 1) / lanes);
   std::vector<int> sequence(warps.size());
   for (size_t i = 0; i < sequence.size(); ++i) sequence[i] = int(how == Order::reverse ? sequence.size() - 1 - i : i);
