@@ -43,7 +43,7 @@ template <class V> __device__ __forceinline__ V shfl(V value, int lane) { return
 template <class V> __device__ __forceinline__ V shfl_xor(V value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ __forceinline__ uint32_t ballot(bool flag) { return __ballot_sync(~0u, flag); }  // bit l: lane l's flag
 
-// 2^x and 1/x to a few times 1e-7 of the result, an instruction each: __expf and __fdividef have three and five more, for subnormal numbers, which count
+// 2^x and 1/x to a few times 1e-7 of the result, an instruction each: __expf and __fdividef have three and four more, for subnormal numbers, which count
 // as zero here.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;

@@ -245,10 +245,10 @@ void add_special(Operations& all) {
   to.add<[](float x) { return std::exp2(x); }, float, float>("ex2.approx.f32", 4);
   to.add<[](float x) { return flushed(std::exp2(flushed(x))); }, float, float>("ex2.approx.ftz.f32");
   to.add<[](float x) { return std::log2(x); }, float, float>("lg2.approx.f32", 4);
-  to.add<[](float x) { return 1.f / std::sqrt(x); }, float, float>("rsqrt.approx.f32", 3);
+  to.add<[](float x) { return 1.f / std::sqrt(x); }, float, float>("rsqrt.approx.f32", 4);
   to.add<[](float x) { return 1.f / x; }, float, float>("rcp.approx.f32", 3);
   to.add<[](float x) { return flushed(1.f / flushed(x)); }, float, float>("rcp.approx.ftz.f32");
-  to.add<[](float a, float b) { return approximate_quotient(a, b); }, float, float, float>("div.approx.f32", 6);
+  to.add<[](float a, float b) { return approximate_quotient(a, b); }, float, float, float>("div.approx.f32", 5);
   to.add<[](double x) { return std::bit_cast<double>(std::bit_cast<uint64_t>(1 / x) & ~uint64_t(0xffffffff)); }, double, double>("rcp.approx.ftz.f64", 2);
   to.add<[](uint32_t x) { return uint32_t(std::popcount(x)); }, uint32_t, uint32_t>("popc.b32");
   to.add<[](uint32_t x) { return x == 0 ? ~0u : uint32_t(std::countl_zero(x)); }, uint32_t, uint32_t>("bfind.shiftamt.u32");
