@@ -87,9 +87,8 @@ class Reader {
   template <class... Part> [[noreturn]] void fail(const Part&... parts) const {
     std::ostringstream text;
     (text << ... << parts);
-    throw Error("DEVICE_ERROR", path_ + ":" + std::to_string(line_at(at_)) + ": the reader of PTX " + text.str());
+    throw Error("DEVICE_ERROR", path_ + ":" + std::to_string(lines_ + 1) + ": the reader of PTX " + text.str());
   }
-  size_t line_at(size_t at) const { return size_t(std::count(text_.begin(), text_.begin() + std::min(at, text_.size()), '\n')) + 1; }
 
   void blank_comments() {
     for (size_t at = 0; (at = text_.find("//", at)) != std::string::npos;)
