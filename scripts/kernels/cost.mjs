@@ -1,6 +1,6 @@
-// What each kernel of a student's training step asks of a GPU, counted where its PTX is executed on the host (test/native/emulation/ptx/counts.cpp), and
-// the least time that an H100 needs for it.
-//   node scripts/kernels/cost.mjs [student] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
+// What each kernel of a student's training step, or of a teacher's forward pass, asks of a GPU, counted where its PTX is executed on the host
+// (test/native/emulation/ptx/counts.cpp), and the least time that an H100 needs for it.
+//   node scripts/kernels/cost.mjs [student or clip_rn50] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
 // About a minute, most of it compiling; needs g++ and nvcc. Grids are made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave
 // an H100's 132. --lines: where in the source a kernel's slots of issue go, and which accesses take more waves than they must.
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -21,6 +21,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
  * @typedef {{ name: string, launches: number, read: number, written: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
  */
 
+/** Image towers by the names that stand for them here. */
+export const teachers = { clip_rn50: { layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024 } };
+
 /** How many multiprocessors a step of this size is to be laid out for. */
 export const multiprocessorsFor = ({ resolution, batch }) => Math.max(1, Math.round((132 * batch * resolution ** 2) / (256 * 224 ** 2)));
 
@@ -31,7 +34,7 @@ function addTo(sum, numbers) {
 }
 
 /**
- * Runs forward, backward and SGD of a student once and counts.
+ * Runs forward, backward and SGD of a student once, or a teacher forward, and counts.
  * @param {string} addon the emulated one
  * @param {string} ptx a folder of makePtx
  * @param {Setting} setting
@@ -129,7 +132,7 @@ async function main() {
   const { batch } = setting;
   const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);
   const kinds = ['memory', 'cache', 'issue', 'integer', 'special', 'shared', 'tensor'];
-  console.log(`${student}: forward, backward and SGD, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
+  console.log(`${student}: ${student in teachers ? 'forward' : 'forward, backward and SGD'}, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
   console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}\n${['MB', 'longest', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
   const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, times: {}, longest: 0 };
   for (const row of rows) {
