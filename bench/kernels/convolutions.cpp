@@ -99,19 +99,46 @@ void weight(Table& table, const Layer& layer) {
   });
 }
 
-enum class Ending { plain, residual, mean };
+enum class Ending { plain, residual, mean, both };
 
-// A teacher's convolution: the folded norm and ReLU in the epilogue, the residual too where a block ends, or the mean of 2x2 windows.
+// A teacher's convolution: the folded norm and ReLU in the epilogue, the residual too where a block ends, and the mean of 2x2 windows instead of the output or,
+// where a stage ends, beside it.
 void teacher(Table& table, const Layer& layer, Ending ending = Ending::plain) {
-  const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
-  const bool residual = ending == Ending::residual, mean = ending == Ending::mean;
-  const Work work{2 * (counts.x + counts.w + (residual ? 2 : mean ? 0.25 : 1) * counts.y), counts.operations, Unit::tensor, residual ? "x, w, residual, y" : mean ? "x, w, a quarter of y" : "x, w, y"};
-  table.operation(name_of(residual ? "conv_forward + residual" : mean ? "conv_forward + mean" : "conv_forward", layer), work, [&, residual, mean](Operands& t) -> Call {
-    const ConvShape s = shape_of(table, layer, t.n);
+  const auto shape = [&, ending](int n) {  // even where a map stands beside its means
+    const ConvShape s = shape_of(table, layer, n);
+    return ending == Ending::both ? testing::conv(n, s.h + s.h % 2, s.w + s.w % 2, s.c, s.k, s.r, s.stride, s.pad) : s;
+  };
+  const Counts counts(shape(table.batch()), layer.real_c);
+  const bool residual = ending == Ending::residual || ending == Ending::both, mean = ending == Ending::mean || ending == Ending::both, output = ending != Ending::mean;
+  const Work work{2 * (counts.x + counts.w + (output + residual + mean * 0.25) * counts.y), counts.operations, Unit::tensor,
+                  ending == Ending::both ? "x, w, residual, y and a quarter" : residual ? "x, w, residual, y" : mean ? "x, w, a quarter of y" : "x, w, y"};
+  const char* const names[] = {"conv_forward", "conv_forward + residual", "conv_forward + mean", "conv_forward + residual, mean"};
+  table.operation(name_of(names[int(ending)], layer), work, [&, residual, mean, output](Operands& t) -> Call {
+    const ConvShape s = shape(t.n);
     const void *x = t.images(image_in(s)), *w = t.values(weights(s), fan(s));
-    const Epilogue epilogue{t.values32(size_t(s.k), 0.3f, 1), t.values32(size_t(s.k)), residual ? t.images(image_out(s)) : nullptr, Act::relu, mean ? 2 : 1};
-    void* y = t.out_images(mean ? size_t(s.oh / 2) * (s.ow / 2) * s.k : image_out(s));
+    const Epilogue epilogue{t.values32(size_t(s.k), 0.3f, 1), t.values32(size_t(s.k)), residual ? t.images(image_out(s)) : nullptr, Act::relu,
+                            mean ? t.out_images(size_t(s.oh / 2) * (s.ow / 2) * s.k) : nullptr};
+    void* y = output ? t.out_images(image_out(s)) : nullptr;
     return [=, &t] { t.ops.conv_forward(*t.device, s, t.type, x, w, epilogue, y); };
+  });
+}
+
+// The last convolution of a stage's first block and its shortcut, in one.
+void teacher_sum(Table& table, int side, int c, int c2, int k) {
+  const auto shape = [&, side, c, c2, k](int n) {
+    const int pixels = table.side(side) * table.side(side);
+    return ConvSumShape{int64_t(n) * pixels, (table.channels(c) + 31) / 32 * 32, table.channels(c2), table.channels(k)};
+  };
+  const ConvSumShape all = shape(table.batch());
+  const double in = double(all.rows) * (all.c + all.c2), out = double(all.rows) * all.k;
+  table.operation("conv_sum_forward 1x1 " + std::to_string(c) + " + " + std::to_string(c2) + " -> " + std::to_string(k) + " @" + std::to_string(side) + " (teacher)",
+                  {2 * (in + out + double(all.weights())), 2 * in * all.k, Unit::tensor, "x, x2, w, y"}, [=](Operands& t) -> Call {
+    const ConvSumShape s = shape(t.n);
+    const size_t pixels = size_t(s.rows / t.n);
+    const void *x = t.images(pixels * s.c), *x2 = t.images(pixels * s.c2), *w = t.values(size_t(s.weights()), 1 / std::sqrt(float(s.c + s.c2)));
+    const float* shift = t.values32(size_t(s.k));
+    void* y = t.out_images(pixels * s.k);
+    return [=, &t] { t.ops.conv_sum_forward(*t.device, s, t.type, x, x2, w, shift, Act::relu, y); };
   });
 }
 
@@ -138,6 +165,9 @@ void convolutions(Table& table) {
     teacher(table, layer);
   for (const Layer& layer : {Layer{"teacher", 112, 32, 64, 3, 1}, Layer{"teacher", 56, 128, 128, 3, 1}, Layer{"teacher", 14, 512, 512, 3, 1}}) teacher(table, layer, Ending::mean);
   for (const Layer& layer : {Layer{"teacher", 56, 64, 256, 1, 1}, Layer{"teacher", 14, 256, 1024, 1, 1}, Layer{"teacher", 7, 512, 2048, 1, 1}}) teacher(table, layer, Ending::residual);
+  for (const Layer& layer : {Layer{"teacher", 56, 64, 256, 1, 1}, Layer{"teacher", 14, 256, 1024, 1, 1}}) teacher(table, layer, Ending::both);
+  teacher_sum(table, 56, 64, 64, 256);
+  teacher_sum(table, 14, 256, 512, 1024);
 }
 
 }  // namespace lgd::bench

@@ -165,6 +165,14 @@ void attention(Table& table) {
     void* out = t.out_images(size_t(channels));
     return [=, &t] { t.ops.query_attention_forward(*t.device, {t.n, tokens, channels, heads}, t.type, q, k, v, out); };
   });
+  const double weights = 4.0 * heads * 64 * channels, products = 4.0 * table.batch() * channels * heads * (64 + tokens);
+  table.operation("absorbed_attention 50 x 2048, 32 heads (teacher)", {token * (2 + tokens + 4 * heads) + weights, products, Unit::tensor, "q, x, u and y twice, out, w"}, [=](Operands& t) -> Call {
+    const float fan = 1 / std::sqrt(float(channels));
+    const void *q = t.images(size_t(channels), 2), *x = t.images(size_t(tokens) * channels), *wk = t.values(size_t(channels) * channels, fan), *wv = t.values(size_t(channels) * channels, fan);
+    const float* bv = t.values32(size_t(channels));
+    void* out = t.out_images(size_t(channels));
+    return [=, &t] { t.ops.absorbed_attention_forward(*t.device, {t.n, tokens, channels, heads}, t.type, q, x, wk, wv, bv, out); };
+  });
   table.operation("tokens_forward 50 x 2048 (teacher)", {token * (2 * tokens - 1), 0, Unit::cores, "x, tokens"}, [=](Operands& t) -> Call {
     const void* x = t.images(size_t(tokens - 1) * channels);
     const float* position = t.values32(size_t(tokens) * channels);

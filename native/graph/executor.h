@@ -13,7 +13,7 @@ class Executor {
  public:
   Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters);
 
-  size_t arena_bytes() const { return arena_.bytes(); }
+  size_t arena_bytes() const { return arena_.bytes() + sums_.bytes(); }
   int kernels_forward() const { return int(program_.steps.size() + program_.outputs.size()); }
   int kernels_backward() const;
 
@@ -35,9 +35,11 @@ class Executor {
   void* gradient(int number) const;
   NormNumbers norm_numbers(int node) const;
   void fold_norms();
+  void fold_sums();
 
   void forward_step(const Step& step);
   void forward_conv(const Step& step);
+  void forward_conv_sum(const Step& step);
   void forward_norm(const Step& step);
   void forward_drop(const Step& step);
   void forward_sequence(const Step& step);   // executor_sequence.cpp
@@ -76,6 +78,11 @@ class Executor {
   Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
   Buffer gates_;                        // sums of the gate under way, [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere
+  // Of steps with a second convolution: the shift, [K] float32, and behind it the weights of both.
+  struct Sum { ConvSumShape shape; float* shift; void* w; };
+  Sum sum_of(const Step& step) const;
+  Buffer sums_;
+  std::vector<int64_t> sum_offsets_;    // node -> bytes in sums_, or nowhere
   const void* images_ = nullptr;        // of the call that runs
   ForwardOptions options_;              // of the last forward
   bool folded_ = false;

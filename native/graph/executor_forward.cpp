@@ -7,6 +7,11 @@ namespace lgd {
 
 static constexpr int numbers_of_norm = 7;  // members of NormNumbers
 
+static ConvSumShape sum_shape(const Program& program, const Step& step) {
+  const auto channels = [&](int value) { return program.shapes.values[size_t(value)].stored; };
+  return {program.shapes.rows(step.output), channels(step.inputs[0]), channels(step.inputs[1]), channels(step.output)};
+}
+
 Executor::Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters)
     : device_(device), kernels_(*device->kernels), program_(program), parameters_(parameters), arena_(device, program.memory.bytes) {
   int64_t floats = 0, widest = 0, gates = 0;
@@ -21,6 +26,15 @@ Executor::Executor(const DevicePtr& device, const Program& program, ParameterTab
   for (const Step& step : program.steps)
     if (step.kind == StepKind::gate) gates = std::max(gates, 5 * int64_t(program.shapes.batch) * program.shapes.values[size_t(step.output)].stored);
   const bool layers = std::any_of(program.steps.begin(), program.steps.end(), [](const Step& step) { return step.kind == StepKind::conv_norm; });
+  int64_t bytes = 0;
+  sum_offsets_.assign(program.graph.nodes.size(), nowhere);
+  for (const Step& step : program.steps) {
+    if (!step.adds_convolution()) continue;
+    sum_offsets_[size_t(step.node)] = bytes;
+    const ConvSumShape shape = sum_shape(program, step);
+    bytes += (shape.k * 4 + shape.weights() * int64_t(size_of(program.shapes.type)) + 255) / 256 * 256;
+  }
+  if (bytes > 0) sums_ = Buffer(device, size_t(bytes));
   if (floats > 0) norms_ = Buffer(device, size_t(floats) * 4);
   if (layers) discarded_ = Buffer(device, size_t(4 * widest) * 4);
   if (gates > 0) gates_ = Buffer(device, size_t(gates) * 4);
@@ -46,7 +60,26 @@ void Executor::fold_norms() {
     kernels_.norm_fold(*device_, program_.shapes.values[i + 1].stored, node.eps, parameter(norm_weight), parameter(norm_bias),
                        parameter(norm_mean), parameter(norm_var), numbers.scale, numbers.shift);
   }
+  fold_sums();
   folded_ = true;
+}
+
+Executor::Sum Executor::sum_of(const Step& step) const {
+  const ConvSumShape shape = sum_shape(program_, step);
+  char* begin = sums_.as<char>() + sum_offsets_[size_t(step.node)];
+  return {shape, reinterpret_cast<float*>(begin), begin + shape.k * 4};
+}
+
+void Executor::fold_sums() {
+  for (const Step& step : program_.steps) {
+    if (!step.adds_convolution()) continue;
+    const auto folded = [&](int conv, int norm) {
+      const NormNumbers numbers = norm_numbers(norm);
+      return FoldedConv{parameters_.value(program_.graph.nodes[size_t(conv)].parameters[conv_weight]), numbers.scale, numbers.shift};
+    };
+    const auto [shape, shift, w] = sum_of(step);
+    kernels_.conv_sum_fold(*device_, shape, program_.shapes.type, folded(step.node, step.norm), folded(step.second, step.second_norm), w, shift);
+  }
 }
 
 void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
@@ -92,11 +125,17 @@ void Executor::forward_step(const Step& step) {
   }
 }
 
+void Executor::forward_conv_sum(const Step& step) {
+  const auto [shape, shift, w] = sum_of(step);
+  kernels_.conv_sum_forward(*device_, shape, program_.shapes.type, value(step.inputs[0]), value(step.inputs[1]), w, shift, step.act, value(step.output));
+}
+
 void Executor::forward_conv(const Step& step) {
+  if (step.adds_convolution()) return forward_conv_sum(step);
   const Node& node = node_of(step);
   Epilogue epilogue;
   epilogue.act = step.act;
-  epilogue.average = step.average;
+  if (step.mean >= 0) epilogue.mean = value(step.mean);
   if (step.residual >= 0) epilogue.residual = value(step.residual);
   if (step.norm >= 0) {
     const NormNumbers numbers = norm_numbers(step.norm);
@@ -107,7 +146,7 @@ void Executor::forward_conv(const Step& step) {
   }
   const auto run = node.groups > 1 ? kernels_.depthwise_forward : kernels_.conv_forward;
   run(*device_, conv_shape(program_.graph, program_.shapes, step.node), program_.shapes.type, value(step.inputs[0]),
-      parameters_.operand(node.parameters[conv_weight]), epilogue, value(step.output));
+      parameters_.operand(node.parameters[conv_weight]), epilogue, step.mean == step.output ? nullptr : value(step.output));
 }
 
 void Executor::forward_norm(const Step& step) {

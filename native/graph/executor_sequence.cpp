@@ -17,7 +17,13 @@ void Executor::forward_sequence(const Step& step) {
     case OpKind::tokens: return kernels_.tokens_forward(*device_, batch, count, in.stored, shapes.type, x, table(0), y);
     case OpKind::first_token: return kernels_.first_token_forward(*device_, batch, count, in.stored, shapes.type, x, y);
     case OpKind::query_attention: {
-      const int tokens = int(shapes.values[size_t(step.inputs[1])].pixels());
+      const ValueShape& of = shapes.values[size_t(step.inputs[1])];
+      const int tokens = int(of.pixels());
+      if (step.second >= 0) {
+        const std::vector<int> &keys = program_.graph.nodes[size_t(step.second)].parameters, &values = program_.graph.nodes[size_t(step.third)].parameters;
+        return kernels_.absorbed_attention_forward(*device_, {batch, tokens, of.stored, node.heads}, shapes.type, x, operand(1), parameters_.operand(keys[conv_weight]),
+                                                   parameters_.operand(values[conv_weight]), values.size() > conv_bias ? parameters_.value(values[conv_bias]) : nullptr, y);
+      }
       return kernels_.query_attention_forward(*device_, {batch, tokens, in.stored, node.heads}, shapes.type, x, operand(1), operand(2), y);
     }
     case OpKind::repeat: return kernels_.repeat_forward(*device_, batch, out.stored, shapes.type, table(0), y);

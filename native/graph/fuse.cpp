@@ -5,7 +5,15 @@
 // other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer), then, on CUDA, forward only and
 // without a residual, the mean of 2x2 windows behind a dense convolution. The step stands where the chain's last node stood, so the residual
 // is there.
+//
+// Then, on CUDA and forward only:
+// - a 1x1 convolution whose residual is nothing but another's result takes that one in, and of the two only the sum is stored;
+// - a dense convolution whose output others read, too, takes in the mean of its 2x2 windows;
+// - attention with one query takes in the layers that make keys and values of the same tokens, which are then never formed (bfloat16).
+#include <algorithm>
+
 #include "graph/program.h"
+#include "ops/attention.h"
 
 namespace lgd {
 namespace {
@@ -13,7 +21,7 @@ namespace {
 class StepFusion {
  public:
   StepFusion(Program& program, DeviceKind kind, Fusion fusion)
-      : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes), averages_(kind == DeviceKind::cuda && !program.training) {
+      : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes), folds_(kind == DeviceKind::cuda && !program.training) {
     const size_t nodes = graph_.nodes.size();
     resolved_.resize(nodes + 1);
     readers_.resize(nodes + 1);
@@ -28,6 +36,10 @@ class StepFusion {
     for (const int chain : ends_at_)
       if (chain >= 0) program_.steps.push_back(std::move(chains_[size_t(chain)]));
     for (const int output : graph_.outputs) program_.outputs.push_back(resolved_[size_t(output)]);
+    if (!fused_ || !folds_) return;
+    add_convolutions();
+    store_means();
+    absorb_keys_and_values();
   }
 
  private:
@@ -90,11 +102,11 @@ class StepFusion {
       step.act = graph_.nodes[size_t(activation)].act;
       last = take(last, OpKind::activation);
     }
-    if (averages_ && node.op == OpKind::conv && node.groups == 1 && step.residual < 0 && is_clamp(step.act)) {
+    if (folds_ && node.op == OpKind::conv && node.groups == 1 && step.residual < 0 && is_clamp(step.act)) {
       const int pool = sole_reader(last + 1, OpKind::avg_pool);
       if (pool >= 0 && graph_.nodes[size_t(pool)].kernel == 2) {
-        step.average = 2;
         last = take(last, OpKind::avg_pool);
+        step.mean = last + 1;
       }
     }
     return last;
@@ -106,10 +118,71 @@ class StepFusion {
     return node;
   }
 
+  void add_convolutions() {
+    std::vector<Step>& steps = program_.steps;
+    std::vector<int> taken;
+    for (Step& step : steps) {
+      if (step.residual < 0 || !is_folded_pointwise(step) || program_.shapes.values[size_t(step.inputs[0])].stored % 32 != 0) continue;
+      const auto other = std::find_if(steps.begin(), steps.end(), [&](const Step& maker) { return maker.output == step.residual; });
+      if (other == steps.end() || !is_folded_pointwise(*other) || other->residual >= 0 || other->act != Act::none || readers_[size_t(other->output)].size() != 1) continue;
+      taken.push_back(other->output);
+      step.inputs.push_back(other->inputs[0]);
+      step.second = other->node;
+      step.second_norm = other->norm;
+      step.residual = -1;
+    }
+    std::erase_if(steps, [&](const Step& step) { return contains(taken, step.output); });
+  }
+
+  bool is_folded_pointwise(const Step& step) const {
+    const Node& node = graph_.nodes[size_t(step.node)];
+    return step.op == OpKind::conv && step.norm >= 0 && step.mean < 0 && step.second < 0 && node.kernel == 1 && node.stride == 1 && node.padding == 0 && node.groups == 1;
+  }
+
+  void store_means() {
+    std::vector<Step>& steps = program_.steps;
+    std::vector<int> taken;
+    for (Step& step : steps) {
+      const ValueShape& shape = program_.shapes.values[size_t(step.output)];
+      if (step.op != OpKind::conv || graph_.nodes[size_t(step.node)].groups != 1 || step.mean >= 0 || step.second >= 0 || !is_clamp(step.act) || shape.h % 2 != 0 || shape.w % 2 != 0) continue;
+      const auto pool = std::find_if(steps.begin(), steps.end(), [&](const Step& reader) {
+        return reader.op == OpKind::avg_pool && reader.inputs[0] == step.output && graph_.nodes[size_t(reader.node)].kernel == 2;
+      });
+      if (pool == steps.end()) continue;
+      step.mean = pool->output;
+      taken.push_back(pool->output);
+    }
+    std::erase_if(steps, [&](const Step& step) { return step.op == OpKind::avg_pool && contains(taken, step.output); });
+  }
+
+  void absorb_keys_and_values() {
+    std::vector<Step>& steps = program_.steps;
+    std::vector<int> taken;
+    const auto maker = [&](int value) { return std::find_if(steps.begin(), steps.end(), [&](const Step& step) { return step.output == value; }); };
+    const auto is_plain_layer = [&](const Step& step) {
+      return step.op == OpKind::linear && step.norm < 0 && step.act == Act::none && step.residual < 0 && readers_[size_t(step.output)].size() == 1;
+    };
+    for (Step& step : steps) {
+      if (step.op != OpKind::query_attention) continue;
+      const auto keys = maker(step.inputs[1]), values = maker(step.inputs[2]);
+      if (keys == steps.end() || values == steps.end() || keys == values || !is_plain_layer(*keys) || !is_plain_layer(*values) || keys->inputs != values->inputs) continue;
+      const ValueShape &tokens = program_.shapes.values[size_t(keys->inputs[0])], &out = program_.shapes.values[size_t(step.output)];
+      const AbsorbedShape shape{program_.shapes.batch, int(tokens.pixels()), tokens.stored, graph_.nodes[size_t(step.node)].heads};
+      if (program_.shapes.type != DType::bf16 || !can_absorb(shape) || out.stored != shape.inner()) continue;
+      taken.insert(taken.end(), {keys->output, values->output});
+      step.inputs = {step.inputs[0], keys->inputs[0]};
+      step.second = keys->node;
+      step.third = values->node;
+    }
+    std::erase_if(steps, [&](const Step& step) { return contains(taken, step.output); });
+  }
+
+  static bool contains(const std::vector<int>& values, int value) { return std::find(values.begin(), values.end(), value) != values.end(); }
+
   static constexpr int outside = -1;           // the reader of the graph's outputs
   Program& program_;
   const Graph& graph_;
-  const bool fused_, averages_;
+  const bool fused_, folds_;                   // folds_: norms are folded, and the kernels are those of CUDA
   std::vector<int> resolved_;                  // value -> the value that holds it
   std::vector<std::vector<int>> readers_;      // value -> nodes, once for each operand
   std::vector<bool> absorbed_;

@@ -91,6 +91,7 @@ class Lives {
     for (const int input : step.inputs) read(input, time);
     if (step.residual >= 0) read(step.residual, time);
     if (step.kind != StepKind::gate) values[size_t(step.output)].touch(time);
+    if (step.mean >= 0) values[size_t(step.mean)].touch(time);
     if (step.kind == StepKind::excitation) touch_layers(step, time);
   }
 

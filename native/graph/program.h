@@ -18,7 +18,7 @@ enum class StepKind : uint8_t {
 // A node with what was fused into it.
 //   batch_norm: act(norm(x) + residual), in training with batch statistics
 //   conv, linear: in forward-only plans act(scale * conv(x) + shift + residual), scale and shift from `norm` or the bias;
-//     with `average` 2 the mean of 2x2 windows of that
+//     with `mean` also the mean of 2x2 windows of that; with a second convolution act(scale * conv(x) + shift + scale2 * conv2(x2) + shift2)
 struct Step {
   StepKind kind = StepKind::node;
   OpKind op{};
@@ -27,11 +27,17 @@ struct Step {
   Act act = Act::none;
   std::vector<int> inputs;   // values, dropped nodes resolved
   int residual = -1;         // value, or -1
-  int average = 1;           // conv in forward-only plans on CUDA: 2 where the avgPool behind it is part of it
   int output = -1;           // value
+  int mean = -1;             // conv in forward-only plans on CUDA: value of an avgPool of 2x2 windows behind it; the output where that alone is stored
   int activation = -1;       // conv_norm: the value behind its norm (and gate) whose gradient it starts from
   int second = -1;           // excitation: node of its second layer; `node` is the first, act what stands behind both
+                             // conv in forward-only plans on CUDA: node of a 1x1 convolution over inputs[1] whose result is added (ops/conv.h, ConvSumShape)
+                             // query_attention there: node of the keys' layer where inputs are queries and tokens (ops/attention.h, AbsorbedShape)
+  int second_norm = -1;      // of that convolution: the batchNorm node behind it
+  int third = -1;            // query_attention: node of the values' layer
   Act inner = Act::none;     // excitation: between the layers
+
+  bool adds_convolution() const { return kind == StepKind::node && op == OpKind::conv && second >= 0; }
 };
 
 // A value that is an activation over a norm behind a convolution: act(norm(raw)), of a join act(keep norm(raw) + residual), of a gate

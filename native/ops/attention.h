@@ -18,4 +18,19 @@ struct AttentionShape { int n, tokens, channels, heads; };
 void query_attention_forward_cpu(Context&, const AttentionShape&, DType type, const void* q, const void* k, const void* v, void* out);
 void query_attention_forward_cuda(Context&, const AttentionShape&, DType type, const void* q, const void* k, const void* v, void* out);
 
+// The same where keys and values are linear layers of the same tokens, k = Wk x + bk and v = Wv x + bv: with one query neither has to be formed,
+//   scores = (Wk_h^T q_h) . x[t]                       (q_h . bk_h is the same for every t, so the softmax does not see it)
+//   out_h  = Wv_h (sum_t softmax(scores)[t] x[t]) + bv_h
+// which takes 2 C (inner + heads tokens) multiply-adds an image instead of 2 C inner tokens.
+// bfloat16 alone, heads of 64 values, channels a multiple of 128, at most 256 tokens.
+struct AbsorbedShape {
+  int n, tokens, channels, heads;    // channels: of the tokens
+  static constexpr int size = 64;    // of a head
+  constexpr int inner() const { return heads * size; }
+};
+constexpr bool can_absorb(const AbsorbedShape& s) { return s.tokens <= 256 && s.channels % 128 == 0; }
+// q, out [N,inner], x [N,T,C], wk, wv [inner][C] storage type; bv float32 [inner] or null.
+void absorbed_attention_forward_cpu(Context&, const AbsorbedShape&, DType type, const void* q, const void* x, const void* wk, const void* wv, const float* bv, void* out);
+void absorbed_attention_forward_cuda(Context&, const AbsorbedShape&, DType type, const void* q, const void* x, const void* wk, const void* wv, const float* bv, void* out);
+
 }  // namespace lgd

@@ -4,6 +4,7 @@
 
 #include "core/simd.h"
 #include "ops/common_cpu.h"
+#include "ops/conv.h"
 
 #define LGD_ISA_FILE "ops/attention_cpu.inl"
 #include "core/foreach_isa.h"
@@ -34,6 +35,16 @@ void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType ty
     for (int64_t i = begin; i < end; ++i)
       LGD_DISPATCH(query_attention_image)(s, q + i * s.channels, k + i * image, v + i * image, out + i * s.channels, score.data());
   });
+}
+
+// For checks: no plan for the CPU has it. Forms the keys and values.
+void absorbed_attention_forward_cpu(Context& ctx, const AbsorbedShape& s, DType type, const void* q, const void* x, const void* wk, const void* wv, const float* bv, void* out) {
+  const int rows = s.n * s.tokens;
+  const ConvShape linear{rows, 1, 1, s.channels, s.inner(), 1, 1, 1, 0, 1, 1, 1};
+  std::vector<float> k(size_t(rows) * s.inner()), v(k.size());
+  conv_forward_cpu(ctx, linear, type, x, wk, {}, k.data());
+  conv_forward_cpu(ctx, linear, type, x, wv, {nullptr, bv}, v.data());
+  query_attention_forward_cpu(ctx, {s.n, s.tokens, s.inner(), s.heads}, type, q, k.data(), v.data(), out);
 }
 
 }  // namespace lgd

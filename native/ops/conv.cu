@@ -37,13 +37,38 @@ void forward(Context& ctx, const ConvShape& s, const Read& x, const void* w, con
   });
 }
 
-template <class T>
-void forward_mean(Context& ctx, const ConvShape& s, const read::Stored<T>& x, const void* w, const StoreMean<T>& out) {
+// The same, its output pixels window by window.
+template <class T, class Out>
+void forward_windows(Context& ctx, const ConvShape& s, const read::Stored<T>& x, const void* w, const Out& out) {
   const int K = s.r * s.s * s.c;
   const Loader weights{where::Rows{s.k, K}, read::Stored<T>{static_cast<const T*>(w)}};
   const where::WindowPatches patches(s);
   matrix::with_tile<T, 4, true>(ctx, patches.rows(), s.k, K,
                                 [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, Loader{patches, x}, weights, out, patches.rows(), s.k, K, [](auto&, int) {}); });
+}
+
+template <class T>
+void forward_sum(Context& ctx, const ConvSumShape& s, const void* x, const void* x2, const void* w, const StoreOutput<T>& out) {
+  const int width = s.c + s.c2;
+  const Loader both{where::RowsOfTwo{int(s.rows), s.c, s.c2}, read::StoredTwo<T>{static_cast<const T*>(x), static_cast<const T*>(x2)}};
+  const Loader weights{where::Rows{s.k, width}, read::Stored<T>{static_cast<const T*>(w)}};
+  matrix::with_tile<T, 4, false>(ctx, s.rows, s.k, width,
+                                 [&](auto tile) { matrix::launch_walking<T, decltype(tile)>(ctx, both, weights, out, s.rows, s.k, width, [](auto&, int) {}); });
+}
+
+// A thread: eight weights of a row of both.
+template <class T>
+__global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedConv first, FoldedConv second, T* w, float* shift) {
+  const int chunks = (s.c + s.c2) / 8, at = int(blockIdx.x) * 256 + int(threadIdx.x);
+  if (at >= s.k * chunks) return;
+  const int k = at / chunks, column = at % chunks * 8;
+  const bool in_second = column >= s.c;
+  const float scale = in_second ? second.scale[k] : first.scale[k];
+  F8 v = load8(in_second ? second.w + int64_t(k) * s.c2 + column - s.c : first.w + int64_t(k) * s.c + column);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v.v[i] *= scale;
+  store8(w + int64_t(at) * 8, v);
+  if (column == 0) shift[k] = first.shift[k] + second.shift[k];
 }
 
 // Sums over the rows of [rows][channels].
@@ -64,14 +89,31 @@ __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t row
 
 void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_dense(s);
-  LGD_CHECK(e.average == 1 || (e.average == 2 && !e.residual && is_clamp(e.act) && s.oh > 1 && s.ow > 1), "BAD_SHAPE",
-            "a convolution stores its output or, without a residual and through relu, relu6 or nothing, the mean of 2x2 windows; found ", e.average, " and an output of ", s.oh, "x", s.ow);
+  LGD_CHECK(!e.mean || (is_clamp(e.act) && s.oh > 1 && s.ow > 1 && (y ? s.oh % 2 == 0 && s.ow % 2 == 0 : !e.residual)), "BAD_SHAPE",
+            "a convolution stores the mean of 2x2 windows through relu, relu6 or nothing, and beside its output of even sides alone; found an output of ", s.oh, "x", s.ow);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const read::Stored<T> input{static_cast<const T*>(x)};
-    if (e.average == 2) return forward_mean<T>(ctx, s, input, w, StoreMean<T>{static_cast<T*>(y), s.k, e.scale, e.shift, e.act});
+    T* const mean = static_cast<T*>(e.mean);
+    if (mean && !y) return forward_windows<T>(ctx, s, input, w, StoreMean<T>{mean, s.k, e.scale, e.shift, e.act});
+    if (mean) return forward_windows<T>(ctx, s, input, w, StoreBoth<T>{static_cast<T*>(y), mean, s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, where::WindowGeometry(s)});
     const StoreOutput<T> out{static_cast<T*>(y), s.k, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
     forward<T>(ctx, s, input, w, out, [](auto&, int) {});
+  });
+}
+
+void conv_sum_fold_cuda(Context& ctx, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, sum_fold_kernel<T>, blocks_for(int64_t(s.k) * (s.c + s.c2) / 8, 256), 256, 0, s, first, second, static_cast<T*>(w), shift);
+  });
+}
+
+void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y) {
+  LGD_CHECK(s.c % 32 == 0 && s.c2 % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE", "a sum of two convolutions takes multiples of 32, 8 and 8 channels; found ", s.c, ", ", s.c2, " and ", s.k);
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    forward_sum<T>(ctx, s, x, x2, w, StoreOutput<T>{static_cast<T*>(y), s.k, nullptr, shift, nullptr, act, false});
   });
 }
 

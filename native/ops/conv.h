@@ -23,12 +23,29 @@ struct Epilogue {
   const float* shift = nullptr;   // [K]
   const void* residual = nullptr; // like y
   Act act = Act::none;
-  int average = 1;                // 2: y gets the mean of each 2x2 window of output pixels, [N,OH/2,OW/2,K]; dense convolutions without a residual, and none, relu or relu6
+  // Of dense convolutions through none, relu or relu6: gets the mean of each 2x2 window of output pixels, [N,OH/2,OW/2,K]; null: nobody wants it. y may then
+  // be null, which is not stored (and has no residual); else OH and OW are even.
+  void* mean = nullptr;
 };
 
 // x, y: `type`; w: `type`.
 void conv_forward_cpu(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
 void conv_forward_cuda(Context&, const ConvShape&, DType type, const void* x, const void* w, const Epilogue&, void* y);
+// Two 1x1 convolutions whose results are added, as one product over the channels of both inputs; for forward-only plans, with the norms folded:
+//   y[m,k] = act(sum_i w[k,i] x[m,i] + sum_i w[k,c+i] x2[m,i] + shift[k])
+struct ConvSumShape {
+  int64_t rows;                   // m, pixels
+  int c, c2, k;                   // channels of x and x2, output channels; on CUDA c is a multiple of 32
+  constexpr int64_t weights() const { return int64_t(k) * (c + c2); }
+};
+struct FoldedConv {
+  const float *w, *scale, *shift; // [K][C] float32, [K], [K]
+};
+// w [K][C+C2] storage type = (scale1 w1, scale2 w2), shift [K] = shift1 + shift2.
+void conv_sum_fold_cpu(Context&, const ConvSumShape&, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift);
+void conv_sum_fold_cuda(Context&, const ConvSumShape&, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift);
+void conv_sum_forward_cpu(Context&, const ConvSumShape&, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y);
+void conv_sum_forward_cuda(Context&, const ConvSumShape&, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y);
 // dx = dy * w^T (transposed convolution); accumulate: dx += .
 void conv_backward_data_cpu(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);
 void conv_backward_data_cuda(Context&, const ConvShape&, DType type, const void* dy, const void* w, void* dx, bool accumulate);

@@ -54,13 +54,13 @@ void zero_phase(const ConvShape& s, int py, int px, float* dx) {
 }  // namespace
 
 void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
-  if (epilogue.average > 1) {  // for checks: no plan for the CPU has it
-    std::vector<float> whole(size_t(s.rows()) * s.k);
+  if (epilogue.mean) {  // for checks: no plan for the CPU has it
+    std::vector<float> discarded(y ? 0 : size_t(s.rows()) * s.k);
+    void* whole = y ? y : discarded.data();
     Epilogue each = epilogue;
-    each.average = 1;
-    conv_forward_cpu(ctx, s, type, x, w, each, whole.data());
-    const int side = epilogue.average;
-    return avg_pool_forward_cpu(ctx, {s.n, s.oh, s.ow, s.k, side, side, 0, s.oh / side, s.ow / side}, type, whole.data(), y);
+    each.mean = nullptr;
+    conv_forward_cpu(ctx, s, type, x, w, each, whole);
+    return avg_pool_forward_cpu(ctx, {s.n, s.oh, s.ow, s.k, 2, 2, 0, s.oh / 2, s.ow / 2}, type, whole, epilogue.mean);
   }
   const Taps taps = forward_taps(s);
   patch_gemm(ctx, {.patches = input_patches(s, as_f32(type, x), taps),
@@ -77,6 +77,28 @@ void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* 
                    .out_x = 0,
                    .accumulate = false,
                    .epilogue = epilogue});
+}
+
+// For checks: no plan for the CPU has it.
+void conv_sum_fold_cpu(Context&, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift) {
+  float* to = as_f32(type, w);
+  for (int k = 0; k < s.k; ++k) {
+    for (int c = 0; c < s.c; ++c) *to++ = first.scale[k] * first.w[int64_t(k) * s.c + c];
+    for (int c = 0; c < s.c2; ++c) *to++ = second.scale[k] * second.w[int64_t(k) * s.c2 + c];
+    shift[k] = first.shift[k] + second.shift[k];
+  }
+}
+
+void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y) {
+  const int64_t width = s.c + s.c2;
+  std::vector<float> both(size_t(s.rows * width));
+  const float *first = as_f32(type, x), *second = as_f32(type, x2);
+  for (int64_t row = 0; row < s.rows; ++row) {
+    std::copy_n(first + row * s.c, s.c, both.data() + row * width);
+    std::copy_n(second + row * s.c2, s.c2, both.data() + row * width + s.c);
+  }
+  const ConvShape pointwise{int(s.rows), 1, 1, int(width), s.k, 1, 1, 1, 0, 1, 1, 1};
+  conv_forward_cpu(ctx, pointwise, type, both.data(), w, {nullptr, shift, nullptr, act}, y);
 }
 
 void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {

@@ -1,4 +1,5 @@
-// Ways out of the matrix core that leave sums per channel: a raw output with its norm's statistics, and the gradient of an activation.
+// Ways out of the matrix core: a raw output with its norm's statistics and the gradient of an activation, which leave sums per channel, and an output
+// together with the means of its windows.
 // Sums are of the values as stored, in float32, over the rows of a block; parts of blocks are added by ops/norm_finish.cuh.
 #pragma once
 #include <limits>
@@ -6,6 +7,7 @@
 #include "core/cuda_device.cuh"
 #include "ops/conv_loaders.cuh"
 #include "ops/fused.h"
+#include "ops/store_output.cuh"
 
 namespace lgd {
 
@@ -33,6 +35,49 @@ struct StoreStatistics {
     }
   }
   __device__ __forceinline__ float finish(int, int, float total) const { return total; }
+};
+
+// act(scale * value + shift + residual), and its mean over each 2x2 window: the rows are those of where::WindowPatches.
+template <class T>
+struct StoreBoth {
+  static constexpr bool sums = false, means = true;
+  T *out, *mean;
+  int channels;
+  const float *scale, *shift;    // [channels] or null
+  const T* residual;             // like out, or null
+  OutputAct act;                 // none, relu or relu6
+  where::WindowGeometry windows;
+
+  __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
+  __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
+    int y, x;
+    const int n = windows.pixel(window * 4, y, x), width = windows.shape.ow;
+    const int64_t first = (int64_t(n * windows.shape.oh + y) * width + x) * channels + column;
+    const auto at = [&](int row) { return first + int64_t(row / 2 * width + row % 2) * channels; };
+    Raw8<T> residuals[4];
+    if (residual)
+#pragma unroll
+      for (int row = 0; row < 4; ++row) residuals[row] = load_raw8(residual + at(row));
+    F8 sum = zero8();
+#pragma unroll
+    for (int row = 0; row < 4; ++row) {
+      F8& v = rows[row];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v.v[i] = fmaf(v.v[i], scales.v[i], shifts.v[i]);
+      if (residual) {
+        const F8 r = unpack8(residuals[row]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v.v[i] += r.v[i];
+      }
+      if (act.bounds) act.bound(v);
+      store8(out + at(row), v);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum.v[i] *= 0.25f;
+    store8(mean + int64_t(window) * channels + column, sum);
+  }
 };
 
 // Which pixel of an image a row of a phase is (every pixel in turn with stride 1).

@@ -2,6 +2,7 @@
 //
 // Where:  k_outer;  overlaps: do neighbouring rows or k tiles read the same bytes again;  channels(): of a k-inner operand;  channel(i): of
 //   element i along the rows of a k-outer one;  pitch(): elements of a row in memory, of at most 2^31 rows;
+//   in_second(k), pitch(second): of two matrices side by side, instead of pitch();
 //   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
 //     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
 //     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that row, anything unless inside,
@@ -74,6 +75,34 @@ struct Rows {
     __device__ __forceinline__ int64_t image_channel(const Rows& of, int first, int tile, int slot) const {
       const int row = first + int(threadIdx.x) / Mine::chunks + slot * Mine::step;
       return int64_t(of.by_pixels.divide(uint32_t(row))) * of.width + entry(of, tile);
+    }
+  };
+};
+
+// Two matrices with rows alike side by side, [rows][width] and [rows][width2], as if they were one (k inner); read with read::StoredTwo. Where one ends the
+// next k tile begins: width is a multiple of BK.
+struct RowsOfTwo {
+  static constexpr bool k_outer = false, overlaps = false;
+  int rows, width, width2;
+  constexpr int channels() const { return width + width2; }
+  __device__ __forceinline__ bool in_second(int k) const { return k >= width; }
+  __device__ __forceinline__ int pitch(bool second) const { return second ? width2 : width; }
+
+  template <class Mine> struct State {
+    int row0, k;
+    __device__ __forceinline__ void init(const RowsOfTwo&, int first, int thread) {
+      row0 = first + thread / Mine::chunks;
+      k = thread % Mine::chunks * Mine::chunk;
+    }
+    __device__ __forceinline__ void begin(const RowsOfTwo&, int) {}
+    __device__ __forceinline__ int column(const RowsOfTwo& of, int tile) const {
+      const int at = tile * Mine::BK;
+      return (of.in_second(at) ? at - of.width : at) + k;
+    }
+    __device__ __forceinline__ uint32_t row(const RowsOfTwo& of, int tile, int slot, bool& inside) const {
+      const int row = row0 + slot * Mine::step;
+      inside = row < of.rows && tile * Mine::BK + k < of.width + of.width2;
+      return uint32_t(row);
     }
   };
 };

@@ -19,6 +19,8 @@
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
 #define LGD_OPERATIONS(X) \
   X(conv_forward) \
+  X(conv_sum_fold) \
+  X(conv_sum_forward) \
   X(conv_backward_data) \
   X(conv_backward_weight) \
   X(depthwise_forward) \
@@ -48,6 +50,7 @@
   X(tokens_forward) \
   X(first_token_forward) \
   X(query_attention_forward) \
+  X(absorbed_attention_forward) \
   X(layer_norm_forward) \
   X(self_attention_forward) \
   X(positions_forward) \

@@ -49,6 +49,16 @@ struct Stored {
   __device__ __forceinline__ const T* first() const { return x; }
 };
 
+// Two operands as they are stored, side by side (where::RowsOfTwo).
+template <class T>
+struct StoredTwo {
+  static constexpr int tables = 0;
+  const T *x, *x2;
+  constexpr bool active() const { return false; }
+  constexpr bool pair() const { return false; }
+  __device__ __forceinline__ const T* first(bool in_second) const { return in_second ? x2 : x; }
+};
+
 // An activation from a raw output:  act(scale y + shift) * gate.
 template <class T>
 struct Activation {

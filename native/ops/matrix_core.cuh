@@ -182,15 +182,29 @@ struct Side {
     return shared;
   }
 
+  // Where the tensor begins that a k tile is read from, and the elements from row to row.
+  static __device__ __forceinline__ const T* source(const Loader& loader, int tile, int& pitch) {
+    if constexpr (requires { loader.where.in_second(0); }) {
+      const bool second = loader.where.in_second(tile * BK<T>);
+      pitch = loader.where.pitch(second);
+      return loader.read.first(second);
+    } else {
+      pitch = loader.where.pitch();
+      return loader.read.first();
+    }
+  }
+
   __device__ __forceinline__ void fetch(const Loader& loader, int tile, int stage) {
     state.begin(loader.where, tile);
     constexpr int size = int(sizeof(T));
-    const uint32_t pitch = uint32_t(loader.where.pitch()) * size;
+    int elements;
+    const T* const whole = source(loader, tile, elements);
+    const uint32_t pitch = uint32_t(elements) * size;
     const int column = state.column(loader.where, tile);
     const auto copy = [&](const T* from, SharedPlace to, uint32_t row, bool inside) {
       cp_async16<Loader::Where::overlaps>(to, reinterpret_cast<const char*>(from) + uint64_t(row) * pitch, inside);
     };
-    const T *const from_first = loader.read.first() + column, *from_second = from_first;
+    const T *const from_first = whole + column, *from_second = from_first;
     const SharedPlace first = SharedPlace(own) + stage * Place::tile_elements * size;
     SharedPlace second = first;
     if constexpr (lazy)

@@ -3,7 +3,7 @@
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { version } from '../../lib/version.js';
 import { checkAugmentation } from './augmentation.js';
-import { checkGolden, checkStudents, checkTeacher } from './networks.js';
+import { checkGolden, checkStudents, checkTeacher, checkTower } from './networks.js';
 import { checkConvolutions, checkKernels, measureKernels, sanitize } from './programs.js';
 import { Report } from './report.js';
 import { checkAgainstPlain, checkGoldenSteps } from './semantic.js';
@@ -29,7 +29,7 @@ async function main(): Promise<void> {
     sanitize: () => sanitize(report),
     semantic: here((_, cuda) => checkGoldenSteps(report, cuda), (_, cuda) => checkAgainstPlain(report, cuda)),
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
-    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda)),
+    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda)),
     training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
     convolutions: () => checkConvolutions(report),

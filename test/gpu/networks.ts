@@ -2,7 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Device } from '../../lib/device.js';
-import { CompiledEncoder, createEncoder, Encoder, listStudents, loadTeacher, type Precision } from '../../lib/models/index.js';
+import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, loadTeacher, modifiedResNet, type Precision } from '../../lib/models/index.js';
 import { readSafetensors } from '../../lib/safetensors.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
@@ -103,6 +103,26 @@ export async function checkGolden(report: Report, cuda: Device): Promise<void> {
       const { num_classes: classes, width_mult: width = '1', resolution } = (await readSafetensors(join(folder, file))).metadata;
       using encoder = await createEncoder(name, { device: cuda, precision: 'float32', outputs: Number(classes), widthMultiplier: Number(width), resolution: Number(resolution), batch: 4 });
       await compare(`${name} as torchvision in float64`, encoder, join(folder, file), name === 'mobilenet_v2' ? kinked : golden);
+    });
+  }
+}
+
+/** What a teacher's plan merges on CUDA: shortcuts into sums, means into the maps before them, keys and values into the attention (bfloat16). */
+export async function checkTower(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  const graph = modifiedResNet({ layers: [2, 1, 1, 1], width: 32, heads: 16, outputDim: 64, imageSize: 64 });
+  const [batch, resolution] = [report.small ? 2 : 32, 64];
+  const [weights, images] = [initialWeights(graph, 3), randomNormal(batch * 3 * resolution ** 2, 5)];
+  const embed = async (device: Device, precision: Precision) => {
+    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision, training: false }));
+    encoder.load(weights);
+    return encoder.forward(images);
+  };
+  const expected = await embed(cpu, 'float32');
+  for (const [precision, limit] of [['float32', 1e-4], ['bfloat16', 3e-2]] as const) {
+    await report.attempt('networks', `a CLIP ResNet ${precision} as on the CPU, fused and not`, async () => {
+      const fused = wholeError([await embed(cuda, precision)], [expected]);
+      const plain = await withEnvironment({ LGDISTILL_FUSION: 'nodes' }, async () => wholeError([await embed(cuda, precision)], [expected]));
+      report.check('networks', `a CLIP ResNet ${precision} as on the CPU, fused and not`, `embeddings ${digits(fused)} and ${digits(plain)}`, fused < limit && plain < limit);
     });
   }
 }

@@ -2,10 +2,10 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { CompiledEncoder, type Precision } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
-import { loadTeacher } from '../../lib/models/index.js';
+import { loadTeacher, modifiedResNet } from '../../lib/models/index.js';
 import { initialWeights } from '../../lib/models/initialise.js';
 import { addonPath } from '../../lib/addon.js';
 import { allOperations } from '../fixtures/all-operations.js';
@@ -55,6 +55,19 @@ describe('the CUDA engine, emulated', () => {
   }, 300_000);
 });
 
+/** The output on CUDA from start weights and noise, how far it is from the CPU's in float32, and the kernels of a pass. */
+async function compare(graph: GraphSpec, { batch, resolution, precision = 'float32' }: { batch: number; resolution: number; precision?: Precision }) {
+  const images = randomNormal(batch * 3 * resolution * resolution, 4);
+  const weights = initialWeights(graph, 3);
+  const pass = async (device: Device, as: Precision) => {
+    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: as, training: false }));
+    encoder.load(weights);
+    return { output: await encoder.forward(images), kernelsForward: encoder.info.kernelsForward };
+  };
+  const [expected, found] = [await pass(cpu, 'float32'), await pass(cuda, precision)];
+  return { ...found, error: relativeError(found.output, expected.output) };
+}
+
 /** A map of 16 channels, made smaller by `pool`, and a head. */
 function pooled(pool: (g: GraphBuilder, map: Value) => Value): GraphSpec {
   const g = new GraphBuilder('pooled');
@@ -76,15 +89,59 @@ describe('a mean of 2x2 windows, in a forward-only plan', () => {
       return g.add(g.avgPool(map, 2), g.convNorm(map, 'other', { channels: 16, kernel: 3, stride: 2, padding: 0 }));
     })],
   ])('%s', async (_, kernels, graph) => {
-    const [batch, resolution] = [3, 30]; // maps of 15 and 7 pixels: the last row and column are in no window
-    const images = randomNormal(batch * 3 * resolution * resolution, 4);
-    const found: Float32Array[] = [];
-    for (const device of [cpu, cuda]) {
-      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32', training: false }));
-      encoder.load(initialWeights(graph, 3));
-      found.push(await encoder.forward(images));
-      if (device === cuda) expect(encoder.info.kernelsForward - 4).toBe(kernels);
-    }
-    expect(relativeError(found[1]!, found[0]!)).toBeLessThan(1e-5);
+    const { kernelsForward, error } = await compare(graph, { batch: 3, resolution: 30 }); // maps of 15 and 7 pixels: the last row and column are in no window
+    expect(kernelsForward - 4).toBe(kernels);
+    expect(error).toBeLessThan(1e-5);
   });
+});
+
+describe('a forward-only plan', () => {
+  const pointwise = (g: GraphBuilder, x: Value, name: string, channels = 40) => g.convNorm(x, name, { channels, kernel: 1 });
+  // kernels beside stem, mean over the image, head and output
+  it.each<[string, number, GraphSpec]>([
+    ['stores the mean of a map beside it', 2, pooled((g, x) => {
+      const map = g.relu(g.add(pointwise(g, x, 'conv', 16), x));
+      return g.add(g.avgPool(map, 2), g.convNorm(map, 'other', { channels: 16, kernel: 3, stride: 2 }));
+    })],
+    ['adds two 1x1 convolutions as one product', 2, pooled((g, x) => {
+      const inner = g.convNorm(x, 'inner', { channels: 32, kernel: 3 }, 'relu');
+      return g.relu(g.add(pointwise(g, inner, 'conv'), pointwise(g, x, 'shortcut')));
+    })],
+    ['leaves two convolutions apart where one has an activation', 3, pooled((g, x) => {
+      const inner = g.convNorm(x, 'inner', { channels: 32, kernel: 3 }, 'relu');
+      return g.relu(g.add(pointwise(g, inner, 'conv'), g.relu(pointwise(g, x, 'shortcut'))));
+    })],
+    ['or whose result is read elsewhere', 4, pooled((g, x) => {
+      const inner = g.convNorm(x, 'inner', { channels: 32, kernel: 3 }, 'relu');
+      const shortcut = pointwise(g, x, 'shortcut');
+      return g.add(g.relu(g.add(pointwise(g, inner, 'conv'), shortcut)), shortcut);
+    })],
+    ['or whose channels end within a k tile', 3, pooled((g, x) => {
+      const inner = g.convNorm(x, 'inner', { channels: 24, kernel: 3 }, 'relu');
+      return g.relu(g.add(pointwise(g, inner, 'conv'), pointwise(g, x, 'shortcut')));
+    })],
+  ])('%s', async (_, kernels, graph) => {
+    for (const precision of ['float32', 'bfloat16'] as const) {
+      const { kernelsForward, error } = await compare(graph, { batch: 3, resolution: 32, precision });
+      expect(kernelsForward - 4).toBe(kernels);
+      expect(error).toBeLessThan(precision === 'float32' ? 1e-5 : 1e-2);
+    }
+  });
+
+  // A shortcut in each stage, a mean beside the map of one of two blocks, and attention with heads of 64.
+  it.each([['float32', 1e-4], ['bfloat16', 2e-2]] as const)('of a CLIP ResNet in %s gives what the plain one does', async (precision, limit) => {
+    const graph = modifiedResNet({ layers: [2, 1, 1, 1], width: 32, heads: 16, outputDim: 16, imageSize: 64 });
+    const size = { batch: 2, resolution: 64, precision };
+    const fused = await compare(graph, size);
+    expect(fused.error).toBeLessThan(limit);
+    process.env['LGDISTILL_FUSION'] = 'nodes';
+    try {
+      const plain = await compare(graph, size);
+      expect(relativeError(fused.output, plain.output)).toBeLessThan(limit);
+    } finally {
+      delete process.env['LGDISTILL_FUSION'];
+    }
+    // stem 3, blocks 5 of 3, means 2, which stand behind sums of two convolutions; tokens, first token, query, attention, projection, output; in float32 keys and values
+    expect(fused.kernelsForward).toBe(precision === 'float32' ? 28 : 26);
+  }, 120_000);
 });

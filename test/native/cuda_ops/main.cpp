@@ -21,7 +21,7 @@ std::shared_ptr<Device> cpu, gpu;
 std::string wanted;  // checks whose names hold this
 }  // namespace
 
-void check(const std::string& name, const Body& body, double float32_tolerance) {
+void check(const std::string& name, const Body& body, double float32_tolerance, const std::vector<DType>& types) {
   if (name.find(wanted) == std::string::npos || !progress.is_next(every)) return;
   std::vector<std::vector<float>> expected;
   progress.watch(name);
@@ -30,7 +30,7 @@ void check(const std::string& name, const Body& body, double float32_tolerance) 
     body(run);
     expected = run.results();
   });
-  for (DType type : {DType::f32, DType::bf16}) {
+  for (const DType type : types) {
     std::vector<std::vector<float>> found;
     std::string error;
     progress.watch(name);
@@ -86,8 +86,14 @@ void convolutions(const std::vector<ConvShape>& shapes) {
     if (s.oh > 1 && s.ow > 1)
       check(describe("conv_forward + mean", s), [=](Run& t) {
         void *a = t.input(x), *b = t.input(w, fan);
-        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act(int(act) % (int(Act::relu6) + 1)), 2};
-        t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(size_t(s.n) * (s.oh / 2) * (s.ow / 2) * s.k));
+        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), nullptr, Act(int(act) % (int(Act::relu6) + 1)), t.output(size_t(s.n) * (s.oh / 2) * (s.ow / 2) * s.k)};
+        t.ops.conv_forward(*t.device, s, t.type, a, b, e, nullptr);
+      });
+    if (s.oh % 2 == 0 && s.ow % 2 == 0)
+      check(describe("conv_forward beside its mean", s), [=](Run& t) {
+        void *a = t.input(x), *b = t.input(w, fan);
+        Epilogue e{t.input32(s.k, 0.3f, 1), t.input32(s.k), int(act) % 2 ? t.input(y) : nullptr, Act(int(act) % (int(Act::relu6) + 1)), t.output(size_t(s.n) * (s.oh / 2) * (s.ow / 2) * s.k)};
+        t.ops.conv_forward(*t.device, s, t.type, a, b, e, t.output(y));
       });
     for (bool accumulate : {false, true})
       check(describe(accumulate ? "conv_backward_data +=" : "conv_backward_data", s), [=](Run& t) {
@@ -104,6 +110,26 @@ void convolutions() {
                 conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)});
   multiprocessors = 2;  // the larger tiles, and several of them a block
   convolutions({conv(2, 15, 13, 24, 72, 3, 1, 1), conv(3, 11, 12, 104, 136, 1, 1, 0), conv(1, 17, 16, 136, 200, 3, 2, 1), conv(300, 1, 1, 104, 264, 1, 1, 0)});
+  multiprocessors = 132;
+}
+
+// Two 1x1 convolutions in one, their weights folded on the way; the second ends within a k tile, too.
+void sums_of_convolutions(const std::vector<ConvSumShape>& shapes) {
+  for (const ConvSumShape& s : shapes)
+    check("conv_sum " + std::to_string(s.rows) + "x(" + std::to_string(s.c) + "+" + std::to_string(s.c2) + ")x" + std::to_string(s.k), [=](Run& t) {
+      const float fan = 1 / std::sqrt(float(s.c + s.c2));
+      const FoldedConv first{t.input32(size_t(s.k) * s.c, fan), t.input32(s.k, 0.3f, 1), t.input32(s.k)}, second{t.input32(size_t(s.k) * s.c2, fan), t.input32(s.k, 0.3f, -1), t.input32(s.k)};
+      void *x = t.input(size_t(s.rows) * s.c), *x2 = t.input(size_t(s.rows) * s.c2), *w = t.output(size_t(s.weights()));
+      float* shift = t.output32(s.k);
+      t.ops.conv_sum_fold(*t.device, s, t.type, first, second, w, shift);
+      t.ops.conv_sum_forward(*t.device, s, t.type, x, x2, w, shift, Act::relu, t.output(size_t(s.rows) * s.k));
+    });
+}
+
+void sums_of_convolutions() {
+  sums_of_convolutions({{75, 96, 64, 72}, {333, 32, 200, 136}});
+  multiprocessors = 2;  // the larger tiles, and several of them a block
+  sums_of_convolutions({{333, 32, 200, 136}, {700, 64, 40, 24}, {1300, 256, 32, 264}});
   multiprocessors = 132;
 }
 
@@ -269,6 +295,14 @@ void pools_and_borders() {
       void *q = t.input(size_t(s.n) * s.channels), *k = t.input(size_t(s.n) * s.tokens * s.channels), *v = t.input(size_t(s.n) * s.tokens * s.channels);
       t.ops.query_attention_forward(*t.device, s, t.type, q, k, v, t.output(size_t(s.n) * s.channels));
     });
+  // Heads in one block and in more, tokens of one block of 64 and of more; the scores spread, so that a few tokens have most of the weight.
+  for (const AbsorbedShape& s : {AbsorbedShape{3, 5, 128, 2}, AbsorbedShape{2, 50, 2048, 32}, AbsorbedShape{65, 64, 256, 4}, AbsorbedShape{1, 197, 768, 12}, AbsorbedShape{2, 80, 128, 40}})
+    check("attention pooling, absorbed " + std::to_string(s.tokens) + "x" + std::to_string(s.channels), [=](Run& t) {
+      const float fan = 1 / std::sqrt(float(s.channels));
+      const size_t out = size_t(s.n) * s.inner(), weights = size_t(s.inner()) * s.channels;
+      void *q = t.input(out, 2), *x = t.input(size_t(s.n) * s.tokens * s.channels), *wk = t.input(weights, fan), *wv = t.input(weights, fan);
+      t.ops.absorbed_attention_forward(*t.device, s, t.type, q, x, wk, wv, s.n % 2 ? t.input32(s.inner()) : nullptr, t.output(out));
+    }, 0, {DType::bf16});
   check("unpack, pack, sgd", [](Run& t) {
     void* x = t.input(40 * 24);
     t.ops.unpack_output(*t.device, 40, 19, 24, t.type, x, t.output32(40 * 19));
@@ -290,6 +324,7 @@ int main(int argc, char** argv) {
   cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
   gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   convolutions();
+  sums_of_convolutions();
   deferred_sums();
   depthwise();
   norms();

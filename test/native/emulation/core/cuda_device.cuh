@@ -127,16 +127,19 @@ struct Signature : Parameters {
   std::vector<Access> (*accesses)(const char* arguments);
 };
 
-// Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read.
-template <class T> void note_accesses(std::vector<Access>& list, const T& argument) {
+// Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read. `argument`: where it lies among
+// the packed ones, whose padding is zero; that of a copy might hold half an address.
+template <class T> void note_accesses(std::vector<Access>& list, const char* argument) {
+  const auto word_at = [&](size_t at) {
+    void* word;
+    std::memcpy(&word, argument + at, sizeof word);
+    return word;
+  };
   if constexpr (std::is_pointer_v<T>) {
-    list.push_back({argument, !std::is_const_v<std::remove_pointer_t<T>>});
+    list.push_back({word_at(0), !std::is_const_v<std::remove_pointer_t<T>>});
   } else if constexpr (std::is_class_v<T> && alignof(T) >= alignof(void*)) {
-    for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*)) {
-      const void* word;
-      std::memcpy(&word, reinterpret_cast<const char*>(&argument) + at, sizeof word);
-      if (word) list.push_back({word, false, false});
-    }
+    for (size_t at = 0; at + sizeof(void*) <= sizeof(T); at += sizeof(void*))
+      if (const void* word = word_at(at)) list.push_back({word, false, false});
   }
 }
 
@@ -152,7 +155,7 @@ template <class... P> struct Kernel {
   }
   template <size_t... i> static std::vector<Access> accesses_of(const char* arguments, std::index_sequence<i...>) {
     std::vector<Access> list;
-    (note_accesses(list, read<P>(arguments + Packed::offsets[i])), ...);
+    (note_accesses<P>(list, arguments + Packed::offsets[i]), ...);
     return list;
   }
   static constexpr Signature signature = {

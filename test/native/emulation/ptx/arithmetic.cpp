@@ -267,6 +267,15 @@ void add_special(Operations& all) {
     const uint32_t mask = bits == 0 ? 0 : (bits == 32 ? ~0u : (1u << bits) - 1) << first;
     return (into & ~mask) | (bits == 0 ? 0 : from << first & mask);
   }, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>("bfi.b32", 2);
+  // Byte i of the result is the byte of b:a that digit i of the selector names; its highest bit asks for the sign in all bits.
+  to.add<[](uint32_t a, uint32_t b, uint32_t selector) {
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t digit = (selector >> (4 * i)) & 0xf, bits = uint32_t((uint64_t(b) << 32 | a) >> (8 * (digit & 7))) & 0xff;
+      result |= (digit & 8 ? (bits & 0x80 ? 0xffu : 0u) : bits) << (8 * i);
+    }
+    return result;
+  }, uint32_t, uint32_t, uint32_t, uint32_t>("prmt.b32");
 }
 
 void add_small_floats(Operations& all) {
