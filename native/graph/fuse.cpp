@@ -135,8 +135,9 @@ class StepFusion {
   }
 
   bool is_folded_pointwise(const Step& step) const {
-    const Node& node = graph_.nodes[size_t(step.node)];
-    return step.op == OpKind::conv && step.norm >= 0 && step.mean < 0 && step.second < 0 && node.kernel == 1 && node.stride == 1 && node.padding == 0 && node.groups == 1;
+    if (step.op != OpKind::conv || step.norm < 0 || step.mean >= 0 || step.second >= 0 || graph_.nodes[size_t(step.node)].groups != 1) return false;
+    const ConvShape shape = conv_shape(graph_, program_.shapes, step.node);
+    return shape.taps() == 1 && shape.stride == 1 && shape.pad == 0;
   }
 
   void store_means() {

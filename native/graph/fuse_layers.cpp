@@ -2,7 +2,7 @@
 // its readers can make it themselves. From the steps of fuse.cpp:
 //
 //   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
-//   ... -> conv_norm, global pool, max pool      reads it lazily
+//   ... -> conv_norm (1x1 or depthwise), global pool, max pool      reads it lazily
 //   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, not stored either; the two layers
 //                                                in between become one step
 //   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
@@ -94,7 +94,8 @@ class LayerFusion {
     return add;
   }
 
-  // A join without a residual whose readers all read lazily is not needed.
+  // A join without a residual whose readers all read lazily is not needed. A dense convolution of several taps reads lazily, too, but makes each element as
+  // often as it has taps, forward and for its weights: that costs more than storing it once.
   void make_lazy(int index) {
     const Step& join = steps_[size_t(index)];
     Activation& activation = program_.activations[size_t(join.output)];
@@ -104,7 +105,8 @@ class LayerFusion {
     const auto reads_lazily = [&](int reader) {
       if (reader == outside) return false;
       const Step& step = steps_[size_t(reader)];
-      return step.kind == StepKind::conv_norm || reader == gate || step.op == OpKind::global_pool || step.op == OpKind::max_pool;
+      if (step.kind == StepKind::conv_norm) return node_of(step).groups > 1 || conv_shape(program_.graph, program_.shapes, step.node).taps() == 1;
+      return reader == gate || step.op == OpKind::global_pool || step.op == OpKind::max_pool;
     };
     if (!std::all_of(readers.begin(), readers.end(), reads_lazily)) return;
     activation.stored = false;
@@ -171,7 +173,7 @@ class LayerFusion {
     const int maker = only_above(steps_[size_t(index)].inputs[0], index);
     if (maker < 0 || !node_of(steps_[size_t(maker)]).is_conv() || !node_of(steps_[size_t(maker)]).has_bias() || node_of(steps_[size_t(maker)]).groups > 1) return -1;
     const ConvShape shape = conv_shape(program_.graph, program_.shapes, steps_[size_t(maker)].node);
-    return shape.h * shape.w * shape.r * shape.s == 1 ? maker : -1;
+    return shape.h * shape.w * shape.taps() == 1 ? maker : -1;
   }
 
   static constexpr int outside = -1;           // the reader of the graph's outputs

@@ -14,6 +14,7 @@ struct ConvShape {
   int stride, pad, dilation;
   int oh, ow;                     // output
   constexpr int64_t rows() const { return int64_t(n) * oh * ow; }
+  constexpr int taps() const { return r * s; }
 };
 
 // What happens to an output element before it is stored: act(scale[k] * y + shift[k] + residual). Null pointers are left out.

@@ -109,35 +109,26 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   });
 }
 
-// Both gradients. Each element of dy is used by every tap and by every tile of columns, each of x by every tap and by every tile of rows. Where that is
-// often, making it once and storing it costs less than making it again each time: of dy three passes over memory, of which the products save two, of x two
-// for fewer instructions.
+// Both gradients. Each element of dy is used by every tap and by every tile of columns. Where that is often, making it once and storing it costs less than
+// making it again each time: three passes over memory, of which the products save two.
 template <class T>
 void both_gradients(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
-  constexpr int64_t often_for_dy = 8, often_for_x = 16;
+  constexpr int64_t often = 8;
   const auto tiles = [](int64_t count) { return (count + 127) / 128; };  // of the wide ones
-  const int64_t taps = int64_t(s.r) * s.s;
-  const bool stores_dy = dy.y && tiles(taps * s.c) + (target ? taps * tiles(s.c) : 0) >= often_for_dy, stores_x = x.scale && !x.gate && taps * tiles(s.k) >= often_for_x;
+  const bool stores = dy.y && tiles(int64_t(s.taps()) * s.c) + (target ? s.taps() * tiles(s.c) : 0) >= often;
   LazyGradient gradient = dy;
-  LazyInput input = x;
-  if (stores_dy) gradient = {};  // which may take other tiles
+  if (stores) gradient = {};  // which may take other tiles
   std::optional<Phases<T>> phases;
   if (target) phases.emplace(ctx, s, gradient);
 
-  const size_t dy_bytes = stores_dy ? size_t(s.rows()) * s.k * sizeof(T) : 0, x_bytes = stores_x ? size_t(s.n) * s.h * s.w * s.c * sizeof(T) : 0;
-  const size_t sum_bytes = target && target->y ? phases->sum_bytes(s.c) : 0, bytes = dy_bytes + x_bytes + sum_bytes;
-  char* memory = bytes > 0 ? static_cast<char*>(ctx.scratch(bytes)) : nullptr;
-  if (stores_dy) {
+  const size_t dy_bytes = stores ? size_t(s.rows()) * s.k * sizeof(T) : 0, sum_bytes = target && target->y ? phases->sum_bytes(s.c) : 0;
+  char* memory = dy_bytes + sum_bytes > 0 ? static_cast<char*>(ctx.scratch(dy_bytes + sum_bytes)) : nullptr;
+  if (stores) {
     store_gradient(ctx, s.rows(), s.k, type, dy, memory);
     gradient.g = memory;
   }
-  if (stores_x) {
-    input = {};
-    input.y = memory + dy_bytes;
-    join_forward_cuda(ctx, {s.n, int64_t(s.h) * s.w, s.c}, type, x, nullptr, nullptr, Act::none, memory + dy_bytes);
-  }
-  weight_gradient_of<T>(ctx, s, input, gradient, dw);
-  if (target) data_gradient_of<T>(ctx, s, gradient, w, *target, *phases, sum_bytes > 0 ? reinterpret_cast<float*>(memory + dy_bytes + x_bytes) : nullptr);
+  weight_gradient_of<T>(ctx, s, x, gradient, dw);
+  if (target) data_gradient_of<T>(ctx, s, gradient, w, *target, *phases, sum_bytes > 0 ? reinterpret_cast<float*>(memory + dy_bytes) : nullptr);
 }
 
 }  // namespace

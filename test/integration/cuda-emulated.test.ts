@@ -116,6 +116,10 @@ describe('a forward-only plan', () => {
       const shortcut = pointwise(g, x, 'shortcut');
       return g.add(g.relu(g.add(pointwise(g, inner, 'conv'), shortcut)), shortcut);
     })],
+    ['or of several taps', 3, pooled((g, x) => {
+      const inner = g.convNorm(x, 'inner', { channels: 32, kernel: 3 }, 'relu');
+      return g.relu(g.add(g.convNorm(inner, 'conv', { channels: 40, kernel: 3, padding: 0 }), g.convNorm(x, 'shortcut', { channels: 40, kernel: 3, padding: 0 })));
+    })],
     ['or whose channels end within a k tile', 3, pooled((g, x) => {
       const inner = g.convNorm(x, 'inner', { channels: 24, kernel: 3 }, 'relu');
       return g.relu(g.add(pointwise(g, inner, 'conv'), pointwise(g, x, 'shortcut')));
