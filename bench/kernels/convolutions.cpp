@@ -12,28 +12,29 @@ struct Layer {
   int side, c, k, r, stride;
   Act act = Act::none;      // of the input, over its norm; none: the input is stored as it is
   bool gated = false;
-  int real_c = 0;           // channels that hold something, where fewer (the images' three of eight)
+  bool images = false;      // three channels of four, read by pairs of pixels
 };
 
 ConvShape shape_of(const Table& table, const Layer& layer, int n) {
   const int side = std::max(table.side(layer.side), layer.r == 7 ? 8 : layer.stride * 2);
-  return testing::conv(n, side, side, table.channels(layer.c), table.channels(layer.k), layer.r, layer.stride, layer.r / 2);
+  const ConvShape shape = testing::conv(n, side, side, table.channels(layer.c), table.channels(layer.k), layer.r, layer.stride, layer.r / 2);
+  return layer.images ? by_pairs(shape) : shape;
 }
 
 struct Counts {
   double x, y, w, operations;
-  Counts(const ConvShape& s, int real_c)
-      : x(double(s.n) * s.h * s.w * s.c), y(double(s.rows()) * s.k), w(double(s.k) * s.r * s.s * s.c), operations(2 * double(s.rows()) * s.k * s.r * s.s * (real_c ? real_c : s.c)) {}
+  explicit Counts(const ConvShape& s)
+      : x(double(s.n) * s.h * s.w * s.c), y(double(s.rows()) * s.k), w(double(s.k) * s.taps() * s.c), operations(2 * y * s.r * (s.pair_taps ? 3 * s.pair_taps : s.s * s.c)) {}
 };
 
 size_t image_in(const ConvShape& s) { return size_t(s.h) * s.w * s.c; }
 size_t image_out(const ConvShape& s) { return size_t(s.oh) * s.ow * s.k; }
-float fan(const ConvShape& s) { return 1 / std::sqrt(float(s.r * s.s * s.c)); }
-size_t weights(const ConvShape& s) { return size_t(s.k) * s.r * s.s * s.c; }
+float fan(const ConvShape& s) { return 1 / std::sqrt(float(s.taps() * s.c)); }
+size_t weights(const ConvShape& s) { return size_t(s.k) * s.taps() * s.c; }
 
 std::string name_of(const char* what, const Layer& layer) {
   char text[120];
-  std::snprintf(text, sizeof text, "%s %dx%d%s %d -> %d @%d (%s)", what, layer.r, layer.r, layer.stride > 1 ? "/2" : "", layer.real_c ? layer.real_c : layer.c, layer.k, layer.side, layer.where);
+  std::snprintf(text, sizeof text, "%s %dx%d%s %d -> %d @%d (%s)", what, layer.r, layer.r, layer.stride > 1 ? "/2" : "", layer.images ? 3 : layer.c, layer.k, layer.side, layer.where);
   return text;
 }
 
@@ -45,7 +46,7 @@ LazyInput input(Operands& t, const ConvShape& s, const Layer& layer) {
 }
 
 void forward(Table& table, const Layer& layer) {
-  const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
+  const Counts counts(shape_of(table, layer, table.batch()));
   table.operation(name_of("conv_norm_forward", layer), {2 * (counts.x + counts.w + counts.y), counts.operations, Unit::tensor, "x, w, y"}, [&](Operands& t) -> Call {
     const ConvShape s = shape_of(table, layer, t.n);
     const LazyInput x = input(t, s, layer);
@@ -58,7 +59,7 @@ void forward(Table& table, const Layer& layer) {
 
 // Both gradients, as a step takes them: the 1x1 convolutions that suit it in one kernel, the others in two.
 void backward(Table& table, const Layer& layer) {
-  const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
+  const Counts counts(shape_of(table, layer, table.batch()));
   const bool one_pass = layer.r == 1 && layer.stride == 1 && suits_pointwise(*table.gpu, shape_of(table, layer, table.batch()), DType::bf16);
   const Work work{2 * (2 * counts.y + 2 * counts.x + counts.w) + 4 * counts.w, 2 * counts.operations, Unit::tensor, "g, y, x, w, dw (float32), g of x; each once"};
   table.operation(name_of(one_pass ? "pointwise_backward" : "conv_norm_backward", layer), work, [&](Operands& t) -> Call {
@@ -74,7 +75,7 @@ void backward(Table& table, const Layer& layer) {
 
 // The gradient of the input alone. The CPU computes both, and the other one goes nowhere.
 void data(Table& table, const Layer& layer) {
-  const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
+  const Counts counts(shape_of(table, layer, table.batch()));
   table.operation(name_of("conv dgrad", layer), {2 * (2 * counts.y + 2 * counts.x + counts.w), counts.operations, Unit::tensor, "g, y, w, x, g of x"}, [&](Operands& t) -> Call {
     const ConvShape s = shape_of(table, layer, t.n);
     const LazyInput x = input(t, s, layer);
@@ -88,7 +89,7 @@ void data(Table& table, const Layer& layer) {
 }
 
 void weight(Table& table, const Layer& layer) {
-  const Counts counts(shape_of(table, layer, table.batch()), layer.real_c);
+  const Counts counts(shape_of(table, layer, table.batch()));
   table.operation(name_of("conv wgrad", layer), {2 * (2 * counts.y + counts.x) + 4 * counts.w, counts.operations, Unit::tensor, "g, y, x, dw (float32)"}, [&](Operands& t) -> Call {
     const ConvShape s = shape_of(table, layer, t.n);
     const LazyInput x = input(t, s, layer);
@@ -108,7 +109,7 @@ void teacher(Table& table, const Layer& layer, Ending ending = Ending::plain) {
     const ConvShape s = shape_of(table, layer, n);
     return ending == Ending::both ? testing::conv(n, s.h + s.h % 2, s.w + s.w % 2, s.c, s.k, s.r, s.stride, s.pad) : s;
   };
-  const Counts counts(shape(table.batch()), layer.real_c);
+  const Counts counts(shape(table.batch()));
   const bool residual = ending == Ending::residual || ending == Ending::both, mean = ending == Ending::mean || ending == Ending::both, output = ending != Ending::mean;
   const Work work{2 * (counts.x + counts.w + (output + residual + mean * 0.25) * counts.y), counts.operations, Unit::tensor,
                   ending == Ending::both ? "x, w, residual, y and a quarter" : residual ? "x, w, residual, y" : mean ? "x, w, a quarter of y" : "x, w, y"};
@@ -147,7 +148,7 @@ constexpr Act none = Act::none, relu = Act::relu, relu6 = Act::relu6, silu = Act
 }  // namespace
 
 void convolutions(Table& table) {
-  const Layer stems[] = {{"resnet18", 224, 8, 64, 7, 2, none, false, 3}, {"mobilenet_v2", 224, 8, 32, 3, 2, none, false, 3}, {"mobilenet_v3_large", 224, 8, 16, 3, 2, none, false, 3}};
+  const Layer stems[] = {{"resnet18", 224, 4, 64, 7, 2, none, false, true}, {"mobilenet_v2", 224, 4, 32, 3, 2, none, false, true}, {"mobilenet_v3_large", 224, 4, 16, 3, 2, none, false, true}};
   const Layer spatial[] = {{"resnet18", 56, 64, 64, 3, 1, relu}, {"resnet18", 56, 64, 128, 3, 2}, {"resnet18", 28, 128, 128, 3, 1, relu}, {"resnet18", 14, 256, 256, 3, 1, relu}, {"resnet18", 7, 512, 512, 3, 1, relu}};
   const Layer pointwise[] = {
       {"resnet18", 56, 64, 128, 1, 2},

@@ -5,6 +5,7 @@
 
 #include "core/tensor.h"
 #include "graph/executor.h"
+#include "ops/layout.h"
 
 namespace lgd {
 
@@ -117,7 +118,7 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   LGD_CHECK(images->device == encoder->device, "BAD_OPTION", "the images and the encoder are on different devices.");
   LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text(images->shape), ". Allowed: ",
             text(expected), ".");
-  LGD_CHECK(images->type == type && images->stored == encoder->program.shapes.values[0].stored, "BAD_SHAPE",
+  LGD_CHECK(images->type == type && images->stored == stored_image_channels(encoder->device->kind, plan.width), "BAD_SHAPE",
             "the images are stored in another precision than the encoder's.");
   encoder->can_backward = options.training;
   encoder->device->submit(encoder->stage("forward"), [encoder, images, options] {

@@ -13,7 +13,7 @@ class Executor {
  public:
   Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters);
 
-  size_t arena_bytes() const { return arena_.bytes() + sums_.bytes(); }
+  size_t arena_bytes() const { return arena_.bytes() + sums_.bytes() + widened_.bytes(); }
   int kernels_forward() const { return int(program_.steps.size() + program_.outputs.size()); }
   int kernels_backward() const;
 
@@ -30,6 +30,7 @@ class Executor {
   // gradient (ops/fused.h).
   struct NormNumbers { float *mean, *rstd, *scale, *shift, *a, *b, *c; };
 
+  const void* take_images(const void* images);
   const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
   void* value(int number) const;
   void* gradient(int number) const;
@@ -75,6 +76,7 @@ class Executor {
   const Program& program_;
   ParameterTable& parameters_;
   Buffer arena_, norms_;
+  Buffer widened_;                      // images of eight channels, where Shapes::widens_images
   Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
   Buffer gates_;                        // sums of the gate under way, [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere

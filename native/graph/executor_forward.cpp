@@ -35,6 +35,7 @@ Executor::Executor(const DevicePtr& device, const Program& program, ParameterTab
     bytes += (shape.k * 4 + shape.weights() * int64_t(size_of(program.shapes.type)) + 255) / 256 * 256;
   }
   if (bytes > 0) sums_ = Buffer(device, size_t(bytes));
+  if (program.shapes.widens_images) widened_ = Buffer(device, program.shapes.bytes(0));
   if (floats > 0) norms_ = Buffer(device, size_t(floats) * 4);
   if (layers) discarded_ = Buffer(device, size_t(4 * widest) * 4);
   if (gates > 0) gates_ = Buffer(device, size_t(gates) * 4);
@@ -82,8 +83,14 @@ void Executor::fold_sums() {
   }
 }
 
+const void* Executor::take_images(const void* images) {
+  if (!widened_) return images;
+  kernels_.widen_images(*device_, program_.shapes.rows(0), program_.shapes.type, images, widened_.as<>());
+  return widened_.as<>();
+}
+
 void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
-  images_ = images;
+  images_ = take_images(images);
   options_ = options;
   if (options.training) folded_ = false;  // the running statistics move
   else if (!folded_) fold_norms();

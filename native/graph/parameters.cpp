@@ -14,8 +14,7 @@ std::vector<float> pack(const ParameterLayout& layout, const std::vector<float>&
   for (int64_t row = 0; row < layout.rows; ++row)
     for (int64_t column = 0; column < layout.columns; ++column)
       for (int64_t tap = 0; tap < layout.taps; ++tap)
-        stored[size_t((row * layout.taps + tap) * layout.stored_columns + column)] =
-            values[size_t((row * layout.columns + column) * layout.taps + tap)];
+        stored[size_t(layout.place(row, column, tap))] = values[size_t((row * layout.columns + column) * layout.taps + tap)];
   return stored;
 }
 
@@ -24,8 +23,7 @@ std::vector<float> unpack(const ParameterLayout& layout, const std::vector<float
   for (int64_t row = 0; row < layout.rows; ++row)
     for (int64_t column = 0; column < layout.columns; ++column)
       for (int64_t tap = 0; tap < layout.taps; ++tap)
-        values[size_t((row * layout.columns + column) * layout.taps + tap)] =
-            stored[size_t((row * layout.taps + tap) * layout.stored_columns + column)];
+        values[size_t((row * layout.columns + column) * layout.taps + tap)] = stored[size_t(layout.place(row, column, tap))];
   return values;
 }
 

@@ -23,7 +23,7 @@ class Inference {
     shapes_.batch = options.batch;
     shapes_.type = options.bfloat16 ? DType::bf16 : DType::f32;
     shapes_.parameters.resize(graph.parameters.size());
-    shapes_.values.push_back(value(options.height, options.width, 3));
+    shapes_.values.push_back(images(options.height, options.width));
   }
 
   Shapes run() {
@@ -37,6 +37,15 @@ class Inference {
   }
 
  private:
+  // Convolutions of even stride read pairs of pixels; `repeat` reads nothing.
+  ValueShape images(int h, int w) {
+    const int stored = stored_image_channels(kind_, w);
+    if (stored != 4) return {h, w, 3, stored};
+    for (const Node& node : graph_.nodes)
+      for (const int input : node.inputs)
+        shapes_.widens_images |= input == 0 && node.op != OpKind::repeat && !(node.op == OpKind::conv && node.groups == 1 && node.stride % 2 == 0 && node.dilation == 1);
+    return {h, w, 3, shapes_.widens_images ? 8 : 4};
+  }
   ValueShape value(int h, int w, int c) const { return {h, w, c, stored_channels(kind_, c)}; }
   const ValueShape& input(const Node& node, size_t i = 0) const { return shapes_.values[size_t(node.inputs[i])]; }
 
@@ -94,6 +103,7 @@ class Inference {
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
     if (depthwise) lay(node, conv_weight, {1, int64_t(r) * s, k, 1, y.stored});
+    else if (x.by_pairs()) lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, 8, s, node.padding % 2});
     else lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, x.stored});
     if (node.has_bias()) vector_parameter(node, conv_bias, k);
     shapes_.macs_per_image += double(y.pixels()) * k * r * s * (depthwise ? 1 : x.c);
@@ -262,7 +272,8 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const ValueShape& y = shapes.values[size_t(index) + 1];
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
   if (node.op == OpKind::linear) return {shapes.batch * x.h, 1, 1, x.stored, y.stored, 1, 1, 1, 0, 1, 1, 1};
-  return {shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
+  const ConvShape shape{shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
+  return x.by_pairs() ? by_pairs(shape) : shape;
 }
 
 ResizeShape resize_shape(const Graph& graph, const Shapes& shapes, int index) {

@@ -13,9 +13,25 @@ struct ConvShape {
   int k, r, s;                    // output channels, kernel height and width
   int stride, pad, dilation;
   int oh, ow;                     // output
+  // Above 0: the input is images of four channels (ops/layout.h) seen as pairs of neighbouring pixels: c is 8, w counts pairs, and s the pairs that hold the
+  // kernel's pair_taps taps along x. The stride is even, so every window begins with a pair: where pad is odd, with a pixel before its first tap. Weights of
+  // pixels that no tap reads are zero.
+  int pair_taps = 0;
+
   constexpr int64_t rows() const { return int64_t(n) * oh * ow; }
   constexpr int taps() const { return r * s; }
+  constexpr int stride_x() const { return pair_taps ? stride / 2 : stride; }
+  constexpr int pad_x() const { return pair_taps ? (pad + 1) / 2 : pad; }
 };
+// A convolution of images by pixels as one by pairs of them.
+constexpr bool has_pairs(const ConvShape& s) { return s.w % 2 == 0 && s.stride % 2 == 0 && s.dilation == 1; }
+constexpr ConvShape by_pairs(ConvShape s) {
+  s.pair_taps = s.s;
+  s.s = (s.s + s.pad % 2 + 1) / 2;
+  s.w /= 2;
+  s.c = 8;
+  return s;
+}
 
 // What happens to an output element before it is stored: act(scale[k] * y + shift[k] + residual). Null pointers are left out.
 // Forward-only plans fold batch norm here; a bias is a shift without a scale.

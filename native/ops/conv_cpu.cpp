@@ -15,12 +15,22 @@ struct Taps {
   int count() const { return int(y.size()); }
 };
 
+// Pairs of pixels one by one, for checks: no plan for the CPU has them.
+ConvShape by_pixels(ConvShape s) {
+  if (!s.pair_taps) return s;
+  s.w *= 2;
+  s.c /= 2;
+  s.s *= 2;
+  return s;
+}
+
 Taps forward_taps(const ConvShape& s) {
   Taps taps;
+  const int left = s.pair_taps ? 2 * s.pad_x() : s.pad;
   for (int r = 0; r < s.r; ++r)
     for (int q = 0; q < s.s; ++q) {
       taps.y.push_back(r * s.dilation - s.pad);
-      taps.x.push_back(q * s.dilation - s.pad);
+      taps.x.push_back(q * s.dilation - left);
       taps.weight.push_back((int64_t(r) * s.s + q) * s.c);
     }
   return taps;
@@ -53,13 +63,14 @@ void zero_phase(const ConvShape& s, int py, int px, float* dx) {
 
 }  // namespace
 
-void conv_forward_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
+void conv_forward_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* w, const Epilogue& epilogue, void* y) {
+  const ConvShape s = by_pixels(shape);
   if (epilogue.mean) {  // for checks: no plan for the CPU has it
     std::vector<float> discarded(y ? 0 : size_t(s.rows()) * s.k);
     void* whole = y ? y : discarded.data();
     Epilogue each = epilogue;
     each.mean = nullptr;
-    conv_forward_cpu(ctx, s, type, x, w, each, whole);
+    conv_forward_cpu(ctx, shape, type, x, w, each, whole);
     return avg_pool_forward_cpu(ctx, {s.n, s.oh, s.ow, s.k, 2, 2, 0, s.oh / 2, s.ow / 2}, type, whole, epilogue.mean);
   }
   const Taps taps = forward_taps(s);
@@ -102,6 +113,7 @@ void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const
 }
 
 void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {
+  LGD_CHECK(!s.pair_taps, "BAD_SHAPE", "images have no gradient");
   const float *dy = as_f32(type, dy_), *w = as_f32(type, w_);
   float* dx = as_f32(type, dx_);
   for (int py = 0; py < std::min(s.stride, s.h); ++py) {
@@ -130,10 +142,17 @@ void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const 
   }
 }
 
-void conv_backward_weight_cpu(Context& ctx, const ConvShape& s, DType type, const void* x, const void* dy_, float* dw, float* d_bias) {
+void conv_backward_weight_cpu(Context& ctx, const ConvShape& shape, DType type, const void* x, const void* dy_, float* dw, float* d_bias) {
+  const ConvShape s = by_pixels(shape);
   const float* dy = as_f32(type, dy_);
   const Taps taps = forward_taps(s);
-  patch_outer(ctx, {input_patches(s, as_f32(type, x), taps), dy, s.k, dw});
+  std::vector<float> padded;  // of pairs: with pixels that are no taps
+  if (s.pair_taps) padded.resize(size_t(s.k) * s.taps() * s.c);
+  patch_outer(ctx, {input_patches(s, as_f32(type, x), taps), dy, s.k, padded.empty() ? dw : padded.data()});
+  for (size_t i = 0; i < padded.size(); ++i) {
+    const int tap = int(i / size_t(s.c)) % s.s - s.pad % 2;
+    if (tap >= 0 && tap < s.pair_taps) dw[i] += padded[i];
+  }
   if (d_bias) column_sums(ctx, s.rows(), s.k, dy, d_bias);
 }
 

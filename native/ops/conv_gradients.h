@@ -6,7 +6,7 @@
 
 namespace lgd {
 
-inline bool is_pointwise(const ConvShape& s) { return s.r == 1 && s.s == 1 && s.stride == 1 && s.pad == 0; }
+inline bool is_pointwise(const ConvShape& s) { return s.taps() == 1 && s.stride == 1 && s.pad == 0; }
 
 inline void check_dense(const ConvShape& s) {
   LGD_CHECK(s.c % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE", "channels must be multiples of 8 on CUDA, found ", s.c, " and ", s.k);

@@ -190,7 +190,7 @@ struct PatchesBy : Order {
         int y, x;
         const int n = of.pixel(row, y, x);
         y = y * s.stride - s.pad;
-        x = x * s.stride - s.pad;
+        x = x * s.stride_x() - s.pad_x();
         base[slot] = (uint32_t(n) * s.h + y) * s.w + x;
         at[slot] = Place2::of(row < of.rows() ? y : Place2::outside, x);
       }
@@ -282,7 +282,7 @@ struct PatchColumns : Geometry {
       int y, x;
       const int n = of.pixel(pixel, y, x);
       y = y * s.stride - s.pad;
-      x = x * s.stride - s.pad;
+      x = x * s.stride_x() - s.pad_x();
       lane_base = (uint32_t(n) * s.h + y) * s.w + x;
       lane_at = Place2::of(pixel < s.rows() ? y : Place2::outside, x);
     }

@@ -21,6 +21,23 @@
 namespace lgd {
 namespace {
 
+// Of a kernel over pairs of pixels: eight columns are a pair, and half of the first and of the last may be no tap, whose weights stay zero.
+struct PairEnds {
+  int pairs;          // along x; 0: there are none
+  bool first, last;   // begins, ends with half a pair
+  explicit PairEnds(const ConvShape& s) : pairs(s.pair_taps ? s.s : 0), first(s.pad % 2 != 0), last((s.pair_taps + s.pad) % 2 != 0) {}
+  __device__ __forceinline__ F8 cut(int column, F8 x) const {
+    if (pairs == 0) return x;
+    const int pair = column / 8 % pairs;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (first && pair == 0) x.v[i] = 0;
+      if (last && pair == pairs - 1) x.v[i + 4] = 0;
+    }
+    return x;
+  }
+};
+
 // A part of the weights' gradient, or the whole of it, which is added to what is there; its columns go back to their places.
 struct StorePartial {
   static constexpr bool sums = false;
@@ -29,10 +46,11 @@ struct StorePartial {
   int64_t pitch, split_pitch;
   bool add;
   where::TapColumns columns;
+  PairEnds ends;
   __device__ __forceinline__ void prepare(int, F8&, F8&) const {}
   __device__ __forceinline__ Fetched fetch(int, int) const { return {}; }
   __device__ __forceinline__ void store(int row, int column, const F8& x, const Fetched&, const F8&, const F8&) const {
-    put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + columns.place(column), x, add);
+    put8(out + int64_t(blockIdx.z) * split_pitch + row * pitch + columns.place(column), ends.cut(column, x), add);
   }
 };
 
@@ -98,7 +116,7 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
     splits = (k_tiles + per_split - 1) / per_split;  // no empty part
     const bool whole = splits == 1;
     float* partial = whole ? dw : partial_sums(ctx).take(ctx, int(splits), M * N);
-    const StorePartial out{partial, N, M * N, whole, where::TapColumns(s.r * s.s, s.c)};
+    const StorePartial out{partial, N, M * N, whole, where::TapColumns(s.taps(), s.c), PairEnds(s)};
     if (is_pointwise(s)) {
       const where::Columns columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))};
       matrix::launch_split<T, Tile>(ctx, a, Loader{columns, activation}, out, M, N, K, int(splits));
@@ -135,6 +153,7 @@ void both_gradients(Context& ctx, const ConvShape& s, DType type, const LazyInpu
 
 void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradient& dy, const void* w, const GradientTarget& target) {
   check_dense(s);
+  LGD_CHECK(!s.pair_taps, "BAD_SHAPE", "images have no gradient");
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const Phases<T> phases(ctx, s, dy);
@@ -151,6 +170,7 @@ void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const
   LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
   if (target && suits_pointwise(ctx, s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
   check_dense(s);
+  LGD_CHECK(!s.pair_taps || !target, "BAD_SHAPE", "images have no gradient");
   with_type(type, [&](auto zero) { both_gradients<decltype(zero)>(ctx, s, type, x, dy, w, dw, target); });
 }
 

@@ -57,6 +57,7 @@
   X(words_forward) \
   X(end_token_forward) \
   X(repeat_forward) \
+  X(widen_images) \
   X(unpack_output) \
   X(pack_gradient) \
   X(defer_sums) \

@@ -7,6 +7,15 @@ namespace lgd {
 namespace {
 
 template <class T>
+__global__ void widen_kernel(int64_t pixels, const T* x, T* out) {
+  for (int64_t p = int64_t(blockIdx.x) * 256 + threadIdx.x; p < pixels; p += int64_t(gridDim.x) * 256) {
+    F8 v = zero8();
+    for (int c = 0; c < 4; ++c) v.v[c] = load1(x + p * 4 + c);
+    store8(out + p * 8, v);
+  }
+}
+
+template <class T>
 __global__ void unpack_kernel(int64_t count, int channels, int stored, const T* x, float* out) {
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256)
     out[e] = load1(x + e / channels * stored + e % channels);
@@ -25,6 +34,13 @@ __global__ void cast_kernel(int64_t count, const float* from, bf16* out) {
 }
 
 }  // namespace
+
+void widen_images_cuda(Context& ctx, int64_t pixels, DType type, const void* x, void* out) {
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    LGD_LAUNCH(ctx, widen_kernel<T>, blocks_for(pixels, 256), 256, 0, pixels, static_cast<const T*>(x), static_cast<T*>(out));
+  });
+}
 
 void unpack_output_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x, float* out) {
   with_type(type, [&](auto zero) {

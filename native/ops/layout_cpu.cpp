@@ -6,6 +6,16 @@ namespace lgd {
 
 static constexpr int64_t grain = 65536;  // elements of a plain copy that are worth a thread
 
+// For checks: no plan for the CPU has it.
+void widen_images_cpu(Context&, int64_t pixels, DType type, const void* x_, void* out_) {
+  const float* x = as_f32(type, x_);
+  float* out = as_f32(type, out_);
+  for (int64_t p = 0; p < pixels; ++p) {
+    std::copy_n(x + p * 4, 4, out + p * 8);
+    std::fill_n(out + p * 8 + 4, 4, 0.0f);
+  }
+}
+
 void unpack_output_cpu(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x_, float* out) {
   const float* x = as_f32(type, x_);
   ctx.pool.for_range(rows, ceil_div(grain, channels), [&](int64_t begin, int64_t end) {

@@ -52,7 +52,7 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body,
     if (middle && groups) return body(typename All::MiddleGroup{});
     // Over many taps a product is no longer bound by memory, and warps shall read shared memory as seldom as they can.
     if constexpr (taps)
-      if (middle && K >= 384 && blocks(256, 64) >= multiprocessors && fits(typename All::Tall{})) return body(typename All::Tall{});
+      if (middle && K >= 192 && blocks(256, 64) >= multiprocessors && fits(typename All::Tall{})) return body(typename All::Tall{});
     if (middle) return body(typename All::Middle{});
     if (groups) return body(typename All::WideGroup{});
     body(typename All::Wide{});

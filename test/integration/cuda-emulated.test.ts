@@ -55,6 +55,38 @@ describe('the CUDA engine, emulated', () => {
   }, 300_000);
 });
 
+describe('images', () => {
+  const read = (stem: (g: GraphBuilder) => Value): GraphSpec => {
+    const g = new GraphBuilder('stem');
+    return g.finish(g.linear(g.globalPool(g.relu(stem(g))), 'fc', { features: 5 }));
+  };
+  // Three steps, so that a weight that no pixel should have would be seen by the next.
+  it.each<[string, number, GraphSpec]>([
+    ['by pairs of pixels, half a pair before the kernel', 32, read((g) => g.convNorm(g.images, 'stem', { channels: 16, kernel: 7, stride: 2 }))],
+    ['by pairs, half a pair behind it', 32, read((g) => g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 2, padding: 0 }))],
+    ['by whole pairs', 32, read((g) => g.conv(g.images, 'stem', { channels: 16, kernel: 4, stride: 4, padding: 0, bias: true }))],
+    ['one by one where the stride is odd', 32, read((g) => g.convNorm(g.images, 'stem', { channels: 16, kernel: 3 }))],
+    ['one by one where they are read twice, once with an odd stride', 32, read((g) => g.add(g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 2 }), g.avgPool(g.convNorm(g.images, 'beside', { channels: 16, kernel: 3 }), 2)))],
+    ['one by one where rows are odd', 33, read((g) => g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 2 }))],
+  ])('are read %s', async (_, resolution, graph) => {
+    const batch = 3;
+    const images = randomNormal(batch * 3 * resolution * resolution, 4);
+    const gradient = randomNormal(batch * 5, 6);
+    const outputs: Float32Array[] = [];
+    for (const device of [cpu, cuda]) {
+      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
+      encoder.load(initialWeights(graph, 3));
+      for (let step = 0; step < 3; step++) {
+        await encoder.forward(images, { training: true });
+        await encoder.backward(gradient);
+        await encoder.sgdStep({ learningRate: 0.1, weightDecay: 0.01 });
+      }
+      outputs.push(await encoder.forward(images));
+    }
+    expect(relativeError(outputs[1]!, outputs[0]!)).toBeLessThan(1e-4);
+  });
+});
+
 /** The output on CUDA from start weights and noise, how far it is from the CPU's in float32, and the kernels of a pass. */
 async function compare(graph: GraphSpec, { batch, resolution, precision = 'float32' }: { batch: number; resolution: number; precision?: Precision }) {
   const images = randomNormal(batch * 3 * resolution * resolution, 4);

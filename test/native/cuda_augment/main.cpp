@@ -23,7 +23,7 @@ TensorPtr make(const DevicePtr& device, const int (&size)[3], DType type) {
   auto tensor = std::make_shared<Tensor>();
   tensor->device = device;
   tensor->shape = {size[0], size[1], size[2], 3};
-  tensor->stored = stored_channels(device->kind, 3);
+  tensor->stored = stored_image_channels(device->kind, size[2]);
   tensor->type = type;
   tensor->buffer = Buffer(device, size_t(tensor->elements()) * size_of(type));
   return tensor;

@@ -113,6 +113,20 @@ void convolutions() {
   multiprocessors = 132;
 }
 
+// Images by pairs of their pixels: kernels that begin and end with a pair, with half of one, and both.
+void images_by_pairs() {
+  for (const ConvShape& pixels : {conv(2, 16, 18, 4, 64, 7, 2, 3), conv(3, 9, 14, 4, 16, 3, 2, 1), conv(2, 12, 12, 4, 40, 4, 4, 0), conv(1, 8, 10, 4, 8, 3, 2, 0), conv(1, 20, 20, 4, 24, 2, 2, 1)}) {
+    const ConvShape s = by_pairs(pixels);
+    const size_t x = size_t(s.n) * s.h * s.w * s.c, y = size_t(s.rows()) * s.k, w = size_t(s.k) * s.taps() * s.c;
+    check(describe("images by pairs", pixels), [=](Run& t) {
+      void *a = t.input(x), *b = t.input(w, 1 / std::sqrt(float(s.taps() * s.c)));
+      t.ops.conv_forward(*t.device, s, t.type, a, b, {}, t.output(y));
+      t.ops.conv_backward_weight(*t.device, s, t.type, a, t.input(y), t.sum32(w), nullptr);
+    });
+  }
+  check("widen_images", [](Run& t) { t.ops.widen_images(*t.device, 333, t.type, t.input(333 * 4), t.output(333 * 8)); });
+}
+
 // Two 1x1 convolutions in one, their weights folded on the way; the second ends within a k tile, too.
 void sums_of_convolutions(const std::vector<ConvSumShape>& shapes) {
   for (const ConvSumShape& s : shapes)
@@ -324,6 +338,7 @@ int main(int argc, char** argv) {
   cpu = std::make_shared<Device>(DeviceKind::cpu, 0, 8);
   gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   convolutions();
+  images_by_pairs();
   sums_of_convolutions();
   deferred_sums();
   depthwise();
