@@ -1,7 +1,8 @@
 // What each kernel of a student's training step, or of a teacher's forward pass, asks of a GPU, counted where its PTX is executed on the host
 // (test/native/emulation/ptx/counts.cpp), and the least time that an H100 needs for it.
 //   node scripts/kernels/cost.mjs [student or clip_rn50] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
-// About a minute, most of it compiling; needs g++ and nvcc. Grids are made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave
+// About a minute, most of it compiling; needs g++ and nvcc. Weights and their gradients, which images share, weigh 64 times what they do with 256 images if they
+// are 4, and 8 times if they are 32, which takes another minute. Grids are made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave
 // an H100's 132. --lines: where in the source a kernel's slots of issue go, and which accesses take more waves than they must.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
