@@ -5,15 +5,7 @@
 // other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer), then, on CUDA, forward only and
 // without a residual, the mean of 2x2 windows behind a dense convolution. The step stands where the chain's last node stood, so the residual
 // is there.
-//
-// Then, on CUDA and forward only:
-// - a 1x1 convolution whose residual is nothing but another's result takes that one in, and of the two only the sum is stored;
-// - a dense convolution whose output others read, too, takes in the mean of its 2x2 windows;
-// - attention with one query takes in the layers that make keys and values of the same tokens, which are then never formed (bfloat16).
-#include <algorithm>
-
 #include "graph/program.h"
-#include "ops/attention.h"
 
 namespace lgd {
 namespace {
@@ -36,10 +28,6 @@ class StepFusion {
     for (const int chain : ends_at_)
       if (chain >= 0) program_.steps.push_back(std::move(chains_[size_t(chain)]));
     for (const int output : graph_.outputs) program_.outputs.push_back(resolved_[size_t(output)]);
-    if (!fused_ || !folds_) return;
-    add_convolutions();
-    store_means();
-    absorb_keys_and_values();
   }
 
  private:
@@ -118,68 +106,6 @@ class StepFusion {
     return node;
   }
 
-  void add_convolutions() {
-    std::vector<Step>& steps = program_.steps;
-    std::vector<int> taken;
-    for (Step& step : steps) {
-      if (step.residual < 0 || !is_folded_pointwise(step) || program_.shapes.values[size_t(step.inputs[0])].stored % 32 != 0) continue;
-      const auto other = std::find_if(steps.begin(), steps.end(), [&](const Step& maker) { return maker.output == step.residual; });
-      if (other == steps.end() || !is_folded_pointwise(*other) || other->residual >= 0 || other->act != Act::none || readers_[size_t(other->output)].size() != 1) continue;
-      taken.push_back(other->output);
-      step.inputs.push_back(other->inputs[0]);
-      step.second = other->node;
-      step.second_norm = other->norm;
-      step.residual = -1;
-    }
-    std::erase_if(steps, [&](const Step& step) { return contains(taken, step.output); });
-  }
-
-  bool is_folded_pointwise(const Step& step) const {
-    if (step.op != OpKind::conv || step.norm < 0 || step.mean >= 0 || step.second >= 0 || graph_.nodes[size_t(step.node)].groups != 1) return false;
-    const ConvShape shape = conv_shape(graph_, program_.shapes, step.node);
-    return shape.taps() == 1 && shape.stride == 1 && shape.pad == 0;
-  }
-
-  void store_means() {
-    std::vector<Step>& steps = program_.steps;
-    std::vector<int> taken;
-    for (Step& step : steps) {
-      const ValueShape& shape = program_.shapes.values[size_t(step.output)];
-      if (step.op != OpKind::conv || graph_.nodes[size_t(step.node)].groups != 1 || step.mean >= 0 || step.second >= 0 || !is_clamp(step.act) || shape.h % 2 != 0 || shape.w % 2 != 0) continue;
-      const auto pool = std::find_if(steps.begin(), steps.end(), [&](const Step& reader) {
-        return reader.op == OpKind::avg_pool && reader.inputs[0] == step.output && graph_.nodes[size_t(reader.node)].kernel == 2;
-      });
-      if (pool == steps.end()) continue;
-      step.mean = pool->output;
-      taken.push_back(pool->output);
-    }
-    std::erase_if(steps, [&](const Step& step) { return step.op == OpKind::avg_pool && contains(taken, step.output); });
-  }
-
-  void absorb_keys_and_values() {
-    std::vector<Step>& steps = program_.steps;
-    std::vector<int> taken;
-    const auto maker = [&](int value) { return std::find_if(steps.begin(), steps.end(), [&](const Step& step) { return step.output == value; }); };
-    const auto is_plain_layer = [&](const Step& step) {
-      return step.op == OpKind::linear && step.norm < 0 && step.act == Act::none && step.residual < 0 && readers_[size_t(step.output)].size() == 1;
-    };
-    for (Step& step : steps) {
-      if (step.op != OpKind::query_attention) continue;
-      const auto keys = maker(step.inputs[1]), values = maker(step.inputs[2]);
-      if (keys == steps.end() || values == steps.end() || keys == values || !is_plain_layer(*keys) || !is_plain_layer(*values) || keys->inputs != values->inputs) continue;
-      const ValueShape &tokens = program_.shapes.values[size_t(keys->inputs[0])], &out = program_.shapes.values[size_t(step.output)];
-      const AbsorbedShape shape{program_.shapes.batch, int(tokens.pixels()), tokens.stored, graph_.nodes[size_t(step.node)].heads};
-      if (program_.shapes.type != DType::bf16 || !can_absorb(shape) || out.stored != shape.inner()) continue;
-      taken.insert(taken.end(), {keys->output, values->output});
-      step.inputs = {step.inputs[0], keys->inputs[0]};
-      step.second = keys->node;
-      step.third = values->node;
-    }
-    std::erase_if(steps, [&](const Step& step) { return contains(taken, step.output); });
-  }
-
-  static bool contains(const std::vector<int>& values, int value) { return std::find(values.begin(), values.end(), value) != values.end(); }
-
   static constexpr int outside = -1;           // the reader of the graph's outputs
   Program& program_;
   const Graph& graph_;
@@ -201,6 +127,7 @@ Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fus
   program.shapes = infer_shapes(graph, options, kind);
   program.graph = std::move(graph);
   fuse_steps(program, kind, fusion);
+  if (!program.training && kind == DeviceKind::cuda && fusion != Fusion::nodes) fuse_folded(program);
   program.activations.resize(program.shapes.values.size());
   if (program.training && fusion == Fusion::layers) fuse_layers(program);
   if (program.training) plan_gradients(program);

@@ -104,6 +104,8 @@ Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fus
 
 // fuse.cpp: fills steps and output from graph and shapes.
 void fuse_steps(Program& program, DeviceKind kind, Fusion fusion);
+// fuse_folded.cpp: merges further what a forward-only plan on CUDA need not store.
+void fuse_folded(Program& program);
 // fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
 void fuse_layers(Program& program);
 // gradient.cpp: fills gradients. Walks backward: the first write of a gradient stores, later ones add.
