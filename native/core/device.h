@@ -56,6 +56,11 @@ class Device {
   // Scratch memory of at least `bytes`, valid until the next call of scratch() on this stream of the device; device thread only.
   void* scratch(size_t bytes);
 
+  // Device thread only. Kernels that walk over all pixels of a batch do so to and fro, so that each begins where the one before ended and finds in level-2 cache
+  // what that has used last: turn() says whether the next goes from the end to the beginning. A pass begins anew, so that every step's kernels go alike.
+  bool turn() { return walks_back_ = !walks_back_; }
+  void restart_turns() { walks_back_ = false; }
+
   // CUDA only, device thread only: input that travels while earlier work still runs. stage() gives pinned memory to fill, send()
   // sends its first `bytes` and returns where they arrive. Work enqueued from then on may read them there, until the end of the
   // step, or outside a step until the next stage().
@@ -87,6 +92,7 @@ class Device {
   void clear_error();
 
  private:
+  bool walks_back_ = false;
   struct Impl;
   std::shared_ptr<Impl> impl_;
 };

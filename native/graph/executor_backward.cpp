@@ -30,6 +30,7 @@ int Executor::kernels_backward() const {
 }
 
 void Executor::backward(const void* images, const float* d_output) {
+  device_->restart_turns();
   images_ = widened_ ? widened_.as<>() : images;
   kernels_.defer_sums(*device_);
   for (const int number : program_.outputs) {

@@ -90,6 +90,7 @@ const void* Executor::take_images(const void* images) {
 }
 
 void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
+  device_->restart_turns();
   images_ = take_images(images);
   options_ = options;
   if (options.training) folded_ = false;  // the running statistics move

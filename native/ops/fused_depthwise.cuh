@@ -35,6 +35,7 @@ struct DepthwiseWalk {
   int threads, parts;              // parts: blocks of a channel group
   int copied;                      // pixels that the threads copy at a time, 8 channels each
   size_t shared_bytes;
+  bool back = false;               // from the last tile to the first (Device::turn)
 };
 
 // What a kernel says of itself: a step gives one row; `reach` steps of rows are seen at once.
@@ -103,7 +104,8 @@ DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int 
 struct TilePlace {
   int image, column, row;
 };
-__device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int tile) {
+__device__ __forceinline__ TilePlace place_of(const DepthwiseWalk& walk, int in_turn) {
+  const int tile = walk.back ? walk.tiles - 1 - in_turn : in_turn;
   const int rest = tile / walk.column_tiles;
   return {rest / walk.row_tiles * walk.images, tile % walk.column_tiles * walk.columns, rest % walk.row_tiles * walk.rows};
 }

@@ -286,7 +286,8 @@ template <class T, int R, int S>
 void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const T* w, float* dw, const GradientTarget* target, bool normed) {
   using B = Backward<R, S>;
   const int rows = steps_over(s.h, s.pad, B::phase, S);
-  const DepthwiseWalk walk = plan<T, R, S>(s, rows, dy.y != nullptr);
+  DepthwiseWalk walk = plan<T, R, S>(s, rows, dy.y != nullptr);
+  walk.back = ctx.turn();
   const InputSide<T> in{static_cast<const T*>(x.y), static_cast<const T*>(x.gate), x.scale, x.shift, form_of(x.scale ? x.act : Act::none), target != nullptr, target && target->accumulate, normed,
                         normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};
   const ActForm dy_form = form_of(dy.act);

@@ -171,7 +171,8 @@ DepthwiseWalk plan(const ConvShape& s) {
 
 template <class T, int R, int S>
 void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const NormTarget& norm, T* y) {
-  const DepthwiseWalk walk = plan<T, R, S>(s);
+  DepthwiseWalk walk = plan<T, R, S>(s);
+  walk.back = ctx.turn();
   const ActForm form = form_of(x.act);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4));
   allow_shared_memory(&forward_kernel<T, R, S>, walk.shared_bytes);

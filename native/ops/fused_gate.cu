@@ -18,11 +18,12 @@ constexpr int gate_sums = 5;  // fused.h's four, and d_gate
 struct ImageWalk {
   ColumnWalk columns;
   int stretches;        // of an image
+  bool back;            // from the last image to the first (Device::turn)
   int64_t pixels, each; // of an image, of a stretch
 };
 
-ImageWalk image_walk(const RowsShape& s) {
-  ImageWalk walk{column_walk(s.rows(), s.channels), 1, s.pixels, s.pixels};
+ImageWalk image_walk(Context& ctx, const RowsShape& s) {
+  ImageWalk walk{column_walk(s.rows(), s.channels), 1, ctx.turn(), s.pixels, s.pixels};
   const int64_t blocks = int64_t(s.images) * walk.columns.groups, most = s.pixels / (walk.columns.rows_per_pass * 8);  // at least eight rows a thread
   walk.stretches = int(std::max<int64_t>(1, std::min<int64_t>(132 * 2 / blocks, most)));
   walk.each = (s.pixels + walk.stretches - 1) / walk.stretches;
@@ -36,7 +37,7 @@ struct Stretch {
   int64_t begin, first, last;   // rows: of the image; of this thread
   int64_t slot;                 // [stretch][image]: of the sums
   __device__ __forceinline__ Stretch(const ImageWalk& walk, int images) {
-    const int image = int(blockIdx.x) / walk.stretches, stretch = int(blockIdx.x) % walk.stretches;
+    const int place = walk.back ? int(gridDim.x - 1 - blockIdx.x) : int(blockIdx.x), image = place / walk.stretches, stretch = place % walk.stretches;
     chunk = int(blockIdx.y) * walk.columns.width + int(threadIdx.x) % walk.columns.width;
     valid = chunk < walk.columns.chunks && int(threadIdx.x) < walk.columns.width * walk.columns.rows_per_pass;
     writes = valid && int(threadIdx.x) < walk.columns.width;
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* ga
 }  // namespace
 
 void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, void* pooled) {
-  const ImageWalk walk = image_walk(s);
+  const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float))) : nullptr;
   with_type(type, [&](auto zero) {
@@ -210,7 +211,7 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
 }
 
 void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const float* mean, const float* rstd, const void* g, void* d_gate, float* sums) {
-  const ImageWalk walk = image_walk(s);
+  const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float))) : nullptr;
   const GateInput in{x.y, g, x.scale, x.shift, mean, rstd};

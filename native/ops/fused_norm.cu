@@ -2,9 +2,9 @@
 // least, in tensors of the activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation],
 // write g;  stored gradient  read g, y, write dy.
 //
-// A block takes a range of neighbouring rows and, of them, `width` 8-channel chunks (ColumnWalk): a thread keeps its channels, so scale,
-// shift and sums stay in registers, and its image changes seldom, so that the image's stochastic depth is drawn once an image. Two blocks
-// on a multiprocessor with four rows a thread at once keep 64 to 128 KiB of loads in flight there; 32 are enough for 3.3 TB/s.
+// A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks (ColumnWalk): a thread keeps its
+// channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Device::turn). Two blocks on a multiprocessor with
+// four rows a thread at once keep 64 to 128 KiB of loads in flight there; 32 are enough for 3.3 TB/s.
 #include <type_traits>
 
 #include "ops/conv_gradients.h"
@@ -18,14 +18,32 @@ namespace {
 template <class T> constexpr int rows_at_once = 8 / sizeof(T);
 template <int count> using Count = std::integral_constant<int, count>;
 
-// Calls body(Count<n>, row) for this thread's rows [row, row + step, ... row + (n-1) step] of the block's range.
+// Strips of rows_at_once rows a thread. Each block has as many, give or take one.
+struct StripWalk : ColumnWalk {
+  int strips;
+  bool back;
+};
+template <class T>
+StripWalk strip_walk(Context& ctx, int64_t rows, int channels) {
+  LGD_CHECK(rows < (int64_t(1) << 31) - (1 << 16), "BAD_SHAPE", "too many pixels in one batch");
+  StripWalk walk{column_walk(rows, channels), 0, ctx.turn()};
+  const int64_t strip = int64_t(walk.rows_per_pass) * rows_at_once<T>;
+  walk.strips = int((rows + strip - 1) / strip);
+  const int each = (walk.strips + walk.splits - 1) / walk.splits;
+  walk.splits = (walk.strips + each - 1) / each;
+  return walk;
+}
+
+// Calls body(Count<n>, row) for this thread's rows [row, row + step, ... row + (n-1) step] of the block's strips.
 template <class T, class Body>
-__device__ __forceinline__ void walk_rows(const ColumnWalk& walk, int64_t rows, Body&& body) {
-  const int64_t each = (rows + gridDim.x - 1) / gridDim.x, first = blockIdx.x * each, last = min(rows, first + each);
+__device__ __forceinline__ void walk_rows(const StripWalk& walk, int rows, Body&& body) {
   const int step = walk.rows_per_pass;
-  int64_t row = first + threadIdx.x / walk.width;
-  for (; row + (rows_at_once<T> - 1) * step < last; row += rows_at_once<T> * step) body(Count<rows_at_once<T>>{}, row);
-  for (; row < last; row += step) body(Count<1>{}, row);
+  for (int in_turn = blockIdx.x; in_turn < walk.strips; in_turn += gridDim.x) {
+    const int strip = walk.back ? walk.strips - 1 - in_turn : in_turn;
+    int row = strip * step * rows_at_once<T> + int(threadIdx.x) / walk.width;
+    if (row + (rows_at_once<T> - 1) * step < rows) body(Count<rows_at_once<T>>{}, row);
+    else for (; row < rows; row += step) body(Count<1>{}, row);
+  }
 }
 
 // The chunk of this thread; false: it has none.
@@ -34,13 +52,13 @@ __device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
   return chunk < walk.chunks && int(threadIdx.x) < walk.width * walk.rows_per_pass;
 }
 
-// Stochastic depth of the images that rows lie in, asked for in rising order.
+// Stochastic depth of the images that rows lie in, drawn once for rows of one image that follow each other.
 class Keep {
  public:
-  __device__ __forceinline__ Keep(const DropShape& drop, int64_t pixels) : drop_(drop), pixels_(pixels) {}
-  __device__ __forceinline__ float at(int64_t row) {
-    if (drop_.p > 0.f && row >= end_) {
-      const int64_t image = row / pixels_;
+  __device__ __forceinline__ Keep(const DropShape& drop, int pixels) : drop_(drop), pixels_(pixels) {}
+  __device__ __forceinline__ float at(int row) {
+    if (drop_.p > 0.f && (row >= end_ || row < end_ - pixels_)) {
+      const int image = row / pixels_;
       end_ = (image + 1) * pixels_;
       value_ = keep_of(drop_, image);
     }
@@ -49,8 +67,8 @@ class Keep {
 
  private:
   const DropShape& drop_;
-  const int64_t pixels_;
-  int64_t end_ = 0;
+  const int pixels_;
+  int end_ = 0;
   float value_ = 1;
 };
 
@@ -71,7 +89,7 @@ __device__ __forceinline__ void activate(Act act, F8& x) {
 }
 
 template <class T, Act outer>
-__global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int64_t rows, int64_t pixels, const __grid_constant__ ColumnWalk walk) {
+__global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
   int chunk;
   if (!chunk_of(walk, chunk)) return;
   F8 scale, shift = zero8();
@@ -83,7 +101,7 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
   }
   Keep keep(job.drop, pixels);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-  walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+  walk_rows<T>(walk, rows, [&](auto count, int row) {
     constexpr int n = decltype(count)::value;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> y[n], residual[n];
@@ -117,7 +135,7 @@ struct Gradient {
 // g = keep dy act'(u) and, per block, the sums of g and of g xhat; xhat's rstd comes in at the end.
 template <class T, Act act, bool stored>
 __global__ void __launch_bounds__(256, 2)
-    norm_gradient_kernel(const __grid_constant__ Gradient job, int64_t rows, int64_t pixels, const __grid_constant__ ColumnWalk walk, float* partial) {
+    norm_gradient_kernel(const __grid_constant__ Gradient job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
   int chunk;
   const bool valid = chunk_of(walk, chunk);
   F8 sum = zero8(), product = zero8();
@@ -130,7 +148,7 @@ __global__ void __launch_bounds__(256, 2)
     }
     Keep keep(job.drop, pixels);
     const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-    walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+    walk_rows<T>(walk, rows, [&](auto count, int row) {
       constexpr int n = decltype(count)::value;
       const int64_t at = row * pitch + chunk * 8;
       Raw8<T> dy[n], y[n];
@@ -180,12 +198,12 @@ struct Affine {
 
 // out = a g + b y + c
 template <class T>
-__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ Affine job, int64_t rows, const __grid_constant__ ColumnWalk walk) {
+__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ Affine job, int rows, const __grid_constant__ StripWalk walk) {
   int chunk;
   if (!chunk_of(walk, chunk)) return;
   const F8 a = load8(job.a + chunk * 8), b = load8(job.b + chunk * 8), c = load8(job.c + chunk * 8);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-  walk_rows<T>(walk, rows, [&](auto count, int64_t row) {
+  walk_rows<T>(walk, rows, [&](auto count, int row) {
     constexpr int n = decltype(count)::value;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> g[n], y[n];
@@ -207,43 +225,44 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
 }  // namespace
 
 void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const LazyGradient& dy, void* out) {
-  const ColumnWalk walk = column_walk(rows, channels);
   with_type(type, [&](auto zero) {
-    LGD_LAUNCH(ctx, store_gradient_kernel<decltype(zero)>, dim3(walk.splits, walk.groups), 256, 0, Affine{dy.g, dy.y, dy.a, dy.b, dy.c, out}, rows, walk);
+    using T = decltype(zero);
+    const StripWalk walk = strip_walk<T>(ctx, rows, channels);
+    LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, Affine{dy.g, dy.y, dy.a, dy.b, dy.c, out}, int(rows), walk);
   });
 }
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out) {
-  const ColumnWalk walk = column_walk(s.rows(), s.channels);
   const Join job{x.y, residual, x.scale, x.shift, x.act, out, drop ? *drop : DropShape{}};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     with_act(act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (join_kernel<T, decltype(tag)::act>), dim3(walk.splits, walk.groups), 256, 0, job, s.rows(), s.pixels, walk);
+      LGD_LAUNCH(ctx, (join_kernel<T, decltype(tag)::act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
     });
   });
 }
 
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
-  const ColumnWalk walk = column_walk(s.rows(), s.channels);
   const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, target.g, drop ? *drop : DropShape{}};
-  float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
+    float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
     with_act(target.act, [&](auto tag) {
       constexpr Act act = decltype(tag)::act;
       const dim3 grid(walk.splits, walk.groups);
       if constexpr (act == Act::relu || act == Act::relu6) {
         if (target.activated) {
-          LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, true>), grid, 256, 0, job, s.rows(), s.pixels, walk, partial);
+          LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, true>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
           return;
         }
       }
-      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, false>), grid, 256, 0, job, s.rows(), s.pixels, walk, partial);
+      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, false>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
     });
+    finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
   });
-  finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
 }
 
 }  // namespace lgd

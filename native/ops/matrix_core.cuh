@@ -13,7 +13,7 @@
 // Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what they read again is then
 // still in level-1 cache.
 //
-// Blocks stay: each keeps its columns and walks over row tiles, and the copies of the next tile start before the last one is
+// Blocks stay: each keeps its columns and walks over row tiles, to or fro (Device::turn), and the copies of the next tile start before the last one is
 // stored (ops/matrix_out.cuh).
 #pragma once
 #include <algorithm>
@@ -243,7 +243,7 @@ struct Side {
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
     matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
-                  int k_tiles_per_split, int k_step) {
+                  int k_tiles_per_split, int k_step, bool back) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
   if constexpr (Tile::warpgroup && !has_warpgroup_products) return;
@@ -271,12 +271,13 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
     if constexpr (!LoaderA::Where::overlaps) return tile + 1;
     else return tile + k_step < k_tiles ? tile + k_step : tile + k_step - (k_tiles - 1);
   };
+  const auto row_of = [&](int rows) { return (back ? row_tiles - 1 - rows : rows) * Tile::BM; };  // of a tile in turn
   int next_rows = int(blockIdx.x), next_k = first, next_tile = first;  // what is fetched next
   auto fetch = [&](int stage) {
     a.next_tile();
     b.next_tile();
     if (next_k < last && next_rows < row_tiles) {
-      if (next_k == first) a.state.init(loader_a.where, next_rows * Tile::BM, thread);
+      if (next_k == first) a.state.init(loader_a.where, row_of(next_rows), thread);
       a.fetch(loader_a, next_tile, stage);
       b.fetch(loader_b, next_tile, stage);
       next_tile = tile_behind(next_tile);
@@ -301,7 +302,7 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
 #pragma unroll 1
     for (int k = first, tile = first; k < last; ++k, tile = tile_behind(tile)) {
       cp_wait<Tile::stages - 2>();
-      a.make(loader_a, rows * Tile::BM, tile, stage);
+      a.make(loader_a, row_of(rows), tile, stage);
       b.make(loader_b, n0, tile, stage);
       if constexpr (Tile::warpgroup) fence_shared_for_warpgroup();
       __syncthreads();
@@ -317,7 +318,7 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       free_stage = stage;
       stage = stage + 1 == Tile::stages ? 0 : stage + 1;
     }
-    write_out<Tile>(out, acc, strip, table + mine / 2, rows * Tile::BM + wm, n0 + mine, M, N, lane, own0, own1);
+    write_out<Tile>(out, acc, strip, table + mine / 2, row_of(rows) + wm, n0 + mine, M, N, lane, own0, own1);
   }
   cp_wait<0>();
   if constexpr (Out::sums) {
@@ -349,7 +350,7 @@ int walkers(int64_t M, int64_t N, size_t shared) {
 }
 
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
-void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared) {
+void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared, bool back) {
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
   constexpr bool overlaps = LoaderA::Where::overlaps || LoaderB::Where::overlaps;
   allow_shared_memory(kernel, shared, overlaps ? Tile::resident : 0);
@@ -357,7 +358,7 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
   int k_step = 1;
   if constexpr (LoaderA::Where::overlaps)
     if (a.where.channels() % BK<T> == 0) k_step = a.where.channels() / BK<T>;
-  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split, k_step);
+  LGD_LAUNCH(ctx, kernel, grid, Tile::threads, shared, a, b, out, int(M), int(N), k_tiles, per_split, k_step, back);
 }
 
 // The whole product by walking blocks. prepare(out, blocks) is called before the launch: an epilogue with sums needs as many parts.
@@ -366,14 +367,14 @@ void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, i
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
   const int blocks = walkers<Tile>(M, N, shared);
   prepare(out, blocks);
-  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared);
+  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared, ctx.turn());
 }
 
 // `splits` parts of the reduction (grid.z), a tile a block; the epilogue gets partial sums and looks at blockIdx.z.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, int splits) {
   const dim3 grid(unsigned((M + Tile::BM - 1) / Tile::BM), unsigned((N + Tile::BN - 1) / Tile::BN), unsigned(splits));
-  launch<T, Tile>(ctx, a, b, out, M, N, K, grid, shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b));
+  launch<T, Tile>(ctx, a, b, out, M, N, K, grid, shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b), false);
 }
 
 }  // namespace lgd::matrix

@@ -57,6 +57,9 @@ struct Job : Layout {
   const bf16* w;
   ReachTarget<bf16> out;
   float* dw;                         // [blocks][K][C]
+  int tiles = 0;
+  bool back = false;                 // from the last to the first (Device::turn)
+  __device__ __forceinline__ int first_row(int tile) const { return (back ? tiles - 1 - tile : tile) * tile_rows; }
 };
 
 // A thread's chunks of a [rows][channels] tile: one column, every `step`-th row. Columns between the channels and their padding are zero.
@@ -197,8 +200,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
   const int y_at = job.tile_rows * pitch_k, x_at = 2 * y_at;
 
   const auto fetch = [&](int tile, bf16* stage) {
-    const int first = tile * job.tile_rows;
-    if (first < job.rows) {
+    const int first = job.first_row(tile);
+    if (tile < job.tiles) {
       fetch_tile(job.dy.first(), stage, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
       if (job.dy.pair()) fetch_tile(job.dy.second(), stage + y_at, Walk(job.chunks_k, job.tile_rows), pitch_k, job.K, first, job.rows, job.tile_rows);
       fetch_tile(job.x.first(), stage + x_at, Walk(job.chunks_c, job.tile_rows), pitch_c, job.C, first, job.rows, job.tile_rows);
@@ -219,8 +222,8 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointw
   F8 sum = zero8(), product = zero8();
   bool odd = false;
 #pragma unroll 1
-  for (int tile = int(blockIdx.x); tile * job.tile_rows < job.rows; tile += int(gridDim.x)) {
-    const int first = tile * job.tile_rows;
+  for (int tile = int(blockIdx.x); tile < job.tiles; tile += int(gridDim.x)) {
+    const int first = job.first_row(tile);
     bf16* stage = shared + (odd ? job.stage_elements() : 0);
     odd = !odd;
     fetch(tile + int(gridDim.x), shared + (odd ? job.stage_elements() : 0));
@@ -311,8 +314,9 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
     if (job.shared_bytes() > room) job.tile_rows = 32;
     if (job.shared_bytes() > room) resident = 1;
     const size_t shared = job.shared_bytes();
-    const int tiles = int((s.rows() + job.tile_rows - 1) / job.tile_rows), most = multiprocessors * resident, each = (tiles + most - 1) / most;
-    const int blocks = (tiles + each - 1) / each;
+    job.tiles = int((s.rows() + job.tile_rows - 1) / job.tile_rows);
+    job.back = ctx.turn();
+    const int most = multiprocessors * resident, each = (job.tiles + most - 1) / most, blocks = (job.tiles + each - 1) / each;
     const size_t weights = size_t(s.k) * s.c;
     job.dw = partial_sums(ctx).take(ctx, blocks, int64_t(weights));
     if (target.y) job.out.partial = static_cast<float*>(ctx.scratch(size_t(blocks) * 2 * s.c * 4));

@@ -18,15 +18,19 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 /** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string }} Setting */
 /** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number, far: number }} Access */
 /**
- * Kernels of one name, whatever their tiles. read, written: bytes; slots: of issue by unit; lines: slots by place in the source.
- * @typedef {{ name: string, launches: number, read: number, written: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
+ * Kernels of one name, whatever their tiles. read, written: bytes; beyond: of these what passes level-2 cache, by the model of far_cache.h; slots: of issue by unit; lines: slots by place in the source.
+ * @typedef {{ name: string, launches: number, read: number, written: number, beyond: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
  */
 
 /** Image towers by the names that stand for them here. */
 export const teachers = { clip_rn50: { layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024 } };
 
+/** The share of a step of 256 images of 224 px. */
+const shareOf = ({ resolution, batch }) => (batch * resolution ** 2) / (256 * 224 ** 2);
 /** How many multiprocessors a step of this size is to be laid out for. */
-export const multiprocessorsFor = ({ resolution, batch }) => Math.max(1, Math.round((132 * batch * resolution ** 2) / (256 * 224 ** 2)));
+export const multiprocessorsFor = (setting) => Math.max(1, Math.round(132 * shareOf(setting)));
+/** Bytes of level-2 cache: four fifths of an H100's, in which streams of reads and writes do not get in each other's way so neatly. */
+const cacheFor = (setting) => Math.round(0.8 * 50e6 * shareOf(setting));
 
 const withoutTile = (name) => name.replace(/Tile<[^>]*>, /u, '');
 
@@ -47,7 +51,7 @@ export function countStep(addon, ptx, { student, resolution, batch, fusion = 'la
   try {
     const env = {
       ...process.env, LGDISTILL_ADDON: addon, LGDISTILL_PROBE: 'off', LGDISTILL_GRAPHS: '0', LGDISTILL_FUSION: fusion, LGDISTILL_EMULATION_ORDER: 'forward',
-      LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch })),
+      LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch })), LGDISTILL_EMULATION_CACHE: String(cacheFor({ resolution, batch })),
     };
     const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision], { env, encoding: 'utf8' });
     if (status !== 0) throw new Error(`the step failed: ${stdout}${stderr}`);
@@ -60,11 +64,11 @@ export function countStep(addon, ptx, { student, resolution, batch, fusion = 'la
 function sumByName(launches) {
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
   const rows = new Map();
-  for (const { symbol, read, written, slots, instructions, lines, places } of launches) {
+  for (const { symbol, read, written, filled, written_back: back, slots, instructions, lines, places } of launches) {
     const name = withoutTile(names.get(symbol));
-    const row = rows.get(name) ?? { name, launches: 0, read: 0, written: 0, slots: {}, instructions: {}, lines: {}, places: new Map() };
+    const row = rows.get(name) ?? { name, launches: 0, read: 0, written: 0, beyond: 0, slots: {}, instructions: {}, lines: {}, places: new Map() };
     rows.set(name, row);
-    addTo(row, { launches: 1, read, written });
+    addTo(row, { launches: 1, read, written, beyond: filled + back });
     addTo(row.slots, slots);
     addTo(row.instructions, instructions);
     addTo(row.lines, lines);
@@ -106,6 +110,8 @@ export function timesOf(row) {
 }
 
 const longest = (times) => Math.max(...Object.values(times));
+/** The same for memory alone, past level-2 cache. */
+const beyondOf = (row) => row.beyond / h100.memory;
 
 function printLines(row, batch) {
   const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
@@ -134,16 +140,16 @@ async function main() {
   const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);
   const kinds = ['memory', 'cache', 'issue', 'integer', 'special', 'shared', 'tensor'];
   console.log(`${student}: ${student in teachers ? 'forward' : 'forward, backward and SGD'}, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
-  console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}\n${['MB', 'longest', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
-  const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, times: {}, longest: 0 };
+  console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}; beyond: for memory where level-2 cache keeps what launches leave\n${['MB', 'longest', 'beyond', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
+  const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, beyond: 0, times: {}, longest: 0 };
   for (const row of rows) {
     const times = timesOf(row);
-    console.log(`${number((row.read + row.written) / 1e6, 3)}${number(longest(times), 3)}${kinds.map((kind) => number(times[kind], 3)).join('')}${String(row.launches).padStart(9)}  ${row.name.slice(0, 140)}`);
+    console.log(`${number((row.read + row.written) / 1e6, 3)}${number(longest(times), 3)}${number(beyondOf(row), 3)}${kinds.map((kind) => number(times[kind], 3)).join('')}${String(row.launches).padStart(9)}  ${row.name.slice(0, 140)}`);
     if (row.name === 'sgd_kernel') continue;
-    addTo(total, { launches: row.launches, bytes: row.read + row.written, longest: longest(times) });
+    addTo(total, { launches: row.launches, bytes: row.read + row.written, longest: longest(times), beyond: beyondOf(row) });
     addTo(total.times, times);
   }
-  console.log(`${number(total.bytes / 1e6, 3)}${number(total.longest, 3)}${kinds.map((kind) => number(total.times[kind], 3)).join('')}${String(total.launches).padStart(9)}  ${total.name}`);
+  console.log(`${number(total.bytes / 1e6, 3)}${number(total.longest, 3)}${number(total.beyond, 3)}${kinds.map((kind) => number(total.times[kind], 3)).join('')}${String(total.launches).padStart(9)}  ${total.name}`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

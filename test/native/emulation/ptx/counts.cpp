@@ -3,14 +3,19 @@
 //   instructions: how often warps execute each;
 //   lines: slots by place in the source;
 //   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end would have it;
+//   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache and what the launches before left there
+//     (far_cache.h); without it 0;
 //   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared memory or sectors of global
 //     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far).
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdio>
+#include <cstdlib>
+#include <optional>
 #include <unordered_map>
 
+#include "far_cache.h"
 #include "watch.h"
 
 namespace lgd::emulation::ptx {
@@ -92,7 +97,19 @@ void add_shared(Count& count, const Access& access) {
   }
 }
 
-void add_global(Count& count, const Access& access, NearCache& near) {
+int number_from(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::atoi(text) : otherwise;
+}
+
+// Blocks that run at once, by their threads, with 64 registers each, and shared memory.
+size_t blocks_at_once(const Launch& launch, const Kernel& kernel) {
+  static const int multiprocessors = number_from("LGDISTILL_EMULATION_MULTIPROCESSORS", 132);
+  const size_t threads = launch.block.x * launch.block.y * launch.block.z, shared = launch.shared_bytes + kernel.shared_bytes;
+  return size_t(multiprocessors) * std::max<size_t>(1, std::min(1024 / threads, (size_t(227) << 10) / (shared + 1024)));
+}
+
+void add_global(Count& count, const Access& access, NearCache& near, std::optional<FarCache>& far) {
   Few<2 * lanes> sectors, ranges;
   for (uint32_t active = access.active; active; active &= active - 1) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]);
@@ -100,14 +117,21 @@ void add_global(Count& count, const Access& access, NearCache& near) {
     for (uintptr_t sector = begin / sector_bytes; sector <= (begin + access.bytes - 1) / sector_bytes; ++sector) sectors.add(sector);
   }
   count.waves += sectors.count;
-  if (NearCache::serves(*access.instruction)) for (int i = 0; i < sectors.count; ++i) count.far += !near.has(sectors.values[i]);
-  else count.far += sectors.count;
+  const bool served = NearCache::serves(*access.instruction);
+  for (int i = 0; i < sectors.count; ++i) {
+    if (served && near.has(sectors.values[i])) continue;
+    ++count.far;
+    if (far) far->use(sectors.values[i], access.writes);
+  }
   count.least += (ranges.count * int64_t(access.bytes) + sector_bytes - 1) / sector_bytes;
 }
 
 class Counts : public Watcher {
  public:
-  explicit Counts(const char* path) : file_(std::fopen(path, "a")) { LGD_CHECK(file_, "DEVICE_ERROR", "cannot write ", path); }
+  explicit Counts(const char* path) : file_(std::fopen(path, "a")) {
+    LGD_CHECK(file_, "DEVICE_ERROR", "cannot write ", path);
+    if (const int bytes = number_from("LGDISTILL_EMULATION_CACHE", 0)) far_.emplace(size_t(bytes));
+  }
   ~Counts() override { std::fclose(file_); }
 
   void begin_kernel(const Kernel& kernel) override {
@@ -116,13 +140,16 @@ class Counts : public Watcher {
     pages_.clear();
     near_ = {};
   }
-  void begin_block(const Block&) override { cache_.clear(); }
+  void begin_block(const Block&) override {
+    cache_.clear();
+    if (far_) far_->begin_block();
+  }
 
   void use(const Warp&, const Access& access) override {
     Count& count = counts_[access.shared][size_t(access.instruction - kernel_->code.data())];
     ++count.requests;
     if (access.shared) return add_shared(count, access);
-    add_global(count, access, cache_);
+    add_global(count, access, cache_, far_);
     for (uint32_t active = access.active; active; active &= active - 1) mark(reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]), access.bytes, access.writes);
   }
 
@@ -139,8 +166,9 @@ class Counts : public Watcher {
       read += page.bytes(page.read);
       written += page.bytes(page.written);
     }
-    std::fprintf(file_, "{\"kernel\":\"%s\",\"symbol\":\"%s\",\"grid\":[%u,%u,%u],\"threads\":%u,\"shared\":%zu,\"read\":%lld,\"written\":%lld,\"slots\":{", launch.name, kernel.symbol.c_str(), launch.grid.x, launch.grid.y,
-                 launch.grid.z, launch.block.x * launch.block.y * launch.block.z, launch.shared_bytes + kernel.shared_bytes, static_cast<long long>(read), static_cast<long long>(written));
+    const FarCache::Traffic traffic = far_ ? far_->end_kernel(blocks_at_once(launch, kernel)) : FarCache::Traffic{};
+    std::fprintf(file_, "{\"kernel\":\"%s\",\"symbol\":\"%s\",\"grid\":[%u,%u,%u],\"threads\":%u,\"shared\":%zu,\"read\":%lld,\"written\":%lld,\"filled\":%lld,\"written_back\":%lld,\"slots\":{", launch.name, kernel.symbol.c_str(), launch.grid.x, launch.grid.y,
+                 launch.grid.z, launch.block.x * launch.block.y * launch.block.z, launch.shared_bytes + kernel.shared_bytes, static_cast<long long>(read), static_cast<long long>(written), static_cast<long long>(traffic.filled), static_cast<long long>(traffic.written_back));
     for (size_t unit = 1; unit < units; ++unit) std::fprintf(file_, "%s\"%s\":%.0f", unit > 1 ? "," : "", unit_names[unit], slots[unit]);
     std::fprintf(file_, "},\"instructions\":{");
     std::map<std::string_view, int64_t> by_name;
@@ -199,6 +227,7 @@ class Counts : public Watcher {
   std::unordered_map<uintptr_t, Page> pages_;
   std::pair<uintptr_t, Page*> near_{};
   NearCache cache_;
+  std::optional<FarCache> far_;
 };
 
 }  // namespace
