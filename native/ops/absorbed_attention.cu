@@ -21,7 +21,7 @@ namespace {
 constexpr int head_size = AbsorbedShape::size;
 
 // Rows of which each column tile of the output reads others: matrix row = row * row_step + head * head_rows, from column head * head_columns on.
-// The head is that of the block's columns, heads_tiles tiles a head.
+// The head is that of the block's columns, of which tiles_a_head tiles are one head's.
 struct HeadRows {
   static constexpr bool k_outer = false, overlaps = false;
   int rows, width, row_pitch, row_step, head_rows, head_columns, tiles_a_head;
