@@ -15,7 +15,7 @@ import { nameKernels } from './report.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
-/** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string }} Setting */
+/** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string, registers?: string }} Setting registers: a file of makeRegisters, for the clock */
 /** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number, far: number }} Access */
 /**
  * Kernels of one name, whatever their tiles. read, written: bytes; beyond: of these what passes level-2 cache, by the model of far_cache.h; slots: of issue by unit; lines: slots by place in the source.
@@ -32,9 +32,9 @@ export const multiprocessorsFor = (setting) => Math.max(1, Math.round(132 * shar
 /** Bytes of level-2 cache: four fifths of an H100's, in which streams of reads and writes do not get in each other's way so neatly. */
 const cacheFor = (setting) => Math.round(0.8 * 50e6 * shareOf(setting));
 
-const withoutTile = (name) => name.replace(/Tile<[^>]*>, /u, '');
+export const withoutTile = (name) => name.replace(/Tile<[^>]*>, /u, '');
 
-function addTo(sum, numbers) {
+export function addTo(sum, numbers) {
   for (const [key, number] of Object.entries(numbers)) sum[key] = (sum[key] ?? 0) + number;
 }
 
@@ -45,17 +45,23 @@ function addTo(sum, numbers) {
  * @param {Setting} setting
  * @returns {Cost[]}
  */
-export function countStep(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16' }) {
+export function countStep(addon, ptx, setting) {
+  return sumByName(countLaunches(addon, ptx, setting));
+}
+
+/** The same launch by launch, as counts.cpp writes it. @param {Setting} setting */
+export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers }) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   const report = join(folder, 'counts');
   try {
     const env = {
       ...process.env, LGDISTILL_ADDON: addon, LGDISTILL_PROBE: 'off', LGDISTILL_GRAPHS: '0', LGDISTILL_FUSION: fusion, LGDISTILL_EMULATION_ORDER: 'forward',
       LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch })), LGDISTILL_EMULATION_CACHE: String(cacheFor({ resolution, batch })),
+      ...(registers === undefined ? {} : { LGDISTILL_EMULATION_CLOCK: registers }),
     };
     const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision], { env, encoding: 'utf8' });
     if (status !== 0) throw new Error(`the step failed: ${stdout}${stderr}`);
-    return sumByName(readFileSync(report, 'utf8').slice(Number(stdout)).trim().split('\n').map((line) => JSON.parse(line)));
+    return readFileSync(report, 'utf8').slice(Number(stdout)).trim().split('\n').map((line) => JSON.parse(line));
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { kernelSources } from '../sources.mjs';
+import { readPtxas } from './report.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
@@ -34,7 +35,7 @@ function prepare(folder, flags) {
   const [note, command] = [join(folder, 'flags'), flags.join('\n')];
   const same = existsSync(note) && readFileSync(note, 'utf8') === command;
   const wanted = new Set(same ? kernelSources().flatMap((source) => [fileOf(source), `${fileOf(source)}.d`]) : []);
-  for (const name of readdirSync(folder)) if (name !== 'flags' && !wanted.has(name)) rmSync(join(folder, name));
+  for (const name of readdirSync(folder)) if (name !== 'flags' && !name.startsWith('registers-') && !wanted.has(name)) rmSync(join(folder, name));
   writeFileSync(note, command);
   prepared.add(folder);
 }
@@ -63,6 +64,25 @@ export async function makePtx(virtual = '80') {
     for (let source; (source = jobs.shift()); ) await ptxOfSource(source, virtual);
   }));
   return folderOf(virtual);
+}
+
+/** A file with the registers a thread of each kernel in a folder of makePtx, by symbol: what ptxas says for an architecture that runs such PTX. */
+export async function makeRegisters(folder, architecture) {
+  const ptxas = cudaTool('ptxas');
+  if (ptxas === undefined) throw new Error('there is no ptxas, which gives kernels their registers');
+  const path = join(folder, `registers-${architecture}`);
+  const files = readdirSync(folder).filter((name) => name.endsWith('.ptx')).map((name) => join(folder, name));
+  if (existsSync(path) && files.every((file) => statSync(file).mtimeMs < statSync(path).mtimeMs)) return path;
+  const lines = [];
+  const jobs = [...files];
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let file; (file = jobs.shift()); ) {
+      const { stderr } = await promisify(execFile)(ptxas, [`-arch=sm_${architecture}`, '-v', '-o', '/dev/null', file], { maxBuffer: 1 << 26 });
+      for (const { symbol, registers } of readPtxas(stderr)) lines.push(`${symbol} ${registers}`);
+    }
+  }));
+  writeFileSync(path, `${[...new Set(lines)].join('\n')}\n`);
+  return path;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

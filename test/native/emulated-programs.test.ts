@@ -2,8 +2,8 @@ import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { bytesOf, countStep, wavesOf } from '../../scripts/kernels/cost.mjs';
-import { cudaTool, makePtx } from '../../scripts/kernels/ptx.mjs';
+import { bytesOf, countLaunches, countStep, multiprocessorsFor, wavesOf } from '../../scripts/kernels/cost.mjs';
+import { cudaTool, makePtx, makeRegisters } from '../../scripts/kernels/ptx.mjs';
 import { isWanted } from '../devices.js';
 import { barrierAt, buildEmulatedAddon, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
 
@@ -155,6 +155,29 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(excess(rows, 'shared', /^matrix_kernel<bf16/u)).toBeLessThan(1.02);
     expect(excess(rows, 'shared', /^pointwise_kernel/u)).toBeLessThan(1.4);
     expect(excess(rows, 'global', /StoreStatistics|ReachTarget/u)).toBeLessThan(1.1);
+  }, 900_000);
+
+  // The model of test/native/emulation/ptx/clock.h, which scripts/kernels/clock.mjs prints.
+  it('has a clock by which kernels take as long as memory and issue ask for, and longer where fewer blocks run at once', async () => {
+    const setting = { student: 'mobilenet_v3_small', resolution: 96, batch: 8 };
+    const multiprocessors = multiprocessorsFor(setting);
+    const registers = await makeRegisters(ptx, '90a');
+    const crowded = join(mkdtempSync(join(tmpdir(), 'lgdistill-registers-')), 'registers');
+    writeFileSync(crowded, readFileSync(registers, 'utf8').replaceAll(/ \d+$/gmu, ' 255'));
+    const cyclesOf = (file: string): { name: string; cycles: number; memory: number; issue: number }[] =>
+      countLaunches(addon, ptx, { ...setting, registers: file }).map(({ kernel, cycles, read, written, slots }) => ({
+        name: kernel, cycles,
+        memory: (read + written) / Math.min(multiprocessors * 64, (2.7e12 / 1.755e9) * (multiprocessors / 132)), // what one multiprocessor gets at most, and what all get
+        issue: Object.values(slots as Record<string, number>).reduce((sum, count) => sum + count, 0) / 4 / multiprocessors,
+      }));
+    const launches = cyclesOf(registers);
+    const least = launches.map(({ memory, issue }) => Math.max(memory, issue));
+    const sum = (numbers: number[]): number => numbers.reduce((all, number) => all + number, 0);
+    expect(launches.filter(({ cycles }, i) => cycles < 0.8 * least[i]!)).toEqual([]);
+    const ratio = sum(launches.map(({ cycles }) => cycles)) / sum(least);
+    expect(ratio).toBeGreaterThan(1.1);
+    expect(ratio).toBeLessThan(4);
+    expect(sum(cyclesOf(crowded).map(({ cycles }) => cycles))).toBeGreaterThan(1.1 * sum(launches.map(({ cycles }) => cycles)));
   }, 900_000);
 
   it('has a teacher that stores what it must and no more', async () => {

@@ -6,7 +6,9 @@
 //   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache and what the launches before left there
 //     (far_cache.h); without it 0;
 //   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared memory or sectors of global
-//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far).
+//     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far);
+//   with $LGDISTILL_EMULATION_CLOCK=<file of registers> how long the launch takes by the model of clock.h: cycles, blocks of a multiprocessor and how many of
+//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited).
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -15,107 +17,38 @@
 #include <optional>
 #include <unordered_map>
 
+#include "access.h"
+#include "clock.h"
 #include "far_cache.h"
-#include "watch.h"
 
 namespace lgd::emulation::ptx {
 
 namespace {
 
-constexpr uint32_t banks = 32, word_bytes = 4, sector_bytes = 32;
 constexpr uintptr_t page_bytes = 4096;
 
 struct Count { int64_t requests = 0, waves = 0, least = 0, far = 0; };
-
-// A block's share of level-1 cache: what an H100's 256 KiB leave where three or four blocks with 48 KiB of shared memory each run beside each other. Lines
-// of 128 bytes, of which sectors are filled as they are read; of four that share a place the one goes that was used longest ago.
-class NearCache {
- public:
-  void clear() { sets_ = {}; }
-  bool has(uintptr_t sector) {  // from now on, in any case
-    constexpr uintptr_t in_line = 4;
-    const uintptr_t line = sector / in_line;
-    const uint8_t bit = uint8_t(1u << sector % in_line);
-    auto& set = sets_[(line ^ line / sets_.size()) % sets_.size()];
-    Line* found = &set[0];
-    for (Line& way : set) {
-      if (way.line == line) {
-        found = &way;
-        break;
-      }
-      if (way.used < found->used) found = &way;
-    }
-    if (found->line != line) *found = {line, 0, 0};
-    found->used = ++now_;
-    const bool had = found->sectors & bit;
-    found->sectors |= bit;
-    return had;
-  }
-  static bool serves(const Instruction& instruction) {
-    const std::string& name = instruction.name();
-    return name.starts_with("cp.async.ca") || (name.starts_with("ld.") && name.find(".cg") == std::string::npos && name.find("volatile") == std::string::npos);
-  }
-
- private:
-  struct Line {
-    uintptr_t line = 0;
-    uint64_t used = 0;
-    uint8_t sectors = 0;
-  };
-  std::array<std::array<Line, 4>, 64> sets_{};  // 32 KiB
-  uint64_t now_ = 0;
-};
-
-// Distinct numbers among few.
-template <int most> struct Few {
-  std::array<uintptr_t, most> values;
-  int count = 0;
-  bool add(uintptr_t value) {
-    if (std::find(values.begin(), values.begin() + count, value) != values.begin() + count) return false;
-    values[count++] = value;
-    return true;
-  }
-};
-
-// Lanes are served together as far as their bytes are 128.
-void add_shared(Count& count, const Access& access) {
-  const int together = lanes * int(word_bytes) / int(std::max(access.bytes, word_bytes));
-  for (int first = 0; first < lanes; first += together) {
-    std::array<Few<lanes>, banks> words;
-    int most = 0, all = 0;
-    for (int lane = first; lane < first + together; ++lane) {
-      if (!(access.active >> lane & 1)) continue;
-      const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[lane]);
-      for (uintptr_t word = begin / word_bytes; word <= (begin + access.bytes - 1) / word_bytes; ++word) {
-        Few<lanes>& bank = words[word % banks];
-        all += bank.add(word);
-        most = std::max(most, bank.count);
-      }
-    }
-    count.waves += most;
-    count.least += (all + int(banks) - 1) / int(banks);
-  }
-}
 
 int number_from(const char* name, int otherwise) {
   const char* text = std::getenv(name);
   return text ? std::atoi(text) : otherwise;
 }
 
-// Blocks that run at once, by their threads, with 64 registers each, and shared memory.
-size_t blocks_at_once(const Launch& launch, const Kernel& kernel) {
-  static const int multiprocessors = number_from("LGDISTILL_EMULATION_MULTIPROCESSORS", 132);
-  const size_t threads = launch.block.x * launch.block.y * launch.block.z, shared = launch.shared_bytes + kernel.shared_bytes;
-  return size_t(multiprocessors) * std::max<size_t>(1, std::min(1024 / threads, (size_t(227) << 10) / (shared + 1024)));
+int multiprocessors() {
+  static const int number = number_from("LGDISTILL_EMULATION_MULTIPROCESSORS", 132);
+  return number;
 }
 
-void add_global(Count& count, const Access& access, NearCache& near, std::optional<FarCache>& far) {
-  Few<2 * lanes> sectors, ranges;
-  for (uint32_t active = access.active; active; active &= active - 1) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]);
-    ranges.add(begin);
-    for (uintptr_t sector = begin / sector_bytes; sector <= (begin + access.bytes - 1) / sector_bytes; ++sector) sectors.add(sector);
-  }
+// Blocks that run at once, by their threads, with 64 registers each, and shared memory.
+size_t blocks_at_once(const Launch& launch, const Kernel& kernel) {
+  const size_t threads = launch.block.x * launch.block.y * launch.block.z, shared = launch.shared_bytes + kernel.shared_bytes;
+  return size_t(multiprocessors()) * std::max<size_t>(1, std::min(1024 / threads, (size_t(227) << 10) / (shared + 1024)));
+}
+
+void add_global(Count& count, const Access& access, const uintptr_t* addresses, NearCache& near, std::optional<FarCache>& far) {
+  const auto sectors = sectors_of(access.active, access.bytes, addresses);
+  Few<lanes> ranges;
+  for (uint32_t active = access.active; active; active &= active - 1) ranges.add(addresses[std::countr_zero(active)]);
   count.waves += sectors.count;
   const bool served = NearCache::serves(*access.instruction);
   for (int i = 0; i < sectors.count; ++i) {
@@ -131,31 +64,56 @@ class Counts : public Watcher {
   explicit Counts(const char* path) : file_(std::fopen(path, "a")) {
     LGD_CHECK(file_, "DEVICE_ERROR", "cannot write ", path);
     if (const int bytes = number_from("LGDISTILL_EMULATION_CACHE", 0)) far_.emplace(size_t(bytes));
+    if (const char* registers = std::getenv("LGDISTILL_EMULATION_CLOCK")) clock_.emplace(registers, multiprocessors());
   }
   ~Counts() override { std::fclose(file_); }
 
-  void begin_kernel(const Kernel& kernel) override {
+  void begin_kernel(const Launch& launch, const Kernel& kernel) override {
     kernel_ = &kernel;
+    if (clock_) clock_->begin_kernel(launch, kernel);
     for (auto& of : counts_) of.assign(kernel.code.size(), {});
     pages_.clear();
     near_ = {};
   }
-  void begin_block(const Block&) override {
+  void begin_block(const Block&, int64_t number) override {
     cache_.clear();
+    notes = clock_ && clock_->begin_block(number);
     if (far_) far_->begin_block();
   }
 
+  void note(const Warp& warp, const Instruction& in, uint32_t active) override {
+    clock_->note(warp, in, active, [this](uintptr_t sector, bool writes) {
+      const auto found = pages_.find(page_of(sector));
+      if (found == pages_.end()) return true;
+      const auto& [read, written] = found->second;
+      return !((written[word_of(sector)] | (writes ? 0 : read[word_of(sector)])) & bit_of(sector));
+    });
+  }
+
   void use(const Warp&, const Access& access) override {
+    if (access.instruction->operation->unit == Unit::tensor) return;  // a warpgroup's operands, see end_kernel
     Count& count = counts_[access.shared][size_t(access.instruction - kernel_->code.data())];
     ++count.requests;
-    if (access.shared) return add_shared(count, access);
-    add_global(count, access, cache_, far_);
+    uintptr_t addresses[lanes];
+    std::transform(access.addresses, access.addresses + lanes, addresses, [](const char* address) { return reinterpret_cast<uintptr_t>(address); });
+    if (access.shared) {
+      const SharedWaves waves = waves_of(access.active, access.bytes, addresses);
+      count.waves += waves.taken;
+      count.least += waves.least;
+      return;
+    }
+    add_global(count, access, addresses, cache_, far_);
     for (uint32_t active = access.active; active; active &= active - 1) mark(reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(active)]), access.bytes, access.writes);
   }
 
   void end_kernel(const Launch& launch, const Kernel& kernel, const std::vector<int64_t>& executed) override {
     std::array<double, units> slots{};
     for (size_t at = 0; at < executed.size(); ++at) {
+      if (const int waves = operand_waves(kernel.code[at])) {
+        Count& count = counts_[true][at];
+        count.requests = executed[at];
+        count.waves = count.least = executed[at] * waves;
+      }
       const Operation& operation = *kernel.code[at].operation;
       const double own = operation.unit == Unit::special ? 1 : operation.slots;  // the special units do one of several instructions
       slots[size_t(operation.unit)] += double(executed[at]) * own;
@@ -197,7 +155,9 @@ class Counts : public Watcher {
                      shared ? "shared" : "global", static_cast<long long>(count.requests), static_cast<long long>(count.waves), static_cast<long long>(count.least), static_cast<long long>(count.far));
         begun = true;
       }
-    std::fprintf(file_, "]}\n");
+    std::fprintf(file_, "]");
+    if (clock_) print(clock_->end_kernel());
+    std::fprintf(file_, "}\n");
     std::fflush(file_);
   }
 
@@ -212,13 +172,29 @@ class Counts : public Watcher {
     }
   };
 
+  static uintptr_t page_of(uintptr_t sector) { return sector * sector_bytes / page_bytes; }
+  static size_t word_of(uintptr_t sector) { return sector % (page_bytes / sector_bytes) / 64; }
+  static uint64_t bit_of(uintptr_t sector) { return uint64_t(1) << sector % 64; }
   void mark(uintptr_t begin, uint32_t bytes, bool writes) {
     for (uintptr_t sector = begin / sector_bytes; sector <= (begin + bytes - 1) / sector_bytes; ++sector) {
-      const uintptr_t number = sector * sector_bytes / page_bytes, at = sector % (page_bytes / sector_bytes);
+      const uintptr_t number = page_of(sector);
       if (!near_.second || near_.first != number) near_ = {number, &pages_[number]};
       Page& page = *near_.second;
-      (writes ? page.written : page.read)[at / 64] |= uint64_t(1) << at % 64;
+      (writes ? page.written : page.read)[word_of(sector)] |= bit_of(sector);
     }
+  }
+
+  void print(const Timing& timing) {
+    std::fprintf(file_, ",\"cycles\":%.0f,\"blocks\":%lld,\"resident\":%lld,\"waits\":{", timing.cycles, static_cast<long long>(timing.blocks), static_cast<long long>(timing.resident));
+    for (size_t wait = 1; wait < waits; ++wait) std::fprintf(file_, "%s\"%s\":%.0f", wait > 1 ? "," : "", wait_names[wait], timing.waited[wait]);
+    std::map<std::string, double> by_line;
+    for (const auto& [at, cycles] : timing.at) by_line[kernel_->place_of(kernel_->code[at])] += cycles;
+    std::fprintf(file_, "},\"waited\":{");
+    for (const char* comma = ""; const auto& [line, cycles] : by_line) {
+      std::fprintf(file_, "%s\"%s\":%.0f", comma, line.c_str(), cycles);
+      comma = ",";
+    }
+    std::fprintf(file_, "}");
   }
 
   FILE* file_;
@@ -228,6 +204,7 @@ class Counts : public Watcher {
   std::pair<uintptr_t, Page*> near_{};
   NearCache cache_;
   std::optional<FarCache> far_;
+  std::optional<Clock> clock_;
 };
 
 }  // namespace

@@ -43,7 +43,7 @@ struct Race {
 
 class Races : public Watcher {
  public:
-  void begin_kernel(const Kernel&) override {
+  void begin_kernel(const Launch&, const Kernel&) override {
     if (pages_.size() > most_pages) {
       pages_.clear();
       for (Near& near : near_) near = {};
@@ -52,7 +52,7 @@ class Races : public Watcher {
     seen_.clear();
     first_block_ = block_ + 1;
   }
-  void begin_block(const Block& block) override {
+  void begin_block(const Block& block, int64_t) override {
     ++block_;
     epoch_ = 0;
     fences_.fill(0);

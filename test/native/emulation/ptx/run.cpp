@@ -65,6 +65,7 @@ void place(RunningWarp& warp, uint32_t at, uint32_t which) {
 // Until all its lanes wait for the block or have ended.
 void run_warp(Running& running, RunningWarp& warp) {
   const Instruction* const code = running.kernel.code.data();
+  const bool notes = running.watcher && running.watcher->notes;
   for (;;) {
     if (warp.groups.empty()) {
       LGD_CHECK(warp.copies.empty(), "DEVICE_ERROR", "a warp ended with copies to shared memory that it did not wait for");
@@ -84,6 +85,7 @@ void run_warp(Running& running, RunningWarp& warp) {
     for (bool together = true; together;) {
       const Instruction& in = code[at];
       warp.current = &in;
+      if (notes && (in.kind < Kind::together || in.kind > Kind::barrier || active == warp.live)) [[unlikely]] running.watcher->note(warp, in, active);
       switch (in.kind) {
         case Kind::ordinary:
           in.run(warp, in, active);
@@ -244,7 +246,7 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
   Running running{kernel_of(launch), launch, {}, watcher()};
   const Kernel& kernel = running.kernel;
   running.executed.resize(kernel.code.size());
-  if (running.watcher) running.watcher->begin_kernel(kernel);
+  if (running.watcher) running.watcher->begin_kernel(launch, kernel);
   const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
   LGD_CHECK(threads <= kernel.most_threads, "DEVICE_ERROR", launch.name, " launched with ", threads, " threads a block, of which it is compiled for ", kernel.most_threads);
   const size_t shared = kernel.shared_bytes + launch.shared_bytes, most_shared = most_shared_memory(launch.kernel);
@@ -260,7 +262,7 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
     const dim3 index(unsigned(number % launch.grid.x), unsigned(number / launch.grid.x % launch.grid.y), unsigned(number / (int64_t(launch.grid.x) * launch.grid.y)));
     std::memset(block.shared, 0xff, shared_bytes);
     block.epoch = 0;
-    if (running.watcher) running.watcher->begin_block(block);
+    if (running.watcher) running.watcher->begin_block(block, number);
     for (size_t i = 0; i < warps.size(); ++i) prepare_warp(running, warps[i], block, int(i), index);
     run_block(running, block, warps, sequence, how, random);
   }

@@ -18,9 +18,11 @@ struct Access {
 
 struct Watcher {
   virtual ~Watcher() = default;
-  virtual void begin_kernel(const Kernel& kernel) = 0;
-  virtual void begin_block(const Block& block) = 0;
+  virtual void begin_kernel(const Launch& launch, const Kernel& kernel) = 0;
+  virtual void begin_block(const Block& block, int64_t number) = 0;
   virtual void use(const Warp& warp, const Access& access) = 0;
+  bool notes = false;  // wants to hear of every instruction, before it runs
+  virtual void note(const Warp&, const Instruction&, uint32_t /*active*/) {}
   virtual void block_barrier() {}
   virtual void warp_barrier(const Warp&) {}
   // `executed`: of each instruction, by warps.
