@@ -1,6 +1,7 @@
 /**
  * Tries a CUDA build in a process of its own before this one relies on it: a driver, a device and a build that do not go together can end a process, and then
- * it is the child's. What was found is remembered, so that a machine pays once.
+ * it is the child's. So are products by warpgroups, where a device has them: one on which they fail, hang or disagree goes on without. What was found is
+ * remembered, so that a machine pays once.
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -27,13 +28,24 @@ export interface ProbeResult {
   passed: boolean;
   /** What went wrong, or ''. */
   reason: string;
+  /** Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined: there was nothing to try. */
+  wgmma?: Trial | undefined;
   /** When it was tried, ISO 8601. */
   when: string;
   /** Whether it was tried earlier than in this call. */
   remembered: boolean;
 }
 
+/** How one trial ended. */
+export interface Trial {
+  passed: boolean;
+  /** What went wrong, or ''. */
+  reason: string;
+}
+
 type Finding = Omit<ProbeResult, 'remembered'>;
+/** '' for the right values, else what is wrong with them. */
+type Judge = (values: readonly (number | null)[]) => string;
 
 const timeout = 120_000;
 const failureLifetime = 3_600_000; // ms; a card that was busy or a driver that was mended gets another chance
@@ -42,28 +54,31 @@ const failureLifetime = 3_600_000; // ms; a card that was busy or a driver that 
 const share = 1 / (1 + Math.E); // of the teacher's softmax on the second text
 const expected = [Math.log(1 + Math.E) - share, -Math.tanh(0.5), 0];
 const tolerance = 1e-3;
+const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
 
 // As text, so that it is there in a bundle, too. It answers on a pipe of its own: drivers may print.
-const child = `
+const childOf = (values: string): string => `
 const { writeSync } = require('node:fs');
 const [path, index] = process.argv.slice(1);
 const answer = (value) => { writeSync(3, JSON.stringify(value)); process.exit(0); };
 (async () => {
   const addon = require(path);
   const device = addon.openDevice('cuda', Number(index), 1);
-  const { loss, gradient } = await addon.bankLoss(device, {
+  ${values}
+})().catch((error) => answer({ error: String(error && error.message || error) }));
+`;
+const lossChild = childOf(`const { loss, gradient } = await addon.bankLoss(device, {
     student: Float32Array.of(0, 1), teacher: Float32Array.of(1, 0), textual: Float32Array.of(1, 0, 0, 1),
     dimension: 2, alpha: 0, studentTemperature: 1, teacherTemperature: 1,
   });
-  answer({ values: [loss, ...gradient] });
-})().catch((error) => answer({ error: String(error && error.message || error) }));
-`;
+  answer({ values: [loss, ...gradient] });`);
+const wgmmaChild = childOf('answer({ values: [await addon.wgmmaDifference(device)] });');
 
 const asked = new Map<string, Promise<Finding>>();
 
 /**
- * Whether a CUDA device works with this addon: from this process, else from the cache folder, else by trying it. $LGDISTILL_PROBE: `off` takes it for granted,
- * `again` tries anew; a failure is forgotten after an hour.
+ * Whether a CUDA device works with this addon, and whether products by warpgroups do: from this process, else from the cache folder, else by trying it.
+ * $LGDISTILL_PROBE: `off` takes both for granted, `again` tries anew; a failure is forgotten after an hour. $LGDISTILL_WGMMA=0 or 1 settles the second.
  * @throws LgdError BAD_OPTION for another value of $LGDISTILL_PROBE
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
@@ -73,7 +88,7 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   const key = keyOf(options);
   const known = asked.get(key);
   if (known !== undefined && !options.again) return { ...(await known), remembered: true };
-  const kept = options.again || mode === 'again' ? undefined : recall(key);
+  const kept = options.again || mode === 'again' ? undefined : recall(key, needsWgmma(options));
   if (kept !== undefined) return { ...kept, remembered: true };
   const trying = attempt(options).then((finding) => remember(key, finding));
   asked.set(key, trying);
@@ -90,19 +105,28 @@ export function probeFolder(): string {
   return join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lgdistill', 'cuda-probe');
 }
 
-/** Changes with the build, its file, the driver and the device. */
-function keyOf({ addon, build, status, index }: ProbeOptions): string {
+const deviceOf = ({ status, index }: ProbeOptions): CudaStatus['devices'][number] | undefined => status.devices.find((one) => one.index === index);
+
+/** Whether products by warpgroups are to be tried: the device has them, and nobody has decided. */
+const needsWgmma = (options: ProbeOptions): boolean => deviceOf(options)?.wgmma === true && (process.env['LGDISTILL_WGMMA'] ?? '') === '';
+
+/** Changes with the build, its file, the driver, the device and what is to be tried. */
+function keyOf(options: ProbeOptions): string {
+  const { addon, build, status, index } = options;
   const { size, mtimeMs } = statSync(addon);
-  const device = status.devices.find((one) => one.index === index);
-  return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability])).digest('hex').slice(0, 32);
+  const device = deviceOf(options);
+  return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options)])).digest('hex').slice(0, 32);
 }
 
-function recall(key: string): Finding | undefined {
+const isTrial = (value: unknown): value is Trial => typeof (value as Trial | undefined)?.passed === 'boolean' && typeof (value as Trial).reason === 'string';
+
+function recall(key: string, withWgmma: boolean): Finding | undefined {
   try {
-    const { passed, reason, when } = JSON.parse(readFileSync(join(probeFolder(), `${key}.json`), 'utf8')) as Finding;
-    if (typeof passed !== 'boolean' || typeof reason !== 'string') return undefined;
+    const { passed, reason, wgmma, when } = JSON.parse(readFileSync(join(probeFolder(), `${key}.json`), 'utf8')) as Finding;
+    if (!isTrial({ passed, reason }) || (passed && withWgmma && !isTrial(wgmma))) return undefined;
     const age = Date.now() - Date.parse(when);
-    return passed || (age >= 0 && age < failureLifetime) ? { passed, reason, when } : undefined;
+    const allPassed = passed && wgmma?.passed !== false;
+    return allPassed || (age >= 0 && age < failureLifetime) ? { passed, reason, wgmma, when } : undefined;
   } catch {
     return undefined; // nothing there, or no file of ours
   }
@@ -121,7 +145,14 @@ function remember(key: string, finding: Finding): Finding {
   return finding;
 }
 
-async function attempt({ addon, index, timeoutMilliseconds = timeout }: ProbeOptions): Promise<Finding> {
+async function attempt(options: ProbeOptions): Promise<Finding> {
+  const when = new Date().toISOString();
+  const loss = await tryIn(lossChild, options, judgeLoss);
+  const wgmma = loss.passed && needsWgmma(options) ? await tryIn(wgmmaChild, options, judgeWgmma) : undefined;
+  return { ...loss, wgmma, when };
+}
+
+async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<Trial> {
   const reason = await new Promise<string>((resolve) => {
     const started = spawn(process.execPath, ['-e', child, addon, String(index)], {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
@@ -135,23 +166,31 @@ async function attempt({ addon, index, timeoutMilliseconds = timeout }: ProbeOpt
     started.on('close', (code, signal) => {
       clearTimeout(timer);
       if (late) resolve(`it gave no answer within ${timeoutMilliseconds / 1000} s`);
-      else resolve(judge(text) ?? (signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`));
+      else resolve(judgeText(text, judge) ?? (signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`));
     });
   });
-  return { passed: reason === '', reason, when: new Date().toISOString() };
+  return { passed: reason === '', reason };
 }
 
 /** '' for the right answer, what is wrong with another, undefined for none. */
-function judge(text: string): string | undefined {
+function judgeText(text: string, judge: Judge): string | undefined {
   if (text === '') return undefined;
-  let answer: { values?: number[]; error?: string };
+  let answer: { values?: (number | null)[]; error?: string };
   try {
     answer = JSON.parse(text) as typeof answer;
   } catch {
     return 'it broke off in the middle of its answer';
   }
-  const { values, error } = answer;
-  if (values === undefined) return error ?? 'it gave no values';
-  const right = values.length === expected.length && values.every((value, i) => Math.abs(value - expected[i]!) <= tolerance);
+  return answer.values === undefined ? (answer.error ?? 'it gave no values') : judge(answer.values);
+}
+
+function judgeLoss(values: readonly (number | null)[]): string {
+  const right = values.length === expected.length && values.every((value, i) => value !== null && Math.abs(value - expected[i]!) <= tolerance);
   return right ? '' : `it computes wrong numbers: ${values.join(', ')} in the place of ${expected.map((value) => value.toFixed(6)).join(', ')}`;
+}
+
+/** NaN and infinity come as null. */
+function judgeWgmma([difference]: readonly (number | null)[]): string {
+  const right = typeof difference === 'number' && difference <= roundingOfBfloat16;
+  return right ? '' : `its products differ from those of mma.sync by ${difference ?? 'no number'} of their size`;
 }

@@ -41,7 +41,7 @@ export interface CudaStatus {
   reason: string;
   /** CUDA version of the driver, 13000 for 13.0; 0 without a driver. */
   driver: number;
-  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number }[];
+  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number; wgmma: boolean }[];
 }
 
 /** What the addon tells of an open device. */
@@ -50,6 +50,8 @@ export interface NativeDeviceInfo {
   name: string;
   /** `9.0` and the like; '' on the CPU. */
   computeCapability: string;
+  /** Instructions that form dense products of bfloat16: 'wgmma' on compute capability 9.0 where a trial agreed, else 'mma.sync'; '' on the CPU. */
+  products: '' | 'mma.sync' | 'wgmma';
   index: number;
   threads: number;
   memoryBytes: number;
@@ -289,8 +291,11 @@ export interface NativeAddon {
   cudaStatus(): CudaStatus;
   release(object: Handle<string>): void;
 
-  openDevice(kind: 'cpu' | 'cuda', index: number, threads: number): DeviceHandle;
+  /** wgmma false: `mma.sync` also where the device has both. */
+  openDevice(kind: 'cpu' | 'cuda', index: number, threads: number, wgmma?: boolean): DeviceHandle;
   deviceInfo(device: DeviceHandle): NativeDeviceInfo;
+  /** The largest |by wgmma - by mma.sync| / |by mma.sync| of whole results. */
+  wgmmaDifference(device: DeviceHandle): Promise<number>;
   /** Resolves once everything queued before has run; rejects with the first error of it. */
   synchronize(device: DeviceHandle): Promise<void>;
 
@@ -407,7 +412,7 @@ export interface NativeAddon {
 
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
-  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'synchronize',
+  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'synchronize',
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',

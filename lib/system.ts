@@ -105,6 +105,9 @@ async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, probl
   if ('error' in addon || !cuda.available || device === undefined) return undefined;
   const probe = await probeCuda({ addon: addon.path, build: addon, status: cuda, index: device.index, again: true });
   if (!probe.passed) problems.push({ what: `cuda:${device.index} is not used: ${probe.reason}`, mend: 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
+  if (probe.wgmma?.passed === false) {
+    problems.push({ what: `cuda:${device.index} forms products by mma.sync, slower than by wgmma, of which a trial failed: ${probe.wgmma.reason}`, mend: 'Please report it with this output; LGDISTILL_WGMMA=0 leaves the trial out', fatal: false });
+  }
   return probe;
 }
 

@@ -45,6 +45,7 @@ struct CudaDeviceInfo {
   std::string name, compute_capability;
   double memory_bytes = 0;
   int multiprocessors = 0;
+  bool wgmma = false;                // has products by warpgroups, and code for them is in this build ($LGDISTILL_WGMMA=0: not)
 };
 struct CudaStatus {
   bool available = false;
@@ -56,10 +57,14 @@ CudaStatus cuda_status();            // never throws
 
 struct DeviceInfo {
   std::string kind, name, compute_capability;
+  std::string products;              // what forms dense products of bfloat16: wgmma or mma.sync; empty on the CPU
   int index = 0, threads = 0;
   double memory_bytes = 0, allocated_bytes = 0, peak_bytes = 0;
 };
-DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */);
+// wgmma: false takes mma.sync also where a device has both.
+DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */, bool wgmma = true);
+// How far products by wgmma are from those by mma.sync (ops/warpgroups.h). Device's thread.
+double wgmma_difference(const DevicePtr& device);
 DeviceInfo device_info(const DevicePtr& device);
 // Calls done(null) once everything queued before has run, done(error) if any of it failed (the error is then cleared). [queued]
 void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done);

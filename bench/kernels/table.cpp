@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 
 #include "core/timeline.h"
 #include "engine.h"
-#include "ops/warpgroups.h"
 
 namespace lgd::bench {
 
@@ -140,8 +140,14 @@ Timing Table::time_steps(const std::function<void()>& call) {
   return percentiles(samples);
 }
 
+// Of rows of the other kind of dense products (scripts/gpu-check).
+static const char* suffix() {
+  const char* const text = std::getenv("GPU_CHECK_SUFFIX");
+  return text ? text : "";
+}
+
 void Table::add(const std::string& what, const Work& work, double error, double tolerance, const Timing& timing, double full_target_us) {
-  const std::string name = what + (use_warpgroups(*gpu) ? ", wgmma" : "");
+  const std::string name = what + suffix();
   const double target_us = options.small ? 0 : full_target_us;
   const double memory = work.bytes / bandwidth_, compute = work.operations / (work.unit == Unit::tensor ? options.tensor : options.cores);
   const char* bound = memory >= compute ? "memory" : work.unit == Unit::tensor ? "tensor" : "cores";

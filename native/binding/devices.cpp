@@ -28,6 +28,7 @@ Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
     item.Set("computeCapability", device.compute_capability);
     item.Set("memoryBytes", device.memory_bytes);
     item.Set("multiprocessors", device.multiprocessors);
+    item.Set("wgmma", device.wgmma);
     devices.Set(i, item);
   }
   auto out = Napi::Object::New(env);
@@ -39,7 +40,14 @@ Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_open_device(const Napi::CallbackInfo& info) {
-  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads"))));
+  const bool wgmma = info.Length() < 4 || info[3].IsUndefined() || info[3].ToBoolean().Value();
+  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads")), wgmma));
+}
+
+Napi::Value js_wgmma_difference(const Napi::CallbackInfo& info) {
+  const DevicePtr device = unwrap<Device>(info[0]);
+  return run_async<double>(info.Env(), device, "wgmmaDifference", [device](double& result) { result = wgmma_difference(device); },
+                           [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
 }
 
 Napi::Value js_device_info(const Napi::CallbackInfo& info) {
@@ -48,6 +56,7 @@ Napi::Value js_device_info(const Napi::CallbackInfo& info) {
   out.Set("kind", device.kind);
   out.Set("name", device.name);
   out.Set("computeCapability", device.compute_capability);
+  out.Set("products", device.products);
   out.Set("index", device.index);
   out.Set("threads", device.threads);
   out.Set("memoryBytes", device.memory_bytes);

@@ -15,6 +15,7 @@ int device_count(std::string& why) {
   return 0;
 }
 DeviceProperties properties(int) { absent(); }
+bool has_warpgroups(int) { return false; }
 int driver_version() { return 0; }
 int runtime_version() { return 0; }
 void* create_stream(int) { absent(); }

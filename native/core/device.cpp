@@ -30,6 +30,11 @@ struct Job {
 
 }  // namespace
 
+bool has_wanted_warpgroups(int index) {
+  const char* const text = std::getenv("LGDISTILL_WGMMA");
+  return !(text && std::strcmp(text, "0") == 0) && cuda::has_warpgroups(index);
+}
+
 struct Device::Impl {
   std::mutex mutex;
   std::condition_variable wake;
@@ -74,6 +79,7 @@ Device::Device(DeviceKind kind_, int index_, int threads)
       index(index_),
       kernels(kind_ == DeviceKind::cuda ? cuda::kernels() : cpu_kernels()),
       pool(threads),
+      warpgroups(kind_ == DeviceKind::cuda && has_wanted_warpgroups(index_)),
       impl_(std::make_shared<Impl>()) {
   if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.

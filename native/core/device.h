@@ -38,6 +38,8 @@ class Device {
   const Kernels* kernels;   // never null
   ThreadPool pool;          // host-side parallel loops; use it only from the device's thread
   std::shared_ptr<PartialSums> sums;  // of CUDA, once there were any
+  // Dense products of bfloat16 by warpgroups (ops/warpgroups.h): where the device has them, unless $LGDISTILL_WGMMA is 0. Changed on the device's thread only.
+  bool warpgroups;
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
   void* allocate(size_t bytes);
@@ -96,6 +98,9 @@ class Device {
   struct Impl;
   std::shared_ptr<Impl> impl_;
 };
+
+// Are products by warpgroups to be had on a CUDA device, and does $LGDISTILL_WGMMA not say 0?
+bool has_wanted_warpgroups(int index);
 
 // Device memory that frees itself.
 class Buffer {

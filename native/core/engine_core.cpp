@@ -7,6 +7,7 @@
 #include "core/timeline.h"
 #include "engine.h"
 #include "ops/kernels.h"
+#include "ops/warpgroups.h"
 
 #ifndef LGD_VERSION
 #define LGD_VERSION "0.0.0"
@@ -42,7 +43,7 @@ CudaStatus cuda_status() {
     for (int index = 0; index < count; ++index) {
       const auto props = cuda::properties(index);
       status.devices.push_back({index, props.name, std::to_string(props.major) + "." + std::to_string(props.minor),
-                                double(props.memory_bytes), props.multiprocessors});
+                                double(props.memory_bytes), props.multiprocessors, has_wanted_warpgroups(index)});
     }
     status.available = !status.devices.empty();
   } catch (const std::exception& e) {
@@ -51,7 +52,7 @@ CudaStatus cuda_status() {
   return status;
 }
 
-DevicePtr open_device(const std::string& kind, int index, int threads) {
+DevicePtr open_device(const std::string& kind, int index, int threads, bool wgmma) {
   if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
   if (kind == "cpu") return std::make_shared<Device>(DeviceKind::cpu, 0, threads);
   LGD_CHECK(kind == "cuda", "BAD_OPTION", "unknown device kind \"", kind, "\"; cpu and cuda are known");
@@ -64,8 +65,12 @@ DevicePtr open_device(const std::string& kind, int index, int threads) {
   if (props.major < 8)
     throw Error("DEVICE_UNAVAILABLE", detail::concat(props.name, " has compute capability ", props.major, ".", props.minor,
                                                      "; 8.0 (A100) or later is needed for bfloat16 matrix instructions"));
-  return std::make_shared<Device>(DeviceKind::cuda, index, threads);
+  auto device = std::make_shared<Device>(DeviceKind::cuda, index, threads);
+  device->warpgroups &= wgmma;  // nobody else has it yet
+  return device;
 }
+
+double wgmma_difference(const DevicePtr& device) { return warpgroup_difference(*device); }
 
 DeviceInfo device_info(const DevicePtr& device) {
   DeviceInfo info;
@@ -77,6 +82,7 @@ DeviceInfo device_info(const DevicePtr& device) {
     info.name = props.name;
     info.compute_capability = std::to_string(props.major) + "." + std::to_string(props.minor);
     info.memory_bytes = double(props.memory_bytes);
+    info.products = device->warpgroups ? "wgmma" : "mma.sync";
   } else {
     info.name = std::string("CPU (") + isa_name(cpu_isa()) + ")";
   }

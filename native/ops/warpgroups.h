@@ -1,10 +1,14 @@
-// Whether dense products of bfloat16 are formed by warpgroups (core/cuda_warpgroup.cuh).
+// Whether dense products of bfloat16 are formed by warpgroups (core/cuda_warpgroup.cuh), and a trial of those.
 #pragma once
 #include "ops/context.h"
 
 namespace lgd {
 
-// LGDISTILL_WGMMA=1, a device of compute capability 9.0, and code that was built for sm_90a. Off by default until a GPU has run it.
-bool use_warpgroups(const Context& ctx);
+inline bool use_warpgroups(const Context& ctx) { return ctx.warpgroups; }
+
+// Forms products by warps and twice by warpgroups, in tiles of both widths, with operands of either order, stored and made on the way. Returns the largest
+// |by warpgroups - by warps| / |by warps|, as norms of whole results: both round alike, so more than a rounding of bfloat16 (2^-8) is a fault.
+// DEVICE_UNAVAILABLE where the device has none; DEVICE_ERROR if two runs differ. On the device's thread; waits.
+double warpgroup_difference(Context& ctx);
 
 }  // namespace lgd

@@ -43,6 +43,19 @@ test('a GPU that fails its trial is shown with the reason, and auto takes the CP
   expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
 });
 
+test('a GPU whose products by warpgroups fail is used without them, and that is said', async () => {
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: 'without-wgmma', wgmma: 'wrong' }));
+  vi.stubEnv('XDG_CACHE_HOME', folder);
+  vi.stubEnv('LGDISTILL_WGMMA', '');
+  vi.resetModules();
+  const { lgdistill: fresh } = await import('./program.js');
+  const { code, documents, stderr } = await fresh(['doctor', '--json']);
+  const [report] = documents() as unknown as SystemReport[];
+  expect([code, report!.device, report!.probe]).toEqual([0, 'cuda', expect.objectContaining({ passed: true, wgmma: expect.objectContaining({ passed: false }) as unknown })]);
+  expect(stderr).toContain('mma.sync; wgmma failed: its products differ');
+  expect(stderr).toContain('slower than by wgmma');
+});
+
 test('a machine without the addon is not usable, and the command to type is said', async () => {
   vi.stubEnv('LGDISTILL_ADDON', '/nowhere/lgdistill.node');
   vi.resetModules(); // the addon is loaded once a process

@@ -1,5 +1,8 @@
 // What scripts/gpu-check runs through the library: results on CUDA against the CPU, golden vectors and themselves, then speed. Prints a table;
 // exits 1 on a failure. $GPU_CHECK_DEVICE names the device (cuda), $GPU_CHECK_PARTS the parts, $GPU_CHECK_SMALL asks for sizes that an emulated GPU computes.
+import { writeFile } from 'node:fs/promises';
+import { addonPath } from '../../lib/addon.js';
+import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { version } from '../../lib/version.js';
 import { checkAugmentation } from './augmentation.js';
@@ -23,6 +26,17 @@ const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
   for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
 };
 
+/** How the library forms dense products here, for scripts/gpu-check in the file $GPU_CHECK_PRODUCTS; one that has wgmma and does not use it has failed its trial. */
+async function tryProducts(part: string): Promise<void> {
+  using cuda = await openDevice(name);
+  const { products } = cuda.info;
+  const has = cuda.addon.cudaStatus().devices.some(({ index, wgmma }) => index === cuda.info.index && wgmma);
+  const found = has ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
+  report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, !has || products === 'wgmma');
+  const file = process.env['GPU_CHECK_PRODUCTS'] ?? '';
+  if (file !== '') await writeFile(file, products);
+}
+
 async function main(): Promise<void> {
   const parts: Record<string, (part: string) => Promise<void>> = {
     ops: () => checkKernels(report),
@@ -31,6 +45,7 @@ async function main(): Promise<void> {
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
     networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda)),
     training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
+    trial: tryProducts,
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
     convolutions: () => checkConvolutions(report),
     steps: () => measureSteps(report, name),

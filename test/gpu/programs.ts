@@ -112,7 +112,7 @@ export async function checkKernels(report: Report): Promise<void> {
   }
 }
 
-/** Dense convolutions alone: for products that are off by default. */
+/** Dense convolutions alone: for the other kind of products. */
 export async function checkConvolutions(report: Report): Promise<void> {
   await checkProgram(report, 'ops', 'cuda_ops', [...(report.small ? ['small', 'every=20'] : []), ...aCheck(report), 'conv'], 100);
 }

@@ -73,11 +73,11 @@ export async function openSteps(device: Device, { student: name, widthMultiplier
   return { distiller, teacher, take, dispose };
 }
 
-/** Named in rows: products that are off by default. */
-const products = process.env['LGDISTILL_WGMMA'] === '1' ? ', wgmma' : '';
+/** Ends rows of the other kind of dense products (scripts/gpu-check). */
+const suffix = process.env['GPU_CHECK_SUFFIX'] ?? '';
 
 function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {}): void {
-  const what = `${measured}${products}`;
+  const what = `${measured}${suffix}`;
   report.row({ part: 'steps', framework: 'lgdistill', what, student, resolution, ...timing, unit: 'ms', ...more });
   const gap = more.target === undefined ? '' : `, ${(timing.imagesPerSecond / more.target).toFixed(2)} x target`;
   const peak = more.peakBytes === undefined ? '' : `, at most ${(more.peakBytes / 1e9).toFixed(2)} GB`;

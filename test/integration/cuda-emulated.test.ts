@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder, type Precision } from '../../lib/models/compiled.js';
@@ -31,6 +31,22 @@ describe('the CUDA engine, emulated', () => {
     const { addon } = cuda;
     expect(await probeCuda({ addon: addonPath(), build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, again: true })).toMatchObject({ passed: true, reason: '', remembered: false });
   });
+
+  it('passes the trial of products by warpgroups, which reaches them', async () => {
+    vi.stubEnv('LGDISTILL_EMULATION_WGMMA', '1'); // a device that has them
+    vi.stubEnv('LGDISTILL_WGMMA', '');
+    try {
+      const { addon } = cuda;
+      const found = await probeCuda({ addon: addonPath(), build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, again: true });
+      expect(found).toMatchObject({ passed: true, wgmma: { passed: true, reason: '' } });
+      using fresh = await openDevice('cuda');
+      expect(fresh.info.products).toBe('wgmma');
+    } finally {
+      vi.unstubAllEnvs();
+    }
+    expect(cuda.info.products).toBe('mma.sync');
+    await expect(cuda.addon.wgmmaDifference(cuda.handle)).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+  }, 120_000);
 
   it('matches PyTorch in float64 on a graph of every operation', async () => {
     const golden = await readEncoderVectors(fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url)));

@@ -145,7 +145,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     const { status, rows: [kept, ...rows] } = await dryRun('no-time', 'semantic augment', { GPU_CHECK_SECONDS: '0' });
     expect(status).toBe(1);
     expect(kept).toEqual({ date: '2026-01-02', card: 'another', note: 'killed', part: 'augment', name: 'recipe', value: '1e-3', good: true });
-    expect(rows.map(({ part, value }) => `${part}: ${value}`)).toEqual(['semantic', 'augment'].map((part) => `${part}: not run: the 0 s of all parts are over`));
+    expect(rows.map(({ part, value }) => `${part}: ${value}`)).toEqual(['trial', 'semantic', 'augment'].map((part) => `${part}: not run: the 0 s of all parts are over`));
   }, 600_000);
 
   it('refuses a part that is none', () => {

@@ -90,8 +90,12 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     if (virtual === '90a') it('cuda_ops, products of warpgroups', () => expectPass(programs, 'cuda_ops', ['small', `every=${every}`, 'conv'], { ...env, LGDISTILL_WGMMA: '1' }, byWarpgroups), 900_000);
   });
 
-  it('trains every kind of student', () => {
-    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', '^(?!.*(resnet34|efficientnet_b[123]))'], { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx });
+  it.each([
+    ['trains every kind of student', {}],
+    ['trains every kind of student by products of warpgroups', { LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }], // tiny products fill one multiprocessor
+  ] as const)('%s', (_, more) => {
+    const env = { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx, ...more };
+    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', '^(?!.*(resnet34|efficientnet_b[123]))'], env);
     expect(output).toMatch(/Tests .*[1-9]\d* passed/u);
     expect(status).toBe(0);
   }, 900_000);

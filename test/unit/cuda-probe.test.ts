@@ -14,6 +14,7 @@ beforeEach(() => {
   cache = join(folder, `cache-${count++}`);
   vi.stubEnv('XDG_CACHE_HOME', cache);
   vi.stubEnv('LGDISTILL_PROBE', '');
+  vi.stubEnv('LGDISTILL_WGMMA', '');
 });
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -27,8 +28,8 @@ async function referenceValues(): Promise<number[]> {
   return [loss, ...gradient];
 }
 
-async function fake(behaviour: FakeBehaviour): Promise<string> {
-  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${count}` });
+async function fake(behaviour: FakeBehaviour, wgmma?: FakeBehaviour): Promise<string> {
+  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${wgmma ?? 'without'}-${count}`, wgmma });
 }
 
 const loads = (file: string) => statSync(`${file}.loads`, { throwIfNoEntry: false })?.size ?? 0;
@@ -59,6 +60,49 @@ describe('a trial in a child process', () => {
 
   test('is ended when it hangs', async () => {
     expect(await probe(await fake('hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({ passed: false, reason: 'it gave no answer within 1.5 s' });
+  });
+});
+
+describe('a trial of products by warpgroups', () => {
+  test('is of its own, and only where a device has them', async () => {
+    expect((await probe(await fake('works'))).wgmma).toBeUndefined();
+    const file = await fake('works', 'works');
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: true, reason: '' } });
+    expect(loads(file)).toBe(3); // this process and two children
+    expect((await probe(await fake('aborts', 'works'))).wgmma).toBeUndefined();
+  });
+
+  test.each<[FakeBehaviour, RegExp]>([
+    ['aborts', /^it crashed with SIGABRT$/u],
+    ['throws', /an illegal memory access was encountered/u],
+    ['wrong', /^its products differ from those of mma\.sync by no number of their size$/u],
+  ])('%s: the device is used without them', async (wgmma, reason) => {
+    const file = await fake('works', wgmma);
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false, reason: expect.stringMatching(reason) as string } });
+  });
+
+  test('is ended when it hangs', async () => {
+    expect(await probe(await fake('works', 'hangs'), { timeoutMilliseconds: 1500 })).toMatchObject({ passed: true, wgmma: { passed: false, reason: 'it gave no answer within 1.5 s' } });
+  });
+
+  test('is left out where the environment decides', async () => {
+    const file = await fake('works', 'aborts');
+    for (const decided of ['0', '1']) {
+      vi.stubEnv('LGDISTILL_WGMMA', decided);
+      expect(await probe(file)).toMatchObject({ passed: true, wgmma: undefined });
+    }
+    vi.stubEnv('LGDISTILL_WGMMA', '');
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false }); // what was found without it does not stand for it
+  });
+
+  test('is remembered, a failure for an hour', async () => {
+    const file = await fake('works', 'throws');
+    await probe(file);
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: true });
+    const kept = join(cache, 'lgdistill', 'cuda-probe');
+    const path = join(kept, readdirSync(kept)[0]!);
+    writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult), when: new Date(Date.now() - 3_700_000).toISOString() }));
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false });
   });
 });
 
@@ -115,6 +159,12 @@ describe('openDevice', () => {
 
   test('takes a device that passed', async () => {
     expect((await open(await fake('works'), 'auto')).info).toMatchObject({ kind: 'cuda', reason: 'a CUDA device is there' });
+  });
+
+  test('forms products by warpgroups where their trial agreed, and otherwise by warps', async () => {
+    expect((await open(await fake('works', 'works'), 'cuda')).info.products).toBe('wgmma');
+    expect((await open(await fake('works', 'wrong'), 'cuda')).info.products).toBe('mma.sync');
+    expect((await open(await fake('works'), 'cuda')).info.products).toBe('mma.sync');
   });
 
   test('auto takes the CPU and says why after a crash; an explicit cuda is refused', async () => {

@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "ops/kernels.h"
+#include "ops/multiprocessors.h"
+#include "ops/warpgroups.h"
+
+namespace lgd {
+
+namespace {
+
+// Device memory with numbers of its own.
+class Numbers {
+ public:
+  Numbers(Context& ctx, size_t count, DType type) : ctx_(ctx), bytes_(count * size_of(type)), data_(ctx.allocate(bytes_)) {}
+  ~Numbers() { ctx_.release(data_, bytes_); }
+  Numbers(const Numbers&) = delete;
+  Numbers& operator=(const Numbers&) = delete;
+
+  operator void*() const { return data_; }
+  float* floats() const { return static_cast<float*>(data_); }
+
+  // Evenly from low to high, and the same for the same seed.
+  Numbers& fill(uint32_t seed, float low, float high) {
+    std::vector<float> values(bytes_ / 4);
+    for (float& value : values) value = low + (high - low) * float((seed = seed * 1664525u + 1013904223u) >> 8) / float(1 << 24);
+    ctx_.from_host(data_, values.data(), bytes_);
+    return *this;
+  }
+  Numbers& fill_halves(uint32_t seed) {
+    std::vector<uint16_t> values(bytes_ / 2);
+    for (uint16_t& value : values) {
+      seed = seed * 1664525u + 1013904223u;
+      value = uint16_t(0x3e00 | (seed >> 9 & 0x80ff));  // of either sign, 0.125 to 0.5
+    }
+    ctx_.from_host(data_, values.data(), bytes_);
+    return *this;
+  }
+  Numbers& clear() {
+    ctx_.zero(data_, bytes_);
+    return *this;
+  }
+  std::vector<float> floats_of(DType type) const {
+    std::vector<float> values(bytes_ / size_of(type));
+    if (type == DType::f32) {
+      ctx_.to_host(values.data(), data_, bytes_);
+      return values;
+    }
+    std::vector<uint16_t> halves(values.size());
+    ctx_.to_host(halves.data(), data_, bytes_);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint32_t bits = uint32_t(halves[i]) << 16;
+      std::memcpy(&values[i], &bits, 4);
+    }
+    return values;
+  }
+
+ private:
+  Context& ctx_;
+  const size_t bytes_;
+  void* const data_;
+};
+
+// One layer forward and backward; what it leaves: y, g, dw.
+std::vector<std::vector<float>> run_layer(Context& ctx, const ConvShape& s) {
+  const size_t rows = size_t(s.rows()), in = rows * size_t(s.c), out = rows * size_t(s.k), weights = size_t(s.k) * size_t(s.c);
+  Numbers x(ctx, in, DType::bf16), w(ctx, weights, DType::bf16), y(ctx, out, DType::bf16), g(ctx, out, DType::bf16), dx(ctx, in, DType::bf16);
+  x.fill_halves(1), w.fill_halves(2), g.fill_halves(3);
+  Numbers dw(ctx, weights, DType::f32), k(ctx, size_t(10 * s.k), DType::f32), c(ctx, size_t(4 * s.c), DType::f32);
+  dw.clear(), k.fill(4, 0.5f, 1), c.fill(5, 0.5f, 1);
+  const auto of_k = [&](int i) { return k.floats() + i * s.k; };
+  LazyInput input;
+  input.y = x, input.scale = c.floats(), input.shift = c.floats() + s.c, input.act = Act::relu;
+  NormTarget norm;
+  norm.gamma = of_k(0), norm.beta = of_k(1), norm.running_mean = of_k(2), norm.running_var = of_k(3);
+  norm.mean = of_k(4), norm.rstd = of_k(5), norm.scale = of_k(6), norm.shift = of_k(7), norm.eps = 1e-5f, norm.momentum = 0.1f;
+  ctx.kernels->conv_norm_forward(ctx, s, DType::bf16, input, w, norm, y);
+  LazyGradient gradient;
+  gradient.g = g, gradient.y = y, gradient.a = of_k(8), gradient.b = of_k(9), gradient.c = of_k(1);
+  GradientTarget target;
+  target.g = dx;
+  ctx.kernels->conv_norm_backward(ctx, s, DType::bf16, input, gradient, w, dw.floats(), &target);
+  ctx.kernels->finish_sums(ctx);
+  return {y.floats_of(DType::bf16), dx.floats_of(DType::bf16), dw.floats_of(DType::f32)};
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double apart = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    apart += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    size += double(b[i]) * b[i];
+  }
+  return std::isfinite(apart) && size > 0 ? std::sqrt(apart / size) : INFINITY;
+}
+
+}  // namespace
+
+double warpgroup_difference(Context& ctx) {
+  LGD_CHECK(ctx.kind == DeviceKind::cuda && cuda::has_warpgroups(ctx.index), "DEVICE_UNAVAILABLE", "products by warpgroups need compute capability 9.0 and code for sm_90a");
+  struct Restore {
+    Context& ctx;
+    const bool before = ctx.warpgroups;
+    ~Restore() { ctx.warpgroups = before; }
+  } restore{ctx};
+  double largest = 0;
+  for (const auto& [c, k] : {std::pair{64, 128}, {128, 64}}) {
+    const int rows = 128 * multiprocessors;  // tiles of warpgroups are for products that fill the card
+    const ConvShape shape{rows / 64, 8, 8, c, k, 1, 1, 1, 0, 1, 8, 8};
+    ctx.warpgroups = false;
+    const auto by_warps = run_layer(ctx, shape);
+    ctx.warpgroups = true;
+    const auto by_groups = run_layer(ctx, shape);
+    LGD_CHECK(run_layer(ctx, shape) == by_groups, "DEVICE_ERROR", "the same product by warpgroups gives another result the second time");
+    for (size_t i = 0; i < by_warps.size(); ++i) largest = std::max(largest, difference(by_groups[i], by_warps[i]));
+  }
+  return largest;
+}
+
+}  // namespace lgd
