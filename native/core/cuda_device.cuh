@@ -65,6 +65,15 @@ template <class V> __device__ __forceinline__ void store_as(void* p, const V& va
 template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }
 template <class T> __device__ __forceinline__ void store_unordered(T* p, T value) { *static_cast<volatile T*>(p) = value; }
 
+// Sends for memory that will soon be loaded, so that level-2 cache has it by then; both multiples of 16.
+__device__ __forceinline__ void prefetch_far(const void* global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(bytes));
+#else
+  for (int at = 0; at < bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(static_cast<const char*>(global) + at)));
+#endif
+}
+
 // A place in shared memory for copies and matrices: half the arithmetic of a pointer.
 struct SharedPlace {
   uint32_t address;

@@ -49,15 +49,23 @@ struct StoreBoth {
   where::WindowGeometry windows;
 
   __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
-  __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
+  // Of an output pixel, by its row of the product.
+  __device__ __forceinline__ int64_t at(int row, int column) const {
     int y, x;
-    const int n = windows.pixel(window * 4, y, x), width = windows.shape.ow;
-    const int64_t first = (int64_t(n * windows.shape.oh + y) * width + x) * channels + column;
-    const auto at = [&](int row) { return first + int64_t(row / 2 * width + row % 2) * channels; };
+    const int n = windows.pixel(row, y, x);
+    return (int64_t(n * windows.shape.oh + y) * windows.shape.ow + x) * channels + column;
+  }
+  __device__ __forceinline__ void prefetch(int row, int column, int count) const {
+    if (residual) prefetch_far(residual + at(row, column), count * int(sizeof(T)));
+  }
+  __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
+    const int width = windows.shape.ow;
+    const int64_t first = at(window * 4, column);
+    const auto of = [&](int row) { return first + int64_t(row / 2 * width + row % 2) * channels; };
     Raw8<T> residuals[4];
     if (residual)
 #pragma unroll
-      for (int row = 0; row < 4; ++row) residuals[row] = load_raw8(residual + at(row));
+      for (int row = 0; row < 4; ++row) residuals[row] = load_raw8(residual + of(row));
     F8 sum = zero8();
 #pragma unroll
     for (int row = 0; row < 4; ++row) {
@@ -70,7 +78,7 @@ struct StoreBoth {
         for (int i = 0; i < 8; ++i) v.v[i] += r.v[i];
       }
       if (act.bounds) act.bound(v);
-      store8(out + at(row), v);
+      store8(out + of(row), v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
     }
@@ -124,6 +132,12 @@ struct ReachTarget {
     table[2 * count] = mean[column];
   }
   __device__ __forceinline__ int64_t at(int row, int column) const { return int64_t(rows.pixel(row)) * channels + column; }
+  __device__ __forceinline__ void prefetch(int row, int column, int count) const {
+    const int64_t from = at(row, column);
+    if (accumulate) prefetch_far(g + from, count * int(sizeof(T)));
+    if (y) prefetch_far(y + from, count * int(sizeof(T)));
+    if (activated) prefetch_far(activated + from, count * int(sizeof(T)));
+  }
   __device__ __forceinline__ Fetched fetch(int row, int column) const {
     Fetched f;
     const int64_t from = at(row, column);

@@ -259,8 +259,8 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   T *a_tiles = reinterpret_cast<T*>(a_begin), *b_tiles = reinterpret_cast<T*>(b_begin);
   b.state.init(loader_b.where, n0, thread);
   float* strips = reinterpret_cast<float*>(behind);
-  float* strip = strips + warp * 16 * strip_pitch<Tile>;
-  float* table = strips + Tile::WM * Tile::WN * 16 * strip_pitch<Tile>;
+  float* strip = strips + warp * strip_floats<Tile>;
+  float* table = strips + Tile::WM * Tile::WN * strip_floats<Tile>;
   if constexpr (Out::sums)
     for (int i = thread; i < Tile::BN; i += Tile::threads)
       if (n0 + i < N) out.fill(table + halved(i, Tile::BN / 2), Tile::BN, n0 + i);
@@ -298,6 +298,8 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   int stage = 0, free_stage = Tile::stages - 1;
 #pragma unroll 1
   for (int rows = int(blockIdx.x); rows < row_tiles; rows += int(gridDim.x)) {
+    if constexpr (requires { out.prefetch(0, 0, 0); })
+      for (int row = row_of(rows) + thread, end = min(row_of(rows) + Tile::BM, M); row < end; row += Tile::threads) out.prefetch(row, n0, min(Tile::BN, N - n0));
     float acc[Tile::MI][Tile::NI][4] = {};
 #pragma unroll 1
     for (int k = first, tile = first; k < last; ++k, tile = tile_behind(tile)) {
@@ -334,9 +336,9 @@ size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
   size_t bytes = Tile::stages * (A::stage_bytes(a.read.pair()) + B::stage_bytes(b.read.pair())) + A::table_bytes(a) + B::table_bytes(b);
-  bytes += size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile> * 4 + (Tile::warpgroup ? 2 * 1024 : 0);  // two beginnings of tiles to align
+  bytes += size_t(Tile::WM) * Tile::WN * strip_floats<Tile> * 4 + (Tile::warpgroup ? 2 * 1024 : 0);  // two beginnings of tiles to align
   if constexpr (Out::sums) bytes += size_t(Out::tables) * Tile::BN * 4;
-  static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * 16 * strip_pitch<Tile>);  // write_sums fits the strips
+  static_assert(size_t(Tile::WM) * 2 * Tile::BN <= size_t(Tile::WM) * Tile::WN * strip_floats<Tile>);  // write_sums fits the strips
   return bytes;
 }
 

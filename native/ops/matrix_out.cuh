@@ -1,6 +1,7 @@
-// The way out of the matrix core. Accumulators leave through 16-row strips of shared memory, a strip a warp, so that a lane stores 16 bytes and
+// The way out of the matrix core. Accumulators leave through strips of shared memory, a strip a warp, so that a lane stores 16 bytes and
 // always the same columns: sums per column stay in its registers until the block ends.
 //
+// prefetch(row, column, count), where there is one, is called before a tile's product for each of its rows: sends for what the block's columns of it will ask.
 // Of a block a lane stores the same eight columns in every row, and keeps two F8 for them from row to row; fetch(row, column) is called ahead
 // of store() for several rows, row < M and column < N given. The lane's two are
 //   - without sums: what prepare(column, first, second) made of them at the start; store(row, column, values, fetched, first, second);
@@ -14,10 +15,13 @@
 
 namespace lgd::matrix {
 
+// Rows of a strip: fewer where they are long, so that more blocks fit beside each other.
+template <class Tile> constexpr int strip_rows = Tile::TN > 64 ? 8 : 16;
 // Where the warp's sums lie on their way: of every eight columns of a row four stand together and the others strip_half further, so that in no
 // bank two lanes meet, neither of the half warp that stores float2 nor of the quarter that loads float4.
 template <class Tile> constexpr int strip_pitch = Tile::TN + 8;      // floats
 template <class Tile> constexpr int strip_half = Tile::TN / 2 + 4;
+template <class Tile> constexpr int strip_floats = strip_rows<Tile> * strip_pitch<Tile>;
 template <class Tile> __device__ __forceinline__ F8 load_strip(const float* row, int chunk) { return load_halves(row + chunk * 4, strip_half<Tile>); }
 // The row that a lane begins with: rows of two lanes in the same quarter of a warp are an odd multiple of 16 banks apart.
 template <class Tile>
@@ -27,11 +31,11 @@ __device__ __forceinline__ int strip_row(int lane) {
   return chunks == 4 ? (row & 4) | (row & 1) << 1 | (row >> 1 & 1) : row;
 }
 
-// The strip's four windows of four rows.
+// The strip's windows of four rows.
 template <class Tile, class Out>
 __device__ __forceinline__ void write_windows(const Out& out, const float* strip, int row0, int column, int M, int lane, const F8& own0, const F8& own1) {
   constexpr int chunks = Tile::TN / 8, pitch = strip_pitch<Tile>;
-  for (int window = lane / chunks; window < 4; window += 32 / chunks) {
+  for (int window = lane / chunks; window < strip_rows<Tile> / 4; window += 32 / chunks) {
     if (row0 + window * 4 >= M) continue;
     const float* const first = strip + window * 4 * pitch;
     const int chunk = lane % chunks;
@@ -43,24 +47,26 @@ __device__ __forceinline__ void write_windows(const Out& out, const float* strip
 template <class Tile, class Out>
 __device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
                                           int N, int lane, F8& own0, F8& own1) {
-  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, items = 16 / at_once, pitch = strip_pitch<Tile>;
+  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, rows = strip_rows<Tile>, items = rows / at_once, pitch = strip_pitch<Tile>;
   constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
   const int lane_row = strip_row<Tile>(lane);
   const float* mine = strip + lane_row * pitch;
   float* to = strip + lane / 4 * pitch + lane % 4 / 2 * strip_half<Tile> + lane % 2 * 2;
   if (column >= N) M = 0;  // such lanes store nothing
 #pragma unroll
-  for (int i = 0; i < Tile::MI; ++i) {
+  for (int part = 0; part < Tile::MI * 16 / rows; ++part) {
+    const int i = part * rows / 16, half = part * rows % 16 / 8;
 #pragma unroll
     for (int j = 0; j < Tile::NI; ++j)
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
-        store_as<float2>(to + h * 8 * pitch + j * 4, make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]));
+      for (int h = 0; h < rows / 8; ++h)
+        store_as<float2>(to + h * 8 * pitch + j * 4, make_float2(acc[i][j][(half + h) * 2], acc[i][j][(half + h) * 2 + 1]));
     __syncwarp();
+    const int top = row0 + i * Tile::strip_step + half * 8;
     if constexpr (requires { Out::means; }) {
-      write_windows<Tile>(out, strip, row0 + i * Tile::strip_step, column, M, lane, own0, own1);
+      write_windows<Tile>(out, strip, top, column, M, lane, own0, own1);
     } else {
-      const int first = row0 + i * Tile::strip_step + lane_row;
+      const int first = top + lane_row;
 #pragma unroll(Out::sums ? items : 1)  // an output's function is long
       for (int group = 0; group < items; group += at_a_time) {
         typename Out::Fetched fetched[at_a_time];

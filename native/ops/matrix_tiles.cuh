@@ -31,7 +31,7 @@ struct Tiles {
   using Middle = Tile<128, 64, 2, 2, stages, 3>;
   using Narrow = Tile<128, 32, 4, 1, stages, 4>;
   using Small = Tile<64, 64, 2, 2, stages, 4>;
-  using WideGroup = Tile<128, 128, 4, 1, 3, 2, true>;
+  using WideGroup = Tile<128, 128, 4, 1, stages, 2, true>;
   using MiddleGroup = Tile<128, 64, 4, 1, stages, 3, true>;
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };

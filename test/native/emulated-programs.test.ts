@@ -184,6 +184,13 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(sum(cyclesOf(crowded).map(({ cycles }) => cycles))).toBeGreaterThan(1.1 * sum(launches.map(({ cycles }) => cycles)));
   }, 900_000);
 
+  it('has a teacher whose products hardly wait for the residual that they add', async () => {
+    const launches = countLaunches(addon, ptx, { student: 'clip_rn50', resolution: 64, batch: 8, registers: await makeRegisters(ptx, '90a') }).filter(({ symbol }) => symbol.includes('StoreBoth'));
+    expect(launches).toHaveLength(3);
+    const waits = (of: (name: string) => boolean): number => launches.flatMap((launch) => Object.entries(launch.waits as Record<string, number>)).reduce((sum, [name, cycles]) => sum + (of(name) ? cycles : 0), 0);
+    expect(waits((name) => name === 'memory') / waits(() => true)).toBeLessThan(0.2); // not sent for ahead, 0.58
+  }, 900_000);
+
   it('has a teacher that stores what it must and no more', async () => {
     const batch = 8;
     const rows = countStep(addon, await makePtx('80'), { student: 'clip_rn50', resolution: 64, batch }).filter(({ name }) => !name.includes('fold')); // weights are folded once

@@ -236,6 +236,11 @@ inline uint32_t ballot(bool flag) {
   return bits;
 }
 
+inline void prefetch_far(const void* global, int bytes) {
+  LGD_CHECK((reinterpret_cast<uintptr_t>(global) | uintptr_t(bytes)) % 16 == 0 && bytes > 0, "DEVICE_ERROR", "a prefetch of ", bytes, " bytes that are no whole vectors");
+  for (int at = 0; at < bytes; at += 16) (void)*(static_cast<const volatile char*>(global) + at);  // it shall be there
+}
+
 struct SharedPlace {
   char* p;
   SharedPlace(const void* p_) : p(static_cast<char*>(const_cast<void*>(p_))) {}

@@ -189,6 +189,10 @@ class Multiprocessor {
   std::pair<double, Wait> serve(const Event& event, const Needs& needs, double time) {
     if (event.waves == 0) return {time + needs.latency, Wait::arithmetic};
     near_ = std::max(near_, time) + event.waves;
+    if (needs.memory == M::prefetch) {
+      memory_ = std::max(memory_, near_) + event.first * sector_bytes * cycles_a_byte_of_memory_;
+      return {near_, Wait::arithmetic};
+    }
     if (event.far == 0) {
       const bool global = needs.memory == M::load_global || needs.memory == M::load_constant || needs.memory == M::copy;
       return {near_ + (global ? near_latency : needs.latency), global ? Wait::cache : Wait::shared};

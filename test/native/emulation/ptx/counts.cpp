@@ -92,6 +92,12 @@ class Counts : public Watcher {
 
   void use(const Warp&, const Access& access) override {
     if (access.instruction->operation->unit == Unit::tensor) return;  // a warpgroup's operands, see end_kernel
+    if (access.ahead) {  // memory gives it, and level-2 cache keeps it
+      const uintptr_t begin = reinterpret_cast<uintptr_t>(access.addresses[std::countr_zero(access.active)]);
+      if (far_)
+        for (uintptr_t sector = begin / sector_bytes; sector < (begin + access.bytes) / sector_bytes; ++sector) far_->use(sector, false);
+      return mark(begin, access.bytes, false);
+    }
     Count& count = counts_[access.shared][size_t(access.instruction - kernel_->code.data())];
     ++count.requests;
     uintptr_t addresses[lanes];

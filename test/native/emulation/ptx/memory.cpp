@@ -96,7 +96,7 @@ void commit_copies(Warp& warp, const Instruction&, uint32_t) { warp.copy_groups.
 // Of the first copies that are under way: those of an instruction together.
 void watch_copies(Warp& warp, size_t end) {
   for (size_t first = 0, next; first < end; first = next) {
-    Access to{warp.copies[first].instruction, true, true, 0, 16, {}, warp.copies[first].epoch}, from{to.instruction, false, false, 0, 16, {}};
+    Access to{warp.copies[first].instruction, true, true, 0, 16, {}, false, warp.copies[first].epoch}, from{to.instruction, false, false, 0, 16, {}};
     for (next = first; next < end && warp.copies[next].instruction == to.instruction && (next == first || warp.copies[next].lane > warp.copies[next - 1].lane); ++next) {
       const Warp::Copy& copy = warp.copies[next];
       to.active |= 1u << copy.lane;
@@ -124,6 +124,23 @@ void wait_for_copies(Warp& warp, const Instruction& in, uint32_t) {
   warp.copies.erase(warp.copies.begin(), warp.copies.begin() + std::ptrdiff_t(end));
   warp.copy_groups.erase(warp.copy_groups.begin(), warp.copy_groups.begin() + std::ptrdiff_t(over));
   for (size_t& group : warp.copy_groups) group -= end;
+}
+
+// cp.async.bulk.prefetch.L2.global [from], bytes, and prefetch.global.L2 [from], of a line.
+void prefetch(Warp& warp, const Instruction& in, uint32_t active) {
+  constexpr uint64_t line = 128;
+  const bool bulk = in.count == 2;
+  for (uint32_t left = active; left; left &= left - 1) {
+    const int lane = std::countr_zero(left);
+    const uint64_t address = warp.at<uint64_t>(in.operands[0])[lane] + uint64_t(int64_t(in.operands[0].offset)), from = bulk ? address : address / line * line;
+    const uint32_t bytes = bulk ? warp.at<uint32_t>(in.operands[1])[lane] : uint32_t(line);
+    LGD_CHECK((from | bytes) % 16 == 0 && bytes > 0, "DEVICE_ERROR", "a prefetch of ", bytes, " bytes that are no whole vectors");
+    (void)*Warp::global(address, 1);
+    if (!warp.watcher) continue;
+    Access access{&in, false, false, 1u << lane, bytes, {}, true};
+    access.addresses[lane] = Warp::global(from, 16);
+    warp.watcher->use(warp, access);
+  }
 }
 
 void to_shared(Warp& warp, const Instruction& in, uint32_t active) {
@@ -170,6 +187,8 @@ const Operation* find_memory_operation(std::string_view name, int width, int add
 
 void add_memory(Operations& all) {
   all["cp.async.ca.shared.global"] = all["cp.async.cg.shared.global"] = {&issue_copy, {4, 8, 4, 4}, Unit::memory, 1};
+  all["cp.async.bulk.prefetch.L2.global"] = {&prefetch, {8, 4}, Unit::memory, 1};
+  all["prefetch.global.L2"] = {&prefetch, {8}, Unit::memory, 1};
   all["cp.async.commit_group"] = {&commit_copies, {}, Unit::control, 1, Kind::together};
   all["cp.async.wait_group"] = {&wait_for_copies, {4}, Unit::control, 1, Kind::together};
   all["cvta.to.global.u64"] = {&move_address, {8, 8}, Unit::nothing, 0};

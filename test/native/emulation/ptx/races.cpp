@@ -63,7 +63,7 @@ class Races : public Watcher {
 
   void use(const Warp& warp, const Access& access) override {
     const bool unordered = access.instruction->operation->unordered;
-    if (unordered && !access.writes) return;
+    if ((unordered && !access.writes) || access.ahead) return;
     for (uint32_t active = access.active; active; active &= active - 1) {
       const int lane = std::countr_zero(active);
       Mark now{block_, epoch_, fences_[warp.number], uint16_t(warp.number * lanes + lane), 3, unordered, access.instruction};

@@ -25,6 +25,7 @@ Needs::Memory memory_of(const std::string& name) {
   using M = Needs::Memory;
   if (name.starts_with("ldmatrix.")) return M::load_shared;
   if (name.starts_with("wgmma.mma")) return M::product;
+  if (name.find("prefetch") != std::string::npos) return M::prefetch;
   if (name.starts_with("cp.async.commit")) return M::commit;
   if (name.starts_with("cp.async.c")) return M::copy;
   const bool shared = name.find(".shared.") != std::string::npos, global = name.find(".global.") != std::string::npos;
@@ -83,7 +84,7 @@ std::vector<Needs> needs_of(const Kernel& kernel) {
     };
     const bool loads = in.name().starts_with("ld."), stores = in.name().starts_with("st.");
     const size_t count = loads || stores ? in.count + size_t(1) : in.operation->widths.size();
-    const size_t results = needs.memory == Needs::Memory::copy || needs.memory == Needs::Memory::commit || needs.memory == Needs::Memory::product || needs.ends_stretch ? 0 : results_of(in);
+    const size_t results = needs.memory == Needs::Memory::copy || needs.memory == Needs::Memory::commit || needs.memory == Needs::Memory::prefetch || needs.memory == Needs::Memory::product || needs.ends_stretch ? 0 : results_of(in);
     for (size_t i = 0; i < count; ++i) {
       const bool is_result = loads ? i > 0 : !stores && i < results;
       add(is_result ? needs.to : needs.from, in.operands[i]);
