@@ -33,6 +33,7 @@ struct Tiles {
   using Small = Tile<64, 64, 2, 2, stages, 4>;
   using WideGroup = Tile<128, 128, 4, 1, stages, 2, true>;
   using MiddleGroup = Tile<128, 64, 4, 1, stages, 3, true>;
+  using FlatGroup = Tile<64, 128, 4, 1, stages, 3, true>;
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };
 
@@ -74,6 +75,7 @@ void with_split_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
     const bool groups = use_warpgroups(ctx);
     if (N <= 32) return body(typename All::Narrow{});
     if (small < std::min({wide, middle, flat})) return body(typename All::Small{});
+    if (flat < std::min(wide, middle) && groups) return body(typename All::FlatGroup{});
     if (flat < std::min(wide, middle)) return body(typename All::Flat{});
     if (middle < wide && groups) return body(typename All::MiddleGroup{});
     if (middle < wide) return body(typename All::Middle{});

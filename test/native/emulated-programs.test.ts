@@ -100,6 +100,13 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(status).toBe(0);
   }, 900_000);
 
+  it('has a teacher whose products of warpgroups give what the CPU gives', () => {
+    const env = { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' };
+    const { status, output } = runTests(['test/integration/cuda-emulated.test.ts', '--testNamePattern', 'CLIP ResNet in bfloat16|native teacher in bfloat16'], env);
+    expect(output).toMatch(/Tests .*2 passed/u);
+    expect(status).toBe(0);
+  }, 900_000);
+
   // What the instrument is worth: each of these is a fault that the fibers cannot have.
   it.each([
     ['fragments that are not transposed', /ldmatrix\.sync\.aligned\.m8n8\.x4\.trans\.shared\.b16/gu, 'ldmatrix.sync.aligned.m8n8.x4.shared.b16', /relative error/u],
