@@ -29,7 +29,7 @@ export interface ProbeResult {
   /** What went wrong, or ''. */
   reason: string;
   /** Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined: there was nothing to try. */
-  wgmma?: Trial | undefined;
+  wgmma?: ProbeTrial | undefined;
   /** When it was tried, ISO 8601. */
   when: string;
   /** Whether it was tried earlier than in this call. */
@@ -37,7 +37,7 @@ export interface ProbeResult {
 }
 
 /** How one trial ended. */
-export interface Trial {
+export interface ProbeTrial {
   passed: boolean;
   /** What went wrong, or ''. */
   reason: string;
@@ -118,7 +118,7 @@ function keyOf(options: ProbeOptions): string {
   return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options)])).digest('hex').slice(0, 32);
 }
 
-const isTrial = (value: unknown): value is Trial => typeof (value as Trial | undefined)?.passed === 'boolean' && typeof (value as Trial).reason === 'string';
+const isTrial = (value: unknown): value is ProbeTrial => typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';
 
 function recall(key: string, withWgmma: boolean): Finding | undefined {
   try {
@@ -152,7 +152,7 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
   return { ...loss, wgmma, when };
 }
 
-async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<Trial> {
+async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {
   const reason = await new Promise<string>((resolve) => {
     const started = spawn(process.execPath, ['-e', child, addon, String(index)], {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe'],

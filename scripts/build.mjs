@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allArchitectures, kernelSources, programs, sources } from './sources.mjs';
+import { allArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -173,7 +173,7 @@ async function buildEmulated() {
   const own = cpu.filter(asks);
   const kernels = kernelSources();
   const machine = sources('cpu', 'test/native/emulation');
-  const link = (engine) => Object.entries(programs).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
+  const link = (engine) => Object.entries({ ...programs, ...emulatedPrograms }).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
   const flags = (sanitize) => ({
     includes: ['test/native/emulation', 'test/native'],
     options: ['-O2', '-march=native', '-g1', '-Wno-unknown-pragmas', '-DLGD_WITH_CUDA=1', '-DLGD_BUILD_ID="emulated cuda"', ...sanitize],

@@ -37,4 +37,7 @@ export const programs = {
   kernels: 'bench/kernels',
 };
 
+/** Programs for the emulated GPU alone. */
+export const emulatedPrograms = { clock: 'test/native/clock' };
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(sources(process.argv[2] ?? 'cpu').join('\n'));

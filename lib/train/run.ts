@@ -52,6 +52,8 @@ interface Progress {
   views?: number;
   /** What decoded plain JPEG files; absent in checkpoints of versions that did not say. */
   jpegDecoder?: JpegDecoder['name'];
+  /** What computed: the CPU, or a GPU by one kind of dense products; absent in checkpoints of versions that did not say. */
+  computed?: string;
   monitor: MonitorState;
   best: Manifest['best'];
   /** Step of the last evaluation; 0 before the first. */
@@ -259,6 +261,7 @@ export class Run {
       dataset: images.hash,
       views: this.config.teacherCache.views,
       jpegDecoder: this.#jpegDecoder,
+      computed: this.#computed,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -313,6 +316,12 @@ export class Run {
 
   get #jpegDecoder(): JpegDecoder['name'] {
     return openJpegDecoder(this.course.distiller.device.addon).name;
+  }
+
+  /** Sums are added in another order by each. */
+  get #computed(): string {
+    const { name, products, kind } = this.course.distiller.device.info;
+    return kind === 'cpu' ? 'the CPU' : `${name} by ${products}`;
   }
 
   #studentInfo(): StudentInfo {
@@ -373,6 +382,8 @@ export class Run {
     if (jpegDecoder !== this.#jpegDecoder) {
       await this.folder.log(`JPEG files were decoded by ${jpegDecoder} so far and are by ${this.#jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
     }
+    const { computed = this.#computed } = progress;
+    if (computed !== this.#computed) await this.folder.log(`steps were computed on ${computed} so far and are on ${this.#computed} from here on: sums are added in another order, and so the bits will differ`);
     return progress.plan;
   }
 }

@@ -66,6 +66,16 @@ export async function makePtx(virtual = '80') {
   return folderOf(virtual);
 }
 
+/** PTX of one source in a folder of its own. Rejects where there is no nvcc. */
+export async function ptxAlone(source, folder, virtual) {
+  const nvcc = cudaTool('nvcc');
+  if (nvcc === undefined) throw new Error('there is no nvcc, which makes PTX of the kernels');
+  mkdirSync(folder, { recursive: true });
+  const path = join(folder, fileOf(source));
+  if (!isFresh(path)) await promisify(execFile)(nvcc, [...ptxFlags(virtual), '-MMD', '-MF', `${path}.d`, '-o', path, source], { cwd: root, maxBuffer: 1 << 26 });
+  return folder;
+}
+
 /** A file with the registers a thread of each kernel in a folder of makePtx, by symbol: what ptxas says for an architecture that runs such PTX. */
 export async function makeRegisters(folder, architecture) {
   const ptxas = cudaTool('ptxas');

@@ -103,18 +103,19 @@ describe('a run that was stopped and resumed', () => {
     await expectSame(broken, whole);
   });
 
-  it('says where JPEG files are decoded by something else than before', async () => {
+  it('says where JPEG files are decoded by something else than before, and steps computed', async () => {
     const run = output();
     await train(quick(run, { train: { maxSteps: 4 } }));
     const store = await CheckpointStore.open(run);
     const { folder: last, progress, ...rest } = await store.read('last');
-    expect(progress).toMatchObject({ jpegDecoder: openJpegDecoder().name });
+    expect(progress).toMatchObject({ jpegDecoder: openJpegDecoder().name, computed: 'the CPU' });
     await rm(last, { recursive: true });
-    await store.write({ ...rest, progress: { ...(progress as object), jpegDecoder: 'another' } }, { best: null, isBest: false, keep: 2 });
+    await store.write({ ...rest, progress: { ...(progress as object), jpegDecoder: 'another', computed: 'a GPU by wgmma' } }, { best: null, isBest: false, keep: 2 });
     const log = () => readFile(join(run, 'log.txt'), 'utf8');
-    expect(await log()).not.toContain('were decoded by');
+    expect(await log()).not.toMatch(/were (decoded|computed) (by|on)/u);
     await train(await resumeConfig(run, { 'train.maxSteps': 6 }), { resume: 'last' });
     expect(await log()).toContain(`JPEG files were decoded by another so far and are by ${openJpegDecoder().name} from here on`);
+    expect(await log()).toContain('steps were computed on a GPU by wgmma so far and are on the CPU from here on');
   });
 
   it('may end earlier first, and starts over where it has no checkpoint yet', async () => {

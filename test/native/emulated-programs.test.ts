@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { bytesOf, countLaunches, countStep, multiprocessorsFor, wavesOf } from '../../scripts/kernels/cost.mjs';
+import { calibrate } from '../../scripts/kernels/clock.mjs';
 import { cudaTool, makePtx, makeRegisters } from '../../scripts/kernels/ptx.mjs';
 import { isWanted } from '../devices.js';
 import { barrierAt, buildEmulatedAddon, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
@@ -189,6 +190,17 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(ratio).toBeGreaterThan(1.1);
     expect(ratio).toBeLessThan(4);
     expect(sum(cyclesOf(crowded).map(({ cycles }) => cycles))).toBeGreaterThan(1.1 * sum(launches.map(({ cycles }) => cycles)));
+  }, 900_000);
+
+  it('has a clock that is near what was measured on an H100', async () => {
+    const rows = await calibrate(join(folder, 'clock'));
+    expect(rows).toHaveLength(9);
+    const speedup = rows.map(({ measured, modelled, unit }) => (unit === 'us' ? measured / modelled : modelled / measured));
+    for (const [i, { name }] of rows.entries()) {
+      const [least, most] = name.startsWith('8192') ? [0.8, 1.1] : i === rows.length - 1 ? [0.9, 2] : [0.95, 1.3];
+      expect(speedup[i], name).toBeGreaterThan(least!);
+      expect(speedup[i], name).toBeLessThan(most!);
+    }
   }, 900_000);
 
   it('has a teacher whose products hardly wait for the residual that they add', async () => {

@@ -8,7 +8,7 @@
 //   places: uses of memory by place in the source: requests of warps; waves that they take, which are cycles of shared memory or sectors of global
 //     memory; the least that they would take, without conflicts of banks, with whole sectors; and the sectors that level-1 cache has not (far);
 //   with $LGDISTILL_EMULATION_CLOCK=<file of registers> how long the launch takes by the model of clock.h: cycles, blocks of a multiprocessor and how many of
-//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited).
+//     them at once, cycles of warps by what they wait for (waits), and by place in the source (waited). $LGDISTILL_EMULATION_WARM=1: nothing has to come from memory.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -70,6 +70,7 @@ class Counts : public Watcher {
 
   void begin_kernel(const Launch& launch, const Kernel& kernel) override {
     kernel_ = &kernel;
+    warm_ = number_from("LGDISTILL_EMULATION_WARM", 0);
     if (clock_) clock_->begin_kernel(launch, kernel);
     for (auto& of : counts_) of.assign(kernel.code.size(), {});
     pages_.clear();
@@ -83,6 +84,7 @@ class Counts : public Watcher {
 
   void note(const Warp& warp, const Instruction& in, uint32_t active) override {
     clock_->note(warp, in, active, [this](uintptr_t sector, bool writes) {
+      if (warm_) return false;
       const auto found = pages_.find(page_of(sector));
       if (found == pages_.end()) return true;
       const auto& [read, written] = found->second;
@@ -211,6 +213,7 @@ class Counts : public Watcher {
   NearCache cache_;
   std::optional<FarCache> far_;
   std::optional<Clock> clock_;
+  bool warm_ = false;
 };
 
 }  // namespace
