@@ -181,6 +181,7 @@ template <class T>
 __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* gate, const T* d_pooled, const float* sums, float* pooled, int images, int channels,
                                                                      float pixels, float rows, const __grid_constant__ NormGradient norm) {
   const int c = finish_channel();
+  const GradientWriter writer(norm, c);
   const int64_t plane = int64_t(images) * channels;
   const SumPair total = sum_pairs(images, [=](int image, SumPair& pair) {
     const int64_t at = int64_t(image) * channels + c;
@@ -190,7 +191,7 @@ __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* ga
     pair.sum += fmaf(open, __ldg(sums + at), mean * __ldg(sums + 2 * plane + at));
     pair.product += fmaf(open, __ldg(sums + plane + at), mean * __ldg(sums + 3 * plane + at));
   });
-  if (threadIdx.x < finish_channels) write_gradient(c, total, rows, norm);
+  writer.write(total, rows);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // How the sums that fused kernels leave become a norm's numbers: one small kernel behind each of them.
 // Partial sums lie as partial[part][2][channels], one part a block of the kernel that made them; parts are added in a fixed order.
 // There are about a hundred such launches in a step and each moves next to nothing: what counts is that all loads of a thread are in
-// flight at once. A block has 8 channels (32 bytes of a part, one sector) and 64 parts at a time. Channels are a multiple of 8.
+// flight at once, those of the norm's own numbers too. A block has 8 channels (32 bytes of a part, one sector) and 64 parts at a time. Channels are a multiple of 8.
 #pragma once
 #include "ops/fused.h"
 #include "ops/reduce.cuh"
@@ -45,37 +45,58 @@ __device__ __forceinline__ SumPair sum_partial_pairs(const float* partial, int p
   });
 }
 
-// ops/fused.h, NormGradient.
-__device__ __forceinline__ void write_gradient(int c, const SumPair& sums, float rows, const NormGradient& norm) {
-  const float a = norm.gamma[c] * norm.rstd[c], b = -a * norm.rstd[c] * sums.product / rows;
-  norm.d_beta[c] += sums.sum;
-  norm.d_gamma[c] += sums.product;
-  norm.a[c] = a;
-  norm.b[c] = b;
-  norm.c[c] = -a * sums.sum / rows - b * norm.mean[c];
-}
+// ops/fused.h, NormGradient, of channel c; made before the sums are known.
+struct GradientWriter {
+  const NormGradient& norm;
+  int c;
+  float gamma = 0, mean = 0, rstd = 0, d_beta = 0, d_gamma = 0;
+  __device__ __forceinline__ GradientWriter(const NormGradient& of, int channel) : norm(of), c(channel) {
+    if (threadIdx.x >= finish_channels) return;
+    gamma = norm.gamma[c];
+    mean = norm.mean[c];
+    rstd = norm.rstd[c];
+    d_beta = norm.d_beta[c];
+    d_gamma = norm.d_gamma[c];
+  }
+  __device__ __forceinline__ void write(const SumPair& sums, float rows) const {
+    if (threadIdx.x >= finish_channels) return;
+    const float a = gamma * rstd, b = -a * rstd * sums.product / rows;
+    norm.d_beta[c] = d_beta + sums.sum;
+    norm.d_gamma[c] = d_gamma + sums.product;
+    norm.a[c] = a;
+    norm.b[c] = b;
+    norm.c[c] = -a * sums.sum / rows - b * mean;
+  }
+};
 
 // partial: sums over rows of d and of d^2, d = y - running_mean (as it stands before this call): near the mean, so that float32 does not cancel.
 static __global__ void __launch_bounds__(finish_threads) finish_statistics_kernel(const float* partial, int parts, int channels, float rows,
                                                                                   const __grid_constant__ NormTarget norm) {
+  const int c = finish_channel();
+  float gamma = 0, beta = 0, running_mean = 0, running_var = 0;
+  if (threadIdx.x < finish_channels) {
+    gamma = norm.gamma[c];
+    beta = norm.beta[c];
+    running_mean = norm.running_mean[c];
+    running_var = norm.running_var[c];
+  }
   const SumPair sums = sum_partial_pairs(partial, parts, channels);
   if (threadIdx.x >= finish_channels) return;
-  const int c = finish_channel();
   const float off = sums.sum / rows, deviations = fmaxf(sums.product - off * sums.sum, 0.f), variance = deviations / rows;
-  const float mean = norm.running_mean[c] + off, rstd = rsqrtf(variance + norm.eps), scale = norm.gamma[c] * rstd;
+  const float mean = running_mean + off, rstd = rsqrtf(variance + norm.eps), scale = gamma * rstd;
   norm.mean[c] = mean;
   norm.rstd[c] = rstd;
   norm.scale[c] = scale;
-  norm.shift[c] = norm.beta[c] - mean * scale;
-  norm.running_mean[c] += norm.momentum * off;
-  norm.running_var[c] += norm.momentum * ((rows > 1 ? deviations / (rows - 1.f) : variance) - norm.running_var[c]);
+  norm.shift[c] = beta - mean * scale;
+  norm.running_mean[c] = running_mean + norm.momentum * off;
+  norm.running_var[c] = running_var + norm.momentum * ((rows > 1 ? deviations / (rows - 1.f) : variance) - running_var);
 }
 
 // partial: sums over rows of g and of g xhat.
 static __global__ void __launch_bounds__(finish_threads) finish_gradient_kernel(const float* partial, int parts, int channels, float rows,
                                                                                 const __grid_constant__ NormGradient norm) {
-  const SumPair sums = sum_partial_pairs(partial, parts, channels);
-  if (threadIdx.x < finish_channels) write_gradient(finish_channel(), sums, rows, norm);
+  const GradientWriter writer(norm, finish_channel());
+  writer.write(sum_partial_pairs(partial, parts, channels), rows);
 }
 
 inline void finish_statistics(Context& ctx, const float* partial, int parts, int channels, int64_t rows, const NormTarget& norm) {
