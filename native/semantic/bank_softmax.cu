@@ -42,11 +42,15 @@ __device__ __forceinline__ void add_entry(Value* sums, Value ds, Value dt, Value
 
 template <class Weight>
 __device__ __forceinline__ void add_part(const Part& part, const Softmax& args, const float* s, const float* t, Sum<Weight>* sums) {
-#pragma unroll 4
-  for (int64_t k = part.begin + threadIdx.x; k < part.end; k += reduce_threads) {
-    const float ds = (s[k] - part.s_peak) * args.student_factor, dt = (t[k] - part.t_peak) * args.teacher_factor;
-    add_entry<Sum<Weight>>(sums, ds, dt, exponential<Weight>(ds), exponential<Weight>(dt));
-  }
+  float ds[4], dt[4];
+  each_of_thread(part.begin, part.end, [&](int i, int64_t k) {
+    ds[i] = s[k];
+    dt[i] = t[k];
+  }, [&](int i, int64_t) {
+    ds[i] = (ds[i] - part.s_peak) * args.student_factor;
+    dt[i] = (dt[i] - part.t_peak) * args.teacher_factor;
+    add_entry<Sum<Weight>>(sums, ds[i], dt[i], exponential<Weight>(ds[i]), exponential<Weight>(dt[i]));
+  });
 }
 
 struct PartResult {
@@ -71,11 +75,15 @@ __device__ __forceinline__ PartResult finish_part(const Part& part, const Softma
   const Value both = (t_rest - s_rest) / (s_sum * t_sum);
   if (part.weight != 0) {
     const float from_student = float(part.weight / s_sum), from_teacher = float(part.weight / t_sum), at_both = float(part.weight * both);
-#pragma unroll 4
-    for (int64_t k = part.begin + threadIdx.x; k < part.end; k += reduce_threads) {
-      const float ds = (s[k] - part.s_peak) * args.student_factor, dt = (t[k] - part.t_peak) * args.teacher_factor;
-      put(weights + (k - begin), ds == 0 && dt == 0 ? at_both : exponential<Weight>(ds) * from_student - exponential<Weight>(dt) * from_teacher);
-    }
+    float ds[4], dt[4];
+    each_of_thread(part.begin, part.end, [&](int i, int64_t k) {
+      ds[i] = s[k];
+      dt[i] = t[k];
+    }, [&](int i, int64_t k) {
+      ds[i] = (ds[i] - part.s_peak) * args.student_factor;
+      dt[i] = (dt[i] - part.t_peak) * args.teacher_factor;
+      put(weights + (k - begin), ds[i] == 0 && dt[i] == 0 ? at_both : exponential<Weight>(ds[i]) * from_student - exponential<Weight>(dt[i]) * from_teacher);
+    });
   }
   PartResult result = {0, 0, 0, 0};
   if (threadIdx.x == 0) {

@@ -76,14 +76,27 @@ __device__ __forceinline__ void block_first(Candidate (&mine)[count]) {
     }
 }
 
+// A thread's share of [begin, end), four at a time: take(i, k) for each of them, then use(i, k). Loads in take() are on their way together, also where fewer
+// than four are left: beyond the end it is given the first of them once more.
+template <class Take, class Use>
+__device__ __forceinline__ void each_of_thread(int64_t begin, int64_t end, Take&& take, Use&& use) {
+  constexpr int at_once = 4;
+  for (int64_t first = begin + threadIdx.x; first < end; first += at_once * reduce_threads) {
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) take(i, first + i * reduce_threads < end ? first + i * reduce_threads : first);
+#pragma unroll
+    for (int i = 0; i < at_once; ++i)
+      if (first + i * reduce_threads < end) use(i, first + i * reduce_threads);
+  }
+}
+
 // The first of this thread's share of row[0, n).
 __device__ __forceinline__ Candidate thread_first(int64_t n, const float* row) {
   Candidate mine = no_candidate();
-#pragma unroll 4
-  for (int64_t i = threadIdx.x; i < n; i += reduce_threads) {
-    const float score = row[i];
-    if (score > mine.score) mine = {score, int32_t(i)};
-  }
+  float scores[4];
+  each_of_thread(0, n, [&](int i, int64_t k) { scores[i] = row[k]; }, [&](int i, int64_t k) {
+    if (scores[i] > mine.score) mine = {scores[i], int32_t(k)};
+  });
   return mine;
 }
 

@@ -112,17 +112,30 @@ __global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_con
   const float length = args.norm[blockIdx.x], own = args.own_weight[blockIdx.x];
   const double factor = factor_of(length);
   double along[1] = {0};
-  for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads) {
-    float g = own * args.teacher_unit[at + d];
-    for (int64_t part = 0; part < args.parts; ++part) g += args.sums[part * args.part_size + at + d];
-    g *= args.factor;
-    args.d_student[at + d] = factor > 0 ? g : 0.f;
-    along[0] += double(g) * double(unit_of(args.student[at + d], factor));
+  constexpr int at_once = 4;  // values whose loads are on their way together; through __ldg none waits for a store
+  for (int64_t first = threadIdx.x; first < args.dimension; first += at_once * reduce_threads) {
+    float g[at_once], x[at_once];
+    const auto each = [&](auto body) {
+#pragma unroll
+      for (int i = 0; i < at_once; ++i)
+        if (first + i * reduce_threads < args.dimension) body(i, at + first + i * reduce_threads);
+    };
+    each([&](int i, int64_t d) {
+      g[i] = own * __ldg(args.teacher_unit + d);
+      x[i] = __ldg(args.student + d);
+    });
+    for (int64_t part = 0; part < args.parts; ++part) each([&](int i, int64_t d) { g[i] += __ldg(args.sums + part * args.part_size + d); });
+    each([&](int i, int64_t d) {
+      g[i] *= args.factor;
+      args.d_student[d] = factor > 0 ? g[i] : 0.f;
+      along[0] += double(g[i]) * double(unit_of(x[i], factor));
+    });
   }
   if (!(factor > 0)) return;  // the whole block
   block_sum(along);
-  for (int64_t d = threadIdx.x; d < args.dimension; d += reduce_threads)  // each thread reads what it wrote
-    args.d_student[at + d] = float((double(args.d_student[at + d]) - along[0] * double(unit_of(args.student[at + d], factor))) * factor);
+#pragma unroll 4
+  for (int64_t d = at + threadIdx.x; d < at + args.dimension; d += reduce_threads)  // each thread reads what it wrote
+    args.d_student[d] = float((double(args.d_student[d]) - along[0] * double(unit_of(__ldg(args.student + d), factor))) * factor);
 }
 
 }  // namespace
