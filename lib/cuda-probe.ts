@@ -79,11 +79,13 @@ const asked = new Map<string, Promise<Finding>>();
 /**
  * Whether a CUDA device works with this addon, and whether products by warpgroups do: from this process, else from the cache folder, else by trying it.
  * $LGDISTILL_PROBE: `off` takes both for granted, `again` tries anew; a failure is forgotten after an hour. $LGDISTILL_WGMMA=0 or 1 settles the second.
- * @throws LgdError BAD_OPTION for another value of $LGDISTILL_PROBE
+ * @throws LgdError BAD_OPTION for another value of either
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   const mode = process.env['LGDISTILL_PROBE'] ?? '';
   if (!['', 'off', 'again'].includes(mode)) throw new LgdError('BAD_OPTION', 'not a way to probe.', { option: '$LGDISTILL_PROBE', found: mode, allowed: 'off, again' });
+  const products = process.env['LGDISTILL_WGMMA'] ?? '';
+  if (!['', '0', '1'].includes(products)) throw new LgdError('BAD_OPTION', 'not a way to form products.', { option: '$LGDISTILL_WGMMA', found: products, allowed: '0, 1' });
   if (mode === 'off') return { passed: true, reason: '', when: '', remembered: true };
   const key = keyOf(options);
   const known = asked.get(key);

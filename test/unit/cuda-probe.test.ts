@@ -91,6 +91,8 @@ describe('a trial of products by warpgroups', () => {
       vi.stubEnv('LGDISTILL_WGMMA', decided);
       expect(await probe(file)).toMatchObject({ passed: true, wgmma: undefined });
     }
+    vi.stubEnv('LGDISTILL_WGMMA', 'yes');
+    await expect(probe(file)).rejects.toMatchObject({ code: 'BAD_OPTION', option: '$LGDISTILL_WGMMA', found: 'yes', allowed: '0, 1' });
     vi.stubEnv('LGDISTILL_WGMMA', '');
     expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: false }, remembered: false }); // what was found without it does not stand for it
   });
