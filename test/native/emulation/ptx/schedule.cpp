@@ -107,8 +107,21 @@ std::vector<uint16_t> schedule(const std::vector<Needs>& needs, const Event* beg
   };
   std::unordered_map<uint32_t, int> written;
   std::unordered_map<uint32_t, std::vector<int>> read;
-  int skip = -1, shared_store = -1, global_store = -1, commit = -1;
-  std::vector<int> shared_loads, global_loads, copies;
+  int skip = -1;
+  // Uses that the next must stay behind: one that writes, and those since that read; of copies, one that ends a group, and those since.
+  struct Uses {
+    int last = -1;
+    std::vector<int> since;
+  } shared, global, groups;
+  const auto open = [&](Uses& of, size_t i) {
+    order(of.last, i, 0);
+    of.since.push_back(int(i));
+  };
+  const auto close = [&](Uses& of, size_t i) {
+    order(of.last, i, 0);
+    for (const int use : of.since) order(use, i, 0);
+    of = {int(i), {}};
+  };
   for (size_t i = 0; i < count; ++i) {
     const Needs& of = needs[begin[i].instruction];
     for (const uint32_t reg : of.from) {
@@ -125,27 +138,12 @@ std::vector<uint16_t> schedule(const std::vector<Needs>& needs, const Event* beg
     for (const uint32_t reg : of.to) written[reg] = int(i);
     if (of.memory != M::none) order(skip, i, 5);
     switch (of.memory) {
-      case M::load_shared: order(shared_store, i, 0); shared_loads.push_back(int(i)); break;
-      case M::store_shared:
-        order(shared_store, i, 0);
-        for (const int load : shared_loads) order(load, i, 0);
-        shared_loads.clear();
-        shared_store = int(i);
-        break;
-      case M::load_global: order(global_store, i, 0); global_loads.push_back(int(i)); break;
-      case M::store_global:
-        order(global_store, i, 0);
-        for (const int load : global_loads) order(load, i, 0);
-        global_loads.clear();
-        global_store = int(i);
-        break;
-      case M::copy: order(commit, i, 0); copies.push_back(int(i)); break;
-      case M::commit:
-        order(commit, i, 0);
-        for (const int copy : copies) order(copy, i, 0);
-        copies.clear();
-        commit = int(i);
-        break;
+      case M::load_shared: open(shared, i); break;
+      case M::store_shared: close(shared, i); break;
+      case M::load_global: open(global, i); break;
+      case M::store_global: close(global, i); break;
+      case M::copy: open(groups, i); break;
+      case M::commit: close(groups, i); break;
       default: break;
     }
     if (of.skips) skip = int(i);
