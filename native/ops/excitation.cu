@@ -2,18 +2,19 @@
 //
 // A gate of mobilenet_v3_large's widest block multiplies 256 x 960 by 960 x 240 and back: 0.24 GFLOP and 0.9 MB of weights, which stay in L2. As
 // separate matrix products each is a handful of tiles with a long reduction; here
-//   - a block takes four images through both layers (forward; backward to d_x) in float32, their vectors in shared memory. It reads all weights
-//     once, 64 blocks at 256 images: what bounds it is the 64 bytes a cycle that a multiprocessor gets from L2, so that a thread has many 16-byte
-//     loads in flight and each is used for four images;
+//   - a block takes four images through both layers (forward; backward to d_x) in float32, their vectors in shared memory, forward two where there are
+//     multiprocessors enough. It reads all weights once, 64 or 128 blocks at 256 images: what bounds it is the 64 bytes a cycle that a multiprocessor
+//     gets from L2, so that a thread has many 16-byte loads in flight and each is used for all its images;
 //   - the weights' gradients, sums over images, have a tile of 32 x 32 weights a block, and all images: no parts to be added up.
 #include "core/cuda_device.cuh"
 #include "ops/excitation.h"
+#include "ops/multiprocessors.h"
 
 namespace lgd {
 
 namespace {
 
-constexpr int threads = 256, images_per_block = 4;  // fewer blocks than multiprocessors: one each, with all the registers it wants
+constexpr int threads = 256, images_per_block = 4;  // at most; fewer blocks than multiprocessors: one each, with all the registers it wants
 
 template <class T>
 __device__ __forceinline__ float rounded(float x) {
@@ -26,7 +27,7 @@ __device__ __forceinline__ float4 times(float factor, const float4& v) { return 
 __device__ __forceinline__ float4 plus(const float4& a, const float4& b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ __forceinline__ float part_of(const float4& v, int image) { return image == 0 ? v.x : image == 1 ? v.y : image == 2 ? v.z : v.w; }
 
-// Four vectors of `length` floats in shared memory, for products with rows: halves of eight elements lie apart, [image][half][chunk] of four, so that
+// A vector of floats an image in shared memory, for products with rows: halves of eight elements lie apart, [image][half][chunk] of four, so that
 // threads with neighbouring chunks read without bank conflicts.
 struct RowVectors {
   float* data;
@@ -49,12 +50,12 @@ int lanes_of(int rows, int chunks) {
 }
 
 // emit(image, row, sum over k of w[row][k] v[image][k]), once for each image and row, by some thread. Every thread calls it.
-template <class T, class Emit>
+template <int images, class T, class Emit>
 __device__ __forceinline__ void multiply_rows(const T* w, int rows, const RowVectors& v, int lanes, const Emit& emit) {
   const int lane = int(threadIdx.x) % lanes, group = int(threadIdx.x) / lanes, groups = threads / lanes;
   for (int first = 0; first < rows; first += groups * rows_at_once) {
     const int row = first + group * rows_at_once;
-    float sums[images_per_block][rows_at_once] = {};
+    float sums[images][rows_at_once] = {};
     if (row < rows) {
       const T* start = w + int64_t(row) * v.chunks * 8;
 #pragma unroll 2
@@ -62,21 +63,21 @@ __device__ __forceinline__ void multiply_rows(const T* w, int rows, const RowVec
         Raw8<T> raw[rows_at_once];
 #pragma unroll
         for (int r = 0; r < rows_at_once; ++r) raw[r] = load_raw8(start + (int64_t(r) * v.chunks + chunk) * 8);
-        F8 x[images_per_block];
+        F8 x[images];
 #pragma unroll
-        for (int image = 0; image < images_per_block; ++image) x[image] = v.load(image, chunk);
+        for (int image = 0; image < images; ++image) x[image] = v.load(image, chunk);
 #pragma unroll
         for (int r = 0; r < rows_at_once; ++r) {
           const F8 weights = unpack8(raw[r]);
 #pragma unroll
-          for (int image = 0; image < images_per_block; ++image)
+          for (int image = 0; image < images; ++image)
 #pragma unroll
             for (int i = 0; i < 8; ++i) sums[image][r] = fmaf(weights.v[i], x[image].v[i], sums[image][r]);
         }
       }
     }
 #pragma unroll
-    for (int image = 0; image < images_per_block; ++image)
+    for (int image = 0; image < images; ++image)
 #pragma unroll
       for (int r = 0; r < rows_at_once; ++r) {
         for (int other = 1; other < lanes; other *= 2) sums[image][r] += shfl_xor(sums[image][r], other);
@@ -85,26 +86,26 @@ __device__ __forceinline__ void multiply_rows(const T* w, int rows, const RowVec
   }
 }
 
-template <class T>
+template <class T, int at_once>
 __global__ void __launch_bounds__(threads, 1)
     excitation_forward_kernel(const __grid_constant__ Excitation e, int lanes1, int lanes2, const T* x, T* hidden, T* excited, T* gate) {
   LGD_DYNAMIC_SHARED(float, shared);
-  const RowVectors in{shared, e.channels / 8}, inner{shared + images_per_block * e.channels, e.squeezed / 8};
-  const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
-  for (int at = threadIdx.x; at < images_per_block * in.chunks; at += threads) {
+  const RowVectors in{shared, e.channels / 8}, inner{shared + at_once * e.channels, e.squeezed / 8};
+  const int first = int(blockIdx.x) * at_once, images = min(at_once, e.images - first);
+  for (int at = threadIdx.x; at < at_once * in.chunks; at += threads) {
     const int image = at / in.chunks, chunk = at % in.chunks;
     const F8 v = image < images ? load8(x + int64_t(first + image) * e.channels + chunk * 8) : zero8();
     store_as<float4>(in.half_of(image, 0, chunk), make_float4(v.v[0], v.v[1], v.v[2], v.v[3]));
     store_as<float4>(in.half_of(image, 1, chunk), make_float4(v.v[4], v.v[5], v.v[6], v.v[7]));
   }
   __syncthreads();
-  multiply_rows(static_cast<const T*>(e.w1), e.squeezed, in, lanes1, [&](int image, int s, float sum) {
+  multiply_rows<at_once>(static_cast<const T*>(e.w1), e.squeezed, in, lanes1, [&](int image, int s, float sum) {
     const float h = rounded<T>(sum + e.b1[s]);
     inner.put(image, s, act_any(e.inner, h));
     if (image < images) store1(hidden + int64_t(first + image) * e.squeezed + s, h);
   });
   __syncthreads();
-  multiply_rows(static_cast<const T*>(e.w2), e.channels, inner, lanes2, [&](int image, int c, float sum) {
+  multiply_rows<at_once>(static_cast<const T*>(e.w2), e.channels, inner, lanes2, [&](int image, int c, float sum) {
     if (image >= images) return;
     const int64_t at = int64_t(first + image) * e.channels + c;
     const float u = rounded<T>(sum + e.b2[c]);
@@ -154,12 +155,26 @@ __global__ void __launch_bounds__(threads, 1)
   float4 *partial = shared, *outer = partial + 8 * partial_pitch, *inner = outer + e.channels;
   const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
   choose_act(e.outer, [&](auto act) {
-    for (int at = threadIdx.x; at < images_per_block * e.channels; at += threads) {
-      const int image = at / e.channels, c = at % e.channels;
-      const int64_t place = int64_t(first + image) * e.channels + c;
-      const float d = image < images ? load1(d_gate + place) * act.slope(load1(excited + place)) : 0.f;
-      reinterpret_cast<float*>(outer + c)[image] = d;
-      if (image < images) d_excited[place] = d;
+    constexpr int at_once = 4;  // values whose loads are on their way together; through __ldg none waits for a store
+    const int64_t begin = int64_t(first) * e.channels;
+    const int count = images_per_block * e.channels, there = images * e.channels;
+    for (int of_thread = threadIdx.x; of_thread < count; of_thread += at_once * threads) {
+      T loaded[at_once][2];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int at = of_thread + i * threads;
+        if (at >= there) continue;
+        loaded[i][0] = __ldg(d_gate + begin + at);
+        loaded[i][1] = __ldg(excited + begin + at);
+      }
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int at = of_thread + i * threads;
+        if (at >= count) continue;
+        const float d = at < there ? load1(&loaded[i][0]) * act.slope(load1(&loaded[i][1])) : 0.f;
+        reinterpret_cast<float*>(outer + at % e.channels)[at / e.channels] = d;
+        if (at < there) d_excited[begin + at] = d;
+      }
     }
   });
   __syncthreads();
@@ -256,11 +271,13 @@ unsigned blocks_of_images(const Excitation& e) { return blocks_for(e.images, ima
 }  // namespace
 
 void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited, void* gate) {
-  const size_t shared = size_t(images_per_block) * (e.channels + e.squeezed) * sizeof(float);
+  const int at_once = e.images <= 2 * multiprocessors ? 2 : images_per_block;
+  const size_t shared = size_t(at_once) * (e.channels + e.squeezed) * sizeof(float);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    allow_shared_memory(excitation_forward_kernel<T>, shared);
-    LGD_LAUNCH(ctx, excitation_forward_kernel<T>, blocks_of_images(e), threads, shared, e, lanes_of(e.squeezed, e.channels / 8), lanes_of(e.channels, e.squeezed / 8),
+    const auto kernel = at_once == 2 ? excitation_forward_kernel<T, 2> : excitation_forward_kernel<T, images_per_block>;
+    allow_shared_memory(kernel, shared);
+    LGD_LAUNCH(ctx, kernel, blocks_for(e.images, at_once), threads, shared, e, lanes_of(e.squeezed, e.channels / 8), lanes_of(e.channels, e.squeezed / 8),
                static_cast<const T*>(x), static_cast<T*>(hidden), static_cast<T*>(excited), static_cast<T*>(gate));
   });
 }

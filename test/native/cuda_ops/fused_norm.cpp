@@ -194,11 +194,15 @@ void fused_norms() {
     gradients({8, 56 * 56, 64}, Act::relu6);
     squeezes({8, 28 * 28, 240}, Act::silu);
   }
-  for (Act act : all_acts) excitations(5, 40, 16, act, act);
-  excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
-  excitations(70, 72, 24, Act::relu, Act::hardsigmoid);     // more images than a block of the weights' gradients has at once
-  excitations(3, 1152, 48, Act::silu, Act::sigmoid);
-  excitations(2, 2112, 88, Act::silu, Act::sigmoid);        // more columns than a block has threads for
+  for (const int card : {132, 1}) {  // two images a block forward where the card has enough for them, else four
+    multiprocessors = card;
+    for (Act act : all_acts) excitations(5, 40, 16, act, act);
+    excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
+    excitations(70, 72, 24, Act::relu, Act::hardsigmoid);     // more images than a block of the weights' gradients has at once
+    excitations(3, 1152, 48, Act::silu, Act::sigmoid);
+    excitations(2, 2112, 88, Act::silu, Act::sigmoid);        // more columns than a block has threads for
+  }
+  multiprocessors = 132;
   excitations(1, excitation_widest - 96, 96, Act::silu, Act::sigmoid);
   if (!small) excitations(129, 960, 240, Act::relu, Act::hardsigmoid);
   far_means();
