@@ -79,7 +79,8 @@ async function main() {
     console.log(`${microseconds.toFixed(3).padStart(8)}${String(resident.length).padStart(5)}${String(threads).padStart(5)}  ${least === most ? most : `${least}-${most}`}  ${shares(waits, 3).map((one) => `${one.name} ${one.share.toFixed(0)}`).join(', ')}  ${name.slice(0, 150)}`);
     if (values.lines !== undefined) for (const one of shares(waited, 24)) console.log(`${one.share.toFixed(1).padStart(20)} %  ${one.name}`);
   }
-  console.log(`${rows.size === 0 ? 0 : sorted.filter(({ name }) => name !== 'sgd_kernel').reduce((sum, { microseconds }) => sum + microseconds, 0).toFixed(2).padStart(8)}  all but sgd_kernel`);
+  const all = sorted.filter(({ name }) => name !== 'sgd_kernel').reduce((sum, { microseconds }) => sum + microseconds, 0);
+  console.log(`${all.toFixed(2).padStart(8)}  all but sgd_kernel`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

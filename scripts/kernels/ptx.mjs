@@ -42,19 +42,23 @@ function prepare(folder, flags) {
 
 const fileOf = (source) => `${source.replaceAll('/', '_')}.ptx`;
 
-/** The path of a source's PTX, which is compiled if it is missing or old. Rejects where there is no nvcc. */
-export async function ptxOfSource(source, virtual = '80') {
+// The path of a source's PTX in a folder, which is compiled if it is missing or old.
+async function compiled(source, folder, virtual) {
   const nvcc = cudaTool('nvcc');
   if (nvcc === undefined) throw new Error('there is no nvcc, which makes PTX of the kernels');
-  const [folder, flags] = [folderOf(virtual), ptxFlags(virtual)];
-  prepare(folder, flags);
   const path = join(folder, fileOf(source));
   if (!isFresh(path)) {
     const made = `${path}.${process.pid}`;
-    await promisify(execFile)(nvcc, [...flags, '-MMD', '-MF', `${path}.d`, '-o', made, source], { cwd: root, maxBuffer: 1 << 26 });
+    await promisify(execFile)(nvcc, [...ptxFlags(virtual), '-MMD', '-MF', `${path}.d`, '-o', made, source], { cwd: root, maxBuffer: 1 << 26 });
     renameSync(made, path); // a run that reads the old one keeps it
   }
   return path;
+}
+
+/** The path of a kernels' source's PTX, which is compiled if it is missing or old. Rejects where there is no nvcc. */
+export async function ptxOfSource(source, virtual = '80') {
+  prepare(folderOf(virtual), ptxFlags(virtual));
+  return compiled(source, folderOf(virtual), virtual);
 }
 
 /** The folder with the PTX of all kernels. Rejects where there is no nvcc. */
@@ -66,13 +70,10 @@ export async function makePtx(virtual = '80') {
   return folderOf(virtual);
 }
 
-/** PTX of one source in a folder of its own. Rejects where there is no nvcc. */
+/** The folder, of its own, with the PTX of one source. Rejects where there is no nvcc. */
 export async function ptxAlone(source, folder, virtual) {
-  const nvcc = cudaTool('nvcc');
-  if (nvcc === undefined) throw new Error('there is no nvcc, which makes PTX of the kernels');
   mkdirSync(folder, { recursive: true });
-  const path = join(folder, fileOf(source));
-  if (!isFresh(path)) await promisify(execFile)(nvcc, [...ptxFlags(virtual), '-MMD', '-MF', `${path}.d`, '-o', path, source], { cwd: root, maxBuffer: 1 << 26 });
+  await compiled(source, folder, virtual);
   return folder;
 }
 

@@ -1,7 +1,6 @@
 #include "clock.h"
 
 #include <algorithm>
-#include <array>
 #include <deque>
 #include <fstream>
 #include <limits>
@@ -56,7 +55,11 @@ class Multiprocessor {
       const auto [warp, time] = most_urgent();
       LGD_CHECK(warp, "DEVICE_ERROR", "the clock stands still");
       issue(*warp, time);
-      if (!warp->ended || --live_[size_t(warp->block)] > 0) continue;
+      if (!warp->ended) continue;
+      if (--live_[size_t(warp->block)] > 0) {
+        release(warp->block, time);  // others may have waited for this one alone
+        continue;
+      }
       ends.push_back(time);
       std::erase_if(warps_, [&](const auto& one) { return one->block == warp->block; });
       if (next < blocks.size()) start(blocks[next], int(next), time), ++next;
@@ -174,10 +177,15 @@ class Multiprocessor {
   }
 
   void arrive(WarpState& warp, double time) {
-    auto& waiting = waiting_[size_t(warp.block)];
     warp.next = never;
-    waiting.push_back(&warp);
-    if (int(waiting.size()) < live_[size_t(warp.block)]) return;
+    waiting_[size_t(warp.block)].push_back(&warp);
+    release(warp.block, time);
+  }
+
+  // The warps that wait at the block's barrier, once all that have not ended do.
+  void release(int block, double time) {
+    auto& waiting = waiting_[size_t(block)];
+    if (int(waiting.size()) < live_[size_t(block)]) return;
     for (WarpState* one : std::exchange(waiting, {})) {
       count(event_of(*one), Wait::barrier, time + barrier_latency - one->issued);
       one->issued = time + barrier_latency;
