@@ -53,6 +53,7 @@ class Executor {
   // executor_layers.cpp
   RowsShape rows_shape(int value) const;
   LazyInput lazy_input(int value) const;
+  LazyInput ingredients(int value) const;
   LazyGradient lazy_gradient(const Step& conv) const;
   NormGradient norm_gradient(int node) const;
   GradientTarget gradient_target(int value) const;
@@ -60,6 +61,7 @@ class Executor {
   void forward_layer(const Step& step);
   void forward_conv_norm(const Step& step);
   void forward_join(const Step& step);
+  void forward_gate(const Step& step);
   void backward_layer(const Step& step, const StepGradient& writes);
   void backward_conv_norm(const Step& step, const StepGradient& writes);
   void backward_join(const Step& step, const StepGradient& writes);

@@ -13,13 +13,17 @@ RowsShape Executor::rows_shape(int value) const {
 
 // What a reader of `number` gets: the stored value, or what the activation is made of.
 LazyInput Executor::lazy_input(int number) const {
-  const Activation& activation = program_.activations[size_t(number)];
+  if (program_.activations[size_t(number)].lazy()) return ingredients(number);
   LazyInput input;
-  if (!activation.lazy()) {
-    input.y = value(number);
-    return input;
-  }
+  input.y = value(number);
+  return input;
+}
+
+// What activation `number` is made of, but for a residual and stochastic depth.
+LazyInput Executor::ingredients(int number) const {
+  const Activation& activation = program_.activations[size_t(number)];
   const NormNumbers numbers = norm_numbers(activation.norm);
+  LazyInput input;
   input.y = value(activation.raw);
   input.scale = numbers.scale;
   input.shift = numbers.shift;
@@ -87,9 +91,10 @@ LazyGradient Executor::lazy_gradient(const Step& conv) const {
 
 void Executor::forward_layer(const Step& step) {
   switch (step.kind) {
-    case StepKind::node: case StepKind::gate: return;  // a gate's reader does the work
+    case StepKind::node: return;
     case StepKind::conv_norm: return forward_conv_norm(step);
     case StepKind::join: return forward_join(step);
+    case StepKind::gate: return forward_gate(step);
     case StepKind::excitation: return forward_excitation(step);
     case StepKind::squeeze:
       return kernels_.squeeze_forward(*device_, rows_shape(step.inputs[0]), program_.shapes.type, lazy_input(step.inputs[0]), value(step.output));
@@ -131,15 +136,17 @@ void Executor::forward_conv_norm(const Step& step) {
 
 void Executor::forward_join(const Step& step) {
   const Activation& activation = program_.activations[size_t(step.output)];
-  const NormNumbers numbers = norm_numbers(activation.norm);
-  LazyInput x;
-  x.y = value(activation.raw);
-  x.scale = numbers.scale;
-  x.shift = numbers.shift;
+  LazyInput x = ingredients(step.output);
+  x.act = Act::none;  // which stands behind the residual
   const bool drops = activation.drop >= 0 && options_.training;
   const DropShape drop = drops ? drop_shape(activation.drop, step.output) : DropShape{};
   kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x, step.residual >= 0 ? value(step.residual) : nullptr,
                         drops ? &drop : nullptr, activation.act, value(step.output));
+}
+
+void Executor::forward_gate(const Step& step) {
+  if (!program_.activations[size_t(step.output)].stored) return;  // its reader does the work
+  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output), nullptr, nullptr, Act::none, value(step.output));
 }
 
 void Executor::backward_layer(const Step& step, const StepGradient& writes) {
@@ -204,8 +211,7 @@ void Executor::backward_squeeze(const Step& step, const StepGradient& writes) {
 void Executor::backward_gate(const Step& step, const StepGradient& writes) {
   LGD_CHECK(writes.inputs[1] == GradientWrite::write, "NATIVE_ERROR", "the gate of ", node_of(step).name, " has another use");
   const NormNumbers numbers = norm_numbers(program_.activations[size_t(step.output)].norm);
-  LazyInput x = lazy_input(step.output);
-  kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, x, numbers.mean, numbers.rstd, gradient(step.output),
+  kernels_.gate_backward(*device_, rows_shape(step.output), program_.shapes.type, ingredients(step.output), numbers.mean, numbers.rstd, gradient(step.output),
                          gradient(step.inputs[1]), gates_.as<float>());
 }
 

@@ -42,8 +42,7 @@ class FoldedFusion {
   bool is_dense(const Step& step) const { return step.op == OpKind::conv && node_of(step).groups == 1 && step.mean < 0 && step.second < 0; }
   bool is_pointwise(const Step& step) const {
     if (!is_dense(step) || step.norm < 0) return false;
-    const ConvShape shape = conv_shape(program_.graph, program_.shapes, step.node);
-    return shape.taps() == 1 && shape.stride == 1 && shape.pad == 0;
+    return lgd::is_pointwise(conv_shape(program_.graph, program_.shapes, step.node));
   }
 
   void add_convolution(Step& step) {

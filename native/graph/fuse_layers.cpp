@@ -3,8 +3,8 @@
 //
 //   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
 //   ... -> conv_norm (1x1 or depthwise), global pool, max pool      reads it lazily
-//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, not stored either; the two layers
-//                                                in between become one step
+//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, stored only where it is read often;
+//                                                the two layers in between become one step
 //   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
 //                                    and with stochastic depth before it
 #include <algorithm>
@@ -140,9 +140,17 @@ class LayerFusion {
     scaled = below;
     scaled.gated = false;
     scaled.gate = step.inputs[1];
+    scaled.stored = read_often(steps_[size_t(sole_reader(step.output))]);
     step.kind = StepKind::gate;
     steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
     fuse_excitation(gate);
+  }
+
+  // Does a dense convolution use each element of its input many times? One with more than 64 output channels has several tiles of columns forward, and so has its
+  // weights' gradient of rows: each would make the activation and fetch the gate again.
+  bool read_often(const Step& conv) const {
+    const ConvShape shape = conv_shape(program_.graph, program_.shapes, conv.node);
+    return !is_pointwise(shape) || shape.k > 64;
   }
 
   // pool -> layer -> activation -> layer -> activation -> the gate, each read by the next alone: one step, in place of the last.

@@ -90,7 +90,7 @@ class Lives {
   void forward(const Step& step, int time) {
     for (const int input : step.inputs) read(input, time);
     if (step.residual >= 0) read(step.residual, time);
-    if (step.kind != StepKind::gate) values[size_t(step.output)].touch(time);
+    if (step.kind != StepKind::gate || activation(step.output).stored) values[size_t(step.output)].touch(time);
     if (step.mean >= 0) values[size_t(step.mean)].touch(time);
     if (step.kind == StepKind::excitation) touch_layers(step, time);
   }
@@ -101,7 +101,7 @@ class Lives {
     if (step.residual >= 0) touch_gradient(step.residual, time);
     if (step.kind == StepKind::conv_norm) {
       values[size_t(step.output)].touch(time);
-      if (activation(step.activation).gate >= 0) read(step.activation, time);
+      if (const int gate = activation(step.activation).gate; gate >= 0) values[size_t(gate)].touch(time);
     } else if (step.kind == StepKind::join) {
       touch_gradient(step.inputs[0], time);  // where stochastic depth keeps it apart
       finishes(step.output, time);

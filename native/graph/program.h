@@ -10,7 +10,7 @@ enum class StepKind : uint8_t {
   conv_norm,      // a convolution that also takes the statistics of the norm behind it; its inputs may be lazy
   join,           // stores a norm's activation, with a residual or for readers that need it stored
   squeeze,        // global pool of a lazy activation
-  gate,           // channel scale of a lazy activation: no work forward, its only reader multiplies on the way
+  gate,           // channel scale of a lazy activation: stored, or no work forward, and its only reader multiplies on the way
   excitation,     // the two layers and activations between a squeeze and its gate (ops/excitation.h)
   lazy_max_pool
 };

@@ -119,6 +119,7 @@ void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, cons
 
 void conv_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
   check_dense(s);
+  check_gate(s, x);
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     float* partial = nullptr;

@@ -23,6 +23,8 @@ struct ConvShape {
   constexpr int stride_x() const { return pair_taps ? stride / 2 : stride; }
   constexpr int pad_x() const { return pair_taps ? (pad + 1) / 2 : pad; }
 };
+// Does each output pixel read the input pixel in its own place alone?
+constexpr bool is_pointwise(const ConvShape& s) { return s.taps() == 1 && s.stride == 1 && s.pad == 0; }
 // A convolution of images by pixels as one by pairs of them.
 constexpr bool has_pairs(const ConvShape& s) { return s.w % 2 == 0 && s.stride % 2 == 0 && s.dilation == 1; }
 constexpr ConvShape by_pairs(ConvShape s) {

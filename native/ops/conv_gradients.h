@@ -6,13 +6,15 @@
 
 namespace lgd {
 
-inline bool is_pointwise(const ConvShape& s) { return s.taps() == 1 && s.stride == 1 && s.pad == 0; }
-
 inline void check_dense(const ConvShape& s) {
   LGD_CHECK(s.c % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE", "channels must be multiples of 8 on CUDA, found ", s.c, " and ", s.k);
   LGD_CHECK(s.rows() < (int64_t(1) << 31) - 1024 && int64_t(s.n) * s.h * s.w < (int64_t(1) << 31) - 1024, "BAD_SHAPE", "too many pixels in one batch");
   const int reach = std::max((s.r - 1) * s.dilation, (s.s - 1) * s.dilation) + s.pad;  // where::Place2 has 15 bits for what is beyond an image, too
   LGD_CHECK(std::max({s.h, s.w, s.oh, s.ow}) + reach < 30000, "BAD_SHAPE", "images of ", s.h, "x", s.w, " are too large");
+}
+
+inline void check_gate(const ConvShape& s, const LazyInput& x) {
+  LGD_CHECK(!x.gate || is_pointwise(s), "BAD_SHAPE", "a dense convolution multiplies by a gate on the way only where it is 1x1 of stride 1; found ", s.r, "x", s.s, " of stride ", s.stride);
 }
 
 // The gradient of the input reaches `target`.

@@ -7,7 +7,7 @@
 //     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
 //     column(where, k tile): where in a row in memory all its chunks begin,  row(where, k tile, slot, inside): that row, anything unless inside,
 //     entry(where, k tile): of its column of chunks in the table of numbers per channel,
-//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C].
+//     image_channel(where, first row, k tile, slot): offset of the chunk's image and channels in an array [N,C]; without it there are no gates.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "ops/conv.h"
@@ -216,10 +216,6 @@ struct PatchesBy : Order {
       of.by_c.divide(uint32_t(tile * Mine::BK + k), channel);
       return int(channel);
     }
-    __device__ __forceinline__ int64_t image_channel(const PatchesBy& of, int first, int tile, int slot) const {
-      int y, x;
-      return int64_t(of.pixel(first + int(threadIdx.x) / Mine::chunks + slot * Mine::step, y, x)) * of.shape.c + entry(of, tile);
-    }
   };
 };
 
@@ -293,10 +289,6 @@ struct PatchColumns : Geometry {
       return shfl(lane_base, row0 + slot * Mine::step) + pixels;
     }
     __device__ __forceinline__ int entry(const PatchColumns&, int) const { return int(threadIdx.x) % Mine::chunks * Mine::chunk; }
-    __device__ __forceinline__ int64_t image_channel(const PatchColumns& of, int, int tile, int slot) const {
-      int y, x;
-      return int64_t(of.pixel(tile * Mine::BK + row0 + slot * Mine::step, y, x)) * of.shape.c + c;
-    }
   };
 };
 
@@ -376,7 +368,6 @@ struct Reaching {
       of.by_k.divide(uint32_t(tile * Mine::BK + k), ch);
       return int(ch);
     }
-    __device__ __forceinline__ int64_t image_channel(const Reaching&, int, int, int) const { return 0; }  // gradients of dense convolutions have no gate
   };
 };
 

@@ -89,7 +89,7 @@ struct RowsShape {
 };
 
 // out = act(keep[n] x + residual); residual may be null. keep: stochastic depth per image as drop_forward draws it (drop null: 1);
-// drop->elements_per_unit is an image. x has no gate.
+// drop->elements_per_unit is an image.
 void join_forward_cpu(Context&, const RowsShape&, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out);
 void join_forward_cuda(Context&, const RowsShape&, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out);
 

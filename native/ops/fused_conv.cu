@@ -163,11 +163,13 @@ void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradi
 
 void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, float* dw) {
   check_dense(s);
+  check_gate(s, x);
   with_type(type, [&](auto zero) { weight_gradient_of<decltype(zero)>(ctx, s, x, dy, dw); });
 }
 
 void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
   LGD_CHECK(!dy.gate, "BAD_SHAPE", "the gradient of a dense convolution has no gate");
+  check_gate(s, x);
   if (target && suits_pointwise(ctx, s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
   check_dense(s);
   LGD_CHECK(!s.pair_taps || !target, "BAD_SHAPE", "images have no gradient");

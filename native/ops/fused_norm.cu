@@ -73,7 +73,7 @@ class Keep {
 };
 
 struct Join {
-  const void *y, *residual;
+  const void *y, *residual, *gate;
   const float *scale, *shift;
   Act inner;
   void* out;
@@ -104,9 +104,12 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
   walk_rows<T>(walk, rows, [&](auto count, int row) {
     constexpr int n = decltype(count)::value;
     const int64_t at = row * pitch + chunk * 8;
-    Raw8<T> y[n], residual[n];
+    Raw8<T> y[n], residual[n], gate[n];
 #pragma unroll
     for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+    if (job.gate)
+#pragma unroll
+      for (int r = 0; r < n; ++r) gate[r] = load_raw8(static_cast<const T*>(job.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
     if (job.residual)
 #pragma unroll
       for (int r = 0; r < n; ++r) residual[r] = load_raw8(static_cast<const T*>(job.residual) + at + r * step);
@@ -118,6 +121,11 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
       activate(job.inner, x);
+      if (job.gate) {
+        const F8 factor = unpack8(gate[r]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x.v[i] *= factor.v[i];
+      }
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.v[i] = act_of<outer>(fmaf(x.v[i], kept, other.v[i]));
       store8(static_cast<T*>(job.out) + at + r * step, x);
@@ -233,7 +241,7 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
 }
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out) {
-  const Join job{x.y, residual, x.scale, x.shift, x.act, out, drop ? *drop : DropShape{}};
+  const Join job{x.y, residual, x.gate, x.scale, x.shift, x.act, out, drop ? *drop : DropShape{}};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);

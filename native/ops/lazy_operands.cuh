@@ -5,6 +5,8 @@
 //   is there a second;  fill(table, count, channel);  make<Mine>(own, paired, apart, bits, table, count, image_channel): turns the chunks
 //   of one tile, slot s at own + s apart, into the operand. Padding (bit s of bits is 0) stays zero whatever the numbers are.
 #pragma once
+#include <type_traits>
+
 #include "core/cuda_device.cuh"
 #include "ops/fused.h"
 
@@ -76,28 +78,32 @@ struct Activation {
     table[0] = scale[channel];
     table[count] = shift[channel];
   }
-  template <class Mine>
-  __device__ __forceinline__ void times_gate(float (&v)[Mine::chunk], int64_t at) const {
-    float k[Mine::chunk];
-    take(gate + at, k);
-#pragma unroll
-    for (int i = 0; i < Mine::chunk; ++i) v[i] *= k[i];
-  }
   template <class Mine, class ImageChannel>
   __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count, ImageChannel&& image_channel) const {
+    constexpr bool may_have_gate = std::is_integral_v<decltype(image_channel(0))>;
+    uint4 gates[may_have_gate ? Mine::slots : 1];  // all on their way together, from level-2 cache
+    if constexpr (may_have_gate)
+      if (gate) [[unlikely]]
+#pragma unroll
+        for (int slot = 0; slot < Mine::slots; ++slot) gates[slot] = __ldg(reinterpret_cast<const uint4*>(gate + (bits >> slot & 1 ? image_channel(slot) : 0)));
     float a[Mine::chunk], b[Mine::chunk];
     take_numbers(table, Mine::half, a);
     take_numbers(table + count, Mine::half, b);
     choose_act(act, [&](auto function) {
 #pragma unroll
       for (int slot = 0; slot < Mine::slots; ++slot) {
-        const bool inside = bits >> slot & 1;
         float v[Mine::chunk];
         take(own + slot * apart, v);
 #pragma unroll
         for (int i = 0; i < Mine::chunk; ++i) v[i] = function(fmaf(a[i], v[i], b[i]));
-        if (gate) [[unlikely]] times_gate<Mine>(v, inside ? image_channel(slot) : 0);
-        put(own + slot * apart, v, inside);
+        if constexpr (may_have_gate)
+          if (gate) [[unlikely]] {
+            float k[Mine::chunk];
+            take(reinterpret_cast<const T*>(&gates[slot]), k);
+#pragma unroll
+            for (int i = 0; i < Mine::chunk; ++i) v[i] *= k[i];
+          }
+        put(own + slot * apart, v, bits >> slot & 1);
       }
     });
   }

@@ -233,8 +233,11 @@ struct Side {
       if (!loader.read.active()) return;
       const uint32_t bits = valid >> (slots * (Tile::stages - 2));
       const int count = k_outer ? rows : loader.where.channels(), entry = state.entry(loader.where, tile);
-      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + Mine::entry(entry), count,
-                                      [&](int slot) { return state.image_channel(loader.where, first_row, tile, slot); });
+      const auto image_channel = [&](int slot) {
+        if constexpr (requires { state.image_channel(loader.where, 0, 0, 0); }) return state.image_channel(loader.where, first_row, tile, slot);
+        else return nullptr;
+      };
+      loader.read.template make<Mine>(own + stage * Place::tile_elements, paired + stage * Place::tile_elements, apart, bits, table + Mine::entry(entry), count, image_channel);
     }
   }
 };

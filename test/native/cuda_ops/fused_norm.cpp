@@ -43,6 +43,9 @@ void joins(const RowsShape& s, Act act) {
     t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, act), residual, &drop, Act::relu, t.output(count));
     t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, act), nullptr, nullptr, Act::none, t.output(count));
     t.ops.join_forward(*t.device, s, t.type, {y}, residual, &drop, act, t.output(count));
+    LazyInput gated = lazy(t, y, s.channels, act);
+    gated.gate = t.input(size_t(s.images) * s.channels);
+    t.ops.join_forward(*t.device, s, t.type, gated, nullptr, nullptr, Act::none, t.output(count));
   });
 }
 
