@@ -84,13 +84,13 @@ void excitation(Table& table, const char* where, int channels_of, int squeezed_o
     e.b2 = t.values32(size_t(channels));
     return e;
   };
-  table.operation("excitation_forward " + name, {2 * weights + 2 * (3 * wide + narrow), 2 * weights * table.batch(), Unit::cores, "w1, w2, x, hidden, excited, gate"}, [=](Operands& t) -> Call {
+  table.operation("excitation_forward " + name, {2 * weights + 2 * (3 * wide + narrow), 2 * weights * table.batch(), Unit::tensor, "w1, w2, x, hidden, excited, gate"}, [=](Operands& t) -> Call {
     const Excitation e = layers(t);
     const void* x = t.images(size_t(channels));
     void *hidden = t.out_images(size_t(squeezed)), *excited = t.out_images(size_t(channels)), *gate = t.out_images(size_t(channels));
     return [=, &t] { t.ops.excitation_forward(*t.device, e, t.type, x, hidden, excited, gate); };
   });
-  table.operation("excitation_backward " + name, {10 * weights + 2 * (4 * wide + narrow), 4 * weights * table.batch(), Unit::cores, "w1, w2, their gradients twice, x, hidden, excited, d_gate, d_x"}, [=](Operands& t) -> Call {
+  table.operation("excitation_backward " + name, {10 * weights + 2 * (4 * wide + narrow), 4 * weights * table.batch(), Unit::tensor, "w1, w2, their gradients twice, x, hidden, excited, d_gate, d_x"}, [=](Operands& t) -> Call {
     const Excitation e = layers(t);
     const void *x = t.images(size_t(channels)), *hidden = t.images(size_t(squeezed)), *excited = t.images(size_t(channels)), *d_gate = t.images(size_t(channels));
     void* d_x = t.out_images(size_t(channels));

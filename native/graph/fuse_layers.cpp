@@ -161,7 +161,7 @@ class LayerFusion {
     const int squeeze = only_above(steps_[size_t(first)].inputs[0], first);
     if (squeeze < 0 || steps_[size_t(squeeze)].kind != StepKind::squeeze) return;
     const auto stored = [&](int step) { return program_.shapes.values[size_t(steps_[size_t(step)].output)].stored; };
-    if (stored(first) + stored(second) > excitation_widest) return;
+    if ((stored(first) + stored(second)) * int(size_of(program_.shapes.type)) > excitation_widest) return;
     Step& step = steps_[size_t(outer)];
     step.kind = StepKind::excitation;
     step.op = steps_[size_t(first)].op;

@@ -10,12 +10,12 @@
 namespace lgd {
 
 struct Excitation {
-  int images, channels, squeezed;       // N, C, S; on CUDA multiples of 8, C + S at most excitation_widest
+  int images, channels, squeezed;       // N, C, S; on CUDA multiples of 8, and C + S elements of at most excitation_widest bytes
   Act inner, outer;                     // no GELU
   const void *w1, *w2;                  // [S][C], [C][S], storage type
   const float *b1, *b2;                 // [S], [C]
 };
-constexpr int excitation_widest = 4096; // of what a block keeps in shared memory, which every GPU since sm_80 has
+constexpr int excitation_widest = 7680; // of each image that a block has in shared memory, on every GPU since sm_80
 
 // What backward adds to, like w1, b1, w2, b2.
 struct ExcitationGradients { float *w1, *b1, *w2, *b2; };

@@ -18,6 +18,7 @@ export const rules = [
   { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16, Tile<[^>]*, true>/u, only: ['90a'], needs: warpgroups },
   { source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<float/u, needs: copiesAhead },
   { source: /ops\/pointwise_backward\.cu$/u, kernel: /^pointwise_kernel/u, needs: tensorCores },
+  { source: /ops\/excitation\.cu$/u, kernel: /^excitation_\w+<bf16/u, needs: { 'mma.sync': tensorCores['mma.sync'] } },
   { source: /ops\/fused_depthwise_(forward|backward)\.cu$/u, kernel: /^(forward|backward)_kernel/u, needs: copiesAhead },
   { source: /semantic\/products_f16\.cu$/u, kernel: /^(scores|sums)_kernel/u, needs: tensorCores },
   { source: /semantic\/bank_stream\.cu$/u, kernel: /^stream_/u, needs: tensorCores },

@@ -197,16 +197,12 @@ void fused_norms() {
     gradients({8, 56 * 56, 64}, Act::relu6);
     squeezes({8, 28 * 28, 240}, Act::silu);
   }
-  for (const int card : {132, 1}) {  // two images a block forward where the card has enough for them, else four
-    multiprocessors = card;
-    for (Act act : all_acts) excitations(5, 40, 16, act, act);
-    excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
-    excitations(70, 72, 24, Act::relu, Act::hardsigmoid);     // more images than a block of the weights' gradients has at once
-    excitations(3, 1152, 48, Act::silu, Act::sigmoid);
-    excitations(2, 2112, 88, Act::silu, Act::sigmoid);        // more columns than a block has threads for
-  }
-  multiprocessors = 132;
-  excitations(1, excitation_widest - 96, 96, Act::silu, Act::sigmoid);
+  for (Act act : all_acts) excitations(5, 40, 16, act, act);
+  excitations(1, 8, 8, Act::relu, Act::hardsigmoid);
+  excitations(150, 72, 24, Act::relu, Act::hardsigmoid);    // more images than a block of the weights' gradients has at once
+  excitations(3, 1152, 48, Act::silu, Act::sigmoid);        // as many groups of outputs as a block has warps
+  excitations(9, 328, 200, Act::relu, Act::hardsigmoid);    // warps that share their reductions, and more than eight images
+  excitations(2, excitation_widest / int(sizeof(float)) - 96, 96, Act::silu, Act::sigmoid);  // more groups than warps
   if (!small) excitations(129, 960, 240, Act::relu, Act::hardsigmoid);
   far_means();
   for (Act act : {Act::none, Act::relu, Act::hardswish}) max_pools({2, 35, 18, 24, 3, 2, 1, 18, 9}, act);
