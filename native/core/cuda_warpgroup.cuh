@@ -26,6 +26,9 @@ __device__ __forceinline__ uint64_t shared_matrix(const void* first, Swizzle swi
   return uint64_t(swizzle) << 62 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16 | (shared_address(first) & 0x3ffff) >> 4;
 }
 
+// What is added to a matrix for one that begins so many bytes behind it.
+__device__ __forceinline__ constexpr uint64_t shared_matrix_step(uint32_t bytes) { return bytes / 16; }
+
 __device__ __forceinline__ void fence_shared_for_warpgroup() { LGD_WARPGROUP_ASM("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void warpgroup_begin() { LGD_WARPGROUP_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void warpgroup_commit() { LGD_WARPGROUP_ASM("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -82,10 +82,12 @@ struct Activation {
   __device__ __forceinline__ void make(T* own, const T*, int apart, uint32_t bits, const float* table, int count, ImageChannel&& image_channel) const {
     constexpr bool may_have_gate = std::is_integral_v<decltype(image_channel(0))>;
     uint4 gates[may_have_gate ? Mine::slots : 1];  // all on their way together, from level-2 cache
-    if constexpr (may_have_gate)
-      if (gate) [[unlikely]]
+    if constexpr (may_have_gate) {
+      if (gate) [[unlikely]] {
 #pragma unroll
         for (int slot = 0; slot < Mine::slots; ++slot) gates[slot] = __ldg(reinterpret_cast<const uint4*>(gate + (bits >> slot & 1 ? image_channel(slot) : 0)));
+      }
+    }
     float a[Mine::chunk], b[Mine::chunk];
     take_numbers(table, Mine::half, a);
     take_numbers(table + count, Mine::half, b);
@@ -96,13 +98,14 @@ struct Activation {
         take(own + slot * apart, v);
 #pragma unroll
         for (int i = 0; i < Mine::chunk; ++i) v[i] = function(fmaf(a[i], v[i], b[i]));
-        if constexpr (may_have_gate)
+        if constexpr (may_have_gate) {
           if (gate) [[unlikely]] {
             float k[Mine::chunk];
             take(reinterpret_cast<const T*>(&gates[slot]), k);
 #pragma unroll
             for (int i = 0; i < Mine::chunk; ++i) v[i] *= k[i];
           }
+        }
         put(own + slot * apart, v, bits >> slot & 1);
       }
     });

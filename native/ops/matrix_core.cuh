@@ -51,11 +51,11 @@ struct Operand {
     const int r = k_outer ? k : row, e = k_outer ? row : k;
     return at(tile, r, e / chunk<T>)[e % chunk<T>];
   }
-  // 64 or more rows from a multiple of 64 on, elements k = 16 ks to 16 ks + 15, for wgmma.
-  static __device__ __forceinline__ uint64_t matrix(const T* tile, int row, int ks) {
-    if constexpr (k_outer) return shared_matrix(tile + row * BK<T> + ks * 16 * pitch, Swizzle::b128, 8 * 128, BK<T> * 128);
-    else return shared_matrix(tile + row * pitch + ks * 16, Swizzle::b64, 8 * 64, 16);
+  // For wgmma: the first rows and elements k = 0 to 15, and how much is added to that for those from row `row`, a multiple of 64, and k = 16 ks on.
+  static __device__ __forceinline__ uint64_t matrix(const T* tile) {
+    return k_outer ? shared_matrix(tile, Swizzle::b128, 8 * 128, BK<T> * 128) : shared_matrix(tile, Swizzle::b64, 8 * 64, 16);
   }
+  static __device__ __forceinline__ constexpr uint64_t further(int row, int ks) { return shared_matrix_step(uint32_t(k_outer ? row * BK<T> + ks * 16 * pitch : row * pitch + ks * 16) * uint32_t(sizeof(T))); }
 };
 
 // acc += A tile x B tile. Accumulator fragments as mma.sync lays them out: acc[i][j][q] is row lane/4 + 8*(q/2), column (lane%4)*2 + q%2.
@@ -92,7 +92,7 @@ __device__ __forceinline__ void multiply(SharedPlace a_tile, SharedPlace b_tile,
 
 // The same by the warpgroup, begun but not waited for: acc[i] is 64 rows of the block, of which a warp has 16.
 template <class Tile, bool a_outer, bool b_outer>
-__device__ __forceinline__ void begin_multiply(const bf16* a_tile, const bf16* b_tile, float (&acc)[Tile::MI][Tile::NI][4]) {
+__device__ __forceinline__ void begin_multiply(uint64_t a_tile, uint64_t b_tile, float (&acc)[Tile::MI][Tile::NI][4]) {
 #pragma unroll
   for (int i = 0; i < Tile::MI; ++i) hold_sums(acc[i]);
   warpgroup_begin();
@@ -100,7 +100,7 @@ __device__ __forceinline__ void begin_multiply(const bf16* a_tile, const bf16* b
   for (int ks = 0; ks < BK<bf16> / 16; ++ks)
 #pragma unroll
     for (int i = 0; i < Tile::MI; ++i)
-      warpgroup_multiply<a_outer, b_outer>(acc[i], Operand<bf16, Tile::BM, a_outer>::matrix(a_tile, i * 64, ks), Operand<bf16, Tile::BN, b_outer>::matrix(b_tile, 0, ks));
+      warpgroup_multiply<a_outer, b_outer>(acc[i], a_tile + Operand<bf16, Tile::BM, a_outer>::further(i * 64, ks), b_tile + Operand<bf16, Tile::BN, b_outer>::further(0, ks));
   warpgroup_commit();
 }
 template <class Tile>
@@ -151,7 +151,8 @@ struct Side {
   static constexpr int slots = Mine::slots, apart = Mine::step * Place::pitch;
   static_assert(slots * Tile::threads == Place::tile_rows * Place::chunks && Mine::step % 8 == 0);  // the swizzle is the same in every slot
   static_assert(!lazy || slots * (Tile::stages - 1) <= 32);
-  static constexpr size_t stage_bytes(bool pair) { return size_t(Place::tile_elements) * sizeof(T) * (pair ? 2 : 1); }
+  static constexpr uint32_t own_bytes = Place::tile_elements * sizeof(T);
+  static constexpr size_t stage_bytes(bool pair) { return size_t(own_bytes) * (pair ? 2 : 1); }
   static constexpr size_t table_bytes(const Loader& loader) {
     return loader.read.active() ? size_t(Loader::Read::tables) * (k_outer ? rows : loader.where.channels()) * 4 : 0;
   }
@@ -260,6 +261,8 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   B b;
   char *a_begin = shared, *b_begin = a.place(loader_a, a_begin, int(blockIdx.x) * Tile::BM, thread), *behind = b.place(loader_b, b_begin, n0, thread);
   T *a_tiles = reinterpret_cast<T*>(a_begin), *b_tiles = reinterpret_cast<T*>(b_begin);
+  uint64_t a_matrix = 0, b_matrix = 0;
+  if constexpr (Tile::warpgroup) a_matrix = A::Place::matrix(a_tiles), b_matrix = B::Place::matrix(b_tiles);
   b.state.init(loader_b.where, n0, thread);
   float* strips = reinterpret_cast<float*>(behind);
   float* strip = strips + warp * strip_floats<Tile>;
@@ -311,14 +314,13 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
       b.make(loader_b, n0, tile, stage);
       if constexpr (Tile::warpgroup) fence_shared_for_warpgroup();
       __syncthreads();
-      T *a_tile = a_tiles + stage * A::Place::tile_elements, *b_tile = b_tiles + stage * B::Place::tile_elements;
       if constexpr (Tile::warpgroup) {
-        begin_multiply<Tile, A::k_outer, B::k_outer>(a_tile, b_tile, acc);
+        begin_multiply<Tile, A::k_outer, B::k_outer>(a_matrix + shared_matrix_step(uint32_t(stage) * A::own_bytes), b_matrix + shared_matrix_step(uint32_t(stage) * B::own_bytes), acc);
         fetch(free_stage);  // its last product was waited for before the barrier
         end_multiply<Tile>(acc);
       } else {
         fetch(free_stage);
-        multiply<Tile, A::k_outer, B::k_outer>(a_tile, b_tile, wm, wn, lane, acc);
+        multiply<Tile, A::k_outer, B::k_outer>(a_tiles + stage * A::Place::tile_elements, b_tiles + stage * B::Place::tile_elements, wm, wn, lane, acc);
       }
       free_stage = stage;
       stage = stage + 1 == Tile::stages ? 0 : stage + 1;

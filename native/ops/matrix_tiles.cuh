@@ -34,6 +34,7 @@ struct Tiles {
   using WideGroup = Tile<128, 128, 4, 1, stages, 2, true>;
   using MiddleGroup = Tile<128, 64, 4, 1, stages, 3, true>;
   using FlatGroup = Tile<64, 128, 4, 1, stages, 3, true>;
+  using SmallGroup = Tile<64, 64, 4, 1, 6, 2, true>;  // for products of few blocks: one or two on a multiprocessor need more copies on their way
   using Checked = Tile<64, 64, 2, 2, stages, 2>;
 };
 
@@ -48,8 +49,10 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body,
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
-    if (blocks(128, 64) < multiprocessors || !fits(typename All::Middle{})) return body(typename All::Small{});
-    const bool groups = use_warpgroups(ctx), middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
+    const bool groups = use_warpgroups(ctx), small = blocks(128, 64) < multiprocessors || !fits(typename All::Middle{});
+    if (small && groups) return body(typename All::SmallGroup{});
+    if (small) return body(typename All::Small{});
+    const bool middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
     if (middle && groups) return body(typename All::MiddleGroup{});
     // Over many taps a product is no longer bound by memory, and warps shall read shared memory as seldom as they can.
     if constexpr (taps)

@@ -32,6 +32,8 @@ inline uint64_t shared_matrix(const void* first, Swizzle swizzle, uint32_t strid
   return uint64_t(swizzle) << 62 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16 | address >> 4;
 }
 
+constexpr uint64_t shared_matrix_step(uint32_t bytes) { return bytes / 16; }
+
 inline void fence_shared_for_warpgroup() { emulation::fence_copies(); }
 inline void warpgroup_begin() { emulation::begin_products(); }
 inline void warpgroup_commit() { emulation::commit_products(); }
