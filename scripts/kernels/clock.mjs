@@ -1,8 +1,9 @@
 // How long each kernel of a student's training step, or of a teacher's forward pass, takes by a model of an H100's multiprocessor, and what its warps wait for
 // (test/native/emulation/ptx/clock.h). A guide to what holds a kernel up where there is no GPU; docs/engine.md says how near it comes.
-//   node scripts/kernels/clock.mjs [student or clip_rn50] [--resolution 224] [--batch 8] [--fusion layers] [--tiles] [--lines <part of a kernel>] | --calibrate
+//   node scripts/kernels/clock.mjs [student or clip_rn50] [--resolution 224] [--batch 8 | --batch 256 --whole] [--fusion layers] [--tiles] [--lines <part of a kernel>] | --calibrate
 // Half a minute, and two of compiling the first time; needs g++, nvcc and ptxas. Grids are made as in cost.mjs. Kernels over channels alone (the sums of norms, squeeze
-// and excitation, folding) do not have fewer blocks with fewer images, so their times come out too long here. LGDISTILL_WGMMA=0|1: products by warps or by warpgroups.
+// and excitation, folding) do not have fewer blocks with fewer images, so their times come out too long here. --whole: grids for all of a card instead, a minute for
+// 256 images of 64 px. LGDISTILL_WGMMA=0|1: products by warps or by warpgroups.
 // --tiles: products of different tiles apart. --lines: where in the source warps wait. --calibrate: instead, the model beside times that were measured on an H100.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -45,7 +46,7 @@ export async function calibrate(program) {
 async function main() {
   const { positionals: [student = 'mobilenet_v2'], values } = parseArgs({
     allowPositionals: true,
-    options: { resolution: { type: 'string', default: '224' }, batch: { type: 'string', default: '8' }, fusion: { type: 'string', default: 'layers' }, tiles: { type: 'boolean' }, lines: { type: 'string' }, calibrate: { type: 'boolean' } },
+    options: { resolution: { type: 'string', default: '224' }, batch: { type: 'string', default: '8' }, fusion: { type: 'string', default: 'layers' }, tiles: { type: 'boolean' }, whole: { type: 'boolean', default: false }, lines: { type: 'string' }, calibrate: { type: 'boolean' } },
   });
   execFileSync(process.execPath, [join(root, 'scripts/build.mjs'), '--with', 'emulated', ...(values.calibrate ? ['--programs'] : [])], { stdio: ['ignore', 'ignore', 'inherit'] });
   if (values.calibrate) {
@@ -54,9 +55,9 @@ async function main() {
   }
   const [batch, resolution] = [Number(values.batch), Number(values.resolution)];
   const ptx = await makePtx('90a');
-  const launches = countLaunches(join(root, 'build-emulated/Release/lgdistill.node'), ptx, { student, resolution, batch, fusion: values.fusion, registers: await makeRegisters(ptx, '90a') });
+  const launches = countLaunches(join(root, 'build-emulated/Release/lgdistill.node'), ptx, { student, resolution, batch, fusion: values.fusion, whole: values.whole, registers: await makeRegisters(ptx, '90a') });
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
-  const multiprocessors = multiprocessorsFor({ resolution, batch });
+  const multiprocessors = multiprocessorsFor({ resolution, batch, whole: values.whole });
   const rows = new Map();
   for (const { symbol, cycles, resident, threads, waits, waited } of launches) {
     const full = names.get(symbol), name = values.tiles ? full : withoutTile(full);

@@ -15,7 +15,7 @@ import { nameKernels } from './report.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
-/** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string, registers?: string }} Setting registers: a file of makeRegisters, for the clock */
+/** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string, registers?: string, whole?: boolean }} Setting registers: a file of makeRegisters, for the clock; whole: grids for all of a card, whatever the images */
 /** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number, far: number }} Access */
 /**
  * Kernels of one name, whatever their tiles. read, written: bytes; beyond: of these what passes level-2 cache, by the model of far_cache.h; slots: of issue by unit; lines: slots by place in the source.
@@ -26,7 +26,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 export const teachers = { clip_rn50: { layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024 } };
 
 /** The share of a step of 256 images of 224 px. */
-const shareOf = ({ resolution, batch }) => (batch * resolution ** 2) / (256 * 224 ** 2);
+const shareOf = ({ resolution, batch, whole }) => (whole ? 1 : (batch * resolution ** 2) / (256 * 224 ** 2));
 /** How many multiprocessors a step of this size is to be laid out for. */
 export const multiprocessorsFor = (setting) => Math.max(1, Math.round(132 * shareOf(setting)));
 /** Bytes of level-2 cache: four fifths of an H100's, in which streams of reads and writes do not get in each other's way so neatly. */
@@ -50,13 +50,13 @@ export function countStep(addon, ptx, setting) {
 }
 
 /** The same launch by launch, as counts.cpp writes it. @param {Setting} setting */
-export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers }) {
+export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole }) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   const report = join(folder, 'counts');
   try {
     const env = {
       ...process.env, LGDISTILL_ADDON: addon, LGDISTILL_PROBE: 'off', LGDISTILL_GRAPHS: '0', LGDISTILL_FUSION: fusion, LGDISTILL_EMULATION_ORDER: 'forward',
-      LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch })), LGDISTILL_EMULATION_CACHE: String(cacheFor({ resolution, batch })),
+      LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: report, LGDISTILL_EMULATION_MULTIPROCESSORS: String(multiprocessorsFor({ resolution, batch, whole })), LGDISTILL_EMULATION_CACHE: String(cacheFor({ resolution, batch, whole })),
       ...(registers === undefined ? {} : { LGDISTILL_EMULATION_CLOCK: registers }),
     };
     const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'scripts/kernels/step.mjs'), report, student, String(resolution), String(batch), precision], { env, encoding: 'utf8' });
