@@ -92,7 +92,7 @@ struct Activation {
     take_numbers(table, Mine::half, a);
     take_numbers(table + count, Mine::half, b);
     choose_act(act, [&](auto function) {
-#pragma unroll
+#pragma unroll(may_have_gate ? Mine::slots : 2)  // all four of patches at once need registers that spill
       for (int slot = 0; slot < Mine::slots; ++slot) {
         float v[Mine::chunk];
         take(own + slot * apart, v);

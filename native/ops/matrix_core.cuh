@@ -319,8 +319,9 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
         fetch(free_stage);  // its last product was waited for before the barrier
         end_multiply<Tile>(acc);
       } else {
+        T *a_tile = a_tiles + stage * A::Place::tile_elements, *b_tile = b_tiles + stage * B::Place::tile_elements;
         fetch(free_stage);
-        multiply<Tile, A::k_outer, B::k_outer>(a_tiles + stage * A::Place::tile_elements, b_tiles + stage * B::Place::tile_elements, wm, wn, lane, acc);
+        multiply<Tile, A::k_outer, B::k_outer>(a_tile, b_tile, wm, wn, lane, acc);
       }
       free_stage = stage;
       stage = stage + 1 == Tile::stages ? 0 : stage + 1;
