@@ -26,7 +26,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 export const teachers = { clip_rn50: { layers: [3, 4, 6, 3], width: 64, heads: 32, outputDim: 1024 } };
 
 /** The share of a step of 256 images of 224 px. */
-const shareOf = ({ resolution, batch, whole }) => (whole ? 1 : (batch * resolution ** 2) / (256 * 224 ** 2));
+const shareOf = ({ resolution, batch, whole = false }) => (whole ? 1 : (batch * resolution ** 2) / (256 * 224 ** 2));
 /** How many multiprocessors a step of this size is to be laid out for. */
 export const multiprocessorsFor = (setting) => Math.max(1, Math.round(132 * shareOf(setting)));
 /** Bytes of level-2 cache: four fifths of an H100's, in which streams of reads and writes do not get in each other's way so neatly. */
@@ -50,7 +50,7 @@ export function countStep(addon, ptx, setting) {
 }
 
 /** The same launch by launch, as counts.cpp writes it. @param {Setting} setting */
-export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole }) {
+export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole = false }) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   const report = join(folder, 'counts');
   try {
