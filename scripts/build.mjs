@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
+import { allArchitectures, installedArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -33,6 +33,11 @@ function run(command, args, { quiet = !options.verbose } = {}) {
   process.exit(1);
 }
 
+function fail(message) {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}
+
 const has = (command, args = ['--version']) => spawnSync(command, args, { stdio: 'ignore' }).status === 0;
 const bin = (name) => join(root, 'node_modules', '.bin', name);
 const nvcc = () => (has('nvcc') ? 'nvcc' : ['/usr/local/cuda/bin/nvcc'].find((path) => existsSync(path)));
@@ -50,8 +55,9 @@ function buildTypeScript() {
 function architectures(cuda) {
   if (!cuda) return undefined;
   if (options.arch === 'all') return allArchitectures();
+  if (options.arch === 'native') return installedArchitectures() ?? fail('--arch native: nvidia-smi lists no GPU here');
   if (options.arch) return options.arch;
-  return has('nvidia-smi', ['-L']) ? 'native' : '80'; // without a GPU here: one architecture, and PTX for all later ones
+  return installedArchitectures() ?? '80'; // without a GPU here: one architecture, and PTX for all later ones
 }
 
 function buildWithCmake() {
@@ -61,7 +67,7 @@ function buildWithCmake() {
     'compile', '--out', options.out, '--parallel', String(availableParallelism()),
     `--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : []),
   ]);
-  return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${arch === 'native' ? '' : ', PTX for later cards'})` : `cmake-js, CPU only: ${options.cuda === 'off' ? '--cuda off' : 'no nvcc found'}`];
+  return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${/^\d+a$/u.test(arch) ? '' : ', PTX for later cards'})` : `cmake-js, CPU only: ${options.cuda === 'off' ? '--cuda off' : 'no nvcc found'}`];
 }
 
 function buildWithGyp() {

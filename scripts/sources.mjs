@@ -1,4 +1,5 @@
 // Prints the addon's C++ sources (and, with "cuda", the CUDA ones), one a line: the one list that every build reads.
+import { spawnSync } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -21,6 +22,23 @@ const cmakeLists = () => readFileSync(join(root, 'CMakeLists.txt'), 'utf8');
 /** Every CUDA architecture that is built for, "80;90a" and the like; CMakeLists.txt names them. */
 export function allArchitectures() {
   return /set\(LGD_CUDA_ARCHITECTURES "([^"]+)"/u.exec(cmakeLists())[1];
+}
+
+/** What is built for a compute capability ("9.0"): its own architecture, else the nearest below of its generation, whose code it runs, else the first, as PTX. */
+export function architectureOf(capability) {
+  const [major, minor] = capability.split('.').map(Number);
+  const known = allArchitectures().split(';');
+  const numbers = known.map((name) => Number.parseInt(name, 10));
+  const at = numbers.findLastIndex((number) => Math.floor(number / 10) === major && number % 10 <= minor);
+  return known[Math.max(at, 0)];
+}
+
+/** The architectures of the GPUs that are here, "80;90a"; undefined: nvidia-smi lists none. nvcc's -arch=native makes no more than 90 for an H100, without products by warpgroups. */
+export function installedArchitectures() {
+  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' });
+  const capabilities = status === 0 ? stdout.split('\n').map((line) => line.trim()).filter((line) => /^\d+\.\d+$/u.test(line)) : [];
+  const wanted = new Set(capabilities.map(architectureOf));
+  return wanted.size === 0 ? undefined : allArchitectures().split(';').filter((name) => wanted.has(name)).join(';');
 }
 
 /** The architecture whose PTX a card's code is made of: its own, unless CMakeLists.txt says otherwise. */
