@@ -1,7 +1,7 @@
 /**
  * Tries a CUDA build in a process of its own before this one relies on it: a driver, a device and a build that do not go together can end a process, and then
- * it is the child's. So are products by warpgroups, where a device has them: one on which they fail, hang or disagree goes on without. What was found is
- * remembered, so that a machine pays once.
+ * it is the child's. So are products by warpgroups and programmatic launches, where a device has them: one on which they fail, hang or disagree goes on without. What was
+ * found is remembered, so that a machine pays once.
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -30,6 +30,8 @@ export interface ProbeResult {
   reason: string;
   /** Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined: there was nothing to try. */
   wgmma?: ProbeTrial | undefined;
+  /** Of programmatic launches, on devices that have them: whether they gave what serialized ones give, and in which part of their time. Undefined: there was nothing to try. */
+  programmaticLaunches?: TimedTrial | undefined;
   /** When it was tried, ISO 8601. */
   when: string;
   /** Whether it was tried earlier than in this call. */
@@ -41,6 +43,13 @@ export interface ProbeTrial {
   passed: boolean;
   /** What went wrong, or ''. */
   reason: string;
+}
+
+/** A trial of something that must be faster, too, to be used. */
+export interface TimedTrial extends ProbeTrial {
+  /** How long it took, in the time of what it is compared with; undefined where it failed. */
+  time?: number | undefined;
+  used: boolean;
 }
 
 type Finding = Omit<ProbeResult, 'remembered'>;
@@ -57,13 +66,13 @@ const tolerance = 1e-3;
 const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
 
 // As text, so that it is there in a bundle, too. It answers on a pipe of its own: drivers may print.
-const childOf = (values: string): string => `
+const childOf = (values: string, features = 'undefined'): string => `
 const { writeSync } = require('node:fs');
 const [path, index] = process.argv.slice(1);
 const answer = (value) => { writeSync(3, JSON.stringify(value)); process.exit(0); };
 (async () => {
   const addon = require(path);
-  const device = addon.openDevice('cuda', Number(index), 1);
+  const device = addon.openDevice('cuda', Number(index), 1, ${features});
   ${values}
 })().catch((error) => answer({ error: String(error && error.message || error) }));
 `;
@@ -73,24 +82,28 @@ const lossChild = childOf(`const { loss, gradient } = await addon.bankLoss(devic
   });
   answer({ values: [loss, ...gradient] });`);
 const wgmmaChild = childOf('answer({ values: [await addon.wgmmaDifference(device)] });');
+const launchChild = childOf('answer({ values: [await addon.programmaticLaunchTime(device)] });', '{ wgmma: false }'); // one trial at a time
 
 const asked = new Map<string, Promise<Finding>>();
 
 /**
- * Whether a CUDA device works with this addon, and whether products by warpgroups do: from this process, else from the cache folder, else by trying it.
- * $LGDISTILL_PROBE: `off` takes both for granted, `again` tries anew; a failure is forgotten after an hour. $LGDISTILL_WGMMA=0 or 1 settles the second.
- * @throws LgdError BAD_OPTION for another value of either
+ * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
+ * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour. $LGDISTILL_WGMMA=0 or 1 settles the second,
+ * $LGDISTILL_PDL=0 or 1 the third.
+ * @throws LgdError BAD_OPTION for another value of these
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   const mode = process.env['LGDISTILL_PROBE'] ?? '';
   if (!['', 'off', 'again'].includes(mode)) throw new LgdError('BAD_OPTION', 'not a way to probe.', { option: '$LGDISTILL_PROBE', found: mode, allowed: 'off, again' });
-  const products = process.env['LGDISTILL_WGMMA'] ?? '';
-  if (!['', '0', '1'].includes(products)) throw new LgdError('BAD_OPTION', 'not a way to form products.', { option: '$LGDISTILL_WGMMA', found: products, allowed: '0, 1' });
+  for (const [variable, what] of [['LGDISTILL_WGMMA', 'a way to form products'], ['LGDISTILL_PDL', 'a way to start kernels']] as const) {
+    const found = process.env[variable] ?? '';
+    if (!['', '0', '1'].includes(found)) throw new LgdError('BAD_OPTION', `not ${what}.`, { option: `$${variable}`, found, allowed: '0, 1' });
+  }
   if (mode === 'off') return { passed: true, reason: '', when: '', remembered: true };
   const key = keyOf(options);
   const known = asked.get(key);
   if (known !== undefined && !options.again) return { ...(await known), remembered: true };
-  const kept = options.again || mode === 'again' ? undefined : recall(key, needsWgmma(options));
+  const kept = options.again || mode === 'again' ? undefined : recall(key, options);
   if (kept !== undefined) return { ...kept, remembered: true };
   const trying = attempt(options).then((finding) => remember(key, finding));
   asked.set(key, trying);
@@ -112,23 +125,26 @@ const deviceOf = ({ status, index }: ProbeOptions): CudaStatus['devices'][number
 /** Whether products by warpgroups are to be tried: the device has them, and nobody has decided. */
 const needsWgmma = (options: ProbeOptions): boolean => deviceOf(options)?.wgmma === true && (process.env['LGDISTILL_WGMMA'] ?? '') === '';
 
+/** The same of programmatic launches, which graphs alone have. */
+const needsLaunches = (options: ProbeOptions): boolean => deviceOf(options)?.programmaticLaunches === true && (process.env['LGDISTILL_PDL'] ?? '') === '' && process.env['LGDISTILL_GRAPHS'] !== '0';
+
 /** Changes with the build, its file, the driver, the device and what is to be tried. */
 function keyOf(options: ProbeOptions): string {
   const { addon, build, status, index } = options;
   const { size, mtimeMs } = statSync(addon);
   const device = deviceOf(options);
-  return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options)])).digest('hex').slice(0, 32);
+  return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options), needsLaunches(options)])).digest('hex').slice(0, 32);
 }
 
 const isTrial = (value: unknown): value is ProbeTrial => typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';
 
-function recall(key: string, withWgmma: boolean): Finding | undefined {
+function recall(key: string, options: ProbeOptions): Finding | undefined {
   try {
-    const { passed, reason, wgmma, when } = JSON.parse(readFileSync(join(probeFolder(), `${key}.json`), 'utf8')) as Finding;
-    if (!isTrial({ passed, reason }) || (passed && withWgmma && !isTrial(wgmma))) return undefined;
+    const { passed, reason, wgmma, programmaticLaunches, when } = JSON.parse(readFileSync(join(probeFolder(), `${key}.json`), 'utf8')) as Finding;
+    if (!isTrial({ passed, reason }) || (passed && ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && typeof programmaticLaunches?.used !== 'boolean')))) return undefined;
     const age = Date.now() - Date.parse(when);
-    const allPassed = passed && wgmma?.passed !== false;
-    return allPassed || (age >= 0 && age < failureLifetime) ? { passed, reason, wgmma, when } : undefined;
+    const allPassed = passed && wgmma?.passed !== false && programmaticLaunches?.passed !== false;
+    return allPassed || (age >= 0 && age < failureLifetime) ? { passed, reason, wgmma, programmaticLaunches, when } : undefined;
   } catch {
     return undefined; // nothing there, or no file of ours
   }
@@ -151,7 +167,9 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
   const when = new Date().toISOString();
   const loss = await tryIn(lossChild, options, judgeLoss);
   const wgmma = loss.passed && needsWgmma(options) ? await tryIn(wgmmaChild, options, judgeWgmma) : undefined;
-  return { ...loss, wgmma, when };
+  let time: number | undefined;
+  const launches = loss.passed && needsLaunches(options) ? await tryIn(launchChild, options, (values) => judgeTime(values, (found) => (time = found))) : undefined;
+  return { ...loss, wgmma, programmaticLaunches: launches === undefined ? undefined : { ...launches, time, used: launches.passed && time !== undefined && time < 1 }, when };
 }
 
 async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {
@@ -189,6 +207,12 @@ function judgeText(text: string, judge: Judge): string | undefined {
 function judgeLoss(values: readonly (number | null)[]): string {
   const right = values.length === expected.length && values.every((value, i) => value !== null && Math.abs(value - expected[i]!) <= tolerance);
   return right ? '' : `it computes wrong numbers: ${values.join(', ')} in the place of ${expected.map((value) => value.toFixed(6)).join(', ')}`;
+}
+
+function judgeTime([time]: readonly (number | null)[], keep: (time: number) => void): string {
+  if (typeof time !== 'number' || !(time > 0)) return `it gives no time but ${time ?? 'no number'}`;
+  keep(time);
+  return '';
 }
 
 /** NaN and infinity come as null. */

@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
-import type { CudaStatus, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
+import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'cuda-emulated';
@@ -73,7 +73,8 @@ export class Device implements Disposable {
  * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
  * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
  * reason not to take it. Where it has products by warpgroups (`wgmma`, compute capability 9.0), these are tried too, and a fault in them is a reason to form
- * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides).
+ * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0 and later), which are
+ * used where they are right and faster, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */
@@ -94,8 +95,8 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   if (name === 'cpu') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), 'asked for');
   const status = addon.cudaStatus();
   const index = Number(match[2] ?? 0);
-  const { trouble, wgmma } = status.available ? await probe(status, index) : { trouble: status.reason };
-  if (trouble === undefined) return new Device('cuda', addon, addon.openDevice('cuda', index, threads, wgmma), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+  const { trouble, features } = status.available ? await probe(status, index) : { trouble: status.reason };
+  if (trouble === undefined) return new Device('cuda', addon, addon.openDevice('cuda', index, threads, features), name === 'auto' ? 'a CUDA device is there' : 'asked for');
   if (name === 'auto') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${trouble}`);
   throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${trouble}.`, {
     option: 'device',
@@ -104,9 +105,11 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   });
 }
 
-/** Why a CUDA device that the driver lists is not used, and whether it may form products by warpgroups. */
-async function probe(status: CudaStatus, index: number): Promise<{ trouble?: string; wgmma?: boolean }> {
+/** Why a CUDA device that the driver lists is not used, and what of it may be. */
+async function probe(status: CudaStatus, index: number): Promise<{ trouble?: string; features?: DeviceFeatures }> {
   if (!status.devices.some((device) => device.index === index)) return {}; // opening it says which there are
   const result = await probeCuda({ addon: addonPath(), build: loadAddon().buildInfo(), status, index });
-  return result.passed ? { wgmma: result.wgmma?.passed ?? true } : { trouble: describeFailure(result) };
+  if (!result.passed) return { trouble: describeFailure(result) };
+  const { wgmma, programmaticLaunches } = result;
+  return { features: { wgmma: wgmma?.passed ?? true, programmaticLaunches: programmaticLaunches?.used ?? true } };
 }

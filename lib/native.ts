@@ -41,7 +41,13 @@ export interface CudaStatus {
   reason: string;
   /** CUDA version of the driver, 13000 for 13.0; 0 without a driver. */
   driver: number;
-  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number; wgmma: boolean }[];
+  devices: { index: number; name: string; computeCapability: string; memoryBytes: number; multiprocessors: number; wgmma: boolean; programmaticLaunches: boolean }[];
+}
+
+/** What a CUDA device may use of what it has; both true unless told. */
+export interface DeviceFeatures {
+  wgmma?: boolean | undefined;
+  programmaticLaunches?: boolean | undefined;
 }
 
 /** What the addon tells of an open device. */
@@ -52,6 +58,8 @@ export interface NativeDeviceInfo {
   computeCapability: string;
   /** Instructions that form dense products of bfloat16: 'wgmma' on compute capability 9.0 where a trial agreed, else 'mma.sync'; '' on the CPU. */
   products: '' | 'mma.sync' | 'wgmma';
+  /** How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a trial was right and faster, else 'serialized'; '' on the CPU. */
+  launches: '' | 'serialized' | 'programmatic';
   index: number;
   threads: number;
   memoryBytes: number;
@@ -73,6 +81,8 @@ export interface StepInfo {
   nodes: number;
   /** Of these, how many got other arguments than the step before gave them (learning rate, seeds, addresses); all of a graph that was new. */
   changed: number;
+  /** How many may start before the one that they come after ends. */
+  programmatic: number;
 }
 
 /** One operation; see native/graph/graph.h for the operations and their attributes. */
@@ -291,11 +301,13 @@ export interface NativeAddon {
   cudaStatus(): CudaStatus;
   release(object: Handle<string>): void;
 
-  /** wgmma false: `mma.sync` also where the device has both. */
-  openDevice(kind: 'cpu' | 'cuda', index: number, threads: number, wgmma?: boolean): DeviceHandle;
+  /** What a CUDA device may use of what it has; false: `mma.sync` in the place of `wgmma`, serialized launches. */
+  openDevice(kind: 'cpu' | 'cuda', index: number, threads: number, features?: DeviceFeatures): DeviceHandle;
   deviceInfo(device: DeviceHandle): NativeDeviceInfo;
   /** The largest |by wgmma - by mma.sync| / |by mma.sync| of whole results. */
   wgmmaDifference(device: DeviceHandle): Promise<number>;
+  /** The time of a step with programmatic launches in that of one with serialized ones. @throws LgdError DEVICE_ERROR if they do not compute the same */
+  programmaticLaunchTime(device: DeviceHandle): Promise<number>;
   /** Resolves once everything queued before has run; rejects with the first error of it. */
   synchronize(device: DeviceHandle): Promise<void>;
 
@@ -412,7 +424,7 @@ export interface NativeAddon {
 
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
-  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'synchronize',
+  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'programmaticLaunchTime', 'synchronize',
   'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',

@@ -108,6 +108,9 @@ async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, probl
   if (probe.wgmma?.passed === false) {
     problems.push({ what: `cuda:${device.index} forms products by mma.sync, slower than by wgmma, of which a trial failed: ${probe.wgmma.reason}`, mend: 'Please report it with this output; LGDISTILL_WGMMA=0 leaves the trial out', fatal: false });
   }
+  if (probe.programmaticLaunches?.passed === false) {
+    problems.push({ what: `cuda:${device.index} starts kernels one after the other, slower than early, of which a trial failed: ${probe.programmaticLaunches.reason}`, mend: 'Please report it with this output; LGDISTILL_PDL=0 leaves the trial out', fatal: false });
+  }
   return probe;
 }
 

@@ -46,6 +46,7 @@ struct CudaDeviceInfo {
   double memory_bytes = 0;
   int multiprocessors = 0;
   bool wgmma = false;                // has products by warpgroups, and code for them is in this build ($LGDISTILL_WGMMA=0: not)
+  bool programmatic_launches = false;  // has programmatic dependent launches ($LGDISTILL_PDL=0: not)
 };
 struct CudaStatus {
   bool available = false;
@@ -58,13 +59,17 @@ CudaStatus cuda_status();            // never throws
 struct DeviceInfo {
   std::string kind, name, compute_capability;
   std::string products;              // what forms dense products of bfloat16: wgmma or mma.sync; empty on the CPU
+  std::string launches;              // how the kernels of a step follow each other: programmatic or serialized; empty on the CPU
   int index = 0, threads = 0;
   double memory_bytes = 0, allocated_bytes = 0, peak_bytes = 0;
 };
-// wgmma: false takes mma.sync also where a device has both.
-DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */, bool wgmma = true);
+// What a CUDA device may use of what it has; false takes mma.sync in the place of wgmma, and serialized launches.
+struct DeviceFeatures { bool wgmma = true, programmatic_launches = true; };
+DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */, const DeviceFeatures& features = {});
 // How far products by wgmma are from those by mma.sync (ops/warpgroups.h). Device's thread.
 double wgmma_difference(const DevicePtr& device);
+// The time of a step with programmatic launches in that of one with serialized ones (ops/launch_trial.h). Device's thread.
+double programmatic_launch_time(const DevicePtr& device);
 DeviceInfo device_info(const DevicePtr& device);
 // Calls done(null) once everything queued before has run, done(error) if any of it failed (the error is then cleared). [queued]
 void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done);
@@ -77,6 +82,7 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
 struct StepInfo {
   int64_t eager = 0, launched = 0, interrupted = 0;  // steps: run call by call; as one graph; begun as one and cut short by a wait
   int64_t instantiated = 0, nodes = 0, changed = 0;  // graphs whose shape was new; operations of the last one; those given other arguments than the step before
+  int64_t programmatic = 0;                          // those that may start before the one that they come after ends
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);

@@ -1,4 +1,4 @@
-// Compiles every CUDA kernel for every architecture and fails on register spills, and on tensor-core kernels without their instructions.
+// Compiles every CUDA kernel for every architecture and fails on register spills, on tensor-core kernels without their instructions, and on what kernels/report.mjs names besides.
 //   node scripts/check-kernels.mjs [--arch "80;90a"] [--only <part of a path>] [--quiet]      prints a table of all kernels unless --quiet
 // Without nvcc it says so and passes. All architectures take about nine minutes of one core, less where little changed (build-emulated/ptx).
 import { execFile } from 'node:child_process';

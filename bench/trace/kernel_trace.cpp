@@ -1,7 +1,7 @@
 // Writes down when every kernel, copy and fill of a CUDA program ran, with CUPTI. Not part of the program: the driver loads it where
 //   CUDA_INJECTION64_PATH=libkernel_trace.so LGDISTILL_TRACE=file
 // are set and libcupti can be loaded. One line an operation: start and end in nanoseconds, stream, launch (nodes of one graph launch share
-// it), graph (0: none) and name, with tabs between. bench/trace/gaps.ts reads it.
+// it), graph (0: none) and name, with tabs between. test/gpu/gaps.ts reads it.
 // Recording makes each operation take about a microsecond longer; what is measured with it is where the GPU idles, not how fast it is.
 #include <cupti.h>
 #include <dlfcn.h>

@@ -38,12 +38,20 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe,
     ...cuda.devices.map(({ index, name, computeCapability, memoryBytes }) => [`cuda:${index}`, `${name}, compute ${computeCapability}, ${formatBytes(memoryBytes)}`] as [string, string]),
     ...(probe === undefined ? [] : [['cuda trial', probe.when === '' ? 'off (LGDISTILL_PROBE)' : probe.passed ? 'passed in a process of its own' : `failed: ${probe.reason}`] as [string, string]]),
     ...(probe?.wgmma === undefined ? [] : [['cuda products', probe.wgmma.passed ? 'wgmma, which agrees with mma.sync' : `mma.sync; wgmma failed: ${probe.wgmma.reason}`] as [string, string]]),
+    ...(probe?.programmaticLaunches === undefined ? [] : [['cuda launches', describeLaunches(probe.programmaticLaunches)] as [string, string]]),
     ...(emulated === undefined ? [] : [['cuda-emulated', `${emulated}: CUDA kernels on the CPU, for tests`] as [string, string]]),
     ['sharp', state(dependencies.sharp)],
     ['libjpeg-turbo', state(dependencies.jpegTurbo)],
     ['transformers', state(dependencies.transformers)],
     ['onnxruntime', state(dependencies.onnxruntime)],
   ];
+}
+
+type LaunchTrial = NonNullable<NonNullable<SystemReport['probe']>['programmaticLaunches']>;
+
+function describeLaunches({ passed, reason, used, time }: LaunchTrial): string {
+  if (!passed) return `serialized; programmatic ones failed: ${reason}`;
+  return `${used ? 'programmatic' : 'serialized; programmatic'}, which took ${Math.round(100 * time!)} % of the time of serialized ones`;
 }
 
 /** 13000 -> '13.0'. */

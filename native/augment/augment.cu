@@ -91,7 +91,7 @@ __device__ __forceinline__ void resample_pixel(const uint8_t* crop, int row_byte
     float line[3] = {};
     for (int j = x.window.begin; j < x.window.end; ++j) {
       const float weight = window_weight(x.window, filter, j);
-      for (int c = 0; c < 3; ++c) line[c] += weight * float(__ldg(row + 3 * j + c));
+      for (int c = 0; c < 3; ++c) line[c] += weight * float(row[3 * j + c]);
     }
     const float weight = window_weight(y.window, filter, i);
     for (int c = 0; c < 3; ++c) sum[c] += weight * line[c];
@@ -144,6 +144,7 @@ __device__ __forceinline__ void share_steps(const DeviceView& view, ColourStep (
 }
 
 __global__ void __launch_bounds__(threads) grey_kernel(const __grid_constant__ DeviceBatch batch) {
+  wait_for_inputs();
   const DeviceView& view = batch.views[blockIdx.y];
   if (view.contrast_at == view.step_count) return;
   __shared__ ColourStep steps[5];
@@ -160,6 +161,7 @@ __global__ void __launch_bounds__(threads) grey_kernel(const __grid_constant__ D
 
 template <class T>
 __global__ void __launch_bounds__(threads) colour_kernel(const __grid_constant__ DeviceBatch batch, T* out) {
+  wait_for_inputs();
   const int image = int(blockIdx.y);
   const DeviceView& view = batch.views[image];
   const int64_t area = batch.area();
@@ -244,6 +246,7 @@ struct BlurShape {
 
 template <class T>
 __global__ void __launch_bounds__(threads) blur_kernel(const __grid_constant__ DeviceBatch batch, T* out) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, middle);
   const int image = batch.blurred[blockIdx.y];
   const DeviceView& view = batch.views[image];

@@ -23,6 +23,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_open_device>(exports, "openDevice");
   add<js_device_info>(exports, "deviceInfo");
   add<js_wgmma_difference>(exports, "wgmmaDifference");
+  add<js_programmatic_launch_time>(exports, "programmaticLaunchTime");
   add<js_synchronize>(exports, "synchronize");
 
   add<js_make_step>(exports, "makeStep");

@@ -29,6 +29,7 @@ Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
     item.Set("memoryBytes", device.memory_bytes);
     item.Set("multiprocessors", device.multiprocessors);
     item.Set("wgmma", device.wgmma);
+    item.Set("programmaticLaunches", device.programmatic_launches);
     devices.Set(i, item);
   }
   auto out = Napi::Object::New(env);
@@ -40,13 +41,28 @@ Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_open_device(const Napi::CallbackInfo& info) {
-  const bool wgmma = info.Length() < 4 || info[3].IsUndefined() || info[3].ToBoolean().Value();
-  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads")), wgmma));
+  DeviceFeatures features;
+  if (info.Length() > 3 && info[3].IsObject()) {
+    const auto wanted = info[3].As<Napi::Object>();
+    const auto read = [&](const char* name, bool& feature) {
+      const Napi::Value value = wanted.Get(name);
+      if (!value.IsUndefined()) feature = value.ToBoolean().Value();
+    };
+    read("wgmma", features.wgmma);
+    read("programmaticLaunches", features.programmatic_launches);
+  }
+  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads")), features));
 }
 
 Napi::Value js_wgmma_difference(const Napi::CallbackInfo& info) {
   const DevicePtr device = unwrap<Device>(info[0]);
   return run_async<double>(info.Env(), device, "wgmmaDifference", [device](double& result) { result = wgmma_difference(device); },
+                           [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
+}
+
+Napi::Value js_programmatic_launch_time(const Napi::CallbackInfo& info) {
+  const DevicePtr device = unwrap<Device>(info[0]);
+  return run_async<double>(info.Env(), device, "programmaticLaunchTime", [device](double& result) { result = programmatic_launch_time(device); },
                            [](Napi::Env env, const double& result) -> Napi::Value { return Napi::Number::New(env, result); });
 }
 
@@ -57,6 +73,7 @@ Napi::Value js_device_info(const Napi::CallbackInfo& info) {
   out.Set("name", device.name);
   out.Set("computeCapability", device.compute_capability);
   out.Set("products", device.products);
+  out.Set("launches", device.launches);
   out.Set("index", device.index);
   out.Set("threads", device.threads);
   out.Set("memoryBytes", device.memory_bytes);
@@ -96,6 +113,7 @@ Napi::Value js_step_info(const Napi::CallbackInfo& info) {
         out.Set("instantiated", double(counts.instantiated));
         out.Set("nodes", double(counts.nodes));
         out.Set("changed", double(counts.changed));
+        out.Set("programmatic", double(counts.programmatic));
         return out;
       });
 }

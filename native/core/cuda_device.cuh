@@ -31,6 +31,15 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
   extern __shared__ __align__(128) char lgd_shared_bytes[]; \
   type* name = reinterpret_cast<type*>(lgd_shared_bytes)
 
+// The first statement of every kernel. In a step's graph a kernel may be started while those before it still run, so that it is there when they end
+// (programmatic dependent launch, compute capability 9.0; core/timeline.h): here it waits until they are done and what they wrote is seen, having first let those behind
+// it start likewise. Nothing comes before it, not even a load of what older kernels wrote: these may still run, too.
+__device__ __forceinline__ void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // More than 48 KiB of dynamic shared memory must be asked for. What was allowed stays: graphs keep launches of more than the next one needs.
 namespace cuda {
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks);  // on this thread's device
@@ -65,14 +74,10 @@ template <class V> __device__ __forceinline__ void store_as(void* p, const V& va
 template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }
 template <class T> __device__ __forceinline__ void store_unordered(T* p, T value) { *static_cast<volatile T*>(p) = value; }
 
-// Sends for memory that will soon be loaded, so that level-2 cache has it by then; both multiples of 16.
-__device__ __forceinline__ void prefetch_far(const void* global, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(bytes));
-#else
-  for (int at = 0; at < bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(static_cast<const char*>(global) + at)));
-#endif
-}
+// Sends for memory that will soon be loaded, so that level-2 cache has it by then: the far_piece bytes from a multiple of as many, at least. One instruction for the addresses
+// of a warp, where cp.async.bulk.prefetch has its address in uniform registers, so that lanes with their own take turns.
+constexpr int far_piece = 64;
+__device__ __forceinline__ void prefetch_far(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(global))); }
 
 // A place in shared memory for copies and matrices: half the arithmetic of a pointer.
 struct SharedPlace {

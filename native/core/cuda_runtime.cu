@@ -53,6 +53,12 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
+bool has_programmatic_launches(int index) {
+  int major = 0;
+  LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  return major >= 9;
+}
+
 size_t block_shared_memory(int index) {
   int bytes = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
@@ -94,8 +100,9 @@ void* allocate(size_t bytes) {
 void release(void* pointer) noexcept { cudaFree(pointer); }
 
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, size_t> allowed;
+  // Never destroyed: a device's thread may still launch while the process exits.
+  static std::mutex& mutex = *new std::mutex;
+  static auto& allowed = *new std::map<std::pair<int, const void*>, size_t>;
   int device = 0;
   LGD_CUDA(cudaGetDevice(&device));
   const std::lock_guard lock(mutex);
@@ -212,7 +219,25 @@ cudaMemsetParams zero_node(const Work& work) {
 
 }  // namespace
 
-void* build_graph(const Tape& tape) {
+// A kernel compiled for less than compute capability 9.0 does not wait for those before it (wait_for_inputs() is empty there).
+static bool waits_for_inputs(const Launch& launch) {
+  cudaFuncAttributes attributes;
+  check_launch(cudaFuncGetAttributes(&attributes, launch.kernel), launch);
+  return attributes.ptxVersion >= 90;
+}
+
+static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaGraphNode_t to) {
+  cudaGraphEdgeData edge{};
+  edge.from_port = cudaGraphKernelNodePortProgrammatic;
+  edge.type = cudaGraphDependencyTypeProgrammatic;
+#if CUDART_VERSION >= 13000
+  LGD_CUDA(cudaGraphAddDependencies(graph, &from, &to, &edge, 1));
+#else
+  LGD_CUDA(cudaGraphAddDependencies_v2(graph, &from, &to, &edge, 1));
+#endif
+}
+
+void* build_graph(const Tape& tape, bool programmatic) {
   auto built = std::make_unique<BuiltGraph>();
   LGD_CUDA(cudaGraphCreate(&built->graph, 0));
   std::vector<cudaGraphNode_t> before;
@@ -220,12 +245,16 @@ void* build_graph(const Tape& tape) {
     before.clear();
     for (const int piece : tape.before(i)) before.push_back(built->nodes[size_t(piece)]);
     const Work work = tape[i];
+    const bool starts_early = programmatic && tape.may_start_early(i) && waits_for_inputs(work.launch);
+    const cudaGraphNode_t kernel_before = starts_early ? before[0] : nullptr;
+    if (starts_early) before.clear();
     cudaGraphNode_t& node = built->nodes.emplace_back();
     switch (work.kind) {
       case Work::Kind::kernel: {
         ArgumentList arguments(work.launch);
         const cudaKernelNodeParams made = kernel_node(work.launch, arguments);
         check_launch(cudaGraphAddKernelNode(&node, built->graph, before.data(), before.size(), &made), work.launch);
+        if (starts_early) add_programmatic_edge(built->graph, kernel_before, node);
         break;
       }
       case Work::Kind::copy:

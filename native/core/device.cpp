@@ -30,10 +30,12 @@ struct Job {
 
 }  // namespace
 
-bool has_wanted_warpgroups(int index) {
-  const char* const text = std::getenv("LGDISTILL_WGMMA");
-  return !(text && std::strcmp(text, "0") == 0) && cuda::has_warpgroups(index);
+static bool is_wanted(const char* variable) {
+  const char* const text = std::getenv(variable);
+  return !(text && std::strcmp(text, "0") == 0);
 }
+bool has_wanted_warpgroups(int index) { return is_wanted("LGDISTILL_WGMMA") && cuda::has_warpgroups(index); }
+bool has_wanted_programmatic_launches(int index) { return is_wanted("LGDISTILL_PDL") && cuda::has_programmatic_launches(index); }
 
 struct Device::Impl {
   std::mutex mutex;
@@ -80,6 +82,7 @@ Device::Device(DeviceKind kind_, int index_, int threads)
       kernels(kind_ == DeviceKind::cuda ? cuda::kernels() : cpu_kernels()),
       pool(threads),
       warpgroups(kind_ == DeviceKind::cuda && has_wanted_warpgroups(index_)),
+      programmatic_launches(kind_ == DeviceKind::cuda && has_wanted_programmatic_launches(index_)),
       impl_(std::make_shared<Impl>()) {
   if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
@@ -139,7 +142,14 @@ void Device::release(void* pointer, size_t bytes) noexcept {
   if (!pointer) return;
   impl_->allocated -= bytes == 0 ? 1 : bytes;
   if (kind == DeviceKind::cpu) std::free(pointer);
-  else if (!impl_->timeline || !impl_->timeline->defer_release(pointer)) cuda::release(pointer);
+  else if (!impl_->timeline || !impl_->timeline->defer_release(pointer)) {
+    try {
+      cuda::set_device(index);  // whose work the release waits for
+    } catch (const Error&) {
+      // a device that failed keeps its memory
+    }
+    cuda::release(pointer);
+  }
 }
 
 size_t Device::allocated_bytes() const { return impl_->allocated; }

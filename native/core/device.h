@@ -40,6 +40,8 @@ class Device {
   std::shared_ptr<PartialSums> sums;  // of CUDA, once there were any
   // Dense products of bfloat16 by warpgroups (ops/warpgroups.h): where the device has them, unless $LGDISTILL_WGMMA is 0. Changed on the device's thread only.
   bool warpgroups;
+  // Kernels of a step's graph are started before those they come after end (programmatic dependent launch; core/timeline.h): likewise, with $LGDISTILL_PDL.
+  bool programmatic_launches;
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
   void* allocate(size_t bytes);
@@ -101,6 +103,8 @@ class Device {
 
 // Are products by warpgroups to be had on a CUDA device, and does $LGDISTILL_WGMMA not say 0?
 bool has_wanted_warpgroups(int index);
+// The same of programmatic dependent launches and $LGDISTILL_PDL.
+bool has_wanted_programmatic_launches(int index);
 
 // Device memory that frees itself.
 class Buffer {
@@ -133,6 +137,7 @@ bool compiled();                      // was this addon built with CUDA?
 int device_count(std::string& why);   // 0 and the reason where there is no driver or device; never throws
 DeviceProperties properties(int index);
 bool has_warpgroups(int index);       // compute capability 9.0, and code for sm_90a in this build
+bool has_programmatic_launches(int index);     // compute capability 9.0 and later; whether a kernel's code waits is seen where a graph is built
 size_t block_shared_memory(int index); // bytes that a block may ask for: 227 KiB on an H100, 163 on an A100, 99 on cards of 8.6, 8.9 and 12.0
 int driver_version();                 // 13000 for 13.0; 0 without a driver
 int runtime_version();

@@ -7,6 +7,7 @@
 #include "core/timeline.h"
 #include "engine.h"
 #include "ops/kernels.h"
+#include "ops/launch_trial.h"
 #include "ops/warpgroups.h"
 
 #ifndef LGD_VERSION
@@ -43,7 +44,7 @@ CudaStatus cuda_status() {
     for (int index = 0; index < count; ++index) {
       const auto props = cuda::properties(index);
       status.devices.push_back({index, props.name, std::to_string(props.major) + "." + std::to_string(props.minor),
-                                double(props.memory_bytes), props.multiprocessors, has_wanted_warpgroups(index)});
+                                double(props.memory_bytes), props.multiprocessors, has_wanted_warpgroups(index), has_wanted_programmatic_launches(index)});
     }
     status.available = !status.devices.empty();
   } catch (const std::exception& e) {
@@ -52,7 +53,7 @@ CudaStatus cuda_status() {
   return status;
 }
 
-DevicePtr open_device(const std::string& kind, int index, int threads, bool wgmma) {
+DevicePtr open_device(const std::string& kind, int index, int threads, const DeviceFeatures& features) {
   if (threads <= 0) threads = std::max(1u, std::thread::hardware_concurrency());
   if (kind == "cpu") return std::make_shared<Device>(DeviceKind::cpu, 0, threads);
   LGD_CHECK(kind == "cuda", "BAD_OPTION", "unknown device kind \"", kind, "\"; cpu and cuda are known");
@@ -66,11 +67,13 @@ DevicePtr open_device(const std::string& kind, int index, int threads, bool wgmm
     throw Error("DEVICE_UNAVAILABLE", detail::concat(props.name, " has compute capability ", props.major, ".", props.minor,
                                                      "; 8.0 (A100) or later is needed for bfloat16 matrix instructions"));
   auto device = std::make_shared<Device>(DeviceKind::cuda, index, threads);
-  device->warpgroups &= wgmma;  // nobody else has it yet
+  device->warpgroups &= features.wgmma;  // nobody else has it yet
+  device->programmatic_launches &= features.programmatic_launches;
   return device;
 }
 
 double wgmma_difference(const DevicePtr& device) { return warpgroup_difference(*device); }
+double programmatic_launch_time(const DevicePtr& device) { return programmatic_launch_time(*device); }
 
 DeviceInfo device_info(const DevicePtr& device) {
   DeviceInfo info;
@@ -83,6 +86,7 @@ DeviceInfo device_info(const DevicePtr& device) {
     info.compute_capability = std::to_string(props.major) + "." + std::to_string(props.minor);
     info.memory_bytes = double(props.memory_bytes);
     info.products = device->warpgroups ? "wgmma" : "mma.sync";
+    info.launches = device->programmatic_launches ? "programmatic" : "serialized";
   } else {
     info.name = std::string("CPU (") + isa_name(cpu_isa()) + ")";
   }
@@ -133,7 +137,7 @@ void end_step(const DeviceStepPtr& step) {
 
 StepInfo step_info(const DeviceStepPtr& step) {
   const StepCounts& counts = step->graph->counts;
-  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed};
+  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed, counts.programmatic};
 }
 
 void begin_branch(const DevicePtr& device) {

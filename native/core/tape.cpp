@@ -54,6 +54,11 @@ std::vector<int> Tape::before(size_t i) const {
   return {first, first + entries_[i].edges};
 }
 
+bool Tape::may_start_early(size_t i) const {
+  const Entry& entry = entries_[i];
+  return entry.work.kind == Work::Kind::kernel && entry.edges == 1 && entries_[size_t(edges_[entry.first_edge])].work.kind == Work::Kind::kernel;
+}
+
 bool Tape::has_shape_of(const Tape& other) const {
   return edges_ == other.edges_ && std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(), [](const Entry& a, const Entry& b) {
            return a.work.kind == b.work.kind && a.edges == b.edges && a.branch == b.branch && a.work.launch.kernel == b.work.launch.kernel &&

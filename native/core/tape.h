@@ -31,6 +31,8 @@ class Tape {
   Work operator[](size_t i) const;                  // the launch's arguments live as long as the tape is not changed
   bool on_branch(size_t i) const { return entries_[i].branch; }
   std::vector<int> before(size_t i) const;          // the pieces that piece i comes after, all smaller than i
+  // Is piece i a kernel behind one other kernel and nothing else? It may be started before that one ends, and waits itself (wait_for_inputs()).
+  bool may_start_early(size_t i) const;
 
   // May another tape's graph take over this one's arguments? Kernels, kinds and order are the same; grids, addresses and numbers may differ.
   bool has_shape_of(const Tape& other) const;

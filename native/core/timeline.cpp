@@ -292,7 +292,9 @@ void Timeline::release_held(void* graph) {
 void Timeline::launch_step(StepGraph& step) {
   if (!take_over(step)) {
     if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-    if (tape_.size() > 0) step.graph = cuda::build_graph(tape_);
+    if (tape_.size() > 0) step.graph = cuda::build_graph(tape_, device_.programmatic_launches);
+    step.counts.programmatic = 0;
+    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += device_.programmatic_launches && tape_.may_start_early(i);
     ++step.counts.instantiated;
     step.counts.changed = int64_t(tape_.size());
   }

@@ -16,6 +16,9 @@
 //   - Memory may be allocated in the middle; what is freed there is kept until the step is launched.
 //   - Input is sent outside the graph, by the upload stream, into buffers of which each lies idle for a turn: the copy for step n + 1
 //     waits for step n - 1, which is done, and runs beside step n. The graph's launch waits for what the step reads.
+//   - Where the device has programmatic dependent launches, a kernel behind one other kernel is started as soon as all blocks of that one are, and waits for its
+//     end itself: every kernel begins with wait_for_inputs(), which also lets the next one start. So what a start costs passes while the kernel before runs. A kernel
+//     that ends has waited for all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as ever.
 //   - An error in a step discards it; so does the error's way to the caller (core/device.h).
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
@@ -37,6 +40,7 @@ struct StepCounts {
   int64_t instantiated = 0;   // graphs whose shape was new
   int64_t nodes = 0;          // of the last graph
   int64_t changed = 0;        // of them those whose arguments were set for its last launch; all, if it was built for it
+  int64_t programmatic = 0;   // of them those that may start before the kernel that they come after ends
 };
 
 // Steps of the same kind share one. Device thread only; free to go at any time.

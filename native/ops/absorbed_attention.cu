@@ -171,6 +171,7 @@ __device__ __forceinline__ void weighted_sum(const bf16* weights, int pitch, con
 }
 
 __global__ void __launch_bounds__(warps * 32) pool_kernel(AbsorbedShape s, const bf16* x, bf16* u) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, parts);
   float* const logits = parts + warps * heads_at_once * score_pitch;
   const int pitch = logit_pitch(s.tokens), thread = threadIdx.x, warp = thread / 32, lane = thread % 32;

@@ -9,6 +9,7 @@ namespace {
 // A thread has 8 channels of one image and walks over its pixels: x is read once.
 template <class T>
 __global__ void __launch_bounds__(128) tokens_kernel(int pixels, int chunks, const T* x, const float* position, T* tokens) {
+  wait_for_inputs();
   const int chunk = blockIdx.x * 128 + threadIdx.x, n = blockIdx.y;
   if (chunk >= chunks) return;
   F8 sum = zero8();
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(128) tokens_kernel(int pixels, int chunks, con
 
 template <class T>
 __global__ void __launch_bounds__(256) first_token_kernel(int64_t vectors, int count, int chunks, const T* tokens, T* y) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256)
     store8(y + e * 8, load8(tokens + (e / chunks * count * chunks + e % chunks) * 8));
 }
@@ -37,6 +39,7 @@ __global__ void __launch_bounds__(256) first_token_kernel(int64_t vectors, int c
 // Block: one head of one image. Warps share the tokens for the scores, then threads share the channels for the average.
 template <class T>
 __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const T* q, const T* k, const T* v, T* out) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, scores);  // [tokens]
   const int head = blockIdx.x, n = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, size = s.channels / s.heads;
   const int64_t offset = int64_t(head) * size;

@@ -59,6 +59,7 @@ void forward_sum(Context& ctx, const ConvSumShape& s, const void* x, const void*
 // A thread: eight weights of a row of both.
 template <class T>
 __global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedConv first, FoldedConv second, T* w, float* shift) {
+  wait_for_inputs();
   const int chunks = (s.c + s.c2) / 8, at = int(blockIdx.x) * 256 + int(threadIdx.x);
   if (at >= s.k * chunks) return;
   const int k = at / chunks, column = at % chunks * 8;
@@ -74,6 +75,7 @@ __global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedCon
 // Sums over the rows of [rows][channels].
 template <class T>
 __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
+  wait_for_inputs();
   const int chunk_index = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
   F8 sum = zero8();
   if (row0 < walk.rows_per_pass && chunk_index < walk.chunks)

@@ -55,8 +55,8 @@ struct StoreBoth {
     const int n = windows.pixel(row, y, x);
     return (int64_t(n * windows.shape.oh + y) * windows.shape.ow + x) * channels + column;
   }
-  __device__ __forceinline__ void prefetch(int row, int column, int count) const {
-    if (residual) prefetch_far(residual + at(row, column), count * int(sizeof(T)));
+  __device__ __forceinline__ void prefetch(int row, int column) const {
+    if (residual) prefetch_far(residual + at(row, column));
   }
   __device__ __forceinline__ void store(int window, int column, F8 (&rows)[4], const F8& scales, const F8& shifts) const {
     const int width = windows.shape.ow;
@@ -132,11 +132,11 @@ struct ReachTarget {
     table[2 * count] = mean[column];
   }
   __device__ __forceinline__ int64_t at(int row, int column) const { return int64_t(rows.pixel(row)) * channels + column; }
-  __device__ __forceinline__ void prefetch(int row, int column, int count) const {
+  __device__ __forceinline__ void prefetch(int row, int column) const {
     const int64_t from = at(row, column);
-    if (accumulate) prefetch_far(g + from, count * int(sizeof(T)));
-    if (y) prefetch_far(y + from, count * int(sizeof(T)));
-    if (activated) prefetch_far(activated + from, count * int(sizeof(T)));
+    if (accumulate) prefetch_far(g + from);
+    if (y) prefetch_far(y + from);
+    if (activated) prefetch_far(activated + from);
   }
   __device__ __forceinline__ Fetched fetch(int row, int column) const {
     Fetched f;

@@ -17,6 +17,7 @@ constexpr int strip = 4;
 template <class T, int R, int stride, bool turned>
 __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
                                                        int strips, int64_t threads) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -55,6 +56,7 @@ __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ C
 // Any stride, dilation and kernel: one output pixel a thread.
 template <class T>
 __global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out, int64_t threads) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -76,6 +78,7 @@ __global__ void __launch_bounds__(256) plain_kernel(const __grid_constant__ Conv
 // Data gradient for any stride: an input pixel gathers the outputs it took part in.
 template <class T>
 __global__ void __launch_bounds__(256) gather_kernel(const __grid_constant__ ConvShape s, const T* dy, const T* w, T* dx, bool accumulate, int64_t threads) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < threads; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -107,6 +110,7 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 // dw[r,q,c] = sum over output pixels of dy * x. Block: 8 warps; grid.x parts of the rows, grid.y groups of 64 channels.
 template <class T, int R>
 __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ ConvShape s, const T* x, const T* dy, float* partial) {
+  wait_for_inputs();
   __shared__ float2 sums[8][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.y * 64 + lane * 2;
   const bool valid = channel < s.c;

@@ -10,6 +10,7 @@ unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); 
 
 template <class T, Act act>
 __global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T* y) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 v = load8(x + e * 8);
 #pragma unroll
@@ -20,6 +21,7 @@ __global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T
 
 template <class T, Act act>
 __global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, const T* x, const T* dy, T* dx, bool accumulate) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const F8 v = load8(x + e * 8);
     F8 g = load8(dy + e * 8);
@@ -31,6 +33,7 @@ __global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, cons
 
 template <class T>
 __global__ void __launch_bounds__(256) add_kernel(int64_t vectors, const T* a, const T* b, T* y) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 x = load8(a + e * 8);
     const F8 z = load8(b + e * 8);
@@ -42,6 +45,7 @@ __global__ void __launch_bounds__(256) add_kernel(int64_t vectors, const T* a, c
 
 template <class T>
 __global__ void __launch_bounds__(256) scale_kernel(ScaleShape shape, int64_t vectors, const T* x, const T* s, T* y, bool accumulate) {
+  wait_for_inputs();
   const int chunks = shape.channels / 8;
   const int64_t per_image = shape.pixels * chunks;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
@@ -56,6 +60,7 @@ __global__ void __launch_bounds__(256) scale_kernel(ScaleShape shape, int64_t ve
 // ds[n,c] = sum over the pixels of dy * x. Block: 32 channel chunks x 8 rows of pixels of one image.
 template <class T>
 __global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const T* x, const T* dy, T* ds) {
+  wait_for_inputs();
   const int chunks = shape.channels / 8, chunk = blockIdx.x * 32 + threadIdx.x;
   F8 sum = zero8();
   if (chunk < chunks)
@@ -72,6 +77,7 @@ __global__ void __launch_bounds__(256) scale_sums_kernel(ScaleShape shape, const
 
 template <class T>
 __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, T* y, bool accumulate) {
+  wait_for_inputs();
   const int64_t vectors = shape.count / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 v = load8(x + e * 8);

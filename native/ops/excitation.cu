@@ -54,7 +54,7 @@ struct Sums<bf16> {
     uint4 rows[8];
     const bf16* const from = w + min(k + 8 * t, K - 8);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) rows[i] = __ldg(reinterpret_cast<const uint4*>(from + i * K));
+    for (int i = 0; i < 8; ++i) rows[i] = load_as<uint4>(from + i * K);
     const uint4 x = load_as<uint4>(v.at(g, k + 8 * t));
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -69,7 +69,7 @@ struct Sums<bf16> {
     uint32_t rows[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint4 four = __ldg(reinterpret_cast<const uint4*>(w + (min(k + 4 * t, K - 4) + i) * outputs));
+      const uint4 four = load_as<uint4>(w + (min(k + 4 * t, K - 4) + i) * outputs);
       rows[i][0] = four.x, rows[i][1] = four.y, rows[i][2] = four.z, rows[i][3] = four.w;
     }
     const uint2 x = load_as<uint2>(v.at(g, k + 4 * t));
@@ -177,6 +177,7 @@ constexpr int row_line = 64, column_line = 32;  // bytes of a vector in a step b
 
 template <class T>
 __global__ void __launch_bounds__(threads, 1) excitation_forward_kernel(const __grid_constant__ Excitation e, const T* x, T* hidden, T* excited, T* gate) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, sums);
   const Vectors<T> in(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, row_line), inner(in.behind(), e.squeezed, row_line);
   const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
@@ -214,6 +215,7 @@ __global__ void __launch_bounds__(threads, 1) excitation_forward_kernel(const __
 template <class T>
 __global__ void __launch_bounds__(threads, 1)
     excitation_backward_kernel(const __grid_constant__ Excitation e, const T* hidden, const T* excited, const T* d_gate, T* d_excited, T* d_hidden, T* d_x) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, sums);
   const Vectors<T> outer(reinterpret_cast<T*>(sums + images_per_block * sums_pitch), e.channels, column_line), inner(outer.behind(), e.squeezed, column_line);
   const int first = int(blockIdx.x) * images_per_block, images = min(images_per_block, e.images - first);
@@ -264,6 +266,7 @@ constexpr int k_tiles_at_once = WeightTile::stages;
 template <class T>
 __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
     excitation_weights_kernel(int images, const __grid_constant__ OuterProduct<T> first, const __grid_constant__ OuterProduct<T> second) {
+  wait_for_inputs();
   using Tile = WeightTile;
   using Side = matrix::Operand<T, Tile::BM, true>;
   static_assert(Tile::BM == Tile::BN && Side::tile_rows * Side::chunks == Tile::threads);  // a thread has 16 bytes of a k tile
@@ -277,8 +280,8 @@ __global__ void __launch_bounds__(WeightTile::threads, WeightTile::resident)
 #pragma unroll
     for (int i = 0; i < k_tiles_at_once; ++i) {
       const int of = n + i * Side::tile_rows + image;
-      left[i] = of < images && row0 + at < p.rows ? __ldg(reinterpret_cast<const uint4*>(p.left + int64_t(of) * p.rows + row0 + at)) : uint4{};
-      right[i] = of < images && column0 + at < p.columns ? __ldg(reinterpret_cast<const uint4*>(p.right + int64_t(of) * p.columns + column0 + at)) : uint4{};
+      left[i] = of < images && row0 + at < p.rows ? load_as<uint4>(p.left + int64_t(of) * p.rows + row0 + at) : uint4{};
+      right[i] = of < images && column0 + at < p.columns ? load_as<uint4>(p.right + int64_t(of) * p.columns + column0 + at) : uint4{};
     }
   };
   // What there is of this thread's weights, two columns of a row each, and of its bias.

@@ -183,6 +183,7 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
     backward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, int first, int step_rows, const __grid_constant__ StageSource out_source,
                     const __grid_constant__ StageSource in_source, const __grid_constant__ InputSide<T> in, const __grid_constant__ LazyGradient dy,
                     const __grid_constant__ ActForm dy_form, const T* w, T* d_x, float* partial_taps, float* partial_norm) {
+  wait_for_inputs();
   using B = Backward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel), width = walk.width;

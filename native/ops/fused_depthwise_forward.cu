@@ -88,6 +88,7 @@ template <class T, int R, int S>
 __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::blocks))
     forward_kernel(const __grid_constant__ ConvShape s, const __grid_constant__ DepthwiseWalk walk, const __grid_constant__ StageSource source, const __grid_constant__ LazyInput x,
                    const __grid_constant__ ActForm form, const T* w, const float* centre, T* y, float* partial) {
+  wait_for_inputs();
   using F = Forward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel);

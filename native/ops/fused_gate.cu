@@ -51,6 +51,7 @@ struct Stretch {
 template <class T, Act act>
 __global__ void __launch_bounds__(256, 2)
     squeeze_kernel(const T* y, const float* scales, const float* shifts, const __grid_constant__ ImageWalk walk, int images, float* partial, T* pooled) {
+  wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8;
   const int step = walk.columns.rows_per_pass;
@@ -118,6 +119,7 @@ struct GateInput {
 template <class T, Act act>
 __global__ void __launch_bounds__(256, 2)
     gate_backward_kernel(const __grid_constant__ GateInput in, const __grid_constant__ ImageWalk walk, int images, float* sums, T* d_gate) {
+  wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8, plane = images * pitch;
   const int step = walk.columns.rows_per_pass;
@@ -160,6 +162,7 @@ __global__ void __launch_bounds__(256, 2)
 // Adds the stretches of `vectors` groups of eight sums in order. The first `kept` of them go to sums, the others, times factor, to last.
 template <class T>
 __global__ void __launch_bounds__(256) add_stretches_kernel(const float* partial, int stretches, int64_t vectors, int64_t kept, float* sums, T* last, float factor) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 total = load8(partial + e * 8);
     for (int stretch = 1; stretch < stretches; ++stretch) {
@@ -180,17 +183,26 @@ __global__ void __launch_bounds__(256) add_stretches_kernel(const float* partial
 template <class T>
 __global__ void __launch_bounds__(finish_threads) gate_finish_kernel(const T* gate, const T* d_pooled, const float* sums, float* pooled, int images, int channels,
                                                                      float pixels, float rows, const __grid_constant__ NormGradient norm) {
+  wait_for_inputs();
   const int c = finish_channel();
   const GradientWriter writer(norm, c);
   const int64_t plane = int64_t(images) * channels;
   const SumPair total = sum_pairs(images, [=](int image, SumPair& pair) {
     const int64_t at = int64_t(image) * channels + c;
-    const T stored[2] = {__ldg(gate + at), __ldg(d_pooled + at)};  // __ldg: loads need not wait for the store of the image before
-    const float open = load1(&stored[0]), mean = load1(&stored[1]) / pixels;
-    pooled[at] = mean;
-    pair.sum += fmaf(open, __ldg(sums + at), mean * __ldg(sums + 2 * plane + at));
-    pair.product += fmaf(open, __ldg(sums + plane + at), mean * __ldg(sums + 3 * plane + at));
+    const float open = load1(gate + at), mean = load1(d_pooled + at) / pixels;
+    pair.sum += fmaf(open, sums[at], mean * sums[2 * plane + at]);
+    pair.product += fmaf(open, sums[plane + at], mean * sums[3 * plane + at]);
   });
+  constexpr int at_once = 4, step = finish_threads / finish_channels;  // apart from the sums, whose loads would wait for these stores
+#pragma unroll 1
+  for (int first = int(threadIdx.x) / finish_channels; first < images; first += at_once * step) {
+    T of[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) of[i] = d_pooled[int64_t(min(first + i * step, images - 1)) * channels + c];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i)
+      if (first + i * step < images) pooled[int64_t(first + i * step) * channels + c] = load1(&of[i]) / pixels;
+  }
   writer.write(total, rows);
 }
 

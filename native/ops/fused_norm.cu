@@ -90,6 +90,7 @@ __device__ __forceinline__ void activate(Act act, F8& x) {
 
 template <class T, Act outer>
 __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
+  wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
   F8 scale, shift = zero8();
@@ -144,6 +145,7 @@ struct Gradient {
 template <class T, Act act, bool stored>
 __global__ void __launch_bounds__(256, 2)
     norm_gradient_kernel(const __grid_constant__ Gradient job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
+  wait_for_inputs();
   int chunk;
   const bool valid = chunk_of(walk, chunk);
   F8 sum = zero8(), product = zero8();
@@ -207,6 +209,7 @@ struct Affine {
 // out = a g + b y + c
 template <class T>
 __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ Affine job, int rows, const __grid_constant__ StripWalk walk) {
+  wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
   const F8 a = load8(job.a + chunk * 8), b = load8(job.b + chunk * 8), c = load8(job.c + chunk * 8);

@@ -14,6 +14,7 @@ __device__ __forceinline__ float sum_warp(float value) {
 
 template <class T>
 __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const T* x, const float* weight, const float* bias, T* y) {
+  wait_for_inputs();
   const int lane = threadIdx.x % 32;
   const int64_t row = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
   if (row >= s.rows) return;

@@ -8,6 +8,7 @@ namespace {
 
 template <class T>
 __global__ void widen_kernel(int64_t pixels, const T* x, T* out) {
+  wait_for_inputs();
   for (int64_t p = int64_t(blockIdx.x) * 256 + threadIdx.x; p < pixels; p += int64_t(gridDim.x) * 256) {
     F8 v = zero8();
     for (int c = 0; c < 4; ++c) v.v[c] = load1(x + p * 4 + c);
@@ -17,12 +18,14 @@ __global__ void widen_kernel(int64_t pixels, const T* x, T* out) {
 
 template <class T>
 __global__ void unpack_kernel(int64_t count, int channels, int stored, const T* x, float* out) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256)
     out[e] = load1(x + e / channels * stored + e % channels);
 }
 
 template <class T>
 __global__ void pack_kernel(int64_t count, int channels, int stored, const float* d_out, T* dx) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) {
     const int64_t row = e / stored, c = e % stored;
     store1(dx + e, c < channels ? d_out[row * channels + c] : 0.f);
@@ -30,6 +33,7 @@ __global__ void pack_kernel(int64_t count, int channels, int stored, const float
 }
 
 __global__ void cast_kernel(int64_t count, const float* from, bf16* out) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < count; e += int64_t(gridDim.x) * 256) out[e] = __float2bfloat16_rn(from[e]);
 }
 

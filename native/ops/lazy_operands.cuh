@@ -85,7 +85,7 @@ struct Activation {
     if constexpr (may_have_gate) {
       if (gate) [[unlikely]] {
 #pragma unroll
-        for (int slot = 0; slot < Mine::slots; ++slot) gates[slot] = __ldg(reinterpret_cast<const uint4*>(gate + (bits >> slot & 1 ? image_channel(slot) : 0)));
+        for (int slot = 0; slot < Mine::slots; ++slot) gates[slot] = load_as<uint4>(gate + (bits >> slot & 1 ? image_channel(slot) : 0));
       }
     }
     float a[Mine::chunk], b[Mine::chunk];

@@ -248,6 +248,7 @@ template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resident))
     matrix_kernel(const __grid_constant__ LoaderA loader_a, const __grid_constant__ LoaderB loader_b, const __grid_constant__ Out out, int M, int N, int k_tiles,
                   int k_tiles_per_split, int k_step, bool back) {
+  wait_for_inputs();
   using A = Side<T, Tile, Tile::BM, LoaderA>;
   using B = Side<T, Tile, Tile::BN, LoaderB>;
   if constexpr (Tile::warpgroup && !has_warpgroup_products) return;
@@ -304,8 +305,12 @@ __global__ void __launch_bounds__(Tile::threads, blocks_by_registers(Tile::resid
   int stage = 0, free_stage = Tile::stages - 1;
 #pragma unroll 1
   for (int rows = int(blockIdx.x); rows < row_tiles; rows += int(gridDim.x)) {
-    if constexpr (requires { out.prefetch(0, 0, 0); })
-      for (int row = row_of(rows) + thread, end = min(row_of(rows) + Tile::BM, M); row < end; row += Tile::threads) out.prefetch(row, n0, min(Tile::BN, N - n0));
+    if constexpr (requires { out.prefetch(0, 0); }) {
+      constexpr int columns = far_piece / int(sizeof(T)), pieces = Tile::BN / columns;
+      const int column = n0 + thread % pieces * columns;  // neighbours have neighbouring pieces
+      for (int row = row_of(rows) + thread / pieces, end = min(row_of(rows) + Tile::BM, M); row < end; row += Tile::threads / pieces)
+        if (column < N) out.prefetch(row, column);
+    }
     float acc[Tile::MI][Tile::NI][4] = {};
 #pragma unroll 1
     for (int k = first, tile = first; k < last; ++k, tile = tile_behind(tile)) {

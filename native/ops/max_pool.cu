@@ -109,6 +109,7 @@ struct OutputPlace {
 
 template <class T, int kernel, class Function>
 __global__ void __launch_bounds__(256, 2) max_pool_kernel(const __grid_constant__ PoolShape s, int64_t vectors, const T* x, Reader<Function> read, T* y) {
+  wait_for_inputs();
   const int chunks = s.c / 8, threads = gridDim.x * 256, stride = threads - threads % chunks;  // so a thread keeps its channels
   const int first = blockIdx.x * 256 + threadIdx.x, chunk = first % chunks;
   if (first >= stride) return;
@@ -180,6 +181,7 @@ template <class T, int kernel, class Function>
 __global__ void __launch_bounds__(256, 2)
     max_pool_backward_kernel(const __grid_constant__ PoolShape s, const __grid_constant__ BackwardTiles tiles, const T* x, Reader<Function> read, const T* dy,
                              const __grid_constant__ PoolTarget<T> target) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(Raw8<T>, gradients);  // [window row][window column][chunk], as are the winners
   uint2* won = reinterpret_cast<uint2*>(gradients + tiles.count());
   const ColumnWalk& walk = tiles.walk;

@@ -18,6 +18,7 @@ __device__ __forceinline__ int64_t rows_of_block(int64_t rows, const ColumnWalk&
 // so that no sum of squares is ever much larger than what it stands for: float32 does not cancel, whatever the mean.
 template <class T>
 __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
+  wait_for_inputs();
   const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width, channels = walk.chunks * 8;
   const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + row0, stride = int64_t(gridDim.x) * walk.rows_per_pass;
   F8 shift = zero8(), sum = zero8(), squares = zero8();
@@ -54,6 +55,7 @@ __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, 
 
 // Mean and variance of all rows from those of the blocks (Chan, Golub and LeVeque 1983), and the running statistics.
 __global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, NormShape shape, float* running_mean, float* running_var, float* mean, float* rstd) {
+  wait_for_inputs();
   const int c = blockIdx.x * reduce_columns + threadIdx.x, channels = shape.channels;
   const bool valid = c < channels;
   __shared__ float means[reduce_columns];
@@ -82,6 +84,7 @@ __global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, Nor
 // y = act(x * scale + shift + residual) for 8 channels a thread; scale and shift come from a functor.
 template <class T, Act act, class Coefficients>
 __global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* residual, T* y, int64_t vectors, int chunks, Coefficients of) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
     F8 scale, shift, v = load8(x + e * 8);
@@ -141,6 +144,7 @@ struct NormElement {
 
 template <class T, Act act>
 __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
+  wait_for_inputs();
   const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
   F8 sum = zero8(), products = zero8();
   if (row0 < walk.rows_per_pass && chunk < walk.chunks) {
@@ -161,6 +165,7 @@ __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_cons
 }
 
 __global__ void backward_finish_kernel(const float* partial, int splits, int channels, float* sums, float* d_gamma, float* d_beta) {
+  wait_for_inputs();
   const int c = blockIdx.x * reduce_columns + threadIdx.x;
   const bool valid = c < channels;
   const float sum = sum_partials(partial, splits, 2 * channels, c, valid);
@@ -175,6 +180,7 @@ __global__ void backward_finish_kernel(const float* partial, int splits, int cha
 template <class T, Act act>
 __global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_constant__ NormBackward b, int64_t vectors, int chunks, float inverse_rows,
                                                              const float* sums) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
     const NormElement<T, act> element(b, channel);
@@ -190,6 +196,7 @@ __global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_consta
 }
 
 __global__ void fold_kernel(int channels, float eps, const float* gamma, const float* beta, const float* mean, const float* var, float* scale, float* shift) {
+  wait_for_inputs();
   const int c = blockIdx.x * 256 + threadIdx.x;
   if (c >= channels) return;
   const float s = gamma[c] * rsqrtf(var[c] + eps);

@@ -72,6 +72,7 @@ struct GradientWriter {
 // partial: sums over rows of d and of d^2, d = y - running_mean (as it stands before this call): near the mean, so that float32 does not cancel.
 static __global__ void __launch_bounds__(finish_threads) finish_statistics_kernel(const float* partial, int parts, int channels, float rows,
                                                                                   const __grid_constant__ NormTarget norm) {
+  wait_for_inputs();
   const int c = finish_channel();
   float gamma = 0, beta = 0, running_mean = 0, running_var = 0;
   if (threadIdx.x < finish_channels) {
@@ -95,6 +96,7 @@ static __global__ void __launch_bounds__(finish_threads) finish_statistics_kerne
 // partial: sums over rows of g and of g xhat.
 static __global__ void __launch_bounds__(finish_threads) finish_gradient_kernel(const float* partial, int parts, int channels, float rows,
                                                                                 const __grid_constant__ NormGradient norm) {
+  wait_for_inputs();
   const GradientWriter writer(norm, finish_channel());
   writer.write(sum_partial_pairs(partial, parts, channels), rows);
 }

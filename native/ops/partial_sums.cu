@@ -39,6 +39,7 @@ __device__ __forceinline__ void add_to(float4& sum, const float4& x) {
 }
 
 __global__ void __launch_bounds__(threads) partial_sums_kernel(const __grid_constant__ Jobs all) {
+  wait_for_inputs();
   __shared__ float4 sums[threads];
   int number = 0;
   while (number + 1 < all.count && blockIdx.x >= all.jobs[number + 1].first_block) ++number;

@@ -190,6 +190,7 @@ __device__ __forceinline__ void write_sums(const Job& job, const Walk& walk, con
 
 template <int MI, int NJ, int resident>
 __global__ void __launch_bounds__(threads, blocks_by_registers(resident)) pointwise_kernel(const __grid_constant__ Job job) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(bf16, shared);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, pitch_k = job.pitch_k(), pitch_c = job.pitch_c();
   const int k0 = (warp & ((1 << job.log_warps_k) - 1)) * MI * 16, c0 = (warp >> job.log_warps_k) * NJ * 16;

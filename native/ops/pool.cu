@@ -22,6 +22,7 @@ __device__ __forceinline__ const T* pixel_at(const T* base, const Place& p, int 
 
 template <class T>
 __global__ void __launch_bounds__(256) avg_pool_kernel(PoolShape s, int64_t vectors, const T* x, T* y) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   const float share = 1.f / float(s.kernel * s.kernel);
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
@@ -41,6 +42,7 @@ __global__ void __launch_bounds__(256) avg_pool_kernel(PoolShape s, int64_t vect
 
 template <class T>
 __global__ void __launch_bounds__(256) avg_pool_backward_kernel(PoolShape s, int64_t vectors, const T* dy, T* dx, bool accumulate) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   const float share = 1.f / float(s.kernel * s.kernel);
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
@@ -55,6 +57,7 @@ __global__ void __launch_bounds__(256) avg_pool_backward_kernel(PoolShape s, int
 
 template <class T>
 __global__ void __launch_bounds__(256) global_pool_backward_kernel(int64_t vectors, int64_t pixels, int chunks, const T* dy, T* dx, bool accumulate) {
+  wait_for_inputs();
   const float share = 1.f / float(pixels);
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 g = load8(dy + (e / chunks / pixels * chunks + e % chunks) * 8);

@@ -8,6 +8,7 @@ namespace {
 
 template <class T>
 __global__ void __launch_bounds__(256) resize_kernel(ResizeShape s, int64_t vectors, const T* x, T* y) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int chunk = int(e % chunks);
@@ -27,6 +28,7 @@ __global__ void __launch_bounds__(256) resize_kernel(ResizeShape s, int64_t vect
 
 template <class T>
 __global__ void __launch_bounds__(256) resize_backward_kernel(ResizeShape s, int64_t vectors, const T* dy, T* dx, bool accumulate) {
+  wait_for_inputs();
   const int chunks = s.c / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int chunk = int(e % chunks);

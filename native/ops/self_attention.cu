@@ -32,6 +32,7 @@ __device__ __forceinline__ void fetch(const SelfAttentionShape& s, const bf16* h
 
 template <int D>
 __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 64 ? 3 : 4)) flash_kernel(SelfAttentionShape s, const bf16* qkv, bf16* out) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(bf16, shared);  // [stage][keys, values][64][pitch]
   const int lane = threadIdx.x % 32, width = s.channels / s.heads, pair = lane % 4 * 2;
   const int first = int(blockIdx.x) * queries, row0 = first + int(threadIdx.x) / 32 * 16 + lane / 4;  // this lane's rows: row0 and row0 + 8
@@ -133,6 +134,7 @@ __global__ void __launch_bounds__(threads, blocks_by_registers(D > 80 ? 2 : D > 
 }
 
 __global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, const float* qkv, float* out) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, shared);  // [warp][tokens]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, width = s.channels / s.heads, row = int(blockIdx.x) * 4 + warp;
   if (row >= s.tokens) return;

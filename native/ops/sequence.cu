@@ -19,6 +19,7 @@ __device__ __forceinline__ F8 sum8(F8 a, const F8& b) {
 
 template <class T>
 __global__ void __launch_bounds__(256) positions_kernel(SequenceShape s, int64_t vectors, const T* x, const float* first, const float* position, T* y) {
+  wait_for_inputs();
   const int chunks = s.channels / 8, skip = first ? 1 : 0;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int64_t row = e / chunks, n = row / s.tokens;
@@ -31,6 +32,7 @@ __global__ void __launch_bounds__(256) positions_kernel(SequenceShape s, int64_t
 
 template <class T>
 __global__ void __launch_bounds__(256) words_kernel(SequenceShape s, int64_t vectors, int id_channels, int words, const T* ids, const float* word, const float* position, T* y) {
+  wait_for_inputs();
   const int chunks = s.channels / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int64_t row = e / chunks;
@@ -41,6 +43,7 @@ __global__ void __launch_bounds__(256) words_kernel(SequenceShape s, int64_t vec
 
 template <class T>
 __global__ void __launch_bounds__(256) end_token_kernel(SequenceShape s, int64_t vectors, int id_channels, int end, const T* x, const T* ids, T* y) {
+  wait_for_inputs();
   const int chunks = s.channels / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int64_t n = e / chunks;
@@ -52,6 +55,7 @@ __global__ void __launch_bounds__(256) end_token_kernel(SequenceShape s, int64_t
 
 template <class T>
 __global__ void __launch_bounds__(256) repeat_kernel(int64_t vectors, int chunks, const float* value, T* y) {
+  wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) store8(y + e * 8, load8(value + e % chunks * 8));
 }
 

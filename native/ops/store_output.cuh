@@ -61,8 +61,8 @@ struct StoreOutput {
   bool accumulate;
 
   __device__ __forceinline__ void prepare(int64_t column, F8& scales, F8& shifts) const { load_affine(scale, shift, column, scales, shifts); }
-  __device__ __forceinline__ void prefetch(int64_t row, int64_t column, int count) const {
-    if (residual) prefetch_far(residual + row * pitch + column, count * int(sizeof(T)));
+  __device__ __forceinline__ void prefetch(int64_t row, int64_t column) const {
+    if (residual) prefetch_far(residual + row * pitch + column);
   }
   __device__ __forceinline__ Fetched fetch(int64_t row, int64_t column) const {
     Fetched fetched;

@@ -99,6 +99,7 @@ __device__ __forceinline__ PartResult finish_part(const Part& part, const Softma
 template <class Weight>
 __global__ void __launch_bounds__(reduce_threads, sizeof(Weight) == 2 ? 4 : 3) bank_softmax_kernel(const __grid_constant__ Softmax args, const float* student, const float* teacher, int64_t stride,
                                                                       int64_t begin, int64_t end, Weight* weights, int64_t weight_stride) {
+  wait_for_inputs();
   const int64_t image = blockIdx.x;
   const float *s = student + image * stride, *t = teacher + image * stride;
   weights += image * weight_stride;

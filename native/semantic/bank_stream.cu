@@ -139,7 +139,8 @@ __device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int 
 // registers: beside the stages nothing but the tile's results has to fit shared memory, and the stages are free by then.
 __global__ void __launch_bounds__(T::threads, T::resident)
     stream_sums_kernel(const __grid_constant__ ScoreFeed problem, const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
-                       Sums* __restrict__ partial) {
+                       Sums* partial) {
+  wait_for_inputs();
   static_assert(T::MI == 4);  // as many rows as lanes: 16 students beside their teachers, and again, each in two halves
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<T> at;
@@ -189,7 +190,8 @@ __device__ PartResult finish_part(const Sums& sums, float weight) {
 
 // A warp an image: its lanes merge every 32nd share, then each other's; lane 0 has the result.
 __global__ void __launch_bounds__(reduce_threads) merge_kernel(const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
-                                                               const Sums* __restrict__ partial, float4* __restrict__ factors) {
+                                                               const Sums* partial, float4* factors) {
+  wait_for_inputs();
   const int64_t image = int64_t(blockIdx.x) * reduce_warps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (image >= args.batch) return;  // whole warps leave
@@ -252,8 +254,9 @@ int tiles_a_block(int64_t image_tiles, int tiles) {
 
 // weights[image, column] = e_s weight / Z_S - e_t weight / Z_T. Grid: tiles of images, `each` tiles of columns.
 __global__ void __launch_bounds__(T::threads, T::resident)
-    stream_weights_kernel(const __grid_constant__ ScoreFeed problem, int each, float student_factor, float teacher_factor, const float4* __restrict__ factors,
-                          f16* __restrict__ weights, int64_t weight_stride) {
+    stream_weights_kernel(const __grid_constant__ ScoreFeed problem, int each, float student_factor, float teacher_factor, const float4* factors,
+                          f16* weights, int64_t weight_stride) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<T> at;
   const int first_tile = int(blockIdx.y) * each, all = (problem.anchor_count + T::BN - 1) / T::BN;

@@ -13,7 +13,8 @@ namespace lgd {
 
 namespace {
 
-__global__ void nearest_kernel(int64_t n, const float* __restrict__ scores, int64_t stride, int32_t* __restrict__ nearest) {
+__global__ void nearest_kernel(int64_t n, const float* scores, int64_t stride, int32_t* nearest) {
+  wait_for_inputs();
   Candidate first[1] = {thread_first(n, scores + blockIdx.x * stride)};
   block_first(first);
   if (threadIdx.x == 0) nearest[blockIdx.x] = first[0].column == no_column ? 0 : first[0].column;
@@ -202,6 +203,7 @@ __device__ void count_categories(const Update& args, uint8_t* hit) {
 
 // Two blocks a multiprocessor are what a batch makes; for more the compiler would keep to 40 registers, and spill.
 __global__ void __launch_bounds__(reduce_threads, 2) update_kernel(const __grid_constant__ Update args) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(uint4, shared);
   if (blockIdx.x < args.rows) move_anchor(args, blockIdx.x, reinterpret_cast<uint32_t*>(shared));
   else count_categories(args, reinterpret_cast<uint8_t*>(shared));

@@ -8,6 +8,7 @@ namespace lgd {
 namespace {
 
 __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __grid_constant__ SoftmaxRows work) {
+  wait_for_inputs();
   const int64_t row = blockIdx.x, head = blockIdx.y, classes = work.classes, first = head * classes;
   const float* logits = work.logits + row * work.stride + first;
   const auto logit = [&](int64_t k) { return work.bias ? logits[k] + work.bias[first + k] : logits[k]; };
@@ -39,17 +40,20 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
     work.gradient[row * work.row_step + (first + k) * work.class_step] = label >= 0 ? work.scale * float(exp(double(logit(k) - peak)) / sum[0] - (k == label ? 1.0 : 0.0)) : 0.f;
 }
 
-__global__ void gather_rows_kernel(int64_t dimension, const float* __restrict__ from, const int32_t* __restrict__ rows, float* __restrict__ to) {
+__global__ void gather_rows_kernel(int64_t dimension, const float* from, const int32_t* rows, float* to) {
+  wait_for_inputs();
   const float* source = from + int64_t(rows[blockIdx.x]) * dimension;
   for (int64_t d = threadIdx.x; d < dimension; d += reduce_threads) to[blockIdx.x * dimension + d] = source[d];
 }
 
-__global__ void add_kernel(int64_t count, const float* __restrict__ from, float* __restrict__ to) {
+__global__ void add_kernel(int64_t count, const float* from, float* to) {
+  wait_for_inputs();
   const int64_t i = int64_t(blockIdx.x) * reduce_threads + threadIdx.x;
   if (i < count) to[i] += from[i];
 }
 
 __global__ void totals_kernel(const __grid_constant__ WeightedSums work) {
+  wait_for_inputs();
   double total[1] = {0};
   for (int64_t j = threadIdx.x; j < work.n; j += reduce_threads) total[0] += double(work.weights[blockIdx.x * work.stride + j]);
   block_sum(total);

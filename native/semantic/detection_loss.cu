@@ -9,6 +9,7 @@ namespace {
 constexpr int warps = 8;
 
 __global__ void __launch_bounds__(warps * 32) detection_loss_kernel(const __grid_constant__ DetectionLoss work) {
+  wait_for_inputs();
   const int64_t location = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (location >= work.locations) return;

@@ -12,6 +12,7 @@ __device__ float kept_length(double squares) {
 }
 
 __global__ void __launch_bounds__(reduce_threads) feature_rows_kernel(const __grid_constant__ FeatureLoss loss) {
+  wait_for_inputs();
   const int64_t image = blockIdx.x, at = image * loss.dimension;
   const float *x = loss.student + at, *y = loss.teacher + at;
   double sums[3] = {0, 0, 0};
@@ -35,6 +36,7 @@ __global__ void __launch_bounds__(reduce_threads) feature_rows_kernel(const __gr
 }
 
 __global__ void __launch_bounds__(reduce_threads) feature_mean_kernel(const __grid_constant__ FeatureLoss loss) {
+  wait_for_inputs();
   double sum[1] = {0};
   for (int64_t image = threadIdx.x; image < loss.batch; image += reduce_threads) sum[0] += 1 - double(loss.cosine[image]);
   block_sum(sum);

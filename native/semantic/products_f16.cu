@@ -16,7 +16,8 @@ using namespace products;
 int64_t tiles_of(int64_t count, int tile) { return (count + tile - 1) / tile; }
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(const __grid_constant__ ScoreFeed problem, int tiles_each, float* __restrict__ scores, int stride) {
+__global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(const __grid_constant__ ScoreFeed problem, int tiles_each, float* scores, int stride) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<Tile> at;
   ScoreFeed feed = problem;
@@ -74,6 +75,7 @@ struct SumFeed {
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(const __grid_constant__ SumProduct problem, int share) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
   const Warp<Tile> at;
   const int image = int(blockIdx.x) * Tile::BM, value = int(blockIdx.y) * Tile::BN, begin = int(blockIdx.z) * share;

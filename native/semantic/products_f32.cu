@@ -13,6 +13,7 @@ constexpr int step = 16, pitch = tile + 4, steps_per_total = 8;
 
 template <bool b_transposed>
 __global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_constant__ Problem problem) {
+  wait_for_inputs();
   LGD_DYNAMIC_SHARED(float, shared);  // [2 stages][a, b][step][pitch]
   const int thread = threadIdx.x, column = thread % 16 * 4, row = thread / 16 * 8;
   const int64_t m0 = int64_t(blockIdx.y) * tile, n0 = int64_t(blockIdx.x) * tile;

@@ -24,7 +24,8 @@ __device__ void write_operand(const OperandLayout& layout, f16* row, int d, floa
 
 // One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
 // x and unit may be the same memory: a thread reads what it then writes.
-__global__ void normalise_kernel(int64_t dimension, const float* x, float* unit, float* __restrict__ norm) {
+__global__ void normalise_kernel(int64_t dimension, const float* x, float* unit, float* norm) {
+  wait_for_inputs();
   x += blockIdx.x * dimension;
   unit += blockIdx.x * dimension;
   double squares[1] = {0};
@@ -41,7 +42,8 @@ __device__ void write_operand(const OperandLayout&, float* row, int d, float val
 // One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills for more. For float32 the layout is
 // one plane of D values.
 template <class T>
-__global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* __restrict__ rows) {
+__global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* rows) {
+  wait_for_inputs();
   const int64_t image = blockIdx.x, at = image * pairs.dimension;
   const int dimension = int(pairs.dimension);
   const float *student = pairs.student + at, *teacher = pairs.teacher + at;
@@ -70,12 +72,14 @@ __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(cons
   pairs.own_score[image] = factors[0] > 0 && factors[1] > 0 ? float(sums[2] * factors[0] * factors[1]) : 0.f;
 }
 
-__global__ void operands_kernel(int dimension, OperandLayout layout, const float* __restrict__ values, f16* __restrict__ operands) {
+__global__ void operands_kernel(int dimension, OperandLayout layout, const float* values, f16* operands) {
+  wait_for_inputs();
   for (int d = threadIdx.x; d < layout.plane; d += reduce_threads)
     write_operand(layout, operands + blockIdx.x * layout.stride(), d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
 }
 
 __global__ void find_faults_kernel(int64_t rows, const float* norm, RowFaults* faults) {
+  wait_for_inputs();
   Candidate found[2];
   mark_faults(rows, norm, found[0], found[1]);
   block_first(found);
@@ -107,35 +111,44 @@ __device__ void reduce_loss(const loss_cuda::Finish& args) {
 
 // One block an image, and the last one for the means of the batch.
 __global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_constant__ loss_cuda::Finish args) {
+  wait_for_inputs();
   if (blockIdx.x == args.rows) return reduce_loss(args);
   const int64_t at = blockIdx.x * args.dimension;
   const float length = args.norm[blockIdx.x], own = args.own_weight[blockIdx.x];
   const double factor = factor_of(length);
   double along[1] = {0};
-  constexpr int at_once = 4;  // values whose loads are on their way together; through __ldg none waits for a store
-  for (int64_t first = threadIdx.x; first < args.dimension; first += at_once * reduce_threads) {
-    float g[at_once], x[at_once];
-    const auto each = [&](auto body) {
+  constexpr int at_once = 4;  // values whose loads are on their way together, before any store
+  const auto walk = [&](auto body) {
+    for (int64_t first = threadIdx.x; first < args.dimension; first += at_once * reduce_threads)
+      body([&, first](auto one) {
 #pragma unroll
-      for (int i = 0; i < at_once; ++i)
-        if (first + i * reduce_threads < args.dimension) body(i, at + first + i * reduce_threads);
-    };
+        for (int i = 0; i < at_once; ++i)
+          if (first + i * reduce_threads < args.dimension) one(i, at + first + i * reduce_threads);
+      });
+  };
+  walk([&](auto each) {
+    float g[at_once], x[at_once];
     each([&](int i, int64_t d) {
-      g[i] = own * __ldg(args.teacher_unit + d);
-      x[i] = __ldg(args.student + d);
+      g[i] = own * args.teacher_unit[d];
+      x[i] = args.student[d];
     });
-    for (int64_t part = 0; part < args.parts; ++part) each([&](int i, int64_t d) { g[i] += __ldg(args.sums + part * args.part_size + d); });
+    for (int64_t part = 0; part < args.parts; ++part) each([&](int i, int64_t d) { g[i] += args.sums[part * args.part_size + d]; });
     each([&](int i, int64_t d) {
       g[i] *= args.factor;
       args.d_student[d] = factor > 0 ? g[i] : 0.f;
       along[0] += double(g[i]) * double(unit_of(x[i], factor));
     });
-  }
+  });
   if (!(factor > 0)) return;  // the whole block
   block_sum(along);
-#pragma unroll 4
-  for (int64_t d = at + threadIdx.x; d < at + args.dimension; d += reduce_threads)  // each thread reads what it wrote
-    args.d_student[d] = float((double(args.d_student[d]) - along[0] * double(unit_of(__ldg(args.student + d), factor))) * factor);
+  walk([&](auto each) {  // each thread reads what it wrote
+    float g[at_once], x[at_once];
+    each([&](int i, int64_t d) {
+      g[i] = args.d_student[d];
+      x[i] = args.student[d];
+    });
+    each([&](int i, int64_t d) { args.d_student[d] = float((double(g[i]) - along[0] * double(unit_of(x[i], factor))) * factor); });
+  });
 }
 
 }  // namespace

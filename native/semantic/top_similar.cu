@@ -7,8 +7,9 @@ namespace lgd {
 
 namespace {
 
-__global__ void select_top_kernel(int64_t n, int64_t k, const float* __restrict__ scores, int64_t stride, int32_t* __restrict__ indices,
-                                  float* __restrict__ values) {
+__global__ void select_top_kernel(int64_t n, int64_t k, const float* scores, int64_t stride, int32_t* indices,
+                                  float* values) {
+  wait_for_inputs();
   const float* row = scores + blockIdx.x * stride;
   // The best of this thread's columns that comes after `taken`.
   const auto next_after = [&](const Candidate& taken) {

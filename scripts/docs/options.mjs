@@ -20,7 +20,7 @@ Debug switches stand in [CONTRIBUTING](../CONTRIBUTING.md#debug-switches).
 | \`HF_HUB_OFFLINE\`, \`TRANSFORMERS_OFFLINE\` | 1: no downloads, like \`--offline\` |
 | \`UV_THREADPOOL_SIZE\` | threads that decode images: all cores for the command line, 4 for other programs, if not set; at most as many as there are cores |
 | \`NO_COLOR\`, \`FORCE_COLOR\`, \`TERM\`, \`CI\` | colours off; on; a dumb terminal; plain lines in the place of progress bars |
-| \`LGDISTILL_ADDON\`, \`LGDISTILL_PROBE\`, \`LGDISTILL_WGMMA\`, \`LGDISTILL_TURBOJPEG\`, \`LGDISTILL_DEBUG\` | [which addon](troubleshooting.md#the-addon-does-not-load); \`off\` or \`again\`: [the trial of a GPU](troubleshooting.md#cuda); 0 or 1: without or with [its own products](troubleshooting.md#cuda); \`off\`, or the shared library that decodes [plain JPEG files](data.md#when-images-are-decoded); 1: stacks of errors |`;
+| \`LGDISTILL_ADDON\`, \`LGDISTILL_PROBE\`, \`LGDISTILL_WGMMA\`, \`LGDISTILL_PDL\`, \`LGDISTILL_TURBOJPEG\`, \`LGDISTILL_DEBUG\` | [which addon](troubleshooting.md#the-addon-does-not-load); \`off\` or \`again\`: [the trial of a GPU](troubleshooting.md#cuda); 0 or 1: without or with [its own products](troubleshooting.md#cuda), and likewise with kernels that [start early](troubleshooting.md#cuda); \`off\`, or the shared library that decodes [plain JPEG files](data.md#when-images-are-decoded); 1: stacks of errors |`;
 
 /**
  * @param options rows of configOptions()

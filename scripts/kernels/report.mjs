@@ -1,5 +1,6 @@
 // Reads what ptxas says of kernels and the PTX it read, and judges both: see `rules` for what is demanded and `exceptions` for what is let pass.
 import { spawnSync } from 'node:child_process';
+import { ptxOf } from '../sources.mjs';
 
 /**
  * Kernels that must have certain instructions: those that multiply on tensor cores from operands that arrive while the ones before are in use,
@@ -26,6 +27,18 @@ export const rules = [
 
 /** What kernels must not have: accesses of 4 bytes where the source has 16 (nvcc splits those that are not behind load_as and store_as), which meet in the banks. */
 export const split = [{ source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u }];
+
+/** What must not stand before a kernel waits for those before it (wait_for_inputs() in core/cuda_device.cuh): any use of memory but its parameters, and whatever could pass the wait by. */
+const beforeWait = /^\s*(?:@|\$L|bra\b|bar\.|ret\b|(?:ld|st)\.(?!param\b)|atom|red\.|cp\.|prefetch)/mu;
+
+/** What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less than 9.0 has no wait, and its kernels never start early. */
+function faultOfStart({ architecture, ptx }) {
+  const wait = ptx.indexOf('griddepcontrol.wait');
+  if (Number.parseInt(ptxOf(architecture), 10) >= 90 && (wait < 0 || beforeWait.test(ptx.slice(ptx.indexOf('{'), wait)))) return 'does not begin with wait_for_inputs()';
+  // Such loads are of memory that nothing writes while the kernel is there; but the kernel before may still write it.
+  if (/\bld\.global\.nc\b/u.test(ptx)) return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
+  return '';
+}
 
 /** Kernels with shared memory of both kinds, which count together for what a block may have unasked, and where the host allows for it. */
 export const both = [
@@ -87,6 +100,8 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
     else faults.push(line);
   }
   for (const one of kernels) {
+    const start = faultOfStart(one);
+    if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;
     if (pattern?.test(one.ptx)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} splits vectors in shared memory: use load_as and store_as`);
     const known = both.find((entry) => fits(entry)(one))?.bytes ?? 0;

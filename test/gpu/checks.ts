@@ -26,15 +26,18 @@ const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
   for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
 };
 
-/** How the library forms dense products here, for scripts/gpu-check in the file $GPU_CHECK_PRODUCTS; one that has wgmma and does not use it has failed its trial. */
-async function tryProducts(part: string): Promise<void> {
+/** What of the GPU the library uses, for scripts/gpu-check in the file $GPU_CHECK_FEATURES: one that has wgmma and does not use it has failed its trial; programmatic launches may be slower. */
+async function tryFeatures(part: string): Promise<void> {
   using cuda = await openDevice(name);
-  const { products } = cuda.info;
-  const has = cuda.addon.cudaStatus().devices.some(({ index, wgmma }) => index === cuda.info.index && wgmma);
-  const found = has ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
-  report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, !has || products === 'wgmma');
-  const file = process.env['GPU_CHECK_PRODUCTS'] ?? '';
-  if (file !== '') await writeFile(file, products);
+  const { products, launches } = cuda.info;
+  const has = cuda.addon.cudaStatus().devices.find(({ index }) => index === cuda.info.index);
+  const tried = has !== undefined && (has.wgmma || has.programmaticLaunches);
+  const found = tried ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
+  report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, has?.wgmma !== true || products === 'wgmma');
+  const { passed, reason, time } = found?.programmaticLaunches ?? { passed: true, reason: '' };
+  report.check(part, 'launches', `${launches}${passed ? '' : `; programmatic: ${reason}`}${time === undefined ? '' : `; programmatic in ${time.toFixed(2)} of the time of serialized`}`, passed);
+  const file = process.env['GPU_CHECK_FEATURES'] ?? '';
+  if (file !== '') await writeFile(file, `${products} ${launches}\n`);
 }
 
 async function main(): Promise<void> {
@@ -45,7 +48,7 @@ async function main(): Promise<void> {
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
     networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda)),
     training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
-    trial: tryProducts,
+    trial: tryFeatures,
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
     convolutions: () => checkConvolutions(report),
     steps: () => measureSteps(report, name),

@@ -48,6 +48,20 @@ describe('the CUDA engine, emulated', () => {
     await expect(cuda.addon.wgmmaDifference(cuda.handle)).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
   }, 120_000);
 
+  it('passes the trial of programmatic launches', async () => {
+    vi.stubEnv('LGDISTILL_EMULATION_PDL', '1');
+    vi.stubEnv('LGDISTILL_PDL', '');
+    try {
+      const { addon } = cuda;
+      const found = await probeCuda({ addon: addonPath(), build: addon.buildInfo(), status: addon.cudaStatus(), index: 0, again: true });
+      expect(found).toMatchObject({ passed: true, programmaticLaunches: { passed: true, reason: '', time: expect.any(Number) as number } });
+    } finally {
+      vi.unstubAllEnvs();
+    }
+    expect(cuda.info.launches).toBe('serialized');
+    await expect(cuda.addon.programmaticLaunchTime(cuda.handle)).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+  }, 120_000);
+
   it('matches PyTorch in float64 on a graph of every operation', async () => {
     const golden = await readEncoderVectors(fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url)));
     using encoder = new Encoder(new CompiledEncoder(cuda, allOperations(), { batch: 4, resolution: 24, precision: 'float32' }));

@@ -15,7 +15,7 @@ const closings = {
   cuda_ops: /cuda operations: [1-9]\d* checks, 0 failed; dense products by warps\s*$/,
   cuda_augment: /^[1-9]\d+ checks, 0 failures\s*$/,
   cuda_semantic: /semantic: [1-9]\d* checks, 0 failed/,
-  cuda_streams: /^[1-9]\d+ checks, 0 failures\s*$/,
+  cuda_streams: /^MEASURED a step of small kernels with programmatic launches: .*\n[1-9]\d+ checks, 0 failures\s*$/,
   kernels: /kernels: 0 failed\s*$/,
 };
 type Program = keyof typeof closings;
@@ -49,7 +49,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_augment', [], {}],
     ['cuda_semantic', [], {}],
     ['cuda_semantic', ['rows'], {}],
-    ['cuda_streams', [], {}],
+    ['cuda_streams', [], { LGDISTILL_PDL: '1' }],
     ['kernels', ['small'], {}],
     // on a GPU whose blocks have less shared memory: the ways around what does not fit
     ...[['small', 'every=3'], ['small', 'many channels'], ['small', 'pointwise']].map((args) => ['cuda_ops', args, { LGDISTILL_EMULATION_SHARED: '99' }] as const),
@@ -86,7 +86,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
       ['cuda_semantic', []],
       ['cuda_streams', []],
       ['kernels', ['small']],
-    ] as const)('%s %s', (program, args) => expectPass(programs, program, args, env), 900_000);
+    ] as const)('%s %s', (program, args) => expectPass(programs, program, args, { ...env, LGDISTILL_PDL: '1' }), 900_000);
 
     if (virtual === '90a') it('cuda_ops, products of warpgroups', () => expectPass(programs, 'cuda_ops', ['small', `every=${every}`, 'conv'], { ...env, LGDISTILL_WGMMA: '1' }, byWarpgroups), 900_000);
   });

@@ -17,6 +17,9 @@ const ptx = `.visible .entry ${clean}(
 	.param .u64 a
 )
 {
+	ld.param.u64 %rd1, [a];
+	griddepcontrol.launch_dependents;
+	griddepcontrol.wait;
 	cp.async.cg.shared.global [%r1], [%rd1], 16;
 	ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1}, [%r2];
 	mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1};
@@ -24,6 +27,7 @@ const ptx = `.visible .entry ${clean}(
 }
 .visible .entry ${spilled}()
 {
+	griddepcontrol.wait;
 	ret;
 }
 `;
@@ -51,6 +55,22 @@ test('a tensor-core kernel without its instructions is a fault, and so is a rule
   const without = kernels.slice(0, 1).map((kernel) => ({ ...kernel, ptx: kernel.ptx!.replace('mma.sync', 'fma') }));
   expect(judge(without, { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a has no mma.sync')]);
   expect(judge(kernels.slice(0, 1), { wanted: [{ ...rule, kernel: /^renamed/u }] }).faults).toEqual([expect.stringContaining('no kernel')]);
+});
+
+test('a kernel waits for those before it first of all, where it can', () => {
+  const [one] = kernels;
+  const faults = (change: Partial<NonNullable<typeof one>>) => judge([{ ...one!, ...change }], { wanted: [rule] }).faults;
+  expect(faults({})).toEqual([]);
+  expect(faults({ ptx: one!.ptx!.replace('griddepcontrol.wait', 'nop') })).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a does not begin with wait_for_inputs()')]);
+  for (const early of ['ld.global.f32 %f1, [%rd1];', '@%p1 bra $L__BB0_2;', '$L__BB0_1:', 'bar.sync 0;', 'cp.async.wait_all;', 'prefetch.global.L2 [%rd1];', 'ld.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];']) {
+    expect(faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', `\t${early}\n\tgriddepcontrol.wait`) })).toHaveLength(1);
+  }
+  for (const architecture of ['80', '120']) expect(faults({ architecture, ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop') })).toEqual([]); // no such launches there
+});
+
+test('a load past the order of memory is a fault', () => {
+  const [one] = kernels;
+  for (const architecture of ['80', '90a']) expect(judge([{ ...one!, architecture, ptx: `${one!.ptx}ld.global.nc.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];` }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('loads by ld.global.nc')]);
 });
 
 test('wgmma may stand in for mma.sync and ldmatrix', () => {

@@ -15,6 +15,8 @@ beforeEach(() => {
   vi.stubEnv('XDG_CACHE_HOME', cache);
   vi.stubEnv('LGDISTILL_PROBE', '');
   vi.stubEnv('LGDISTILL_WGMMA', '');
+  vi.stubEnv('LGDISTILL_PDL', '');
+  vi.stubEnv('LGDISTILL_GRAPHS', '');
 });
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -28,8 +30,8 @@ async function referenceValues(): Promise<number[]> {
   return [loss, ...gradient];
 }
 
-async function fake(behaviour: FakeBehaviour, wgmma?: FakeBehaviour): Promise<string> {
-  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${wgmma ?? 'without'}-${count}`, wgmma });
+async function fake(behaviour: FakeBehaviour, wgmma?: FakeBehaviour, launches?: FakeBehaviour | 'slow'): Promise<string> {
+  return writeFakeAddon(folder, behaviour, { values: await referenceValues(), name: `${behaviour}-${wgmma ?? 'without'}-${launches ?? 'without'}-${count}`, wgmma, launches });
 }
 
 const loads = (file: string) => statSync(`${file}.loads`, { throwIfNoEntry: false })?.size ?? 0;
@@ -108,6 +110,41 @@ describe('a trial of products by warpgroups', () => {
   });
 });
 
+describe('a trial of programmatic launches', () => {
+  test('is of its own, beside that of products, and only where a device has them', async () => {
+    expect((await probe(await fake('works', 'works'))).programmaticLaunches).toBeUndefined();
+    const file = await fake('works', 'works', 'works');
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: true }, programmaticLaunches: { passed: true, reason: '', time: 0.6, used: true } });
+    expect(loads(file)).toBe(4); // this process and three children
+    expect(await probe(file)).toMatchObject({ programmaticLaunches: { passed: true, time: 0.6 }, remembered: true });
+    expect((await probe(await fake('aborts', undefined, 'works'))).programmaticLaunches).toBeUndefined();
+  });
+
+  test.each<[FakeBehaviour, RegExp]>([
+    ['aborts', /^it crashed with SIGABRT$/u],
+    ['throws', /an illegal memory access was encountered/u],
+    ['wrong', /^it gives no time but no number$/u],
+  ])('%s: the device is used without them, and tries again in an hour', async (launches, reason) => {
+    const file = await fake('works', 'works', launches);
+    expect(await probe(file)).toMatchObject({ passed: true, wgmma: { passed: true }, programmaticLaunches: { passed: false, reason: expect.stringMatching(reason) as string } });
+    const kept = join(cache, 'lgdistill', 'cuda-probe');
+    const path = join(kept, readdirSync(kept)[0]!);
+    writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as ProbeResult), when: new Date(Date.now() - 3_700_000).toISOString() }));
+    expect((await probe(file)).remembered).toBe(false);
+  });
+
+  test('is left out where the environment decides, or steps are no graphs', async () => {
+    const file = await fake('works', undefined, 'aborts');
+    for (const [variable, value] of [['LGDISTILL_PDL', '0'], ['LGDISTILL_PDL', '1'], ['LGDISTILL_GRAPHS', '0']] as const) {
+      vi.stubEnv(variable, value);
+      expect(await probe(file)).toMatchObject({ passed: true, programmaticLaunches: undefined });
+      vi.stubEnv(variable, '');
+    }
+    vi.stubEnv('LGDISTILL_PDL', 'yes');
+    await expect(probe(file)).rejects.toMatchObject({ code: 'BAD_OPTION', option: '$LGDISTILL_PDL', found: 'yes', allowed: '0, 1' });
+  });
+});
+
 describe('what was found is remembered', () => {
   test('for the next process, and anew when asked', async () => {
     const file = await fake('works');
@@ -167,6 +204,12 @@ describe('openDevice', () => {
     expect((await open(await fake('works', 'works'), 'cuda')).info.products).toBe('wgmma');
     expect((await open(await fake('works', 'wrong'), 'cuda')).info.products).toBe('mma.sync');
     expect((await open(await fake('works'), 'cuda')).info.products).toBe('mma.sync');
+  });
+
+  test('starts kernels early where that was right and faster', async () => {
+    for (const [launches, used] of [['works', 'programmatic'], ['slow', 'serialized'], ['throws', 'serialized'], [undefined, 'serialized']] as const) {
+      expect((await open(await fake('works', undefined, launches), 'cuda')).info.launches).toBe(used);
+    }
   });
 
   test('auto takes the CPU and says why after a crash; an explicit cuda is refused', async () => {

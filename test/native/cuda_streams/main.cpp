@@ -14,6 +14,7 @@
 #include "core/cuda_streams.h"
 #include "core/timeline.h"
 #include "ops/kernels.h"
+#include "ops/launch_trial.h"
 
 namespace lgd {
 
@@ -65,7 +66,7 @@ struct Places {
 
 // A tape as a graph.
 struct Graph {
-  explicit Graph(const Tape& tape) : handle(cuda::build_graph(tape)) {}
+  explicit Graph(const Tape& tape) : handle(cuda::build_graph(tape, false)) {}
   ~Graph() { cuda::destroy_graph(handle); }
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
@@ -250,6 +251,21 @@ void check_changed_kernels() {
   check(counts.launched == times - 1 && counts.instantiated == 1 && counts.nodes == 1 && counts.changed == 1, "a kernel's node was not changed: " + std::to_string(counts.instantiated) + " graphs were built");
 }
 
+// Kernels of a graph that start before those before them end: the same bits, and arguments that change. What it returns is a time, which means nothing on an emulated GPU.
+void check_programmatic_launches() {
+  if (!cuda::has_programmatic_launches(0)) return void(std::printf("SKIPPED programmatic launches: the GPU has none\n"));
+  const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+  double time = 0;
+  std::string found;
+  try {
+    device->run("trial", [&] { time = programmatic_launch_time(*device); });
+  } catch (const Error& error) {
+    found = error.what();
+  }
+  check(found.empty() && time > 0, "programmatic launches: " + found);
+  std::printf("MEASURED a step of small kernels with programmatic launches: %.2f of its time with serialized ones\n", time);
+}
+
 // Whether the host waits where it changes and launches a graph that still runs from its last launch.
 void measure_launches() {
   using Clock = std::chrono::steady_clock;
@@ -346,6 +362,7 @@ int main(int argc, char** argv) {
   }
   lgd::check_changes();
   lgd::check_changed_kernels();
+  lgd::check_programmatic_launches();
   lgd::check_device();
   const std::string error = lgd::error_of_disposal();
   lgd::check(error.empty(), "a head that went before its step: " + error);

@@ -47,6 +47,7 @@ struct Fiber {
   dim3 thread;
   std::vector<Copy> copies;                  // not carried out yet
   std::vector<size_t> groups;                // where each committed group of them ends
+  bool waited = false;                       // for the kernel's inputs
   bool unfenced = false, begun = false;      // of a warpgroup's products: see core/cuda_warpgroup.cuh
   std::vector<WarpgroupProduct> products;    // committed and not waited for
   size_t committed = 0;
@@ -136,7 +137,7 @@ void begin(Fiber& fiber) {
   fiber.exchanges = 0;
   fiber.copies.clear();
   fiber.groups.clear();
-  fiber.unfenced = fiber.begun = false;
+  fiber.waited = fiber.unfenced = fiber.begun = false;
   fiber.products.clear();
   fiber.committed = 0;
 }
@@ -206,6 +207,7 @@ void run_thread() {
     (*machine->kernel)();
     LGD_CHECK(machine->current->copies.empty(), "DEVICE_ERROR", "a thread ended with copies to shared memory that it did not wait for");
     LGD_CHECK(machine->current->products.empty(), "DEVICE_ERROR", "a thread ended with products of its warpgroup that it did not wait for");
+    LGD_CHECK(machine->current->waited, "DEVICE_ERROR", "a thread of a kernel without wait_for_inputs()");
   } catch (...) {
     if (!machine->failed) machine->error = std::current_exception();
     machine->failed = true;
@@ -304,6 +306,8 @@ const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Excha
 
 void defer_copy(void* to, const void* from, bool valid) { machine->current->copies.push_back({to, from, valid}); }
 void commit_copies() { machine->current->groups.push_back(machine->current->copies.size()); }
+void wait_for_inputs() { machine->current->waited = true; }
+
 void wait_copies(int pending) {
   Fiber& fiber = *machine->current;
   const int over = int(fiber.groups.size()) - pending;

@@ -5,7 +5,8 @@
 //   - threads and blocks run in forward, reverse or random order (LGDISTILL_EMULATION_ORDER), so that a missing barrier shows;
 //   - launches and copies wait in lists, one a stream, and run when somebody waits for them (a synchronisation, an event, a free),
 //     so that memory that is written again too early shows; what runtime.cpp is strict about stands there;
-//   - a barrier that some threads never reach is reported as a deadlock.
+//   - a barrier that some threads never reach is reported as a deadlock;
+//   - so is a thread that never calls wait_for_inputs();
 //   - a kernel gets the shared memory that was allowed for it, and no grid or block that a GPU would refuse;
 // What it cannot see: what nvcc makes of the kernels, races that no order of threads shows, bank conflicts. For these ptx/run.h executes nvcc's PTX
 // instead of the fibers.
@@ -93,7 +94,7 @@ inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
-inline float __saturatef(float x) { return std::min(std::max(x, 0.f), 1.f); }
+inline float __saturatef(float x) { return x > 0.f ? std::min(x, 1.f) : 0.f; }  // of NaN: 0, as on the device
 template <class T> inline T __ldg(const T* p) { return *p; }
 using std::max;
 using std::min;
@@ -178,6 +179,7 @@ const Exchanged& exchange(const void* mine, size_t bytes, void (*together)(Excha
 void defer_copy(void* to, const void* from, bool valid);
 void commit_copies();
 void wait_copies(int pending);
+void wait_for_inputs();
 
 }  // namespace lgd::emulation
 
@@ -201,6 +203,8 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
   ctx.launch({name, emulation::address_of(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, &emulation::Kernel<P...>::signature, packed.bytes});
 }
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) ::lgd::launch_kernel((ctx), #kernel, kernel, (grid), (block), (shared), __VA_ARGS__)
+
+inline void wait_for_inputs() { emulation::wait_for_inputs(); }
 
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int = 0) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
 
@@ -236,10 +240,8 @@ inline uint32_t ballot(bool flag) {
   return bits;
 }
 
-inline void prefetch_far(const void* global, int bytes) {
-  LGD_CHECK((reinterpret_cast<uintptr_t>(global) | uintptr_t(bytes)) % 16 == 0 && bytes > 0, "DEVICE_ERROR", "a prefetch of ", bytes, " bytes that are no whole vectors");
-  for (int at = 0; at < bytes; at += 16) (void)*(static_cast<const volatile char*>(global) + at);  // it shall be there
-}
+constexpr int far_piece = 64;
+inline void prefetch_far(const void* global) { (void)*static_cast<const volatile char*>(global); }  // it shall be there
 
 struct SharedPlace {
   char* p;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "access.h"
+#include "core/cuda_device.cuh"
 #include "core/launch.h"
 #include "trace.h"
 
@@ -80,14 +81,14 @@ template <class F> void Clock::note(const Warp& warp, const Instruction& in, uin
       if (in.name().starts_with("shfl.")) event.waves = 1;
       break;
     case M::commit: break;
-    case M::prefetch:
-      for (uint32_t left = active; left; left &= left - 1) {
-        const int lane = std::countr_zero(left);
-        const uintptr_t from = uintptr_t(warp.at<uint64_t>(in.operands[0])[lane]) + uintptr_t(intptr_t(in.operands[0].offset)), bytes = in.count == 2 ? warp.at<uint32_t>(in.operands[1])[lane] : 128;
-        for (uintptr_t sector = from / sector_bytes; sector < (from + bytes) / sector_bytes; ++sector) event.first = uint16_t(event.first + is_first(sector, false));
-      }
-      event.waves = uint16_t(std::popcount(active));
+    case M::prefetch: {
+      addresses_of(0, uint64_t{}, addresses);
+      for (uintptr_t& address : addresses) address = address / far_piece * far_piece;
+      const auto sectors = sectors_of(active, far_piece, addresses);
+      event.waves = uint16_t((sectors.count + 3) / 4);
+      for (int i = 0; i < sectors.count; ++i) event.first = uint16_t(event.first + is_first(sectors.values[i], false));
       break;
+    }
     case M::product: event.waves = uint16_t(operand_waves(in)); break;
     case M::load_shared:
     case M::store_shared: {

@@ -89,6 +89,9 @@ void wait_for_block(Warp& warp, const Instruction& in, uint32_t) {
   LGD_CHECK(*warp.at<uint32_t>(in.operands[0]) == 0, "DEVICE_ERROR", "a barrier other than the block's");
 }
 
+// One kernel runs at a time here, so those before are done.
+void wait_for_kernels_before(Warp&, const Instruction&, uint32_t) {}
+
 }  // namespace
 
 void add_matrices(Operations& all) {
@@ -102,6 +105,7 @@ void add_matrices(Operations& all) {
   all["mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] = {&multiply<of_bfloat16>, fragments, Unit::tensor, 1, Kind::together};
   all["mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"] = {&multiply<of_float16>, fragments, Unit::tensor, 1, Kind::together};
   all["bar.sync"] = {&wait_for_block, {4}, Unit::control, 1, Kind::barrier};
+  all["griddepcontrol.launch_dependents"] = all["griddepcontrol.wait"] = {&wait_for_kernels_before, {}, Unit::control, 1};
   all["bra"] = {nullptr, {}, Unit::control, 1, Kind::branch};
   all["ret"] = {nullptr, {}, Unit::control, 1, Kind::end};
 }

@@ -1,6 +1,7 @@
 // What PTX loads, stores and copies. Shared accesses stay within what the block has; every access is a multiple of its size.
 #include <bit>
 
+#include "core/cuda_device.cuh"
 #include "watch.h"
 
 #pragma GCC optimize("O3")
@@ -126,19 +127,15 @@ void wait_for_copies(Warp& warp, const Instruction& in, uint32_t) {
   for (size_t& group : warp.copy_groups) group -= end;
 }
 
-// cp.async.bulk.prefetch.L2.global [from], bytes, and prefetch.global.L2 [from], of a line.
+// prefetch.global.L2 [from]: of far_piece bytes, half a line, as if no more came.
 void prefetch(Warp& warp, const Instruction& in, uint32_t active) {
-  constexpr uint64_t line = 128;
-  const bool bulk = in.count == 2;
   for (uint32_t left = active; left; left &= left - 1) {
     const int lane = std::countr_zero(left);
-    const uint64_t address = warp.at<uint64_t>(in.operands[0])[lane] + uint64_t(int64_t(in.operands[0].offset)), from = bulk ? address : address / line * line;
-    const uint32_t bytes = bulk ? warp.at<uint32_t>(in.operands[1])[lane] : uint32_t(line);
-    LGD_CHECK((from | bytes) % 16 == 0 && bytes > 0, "DEVICE_ERROR", "a prefetch of ", bytes, " bytes that are no whole vectors");
+    const uint64_t address = warp.at<uint64_t>(in.operands[0])[lane] + uint64_t(int64_t(in.operands[0].offset));
     (void)*Warp::global(address, 1);
     if (!warp.watcher) continue;
-    Access access{&in, false, false, 1u << lane, bytes, {}, true};
-    access.addresses[lane] = Warp::global(from, 16);
+    Access access{&in, false, false, 1u << lane, far_piece, {}, true};
+    access.addresses[lane] = Warp::global(address / far_piece * far_piece, far_piece);
     warp.watcher->use(warp, access);
   }
 }
@@ -187,7 +184,6 @@ const Operation* find_memory_operation(std::string_view name, int width, int add
 
 void add_memory(Operations& all) {
   all["cp.async.ca.shared.global"] = all["cp.async.cg.shared.global"] = {&issue_copy, {4, 8, 4, 4}, Unit::memory, 1};
-  all["cp.async.bulk.prefetch.L2.global"] = {&prefetch, {8, 4}, Unit::memory, 1};
   all["prefetch.global.L2"] = {&prefetch, {8}, Unit::memory, 1};
   all["cp.async.commit_group"] = {&commit_copies, {}, Unit::control, 1, Kind::together};
   all["cp.async.wait_group"] = {&wait_for_copies, {4}, Unit::control, 1, Kind::together};
