@@ -6,13 +6,14 @@
 //   blur     planes -> vertical, then horizontal pass in shared memory -> flipped, normalised, written
 //
 // The contrast needs the mean of the whole image first. The crop is resampled again for it, not kept: it is a fifth of the bytes of the
-// resampled image and lies in L2. A thread keeps its column and walks down the rows; the rows' windows are shared by the block.
+// resampled image and lies in L2. A thread keeps its column and walks down the rows, with the filtered rows of the crop that it will use again;
+// the rows' windows are shared by the block.
 // Sums run in a fixed order: the same batch gives the same bits.
 //
 // Estimate for 224 x 224 from a 256 x 256 source, MoCo v2 (contrast in 0.8, blur in 0.5 of the views), bfloat16, H100:
 //   bytes   0.12 MB of crop, twice; 0.40 MB of output (4 stored channels); half of the images 0.60 MB of planes, out and in: 1.2 MB, 0.4 us at 3 TB/s
-//   work    resampling 125 instructions a pixel, 1.8 times; colour 120; blur 280, 0.5 times: 485, 0.9 us at 4 warp instructions a cycle
-// that is 0.9 us an image if the two overlap and 1.5 us if they do not. The upload, 0.12 MB an image, takes 2 to 5 us of PCIe beside it.
+//   work    660 instructions a pixel by count (scripts/kernels/cost.mjs views --batch 32; colour 280, blur 220, grey 160), 1.1 us at 4 warp instructions a cycle
+// and 1.3 us with what warps wait for (clock.mjs views --batch 32). The upload, 0.12 MB an image, takes 2 to 5 us of PCIe beside it.
 #include <algorithm>
 #include <cstring>
 
@@ -75,55 +76,138 @@ struct Samples {
   float scale;
 };
 
-template <Filter filter>
-__device__ __forceinline__ Samples samples_at(const Axis& axis, int i) {
+__device__ __forceinline__ Samples samples_at(const Axis& axis, Filter filter, int i) {
   const Window window = window_at(axis, filter, i);
   float total = 0;
   for (int j = window.begin; j < window.end; ++j) total += window_weight(window, filter, j);
   return {window, 1.0f / total};
 }
 
-template <Filter filter>
-__device__ __forceinline__ void resample_pixel(const uint8_t* crop, int row_bytes, const Samples& x, const Samples& y, float (&rgb)[3]) {
-  float sum[3] = {};
-  for (int i = y.window.begin; i < y.window.end; ++i) {
-    const uint8_t* row = crop + int64_t(i) * row_bytes;
-    float line[3] = {};
-    for (int j = x.window.begin; j < x.window.end; ++j) {
-      const float weight = window_weight(x.window, filter, j);
-      for (int c = 0; c < 3; ++c) line[c] += weight * float(row[3 * j + c]);
-    }
-    const float weight = window_weight(y.window, filter, i);
-    for (int c = 0; c < 3; ++c) sum[c] += weight * line[c];
-  }
-  const float scale = x.scale * y.scale * (1.0f / 255.0f);
-  for (int c = 0; c < 3; ++c) rgb[c] = filter == Filter::cubic ? clamp01(sum[c] * scale) : sum[c] * scale;
+// The same where there are no more than three, with their weights: enlarged or little shrunk, as most crops are. Of what the window lacks the weight is zero.
+constexpr int few = 3;
+struct alignas(16) FewSamples {
+  int begin;
+  float weights[few];
+  float scale;
+};
+__device__ __forceinline__ bool has_few(const Axis& axis) { return 2 * int64_t(axis.in) <= few * int64_t(axis.out); }
+__device__ __forceinline__ FewSamples few_samples_at(const Axis& axis, int i) {
+  const Samples all = samples_at(axis, Filter::triangle, i);
+  FewSamples found{all.window.begin, {}, all.scale};
+#pragma unroll
+  for (int t = 0; t < few; ++t)
+    if (all.window.begin + t < all.window.end) found.weights[t] = window_weight(all.window, Filter::triangle, all.window.begin + t);
+  return found;
 }
 
-template <Filter filter, class Body>
-__device__ __forceinline__ void for_filtered_pixels(const DeviceBatch& batch, const DeviceView& view, const Body& body) {
+// The pixels of a strip that a thread makes: one column, rows one below the other.
+struct ThreadPixels {
+  int top, bottom;      // of the strip
+  int x, begin, end;    // of this thread; no rows: it has nothing to do
+  __device__ __forceinline__ explicit ThreadPixels(const DeviceBatch& batch) {
+    const int groups = threads / batch.columns, group = int(threadIdx.x) / batch.columns, each = (strip_rows + groups - 1) / groups;
+    top = int(blockIdx.x) / batch.column_tiles * strip_rows;
+    bottom = min(batch.height, top + strip_rows);
+    x = int(blockIdx.x) % batch.column_tiles * batch.columns + int(threadIdx.x) % batch.columns;
+    begin = top + group * each;
+    end = x < batch.width ? min(bottom, begin + each) : begin;
+  }
+};
+
+template <class Body>
+__device__ __forceinline__ void for_pixels_of_many(const DeviceBatch& batch, const DeviceView& view, const ThreadPixels& mine, const Body& body) {
   __shared__ Samples rows[strip_rows];
-  const int top = int(blockIdx.x) / batch.column_tiles * strip_rows, bottom = min(batch.height, top + strip_rows);
-  if (int(threadIdx.x) < bottom - top) rows[threadIdx.x] = samples_at<filter>(view.y, top + int(threadIdx.x));
+  if (int(threadIdx.x) < mine.bottom - mine.top) rows[threadIdx.x] = samples_at(view.y, view.filter, mine.top + int(threadIdx.x));
   __syncthreads();
-  const int column = int(threadIdx.x) % batch.columns, x = int(blockIdx.x) % batch.column_tiles * batch.columns + column;
-  const int first = int(threadIdx.x) / batch.columns, step = threads / batch.columns;
-  if (first >= step || x >= batch.width) return;
+  if (mine.begin >= mine.end) return;
   const uint8_t* crop = batch.pixels + view.pixels;
   const int row_bytes = view.row_bytes;
-  const Samples samples = samples_at<filter>(view.x, x);
-  for (int y = top + first; y < bottom; y += step) {
+  const Filter filter = view.filter;
+  const Samples x = samples_at(view.x, filter, mine.x);
+  for (int out = mine.begin; out < mine.end; ++out) {
+    const Samples& y = rows[out - mine.top];
+    float sum[3] = {};
+    for (int i = y.window.begin; i < y.window.end; ++i) {
+      const uint8_t* row = crop + int64_t(i) * row_bytes;
+      float line[3] = {};
+      for (int j = x.window.begin; j < x.window.end; ++j) {
+        const float weight = window_weight(x.window, filter, j);
+        for (int c = 0; c < 3; ++c) line[c] += weight * float(row[3 * j + c]);
+      }
+      const float weight = window_weight(y.window, filter, i);
+      for (int c = 0; c < 3; ++c) sum[c] += weight * line[c];
+    }
+    const float scale = x.scale * y.scale * (1.0f / 255.0f);
     float rgb[3];
-    resample_pixel<filter>(crop, row_bytes, samples, rows[y - top], rgb);
-    body(y, x, rgb);
+    for (int c = 0; c < 3; ++c) rgb[c] = filter == Filter::cubic ? clamp01(sum[c] * scale) : sum[c] * scale;
+    body(out, mine.x, rgb);
+  }
+}
+
+// A row of the input is filtered once and kept for the output rows that use it, as they come down.
+template <class Body>
+__device__ __forceinline__ void for_pixels_of_few(const DeviceBatch& batch, const DeviceView& view, const ThreadPixels& mine, const Body& body) {
+  __shared__ FewSamples rows[strip_rows];
+  if (int(threadIdx.x) < mine.bottom - mine.top) rows[threadIdx.x] = few_samples_at(view.y, mine.top + int(threadIdx.x));
+  __syncthreads();
+  if (mine.begin >= mine.end) return;
+  const int row_bytes = view.row_bytes, last = view.y.in - 1;
+  const FewSamples x = few_samples_at(view.x, mine.x);
+  const uint8_t* first = batch.pixels + view.pixels + 3 * x.begin;
+  uint8_t next[few][3] = {};  // of the input row below those that are held, on its way while these are used
+  const auto load = [&](int i) {
+    const uint8_t* row = first + int64_t(min(i, last)) * row_bytes;  // below the last there is no weight
+#pragma unroll
+    for (int t = 0; t < few; ++t)
+      if (x.weights[t] != 0)
+#pragma unroll
+        for (int c = 0; c < 3; ++c) next[t][c] = row[3 * t + c];
+  };
+  float lines[few][3];  // of the input rows from `held` on, filtered
+  const auto take = [&](float (&line)[3]) {
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      line[c] = 0;
+#pragma unroll
+      for (int t = 0; t < few; ++t) line[c] += x.weights[t] * float(next[t][c]);
+    }
+  };
+  int held = rows[mine.begin - mine.top].begin;
+#pragma unroll
+  for (int t = 0; t < few; ++t) {
+    load(held + t);
+    take(lines[t]);
+  }
+  load(held + few);
+  for (int out = mine.begin; out < mine.end; ++out) {
+    const FewSamples y = rows[out - mine.top];
+    for (; held < y.begin; ++held) {
+#pragma unroll
+      for (int t = 0; t + 1 < few; ++t)
+#pragma unroll
+        for (int c = 0; c < 3; ++c) lines[t][c] = lines[t + 1][c];
+      take(lines[few - 1]);
+      load(held + few + 1);
+    }
+    const float scale = x.scale * y.scale * (1.0f / 255.0f);
+    float rgb[3];
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      float sum = 0;
+#pragma unroll
+      for (int t = 0; t < few; ++t) sum += y.weights[t] * lines[t][c];
+      rgb[c] = sum * scale;
+    }
+    body(out, mine.x, rgb);
   }
 }
 
 // Calls body(y, x, rgb) for this thread's resampled pixels of image blockIdx.y. Every thread calls it.
 template <class Body>
 __device__ __forceinline__ void for_pixels(const DeviceBatch& batch, const DeviceView& view, const Body& body) {
-  if (view.filter == Filter::triangle) for_filtered_pixels<Filter::triangle>(batch, view, body);
-  else for_filtered_pixels<Filter::cubic>(batch, view, body);
+  const ThreadPixels mine(batch);
+  if (view.filter == Filter::triangle && has_few(view.x) && has_few(view.y)) for_pixels_of_few(batch, view, mine, body);
+  else for_pixels_of_many(batch, view, mine, body);
 }
 
 __device__ __forceinline__ void store4(bf16* p, const F8& v) { store_as<uint2>(p, make_uint2(pack2(v.v[0], v.v[1]), pack2(v.v[2], v.v[3]))); }

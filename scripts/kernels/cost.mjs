@@ -1,6 +1,6 @@
-// What each kernel of a student's training step, or of a teacher's forward pass, asks of a GPU, counted where its PTX is executed on the host
+// What each kernel of a student's training step, of a teacher's forward pass, or of the augmented views, asks of a GPU, counted where its PTX is executed on the host
 // (test/native/emulation/ptx/counts.cpp), and the least time that an H100 needs for it.
-//   node scripts/kernels/cost.mjs [student or clip_rn50] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
+//   node scripts/kernels/cost.mjs [student, clip_rn50 or views] [--resolution 224] [--batch 4] [--fusion layers] [--precision bfloat16] [--lines <part of a kernel>]
 // About a minute, most of it compiling; needs g++ and nvcc. Weights and their gradients, which images share, weigh 64 times what they do with 256 images if they
 // are 4, and 8 times if they are 32, which takes another minute. Grids are made for as many multiprocessors as leave each as much to do as 256 images of 224 px leave
 // an H100's 132. --lines: where in the source a kernel's slots of issue go, and which accesses take more waves than they must.
@@ -39,7 +39,7 @@ export function addTo(sum, numbers) {
 }
 
 /**
- * Runs forward, backward and SGD of a student once, or a teacher forward, and counts.
+ * Runs forward, backward and SGD of a student once, a teacher forward, or the augmentation of views, and counts.
  * @param {string} addon the emulated one
  * @param {string} ptx a folder of makePtx
  * @param {Setting} setting
@@ -145,7 +145,7 @@ async function main() {
   const { batch } = setting;
   const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);
   const kinds = ['memory', 'cache', 'issue', 'integer', 'special', 'shared', 'tensor'];
-  console.log(`${student}: ${student in teachers ? 'forward' : 'forward, backward and SGD'}, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
+  console.log(`${student}: ${student in teachers ? 'forward' : student === 'views' ? 'augmentation' : 'forward, backward and SGD'}, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
   console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}; beyond: for memory where level-2 cache keeps what launches leave\n${['MB', 'longest', 'beyond', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
   const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, beyond: 0, times: {}, longest: 0 };
   for (const row of rows) {

@@ -1,6 +1,6 @@
-// One training step of a student, or one forward pass of a teacher (cost.mjs): prints how long the report was before it.
+// One training step of a student, one forward pass of a teacher, or the augmented views of a step (cost.mjs): prints how long the report was before it.
 import { statSync } from 'node:fs';
-import { CompiledEncoder, createStudent, initialWeights, modifiedResNet, openDevice } from '../../dist/index.js';
+import { CompiledEncoder, createStudent, initialWeights, modifiedResNet, openDevice, parseConfig } from '../../dist/index.js';
 import { teachers } from './cost.mjs';
 
 const [report, name, sideArgument, batchArgument, precision] = process.argv.slice(2);
@@ -14,7 +14,19 @@ const writeImages = async (encoder) => {
   await device.synchronize();
   return images;
 };
-if (tower) {
+if (name === 'views') {
+  const side = Math.round((resolution * 8) / 7); // images are kept somewhat larger than the views that are cropped from them
+  const store = addon.makePixelStore({ memoryLimitBytes: 1e9, spillFolder: '' });
+  for (let image = 0; image < batch; image++) addon.appendPixels(store, side, side, Uint8Array.from({ length: 3 * side * side }, (_, i) => 128 + 100 * Math.sin(i * 0.001 * (image + 1))));
+  const images = addon.makeImages(handle, batch, resolution, resolution, precision === 'bfloat16');
+  const numbers = Array.from({ length: batch }, (_, i) => i);
+  const recipe = { ...parseConfig({}).augment, train: true, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] };
+  const augment = () => addon.augment(store, recipe, { images: numbers, drawIds: numbers, seed: 1, epoch: 0 }, images);
+  augment();
+  await device.synchronize(); // now there is a report
+  process.stdout.write(String(statSync(report).size));
+  augment();
+} else if (tower) {
   const graph = modifiedResNet({ ...tower, imageSize: resolution });
   const encoder = new CompiledEncoder(device, graph, { batch, resolution, training: false, precision });
   encoder.load(initialWeights(graph, 1));
