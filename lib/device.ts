@@ -73,7 +73,7 @@ export class Device implements Disposable {
  * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
  * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
  * reason not to take it. Where it has products by warpgroups (`wgmma`, compute capability 9.0), these are tried too, and a fault in them is a reason to form
- * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0 and later), which are
+ * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0), which are
  * used where they are right and faster, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND

@@ -55,7 +55,7 @@ function buildTypeScript() {
 function architectures(cuda) {
   if (!cuda) return undefined;
   if (options.arch === 'all') return allArchitectures();
-  if (options.arch === 'native') return installedArchitectures() ?? fail('--arch native: nvidia-smi lists no GPU here');
+  if (options.arch === 'native') return installedArchitectures() ?? fail('--arch native: nvidia-smi tells of no compute capability here');
   if (options.arch) return options.arch;
   return installedArchitectures() ?? '80'; // without a GPU here: one architecture, and PTX for all later ones
 }

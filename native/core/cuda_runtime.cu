@@ -53,10 +53,12 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
+// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; the driver must know such edges, too (12.3).
 bool has_programmatic_launches(int index) {
+  static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90");
   int major = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
-  return major >= 9;
+  return built && major == 9 && driver_version() >= 12030;
 }
 
 size_t block_shared_memory(int index) {
@@ -219,13 +221,6 @@ cudaMemsetParams zero_node(const Work& work) {
 
 }  // namespace
 
-// A kernel compiled for less than compute capability 9.0 does not wait for those before it (wait_for_inputs() is empty there).
-static bool waits_for_inputs(const Launch& launch) {
-  cudaFuncAttributes attributes;
-  check_launch(cudaFuncGetAttributes(&attributes, launch.kernel), launch);
-  return attributes.ptxVersion >= 90;
-}
-
 static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaGraphNode_t to) {
   cudaGraphEdgeData edge{};
   edge.from_port = cudaGraphKernelNodePortProgrammatic;
@@ -245,7 +240,7 @@ void* build_graph(const Tape& tape, bool programmatic) {
     before.clear();
     for (const int piece : tape.before(i)) before.push_back(built->nodes[size_t(piece)]);
     const Work work = tape[i];
-    const bool starts_early = programmatic && tape.may_start_early(i) && waits_for_inputs(work.launch);
+    const bool starts_early = programmatic && tape.may_start_early(i);
     const cudaGraphNode_t kernel_before = starts_early ? before[0] : nullptr;
     if (starts_early) before.clear();
     cudaGraphNode_t& node = built->nodes.emplace_back();

@@ -14,7 +14,7 @@ void stream_wait(void* stream, void* event);   // later work of the stream waits
 void await_event(void* event);                 // the host waits; returns at once for an event that was never recorded
 
 // A graph with a node for each piece of the tape, ready to be launched as often as wished; each launch runs behind the one before.
-// programmatic: what may start early does, where its code has the wait.
+// programmatic: what may start early does.
 void* build_graph(const Tape& tape, bool programmatic);
 // Gives a node, by its number on the tape, the arguments of other work of the same kind and kernel; launches before keep theirs. False if
 // the driver cannot: the graph must be built again.

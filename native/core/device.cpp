@@ -35,7 +35,7 @@ static bool is_wanted(const char* variable) {
   return !(text && std::strcmp(text, "0") == 0);
 }
 bool has_wanted_warpgroups(int index) { return is_wanted("LGDISTILL_WGMMA") && cuda::has_warpgroups(index); }
-bool has_wanted_programmatic_launches(int index) { return is_wanted("LGDISTILL_PDL") && cuda::has_programmatic_launches(index); }
+bool has_wanted_programmatic_launches(int index) { return is_wanted("LGDISTILL_PDL") && is_wanted("LGDISTILL_GRAPHS") && cuda::has_programmatic_launches(index); }
 
 struct Device::Impl {
   std::mutex mutex;
@@ -111,8 +111,9 @@ Device::~Device() {
   if (impl_->thread.get_id() == std::this_thread::get_id()) impl_->thread.detach();
   else impl_->thread.join();
   release(impl_->scratch, impl_->scratch_bytes);
+  if (kind == DeviceKind::cuda) make_current();
+  impl_->timeline.reset();  // waits for what uses the sums
   sums.reset();
-  impl_->timeline.reset();
 }
 
 void* Device::allocate(size_t bytes) {
@@ -141,14 +142,18 @@ void* Device::allocate(size_t bytes) {
 void Device::release(void* pointer, size_t bytes) noexcept {
   if (!pointer) return;
   impl_->allocated -= bytes == 0 ? 1 : bytes;
-  if (kind == DeviceKind::cpu) std::free(pointer);
-  else if (!impl_->timeline || !impl_->timeline->defer_release(pointer)) {
-    try {
-      cuda::set_device(index);  // whose work the release waits for
-    } catch (const Error&) {
-      // a device that failed keeps its memory
-    }
-    cuda::release(pointer);
+  if (kind == DeviceKind::cpu) return std::free(pointer);
+  if (impl_->timeline && impl_->timeline->defer_release(pointer)) return;
+  make_current();  // its work is what the release waits for
+  cuda::release(pointer);
+}
+
+// For the calling thread, as far as a device that failed lets it.
+void Device::make_current() const noexcept {
+  try {
+    cuda::set_device(index);
+  } catch (const Error&) {
+    // nothing can be done on it any more, and nothing needs to be
   }
 }
 

@@ -96,6 +96,8 @@ class Device {
   void clear_error();
 
  private:
+  void make_current() const noexcept;
+
   bool walks_back_ = false;
   struct Impl;
   std::shared_ptr<Impl> impl_;
@@ -137,7 +139,7 @@ bool compiled();                      // was this addon built with CUDA?
 int device_count(std::string& why);   // 0 and the reason where there is no driver or device; never throws
 DeviceProperties properties(int index);
 bool has_warpgroups(int index);       // compute capability 9.0, and code for sm_90a in this build
-bool has_programmatic_launches(int index);     // compute capability 9.0 and later; whether a kernel's code waits is seen where a graph is built
+bool has_programmatic_launches(int index);  // compute capability 9.0, code for it in this build, and a driver of 12.3
 size_t block_shared_memory(int index); // bytes that a block may ask for: 227 KiB on an H100, 163 on an A100, 99 on cards of 8.6, 8.9 and 12.0
 int driver_version();                 // 13000 for 13.0; 0 without a driver
 int runtime_version();

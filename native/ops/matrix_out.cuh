@@ -1,7 +1,7 @@
 // The way out of the matrix core. Accumulators leave through strips of shared memory, a strip a warp, so that a lane stores 16 bytes and
 // always the same columns: sums per column stay in its registers until the block ends.
 //
-// prefetch(row, column, count), where there is one, is called before a tile's product for each of its rows: sends for what the block's columns of it will ask.
+// prefetch(row, column), where there is one, is called before a tile's product for every far_piece bytes of its rows: sends for what store() will ask there.
 // Of a block a lane stores the same eight columns in every row, and keeps two F8 for them from row to row; fetch(row, column) is called ahead
 // of store() for several rows, row < M and column < N given. The lane's two are
 //   - without sums: what prepare(column, first, second) made of them at the start; store(row, column, values, fetched, first, second);

@@ -28,13 +28,13 @@ export const rules = [
 /** What kernels must not have: accesses of 4 bytes where the source has 16 (nvcc splits those that are not behind load_as and store_as), which meet in the banks. */
 export const split = [{ source: /ops\/(fused_)?conv\.cu$/u, kernel: /^matrix_kernel<bf16/u, pattern: /\b(ld|st)\.shared\.(v2\.)?u32\b/u }];
 
-/** What must not stand before a kernel waits for those before it (wait_for_inputs() in core/cuda_device.cuh): any use of memory but its parameters, and whatever could pass the wait by. */
-const beforeWait = /^\s*(?:@|\$L|bra\b|bar\.|ret\b|(?:ld|st)\.(?!param\b)|atom|red\.|cp\.|prefetch)/mu;
+/** What alone may stand before a kernel waits for those before it (wait_for_inputs() in core/cuda_device.cuh), a line: parameters and arithmetic with them. No other memory, and nothing that could pass the wait by. */
+const beforeWait = /^\s*(?:$|[{}]|\/\/|\.\w|(?:ld\.param|mov|cvta|cvt|add|sub|mul|mad|shl|shr|and|or|setp|selp|griddepcontrol)\b)/u;
 
 /** What is wrong with how a kernel starts, which may be while those before it still run; '' for nothing. Code for less than 9.0 has no wait, and its kernels never start early. */
 function faultOfStart({ architecture, ptx }) {
   const wait = ptx.indexOf('griddepcontrol.wait');
-  if (Number.parseInt(ptxOf(architecture), 10) >= 90 && (wait < 0 || beforeWait.test(ptx.slice(ptx.indexOf('{'), wait)))) return 'does not begin with wait_for_inputs()';
+  if (Number.parseInt(ptxOf(architecture), 10) >= 90 && (wait < 0 || !ptx.slice(ptx.indexOf('{'), wait).split('\n').every((line) => beforeWait.test(line)))) return 'does not begin with wait_for_inputs()';
   // Such loads are of memory that nothing writes while the kernel is there; but the kernel before may still write it.
   if (/\bld\.global\.nc\b/u.test(ptx)) return 'loads by ld.global.nc: have no __ldg, and no __restrict__ of what is const';
   return '';

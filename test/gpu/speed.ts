@@ -147,10 +147,11 @@ export async function profile(report: Report): Promise<void> {
   await forSettings(report, async (setting) => {
     const { student, resolution } = setting;
     if (resolution < 128 && student !== 'mobilenet_v2') return; // where steps are short, one network tells enough
-    const name = `${student} ${resolution} px: gaps inside a step`;
+    const name = `${student} ${resolution} px: gaps inside a step, serialized launches`;
     await report.attempt('profile', name, async () => {
       const trace = join(folder, 'trace');
-      const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off' }; // another child would write to the same trace
+      const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off', // another child would write to the same trace
+        LGDISTILL_PDL: '0' }; // a kernel that starts early and waits would count as running: no gap would show
       const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
       if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);

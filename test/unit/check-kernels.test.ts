@@ -62,9 +62,10 @@ test('a kernel waits for those before it first of all, where it can', () => {
   const faults = (change: Partial<NonNullable<typeof one>>) => judge([{ ...one!, ...change }], { wanted: [rule] }).faults;
   expect(faults({})).toEqual([]);
   expect(faults({ ptx: one!.ptx!.replace('griddepcontrol.wait', 'nop') })).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a does not begin with wait_for_inputs()')]);
-  for (const early of ['ld.global.f32 %f1, [%rd1];', '@%p1 bra $L__BB0_2;', '$L__BB0_1:', 'bar.sync 0;', 'cp.async.wait_all;', 'prefetch.global.L2 [%rd1];', 'ld.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];']) {
+  for (const early of ['ld.global.f32 %f1, [%rd1];', '@%p1 bra $L__BB0_2;', '$L__BB0_1:', 'bar.sync 0;', 'cp.async.wait_all;', 'prefetch.global.L2 [%rd1];', 'exit;', 'call.uni helper, (%r1);', 'ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1}, [%r2];', 'ld.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1];']) {
     expect(faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', `\t${early}\n\tgriddepcontrol.wait`) })).toHaveLength(1);
   }
+  expect(faults({ ptx: one!.ptx!.replace('\tgriddepcontrol.wait', '\tadd.s32 %r1, %r2, 1; // an index\n\t.loc 1 2 3\n\tgriddepcontrol.wait') })).toEqual([]);
   for (const architecture of ['80', '120']) expect(faults({ architecture, ptx: one!.ptx!.replaceAll(/griddepcontrol\.\w+/gu, 'nop') })).toEqual([]); // no such launches there
 });
 

@@ -253,7 +253,7 @@ void check_changed_kernels() {
 
 // Kernels of a graph that start before those before them end: the same bits, and arguments that change. What it returns is a time, which means nothing on an emulated GPU.
 void check_programmatic_launches() {
-  if (!cuda::has_programmatic_launches(0)) return void(std::printf("SKIPPED programmatic launches: the GPU has none\n"));
+  if (!has_wanted_programmatic_launches(0)) return void(std::printf("SKIPPED programmatic launches: the GPU has none, or $LGDISTILL_PDL is 0\n"));
   const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   double time = 0;
   std::string found;
