@@ -4,9 +4,9 @@ export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './error
 export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
 export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
-export type { ProbeResult, ProbeTrial } from './cuda-probe.js';
+export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
 export type {
-  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
+  BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceFeatures, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
   NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, RowFileHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
   StepInfo, TensorHandle,
 } from './native.js';

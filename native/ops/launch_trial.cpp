@@ -155,7 +155,8 @@ double programmatic_launch_time(Context& ctx) {
     return results;
   };
   const auto serialized = std::make_shared<StepGraph>(), programmatic = std::make_shared<StepGraph>();
-  LGD_CHECK(same_bits(run(false, serialized), run(true, programmatic)), "DEVICE_ERROR", "steps with programmatic launches give other results than with serialized ones");
+  const Bits expected = run(false, serialized), found = run(true, programmatic);
+  LGD_CHECK(same_bits(found, expected), "DEVICE_ERROR", "steps with programmatic launches give other results than with serialized ones");
   LGD_CHECK(programmatic->counts.instantiated == serialized->counts.instantiated, "DEVICE_ERROR", "the driver cannot change the arguments of a graph with programmatic launches");
   double once = INFINITY;
   for (int i = 0; i < 3; ++i) once = std::min(once, time_of(ctx, *serialized, 1));

@@ -56,6 +56,23 @@ test('a GPU whose products by warpgroups fail is used without them, and that is 
   expect(stderr).toContain('slower than by wgmma');
 });
 
+test.each([
+  ['works', 'programmatic, which took 60 % of the time of serialized ones', undefined],
+  ['slow', 'serialized; programmatic, which took 110 % of the time of serialized ones', undefined],
+  ['throws', 'serialized; programmatic ones failed: an illegal memory access', 'starts kernels one after the other, slower than early'],
+] as const)('how a GPU starts kernels is said: %s', async (launches, line, problem) => {
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: `launches-${launches}`, launches }));
+  vi.stubEnv('XDG_CACHE_HOME', folder);
+  vi.stubEnv('LGDISTILL_PDL', '');
+  vi.resetModules();
+  const { lgdistill: fresh } = await import('./program.js');
+  const { code, documents, stderr } = await fresh(['doctor', '--json']);
+  expect([code, (documents() as unknown as SystemReport[])[0]!.device]).toEqual([0, 'cuda']);
+  expect(stderr).toContain(line);
+  if (problem === undefined) expect(stderr).not.toContain('slower than early');
+  else expect(stderr).toContain(problem);
+});
+
 test('a machine without the addon is not usable, and the command to type is said', async () => {
   vi.stubEnv('LGDISTILL_ADDON', '/nowhere/lgdistill.node');
   vi.resetModules(); // the addon is loaded once a process
