@@ -19,6 +19,18 @@ namespace {
 constexpr int layer_count = 4, step_count = 8, channels = 64;
 constexpr ConvShape shape{16, 8, 8, channels, channels, 1, 1, 1, 0, 1, 8, 8};  // a few microseconds a kernel, of which most is its start
 
+LazyInput stored(const void* y) {
+  LazyInput input;
+  input.y = y;
+  return input;
+}
+
+GradientTarget plain(void* g) {
+  GradientTarget target;
+  target.g = g;
+  return target;
+}
+
 struct Layer {
   Numbers y, w, dw, of_channel;  // of_channel: what LazyInput and NormGradient name, in this order
 
@@ -29,9 +41,13 @@ struct Layer {
     of_channel.fill(seed + 1, 0.5f, 1);
   }
   float* at(int i) const { return of_channel.floats() + i * channels; }
-  LazyInput activation() const { return {y, at(6), at(7), Act::relu}; }
+  LazyInput activation() const { return {y, at(6), at(7), Act::relu, nullptr}; }
   NormTarget norm(float momentum) const { return {1e-5f, momentum, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)}; }
-  LazyGradient gradient(const void* g) const { return {g, y, at(10), at(11), at(12)}; }
+  LazyGradient gradient(const void* g) const {
+    LazyGradient dy;
+    dy.g = g, dy.y = y, dy.a = at(10), dy.b = at(11), dy.c = at(12);
+    return dy;
+  }
   GradientTarget target(void* g) const { return {g, false, y, nullptr, at(6), at(7), Act::relu, {at(0), at(4), at(5), at(8), at(9), at(10), at(11), at(12)}}; }
 };
 
@@ -97,7 +113,7 @@ class Steps {
     ctx_.restart_turns();
     ctx_.kernels->defer_sums(ctx_);
     const float momentum = 0.1f + 0.05f * float(step % 2);
-    const LazyInput first{x_[size_t(step % 2)]};
+    const LazyInput first = stored(x_[size_t(step % 2)]);
     LazyInput input = first;
     for (int i = 0; i < layer_count; ++i) {
       if (i == 1) {  // the fork: two kernels behind one
@@ -111,11 +127,11 @@ class Steps {
     ctx_.copy(copied_, layers_.back().y, values * sizeof(uint16_t));
     ctx_.join_branch();
     ctx_.zero(g_[2], values * sizeof(uint16_t));
-    backward(LazyInput{copied_}, beside_, top_[size_t(step % 2)], GradientTarget{g_[2]});
+    backward(stored(copied_), beside_, top_[size_t(step % 2)], plain(g_[2]));
     const void* g = g_[2];
     for (int i = layer_count - 1; i >= 0; --i) {
       void* const below = g_[i % 2];
-      backward(i > 0 ? layers_[size_t(i - 1)].activation() : first, layers_[size_t(i)], g, i > 0 ? layers_[size_t(i - 1)].target(below) : GradientTarget{below});
+      backward(i > 0 ? layers_[size_t(i - 1)].activation() : first, layers_[size_t(i)], g, i > 0 ? layers_[size_t(i - 1)].target(below) : plain(below));
       g = below;
     }
     ctx_.kernels->finish_sums(ctx_);
