@@ -74,7 +74,7 @@ template <class V> __device__ __forceinline__ void store_as(void* p, const V& va
 template <class T> __device__ __forceinline__ T load_unordered(const T* global) { return __ldcg(global); }
 template <class T> __device__ __forceinline__ void store_unordered(T* p, T value) { *static_cast<volatile T*>(p) = value; }
 
-// Sends for memory that will soon be loaded, so that level-2 cache has it by then: the far_piece bytes from a multiple of as many, at least. One instruction for the addresses
+// Sends for memory that will soon be loaded, so that level-2 cache has it by then: by assumption the far_piece bytes around the address, half a line. One instruction for the addresses
 // of a warp, where cp.async.bulk.prefetch has its address in uniform registers, so that lanes with their own take turns.
 constexpr int far_piece = 64;
 __device__ __forceinline__ void prefetch_far(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(global))); }

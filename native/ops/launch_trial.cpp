@@ -158,11 +158,7 @@ double time_of(Context& ctx, StepGraph& graph, int repeats) {
 
 double programmatic_launch_time(Context& ctx) {
   LGD_CHECK(ctx.kind == DeviceKind::cuda && cuda::has_programmatic_launches(ctx.index), "DEVICE_UNAVAILABLE", "programmatic dependent launches need compute capability 9.0 and code for it");
-  struct Restore {
-    Context& ctx;
-    const bool before = ctx.programmatic_launches;
-    ~Restore() { ctx.programmatic_launches = before; }
-  } restore{ctx};
+  const KeptSwitch kept(ctx.programmatic_launches);
   Steps steps(ctx);
   const auto run = [&](bool programmatic, const std::shared_ptr<StepGraph>& graph) {
     ctx.programmatic_launches = programmatic;

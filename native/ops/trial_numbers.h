@@ -1,4 +1,4 @@
-// Numbers for trials of a device: made on the host from a seed, the same each time, and read back.
+// What trials of a device share: numbers, made on the host from a seed, the same each time, and read back; and a switch that goes back.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -57,6 +57,19 @@ class Numbers {
   Context& ctx_;
   const size_t bytes_;
   void* const data_;
+};
+
+// Puts a switch of the device back, however the trial ends.
+class KeptSwitch {
+ public:
+  explicit KeptSwitch(bool& of) : switch_(of), before_(of) {}
+  ~KeptSwitch() { switch_ = before_; }
+  KeptSwitch(const KeptSwitch&) = delete;
+  KeptSwitch& operator=(const KeptSwitch&) = delete;
+
+ private:
+  bool& switch_;
+  const bool before_;
 };
 
 }  // namespace lgd

@@ -47,11 +47,7 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
 
 double warpgroup_difference(Context& ctx) {
   LGD_CHECK(ctx.kind == DeviceKind::cuda && cuda::has_warpgroups(ctx.index), "DEVICE_UNAVAILABLE", "products by warpgroups need compute capability 9.0 and code for sm_90a");
-  struct Restore {
-    Context& ctx;
-    const bool before = ctx.warpgroups;
-    ~Restore() { ctx.warpgroups = before; }
-  } restore{ctx};
+  const KeptSwitch kept(ctx.warpgroups);
   double largest = 0;
   for (const auto& [c, k] : {std::pair{64, 128}, {128, 64}}) {
     const int rows = 128 * multiprocessors;  // tiles of warpgroups are for products that fill the card

@@ -6,7 +6,7 @@
 //   - launches and copies wait in lists, one a stream, and run when somebody waits for them (a synchronisation, an event, a free),
 //     so that memory that is written again too early shows; what runtime.cpp is strict about stands there;
 //   - a barrier that some threads never reach is reported as a deadlock;
-//   - so is a thread that never calls wait_for_inputs();
+//   - a thread that ends without wait_for_inputs() is an error;
 //   - a kernel gets the shared memory that was allowed for it, and no grid or block that a GPU would refuse;
 // What it cannot see: what nvcc makes of the kernels, races that no order of threads shows, bank conflicts. For these ptx/run.h executes nvcc's PTX
 // instead of the fibers.
