@@ -2,12 +2,14 @@ import { exitCodes } from './failure.js';
 import { runProgram } from './program.js';
 
 // The first Ctrl-C lets the command finish its step and write a checkpoint; the second ends the process. npx and timeout pass on a signal that the terminal has
-// sent already, so what comes right after the first is the same one.
+// sent already, so what comes right after the first is the same one. A terminal that closes does as Ctrl-C does; a process that has no terminal, as with nohup, goes
+// on: Node takes nohup's protection away.
 const echoMilliseconds = 500;
 const controller = new AbortController();
 let stopping: number | undefined;
-for (const name of ['SIGINT', 'SIGTERM'] as const) {
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(name, () => {
+    if (name === 'SIGHUP' && ![process.stdin, process.stdout, process.stderr].some(({ isTTY }) => isTTY)) return;
     if (stopping !== undefined && performance.now() - stopping < echoMilliseconds) return;
     if (stopping !== undefined) process.exit(exitCodes.interrupted);
     stopping = performance.now();
@@ -15,7 +17,17 @@ for (const name of ['SIGINT', 'SIGTERM'] as const) {
     controller.abort(new Error(name));
   });
 }
-// A reader that has gone (`lgdistill names list.txt | head`) is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => error.code === 'EPIPE' && process.exit(exitCodes.done));
+// A reader that has gone (`lgdistill names list.txt | head`, `lgdistill distill | tee log` whose tee was killed) or a closed terminal is no failure: the command goes
+// on, and what it prints is dropped. A run has its own log. What cannot be written for another reason, a full disk, is one.
+let unwritten: Error | undefined;
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO' && error.code !== 'ERR_STREAM_DESTROYED') unwritten = error;
+  });
+}
 
 process.exitCode = await runProgram(process.argv.slice(2), process, controller.signal);
+if (unwritten !== undefined && process.exitCode === exitCodes.done) {
+  process.stderr.write(`error NOT_WRITABLE\n  what the command printed is not whole: ${unwritten.message}\n  -> Make room where the output goes, and run it again\n`);
+  process.exitCode = exitCodes.failed;
+}
