@@ -176,7 +176,7 @@ export class Course {
   #planOf(images: Pick<Dataset, 'length' | 'sourceIndex'>): [BatchPlan, Schedule] {
     const { train, seed } = this.config;
     const plan = new BatchPlan(images, { batchSize: train.batchSize, seed });
-    return [plan, makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: plan.stepsPerEpoch / train.accumulate })];
+    return [plan, makeSchedule({ ...train, batchesPerEpoch: plan.stepsPerEpoch })];
   }
 
   /** All students see the same images: those that the run was begun with, of which some may be gone. */

@@ -59,7 +59,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
   const { config, students } = distiller;
   const { train, seed } = config;
   const plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });
-  const schedule = makeSchedule({ ...train, effectiveBatch: train.batchSize * train.accumulate, stepsPerEpoch: plan.stepsPerEpoch / train.accumulate });
+  const schedule = makeSchedule({ ...train, batchesPerEpoch: plan.stepsPerEpoch });
   const before: DistillerState[] = [];
   for (const number of students.keys()) before.push(await distiller.state(number));
   const trial = new Trial(distiller, dataset, plan, schedule.learningRate(0), signal);
@@ -74,7 +74,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, { second
     const parts = partsOf(timings);
     const bottleneck = parts.reduce((most, part) => (part.milliseconds > most.milliseconds ? part : most)).stage;
     const images = train.batchSize * train.accumulate;
-    const lastStep = Math.min(Math.floor(schedule.totalSteps), train.maxSteps ?? Infinity);
+    const lastStep = Math.min(schedule.totalSteps, train.maxSteps ?? Infinity);
     return {
       type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep,
       imagesPerSecond: (1000 * images) / milliseconds,

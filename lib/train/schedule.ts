@@ -3,32 +3,35 @@
 export interface ScheduleOptions {
   /** Learning rate for 256 images a step. */
   learningRate: number;
-  /** Images an optimiser step, accumulation included. */
-  effectiveBatch: number;
-  stepsPerEpoch: number;
+  /** Images a batch. */
+  batchSize: number;
+  /** Batches an optimiser step. */
+  accumulate: number;
+  /** Whole batches; a step may take some of one epoch and some of the next. */
+  batchesPerEpoch: number;
   epochs: number;
   /** May be a fraction. */
   warmupEpochs: number;
 }
 
 export interface Schedule {
-  /** Steps of the whole run. */
+  /** Steps of the whole run, a whole number: batches at its end that make no step are left. */
   readonly totalSteps: number;
   readonly warmupSteps: number;
-  /** learningRate x effectiveBatch / 256: the rate at the end of the warm-up. */
+  /** learningRate x batchSize x accumulate / 256: the rate at the end of the warm-up. */
   readonly peak: number;
   /** The rate of step `step`, counted from 0 to totalSteps - 1. */
   learningRate(step: number): number;
 }
 
 /**
- * peak = learningRate x effectiveBatch / 256 (linear scaling, Goyal et al. 2017, section 2.1). With w warm-up steps of n, step s has
+ * peak = learningRate x batchSize x accumulate / 256 (linear scaling, Goyal et al. 2017, section 2.1). With w warm-up steps of n, step s has
  * peak (s + 1) / w for s < w, and peak (1 + cos(pi (s - w) / (n - w))) / 2 after (Loshchilov and Hutter 2017, equation 5, without restarts).
  */
-export function makeSchedule({ learningRate, effectiveBatch, stepsPerEpoch, epochs, warmupEpochs }: ScheduleOptions): Schedule {
-  const totalSteps = stepsPerEpoch * epochs;
-  const warmupSteps = Math.min(totalSteps, Math.round(stepsPerEpoch * warmupEpochs));
-  const peak = (learningRate * effectiveBatch) / 256;
+export function makeSchedule({ learningRate, batchSize, accumulate, batchesPerEpoch, epochs, warmupEpochs }: ScheduleOptions): Schedule {
+  const totalSteps = Math.floor((batchesPerEpoch * epochs) / accumulate);
+  const warmupSteps = Math.min(totalSteps, Math.round((batchesPerEpoch * warmupEpochs) / accumulate));
+  const peak = (learningRate * batchSize * accumulate) / 256;
   return {
     totalSteps,
     warmupSteps,

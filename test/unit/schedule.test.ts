@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { makeSchedule } from '../../lib/train/schedule.js';
 
-const published = { learningRate: 0.03, effectiveBatch: 2048, stepsPerEpoch: 625, epochs: 200, warmupEpochs: 5 };
+const published = { learningRate: 0.03, batchSize: 256, accumulate: 8, batchesPerEpoch: 5000, epochs: 200, warmupEpochs: 5 };
 
 describe('makeSchedule', () => {
   it('scales the published rate with the batch and peaks at the end of the warm-up', () => {
@@ -14,14 +14,14 @@ describe('makeSchedule', () => {
   });
 
   it('is at half the peak half way down, and just above zero at the last step', () => {
-    const { learningRate, peak } = makeSchedule({ ...published, stepsPerEpoch: 10, epochs: 12, warmupEpochs: 2 });
+    const { learningRate, peak } = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 10, epochs: 12, warmupEpochs: 2 });
     expect(learningRate(70)).toBeCloseTo(peak / 2, 12);
     expect(learningRate(119)).toBeGreaterThan(0);
     expect(learningRate(119)).toBeLessThan(peak * 1e-3);
   });
 
   it('rises during the warm-up and never after', () => {
-    const { learningRate, totalSteps, warmupSteps } = makeSchedule({ ...published, stepsPerEpoch: 7, epochs: 9, warmupEpochs: 1.5 });
+    const { learningRate, totalSteps, warmupSteps } = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 7, epochs: 9, warmupEpochs: 1.5 });
     expect(warmupSteps).toBe(11);
     for (let step = 1; step < totalSteps; step++) {
       const [before, now] = [learningRate(step - 1), learningRate(step)];
@@ -30,10 +30,16 @@ describe('makeSchedule', () => {
     }
   });
 
+  it('has whole steps where batches do not fill the last', () => {
+    expect(makeSchedule({ ...published, accumulate: 3, batchesPerEpoch: 4, epochs: 2 }).totalSteps).toBe(2);
+    expect(makeSchedule({ ...published, accumulate: 10, batchesPerEpoch: 11, epochs: 90 }).totalSteps).toBe(99); // 1.1 * 90 is more than that
+    expect(makeSchedule({ ...published, accumulate: 10, batchesPerEpoch: 7, epochs: 90 }).totalSteps).toBe(63); // and 0.7 * 90 less
+  });
+
   it('is defined without a warm-up and with nothing but one', () => {
-    const without = makeSchedule({ ...published, stepsPerEpoch: 1, epochs: 2, warmupEpochs: 0 });
+    const without = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 1, epochs: 2, warmupEpochs: 0 });
     expect([without.learningRate(0), without.learningRate(1)]).toEqual([without.peak, without.peak / 2]);
-    const only = makeSchedule({ ...published, stepsPerEpoch: 2, epochs: 2, warmupEpochs: 2 });
+    const only = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 2, epochs: 2, warmupEpochs: 2 });
     expect([0, 1, 2, 3].map((step) => only.learningRate(step) / only.peak)).toEqual([0.25, 0.5, 0.75, 1]);
   });
 });
