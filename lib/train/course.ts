@@ -51,6 +51,8 @@ export class Course {
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
   #decoded = { images: 0, seconds: 0 };
   #views: TeacherViewCache | undefined;
+  /** Of the folder of several students. */
+  #unlock: (() => Promise<void>) | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
   private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
@@ -70,8 +72,8 @@ export class Course {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
     const names = distiller.students.map(({ name }) => name);
-    if (resume === undefined && config.overwrite) await clearGroup(config.output);
-    if (configs.length > 1) await openGroupFolder(config, names, resume);
+    if (configs.length > 1) course.#unlock = await openGroupFolder(config, names, resume);
+    else if (resume === undefined && config.overwrite) await clearGroup(config.output);
     try {
       for (const number of configs.keys()) course.#runs.push(await Run.open(course, number));
       const continued: boolean[] = [];
@@ -143,6 +145,7 @@ export class Course {
       this.#views.dispose();
     }
     for (const { folder } of this.#runs) await folder.close();
+    await this.#unlock?.();
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {

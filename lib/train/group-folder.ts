@@ -1,21 +1,32 @@
 /** The folder of several students that are trained side by side: config.json, and a run folder for each, by its name. */
-import { rmdir } from 'node:fs/promises';
+import { rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { studentNames, type Config } from '../config.js';
 import { LgdError } from '../errors.js';
-import { checkRunFolder, clearRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
+import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
 /**
- * Makes the folder, or empties it of an earlier run where `overwrite` allows that.
- * @throws LgdError NOT_WRITABLE, BAD_CONFIG (not empty; a run of other students), BAD_OPTION (a checkpoint's folder, which belongs to one student)
+ * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own folders are locked by their runs.
+ * @returns what unlocks it
+ * @throws LgdError NOT_WRITABLE, BAD_CONFIG (not empty; a run of other students; another process writes to it), BAD_OPTION (a checkpoint's folder, which belongs to one student)
  */
-export async function openGroupFolder(config: Config, names: readonly string[], resume: string | undefined): Promise<void> {
-  const { output, overwrite } = config;
-  await checkRunFolder(output, { overwrite, resume: resume !== undefined });
-  if (resume === undefined) {
-    await clearRunFolder(output);
-    return;
+export async function openGroupFolder(config: Config, names: readonly string[], resume: string | undefined): Promise<() => Promise<void>> {
+  await checkRunFolder(config.output, { overwrite: config.overwrite, resume: resume !== undefined });
+  const unlock = await lockRunFolder(config.output);
+  try {
+    if (resume === undefined) {
+      await clearMembers(config.output);
+      await clearRunFolder(config.output);
+    } else await checkMembers(config.output, names, resume);
+    return unlock;
+  } catch (error) {
+    await unlock();
+    throw error;
   }
+}
+
+/** Do a run's students continue as they began? @throws LgdError BAD_OPTION, BAD_CHECKPOINT */
+async function checkMembers(output: string, names: readonly string[], resume: string): Promise<void> {
   if (!['last', 'previous', 'best'].includes(resume)) {
     throw new LgdError('BAD_OPTION', 'a checkpoint belongs to one of the students.', { option: 'from', found: resume, allowed: 'last, previous or best', mend: "Resume that student alone, by its own folder in the run's" });
   }
@@ -45,10 +56,33 @@ export async function runFolders(path: string): Promise<string[]> {
   return members.length === 0 ? [path] : members.map((name) => join(path, name));
 }
 
-/** Removes what an earlier run of several students left in a folder. */
+/**
+ * Removes what an earlier run of several students left in their folders below another, so that a run of one student can take its place.
+ * @throws LgdError NOT_WRITABLE; BAD_CONFIG when another process is writing to any of them: then nothing is removed
+ */
 export async function clearGroup(path: string): Promise<void> {
-  for (const name of await groupMembers(path)) {
-    await clearRunFolder(join(path, name));
-    await rmdir(join(path, name)).catch(() => undefined); // something else is in it
+  if ((await groupMembers(path)).length === 0) return;
+  const unlock = await lockRunFolder(path);
+  try {
+    await clearMembers(path);
+  } finally {
+    await unlock();
   }
+}
+
+/** All of them are locked before the first is touched. */
+async function clearMembers(path: string): Promise<void> {
+  const folders: string[] = [];
+  for (const name of await groupMembers(path)) {
+    const folder = join(path, name);
+    if (await stat(folder).then((found) => found.isDirectory(), () => false)) folders.push(folder);
+  }
+  const unlocks: (() => Promise<void>)[] = [];
+  try {
+    for (const folder of folders) unlocks.push(await lockRunFolder(folder));
+    for (const folder of folders) await clearRunFolder(folder);
+  } finally {
+    for (const unlock of unlocks) await unlock();
+  }
+  for (const folder of folders) await rmdir(folder).catch(() => undefined); // something else is in it
 }

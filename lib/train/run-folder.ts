@@ -1,5 +1,5 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
@@ -32,6 +32,10 @@ export async function checkRunFolder(path: string, { overwrite, resume }: { over
     const probe = join(path, `.probe-${process.pid}`);
     await writeFile(probe, 'x');
     await rm(probe);
+    await symlink('x', probe).catch((cause: unknown) => {
+      throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, { option: 'output', found: path, mend: 'Choose a folder on another file system', cause });
+    });
+    await rm(probe);
   } catch (cause) {
     throw writeError(path, cause);
   }
@@ -59,6 +63,23 @@ export async function writeRunConfig(path: string, config: Config): Promise<void
   await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
 }
 
+/**
+ * Locks a run folder against other processes; a lock left by a process that is gone is taken over.
+ * @returns what unlocks it
+ * @throws LgdError NOT_WRITABLE; BAD_CONFIG when another process is writing to it
+ */
+export async function lockRunFolder(path: string): Promise<() => Promise<void>> {
+  const file = join(path, lockFile);
+  const holder = await takeLock(file);
+  if (holder === undefined) return () => rm(file, { force: true });
+  if (holder !== 'another') {
+    throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
+      option: 'output', found: path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
+    });
+  }
+  throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: path, mend: 'Choose another folder' });
+}
+
 /** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
 export async function clearRunFolder(path: string): Promise<void> {
   const names = await readdir(path).catch(() => []);
@@ -70,7 +91,7 @@ export class RunFolder {
   #metrics: LineFile | undefined;
   #log: LineFile | undefined;
 
-  private constructor(readonly path: string) {}
+  private constructor(readonly path: string, readonly unlock: () => Promise<void>) {}
 
   /**
    * Opens the folder of a run that starts or continues.
@@ -78,8 +99,7 @@ export class RunFolder {
    */
   static async open(path: string, config: Config, { resume }: { resume: boolean }): Promise<RunFolder> {
     await checkRunFolder(path, { overwrite: config.overwrite, resume });
-    const folder = new RunFolder(path);
-    await folder.#lock();
+    const folder = new RunFolder(path, await lockRunFolder(path));
     try {
       if (!resume) await clearRunFolder(path);
       if (!resume) await folder.recordConfig(config);
@@ -137,20 +157,7 @@ export class RunFolder {
     await this.#metrics?.close();
     await this.#log?.close();
     this.#metrics = this.#log = undefined;
-    await rm(join(this.path, lockFile), { force: true });
-  }
-
-  /** Takes the lock file; one left by a process that is gone is taken over. */
-  async #lock(): Promise<void> {
-    const file = join(this.path, lockFile);
-    const holder = await takeLock(file);
-    if (holder === undefined) return;
-    if (holder !== 'another') {
-      throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
-        option: 'output', found: this.path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
-      });
-    }
-    throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: this.path, mend: 'Choose another folder' });
+    await this.unlock();
   }
 }
 

@@ -1,9 +1,10 @@
-import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';
+import { takeLock } from '../../lib/process-lock.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -102,6 +103,14 @@ describe('students that are trained side by side', () => {
 });
 
 describe('what cannot be trained side by side is refused', () => {
+  it.each([['the folder of all', '.', names.join(',')], ['one of theirs', names[1]!, names.join(',')], ['one of theirs, by one student', names[1]!, names[0]!]])('to overwrite while another process writes to %s', async (_, held, by) => {
+    const run = await mkdtemp(join(folder, 'live-'));
+    await train(config(run, names.join(','), { train: { maxSteps: 1 } }));
+    expect(await takeLock(join(run, held, 'run.lock'))).toBeUndefined();
+    await expect(train(config(run, by, { overwrite: true }))).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('is writing to this run folder') as unknown });
+    for (const name of names) expect(await readdir(join(run, name, 'checkpoints'))).toContain('last');
+  });
+
   it.each<[string, () => ConfigInput, object]>([
     ['a student twice', () => config(join(folder, 'no'), 'mobilenet_v2,mobilenet_v2'), { code: 'BAD_CONFIG', option: 'student.name' }],
     ['no student', () => config(join(folder, 'no'), ', '), { code: 'BAD_CONFIG', option: 'student.name' }],
