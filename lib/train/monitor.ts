@@ -26,6 +26,11 @@ export class LossMonitor {
     return this.#weighted / this.#weight;
   }
 
+  /** Begins the moving average anew: losses from here on are of another measure. */
+  restart(): void {
+    this.#weighted = this.#weight = 0;
+  }
+
   /** Median of the last 101 losses; NaN before the first. */
   get median(): number {
     const sorted = [...this.#recent].sort((a, b) => a - b);

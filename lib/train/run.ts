@@ -16,7 +16,7 @@ import type { Batch } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
-import { describeChoice } from './method.js';
+import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
@@ -155,6 +155,7 @@ export class Run {
 
   /** Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were */
   async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates, decodeRate: number | undefined): Promise<StepEvent> {
+    if (this.#isAgainstFullQueue(planned.step + 1) && !this.#isAgainstFullQueue(planned.step)) this.#monitor.restart();
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
@@ -244,12 +245,19 @@ export class Run {
     }
   }
 
-  /** Takes a value in if it is better than the best so far. */
+  /** Takes a value in if it is better than the best so far, or if that was another measure. */
   #improves(value: number): boolean {
     const sign = this.#metric === 'loss' ? -1 : 1;
-    if (!Number.isFinite(value) || (this.#best?.metric === this.#metric && sign * value <= sign * this.#best.value)) return false;
+    const isComparable = this.#best?.metric === this.#metric && (this.#metric !== 'loss' || this.#isAgainstFullQueue(this.#best.step));
+    if (!Number.isFinite(value) || (isComparable && sign * value <= sign * this.#best!.value)) return false;
     this.#best = { metric: this.#metric, value, step: this.#step };
     return true;
+  }
+
+  /** Was the loss of step `step`, counted from 1, taken over all that a queue will hold? It rises while the queue fills, so that before the latest is the best. True without a queue. */
+  #isAgainstFullQueue(step: number): boolean {
+    const { loss, train: { batchSize, accumulate } } = this.config;
+    return (step - 1) * batchSize * accumulate >= anchorsOf(this.course.distiller.method, loss).queueSize;
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
