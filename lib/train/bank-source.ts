@@ -8,21 +8,28 @@ import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { normaliseName } from '../text/spelling.js';
+import { loadTemplates } from '../text/templates.js';
 
 /** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the device given. */
 export class BankSource {
   #encoder: TextEncoder | undefined;
 
-  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }) {}
+  /** @param kept the bank that a run to be continued was trained with */
+  constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }, readonly kept?: TextualSemanticsBank) {}
 
   /**
-   * The bank to train with; undefined for methods seed and feature without names.
+   * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same names and templates, or where none are given: a text
+   * tower gives other last bits on another processor, and a run could not be continued there.
    * @throws LgdError BAD_CONFIG (neither bank nor names), BAD_BANK, BAD_NAMES, and those of the text tower
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
     const { bank, names, method } = this.config;
     if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank, 'bank');
-    if (names !== undefined) return this.#build(await CategoryList.load(names));
+    if (names !== undefined) {
+      const list = await CategoryList.load(names);
+      return this.kept !== undefined && (await this.#isOf(this.kept, list)) ? this.kept : this.#build(list);
+    }
+    if (this.kept !== undefined) return this.#checked(this.kept, 'the checkpoint', 'teacher');
     if (worksWithoutNames(method)) return undefined;
     throw new LgdError('BAD_CONFIG', 'category names are needed for this method.', { option: 'names', mend: 'Give names, or a bank built before' });
   }
@@ -45,6 +52,12 @@ export class BankSource {
   async dispose(): Promise<void> {
     await this.#encoder?.dispose();
     this.#encoder = undefined;
+  }
+
+  /** Is a bank of these names by the configuration's templates? */
+  async #isOf(bank: TextualSemanticsBank, { names }: CategoryList): Promise<boolean> {
+    const alike = (a: readonly string[], b: readonly string[]) => a.length === b.length && a.every((text, i) => text === b[i]);
+    return bank.embeddingSize === this.teacher.embeddingSize && alike(bank.names, names) && alike(bank.templates, await loadTemplates(this.config.templates));
   }
 
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {

@@ -1,10 +1,11 @@
 /**
- * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best` are links swapped by rename.
+ * Checkpoints as transactions. `checkpoints/step-N/` is written beside its place, synced and renamed; `last` and `best` are links swapped by rename. Where there is no
+ * link (a copy that followed it; a process that died before the first) `last` is the newest whole folder.
  * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
  * new checkpoint is whole.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
@@ -74,7 +75,7 @@ export class CheckpointStore {
       await makeFolder(store.folder);
       for (const name of await readdir(store.folder)) {
         const path = join(store.folder, name);
-        const isStale = name.startsWith('.') || (folderName.test(name) && !(await exists(join(path, manifestFile))));
+        const isStale = name.startsWith('.') || (folderName.test(name) && !(await isWhole(path)));
         if (isStale) await rm(path, { recursive: true, force: true });
       }
     } catch (cause) {
@@ -83,20 +84,30 @@ export class CheckpointStore {
     return store;
   }
 
-  /** The folder a link stands for, or undefined where there is no such link. */
-  async target(link: 'last' | 'best'): Promise<string | undefined> {
+  /** What {@link read} would find the text bank of, as it lies there: unchecked, and undefined where there is none or it cannot be read. Makes and clears nothing. */
+  static async bankOf(runFolder: string, which: string): Promise<TextualSemanticsBank | undefined> {
     try {
-      return join(this.folder, basename(await readlink(join(this.folder, link))));
+      const store = new CheckpointStore(join(runFolder, 'checkpoints'));
+      return await TextualSemanticsBank.load(join(await store.#locate(which), bankFile));
     } catch {
       return undefined;
     }
+  }
+
+  /** The folder of the last or the best checkpoint, or undefined where there is none. */
+  async target(link: 'last' | 'best'): Promise<string | undefined> {
+    const path = join(this.folder, link);
+    const name = await readlink(path).catch(() => undefined);
+    if (name !== undefined) return join(this.folder, basename(name));
+    if (link === 'last') return (await this.list()).at(-1);
+    return (await isWhole(path)) ? path : undefined;
   }
 
   /** Folders of whole checkpoints, oldest first. */
   async list(): Promise<string[]> {
     const found: string[] = [];
     for (const name of await readdir(this.folder)) {
-      if (folderName.test(name) && (await exists(join(this.folder, name, manifestFile)))) found.push(name);
+      if (folderName.test(name) && (await isWhole(join(this.folder, name)))) found.push(name);
     }
     return found.sort(byAge).map((name) => join(this.folder, name));
   }
@@ -182,9 +193,11 @@ export class CheckpointStore {
 
   async #point(link: 'last' | 'best', name: string): Promise<void> {
     const temporary = join(this.folder, `.${link}-${process.pid}`);
+    const path = join(this.folder, link);
     await rm(temporary, { force: true });
     await symlink(name, temporary);
-    await rename(temporary, join(this.folder, link));
+    if (await lstat(path).then((found) => found.isDirectory(), () => false)) await rm(path, { recursive: true }); // a copy of a checkpoint where its link should be
+    await rename(temporary, path);
     await syncFolder(this.folder);
   }
 
@@ -298,6 +311,11 @@ async function checkFile(path: string, { bytes, sha256 }: { bytes: number; sha25
 
 function badCheckpoint(path: string, why: string, cause?: unknown): LgdError {
   return new LgdError('BAD_CHECKPOINT', `${path} is damaged: ${why}.`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
+}
+
+/** Is this the folder of a checkpoint that was finished? */
+async function isWhole(folder: string): Promise<boolean> {
+  return exists(join(folder, manifestFile));
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -95,8 +95,8 @@ export class Distiller implements Disposable {
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor({ device, teacher, student, tsb, config: input = {}, onlineClasses }: DistillerOptions) {
-    const config = parseConfig(input);
     const students = [student].flat() as Student[];
+    const config = configFor(students, parseConfig(input));
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
@@ -291,6 +291,14 @@ export class Distiller implements Disposable {
     this.#slot = (slot + 1) % metricSlots;
     return slot;
   }
+}
+
+/** The run folder tells of the students that there are, whatever the configuration says. */
+function configFor(students: readonly Student[], config: Config): Config {
+  const [first] = students;
+  if (first === undefined) return config;
+  const widthMultiplier = students.length === 1 ? first.widthMultiplier : config.student.widthMultiplier;
+  return { ...config, student: { ...config.student, name: students.map(({ name }) => name).join(','), widthMultiplier } };
 }
 
 function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {

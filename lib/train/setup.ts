@@ -18,6 +18,7 @@ import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
 import { BankSource } from './bank-source.js';
+import { CheckpointStore } from './checkpoint.js';
 import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
 import { runFolders } from './group-folder.js';
@@ -110,7 +111,8 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const cache = await chooseMode(source, given.data.cache, { resolution: side, margin: given.data.margin, ...placesOf(given) });
   const config: Config = { ...given, data: { ...given.data, resolution, cache } };
 
-  const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') });
+  const kept = resume === undefined ? undefined : await keptBank(config.output, resume);
+  const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') }, kept);
   cleanup.push(() => banks.dispose());
   const tsb = await banks.training();
   const evaluationBank = evaluationSource && (await banks.evaluation(tsb));
@@ -144,6 +146,15 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
     }
   }
   return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller };
+}
+
+/** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
+async function keptBank(output: string, resume: string): Promise<TextualSemanticsBank | undefined> {
+  for (const folder of await runFolders(output)) {
+    const bank = await CheckpointStore.bankOf(folder, resume);
+    if (bank !== undefined) return bank;
+  }
+  return undefined;
 }
 
 interface DecodeOptions {

@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { StudentEvaluation } from '../../lib/evaluate/student.js';
 import type { DoneEvent, EvaluationEvent } from '../../lib/train/events.js';
@@ -152,33 +152,74 @@ test('bench measures training, inference and the semantic loss', async () => {
   }
 });
 
-test('Ctrl-C ends a run with a checkpoint and 130; resume ends it with the weights of an unbroken one', async () => {
-  const root = await ensureBuilt();
-  const run = (...args: string[]) => spawn(process.execPath, [join(root, 'dist', 'cli', 'main.js'), ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1' } });
+describe('a run that is a process', () => {
+  const training = [...task, '--epochs', '4', '--data', at('train')];
+  const model = (name: string) => readFileSync(at(name, 'checkpoints', 'last', 'model.safetensors'));
+  let main: string;
+  const run = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => spawn(process.execPath, [main, ...args], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', ...env } });
   const ended = (child: ReturnType<typeof run>) => new Promise<{ code: number | null; text: string }>((resolve) => {
     let text = '';
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (part: Buffer) => (text += part.toString()));
     child.on('close', (code) => resolve({ code, text }));
   });
-  const training = [...task, '--epochs', '4', '--data', at('train')];
-  expect(await ended(run('distill', ...training, '--output', at('unbroken')))).toMatchObject({ code: 0 });
+  /** Calls `then` once a run that prints JSON tells of its third step. */
+  function atStep3(child: Pick<ReturnType<typeof run>, 'stdout'>, then: () => void): void {
+    let called = false;
+    child.stdout.on('data', (part: Buffer) => {
+      if (called || !part.toString().includes('"step":3')) return;
+      called = true;
+      then();
+    });
+  }
 
-  const child = run('distill', ...training, '--output', at('broken'), '--json');
-  let signalled = false;
-  child.stdout.on('data', (part: Buffer) => {
-    if (signalled || !part.toString().includes('"step":3')) return;
-    signalled = true;
-    child.kill('SIGINT');
-    setTimeout(() => child.kill('SIGINT'), 20); // as npx passes it on
+  beforeAll(async () => {
+    main = join(await ensureBuilt(), 'dist', 'cli', 'main.js');
+    expect(await ended(run(['distill', ...training, '--output', at('unbroken')]))).toMatchObject({ code: 0 });
   });
-  const interrupted = await ended(child);
-  expect(interrupted.code).toBe(130);
-  expect(interrupted.text).toContain(`lgdistill resume ${at('broken')}`);
-  const { info } = await readStudent(at('broken', 'checkpoints', 'last'));
-  expect(info.step).toBeGreaterThanOrEqual(3);
-  expect(info.step).toBeLessThan(12);
 
-  expect(await ended(run('resume', at('broken')))).toMatchObject({ code: 0 });
-  const model = (name: string) => readFileSync(at(name, 'checkpoints', 'last', 'model.safetensors'));
-  expect(model('broken').equals(model('unbroken'))).toBe(true);
+  test('ends with a checkpoint and 130 by Ctrl-C; resume ends it with the weights of an unbroken one', async () => {
+    const child = run(['distill', ...training, '--output', at('broken'), '--json']);
+    atStep3(child, () => {
+      child.kill('SIGINT');
+      setTimeout(() => child.kill('SIGINT'), 20); // as npx passes it on
+    });
+    const interrupted = await ended(child);
+    expect(interrupted.code).toBe(130);
+    expect(interrupted.text).toContain(`lgdistill resume ${at('broken')}`);
+    const { info } = await readStudent(at('broken', 'checkpoints', 'last'));
+    expect(info.step).toBeGreaterThanOrEqual(3);
+    expect(info.step).toBeLessThan(12);
+
+    expect(await ended(run(['resume', at('broken')]))).toMatchObject({ code: 0 });
+    expect(model('broken').equals(model('unbroken'))).toBe(true);
+  });
+
+  test('goes on where nobody reads what it prints any more, and when a terminal that is not its own is closed', async () => {
+    const child = run(['distill', ...training, '--output', at('unread'), '--json']);
+    atStep3(child, () => {
+      child.stdout.destroy();
+      child.stderr.destroy();
+      child.kill('SIGHUP');
+    });
+    expect((await ended(child)).code).toBe(0);
+    expect(model('unread').equals(model('unbroken'))).toBe(true);
+  });
+
+  const hasScript = spawnSync('script', ['--version']).status === 0;
+  if (!hasScript) console.log('SKIPPED a terminal that is closed: there is no script(1), which makes one');
+  test.skipIf(!hasScript)('ends with a checkpoint when its terminal is closed', async () => {
+    const command = [process.execPath, main, 'distill', ...training, '--epochs', '400', '--output', at('closed'), '--json'].map((part) => `'${part}'`).join(' ');
+    const terminal = spawn('script', ['-qec', `exec ${command}`, '/dev/null'], { stdio: ['pipe', 'pipe', 'ignore'] });
+    atStep3(terminal, () => terminal.kill('SIGKILL')); // the kernel tells what runs in it
+    await vi.waitFor(() => expect(readFileSync(at('closed', 'log.txt'), 'utf8')).toMatch(/interrupted at step \d+\n$/u), { timeout: 30_000, interval: 100 });
+    expect((await readStudent(at('closed', 'checkpoints', 'last'))).info.step).toBeGreaterThanOrEqual(3);
+  });
+
+  test('goes on with instructions by which the text tower gives other last bits', async () => {
+    const named = [...task, '--method', 'lgd', '--data', at('train'), '--output', at('moved')];
+    expect(await ended(run(['distill', ...named, '--max-steps', '2']))).toMatchObject({ code: 0 });
+    const resumed = await ended(run(['resume', at('moved'), '--max-steps', '4'], { LGDISTILL_ISA: 'baseline' }));
+    expect(resumed.text).not.toContain('error');
+    expect(resumed.code).toBe(0);
+  });
 });

@@ -133,6 +133,16 @@ describe('a run that was stopped and resumed', () => {
   });
 });
 
+describe('the text bank', () => {
+  it('is that of the checkpoint, also where the configuration names none', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole));
+    await train(quick(broken, { train: { maxSteps: 12 } }));
+    await train({ ...(await resumeConfig(broken, { 'train.maxSteps': 16 })), bank: undefined }, { resume: 'last' });
+    await expectSame(broken, whole);
+  });
+});
+
 describe('a damaged checkpoint', () => {
   it('is refused, and the one before it serves when it is asked for', async () => {
     const [whole, broken] = [output(), output()];

@@ -7,6 +7,7 @@ import { LgdError } from '../../lib/errors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
 import { prepareRun } from '../../lib/train/setup.js';
+import { readRunLog } from '../../lib/train/run-log.js';
 import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from './train-fixture.js';
@@ -29,6 +30,28 @@ async function failure(config: ConfigInput, options = {}): Promise<LgdError> {
 }
 
 describe('a run', () => {
+  it('has whole steps where accumulated batches do not fill the last, and is evaluated at its end', async () => {
+    const path = output();
+    const { events } = await train(smallConfig(data, path, { train: { accumulate: 3 }, evaluate: { data: labelled, everyEpochs: 0 } }));
+    expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'step', 'evaluation', 'checkpoint', 'done']);
+    expect(events[0]).toMatchObject({ totalSteps: 2, lastStep: 2 });
+    expect(events[4]).toMatchObject({ epoch: 1.5 });
+    expect(readRunLog(await readFile(join(path, 'log.txt'), 'utf8'))).toMatchObject({ starts: 1, images: 32 });
+  });
+
+  it.each([[10_000, [4, 8]], [24, [4]]])('without evaluation has its best checkpoint after a queue of %i is full, or at the end', async (queueSize, steps) => {
+    const { teacher, bank } = await madeUpTeacher(join(folder, 'queued'));
+    const small = await drawShapes(join(folder, 'queued'), { count: 8, size: 32 });
+    const { events } = await train({ ...smallConfig(small, output(), { method: 'seed', loss: { queueSize }, teacher, bank }), names: undefined });
+    const checkpoints = ofType(events, 'checkpoint').filter(({ best }) => best).map(({ step }) => step);
+    expect(checkpoints.slice(0, steps.length)).toEqual(steps);
+    const { best } = ofType(events, 'done')[0]!;
+    if (queueSize > 64) return expect(best).toMatchObject({ metric: 'loss', step: 8 }); // though the loss only rose
+    const losses = ofType(events, 'step').slice(3, best!.step).map(({ loss }) => loss); // the fourth is the first against a full queue
+    const weights = losses.map((_, i) => 0.98 ** (losses.length - 1 - i));
+    expect(best!.value).toBeCloseTo(losses.reduce((sum, loss, i) => sum + loss * weights[i]!, 0) / weights.reduce((a, b) => a + b), 6);
+  });
+
   it('tells of its steps, evaluations and checkpoints, and leaves them in its folder', async () => {
     const path = output();
     const { events } = await train(smallConfig(data, path, { evaluate: { data: labelled } }));

@@ -95,6 +95,19 @@ describe('CheckpointStore', () => {
     expect((await store.read('last')).info.step).toBe(10);
   });
 
+  it('finds the last without its link, and replaces a copy that stands where a link should', async () => {
+    for (const step of [10, 20]) await store.write(content(step), { ...plain, isBest: step === 10 });
+    await rm(join(store.folder, 'last'));
+    expect((await store.read('last')).info.step).toBe(20);
+    await rm(`${folder}-copied`, { recursive: true, force: true });
+    await cp(folder, `${folder}-copied`, { recursive: true, dereference: true });
+    const copied = await CheckpointStore.open(`${folder}-copied`);
+    for (const [which, step] of [['last', 20], ['previous', 10], ['best', 10]] as const) expect((await copied.read(which)).info.step).toBe(step);
+    await copied.write(content(30), { ...plain, isBest: true });
+    for (const which of ['last', 'best'] as const) expect(await readlink(join(copied.folder, which))).toBe('step-00000030');
+    await rm(`${folder}-copied`, { recursive: true });
+  });
+
   it('says so where there is none', async () => {
     await expect(store.read('last')).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
     await store.write(content(1), plain);
