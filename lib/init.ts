@@ -100,7 +100,7 @@ async function describeTeacher(answer: string): Promise<string> {
 }
 
 /**
- * The configuration that four answers give: their options, and a batch that the images can fill. Everything else keeps its default.
+ * The configuration that four answers give: their options, and for few images a batch and a learning rate that suit them. Everything else keeps its default.
  * @throws LgdError as {@link checkAnswer}
  */
 export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
@@ -108,10 +108,18 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
   const { names, images, teacher, student } = answers;
   const count = (await openImages(images)).ids.length;
-  const { batchSize } = parseConfig({}).train;
-  const train = count >= batchSize ? {} : { train: { batchSize: 2 ** Math.floor(Math.log2(count)) } };
-  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}`, ...train }, remarks };
+  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}`, ...trainingFor(count) }, remarks };
 }
+
+/** A few thousand images want small batches, so that there are steps enough, and bear a higher rate; the defaults are for more (docs/tuning.md). */
+function trainingFor(images: number): Pick<ConfigInput, 'train'> {
+  const { batchSize } = parseConfig({}).train;
+  if (images >= batchSize * stepsAnEpoch) return {};
+  const most = 2 ** Math.floor(Math.log2(images)); // what the images can fill
+  return { train: { batchSize: Math.min(most, Math.max(16, 2 ** Math.floor(Math.log2(images / stepsAnEpoch)))), learningRate: 0.3 } };
+}
+
+const stepsAnEpoch = 16;
 
 /**
  * Writes a configuration file that `lgdistill distill --config` takes.

@@ -25,6 +25,9 @@ export function phaseReporter(terminal: Terminal): { onProgress: (progress: Phas
   };
 }
 
+/** A run of fewer steps is told so: with the defaults a few hundred images make one step an epoch. */
+const fewSteps = 1000;
+
 /**
  * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
  * @returns what to exit with
@@ -46,6 +49,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
           if (event.choice !== undefined) terminal.say(event.choice);
+          if (event.step === 0 && event.totalSteps < fewSteps) terminal.say(`${event.totalSteps} steps are few to train a network: ${event.effectiveBatch > 32 ? 'a smaller --batch-size gives more, as do more --epochs' : 'more --epochs give more'} (docs/tuning.md)`);
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));

@@ -1,4 +1,5 @@
 /** What each convolution of a student is there for: the other tools name layers by that. */
+import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
 
 /** Place of a convolution: the first one, one of an inverted residual block, or the one before pooling. */
@@ -44,13 +45,14 @@ const repeats: Readonly<Record<string, readonly number[]>> = {
   mobilenet_v3_large: [1, 2, 3, 4, 2, 3],
 };
 
-/** Stage, and place in the stage, of each block, both from 0; an EfficientNet's stages are the first number of its names. */
+/** Stage, and place in the stage, of each block, both from 0; an EfficientNet's stages are the first number of its names. @throws LgdError BAD_OPTION for another network that no table has */
 export function stagesOf(architecture: string, layers: readonly StudentLayer[]): { stage: number; place: number }[] {
   const known = repeats[architecture];
   if (known !== undefined) return known.flatMap((count, stage) => Array.from({ length: count }, (_, place) => ({ stage, place })));
   const firsts = layers.filter((layer, i) => layer.block >= 0 && layers[i - 1]!.block !== layer.block);
   return firsts.map(({ conv }) => {
-    const [, stage, place] = /^features\.(\d+)\.(\d+)\./u.exec(conv)!;
+    const [, stage, place] = /^features\.(\d+)\.(\d+)\./u.exec(conv) ?? [];
+    if (place === undefined) throw new LgdError('BAD_OPTION', `which blocks of ${architecture} are a stage is not known.`, { option: 'to', found: architecture, mend: 'Export it to onnx or torchvision, or add its stages to lib/models/tools/layers.ts' });
     return { stage: Number(stage) - 1, place: Number(place) };
   });
 }
