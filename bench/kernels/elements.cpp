@@ -24,9 +24,9 @@ void join(Table& table, const Map& map) {
   table.operation(at("join_forward", map.channels, map.side, map.where), {3 * map.bytes(table), 0, Unit::cores, "y, residual, out"}, [&](Operands& t) -> Call {
     const RowsShape rows = map.rows(table, t.n);
     const LazyInput x = lazy_input(t, map.image(table), map.stored(table), Act::none);
-    const void* residual = t.images(map.image(table));
+    const LazyInput residual{t.images(map.image(table))};
     void* out = t.out_images(map.image(table));
-    return [=, &t, act = map.act] { t.ops.join_forward(*t.device, rows, t.type, x, residual, nullptr, act, out); };
+    return [=, &t, act = map.act] { t.ops.join_forward(*t.device, rows, t.type, x, &residual, nullptr, act, out); };
   });
 }
 

@@ -140,8 +140,9 @@ void Executor::forward_join(const Step& step) {
   x.act = Act::none;  // which stands behind the residual
   const bool drops = activation.drop >= 0 && options_.training;
   const DropShape drop = drops ? drop_shape(activation.drop, step.output) : DropShape{};
-  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x, step.residual >= 0 ? value(step.residual) : nullptr,
-                        drops ? &drop : nullptr, activation.act, value(step.output));
+  const LazyInput residual = step.residual >= 0 ? lazy_input(step.residual) : LazyInput{};
+  kernels_.join_forward(*device_, rows_shape(step.output), program_.shapes.type, x, step.residual >= 0 ? &residual : nullptr, drops ? &drop : nullptr,
+                        activation.act, value(step.output));
 }
 
 void Executor::forward_gate(const Step& step) {

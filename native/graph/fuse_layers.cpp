@@ -2,7 +2,7 @@
 // its readers can make it themselves. From the steps of fuse.cpp:
 //
 //   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
-//   ... -> conv_norm (1x1 or depthwise), global pool, max pool      reads it lazily
+//   ... -> conv_norm (1x1 or depthwise), global pool, max pool      reads it lazily; so does a join whose residual it is, if no activation stands behind the norm
 //   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, stored only where it is read often;
 //                                                the two layers in between become one step
 //   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
@@ -106,6 +106,7 @@ class LayerFusion {
       if (reader == outside) return false;
       const Step& step = steps_[size_t(reader)];
       if (step.kind == StepKind::conv_norm) return node_of(step).groups > 1 || conv_shape(program_.graph, program_.shapes, step.node).taps() == 1;
+      if (step.kind == StepKind::join) return step.residual == join.output && activation.act == Act::none;
       return reader == gate || step.op == OpKind::global_pool || step.op == OpKind::max_pool;
     };
     if (!std::all_of(readers.begin(), readers.end(), reads_lazily)) return;

@@ -88,13 +88,13 @@ struct RowsShape {
   constexpr int64_t rows() const { return images * pixels; }
 };
 
-// out = act(keep[n] x + residual); residual may be null. keep: stochastic depth per image as drop_forward draws it (drop null: 1);
+// out = act(keep[n] x + residual); residual may be null, and has neither activation nor gate. keep: stochastic depth per image as drop_forward draws it (drop null: 1);
 // drop->elements_per_unit is an image.
-void join_forward_cpu(Context&, const RowsShape&, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out);
-void join_forward_cuda(Context&, const RowsShape&, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out);
+void join_forward_cpu(Context&, const RowsShape&, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out);
+void join_forward_cuda(Context&, const RowsShape&, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out);
 
 // What a GradientTarget does, for a gradient that no convolution finished: target.g = keep[n] dy act'(u), and the norm's sums.
-// dy may be target.g; target.accumulate is not used.
+// dy may be target.g, which is then not written where that is dy itself (no act, no drop); target.accumulate is not used.
 void norm_gradient_cpu(Context&, const RowsShape&, DType type, const void* dy, const DropShape* drop, const GradientTarget& target);
 void norm_gradient_cuda(Context&, const RowsShape&, DType type, const void* dy, const DropShape* drop, const GradientTarget& target);
 

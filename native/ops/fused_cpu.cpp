@@ -164,11 +164,10 @@ void depthwise_norm_backward_cpu(Context& ctx, const ConvShape& s, DType type, c
   reach_target(input_rows(s), type, dx, *target);
 }
 
-void join_forward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const void* residual_, const DropShape* drop, Act act, void* out_) {
-  const std::vector<float> main = activation(s, type, x);
-  const float* residual = residual_ ? as_f32(type, residual_) : nullptr;
+void join_forward_cpu(Context&, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual_, const DropShape* drop, Act act, void* out_) {
+  const std::vector<float> main = activation(s, type, x), residual = residual_ ? activation(s, type, *residual_) : std::vector<float>(main.size());
   float* out = as_f32(type, out_);
-  for_elements(s, [&](int n, int, int64_t at) { out[at] = float(act_of(act, keep_of(drop, n) * main[size_t(at)] + (residual ? residual[at] : 0))); });
+  for_elements(s, [&](int n, int, int64_t at) { out[at] = float(act_of(act, keep_of(drop, n) * main[size_t(at)] + residual[size_t(at)])); });
 }
 
 void norm_gradient_cpu(Context&, const RowsShape& s, DType type, const void* dy_, const DropShape* drop, const GradientTarget& target) {

@@ -1,6 +1,6 @@
 // Joins, the gradient of a norm that no convolution finished, and that of a raw output where it is stored (ops/fused.h). Memory-bound all; bytes at
 // least, in tensors of the activation's size:  join  read y [and the residual], write out;  norm gradient  read dy, y [and the stored activation],
-// write g;  stored gradient  read g, y, write dy.
+// write g unless it is dy;  stored gradient  read g, y, write dy.
 //
 // A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks (ColumnWalk): a thread keeps its
 // channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Device::turn). Two blocks on a multiprocessor with
@@ -74,7 +74,7 @@ class Keep {
 
 struct Join {
   const void *y, *residual, *gate;
-  const float *scale, *shift;
+  const float *scale, *shift, *residual_scale, *residual_shift;
   Act inner;
   void* out;
   DropShape drop;
@@ -100,6 +100,13 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
     scale = load8(job.scale + chunk * 8);
     shift = load8(job.shift + chunk * 8);
   }
+  F8 residual_scale, residual_shift = zero8();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) residual_scale.v[i] = 1;
+  if (job.residual_scale) {
+    residual_scale = load8(job.residual_scale + chunk * 8);
+    residual_shift = load8(job.residual_shift + chunk * 8);
+  }
   Keep keep(job.drop, pixels);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
   walk_rows<T>(walk, rows, [&](auto count, int row) {
@@ -118,7 +125,12 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
     for (int r = 0; r < n; ++r) {
       const float kept = keep.at(row + r * walk.rows_per_pass);
       F8 x = unpack8(y[r]);
-      const F8 other = job.residual ? unpack8(residual[r]) : zero8();
+      F8 other = zero8();
+      if (job.residual) {
+        other = unpack8(residual[r]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) other.v[i] = fmaf(other.v[i], residual_scale.v[i], residual_shift.v[i]);
+      }
 #pragma unroll
       for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
       activate(job.inner, x);
@@ -137,7 +149,7 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
 struct Gradient {
   const void *dy, *y, *activated;
   const float *scale, *shift, *mean, *rstd;
-  void* g;
+  void* g;   // null without an activation: dy as it is
   DropShape drop;
 };
 
@@ -181,8 +193,7 @@ __global__ void __launch_bounds__(256, 2)
           for (int i = 0; i < 8; ++i) u.v[i] = fmaf(v.v[i], scale.v[i], shift.v[i]);
 #pragma unroll
         for (int i = 0; i < 8; ++i) g.v[i] *= kept * act_slope<act>(u.v[i]);
-        T* to = static_cast<T*>(job.g) + at + r * step;
-        store8(to, g);
+        if (act != Act::none || job.g) store8(static_cast<T*>(job.g) + at + r * step, g);
         g = rounded8<T>(g);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
@@ -243,8 +254,9 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
   });
 }
 
-void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const void* residual, const DropShape* drop, Act act, void* out) {
-  const Join job{x.y, residual, x.gate, x.scale, x.shift, x.act, out, drop ? *drop : DropShape{}};
+void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out) {
+  const LazyInput other = residual ? *residual : LazyInput{};
+  const Join job{x.y, other.y, x.gate, x.scale, x.shift, other.scale, other.shift, x.act, out, drop ? *drop : DropShape{}};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
@@ -256,7 +268,8 @@ void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyI
 
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
-  const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, target.g, drop ? *drop : DropShape{}};
+  const bool as_it_is = dy == target.g && target.act == Act::none && !drop;
+  const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, as_it_is ? nullptr : target.g, drop ? *drop : DropShape{}};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);

@@ -34,7 +34,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))('a st
     expect(await distiller.stepInfo()).toMatchObject({
       eager: 1, launched: 7, instantiated: 1, nodes,
       changed: student === 'efficientnet_b0' ? 25 : 7, // stochastic depth has a seed a block
-      programmatic: nodes - (student === 'resnet18' ? 13 : 7), // all but fills and what comes behind them or two streams
+      programmatic: nodes - 7, // all but fills and what comes behind them or two streams
     });
     await dispose();
   }, 300_000);

@@ -38,11 +38,12 @@ void joins(const RowsShape& s, Act act) {
   const size_t count = elements(s);
   check(describe("join", s, act), [=](Run& t) {
     const DropShape drop = depth(s);
-    void *y = t.input(count), *residual = t.input(count);
-    t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, Act::none), residual, nullptr, act, t.output(count));
-    t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, act), residual, &drop, Act::relu, t.output(count));
+    void* y = t.input(count);
+    const LazyInput stored{t.input(count)}, made = lazy(t, t.input(count), s.channels, Act::none);
+    t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, Act::none), &stored, nullptr, act, t.output(count));
+    t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, act), &made, &drop, Act::relu, t.output(count));
     t.ops.join_forward(*t.device, s, t.type, lazy(t, y, s.channels, act), nullptr, nullptr, Act::none, t.output(count));
-    t.ops.join_forward(*t.device, s, t.type, {y}, residual, &drop, act, t.output(count));
+    t.ops.join_forward(*t.device, s, t.type, {y}, &stored, &drop, act, t.output(count));
     LazyInput gated = lazy(t, y, s.channels, act);
     gated.gate = t.input(size_t(s.images) * s.channels);
     t.ops.join_forward(*t.device, s, t.type, gated, nullptr, nullptr, Act::none, t.output(count));
@@ -74,6 +75,9 @@ void gradients(const RowsShape& s, Act act) {
     if (act == Act::none || act == Act::relu || act == Act::relu6) to.activated = t.input(count, 4);
     to.g = t.sum(count);  // in place
     t.ops.norm_gradient(*t.device, s, t.type, to.g, &drop, to);
+    to = target(t, t.input(count), s.channels, act);
+    to.g = t.sum(count);
+    t.ops.norm_gradient(*t.device, s, t.type, to.g, nullptr, to);
   });
 }
 
