@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
@@ -50,6 +51,23 @@ export function matchClasses(classNames: readonly string[], names: readonly stri
     option: 'evaluate.names',
     mend: 'Choose the names with evaluate.names (it may be the class folder itself), or map folders to names with evaluate.mapping',
   });
+}
+
+/**
+ * Labels of images to be judged on, as indices into the classes of those that are learnt from, whatever order either has them in. Names that stand twice in a list tell nothing, unless the lists are the same.
+ * @throws LgdError CLASS_MISMATCH
+ */
+export function labelsAmong({ labels, classNames }: Pick<ImageSource, 'labels' | 'classNames'>, classes: readonly string[], { option, mend }: { option: string; mend: string }): Int32Array {
+  const names = classNames!;
+  if (names.length === classes.length && names.every((name, label) => name === classes[label])) return labels!;
+  const places = new Map(classes.map((name, label) => [name, label]));
+  const twice = (list: readonly string[]) => list.filter((name, label) => list.indexOf(name) !== label);
+  const faults = [
+    ...describe('classes that the images to learn from do not have', names.filter((name) => !places.has(name))),
+    ...describe('classes of the same name', [...new Set([...twice(names), ...twice(classes)])]),
+  ];
+  if (faults.length > 0) throw new LgdError('CLASS_MISMATCH', `the classes of the images to learn from and to be judged on do not match; ${faults.join('; ')}.`, { option, mend });
+  return labels!.map((label) => places.get(names[label]!)!);
 }
 
 const ownBank = 'Name the classes with evaluate.names (the class folder itself will do), which builds one; or take `lgdistill bank build --names classes.txt --text-encoder model --to own.safetensors`'

@@ -14,7 +14,7 @@ export type FrozenScores = Partial<Record<'knn' | 'linear', ZeroShotScore>>;
 export interface FrozenEvaluationOptions extends Omit<FeatureExtractorOptions, 'graph'> {
   /** `evaluate.also` says which protocols; the group has their settings. */
   config: Config;
-  /** Labelled images to learn from, and to be judged on; of the same classes. */
+  /** Labelled images to learn from, and to be judged on; their labels are indices into the same class names. */
   train: LabelledSet;
   test: LabelledSet;
 }

@@ -8,6 +8,7 @@ import type { PreparableImages } from '../data/read-ahead.js';
 import type { ImageSource } from '../data/sources.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { labelsAmong } from './classes.js';
 
 /** What is read of labelled images: an {@link ImageCache}, or images that are decoded as batches need them. */
 export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames'> & PreparableImages;
@@ -15,7 +16,7 @@ export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classN
 export interface LabelledImages {
   train: LabelledSet;
   test: LabelledSet;
-  /** Class folders, sorted; labels of both are indices into them. */
+  /** In the order of the images to learn from; labels of both are indices into them. */
   classNames: readonly string[];
 }
 
@@ -29,7 +30,7 @@ export interface LabelledOptions {
   onProgress: (done: number, total: number) => void;
 }
 
-/** `evaluate.train` and `evaluate.data`, listed. @throws LgdError BAD_CONFIG, BAD_DATASET, CLASS_MISMATCH */
+/** `evaluate.train` and `evaluate.data`, listed; labels of both are indices into the class names of `evaluate.train`. @throws LgdError BAD_CONFIG, BAD_DATASET, CLASS_MISMATCH */
 export async function openLabelled({ evaluate: { train, data } }: Config, signal: AbortSignal | undefined): Promise<{ train: ImageSource; test: ImageSource }> {
   const open = (folder: string | undefined, option: string, mend: string) => {
     if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed for this protocol.', { option, mend });
@@ -41,9 +42,10 @@ export async function openLabelled({ evaluate: { train, data } }: Config, signal
   };
   const [learnt, judged] = [found.train.classNames!, found.test.classNames!];
   const differing = [...learnt.filter((name) => !judged.includes(name)), ...judged.filter((name) => !learnt.includes(name))];
-  if (differing.length === 0) return found;
+  const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
+  if (differing.length === 0) return { train: found.train, test: { ...found.test, labels: labelsAmong(found.test, learnt, { option, mend }), classNames: learnt } };
   throw new LgdError('CLASS_MISMATCH', `the classes of ${found.train.root} and ${found.test.root} differ; in one of them alone: ${differing.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${differing.length > 10 ? ', ...' : ''}.`, {
-    option: 'evaluate.train', found: `${learnt.length} classes`, allowed: `the ${judged.length} classes of evaluate.data`, mend: 'Give two folders with the same class folders',
+    option, mend, found: `${learnt.length} classes`, allowed: `the ${judged.length} classes of evaluate.data`,
   });
 }
 

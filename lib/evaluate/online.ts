@@ -1,7 +1,6 @@
 /**
  * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their labels. No gradient of it reaches the student, whose bits stay what they would be without it.
  */
-import { LgdError } from '../errors.js';
 import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
@@ -78,14 +77,4 @@ export class OnlineProbe implements Disposable {
   [Symbol.dispose](): void {
     this.#heads[Symbol.dispose]();
   }
-}
-
-/** Labels of evaluation images as indices into the classes of the training images. @throws LgdError CLASS_MISMATCH */
-export function labelsAmong({ labels, classNames }: LabelledSet, classes: readonly string[]): Int32Array {
-  const places = classNames!.map((name) => classes.indexOf(name));
-  const strange = classNames!.filter((_, i) => places[i] === -1);
-  if (strange.length === 0) return labels!.map((label) => places[label]!);
-  throw new LgdError('CLASS_MISMATCH', `the training images have no class folders ${strange.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${strange.length > 10 ? ', ...' : ''}.`, {
-    option: 'evaluate.online', mend: 'Name class folders of training and evaluation images alike, or turn evaluate.online off',
-  });
 }

@@ -10,10 +10,10 @@ import type { ImageSource } from '../data/sources.js';
 import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { knownMapping, matchClasses, readMapping } from '../evaluate/classes.js';
+import { knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
-import { labelsAmong, type OnlineImages } from '../evaluate/online.js';
+import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
@@ -137,7 +137,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
-    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!), mean: teacher.mean, std: teacher.std };
+    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike }), mean: teacher.mean, std: teacher.std };
     if (labelled !== undefined) {
       const { resolution, precision } = distiller.encoder;
       const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
@@ -156,6 +156,8 @@ async function keptBank(output: string, resume: string): Promise<TextualSemantic
   }
   return undefined;
 }
+
+const nameAlike = 'Name class folders of training and evaluation images alike, or turn evaluate.online off';
 
 interface DecodeOptions {
   mode: CacheMode;

@@ -1,6 +1,7 @@
 /** Each protocol on a few drawings, recomputed here in another way from the student's features. */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { create } from 'tar';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { ImageCache } from '../../lib/data/cache.js';
 import { openImageFolder } from '../../lib/data/sources.js';
@@ -144,6 +145,57 @@ describe('fine-tuning', () => {
 
   test('a rate that diverges is an error that names it', async () => {
     await expect(run('finetune', { finetuneEpochs: 3, finetuneBatch: 8, finetuneRate: 1e9 })).rejects.toMatchObject({ code: 'NON_FINITE', option: 'evaluate.finetuneRate' });
+  });
+});
+
+describe('classes in another order', () => {
+  const order = ['triangle', 'square', 'cross', 'circle']; // neither sorted nor drawn so
+
+  /** The images of a folder as a tar shard, with `order` in classes.txt. */
+  async function shard(name: string): Promise<void> {
+    const members = at(`${name}-members`);
+    mkdirSync(members);
+    for (const [label, shape] of order.entries()) {
+      for (let i = 0; existsSync(at(name, shape, `${i}.png`)); i++) {
+        cpSync(at(name, shape, `${i}.png`), join(members, `${shape}-${i}.png`));
+        writeFileSync(join(members, `${shape}-${i}.cls`), String(label));
+      }
+    }
+    const path = at(`${name}-shards`);
+    mkdirSync(path);
+    writeFileSync(join(path, 'classes.txt'), order.join('\n'));
+    await create({ file: join(path, '0.tar'), cwd: members, portable: true }, readdirSync(members).sort());
+  }
+
+  const [known, judged] = [at('train-shards'), at('test-shards')];
+  beforeAll(async () => {
+    for (const name of ['train', 'test']) await shard(name);
+  });
+
+  test('are told by their names, whichever of the two has them so', async () => {
+    const named = ({ names, images, results: [result] }: ProtocolEvaluation) =>
+      new Map(images.map((id, i) => [id.replace(/^0\.tar\/|\.png$/gu, '').replace('/', '-'), [result!.answers.targets, result!.answers.predicted].map((labels) => names[labels[i]!])]));
+    const expected = await run('knn', { neighbours: 5 });
+    for (const [sources, names] of [[{ train: known }, order], [{ data: judged }, [...order].sort()], [{ train: known, data: judged }, order]] as const) {
+      const found = await run('knn', { neighbours: 5, ...sources });
+      expect(found.names).toEqual(names);
+      expect(named(found)).toEqual(named(expected));
+      expect(found.results[0]!.score).toEqual(expected.results[0]!.score);
+    }
+    expect(expected.results[0]!.score.top1).toBeGreaterThan(0.5); // labels that mean something else would be found out
+    for (const [protocol, more] of [['linear', { solver: 'lbfgs' }], ['finetune', { finetuneEpochs: 20, finetuneBatch: 12, finetuneRate: 0.6 }]] as const) {
+      expect(named(await run(protocol, { ...more, data: judged })), protocol).toEqual(named(await run(protocol, more)));
+    }
+  });
+
+  test('while training, too', async () => {
+    const config = (name: string, evaluate: object) => smallConfig(at('train'), at(name), {
+      train: { epochs: 1, batchSize: 8, warmupEpochs: 0 }, checkpoint: { everyEpochs: 0 },
+      evaluate: { data: at('test'), train: at('train'), also: 'knn', online: true, everyEpochs: 1, neighbours: 5, ...evaluate },
+    });
+    const last = async (name: string, evaluate = {}) => ofType((await train(config(name, evaluate))).events, 'evaluation').at(-1)!;
+    const [here, there] = [await last('ordered'), await last('ordered-otherwise', { data: judged })];
+    for (const score of ['student', 'knn', 'online'] as const) expect(there[score], score).toEqual(here[score]);
   });
 });
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LgdError } from '../../lib/errors.js';
-import { knownMapping, matchClasses, readMapping } from '../../lib/evaluate/classes.js';
+import { knownMapping, labelsAmong, matchClasses, readMapping } from '../../lib/evaluate/classes.js';
 import { makeScore, wilsonInterval } from '../../lib/evaluate/score.js';
 import { CategoryList } from '../../lib/text/names.js';
 
@@ -55,6 +55,23 @@ describe('class folders of another set than the names', () => {
     expect(message).toContain('the class folders are of another set than the category names, so their images need a text bank of their own');
     for (const part of ['evaluate.names', 'lgdistill bank build --names', '--text-encoder', 'lgdistill evaluate --bank', 'evaluate.bank', 'evaluate.mapping']) expect(message).toContain(part);
     expect(mismatch(['cat', 'dgo'], ['cat', 'dog'])).not.toContain('another set'); // half of them fit: a slip
+  });
+});
+
+describe('labelsAmong', () => {
+  const where = { option: 'evaluate.train', mend: 'Give the same classes' };
+  const among = (classNames: string[], classes: string[]) => [...labelsAmong({ labels: Int32Array.from(classNames.keys()), classNames }, classes, where)];
+
+  it('finds each class by its name, among more of them, too', () => {
+    expect(among(['cross', 'circle', 'square'], ['square', 'cross', 'circle'])).toEqual([1, 2, 0]);
+    expect(among(['cross', 'circle'], ['square', 'circle', 'cross'])).toEqual([2, 1]);
+  });
+
+  it('refuses names that are not there, and names that stand twice unless the lists are the same', () => {
+    expect(among(['crane', 'cat', 'crane'], ['crane', 'cat', 'crane'])).toEqual([0, 1, 2]);
+    for (const [from, to, part] of [[['cat', 'emu'], ['cat', 'dog'], 'do not have (1): "emu"'], [['cat', 'crane'], ['crane', 'cat', 'crane'], 'of the same name (1): "crane"'], [['crane', 'crane', 'cat'], ['cat', 'crane'], '"crane"']] as const) {
+      expect(() => among([...from], [...to])).toThrow(expect.objectContaining({ code: 'CLASS_MISMATCH', ...where, message: expect.stringContaining(part) as unknown }) as Error);
+    }
   });
 });
 
