@@ -7,6 +7,8 @@ import type { ImageBytes, ImageSource } from './sources.js';
 /** Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released. */
 export interface PreparedImages {
   store: PixelStoreHandle;
+  /** Which image's pixels each one has, where not all have their own: one that cannot be decoded has those of its stand-in. */
+  shown?: Int32Array;
   /** Gives the pixels back, once the work on them is done. */
   release(): void;
 }

@@ -25,7 +25,7 @@ const imagesAhead = 2; // each thread finds its next picture read
 
 /**
  * Images that are decoded when a batch needs them and forgotten after it: for data sets that fit neither memory nor disk decoded. Pixels, and so training, are those of an
- * {@link ImageCache}, bit for bit, as long as all images can be decoded: a broken one is found only when its turn comes, and then the next one stands in for it.
+ * {@link ImageCache}, bit for bit, as long as all images can be decoded: a broken one is found only when its turn comes, and then the next one stands in for it, as {@link PreparedImages.shown} tells.
  *
  * Memory holds the batches that are prepared and not yet released, and no more.
  */
@@ -99,8 +99,10 @@ export class StreamedImages implements Disposable {
     const { addon } = this.#options;
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(images)]; // a batch that is filled up repeats its last
+    const standIns = new Map<number, number>();
     const results = await Promise.allSettled(different.map(async (index) => {
-      await this.#decode(index, { addon, store, index });
+      const shown = await this.#decode(index, { addon, store, index });
+      if (shown !== index) standIns.set(index, shown);
     }));
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined || this.#life.ended) {
@@ -108,7 +110,7 @@ export class StreamedImages implements Disposable {
       this.#life.check();
       throw failed!.reason;
     }
-    return { store, release: () => this.#giveBack(store) };
+    return { store, ...(standIns.size > 0 && { shown: images.map((index) => standIns.get(index) ?? index) }), release: () => this.#giveBack(store) };
   }
 
   /** Frees the memory of batches that are released. */
@@ -130,13 +132,14 @@ export class StreamedImages implements Disposable {
     this.#free.push(store);
   }
 
-  /** Decodes the image, or the first after it (past the last comes the first) that can be decoded. */
-  async #decode(index: number, to: StorePlace): Promise<void> {
+  /** Decodes the image, or the first after it (past the last comes the first) that can be decoded: the one that is returned. */
+  async #decode(index: number, to: StorePlace): Promise<number> {
     for (let tried = 0; tried < this.length; tried++) {
       const place = (index + tried) % this.length;
       if (this.#broken.has(place)) continue;
       try {
-        return await this.#decodeOne(place, to);
+        await this.#decodeOne(place, to);
+        return place;
       } catch (error) {
         if (error instanceof LgdError && notOfTheImage.has(error.code)) throw error;
         this.#broken.set(place, (error as Error).message);

@@ -30,6 +30,11 @@ export function makeAnswers(images: number): Answers {
   return { targets: new Int32Array(images), predicted: new Int32Array(images), ranks: new Int32Array(images) };
 }
 
+/** The right class of each of some images. */
+export function targetsOf({ labels }: { labels: Int32Array | undefined }, images: Int32Array): Int32Array {
+  return images.map((image) => labels![image]!);
+}
+
 /** Fills in rows from `from` on of the scores [n,K] of a classifier; the lower class comes first among equals. */
 export function answerRows({ targets, predicted, ranks }: Answers, scores: ArrayLike<number>, classes: number, from: number): void {
   for (let i = 0; i < scores.length / classes; i++) {

@@ -77,29 +77,42 @@ export interface EmbedTask {
   what: string;
 }
 
+/** Takes rows [n,D], those of n images by their indices; `from` rows came before. */
+export type TakeRows = (rows: Float32Array, images: Int32Array, from: number) => Promise<void> | void;
+
 /**
- * Embeds every image, in order. `take` gets the rows [from, to) as [to - from, D]; it works on one batch while the next is on the device.
+ * Embeds every image that can be decoded, in order: what stands in for a broken one is left out. `take` works on one batch while the next is on the device.
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
-export async function embedImages(embedder: Embedder, { device, images, mean, std, what }: EmbedTask, take: (embeddings: Float32Array, from: number, to: number) => Promise<void> | void, { signal, onProgress }: EmbedOptions = {}): Promise<void> {
+export async function embedImages(embedder: Embedder, { device, images, mean, std, what }: EmbedTask, take: TakeRows, { signal, onProgress }: EmbedOptions = {}): Promise<void> {
   const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
-  let start = 0;
+  let [done, rows] = [0, 0];
   let before: Promise<void> = Promise.resolve();
-  for await (const { images: indices, valid, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead)) {
+  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead)) {
     throwIfAborted(signal, what);
     device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
-    const [from, to] = [start, start + valid];
+    const places = Int32Array.from(indices.keys()).filter((place) => place < valid && shown[place] === indices[place]);
+    const [from, to] = [rows, done + valid];
     const earlier = before;
     const taken = embedder.embed().then(async (embeddings) => {
       release();
       await earlier; // this batch may leave the device while the one before is still being taken
-      await take(embeddings.subarray(0, (valid * embeddings.length) / embedder.batch), from, to);
+      if (places.length > 0) await take(rowsAt(places, embeddings, embeddings.length / embedder.batch), places.map((place) => indices[place]!), from);
       onProgress?.(to, images.length);
     });
     taken.catch(() => undefined); // awaited below; until then a failure of the batch before must not leave it unhandled
     await before;
     before = taken;
-    start = to;
+    [done, rows] = [to, rows + places.length];
   }
   await before;
+}
+
+/** Rows of [B,D] in rising places, without a copy where they are the first. */
+function rowsAt(places: Int32Array, embeddings: Float32Array, size: number): Float32Array {
+  const count = places.length;
+  if (places[count - 1] === count - 1) return embeddings.subarray(0, count * size);
+  const rows = new Float32Array(count * size);
+  places.forEach((place, i) => rows.set(embeddings.subarray(place * size, (place + 1) * size), i * size));
+  return rows;
 }

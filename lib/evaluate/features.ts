@@ -5,7 +5,7 @@ import { featureGraph, featureSize, weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import { embedImages, encoderEmbedder, type EmbedOptions } from './embed.js';
+import { embedImages, encoderEmbedder, type EmbedOptions, type TakeRows } from './embed.js';
 import type { LabelledSet } from './labelled.js';
 
 export interface FeatureExtractorOptions {
@@ -18,6 +18,14 @@ export interface FeatureExtractorOptions {
   /** The statistics that the student was trained with. */
   mean: ChannelTriple;
   std: ChannelTriple;
+}
+
+/** Features of the images of a set that can be decoded. */
+export interface Features {
+  /** [N,H]. */
+  rows: Float32Array;
+  /** Which images these are of. */
+  images: Int32Array;
 }
 
 /** The student up to its pooled features, forward only. */
@@ -38,15 +46,19 @@ export class FeatureExtractor implements Disposable {
     this.#encoder.load(weightsOf(this.#encoder.graph, weights));
   }
 
-  /** Features of all images, in order, [N,H]. Centre crops. @throws LgdError NON_FINITE, ABORTED, and device faults */
-  async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Float32Array> {
+  /** Features of all images that can be decoded, in order. Centre crops. @throws LgdError NON_FINITE, ABORTED, and device faults */
+  async all(images: LabelledSet, options: EmbedOptions = {}): Promise<Features> {
     const features = new Float32Array(images.length * this.dimension);
-    await this.each(images, (rows, from) => void features.set(rows, from * this.dimension), options);
-    return features;
+    const seen: number[] = [];
+    await this.each(images, (rows, some, from) => {
+      features.set(rows, from * this.dimension);
+      seen.push(...some);
+    }, options);
+    return { rows: features.subarray(0, seen.length * this.dimension), images: Int32Array.from(seen) };
   }
 
-  /** Features of all images, batch by batch. @throws as {@link all} */
-  async each(images: LabelledSet, take: (rows: Float32Array, from: number, to: number) => Promise<void> | void, options: EmbedOptions = {}): Promise<void> {
+  /** The same, batch by batch. @throws as {@link all} */
+  async each(images: LabelledSet, take: TakeRows, options: EmbedOptions = {}): Promise<void> {
     const { device, mean, std } = this.options;
     using embedder = encoderEmbedder(this.#encoder);
     await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, take, options);

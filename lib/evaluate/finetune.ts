@@ -10,8 +10,9 @@ import { initialWeights } from '../models/initialise.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { NativeAugmentRecipe } from '../native.js';
-import { answerRows, makeAnswers, type Answers } from './accuracy.js';
+import { answerRows, makeAnswers, targetsOf } from './accuracy.js';
 import { embedImages, encoderEmbedder, type EmbedOptions } from './embed.js';
+import type { Judged } from './frozen.js';
 import type { LabelledSet } from './labelled.js';
 
 export interface FinetuneOptions extends EmbedOptions {
@@ -61,12 +62,12 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
         await device.synchronize(); // the queue stays short
         for (const release of done.splice(0)) release();
       };
-      for await (const { images: places, picked, step, store, release } of readAhead(train, batchesOf(images, { batch, seed, epoch, steps }), batchesAhead)) {
+      for await (const { images: places, shown = places, step, store, release } of readAhead(train, batchesOf(images, { batch, seed, epoch, steps }), batchesAhead)) {
         done.push(release);
-        addon.augment(store, recipe, { images: places, drawIds: picked, seed, epoch }, pixels);
+        addon.augment(store, recipe, { images: places, drawIds: places.map((image) => train.sourceIndex[image]!), seed, epoch }, pixels);
         encoder.zeroGradients();
         encoder.forwardTensor(pixels, { training: true, seed, step });
-        addon.softmaxLoss({ logits: encoder.output, labels: picked.map((image) => train.labels![image]!), dLogits, results, scale: 1 / batch });
+        addon.softmaxLoss({ logits: encoder.output, labels: targetsOf(train, shown), dLogits, results, scale: 1 / batch });
         encoder.backwardTensor(dLogits);
         encoder.sgdStep({ learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps), momentum: 0.9, weightDecay: 1e-4 });
         if (done.length === stepsAtOnce) await settle();
@@ -89,12 +90,11 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
 const batchesAhead = 2;
 const stepsAtOnce = 8;
 
-/** The full batches of an epoch; `images` may become other places than those picked, where pixels are prepared for each batch. */
-function* batchesOf(images: Int32Array, { batch, seed, epoch, steps }: { batch: number; seed: number; epoch: number; steps: number }): Generator<{ images: Int32Array; picked: Int32Array; step: number }, void, undefined> {
+/** The full batches of an epoch. */
+function* batchesOf(images: Int32Array, { batch, seed, epoch, steps }: { batch: number; seed: number; epoch: number; steps: number }): Generator<{ images: Int32Array; step: number }, void, undefined> {
   const order = shuffledOrder(images.length, seed, epoch);
   for (let place = 0; place < steps; place++) {
-    const picked = order.slice(place * batch, (place + 1) * batch).map((index) => images[index]!);
-    yield { images: picked, picked, step: epoch * steps + place };
+    yield { images: order.slice(place * batch, (place + 1) * batch).map((index) => images[index]!), step: epoch * steps + place };
   }
 }
 
@@ -106,13 +106,17 @@ function rateAt(step: number, total: number): number {
 }
 
 /** What a network whose results are logits says of labelled images. @throws LgdError NON_FINITE, ABORTED, and device faults */
-export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet, { device, mean, std, classes, signal }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | 'signal'>): Promise<Answers> {
-  const answers = { ...makeAnswers(test.length), targets: test.labels! };
+export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet, { device, mean, std, classes, signal }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | 'signal'>): Promise<Pick<Judged, 'images' | 'answers'>> {
+  const answers = makeAnswers(test.length);
+  const seen: number[] = [];
   using embedder = encoderEmbedder(encoder);
-  await embedImages(embedder, { device, images: test, mean, std, what: 'the evaluation' }, (logits, from) => {
+  await embedImages(embedder, { device, images: test, mean, std, what: 'the evaluation' }, (logits, images, from) => {
     const wrong = logits.findIndex((value) => !Number.isFinite(value));
-    if (wrong !== -1) throw new LgdError('NON_FINITE', `the logits of image ${from + Math.floor(wrong / classes)} are not finite.`, { mend: 'Lower evaluate.finetuneRate, or look at that image' });
+    if (wrong !== -1) throw new LgdError('NON_FINITE', `the logits of ${test.ids[images[Math.floor(wrong / classes)]!]} are not finite.`, { mend: 'Lower evaluate.finetuneRate, or look at that image' });
+    answers.targets.set(targetsOf(test, images), from);
     answerRows(answers, logits, classes, from);
+    seen.push(...images);
   }, { signal });
-  return answers;
+  const judged = (values: Int32Array) => values.subarray(0, seen.length);
+  return { images: Int32Array.from(seen), answers: { targets: judged(answers.targets), predicted: judged(answers.predicted), ranks: judged(answers.ranks) } };
 }

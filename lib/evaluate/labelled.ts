@@ -4,14 +4,15 @@ import type { Config } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
-import type { PreparableImages } from '../data/read-ahead.js';
+import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import type { ImageSource } from '../data/sources.js';
+import type { StreamedImages } from '../data/streamed.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted } from '../errors.js';
 import { labelsAmong } from './classes.js';
 
 /** What is read of labelled images: an {@link ImageCache}, or images that are decoded as batches need them. */
-export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames'> & PreparableImages;
+export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames' | 'sourceIndex'> & Partial<Pick<StreamedImages, 'decoded'>> & PreparableImages;
 
 export interface LabelledImages {
   train: LabelledSet;
@@ -64,4 +65,27 @@ export async function decodeLabelled(sources: { train: ImageSource; test: ImageS
     train.dispose();
     throw error;
   }
+}
+
+const imagesAtOnce = 256;
+const batchesAhead = 2;
+
+/**
+ * Indices of the images that can be decoded. Where images are decoded as batches need them, each is decoded here once to know.
+ * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET, ABORTED
+ */
+export async function decodableOf(set: LabelledSet, { signal, onProgress }: Pick<LabelledOptions, 'signal' | 'onProgress'>): Promise<Int32Array> {
+  const all = Int32Array.from({ length: set.length }, (_, index) => index);
+  if (set.decoded === undefined) return all;
+  const kept: number[] = [];
+  function* batches(): Generator<{ images: Int32Array }, void, undefined> {
+    for (let from = 0; from < all.length; from += imagesAtOnce) yield { images: all.subarray(from, from + imagesAtOnce) };
+  }
+  for await (const { images, shown = images, release } of readAhead(set, batches(), batchesAhead)) {
+    release();
+    throwIfAborted(signal, 'decoding the images');
+    kept.push(...images.filter((image, i) => shown[i] === image));
+    onProgress(images.at(-1)! + 1, all.length);
+  }
+  return Int32Array.from(kept);
 }

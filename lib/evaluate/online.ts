@@ -5,7 +5,7 @@ import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { TensorHandle } from '../native.js';
-import { accuracyOf, makeAnswers } from './accuracy.js';
+import { accuracyOf, targetsOf } from './accuracy.js';
 import { embedImages, encoderEmbedder } from './embed.js';
 import { LinearHeads, readResults } from './feature-set.js';
 import type { LabelledSet } from './labelled.js';
@@ -45,22 +45,20 @@ export class OnlineProbe implements Disposable {
     const { device, classes } = this;
     const { addon } = device;
     const { weights, bias, dimension } = this.#heads;
-    const answers = { ...makeAnswers(images.length), targets: labels };
+    const ranks: number[] = [];
     using embedder = encoderEmbedder(encoder);
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (rows, from, to) => {
-      const [features, results] = [addon.makeTensor(device.handle, [to - from, dimension]), addon.makeTensor(device.handle, [to - from, 3])];
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (rows, some) => {
+      const [features, results] = [addon.makeTensor(device.handle, [some.length, dimension]), addon.makeTensor(device.handle, [some.length, 3])];
       try {
         addon.writeTensor(features, rows.slice());
-        const wanted = labels.slice(from, to);
+        const wanted = targetsOf({ labels }, some);
         addon.classifierLoss({ features, weights, bias, results, labels: wanted, unit: true });
-        const found = readResults(await addon.readTensor(results), wanted, 1).answers(0);
-        answers.predicted.set(found.predicted, from);
-        answers.ranks.set(found.ranks, from);
+        ranks.push(...readResults(await addon.readTensor(results), wanted, 1).answers(0).ranks);
       } finally {
         for (const tensor of [features, results]) addon.release(tensor);
       }
     }, { signal });
-    return accuracyOf(answers, classes);
+    return accuracyOf({ ranks: Int32Array.from(ranks) }, classes);
   }
 
   /** Waits for queued steps and reads it. */

@@ -9,11 +9,11 @@ import type { StudentInfo } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { PhaseProgress } from '../train/events.js';
 import { readStudent } from '../train/student-file.js';
-import { accuracyByClass, accuracyOf, type Answers, type ClassScore } from './accuracy.js';
+import { accuracyByClass, accuracyOf, targetsOf, type Answers, type ClassScore } from './accuracy.js';
 import { FeatureExtractor } from './features.js';
 import { finetune, judgeByLogits } from './finetune.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
-import { decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
+import { decodableOf, decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
 import { writeProtocol } from './protocol-files.js';
 import type { SweepPoint } from './probe.js';
 import type { ZeroShotScore } from './score.js';
@@ -64,7 +64,7 @@ export interface ProtocolEvaluation {
   bankHash?: string;
   /** What indices of classes mean. */
   names: readonly string[];
-  /** Ids of the images judged, in the answers' order. */
+  /** Ids of the images judged, in the answers' order: those that can be decoded. */
   images: readonly string[];
   results: ProtocolResult[];
   seconds: number;
@@ -104,7 +104,7 @@ async function zeroshot(student: string, config: Config, signal: AbortSignal | u
   return { file, info, bankHash, names, images, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
 }
 
-function resultOf({ setting, answers, sweep, learntFrom }: Judged, names: readonly string[]): ProtocolResult {
+function resultOf({ setting, answers, sweep, learntFrom }: Omit<Judged, 'images'>, names: readonly string[]): ProtocolResult {
   return { setting, score: accuracyOf(answers, names.length), classes: accuracyByClass(answers, names), ...(sweep && { sweep }), learntFrom, answers };
 }
 
@@ -116,6 +116,8 @@ interface Learning {
   weights: WeightRecord;
   signal: AbortSignal | undefined;
   onProgress: (done: number, total: number) => void;
+  /** Of images that are decoded before they are learnt from. */
+  onDecoded: (done: number, total: number) => void;
 }
 
 async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
@@ -125,9 +127,21 @@ async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, { device, resolution: info.resolution, margin, signal, onProgress: report('evaluation images') });
-  const learning: Learning = { device, images, config, info, weights, signal, onProgress: report(protocol === 'knn' || protocol === 'linear' ? 'features' : 'fine-tuning') };
+  const learning: Learning = { device, images, config, info, weights, signal, onProgress: report(protocol === 'knn' || protocol === 'linear' ? 'features' : 'fine-tuning'), onDecoded: report('evaluation images') };
   const { judged, lists } = await (protocol === 'knn' || protocol === 'linear' ? frozen(protocol, learning) : tuned(protocol, learning));
-  return { file, info, names: images.classNames, images: images.test.ids, results: judged.map((one) => resultOf(one, images.classNames)), lists };
+  const kept = judged.at(-1)!.images; // what could not be decoded once is not tried again
+  return {
+    file, info, names: images.classNames, images: Array.from(kept, (image) => images.test.ids[image]!), lists,
+    results: judged.map((one) => resultOf({ ...one, answers: answersAbout(kept, one) }, images.classNames)),
+  };
+}
+
+/** The answers about images that the last of several passes found, too: one may have vanished between them. */
+function answersAbout(kept: Int32Array, { images, answers }: Judged): Answers {
+  if (images.length === kept.length) return answers;
+  const wanted = new Set(kept);
+  const among = (values: Int32Array) => values.filter((_, i) => wanted.has(images[i]!));
+  return { targets: among(answers.targets), predicted: among(answers.predicted), ranks: among(answers.ranks) };
 }
 
 interface Outcome {
@@ -146,22 +160,24 @@ async function frozen(protocol: 'knn' | 'linear', { device, images, config, info
   return { judged: protocol === 'knn' ? [await judgeByNeighbours(extractor, images, config, options)] : await judgeByProbes(extractor, images, config, options), lists: new Map() };
 }
 
-async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, onProgress }: Learning): Promise<Outcome> {
+async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, onProgress, onDecoded }: Learning): Promise<Outcome> {
   const { evaluate, seed } = config;
   const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
   const shares = protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
   const classes = images.classNames.length;
   const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
   const [judged, lists] = [[] as Judged[], new Map<string, string[]>()];
+  const whole = await decodableOf(images.train, { signal, onProgress: onDecoded }); // a stand-in would have another's label
+  const labels = targetsOf(images.train, whole);
   for (const [place, share] of shares.entries()) {
-    const picked = balancedShare(images.train.labels!, classes, share, seed);
+    const picked = balancedShare(labels, classes, share, seed).map((place) => whole[place]!);
     const percent = `${Number((100 * share).toPrecision(4))}`;
     if (protocol === 'semi') lists.set(`labels-${percent}`, Array.from(picked, (index) => images.train.ids[index]!));
     using network = await finetune(images.train, picked, {
       device, graph, weights, resolution, precision: precisionOf(config), mean, std, classes, epochs: evaluate.finetuneEpochs, learningRate: evaluate.finetuneRate, batch: evaluate.finetuneBatch, seed, signal,
       onProgress: (done, total) => onProgress(place * total + done, shares.length * total),
     });
-    judged.push({ setting: `${percent} % of the labels`, answers: await judgeByLogits(network, images.test, { device, mean, std, classes, signal }), learntFrom: picked.length });
+    judged.push({ setting: `${percent} % of the labels`, ...(await judgeByLogits(network, images.test, { device, mean, std, classes, signal })), learntFrom: picked.length });
   }
   return { judged, lists };
 }

@@ -53,7 +53,7 @@ export interface StudentEvaluation {
 /** What each image was taken for: indices into `names`, one an image. */
 export interface Predictions {
   names: readonly string[];
-  /** Ids of the images. */
+  /** Ids of the images: those that can be decoded. */
   images: readonly string[];
   targets: Int32Array;
   student: Int32Array;
@@ -64,6 +64,7 @@ export interface Predictions {
 }
 
 const mostImagesAtOnce = 256;
+const unseen = -1; // what an image that cannot be decoded was taken for
 
 /**
  * Scores a student on a labelled folder.
@@ -95,21 +96,24 @@ export async function evaluateStudent({ student: path, config: input, mostImages
     const [batch, precision] = [Math.min(mostImagesAtOnce, images.length), precisionOf(config)];
     const ofStudent = new ZeroShotEvaluation({ ...options, mean: info.mean, std: info.std });
     const [seen, seenByTeacher] = [makeAnswers(images.length), makeAnswers(images.length)];
-    const record = ({ predicted, ranks }: Answers) => (nearest: Int32Array, topK: number, from: number) => {
-      for (let i = 0; i < nearest.length / topK; i++) {
+    const record = ({ predicted, ranks }: Answers) => {
+      predicted.fill(unseen);
+      return (nearest: Int32Array, topK: number, some: Int32Array) => some.forEach((image, i) => {
         const row = nearest.subarray(i * topK, (i + 1) * topK);
-        const place = row.indexOf(ofStudent.targets[from + i]!);
-        predicted[from + i] = row[0]!;
-        ranks[from + i] = place === -1 ? topK : place;
-      }
+        const place = row.indexOf(ofStudent.targets[image]!);
+        predicted[image] = row[0]!;
+        ranks[image] = place === -1 ? topK : place;
+      });
     };
     const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onNearest: record(seen) });
     const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onNearest: record(seenByTeacher) }));
+    const whole = Int32Array.from(images.ids.keys()).filter((image) => [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen));
+    const listed = (values: Int32Array) => whole.map((image) => values[image]!);
     return {
       file, info, student: score, teacher: teacherScore, bankHash: bank.hash,
       predictions: {
-        names: bank.names, images: images.ids, targets: ofStudent.targets, student: seen.predicted, studentRanks: seen.ranks,
-        teacher: teacherScore && seenByTeacher.predicted, teacherRanks: teacherScore && seenByTeacher.ranks,
+        names: bank.names, images: Array.from(whole, (image) => images.ids[image]!), targets: listed(ofStudent.targets), student: listed(seen.predicted), studentRanks: listed(seen.ranks),
+        teacher: teacherScore && listed(seenByTeacher.predicted), teacherRanks: teacherScore && listed(seenByTeacher.ranks),
       },
     };
   } finally {

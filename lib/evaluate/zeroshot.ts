@@ -6,6 +6,7 @@ import { LgdError } from '../errors.js';
 import type { CompiledEncoder, Precision } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
+import { targetsOf } from './accuracy.js';
 import { matchClasses } from './classes.js';
 import { embedImages, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
 import { makeScore, type ZeroShotScore } from './score.js';
@@ -26,8 +27,8 @@ export interface ZeroShotOptions {
 
 /** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {
-  /** Told of each batch: the nearest names of images `from` on, [n,topK] indices into the bank, the best first. */
-  onNearest?: (nearest: Int32Array, topK: number, from: number) => void;
+  /** Told of each batch: the nearest names of these n images, [n,topK] indices into the bank, the best first. Images that cannot be decoded are none of them, and are not scored. */
+  onNearest?: (nearest: Int32Array, topK: number, images: Int32Array) => void;
 }
 
 /**
@@ -76,18 +77,19 @@ export class ZeroShotEvaluation {
   async #score(embedder: Embedder, { onNearest, ...options }: EvaluateOptions): Promise<ZeroShotScore> {
     const { device, images, bank, mean, std } = this.#options;
     const topK = Math.min(5, bank.size);
-    const counts = { correct1: 0, correct5: 0 };
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, from, to) => {
+    const counts = { images: 0, correct1: 0, correct5: 0 };
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, some) => {
       const nearest = await device.addon.topSimilar(device.handle, embeddings, bank.data, bank.embeddingSize, topK);
-      this.#count(nearest.indices, topK, this.#targets.subarray(from, to), counts);
-      onNearest?.(nearest.indices, topK, from);
+      this.#count(nearest.indices, topK, targetsOf({ labels: this.#targets }, some), counts);
+      onNearest?.(nearest.indices, topK, some);
     }, options);
-    return makeScore({ ...counts, images: images.length, classes: this.classes, topK });
+    return makeScore({ ...counts, classes: this.classes, topK });
   }
 
-  #count(nearest: Int32Array, topK: number, targets: Int32Array, counts: { correct1: number; correct5: number }): void {
+  #count(nearest: Int32Array, topK: number, targets: Int32Array, counts: { images: number; correct1: number; correct5: number }): void {
     targets.forEach((target, i) => {
       const row = nearest.subarray(i * topK, (i + 1) * topK);
+      counts.images++;
       if (row[0] === target) counts.correct1++;
       if (row.includes(target)) counts.correct5++;
     });

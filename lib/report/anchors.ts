@@ -113,7 +113,7 @@ async function embedSource(source: ImageSource, size: number, { device, teacher:
     });
     const embeddings = new Float32Array(images.length * size);
     using embedder = teacherEmbedder(device, teacher, { batch: Math.min(batch, images.length), signal });
-    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' }, (rows, from) => embeddings.set(rows, from * size), {
+    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the gallery' }, (rows, _, from) => embeddings.set(rows, from * size), {
       signal, onProgress: (done, total) => onProgress?.({ phase: 'teacher', done, total }),
     });
     return { embeddings: unitRows(embeddings, size), kept: images.sourceIndex };

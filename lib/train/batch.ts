@@ -14,11 +14,13 @@ export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceInde
 export interface Batch extends PlannedBatch {
   /** Its store holds the batch's images at least. */
   dataset: Dataset;
+  /** Which image's pixels each one has, as {@link PreparedImages.shown}. */
+  shown?: Int32Array;
   /** Called once the work on the batch is done. */
   release?(): void;
 }
 
-/** Ids of a batch's images. */
-export function idsOf({ dataset, images }: Batch): string[] {
-  return Array.from(images, (index) => dataset.ids[index]!);
+/** Ids of the images whose pixels a batch has. */
+export function idsOf({ dataset, images, shown = images }: Batch): string[] {
+  return Array.from(shown, (index) => dataset.ids[index]!);
 }

@@ -188,10 +188,10 @@ export class Distiller implements Disposable {
   }
 
   /** Online probes learn from the last batch of a step, after it. */
-  #probe(pupils: readonly Pupil[], { dataset, images }: Batch): void {
+  #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     if (dataset.labels === undefined) throw new LgdError('BAD_DATASET', 'the online probe needs labels, and these images have none.', { option: 'evaluate.online', mend: 'Give images in class folders, or turn it off' });
-    const labels = images.map((image) => dataset.labels![image]!);
+    const labels = shown.map((image) => dataset.labels![image]!);
     for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
   }
 

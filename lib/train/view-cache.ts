@@ -93,10 +93,9 @@ export class TeacherViewCache {
   }
 
   /** Rows of a batch whose `epoch` is the number of its view; -1 for an image that stands in for another, which has no row. */
-  rowsOf({ images, drawIds, epoch }: Batch): Float64Array {
-    const { sourceIndex, ids, broken = [] } = this.#dataset;
-    const others = new Set(broken.map(({ id }) => id)); // found when their turn came; the next ones stand in for them
-    return Float64Array.from(drawIds, (place, i) => (sourceIndex[images[i]!] === place && !others.has(ids[images[i]!]!) ? epoch * this.images + this.#imageAt[place]! : -1));
+  rowsOf({ images, shown = images, drawIds, epoch }: Batch): Float64Array {
+    const { sourceIndex } = this.#dataset;
+    return Float64Array.from(drawIds, (place, i) => (sourceIndex[shown[i]!] === place ? epoch * this.images + this.#imageAt[place]! : -1));
   }
 
   /** Are all of these embeddings there? */

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
@@ -142,11 +143,42 @@ describe('embedImages', () => {
     using encoder = student.compile({ batch: 5, resolution: 64, training: false });
     using embedder = encoderEmbedder(encoder);
     const told: string[] = [];
-    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (_rows, from, to) => {
+    await embedImages(embedder, { device, images, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (_rows, some, from) => {
       if (from === 0) await setTimeout(300); // far longer than the next batch is on the device
-      told.push(`${from}-${to}`);
+      told.push(`${from}-${from + some.length}`);
     }, { onProgress: (done) => told.push(`${done} done`) });
     expect(told).toEqual(['0-5', '5 done', '5-10', '10 done', '10-12', '12 done']);
+  });
+
+  it('leaves out what stands in for images that cannot be decoded, and gives the others their own rows', async () => {
+    const buffers = await Promise.all(source.ids.map(async (id, i) => ({ id, bytes: await readFile(join(source.root, id)), label: source.labels![i]! })));
+    const broken = [1, 2, 5, 6, 7, 8, 9, 11]; // of batches of five: two of the first, all of the second, the last of the third, which its padding repeats
+    const memory = imagesFromBuffers(buffers.map((image, i) => (broken.includes(i) ? { ...image, bytes: Buffer.from('no picture') } : image)), source.classNames);
+    using streamed = await StreamedImages.open(memory, { addon: device.addon, resolution: 64, margin: 1, maxBrokenShare: 1 });
+    const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
+    using encoder = student.compile({ batch: 5, resolution: 64, training: false });
+    using embedder = encoderEmbedder(encoder);
+    const rowsOf = async (from: typeof images | StreamedImages) => {
+      const rows = new Map<number, Float32Array>();
+      let [count, done] = [0, 0];
+      await embedImages(embedder, { device, images: from, mean: teacher.mean, std: teacher.std, what: 'the test' }, (embeddings, some, before) => {
+        expect(before).toBe(count);
+        expect(embeddings).toHaveLength(256 * some.length);
+        count += some.length;
+        some.forEach((image, i) => rows.set(image, embeddings.slice(256 * i, 256 * (i + 1))));
+      }, { onProgress: (now) => (done = now) });
+      expect(done).toBe(12);
+      return rows;
+    };
+    const [all, whole] = [await rowsOf(images), await rowsOf(streamed)];
+    expect([...whole.keys()]).toEqual([0, 3, 4, 10]);
+    for (const [image, row] of whole) expect(sameBits(row, all.get(image)!)).toBe(true);
+
+    using cache = await ImageCache.build(memory, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 1 });
+    const evaluationOn = (some: ImageCache | StreamedImages) => new ZeroShotEvaluation({ device, images: some, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std });
+    const score = await evaluationOn(cache).evaluateTeacher(teacher, { batch: 5 });
+    expect(score).toMatchObject({ images: 4 });
+    expect(await evaluationOn(streamed).evaluateTeacher(teacher, { batch: 5 })).toEqual(score);
   });
 });
 

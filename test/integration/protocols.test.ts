@@ -1,15 +1,16 @@
 /** Each protocol on a few drawings, recomputed here in another way from the student's features. */
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { create } from 'tar';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { openImageFolder } from '../../lib/data/sources.js';
 import { openDevice } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { FeatureExtractor } from '../../lib/evaluate/features.js';
 import { OnlineProbe } from '../../lib/evaluate/online.js';
-import { evaluateProtocol, type ProtocolEvaluation } from '../../lib/evaluate/protocols.js';
+import { evaluateProtocol, protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocols.js';
 import { wilsonInterval } from '../../lib/evaluate/score.js';
 import { CompiledEncoder, studentGraph } from '../../lib/models/index.js';
 import { readSafetensors } from '../../lib/safetensors.js';
@@ -36,8 +37,8 @@ beforeAll(async () => {
   extractor.load(weights);
   const read = async (name: string) => {
     using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
-    const all = await extractor.all(images);
-    return { rows: Array.from({ length: images.length }, (_, i) => [...all.subarray(i * extractor.dimension, (i + 1) * extractor.dimension)]), labels: [...images.labels!] };
+    const { rows } = await extractor.all(images);
+    return { rows: Array.from({ length: images.length }, (_, i) => [...rows.subarray(i * extractor.dimension, (i + 1) * extractor.dimension)]), labels: [...images.labels!] };
   };
   const [learnt, judged] = [await read('train'), await read('test')];
   features = { train: learnt.rows, test: judged.rows, trainLabels: learnt.labels, testLabels: judged.labels };
@@ -196,6 +197,35 @@ describe('classes in another order', () => {
     const last = async (name: string, evaluate = {}) => ofType((await train(config(name, evaluate))).events, 'evaluation').at(-1)!;
     const [here, there] = [await last('ordered'), await last('ordered-otherwise', { data: judged })];
     for (const score of ['student', 'knn', 'online'] as const) expect(there[score], score).toEqual(here[score]);
+  });
+});
+
+describe('images that cannot be decoded', () => {
+  const broken = ['circle/4.png', 'square/0.png', 'triangle/4.png']; // sorted, the last image of one class, the first of another, the last of all
+  const bank = at('bank.safetensors');
+  const settings = { neighbours: 5, probeEpochs: 3, finetuneEpochs: 2, finetuneBatch: 12, labelShare: 0.5 };
+  beforeAll(async () => {
+    await TextualSemanticsBank.fromEmbeddings(shapeNames, randomNormal(4 * 24, 9), { encoderId: 'made up' }).save(bank);
+    for (const name of ['train', 'test']) {
+      cpSync(at(name), at(`broken-${name}`), { recursive: true });
+      for (const id of broken) writeFileSync(at(`broken-${name}`, id), 'no picture');
+    }
+  });
+
+  test.each(protocols)('count in no score of %s, whether they are known before or stood in for', async (protocol) => {
+    const found = async (cache: 'all' | 'stream', output: string) => evaluateProtocol({ student, protocol, config: {
+      device: 'cpu', seed: 5, data: { cache, maxBrokenShare: 0.2 },
+      evaluate: { data: at('broken-test'), ...(protocol === 'zeroshot' ? { bank } : { train: at('broken-train') }), output: at(output), ...settings },
+    } });
+    const [all, streamed] = [await found('all', 'known'), await found('stream', 'stood-in')];
+    expect(streamed.images).toEqual(all.images);
+    expect(all.images).toHaveLength(4 * testCount - broken.length);
+    const seen = ({ results }: ProtocolEvaluation) => results.map(({ setting, score, classes, learntFrom, answers }) => ({ setting, score, classes, learntFrom, answers }));
+    expect(seen(streamed)).toEqual(seen(all));
+    const tables = (output: string) => readdirSync(at(output)).filter((file) => file.startsWith(protocol) && file.endsWith('.csv')).map((file) => readFileSync(at(output, file), 'utf8'));
+    expect(tables('stood-in')).toEqual(tables('known'));
+    for (const table of tables('stood-in')) expect(table.split('\n')).toHaveLength(2 + 4 * testCount - broken.length);
+    if (protocol === 'semi') expect(readFileSync(at('stood-in', 'labels-50.txt'), 'utf8')).toBe(readFileSync(at('known', 'labels-50.txt'), 'utf8'));
   });
 });
 

@@ -34,7 +34,11 @@ describe('StreamedImages', () => {
     const batch = Int32Array.of(9, 4, 0, 11, 11, 5);
     const prepared = await images.prepare(batch);
     expect(await levelsOf(prepared, batch)).toEqual([9, 6, 0, 0, 0, 6]);
+    expect([...prepared.shown!]).toEqual([9, 6, 0, 0, 0, 6]);
     prepared.release();
+    const whole = await images.prepare(Int32Array.of(3, 6));
+    expect(whole.shown).toBeUndefined();
+    whole.release();
     expect(images.broken.map(({ id }) => id).sort()).toEqual(['image 11', 'image 4', 'image 5']);
     expect(images.decoded.images).toBeGreaterThanOrEqual(5);
     expect(images.decoded.seconds).toBeGreaterThan(0);
