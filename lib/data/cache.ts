@@ -30,6 +30,8 @@ export interface ImageCacheOptions {
   maxBrokenShare: number;
   /** Colour behind transparent pixels (default white). */
   background?: string;
+  /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
+  readPauses?: readonly number[];
   signal?: AbortSignal;
   /** Called about ten times a second, and at the end. */
   onProgress?: (progress: CacheProgress) => void;
@@ -107,8 +109,8 @@ export class ImageCache implements Disposable {
 
   /**
    * Decodes a source. Images that cannot be read or decoded are skipped and listed in {@link broken}.
-   * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, NOT_WRITABLE (the spill file cannot grow), OUT_OF_MEMORY,
-   *   BAD_OPTION, DEPENDENCY_MISSING, ABORTED
+   * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), NOT_WRITABLE (the spill file cannot grow),
+   *   OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
     checkOptions(options);

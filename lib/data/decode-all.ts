@@ -2,6 +2,7 @@
 import { LgdError, throwIfAborted } from '../errors.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
+import { isReadFailure, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageBytes, ImageSource } from './sources.js';
 
@@ -49,6 +50,7 @@ interface DecodeAllOptions {
   /** Takes the pixels of each image that could be decoded, in order. */
   keep: (image: DecodedImage) => void;
   maxBrokenShare: number;
+  readPauses?: readonly number[];
   signal?: AbortSignal;
   onProgress?: (progress: CacheProgress) => void;
 }
@@ -59,7 +61,7 @@ const progressMilliseconds = 100;
 /** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
 const imagesAhead = 4;
 
-type Outcome = { image: DecodedImage; fileBytes: number } | { reason: string };
+type Outcome = { image: DecodedImage; fileBytes: number } | { reason: string } | { failure: unknown };
 
 /** The images of a source, in order. */
 export async function* listed({ ids, labels, read }: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
@@ -108,7 +110,7 @@ function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefin
 
 /**
  * Decodes images in order; those that cannot be decoded are listed.
- * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, DEPENDENCY_MISSING, ABORTED, and what `keep` throws
+ * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), DEPENDENCY_MISSING, ABORTED, and what `keep` throws
  */
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const parallel = decoderThreads();
@@ -116,6 +118,7 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
   const restoreSharp = tuneForMany(sharp);
   const running: Promise<Outcome>[] = [];
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
+  const reader = new PatientReader(options);
   const waiting: Undecoded[] = [];
   const iterator = images[Symbol.asyncIterator]();
   let reported = 0;
@@ -132,7 +135,7 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
         ended = next.done === true;
         if (next.done) break;
         waiting.push(next.value);
-        running.push(decodeOne(next.value, options.decode));
+        running.push(decodeOne(next.value, reader, options.decode));
       }
       const image = waiting.shift();
       if (image === undefined) {
@@ -150,16 +153,17 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
   }
 }
 
-async function decodeOne(image: Undecoded, options: DecodeOptions): Promise<Outcome> {
+async function decodeOne(image: Undecoded, reader: PatientReader, options: DecodeOptions): Promise<Outcome> {
   try {
-    const bytes = await image.read();
+    const bytes = await reader.read(image.id, () => image.read());
     return { image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
   } catch (error) {
+    if (isReadFailure(error)) return { failure: error };
     return { reason: error instanceof Error ? error.message : String(error) };
   }
 }
 
-/** Adds one outcome to the result; stops where too many are broken already. */
+/** Adds one outcome to the result; stops where too many are broken already, and where the system does not read. */
 function take(result: Decoded, { id, label }: Undecoded, place: number, outcome: Outcome, options: DecodeAllOptions): void {
   const { ids, places, broken } = result;
   if ('image' in outcome) {
@@ -170,6 +174,7 @@ function take(result: Decoded, { id, label }: Undecoded, place: number, outcome:
     if (label !== undefined) (result.labels ??= []).push(label);
     return;
   }
+  if ('failure' in outcome) throw outcome.failure;
   broken.push({ id, reason: outcome.reason });
   const seen = place + 1;
   const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);

@@ -149,6 +149,7 @@ class GroupReader {
     let rows = this.#kept.get(group);
     if (rows === undefined) {
       rows = readRows(group.file, this.column, group.from, group.from + group.rows);
+      rows.catch(() => this.#kept.delete(group)); // another attempt reads anew
       this.#kept.set(group, rows);
       for (const other of [...this.#kept.keys()].slice(0, -groupsKept)) this.#kept.delete(other);
     }

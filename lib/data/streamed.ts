@@ -5,11 +5,12 @@ import { checkOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, typ
 import type { BrokenImage } from './decode-all.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type StorePlace } from './decode.js';
+import { isReadFailure, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
 
-/** How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets. */
-export interface StreamedImagesOptions extends Pick<ImageCacheOptions, 'addon' | 'resolution' | 'margin' | 'maxBrokenShare' | 'background'> {
+/** How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets. Its signal ends the pauses in which a system that fails to read is waited for, and no more. */
+export interface StreamedImagesOptions extends Pick<ImageCacheOptions, 'addon' | 'resolution' | 'margin' | 'maxBrokenShare' | 'background' | 'readPauses' | 'signal'> {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
   threads?: number;
 }
@@ -43,6 +44,7 @@ export class StreamedImages implements Disposable {
   readonly #broken = new Map<number, string>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
   readonly #free: PixelStoreHandle[] = [];
+  readonly #reader: PatientReader;
   readonly #decoders: DecoderQueue;
   readonly #restoreSharp: () => void;
 
@@ -50,7 +52,8 @@ export class StreamedImages implements Disposable {
     this.#source = source;
     this.#options = options;
     this.#restoreSharp = restoreSharp;
-    const { threads } = options;
+    const { threads, readPauses, signal } = options;
+    this.#reader = new PatientReader({ root: source.root, readPauses, signal });
     this.#decoders = new DecoderQueue(threads ?? decoderThreads(), threads ?? imagesAhead * decoderThreads());
     this.ids = source.ids;
     this.labels = source.labels;
@@ -92,7 +95,7 @@ export class StreamedImages implements Disposable {
 
   /**
    * Decodes the images of a batch, on all decoding threads, behind those of batches that were asked for before. Call release() when the work on them is done; the memory is then used again.
-   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), OUT_OF_MEMORY, DISPOSED
+   * @throws LgdError TOO_MANY_BROKEN_IMAGES, BAD_DATASET (none can be decoded), BAD_FILE (the system fails to read), ABORTED, OUT_OF_MEMORY, DISPOSED
    */
   async prepare(images: Int32Array): Promise<PreparedImages> {
     this.#life.check();
@@ -141,7 +144,7 @@ export class StreamedImages implements Disposable {
         await this.#decodeOne(place, to);
         return place;
       } catch (error) {
-        if (error instanceof LgdError && notOfTheImage.has(error.code)) throw error;
+        if (isReadFailure(error) || (error instanceof LgdError && notOfTheImage.has(error.code))) throw error;
         this.#broken.set(place, (error as Error).message);
         this.#checkBroken();
       }
@@ -150,7 +153,10 @@ export class StreamedImages implements Disposable {
   }
 
   async #decodeOne(place: number, to: StorePlace): Promise<void> {
-    return this.#decoders.run(async () => placeImage(await this.#source.read(place), to, { shortSide: this.shortSide, background: this.#options.background }));
+    return this.#decoders.run(async () => {
+      const bytes = await this.#reader.read(this.ids[place]!, () => this.#source.read(place));
+      await placeImage(bytes, to, { shortSide: this.shortSide, background: this.#options.background });
+    });
   }
 
   #checkBroken(): void {

@@ -158,6 +158,7 @@ export class Course {
     for (let next = this.#firstStep; next < lastStep && !signal?.aborted; next++) {
       // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
       const queued = await this.#queue(next);
+      if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
       if (!queued.runs.some((run) => run.isBoundary(next + 1))) continue;
@@ -217,12 +218,12 @@ export class Course {
     }
   }
 
-  /** Plans and queues the step of this number, counted from 0. */
-  async #queue(step: number): Promise<Pending> {
+  /** Plans and queues the step of this number, counted from 0; undefined where the run is stopped meanwhile. */
+  async #queue(step: number): Promise<Pending | undefined> {
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
-    const batches: Batch[] = [];
-    while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
+    const batches = await this.#takeBatches();
+    if (batches === undefined) return undefined;
     try {
       const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
       return { step, learningRate, batches, runs, ticket };
@@ -231,10 +232,23 @@ export class Course {
     }
   }
 
+  /** The batches of a step; undefined where the run is stopped while images are waited for that the system fails to read. */
+  async #takeBatches(): Promise<Batch[] | undefined> {
+    const batches: Batch[] = [];
+    try {
+      while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
+    } catch (error) {
+      for (const batch of batches) batch.release?.();
+      if (error instanceof LgdError && error.code === 'ABORTED' && this.options.signal?.aborted) return undefined;
+      throw error;
+    }
+    for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
+    return batches;
+  }
+
   async #nextBatch(): Promise<Batch> {
     this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead });
     const { value } = await this.#batches.next();
-    this.plan.next(); // a checkpoint tells of batches that were taken, not of those on their way
     const { views } = this.config.teacherCache;
     return views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
   }

@@ -7,6 +7,7 @@ import { nextTurn } from '../../turn.js';
 import type { BrokenImage, CacheProgress } from '../decode-all.js';
 import { decoderThreads, tuneForMany } from '../decoders.js';
 import { inOrder } from '../in-order.js';
+import { isReadFailure, PatientReader } from '../read-patiently.js';
 import { importSharp } from '../sharp.js';
 import type { ImageSource } from '../sources.js';
 import type { PackKind, PackRecipe } from './format.js';
@@ -31,6 +32,8 @@ export interface PackOptions {
   background?: string;
   /** Seconds of work that a kill or a power cut may cost (default 5). */
   syncSeconds?: number;
+  /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
+  readPauses?: readonly number[];
   signal?: AbortSignal;
   /** Called about ten times a second, and at the end. */
   onProgress?: (progress: CacheProgress) => void;
@@ -56,7 +59,7 @@ const idsAtOnce = 8192;
  * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same file, bit for bit.
  *
  * It grows beside its place as `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it ended.
- * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE, ABORTED
+ * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), ABORTED
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
   const recipe = recipeOf(options);
@@ -87,7 +90,8 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
 type Outcome = { packed: PackedImage; fileBytes: number } | { reason: string };
 
 async function packAll(source: ImageSource, writer: PackWriter, recipe: PackRecipe, options: PackOptions): Promise<void> {
-  const { signal, onProgress, background } = options;
+  const { signal, onProgress, background, readPauses } = options;
+  const reader = new PatientReader({ root: source.root, readPauses, signal });
   const total = source.ids.length;
   const parallel = decoderThreads();
   const sharp = await importSharp();
@@ -99,9 +103,10 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
   };
   const pack = async (place: number): Promise<Outcome> => {
     try {
-      const file = await source.read(place);
+      const file = await reader.read(source.ids[place]!, () => source.read(place));
       return { packed: await packImage(file, recipe, background), fileBytes: file.byteLength };
     } catch (error) {
+      if (isReadFailure(error)) throw error; // the pack would lack the image for good
       return { reason: (error as Error).message };
     }
   };

@@ -1,0 +1,64 @@
+/** Reading images from file systems that fail for a moment: an error of the system is none of the image, and is not held against it. */
+import { setTimeout } from 'node:timers/promises';
+import { LgdError, throwIfAborted } from '../errors.js';
+
+/** System errors that tell of one file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
+const ofTheFile: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG']);
+
+/** Milliseconds between attempts: 4.4 seconds in all. */
+const defaultPauses: readonly number[] = [100, 300, 1000, 3000];
+
+/** How {@link PatientReader} reads. */
+export interface PatienceOptions {
+  /** Where the images come from, for messages. */
+  root: string;
+  /** Milliseconds between attempts. */
+  readPauses?: readonly number[];
+  signal?: AbortSignal;
+}
+
+/** Reads images, again after a pause where the system fails. */
+export class PatientReader {
+  /** The last attempts of some image failed, and nothing was read since: the next failure is not waited for. */
+  #gaveUp = false;
+
+  constructor(readonly options: PatienceOptions) {}
+
+  /**
+   * @param id names the image
+   * @param read makes one attempt
+   * @throws LgdError BAD_FILE where the system goes on failing, ABORTED in a pause ({@link isReadFailure} knows both); and whatever else `read` throws
+   */
+  async read<Bytes>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
+    const { root, readPauses = defaultPauses, signal } = this.options;
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const bytes = await read();
+        this.#gaveUp = false;
+        return bytes;
+      } catch (cause) {
+        const fault = systemFault(cause);
+        if (fault === undefined) throw cause;
+        if (this.#gaveUp || attempt >= readPauses.length) {
+          this.#gaveUp = true;
+          throw new LgdError('BAD_FILE', `the system fails to read ${id} of ${root}: ${fault.message}.`, { mend: 'See to the disk, the network or the limit of open files, then start again; `lgdistill resume` continues a run', cause });
+        }
+      }
+      await setTimeout(readPauses[attempt], undefined, { signal }).catch(() => throwIfAborted(signal, 'reading the images'));
+    }
+  }
+}
+
+/** Did {@link PatientReader} give up, or was it stopped? What it read has no part in that. */
+export function isReadFailure(error: unknown): boolean {
+  return error instanceof LgdError && (error.code === 'ABORTED' || systemFault(error) !== undefined);
+}
+
+/** The system's error that is at the bottom of one, unless it tells of the file. */
+function systemFault(error: unknown): NodeJS.ErrnoException | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    const { code, errno } = cause as NodeJS.ErrnoException;
+    if (typeof errno === 'number' && code !== undefined) return ofTheFile.has(code) ? undefined : cause;
+  }
+  return undefined;
+}

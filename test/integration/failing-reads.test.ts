@@ -1,0 +1,69 @@
+/** Runs on images that the system fails to read while they are streamed. */
+import { copyFile, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { beforeAll, expect, test } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { BatchPlan } from '../../lib/data/loader.js';
+import { LgdError } from '../../lib/errors.js';
+import type { Dataset } from '../../lib/train/batch.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+
+const folder = temporaryFolder();
+let data: string;
+let config: (run: string) => ConfigInput;
+let whole: Outcome;
+
+/** 32 images: eight batches of eight, two a step. */
+beforeAll(async () => {
+  data = await drawShapes(join(folder, 'data'), { count: 8, size: 32 });
+  const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
+  config = (run) => ({ ...smallConfig(data, join(folder, run), { teacher, bank, data: { cache: 'stream', readAhead: 1 }, train: { accumulate: 2 } }), names: undefined });
+  whole = await train(config('whole'));
+});
+
+async function expectSameAfterResuming(run: string): Promise<void> {
+  const { weights } = await train(await resumeConfig(join(folder, run)), { resume: 'last' });
+  for (const [name, values] of Object.entries(whole.weights)) expect(sameBits(weights[name]!, values), name).toBe(true);
+}
+
+test('end with an error that names the image, and go on to the same bits once it can be read', async () => {
+  const image = join(data, 'cross', '3.png');
+  await using prepared = await prepareRun(config('failed'));
+  await copyFile(image, join(folder, 'kept.png'));
+  await rm(image);
+  const server = createServer().listen(image); // to open a socket as a file fails with ENXIO
+  await new Promise((resolve) => server.once('listening', resolve));
+  const events = async () => { for await (const event of prepared.run()) void event; };
+  await expect(events()).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/cross\/3\.png.*ENXIO/u) as unknown });
+  await new Promise((resolve) => server.close(resolve));
+  await copyFile(join(folder, 'kept.png'), image);
+  expect(await readFile(join(folder, 'failed', 'log.txt'), 'utf8')).toMatch(/failed: .*cross\/3\.png.*ENXIO/u);
+  await expect(readFile(join(folder, 'failed', 'broken-images.txt'))).rejects.toMatchObject({ code: 'ENOENT' });
+  await expectSameAfterResuming('failed');
+});
+
+test('are stopped while an image is waited for, with a checkpoint that knows of no batch that no step took', async () => {
+  await using prepared = await prepareRun(config('stopped'));
+  const { dataset, distiller } = prepared;
+  const plan = new BatchPlan(dataset, { batchSize: 8, seed: 3 });
+  const waitedFor = Array.from({ length: 4 }, () => plan.next())[3]!.images; // the second batch of the second step
+  const controller = new AbortController();
+  const { length, ids, sourceIndex } = dataset;
+  const failing: Dataset = {
+    length, ids, sourceIndex,
+    get store() { return dataset.store; },
+    prepare: async (images) => {
+      if (images.some((image, i) => image !== waitedFor[i])) return dataset.prepare(images);
+      await new Promise((resolve) => setTimeout(resolve, 2000)); // by then the step waits for it
+      controller.abort();
+      throw new LgdError('ABORTED', 'reading the images was stopped.');
+    },
+  };
+  const events = [];
+  for await (const event of distiller.run(failing, { signal: controller.signal })) events.push(event);
+  expect(ofType(events, 'interrupted')[0]).toMatchObject({ step: 1 });
+  await expectSameAfterResuming('stopped');
+});
