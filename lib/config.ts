@@ -4,8 +4,8 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
-import { nearestName } from './text/spelling.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().gt(0);
@@ -28,7 +28,7 @@ const schema = z.strictObject({
   output: text().default('runs/distill').describe('Run folder: configuration, metrics, checkpoints, report'),
   overwrite: z.boolean().default(false).describe('Empty the run folder first when it holds an earlier run'),
   offline: z.boolean().default(false).describe('Take models from local folders and the cache only, never from the network'),
-  names: textOrList().optional().describe('Category names: a .txt, .json, .csv or .tsv file, a folder of class folders, a built-in list, or the names'),
+  names: textOrList().optional().describe('Category names: a .txt, .json, .csv or .tsv file, a folder of class folders, a built-in list, or a JSON list of the names themselves'),
   templates: textOrList().default('default').describe('Prompt templates: a built-in set, a file with one a line, or the templates'),
   allowDuplicates: z.boolean().default(false).describe('Keep names that are given more than once'),
   textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
@@ -293,28 +293,25 @@ function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdErro
   // Unknown names first: a slip in a name often causes the rest.
   const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0]!;
   const path = issue.path.join('.');
-  if (issue.code === 'unrecognized_keys') return unknownOption([path, issue.keys[0]!].filter((part) => part !== '').join('.'), 'BAD_CONFIG');
+  if (issue.code === 'unrecognized_keys') {
+    const key = issue.keys[0]!;
+    if (path !== '') return unknownOption(`${path}.${key}`, 'BAD_CONFIG');
+    const what = configOptions().some((option) => option.path === key) ? 'the dots of a name are nesting in a configuration.' : 'there is no such option.';
+    return new LgdError('BAD_CONFIG', what, { option: key, mend: mendOfKey(key, (raw as Record<string, unknown>)[key], configOptions()) });
+  }
   const others = [...new Set(issues.map((other) => other.path.join('.')))].filter((other) => other !== path);
   const also = others.length === 0 ? '' : ` (also wrong: ${others.join(', ')})`;
   let found: unknown = raw;
   for (const part of issue.path) found = (found as Record<PropertyKey, unknown>)[part];
   const option = configOptions().find((entry) => path === entry.path || path.startsWith(`${entry.path}.`));
-  if (option !== undefined) return new LgdError('BAD_OPTION', `not a value this option takes${also}.`, { option: option.path, found: found ?? null, allowed: option.allowed, mend: option.help });
+  if (option !== undefined) return new LgdError('BAD_OPTION', `not a value this option takes${also}.`, { option: option.path, found: found ?? null, allowed: option.allowed, mend: mendOfValue(option, found) });
   return new LgdError('BAD_CONFIG', `a group of options is expected here${also}.`, { ...(path !== '' && { option: path }), found: found ?? null, allowed: 'an object of options', mend: 'Write it as { "option": value }' });
 }
 
 /** Refuses an option that does not exist, with the nearest one that does. */
 function unknownOption(path: string, code: 'BAD_CONFIG' | 'BAD_OPTION'): LgdError {
-  const paths = configOptions().map((option) => option.path);
-  const last = path.slice(path.lastIndexOf('.') + 1);
-  const sameName = paths.find((other) => other.endsWith(`.${last}`)); // the right name in the wrong group
-  const near = sameName ?? nearestName(path, paths) ?? nearestSegment(last, paths);
-  return new LgdError(code, 'there is no such option.', { option: path, mend: near === undefined ? 'See lgdistill distill --help for all options' : `Did you mean ${near}?` });
-}
-
-function nearestSegment(last: string, paths: readonly string[]): string | undefined {
-  const near = nearestName(last, paths.map((path) => path.slice(path.lastIndexOf('.') + 1)));
-  return near === undefined ? undefined : paths.find((path) => path === near || path.endsWith(`.${near}`));
+  const near = nearestOption(path, configOptions());
+  return new LgdError(code, 'there is no such option.', { option: path, mend: near === undefined ? seeHelp : `Did you mean ${near}?` });
 }
 
 function checkTogether({ augment, train, names, bank, evaluate, student }: Config): void {

@@ -1,3 +1,5 @@
+import { dirname } from 'node:path';
+
 /** Every error code this package throws. Codes are stable: programs may switch on them. */
 export type ErrorCode =
   | 'ADDON_NOT_FOUND'
@@ -124,21 +126,22 @@ export function systemErrorCode(error: unknown): string | undefined {
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
 export function writeError(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;
-  const reason: Record<string, string> = {
-    ENOSPC: 'the disk is full',
-    EROFS: 'the file system is read-only',
-    EACCES: 'permission is denied',
-    EPERM: 'permission is denied',
-    ENOENT: 'a folder on the way does not exist',
-    ENOTDIR: 'a part of the path is not a folder',
-    EDQUOT: 'the disk quota is used up',
+  const space = 'Free some space, or choose another output folder';
+  const permitted = 'Choose a folder this user may write to';
+  const reasons: Record<string, readonly [why: string, mend: string]> = {
+    ENOSPC: ['the disk is full', space],
+    EDQUOT: ['the disk quota is used up', space],
+    EROFS: ['the file system is read-only', permitted],
+    EACCES: ['permission is denied', permitted],
+    EPERM: ['permission is denied', permitted],
+    ENOENT: ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
+    ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
+    EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
+    EISDIR: ['it is a folder', 'Give the file to write'],
   };
   const code = systemErrorCode(cause);
-  const why = (code && reason[code]) ?? (cause instanceof Error ? cause.message : String(cause));
-  return new LgdError('NOT_WRITABLE', `cannot write ${path}: ${why}.`, {
-    mend: code === 'ENOSPC' || code === 'EDQUOT' ? 'Free some space, or choose another output folder' : 'Choose a folder this user may write to',
-    cause,
-  });
+  const [why, mend] = reasons[code ?? ''] ?? [cause instanceof Error ? cause.message : String(cause), 'Choose another place, and check the disk'];
+  return new LgdError('NOT_WRITABLE', `cannot write ${path}: ${why}.`, { mend, cause });
 }
 
 /**

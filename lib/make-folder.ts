@@ -21,7 +21,7 @@ export async function makeFolder(path: string): Promise<void> {
       return;
     }
     if (await isFolder(path)) return;
-    throw code === 'EEXIST' ? writeError(path, new Error('it is a file')) : writeError(path, cause);
+    throw writeError(path, cause);
   }
 }
 

@@ -25,6 +25,7 @@ export function addConfigOptions(command: Command, filter: OptionFilter, { file 
 function describe({ help, allowed, type, default: value }: ConfigOption): string {
   const free = type === 'string' && allowed === 'text';
   const notes = [
+    ...(type === 'list' ? [`a list is JSON: '["one","two"]'`] : []),
     ...(free || type === 'boolean' || type === 'list' || help.includes(allowed) ? [] : [allowed]),
     ...(value === undefined ? [] : [`default ${JSON.stringify(value)}`]),
   ];

@@ -1,6 +1,4 @@
 import { Command, CommanderError } from 'commander';
-import { LgdError } from '../errors.js';
-import { nearestName } from '../text/spelling.js';
 import { version } from '../version.js';
 import { openAsk } from './ask.js';
 import { bankCommand } from './bank.js';
@@ -18,6 +16,7 @@ import { initCommand } from './init.js';
 import { namesCommand } from './names.js';
 import { normaliseArguments } from './options.js';
 import { packCommand } from './pack.js';
+import { refusal } from './refusal.js';
 import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
 import { segmentCommand } from './segment.js';
@@ -44,7 +43,7 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
     code = (await action({ terminal, signal, ask: openAsk(streams, signal) }, ...args)) ?? exitCodes.done;
   };
   for (const declare of commands) program.addCommand(declare(bind));
-  adopt(program, streams);
+  adopt(program, streams, args);
   try {
     await program.parseAsync(normaliseArguments(args), { from: 'user' });
     return code;
@@ -55,9 +54,9 @@ export async function runProgram(args: readonly string[], streams: Streams, sign
 }
 
 /** Gives a command and those under it what all share: `--json`, `--debug`, and errors that come back as exceptions instead of ending the process. */
-function adopt(command: Command, streams: Streams): void {
+function adopt(command: Command, streams: Streams, args: readonly string[]): void {
   command
-    .exitOverride((error) => { throw error.exitCode === 0 || error.code === 'commander.help' ? error : refusal(error, command); })
+    .exitOverride((error) => { throw error.exitCode === 0 || error.code === 'commander.help' ? error : refusal(error, command, args); })
     .showSuggestionAfterError(false)
     .helpCommand(false)
     .configureHelp({ sortSubcommands: false, helpWidth: 120 })
@@ -68,22 +67,5 @@ function adopt(command: Command, streams: Streams): void {
   if (command.commands.length === 0) {
     command.option('--json', 'print JSON on stdout, text for people on stderr').option('--debug', 'print stacks of errors (LGDISTILL_DEBUG=1)');
   }
-  for (const inner of command.commands) adopt(inner, streams);
-}
-
-/** What commander refuses, as this package's error, with the nearest thing that it would take. */
-function refusal({ code, message }: CommanderError, command: Command): LgdError {
-  const what = `${message.replace(/^error: /u, '').replace(/\.$/u, '')}.`;
-  const [, found = ''] = /'([^']*)'/u.exec(message) ?? [];
-  const candidates: Record<string, string[]> = {
-    'commander.unknownOption': command.options.flatMap(({ short, long }) => [short, long].filter((flag) => flag !== undefined && flag !== null)),
-    'commander.unknownCommand': command.commands.map((inner) => inner.name()),
-  };
-  const near = nearestName(found, candidates[code] ?? []);
-  return new LgdError('BAD_OPTION', what, { mend: near === undefined ? `See lgdistill ${pathOf(command)}--help` : `Did you mean ${near}?` });
-}
-
-/** `bank build ` for a command, '' for the program itself. */
-function pathOf(command: Command): string {
-  return command.parent === null ? '' : `${pathOf(command.parent)}${command.name()} `;
+  for (const inner of command.commands) adopt(inner, streams, args);
 }

@@ -1,5 +1,5 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
-import { extname, join } from 'node:path';
+import { extname, isAbsolute, join } from 'node:path';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -76,7 +76,7 @@ async function checkFolder(root: string): Promise<void> {
   } catch (cause) {
     const missing = ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '');
     if (!missing) throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
-    throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { mend: 'Check the path; it is relative to the current folder', cause });
+    throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { mend: isAbsolute(root) ? 'Check the path' : 'Check the path; it is relative to the current folder', cause });
   }
   if (!isFolder) throw new LgdError('BAD_DATASET', `${root} is a file.`, { allowed: 'a folder of images', mend: 'Give the folder that holds the images' });
 }

@@ -6,7 +6,7 @@ import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { tools } from '../models/tools/naming.js';
-import { nearestName } from '../text/spelling.js';
+import { suggestion } from '../text/spelling.js';
 import { referenceEmbeddings, type Comparison } from './compare.js';
 import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
 import { compareOwn, writeOwn } from './own.js';
@@ -38,8 +38,7 @@ export function exportTarget(word: string, output?: string): { format: ExportFor
   const format = exportFormats.find((name) => name === word && name !== 'lgdistill');
   if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
   if (/[./\\]/u.test(word)) return { format: 'lgdistill', to: word };
-  const near = nearestName(word, exportFormats);
-  throw new LgdError('BAD_OPTION', 'this is neither a program nor a file.', { option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: near === undefined ? 'Name a file with .safetensors at its end' : `Did you mean ${near}?` });
+  throw new LgdError('BAD_OPTION', 'this is neither a program nor a file.', { option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: suggestion(word, exportFormats) ?? 'Name a file with .safetensors at its end' });
 }
 
 /** What {@link exportStudent} writes, and where. */

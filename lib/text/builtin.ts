@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LgdError } from '../errors.js';
-import { nearestName } from './spelling.js';
+import { suggestion } from './spelling.js';
 
 /** Where a built-in list comes from, and how the spelling here differs from the original. */
 export interface BuiltinList {
@@ -124,9 +124,8 @@ export const builtinIds: readonly string[] = Object.keys(builtinLists);
 export async function readBuiltin(id: string, folder = listsFolder()): Promise<string[]> {
   const list = Object.hasOwn(builtinLists, id) ? builtinLists[id] : undefined;
   if (list === undefined) {
-    const near = nearestName(id, builtinIds);
     throw new LgdError('BAD_OPTION', 'there is no built-in list of this name.', {
-      option: 'names', found: id, allowed: builtinIds.join(', '), mend: near === undefined ? 'Take one of those' : `Did you mean ${near}?`,
+      option: 'names', found: id, allowed: builtinIds.join(', '), mend: suggestion(id, builtinIds) ?? 'Take one of those',
     });
   }
   const file = join(folder, `${id}.txt`);

@@ -3,7 +3,7 @@ import { extname, join } from 'node:path';
 import { parse as parseCsv } from 'csv-parse/sync';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
-import { nearestName } from './spelling.js';
+import { suggestion } from './spelling.js';
 
 const kinds = `a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list (${builtinIds.join(', ')})`;
 const splits = new Set(['train', 'training', 'val', 'valid', 'validation', 'test', 'testing']);
@@ -36,12 +36,11 @@ export async function readNames(source: string): Promise<string[]> {
 function notFound(source: string, cause: unknown): LgdError {
   const code = systemErrorCode(cause);
   if (code !== 'ENOENT' && code !== 'ENOTDIR') return new LgdError('BAD_NAMES', `cannot read ${source}.`, { option: 'names', mend: 'Check the permissions of the path', cause });
-  const near = nearestName(source, builtinIds);
   return new LgdError('FILE_NOT_FOUND', 'there is no file, folder or built-in list of this name.', {
     option: 'names',
     found: source,
     allowed: kinds,
-    mend: near === undefined ? 'Check the path' : `Did you mean the built-in list ${near}?`,
+    mend: suggestion(source, builtinIds, 'the built-in list ') ?? 'Check the path',
     cause,
   });
 }

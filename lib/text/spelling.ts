@@ -6,27 +6,56 @@ export function normaliseName(name: string): string {
   return name.normalize('NFC').toLowerCase().replace(/[\s_]+/gu, ' ').trim();
 }
 
-/** The candidate nearest to a word by edit distance, or undefined where none is near enough to be a slip (a third of its letters). */
-export function nearestName(word: string, candidates: Iterable<string>): string | undefined {
-  let best: string | undefined;
-  let bestDistance = Infinity;
-  for (const candidate of candidates) {
-    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase());
-    if (distance < bestDistance) [best, bestDistance] = [candidate, distance];
+const mostNamed = 4;
+
+/**
+ * The candidates that a word may stand for, the likeliest kind alone: those spelled alike but for case, hyphens, underscores and dots; else those that it begins or has the initials of
+ * (`lr` for `learning-rate`); else the nearest by edit distance, where that is near enough to be a slip (a third of its letters). Of equals the first four; empty where there is none.
+ */
+export function nearestNames(word: string, candidates: Iterable<string>): string[] {
+  const bare = bareName(word);
+  const all = [...new Set(candidates)].map((name) => ({ name, bare: bareName(name) }));
+  const kinds: ((candidate: { name: string; bare: string }) => boolean)[] = [
+    (candidate) => candidate.bare === bare,
+    (candidate) => (bare.length > 2 && candidate.bare.startsWith(bare)) || (bare.length > 1 && initialsOf(candidate.name) === bare),
+  ];
+  for (const isAlike of kinds) {
+    const alike = all.filter(isAlike);
+    if (alike.length > 0) return alike.slice(0, mostNamed).map(({ name }) => name);
   }
-  return best !== undefined && bestDistance <= Math.max(1, Math.floor(Math.max(word.length, best.length) / 3)) ? best : undefined;
+  const measured = all.map((candidate) => ({ ...candidate, distance: editDistance(bare, candidate.bare) }));
+  const least = Math.min(...measured.map(({ distance }) => distance));
+  const isSlip = (other: string) => least <= Math.max(1, Math.floor(Math.max(bare.length, other.length) / 3));
+  return measured.filter((candidate) => candidate.distance === least && isSlip(candidate.bare)).slice(0, mostNamed).map(({ name }) => name);
 }
 
-/** Levenshtein distance: the fewest insertions, deletions and replacements of letters that turn a into b. */
+/** `Did you mean resnet18 or resnet34?`, of {@link nearestNames}; undefined where there is none. */
+export function suggestion(word: string, candidates: Iterable<string>, what = ''): string | undefined {
+  const near = nearestNames(word, candidates);
+  return near.length === 0 ? undefined : `Did you mean ${what}${near.join(', ').replace(/, ([^,]*)$/u, ' or $1')}?`;
+}
+
+function bareName(name: string): string {
+  return name.toLowerCase().replace(/[-_.]/gu, '');
+}
+
+/** `--learning-rate` -> `lr`, `train.batchSize` -> `tbs`. */
+function initialsOf(name: string): string {
+  return name.replace(/([a-z])([A-Z])/gu, '$1-$2').split(/[-_.]+/u).map((part) => part.charAt(0)).join('').toLowerCase();
+}
+
+/** The fewest insertions, deletions, replacements and exchanges of neighbours that turn a into b (optimal string alignment: no letter is changed twice). */
 function editDistance(a: string, b: string): number {
+  let before: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
       const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
+      const exchanged = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1] ? before[j - 2]! + 1 : Infinity;
+      next.push(Math.min(replaced, exchanged, row[j]! + 1, next[j - 1]! + 1));
     }
-    row = next;
+    [before, row] = [row, next];
   }
   return row[b.length]!;
 }

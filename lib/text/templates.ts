@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { nearestName } from './spelling.js';
+import { suggestion } from './spelling.js';
 
 /**
  * Prompt templates known by id; `{}` stands for the category's name. Averaging over several prompts makes a name's embedding depend less on the wording
@@ -43,12 +43,11 @@ export async function loadTemplates(source: string | readonly string[]): Promise
     if (systemErrorCode(cause) !== 'ENOENT') {
       throw new LgdError('BAD_OPTION', `cannot read the templates in ${source}.`, { option: 'templates', mend: 'Give a readable text file', cause });
     }
-    const near = nearestName(source, Object.keys(templateSets));
     throw new LgdError('FILE_NOT_FOUND', 'there is no set of templates and no file of this name.', {
       option: 'templates',
       found: source,
       allowed: `${Object.keys(templateSets).join(', ')}, or a file with one template a line`,
-      mend: near === undefined ? 'Check the path' : `Did you mean ${near}?`,
+      mend: suggestion(source, Object.keys(templateSets)) ?? 'Check the path',
       cause,
     });
   }

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
+import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
@@ -91,12 +91,13 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined });
-  const source = await openImages(trainingImages, { labels: given.evaluate.online ? 'folders' : 'none', signal });
-  if (resume !== undefined) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
+  const isResumed = resume !== undefined;
+  await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed });
+  const source = await openImages(trainingImages, { labels: given.evaluate.online ? 'folders' : 'none', signal }).catch(movedIf(isResumed, 'data.train', trainingImages));
+  if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
   const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
-  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal }));
+  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal }).catch(movedIf(isResumed, 'evaluate.data', given.evaluate.data)));
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
@@ -182,6 +183,15 @@ async function decode(source: ImageSource, { addon }: Device, config: Config, { 
 /** Where decoded images are kept. */
 function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFolder: string } {
   return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
+}
+
+/** Of a run that goes on: images that are not where they were may have been moved, and their new place can be given. */
+function movedIf(isResumed: boolean, option: 'data.train' | 'evaluate.data', path: string): (error: unknown) => never {
+  return (error) => {
+    if (!isResumed || !(error instanceof LgdError && error.code === 'FILE_NOT_FOUND')) throw error;
+    const { alias } = configOptions().find((row) => row.path === option)!;
+    throw new LgdError('FILE_NOT_FOUND', 'the images of the run are not there.', { option, found: path, mend: `Bring them back, or say where they are now: ${alias} NEW`, cause: error });
+  };
 }
 
 function required(value: string | undefined, option: string, mend: string): string {

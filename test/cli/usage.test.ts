@@ -16,13 +16,18 @@ describe('wrong usage exits with 2 and says what to do', () => {
     ['an unknown option', ['distill', '--lerning-rate', '3'], "unknown option '--lerning-rate'", 'Did you mean --learning-rate?'],
     ['an option of another command', ['doctor', '--batch-size', '3'], "unknown option '--batch-size'", 'lgdistill doctor --help'],
     ['an option without a value', ['bench', '--seconds'], 'argument missing', 'lgdistill bench --help'],
-    ['a value out of range', ['distill', '--learning-rate', '0'], 'train.learningRate: ', 'Peak learning rate'],
-    ['a value of another type', ['distill', '--epochs', 'ten'], 'Found: "ten"', 'Passes over the training images'],
+    ['a value out of range', ['distill', '--learning-rate', '0'], 'train.learningRate: ', '-> Give a number above 0'],
+    ['a value of another type', ['distill', '--epochs', 'ten'], 'Found: "ten"', '-> Give a whole number from 1'],
     ['a number that is none', ['bench', '--seconds', 'soon'], 'a number above 0', 'lgdistill bench --help'],
     ['a choice that is none', ['export', 'run', '--to', 'x', '--head', 'half'], 'keep, drop', 'lgdistill export --help'],
     ['a missing argument', ['resume'], "missing required argument 'run'", 'lgdistill resume --help'],
     ['a missing option', ['export', 'run'], "required option '--to <what>'", 'lgdistill export --help'],
-    ['too many arguments', ['names', 'a', 'b'], 'too many arguments', 'lgdistill names --help'],
+    ['too many arguments', ['names', 'a', 'b', 'c'], 'Expected 1 argument but got 3: b, c.', 'lgdistill names --help'],
+    ['a word for a switch', ['distill', '--overwrite', 'yes'], 'Expected 0 arguments but got 1: yes.', 'A switch takes true or false, or stands alone: --overwrite, or --overwrite false'],
+    ['a word for a switch, before an argument', ['resume', '--offline', '1', 'runs/x'], 'got 2: 1.', '--offline, or --offline false'],
+    ['a word for a flag', ['distill', '--dry-run', 'yes'], 'got 1: yes.', '--dry-run stands alone'],
+    ['a known short form', ['distill', '--lr', '3'], "unknown option '--lr'", 'Did you mean --learning-rate?'],
+    ['what a run keeps', ['resume', 'runs/x', '--epochs', '10'], 'a run goes on with what it was begun with', 'begin another run'],
     ['a command of a command', ['bank', 'bild'], "unknown command 'bild'", 'Did you mean build?'],
   ])('%s', async (_, args, message, mend) => {
     const { code, stdout, stderr } = await lgdistill(args);
@@ -33,6 +38,13 @@ describe('wrong usage exits with 2 and says what to do', () => {
     expect(rest.slice(0, -1).join('\n')).toContain(message);
     expect(rest.at(-1)).toMatch(/^ {2}-> /u);
     expect(rest.at(-1)).toContain(mend);
+  });
+
+  test('resume lists what it takes', async () => {
+    const { stderr } = await lgdistill(['resume', 'runs/x', '--train.epochs', '10']);
+    expect(stderr).toContain('resume does not take --train.epochs: ');
+    expect(stderr).toContain('Allowed: --device, --threads, --offline, --teacher, --data, --cache-memory, --spill-folder, --max-steps, --evaluate, --evaluate.every-epochs, --checkpoint.every-epochs');
+    expect((await lgdistill(['resume', 'runs/x', '--wings', '2'])).stderr).toContain("unknown option '--wings'");
   });
 
   test('no command prints the help to stderr', async () => {

@@ -44,7 +44,7 @@ describe('a run whose images were moved', () => {
   it('goes on with their new path to the same bits, and remembers it', async () => {
     const { data, run } = await stopped();
     await rename(data, `${data}-moved`);
-    await expect(resume(run)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(resume(run)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'data.train', found: data, mend: expect.stringContaining('--data NEW') as unknown });
     expectSame(whole, await resume(run, `${data}-moved`));
     expect(await pathOf(run)).toBe(`${data}-moved`);
   });

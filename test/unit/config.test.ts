@@ -53,7 +53,8 @@ describe('parseConfig', () => {
   it.each([
     [{ train: { batchsize: 8 } }, 'train.batchsize', 'train.batchSize'],
     [{ batchSize: 8 }, 'batchSize', 'train.batchSize'],
-    [{ trian: { epochs: 8 } }, 'trian', undefined],
+    [{ trian: { epochs: 8 } }, 'trian', 'Did you mean train?'],
+    [{ Data: { train: 'photos' } }, 'Data', 'Did you mean data?'],
     [{ temprature: 1 }, 'temprature', undefined],
     [{ loss: { momentm: 1 } }, 'loss.momentm', 'loss.momentum'],
     [{ augment: { flip: 1 } }, 'augment.flip', undefined],
@@ -63,6 +64,27 @@ describe('parseConfig', () => {
     expect(error).toMatchObject({ code: 'BAD_CONFIG', option });
     if (near !== undefined) expect(error.mend).toContain(near);
     else expect(error.mend).toBeDefined();
+  });
+
+  it.each([
+    [{ 'train.batchSize': 16 }, 'train.batchSize', 'Nest it: { "train": { "batchSize": 16 } }'],
+    [{ 'train.batchsize': 16 }, 'train.batchsize', 'Did you mean train.batchSize? Nest it: { "train": { "batchSize": 16 } }'],
+    [{ epochs: 3 }, 'epochs', 'Did you mean train.epochs? Nest it: { "train": { "epochs": 3 } }'],
+    [{ 'data.train': 'photos' }, 'data.train', 'Nest it: { "data": { "train": "photos" } }'],
+    [{ Seed: 3 }, 'Seed', 'Did you mean seed?'],
+  ])('says how %j is nested', (raw, option, mend) => {
+    expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_CONFIG', option, mend });
+  });
+
+  it.each([
+    [{ train: { epochs: -3 } }, 'Give a whole number from 1'],
+    [{ overwrite: 'yes' }, 'Give true or false'],
+    [{ method: 'sed' }, 'Did you mean seed?'],
+    [{ method: 'distil' }, 'Give one of auto, lgd, text, visual, seed, hybrid, combined, feature'],
+    [{ method: 3 }, 'Give one of auto, lgd, text, visual, seed, hybrid, combined, feature'],
+    [{ names: 3 }, 'Give a text, or a list: ["one","two"]'],
+  ])('says what %j might be instead', (raw, mend) => {
+    expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_OPTION', mend });
   });
 
   it.each([null, 3, 'a', [], { train: 3 }])('refuses %j, which is no set of options', (raw) => {

@@ -51,7 +51,8 @@ describe('openImageFolder', () => {
   });
 
   it('explains what is wrong with a path', async () => {
-    await expect(openImageFolder(join(root, 'missing'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.any(String) });
+    await expect(openImageFolder(join(root, 'missing'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Check the path' });
+    await expect(openImageFolder('no-such-folder')).rejects.toMatchObject({ mend: 'Check the path; it is relative to the current folder' });
     const folder = await folderOf('none', ['a.txt', 'b.txt', 'c.bmp', 'README']);
     await expect(openImageFolder(join(folder, 'a.txt'))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('is a file') });
     await expect(openImageFolder(join(folder, 'a.txt', 'below'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
-import { errorCodes, LgdError, type ErrorCode } from '../../lib/errors.js';
+import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const filesBelow = (folder: string, pattern: RegExp) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => pattern.test(name)).map((name) => `${folder}/${name}`);
@@ -62,4 +62,16 @@ it('a mend of its own ends the message, a general one stands beside it', () => {
   const general = new LgdError('DISPOSED', 'the device was disposed of.');
   expect(general.message).toBe('the device was disposed of.');
   expect(general.toJSON()['mend']).toBe(general.mend);
+});
+
+it.each([
+  ['EACCES', 'permission is denied', 'Choose a folder this user may write to'],
+  ['ENOENT', 'a folder on the way does not exist', 'Make the folder /some/where, or choose another path'],
+  ['ENOTDIR', 'a part of the path is not a folder', 'Choose a path through folders only'],
+  ['EEXIST', 'there is a file in its place', 'Choose another place, or move that file'],
+  ['ENOSPC', 'the disk is full', 'Free some space, or choose another output folder'],
+  ['EIO', 'i/o error', 'Choose another place, and check the disk'],
+])('a failed write says what to do about %s', (code, why, mend) => {
+  const cause = Object.assign(new Error('i/o error'), { code });
+  expect(writeError('/some/where/file', cause)).toMatchObject({ code: 'NOT_WRITABLE', mend, message: `cannot write /some/where/file: ${why}. ${mend}.` });
 });

@@ -1,5 +1,5 @@
 import { LgdError } from '../../errors.js';
-import { nearestName } from '../../text/spelling.js';
+import { suggestion } from '../../text/spelling.js';
 import type { StudentDefinition } from './definition.js';
 import { efficientnetB0, efficientnetB1, efficientnetB2, efficientnetB3 } from './efficientnet.js';
 import { mobilenetV2 } from './mobilenet_v2.js';
@@ -21,8 +21,7 @@ export function listStudents(): string[] {
 export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
-  const near = nearestName(name, listStudents());
   throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
-    option: 'student', found: name, allowed: listStudents().join(', '), mend: near === undefined ? undefined : `Did you mean ${near}?`,
+    option: 'student', found: name, allowed: listStudents().join(', '), mend: suggestion(name, listStudents()),
   });
 }
