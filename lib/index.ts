@@ -19,6 +19,7 @@ export { checkAnswer, initialConfig, knownAnswers, knownTeachers, suggestAnswers
 
 // names and text
 export { CategoryList } from './text/names.js';
+export { writeNames, type WriteNamesOptions } from './text/names-file.js';
 export { builtinLists, describeBuiltin, type BuiltinList } from './text/builtin.js';
 export { formatReport, type CheckOptions, type NameAt, type NameReport } from './text/doctor.js';
 export { ClipTextEncoder, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './text/encoder.js';

@@ -1,11 +1,11 @@
 import { Command, Option } from 'commander';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
-import { writeFileAtomically } from '../safetensors.js';
 import { formatReport } from '../text/doctor.js';
 import { builtinIds, builtinLists, describeBuiltin } from '../text/builtin.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
+import { checkNamesFile, writeNames } from '../text/names-file.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import type { Terminal } from './terminal.js';
@@ -13,6 +13,7 @@ import { parsePositive } from './values.js';
 
 interface NamesOptions {
   write?: string;
+  overwrite?: string;
   encoder?: string;
   bank?: string;
   similarity?: number;
@@ -26,23 +27,26 @@ export function namesCommand(bind: Bind): Command {
     .argument('[list]', 'a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list')
     .addOption(new Option('--builtin <id>', 'print a built-in list, one name a line, below comments that say where it comes from').choices(builtinIds))
     .option('--list-builtin', 'say which lists are built in, and where each comes from')
-    .option('--write <file>', 'write the mended list, one name a line')
+    .option('--write <file>', 'write the mended list, one name a line, into a .txt file: a new one, or the list itself')
+    .option('--overwrite <true|false>', 'let --write replace any file')
     .option('--encoder <model>', 'CLIP text tower, a folder or a hub id: find near-duplicates and prompts that are too long')
     .option('--bank <file>', 'a text bank of these names, in the place of --encoder: find near-duplicates in seconds')
     .option('--similarity <cosine>', 'cosine from which two names count as near-duplicates [default 0.98]', parsePositive('similarity'));
   addConfigOptions(command, ['templates', 'offline']);
   return command.action(bind(async ({ terminal, signal }, list) => {
-    const { write, encoder: model, bank: file, similarity, builtin, listBuiltin } = command.opts<NamesOptions>();
+    const { write, overwrite, encoder: model, bank: file, similarity, builtin, listBuiltin } = command.opts<NamesOptions>();
     if (listBuiltin === true) return showLists(terminal);
     if (builtin !== undefined) return printList(terminal, builtin);
     if (list === undefined) throw new LgdError('BAD_OPTION', 'there is no list to check.', { option: 'names', mend: 'Give a file, a folder of class folders or a built-in list; --list-builtin says which there are' });
     const config = await readConfig(command);
     const names = await CategoryList.load(list as string);
+    const place = { list: list as string, overwrite: overwrite === 'true' };
+    if (write !== undefined) await checkNamesFile(write, place);
     const bank = file === undefined ? undefined : await TextualSemanticsBank.load(file);
     const encoder = model === undefined ? undefined : await loadTextEncoder(model, { localFilesOnly: config.offline, signal });
     try {
       const report = await names.check({ encoder, bank, templates: config.templates, similarity, signal });
-      if (write !== undefined) await writeFileAtomically(write, `${report.mended.join('\n')}\n`);
+      if (write !== undefined) await writeNames(write, report.mended, place);
       terminal.emit(report);
       terminal.say(formatReport(report));
       if (write !== undefined) terminal.say(`written: ${write}`);

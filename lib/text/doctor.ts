@@ -43,6 +43,8 @@ export interface NameReport {
   blanks: NameAt[];
   underscores: NameAt[];
   parentheses: NameAt[];
+  /** Names with a comma: several on one line are taken for one. */
+  commas: NameAt[];
   /** Names without a letter, digit or other sign. */
   empty: NameAt[];
   /** Names whose prompt loses tokens in the longest template. */
@@ -51,7 +53,7 @@ export interface NameReport {
   textSpace: { encoder: string; templates: string[]; similarity: number; longestTemplate: string | undefined; maxTokens: number | undefined } | undefined;
   /**
    * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless two names would become one,
-   * empty names and duplicates are dropped (the first stays). Near-duplicates stay: which of them to drop is for their owner to say.
+   * empty names and duplicates are dropped (the first stays). Near-duplicates, and names with commas, stay: what to do about them is for their owner to say.
    */
   mended: string[];
   /** Whether nothing was found. */
@@ -72,6 +74,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
     blanks: where((name) => normaliseName(name) !== '' && /^\s|\s$|\s\s|[^\S ]/u.test(name)),
     underscores: where((name) => name.includes('_')),
     parentheses: where((name) => /[()]/u.test(name)),
+    commas: where((name) => name.includes(',')),
     empty: where((name) => normaliseName(name) === ''),
     truncated: [],
     textSpace: undefined,
@@ -94,6 +97,7 @@ function faults(report: NameReport): [string, number][] {
     ['stray blanks', report.blanks.length],
     ['underscores', report.underscores.length],
     ['parentheses', report.parentheses.length],
+    ['commas, of several names on a line', report.commas.length],
     ['empty', report.empty.length],
     ['prompt too long', report.truncated.length],
   ];
@@ -200,6 +204,7 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
     report.blanks.map(quote),
     report.underscores.map(quote),
     report.parentheses.map(quote),
+    report.commas.map(quote),
     report.empty.map(quote),
     report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
   ];
@@ -213,5 +218,7 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
   else if (report.textSpace.maxTokens === undefined) lines.push('long prompts: not looked for, a bank was given in the place of a text encoder');
   if (report.clean) lines.push('nothing to mend');
   else lines.push(`mended list: ${report.mended.length} names`);
+  if (report.nearDuplicateCount > 0) lines.push('names alike in text space stay in it: which of them to drop, or to tell apart by other words, is yours to decide');
+  if (report.commas.length > 0) lines.push('names with commas stay in it as they are: where one is several, write those one a line');
   return lines.join('\n');
 }

@@ -1,9 +1,9 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
-import { parse as parseCsv } from 'csv-parse/sync';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
+import { namesInTable } from './table.js';
 
 const kinds = `a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list (${builtinIds.join(', ')})`;
 const splits = new Set(['train', 'training', 'val', 'valid', 'validation', 'test', 'testing']);
@@ -25,8 +25,8 @@ export async function readNames(source: string): Promise<string[]> {
   const text = await readText(source);
   switch (extname(source).toLowerCase()) {
     case '.json': return fromJson(text, source);
-    case '.csv': return fromCsv(text, source, undefined);
-    case '.tsv': return fromCsv(text, source, '\t');
+    case '.csv': return namesInTable(text, source, undefined);
+    case '.tsv': return namesInTable(text, source, '\t');
     case '.txt':
     case '': return fromText(text);
     default: throw new LgdError('BAD_NAMES', `${source} is not a kind of file that holds names.`, { option: 'names', allowed: kinds, mend: 'Save the names as .txt, one a line' });
@@ -40,9 +40,17 @@ function notFound(source: string, cause: unknown): LgdError {
     option: 'names',
     found: source,
     allowed: kinds,
-    mend: suggestion(source, builtinIds, 'the built-in list ') ?? 'Check the path',
+    mend: suggestion(source, builtinIds, 'the built-in list ') ?? mendOfMissing(source),
     cause,
   });
+}
+
+/** A text with commas, or without anything of a path, may have been meant for names; also a JSON list that a shell took the quotes of. */
+function mendOfMissing(source: string): string {
+  const words = source.replaceAll(/^\[|\]$/gu, '').split(',').map((word) => word.replaceAll(/^[\s"']+|[\s"']+$/gu, '')).filter((word) => word !== '');
+  if (words.length === 0 || (words.length === 1 && /[./\\]/u.test(source))) return 'Check the path';
+  const list = JSON.stringify(words);
+  return `Check the path; or give the names themselves, in a file, one a line, or as a JSON list: --names '${list.replaceAll("'", "'\\''")}'`;
 }
 
 async function readText(path: string): Promise<string> {
@@ -94,30 +102,6 @@ function fromJson(text: string, path: string): string[] {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-const headings = new Set(['name', 'names', 'class', 'classname', 'class_name', 'class name', 'category', 'categories', 'label', 'labels', 'id', 'index']);
-
-/**
- * The column headed `name`, or else the first. A first row is a heading when it holds `name` or when its first cell is a usual heading (class, category, label, id ...).
- * The delimiter is a comma, or a semicolon where the first line has semicolons and no comma.
- */
-function fromCsv(text: string, path: string, delimiter: string | undefined): string[] {
-  const firstLine = text.slice(0, Math.max(0, text.search(/[\r\n]|$/u)));
-  let rows: string[][];
-  try {
-    rows = parseCsv(text, {
-      delimiter: delimiter ?? (firstLine.includes(';') && !firstLine.includes(',') ? ';' : ','),
-      bom: true,
-      skip_empty_lines: true,
-    });
-  } catch (cause) {
-    throw new LgdError('BAD_NAMES', `${path} is not a proper table: ${(cause as Error).message}.`, { option: 'names', mend: 'Put names that hold a comma in double quotes', cause });
-  }
-  const heading = rows[0]?.map((cell) => cell.trim().toLowerCase()) ?? [];
-  const column = Math.max(0, heading.indexOf('name'));
-  const hasHeading = heading.includes('name') || headings.has(heading[0] ?? '');
-  return rows.slice(hasHeading ? 1 : 0).map((row) => row[column] ?? '');
 }
 
 /** The class folders of an ImageFolder, sorted by code unit as torchvision sorts them; hidden folders are left out. */

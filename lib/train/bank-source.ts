@@ -31,7 +31,7 @@ export class BankSource {
     }
     if (this.kept !== undefined) return this.#checked(this.kept, 'the checkpoint', 'teacher');
     if (worksWithoutNames(method)) return undefined;
-    throw new LgdError('BAD_CONFIG', 'category names are needed for this method.', { option: 'names', mend: 'Give names, or a bank built before' });
+    throw new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, { option: 'names', mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none' });
   }
 
   /**

@@ -1,6 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { NameReport } from '../../lib/text/doctor.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
@@ -21,6 +21,50 @@ test('finds what was planted and writes the mended list', async () => {
   expect((again.documents()[0] as unknown as NameReport).clean).toBe(true);
 });
 
+describe('what a mended list may replace', () => {
+  const write = async (from: string, to: string, ...more: string[]) => lgdistill(['names', from, '--write', to, ...more]);
+  const refused = async (from: string, to: string, said: string) => {
+    const before = readFileSync(to, 'utf8');
+    const { code, stderr } = await write(from, to);
+    expect([code, stderr.split('\n')[0]]).toEqual([2, 'error BAD_OPTION']);
+    expect(stderr).toContain(said);
+    expect(stderr).toContain('give --overwrite');
+    expect(readFileSync(to, 'utf8')).toBe(before);
+  };
+  const make = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text);
+    return join(folder, name);
+  };
+
+  test('itself, by whatever path', async () => {
+    const own = make('own.txt', 'hot_dog\ncat\ncat\n');
+    symlinkSync(own, join(folder, 'link.txt'));
+    expect((await write(join(folder, 'link.txt'), own)).code).toBe(0);
+    expect(readFileSync(own, 'utf8')).toBe('hot dog\ncat\n');
+  });
+
+  test('not itself, where it has comments', async () => {
+    await refused(make('with-comments.txt', '# animals\ncat\n'), join(folder, 'with-comments.txt'), '1 lines of comments');
+  });
+
+  test('no other file, unless told to', async () => {
+    const other = make('other.txt', 'by hand\n');
+    await refused(list, other, 'there is such a file already');
+    expect((await write(list, other, '--overwrite')).code).toBe(0);
+    expect(readFileSync(other, 'utf8')).toMatch(/^dog\nhot dog\n/u);
+  });
+
+  test('nothing that is no text, told to or not', async () => {
+    const annotations = make('annotations.json', '{"categories":[{"name":"cat"}],"images":[1]}');
+    for (const more of [[], ['--overwrite']]) {
+      const { code, stderr } = await write(annotations, annotations, ...more);
+      expect(code).toBe(2);
+      expect(stderr).toContain(`Write ${join(folder, 'annotations.txt')}`);
+    }
+    expect(readFileSync(annotations, 'utf8')).toContain('images');
+  });
+});
+
 test('with an encoder, near-duplicates by cosine', async () => {
   const { code, documents } = await lgdistill(['names', list, '--encoder', tinyClip, '--templates', 'none', '--similarity', '0.8', '--offline', '--json']);
   expect(code).toBe(0);
@@ -33,6 +77,7 @@ test('a list that cannot be written is said so', async () => {
   const { code, stderr } = await lgdistill(['names', list, '--write', join(folder, 'no', 'where.txt')]);
   expect(code).toBe(1);
   expect(stderr).toMatch(/^error NOT_WRITABLE\n/u);
+  expect(stderr).toContain(`-> Make the folder ${join(folder, 'no')}`);
 });
 
 test('prints a built-in list with where it comes from, in the form of a names file', async () => {

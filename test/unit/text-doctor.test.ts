@@ -9,7 +9,7 @@ let encoder: ClipTextEncoder;
 beforeAll(async () => { encoder = await ClipTextEncoder.load(tinyClip); });
 afterAll(() => encoder.dispose());
 
-const planted = ['cat', 'dog', 'cat', 'Hot_Dog', 'hot dog', ' truck', 'fire  engine', 'bow (weapon)', 'bow (ribbon)', 'crane (bird)', '', ' _ ', 'tab\there'];
+const planted = ['cat', 'dog', 'cat', 'Hot_Dog', 'hot dog', ' truck', 'fire  engine', 'bow (weapon)', 'bow (ribbon)', 'crane (bird)', '', ' _ ', 'tab\there', 'ox, cow'];
 const indices = (found: { index: number }[]) => found.map(({ index }) => index);
 
 test('finds each kind of planted fault, and only those', async () => {
@@ -21,20 +21,22 @@ test('finds each kind of planted fault, and only those', async () => {
   expect(indices(report.underscores)).toEqual([3, 11]);
   expect(indices(report.parentheses)).toEqual([7, 8, 9]);
   expect(indices(report.empty)).toEqual([10, 11]);
+  expect(report.commas).toEqual([{ index: 13, name: 'ox, cow' }]);
   expect(report.textSpace).toBeUndefined();
   expect(report.clean).toBe(false);
-  expect(report.mended).toEqual(['cat', 'dog', 'Hot Dog', 'truck', 'fire engine', 'bow (weapon)', 'bow (ribbon)', 'crane', 'tab here']);
+  expect(report.mended).toEqual(['cat', 'dog', 'Hot Dog', 'truck', 'fire engine', 'bow (weapon)', 'bow (ribbon)', 'crane', 'tab here', 'ox, cow']);
 });
 
-test('the mended list has no fault of spelling left but needed parentheses', async () => {
+test('the mended list has no fault of spelling left but needed parentheses and commas', async () => {
   const { mended } = await (await CategoryList.load(planted)).check();
   expect(mendNames(mended)).toEqual(mended);
   const report = await (await CategoryList.load(mended)).check();
-  expect({ ...report, parentheses: [], count: 0, mended: [], clean: true }).toEqual({
-    count: 0, exactDuplicates: [], spellingDuplicates: [], nearDuplicates: [], nearDuplicateCount: 0, blanks: [], underscores: [], parentheses: [],
+  expect({ ...report, parentheses: [], commas: [], count: 0, mended: [], clean: true }).toEqual({
+    count: 0, exactDuplicates: [], spellingDuplicates: [], nearDuplicates: [], nearDuplicateCount: 0, blanks: [], underscores: [], parentheses: [], commas: [],
     empty: [], truncated: [], textSpace: undefined, mended: [], clean: true,
   });
   expect(report.parentheses.map(({ name }) => name)).toEqual(['bow (weapon)', 'bow (ribbon)']);
+  expect(report.commas.map(({ name }) => name)).toEqual(['ox, cow']);
 });
 
 test.each([
@@ -98,7 +100,10 @@ test('finds prompts that lose tokens, in the longest template', async () => {
 test('prints what it found', async () => {
   const list = await CategoryList.load(planted);
   const text = formatReport(await list.check());
-  for (const part of ['"cat" (1, 3)', '"Hot_Dog" = "hot dog" (4, 5)', 'underscores: 2', 'parentheses: 3', 'empty: 2', 'mended list: 9 names', 'no text encoder']) expect(text).toContain(part);
+  for (const part of ['"cat" (1, 3)', '"Hot_Dog" = "hot dog" (4, 5)', 'underscores: 2', 'parentheses: 3', 'empty: 2', 'commas, of several names on a line: 1', 'mended list: 10 names', 'where one is several, write those one a line', 'no text encoder']) expect(text).toContain(part);
+  expect(text).not.toContain('yours to decide');
+  const alike = await CategoryList.load(['cat', 'cat!']);
+  expect(formatReport(await alike.check({ encoder: fixedEncoder(2, () => [1, 0]), templates: 'none' }))).toMatch(/mended list: 2 names\nnames alike in text space stay in it: .* is yours to decide$/u);
   const clean = await CategoryList.load(['cat', 'dog']);
   expect(formatReport(await clean.check({ encoder, templates: 'none' }))).toBe('2 names, counted from 1\nnothing to mend');
   const many = await CategoryList.load(Array.from({ length: 20 }, (_, i) => `a_${i}`));

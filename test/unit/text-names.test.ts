@@ -46,8 +46,23 @@ test.each([
   ['no heading', 'cat\ndog\n', ['cat', 'dog']],
   ['semicolons', 'id;name\n1;cat\n2;dog, big\n', ['cat', 'dog, big']],
   ['byte order mark and CRLF', '\uFEFFname\r\ncat\r\n', ['cat']],
+  ['a label column behind numbers', 'id,label\n1,cat\n2,dog\n', ['cat', 'dog']],
+  ['a heading in capitals, wherever it stands', 'image,Count,Category\na.jpg,3,cat\nb.jpg,4,dog\n', ['cat', 'dog']],
+  ['name before class before label', 'label,class,name\n0,n01,cat\n1,n02,dog\n', ['cat', 'dog']],
+  ['class_name before class', 'class,class_name\n0,cat\n', ['cat']],
+  ['a first row with a number is no heading', 'cat,1,label\ndog,2,class\n', ['cat', 'dog']],
+  ['numbers among names', 'name\n7\ncat\n', ['7', 'cat']],
 ])('CSV: %s', async (kind, content, expected) => {
   expect(await load(file(`${kind}.csv`, content))).toEqual(expected);
+});
+
+test.each([
+  ['a column of numbers under a heading', 'id,animal\n1,cat\n2,dog\n', 'column 1 was taken, which is headed id'],
+  ['a column of numbers without one', '1,cat\n2,dog\n', 'column 1 was taken.'],
+  ['labels that are numbers', 'image,label\na.jpg,3\nb.jpg,-1\n', 'column 2 was taken, which is headed label'],
+])('CSV: %s is refused, with the column', async (kind, content, said) => {
+  const error = await load(file(`${kind}.csv`, content)).then(() => undefined, (caught: unknown) => caught);
+  expect(error).toMatchObject({ code: 'BAD_NAMES', option: 'names', message: expect.stringContaining(said) as string, mend: expect.stringContaining('Head the column of names with name') as string });
 });
 
 test('a folder of class folders, sorted, without files and hidden folders', async () => {
@@ -132,6 +147,9 @@ describe('built-in lists', () => {
 test.each([
   ['a slip in an id', 'cocoo', 'FILE_NOT_FOUND', 'Did you mean the built-in list coco?'],
   ['a missing file', 'nowhere/names.txt', 'FILE_NOT_FOUND', 'Check the path'],
+  ['names with commas', 'cat, dog,bird', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["cat","dog","bird"]'`) as string],
+  ['a list without its quotes', '[cat,dog]', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["cat","dog"]'`) as string],
+  ['one name', 'giraffe', 'FILE_NOT_FOUND', expect.stringContaining(`--names '["giraffe"]'`) as string],
 ])('%s', async (_, source, code, mend) => {
   await expect(CategoryList.load(source)).rejects.toMatchObject({ code, option: 'names', mend });
 });

@@ -1,0 +1,41 @@
+/** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
+import { readFile, realpath, stat } from 'node:fs/promises';
+import { extname, format, parse } from 'node:path';
+import { LgdError } from '../errors.js';
+import { writeFileAtomically } from '../safetensors.js';
+
+/** Which file {@link writeNames} may replace. */
+export interface WriteNamesOptions {
+  /** The file that the names were read from and are mended in: it is replaced, unless it has comments, which would be lost. */
+  list?: string;
+  /** Replace any file. Default false. */
+  overwrite?: boolean;
+}
+
+/**
+ * Writes names, one a line.
+ * @param file ends in .txt or has no ending
+ * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), NOT_WRITABLE
+ */
+export async function writeNames(file: string, names: readonly string[], options: WriteNamesOptions = {}): Promise<void> {
+  await checkNamesFile(file, options);
+  await writeFileAtomically(file, `${names.join('\n')}\n`);
+}
+
+/** May names be written there? Said before a check that takes long. @throws LgdError as {@link writeNames} */
+export async function checkNamesFile(file: string, { list, overwrite = false }: WriteNamesOptions): Promise<void> {
+  if (!['.txt', ''].includes(extname(file).toLowerCase())) {
+    const { dir, name } = parse(file);
+    throw new LgdError('BAD_OPTION', 'names are written one a line, which is another kind of file.', { option: 'write', found: file, allowed: 'a .txt file', mend: `Write ${format({ dir, name, ext: '.txt' })}` });
+  }
+  const found = await stat(file).catch(() => undefined);
+  if (found === undefined) return;
+  if (found.isDirectory()) throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'write', found: file, mend: 'Give the file to write' });
+  if (overwrite) return;
+  const mend = 'Choose another file, or give --overwrite';
+  if (list === undefined || (await realpath(list).catch(() => undefined)) !== (await realpath(file))) {
+    throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'write', found: file, allowed: 'a new file, or the list that is mended', mend });
+  }
+  const comments = (await readFile(file, 'utf8')).split(/\r\n|\n|\r/u).filter((line) => line.trimStart().startsWith('#')).length;
+  if (comments > 0) throw new LgdError('BAD_OPTION', `the list has ${comments} lines of comments, which would be lost.`, { option: 'write', found: file, mend });
+}
