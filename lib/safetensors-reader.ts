@@ -1,6 +1,6 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from './errors.js';
-import { damaged, decode, parseHeader, type HeaderEntry } from './safetensors.js';
+import { checkBeginning, damaged, decode, parseHeader, type HeaderEntry } from './safetensors.js';
 import { nextTurn } from './turn.js';
 
 interface Place extends HeaderEntry {
@@ -83,9 +83,10 @@ export class SafetensorsReader implements AsyncDisposable {
     const file: OpenFile = { path, handle, start: 0 };
     this.#files.push(file);
     const { size } = await handle.stat();
-    const prefix = Buffer.alloc(8);
     if (size < 8) throw damaged(path, `it has ${size} bytes`);
+    const prefix = Buffer.alloc(Math.min(9, size));
     await readFully(handle, prefix, 0, path);
+    checkBeginning(prefix, path);
     const length = Number(prefix.readBigUInt64LE());
     if (length > size - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
     const header = new Uint8Array(8 + length);

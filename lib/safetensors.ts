@@ -1,6 +1,7 @@
 import { open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
+import { beginsAsSafetensors } from './file-kind.js';
 
 /** One tensor in memory, row-major. */
 export interface TensorRecord {
@@ -44,6 +45,16 @@ export function damaged(path: string, why: string): LgdError {
 }
 
 /**
+ * Tells a file of another kind from one that is not whole.
+ * @param first its first 9 bytes or more
+ * @throws LgdError BAD_FILE
+ */
+export function checkBeginning(first: Uint8Array, path: string): void {
+  if (first.byteLength < 8 || beginsAsSafetensors(first)) return;
+  throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, { mend: 'Give a safetensors file' });
+}
+
+/**
  * Parses a file's header.
  * @param bytes the file's first ones, at least the header
  * @param size bytes of the whole file
@@ -52,6 +63,7 @@ export function damaged(path: string, why: string): LgdError {
  */
 export function parseHeader(bytes: Uint8Array, size: number, path: string): { entries: Map<string, HeaderEntry>; metadata: Record<string, string>; start: number } {
   if (bytes.byteLength < 8) throw damaged(path, `it has ${bytes.byteLength} bytes`);
+  checkBeginning(bytes, path);
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true));
   if (length > bytes.byteLength - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
   let header: Record<string, HeaderEntry | Record<string, string>>;

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
+import { checkReplaceable } from '../file-kind.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';
@@ -23,6 +24,7 @@ function buildCommand(bind: Bind): Command {
   addConfigOptions(command, ['names', 'templates', 'textEncoder', 'teacher', 'allowDuplicates', 'offline']);
   return command.action(bind(async ({ terminal, signal }) => {
     const { to, embeddings } = command.opts<{ to: string; embeddings?: string }>();
+    await checkReplaceable(to, 'safetensors', 'to');
     if (embeddings !== undefined) return convert(command, terminal, embeddings, to);
     const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
     if (names === undefined) throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });

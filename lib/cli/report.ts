@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import type { DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -43,8 +45,16 @@ export function reportCommand(bind: Bind): Command {
   }));
 }
 
-/** Writes the report of a run that has just ended into its folder: what takes no model. The run has done its work, so that a report which cannot be written is a warning. */
-export async function writeRunReport(run: string, terminal: Terminal): Promise<void> {
+/**
+ * Writes the report of a run that has just ended into its folder: what takes no model. The run has done its work, so that a report which cannot be written is a warning.
+ * @param isChanged false: nothing was done since the last report, which may have been asked for more and is kept
+ */
+export async function writeRunReport(run: string, terminal: Terminal, { isChanged = true }: { isChanged?: boolean } = {}): Promise<void> {
+  const earlier = join(run, 'report.html');
+  if (!isChanged && (await stat(earlier).catch(() => undefined)) !== undefined) {
+    terminal.say(`report: ${earlier}, as it was`);
+    return;
+  }
   try {
     const { file, bytes } = await writeReport({ runs: [run], models: false });
     terminal.say(`report: ${file} (${formatBytes(bytes)}); with gallery and confusion: lgdistill report ${run}`);

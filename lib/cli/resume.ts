@@ -10,7 +10,7 @@ export function resumeCommand(bind: Bind): Command {
     .description('continue an interrupted run exactly where its checkpoint stands')
     .argument('<run>', 'the run folder')
     .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last')
-    .option('--no-report', 'do not write report.html into the run folder at the end');
+    .option('--no-report', 'do not write report.html into the run folder at the end; one of a run that had nothing left to do is kept');
   addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'data.train', 'evaluate.data', 'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'evaluate.everyEpochs', 'checkpoint.*', 'log.*'], { file: false });
   command.addHelpText('after', eventsHelp);
   return command.action(bind(async ({ terminal, signal }, folder) => {
@@ -18,13 +18,13 @@ export function resumeCommand(bind: Bind): Command {
     const config = await resumeConfig(folder as string, readFlags(command));
     const phases = phaseReporter(terminal);
     const run = await prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }).finally(phases.stop);
-    let code: number;
+    let outcome: Awaited<ReturnType<typeof reportRun>>;
     try {
-      code = await reportRun(run.run({ signal }), terminal);
+      outcome = await reportRun(run.run({ signal }), terminal);
     } finally {
       await run.dispose();
     }
-    if (command.opts<{ report: boolean }>().report) await writeRunReport(run.config.output, terminal);
-    return code;
+    if (command.opts<{ report: boolean }>().report) await writeRunReport(run.config.output, terminal, outcome);
+    return outcome.code;
   }));
 }

@@ -30,17 +30,19 @@ const fewSteps = 1000;
 
 /**
  * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
- * @returns what to exit with
+ * @returns what to exit with, and whether anything was left to do: a step, an evaluation or a checkpoint
  */
-export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal): Promise<number> {
+export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal): Promise<{ code: number; isChanged: boolean }> {
   const progress = startProgress(terminal, 'training');
   let lastStep = 0;
   let started = false;
   const evaluations = new Map<string | undefined, EvaluationEvent>();
   const of = (name: string | undefined) => (name === undefined ? '' : `${name}: `);
   let code: number = exitCodes.done;
+  let isChanged = false;
   try {
     for await (const event of events) {
+      if (['step', 'evaluation', 'checkpoint'].includes(event.type)) isChanged = true;
       if (event.type !== 'step' || event.logged) terminal.emit(event);
       switch (event.type) {
         case 'start':
@@ -74,7 +76,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
   } finally {
     progress.stop();
   }
-  return code;
+  return { code, isChanged };
 }
 
 function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {

@@ -1,9 +1,10 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, extname, join, resolve } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
+import { checkReplaceable } from '../file-kind.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { tools } from '../models/tools/naming.js';
 import { suggestion } from '../text/spelling.js';
@@ -30,15 +31,43 @@ export function defaultOutput(format: ExportFormat): string {
 }
 
 /**
- * What is meant by one word: a format's name, or a file for this package.
+ * What is meant by one word: a format's name, or a .safetensors file for this package.
  * @param output where to write for a program; default: {@link defaultOutput}
- * @throws LgdError BAD_OPTION for a word that is neither a format nor looks like a file, with the nearest format
+ * @throws LgdError BAD_OPTION for a word that is neither, with the nearest format, or how to write a file of that ending; and for a file with an output beside it
  */
 export function exportTarget(word: string, output?: string): { format: ExportFormat; to: string } {
   const format = exportFormats.find((name) => name === word && name !== 'lgdistill');
   if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
-  if (/[./\\]/u.test(word)) return { format: 'lgdistill', to: word };
-  throw new LgdError('BAD_OPTION', 'this is neither a program nor a file.', { option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: suggestion(word, exportFormats) ?? 'Name a file with .safetensors at its end' });
+  if (word.endsWith('.safetensors')) {
+    if (output === undefined) return { format: 'lgdistill', to: word };
+    throw new LgdError('BAD_OPTION', 'the file is named already.', { option: 'output', found: output, mend: `Leave out --output, or name a program: --to torchvision --output ${output}` });
+  }
+  const isPath = /[./\\]/u.test(word);
+  throw new LgdError('BAD_OPTION', 'this is neither a program nor a .safetensors file.', {
+    option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: (isPath ? mendOfPath(word) : suggestion(word, exportFormats.slice(1))) ?? 'Name a file with .safetensors at its end',
+  });
+}
+
+/** How a file of another ending is asked for. */
+function mendOfPath(path: string): string | undefined {
+  switch (extname(path).toLowerCase()) {
+    case '.onnx': return `For ONNX: --to onnx --output ${path}`;
+    case '.pt':
+    case '.pth':
+    case '.bin': return `For PyTorch: --to torchvision --output ${path.slice(0, -extname(path).length)}.safetensors`;
+    default: return undefined;
+  }
+}
+
+/** How files end that programs tell by their ending; the other formats are folders. */
+const endings: Readonly<Partial<Record<ExportFormat, string>>> = { lgdistill: '.safetensors', torchvision: '.safetensors', onnx: '.onnx' };
+
+/** The place of a file: it ends as its format does, and what is there already is of the same kind. @throws LgdError BAD_OPTION */
+async function checkFile(path: string, format: ExportFormat, option: string): Promise<void> {
+  const ending = endings[format];
+  if (ending === undefined) return;
+  if (!path.endsWith(ending)) throw new LgdError('BAD_OPTION', `a file for ${format} ends in ${ending}.`, { option, found: path, allowed: `a ${ending} file`, mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}` });
+  await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', option);
 }
 
 /** What {@link exportStudent} writes, and where. */
@@ -51,7 +80,7 @@ export interface ExportOptions {
   format?: ExportFormat;
   /** 'keep': with the projection head, for zero-shot use; 'drop': the backbone alone, for use as one. Default 'keep'; 'drop' for timm and for those that have no place for it: mmdet, mmseg, detectron2, and MobileNetV3 in timm. */
   head?: 'keep' | 'drop';
-  /** Where to write the text bank, the zero-shot classifier, too; default: not written. */
+  /** Where to write the text bank, the zero-shot classifier, too, a .safetensors file; default: not written. */
   bank?: string;
   /** ONNX: makes a text bank the last layer, output `logits`: true takes the student's own, a path that file. Default: none. */
   classifier?: boolean | string;
@@ -88,6 +117,8 @@ export interface ExportResult {
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  await checkFile(to, format, 'to');
+  if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', 'bank');
   const source = await readExportSource(from);
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });

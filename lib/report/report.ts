@@ -1,9 +1,9 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
-import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { ConfigInput } from '../config.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
+import { checkReplaceable } from '../file-kind.js';
 import { writeFileAtomically } from '../safetensors.js';
 import type { PhaseProgress } from '../train/events.js';
 import { version } from '../version.js';
@@ -62,12 +62,12 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
 
 /**
  * Writes a report. A section whose teacher, images or checkpoint are not there any more says so in its place.
- * @throws LgdError BAD_OPTION (no run), FILE_NOT_FOUND (not a run folder), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
+ * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (not a run folder), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   const runs = await readRuns(options.runs);
   const output = resolve(options.output ?? join(options.runs[0]!, 'report.html'));
-  if (await isFolder(output)) throw new LgdError('NOT_WRITABLE', `${output} is a folder.`, { option: 'output', mend: 'Give the file to write' });
+  await checkReplaceable(output, 'report', 'output');
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
   const summaries = runs.map(summarise);
@@ -86,10 +86,6 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
       return 'missing' in part ? [{ run: one.name, section: name, reason: part.missing }] : [];
     })),
   };
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 async function computeSections(runs: readonly RunRecord[], options: ReportOptions): Promise<RunSections[]> {

@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { spawn, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
@@ -135,6 +135,12 @@ test('bank build and inspect', async () => {
   const { code, stdout } = await lgdistill(['bank', 'inspect', file]);
   expect(code).toBe(0);
   for (const fact of ['circle, square, triangle, cross', 'tiny-clip', bank.hash]) expect(stdout).toContain(fact);
+  const [rebuilt, kept] = [await lgdistill(['bank', 'build', '--to', file, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--text-encoder', tinyClip]), at('kept.txt')];
+  expect(rebuilt.code).toBe(0);
+  writeFileSync(kept, 'names by hand');
+  const refused = await lgdistill(['bank', 'build', '--to', kept, '--names', JSON.stringify(shapeNames), '--text-encoder', tinyClip]);
+  expect([refused.code, refused.stderr.split('\n')[0], readFileSync(kept, 'utf8')]).toEqual([2, 'error BAD_OPTION', 'names by hand']);
+  expect((await lgdistill(['bank', 'inspect', kept])).stderr).toContain(`${kept} is not a safetensors file.`);
   const twice = await lgdistill(['bank', 'build', '--to', at('twice.safetensors'), '--names', '["dog","dog"]', '--text-encoder', tinyClip]);
   expect([twice.code, twice.stderr.split('\n')[0]]).toEqual([1, 'error BAD_NAMES']);
 });

@@ -157,6 +157,49 @@ test('a word that is no format is not taken for a file', () => {
   expect(exportTarget('torchvision', 'x.safetensors')).toEqual({ format: 'torchvision', to: 'x.safetensors' });
   expect(exportTarget('./student.safetensors')).toEqual({ format: 'lgdistill', to: './student.safetensors' });
   expect(() => exportTarget('tim')).toThrowError(/Did you mean timm/u);
+  expect(() => exportTarget('x.safetensors', 'y.safetensors')).toThrowError(/the file is named already/u);
+});
+
+test.each([
+  ['out/student.onnx', 'For ONNX: --to onnx --output out/student.onnx'],
+  ['student.pth', 'For PyTorch: --to torchvision --output student.safetensors'],
+  ['out/student', 'Name a file with .safetensors at its end'],
+  ['student.safetensors.txt', 'Name a file with .safetensors at its end'],
+])('%s is no file for this package', (word, mend) => {
+  expect(() => exportTarget(word)).toThrowError(expect.objectContaining({ code: 'BAD_OPTION', option: 'to', found: word, mend }) as Error);
+});
+
+describe('a file in the place of an export', () => {
+  const from = at('resnet18.safetensors');
+  const refused = async (options: Partial<Parameters<typeof exportStudent>[0]> & { to: string }, details: object) => {
+    await expect(exportStudent({ from, ...options })).rejects.toMatchObject({ code: 'BAD_OPTION', ...details });
+  };
+
+  test('is replaced where it is of the same kind', async () => {
+    const [own, onnx] = [at('twice.safetensors'), at('twice.onnx')];
+    for (let i = 0; i < 2; i++) {
+      await exportStudent({ from, to: own });
+      await exportStudent({ from, to: onnx, format: 'onnx' });
+    }
+    expect(readdirSync(folder).filter((name) => name.includes('twice')).sort()).toEqual(['twice.onnx', 'twice.safetensors']);
+  });
+
+  test('is left alone where it is of another, before anything is exported', async () => {
+    const text = 'by hand';
+    for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) writeFileSync(at(name), text);
+    await refused({ to: at('kept.safetensors') }, { option: 'to', found: at('kept.safetensors') });
+    await refused({ to: at('kept.safetensors'), format: 'torchvision' }, { option: 'to' });
+    await refused({ to: at('kept.onnx'), format: 'onnx' }, { option: 'to', message: expect.stringContaining('which is not an ONNX file') as unknown });
+    await refused({ to: at('unwritten.safetensors'), bank: at('kept.txt') }, { option: 'bank', found: at('kept.txt') });
+    for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) expect(readFileSync(at(name), 'utf8')).toBe(text);
+    expect(existsSync(at('unwritten.safetensors'))).toBe(false);
+  });
+
+  test('of another ending is not written', async () => {
+    await refused({ to: at('named.onnx') }, { option: 'to', mend: `Write ${at('named.safetensors')}` });
+    await refused({ to: at('named'), format: 'onnx' }, { option: 'to', mend: `Write ${at('named.onnx')}` });
+    expect(readdirSync(folder).filter((name) => name.startsWith('named.'))).toEqual([]);
+  });
 });
 
 describe('a student is a teacher, however it was exported', () => {

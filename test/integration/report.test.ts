@@ -1,4 +1,4 @@
-import { appendFile, cp, readFile, rm, stat } from 'node:fs/promises';
+import { appendFile, cp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { writeReport } from '../../lib/index.js';
@@ -104,11 +104,25 @@ describe('lgdistill report', () => {
     expect((await lgdistill(['report', runs.plain, '--no-models', '--output', folder])).stderr).toContain('is a folder');
   });
 
+  it('replaces an earlier report, and no other file', async () => {
+    const [output, precious] = [join(folder, 'again.html'), join(folder, 'precious.html')];
+    for (let i = 0; i < 2; i++) expect((await lgdistill(['report', runs.plain, '--no-models', '--output', output])).code).toBe(0);
+    await writeFile(precious, '<!doctype html><title>by hand</title>');
+    const { code, stderr } = await lgdistill(['report', runs.plain, '--no-models', '--output', precious]);
+    expect([code, stderr.split('\n')[0]]).toEqual([2, 'error BAD_OPTION']);
+    expect(stderr).toContain('there is a file already, which is not a report');
+    expect(await readFile(precious, 'utf8')).toContain('by hand');
+  });
+
   it('is written at the end of training, unless it is not wanted', async () => {
     const task = (output: string) => ['distill', '--device', 'cpu', '--teacher', tinyClip, '--offline', '--names', JSON.stringify(shapeNames), '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--epochs', '1', '--margin', '1', '--data', runs.images, '--output', output];
     const [wanted, unwanted] = [join(folder, 'wanted'), join(folder, 'unwanted')];
     expect((await lgdistill(task(wanted))).stdout).toContain(`report: ${join(wanted, 'report.html')}`);
     expect((await dataOf(join(wanted, 'report.html'))).data.maps[0]!.names).toEqual(shapeNames);
+    expect((await lgdistill(['report', wanted, '--device', 'cpu'])).code).toBe(0);
+    const resumed = await lgdistill(['resume', wanted, '--offline']); // of a run that is finished
+    expect([resumed.code, resumed.stdout]).toEqual([0, expect.stringContaining(`report: ${join(wanted, 'report.html')}, as it was`)]);
+    expect((await dataOf(join(wanted, 'report.html'))).data.galleries[0]).not.toBeNull();
     expect((await lgdistill([...task(unwanted), '--no-report'])).code).toBe(0);
     await expect(stat(join(unwanted, 'report.html'))).rejects.toThrow();
   });
