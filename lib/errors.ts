@@ -131,6 +131,8 @@ export function writeError(path: string, cause: unknown): LgdError {
   const reasons: Record<string, readonly [why: string, mend: string]> = {
     ENOSPC: ['the disk is full', space],
     EDQUOT: ['the disk quota is used up', space],
+    EFBIG: ['files may not grow that large there', 'Raise the limit (`ulimit -f`), or choose a disk that takes larger files'],
+    EIO: ['the disk fails', 'Check the disk, or choose another output folder'],
     EROFS: ['the file system is read-only', permitted],
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],

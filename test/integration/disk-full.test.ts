@@ -1,7 +1,10 @@
 import { readFile, readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import sharp from 'sharp';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
+import { packImages } from '../../lib/data/pack/pack.js';
+import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/train/checkpoint.js';
 import { LineFile } from '../../lib/train/line-file.js';
 import { resumeConfig } from '../../lib/train/setup.js';
@@ -69,6 +72,22 @@ it.skipIf(lines === undefined)('a line that a full disk takes in part is taken b
   await file.append(long);
   await file.close();
   expect(await readFile(file.path, 'utf8')).toBe(`{"step":1}\n${long}\n`);
+});
+
+const packs = smallDisk('a pack on a full disk', 4 * mebibyte);
+it.skipIf(packs === undefined)('a pack keeps what it had when the disk was full, and ends with the same file once there is room', async () => {
+  const count = 24;
+  const picture = (i: number) => sharp(Buffer.from(Uint8Array.from({ length: 30_000 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24)), { raw: { width: 100, height: 100, channels: 3 } });
+  const images = imagesFromBuffers(await Promise.all(Array.from({ length: count }, async (_, i) => ({ id: `${i}`, bytes: await picture(i).png({ compressionLevel: 0 }).toBuffer() }))));
+  const whole = await packImages(images, { output: join(folder, 'whole.pack') });
+  const output = join(packs!, 'x.pack');
+  const ballast = fillDisk(packs!, mebibyte / 2); // 17 of the images
+  for (let i = 0; i < 2; i++) await expect(packImages(images, { output, syncSeconds: 0 })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+  await rm(ballast);
+  const { resumed } = await packImages(images, { output });
+  expect(resumed).toBeGreaterThanOrEqual(14);
+  expect(resumed).toBeLessThanOrEqual(17);
+  expect((await readFile(output)).equals(await readFile(whole.file))).toBe(true);
 });
 
 const disk = smallDisk('a run on a full disk', 96 * mebibyte);

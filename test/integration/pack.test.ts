@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -110,10 +110,19 @@ describe('training', () => {
   });
 });
 
+/** Pictures of noise, which fill a disk. */
+async function packNoise(count: number, name: string): Promise<string> {
+  const noise = (i: number) => Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
+  const pictures = await Promise.all(Array.from({ length: 60 }, async (_, i) => sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer()));
+  const file = join(folder, name);
+  await packImages(imagesFromBuffers(Array.from({ length: count }, (_, i) => ({ id: `${i}`, bytes: pictures[i % pictures.length]! }))), { output: file });
+  return file;
+}
+
 describe('killing a process that packs', () => {
   /** Packs in a child; kills it once it has told of so many images, or lets it end. Returns its exit code; null where it was killed. */
   async function packChild(source: string, file: string, as: string, killAt: number, delay: number): Promise<number | null> {
-    const child = spawn(process.execPath, [bundle, source, file, as], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, [bundle, source, file, as, '0'], { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, stdio: ['ignore', 'pipe', 'inherit'] });
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       const done = Math.max(...text.trim().split('\n').map(Number));
       if (done >= killAt) setTimeout(() => child.kill('SIGKILL'), delay);
@@ -122,13 +131,8 @@ describe('killing a process that packs', () => {
   }
 
   it('at any moment leaves nothing that opens as a pack; the next one ends with the file of a whole run', async () => {
-    // Noise, and enough of it, so that there is time to kill.
-    const count = 360;
-    const noise = (i: number) => Buffer.from(Uint8Array.from({ length: 256 * 192 * 3 }, (_, at) => (at * (i + 7) * 2654435761) >>> 24));
-    const pictures = await Promise.all(Array.from({ length: 60 }, async (_, i) => sharp(noise(i), { raw: { width: 256, height: 192, channels: 3 } }).jpeg().toBuffer()));
-    const images = Array.from({ length: count }, (_, i) => ({ id: `${i}`, bytes: pictures[i % pictures.length]! }));
-    const source = join(folder, 'killed-source.pack');
-    await packImages(imagesFromBuffers(images), { output: source });
+    const count = 360; // so that there is time to kill
+    const source = await packNoise(count, 'killed-source.pack');
     for (const [round, as] of (['original', 'raw', 'jpeg'] as const).entries()) {
       const whole = join(folder, `whole-${as}.pack`);
       expect(await packChild(source, whole, as, Infinity, 0)).toBe(0);
@@ -158,5 +162,37 @@ describe('killing a process that packs', () => {
       expect((await readFile(file)).equals(await readFile(whole)), as).toBe(true);
       expect(await (await PackFile.open(file)).verify()).toEqual([]);
     }
+  });
+});
+
+describe('a file that may grow no further', () => {
+  const imageBytes = 85 * 64 * 3;
+  const most = 64; // images in a mebibyte
+
+  /** Packs in a child, with files of so many KiB at most; which images it found packed, and how it ended. */
+  function packWithin(kibibytes: number | 'unlimited', source: string, file: string, seconds: number): { first: number; status: number | null; stderr: string } {
+    const command = ['-c', `ulimit -f ${kibibytes} && exec "$0" "$@"`, process.execPath, bundle, source, file, 'raw', String(seconds)];
+    const { stdout, stderr, status } = spawnSync('bash', command, { env: { ...process.env, LGDISTILL_ADDON: addonPath() }, encoding: 'utf8' });
+    return { first: Number(stdout.split('\n')[0]), status, stderr };
+  }
+
+  it('keeps what its journal tells of: the next call goes on there and ends with the file of a whole run', async () => {
+    const source = await packNoise(360, 'limited-source.pack');
+    const whole = join(folder, 'limited-whole.pack');
+    expect(packWithin('unlimited', source, whole, 5)).toMatchObject({ status: 0 });
+    for (const seconds of [0, 5]) { // an image a write; a write of many images
+      const file = join(folder, `limited-${seconds}.pack`);
+      const kept = seconds === 0 ? most : 0; // of what was packed within so many seconds nothing need be left
+      for (const found of [0, kept]) {
+        const { first, status, stderr } = packWithin(1024, source, file, seconds);
+        expect({ first, status }).toEqual({ first: found, status: 1 });
+        expect(stderr).toContain('files may not grow that large there. Raise the limit');
+        expect((await readFile(`${file}.part`)).byteLength).toBeLessThanOrEqual(2 ** 20);
+        expect((await readFile(`${file}.journal`, 'utf8')).split('\n')).toHaveLength(2 + kept); // its task, and what follows its last line
+      }
+      expect(packWithin('unlimited', source, file, seconds)).toMatchObject({ first: kept, status: 0 });
+      expect((await readFile(file)).equals(await readFile(whole))).toBe(true);
+    }
+    expect(Math.floor((2 ** 20 - 64) / imageBytes)).toBe(most);
   });
 });

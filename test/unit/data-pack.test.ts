@@ -3,13 +3,14 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import CRC32C from 'crc-32/crc32c.js';
 import sharp from 'sharp';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { ImageCache, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { decodeImage } from '../../lib/data/decode.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { packImages, type PackOptions } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
+import { PackWriter } from '../../lib/data/pack/writer.js';
 import { imagesFromBuffers, sampleSource, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { readViews } from '../../lib/data/views.js';
@@ -236,6 +237,73 @@ describe('an interruption', () => {
     await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_CONFIG', message: expect.stringContaining(`process ${process.pid}`) as string });
     await writeFile(`${path}.lock`, JSON.stringify({ host: hostname(), pid: process.pid, started: '1' })); // of one that is gone
     expect((await pack({ output: path })).images).toBe(12);
+  });
+});
+
+describe('a write that fails', () => {
+  const recipe = { kind: 'original', shortSide: 0, quality: 0 } as const;
+  const images = [3000, 0, 2000, 4000].map((length, i) => ({ bytes: Buffer.alloc(length, i + 1), width: 1, height: 1 }));
+  const full = Object.assign(new Error('no space left'), { code: 'ENOSPC' });
+  const openWriter = (path: string) => PackWriter.open(path, recipe, { task: 'a task', overwrite: false, syncSeconds: 60, checksum: addon.checksum });
+  const lines = async (path: string) => (await readFile(`${path}.journal`, 'utf8')).split('\n').length - 2;
+
+  /** The rest of the images, and the pack. */
+  async function end(writer: PackWriter): Promise<PackFile> {
+    for (const image of images.slice(writer.next)) await writer.add(image, 1);
+    await writer.finish({ recipe, entries: writer.entries, ids: images.map((_, i) => `${i}`), labels: undefined, classNames: undefined, source: 'test', refused: [] });
+    await writer.close();
+    return PackFile.open(writer.path);
+  }
+
+  async function expectWhole(opened: PackFile): Promise<void> {
+    for (const [i, { bytes }] of images.entries()) expect((await opened.readEntry(i)).equals(bytes), `${i}`).toBe(true);
+  }
+
+  it('in its middle records nothing; the next one writes what is missing, where it belongs', async () => {
+    const writer = await openWriter(output());
+    for (const image of images.slice(0, 3)) await writer.add(image, 1);
+    const write = writer.file.writev.bind(writer.file);
+    const failing = vi.spyOn(writer.file, 'writev');
+    failing.mockImplementationOnce((pieces, at) => write([(pieces[0] as Buffer).subarray(0, 1000)], at));
+    failing.mockImplementationOnce((pieces, at) => write([pieces[0]!, pieces[1]!, (pieces[2] as Buffer).subarray(0, 500)], at));
+    failing.mockRejectedValueOnce(full).mockRejectedValueOnce(full);
+    for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as string });
+    expect(failing.mock.calls.map(([, at]) => at)).toEqual([64, 1064, 3564, 3564]);
+    expect(await lines(writer.path)).toBe(0);
+    await writer.sync();
+    expect(await lines(writer.path)).toBe(3);
+    await expectWhole(await end(writer));
+  });
+
+  it('at the end leaves it to the next writer', async () => {
+    const writer = await openWriter(output());
+    for (const image of images) await writer.add(image, 1);
+    await writer.sync();
+    vi.spyOn(writer.file, 'writev').mockRejectedValueOnce(full);
+    for (let i = 0; i < 2; i++) await expect(end(writer)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    await writer.close();
+    const next = await openWriter(writer.path);
+    expect(next.next).toBe(4);
+    await expectWhole(await end(next));
+  });
+
+  it.each(['file', 'journal'] as const)('on its way to the disk (%s) is not synced over; the next writer goes on from what was', async (which) => {
+    const path = output();
+    const writer = await openWriter(path);
+    await writer.add(images[0]!, 1);
+    await writer.sync();
+    await writer.add(images[1]!, 1);
+    await writer.add(images[2]!, 1);
+    // The journal's line is torn before it fails.
+    if (which === 'file') vi.spyOn(writer.file, 'datasync').mockRejectedValueOnce(full);
+    else vi.spyOn(writer.journal.handle, 'writeFile').mockImplementationOnce(async () => { await writer.journal.handle.write('[1,30'); throw full; });
+    for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    await expect(end(writer)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    await writer.close();
+    expect(await lines(path)).toBe(1);
+    const next = await openWriter(path);
+    expect(next.next).toBe(1);
+    await expectWhole(await end(next));
   });
 });
 

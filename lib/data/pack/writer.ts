@@ -9,8 +9,9 @@ import type { PackedImage } from './transcode.js';
 
 /** Bytes of images that a kill may make pack anew. */
 const syncBytes = 64 * 2 ** 20;
-/** Bytes gathered for one write. */
+/** Bytes gathered for one write, and pieces that it may have. */
 const writeBytes = 4 * 2 ** 20;
+const mostPieces = 1024;
 
 export interface PackWriterOptions {
   /** Tells what is packed and how: only the same is gone on with. */
@@ -29,10 +30,12 @@ export class PackWriter {
   readonly #refused: { place: number; reason: string }[];
   #next: number;
   #end: number;
-  /** Images that the journal does not tell of yet, their bytes that are not written yet, and where those begin. */
+  /** Images that the journal does not tell of yet; bytes that are not written yet, and where those go. */
   #unrecorded: PackedOrRefused[] = [];
   #pieces: Uint8Array[] = [];
   #written: number;
+  /** Why nothing may be recorded any more. */
+  #failure: LgdError | undefined;
   #syncedAt = performance.now();
   #syncedEnd: number;
 
@@ -95,31 +98,37 @@ export class PackWriter {
     await this.#writeWhenDue();
   }
 
-  /** Makes all that was added last through a power cut. @throws LgdError NOT_WRITABLE */
+  /**
+   * Makes all that was added last through a power cut. Where bytes cannot be written nothing is recorded, and the next call tries them again.
+   * @throws LgdError NOT_WRITABLE
+   */
   async sync(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    await this.#write();
     try {
-      await this.#write();
       await this.file.datasync();
       await this.journal.append(this.#unrecorded);
-      this.#unrecorded = [];
-      this.#syncedAt = performance.now();
-      this.#syncedEnd = this.#end;
     } catch (cause) {
-      throw writeError(this.path, cause);
+      // What the system could not write after all it forgets, and the next sync would succeed without it; and half a line in the journal has to stay its last.
+      throw (this.#failure = writeError(this.path, cause));
     }
+    this.#unrecorded = [];
+    this.#syncedAt = performance.now();
+    this.#syncedEnd = this.#end;
   }
 
   /** Writes index and footer and gives the file its name. @throws LgdError NOT_WRITABLE */
   async finish(index: Parameters<typeof encodeEnd>[0]): Promise<void> {
     await this.sync();
+    this.#pieces = encodeEnd(index, this.#end, this.options.checksum);
     try {
-      await writeAll(this.file, encodeEnd(index, this.#end, this.options.checksum), this.#end);
+      await this.#write();
       await this.file.sync();
       await rename(partOf(this.path), this.path);
       await syncFolder(dirname(this.path));
       await rm(journalOf(this.path));
     } catch (cause) {
-      throw writeError(this.path, cause);
+      throw (this.#failure = writeError(this.path, cause)); // all images are recorded: the next writer writes this end anew
     }
   }
 
@@ -134,13 +143,17 @@ export class PackWriter {
     else if (this.#end - this.#written >= writeBytes) await this.#write();
   }
 
+  /** Writes the pieces, and drops each as the disk has taken it: a disk that is nearly full takes a part, and the call after that says why. */
   async #write(): Promise<void> {
-    const pieces = this.#pieces;
-    this.#pieces = [];
-    await writeAll(this.file, pieces, this.#written).catch((cause: unknown) => {
+    try {
+      while (this.#pieces.length > 0) {
+        const { bytesWritten } = await this.file.writev(this.#pieces.slice(0, mostPieces), this.#written);
+        this.#written += bytesWritten;
+        dropBytes(this.#pieces, bytesWritten);
+      }
+    } catch (cause) {
       throw writeError(this.path, cause);
-    });
-    this.#written = this.#end;
+    }
   }
 }
 
@@ -160,7 +173,7 @@ async function openPart(path: string, found: JournalState | undefined, recipe: P
   const file = await open(partOf(path), found === undefined ? 'w+' : 'r+');
   try {
     if (found === undefined) {
-      await writeAll(file, [encodeHeader(recipe, checksum)], 0);
+      await file.writeFile(encodeHeader(recipe, checksum));
       return file;
     }
     const { size } = await file.stat();
@@ -179,20 +192,12 @@ async function openPart(path: string, found: JournalState | undefined, recipe: P
   }
 }
 
-async function writeAll(file: FileHandle, pieces: readonly Uint8Array[], position: number): Promise<void> {
-  let at = position;
-  for (let from = 0; from < pieces.length; from += 1024) { // the most that one call takes
-    const some = pieces.slice(from, from + 1024).filter(({ byteLength }) => byteLength > 0);
-    const bytes = some.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const { bytesWritten } = await file.writev(some as Uint8Array[], at);
-    if (bytesWritten < bytes) await writeRest(file, Buffer.concat(some).subarray(bytesWritten), at + bytesWritten);
-    at += bytes;
-  }
-}
-
-/** After a short write, which a disk that is nearly full gives: the next one fails and says why. */
-async function writeRest(file: FileHandle, rest: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < rest.byteLength;) done += (await file.write(rest, done, rest.byteLength - done, position + done)).bytesWritten;
+/** Takes the first `bytes` bytes of the pieces away, and empty pieces behind them. */
+function dropBytes(pieces: Uint8Array[], bytes: number): void {
+  let whole = 0;
+  for (; whole < pieces.length && pieces[whole]!.byteLength <= bytes; whole++) bytes -= pieces[whole]!.byteLength;
+  pieces.splice(0, whole);
+  if (bytes > 0) pieces[0] = pieces[0]!.subarray(bytes);
 }
 
 async function syncFolder(path: string): Promise<void> {
