@@ -1,7 +1,8 @@
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { nextTurn } from './turn.js';
 
 /** One tensor in memory, row-major. */
 export interface TensorRecord {
@@ -23,20 +24,92 @@ export interface HeaderEntry {
   data_offsets: [number, number];
 }
 
+/** A safetensors file that is open. */
+export interface OpenSafetensors {
+  path: string;
+  handle: FileHandle;
+  entries: Map<string, HeaderEntry>;
+  metadata: Record<string, string>;
+  /** Where the tensors' bytes begin. */
+  start: number;
+}
+
 /**
- * Reads a safetensors file (https://github.com/huggingface/safetensors, format section).
+ * Reads a safetensors file (https://github.com/huggingface/safetensors, format section), each tensor into memory of its own.
  * Dtypes: F32, F16 and BF16 (widened), F64, I32, I64, U8, BOOL.
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE
  */
 export async function readSafetensors(path: string): Promise<SafetensorsFile> {
-  let bytes: Buffer;
+  const file = await openSafetensors(path);
   try {
-    bytes = await readFile(path);
-  } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
-    throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
+    const tensors = new Map<string, TensorRecord>();
+    for (const name of file.entries.keys()) tensors.set(name, await readTensor(file, name));
+    return { tensors, metadata: file.metadata };
+  } finally {
+    await file.handle.close();
   }
-  return parseSafetensors(bytes, path);
+}
+
+/** Opens a file and reads its header. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+export async function openSafetensors(path: string): Promise<OpenSafetensors> {
+  const handle = await open(path, 'r').catch((cause: unknown) => {
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    throw cannotRead(path, cause);
+  });
+  try {
+    const { size } = await handle.stat();
+    const prefix = new Uint8Array(Math.min(size, 9));
+    await readFully(handle, prefix, 0, path);
+    checkBeginning(prefix, path);
+    const whole = size < 8 ? size : 8 + headerLength(prefix);
+    const header = whole <= size ? new Uint8Array(whole) : prefix; // which is too short for what it announces
+    await readFully(handle, header, 0, path);
+    return { path, handle, ...parseHeader(header, size, path) };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** Bytes that are read, and widened, between two turns of the event loop. One call of the system could read 2 GiB. */
+const readBytes = 2 ** 21;
+
+/**
+ * Reads a tensor into memory of its own; half precision is widened.
+ * @param name one of the file's entries
+ * @throws LgdError BAD_FILE, ABORTED
+ */
+export async function readTensor({ path, handle, entries, start }: OpenSafetensors, name: string, signal?: AbortSignal): Promise<TensorRecord> {
+  const { dtype, shape, data_offsets: [from, to] } = entries.get(name)!;
+  const isHalf = dtype === 'F16' || dtype === 'BF16';
+  const Values = isHalf ? Float32Array : arrays[dtype];
+  if (Values === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);
+  const size = isHalf ? 2 : Values.BYTES_PER_ELEMENT;
+  const count = Math.floor((to - from) / size);
+  if (count !== shape.reduce((a, b) => a * b, 1)) throw damaged(path, `tensor ${name} has ${count} values for shape [${shape.join(',')}]`);
+  const data = new Values(new ArrayBuffer(count * Values.BYTES_PER_ELEMENT));
+  for (let first = 0; first < count; first += readBytes / size) {
+    await nextTurn(signal, 'reading weights');
+    const part = data.subarray(first, first + readBytes / size);
+    const bytes = isHalf ? new Uint8Array(part.length * size) : new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
+    await readFully(handle, bytes, start + from + first * size, path);
+    if (isHalf) (part as Float32Array).set(decode(bytes, dtype) as Float32Array);
+  }
+  return { shape, data };
+}
+
+async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string): Promise<void> {
+  for (let done = 0; done < into.byteLength;) {
+    const { bytesRead } = await handle.read(into, done, into.byteLength - done, position + done).catch((cause: unknown) => {
+      throw cannotRead(path, cause);
+    });
+    if (bytesRead === 0) throw damaged(path, 'it became shorter while it was read');
+    done += bytesRead;
+  }
+}
+
+function cannotRead(path: string, cause: unknown): LgdError {
+  return new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
 }
 
 /** The error of a safetensors file that is not whole. */
@@ -49,7 +122,7 @@ export function damaged(path: string, why: string): LgdError {
  * @param first its first 9 bytes or more
  * @throws LgdError BAD_FILE
  */
-export function checkBeginning(first: Uint8Array, path: string): void {
+function checkBeginning(first: Uint8Array, path: string): void {
   if (first.byteLength < 8 || beginsAsSafetensors(first)) return;
   throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, { mend: 'Give a safetensors file' });
 }
@@ -63,8 +136,7 @@ export function checkBeginning(first: Uint8Array, path: string): void {
  */
 export function parseHeader(bytes: Uint8Array, size: number, path: string): { entries: Map<string, HeaderEntry>; metadata: Record<string, string>; start: number } {
   if (bytes.byteLength < 8) throw damaged(path, `it has ${bytes.byteLength} bytes`);
-  checkBeginning(bytes, path);
-  const length = Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true));
+  const length = headerLength(bytes);
   if (length > bytes.byteLength - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
   let header: Record<string, HeaderEntry | Record<string, string>>;
   try {
@@ -74,35 +146,28 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
   }
   const { __metadata__: metadata = {}, ...tensors } = header;
   const entries = new Map(Object.entries(tensors as Record<string, HeaderEntry>));
-  for (const [name, { data_offsets: [, to] }] of entries) if (8 + length + to > size) throw damaged(path, `tensor ${name} ends past the end of the file`);
+  for (const [name, { data_offsets: [from, to] }] of entries) {
+    if (!(from >= 0 && from <= to)) throw damaged(path, `tensor ${name} lies from byte ${from} to ${to}`);
+    if (8 + length + to > size) throw damaged(path, `tensor ${name} ends past the end of the file`);
+  }
   return { entries, metadata: metadata as Record<string, string>, start: 8 + length };
 }
 
-/** Parses the bytes of a safetensors file; `path` names it in errors. */
-export function parseSafetensors(bytes: Uint8Array, path: string): SafetensorsFile {
-  const { entries, metadata, start } = parseHeader(bytes, bytes.byteLength, path);
-  const tensors = new Map<string, TensorRecord>();
-  for (const [name, { dtype, shape, data_offsets: [from, to] }] of entries) {
-    const slice = new Uint8Array(bytes.subarray(start + from, start + to)); // a copy: aligned, and frees the file's buffer
-    const data = decode(slice, dtype);
-    if (data === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);
-    const elements = shape.reduce((a, b) => a * b, 1);
-    if (data.length !== elements) throw damaged(path, `tensor ${name} has ${data.length} values for shape [${shape.join(',')}]`);
-    tensors.set(name, { shape, data });
-  }
-  return { tensors, metadata };
+function headerLength(bytes: Uint8Array): number {
+  return Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true));
 }
 
+type Numbers = TensorRecord['data'];
+
+/** What holds the values of each dtype that needs no widening. */
+const arrays: Readonly<Record<string, (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => Numbers) & { BYTES_PER_ELEMENT: number }>> = {
+  F32: Float32Array, F64: Float64Array, I32: Int32Array, I64: BigInt64Array, U8: Uint8Array, BOOL: Uint8Array,
+};
+
 /** The values of a tensor's bytes, which must be aligned to their size; undefined for a dtype not supported. */
-export function decode(bytes: Uint8Array, dtype: string): TensorRecord['data'] | undefined {
+export function decode(bytes: Uint8Array, dtype: string): Numbers | undefined {
   const { buffer, byteOffset, byteLength } = bytes;
   switch (dtype) {
-    case 'F32': return new Float32Array(buffer, byteOffset, byteLength / 4);
-    case 'F64': return new Float64Array(buffer, byteOffset, byteLength / 8);
-    case 'I32': return new Int32Array(buffer, byteOffset, byteLength / 4);
-    case 'I64': return new BigInt64Array(buffer, byteOffset, byteLength / 8);
-    case 'U8':
-    case 'BOOL': return bytes;
     case 'F16': {
       halves ??= Float32Array.from({ length: 65_536 }, (_, bits) => halfToFloat(bits));
       const bits = new Uint16Array(buffer, byteOffset, byteLength / 2);
@@ -116,7 +181,10 @@ export function decode(bytes: Uint8Array, dtype: string): TensorRecord['data'] |
       for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
       return new Float32Array(words.buffer);
     }
-    default: return undefined;
+    default: {
+      const Values = arrays[dtype];
+      return Values && new Values(buffer, byteOffset, byteLength / Values.BYTES_PER_ELEMENT);
+    }
   }
 }
 
@@ -132,17 +200,20 @@ export function halfToFloat(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The bytes of an array, in views of at most `most` (default 1 GiB): one view reaches 4 GiB, and hashing takes 2 at once. */
+export function* bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView, most = 2 ** 30): Generator<Uint8Array, void, undefined> {
+  for (let from = 0; from < byteLength; from += most) yield new Uint8Array(buffer, byteOffset + from, Math.min(most, byteLength - from));
+}
+
 /** The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given. */
 export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array[] {
   const header: Record<string, unknown> = { __metadata__: metadata };
   const parts: Uint8Array[] = [];
   let offset = 0;
   for (const [name, { shape, data }] of tensors) {
-    const dtype = dtypeOf(data);
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.byteLength] };
-    offset += bytes.byteLength;
-    parts.push(bytes);
+    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
+    offset += data.byteLength;
+    for (const bytes of bytesOf(data)) parts.push(bytes);
   }
   let json = JSON.stringify(header);
   json += ' '.repeat((8 - (Buffer.byteLength(json) % 8)) % 8);
@@ -151,7 +222,7 @@ export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, met
   return [prefix, Buffer.from(json), ...parts];
 }
 
-function dtypeOf(data: TensorRecord['data']): string {
+function dtypeOf(data: Numbers): string {
   if (data instanceof Float32Array) return 'F32';
   if (data instanceof Float64Array) return 'F64';
   if (data instanceof Int32Array) return 'I32';

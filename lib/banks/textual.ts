@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { LgdError } from '../errors.js';
-import { readSafetensors, writeSafetensors } from '../safetensors.js';
+import { bytesOf, readSafetensors, writeSafetensors } from '../safetensors.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { nearestPairs } from '../text/nearest-pairs.js';
@@ -179,7 +179,9 @@ function normOf(row: Float32Array): number {
 }
 
 function hashOf(names: readonly string[], data: Float32Array): string {
-  return createHash('sha256').update(JSON.stringify(names)).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)).digest('hex');
+  const hash = createHash('sha256').update(JSON.stringify(names));
+  for (const bytes of bytesOf(data)) hash.update(bytes);
+  return hash.digest('hex');
 }
 
 function parseStrings(json: string | undefined): string[] | undefined {

@@ -1,11 +1,21 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { SafetensorsReader } from '../../lib/safetensors-reader.js';
-import { encodeSafetensors, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
+import { bytesOf, encodeSafetensors, halfToFloat, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
+
+/** Writes a file of this header, as text or as what becomes JSON, and these bytes behind it. */
+function writeRaw(name: string, header: unknown, data: Uint8Array = new Uint8Array(0)): string {
+  const file = join(folder, `${name}.safetensors`);
+  const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+  const prefix = Buffer.alloc(8);
+  prefix.writeBigUInt64LE(BigInt(json.byteLength));
+  writeFileSync(file, Buffer.concat([prefix, json, data]));
+  return file;
+}
 
 test('tensors of every size, written in pieces, are read back to the bit', async () => {
   const lengths = [1, 300_000, 0, 5, 400_000, 2 ** 18, 2 ** 18 + 1, 10]; // around the megabyte up to which small ones are written together
@@ -38,4 +48,66 @@ test.each<[string, Uint8Array, string]>([
   const refusal = { code: 'BAD_FILE', message: expect.stringContaining(`${file} ${said}`) as string };
   await expect(readSafetensors(file)).rejects.toMatchObject(refusal);
   await expect(SafetensorsReader.open([file])).rejects.toMatchObject(refusal);
+});
+
+test('a tensor of every dtype that is read in several pieces has each value in its place', async () => {
+  const sizes = { U8: 1, BOOL: 1, F16: 2, BF16: 2, F32: 4, I32: 4, F64: 8, I64: 8 };
+  const bytes = Buffer.from(Uint32Array.from({ length: 5 * 2 ** 18 }, (_, i) => Math.imul(i + 1, 2654435761) & 0x3fff3fff).buffer); // two pieces and a half; no NaN among them
+  for (const [dtype, size] of Object.entries(sizes)) {
+    const count = bytes.byteLength / size;
+    const file = writeRaw(dtype, { before: { dtype: 'U8', shape: [3], data_offsets: [0, 3] }, x: { dtype, shape: [count], data_offsets: [3, 3 + bytes.byteLength] } }, Buffer.concat([Buffer.from('abc'), bytes]));
+    const { shape, data } = (await readSafetensors(file)).tensors.get('x')!;
+    expect(shape).toEqual([count]);
+    const found = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+    if (size !== 2) {
+      expect(found.equals(bytes), dtype).toBe(true);
+      continue;
+    }
+    const bits = new Uint16Array(bytes.buffer);
+    const widened = dtype === 'F16' ? Float32Array.from(bits, halfToFloat) : new Float32Array(Uint32Array.from(bits, (half) => half << 16).buffer);
+    expect(found.equals(Buffer.from(widened.buffer)), dtype).toBe(true);
+  }
+});
+
+test('a file of more than 2 GiB is read', async () => {
+  const end = 2 ** 32 + 8; // behind a hole, which takes no room
+  const file = writeRaw('large', { first: { dtype: 'F32', shape: [2], data_offsets: [0, 8] }, last: { dtype: 'I32', shape: [2], data_offsets: [end, end + 8] } }, Buffer.from(Float32Array.of(1, 2).buffer));
+  truncateSync(file, readFileSync(file).byteLength - 8 + end);
+  writeFileSync(file, Buffer.from(Int32Array.of(5, -7).buffer), { flag: 'a' });
+  const { tensors } = await readSafetensors(file);
+  expect([...tensors].map(([name, { data }]) => [name, data])).toEqual([['first', Float32Array.of(1, 2)], ['last', Int32Array.of(5, -7)]]);
+});
+
+test('a tensor of more than 4 GiB is written from its own memory, in pieces that hashes and views take', () => {
+  const count = 2 ** 30 + 3; // never touched, so no memory stands behind it
+  const [, header, ...pieces] = encodeSafetensors([['x', { shape: [count], data: new Float32Array(count) }]], {});
+  expect((JSON.parse(header!.toString()) as { x: object }).x).toEqual({ dtype: 'F32', shape: [count], data_offsets: [0, 4 * count] });
+  expect(Math.max(...pieces.map(({ byteLength }) => byteLength))).toBeLessThan(2 ** 31);
+  expect(pieces.reduce((sum, { byteLength }) => sum + byteLength, 0)).toBe(4 * count);
+  const some = Float32Array.from({ length: 9 }, (_, i) => i).subarray(2);
+  const cut = [...bytesOf(some, 12)];
+  expect(cut.map(({ byteLength }) => byteLength)).toEqual([12, 12, 4]);
+  expect(Buffer.concat(cut).equals(Buffer.from(Float32Array.of(2, 3, 4, 5, 6, 7, 8).buffer))).toBe(true);
+});
+
+test('what is damaged is said', async () => {
+  const entry = (dtype: string, shape: number[], data_offsets: [number, number]) => ({ x: { dtype, shape, data_offsets } });
+  const cases: [string, unknown, number, string][] = [
+    ['cut', entry('F32', [2], [0, 8]), 7, 'tensor x ends past the end of the file'],
+    ['dtype', entry('F8_E5M2', [8], [0, 8]), 8, 'tensor x has dtype F8_E5M2, which is not supported'],
+    ['shape', entry('F32', [3], [0, 8]), 8, 'tensor x has 2 values for shape [3]'],
+    ['half', entry('F16', [2], [0, 8]), 8, 'tensor x has 4 values for shape [2]'],
+    ['backwards', entry('F32', [1], [8, 4]), 8, 'tensor x lies from byte 8 to 4'],
+    ['before', entry('F32', [2], [-4, 4]), 8, 'tensor x lies from byte -4 to 4'],
+  ];
+  for (const [name, header, bytes, why] of cases) {
+    await expect(readSafetensors(writeRaw(name, header, new Uint8Array(bytes))), name).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`is not a whole safetensors file: ${why}.`) as string });
+  }
+  const file = writeRaw('header', entry('F32', [2], [0, 8]), new Uint8Array(8));
+  for (const [size, why] of [[40, 'its header should have 54 bytes, the file ends before'], [5, 'it has 5 bytes'], [0, 'it has 0 bytes']] as const) {
+    truncateSync(file, size);
+    await expect(readSafetensors(file), why).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`${why}.`) as string });
+  }
+  await expect(readSafetensors(folder)).rejects.toMatchObject({ code: 'BAD_FILE' });
+  await expect(readSafetensors(join(folder, 'none.safetensors'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
 });
