@@ -241,10 +241,11 @@ export async function writeSafetensors(path: string, tensors: Iterable<[string, 
 const gatheredBytes = 2 ** 20;
 
 /** The same bytes in fewer pieces: small ones are copied together, large ones stay as they are. A write costs a turn through another thread, a student has hundreds of small tensors. */
-function* gathered(pieces: readonly Uint8Array[]): Generator<Uint8Array, void, undefined> {
+function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array, void, undefined> {
   let small: Uint8Array[] = [];
   let bytes = 0;
-  for (const piece of pieces) {
+  for (const given of pieces) {
+    const piece = typeof given === 'string' ? Buffer.from(given) : given;
     if (bytes + piece.byteLength > gatheredBytes && small.length > 0) {
       yield Buffer.concat(small);
       [small, bytes] = [[], 0];
@@ -263,12 +264,13 @@ function* gathered(pieces: readonly Uint8Array[]): Generator<Uint8Array, void, u
  * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
-export async function writeFileAtomically(path: string, content: Uint8Array | string | Uint8Array[]): Promise<void> {
+export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
   try {
     const file = await open(temporary, 'w');
     try {
-      for (const piece of Array.isArray(content) ? gathered(content) : [content]) await file.writeFile(piece); // goes on where the one before ended
+      const isWhole = typeof content === 'string' || content instanceof Uint8Array;
+      for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
       await file.sync();
     } finally {
       await file.close();

@@ -93,7 +93,7 @@ async function labelsOf(files: readonly ParquetFile[]): Promise<{ labels?: Int32
   const labels: number[] = [];
   for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name]));
   if (labels.some((label) => !(Number.isInteger(label) && label >= 0))) return {}; // -1 is how the hub writes that there is none
-  const classes = Math.max(...new Set(labels)) + 1;
+  const classes = labels.reduce((most, label) => Math.max(most, label + 1), 0);
   const names = namesOf(files[0]!, name);
   return { labels: Int32Array.from(labels), classNames: names !== undefined && names.length >= classes ? names : Array.from({ length: classes }, (_, label) => String(label)) };
 }

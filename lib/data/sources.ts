@@ -100,7 +100,7 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
       else count(found.others, kind === 'file' ? extname(entry.name).toLowerCase() || 'no ending' : kind);
     }
     // Sorted and taken from the end of the list, so that of two ways to one folder the same is taken on every file system.
-    pending.push(...below.sort().reverse());
+    for (const id of below.sort().reverse()) pending.push(id);
   }
 }
 

@@ -32,7 +32,7 @@ interface Sample {
 export async function openTarShards(path: string, signal?: AbortSignal): Promise<ImageSource> {
   const shards = await shardsOf(path);
   const samples: Sample[] = [];
-  for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) samples.push(...found);
+  for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) for (const sample of found) samples.push(sample);
   if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
   return { root: path, ids: samples.map(({ id }) => id), ...(await classesOf(samples, dirname(shards[0]!))), read: (index) => readSample(samples[index]!) };
 }

@@ -1,5 +1,6 @@
 /** What a protocol leaves behind: results as JSON, predictions as tables, lists of images. */
 import { join } from 'node:path';
+import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { version } from '../version.js';
@@ -13,20 +14,20 @@ import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocols
 export async function writeProtocol(folder: string, { protocol, file, info, bankHash, names, images, results, seconds }: Omit<ProtocolEvaluation, 'files'>, lists: ImageLists): Promise<string[]> {
   await makeFolder(folder);
   const files: string[] = [];
-  const write = async (name: string, text: string) => {
+  const write = async (name: string, text: string | Iterable<string>) => {
     await writeFileAtomically(join(folder, name), text);
     files.push(join(folder, name));
   };
   const content = { version, protocol, student: file, info, bankHash, seconds, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })) };
   await write(`${protocol}.json`, `${JSON.stringify(content, undefined, 2)}\n`);
   for (const [place, result] of results.entries()) await write(results.length === 1 ? `${protocol}.csv` : `${protocol}-${place + 1}.csv`, tableOf(result, names, images));
-  for (const [name, ids] of lists) await write(`${name}.txt`, `${ids.join('\n')}\n`);
+  for (const [name, ids] of lists) await write(`${name}.txt`, joinedLines(ids, (id) => id));
   return files;
 }
 
-function tableOf({ answers: { targets, predicted, ranks } }: ProtocolResult, names: readonly string[], images: readonly string[]): string {
-  const rows = images.map((image, i) => [image, names[targets[i]!]!, names[predicted[i]!]!].map(quoted).join(',') + `,${ranks[i]!}`);
-  return `image,class,predicted,classes before\n${rows.join('\n')}\n`;
+function* tableOf({ answers: { targets, predicted, ranks } }: ProtocolResult, names: readonly string[], images: readonly string[]): Generator<string, void, undefined> {
+  yield 'image,class,predicted,classes before\n';
+  yield* joinedLines(images, (image, i) => [image, names[targets[i]!]!, names[predicted[i]!]!].map(quoted).join(',') + `,${ranks[i]!}`);
 }
 
 /** RFC 4180. */

@@ -12,6 +12,7 @@ import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { BrokenImage } from '../data/cache.js';
 import { LgdError } from '../errors.js';
+import { joinedLines } from '../lines.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { nextTurn } from '../turn.js';
 import type { Config } from '../config.js';
@@ -49,12 +50,8 @@ async function hashImages(ids: readonly string[], sourceIndex: Int32Array, signa
 
 /** Writes the list into a run folder. @throws LgdError NOT_WRITABLE */
 export async function writeImageList(runFolder: string, { ids, sourceIndex, fileBytes }: Dataset): Promise<void> {
-  function* pieces(): Generator<string> {
-    for (let from = 0; from < ids.length; from += linesAtOnce) {
-      yield ids.slice(from, from + linesAtOnce).map((id, i) => `${sourceIndex[from + i]}\t${fileBytes?.[from + i] ?? ''}\t${JSON.stringify(id)}\n`).join('');
-    }
-  }
-  await writeFileAtomically(join(runFolder, imageListFile), await buffer(Readable.from(pieces()).pipe(createGzip({ level: 1 }))));
+  const lines = joinedLines(ids, (id, i) => `${sourceIndex[i]}\t${fileBytes?.[i] ?? ''}\t${JSON.stringify(id)}`);
+  await writeFileAtomically(join(runFolder, imageListFile), await buffer(Readable.from(lines).pipe(createGzip({ level: 1 }))));
 }
 
 interface Listed {

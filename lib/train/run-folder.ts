@@ -3,6 +3,7 @@ import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
 import { takeLock } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -143,7 +144,7 @@ export class RunFolder {
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);
     if (broken.length === 0) await rm(file, { force: true });
-    else await writeFileAtomically(file, broken.map(({ id, reason }) => `${id}\t${reason.replaceAll('\n', ' ')}\n`).join(''));
+    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${id}\t${reason.replaceAll('\n', ' ')}`));
   }
 
   /** Makes everything appended last through a power cut. */

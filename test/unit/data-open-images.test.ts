@@ -129,6 +129,14 @@ describe('parquet files', () => {
     expect((await source.read(1)).equals(images[1]!)).toBe(true); // back to a group that is forgotten
   });
 
+  it('may have more labels than a call takes arguments', async () => {
+    const file = join(folder, 'many.parquet');
+    const labels = Array.from({ length: 130_000 }, (_, i) => 129_999 - i);
+    await writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'jpg', data: labels.map(() => new Uint8Array(1)), type: 'BYTE_ARRAY' }, { name: 'label', data: labels, type: 'INT32' }] })));
+    const source = await openImages(file, { labels: 'auto' });
+    expect([source.classNames!.length, source.labels![0], source.labels!.at(-1)]).toEqual([130_000, 129_999, 0]);
+  });
+
   it('may have plain bytes; -1 is no label; a row without an image is a broken one; others are refused', async () => {
     const file = join(folder, 'bytes.parquet');
     const image = await jpeg(7);

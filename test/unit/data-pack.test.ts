@@ -8,6 +8,7 @@ import { ImageCache, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { decodeImage } from '../../lib/data/decode.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
 import { openImages } from '../../lib/data/open-images.js';
+import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import { packImages, type PackOptions } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { PackWriter } from '../../lib/data/pack/writer.js';
@@ -228,6 +229,27 @@ describe('an interruption', () => {
     expect((await pack({ output: path, as: 'raw', overwrite: true })).resumed).toBe(0);
     await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'output' });
     expect((await pack({ output: path, overwrite: true })).images).toBe(12);
+  });
+
+  it('is told by a journal of any length: it is read piece by piece, wherever a piece ends', async () => {
+    const path = join(folder, 'pieces.journal');
+    const task = JSON.stringify({ task: 'für alle' });
+    const entry = (place: number) => ({ place, offset: 64 + 2 ** 33 * place, bytes: 10, checksum: 2 ** 32 - 1 - place, width: 3, height: 4, fileBytes: 5 });
+    const journal = await Journal.open(path, task, 0);
+    await journal.append([entry(0), { place: 1, reason: 'kein Bild: \u2028 «größer»\n' }]);
+    await journal.append([entry(2), entry(3)]);
+    await journal.close();
+    const bytes = (await readFile(path)).byteLength;
+    await writeFile(path, '[4,1', { flag: 'a' });
+    for (const bytesAtOnce of [1, 2, 7, 64, bytes, undefined]) {
+      expect(await readJournal(path, task, bytesAtOnce), `${bytesAtOnce}`).toEqual({
+        entries: [entry(0), entry(2), entry(3)], refused: [{ place: 1, reason: 'kein Bild: \u2028 «größer»\n' }], next: 4, end: entry(3).offset + 10, bytes,
+      });
+    }
+    await expect(readJournal(path, 'another', 7)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+    expect(await readJournal(join(folder, 'none.journal'), task)).toBeUndefined();
+    await writeFile(path, '{"task"'); // torn in its first line
+    expect(await readJournal(path, task)).toBeUndefined();
   });
 
   it('two processes do not write one pack', async () => {

@@ -109,9 +109,10 @@ export interface Footer {
 export function encodeEnd(index: Omit<PackIndex, 'names' | 'places' | 'offsets' | 'bytes' | 'checksums' | 'widths' | 'heights' | 'fileBytes'> & { entries: readonly PackEntry[] }, end: number, checksum: Checksum): Uint8Array[] {
   const { entries, ids, labels, classNames, source, refused } = index;
   const count = entries.length;
-  const names = ids.map((id) => Buffer.from(id));
   const starts = new Float64Array(count + 1);
-  for (const [i, name] of names.entries()) starts[i + 1] = starts[i]! + name.byteLength;
+  for (const [i, id] of ids.entries()) starts[i + 1] = starts[i]! + Buffer.byteLength(id);
+  const names = Buffer.alloc(starts[count]!); // one for all: of millions each would take more than its name
+  for (const [i, id] of ids.entries()) names.write(id, starts[i]!);
   const column = (field: keyof PackEntry) => Float64Array.from(entries, (entry) => entry[field]);
   const whole = (field: keyof PackEntry): TensorRecord => ({ shape: [count], data: Int32Array.from(entries, (entry) => entry[field] | 0) });
   const tensors: [string, TensorRecord][] = [
@@ -124,7 +125,7 @@ export function encodeEnd(index: Omit<PackIndex, 'names' | 'places' | 'offsets' 
     ['height', whole('height')],
     ['place', whole('place')],
     ...(labels === undefined ? [] : [['label', { shape: [count], data: labels }] as [string, TensorRecord]]),
-    ['names', { shape: [starts[count]!], data: new Uint8Array(Buffer.concat(names)) }],
+    ['names', { shape: [starts[count]!], data: names }],
   ];
   const metadata = { format: 'lgdistill-pack', source, ...(classNames !== undefined && { classNames: JSON.stringify(classNames) }), refused: JSON.stringify(refused) };
   const pieces = encodeSafetensors(tensors, metadata);

@@ -2,8 +2,10 @@
  * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order. A line is written once the bytes it tells of are on
  * disk, so what the journal says holds after a kill and after a power cut.
  */
-import { open, readFile, type FileHandle } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
+import { wholeLines } from '../../lines.js';
 import { headerBytes, type PackEntry } from './format.js';
 
 /** An image of the source: in the pack, or refused for a reason. */
@@ -59,28 +61,31 @@ function lineOf(image: PackedOrRefused): (number | string)[] {
 
 /**
  * Reads a journal. A last line that a kill has torn is left out.
+ * @param bytesAtOnce of the file, which of millions of images has more than a string or a buffer holds
  * @returns what it tells and how many of its bytes do; undefined where there is none, or nothing in it
  * @throws LgdError BAD_CONFIG (another task), BAD_FILE
  */
-export async function readJournal(path: string, task: string): Promise<(JournalState & { bytes: number }) | undefined> {
-  let content: Buffer;
+export async function readJournal(path: string, task: string, bytesAtOnce = 2 ** 20): Promise<(JournalState & { bytes: number }) | undefined> {
+  const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes: 0 };
   try {
-    content = await readFile(path);
+    for await (const { lines, bytes } of wholeLines(createReadStream(path, { highWaterMark: bytesAtOnce }))) {
+      if (state.bytes === 0) checkTask(path, lines.shift()!, task);
+      for (const line of lines) take(state, line, path);
+      state.bytes += bytes;
+    }
   } catch (cause) {
+    if (cause instanceof LgdError) throw cause;
     if (systemErrorCode(cause) === 'ENOENT') return undefined;
     throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
   }
-  const bytes = content.lastIndexOf(10) + 1;
-  const [first, ...lines] = content.toString('utf8', 0, bytes).split('\n').slice(0, -1);
-  if (first === undefined) return undefined;
-  if (first !== task) {
-    throw new LgdError('BAD_CONFIG', `${path} tells of a pack that was begun with other images or options, and not finished.`, {
-      option: 'output', mend: 'Give the same images and options to go on with it, --overwrite to begin anew, or another file',
-    });
-  }
-  const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes };
-  for (const line of lines) take(state, line, path);
-  return state;
+  return state.bytes === 0 ? undefined : state;
+}
+
+function checkTask(path: string, found: string, task: string): void {
+  if (found === task) return;
+  throw new LgdError('BAD_CONFIG', `${path} tells of a pack that was begun with other images or options, and not finished.`, {
+    option: 'output', mend: 'Give the same images and options to go on with it, --overwrite to begin anew, or another file',
+  });
 }
 
 function take(state: JournalState, line: string, path: string): void {

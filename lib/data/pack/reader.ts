@@ -9,6 +9,8 @@ import { importSharp } from '../sharp.js';
 import { damagedPack, decodeFooter, decodeHeader, decodeIndex, footerBytes, headerBytes, type PackIndex } from './format.js';
 
 const [openFile, readBytes] = [promisify(open), promisify(read)];
+/** What one read is asked for: Node takes less than 2 GiB, and the index of twenty million images has more. */
+const mostBytes = 2 ** 30;
 // A source of images has no end that could close its file: the collector does.
 const closing = new FinalizationRegistry<number>((descriptor) => close(descriptor));
 
@@ -102,7 +104,7 @@ async function statFile(path: string): Promise<Stats> {
 async function readFully(descriptor: number, path: string, position: number, length: number): Promise<Buffer> {
   const buffer = Buffer.allocUnsafeSlow(length);
   for (let done = 0; done < length;) {
-    const { bytesRead } = await readBytes(descriptor, buffer, done, length - done, position + done).catch((cause: unknown) => {
+    const { bytesRead } = await readBytes(descriptor, buffer, done, Math.min(length - done, mostBytes), position + done).catch((cause: unknown) => {
       throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check the disk', cause });
     });
     if (bytesRead === 0) throw damagedPack(path, 'it ends before an image does');

@@ -1,0 +1,27 @@
+/** Lines of text by the million: more than one string holds, which is half a billion characters. */
+
+const linesAtOnce = 8192;
+
+/** Texts of some thousand lines, one after the other. @param lineOf a line without its end */
+export function* joinedLines<Item>(items: readonly Item[], lineOf: (item: Item, index: number) => string): Generator<string, void, undefined> {
+  for (let from = 0; from < items.length; from += linesAtOnce) {
+    yield items.slice(from, from + linesAtOnce).map((item, i) => `${lineOf(item, from + i)}\n`).join('');
+  }
+}
+
+/**
+ * The lines of a file, as many together as a chunk of it ends.
+ * @param chunks of bytes, UTF-8
+ * @returns at least one line each time, without their ends, and the bytes that they took; what follows the last end is left out
+ */
+export async function* wholeLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<{ lines: string[]; bytes: number }, void, undefined> {
+  let begun: Uint8Array[] = [];
+  for await (const chunk of chunks) {
+    const end = chunk.lastIndexOf(10) + 1;
+    begun.push(end === 0 ? chunk : chunk.subarray(0, end));
+    if (end === 0) continue;
+    const whole = Buffer.concat(begun);
+    yield { lines: whole.toString('utf8', 0, whole.byteLength - 1).split('\n'), bytes: whole.byteLength };
+    begun = [chunk.subarray(end)];
+  }
+}

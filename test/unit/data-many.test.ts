@@ -1,0 +1,37 @@
+import { Header } from 'tar';
+import { expect, it, vi } from 'vitest';
+import { openImageFolder } from '../../lib/data/sources.js';
+import { openTarShards } from '../../lib/data/tar.js';
+
+const count = 130_000; // more than a call takes arguments
+const entry = (name: string, isFolder: boolean) => ({ name, isDirectory: () => isFolder, isFile: () => !isFolder, isSymbolicLink: () => false });
+
+/** A tar file of images without bytes: only headers are looked at. */
+const tarFile = {
+  stat: async () => ({ size: 512 * count }),
+  read: async (into: Buffer, at: number, bytes: number, position: number) => {
+    new Header({ path: `${position / 512}.jpg`, size: 0, type: 'File', mode: 0o644, mtime: new Date(0) }).encode(into, at);
+    return { bytesRead: bytes };
+  },
+  close: async () => undefined,
+};
+
+// Folders and a file that nobody has to make and to remove.
+vi.mock('node:fs/promises', async (original) => ({
+  ...(await original<typeof import('node:fs/promises')>()),
+  stat: async (path: string) => entry('', !path.endsWith('.tar')),
+  open: async () => tarFile,
+  realpath: async (path: string) => path,
+  readdir: async (path: string) => (path === '/many' ? Array.from({ length: count }, (_, i) => entry(String(i).padStart(6, '0'), true)) : [entry('x.png', false)]),
+}));
+
+it('a folder may have any number of folders', async () => {
+  const { ids, classNames, labels } = await openImageFolder('/many', { labels: 'folders' });
+  expect([ids.length, ids[0], ids[count - 1]]).toEqual([count, '000000/x.png', `${count - 1}/x.png`]);
+  expect([classNames!.length, labels![count - 1]]).toEqual([count, count - 1]);
+});
+
+it('a tar shard may have any number of images', async () => {
+  const { ids } = await openTarShards('/many.tar');
+  expect([ids.length, ids[count - 1]]).toEqual([count, `many.tar/${count - 1}.jpg`]);
+});
