@@ -1,6 +1,7 @@
 /** Boxes in COCO's JSON format (cocodataset.org, "data format", object detection). */
-import { readFile } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { parseMembers } from './json-members.js';
 
 /** A box as it was drawn by an annotator. */
 export interface Annotation {
@@ -24,9 +25,26 @@ export interface BoxedImages {
 }
 
 interface CocoFile {
-  images?: { id: number; file_name: string; width: number; height: number }[];
-  annotations?: { image_id: number; category_id: number; bbox: [number, number, number, number]; area?: number; iscrowd?: number }[];
-  categories?: { id: number; name: string }[];
+  images: { id: number; file_name: string; width: number; height: number }[];
+  annotations: { image_id: number; category_id: number; bbox: [number, number, number, number]; area?: number; iscrowd?: number }[];
+  categories: { id: number; name: string }[];
+}
+
+/** What is kept of a file's lists: outlines of objects are most of it. */
+const fields: Readonly<Record<keyof CocoFile, readonly string[]>> = {
+  images: ['id', 'file_name', 'width', 'height'], annotations: ['image_id', 'category_id', 'bbox', 'area', 'iscrowd'], categories: ['id', 'name'],
+};
+
+/** @throws SyntaxError, and those of the file system; undefined where one of the lists is missing */
+async function readLists(path: string): Promise<CocoFile | undefined> {
+  const lists: CocoFile = { images: [], annotations: [], categories: [] };
+  const found = await parseMembers(createReadStream(path, { highWaterMark: 2 ** 20 }), (key, member) => {
+    if (!Object.hasOwn(fields, key)) return;
+    const list = key as keyof CocoFile;
+    lists[list].push(Object.fromEntries(fields[list].map((field) => [field, (member as Record<string, unknown> | null)?.[field]])) as never);
+  });
+  const isThere = (list: string) => Array.isArray((found as Record<string, unknown> | null)?.[list]);
+  return Object.keys(fields).every(isThere) ? lists : undefined;
 }
 
 /**
@@ -34,19 +52,14 @@ interface CocoFile {
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET naming the first entry at fault
  */
 export async function readCoco(path: string): Promise<BoxedImages> {
-  const text = await readFile(path, 'utf8').catch((cause: unknown) => {
+  const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option: 'dense.annotations', found, mend: 'Give a file like instances_train2017.json' });
+  const file = await readLists(path).catch((cause: unknown) => {
+    if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`);
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option: 'dense.annotations', mend: 'Check the path', cause });
     throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'dense.annotations', mend: 'Check its permissions', cause });
   });
-  const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option: 'dense.annotations', found, mend: 'Give a file like instances_train2017.json' });
-  let file: CocoFile;
-  try {
-    file = JSON.parse(text) as CocoFile;
-  } catch (cause) {
-    throw bad(`it is not JSON (${(cause as Error).message})`);
-  }
+  if (file === undefined || file.categories.length === 0) throw bad('it needs images, annotations and categories');
   const { images, annotations, categories } = file;
-  if (!Array.isArray(images) || !Array.isArray(annotations) || !Array.isArray(categories) || categories.length === 0) throw bad('it needs images, annotations and categories');
   const sorted = [...categories].sort((a, b) => a.id - b.id);
   const places = new Map(sorted.map(({ id }, index) => [id, index]));
   const boxes = new Map<number, Annotation[]>(images.map(({ id }) => [id, []]));

@@ -2,9 +2,10 @@
  * A student as a model folder in the Hugging Face layout, for @xenova/transformers (as CLIPVisionModelWithProjection), onnxruntime and this package's own teachers:
  * config.json, preprocessor_config.json, onnx/vision_model.onnx, and the text bank as text_bank.json and bank.safetensors.
  */
-import { readFile } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
+import { parseMembers } from '../data/json-members.js';
 import { makeFolder } from '../make-folder.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -32,7 +33,7 @@ interface TextBankFile {
 export async function writeTransformers(folder: string, source: ExportSource, { fold, temperature }: { fold: boolean; temperature: number }): Promise<Written> {
   const { info, bank } = source;
   await makeFolder(join(folder, 'onnx'));
-  const json = (name: string, content: unknown) => writeFileAtomically(join(folder, name), `${JSON.stringify(content, undefined, name === 'text_bank.json' ? undefined : 2)}\n`);
+  const json = (name: string, content: unknown) => writeFileAtomically(join(folder, name), `${JSON.stringify(content, undefined, 2)}\n`);
   await json('config.json', {
     architectures: ['CLIPVisionModelWithProjection'], model_type: 'clip', projection_dim: info.embeddingSize,
     vision_config: { model_type: 'clip_vision_model', image_size: info.resolution, projection_dim: info.embeddingSize },
@@ -44,15 +45,21 @@ export async function writeTransformers(folder: string, source: ExportSource, { 
     do_rescale: true, rescale_factor: 1 / 255, do_normalize: true, image_mean: info.mean, image_std: info.std,
   });
   if (bank !== undefined) {
-    await json('text_bank.json', textBank(bank, temperature));
+    await writeFileAtomically(join(folder, 'text_bank.json'), textBank(bank, temperature));
     await bank.save(join(folder, bankFile));
   }
   return writeOnnx(join(folder, modelFile), source, { head: 'keep', fold, classifier: undefined });
 }
 
-function textBank({ names, templates, encoderId, hash, embeddingSize, data }: TextualSemanticsBank, temperature: number): TextBankFile {
-  const embeddings = names.map((_, k) => Array.from(data.subarray(k * embeddingSize, (k + 1) * embeddingSize), (value) => Number(value.toPrecision(9)))); // as many digits as a float32 has
-  return { names, templates, encoder: encoderId, hash, temperature, embeddings };
+/** The file's text, a row at a time: that of a hundred thousand names is longer than a string may be. */
+function* textBank({ names, templates, encoderId, hash, size, embeddingSize, data }: TextualSemanticsBank, temperature: number): Generator<string, void, undefined> {
+  const head: TextBankFile = { names, templates, encoder: encoderId, hash, temperature, embeddings: [] };
+  yield JSON.stringify(head).slice(0, -']}'.length);
+  for (let k = 0; k < size; k++) {
+    const row = Array.from(data.subarray(k * embeddingSize, (k + 1) * embeddingSize), (value) => Number(value.toPrecision(9))); // as many digits as a float32 has
+    yield `${k === 0 ? '' : ','}${JSON.stringify(row)}`;
+  }
+  yield ']}\n';
 }
 
 /**
@@ -66,17 +73,23 @@ export async function compareTransformers(folder: string, source: ExportSource, 
   if (found === undefined || inputOf(found) !== inputOf(info)) throw exportFailed('its preprocessor_config.json describes another input');
   if (bank !== undefined) {
     if ((await TextualSemanticsBank.load(join(folder, bankFile))).hash !== bank.hash) throw exportFailed('its text bank differs');
-    const { names, embeddings } = await readTextBank(join(folder, 'text_bank.json'));
-    const same = names.join('\n') === bank.names.join('\n') && embeddings.flat().every((value, i) => Math.fround(value) === bank.data[i]);
-    if (!same || embeddings.length !== bank.size) throw exportFailed('its text_bank.json differs');
+    if (!(await holdsBank(join(folder, 'text_bank.json'), bank))) throw exportFailed('its text_bank.json differs');
   }
   return compareOnnx(join(folder, modelFile), source, { head: 'keep', fold, classifier: undefined }, reference);
 }
 
-async function readTextBank(file: string): Promise<TextBankFile> {
+/** Does a file of {@link textBank} hold this bank's names and rows? */
+async function holdsBank(file: string, { names, size, embeddingSize, data }: TextualSemanticsBank): Promise<boolean> {
+  const found = { names: 0, embeddings: 0 };
+  let same = true;
+  const isRow = (values: unknown, k: number) => Array.isArray(values) && values.length === embeddingSize && values.every((value, i) => Math.fround(value as number) === data[k * embeddingSize + i]);
   try {
-    return JSON.parse(await readFile(file, 'utf8')) as TextBankFile;
+    await parseMembers(createReadStream(file), (key, member) => {
+      if (key === 'names') same &&= member === names[found.names++];
+      if (key === 'embeddings') same &&= isRow(member, found.embeddings++);
+    });
   } catch (cause) {
     throw exportFailed('its text_bank.json cannot be read', cause);
   }
+  return same && found.names === size && found.embeddings === size;
 }

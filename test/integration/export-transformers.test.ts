@@ -78,8 +78,9 @@ test.each([
   let spoilt = false;
   vi.mocked(safetensors.writeFileAtomically).mockImplementation((path, content) => {
     if (basename(path) !== file) return writeFileAtomically(path, content);
-    spoilt = (content as string).includes(old);
-    return writeFileAtomically(path, (content as string).replace(old, fresh));
+    const text = [...(content as Iterable<string>)].join('');
+    spoilt = text.includes(old);
+    return writeFileAtomically(path, text.replace(old, fresh));
   });
   await expect(exportStudent({ from, to: at('spoilt'), format: 'transformers' })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
   vi.resetAllMocks();

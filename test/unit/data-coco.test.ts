@@ -1,0 +1,71 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { readCoco } from '../../lib/data/coco.js';
+import { parseMembers } from '../../lib/data/json-members.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+
+/** The text in chunks of so many bytes; what comes of it, its lists' members back in their places. */
+async function parsed(text: string, size: number): Promise<unknown> {
+  const bytes = Buffer.from(text);
+  async function* chunks() {
+    for (let from = 0; from < bytes.length; from += size) yield bytes.subarray(from, from + size);
+  }
+  const lists = new Map<string, unknown[]>();
+  const rest = await parseMembers(chunks(), (key, member) => void lists.set(key, [...(lists.get(key) ?? []), member]));
+  for (const [key, members] of lists) {
+    expect((rest as Record<string, unknown>)[key], key).toEqual(members.map(() => 0));
+    (rest as Record<string, unknown>)[key] = members;
+  }
+  return rest;
+}
+
+const texts = [
+  '{"images":[{"id":1,"a":[1,[2,{"b":[]}],"],"]},{"id":2}],"annotations":[],"n":{"list":[1,2]},"x":"[1,","categories":[ 1 , "zwei, \\"drei\\"" ,null,[4,5] ]}',
+  ' {\n "größe \\"[" : [ "€", "\\\\" , "\\u00fc" ] ,\t"b" : [\n] } ',
+  '{}', '[1,[2],{"a":[3]}]', '"text"', '3',
+];
+
+it.each(texts)('lists are taken apart wherever a chunk ends: %s', async (text) => {
+  for (let size = 1; size <= text.length + 3; size++) expect(await parsed(text, size), `${size}`).toEqual(JSON.parse(text));
+});
+
+it.each(['', 'text', '{"a":[1,2}', '{"a":[1,]}', '{"a":[,1]}', '{"a":[1 2]}', '{"a":[1,2]', '{"a":[1]]}', '{"a":[{]}', '{"a":["]}', '{"a" [1]}', '{"a":[1],}', '{"a":[1]} []', '{[1]}'])('what is no JSON is refused: %s', async (text) => {
+  expect(() => JSON.parse(text) as unknown).toThrow(SyntaxError);
+  for (let size = 1; size <= text.length + 1; size++) await expect(parsed(text, size), `${size}`).rejects.toThrow(SyntaxError);
+});
+
+it('a COCO file keeps boxes, whatever the order of its lists, and says what is wrong', async () => {
+  const images = [{ id: 5, file_name: 'a.jpg', width: 10, height: 20, license: 1 }, { id: 3, file_name: 'b.jpg', width: 30, height: 40 }];
+  const annotations = [
+    { id: 1, image_id: 3, category_id: 9, bbox: [1, 2, 3, 4], segmentation: [[1, 2, 3, 4, 5, 6]] },
+    { id: 2, image_id: 3, category_id: 2, bbox: [0, 0, 5, 5], area: 7, iscrowd: 1 },
+  ];
+  const categories = [{ id: 9, name: 'nine' }, { id: 2, name: 'two', supercategory: 'number' }];
+  const file = join(folder, 'boxes.json');
+  const read = async (content: unknown) => {
+    await writeFile(file, typeof content === 'string' ? content : JSON.stringify(content));
+    return readCoco(file);
+  };
+  expect(await read({ info: { contributors: ['x'] }, annotations, categories, images })).toEqual({
+    names: ['two', 'nine'], categoryIds: [2, 9],
+    images: [
+      { id: 5, file: 'a.jpg', width: 10, height: 20, annotations: [] },
+      { id: 3, file: 'b.jpg', width: 30, height: 40, annotations: [{ label: 1, box: [1, 2, 3, 4], area: 12, crowd: false }, { label: 0, box: [0, 0, 5, 5], area: 7, crowd: true }] },
+    ],
+  });
+  const refused: [unknown, string][] = [
+    ['{"images":[', 'it is not JSON ('],
+    [{ images, categories }, 'it needs images, annotations and categories'],
+    [{ images, annotations: {}, categories }, 'it needs images, annotations and categories'],
+    [{ images, annotations, categories: [] }, 'it needs images, annotations and categories'],
+    [null, 'it needs images, annotations and categories'],
+    [{ images: [null], annotations, categories }, 'an image has no file_name, width or height'],
+    [{ images, annotations: [{ ...annotations[0], image_id: 4 }], categories }, 'an annotation has no category, image or box of four numbers'],
+  ];
+  for (const [content, why] of refused) await expect(read(content), why).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.annotations', message: expect.stringContaining(why) as string });
+  await expect(readCoco(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.annotations' });
+  await expect(readCoco(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('cannot read') as string });
+});
