@@ -2,7 +2,7 @@
 import { LgdError, throwIfAborted } from '../errors.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
-import { isReadFailure, PatientReader } from './read-patiently.js';
+import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageBytes, ImageSource } from './sources.js';
 
@@ -158,7 +158,7 @@ async function decodeOne(image: Undecoded, reader: PatientReader, options: Decod
     const bytes = await reader.read(image.id, () => image.read());
     return { image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
   } catch (error) {
-    if (isReadFailure(error)) return { failure: error };
+    if (isNotOfTheImage(error)) return { failure: error };
     return { reason: error instanceof Error ? error.message : String(error) };
   }
 }

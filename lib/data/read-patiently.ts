@@ -1,6 +1,6 @@
 /** Reading images from file systems that fail for a moment: an error of the system is none of the image, and is not held against it. */
 import { setTimeout } from 'node:timers/promises';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
 
 /** System errors that tell of one file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
 const ofTheFile: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG']);
@@ -27,7 +27,7 @@ export class PatientReader {
   /**
    * @param id names the image
    * @param read makes one attempt
-   * @throws LgdError BAD_FILE where the system goes on failing, ABORTED in a pause ({@link isReadFailure} knows both); and whatever else `read` throws
+   * @throws LgdError BAD_FILE where the system goes on failing, ABORTED in a pause ({@link isNotOfTheImage} knows both); and whatever else `read` throws
    */
   async read<Bytes>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
     const { root, readPauses = defaultPauses, signal } = this.options;
@@ -49,9 +49,11 @@ export class PatientReader {
   }
 }
 
-/** Did {@link PatientReader} give up, or was it stopped? What it read has no part in that. */
-export function isReadFailure(error: unknown): boolean {
-  return error instanceof LgdError && (error.code === 'ABORTED' || systemFault(error) !== undefined);
+const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'BAD_OPTION', 'NATIVE_ERROR']);
+
+/** Does an error of reading or decoding say nothing of the image at hand: {@link PatientReader} gave up or was stopped, or memory or a library is missing? */
+export function isNotOfTheImage(error: unknown): boolean {
+  return error instanceof LgdError && (notOfTheImage.has(error.code) || systemFault(error) !== undefined);
 }
 
 /** The system's error that is at the bottom of one, unless it tells of the file. */

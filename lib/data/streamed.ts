@@ -1,11 +1,11 @@
-import { LgdError, type ErrorCode } from '../errors.js';
+import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
 import { checkOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
 import type { BrokenImage } from './decode-all.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type StorePlace } from './decode.js';
-import { isReadFailure, PatientReader } from './read-patiently.js';
+import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
 
@@ -144,7 +144,7 @@ export class StreamedImages implements Disposable {
         await this.#decodeOne(place, to);
         return place;
       } catch (error) {
-        if (isReadFailure(error) || (error instanceof LgdError && notOfTheImage.has(error.code))) throw error;
+        if (isNotOfTheImage(error)) throw error;
         this.#broken.set(place, (error as Error).message);
         this.#checkBroken();
       }
@@ -168,9 +168,6 @@ export class StreamedImages implements Disposable {
     });
   }
 }
-
-/** Errors that say nothing of the image at hand. */
-const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'BAD_OPTION', 'NATIVE_ERROR']);
 
 /** Keeps the decoding threads busy and no more: the others wait, in their order, without their files being read. */
 class DecoderQueue {

@@ -70,7 +70,8 @@ it.each([
   ['ENOTDIR', 'a part of the path is not a folder', 'Choose a path through folders only'],
   ['EEXIST', 'there is a file in its place', 'Choose another place, or move that file'],
   ['ENOSPC', 'the disk is full', 'Free some space, or choose another output folder'],
-  ['EIO', 'i/o error', 'Choose another place, and check the disk'],
+  ['EIO', 'the disk fails', 'Check the disk, or choose another output folder'],
+  ['ETXTBSY', 'i/o error', 'Choose another place, and check the disk'],
 ])('a failed write says what to do about %s', (code, why, mend) => {
   const cause = Object.assign(new Error('i/o error'), { code });
   expect(writeError('/some/where/file', cause)).toMatchObject({ code: 'NOT_WRITABLE', mend, message: `cannot write /some/where/file: ${why}. ${mend}.` });

@@ -7,7 +7,7 @@ import { nextTurn } from '../../turn.js';
 import type { BrokenImage, CacheProgress } from '../decode-all.js';
 import { decoderThreads, tuneForMany } from '../decoders.js';
 import { inOrder } from '../in-order.js';
-import { isReadFailure, PatientReader } from '../read-patiently.js';
+import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
 import { importSharp } from '../sharp.js';
 import type { ImageSource } from '../sources.js';
 import type { PackKind, PackRecipe } from './format.js';
@@ -106,7 +106,7 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
       const file = await reader.read(source.ids[place]!, () => source.read(place));
       return { packed: await packImage(file, recipe, background), fileBytes: file.byteLength };
     } catch (error) {
-      if (isReadFailure(error)) throw error; // the pack would lack the image for good
+      if (isNotOfTheImage(error)) throw error; // the pack would lack the image for good
       return { reason: (error as Error).message };
     }
   };
