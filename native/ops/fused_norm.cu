@@ -88,25 +88,28 @@ __device__ __forceinline__ void activate(Act act, F8& x) {
   });
 }
 
+// scale x + shift of a thread's channels; x where there is neither.
+struct Scaling {
+  F8 scale, shift = zero8();
+  __device__ __forceinline__ Scaling(const float* scales, const float* shifts, int chunk) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+    if (!scales) return;
+    scale = load8(scales + chunk * 8);
+    shift = load8(shifts + chunk * 8);
+  }
+  __device__ __forceinline__ void apply(F8& x) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
+  }
+};
+
 template <class T, Act outer>
 __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
   wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
-  F8 scale, shift = zero8();
-#pragma unroll
-  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-  if (job.scale) {
-    scale = load8(job.scale + chunk * 8);
-    shift = load8(job.shift + chunk * 8);
-  }
-  F8 residual_scale, residual_shift = zero8();
-#pragma unroll
-  for (int i = 0; i < 8; ++i) residual_scale.v[i] = 1;
-  if (job.residual_scale) {
-    residual_scale = load8(job.residual_scale + chunk * 8);
-    residual_shift = load8(job.residual_shift + chunk * 8);
-  }
+  const Scaling main(job.scale, job.shift, chunk), beside(job.residual_scale, job.residual_shift, chunk);
   Keep keep(job.drop, pixels);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
   walk_rows<T>(walk, rows, [&](auto count, int row) {
@@ -128,11 +131,9 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
       F8 other = zero8();
       if (job.residual) {
         other = unpack8(residual[r]);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) other.v[i] = fmaf(other.v[i], residual_scale.v[i], residual_shift.v[i]);
+        beside.apply(other);
       }
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
+      main.apply(x);
       activate(job.inner, x);
       if (job.gate) {
         const F8 factor = unpack8(gate[r]);
