@@ -7,7 +7,7 @@ export type FileKind = 'safetensors' | 'onnx' | 'report';
 
 const words: Readonly<Record<FileKind, string>> = { safetensors: 'a safetensors file', onnx: 'an ONNX file', report: 'a report' };
 const firstBytes = 4096;
-const mostHeaderBytes = 100e6; // https://github.com/huggingface/safetensors: a longer one is refused
+const mostHeaderBytes = 2 ** 32; // eight bytes of a text, or of ONNX, are a larger number; ids of millions of images make a header of hundreds of megabytes
 
 /** A header's length, and the header, which is a JSON object, where it has begun. */
 export function beginsAsSafetensors(bytes: Uint8Array): boolean {

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { checkReplaceable, type FileKind } from '../../lib/file-kind.js';
+import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/file-kind.js';
 import { encodeOnnx } from '../../lib/onnx-format.js';
 import { encodeSafetensors } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -33,4 +33,11 @@ describe.each<[FileKind, string]>([['safetensors', 'a safetensors file'], ['onnx
   test('may not be written over: folder', async () => {
     await expect(checkReplaceable(join(folder, 'folder'), kind, 'to')).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('is a folder') as string });
   });
+});
+
+test('a header of millions of ids is one, too', () => {
+  const first = Buffer.alloc(9, '{');
+  first.writeBigUInt64LE(400_000_000n);
+  expect(beginsAsSafetensors(first)).toBe(true);
+  expect(beginsAsSafetensors(Buffer.from('{"names":'))).toBe(false);
 });
