@@ -57,7 +57,9 @@ export async function openSafetensors(path: string): Promise<OpenSafetensors> {
     throw cannotRead(path, cause);
   });
   try {
-    const { size } = await handle.stat();
+    const found = await handle.stat();
+    if (!found.isFile()) throw new LgdError('BAD_FILE', `${path} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
+    const { size } = found;
     const prefix = new Uint8Array(Math.min(size, 9));
     await readFully(handle, prefix, 0, path);
     checkBeginning(prefix, path);

@@ -41,7 +41,7 @@ export class PatientReader {
         if (fault === undefined) throw cause;
         if (this.#gaveUp || attempt >= readPauses.length) {
           this.#gaveUp = true;
-          throw new LgdError('BAD_FILE', `the system fails to read ${id} of ${root}: ${fault.message}.`, { mend: 'See to the disk, the network or the limit of open files, then start again; `lgdistill resume` continues a run', cause });
+          throw new LgdError('BAD_FILE', `the system fails to read ${id} of ${root}: ${fault.message}.`, { mend: 'See to the disk, the network or the limit of open files, or remove that image if it alone fails; then start again (`lgdistill resume` continues a run)', cause });
         }
       }
       await setTimeout(readPauses[attempt], undefined, { signal }).catch(() => throwIfAborted(signal, 'reading the images'));

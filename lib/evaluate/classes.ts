@@ -61,7 +61,10 @@ export function labelsAmong({ labels, classNames }: Pick<ImageSource, 'labels' |
   const names = classNames!;
   if (names.length === classes.length && names.every((name, label) => name === classes[label])) return labels!;
   const places = new Map(classes.map((name, label) => [name, label]));
-  const twice = (list: readonly string[]) => list.filter((name, label) => list.indexOf(name) !== label);
+  const twice = (list: readonly string[]) => {
+    const seen = new Set<string>();
+    return list.filter((name) => seen.has(name) || !seen.add(name));
+  };
   const faults = [
     ...describe('classes that the images to learn from do not have', names.filter((name) => !places.has(name))),
     ...describe('classes of the same name', [...new Set([...twice(names), ...twice(classes)])]),

@@ -42,7 +42,8 @@ export async function openLabelled({ evaluate: { train, data } }: Config, signal
     test: await open(data, 'evaluate.data', 'Give a folder of class folders to evaluate on'),
   };
   const [learnt, judged] = [found.train.classNames!, found.test.classNames!];
-  const differing = [...learnt.filter((name) => !judged.includes(name)), ...judged.filter((name) => !learnt.includes(name))];
+  const without = (names: readonly string[], others: ReadonlySet<string>) => names.filter((name) => !others.has(name));
+  const differing = [...without(learnt, new Set(judged)), ...without(judged, new Set(learnt))];
   const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
   if (differing.length === 0) return { train: found.train, test: { ...found.test, labels: labelsAmong(found.test, learnt, { option, mend }), classNames: learnt } };
   throw new LgdError('CLASS_MISMATCH', `the classes of ${found.train.root} and ${found.test.root} differ; in one of them alone: ${differing.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${differing.length > 10 ? ', ...' : ''}.`, {

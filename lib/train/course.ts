@@ -144,8 +144,10 @@ export class Course {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
       this.#views.dispose();
     }
-    for (const { folder } of this.#runs) await folder.close();
+    const closed = await Promise.allSettled(this.#runs.map(({ folder }) => folder.close()));
     await this.#unlock?.();
+    const failed = closed.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {
@@ -155,10 +157,17 @@ export class Course {
     for (const run of this.#runs) if (run.step > 0) yield* run.boundary(); // an evaluation that a stop kept from being made
     start();
     let pending: Pending | undefined;
+    let unread: unknown;
     for (let next = this.#firstStep; next < lastStep && !signal?.aborted; next++) {
       // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
-      const queued = await this.#queue(next);
-      if (queued === undefined) break;
+      let batches: Batch[] | undefined;
+      try {
+        batches = await this.#takeBatches();
+      } catch (error) {
+        unread = error; // which says nothing of the steps before: they are kept
+      }
+      if (batches === undefined) break;
+      const queued = await this.#queue(next, batches);
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
       if (!queued.runs.some((run) => run.isBoundary(next + 1))) continue;
@@ -170,6 +179,7 @@ export class Course {
     }
     if (pending !== undefined) yield* this.#settle(pending);
     for (const run of this.#runs) yield* run.save();
+    if (unread !== undefined) throw unread;
     for (const run of this.#runs) yield await run.finish();
   }
 
@@ -218,12 +228,10 @@ export class Course {
     }
   }
 
-  /** Plans and queues the step of this number, counted from 0; undefined where the run is stopped meanwhile. */
-  async #queue(step: number): Promise<Pending | undefined> {
+  /** Queues the step of this number, counted from 0. */
+  async #queue(step: number, batches: Batch[]): Promise<Pending> {
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
-    const batches = await this.#takeBatches();
-    if (batches === undefined) return undefined;
     try {
       const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
       return { step, learningRate, batches, runs, ticket };
@@ -239,7 +247,7 @@ export class Course {
       while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
     } catch (error) {
       for (const batch of batches) batch.release?.();
-      if (error instanceof LgdError && error.code === 'ABORTED' && this.options.signal?.aborted) return undefined;
+      if (error instanceof LgdError && (error.code === 'ABORTED' || error.code === 'BAD_FILE') && this.options.signal?.aborted) return undefined;
       throw error;
     }
     for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way

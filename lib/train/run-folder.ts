@@ -24,19 +24,19 @@ const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', 
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
- * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe, and looks for an earlier run in it.
+ * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when the folder is not empty and neither `overwrite` nor `resume` is asked for
  */
-export async function checkRunFolder(path: string, { overwrite, resume }: { overwrite: boolean; resume: boolean }): Promise<void> {
+export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<void> {
   try {
     await makeFolder(path);
     const probe = join(path, `.probe-${process.pid}`);
     await writeFile(probe, 'x');
     await rm(probe);
-    await symlink('x', probe).catch((cause: unknown) => {
+    if (links) await symlink('x', probe).catch((cause: unknown) => {
       throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, { option: 'output', found: path, mend: 'Choose a folder on another file system', cause });
     });
-    await rm(probe);
+    await rm(probe, { force: true });
   } catch (cause) {
     throw writeError(path, cause);
   }
@@ -155,10 +155,13 @@ export class RunFolder {
 
   /** Unlocks the folder. */
   async close(): Promise<void> {
-    await this.#metrics?.close();
-    await this.#log?.close();
-    this.#metrics = this.#log = undefined;
-    await this.unlock();
+    try {
+      await this.#metrics?.close();
+      await this.#log?.close();
+    } finally {
+      this.#metrics = this.#log = undefined;
+      await this.unlock();
+    }
   }
 }
 

@@ -20,7 +20,7 @@ import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor, type MonitorState } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
-import { RunFolder } from './run-folder.js';
+import { readRunConfig, RunFolder } from './run-folder.js';
 import { endLine, startLine } from './run-log.js';
 import type { StudentInfo } from './student-file.js';
 
@@ -155,7 +155,7 @@ export class Run {
 
   /** Judges a step that is done. @param decodeRate images decoded for each second of a decoding thread since the last logged step, where any were */
   async judge(planned: PlannedStep, metrics: SemanticMetrics, rates: Rates, decodeRate: number | undefined): Promise<StepEvent> {
-    if (this.#isAgainstFullQueue(planned.step + 1) && !this.#isAgainstFullQueue(planned.step)) this.#monitor.restart();
+    if (planned.step === this.#queueFullAfter) this.#monitor.restart(); // the losses so far were over fewer embeddings
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
@@ -180,7 +180,13 @@ export class Run {
   async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent, void, undefined> {
     let isBest = false;
     if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
-      const event = await this.#evaluate();
+      let event: EvaluationEvent | undefined;
+      try {
+        event = await this.#evaluate();
+      } catch (error) {
+        if (this.#unsaved && !isOfTheNumbers(error)) yield await this.#checkpoint(false); // the evaluation is made up for by a resume
+        throw error;
+      }
       if (event === undefined) return; // stopped: the checkpoint that follows says that the evaluation is still to be made
       isBest = event.best;
       yield event;
@@ -248,16 +254,21 @@ export class Run {
   /** Takes a value in if it is better than the best so far, or if that was another measure. */
   #improves(value: number): boolean {
     const sign = this.#metric === 'loss' ? -1 : 1;
-    const isComparable = this.#best?.metric === this.#metric && (this.#metric !== 'loss' || this.#isAgainstFullQueue(this.#best.step));
+    const isComparable = this.#best?.metric === this.#metric && (this.#metric !== 'loss' || this.#best.step >= this.#comparableFrom);
     if (!Number.isFinite(value) || (isComparable && sign * value <= sign * this.#best!.value)) return false;
     this.#best = { metric: this.#metric, value, step: this.#step };
     return true;
   }
 
-  /** Was the loss of step `step`, counted from 1, taken over all that a queue will hold? It rises while the queue fills, so that before the latest is the best. True without a queue. */
-  #isAgainstFullQueue(step: number): boolean {
+  /** Steps after which a queue is full; 0 without one. */
+  get #queueFullAfter(): number {
     const { loss, train: { batchSize, accumulate } } = this.config;
-    return (step - 1) * batchSize * accumulate >= anchorsOf(this.course.distiller.method, loss).queueSize;
+    return Math.ceil(anchorsOf(this.course.distiller.method, loss).queueSize / (batchSize * accumulate));
+  }
+
+  /** The step from which on smoothed losses can be compared: they rise while a queue fills, and then are an average of few. Before, the latest is the best. */
+  get #comparableFrom(): number {
+    return this.#queueFullAfter === 0 ? 0 : this.#queueFullAfter + enoughLosses;
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
@@ -309,7 +320,7 @@ export class Run {
 
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
   async explained(planned: PlannedStep, error: unknown): Promise<unknown> {
-    if (!(error instanceof LgdError) || (error.code !== 'NON_FINITE' && error.code !== 'ZERO_EMBEDDING')) return error;
+    if (!isOfTheNumbers(error)) return error;
     return this.#fault(planned, error.message.replace(/\.$/u, ''), error);
   }
 
@@ -386,6 +397,11 @@ export class Run {
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);
+    const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
+    for (const option of ['teacher', 'textEncoder'] as const) {
+      const [was, is] = [before?.[option], this.config[option]];
+      if (was !== undefined && was !== is) await this.folder.log(`${option} is ${is} from here on and was ${was}: it must be the same model, which its name alone tells`);
+    }
     const { jpegDecoder = this.#jpegDecoder } = progress;
     if (jpegDecoder !== this.#jpegDecoder) {
       await this.folder.log(`JPEG files were decoded by ${jpegDecoder} so far and are by ${this.#jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
@@ -394,6 +410,14 @@ export class Run {
     if (computed !== this.#computed) await this.folder.log(`steps were computed on ${computed} so far and are on ${this.#computed} from here on: sums are added in another order, and so the bits will differ`);
     return progress.plan;
   }
+}
+
+/** Losses in an average that tells checkpoints apart. */
+const enoughLosses = 50;
+
+/** Is it a fault of weights or losses? */
+function isOfTheNumbers(error: unknown): error is LgdError {
+  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 }
 
 const resumeFields = [

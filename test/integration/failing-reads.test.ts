@@ -7,6 +7,7 @@ import type { ConfigInput } from '../../lib/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { LgdError } from '../../lib/errors.js';
 import type { Dataset } from '../../lib/train/batch.js';
+import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
@@ -45,24 +46,42 @@ test('end with an error that names the image, and go on to the same bits once it
   await expectSameAfterResuming('failed');
 });
 
-test('are stopped while an image is waited for, with a checkpoint that knows of no batch that no step took', async () => {
-  await using prepared = await prepareRun(config('stopped'));
+test('leave a checkpoint of the steps before', async () => {
+  await using prepared = await prepareRun(config('kept'));
   const { dataset, distiller } = prepared;
+  const failing = failingAtFourth(dataset, () => new LgdError('BAD_FILE', 'the system fails to read cross/3.png.'));
+  const events: RunEvent[] = [];
+  const run = async () => { for await (const event of distiller.run(failing)) events.push(event); };
+  await expect(run()).rejects.toMatchObject({ code: 'BAD_FILE' });
+  expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'checkpoint']);
+  await expectSameAfterResuming('kept');
+});
+
+/** A data set whose fourth batch, the second of the second step, is not given. */
+function failingAtFourth(dataset: Dataset, fail: () => Error | Promise<Error>): Dataset {
   const plan = new BatchPlan(dataset, { batchSize: 8, seed: 3 });
-  const waitedFor = Array.from({ length: 4 }, () => plan.next())[3]!.images; // the second batch of the second step
-  const controller = new AbortController();
+  const waitedFor = Array.from({ length: 4 }, () => plan.next())[3]!.images;
   const { length, ids, sourceIndex } = dataset;
-  const failing: Dataset = {
+  return {
     length, ids, sourceIndex,
     get store() { return dataset.store; },
     prepare: async (images) => {
-      if (images.some((image, i) => image !== waitedFor[i])) return dataset.prepare(images);
-      await new Promise((resolve) => setTimeout(resolve, 2000)); // by then the step waits for it
-      controller.abort();
-      throw new LgdError('ABORTED', 'reading the images was stopped.');
+      if (images.some((image, i) => image !== waitedFor[i])) return dataset.prepare!(images);
+      throw await fail();
     },
   };
-  const events = [];
+}
+
+test('are stopped while an image is waited for, with a checkpoint that knows of no batch that no step took', async () => {
+  await using prepared = await prepareRun(config('stopped'));
+  const { dataset, distiller } = prepared;
+  const controller = new AbortController();
+  const failing = failingAtFourth(dataset, async () => {
+    await new Promise((resolve) => setTimeout(resolve, 2000)); // by then the step waits for it
+    controller.abort();
+    return new LgdError('ABORTED', 'reading the images was stopped.');
+  });
+  const events: RunEvent[] = [];
   for await (const event of distiller.run(failing, { signal: controller.signal })) events.push(event);
   expect(ofType(events, 'interrupted')[0]).toMatchObject({ step: 1 });
   await expectSameAfterResuming('stopped');

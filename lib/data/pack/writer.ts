@@ -128,7 +128,7 @@ export class PackWriter {
       await syncFolder(dirname(this.path));
       await rm(journalOf(this.path));
     } catch (cause) {
-      throw (this.#failure = writeError(this.path, cause)); // all images are recorded: the next writer writes this end anew
+      throw (this.#failure = writeError(this.path, cause)); // all images are recorded: before the rename the next writer writes this end anew, behind it the pack is whole
     }
   }
 
