@@ -116,7 +116,7 @@ function trainingFor(images: number): Pick<ConfigInput, 'train'> {
   const { batchSize } = parseConfig({}).train;
   if (images >= batchSize * stepsAnEpoch) return {};
   const most = 2 ** Math.floor(Math.log2(images)); // what the images can fill
-  return { train: { batchSize: Math.min(most, Math.max(16, 2 ** Math.floor(Math.log2(images / stepsAnEpoch)))), learningRate: 0.3 } };
+  return { train: { batchSize: Math.min(most, 64, Math.max(16, 2 ** Math.floor(Math.log2(images / stepsAnEpoch)))), learningRate: 0.3 } };
 }
 
 const stepsAnEpoch = 16;

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { exitCodes } from './failure.js';
 import { runProgram } from './program.js';
 
@@ -27,6 +28,7 @@ for (const stream of [process.stdout, process.stderr]) {
 }
 
 process.exitCode = await runProgram(process.argv.slice(2), process, controller.signal);
+await nextTurn(); // in which streams tell of their last writes
 if (unwritten !== undefined && process.exitCode === exitCodes.done) {
   process.stderr.write(`error NOT_WRITABLE\n  what the command printed is not whole: ${unwritten.message}\n  -> Make room where the output goes, and run it again\n`);
   process.exitCode = exitCodes.failed;

@@ -24,7 +24,7 @@ export class BankSource {
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
     const { bank, names, method } = this.config;
-    if (bank !== undefined) return this.#checked(await TextualSemanticsBank.load(bank), bank, 'bank');
+    if (bank !== undefined) return this.#checked(await this.#load(bank), bank, 'bank');
     if (names !== undefined) {
       const list = await CategoryList.load(names);
       return this.kept !== undefined && (await this.#isOf(this.kept, list)) ? this.kept : this.#build(list);
@@ -54,6 +54,14 @@ export class BankSource {
     this.#encoder = undefined;
   }
 
+  /** A bank's file; the one kept where that is gone. */
+  async #load(file: string): Promise<TextualSemanticsBank> {
+    return TextualSemanticsBank.load(file).catch((error: unknown) => {
+      if (this.kept !== undefined && error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return this.kept;
+      throw error;
+    });
+  }
+
   /** Is a bank of these names by the configuration's templates? */
   async #isOf(bank: TextualSemanticsBank, { names }: CategoryList): Promise<boolean> {
     const alike = (a: readonly string[], b: readonly string[]) => a.length === b.length && a.every((text, i) => text === b[i]);
@@ -79,7 +87,7 @@ export class BankSource {
   #checked(bank: TextualSemanticsBank, where: string, option: string): TextualSemanticsBank {
     if (bank.embeddingSize === this.teacher.embeddingSize) return bank;
     throw new LgdError('BAD_BANK', `the text embeddings of ${where} have ${bank.embeddingSize} values, the teacher's ${this.teacher.embeddingSize}.`, {
-      option, found: bank.encoderId, mend: "Take the text tower of the teacher's own model",
+      option, found: bank.encoderId, mend: option === 'teacher' ? 'Resume with the teacher of that run' : "Take the text tower of the teacher's own model",
     });
   }
 }

@@ -1,10 +1,12 @@
-import { writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { runProgram } from '../../lib/cli/program.js';
 import { openTerminal } from '../../lib/cli/terminal.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { ensureBuilt } from './built.js';
 import { lgdistill } from './program.js';
 
 const folder = temporaryFolder();
@@ -44,6 +46,17 @@ test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
   ['a file', {}, false, false],
 ])('a bar that moves is for a person: %s', (_, env, isTTY, interactive) => {
   expect(openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false }).interactive).toBe(interactive);
+});
+
+test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']]])('output that a full disk does not take is a failure: %s', async (_, args) => {
+  const full = openSync('/dev/full', 'w');
+  try {
+    const { status, stderr } = spawnSync(process.execPath, [join(await ensureBuilt(), 'dist', 'cli', 'main.js'), ...args], { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' });
+    expect(stderr).toContain('error NOT_WRITABLE');
+    expect(status).toBe(1);
+  } finally {
+    closeSync(full);
+  }
 });
 
 describe('with --json, stdout has one document and nothing else', () => {

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { cp, mkdir, readFile, readdir, rm, symlink, truncate, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
@@ -134,12 +134,25 @@ describe('a run that was stopped and resumed', () => {
 });
 
 describe('the text bank', () => {
-  it('is that of the checkpoint, also where the configuration names none', async () => {
+  it.each([['the configuration names none', undefined], ['its file is gone', 'gone.safetensors']])('is that of the checkpoint where %s', async (_, bank) => {
     const [whole, broken] = [output(), output()];
     await train(quick(whole));
     await train(quick(broken, { train: { maxSteps: 12 } }));
-    await train({ ...(await resumeConfig(broken, { 'train.maxSteps': 16 })), bank: undefined }, { resume: 'last' });
+    await train({ ...(await resumeConfig(broken, { 'train.maxSteps': 16 })), bank: bank && join(folder, bank) }, { resume: 'last' });
     await expectSame(broken, whole);
+  });
+
+  it('does not hide that the teacher may be another', async () => {
+    const [run, other] = [output(), join(folder, 'renamed.safetensors')];
+    await train(quick(run, { train: { maxSteps: 2 } }));
+    await cp(small.teacher, other);
+    const refused = await train({ ...(await resumeConfig(run, { 'train.maxSteps': 3 })), teacher: other }, { resume: 'last' }).then(() => '', (error: Error) => error.message);
+    expect(refused).toContain('made with another teacher');
+    await mkdir(join(folder, 'copy'), { recursive: true });
+    const moved = join(folder, 'copy', basename(small.teacher));
+    await cp(small.teacher, moved);
+    await train({ ...(await resumeConfig(run, { 'train.maxSteps': 3 })), teacher: moved }, { resume: 'last' });
+    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain(`teacher is ${moved} from here on and was ${small.teacher}: it must be the same model`);
   });
 });
 
