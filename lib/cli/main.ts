@@ -1,6 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { exitCodes } from './failure.js';
+import { LgdError } from '../errors.js';
+import { exitCodes, reportFailure } from './failure.js';
 import { runProgram } from './program.js';
+import { openTerminal } from './terminal.js';
 
 // The first Ctrl-C lets the command finish its step and write a checkpoint; the second ends the process. npx and timeout pass on a signal that the terminal has
 // sent already, so what comes right after the first is the same one. A terminal that closes does as Ctrl-C does; a process that has no terminal, as with nohup, goes
@@ -23,13 +25,14 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 let unwritten: Error | undefined;
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE' && error.code !== 'EIO' && error.code !== 'ERR_STREAM_DESTROYED') unwritten = error;
+    const isGone = error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED' || (error.code === 'EIO' && stream.isTTY);
+    if (!isGone) unwritten = error;
   });
 }
 
 process.exitCode = await runProgram(process.argv.slice(2), process, controller.signal);
 await nextTurn(); // in which streams tell of their last writes
 if (unwritten !== undefined && process.exitCode === exitCodes.done) {
-  process.stderr.write(`error NOT_WRITABLE\n  what the command printed is not whole: ${unwritten.message}\n  -> Make room where the output goes, and run it again\n`);
-  process.exitCode = exitCodes.failed;
+  const error = new LgdError('NOT_WRITABLE', `what the command printed is not whole: ${unwritten.message}.`, { mend: 'Make room where its output goes, and run it again', cause: unwritten });
+  process.exitCode = reportFailure(error, openTerminal(process, { json: false, debug: false }));
 }

@@ -2,6 +2,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -191,7 +192,7 @@ export class Distiller implements Disposable {
   #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
     if (dataset.labels === undefined) throw new LgdError('BAD_DATASET', 'the online probe needs labels, and these images have none.', { option: 'evaluate.online', mend: 'Give images in class folders, or turn it off' });
-    const labels = shown.map((image) => dataset.labels![image]!);
+    const labels = targetsOf({ labels: dataset.labels }, shown);
     for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
   }
 
