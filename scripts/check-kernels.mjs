@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { cudaTool, ptxOfSource } from './kernels/ptx.mjs';
+import { cudaTool, folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
 import { judge, nameKernels, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
 import { allArchitectures, kernelSources, ptxOf } from './sources.mjs';
 
@@ -39,6 +39,7 @@ async function main() {
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let job; (job = jobs.shift()); ) kernels.push(...(await compile(job.source, job.virtual, job.architectures)));
   }));
+  for (const own of options.only === '' ? order.filter((one) => ptxOf(one) === one) : []) keepRegisters(folderOf(own), own, kernels.filter(({ architecture }) => architecture === own));
   kernels.sort((a, b) => a.source.localeCompare(b.source) || a.name.localeCompare(b.name) || order.indexOf(a.architecture) - order.indexOf(b.architecture));
   if (!options.quiet) console.log(table(kernels));
   const { faults, notes } = judge(kernels, options.only === '' ? {} : { wanted: rules.filter(({ source }) => files.some((file) => source.test(file))) });

@@ -25,7 +25,8 @@ function isFresh(path) {
   return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
 }
 
-const folderOf = (virtual) => join(root, 'build-emulated', 'ptx', virtual);
+/** Where the PTX of an architecture lies. */
+export const folderOf = (virtual) => join(root, 'build-emulated', 'ptx', virtual);
 
 // Empty where it was made with other flags, and without files of sources that are no more.
 const prepared = new Set();
@@ -77,23 +78,32 @@ export async function ptxAlone(source, folder, virtual) {
   return folder;
 }
 
+const registersOf = (folder, architecture) => join(folder, `registers-${architecture}`);
+
+/** Keeps what ptxas said of all kernels in a folder of makePtx ({ symbol, registers }) where makeRegisters finds it. */
+export function keepRegisters(folder, architecture, kernels) {
+  const lines = new Set(kernels.map(({ symbol, registers }) => `${symbol} ${registers}`)); // a header's kernel comes with each file that includes it
+  const path = registersOf(folder, architecture);
+  writeFileSync(path, `${[...lines].join('\n')}\n`);
+  return path;
+}
+
 /** A file with the registers a thread of each kernel in a folder of makePtx, by symbol: what ptxas says for an architecture that runs such PTX. */
 export async function makeRegisters(folder, architecture) {
   const ptxas = cudaTool('ptxas');
   if (ptxas === undefined) throw new Error('there is no ptxas, which gives kernels their registers');
-  const path = join(folder, `registers-${architecture}`);
+  const path = registersOf(folder, architecture);
   const files = readdirSync(folder).filter((name) => name.endsWith('.ptx')).map((name) => join(folder, name));
   if (existsSync(path) && files.every((file) => statSync(file).mtimeMs < statSync(path).mtimeMs)) return path;
-  const lines = [];
+  const kernels = [];
   const jobs = [...files];
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let file; (file = jobs.shift()); ) {
       const { stderr } = await promisify(execFile)(ptxas, [`-arch=sm_${architecture}`, '-v', '-o', '/dev/null', file], { maxBuffer: 1 << 26 });
-      for (const { symbol, registers } of readPtxas(stderr)) lines.push(`${symbol} ${registers}`);
+      kernels.push(...readPtxas(stderr));
     }
   }));
-  writeFileSync(path, `${[...new Set(lines)].join('\n')}\n`);
-  return path;
+  return keepRegisters(folder, architecture, kernels);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

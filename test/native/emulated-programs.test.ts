@@ -65,9 +65,9 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 // And as nvcc has it, which is what a GPU runs: its PTX, instruction by instruction (emulation/ptx). With AddressSanitizer in what executes it, which names
 // an access past an allocation; and with a check for races.
 describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))('CUDA kernels by their PTX', () => {
-  let [folder, addon, ptx] = ['', '', ''];
+  let [folder, watched, addon, ptx] = ['', '', '', ''];
   beforeAll(async () => {
-    [folder, addon, ptx] = [buildEmulatedPrograms(), buildEmulatedAddon(), await makePtx('90a')];
+    [folder, watched, addon, ptx] = [buildEmulatedPrograms(), buildEmulatedPrograms('address'), buildEmulatedAddon(), await makePtx('90a')];
   }, 1_200_000);
 
   describe.each([
@@ -113,6 +113,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
   // What the instrument is worth: each of these is a fault that the fibers cannot have.
   it.each([
+    ['a store past the end of its memory', /(st\.global\.(?:b|f|u)(?:16|32)[ \t]+\[%rd\d+)\]/gu, '$1+64]', /AddressSanitizer: heap-buffer-overflow on address [^\n]*\nWRITE of size/u],
     ['fragments that are not transposed', /ldmatrix\.sync\.aligned\.m8n8\.x4\.trans\.shared\.b16/gu, 'ldmatrix.sync.aligned.m8n8.x4.shared.b16', /relative error/u],
     ['a wait for copies that is too late', /cp\.async\.wait_group 1;/gu, 'cp.async.wait_group 2;', /relative error/u],
     ['a misaligned vector', /(ld\.shared\.v4\.\w+ \t?\{[^}]*\}, \[%r\d+)\]/gu, '$1+4]', /misaligned access of 16 bytes of shared memory/u],
@@ -128,7 +129,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
         writeFileSync(join(copy, name), changed);
       }
       expect(changes).toBeGreaterThan(0);
-      const { status, output } = runProgram(join(folder, 'cuda_ops'), ['small', 'every=20'], { LGDISTILL_EMULATION_PTX: copy });
+      const { status, output } = runProgram(join(found.source.includes('AddressSanitizer') ? watched : folder, 'cuda_ops'), ['small', 'every=20'], { LGDISTILL_EMULATION_PTX: copy });
       expect(output).toMatch(found);
       expect(status).not.toBe(0);
     } finally {

@@ -8,6 +8,12 @@
 
 namespace lgd::emulation::ptx {
 
+void Warp::refuse_shared(uint32_t at, uint32_t bytes) const {
+  LGD_CHECK(uint64_t(at) + bytes <= block->shared_bytes, "DEVICE_ERROR", "an access of ", bytes, " bytes at ", int32_t(at), " of ", block->shared_bytes, " bytes of shared memory");
+  throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of shared memory");
+}
+void Warp::refuse_global(uint32_t bytes) { throw Error("DEVICE_ERROR", "a misaligned access of " + std::to_string(bytes) + " bytes of global memory"); }
+
 namespace {
 
 enum class Space { parameters, shared, global };
@@ -38,6 +44,15 @@ template <Space space, class T, class R, class A> void load(Warp& warp, const In
   if (warp.watcher) [[unlikely]] watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), false);
   R* to[4];
   for (int i = 0; i < count; ++i) to[i] = warp.at<R>(in.operands[i + 1]);
+  if (count == 1) {
+    for (; active; active &= active - 1) {
+      const int lane = std::countr_zero(active);
+      T value;
+      std::memcpy(&value, place<space>(warp, addresses[lane] + int64_t(in.operands[0].offset), sizeof(T)), sizeof(T));
+      to[0][lane] = R(value);
+    }
+    return;
+  }
   for (; active; active &= active - 1) {
     const int lane = std::countr_zero(active);
     const char* const from = place<space>(warp, addresses[lane] + int64_t(in.operands[0].offset), uint32_t(count * sizeof(T)));

@@ -62,11 +62,11 @@ Variable variable_of(std::string_view text) {
 
 uint32_t aligned(uint32_t at, uint32_t alignment) { return (at + alignment - 1) / alignment * alignment; }
 
-class Reader {
- public:
-  Reader(std::string path, std::string text) : path_(std::move(path)), text_(std::move(text)) {}
+}  // namespace
 
-  std::map<std::string, Kernel> read() {
+class Module::Reader {
+ public:
+  Reader(std::string path, std::string text) : path_(std::move(path)), text_(std::move(text)) {
     blank_comments();
     name_files();
     while (skip_space(), at_ < text_.size()) {
@@ -76,14 +76,36 @@ class Reader {
         until('}');
       } else if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size") at_ = std::min(text_.find('\n', at_), text_.size());
       else if (word == ".visible" || word == ".weak") at_ += word.size();
-      else if (word == ".entry") read_kernel();
+      else if (word == ".entry") pass_kernel();
       else if (word == ".extern" || word == ".shared") shared_variable(until(';'));
       else fail("does not know ", word);
     }
-    return std::move(kernels_);
+  }
+
+  std::vector<std::string> symbols() const {
+    std::vector<std::string> all;
+    for (const auto& [symbol, start] : starts_) all.push_back(symbol);
+    return all;
+  }
+
+  Kernel read(const std::string& symbol) {
+    const Start& start = starts_.at(symbol);
+    at_ = start.at;
+    lines_ = start.lines;
+    shared_ = start.shared;
+    dynamic_ = start.dynamic;
+    read_kernel(symbol);
+    return std::move(kernel_);
   }
 
  private:
+  // Behind a kernel's name, and what the file declared before.
+  struct Start {
+    size_t at, lines;
+    std::map<std::string, Variable> shared;
+    std::map<std::string, uint32_t> dynamic;
+  };
+
   template <class... Part> [[noreturn]] void fail(const Part&... parts) const {
     std::ostringstream text;
     (text << ... << parts);
@@ -137,11 +159,23 @@ class Reader {
     else shared_[std::string(variable.name)] = variable;
   }
 
-  void read_kernel() {
+  void pass_kernel() {
     at_ += std::strlen(".entry");
     skip_space();
+    const std::string symbol(trimmed(until('(')));
+    starts_.try_emplace(symbol, Start{at_, lines_, shared_, dynamic_});
+    until('{');
+    for (int open = 1; open > 0;) {
+      const size_t brace = text_.find_first_of("{}", at_);
+      if (brace == std::string::npos) fail("misses a }");
+      open += text_[brace] == '{' ? 1 : -1;
+      until(text_[brace]);
+    }
+  }
+
+  void read_kernel(const std::string& symbol) {
     kernel_ = Kernel{};
-    kernel_.symbol = std::string(trimmed(until('(')));
+    kernel_.symbol = symbol;
     kernel_.path = path_;
     kernel_.files = files_;
     kernel_.places = {{}};
@@ -177,7 +211,6 @@ class Reader {
       kernel_.code[at].target = labels_[label];
     }
     for (size_t at = 0; at < firsts_.size(); ++at) kernel_.code[at].operands = kernel_.operands.data() + firsts_[at];
-    kernels_.emplace(kernel_.symbol, std::move(kernel_));
   }
 
   void place_shared(const Variable& variable) {
@@ -407,7 +440,7 @@ class Reader {
   const std::string path_;
   std::string text_;
   size_t at_ = 0, lines_ = 0;
-  std::map<std::string, Kernel> kernels_;
+  std::map<std::string, Start> starts_;
   std::map<int, std::string> files_;
   std::map<std::string, Variable> shared_;      // of the file
   std::map<std::string, uint32_t> dynamic_;     // with their alignment
@@ -421,8 +454,6 @@ class Reader {
   std::map<std::pair<uint64_t, uint8_t>, Operand> constants_;
 };
 
-}  // namespace
-
 std::string Kernel::place_of(const Instruction& instruction) const {
   const Place& place = places[size_t(instruction.place)];
   const auto text = [&](int file, int line) { return files.at(file) + ":" + std::to_string(line); };
@@ -430,12 +461,17 @@ std::string Kernel::place_of(const Instruction& instruction) const {
   return text(place.file, place.line) + (place.outer_file ? " < " + text(place.outer_file, place.outer_line) : "");
 }
 
-std::map<std::string, Kernel> read_module(const std::string& path) {
+Module::Module(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   LGD_CHECK(file, "DEVICE_ERROR", "cannot read ", path);
   std::ostringstream text;
   text << file.rdbuf();
-  return Reader(path, text.str()).read();
+  reader_ = std::make_unique<Reader>(path, text.str());
 }
+Module::Module(Module&&) = default;
+Module::~Module() = default;
+
+std::vector<std::string> Module::symbols() const { return reader_->symbols(); }
+Kernel Module::kernel(const std::string& symbol) { return reader_->read(symbol); }
 
 }  // namespace lgd::emulation::ptx

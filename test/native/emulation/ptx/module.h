@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -78,8 +79,20 @@ struct Kernel {
   std::string place_of(const Instruction& instruction) const;  // "bank_update.cu:12 < bank_update.cu:120"; line of the PTX where it does not say
 };
 
-// Kernels of a file by symbol. Throws DEVICE_ERROR with file and line for what it does not know.
-std::map<std::string, Kernel> read_module(const std::string& path);
+// A file of kernels, each read when it is asked for: a process runs few of them, and to read all took it up to a second. Throws DEVICE_ERROR with file and
+// line for what it does not know.
+class Module {
+ public:
+  explicit Module(const std::string& path);
+  Module(Module&&);
+  ~Module();
+  std::vector<std::string> symbols() const;
+  Kernel kernel(const std::string& symbol);
+
+ private:
+  class Reader;
+  std::unique_ptr<Reader> reader_;
+};
 
 // The operation of a name and the shape of its operands ("mov.b64" with {%r1, %r2} last is "mov.b64 pack"); null: unknown.
 const Operation* find_operation(std::string_view name);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <limits>
 #include <random>
@@ -204,13 +205,20 @@ Watcher* watcher() {
   return one.get();
 }
 
-const std::unordered_map<std::string, Kernel>& kernels() {
-  static const std::unordered_map<std::string, Kernel> all = [] {
-    std::unordered_map<std::string, Kernel> made;
+struct Found {
+  Module* module;
+  std::string symbol;
+};
+// Every kernel there is PTX of, by its demangled name.
+const std::unordered_map<std::string, Found>& all_kernels() {
+  static std::deque<Module> modules;
+  static const std::unordered_map<std::string, Found> all = [] {
+    std::unordered_map<std::string, Found> made;
     for (const auto& entry : std::filesystem::directory_iterator(std::getenv("LGDISTILL_EMULATION_PTX"))) {
       if (entry.path().extension() != ".ptx") continue;
-      for (auto& [symbol, kernel] : read_module(entry.path().string())) {
-        const auto [known, is_new] = made.try_emplace(demangled(symbol), std::move(kernel));  // a header's comes with each file that includes it
+      Module& module = modules.emplace_back(entry.path().string());
+      for (const std::string& symbol : module.symbols()) {
+        const auto [known, is_new] = made.try_emplace(demangled(symbol), Found{&module, symbol});  // a header's comes with each file that includes it
         LGD_CHECK(is_new || known->second.symbol == symbol, "DEVICE_ERROR", "two kernels of one name in ", std::getenv("LGDISTILL_EMULATION_PTX"), ": ", demangled(symbol));
       }
     }
@@ -220,19 +228,20 @@ const std::unordered_map<std::string, Kernel>& kernels() {
 }
 
 const Kernel& kernel_of(const Launch& launch) {
-  static std::unordered_map<const void*, const Kernel*> known;
-  const Kernel*& kernel = known[launch.kernel];
-  if (kernel) return *kernel;
+  static std::unordered_map<const void*, Kernel> read;
+  const auto known = read.find(launch.kernel);
+  if (known != read.end()) return known->second;
   const std::string name = name_of(launch.kernel);
-  const auto found = kernels().find(name);
-  LGD_CHECK(found != kernels().end(), "DEVICE_ERROR", "no PTX of ", launch.name, ": ", name);
-  const auto& parameters = found->second.parameters;
+  const auto found = all_kernels().find(name);
+  LGD_CHECK(found != all_kernels().end(), "DEVICE_ERROR", "no PTX of ", launch.name, ": ", name);
+  Kernel kernel = found->second.module->kernel(found->second.symbol);
+  const auto& parameters = kernel.parameters;
   LGD_CHECK(int(parameters.size()) == launch.parameters->count, "DEVICE_ERROR", name, " has ", parameters.size(), " parameters in PTX and ", launch.parameters->count, " here");
   for (size_t i = 0; i < parameters.size(); ++i)
     LGD_CHECK(parameters[i].first == launch.parameters->offsets[i], "DEVICE_ERROR", name, ": parameter ", i, " lies at ", parameters[i].first, " in PTX and at ", launch.parameters->offsets[i], " here");
   LGD_CHECK(parameters.back().first + parameters.back().second == launch.parameters->bytes, "DEVICE_ERROR", name, ": parameters take ", parameters.back().first + parameters.back().second, " bytes in PTX and ",
             launch.parameters->bytes, " here");
-  return *(kernel = &found->second);
+  return read.emplace(launch.kernel, std::move(kernel)).first->second;
 }
 
 }  // namespace

@@ -42,16 +42,20 @@ struct Warp {
   }
   uint32_t& predicate(const Operand& operand) const { return *at<uint32_t>(operand); }
 
+  // `bytes`: a power of two.
   char* shared(uint32_t address, uint32_t bytes) const {
     const uint32_t at = address - first_shared_address;
-    LGD_CHECK(at + bytes <= block->shared_bytes && at + bytes >= bytes, "DEVICE_ERROR", "an access of ", bytes, " bytes at ", int32_t(at), " of ", block->shared_bytes, " bytes of shared memory");
-    LGD_CHECK(at % bytes == 0, "DEVICE_ERROR", "a misaligned access of ", bytes, " bytes of shared memory");
+    if (uint64_t(at) + bytes > block->shared_bytes || at & (bytes - 1)) [[unlikely]] refuse_shared(at, bytes);
     return block->shared + at;
   }
   static char* global(uint64_t address, uint32_t bytes) {
-    LGD_CHECK(address % bytes == 0, "DEVICE_ERROR", "a misaligned access of ", bytes, " bytes of global memory");
+    if (address & (bytes - 1)) [[unlikely]] refuse_global(bytes);
     return reinterpret_cast<char*>(address);
   }
+
+ private:
+  [[noreturn]] void refuse_shared(uint32_t at, uint32_t bytes) const;
+  [[noreturn]] static void refuse_global(uint32_t bytes);
 };
 
 // The operations by name; each file adds its own.
