@@ -87,8 +87,12 @@ Device::Device(DeviceKind kind_, int index_, int threads)
   if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
   impl_->thread = std::thread([impl = impl_, kind = kind, index = index] {
-    if (kind == DeviceKind::cuda) cuda::set_device(index);
     std::unique_lock lock(impl->mutex);
+    try {
+      if (kind == DeviceKind::cuda) cuda::set_device(index);
+    } catch (const Error&) {
+      impl->error = std::current_exception();
+    }
     for (;;) {
       impl->wake.wait(lock, [&] { return impl->stop || !impl->jobs.empty(); });
       if (impl->jobs.empty()) return;

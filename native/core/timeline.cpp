@@ -351,8 +351,8 @@ void Timeline::abandon_step() noexcept {
 // ---- events -------------------------------------------------------------------------------------------------------------------
 
 void Timeline::record_event(void* event) {
-  if (holding_) behind_.push_back(event);
-  else cuda::enqueue_event(event, stream_);
+  if (!holding_) return cuda::enqueue_event(event, stream_);
+  if (std::find(behind_.begin(), behind_.end(), event) == behind_.end()) behind_.push_back(event);  // the last place counts, and there is one
 }
 
 void Timeline::before_wait(void* event) {

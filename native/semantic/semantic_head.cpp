@@ -7,43 +7,42 @@ namespace lgd {
 
 // ---- metrics ----------------------------------------------------------------------------------------------------------------
 
-RecordTwins::RecordTwins() : records(static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots))) { std::fill_n(records, metric_slots, StepRecord{}); }
+Records::Records(DeviceKind kind_) : kind(kind_), slots(kind == DeviceKind::cuda ? static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots)) : new StepRecord[metric_slots]) {
+  std::fill_n(slots, metric_slots, StepRecord{});
+}
 
-RecordTwins::~RecordTwins() {
+Records::~Records() {
+  if (kind == DeviceKind::cpu) {
+    delete[] slots;
+    return;
+  }
   for (void* event : events) {
     if (!event) continue;
     try {
-      cuda::wait_event(event);  // its copy may still write to the pinned memory
+      cuda::wait_event(event);
     } catch (const Error&) {
       // a device that failed has stopped writing
     }
     cuda::destroy_event(event);
   }
-  cuda::release_pinned(records);
+  cuda::release_pinned(slots);
 }
 
-RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(device, sizeof(StepRecord) * metric_slots) {
-  if (device->kind == DeviceKind::cuda) twins_ = std::make_shared<RecordTwins>();
-  else std::fill_n(at(0), metric_slots, StepRecord{});
-}
+RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(std::make_shared<Records>(device->kind)) {}
 
-// Copies to the twins may be held back in a step that is open on the device's thread: they go there, after all that was submitted.
-RecordRing::~RecordRing() {
-  if (twins_) device_->submit("records.release", [twins = std::move(twins_)] {});
-}
+// Work that writes the records may be held back in a step that is open on the device's thread: they go there, after all that was submitted.
+RecordRing::~RecordRing() { device_->submit("records.release", [records = std::move(records_)] {}); }
 
 void RecordRing::publish(int slot) {
-  if (!twins_) return;
-  void*& event = twins_->events[slot];
+  if (device_->kind != DeviceKind::cuda) return;
+  void*& event = records_->events[slot];
   if (!event) event = cuda::create_event();
-  device_->copy(twins_->records + slot, at(slot), sizeof(StepRecord));
   device_->record_event(event);
 }
 
 const StepRecord& RecordRing::read(int slot) {
-  if (!twins_) return *at(slot);
-  if (twins_->events[slot]) cuda::wait_event(twins_->events[slot]);
-  return twins_->records[slot];
+  if (records_->events[slot]) cuda::wait_event(records_->events[slot]);
+  return *at(slot);
 }
 
 void throw_faults(const char* who, const RowFaults& faults) {
@@ -149,7 +148,6 @@ SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOption
     device.zero(head->idle_visual.as<>(), head->idle_visual.bytes());
     device.zero(head->seen.as<>(), head->seen.bytes());
     device.zero(head->operands.as<>(), head->operands.bytes());
-    device.zero(head->records.at(0), sizeof(StepRecord) * metric_slots);
   });
   return head;
 }
@@ -252,9 +250,9 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
       arrays.teacher_norm = rows.norm;
       arrays.assignment = rows.assignment;
     }
-    if (head->options.feature && options.categories == 0) head->device->zero(record, sizeof(StepRecord));
-    else run_bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
-    if (head->options.feature) run_feature_loss(*head->device, shape.batch, shape.dimension, scale, arrays);
+    const bool alone = options.feature && options.categories == 0;  // the rest of its records stays as it was made: zeros
+    if (!alone) run_bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
+    if (options.feature) run_feature_loss(*head->device, shape.batch, shape.dimension, scale, arrays);
     head->records.publish(slot);
   });
 }

@@ -8,25 +8,26 @@
 
 namespace lgd {
 
-// What one step leaves behind on the device.
+// What one step leaves behind.
 struct StepRecord {
   LossRecord loss;
   UpdateRecord update;
 };
 
-// The pinned twins of a ring's records, and an event behind the copy to each (null until its slot was written). Gone once the copies are done.
-struct RecordTwins {
-  RecordTwins();
-  ~RecordTwins();
-  RecordTwins(const RecordTwins&) = delete;
-  RecordTwins& operator=(const RecordTwins&) = delete;
+// The records of the last metric_slots steps, in the host's memory: on CUDA pinned, where kernels write them themselves. A copy from the device would stand
+// between two kernels, and the second could not start before it had ended. Kernels only ever write them, whole.
+struct Records {
+  explicit Records(DeviceKind kind);
+  ~Records();  // waits for those who write
+  Records(const Records&) = delete;
+  Records& operator=(const Records&) = delete;
 
-  StepRecord* records;
-  void* events[metric_slots] = {};
+  const DeviceKind kind;
+  StepRecord* slots;
+  void* events[metric_slots] = {};  // of CUDA: behind the work that wrote a slot last; null until there was any
 };
 
-// The records of the last metric_slots steps. On CUDA each has a pinned twin on the host and an event behind its copy, so that reading a
-// slot waits for that slot's work and for nothing queued after it.
+// Reading a slot waits for that slot's work and for nothing queued after it.
 class RecordRing {
  public:
   explicit RecordRing(const DevicePtr& device);
@@ -34,14 +35,13 @@ class RecordRing {
   RecordRing(const RecordRing&) = delete;
   RecordRing& operator=(const RecordRing&) = delete;
 
-  StepRecord* at(int slot) const { return records_.as<StepRecord>() + slot; }
+  StepRecord* at(int slot) const { return records_->slots + slot; }
   void publish(int slot);             // after the work that writes the slot was enqueued; device thread
   const StepRecord& read(int slot);   // waits; device thread
 
  private:
   DevicePtr device_;
-  Buffer records_;
-  std::shared_ptr<RecordTwins> twins_;  // of CUDA; on the CPU the records are the host's
+  std::shared_ptr<Records> records_;
 };
 
 // What the losses since the last update left of their teachers' embeddings, so that the update need not form it again (CUDA). Rows of the

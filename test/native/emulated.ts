@@ -15,7 +15,7 @@ export function buildEmulatedAddon(): string {
   return join(root, 'build-emulated', 'Release', 'lgdistill.node');
 }
 
-/** Builds the programs of scripts/sources.mjs that run CUDA kernels without Node, with a sanitizer in kernels and programs if one is named; returns their folder. */
+/** Builds the programs of scripts/sources.mjs that run CUDA kernels without Node, those with AddressSanitizer where PTX is executed if it is named; returns their folder. */
 export function buildEmulatedPrograms(sanitizer?: 'address'): string {
   build(['--programs'], sanitizer === undefined ? {} : { LGDISTILL_SANITIZE: sanitizer });
   return join(root, sanitizer === undefined ? 'build-emulated' : `build-emulated-${sanitizer}`, 'Release');
