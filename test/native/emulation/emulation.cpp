@@ -375,7 +375,7 @@ void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   const Order how = order();
   if (how == Order::none) return;
   // One kernel at a time: what would be a thread's own is looked for at every turn of a fiber, and an addon finds that slowly.
-  static std::mutex mutex;
+  static std::mutex& mutex = *new std::mutex;  // like all that is static here never destroyed: see streams.h
   const std::lock_guard lock(mutex);
   Random random;
   const dim3 grid(launch.grid.x, launch.grid.y, launch.grid.z), block(launch.block.x, launch.block.y, launch.block.z);
@@ -384,7 +384,7 @@ void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
   if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
   if (ptx::is_asked_for()) return ptx::run(launch, blocks, how);
-  static Machine the_machine;
+  static Machine& the_machine = *new Machine;
   machine = &the_machine;
   const int count = int(block.x * block.y * block.z);
   machine->states.resize(count);

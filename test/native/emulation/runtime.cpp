@@ -31,7 +31,7 @@ size_t most_shared_bytes() {
   return size_t(kib ? std::atoi(kib) : 227) << 10;
 }
 
-std::map<const void*, size_t> allowed_shared_bytes;
+auto& allowed_shared_bytes = *new std::map<const void*, size_t>;
 
 // Grids are laid out for $LGDISTILL_EMULATION_MULTIPROCESSORS: with few of them small sizes go as large ones do with an H100's.
 [[maybe_unused]] const bool resized = [] {

@@ -8,13 +8,13 @@
 
 namespace lgd::emulation {
 
-std::recursive_mutex mutex;
-std::vector<Stream*> streams;
-std::map<uintptr_t, Allocation> allocations;
-std::map<uintptr_t, size_t> freed;
-std::vector<int64_t> counts;
-Clock host_clock;
-std::exception_ptr late_error;
+std::recursive_mutex& mutex = *new std::recursive_mutex;
+std::vector<Stream*>& streams = *new std::vector<Stream*>;
+std::map<uintptr_t, Allocation>& allocations = *new std::map<uintptr_t, Allocation>;
+std::map<uintptr_t, size_t>& freed = *new std::map<uintptr_t, size_t>;
+std::vector<int64_t>& counts = *new std::vector<int64_t>;
+Clock& host_clock = *new Clock;
+std::exception_ptr& late_error = *new std::exception_ptr;
 
 void merge(Clock& clock, const Clock& other) {
   if (clock.size() < other.size()) clock.resize(other.size());

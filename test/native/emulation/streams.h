@@ -56,13 +56,14 @@ struct Allocation {
   std::vector<Use> writes, reads;  // the last write; reads since then, one a lane
 };
 
-extern std::recursive_mutex mutex;
-extern std::vector<Stream*> streams;
-extern std::map<uintptr_t, Allocation> allocations;
-extern std::map<uintptr_t, size_t> freed;             // of addresses that nobody got again
-extern std::vector<int64_t> counts;                   // of every lane
-extern Clock host_clock;
-extern std::exception_ptr late_error;                 // of a call that cannot throw; delivered by the next wait
+// None of these is ever destroyed: a device's thread may still work while the process exits.
+extern std::recursive_mutex& mutex;
+extern std::vector<Stream*>& streams;
+extern std::map<uintptr_t, Allocation>& allocations;
+extern std::map<uintptr_t, size_t>& freed;            // of addresses that nobody got again
+extern std::vector<int64_t>& counts;                  // of every lane
+extern Clock& host_clock;
+extern std::exception_ptr& late_error;                // of a call that cannot throw; delivered by the next wait
 
 inline Stream& stream_of(void* handle) { return *static_cast<Stream*>(handle); }
 inline EventPtr event_of(void* handle) { return *static_cast<EventPtr*>(handle); }

@@ -178,7 +178,7 @@ void move_address(Warp& warp, const Instruction& in, uint32_t active) {
 
 // "ld.global.nc.v4.f32": a space, a vector, a type, and words on caches and order that change no value.
 const Operation* find_memory_operation(std::string_view name, int width, int address_width, int& count) {
-  static std::map<std::string, Operation> known;
+  static auto& known = *new std::map<std::string, Operation>;
   const std::string key = std::string(name) + " " + std::to_string(width);
   count = name.find(".v4.") != std::string_view::npos ? 4 : name.find(".v2.") != std::string_view::npos ? 2 : 1;
   auto found = known.find(key);

@@ -16,14 +16,14 @@
 namespace lgd::emulation::ptx {
 
 const Operation* find_operation(std::string_view name) {
-  static const Operations all = [] {
-    Operations made;
+  static const Operations& all = *[] {
+    Operations& made = *new Operations;
     add_arithmetic(made);
     add_memory(made);
     add_matrices(made);
     add_warpgroups(made);
     for (auto& [name, operation] : made) operation.name = name;
-    return made;
+    return &made;
   }();
   const auto found = all.find(name);
   return found == all.end() ? nullptr : &found->second;
@@ -211,9 +211,9 @@ struct Found {
 };
 // Every kernel there is PTX of, by its demangled name.
 const std::unordered_map<std::string, Found>& all_kernels() {
-  static std::deque<Module> modules;
-  static const std::unordered_map<std::string, Found> all = [] {
-    std::unordered_map<std::string, Found> made;
+  static const auto& all = *[] {
+    auto& modules = *new std::deque<Module>;
+    auto& made = *new std::unordered_map<std::string, Found>;
     for (const auto& entry : std::filesystem::directory_iterator(std::getenv("LGDISTILL_EMULATION_PTX"))) {
       if (entry.path().extension() != ".ptx") continue;
       Module& module = modules.emplace_back(entry.path().string());
@@ -222,13 +222,13 @@ const std::unordered_map<std::string, Found>& all_kernels() {
         LGD_CHECK(is_new || known->second.symbol == symbol, "DEVICE_ERROR", "two kernels of one name in ", std::getenv("LGDISTILL_EMULATION_PTX"), ": ", demangled(symbol));
       }
     }
-    return made;
+    return &made;
   }();
   return all;
 }
 
 const Kernel& kernel_of(const Launch& launch) {
-  static std::unordered_map<const void*, Kernel> read;
+  static auto& read = *new std::unordered_map<const void*, Kernel>;
   const auto known = read.find(launch.kernel);
   if (known != read.end()) return known->second;
   const std::string name = name_of(launch.kernel);

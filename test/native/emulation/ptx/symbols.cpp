@@ -57,7 +57,7 @@ std::string demangled(const std::string& symbol) {
 }
 
 std::string name_of(const void* function) {
-  static std::map<std::string, Table> tables;
+  static auto& tables = *new std::map<std::string, Table>;
   Dl_info module{};
   LGD_CHECK(dladdr(function, &module), "DEVICE_ERROR", "a kernel that no file was loaded with");
   auto found = tables.find(module.dli_fname);
