@@ -8,18 +8,22 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { createEncoder, createStudent, loadTeacher, PrecomputedTeacher, type AnyTeacher } from '../../lib/models/index.js';
-import { addonPath } from '../../lib/addon.js';
+import { addonPath, loadAddon } from '../../lib/addon.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { prepareRun } from '../../lib/train/setup.js';
+import { isWanted } from '../devices.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { buildEmulatedAddon } from '../native/emulated.js';
+import { noteSkip } from '../shared.js';
 import { drawShapes, madeUpTeacher, smallConfig, tinyClip } from './train-fixture.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/lifecycle-child.ts');
 const forgetful = await bundleChild('test/integration/forgotten-child.ts');
+const exiting = await bundleChild('test/integration/exiting-child.ts');
 const small = { embeddingSize: 16, widthMultiplier: 0.1 };
 const ids = ['circle/0.png', 'square/0.png'];
 const teacherFile = join(folder, 'teacher.safetensors');
@@ -148,3 +152,14 @@ it.each([['dispose', 24], ['forget', 96]] as const)(`${cycles} devices, encoders
   expect(Math.abs(late.external - early.external)).toBeLessThan(1);
   expect(most - early.resident).toBeLessThan(2 * bound);
 }, 300_000);
+
+// What native code keeps for as long as it is loaded must outlive the device's thread, which nobody waits for.
+describe('a process that exits while a device works', () => {
+  it.each(['cpu', 'cuda-emulated', 'cuda'] as const)('ends as it should on %s', async (kind) => {
+    if (!isWanted(kind, 'exits with queued work')) return;
+    const status = loadAddon().cudaStatus();
+    if (kind === 'cuda' && !status.available) return noteSkip('exits with queued work on cuda', status.reason);
+    const env = { ...process.env, LGDISTILL_PROBE: 'off', LGDISTILL_ADDON: kind === 'cuda-emulated' ? buildEmulatedAddon() : addonPath() };
+    for (let milliseconds = 0; milliseconds < 80; milliseconds += 10) await promisify(execFile)(process.execPath, [exiting, kind === 'cpu' ? 'cpu' : 'cuda', String(milliseconds)], { env });
+  }, 600_000);
+});
