@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -101,6 +102,24 @@ void* allocate(size_t bytes) {
 
 void release(void* pointer) noexcept { cudaFree(pointer); }
 
+// $LGDISTILL_CARVEOUT=0 leaves the division of a multiprocessor's memory to the driver: a kernel that asks for another one than its neighbours may have to wait for their end.
+static bool divides_memory() {
+  static const bool wanted = [] {
+    const char* const text = std::getenv("LGDISTILL_CARVEOUT");
+    return !(text && std::strcmp(text, "0") == 0);
+  }();
+  return wanted;
+}
+
+// A multiprocessor divides its memory between shared memory and level-1 cache. Copies mostly pass that by, and it may have what is left; but where it
+// serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
+static int carveout_of(int device, size_t bytes, int blocks) {
+  if (blocks <= 0) return cudaSharedmemCarveoutMaxShared;
+  int all = 0;
+  LGD_CUDA(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+  return int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
+}
+
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   // Never destroyed: a device's thread may still launch while the process exits.
   static std::mutex& mutex = *new std::mutex;
@@ -111,15 +130,7 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  // A multiprocessor divides its memory between shared memory and level-1 cache. Copies mostly pass that by, and it may have what is left; but where it
-  // serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
-  int share = cudaSharedmemCarveoutMaxShared;
-  if (blocks > 0) {
-    int all = 0;
-    LGD_CUDA(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
-    share = int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
-  }
-  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, share));
+  if (divides_memory()) LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout_of(device, bytes, blocks)));
   most = bytes;
 }
 
