@@ -1,16 +1,23 @@
 """Whole distillation steps in PyTorch, for comparison with scripts/gpu-check's: teacher, student, loss and a vectorised bank update.
 
-The fastest way we know: bfloat16, channels_last, teacher + student + loss + bank update compiled as one program by torch.compile, and for small
-images the whole step in one CUDA graph. Images are on the device already: no augmentation and no copy, which our own rows include.
+The fastest way we know: bfloat16, what stays float32 in TF32, channels_last, teacher + student + loss + bank update compiled as one program by torch.compile,
+SGD fused; with the whole step in one CUDA graph and without, of which a row is the faster. torch.compile's mode is its default unless --mode names another
+(max-autotune-no-cudagraphs tries more kernels, for minutes a network). Images are on the device already: no augmentation and no copy, which our own rows include.
 On a machine without a GPU, or with a PyTorch without torch.compile, the same step runs as it is (--small), which only shows that it works.
 
-  python3 bench/pytorch_steps.py [--rows FILE] [--seconds N] [--students a,b] [--resolutions 224,64]
-  python3 bench/pytorch_steps.py --compile-only        fills the compiler's cache on disk, so that a later call spends its time measuring
+The rows that say most come first. One whose compiling and measuring would not end within --seconds, by the longest before it, is not begun; one that does not end
+is given up. Both are printed as SKIPPED.
+
+  python3 bench/pytorch_steps.py [--rows FILE] [--seconds N] [--students a,b] [--resolutions 224,64] [--mode NAME] [--compiled FILE]
+  python3 bench/pytorch_steps.py --compile-only        fills the compiler's cache on disk, so that a later call spends its time measuring; --compiled FILE: what it got to
   python3 bench/pytorch_steps.py --ceiling             prints what a large bfloat16 matrix product reaches, in TFLOP/s
 """
 import argparse
 import contextlib
+import gc
 import json
+import os
+import signal
 import statistics
 import sys
 import time
@@ -88,6 +95,16 @@ def student_of(name, outputs):
     return net
 
 
+def sgd_of(parameters):
+    """Fused where this PyTorch has it (2.3): one kernel for many tensors, which foreach takes several for."""
+    options = dict(lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    parameters = list(parameters)
+    try:
+        return torch.optim.SGD(parameters, fused=True, **options), "fused SGD"
+    except (TypeError, RuntimeError):
+        return torch.optim.SGD(parameters, foreach=True, **options), "foreach SGD"
+
+
 class Step:
     """One distillation step, or without a student's name its teacher alone; every tensor stays where it is, so that it can be captured."""
 
@@ -103,7 +120,7 @@ class Step:
         self.images = torch.randn(B, 3, resolution, resolution, device=device, dtype=self.type).to(**memory)
         unit = lambda: F.normalize(torch.randn(K, D, device=device), dim=1)
         self.textual, self.visual, self.seen = unit(), unit(), torch.zeros(K, 1, dtype=torch.bool, device=device)
-        self.optimiser = None if name is None else torch.optim.SGD(self.student.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True)
+        self.optimiser, self.update = (None, "") if name is None else sgd_of(self.student.parameters())
 
     def cast(self):
         return torch.autocast("cuda", dtype=self.type, cache_enabled=False) if self.device.type == "cuda" else contextlib.nullcontext()
@@ -189,34 +206,91 @@ def measure(call, device, seconds):
 def variants(args):
     """What is measured, the most telling first; a later one may not be reached."""
     whole = [("whole step", name, resolution) for resolution in args.resolutions for name in args.students]
-    first = [("whole step", "mobilenet_v2", resolution) for resolution in args.resolutions]
     parts = [("student alone", name, args.resolutions[0]) for name in args.students] + [("teacher alone", "teacher", args.resolutions[0])]
-    wanted = [v for v in first if v in whole] + whole + parts
-    return list(dict.fromkeys(wanted))
+    return whole + parts
+
+
+def peak(device, call):
+    """What a call gives, and the most bytes of device memory meanwhile (None: not told)."""
+    if device.type != "cuda":
+        return call(), None
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return call(), torch.cuda.max_memory_allocated()
+
+
+def faster(call, device, seconds):
+    """The call by itself or in one CUDA graph, whichever takes less: its times and peak, what to add to how it ran, and the other's time in words."""
+    times, most = peak(device, lambda: measure(call, device, seconds))
+    if device.type != "cuda":
+        return times, most, "", ""
+    try:
+        graph_times, graph_most = peak(device, lambda: measure(in_graph(call), device, seconds))
+    except Exception as error:  # what cannot be captured runs without
+        return times, most, "", f"a CUDA graph: {type(error).__name__}"
+    if graph_times["p50"] < times["p50"]:
+        return graph_times, graph_most, ", CUDA graph", f"without a graph {times['p50']:.3f} ms"
+    return times, most, ", no CUDA graph", f"in a graph {graph_times['p50']:.3f} ms"
 
 
 def run(what, name, resolution, args, device):
     step = Step(None if name == "teacher" else name, resolution, args, device)
     plain = {"whole step": step.loss, "student alone": step.student_alone, "teacher alone": step.teacher_alone}[what]
-    compiles = device.type == "cuda" and hasattr(torch, "compile")
-    program = torch.compile(plain) if compiles else plain
+    program = torch.compile(plain, mode=args.mode) if args.compiles else plain
     call = program if what == "teacher alone" else (lambda: train(program, step))
-    how = ("compiled" if compiles else "eager") + (", bfloat16" if device.type == "cuda" else ", float32")
+    how = [f"torch.compile ({args.mode or 'default'} mode)" if args.compiles else "eager", str(step.type).split(".")[1], step.update]
     before, value = plain()[0].item(), call()[0].item()
     if not abs(value / before - 1) < 0.1:
         raise RuntimeError(f"compiled it gives {value}, uncompiled {before}")
     if args.compile_only:
         return None
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()  # not what the uncompiled step took
-    if device.type == "cuda" and resolution < 128:
-        call, how = in_graph(call), how + ", CUDA graph"
-    row = dict(part="steps", framework="pytorch", what=what, student=name, resolution=resolution, batch=args.batch, unit="ms", how=how, version=torch.__version__, **measure(call, device, args.each))
+    times, most, graph, other = faster(call, device, args.each)
+    row = dict(part="steps", framework="pytorch", what=what, student=name, resolution=resolution, batch=args.batch, unit="ms", how=", ".join(filter(None, how)) + graph, other=other, version=torch.__version__, **times)
     row["imagesPerSecond"] = 1000 * args.batch / row["p50"]
-    if device.type == "cuda":
-        row["peakBytes"] = torch.cuda.max_memory_allocated()
+    if most is not None:
+        row["peakBytes"] = most
     return row
+
+
+class OutOfTime(BaseException):
+    """No Exception, which compilers catch and go on after."""
+
+
+class Budget:
+    """The seconds of all variants together, and what one takes: the longest so far, of those that the compiler's cache holds and of the others."""
+
+    def __init__(self, args):
+        self.seconds, self.until = args.seconds, time.perf_counter() + args.seconds
+        self.takes = {True: args.warm, False: args.cold}
+        self.known = set()  # of which kinds one has been taken
+
+    def left(self):
+        return self.until - time.perf_counter()
+
+    def refuses(self, warm):
+        """Why one more is not begun; None where it is."""
+        if self.left() >= self.takes[warm]:
+            return None
+        kind = "with what is compiled" if warm else "with its compiling"
+        return f"{max(self.left(), 0):.0f} of {self.seconds:.0f} s are left, and it takes about {self.takes[warm]:.0f} {kind}"
+
+    @contextlib.contextmanager
+    def one(self, warm):
+        """Ends a variant by OutOfTime when the time of all is over."""
+        def stop(*_):
+            raise OutOfTime(f"not done when {self.seconds:.0f} s were over")
+
+        started = time.perf_counter()
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, max(self.left(), 1e-3))
+        try:
+            yield
+            taken = time.perf_counter() - started
+            self.takes[warm] = max(self.takes[warm], taken) if warm in self.known else taken
+            self.known.add(warm)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def ceiling():
@@ -230,10 +304,14 @@ def ceiling():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", help="file that rows are added to as JSON, a line each")
-    parser.add_argument("--seconds", type=float, default=600, help="begin nothing new after so many seconds")
-    parser.add_argument("--each", type=float, default=1.5, help="seconds of measuring each")
+    parser.add_argument("--seconds", type=float, default=600, help="for all variants together")
+    parser.add_argument("--cold", type=float, default=90, help="seconds that the first variant is taken to need with its compiling")
+    parser.add_argument("--warm", type=float, default=30, help="the same where the compiler's cache holds it")
+    parser.add_argument("--each", type=float, default=1.5, help="seconds of measuring each way")
     parser.add_argument("--students", default="resnet18,mobilenet_v2,mobilenet_v3_large,efficientnet_b0")
     parser.add_argument("--resolutions", default="224,64")
+    parser.add_argument("--mode", help="of torch.compile, if not its default")
+    parser.add_argument("--compiled", help="file of the variants that the compiler's cache holds, which --compile-only writes")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--ceiling", action="store_true")
@@ -246,34 +324,77 @@ def arguments():
     return args
 
 
+def is_there(label, args):
+    """Whether a call of --compile-only has compiled it, or there is nothing to compile."""
+    if not args.compiles:
+        return True
+    if not args.compiled or not os.path.exists(args.compiled):
+        return False
+    with open(args.compiled) as file:
+        return label in file.read().splitlines()
+
+
+def add_line(path, line):
+    if path:
+        with open(path, "a") as file:
+            file.write(line + "\n")
+
+
+def forget():
+    """So that the next variant is compiled as the first would be: for its own sizes alone."""
+    if hasattr(torch, "_dynamo"):
+        torch._dynamo.reset()
+    gc.collect()
+
+
+def tell(label, row):
+    most = f", at most {row['peakBytes'] / 1e9:.2f} GB" if "peakBytes" in row else ""
+    other = f" ({row['other']})" if row["other"] else ""
+    print(f"  pytorch   {label:<58} {row['p50']:.3f} ms ({row['p20']:.3f} to {row['p80']:.3f}), {row['imagesPerSecond']:.0f} images/s, {row['how']}{other}{most}", flush=True)
+
+
+def take(variant, label, args, device, budget):
+    """A variant's row, None where it was to be compiled only, or the word and the reason for there being none."""
+    warm = is_there(label, args)
+    # What is given up half compiled is in the cache as far as it got, so that compiling alone begins everything.
+    refusal = budget.refuses(warm) if not args.compile_only else "the time is over" if budget.left() <= 0 else None
+    if refusal:
+        return "SKIPPED", refusal
+    try:
+        with budget.one(warm):
+            return run(*variant, args, device)
+    except OutOfTime as error:
+        return "SKIPPED", str(error)
+    except Exception as error:  # out of memory, no torchvision, or something that this PyTorch cannot compile: costs no other row
+        return "NOT MEASURED", f"{type(error).__name__}: {error}"
+    finally:
+        forget()
+
+
 def main():
     args = arguments()
     torch.backends.cudnn.benchmark = True
     if args.ceiling:
         return ceiling()
+    torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.compiles = device.type == "cuda" and hasattr(torch, "compile")
     print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}; images are on the device already, no augmentation")
-    started = time.perf_counter()
-    for what, name, resolution in variants(args):
+    budget, started = Budget(args), time.perf_counter()
+    for variant in variants(args):
+        what, name, resolution = variant
         label = f"{name} {resolution} px: {what}"
-        if time.perf_counter() - started > args.seconds:
-            print(f"SKIPPED {label}: {args.seconds:.0f} s are over")
-            continue
-        try:
-            row = run(what, name, resolution, args, device)
-        except Exception as error:  # out of memory, no torchvision, or something that this PyTorch cannot compile or capture: costs no other row
-            print(f"NOT MEASURED {label}: {type(error).__name__}: {error}", flush=True)
-            continue
-        if row is None:
-            print(f"compiled {label}, {time.perf_counter() - started:.0f} s")
-            continue
-        peak = f", at most {row['peakBytes'] / 1e9:.2f} GB" if "peakBytes" in row else ""
-        print(f"  pytorch   {label:<58} {row['p50']:.3f} ms ({row['p20']:.3f} to {row['p80']:.3f}), {row['imagesPerSecond']:.0f} images/s, {row['how']}{peak}", flush=True)
-        if args.rows:
-            with open(args.rows, "a") as file:
-                file.write(json.dumps(row) + "\n")
-        if hasattr(torch, "_dynamo"):
-            torch._dynamo.reset()
+        found = take(variant, label, args, device, budget)
+        if found is None:
+            print(f"compiled {label}, {time.perf_counter() - started:.0f} s", flush=True)
+            add_line(args.compiled, label)
+        elif isinstance(found, tuple):
+            word, reason = found
+            print(f"{word} {label}: {reason}", flush=True)
+            add_line(args.rows, json.dumps(dict(part="pytorch", name=label, value=f"{word}: {reason}")))
+        else:
+            tell(label, found)
+            add_line(args.rows, json.dumps(found))
 
 
 if __name__ == "__main__":
