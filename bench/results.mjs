@@ -1,5 +1,5 @@
 // Rows of scripts/gpu-check: adds a run's to the file that is kept, and shows a run as Markdown.
-//   node bench/results.mjs begin <rows of a run>             writes card, driver, commit and date, of which add makes fields of every row
+//   node bench/results.mjs begin <rows of a run>             writes card, driver, commit and date, of which add makes fields of every row; {"run":{...}} among the rows sets more, of those behind it
 //   node bench/results.mjs add <rows of a run> <file> [note]
 //   node bench/results.mjs table <file> [--all | --short]    the newest run; --short: fewer columns
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -26,7 +26,7 @@ function readWhole(file) {
 function add(rows, file, note) {
   let run = {};
   for (const { run: begun, ...row } of readWhole(rows)) {
-    if (begun !== undefined) run = begun;
+    if (begun !== undefined) run = { ...run, ...begun };
     else appendFileSync(file, `${JSON.stringify({ ...run, note, ...row })}\n`);
   }
 }
@@ -86,14 +86,16 @@ function profileTable(rows) {
 
 function show(rows, short) {
   const { date, card, driver, commit, note } = rows[0];
+  const { products, launches } = rows.find((row) => row.products !== undefined) ?? {};
   const of = (part) => rows.filter((row) => row.part === part);
   const sections = [
-    `${card}, driver ${driver}, commit ${commit}, ${date}${note ? `, ${note}` : ''}: \`scripts/gpu-check run\``,
+    `${card}, driver ${driver}, commit ${commit}, ${date}${products === undefined ? '' : `, products by ${products}, launches ${launches}`}${note ? `, ${note}` : ''}: \`scripts/gpu-check run\``,
     checksTable(rows.filter(({ good }) => good !== undefined)),
     of('kernels').some(({ p50 }) => p50) && kernelsTable(of('kernels').filter(({ p50 }) => p50), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
-    ...of('demo').map(({ summary }) => `demo at full size: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
+    ...of('demo').map(({ summary }) => `demo, ${summary.preset}: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
+    ...of('pytorch').filter(({ value, good }) => value !== undefined && good === undefined).map(({ name, value }) => `- PyTorch, ${name}: ${value}`),
     ...rows.filter(({ good }) => good === false).map(({ part, name, value, error }) => `- failed: ${part} ${name}: ${value ?? `error ${error}`}`),
   ];
   return sections.filter(Boolean).join('\n\n');

@@ -26,7 +26,10 @@ const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
   for (const body of bodies) await report.attempt(part, 'the whole part', () => body(cpu, cuda));
 };
 
-/** What of the GPU the library uses, for scripts/gpu-check in the file $GPU_CHECK_FEATURES: one that has wgmma and does not use it has failed its trial; programmatic launches may be slower. */
+/**
+ * What of the GPU the library uses: one that has wgmma and does not use it has failed its trial; programmatic launches may be slower. For scripts/gpu-check in the file $GPU_CHECK_FEATURES: how products
+ * are formed, how kernels start, and "right" where a trial found programmatic launches so, used or not.
+ */
 async function tryFeatures(part: string): Promise<void> {
   using cuda = await openDevice(name);
   const { products, launches } = cuda.info;
@@ -34,10 +37,11 @@ async function tryFeatures(part: string): Promise<void> {
   const tried = has !== undefined && (has.wgmma || has.programmaticLaunches);
   const found = tried ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
   report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, has?.wgmma !== true || products === 'wgmma');
-  const { passed, reason, time } = found?.programmaticLaunches ?? { passed: true, reason: '' };
+  const launchTrial = found?.programmaticLaunches;
+  const { passed, reason, time } = launchTrial ?? { passed: true, reason: '' };
   report.check(part, 'launches', `${launches}${passed ? '' : `; programmatic: ${reason}`}${time === undefined ? '' : `; programmatic in ${time.toFixed(2)} of the time of serialized`}`, passed);
   const file = process.env['GPU_CHECK_FEATURES'] ?? '';
-  if (file !== '') await writeFile(file, `${products} ${launches}\n`);
+  if (file !== '') await writeFile(file, `${products} ${launches} ${launchTrial?.passed === true ? 'right' : 'untried'}\n`);
 }
 
 async function main(): Promise<void> {

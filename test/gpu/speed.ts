@@ -32,6 +32,15 @@ const full: Sizes = {
 };
 const small: Sizes = { students: ['mobilenet_v3_small'], widthMultiplier: 0.25, resolutions: [{ resolution: 32, stored: 36 }], batch: 2, images: 4, categories: 10, seconds: 0 };
 
+/** As $GPU_CHECK_STUDENTS names some, with blanks between them, where a call has not the time for all. */
+function sizesOf(report: Report): Sizes {
+  if (report.small) return small;
+  const named = (process.env['GPU_CHECK_STUDENTS'] ?? '').split(/\s+/u).filter((name) => name !== '');
+  const unknown = named.find((name) => !full.students.includes(name));
+  if (unknown !== undefined) throw new Error(`no student ${unknown} is measured; there are: ${full.students.join(' ')}`);
+  return named.length === 0 ? full : { ...full, students: named };
+}
+
 /** Images a second of whole steps and peak bytes that an H100 is to reach at the full sizes. */
 const targets: Record<number, Record<string, number>> = {
   224: { resnet18: 9000, mobilenet_v2: 8000, mobilenet_v3_large: 9200, efficientnet_b0: 7500 },
@@ -73,8 +82,19 @@ export async function openSteps(device: Device, { student: name, widthMultiplier
   return { distiller, teacher, take, dispose };
 }
 
-/** Ends rows of the other kind of dense products (scripts/gpu-check). */
+let told = false;
+/** Whether the targets are for this card and these sizes. Of another card that is said once. */
+function isJudged({ small }: Report, { info }: Device): boolean {
+  if (small || info.name.includes('H100')) return !small;
+  if (!told) console.log(`  steps     targets are an H100's: none is judged on ${info.name}`);
+  told = true;
+  return false;
+}
+
+/** Ends rows that are measured in another way than the library's own (scripts/gpu-check). */
 const suffix = process.env['GPU_CHECK_SUFFIX'] ?? '';
+/** Leaves out students and teacher alone. */
+const wholeStepsOnly = process.env['GPU_CHECK_WHOLE_STEPS'] !== undefined;
 
 function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {}): void {
   const what = `${measured}${suffix}`;
@@ -91,13 +111,12 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
   const timing = await sample(device, batch, take, { seconds });
   const { launched, eager, interrupted, nodes, changed, instantiated } = await distiller.stepInfo();
-  const atScale = !report.small;
   record(report, 'whole step', student, resolution, timing, {
-    peakBytes: distiller.memory.peak, ...(atScale && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
+    peakBytes: distiller.memory.peak, ...(isJudged(report, device) && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
     nodes, changed, instantiated, graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
   });
-  record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
-  if (withTeacher) {
+  if (!wholeStepsOnly) record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
+  if (withTeacher && !wholeStepsOnly) {
     using compiled = teacher.compile({ batch });
     record(report, 'teacher alone', 'teacher', resolution, await measureInference(compiled, { seconds }));
   }
@@ -106,7 +125,7 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
 
 /** Calls `body` for every setting, with a teacher's folder that lasts as long. */
 async function forSettings(report: Report, body: (setting: StepSetting, seconds: number, first: boolean) => Promise<void>): Promise<void> {
-  const { students, resolutions, seconds, ...sizes } = report.small ? small : full;
+  const { students, resolutions, seconds, ...sizes } = sizesOf(report);
   const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
   try {
     for (const { resolution, stored } of resolutions) {
@@ -156,7 +175,7 @@ export async function profile(report: Report): Promise<void> {
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
       if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
       const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(await readFile(trace, 'utf8')), gapLimit);
-      report.row({ part: 'profile', name, student, resolution, steps, operations, length, busy, longest, overLimit, kernels: kernels.slice(0, 40) });
+      report.row({ part: 'profile', name, launches: 'serialized', student, resolution, steps, operations, length, busy, longest, overLimit, kernels: kernels.slice(0, 40) });
       report.check('profile', name, `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`, overLimit === 0);
       for (const kernel of kernels.slice(0, 8)) console.log(`              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`);
     });

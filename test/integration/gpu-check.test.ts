@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { chmod, copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, cp, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { writeSafetensors } from '../../lib/safetensors.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
+import { ensureBuilt } from '../cli/built.js';
 import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
@@ -23,6 +24,15 @@ interface Row {
   name: string;
   good?: boolean;
   value?: string;
+  what?: string;
+  products?: string;
+  launches?: string;
+  carveout?: string;
+}
+
+async function writeProgram(path: string, text: string): Promise<void> {
+  await writeFile(path, `#!/bin/sh\n${text}\n`);
+  await chmod(path, 0o755);
 }
 
 async function dryRun(name: string, parts: string, env: Record<string, string> = {}): Promise<{ status: number | null; output: string; rows: Row[] }> {
@@ -61,12 +71,63 @@ describe('gpu-check on a machine with a GPU', () => {
     const copied = join(folder, 'checkout', 'scripts', 'gpu-check'); // with no .gpu beside it
     await mkdir(join(folder, 'checkout', 'scripts'), { recursive: true });
     await copyFile(script, copied);
-    await writeFile(join(folder, 'nvidia-smi'), `#!/bin/sh\n${text}\n`);
-    await chmod(join(folder, 'nvidia-smi'), 0o755);
+    await writeProgram(join(folder, 'nvidia-smi'), text);
     await writeFile(join(folder, 'libcuda.so.1'), '');
     const { status, output } = runProgram(copied, ['run'], { PATH: `${folder}:${process.env['PATH']}`, LD_LIBRARY_PATH: '', GPU_CHECK_ANY_DRIVER: '', ...env });
     expect(output).toMatch(said);
     expect(status).toBe(2);
+  });
+
+  // A pack whose Node only writes down what it is asked for. The driver's program and Python pretend, too.
+  async function pretend(name: string, trial: string, env: Record<string, string>): Promise<{ status: number | null; output: string; asked: string[]; rows: Row[] }> {
+    const [home, bin, results] = [join(folder, name), join(folder, name, 'bin'), join(folder, name, 'results')];
+    for (const part of ['scripts', 'bench', '.gpu', 'bin', 'packed']) await mkdir(join(home, part), { recursive: true });
+    await copyFile(script, join(home, 'scripts', 'gpu-check'));
+    await cp(join(root, 'bench', 'results.mjs'), join(home, 'bench', 'results.mjs'));
+    const asked = join(home, 'asked');
+    await writeProgram(join(bin, 'nvidia-smi'), 'echo "NVIDIA H100 80GB HBM3, 580.65.06"');
+    await writeProgram(join(bin, 'python'), `[ "$1" = -c ] || echo "python $*" >>${asked}`);
+    await writeProgram(join(home, 'packed', 'node'), `case $1 in *results.mjs) exec ${process.execPath} "$@";; esac
+echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL carveout=$LGDISTILL_CARVEOUT$GPU_CHECK_SUFFIX" >>${asked}
+[ "$GPU_CHECK_PARTS" != trial ] || echo "${trial}" >"$GPU_CHECK_FEATURES"
+echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>"$GPU_CHECK_ROWS"`);
+    await writeFile(join(home, 'packed', 'lgdistill.node'), '');
+    await writeFile(join(home, '.gpu', 'commit'), 'abc');
+    const packing = spawnSync('sh', ['-c', 'tar -C packed --owner=4711 --group=4711 -c lgdistill.node | xz >.gpu/programs.tar.xz && xz -c packed/node >.gpu/node.xz'], { cwd: home });
+    expect(packing.status).toBe(0);
+    const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', LGDISTILL_CARVEOUT: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
+    const result = runProgram(join(home, 'scripts', 'gpu-check'), ['run'], { ...unset, PATH: `${bin}:${process.env['PATH']}`, PYTHON: join(bin, 'python'), GPU_CHECK_RESULTS: results, ...env });
+    expect((await stat(join(home, '.gpu', 'run', 'lgdistill.node'))).uid).toBe(process.getuid!());
+    const rows = (await readFile(join(results, 'gpu-check.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as Row);
+    return { ...result, asked: (await readFile(asked, 'utf8')).trim().split('\n'), rows };
+  }
+
+  it('tries what is chosen by time first, measures the other ways, and says of each row which it was', async () => {
+    const { status, asked, rows } = await pretend('ways', 'wgmma serialized right', { GPU_CHECK_PARTS: 'networks products pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
+    expect(asked[0]).toBe('trial wgmma= pdl= carveout=');
+    const [compiling, measuring] = asked.filter((line) => line.startsWith('python')).map((line) => line.replaceAll(/\S*\/|--compiled \S+ |--rows \S+ /gu, ''));
+    expect([compiling, measuring]).toEqual(['python pytorch_steps.py --compile-only --seconds 240 --students resnet18,mobilenet_v2', 'python pytorch_steps.py --seconds 150 --students resnet18,mobilenet_v2']);
+    expect(asked.slice(1).filter((line) => !line.startsWith('python'))).toEqual([
+      'networks wgmma=1 pdl=0 carveout=',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=0 carveout=, mma.sync`),
+      'steps wgmma=1 pdl=1 carveout=, programmatic', // right in the trial, if no faster
+      'steps wgmma=1 pdl=0 carveout=0, carve-out by the driver',
+    ]);
+    expect(rows.map(({ part, name, products, launches, carveout }) => [part, name, products, launches, carveout].join(' ')).slice(1)).toEqual([
+      'networks  wgmma serialized kernels',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync serialized kernels`),
+      'steps , programmatic wgmma programmatic kernels',
+      'steps , carve-out by the driver wgmma serialized driver',
+    ]);
+    expect(status).toBe(0);
+  });
+
+  it('measures no launches that failed their trial, and no PyTorch when the time is over, which is no failure', async () => {
+    const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized untried', { GPU_CHECK_PARTS: 'products pytorch', GPU_CHECK_SECONDS: '30' });
+    expect(asked.slice(1)).toEqual(['steps wgmma=0 pdl=0 carveout=0, carve-out by the driver']);
+    expect(output).toMatch(/SKIPPED products: [^]*SKIPPED programmatic launches: [^]*SKIPPED pytorch: the 30 s of all parts are over/u);
+    expect(rows.at(-1)).toMatchObject({ part: 'pytorch', value: 'SKIPPED: the 30 s of all parts are over' });
+    expect(status).toBe(0);
   });
 });
 
@@ -124,17 +185,29 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     expect(output).toContain('| conv_norm_forward 3x3 64 -> 64 @56 (resnet18) |');
   }, 600_000);
 
+  it('measures steps in the other ways, and runs the demo as it is packed', async () => {
+    await ensureBuilt();
+    const programs = join(folder, 'passing');
+    await mkdir(programs);
+    for (const name of ['cuda_ops', 'kernels']) await writeProgram(join(programs, name), 'echo 1 checks, 0 failed');
+    const { status, output, rows } = await dryRun('ways-results', 'products demo', { GPU_CHECK_PROGRAMS: programs });
+    expect(output).toMatch(/demo, short: student [\d.]+ %, teacher 77\.6 %/u);
+    expect(rows.filter(({ good }) => good === false)).toEqual([]);
+    expect(rows.filter(({ part }) => part === 'steps').map(({ what, products, launches, carveout }) => [what, products, launches, carveout].join(' | '))).toEqual([
+      ...['whole step', 'student alone', 'teacher alone'].map((what) => `${what}, wgmma | wgmma | serialized | kernels`),
+      'whole step, programmatic | mma.sync | programmatic | kernels',
+      'whole step, carve-out by the driver | mma.sync | serialized | driver',
+    ]);
+    expect(status).toBe(0);
+  }, 600_000);
+
   it('fails where a program fails, where the sanitizer finds something, and where a number is not the golden one', async () => {
     const programs = join(folder, 'programs');
     const vectors = join(folder, 'shared', 'vectors', 'semantic');
     for (const path of [programs, vectors]) await mkdir(path, { recursive: true });
-    for (const name of ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'kernels']) {
-      await writeFile(join(programs, name), '#!/bin/sh\necho FAIL conv_forward\necho 9 checks, 1 failed\nexit 1\n');
-      await chmod(join(programs, name), 0o755);
-    }
+    for (const name of ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'kernels']) await writeProgram(join(programs, name), 'echo FAIL conv_forward\necho 9 checks, 1 failed\nexit 1');
     const sanitizer = join(folder, 'sanitizer');
-    await writeFile(sanitizer, '#!/bin/sh\necho ========= ERROR SUMMARY: 1 error\ncase "$*" in *memcheck*cuda_ops*) echo "========= Invalid __global__ write of size 4 bytes"; exit 99;; esac\n');
-    await chmod(sanitizer, 0o755);
+    await writeProgram(sanitizer, 'echo ========= ERROR SUMMARY: 1 error\ncase "$*" in *memcheck*cuda_ops*) echo "========= Invalid __global__ write of size 4 bytes"; exit 99;; esac');
     await writeGolden(join(vectors, 'right.safetensors'), 1);
     await writeGolden(join(vectors, 'wrong.safetensors'), 1.02);
     const { status, output, rows } = await dryRun('broken', 'ops sanitize semantic kernels', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_SANITIZER: sanitizer, LGDISTILL_SHARED: join(folder, 'shared') });
@@ -156,8 +229,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
   it('stops a part that takes too long, with all it started, and runs the others', async () => {
     const programs = join(folder, 'slow');
     await mkdir(programs);
-    await writeFile(join(programs, 'cuda_ops'), `#!/bin/sh\nsleep 900 &\necho $! >${join(programs, 'pid')}\nwait\n`);
-    await chmod(join(programs, 'cuda_ops'), 0o755);
+    await writeProgram(join(programs, 'cuda_ops'), `sleep 900 &\necho $! >${join(programs, 'pid')}\nwait`);
     const { status, output, rows } = await dryRun('slow-results', 'ops augment', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_PART_SECONDS: '25' });
     expect(status).toBe(1);
     expect(output).toMatch(/FAILED: ops, the whole part: stopped: longer than 25 s\nops: \d+ s\n/);

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { appendFile } from 'node:fs/promises';
+import { appendFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -52,10 +52,15 @@ describe('kept results', () => {
     await appendFile(raw, `${JSON.stringify({ part: 'semantic', name: 'old', value: '', good: true })}\n{"part":"semantic","name":"half`);
     expect(run(['add', raw, kept, 'killed'])).toContain('"name":"half');
     run(['begin', raw], { GPU_CHECK_CARD: 'card', GPU_CHECK_DRIVER: '1.2', GPU_CHECK_COMMIT: 'bbb' });
-    await appendFile(raw, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+    const ways = [{ products: 'wgmma', launches: 'serialized' }, { products: 'mma.sync' }].map((run) => ({ run })); // the second of what is measured once more
+    const skipped = { part: 'pytorch', name: 'resnet18 64 px: whole step', value: 'SKIPPED: no time' };
+    await appendFile(raw, [ways[0], ...rows, ways[1], skipped].map((row) => `${JSON.stringify(row)}\n`).join(''));
     run(['add', raw, kept]);
     const table = run(['table', kept]);
-    expect(table).toContain('card, driver 1.2, commit bbb');
+    expect(table).toMatch(/^card, driver 1\.2, commit bbb, [^,]+Z, products by wgmma, launches serialized: /u);
+    expect(table).toContain('- PyTorch, resnet18 64 px: whole step: SKIPPED: no time');
+    const last = (await readFile(kept, 'utf8')).trim().split('\n').at(-1)!;
+    expect(JSON.parse(last)).toMatchObject({ ...skipped, card: 'card', commit: 'bbb', products: 'mma.sync', launches: 'serialized' });
     expect(table).not.toContain('aaa');
     expect(table).toContain('| semantic | 2 | 1 |');
     expect(table).toContain('| conv | 10.00 | 9.00 | 11.00 | 2.00 | 400.00 | 67 % | memory | x, y | 1.0e-3 | 1.20 x |');
