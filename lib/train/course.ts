@@ -14,6 +14,7 @@ import { RateMeter } from './rate.js';
 import { clearGroup, openGroupFolder, recordGroup } from './group-folder.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
+import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
 /** A step in the device's queue. */
@@ -47,6 +48,7 @@ export class Course {
   readonly #rate: RateMeter;
   #runs: Run[] = [];
   #images: RunImages | undefined;
+  #teacherMark: TeacherMark | undefined;
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
   #decoded = { images: 0, seconds: 0 };
@@ -83,6 +85,7 @@ export class Course {
         course.#adopt(images, run);
         continued.push(continues);
       }
+      course.#teacherMark = await markOf(distiller.teacher, dataset.ids);
       await course.#resume();
       await course.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
@@ -104,6 +107,11 @@ export class Course {
 
   get images(): RunImages {
     return this.#images!;
+  }
+
+  /** What tells the teacher from any other. */
+  get teacherMark(): TeacherMark {
+    return this.#teacherMark!;
   }
 
   /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */

@@ -23,6 +23,7 @@ import { writeReplay } from './replay.js';
 import { readRunConfig, RunFolder } from './run-folder.js';
 import { endLine, startLine } from './run-log.js';
 import type { StudentInfo } from './student-file.js';
+import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
@@ -54,6 +55,8 @@ interface Progress {
   jpegDecoder?: JpegDecoder['name'];
   /** What computed: the CPU, or a GPU by one kind of dense products; absent in checkpoints of versions that did not say. */
   computed?: string;
+  /** Absent in checkpoints of versions that did not look at it: then its name alone tells it. */
+  teacher?: TeacherMark;
   monitor: MonitorState;
   best: Manifest['best'];
   /** Step of the last evaluation; 0 before the first. */
@@ -281,6 +284,7 @@ export class Run {
       views: this.config.teacherCache.views,
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
+      teacher: this.course.teacherMark,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -376,12 +380,13 @@ export class Run {
     }
     const checkpoint = await this.store.read(which);
     const { info, folder } = checkpoint;
+    const progress = checkpoint.progress as Progress;
     const here = this.#studentInfo();
     for (const [field, option] of resumeFields) {
-      if (here[field] === info[field]) continue;
+      if (here[field] === info[field] || (field === 'teacher' && progress.teacher !== undefined)) continue;
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
     }
-    const progress = checkpoint.progress as Progress;
+    if (progress.teacher !== undefined) checkTeacher(folder, progress.teacher, this.course.teacherMark, this.course.distiller.teacher);
     if (progress.dataset !== this.course.images.hash) {
       throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
     }
@@ -400,7 +405,8 @@ export class Run {
     const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
     for (const option of ['teacher', 'textEncoder'] as const) {
       const [was, is] = [before?.[option], this.config[option]];
-      if (was !== undefined && was !== is) await this.folder.log(`${option} is ${is} from here on and was ${was}: it must be the same model, which its name alone tells`);
+      const told = option === 'teacher' && progress.teacher !== undefined ? 'the same one' : 'it must be the same model, which its name alone tells';
+      if (was !== undefined && was !== is) await this.folder.log(`${option} is ${is} from here on and was ${was}: ${told}`);
     }
     const { jpegDecoder = this.#jpegDecoder } = progress;
     if (jpegDecoder !== this.#jpegDecoder) {

@@ -6,13 +6,13 @@ import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { addonPath } from '../../lib/addon.js';
-import { readSafetensors } from '../../lib/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
 import { CheckpointStore } from '../../lib/train/checkpoint.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train } from './train-fixture.js';
 
 const folder = temporaryFolder();
 const bundle = await bundleChild('test/integration/resume-child.ts');
@@ -36,6 +36,13 @@ async function knowAlso(teacher: string, id: string): Promise<void> {
   const ids = shapeNames.flatMap((name) => Array.from({ length: 8 }, (_, i) => `${name}/${i}.png`));
   const rows = Float32Array.of(...known.lookup(ids), ...known.lookup(ids.slice(0, 1)));
   await PrecomputedTeacher.save(teacher, [...ids, id], rows, { resolution: 32 });
+}
+
+/** Changes one weight of a model. */
+async function changeWeight(file: string): Promise<void> {
+  const { tensors, metadata } = await readSafetensors(file);
+  (tensors.get('visual.conv1.weight')!.data as Float32Array)[0]! += 1e-3;
+  await writeSafetensors(file, [...tensors], metadata);
 }
 
 /** Everything a run ends with must be the same to the bit: model, momentum, banks, queue, sampler, losses; and the metrics but for their rates. */
@@ -141,18 +148,65 @@ describe('the text bank', () => {
     await train({ ...(await resumeConfig(broken, { 'train.maxSteps': 16 })), bank: bank && join(folder, bank) }, { resume: 'last' });
     await expectSame(broken, whole);
   });
+});
 
-  it('does not hide that the teacher may be another', async () => {
-    const [run, other] = [output(), join(folder, 'renamed.safetensors')];
+describe('the teacher', () => {
+  const resumeWith = async (run: string, teacher: string, step: number) => train({ ...(await resumeConfig(run, { 'train.maxSteps': step })), teacher }, { resume: 'last' });
+  const refusal = async (run: string, teacher: string) => resumeWith(run, teacher, 3).then(() => undefined, (error: unknown) => error as Error);
+  /** Writes the embeddings that the small teacher has, changed, under a name. */
+  async function embeddingsLike(name: string, change: (row: number, value: number) => number, order: (ids: string[]) => string[] = (ids) => ids): Promise<string> {
+    const known = await PrecomputedTeacher.load(small.teacher);
+    const ids = order(shapeNames.flatMap((shape) => Array.from({ length: 8 }, (_, i) => `${shape}/${i}.png`)));
+    const file = join(folder, 'elsewhere', name);
+    await mkdir(join(folder, 'elsewhere'), { recursive: true });
+    await PrecomputedTeacher.save(file, ids, known.lookup(ids).map((value, i) => change(Math.floor(i / 16), value)), { resolution: 32 });
+    return file;
+  }
+
+  it('is the same at another place and by another name, its embeddings in another order', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole, { train: { maxSteps: 6 } }));
+    await train(quick(broken, { train: { maxSteps: 2 } }));
+    const moved = await embeddingsLike('renamed.safetensors', (_, value) => value, (ids) => ids.reverse());
+    const { weights } = await resumeWith(broken, moved, 6);
+    expect(await readFile(join(broken, 'log.txt'), 'utf8')).toContain(`teacher is ${moved} from here on and was ${small.teacher}: the same one`);
+    const { tensors } = await readSafetensors(join(whole, 'checkpoints', 'last', 'model.safetensors'));
+    for (const [name, values] of Object.entries(weights)) expect(sameBits(values, tensors.get(name)!.data as Float32Array), name).toBe(true);
+  });
+
+  it('is refused with other embeddings under the same name', async () => {
+    const run = output();
     await train(quick(run, { train: { maxSteps: 2 } }));
-    await cp(small.teacher, other);
-    const refused = await train({ ...(await resumeConfig(run, { 'train.maxSteps': 3 })), teacher: other }, { resume: 'last' }).then(() => '', (error: Error) => error.message);
-    expect(refused).toContain('made with another teacher');
-    await mkdir(join(folder, 'copy'), { recursive: true });
-    const moved = join(folder, 'copy', basename(small.teacher));
-    await cp(small.teacher, moved);
-    await train({ ...(await resumeConfig(run, { 'train.maxSteps': 3 })), teacher: moved }, { resume: 'last' });
-    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain(`teacher is ${moved} from here on and was ${small.teacher}: it must be the same model`);
+    const other = await embeddingsLike(basename(small.teacher), (row, value) => (row === 9 ? 1.01 * value : value));
+    expect(await refusal(run, other)).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher', message: expect.stringContaining('another teacher: the embedding of square/1.png is not what it was') as unknown });
+    expect(await refusal(run, other)).toMatchObject({ mend: expect.stringContaining('(--teacher), or begin a new run from its student: --weights') as unknown });
+  });
+
+  it('is refused with other weights under the same name', async () => {
+    const [run, clip] = [output(), join(folder, 'clips', basename(tinyClip))];
+    const config = (teacher: string) => quick(run, { teacher, bank: undefined, data: { resolution: 32 }, train: { maxSteps: 2 } });
+    const first = await train({ ...config(tinyClip), names: shapeNames });
+    expect(first.events.at(-1)).toMatchObject({ type: 'done' });
+    await cp(tinyClip, clip, { recursive: true });
+    const same = await resumeWith(run, clip, 3);
+    expect(same.events.at(-1)).toMatchObject({ type: 'done', step: 3 });
+    await changeWeight(join(clip, 'visual.safetensors'));
+    const error = await resumeWith(run, clip, 4).then(() => undefined, (caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher', message: expect.stringMatching(/Found: "tiny-clip \(native\), .*SHA-256 [0-9a-f]{12}"\. Allowed: tiny-clip \(native\), .*SHA-256 [0-9a-f]{12}\./u) as unknown });
+  });
+
+  it('is told by its name alone where a checkpoint does not say more', async () => {
+    const run = output();
+    await train(quick(run, { train: { maxSteps: 2 } }));
+    const store = await CheckpointStore.open(run);
+    const { folder: last, progress, ...rest } = await store.read('last');
+    expect(progress).toMatchObject({ teacher: { kind: 'precomputed', embeddingSize: 16 } });
+    await rm(last, { recursive: true });
+    await store.write({ ...rest, progress: { ...(progress as object), teacher: undefined } }, { best: null, isBest: false, keep: 2 });
+    const [other, renamed] = [await embeddingsLike(basename(small.teacher), (_, value) => 2 * value), await embeddingsLike('by-name.safetensors', (_, value) => value)];
+    expect(await refusal(run, renamed)).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher' });
+    await resumeWith(run, other, 3);
+    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain(`teacher is ${other} from here on and was ${small.teacher}: it must be the same model`);
   });
 });
 

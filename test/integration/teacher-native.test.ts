@@ -59,6 +59,10 @@ describe("tiny-clip's image tower", () => {
     expect(teacher.mean[0]).toBeCloseTo(0.48145466, 6);
   });
 
+  it('has the fingerprint that checkpoints and caches hold', async () => {
+    expect(await (teacher as NativeTeacher).fingerprint()).toBe('8d630f08fea69b26f6666e70551b1b3127149371b7c101623fbb41963c8d590c'); // of graph and weights: with another one, runs begun before cannot be resumed
+  });
+
   it('gives the embeddings that its ONNX export gave, over a whole and a part batch', async () => {
     const { tensors } = await readSafetensors(fileURLToPath(new URL('../fixtures/tiny-clip-embeddings.safetensors', import.meta.url)));
     const expected = tensors.get('embeddings')!.data as Float32Array;

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
@@ -55,6 +55,21 @@ test.each([
   const teacher = await OnnxTeacher.load(tower(options), preprocessing);
   expect(teacher).toMatchObject({ kind: 'onnx', embeddingSize: 5, resolution: 8, mean: [0, 0, 0], std: [1, 1, 1] });
   for (const batch of [1, 3]) close(await teacher.embed(images(batch, 8), batch), expected(images(batch, 8), batch));
+});
+
+test('has a fingerprint of its file and of weights in files beside it, wherever they lie', async () => {
+  const [file, elsewhere] = [tower(), join(folder, 'elsewhere.onnx')];
+  copyFileSync(file, elsewhere);
+  const fingerprint = async (path: string) => (await OnnxTeacher.load(path, preprocessing)).fingerprint();
+  const alone = await fingerprint(file);
+  expect(await fingerprint(elsewhere)).toBe(alone);
+  expect(await fingerprint(tower({ weights: weights.map((value) => value + 1) }))).not.toBe(alone);
+  writeFileSync(`${file}_data`, 'weights');
+  const apart = await fingerprint(file);
+  expect(apart).not.toBe(alone);
+  writeFileSync(`${file}_data`, 'others.');
+  expect(await fingerprint(file)).not.toBe(apart);
+  await expect((await OnnxTeacher.load(file, preprocessing)).fingerprint(AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
 });
 
 test('an output can be chosen, and must be where the choice is not clear', async () => {

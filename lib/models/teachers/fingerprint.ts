@@ -1,6 +1,9 @@
 /** What tells a teacher from any other, whatever it is called: SHA-256 of what it computes with. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { throwIfAborted } from '../../errors.js';
 import { nextTurn } from '../../turn.js';
 import type { GraphSpec } from '../graph.js';
 import type { WeightRecord } from '../weights.js';
@@ -21,9 +24,16 @@ export async function hashWeights(graph: GraphSpec, weights: Readonly<WeightReco
   return hash.digest('hex');
 }
 
-/** Of a model's file. */
-export async function hashFile(path: string, signal?: AbortSignal): Promise<string> {
+/** Of an ONNX file, and of its weights in files of their own, by the names that exporters give those (`model.onnx.data`, `model.onnx_data`, `model.onnx_data_1`). @throws LgdError ABORTED */
+export async function hashModel(file: string, signal?: AbortSignal): Promise<string> {
+  const [folder, name] = [dirname(file), basename(file)];
+  const beside = (await readdir(folder)).filter((other) => other.startsWith(name) && /^(?:\.data|_data(?:_\d+)?)$/u.test(other.slice(name.length))).sort();
   const hash = createHash('sha256');
-  for await (const part of createReadStream(path, { signal })) hash.update(part as Buffer);
+  for (const part of [name, ...beside]) {
+    for await (const bytes of createReadStream(join(folder, part), { highWaterMark: bytesAtOnce })) {
+      throwIfAborted(signal, 'reading the teacher');
+      hash.update(bytes as Buffer);
+    }
+  }
   return hash.digest('hex');
 }

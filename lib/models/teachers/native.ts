@@ -34,6 +34,7 @@ export class NativeTeacher implements Teacher {
   readonly precision: Precision;
   #weights: WeightRecord | undefined;
   #encoder: Encoder | undefined;
+  #fingerprint: string | undefined;
 
   readonly graph: GraphSpec;
   readonly embeddingSize: number;
@@ -109,7 +110,7 @@ export class NativeTeacher implements Teacher {
 
   /** Tells it from any other teacher: a hash of its graph and weights. @throws LgdError DISPOSED, ABORTED */
   async fingerprint(signal?: AbortSignal): Promise<string> {
-    return hashWeights(this.graph, this.#live(), signal);
+    return (this.#fingerprint ??= await hashWeights(this.graph, this.#live(), signal));
   }
 
   /**

@@ -7,7 +7,7 @@ import { decodeOnnx } from '../../onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
-import { hashFile } from './fingerprint.js';
+import { hashModel } from './fingerprint.js';
 import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, OnnxTeacherApi } from './types.js';
@@ -31,6 +31,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
   #output = '';
   #embeddingSize = 0;
   #oneByOne = false;
+  #fingerprint: string | undefined;
 
   private constructor(
     readonly id: string,
@@ -69,9 +70,9 @@ export class OnnxTeacher implements OnnxTeacherApi {
     return teacher;
   }
 
-  /** Tells it from any other teacher: a hash of its file. */
+  /** Tells it from any other teacher: a hash of its file, and of the weights beside it where they are kept apart. @throws LgdError ABORTED */
   async fingerprint(signal?: AbortSignal): Promise<string> {
-    return hashFile(this.file, signal);
+    return (this.#fingerprint ??= await hashModel(this.file, signal));
   }
 
   async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
