@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import type { Config } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
-import { openImages } from '../data/open-images.js';
 import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import type { ImageSource } from '../data/sources.js';
 import type { StreamedImages } from '../data/streamed.js';
@@ -31,15 +30,19 @@ export interface LabelledOptions {
   onProgress: (done: number, total: number) => void;
 }
 
-/** `evaluate.train` and `evaluate.data`, listed; labels of both are indices into the class names of `evaluate.train`. @throws LgdError BAD_CONFIG, BAD_DATASET, CLASS_MISMATCH */
-export async function openLabelled({ evaluate: { train, data } }: Config, signal: AbortSignal | undefined): Promise<{ train: ImageSource; test: ImageSource }> {
-  const open = (folder: string | undefined, option: string, mend: string) => {
+/**
+ * `evaluate.train` and `evaluate.data`, listed; labels of both are indices into the class names of `evaluate.train`.
+ * @param open lists the images of a folder that this option names
+ * @throws LgdError BAD_CONFIG, BAD_DATASET, CLASS_MISMATCH
+ */
+export async function openLabelled({ evaluate: { train, data } }: Config, open: (folder: string, option: string) => Promise<ImageSource>): Promise<{ train: ImageSource; test: ImageSource }> {
+  const openGiven = (folder: string | undefined, option: string, mend: string) => {
     if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed for this protocol.', { option, mend });
-    return openImages(folder, { labels: 'folders', signal });
+    return open(folder, option);
   };
   const found = {
-    train: await open(train, 'evaluate.train', 'Give a folder of class folders with labelled images to learn from'),
-    test: await open(data, 'evaluate.data', 'Give a folder of class folders to evaluate on'),
+    train: await openGiven(train, 'evaluate.train', 'Give a folder of class folders with labelled images to learn from'),
+    test: await openGiven(data, 'evaluate.data', 'Give a folder of class folders to evaluate on'),
   };
   const [learnt, judged] = [found.train.classNames!, found.test.classNames!];
   const without = (names: readonly string[], others: ReadonlySet<string>) => names.filter((name) => !others.has(name));

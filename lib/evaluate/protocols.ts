@@ -2,6 +2,7 @@
 import { dirname, join } from 'node:path';
 import { stat } from 'node:fs/promises';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
+import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { studentGraph } from '../models/student.js';
@@ -123,7 +124,7 @@ interface Learning {
 async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
   const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const { file, info, weights } = await readStudent(student);
-  const sources = await openLabelled(config, signal);
+  const sources = await openLabelled(config, (folder) => openImages(folder, { labels: 'folders', signal }));
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, { device, resolution: info.resolution, margin, signal, onProgress: report('evaluation images') });

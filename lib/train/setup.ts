@@ -1,6 +1,6 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
@@ -93,16 +93,17 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   const isResumed = resume !== undefined;
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed });
-  const source = await openImages(trainingImages, { labels: given.evaluate.online ? 'folders' : 'none', signal }).catch(movedIf(isResumed, 'data.train', trainingImages));
+  const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, option, folder));
+  const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
   if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   checkBatch(given, source);
-  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, signal);
-  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await openImages(given.evaluate.data, { labels: 'folders', signal }).catch(movedIf(isResumed, 'evaluate.data', given.evaluate.data)));
+  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, (folder, option) => open(folder, option, 'folders'));
+  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await open(given.evaluate.data, 'evaluate.data', 'folders'));
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
   report('teacher')(0, 1);
-  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal });
+  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal }).catch(movedIf(isResumed && isAbsolute(teacherSource), 'teacher', teacherSource));
   cleanup.push(() => teacher.dispose());
   report('teacher')(1, 1);
   checkEmbeddings(teacher, source);
@@ -185,12 +186,13 @@ function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFo
   return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
 }
 
-/** Of a run that goes on: images that are not where they were may have been moved, and their new place can be given. */
-function movedIf(isResumed: boolean, option: 'data.train' | 'evaluate.data', path: string): (error: unknown) => never {
+/** Of a run that goes on: images or a teacher that are not where they were may have been moved, and their new place can be given. */
+function movedIf(mayBe: boolean, option: string, path: string): (error: unknown) => never {
   return (error) => {
-    if (!isResumed || !(error instanceof LgdError && error.code === 'FILE_NOT_FOUND')) throw error;
-    const { alias } = configOptions().find((row) => row.path === option)!;
-    throw new LgdError('FILE_NOT_FOUND', 'the images of the run are not there.', { option, found: path, mend: `Bring them back, or say where they are now: ${alias} NEW`, cause: error });
+    if (!mayBe || !(error instanceof LgdError && error.code === 'FILE_NOT_FOUND') || existsSync(path)) throw error;
+    const { alias, flag } = configOptions().find((row) => row.path === option)!;
+    const [what, are, them, they] = option === 'teacher' ? ['teacher', 'is', 'it', 'it is'] : ['images', 'are', 'them', 'they are'];
+    throw new LgdError('FILE_NOT_FOUND', `the ${what} of the run ${are} not there.`, { option, found: path, mend: `Bring ${them} back, or say where ${they} now: ${alias ?? flag} NEW`, cause: error });
   };
 }
 

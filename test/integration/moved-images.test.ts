@@ -1,11 +1,12 @@
-import { appendFile, cp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { appendFile, cp, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+import { writeTower } from '../fixtures/onnx.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';
 
 const folder = temporaryFolder();
 let source: string;
@@ -79,6 +80,42 @@ describe('a run whose images were moved', () => {
     const { run } = await stopped();
     await writeFile(join(run, 'images.tsv.gz'), 'no gzip');
     await expect(resume(run)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('images.tsv.gz') as unknown });
+  });
+});
+
+describe('what else a run needs', () => {
+  /** Trains a step with a path, moves its folder, and resumes without and with the new path. */
+  async function move(option: string, flag: string, path: string, begun: ConfigInput): Promise<void> {
+    const [run, place] = [join(folder, `run-${count++}`), dirname(path)];
+    await train({ ...begun, output: run, train: { ...begun.train, maxSteps: 1 } });
+    await rename(place, `${place}-moved`);
+    await expect(train(await resumeConfig(run, { 'train.maxSteps': 2 }), { resume: 'last' })).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND', option, found: path, mend: expect.stringContaining(`now: ${flag} NEW`) as unknown,
+    });
+    const { events } = await train(await resumeConfig(run, { 'train.maxSteps': 2, [option]: join(`${place}-moved`, basename(path)) }), { resume: 'last' });
+    expect(events.at(-1)).toMatchObject({ type: 'done', step: 2 });
+  }
+
+  it.each([
+    ['evaluate.train', '--evaluate.train'],
+    ['evaluate.data', '--evaluate'],
+  ])('can be moved, too: the images of %s', async (option, flag) => {
+    const path = await drawShapes(join(folder, option, 'images'), { count: 2, size: 32 });
+    const evaluate = { train: source, data: source, also: 'knn' as const, everyEpochs: 0, [option.split('.')[1]!]: path };
+    await move(option, flag, path, config(source, '', { evaluate }));
+  });
+
+  it.each(['embeddings.safetensors', 'clip', 'tower.onnx'])('can be moved, too: the teacher %s', async (name) => {
+    const place = join(folder, `of-${name}`);
+    const teacher = join(place, name);
+    await mkdir(place);
+    if (name === 'clip') await cp(tinyClip, teacher, { recursive: true });
+    else if (name === 'tower.onnx') {
+      writeTower(teacher, { weights: Float32Array.from({ length: 3 * 16 }, (_, i) => Math.sin(i + 1)), resolution: 32 });
+      await writeFile(join(place, 'preprocessor_config.json'), JSON.stringify({ size: 32, image_mean: [0, 0, 0], image_std: [1, 1, 1] }));
+    } else await cp(models.teacher, teacher);
+    const names = name === 'clip' ? { names: shapeNames, bank: undefined } : {};
+    await move('teacher', '--teacher', teacher, { ...config(source, '', { teacher, data: { resolution: 32 } }), ...names });
   });
 });
 

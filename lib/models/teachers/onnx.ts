@@ -144,6 +144,7 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   let [id, file, folders]: [string, string, string[]] = ['', '', []];
   if (isFile) {
     file = resolve(source);
+    if ((await stat(file).catch(() => undefined)) === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Check the path' });
     folders = [dirname(file), dirname(dirname(file))];
     id = basename(file, '.onnx');
   } else {
