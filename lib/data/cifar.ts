@@ -1,7 +1,8 @@
 /** CIFAR-10 and CIFAR-100 in their binary version (https://www.cs.toronto.edu/~kriz/cifar.html): records of one or two label bytes and 32 x 32 pixels, a plane a channel. */
-import { open, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { readOfMany } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';
 
@@ -84,13 +85,8 @@ async function readNames(path: string, classes: number): Promise<string[]> {
 
 async function readRecord({ path, offset }: { path: string; offset: number }): Promise<Buffer> {
   const planes = Buffer.alloc(pixelBytes);
-  const file = await open(path, 'r');
-  try {
-    const { bytesRead } = await file.read(planes, 0, pixelBytes, offset);
-    if (bytesRead < pixelBytes) throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
-  } finally {
-    await file.close();
-  }
+  const { bytesRead } = await readOfMany(path, (file) => file.read(planes, 0, pixelBytes, offset));
+  if (bytesRead < pixelBytes) throw new LgdError('BAD_DATASET', `${path} became shorter while it was read.`, { mend: 'Fetch it again' });
   const pixels = Buffer.alloc(pixelBytes);
   for (let i = 0; i < planeBytes; i++) for (let c = 0; c < 3; c++) pixels[3 * i + c] = planes[c * planeBytes + i]!;
   const sharp = await importSharp();

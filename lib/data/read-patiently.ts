@@ -1,8 +1,9 @@
 /** Reading images from file systems that fail for a moment: an error of the system is none of the image, and is not held against it. */
+import { open, type FileHandle } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
 
-/** System errors that tell of one file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
+/** System errors that tell of a file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
 const ofTheFile: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG']);
 
 /** Milliseconds between attempts: 4.4 seconds in all. */
@@ -41,7 +42,8 @@ export class PatientReader {
         if (fault === undefined) throw cause;
         if (this.#gaveUp || attempt >= readPauses.length) {
           this.#gaveUp = true;
-          throw new LgdError('BAD_FILE', `the system fails to read ${id} of ${root}: ${fault.message}.`, { mend: 'See to the disk, the network or the limit of open files, or remove that image if it alone fails; then start again (`lgdistill resume` continues a run)', cause });
+          const what = ofTheFile.has(fault.code!) ? 'Bring that file back, or let it be read' : 'See to the disk, the network or the limit of open files, or remove that image if it alone fails';
+          throw new LgdError('BAD_FILE', `the system fails to read ${id} of ${root}: ${fault.message}.`, { mend: `${what}; then start again (\`lgdistill resume\` continues a run)`, cause });
         }
       }
       await setTimeout(readPauses[attempt], undefined, { signal }).catch(() => throwIfAborted(signal, 'reading the images'));
@@ -56,11 +58,27 @@ export function isNotOfTheImage(error: unknown): boolean {
   return error instanceof LgdError && (notOfTheImage.has(error.code) || systemFault(error) !== undefined);
 }
 
-/** The system's error that is at the bottom of one, unless it tells of the file. */
+/** The system's error that is at the bottom of one, unless it tells of the image's own file: that of a file of many images stands under an error of {@link readOfMany}, or of another reader of such. */
 function systemFault(error: unknown): NodeJS.ErrnoException | undefined {
+  let isOfMany = false;
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    isOfMany ||= cause instanceof LgdError;
     const { code, errno } = cause as NodeJS.ErrnoException;
-    if (typeof errno === 'number' && code !== undefined) return ofTheFile.has(code) ? undefined : cause;
+    if (typeof errno === 'number' && code !== undefined) return ofTheFile.has(code) && !isOfMany ? undefined : cause;
   }
   return undefined;
+}
+
+/** Reads from a file that holds many images: where that one is gone, or may not be read, none of them is broken. @throws LgdError BAD_FILE */
+export async function readOfMany<Result>(path: string, read: (file: FileHandle) => Promise<Result>): Promise<Result> {
+  let file: FileHandle | undefined;
+  try {
+    file = await open(path, 'r');
+    return await read(file);
+  } catch (cause) {
+    if (cause instanceof LgdError) throw cause;
+    throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, { mend: 'Check the file and its permissions', cause });
+  } finally {
+    await file?.close();
+  }
 }

@@ -9,6 +9,7 @@ import { basename, dirname, extname, join } from 'node:path';
 import type { Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { inOrder } from './in-order.js';
+import { readOfMany } from './read-patiently.js';
 import { imageExtensions, type ImageSource } from './sources.js';
 
 const block = 512;
@@ -152,10 +153,5 @@ async function classesOf(samples: readonly Sample[], folder: string): Promise<{ 
 }
 
 async function readSample({ shard, offset, bytes }: Sample): Promise<Buffer> {
-  const file = await open(shard, 'r');
-  try {
-    return await readAt(file, offset, bytes, shard);
-  } finally {
-    await file.close();
-  }
+  return readOfMany(shard, (file) => readAt(file, offset, bytes, shard));
 }

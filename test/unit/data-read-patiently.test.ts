@@ -1,6 +1,7 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
+import { create } from 'tar';
 import { describe, expect, it } from 'vitest';
 import { loadAddon } from '../../lib/addon.js';
 import { ImageCache } from '../../lib/data/cache.js';
@@ -80,6 +81,29 @@ describe.each(ways)('images that are %s', (_, brokenOf) => {
     const started = performance.now();
     await expect(brokenOf(images, { signal: AbortSignal.timeout(50), readPauses: [60_000] })).rejects.toMatchObject({ code: 'ABORTED' });
     expect(performance.now() - started).toBeLessThan(20_000);
+  });
+});
+
+describe.each(ways)('images of one file that are %s', (_, brokenOf) => {
+  const kinds: [string, (file: string, bytes: Buffer) => Promise<void>][] = [
+    ['a.tar', async (file, bytes) => {
+      const names = Array.from({ length: count }, (__, i) => `${i}.png`);
+      for (const name of names) await writeFile(join(folder, name), bytes);
+      await create({ file, cwd: folder }, names);
+    }],
+    ['test_batch.bin', async (file) => writeFile(file, Buffer.alloc(count * 3073))],
+    ['a.parquet', async (file, bytes) => writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'image', data: new Array<Buffer>(count).fill(bytes), type: 'BYTE_ARRAY' }] })))],
+  ];
+  it.each(kinds)('%s are not broken each by itself where that file is gone', async (name, write) => {
+    if (brokenOf === ways[0]![1] && name === 'a.parquet') return; // is read in its order only
+    const file = join(folder, name);
+    await write(file, await picture(9, 9).png().toBuffer());
+    const images = await openImages(file);
+    await rename(file, `${file}.away`);
+    await expect(brokenOf(images)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/ENOENT.*Bring that file back.*`lgdistill resume`/u) as unknown });
+    const back = new Promise((resolve) => setTimeout(resolve, 50)).then(() => rename(`${file}.away`, file));
+    expect(await brokenOf(images, { readPauses: [30, 1000] })).toEqual([]);
+    await back;
   });
 });
 
