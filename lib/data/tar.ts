@@ -1,6 +1,7 @@
 /**
  * WebDataset: images in tar files ("shards"), one after the other. Members with the same path up to the first dot of their name are a sample: an image, and its label in
- * `.cls` (a number) or `.json` (`cls`, `label` or `class_id`; `class_name`). Names of classes may stand in `classnames.txt` or `classes.txt` beside the shards.
+ * `.cls` (a number) or `.json` (`cls`, `label` or `class_id`; `class_name`). Names of classes may stand in `classnames.txt` or `classes.txt` beside the shards. Where no image has such a label,
+ * the folders in the shards are the classes.
  *
  * Only headers are read on opening; images are read where they lie.
  */
@@ -8,9 +9,10 @@ import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises
 import { basename, dirname, extname, join } from 'node:path';
 import type { Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { imageExtensions, type ImageSource } from './sources.js';
+import { classesOf, imageExtensions, type ImageSource } from './sources.js';
 
 const block = 512;
 const shardsAtOnce = 8;
@@ -35,7 +37,7 @@ export async function openTarShards(path: string, signal?: AbortSignal): Promise
   const samples: Sample[] = [];
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) for (const sample of found) samples.push(sample);
   if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  return { root: path, ids: samples.map(({ id }) => id), ...(await classesOf(samples, dirname(shards[0]!))), read: (index) => readSample(samples[index]!) };
+  return { root: path, ids: samples.map(({ id }) => id), ...(await labelsOf(samples, path, dirname(shards[0]!))), read: (index) => readSample(samples[index]!) };
 }
 
 /** The files that a path with `{first..last}` names, or those of a folder; sorted. */
@@ -106,7 +108,7 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
     else if (type === 'GlobalExtendedHeader') globals = Pax.parse(await content(), globals, true);
     else if (type === 'NextFileHasLongPath' || type === 'OldGnuLongPath') extended = { ...extended, path: (await content()).replace(/\0.*/su, '') };
     else {
-      if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') yield { path: header.path ?? '', offset, bytes };
+      if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') yield { path: plainId(header.path ?? ''), offset, bytes };
       extended = undefined; // it was of this member alone
     }
   }
@@ -137,8 +139,9 @@ function readLabel(content: Buffer, ending: string, where: string): { label?: nu
   return { ...(label !== undefined && { label }), ...(typeof name === 'string' && { className: name }) };
 }
 
-/** Labels, where every sample has one. */
-async function classesOf(samples: readonly Sample[], folder: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+/** Labels, where every sample has one; where none has, by their folders. */
+async function labelsOf(samples: readonly Sample[], root: string, folder: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+  if (samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
   if (samples.some(({ label }) => label === undefined)) return {};
   const labels = Int32Array.from(samples, ({ label }) => label!);
   const classes = labels.reduce((most, label) => Math.max(most, label + 1), 0);
@@ -150,6 +153,17 @@ async function classesOf(samples: readonly Sample[], folder: string): Promise<{ 
   const classNames = Array.from({ length: classes }, (_, label) => String(label));
   for (const { label, className } of samples) if (className !== undefined) classNames[label!] = className;
   return { labels, classNames };
+}
+
+/** Labels by the folders in the shards, below those that all images lie in: `tar c photos` writes `photos/` before every name. */
+function labelsByFolder(samples: readonly Sample[], root: string): { labels?: Int32Array; classNames?: string[] } {
+  let paths = samples.map(({ id }) => id.slice(id.indexOf('/') + 1));
+  for (;;) {
+    const common = paths[0]!.slice(0, paths[0]!.indexOf('/') + 1);
+    if (common === '' || !paths.every((path) => path.startsWith(common) && path.includes('/', common.length))) break;
+    paths = paths.map((path) => path.slice(common.length));
+  }
+  return paths.every((path) => path.includes('/')) ? classesOf(root, paths) : {};
 }
 
 async function readSample({ shard, offset, bytes }: Sample): Promise<Buffer> {

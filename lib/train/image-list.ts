@@ -11,6 +11,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { BrokenImage } from '../data/cache.js';
+import { plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -56,6 +57,8 @@ export async function writeImageList(runFolder: string, { ids, sourceIndex, file
 
 interface Listed {
   ids: string[];
+  /** Names as they were written, of which the run's hash is. */
+  names: string[];
   places: number[];
   /** NaN where the source did not tell. */
   bytes: number[];
@@ -65,7 +68,7 @@ interface Listed {
 async function readImageList(runFolder: string): Promise<Listed | undefined> {
   const file = join(runFolder, imageListFile);
   if ((await stat(file).catch(() => undefined)) === undefined) return undefined;
-  const list: Listed = { ids: [], places: [], bytes: [] };
+  const list: Listed = { ids: [], names: [], places: [], bytes: [] };
   try {
     const unzipped = createGunzip();
     createReadStream(file).on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
@@ -73,11 +76,12 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
       const [place, bytes, id] = line.split('\t', 3) as [string, string, string];
       list.places.push(Number(place));
       list.bytes.push(bytes === '' ? NaN : Number(bytes));
-      list.ids.push(JSON.parse(id) as string);
+      list.names.push(JSON.parse(id) as string);
     }
   } catch (cause) {
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Remove it, to continue without looking for what changed among the images', cause });
   }
+  list.ids = list.names.map(plainId);
   return list;
 }
 
@@ -95,7 +99,7 @@ export async function checkStillThere(config: Config, ids: readonly string[]): P
   const isBegun = (await stat(join(config.output, 'checkpoints', 'last')).catch(() => undefined)) !== undefined;
   const list = isBegun ? await readImageList(config.output) : undefined;
   if (list === undefined) return;
-  const here = new Set(ids);
+  const here = new Set(ids.map(plainId));
   checkGone(list, list.ids.filter((id) => !here.has(id)), ids.length, await mostGone(config));
 }
 
@@ -115,8 +119,8 @@ function checkGone(list: Listed, gone: readonly string[], count: number, most: n
 export async function imagesOfContinued(config: Config, dataset: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
   const list = await readImageList(config.output);
   if (list === undefined) return imagesOf(dataset, signal);
-  const here = new Map(dataset.ids.map((id, index) => [id, index]));
-  const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [id, reason]));
+  const here = new Map(dataset.ids.map((id, index) => [plainId(id), index]));
+  const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [plainId(id), reason]));
   const found = list.ids.map((id) => here.get(id) ?? -1);
   const gone = list.ids.filter((_, i) => found[i] === -1);
   const most = await mostGone(config);
@@ -124,7 +128,7 @@ export async function imagesOfContinued(config: Config, dataset: Dataset, signal
   checkGone(list, gone, dataset.length, most);
   const sourceIndex = Int32Array.from(list.places);
   return {
-    length: list.ids.length, sourceIndex, hash: await hashImages(list.ids, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found),
+    length: list.ids.length, sourceIndex, hash: await hashImages(list.names, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found),
     gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? 'it is gone since the run began' })),
   };
 }
@@ -132,7 +136,7 @@ export async function imagesOfContinued(config: Config, dataset: Dataset, signal
 /** Refuses images that are not the run's: new ones, ones of another size, another order, and those of `gone`. */
 function checkSame(list: Listed, { ids, fileBytes }: Dataset, found: readonly number[], gone: readonly string[]): void {
   const known = new Set(list.ids);
-  const added = ids.filter((id) => !known.has(id));
+  const added = ids.filter((id) => !known.has(plainId(id)));
   const resized = list.ids.filter((_, i) => found[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[found[i]!] !== list.bytes[i]);
   const present = found.filter((index) => index !== -1);
   const reordered = present.some((index, i) => i > 0 && index < present[i - 1]!);

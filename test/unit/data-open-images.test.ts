@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
@@ -45,6 +46,35 @@ describe('tar shards', () => {
     await writeFile(join(path, 'classnames.txt'), 'zero\none\ntwo\n');
     expect((await openImages(path, { labels: 'auto' })).classNames).toEqual(['zero', 'one', 'two']);
     expect((await openImages(join(path, 'shard-001.tar'))).labels).toBeUndefined();
+  });
+
+  it('made by `tar c .` have the names of those that are not, and their labels', async () => {
+    const [dotted, plain] = [await newFolder(), await newFolder()];
+    const members = { 'sub/0000.jpg': await jpeg(10), 'sub/0000.cls': '1', 'deep/er/0001.jpg': await jpeg(20), 'deep/er/0001.cls': '0' };
+    const from = await newFolder();
+    await tar(join(plain, 'a.tar'), members);
+    execFileSync('tar', ['xf', join(plain, 'a.tar'), '-C', from]);
+    execFileSync('tar', ['cf', join(dotted, 'a.tar'), '-C', from, '--sort=name', '.']);
+    const source = await openImages(dotted, { labels: 'folders' });
+    expect(source.ids).toEqual(['a.tar/deep/er/0001.jpg', 'a.tar/sub/0000.jpg']);
+    expect([...source.labels!]).toEqual([0, 1]);
+    expect([...source.ids].sort()).toEqual([...(await openImages(plain)).ids].sort());
+  });
+
+  it.each([
+    ['as they are', ['cat/1.jpg', 'dog/2.jpg', 'cat/deep/3.jpg']],
+    ['made by `tar c .`', ['./cat/1.jpg', './dog/2.jpg', './cat/deep/3.jpg']],
+    ['below folders that all lie in', ['photos/train/cat/1.jpg', 'photos/train/dog/2.jpg', 'photos/train/cat/deep/3.jpg']],
+  ])('without labels have their folders for classes: %s', async (_, names) => {
+    const image = await jpeg(1);
+    const path = await newFolder();
+    const shards = [names.slice(0, 2), names.slice(2)];
+    for (const [i, shard] of shards.entries()) await tar(join(path, `${i}.tar`), Object.fromEntries(shard.map((name) => [name, image])));
+    const source = await openImages(path, { labels: 'folders' });
+    expect(source.classNames).toEqual(['cat', 'dog']);
+    expect([...source.labels!]).toEqual([0, 1, 0]);
+    await tar(join(path, '2.tar'), { 'loose.jpg': image });
+    expect((await openImages(path, { labels: 'auto' })).labels).toBeUndefined();
   });
 
   it('without labels have none; what is no tar, compressed, cut or empty is refused', async () => {

@@ -18,6 +18,15 @@ test('saves and looks up rows by image, in the order asked for', async () => {
   expect(teacher.has('cat/3.jpg')).toBe(false);
 });
 
+test('takes ./a and a for one image', async () => {
+  const written = ['./cat/1.jpg', 'a.tar/./cat/2.jpg', 'dog./1.jpg'];
+  await PrecomputedTeacher.save(file, written, embeddings);
+  const teacher = await PrecomputedTeacher.load(file);
+  expect([...teacher.lookup(['cat/1.jpg', 'a.tar/cat/2.jpg', './dog./1.jpg'])]).toEqual([...embeddings]);
+  expect([...written, 'cat/1.jpg', '././cat/1.jpg'].every((id) => teacher.has(id))).toBe(true);
+  await expect(PrecomputedTeacher.save(file, ['a/b', './a/b', 'c'], embeddings)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('given twice') as string });
+});
+
 test("without more, the file's name and CLIP's preprocessing at 224 px", async () => {
   await PrecomputedTeacher.save(file, ids, embeddings);
   const teacher = await PrecomputedTeacher.load(file);

@@ -1,6 +1,7 @@
 import { basename, extname } from 'node:path';
 import { LgdError } from '../../errors.js';
 import { readSafetensors, writeSafetensors } from '../../safetensors.js';
+import { plainId } from '../../data/image-id.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
@@ -14,7 +15,7 @@ export interface PrecomputedInfo extends Partial<Preprocessing> {
 
 /**
  * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32, or half precision widened on reading) and, in its metadata, `ids` (a JSON array of N image ids:
- * paths relative to the data set's root, with forward slashes) and optionally `teacher`, `resolution`, `mean`, `std`.
+ * paths relative to the data set's root, with forward slashes; `./` before them means nothing) and optionally `teacher`, `resolution`, `mean`, `std`.
  * It never sees the student's augmented views, only whole images; resolution, mean and std say how the student's input is prepared (CLIP's at 224 px by default).
  */
 export class PrecomputedTeacher implements PrecomputedTeacherApi {
@@ -75,13 +76,13 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   /** Whether an image has an embedding. */
   has(id: string): boolean {
-    return this.#rows?.has(id) ?? false;
+    return this.#rows?.has(plainId(id)) ?? false;
   }
 
   lookup(ids: readonly string[]): Float32Array {
     const rows = this.#rows;
     if (rows === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
-    const missing = ids.filter((id) => !rows.has(id));
+    const missing = ids.filter((id) => !rows.has(plainId(id)));
     if (missing.length > 0) {
       throw new LgdError('BAD_DATASET', `${missing.length} of ${ids.length} images have no embedding in ${this.id}.`, {
         found: `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', ...' : ''}`,
@@ -92,7 +93,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     const size = this.embeddingSize;
     const result = new Float32Array(ids.length * size);
     ids.forEach((id, i) => {
-      const row = rows.get(id)!;
+      const row = rows.get(plainId(id))!;
       result.set(this.embeddings.subarray(row * size, (row + 1) * size), i * size);
     });
     return result;
@@ -118,7 +119,8 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 function indexRows(ids: readonly string[], embeddings: Float32Array, file: string): Map<string, number> {
   const size = embeddings.length / ids.length;
   const rows = new Map<string, number>();
-  ids.forEach((id, row) => {
+  ids.forEach((written, row) => {
+    const id = plainId(written);
     if (rows.has(id)) throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, { mend: 'Give each image once' });
     rows.set(id, row);
     let squares = 0;

@@ -1,0 +1,34 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { parseConfig } from '../../lib/config.js';
+import type { Dataset } from '../../lib/train/batch.js';
+import { checkStillThere, imagesOf, imagesOfContinued, writeImageList } from '../../lib/train/image-list.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+let count = 0;
+
+/** Images of these names. */
+const dataset = (ids: string[]) => ({ length: ids.length, ids, sourceIndex: Int32Array.from(ids.keys()) }) as unknown as Dataset;
+
+/** A run that was begun with these images. */
+async function begunWith(ids: string[]) {
+  const output = join(folder, `run-${count++}`);
+  await mkdir(join(output, 'checkpoints', 'last'), { recursive: true });
+  const config = parseConfig({ output, data: { train: 'images', maxBrokenShare: 0.5 } });
+  await writeFile(join(output, 'config.json'), JSON.stringify(config));
+  await writeImageList(output, dataset(ids));
+  return { config, hash: (await imagesOf(dataset(ids), undefined)).hash };
+}
+
+it('a run goes on with the same images, whether their names begin with ./ or not', async () => {
+  const ids = ['a.tar/x/1.jpg', 'a.tar/x/2.jpg', 'b.tar/3.jpg'];
+  const dotted = ids.map((id) => id.replace('/', '/./'));
+  for (const [then, now] of [[dotted, ids], [ids, dotted], [ids, ids]] as const) {
+    const { config, hash } = await begunWith(then);
+    await checkStillThere(config, now);
+    expect(await imagesOfContinued(config, dataset(now), undefined)).toMatchObject({ length: 3, hash, standIns: undefined, gone: [] });
+    await expect(imagesOfContinued(config, dataset([...now, 'b.tar/4.jpg']), undefined)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('1 are new (b.tar/4.jpg)') as unknown });
+  }
+});
