@@ -1,3 +1,4 @@
+import { constants } from 'node:buffer';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
@@ -143,8 +144,11 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
   let header: Record<string, HeaderEntry | Record<string, string>>;
   try {
     header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))) as typeof header;
-  } catch {
-    throw damaged(path, 'its header is not JSON');
+  } catch (cause) {
+    if (systemErrorCode(cause) !== 'ERR_STRING_TOO_LONG') throw damaged(path, 'its header is not JSON');
+    throw new LgdError('BAD_FILE', `the header of ${path} has ${mebibytes(length)} MiB of text, more than the ${mebibytes(mostText)} that can be read.`, {
+      mend: 'Write the file with fewer names or ids in its metadata, or shorter ones', cause,
+    });
   }
   const { __metadata__: metadata = {}, ...tensors } = header;
   const entries = new Map(Object.entries(tensors as Record<string, HeaderEntry>));
@@ -207,7 +211,32 @@ export function* bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView, mo
   for (let from = 0; from < byteLength; from += most) yield new Uint8Array(buffer, byteOffset + from, Math.min(most, byteLength - from));
 }
 
-/** The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given. */
+const mostText = constants.MAX_STRING_LENGTH;
+
+/** Bytes as a number of MiB. */
+function mebibytes(bytes: number): number {
+  return Math.ceil(bytes / 2 ** 20);
+}
+
+/**
+ * JSON that a header is to hold, or the header itself.
+ * @throws LgdError NOT_WRITABLE where it is more than a string holds
+ */
+export function headerJson(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new LgdError('NOT_WRITABLE', `the names or ids that are to stand in the header of a safetensors file come to more than ${mebibytes(mostText)} MiB of text, which is all that it can have.`, {
+      mend: 'Give fewer of them, or shorter ones: ten million of some 45 characters fit', cause,
+    });
+  }
+}
+
+/**
+ * The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given.
+ * @throws LgdError NOT_WRITABLE (a header too long)
+ */
 export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array[] {
   const header: Record<string, unknown> = { __metadata__: metadata };
   const parts: Uint8Array[] = [];
@@ -217,7 +246,7 @@ export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, met
     offset += data.byteLength;
     for (const bytes of bytesOf(data)) parts.push(bytes);
   }
-  let json = JSON.stringify(header);
+  let json = headerJson(header);
   json += ' '.repeat((8 - (Buffer.byteLength(json) % 8)) % 8);
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(json)));

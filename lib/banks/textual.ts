@@ -1,3 +1,4 @@
+import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { LgdError } from '../errors.js';
 import { bytesOf, readSafetensors, writeSafetensors } from '../safetensors.js';
@@ -157,8 +158,17 @@ export class TextualSemanticsBank {
   }
 }
 
+const mostNames = 2 ** 24; // a set's
+const punctuation = 5; // quotes, each escaped in the header of a file, and a comma
+
 function requireNames(names: readonly string[], allowDuplicates: boolean): void {
   if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names', mend: 'Give category names' });
+  const text = names.reduce((sum, name) => sum + name.length + punctuation, 0);
+  if (names.length > mostNames || text > constants.MAX_STRING_LENGTH) {
+    throw new LgdError('BAD_NAMES', `a bank cannot hold ${names.length} names of ${Math.ceil(text / 2 ** 20)} MiB.`, {
+      option: 'names', allowed: `${mostNames} names of ${Math.ceil(constants.MAX_STRING_LENGTH / 2 ** 20)} MiB in all`, mend: 'Give fewer names, or shorter ones',
+    });
+  }
   const empty = names.findIndex((name) => name.trim() === '');
   if (empty !== -1) throw new LgdError('BAD_NAMES', `name ${empty + 1} is empty.`, { option: 'names', mend: 'Remove it; lgdistill names proposes the mended list' });
   if (allowDuplicates) return;

@@ -1,3 +1,5 @@
+import { constants } from 'node:buffer';
+
 /**
  * JSON files of lists that are longer than a string may be, half a billion characters: {"images": [...], "annotations": [...]}. The members of such lists are parsed one by one; what is
  * left of the text, with 0 in the place of each, is parsed at the end, so that both together find every fault that JSON.parse finds.
@@ -9,18 +11,21 @@ const [quote, backslash, comma, openBracket, closeBracket, openBrace, closeBrace
  * Parses an object whose lists may be of any length.
  * @param chunks the file, UTF-8
  * @param take called with each member of each list that is a value of the object, and with the list's key
+ * @param most bytes of what is parsed at once: a member, or what is in no such list
  * @returns the object, its lists' members replaced by 0; what is no object comes as it is
- * @throws SyntaxError
+ * @throws SyntaxError, RangeError
  */
-export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key: string, member: unknown) => void): Promise<unknown> {
+export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key: string, member: unknown) => void, most: number = constants.MAX_STRING_LENGTH): Promise<unknown> {
   const rest: string[] = [];
   let run: Uint8Array[] = []; // what was read since the last cut
+  let runBytes = 0;
   let [depth, inString, isEscaped, isObject] = [0, false, false, false];
   let key: string | undefined; // of the list that is being read
   const cut = (last: Uint8Array): string => {
     const text = Buffer.concat([...run, last]).toString('utf8');
     run = [];
-    return text;
+    runBytes = 0;
+    return rest.length === 0 ? text.replace(/^\uFEFF/u, '') : text;
   };
   for await (const chunk of chunks) {
     let from = 0;
@@ -55,6 +60,8 @@ export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key
       } else if (byte === closeBrace || byte === closeBracket) depth--;
     }
     run.push(chunk.subarray(from));
+    runBytes += chunk.length - from;
+    if (runBytes > most) throw new RangeError(`more than ${Math.floor(most / 2 ** 20)} MiB of it are one value, and not members of a list`);
   }
   rest.push(cut(new Uint8Array(0)));
   return JSON.parse(rest.join('')) as unknown;

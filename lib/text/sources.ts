@@ -1,11 +1,17 @@
+import { constants } from 'node:buffer';
+import { createReadStream, type Stats } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
+import { parseMembers } from '../data/json-members.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
 import { namesInTable } from './table.js';
 
 const kinds = `a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list (${builtinIds.join(', ')})`;
+const mostText = constants.MAX_STRING_LENGTH;
+/** Bytes of JSON that are parsed at once. */
+const atOnce = 2 ** 26;
 const splits = new Set(['train', 'training', 'val', 'valid', 'validation', 'test', 'testing']);
 
 /**
@@ -14,21 +20,23 @@ const splits = new Set(['train', 'training', 'val', 'valid', 'validation', 'test
  * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_FILE (a built-in list that was changed)
  */
 export async function readNames(source: string): Promise<string[]> {
-  let isFolder: boolean;
+  let found: Stats;
   try {
-    isFolder = (await stat(source)).isDirectory();
+    found = await stat(source);
   } catch (cause) {
     if (Object.hasOwn(builtinLists, source)) return readBuiltin(source);
     throw notFound(source, cause);
   }
-  if (isFolder) return classFolders(source);
-  const text = await readText(source);
+  if (found.isDirectory()) return classFolders(source);
   switch (extname(source).toLowerCase()) {
-    case '.json': return fromJson(text, source);
-    case '.csv': return namesInTable(text, source, undefined);
-    case '.tsv': return namesInTable(text, source, '\t');
+    case '.json': return fromJson(source, found.size);
+    case '.csv': return namesInTable(await readText(source, found.size), source, undefined);
+    case '.tsv': return namesInTable(await readText(source, found.size), source, '\t');
     case '.txt':
-    case '': return fromText(text);
+    case '': return fromText(await readText(source, found.size));
+    case '.safetensors': throw new LgdError('BAD_NAMES', `${source} is a file of tensors, not of names.`, {
+      option: 'names', allowed: kinds, mend: 'Give a text bank as bank (--bank); make one of embeddings with `lgdistill bank build --embeddings`',
+    });
     default: throw new LgdError('BAD_NAMES', `${source} is not a kind of file that holds names.`, { option: 'names', allowed: kinds, mend: 'Save the names as .txt, one a line' });
   }
 }
@@ -53,13 +61,28 @@ function mendOfMissing(source: string): string {
   return `Check the path; or give the names themselves, in a file, one a line, or as a JSON list: --names '${list.replaceAll("'", "'\\''")}'`;
 }
 
-async function readText(path: string): Promise<string> {
+async function readText(path: string, bytes: number): Promise<string> {
+  if (bytes > mostText) throw tooLong(path, bytes);
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)); // drops a byte order mark
   } catch (cause) {
-    const why = systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA' ? 'it is not UTF-8 text' : (cause as Error).message;
-    throw new LgdError('BAD_NAMES', `cannot read names from ${path}: ${why}.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
+    if (systemErrorCode(cause) !== 'ERR_ENCODING_INVALID_ENCODED_DATA') throw cannotRead(path, cause);
+    throw new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
   }
+}
+
+function cannotRead(path: string, cause: unknown): LgdError {
+  return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, { option: 'names', mend: 'Check the file and its permissions', cause });
+}
+
+function tooLong(path: string, bytes: number): LgdError {
+  return new LgdError('BAD_NAMES', `${path} has ${mebibytes(bytes)} MiB, more than a list of names may have.`, {
+    option: 'names', allowed: `${mebibytes(mostText)} MiB, or JSON with "names" or "categories"`, mend: 'Give a file of the names alone, one a line',
+  });
+}
+
+function mebibytes(bytes: number): number {
+  return Math.ceil(bytes / 2 ** 20);
 }
 
 /** One name a line; empty lines and lines that start with # are not names. Blanks around a name are kept for the doctor to find. */
@@ -71,16 +94,18 @@ function fromText(text: string): string[] {
  * An array of strings or of {name}; or an object that holds one under `names` or `categories` (COCO and LVIS annotation files);
  * or an object from class index to name, bare or under `names` (YOLO) or `id2label` (Hugging Face).
  */
-function fromJson(text: string, path: string): string[] {
+async function fromJson(path: string, bytes: number): Promise<string[]> {
   const bad = (message: string, cause?: unknown) =>
     new LgdError('BAD_NAMES', `${path}: ${message}.`, {
       option: 'names', allowed: 'an array of strings, or an object with "names" or "categories"', mend: 'Write the names as ["cat", "dog"]', cause,
     });
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = bytes > atOnce ? await parseLarge(path) : JSON.parse(await readText(path, bytes));
   } catch (cause) {
-    throw bad(`it is not JSON (${(cause as Error).message})`, cause);
+    if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`, cause);
+    if (cause instanceof RangeError) throw tooLong(path, bytes);
+    throw cause instanceof LgdError ? cause : cannotRead(path, cause);
   }
   if (isRecord(value)) {
     const { names, categories, id2label } = value;
@@ -98,6 +123,17 @@ function fromJson(text: string, path: string): string[] {
     if (typeof name !== 'string') throw bad(`entry ${index} is not a name but ${JSON.stringify(entry)?.slice(0, 80)}`);
     return name;
   });
+}
+
+/** JSON whose boxes and outlines would take the memory of a string, or more than one holds: an object's lists member by member, of which those of names are kept. */
+async function parseLarge(path: string): Promise<unknown> {
+  const lists = { names: [] as unknown[], categories: [] as unknown[] };
+  const whole = await parseMembers(createReadStream(path, { highWaterMark: 2 ** 20 }), (key, member) => {
+    if (key === 'names' || key === 'categories') lists[key].push(isRecord(member) ? { name: member['name'] } : member);
+  });
+  if (!isRecord(whole)) return whole;
+  for (const key of ['names', 'categories'] as const) if (Array.isArray(whole[key])) whole[key] = lists[key];
+  return whole;
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

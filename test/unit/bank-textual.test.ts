@@ -21,6 +21,13 @@ beforeAll(async () => {
 });
 afterAll(() => encoder.dispose());
 
+test('names that no file of a bank holds are refused with the limit', () => {
+  const half = 'x'.repeat(2 ** 28);
+  expect(() => TextualSemanticsBank.fromEmbeddings([half, `y${half}`], Float32Array.of(1, 2), { encoderId: 'none' })).toThrow(expect.objectContaining({
+    code: 'BAD_NAMES', message: expect.stringContaining('2 names of 513 MiB') as string, allowed: '16777216 names of 512 MiB in all',
+  }));
+});
+
 test('a row is the normalised mean of unit prompt embeddings, as computed one prompt at a time', async () => {
   expect([bank.size, bank.embeddingSize, bank.data.length]).toEqual([10, 256, 2560]);
   expect(bank.templates).toEqual(templates);

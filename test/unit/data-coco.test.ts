@@ -37,6 +37,17 @@ it.each(['', 'text', '{"a":[1,2}', '{"a":[1,]}', '{"a":[,1]}', '{"a":[1 2]}', '{
   for (let size = 1; size <= text.length + 1; size++) await expect(parsed(text, size), `${size}`).rejects.toThrow(SyntaxError);
 });
 
+it('what is no list may be no longer than a string', async () => {
+  async function* chunks() {
+    for (let i = 0; i < 100; i++) yield Buffer.from(i === 0 ? '{"a":[1,2],"b":[' : '3,4,');
+    yield Buffer.from('5],"c":"');
+    for (let i = 0; i < 10; i++) yield Buffer.from('ten bytes.');
+    yield Buffer.from('"}');
+  }
+  expect(await parseMembers(chunks(), () => undefined, 200)).toMatchObject({ a: [0, 0], c: 'ten bytes.'.repeat(10) });
+  await expect(parseMembers(chunks(), () => undefined, 80)).rejects.toThrow(RangeError);
+});
+
 it('a COCO file keeps boxes, whatever the order of its lists, and says what is wrong', async () => {
   const images = [{ id: 5, file_name: 'a.jpg', width: 10, height: 20, license: 1 }, { id: 3, file_name: 'b.jpg', width: 30, height: 40 }];
   const annotations = [

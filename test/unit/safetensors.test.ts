@@ -1,6 +1,6 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { SafetensorsReader } from '../../lib/safetensors-reader.js';
 import { bytesOf, encodeSafetensors, halfToFloat, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -88,6 +88,18 @@ test('a tensor of more than 4 GiB is written from its own memory, in pieces that
   const cut = [...bytesOf(some, 12)];
   expect(cut.map(({ byteLength }) => byteLength)).toEqual([12, 12, 4]);
   expect(Buffer.concat(cut).equals(Buffer.from(Float32Array.of(2, 3, 4, 5, 6, 7, 8).buffer))).toBe(true);
+});
+
+test('a header that no string holds is refused with the limit, written or read', async () => {
+  const file = join(folder, 'long-header.safetensors');
+  const write = () => writeSafetensors(file, [['t', { shape: [1], data: new Float32Array(1) }]], { ids: 'made up' });
+  await write();
+  // As V8 refuses strings of 512 MiB, which are not made here.
+  vi.spyOn(JSON, 'stringify').mockImplementationOnce(() => { throw new RangeError('Invalid string length'); });
+  await expect(write()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('more than 512 MiB of text') as string, mend: expect.stringContaining('Give fewer of them') as string });
+  vi.spyOn(TextDecoder.prototype, 'decode').mockImplementationOnce(() => { throw Object.assign(new Error('Cannot create a string longer than 0x1fffffe8 characters'), { code: 'ERR_STRING_TOO_LONG' }); });
+  await expect(readSafetensors(file)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/the header of .* has 1 MiB of text, more than the 512 that can be read/u) as string });
+  expect((await readSafetensors(file)).metadata).toEqual({ ids: 'made up' });
 });
 
 test('what is damaged is said', async () => {

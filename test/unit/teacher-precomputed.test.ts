@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { PrecomputedTeacher } from '../../lib/models/teachers/precomputed.js';
 import { writeSafetensors } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -25,6 +25,11 @@ test('takes ./a and a for one image', async () => {
   expect([...teacher.lookup(['cat/1.jpg', 'a.tar/cat/2.jpg', './dog./1.jpg'])]).toEqual([...embeddings]);
   expect([...written, 'cat/1.jpg', '././cat/1.jpg'].every((id) => teacher.has(id))).toBe(true);
   await expect(PrecomputedTeacher.save(file, ['a/b', './a/b', 'c'], embeddings)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('given twice') as string });
+});
+
+test('ids that no string holds are refused with the limit', async () => {
+  vi.spyOn(JSON, 'stringify').mockImplementationOnce(() => { throw new RangeError('Invalid string length'); });
+  await expect(PrecomputedTeacher.save(file, ids, embeddings)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('512 MiB') as string });
 });
 
 test("without more, the file's name and CLIP's preprocessing at 224 px", async () => {

@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, test } from 'vitest';
@@ -38,6 +38,25 @@ test.each([
   ['Hugging Face config', '{"id2label":{"0":"cat","1":"dog"}}'],
 ])('JSON: %s', async (kind, content) => {
   expect(await load(file(`${kind}.json`, content))).toEqual(['cat', 'dog']);
+});
+
+test('JSON of any length: annotations are read one by one, and names are kept', async () => {
+  const path = join(folder, 'large.json');
+  const annotations = `{"id":1,"segmentation":[[${'10.5,'.repeat(20_000)}1]]}`;
+  writeFileSync(path, '\uFEFF{"annotations":[');
+  for (let i = 0; i < 680; i++) appendFileSync(path, `${i === 0 ? '' : ','}${annotations}`); // 68 MB
+  appendFileSync(path, '],"categories":[{"id":7,"name":"cat"},{"id":3,"name":"dog"}]}');
+  expect(await load(path)).toEqual(['cat', 'dog']);
+});
+
+test.each(['names.txt', 'names.csv'])('%s that is longer than a text may be is refused with the limit', async (name) => {
+  const path = file(`long-${name}`, '');
+  truncateSync(path, 600 * 2 ** 20);
+  await expect(load(path)).rejects.toMatchObject({ code: 'BAD_NAMES', message: expect.stringContaining('600 MiB') as string, allowed: expect.stringContaining('512 MiB') as string, mend: 'Give a file of the names alone, one a line' });
+});
+
+test('a bank in the place of names is told where it belongs', async () => {
+  await expect(load(file('bank.safetensors', '12345678{}'))).rejects.toMatchObject({ code: 'BAD_NAMES', mend: expect.stringContaining('--bank') as string });
 });
 
 test.each([

@@ -1,6 +1,6 @@
 import { basename, extname } from 'node:path';
 import { LgdError } from '../../errors.js';
-import { readSafetensors, writeSafetensors } from '../../safetensors.js';
+import { headerJson, readSafetensors, writeSafetensors } from '../../safetensors.js';
 import { plainId } from '../../data/image-id.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd } from './preprocessor.js';
@@ -60,13 +60,13 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
   /**
    * @param ids N image ids, each once
    * @param embeddings [N,D], row-major
-   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE
+   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
    */
   static async save(file: string, ids: readonly string[], embeddings: Float32Array, { id, resolution, mean, std }: PrecomputedInfo = {}): Promise<void> {
     const size = embeddings.length / ids.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
     indexRows(ids, embeddings, file);
-    const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: JSON.stringify(ids) };
+    const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: headerJson(ids) };
     if (id !== undefined) metadata['teacher'] = id;
     if (resolution !== undefined) metadata['resolution'] = String(resolution);
     if (mean !== undefined) metadata['mean'] = JSON.stringify(mean);
