@@ -29,11 +29,12 @@ const tests: Readonly<Record<FileKind, (bytes: Uint8Array) => boolean>> = { safe
 /**
  * May a file of this kind be written there? Yes where there is nothing, an empty file, or one of the same kind, which is then replaced.
  * @param option what names the place, for the message
+ * @param more what the mend says besides
  * @throws LgdError BAD_OPTION; NOT_WRITABLE for a file that cannot be read
  */
-export async function checkReplaceable(path: string, kind: FileKind, option: string): Promise<void> {
+export async function checkReplaceable(path: string, kind: FileKind, option: string, more = ''): Promise<void> {
   const found = await stat(path).catch(() => undefined);
-  if (found?.isDirectory() === true) throw new LgdError('BAD_OPTION', 'is a folder.', { option, found: path, mend: 'Give the file to write' });
+  if (found?.isDirectory() === true) throw new LgdError('BAD_OPTION', 'is a folder.', { option, found: path, mend: `Give the file to write${more}` });
   if (found?.isFile() !== true) return;
   const file = await open(path, 'r').catch((cause: unknown) => { throw writeError(path, cause); });
   try {
@@ -42,5 +43,5 @@ export async function checkReplaceable(path: string, kind: FileKind, option: str
   } finally {
     await file.close();
   }
-  throw new LgdError('BAD_OPTION', `there is a file already, which is not ${words[kind]}.`, { option, found: path, allowed: `a new file, or ${words[kind]} to replace`, mend: 'Choose another place, or remove that file first' });
+  throw new LgdError('BAD_OPTION', `there is a file already, which is not ${words[kind]}.`, { option, found: path, allowed: `a new file, or ${words[kind]} to replace`, mend: `Choose another place${more}, or remove that file first` });
 }

@@ -12,7 +12,7 @@ import { referenceEmbeddings, type Comparison } from './compare.js';
 import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
 import { compareOwn, writeOwn } from './own.js';
 import { readExportSource, requireBank, type ExportSource } from './source.js';
-import { checkFolder, placeFolder, sizeOfFolder } from './folder.js';
+import { checkFolder, placeFlag, placeFolder, sizeOfFolder } from './folder.js';
 import { compareTool, isFolderTool, prepareTool, writeTool } from './tools.js';
 import { compareTransformers, writeTransformers } from './transformers.js';
 import type { Written } from './written.js';
@@ -63,11 +63,12 @@ function mendOfPath(path: string): string | undefined {
 const endings: Readonly<Partial<Record<ExportFormat, string>>> = { lgdistill: '.safetensors', torchvision: '.safetensors', onnx: '.onnx' };
 
 /** The place of a file: it ends as its format does, and what is there already is of the same kind. @throws LgdError BAD_OPTION */
-async function checkFile(path: string, format: ExportFormat, option: string): Promise<void> {
+async function checkFile(path: string, format: ExportFormat): Promise<void> {
   const ending = endings[format];
   if (ending === undefined) return;
-  if (!path.endsWith(ending)) throw new LgdError('BAD_OPTION', `a file for ${format} ends in ${ending}.`, { option, found: path, allowed: `a ${ending} file`, mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}` });
-  await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', option);
+  const flag = format === 'lgdistill' ? '' : ` ${placeFlag}`;
+  if (!path.endsWith(ending)) throw new LgdError('BAD_OPTION', `a file for ${format} ends in ${ending}.`, { option: 'to', found: path, allowed: `a ${ending} file`, mend: `Write ${path.slice(0, path.length - extname(path).length)}${ending}${flag}` });
+  await checkReplaceable(path, format === 'onnx' ? 'onnx' : 'safetensors', 'to', flag);
 }
 
 /** What {@link exportStudent} writes, and where. */
@@ -117,7 +118,7 @@ export interface ExportResult {
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
-  await checkFile(to, format, 'to');
+  await checkFile(to, format);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', 'bank');
   const source = await readExportSource(from);
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');

@@ -189,7 +189,7 @@ describe('a file in the place of an export', () => {
     for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) writeFileSync(at(name), text);
     await refused({ to: at('kept.safetensors') }, { option: 'to', found: at('kept.safetensors') });
     await refused({ to: at('kept.safetensors'), format: 'torchvision' }, { option: 'to' });
-    await refused({ to: at('kept.onnx'), format: 'onnx' }, { option: 'to', message: expect.stringContaining('which is not an ONNX file') as unknown });
+    await refused({ to: at('kept.onnx'), format: 'onnx' }, { option: 'to', message: expect.stringMatching(/which is not an ONNX file.*Choose another place \(on the command line: --output\), or/u) as unknown });
     await refused({ to: at('unwritten.safetensors'), bank: at('kept.txt') }, { option: 'bank', found: at('kept.txt') });
     for (const name of ['kept.safetensors', 'kept.onnx', 'kept.txt']) expect(readFileSync(at(name), 'utf8')).toBe(text);
     expect(existsSync(at('unwritten.safetensors'))).toBe(false);
@@ -197,7 +197,7 @@ describe('a file in the place of an export', () => {
 
   test('of another ending is not written', async () => {
     await refused({ to: at('named.onnx') }, { option: 'to', mend: `Write ${at('named.safetensors')}` });
-    await refused({ to: at('named'), format: 'onnx' }, { option: 'to', mend: `Write ${at('named.onnx')}` });
+    await refused({ to: at('named'), format: 'onnx' }, { option: 'to', mend: `Write ${at('named.onnx')} (on the command line: --output)` });
     expect(readdirSync(folder).filter((name) => name.startsWith('named.'))).toEqual([]);
   });
 });

@@ -62,7 +62,7 @@ test('an earlier export is replaced, anything else stays', async () => {
   await exportStudent({ from, to: at('other'), format: 'transformers' }); // empty
   mkdirSync(at('mine'));
   writeFileSync(at('mine', 'config.json'), '{}');
-  await expect(exportStudent({ from, to: at('mine'), format: 'transformers' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to' });
+  await expect(exportStudent({ from, to: at('mine'), format: 'transformers' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', mend: 'Choose another place (on the command line: --output)' });
   expect(readdirSync(at('mine'))).toEqual(['config.json']);
   await expect(exportStudent({ from, to, format: 'transformers', head: 'drop' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'head' });
   await expect(exportStudent({ from, to, format: 'transformers', classifier: true })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'classifier' });
