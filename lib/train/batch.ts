@@ -3,6 +3,7 @@ import type { ImageCache } from '../data/cache.js';
 import type { PlannedBatch } from '../data/loader.js';
 import type { PreparableImages } from '../data/read-ahead.js';
 import type { DecodeRate } from '../data/streamed.js';
+import { LgdError } from '../errors.js';
 
 /** What training reads of its images: an {@link ImageCache}, {@link StreamedImages}, or anything with the same pixels, ids and places. */
 export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceIndex'>, Partial<Pick<ImageCache, 'broken' | 'fileBytes' | 'labels'>>, PreparableImages {
@@ -14,10 +15,28 @@ export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceInde
 export interface Batch extends PlannedBatch {
   /** Its store holds the batch's images at least. */
   dataset: Dataset;
-  /** Which image's pixels each one has, as {@link PreparedImages.shown}. */
+  /** Which image's pixels each one has, as {@link PreparedImages.shown}: pass on what `prepare` or `readAhead` gave. Without it each is taken to have its own, and to be what its label and id say. */
   shown?: Int32Array;
   /** Called once the work on the batch is done. */
   release?(): void;
+}
+
+/**
+ * Looks, before anything of it is queued, whether a batch tells the same of every image.
+ * @param classes how many there are, where labels are learnt from
+ * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET (no labels)
+ */
+export function checkBatch({ dataset: { length, labels }, images, shown = images }: Batch, classes: number | undefined): void {
+  if (shown.length !== images.length) {
+    throw new LgdError('BAD_SHAPE', `a batch of ${images.length} images tells of ${shown.length} which they show.`, { option: 'shown', allowed: 'one index an image', mend: 'Pass on what prepare gave with these images' });
+  }
+  const outside = shown.find((index) => !(index >= 0 && index < length));
+  if (outside !== undefined) throw new LgdError('BAD_OPTION', 'a batch shows an image that is not there.', { option: shown === images ? 'images' : 'shown', found: outside, allowed: `indices from 0 to ${length - 1}` });
+  if (classes === undefined) return;
+  if (labels === undefined) throw new LgdError('BAD_DATASET', 'the online probe needs labels, and these images have none.', { option: 'evaluate.online', mend: 'Give images in class folders, or turn it off' });
+  if (labels.length !== length) throw new LgdError('BAD_SHAPE', `there are ${labels.length} labels of ${length} images.`, { option: 'labels', allowed: 'one an image', mend: 'Give the labels of all images of the data set, not of the batch' });
+  const wrong = shown.find((index) => !(labels[index]! >= 0 && labels[index]! < classes));
+  if (wrong !== undefined) throw new LgdError('BAD_OPTION', `the label of image ${wrong} is none of the ${classes} classes.`, { option: 'labels', found: labels[wrong], allowed: `0 to ${classes - 1}` });
 }
 
 /** Ids of the images whose pixels a batch has. */

@@ -9,7 +9,7 @@ import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
-import type { Batch, Dataset } from './batch.js';
+import { checkBatch, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { Pupil, type DistillerState } from './pupil.js';
@@ -140,12 +140,13 @@ export class Distiller implements Disposable {
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
    * Gradients are averaged over the batches, the banks move once.
    * @returns what {@link readMetrics} reads the step's numbers by
-   * @throws LgdError of a teacher outside the device; faults of queued work come with the metrics
+   * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of a batch that does not fit its data set, before any of it is queued; those of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], { step, learningRate, students, after }: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     const { addon, handle } = this.device;
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
+    for (const batch of batches) checkBatch(batch, pupils.find(({ online }) => online !== undefined)?.online!.classes);
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
@@ -191,8 +192,7 @@ export class Distiller implements Disposable {
   /** Online probes learn from the last batch of a step, after it. */
   #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
-    if (dataset.labels === undefined) throw new LgdError('BAD_DATASET', 'the online probe needs labels, and these images have none.', { option: 'evaluate.online', mend: 'Give images in class folders, or turn it off' });
-    const labels = targetsOf({ labels: dataset.labels }, shown);
+    const labels = targetsOf(dataset as { labels: Int32Array }, shown);
     for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
   }
 

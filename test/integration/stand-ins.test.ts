@@ -58,4 +58,16 @@ test('the online probe learns the labels of the images that the student sees', a
   const expected = await weightsAfter(right, {});
   expect(sameBits(await weightsAfter(images.labels!, { shown }), expected)).toBe(true);
   expect(sameBits(await weightsAfter(images.labels!, {}), expected)).toBe(false);
+
+  using distiller = new Distiller({ device, teacher, student: createStudent('mobilenet_v3_small', { device, embeddingSize: teacher.embeddingSize, widthMultiplier: 0.1 }), tsb, config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 4 } }, onlineClasses: 4 });
+  const refused = async (labels: Int32Array | undefined, told: { shown?: Int32Array }, error: object) =>
+    expect(distiller.queueStep([{ ...batch, ...told, dataset: { length, ids, sourceIndex, labels, store } }], { step: 0, learningRate: 0.1 })).rejects.toMatchObject(error);
+  const before = await distiller.state();
+  await refused(undefined, { shown }, { code: 'BAD_DATASET', option: 'evaluate.online' });
+  await refused(images.labels!.subarray(0, 4), { shown }, { code: 'BAD_SHAPE', option: 'labels' }); // those of the batch
+  await refused(right.map((label) => label + 1), {}, { code: 'BAD_OPTION', option: 'labels', found: 4, allowed: '0 to 3' });
+  await refused(right, { shown: shown!.subarray(1) }, { code: 'BAD_SHAPE', option: 'shown' });
+  await refused(right, { shown: Int32Array.of(6, 8, 20, length) }, { code: 'BAD_OPTION', option: 'shown', found: length });
+  const after = await distiller.state();
+  expect(Object.entries(after.weights).every(([name, { data: values }]) => sameBits(values, before.weights[name]!.data))).toBe(true);
 });
