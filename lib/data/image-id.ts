@@ -1,4 +1,45 @@
+/** Names of images: as they are compared, and where each stands. */
+
 /** An image's id without the `./` before names that `tar c .` and `find .` write: `./a/b.jpg` and `a/b.jpg` are one image. */
 export function plainId(id: string): string {
   return id.includes('./') ? id.replace(/(^|\/)(?:\.\/+)+/gu, '$1') : id;
+}
+
+/** The place of each of any number of ids, compared by {@link plainId}: a Map holds no more than 2^24. */
+export class IdPlaces {
+  readonly #maps: Map<string, number>[] = [new Map()];
+
+  /** @param most ids in one Map */
+  constructor(ids: Iterable<string> = [], readonly most = 2 ** 23) {
+    let place = 0;
+    for (const id of ids) this.set(id, place++);
+  }
+
+  get(id: string): number | undefined {
+    const plain = plainId(id);
+    for (const map of this.#maps) {
+      const place = map.get(plain);
+      if (place !== undefined) return place;
+    }
+    return undefined;
+  }
+
+  has(id: string): boolean {
+    return this.get(id) !== undefined;
+  }
+
+  /** Adds an id that is not there yet. */
+  set(id: string, place: number): void {
+    if (this.#maps.at(-1)!.size >= this.most) this.#maps.push(new Map());
+    this.#maps.at(-1)!.set(plainId(id), place);
+  }
+
+  get size(): number {
+    return this.#maps.reduce((sum, map) => sum + map.size, 0);
+  }
+
+  /** One of the ids, for messages. */
+  get first(): string | undefined {
+    return this.#maps[0]!.keys().next().value;
+  }
 }

@@ -11,7 +11,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { BrokenImage } from '../data/cache.js';
-import { plainId } from '../data/image-id.js';
+import { IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -99,7 +99,7 @@ export async function checkStillThere(config: Config, ids: readonly string[]): P
   const isBegun = (await stat(join(config.output, 'checkpoints', 'last')).catch(() => undefined)) !== undefined;
   const list = isBegun ? await readImageList(config.output) : undefined;
   if (list === undefined) return;
-  const here = new Set(ids.map(plainId));
+  const here = new IdPlaces(ids);
   checkGone(list, list.ids.filter((id) => !here.has(id)), ids.length, await mostGone(config));
 }
 
@@ -119,7 +119,7 @@ function checkGone(list: Listed, gone: readonly string[], count: number, most: n
 export async function imagesOfContinued(config: Config, dataset: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
   const list = await readImageList(config.output);
   if (list === undefined) return imagesOf(dataset, signal);
-  const here = new Map(dataset.ids.map((id, index) => [plainId(id), index]));
+  const here = new IdPlaces(dataset.ids);
   const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [plainId(id), reason]));
   const found = list.ids.map((id) => here.get(id) ?? -1);
   const gone = list.ids.filter((_, i) => found[i] === -1);
@@ -135,8 +135,8 @@ export async function imagesOfContinued(config: Config, dataset: Dataset, signal
 
 /** Refuses images that are not the run's: new ones, ones of another size, another order, and those of `gone`. */
 function checkSame(list: Listed, { ids, fileBytes }: Dataset, found: readonly number[], gone: readonly string[]): void {
-  const known = new Set(list.ids);
-  const added = ids.filter((id) => !known.has(plainId(id)));
+  const known = new IdPlaces(list.ids);
+  const added = ids.filter((id) => !known.has(id));
   const resized = list.ids.filter((_, i) => found[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[found[i]!] !== list.bytes[i]);
   const present = found.filter((index) => index !== -1);
   const reordered = present.some((index, i) => i > 0 && index < present[i - 1]!);

@@ -1,7 +1,7 @@
 import { basename, extname } from 'node:path';
 import { LgdError } from '../../errors.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../safetensors.js';
-import { plainId } from '../../data/image-id.js';
+import { IdPlaces } from '../../data/image-id.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
@@ -23,9 +23,9 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
   readonly resolution: number;
   readonly mean: ChannelTriple;
   readonly std: ChannelTriple;
-  #rows: Map<string, number> | undefined;
+  #rows: IdPlaces | undefined;
 
-  private constructor(readonly id: string, readonly embeddingSize: number, private embeddings: Float32Array, rows: Map<string, number>, { resolution, mean, std }: Preprocessing) {
+  private constructor(readonly id: string, readonly embeddingSize: number, private embeddings: Float32Array, rows: IdPlaces, { resolution, mean, std }: Preprocessing) {
     this.#rows = rows;
     [this.resolution, this.mean, this.std] = [resolution, mean, std];
   }
@@ -76,24 +76,24 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   /** Whether an image has an embedding. */
   has(id: string): boolean {
-    return this.#rows?.has(plainId(id)) ?? false;
+    return this.#rows?.has(id) ?? false;
   }
 
   lookup(ids: readonly string[]): Float32Array {
     const rows = this.#rows;
     if (rows === undefined) throw new LgdError('DISPOSED', `the teacher ${this.id} was disposed of.`, { mend: 'Load it again' });
-    const missing = ids.filter((id) => !rows.has(plainId(id)));
+    const missing = ids.filter((id) => !rows.has(id));
     if (missing.length > 0) {
       throw new LgdError('BAD_DATASET', `${missing.length} of ${ids.length} images have no embedding in ${this.id}.`, {
         found: `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ', ...' : ''}`,
-        allowed: `paths relative to the data set's root, such as ${rows.keys().next().value}`,
+        allowed: `paths relative to the data set's root, such as ${rows.first}`,
         mend: 'Compute embeddings for the whole data set, or check its root',
       });
     }
     const size = this.embeddingSize;
     const result = new Float32Array(ids.length * size);
     ids.forEach((id, i) => {
-      const row = rows.get(plainId(id))!;
+      const row = rows.get(id)!;
       result.set(this.embeddings.subarray(row * size, (row + 1) * size), i * size);
     });
     return result;
@@ -116,11 +116,10 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 }
 
 /** The row of each id, after checking that ids are distinct and rows usable. */
-function indexRows(ids: readonly string[], embeddings: Float32Array, file: string): Map<string, number> {
+function indexRows(ids: readonly string[], embeddings: Float32Array, file: string): IdPlaces {
   const size = embeddings.length / ids.length;
-  const rows = new Map<string, number>();
-  ids.forEach((written, row) => {
-    const id = plainId(written);
+  const rows = new IdPlaces();
+  ids.forEach((id, row) => {
     if (rows.has(id)) throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, { mend: 'Give each image once' });
     rows.set(id, row);
     let squares = 0;
