@@ -151,8 +151,7 @@ const schema = z.strictObject({
 
 /** Every option, resolved; options without a default may be absent. */
 export type Config = z.output<typeof schema>;
-/** What {@link parseConfig} accepts: any part of a {@link Config}. */
-export type ConfigInput = z.input<typeof schema>;
+export type { ConfigInput } from './config-input.js';
 /** What the student is to agree with the teacher on; the option `method` says which is which. */
 export type Method = Config['method'];
 

@@ -4,11 +4,16 @@ import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { exitCodes } from '../../lib/cli/failure.js';
 import { configOptions } from '../../lib/config.js';
+import { configInputType } from '../../scripts/docs/config-input.mjs';
 import { optionsPage } from '../../scripts/docs/options.mjs';
 import { pages, readPage, root } from './pages.js';
 
 test('docs/options.md is what the options say; write it with npm run docs:options', () => {
   expect(readPage('docs/options.md')).toBe(optionsPage(configOptions()));
+});
+
+test('lib/config-input.ts is what the options say; write it with npm run docs:options', () => {
+  expect(readFileSync(join(root, 'lib', 'config-input.ts'), 'utf8')).toBe(configInputType(configOptions()));
 });
 
 test('docs/troubleshooting.md has every error code and no other, in alphabetical order, and every exit code', () => {
