@@ -149,8 +149,8 @@ export interface NativeAugmentRecipe {
   blurSigmaMin?: number;
   blurSigmaMax?: number;
   resize?: number;
-  mean?: number[];
-  std?: number[];
+  mean?: readonly number[];
+  std?: readonly number[];
 }
 
 /** Sizes and numbers of a semantic head; meanings and defaults in native/engine.h. */
@@ -183,18 +183,29 @@ export interface SemanticState {
   queueFilled?: number;
 }
 
-/** One step's numbers, means over the batch; entropies in nats. */
+/** One step's numbers, means over the batch; losses and entropies in nats. A part that the method does not have is 0. */
 export interface SemanticMetrics {
+  /** The whole: alpha * lossVisual + (1 - alpha) * lossTextual; of method feature 1 - cosine. */
   loss: number;
+  /** Cross-entropy over visual bank and queue: klVisual + entropyVisual. */
   lossVisual: number;
+  /** Cross-entropy over the text bank: klTextual + entropyTextual. */
   lossTextual: number;
+  /** What of the visual loss the student can lower. */
   klVisual: number;
+  /** What of the textual loss the student can lower. */
   klTextual: number;
+  /** Entropy of the teacher's distribution over visual bank and queue, to which lossVisual can fall. */
   entropyVisual: number;
+  /** Entropy of the teacher's distribution over the text bank, to which lossTextual can fall. */
   entropyTextual: number;
+  /** Share of the visual target, 0 to 1, that lies on the image's own embedding. */
   ownMass: number;
+  /** Share of images, 0 to 1, whose nearest name is the teacher's; it rises with the accuracy and needs no labels. */
   agreement: number;
+  /** Names that an image of this step was assigned to. */
   categoriesHit: number;
+  /** Names that an image was assigned to since the start. */
   categoriesSeen: number;
 }
 

@@ -1,5 +1,6 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
 import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
@@ -77,7 +78,7 @@ function onnxFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Ext
     async embed(batch, place) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(results[place]!, await teacher.embed(pixels, encoder.batch));
+      addon.writeTensor(results[place]!, rowsOf(teacher, await teacher.embed(pixels, encoder.batch), encoder.batch));
       return results[place]!;
     },
     dispose() {
@@ -93,13 +94,19 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
   return {
     plan: undefined,
     embed(batch, place) {
-      addon.writeTensor(results[place]!, teacher.lookup(idsOf(batch)));
+      addon.writeTensor(results[place]!, rowsOf(teacher, teacher.lookup(idsOf(batch)), encoder.batch));
       return results[place]!;
     },
     dispose() {
       for (const result of results) addon.release(result);
     },
   };
+}
+
+/** What a teacher gave, which may be a caller's own. @throws LgdError BAD_SHAPE */
+function rowsOf({ id, embeddingSize }: AnyTeacher, rows: Float32Array, images: number): Float32Array {
+  if (rows instanceof Float32Array && rows.length === images * embeddingSize) return rows;
+  throw new LgdError('BAD_SHAPE', `the teacher ${id} did not give ${images} embeddings.`, { option: 'teacher', found: rows, allowed: `a Float32Array [${images},${embeddingSize}]` });
 }
 
 /** A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was there before or not. */

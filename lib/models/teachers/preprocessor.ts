@@ -59,13 +59,13 @@ function side(size: Size | undefined, bad: (why: string) => LgdError): number | 
 function triple(values: number[] | undefined, name: string, bad: (why: string) => LgdError): ChannelTriple {
   if (!Array.isArray(values) || values.length !== 3 || !values.every(Number.isFinite)) throw bad(`its ${name} is not three numbers`);
   if (name === 'image_std' && values.some((value) => value <= 0)) throw bad('its image_std is not positive');
-  return values as ChannelTriple;
+  return [values[0]!, values[1]!, values[2]!];
 }
 
 /** (255 f x - m) / s with x in 0..1 and rescale factor f equals (x - m/255f) / (s/255f). */
 function rescaled(mean: ChannelTriple, std: ChannelTriple, { do_rescale, rescale_factor }: PreprocessorConfig): { mean: ChannelTriple; std: ChannelTriple } {
   const scale = do_rescale === false ? 255 : rescale_factor === undefined ? 1 : 255 * rescale_factor;
   if (Math.abs(scale - 1) < 1e-6) return { mean, std };
-  const divide = (values: ChannelTriple) => values.map((value) => value / scale) as ChannelTriple;
+  const divide = ([red, green, blue]: ChannelTriple): ChannelTriple => [red / scale, green / scale, blue / scale];
   return { mean: divide(mean), std: divide(std) };
 }

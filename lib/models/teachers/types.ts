@@ -1,10 +1,10 @@
 /** A value for each of the channels red, green, blue. */
-export type ChannelTriple = [number, number, number];
+export type ChannelTriple = readonly [number, number, number];
 
 /** What every teacher tells: a frozen image encoder whose space the text bank shares. */
 export interface Teacher extends Disposable, AsyncDisposable {
   readonly kind: 'native' | 'onnx' | 'precomputed';
-  /** A hub id, or the name of the folder or file. */
+  /** A hub id, or the name of the folder or file; what checkpoints and students call it. */
   readonly id: string;
   /** D. */
   readonly embeddingSize: number;
@@ -17,7 +17,10 @@ export interface Teacher extends Disposable, AsyncDisposable {
   dispose(): Promise<void>;
 }
 
-/** A teacher that runs in onnxruntime, on the CPU. */
+/**
+ * A teacher that computes outside the device: {@link OnnxTeacher} in onnxruntime, or any model of your own, as an object with these members. Its views are read back from the device for it,
+ * and its embeddings sent there.
+ */
 export interface OnnxTeacherApi extends Teacher {
   readonly kind: 'onnx';
   /**
@@ -26,10 +29,12 @@ export interface OnnxTeacherApi extends Teacher {
    * @returns [B,D], not normalised
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
-  embed(pixels: Float32Array, batch: number, options?: { signal?: AbortSignal }): Promise<Float32Array>;
+  embed(pixels: Float32Array, batch: number, options?: { signal?: AbortSignal | undefined }): Promise<Float32Array>;
+  /** Tells it from any other teacher, such as a hash of its weights: what was computed with one is not mixed with another's. */
+  fingerprint(signal?: AbortSignal): Promise<string>;
 }
 
-/** A teacher whose embeddings were computed before, one for each image (the whole image: no augmentation reaches it). */
+/** A teacher whose embeddings were computed before, one for each image (the whole image: no augmentation reaches it): {@link PrecomputedTeacher}, or a table of your own, as an object with these members. */
 export interface PrecomputedTeacherApi extends Teacher {
   readonly kind: 'precomputed';
   /**
@@ -38,4 +43,6 @@ export interface PrecomputedTeacherApi extends Teacher {
    * @throws LgdError BAD_DATASET (ids without an embedding), DISPOSED
    */
   lookup(ids: readonly string[]): Float32Array;
+  /** Whether an image has an embedding. */
+  has(id: string): boolean;
 }
