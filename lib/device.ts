@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { checkOptions } from './arguments.js';
 import { describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
@@ -79,6 +80,7 @@ export class Device implements Disposable {
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
+  checkOptions(options, 'openDevice()', 'threads');
   const threads = options.threads ?? availableParallelism();
   if (!Number.isInteger(threads) || threads < 1) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: 'a whole number from 1' });

@@ -111,10 +111,23 @@ function compose(message: string, { option, found, allowed, mend }: ErrorDetails
   return parts.join(' ');
 }
 
+/** A value in few words, whatever it is: of an array of numbers its length, of an object with a class that class. */
 function describe(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value);
-  const text = typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value);
+  if (typeof value === 'function') return value.name === '' ? 'a function' : `the function ${value.name}`;
+  if (ArrayBuffer.isView(value) && 'length' in value) return `${value.constructor.name} of ${String(value.length)} values`;
+  const prototype: unknown = typeof value === 'object' && value !== null ? Object.getPrototypeOf(value) : undefined;
+  if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value)) return `an object of class ${(value as object).constructor.name}`;
+  const text = shorten(value);
   return text.length > 200 ? `${text.slice(0, 197)}...` : text;
+}
+
+function shorten(value: unknown): string {
+  if (typeof value !== 'string' && (typeof value !== 'object' || value === null)) return String(value);
+  try {
+    return JSON.stringify(value);
+  } catch {
+    return Array.isArray(value) ? 'an array' : 'an object'; // cyclic, or with a bigint in it
+  }
 }
 
 /** The code of a Node system error (`ENOENT`, `ENOSPC` ...), or undefined. */
@@ -148,8 +161,14 @@ export function writeError(path: string, cause: unknown): LgdError {
 
 /**
  * Stops a long call whose signal has fired.
- * @throws LgdError ABORTED, with the signal's reason as its cause
+ * @throws LgdError ABORTED, with the signal's reason as its cause; as {@link checkSignal}
  */
 export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  checkSignal(signal);
   if (signal?.aborted) throw new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown });
+}
+
+/** What is no signal, such as its controller, would never stop anything. @throws LgdError BAD_OPTION */
+export function checkSignal(signal: AbortSignal | undefined): void {
+  if (signal && typeof signal.aborted !== 'boolean') throw new LgdError('BAD_OPTION', 'not an AbortSignal.', { option: 'signal', found: signal, allowed: 'an AbortSignal, such as controller.signal' });
 }

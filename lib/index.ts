@@ -54,10 +54,11 @@ export { packKinds, type PackIndex, type PackKind, type PackRecipe } from './dat
 export { measureData, type DataRow, type MeasureDataOptions } from './data/measure.js';
 
 export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader.js';
-export { readViews, type ViewOptions } from './data/views.js';
+export { readViews, type ViewBatch, type ViewOptions } from './data/views.js';
 
 // training
 export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export { makeSchedule, type Schedule, type ScheduleOptions } from './train/schedule.js';
 export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';

@@ -60,6 +60,7 @@ export class MemoryQueue {
    * @throws LgdError BAD_SHAPE, NON_FINITE, ZERO_EMBEDDING; nothing is put in then
    */
   push(embeddings: Float32Array): void {
+    if (!(embeddings instanceof Float32Array)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [B,D]' });
     const rows = embeddings.length / this.embeddingSize;
     if (!Number.isInteger(rows)) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not rows of ${this.embeddingSize}.`, { option: 'embeddings' });
     const units = embeddings.slice();

@@ -1,5 +1,6 @@
 import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
+import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { bytesOf, readSafetensors, writeSafetensors } from '../safetensors.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
@@ -80,8 +81,11 @@ export class TextualSemanticsBank {
    * Embeds every name: per template the unit text embedding, the mean over templates, normalised again (text/prompts.ts).
    * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
-  static async build(list: CategoryList | readonly string[], { encoder, templates = 'default', allowDuplicates = false, signal, onProgress }: BuildOptions): Promise<TextualSemanticsBank> {
-    const names = list instanceof CategoryList ? list.names : list;
+  static async build(list: CategoryList | readonly string[], options: BuildOptions): Promise<TextualSemanticsBank> {
+    checkOptions(options, 'TextualSemanticsBank.build()', 'encoder');
+    const { encoder, templates = 'default', allowDuplicates = false, signal, onProgress } = options;
+    checkArgument('encoder', encoder);
+    const names = namesOf(list);
     requireNames(names, allowDuplicates);
     const loaded = await loadTemplates(templates);
     const data = await embedNames(names, encoder, loaded, { signal, onProgress });
@@ -93,8 +97,12 @@ export class TextualSemanticsBank {
    * @param embeddings [K,D], row-major, of any positive length; they are copied and normalised
    * @throws LgdError BAD_NAMES, BAD_SHAPE, ZERO_EMBEDDING, NON_FINITE
    */
-  static fromEmbeddings(list: CategoryList | readonly string[], embeddings: Float32Array, { encoderId, templates = [], allowDuplicates = false }: BankInfo): TextualSemanticsBank {
-    const names = list instanceof CategoryList ? list.names : list;
+  static fromEmbeddings(list: CategoryList | readonly string[], embeddings: Float32Array, options: BankInfo): TextualSemanticsBank {
+    checkOptions(options, 'TextualSemanticsBank.fromEmbeddings()', 'encoderId');
+    const { encoderId, templates = [], allowDuplicates = false } = options;
+    checkText(encoderId, 'encoderId', 'the name of the encoder that the rows come from');
+    const names = namesOf(list);
+    if (!ArrayBuffer.isView(embeddings)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [K,D], row-major' });
     requireNames(names, allowDuplicates);
     const size = embeddings.length / names.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${names.length} names.`, { option: 'embeddings', allowed: '[K,D], row-major' });
@@ -160,6 +168,13 @@ export class TextualSemanticsBank {
 
 const mostNames = 2 ** 24; // a set's
 const punctuation = 5; // quotes, each escaped in the header of a file, and a comma
+
+/** Names from a list, which `import` and `require` have different classes of, or from an array. @throws LgdError BAD_NAMES */
+function namesOf(list: CategoryList | readonly string[]): readonly string[] {
+  const names: unknown = typeof list === 'object' && list !== null && 'names' in list ? list.names : list;
+  if (Array.isArray(names)) return names as readonly string[];
+  throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: list, allowed: 'an array of strings, or what `await CategoryList.load()` gives', mend: 'Give names, and put await before CategoryList.load()' });
+}
 
 function requireNames(names: readonly string[], allowDuplicates: boolean): void {
   if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names', mend: 'Give category names' });

@@ -1,8 +1,9 @@
+import { checkOptions } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
 import type { PackFile } from './pack/reader.js';
-import type { ImageBytes, ImageSource } from './sources.js';
+import { checkSource, type ImageBytes, type ImageSource } from './sources.js';
 
 /** Pixels of a batch, ready for {@link NativeAddon.augment} under the data set's own indices until they are released. */
 export interface PreparedImages {
@@ -113,7 +114,8 @@ export class ImageCache implements Disposable {
    *   OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
-    checkOptions(options);
+    checkCacheOptions(options);
+    checkSource(source);
     const { root, ids, classNames, pack, places } = source;
     if (pack !== undefined) checkPackedSize(pack, options);
     if (pack?.index.recipe.kind === 'raw') return ImageCache.#map(source, pack, options);
@@ -129,7 +131,12 @@ export class ImageCache implements Disposable {
    * `total` of the progress is what has come so far, and the share of broken images is judged over that, from the 50th broken one on and at the end.
    * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels do not fit
    */
-  static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, { classNames, ...options }: StreamOptions): Promise<ImageCache> {
+  static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, streamOptions: StreamOptions): Promise<ImageCache> {
+    checkCacheOptions(streamOptions);
+    if (typeof images !== 'object' || images === null || !(Symbol.asyncIterator in images || Symbol.iterator in images)) {
+      throw new LgdError('BAD_DATASET', 'this is no stream of images.', { found: images, allowed: 'an iterable or async iterable of { id, bytes, label? }', mend: 'Call a generator function, and give what it returns' });
+    }
+    const { classNames, ...options } = streamOptions;
     return ImageCache.#fill(streamed(images, classNames, options.signal), options, { root: '(stream)', total: undefined, classNames });
   }
 
@@ -137,7 +144,7 @@ export class ImageCache implements Disposable {
     images: AsyncIterable<Undecoded>, options: ImageCacheOptions,
     { root, total, classNames, places }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
-    checkOptions(options);
+    checkCacheOptions(options);
     const { addon, memoryLimitBytes, spillFolder, background } = options;
     const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
@@ -183,12 +190,17 @@ export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }
   });
 }
 
-export function checkOptions({ resolution, margin, memoryLimitBytes, maxBrokenShare }: ImageCacheOptions): void {
-  const check = (good: boolean, option: string, found: number, allowed: string): void => {
-    if (!good) throw new LgdError('BAD_OPTION', 'out of range.', { option, found, allowed });
+/** @throws LgdError BAD_OPTION */
+export function checkCacheOptions(options: ImageCacheOptions): void {
+  checkOptions(options, 'ImageCache.build()', 'addon: device.addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare');
+  const { addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
+  const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
+    if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });
   };
+  check(typeof addon?.makePixelStore === 'function', 'addon', addon, 'device.addon');
   check(Number.isInteger(resolution) && resolution >= 1, 'resolution', resolution, 'a whole number from 1');
   check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
-  check(memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');
+  check(typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');
+  check(typeof spillFolder === 'string', 'spillFolder', spillFolder, 'a folder that is there');
   check(maxBrokenShare >= 0 && maxBrokenShare <= 1, 'maxBrokenShare', maxBrokenShare, '0 to 1');
 }

@@ -77,6 +77,7 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
     for (;;) {
       const { done, value } = await orAborted(Promise.resolve(iterator.next()), signal);
       if (done) return;
+      checkImageBytes(value);
       const { id, bytes, label } = value;
       withLabels ??= label !== undefined;
       if (withLabels !== (label !== undefined)) throw badLabel(`image ${id} has ${withLabels ? 'no label' : 'a label'}, unlike those before it`);
@@ -91,6 +92,12 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
   } finally {
     void Promise.resolve(iterator.return?.()).catch(() => undefined); // not waited for: a stream that hangs would hang its end too
   }
+}
+
+/** @throws LgdError BAD_DATASET */
+function checkImageBytes(value: unknown): asserts value is ImageBytes {
+  if (typeof value === 'object' && value !== null && 'id' in value && typeof value.id === 'string' && 'bytes' in value) return;
+  throw new LgdError('BAD_DATASET', 'the stream gave something that is no image.', { found: value, allowed: '{ id, bytes, label? }, with an id that is a string', mend: 'Give images so' });
 }
 
 function badLabel(what: string): LgdError {

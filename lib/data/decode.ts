@@ -32,10 +32,17 @@ const timeoutSeconds = 60;
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING
  */
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
+  checkBytes(bytes);
   const header = readJpegHeader(bytes);
   const addon = loadAddon();
   const fast = await decodeFast(addon, header, options, async ({ width, height }) => ({ width, height, pixels: await addon.decodeJpeg(bytes, width, height, header?.profile) }));
   return fast ?? decodeBySharp(bytes, header, options);
+}
+
+/** A caller's own source may give anything; no image is at fault then. @throws LgdError BAD_OPTION */
+function checkBytes(bytes: unknown): void {
+  if (ArrayBuffer.isView(bytes) && (bytes as Uint8Array).BYTES_PER_ELEMENT === 1) return;
+  throw new LgdError('BAD_OPTION', 'not the bytes of an image.', { option: 'bytes', found: bytes, allowed: 'a Uint8Array, such as new Uint8Array(arrayBuffer)' });
 }
 
 /** An image of a store, by its index. */
@@ -50,6 +57,7 @@ export interface StorePlace {
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, OUT_OF_MEMORY
  */
 export async function placeImage(bytes: Uint8Array, { addon, store, index }: StorePlace, options: DecodeOptions): Promise<void> {
+  checkBytes(bytes);
   const header = readJpegHeader(bytes);
   const isPlaced = await decodeFast(addon, header, options, async ({ width, height }) => {
     await addon.placeJpeg(store, index, bytes, width, height, header?.profile);

@@ -1,5 +1,6 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
+import { checkArgument } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -18,8 +19,8 @@ export interface ImageSource {
   readonly pack?: PackFile;
   /** Reading in any order but the given one is slow. */
   readonly sequential?: boolean;
-  /** The encoded bytes of an image. */
-  read(index: number): Promise<Buffer>;
+  /** The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends the run. */
+  read(index: number): Promise<Uint8Array>;
 }
 
 /** Endings of the files taken for images, lower case. */
@@ -52,6 +53,21 @@ export async function openImageFolder(root: string, { labels = 'none', signal }:
   const ids = found.ids.sort((a, b) => (a < b ? -1 : 1));
   const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!));
   return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
+}
+
+/**
+ * Looks whether a source, which may be a caller's own, has what reading it relies on.
+ * @throws LgdError BAD_OPTION (no source), BAD_DATASET (labels that do not fit)
+ */
+export function checkSource(source: ImageSource): void {
+  checkArgument('source', source);
+  const { root, ids, labels, classNames } = source;
+  if (labels === undefined) return;
+  const bad = (what: string): LgdError => new LgdError('BAD_DATASET', `${what} in ${root}.`, { option: 'labels', mend: 'Give each image a label, an index into classNames, or leave labels out' });
+  if (labels.length !== ids.length) throw bad(`there are ${labels.length} labels of ${ids.length} images`);
+  const classes = classNames?.length ?? 0;
+  const wrong = labels.findIndex((label) => !(Number.isInteger(label) && label >= 0 && label < classes));
+  if (wrong !== -1) throw bad(`image ${ids[wrong]} has the label ${labels[wrong]}, and there are ${classes} class names`);
 }
 
 /** At most `most` images of a source, spread evenly over its order; class names stay as they are. */
@@ -160,12 +176,10 @@ export interface ImageBytes {
  * @throws LgdError BAD_DATASET
  */
 export function imagesFromBuffers(images: readonly ImageBytes[], classNames?: readonly string[]): ImageSource {
+  if (!Array.isArray(images)) throw new LgdError('BAD_DATASET', 'these are no images.', { found: images, allowed: 'an array of { id, bytes, label? }', mend: 'Give an array; a stream is what ImageCache.fromStream() takes' });
   const bad = (message: string): LgdError => new LgdError('BAD_DATASET', message, { mend: 'Give images that all have a label, an index into the class names, or none of them one' });
   if (images.length === 0) throw new LgdError('BAD_DATASET', 'there are no images.', { mend: 'Give at least one image' });
-  const read = (index: number): Promise<Buffer> => {
-    const { bytes } = images[index]!;
-    return Promise.resolve(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
-  };
+  const read = (index: number): Promise<Uint8Array> => Promise.resolve(images[index]!.bytes);
   const source = { root: '(memory)', ids: images.map(({ id }) => id), read };
   const labelled = images.filter(({ label }) => label !== undefined).length;
   if (labelled === 0) return source;

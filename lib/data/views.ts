@@ -1,5 +1,7 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
@@ -20,21 +22,50 @@ export interface ViewOptions {
   augment?: ConfigInput['augment'] | false;
 }
 
+type Drawn = Pick<PlannedBatch, 'images' | 'drawIds' | 'seed' | 'epoch'>;
+
+/** Which views {@link readViews} makes: a batch of a {@link BatchPlan} has it all. With `augment: false` the indices are enough. */
+export interface ViewBatch {
+  /** Indices into the cache. */
+  images: Int32Array;
+  /** A number for each image that names its draw: its place in the source. */
+  drawIds?: Int32Array | undefined;
+  seed?: number | undefined;
+  epoch?: number | undefined;
+}
+
 /**
  * Views of cached images as an array, for models outside this package. A draw depends on the image's place in the source, the seed and the epoch alone: taken twice,
  * at the resolutions of teacher and student, it shows both the same crop.
- * @param batch of a {@link BatchPlan}, or your own indices into the cache
+ * @param batch of a {@link BatchPlan}, or of your own
  * @returns [N,3,R,R], NCHW
  * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY
  */
-export async function readViews(images: Pick<ImageCache, 'store'>, batch: Pick<PlannedBatch, 'images' | 'drawIds' | 'seed' | 'epoch'>, { device, resolution, mean, std, augment = {} }: ViewOptions): Promise<Float32Array> {
+export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBatch, options: ViewOptions): Promise<Float32Array> {
+  checkOptions(options, 'readViews()', 'device, resolution, mean, std');
+  const { device, resolution, mean, std, augment = {} } = options;
+  checkArgument('device', device);
+  checkChannels(mean, 'mean');
+  checkChannels(std, 'std');
   const { addon, handle } = device;
+  const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch; // no chance in the middle of an image
+  if (!isDrawn(draws)) throw new LgdError('BAD_OPTION', 'this batch does not say how its views are drawn.', { option: 'batch', allowed: 'images, drawIds, seed and epoch, as a BatchPlan gives them', mend: 'Give all of them, or augment: false' });
   const recipe = augment === false ? { train: false, resize: resolution } : { ...parseConfig({ augment }).augment, train: true };
   const views = addon.makeImages(handle, batch.images.length, resolution, resolution, false);
   try {
-    addon.augment(images.store, { ...recipe, mean, std }, batch, views);
+    addon.augment(images.store, { ...recipe, mean, std }, draws, views);
     return await addon.readImages(views);
   } finally {
     addon.release(views);
   }
+}
+
+function isDrawn(batch: ViewBatch): batch is Drawn {
+  return batch.drawIds !== undefined && batch.seed !== undefined && batch.epoch !== undefined;
+}
+
+/** @throws LgdError BAD_OPTION */
+function checkChannels(value: unknown, option: string): void {
+  if (Array.isArray(value) && value.length === 3 && value.every(Number.isFinite)) return;
+  throw new LgdError('BAD_OPTION', 'not a value for each channel.', { option, found: value, allowed: "three numbers, such as the teacher's" });
 }

@@ -1,6 +1,7 @@
 /** The classification protocols: what a student is good for, on labelled images. */
 import { dirname, join } from 'node:path';
 import { stat } from 'node:fs/promises';
+import { checkOptions } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -77,7 +78,9 @@ export interface ProtocolEvaluation {
  * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each result, and for semi the lists of images whose labels were used.
  * @throws LgdError BAD_CONFIG (a folder is missing), CLASS_MISMATCH, BAD_MODEL, NON_FINITE, ABORTED, NOT_WRITABLE, and those of images and device
  */
-export async function evaluateProtocol({ student, protocol, config: input, signal, onProgress }: ProtocolOptions): Promise<ProtocolEvaluation> {
+export async function evaluateProtocol(options: ProtocolOptions): Promise<ProtocolEvaluation> {
+  checkOptions(options, 'evaluateProtocol()', 'student, protocol, config');
+  const { student, protocol, config: input, signal, onProgress } = options;
   const started = performance.now();
   const config = parseConfig(input);
   checkProtocol(protocol);

@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { checkOptions } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openDataset } from '../data/open-dataset.js';
@@ -70,7 +71,9 @@ const unseen = -1; // what an image that cannot be decoded was taken for
  * Scores a student on a labelled folder.
  * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of banks, images and device
  */
-export async function evaluateStudent({ student: path, config: input, mostImages = Infinity, signal, onProgress }: StudentEvaluationOptions): Promise<StudentEvaluation> {
+export async function evaluateStudent(options: StudentEvaluationOptions): Promise<StudentEvaluation> {
+  checkOptions(options, 'evaluateStudent()', 'student, config');
+  const { student: path, config: input, mostImages = Infinity, signal, onProgress } = options;
   const config = parseConfig(input);
   const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const folder = config.evaluate.data;

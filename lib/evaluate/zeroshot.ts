@@ -1,3 +1,4 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
 import type { PreparableImages } from '../data/read-ahead.js';
@@ -43,7 +44,10 @@ export class ZeroShotEvaluation {
 
   /** @throws LgdError BAD_DATASET (no labels), CLASS_MISMATCH */
   constructor(options: ZeroShotOptions) {
+    checkOptions(options, 'ZeroShotEvaluation', 'device, images, bank, mean, std');
     const { images, bank, mapping } = options;
+    checkArgument('device', options.device);
+    checkArgument('tsb', bank, 'bank');
     if (images.labels === undefined || images.classNames === undefined) {
       throw new LgdError('BAD_DATASET', 'these images have no labels.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
     }

@@ -1,6 +1,7 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
+import { checkOptions, checkText } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
@@ -46,6 +47,12 @@ export function exportTarget(word: string, output?: string): { format: ExportFor
   throw new LgdError('BAD_OPTION', 'this is neither a program nor a .safetensors file.', {
     option: 'to', found: word, allowed: `${exportFormats.slice(1).join(', ')}, or a .safetensors file`, mend: (isPath ? mendOfPath(word) : suggestion(word, exportFormats.slice(1))) ?? 'Name a file with .safetensors at its end',
   });
+}
+
+/** @throws LgdError BAD_OPTION */
+function checkFormat(format: ExportFormat): void {
+  if (exportFormats.includes(format)) return;
+  throw new LgdError('BAD_OPTION', 'there is no format of this name.', { option: 'format', found: format, allowed: exportFormats.join(', ') });
 }
 
 /** How a file of another ending is asked for. */
@@ -117,6 +124,9 @@ export interface ExportResult {
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
+  checkOptions(options, 'exportStudent()', 'from, to');
+  checkText(options.to, 'to', 'a path to write to');
+  checkFormat(options.format ?? 'lgdistill');
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
   await checkFile(to, format);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', 'bank');

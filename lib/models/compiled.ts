@@ -1,3 +1,4 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -50,7 +51,10 @@ export class CompiledEncoder implements Disposable {
   readonly #output: TensorHandle;
 
   /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
-  constructor(readonly device: Device, readonly graph: GraphSpec, { batch, resolution, width = resolution, precision, training = true }: CompileOptions) {
+  constructor(readonly device: Device, readonly graph: GraphSpec, options: CompileOptions) {
+    checkArgument('device', device);
+    checkOptions(options, 'compile()', 'batch, resolution');
+    const { batch, resolution, width = resolution, precision, training = true } = options;
     checkWhole('batch', batch, 65_536);
     checkWhole('resolution', resolution, 4096);
     checkWhole('width', width, 4096);
@@ -101,8 +105,14 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.zeroGradients(this.#handle);
   }
 
-  /** PyTorch's SGD: v <- momentum v + (scale g + decay w); w <- w - lr v. */
-  sgdStep({ learningRate, momentum = 0.9, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 }: SgdOptions): void {
+  /** PyTorch's SGD: v <- momentum v + (scale g + decay w); w <- w - lr v. @throws LgdError BAD_OPTION, DISPOSED */
+  sgdStep(options: SgdOptions): void {
+    checkOptions(options, 'sgdStep()', 'learningRate');
+    const { learningRate, momentum = 0.9, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
+    checkRate(learningRate);
+    if (!(momentum >= 0 && momentum < 1)) throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });
+    if (!(weightDecay >= 0 && weightDecay < Infinity)) throw new LgdError('BAD_OPTION', 'not a weight decay.', { option: 'weightDecay', found: weightDecay, allowed: 'a number from 0' });
+    if (!Number.isFinite(gradientScale)) throw new LgdError('BAD_OPTION', 'not a scale.', { option: 'gradientScale', found: gradientScale, allowed: 'a number' });
     this.device.addon.sgdStep(this.#handle, { learningRate, momentum, weightDecay, decayNormAndBias, gradientScale });
   }
 
@@ -153,6 +163,12 @@ export class CompiledEncoder implements Disposable {
     const values = await Promise.all(read);
     return Object.fromEntries(wanted.map(({ name, shape }, i) => [name, { shape: [...shape], data: values[i]! }]));
   }
+}
+
+/** One that is no number would make all weights NaN, without a word. @throws LgdError BAD_OPTION */
+export function checkRate(learningRate: unknown): void {
+  if (typeof learningRate === 'number' && learningRate >= 0 && learningRate < Infinity) return;
+  throw new LgdError('BAD_OPTION', 'not a learning rate.', { option: 'learningRate', found: learningRate, allowed: 'a number from 0' });
 }
 
 /** @throws LgdError BAD_OPTION unless value is a whole number from 1 to most */

@@ -1,3 +1,4 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { EncoderInfo, TensorHandle } from '../native.js';
@@ -142,6 +143,8 @@ export class Encoder implements Disposable {
  * @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY, DISPOSED
  */
 export async function createEncoder(name: string, options: EncoderOptions): Promise<Encoder> {
+  checkOptions(options, 'createEncoder()', 'device, and outputs or embeddingSize');
+  checkArgument('device', options.device);
   const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });

@@ -1,3 +1,4 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
@@ -95,8 +96,11 @@ export class Student {
  * A student with a projection head and start values drawn from a seed.
  * @throws LgdError BAD_OPTION
  */
-export function createStudent(name: string, { device, seed = 0, ...options }: StudentOptions): Student {
-  const graph = studentGraph(name, { ...options, outputs: undefined });
+export function createStudent(name: string, options: StudentOptions): Student {
+  checkOptions(options, 'createStudent()', 'device, embeddingSize');
+  const { device, seed = 0, ...rest } = options;
+  checkArgument('device', device);
+  const graph = studentGraph(name, { ...rest, outputs: undefined });
   return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, checkSeed(seed));
 }
 

@@ -12,14 +12,15 @@ const named = (names: string[]): string => names.slice(0, 3).join(', ') + (names
  * @throws LgdError BAD_MODEL naming the first few that are missing, unknown, or of another shape
  */
 export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, part: 'all' | 'trainable' = 'all'): void {
+  if (typeof record !== 'object' || record === null) throw new LgdError('BAD_MODEL', 'these are no weights.', { found: record, allowed: 'an object of { shape, data } by name, such as state() gives', mend: 'Give what state() or readStudent() gave, awaited' });
   const expected = new Map(graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]));
   const missing = [...expected.keys()].filter((name) => record[name] === undefined);
   const unknown = Object.keys(record).filter((name) => !expected.has(name) && !name.endsWith('num_batches_tracked'));
   const misshapen = [...expected].flatMap(([name, shape]) => {
     const found = record[name];
     const count = shape.reduce((a, b) => a * b, 1);
-    if (found === undefined || (found.shape.join() === shape.join() && found.data.length === count)) return [];
-    return [`${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
+    if (found === undefined || (found.shape?.join() === shape.join() && found.data.length === count)) return [];
+    return [found.shape === undefined ? `${name} without a shape: give { shape, data }` : `${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
   });
   const faults = [
     ...(missing.length > 0 ? [`missing: ${named(missing)}`] : []),

@@ -1,4 +1,5 @@
 /** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkBankLoss, checkBankUpdate, checkFeatureLoss, checkFeatureValues, checkLossValues, checkUpdateValues } from './check.js';
@@ -30,7 +31,9 @@ export interface BankLossOptions extends SemanticCallOptions {
  * `visual` and `queue` one softmax runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
-export async function bankLoss(input: BankLossInput, { device, signal, precision = 'float32' }: BankLossOptions): Promise<BankLossOutput> {
+export async function bankLoss(input: BankLossInput, options: BankLossOptions): Promise<BankLossOutput> {
+  checkCall('bankLoss()', 'student, teacher, dimension, studentTemperature, teacherTemperature, alpha, and textual, visual or queue', input, options);
+  const { device, signal, precision = 'float32' } = options;
   throwIfAborted(signal, 'The semantic loss');
   checkBankLoss(input);
   if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
@@ -55,7 +58,9 @@ export async function bankLoss(input: BankLossInput, { device, signal, precision
  * A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
-export async function featureLoss(input: FeatureLossInput, { device, signal }: SemanticCallOptions): Promise<FeatureLossOutput> {
+export async function featureLoss(input: FeatureLossInput, options: SemanticCallOptions): Promise<FeatureLossOutput> {
+  checkCall('featureLoss()', 'student, teacher, dimension', input, options);
+  const { device, signal } = options;
   throwIfAborted(signal, 'The feature loss');
   checkFeatureLoss(input);
   if (device === 'js') {
@@ -77,7 +82,9 @@ export async function featureLoss(input: FeatureLossInput, { device, signal }: S
  * a native device reads them where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
-export async function bankUpdate(input: BankUpdateInput, { device, signal }: SemanticCallOptions): Promise<BankUpdateOutput> {
+export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOptions): Promise<BankUpdateOutput> {
+  checkCall('bankUpdate()', 'teacher, textual, visual, seen, dimension, momentum', input, options);
+  const { device, signal } = options;
   throwIfAborted(signal, 'The bank update');
   checkBankUpdate(input);
   if (device === 'js') {
@@ -96,4 +103,11 @@ export async function bankUpdate(input: BankUpdateInput, { device, signal }: Sem
 /** Whether the addon, which looks at values as fast as memory goes, found some that cannot be used; which ones is then looked up here. */
 function isAboutValues(error: unknown): boolean {
   return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
+}
+
+/** @throws LgdError BAD_OPTION where arguments are missing, or not of their kind */
+function checkCall(call: string, needed: string, input: unknown, options: SemanticCallOptions): void {
+  checkOptions(input, call, needed);
+  checkOptions(options, call, 'device');
+  if (options.device !== 'js') checkArgument('device', options.device);
 }

@@ -19,6 +19,9 @@ export class CategoryList {
    * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it)
    */
   static async load(source: string | readonly string[]): Promise<CategoryList> {
+    if (typeof source !== 'string' && !isIterable(source)) {
+      throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: source, allowed: 'the names in an array, or a file, a folder or a built-in list by its name', mend: 'Give an array of strings' });
+    }
     const names = typeof source === 'string' ? await readNames(source) : [...source];
     const where = typeof source === 'string' ? source : 'the array';
     if (names.length === 0) throw new LgdError('BAD_NAMES', `${where} has no names.`, { option: 'names', mend: 'Give at least one name' });
@@ -49,4 +52,8 @@ export class CategoryList {
   async check(options: CheckOptions = {}): Promise<NameReport> {
     return checkNames(this.names, options);
   }
+}
+
+function isIterable(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Symbol.iterator in value;
 }

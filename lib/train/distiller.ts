@@ -1,11 +1,12 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
+import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { checkSignal, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime } from '../lifetime.js';
-import type { CompiledEncoder } from '../models/compiled.js';
+import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
@@ -60,6 +61,7 @@ export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward'
 export interface QueueOptions {
   /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
   step: number;
+  /** Of SGD, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
   learningRate: number;
   /** Which of several students learn; default: all. */
   students?: readonly number[];
@@ -71,7 +73,7 @@ const metricSlots = 64; // native/engine.h; two steps of train.accumulate batche
 
 /**
  * Language-guided distillation (method.md): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
- * {@link run} is the loop around it.
+ * {@link run} is the loop around it. While it trains, the weights are its own: in a loop of your own, `student.load((await distiller.state()).weights)` gives them to the student.
  *
  * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own, so that each ends with the bits that it would have alone.
  */
@@ -95,9 +97,16 @@ export class Distiller implements Disposable {
   #slot = 0;
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
-  constructor({ device, teacher, student, tsb, config: input = {}, onlineClasses }: DistillerOptions) {
+  constructor(options: DistillerOptions) {
+    checkOptions(options, 'new Distiller()', 'device, teacher, student, and tsb for most methods');
+    const { device, teacher, student, tsb, config: input = {}, onlineClasses } = options;
+    checkArgument('device', device);
+    checkArgument('teacher', teacher);
     const students = [student].flat() as Student[];
+    for (const one of students) checkArgument('student', one);
+    if (tsb !== undefined) checkArgument('tsb', tsb);
     const config = configFor(students, parseConfig(input));
+    checkDevices(device, teacher, students);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
@@ -140,10 +149,15 @@ export class Distiller implements Disposable {
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
    * Gradients are averaged over the batches, the banks move once.
    * @returns what {@link readMetrics} reads the step's numbers by
-   * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of a batch that does not fit its data set, before any of it is queued; those of a teacher outside the device; faults of queued work come with the metrics
+   * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
    */
-  async queueStep(batches: readonly Batch[], { step, learningRate, students, after }: QueueOptions): Promise<StepTicket> {
+  async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
+    checkOptions(options, 'queueStep(batches, ...)', 'step, learningRate');
+    const { step, learningRate, students, after } = options;
+    if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
+    checkRate(learningRate);
+    this.#checkBatches(batches);
     const { addon, handle } = this.device;
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
     for (const batch of batches) checkBatch(batch, pupils.find(({ online }) => online !== undefined)?.online!.classes);
@@ -189,6 +203,19 @@ export class Distiller implements Disposable {
     return { slots, teacherMilliseconds };
   }
 
+  /** @throws LgdError BAD_SHAPE, BAD_OPTION */
+  #checkBatches(batches: readonly Batch[]): void {
+    const { accumulate } = this.config.train;
+    if (!Array.isArray(batches) || batches.length !== accumulate) {
+      const found = Array.isArray(batches) ? `${batches.length} batches` : batches;
+      throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches.', { option: 'batches', found, allowed: `an array of ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
+    }
+    for (const batch of batches as Batch[]) {
+      checkArgument('batch', batch);
+      checkArgument('dataset', batch.dataset);
+    }
+  }
+
   /** Online probes learn from the last batch of a step, after it. */
   #probe(pupils: readonly Pupil[], { dataset, images, shown = images }: Batch): void {
     if (pupils.every(({ online }) => online === undefined)) return;
@@ -206,7 +233,9 @@ export class Distiller implements Disposable {
    * @param student which of several
    * @throws LgdError NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
    */
-  async readMetrics({ slots }: StepTicket, student = 0): Promise<SemanticMetrics> {
+  async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
+    checkArgument('ticket', ticket);
+    const { slots } = ticket;
     const pupil = this.#pupil(student);
     const all = await Promise.all(slots.map((slot) => pupil.metrics(slot)));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
@@ -236,7 +265,8 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * Waits for queued steps and reads everything the next one depends on.
+   * Waits for queued steps and reads everything the next one depends on, besides the images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which
+   * `serialize` of node:v8 writes; JSON would lose the arrays.
    * @param student which of several
    */
   async state(student = 0): Promise<DistillerState> {
@@ -245,6 +275,7 @@ export class Distiller implements Disposable {
 
   /** Continues from a state. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
   restore(state: DistillerState, student = 0): void {
+    checkArgument('state', state);
     this.#pupil(student).restore(state);
   }
 
@@ -254,6 +285,10 @@ export class Distiller implements Disposable {
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
+    checkArgument('dataset', dataset);
+    checkOptions(options, 'run(dataset, ...)', 'signal, resume');
+    if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
+    checkSignal(options.signal);
     return runDistillation(this, dataset, options);
   }
 
@@ -300,6 +335,14 @@ function configFor(students: readonly Student[], config: Config): Config {
   if (first === undefined) return config;
   const widthMultiplier = students.length === 1 ? first.widthMultiplier : config.student.widthMultiplier;
   return { ...config, student: { ...config.student, name: students.map(({ name }) => name).join(','), widthMultiplier } };
+}
+
+/** What is on another device would be found out by the first step, in words about tensors. */
+function checkDevices(device: Device, teacher: AnyTeacher, students: readonly Student[]): void {
+  const others = [...students.map((student) => ({ option: 'student', device: student.device })), ...(teacher.kind === 'native' ? [{ option: 'teacher', device: teacher.device }] : [])];
+  const other = others.find((one) => one.device !== device);
+  if (other === undefined) return;
+  throw new LgdError('BAD_OPTION', `the ${other.option} is on another device than the distiller.`, { option: other.option, allowed: 'one on the same device', mend: 'Open one device, and give it to teacher, student and distiller' });
 }
 
 function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {

@@ -14,6 +14,7 @@ export interface ScheduleOptions {
   warmupEpochs: number;
 }
 
+/** Learning rates by step. */
 export interface Schedule {
   /** Steps of the whole run, a whole number: batches at its end that make no step are left. */
   readonly totalSteps: number;

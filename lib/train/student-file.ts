@@ -1,6 +1,7 @@
 /** A student as one file: its weights under torchvision's names, and in the metadata all that is needed to use it. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { createStudent, type Student } from '../models/student.js';
@@ -32,6 +33,7 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
 
 /** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND */
 export async function findStudentFile(path: string): Promise<string> {
+  checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
   const candidates = [path, join(path, studentFile), join(path, 'checkpoints', 'best', studentFile), join(path, 'checkpoints', 'last', studentFile)];
   for (const file of candidates) {
     if ((await stat(file).catch(() => undefined))?.isFile()) return file;
@@ -44,7 +46,10 @@ export async function findStudentFile(path: string): Promise<string> {
 }
 
 /** Reads a student's file and makes the student on a device. @throws as {@link readStudent} */
-export async function loadStudent(path: string, { device }: { device: Device }): Promise<{ student: Student; info: StudentInfo }> {
+export async function loadStudent(path: string, options: { device: Device }): Promise<{ student: Student; info: StudentInfo }> {
+  checkOptions(options, 'loadStudent()', 'device');
+  const { device } = options;
+  checkArgument('device', device);
   const { info, weights } = await readStudent(path);
   const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
   student.load(weights);

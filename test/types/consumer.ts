@@ -1,7 +1,7 @@
 /** What a user's strict code may and may not write: compiled against the package's declarations by consumer.test.ts, never run. */
 import {
   bankLoss, BatchPlan, CategoryList, configOptions, createEncoder, createStudent, Distiller, evaluateStudent, ImageCache, imagesFromBuffers, LgdError, loadTeacher, openDevice,
-  parseConfig, prepareRun, TextualSemanticsBank, type BankLossOutput, type Config, type ErrorCode, type RunEvent, type TextEncoder,
+  parseConfig, prepareRun, readViews, TextualSemanticsBank, type BankLossOutput, type Config, type ConfigInput, type ErrorCode, type OnnxTeacherApi, type RunEvent, type TextEncoder,
 } from 'lgdistill';
 
 /** Compiles where two types are one. */
@@ -44,6 +44,29 @@ export async function allowed(encoder: TextEncoder, student: Float32Array): Prom
   } catch (error) {
     if (error instanceof LgdError) error.code satisfies ErrorCode;
   }
+}
+
+/** What a program has of its own: constants, a teacher, images. */
+export async function own(signal: AbortSignal | undefined): Promise<void> {
+  using device = await openDevice();
+  const config = { names: ['a', 'b'], templates: ['a {}.'], method: 'feature', train: { epochs: 3 } } as const satisfies ConfigInput;
+  const mean = [0.5, 0.5, 0.5] as const;
+  const teacher: OnnxTeacherApi = {
+    kind: 'onnx', id: 'own', embeddingSize: 8, resolution: 32, mean, std: mean, embed: async (_, batch) => new Float32Array(8 * batch), fingerprint: async () => 'own',
+    dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
+  };
+  using distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: 8 }), config });
+  const source = { root: 'mine', ids: ['a'], read: async () => new Uint8Array(3) };
+  using images = await ImageCache.build(source, { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0, signal });
+  await readViews(images, { images: Int32Array.of(0) }, { device, resolution: 32, mean, std: mean, augment: false });
+  for await (const event of distiller.run(images, { signal })) {
+    switch (event.type) {
+      case 'start': case 'step': case 'evaluation': case 'checkpoint': case 'interrupted': case 'done': break;
+      default: event satisfies never;
+    }
+  }
+  await using run = await prepareRun(config, { signal });
+  void run;
 }
 
 export async function refused(encoder: TextEncoder): Promise<void> {

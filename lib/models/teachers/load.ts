@@ -1,13 +1,15 @@
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import { checkArgument, checkOptions, checkText } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { resolveModel } from '../../hub.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
-import type { Precision } from '../compiled.js';
+import { checkWhole, type Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
 import { NativeTeacher } from './native.js';
 import { OnnxTeacher, onnxFiles, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
+import type { OnnxTeacherApi, PrecomputedTeacherApi } from './types.js';
 import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
@@ -20,8 +22,8 @@ export interface TeacherOptions extends OnnxTeacherOptions {
   precision?: Precision;
 }
 
-/** Every kind of teacher; `kind` tells which. */
-export type AnyTeacher = NativeTeacher | OnnxTeacher | PrecomputedTeacher;
+/** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link OnnxTeacherApi} or {@link PrecomputedTeacherApi}. */
+export type AnyTeacher = NativeTeacher | OnnxTeacherApi | PrecomputedTeacherApi;
 
 /**
  * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively: {@link NativeTeacher.load} lists which), one with any image tower in ONNX,
@@ -29,6 +31,10 @@ export type AnyTeacher = NativeTeacher | OnnxTeacher | PrecomputedTeacher;
  * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, BAD_OPTION, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
  */
 export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
+  checkText(source, 'teacher', 'a folder, a hub id, an .onnx or a .safetensors file');
+  checkOptions(options, 'loadTeacher()', 'device');
+  checkArgument('device', options.device);
+  if (options.batch !== undefined) checkWhole('batch', options.batch, 65_536);
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
   if (source.endsWith('.safetensors') && !isFolder) {
     if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, options);

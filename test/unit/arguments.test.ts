@@ -1,0 +1,191 @@
+/** Calls as programs without types make them: each is refused in words that name the argument, before anything is computed with it. */
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import * as api from '../../lib/index.js';
+import { LgdError, type ErrorCode } from '../../lib/errors.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- what a caller from JavaScript may write
+type Anything = any;
+const js = api as Anything;
+
+const picture = await sharp({ create: { width: 40, height: 40, channels: 3, background: 'red' } }).png().toBuffer();
+const folder = temporaryFolder();
+const size = 8;
+const names = ['a', 'b', 'c'];
+const options = (device: api.Device): api.ImageCacheOptions => ({ addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+
+let device: api.Device;
+let other: api.Device;
+let images: api.ImageCache;
+let student: api.Student;
+let distiller: api.Distiller;
+const tsb = api.TextualSemanticsBank.fromEmbeddings(names, Float32Array.from({ length: names.length * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
+/** A teacher of a caller's own: an object. */
+const teacher: api.OnnxTeacherApi = {
+  kind: 'onnx', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
+  embed: async (pixels, batch) => Float32Array.from({ length: batch * size }, (_, i) => pixels[i]! + 2),
+  fingerprint: async () => 'own', dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
+};
+const config: api.ConfigInput = { method: 'lgd', output: join(folder, 'run'), train: { batchSize: 2 } };
+
+beforeAll(async () => {
+  [device, other] = [await api.openDevice('cpu', { threads: 1 }), await api.openDevice('cpu', { threads: 1 })];
+  images = await api.ImageCache.build(api.imagesFromBuffers(['1', '2', '3', '4'].map((id) => ({ id, bytes: picture }))), options(device));
+  student = api.createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.25 });
+  distiller = new api.Distiller({ device, teacher, student, tsb, config });
+});
+afterAll(() => {
+  for (const object of [distiller, images, device, other]) object.dispose();
+});
+
+const batch = (): api.Batch => ({ ...new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next(), dataset: images });
+
+async function refusal(call: () => unknown): Promise<LgdError> {
+  const error: unknown = await Promise.resolve().then(call).then(() => new Error('nothing was refused'), (reason: unknown) => reason);
+  expect(error, String((error as Error).stack)).toBeInstanceOf(LgdError);
+  return error as LgdError;
+}
+
+async function refused(code: ErrorCode, option: string | undefined, calls: Record<string, () => unknown>): Promise<void> {
+  for (const [what, call] of Object.entries(calls)) {
+    const { code: found, option: named, message } = await refusal(call);
+    expect({ code: found, option: named }, `${what}: ${message}`).toEqual({ code, option });
+  }
+}
+
+describe('what was not awaited', () => {
+  it('is told to be a promise', async () => {
+    const [opened, built] = [Promise.resolve(device), Promise.resolve(tsb)];
+    const calls: Record<string, () => unknown> = {
+      device: () => js.createStudent('resnet18', { device: opened, embeddingSize: size }),
+      teacher: () => new js.Distiller({ device, teacher: Promise.resolve(teacher), student, tsb }),
+      tsb: () => new js.Distiller({ device, teacher, student, tsb: built }),
+      encoder: () => js.TextualSemanticsBank.build(names, { encoder: Promise.resolve({}) }),
+      source: () => js.ImageCache.build(Promise.resolve({}), options(device)),
+      dataset: () => js.Distiller.prototype.run.call(distiller, Promise.resolve(images)),
+      ticket: () => js.Distiller.prototype.readMetrics.call(distiller, Promise.resolve({})),
+      state: () => js.Distiller.prototype.restore.call(distiller, distiller.state()),
+    };
+    await refused('BAD_OPTION', 'device', {
+      loadTeacher: () => js.loadTeacher('x', { device: opened }), createEncoder: () => js.createEncoder('resnet18', { device: opened, outputs: 2 }), loadStudent: () => js.loadStudent('x', { device: opened }),
+      bankLoss: () => js.bankLoss({}, { device: opened }), readViews: () => js.readViews(images, batch(), { device: opened }),
+    });
+    for (const [option, call] of Object.entries(calls)) {
+      const error = await refusal(call);
+      expect(error).toMatchObject({ code: 'BAD_OPTION', option, mend: 'Put await before the call that gave it' });
+      expect(error.message).toContain('this is a promise');
+    }
+  });
+});
+
+describe('what is missing', () => {
+  it('is asked for', async () => {
+    await refused('BAD_OPTION', 'options', {
+      openDevice: () => js.openDevice('cpu', null), loadTeacher: () => js.loadTeacher('x'), createStudent: () => js.createStudent('resnet18'), createEncoder: () => js.createEncoder('resnet18'),
+      build: () => js.ImageCache.build({}), fromStream: () => js.ImageCache.fromStream([]), Distiller: () => new js.Distiller(), fromEmbeddings: () => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3)),
+      bank: () => js.TextualSemanticsBank.build(names), queueStep: () => js.Distiller.prototype.queueStep.call(distiller, [batch()]), readViews: () => js.readViews(images, batch()), bankLoss: () => js.bankLoss(undefined, { device: 'js' }),
+      noDevice: () => js.bankLoss({}), bankUpdate: () => js.bankUpdate({}), featureLoss: () => js.featureLoss(), exportStudent: () => js.exportStudent(), evaluateStudent: () => js.evaluateStudent(),
+      evaluateProtocol: () => js.evaluateProtocol(), loadStudent: () => js.loadStudent('x'), zeroShot: () => new js.ZeroShotEvaluation(), compile: () => (student as Anything).compile(),
+    });
+    await refused('BAD_OPTION', 'to', { exportStudent: () => js.exportStudent({ from: folder }) });
+    await refused('BAD_OPTION', 'student', { exportStudent: () => js.exportStudent({ to: join(folder, 'x.safetensors') }), createStudent: () => js.createStudent(undefined, { device, embeddingSize: size }) });
+    await refused('BAD_OPTION', 'teacher', { loadTeacher: () => js.loadTeacher(undefined, { device }), Distiller: () => new js.Distiller({ device, student, tsb }) });
+    expect((await refusal(() => js.createStudent('resnet18'))).message).toBe('options: this is missing. Allowed: an object with device, embeddingSize. Call createStudent() with { device, embeddingSize }.');
+  });
+});
+
+describe('what is of another kind', () => {
+  it('is named', async () => {
+    await refused('BAD_OPTION', 'teacher', { path: () => new js.Distiller({ device, teacher: 'clip', student, tsb }) });
+    await refused('BAD_OPTION', 'student', { name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }) });
+    await refused('BAD_OPTION', 'tsb', { names: () => new js.Distiller({ device, teacher, student, tsb: names }) });
+    await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
+    await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
+    await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });
+    await refused('BAD_OPTION', 'resume', { true: () => js.Distiller.prototype.run.call(distiller, images, { resume: true }) });
+    await refused('BAD_OPTION', 'format', { unknown: () => js.exportStudent({ from: folder, to: 'x.onnx', format: 'tflite' }) });
+    await refused('BAD_NAMES', 'names', { number: () => js.CategoryList.load(3), promise: () => js.TextualSemanticsBank.fromEmbeddings(Promise.resolve(names), new Float32Array(3), { encoderId: 'x' }) });
+    await refused('BAD_SHAPE', 'embeddings', { array: () => js.TextualSemanticsBank.fromEmbeddings(['a'], [1, 2], { encoderId: 'x' }), queue: () => new api.MemoryQueue(3, 2).push([1, 2] as Anything) });
+    await refused('BAD_MODEL', undefined, { nothing: () => (student as Anything).load(), arrays: () => student.load(Object.fromEntries(Object.entries(student.weights).map(([name, { data }]) => [name, data])) as Anything) });
+  });
+
+  it('is shown in few words', async () => {
+    const found = async (value: unknown) => (await refusal(() => js.CategoryList.load({ value }))).message;
+    const cyclic: Record<string, unknown> = {};
+    cyclic['self'] = cyclic;
+    for (const value of [3n, cyclic]) expect(await found(value)).toContain('Found: an object.');
+    const message = (value: unknown) => new LgdError('BAD_OPTION', 'no.', { found: value, mend: 'Do' }).message;
+    expect(message(new Float32Array(7))).toBe('no. Found: Float32Array of 7 values. Do.');
+    expect(message(device)).toBe('no. Found: an object of class Device. Do.');
+    expect(message(names)).toBe('no. Found: ["a","b","c"]. Do.');
+  });
+});
+
+describe('a step', () => {
+  const queue = (batches: unknown, more: object = {}) => (distiller as Anything).queueStep(batches, { step: 0, learningRate: 0.1, ...more });
+
+  it('refuses what would make every weight NaN, and leaves them as they are', async () => {
+    const before = await distiller.state();
+    await refused('BAD_OPTION', 'learningRate', Object.fromEntries([NaN, undefined, '0.1', -1, Infinity].map((learningRate) => [String(learningRate), () => queue([batch()], { learningRate })])));
+    await refused('BAD_OPTION', 'step', { none: () => queue([batch()], { step: undefined }), text: () => queue([batch()], { step: '1' }), part: () => queue([batch()], { step: 0.5 }) });
+    expect(await distiller.state()).toEqual(before);
+    using encoder = await api.createEncoder('mobilenet_v3_small', { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25 });
+    await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.sgdStep({ learningRate: NaN }) });
+    await refused('BAD_OPTION', 'momentum', { two: () => encoder.sgdStep({ learningRate: 0.1, momentum: 2 }) });
+    await refused('BAD_OPTION', 'weightDecay', { negative: () => encoder.sgdStep({ learningRate: 0.1, weightDecay: -1 }) });
+  });
+
+  it('takes as many batches as train.accumulate says: embeddings of more would overwrite each other', async () => {
+    await refused('BAD_SHAPE', 'batches', { two: () => queue([batch(), batch()]), none: () => queue([]), alone: () => queue(batch()) });
+    await refused('BAD_OPTION', 'batch', { planned: () => queue([new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next()]) });
+  });
+
+  it('is all on one device', async () => {
+    const elsewhere = api.createStudent('resnet18', { device: other, embeddingSize: size });
+    await refused('BAD_OPTION', 'student', { student: () => new api.Distiller({ device, teacher, student: elsewhere, tsb, config }) });
+  });
+
+  it('learns from a teacher that is an object, whose embeddings are looked at', async () => {
+    const metrics = await distiller.readMetrics(await distiller.queueStep([batch()], { step: 0, learningRate: 0.01 }));
+    expect(metrics.loss).toBeGreaterThan(0);
+    for (const embed of [async () => new Float32Array(3), async () => [1, 2]]) {
+      using wrong = new api.Distiller({ device, teacher: { ...teacher, embed } as Anything, student, tsb, config });
+      await refused('BAD_SHAPE', 'teacher', { embed: () => wrong.queueStep([batch()], { step: 0, learningRate: 0.1 }) });
+    }
+  });
+});
+
+describe('images of a caller', () => {
+  const source = (more: object) => ({ root: 'mine', ids: ['a', 'b'], read: async () => picture, ...more });
+  const build = (more: object) => js.ImageCache.build(source(more), options(device));
+
+  it('come as bytes of any kind that a file is read into', async () => {
+    using cache = await build({ read: async () => new Uint8Array(picture) });
+    expect(cache.length).toBe(2);
+    await refused('BAD_OPTION', 'bytes', { text: () => build({ read: async () => 'bytes' }), buffer: () => build({ read: async () => new ArrayBuffer(3) }), nothing: () => build({ read: async () => undefined }) });
+  });
+
+  it('have labels that fit', async () => {
+    await refused('BAD_DATASET', 'labels', {
+      few: () => build({ labels: Int32Array.of(0), classNames: ['x'] }), outside: () => build({ labels: Int32Array.of(0, 1), classNames: ['x'] }), unnamed: () => build({ labels: Int32Array.of(0, 0) }),
+    });
+  });
+
+  it('come as a stream, not as its generator', async () => {
+    await refused('BAD_DATASET', undefined, {
+      generator: () => js.ImageCache.fromStream(async function* () { yield undefined; }, options(device)), object: () => js.ImageCache.fromStream({}, options(device)),
+      nothing: () => js.ImageCache.fromStream([null], options(device)), unnamed: () => js.ImageCache.fromStream([{ bytes: picture }], options(device)), buffers: () => js.imagesFromBuffers({}),
+    });
+  });
+
+  it('are seen as evaluations see them by their indices alone', async () => {
+    const view = { device, resolution: 32, mean: teacher.mean, std: teacher.std };
+    const some = Int32Array.of(1, 2);
+    const drawn = await api.readViews(images, { images: some, drawIds: some, seed: 3, epoch: 4 }, { ...view, augment: false });
+    expect(await api.readViews(images, { images: some }, { ...view, augment: false })).toEqual(drawn);
+    await refused('BAD_OPTION', 'batch', { augmented: () => api.readViews(images, { images: some }, view) });
+    await refused('BAD_OPTION', 'mean', { missing: () => js.readViews(images, { images: some }, { device, resolution: 32, augment: false }) });
+  });
+});
