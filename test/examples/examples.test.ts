@@ -117,6 +117,26 @@ test('two-students.ts trains both from one teacher', async () => {
   }
 });
 
+test('own-loop.ts goes on from its checkpoint as if it had not been stopped, and names images', async () => {
+  const args = [...common, '--student', 'mobilenet_v3_small', '--epochs', '3', '--batch', '8', '--checkpoint'];
+  const whole = await run('own-loop.ts', [...args, at('whole.checkpoint')]);
+  await run('own-loop.ts', [...args, at('parted.checkpoint'), '--steps', '6']);
+  const rest = await run('own-loop.ts', [...args, at('parted.checkpoint')]);
+  expect(rest[0]).toBe('going on from step 6');
+  expect(rest.slice(1)).toEqual(whole.slice(2));
+  expect(whole.slice(0, 3).map((line) => line.split(':')[0])).toEqual(['step 3', 'step 6', 'step 9']);
+  expect(whole.slice(3)).toHaveLength(8);
+  for (const line of whole.slice(3)) expect(shapeNames, line).toContain(line.split(': ')[1]);
+});
+
+test('own-teacher.ts: the student learns from it', async () => {
+  const lines = await run('own-teacher.ts', ['--images', at('photos'), '--epochs', '12', '--batch', '8', '--rate', '1', '--output', at('taught')]);
+  const losses = lines.map((line) => Number(/^step \d+: 1 - cosine ([\d.]+)$/u.exec(line)?.[1]));
+  expect(losses).toHaveLength(36);
+  const mean = (some: number[]) => some.reduce((sum, loss) => sum + loss / some.length, 0);
+  expect(mean(losses.slice(-6))).toBeLessThan(mean(losses.slice(0, 6)) - 0.05);
+});
+
 test('zero-shot-transformers.ts names photos as the engine does', async () => {
   const to = at('student-transformers');
   await exportStudent({ from: at('own'), to, format: 'transformers' });
@@ -136,5 +156,5 @@ test('zero-shot-transformers.ts names photos as the engine does', async () => {
 });
 
 test('every example is run here', () => {
-  expect(names).toEqual(['own-images.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
+  expect(names).toEqual(['own-images.ts', 'own-loop.ts', 'own-teacher.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
 });
