@@ -12,7 +12,7 @@ export interface ResolveOptions {
   localFilesOnly?: boolean;
   /** Where downloads are kept; by default $HF_HUB_CACHE, or hub/ in $HF_HOME, or ~/.cache/huggingface/hub. */
   cacheDir?: string;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called as a file arrives; total is undefined where the server does not tell it. */
   onProgress?: (progress: { file: string; received: number; total: number | undefined }) => void;
 }

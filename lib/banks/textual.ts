@@ -32,7 +32,7 @@ export interface NearestOptions {
   similarity?: number;
   /** How many pairs at most; default 1,000. */
   limit?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Two names and the cosine between their rows. */

@@ -33,9 +33,9 @@ export interface ImageCacheOptions {
   background?: string;
   /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
   readPauses?: readonly number[];
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called about ten times a second, and at the end. */
-  onProgress?: (progress: CacheProgress) => void;
+  onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
 /** What {@link ImageCache.fromStream} takes besides. */

@@ -51,8 +51,8 @@ interface DecodeAllOptions {
   keep: (image: DecodedImage) => void;
   maxBrokenShare: number;
   readPauses?: readonly number[];
-  signal?: AbortSignal;
-  onProgress?: (progress: CacheProgress) => void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
 /** Below this many, broken images alone do not stop the decoding before one good image was seen (or, of a stream, before its end). */

@@ -31,7 +31,7 @@ export interface MaskFolderOptions {
   names?: string | readonly string[];
   /** Names where neither `names` nor classes.txt says any: those of a network to be evaluated. */
   fallbackNames?: readonly string[];
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 const ignored = 255;

@@ -16,7 +16,7 @@ import { StreamedImages } from './streamed.js';
 export interface MeasureDataOptions {
   /** Seconds for each measurement (default 2). */
   seconds?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** One measurement. */

@@ -12,7 +12,7 @@ import { openTarShards } from './tar.js';
 export interface OpenImagesOptions {
   /** 'folders': labels are needed, of a folder its class folders. 'none': they are left out (default). 'auto': taken where there are some. */
   labels?: 'folders' | 'none' | 'auto';
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /**

@@ -15,7 +15,7 @@ export interface PatienceOptions {
   root: string;
   /** Milliseconds between attempts. */
   readPauses?: readonly number[];
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Reads images, again after a pause where the system fails. */

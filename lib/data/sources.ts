@@ -32,7 +32,7 @@ export const imageExtensions: ReadonlySet<string> = new Set([
 export interface ImageFolderOptions {
   /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
   labels?: 'folders' | 'none';
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Found {

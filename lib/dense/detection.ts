@@ -37,7 +37,7 @@ export interface DetectionTraining {
   output: string;
   /** Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`, `seed`, `overwrite`, `train.precision`, `log.everySteps`. */
   config: ConfigInput;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Boxes {
@@ -124,7 +124,7 @@ class BoxLoss implements DenseLoss<BoxBatch, DetectionLosses> {
 /** How {@link evaluateDetection} looks at images. */
 export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
   /** Called after each image. */
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
   /** Called with the boxes of each image, in the file's order. */
   onDetections?: (imageId: number, detections: readonly Detection[]) => void;
 }

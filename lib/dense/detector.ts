@@ -15,7 +15,7 @@ import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
 export interface DetectOptions extends DecodeOptions {
   /** Names the image in errors. */
   path?: string;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** A network that finds boxes. Release it with {@link Detector.dispose}. */

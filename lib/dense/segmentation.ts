@@ -29,7 +29,7 @@ export interface SegmentationTraining {
   output: string;
   /** Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`. */
   config: ConfigInput;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 interface Sets {
@@ -112,7 +112,7 @@ class PixelLoss implements DenseLoss<MaskBatch, number> {
 /** How {@link evaluateSegmentation} looks at images. */
 export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
   /** Called after each image. */
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, ABORTED */

@@ -22,7 +22,7 @@ export interface SegmentOptions {
   inference?: 'whole' | 'sliding';
   /** Names the image in errors. */
   path?: string;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** The class of each pixel. */

@@ -28,7 +28,7 @@ export class FrozenEvaluation {
    * @param graph the student's, with its projection head
    * @throws LgdError NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
    */
-  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, { signal }: { signal?: AbortSignal } = {}): Promise<FrozenScores> {
+  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<FrozenScores> {
     const { config, train, test } = this.options;
     const { also } = config.evaluate;
     const images = { train, test, classNames: test.classNames! };

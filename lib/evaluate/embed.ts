@@ -21,9 +21,9 @@ export interface Embedder extends Disposable {
 }
 
 export interface EmbedOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called after each batch with the number of images done and to do. */
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY */
@@ -43,7 +43,7 @@ export function encoderEmbedder(encoder: CompiledEncoder): Embedder {
 }
 
 /** A teacher that sees images: any but one of precomputed embeddings. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
-export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>, { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal }): Embedder {
+export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyTeacher, { kind: 'precomputed' }>, { batch, precision, signal }: { batch: number; precision?: Precision; signal?: AbortSignal | undefined }): Embedder {
   const { resolution } = teacher;
   if (teacher.kind === 'native') {
     const compiled = teacher.compile({ batch, precision });

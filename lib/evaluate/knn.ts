@@ -15,7 +15,7 @@ export interface KnnOptions {
   neighbours: number;
   /** T. */
   temperature: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** The k nearest labelled embeddings of each query, of those seen so far. */

@@ -13,7 +13,7 @@ export interface MinimiseOptions {
   memory?: number;
   /** Differences of the value below this share of it are rounding; default 1e-7, for objectives in float32. */
   rounding?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface Minimum {

@@ -41,7 +41,7 @@ export class OnlineProbe implements Disposable {
   }
 
   /** Its score on images, by the encoder's embeddings. @throws LgdError NON_FINITE, ABORTED, and device faults */
-  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, { signal }: { signal?: AbortSignal } = {}): Promise<ZeroShotScore> {
+  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<ZeroShotScore> {
     const { device, classes } = this;
     const { addon } = device;
     const { weights, bias, dimension } = this.#heads;

@@ -29,8 +29,8 @@ export interface SgdProbeOptions {
   batch: number;
   learningRates: readonly number[];
   seed: number;
-  signal?: AbortSignal;
-  onProgress?: (done: number, total: number) => void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /**
@@ -90,8 +90,8 @@ export interface LogisticOptions {
   maxIterations?: number;
   /** Largest component of the gradient of the objective over N at which a fit ends; default 1e-5. */
   tolerance?: number;
-  signal?: AbortSignal;
-  onProgress?: (done: number, total: number) => void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** One fit of {@link logisticRegression}. */

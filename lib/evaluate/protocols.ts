@@ -36,9 +36,9 @@ export interface ProtocolOptions {
   protocol: Protocol;
   /** `evaluate.data` is judged on; all but zeroshot learn from `evaluate.train`. The group `evaluate` has the protocols' settings; zeroshot takes what {@link evaluateStudent} does. */
   config: ConfigInput;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while a phase goes on. */
-  onProgress?: (progress: PhaseProgress) => void;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
 /** One result of a protocol: several settings give several. */

@@ -32,9 +32,9 @@ export interface StudentEvaluationOptions {
   config: ConfigInput;
   /** Looks at so many images at most, spread evenly over the folder (default: all). */
   mostImages?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while a phase goes on. */
-  onProgress?: (progress: PhaseProgress) => void;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
 /** What {@link evaluateStudent} found. */

@@ -8,7 +8,7 @@ import type { TensorHandle } from '../native.js';
 export interface MeasureOptions {
   /** How long to measure, after a warm-up of a fifth of it; default 2. */
   seconds?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Time of one call on a batch, in milliseconds: the 20th, 50th and 80th percentile. */

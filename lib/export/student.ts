@@ -98,7 +98,7 @@ export interface ExportOptions {
   fold?: boolean;
   /** Folder of images to compare on; default: the run's training images where they are there, else drawn ones. */
   images?: string;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** What {@link exportStudent} wrote. */

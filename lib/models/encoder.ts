@@ -32,7 +32,7 @@ export interface ForwardOptions {
   /** Key of the random numbers of dropout and stochastic depth; default 0. */
   seed?: number;
   step?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */

@@ -22,8 +22,8 @@ export interface GalleryOptions {
   mostImages: number;
   /** Bytes of thumbnails, at most. */
   mostBytes: number;
-  signal?: AbortSignal;
-  onProgress?: (progress: PhaseProgress) => void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
 export interface GalleryCategory {

@@ -36,8 +36,8 @@ export interface ConfusionOptions {
   config: ConfigInput;
   /** Images evaluated, at most, spread evenly over the folder. */
   mostImages: number;
-  signal?: AbortSignal;
-  onProgress?: (progress: PhaseProgress) => void;
+  signal?: AbortSignal | undefined;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
 const classesShown = 20;

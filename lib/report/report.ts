@@ -40,9 +40,9 @@ export interface ReportOptions {
   threads?: number;
   /** Take models from local folders and the cache only. Default false. */
   localFilesOnly?: boolean;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while images are decoded and embedded. */
-  onProgress?: (progress: PhaseProgress) => void;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */

@@ -12,7 +12,7 @@ export type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, 
 export interface SemanticCallOptions {
   /** Where to compute: an open device, or 'js' for the pure-TypeScript reference (float64 arithmetic). */
   device: Device | 'js';
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Where and how to compute {@link bankLoss}. */

@@ -17,9 +17,9 @@ export interface CheckOptions {
   templates?: string | readonly string[];
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
   similarity?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called with the number of names encoded and to encode. */
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** A name and its place in the list, from 0. */

@@ -8,9 +8,9 @@ import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Options of calls that encode many texts. */
 export interface EncodeOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called after each batch with the number of texts done and to do. */
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 /** Maps texts into the space the teacher's images are in. */

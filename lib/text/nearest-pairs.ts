@@ -35,7 +35,7 @@ export async function nearestPairs(
   rows: Float32Array,
   count: number,
   threshold: number,
-  { limit = 1000, signal }: { limit?: number; signal?: AbortSignal } = {},
+  { limit = 1000, signal }: { limit?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<NearestPairs> {
   const dimension = rows.length / Math.max(1, count);
   if (!Number.isInteger(dimension)) throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);

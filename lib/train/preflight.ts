@@ -46,7 +46,7 @@ export interface PreflightReport {
 export interface PreflightOptions {
   /** Time to measure for, twice, besides a first step; default 2. A single step may take longer. */
   seconds?: number;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 const mostSteps = 8;

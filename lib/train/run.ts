@@ -28,7 +28,7 @@ import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
   /** Stops the run after the steps under way, with a checkpoint. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation;
   /** Protocols on frozen features that go with it. */
@@ -36,7 +36,7 @@ export interface RunOptions {
   /** What online probes are judged on, with `evaluate.online`. */
   online?: OnlineImages;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
-  resume?: 'last' | 'previous' | 'best' | (string & {});
+  resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
 }
 
 /** Scores of an evaluation besides zero-shot. */

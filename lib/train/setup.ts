@@ -29,11 +29,11 @@ import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */
 export interface PrepareOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while a phase goes on. */
-  onProgress?: (progress: PhaseProgress) => void;
+  onProgress?: ((progress: PhaseProgress) => void) | undefined;
   /** Continue the run that is in the run folder; see {@link RunOptions.resume}. */
-  resume?: RunOptions['resume'];
+  resume?: RunOptions['resume'] | undefined;
 }
 
 /** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
@@ -53,7 +53,7 @@ export interface PreparedRun extends AsyncDisposable {
   online: OnlineImages | undefined;
   distiller: Distiller;
   /** Starts it, or continues it as {@link PrepareOptions.resume} said. */
-  run(options?: { signal?: AbortSignal }): AsyncGenerator<RunEvent, void, undefined>;
+  run(options?: { signal?: AbortSignal | undefined }): AsyncGenerator<RunEvent, void, undefined>;
   /** Frees all of it, once; work that is queued is done first. */
   dispose(): Promise<void>;
 }

@@ -26,7 +26,7 @@ export interface ViewCacheOptions {
   dataset: Dataset;
   /** The images of the run, in their order: how many, their places in the source, and a hash of places and names. */
   images: { length: number; sourceIndex: Int32Array; hash: string };
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 const headerBytes = 4096;

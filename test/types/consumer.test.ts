@@ -6,7 +6,7 @@ import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 
 const folder = join(root, `build-test-${process.pid}`, 'types'); // below the root, where 'lgdistill' is this package
-const strict = { strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: false, noEmit: true, target: ts.ScriptTarget.ES2022, lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts', 'lib.dom.d.ts'], types: ['node'] };
+const strict = { strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, noEmit: true, target: ts.ScriptTarget.ES2022, lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts', 'lib.dom.d.ts'], types: ['node'] };
 
 beforeAll(async () => {
   await ensureBuilt();

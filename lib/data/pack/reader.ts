@@ -76,7 +76,7 @@ export class PackFile {
    * @returns the images that are damaged
    * @throws LgdError ABORTED
    */
-  async verify({ signal, onProgress }: { signal?: AbortSignal; onProgress?: (done: number, total: number) => void } = {}): Promise<BrokenImage[]> {
+  async verify({ signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: (done: number, total: number) => void } = {}): Promise<BrokenImage[]> {
     const damaged: BrokenImage[] = [];
     for (let image = 0; image < this.length; image++) {
       throwIfAborted(signal, 'verifying the pack');

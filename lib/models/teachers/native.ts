@@ -22,7 +22,7 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
   batch?: number;
   /** Of activations; default: bfloat16 on CUDA, float32 on the CPU. */
   precision?: Precision;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** An image tower of CLIP or SigLIP, or an earlier student, on the same device as the student. */
@@ -119,7 +119,7 @@ export class NativeTeacher implements Teacher {
    * @returns [B,D], not normalised
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
-  async embed(pixels: Float32Array, count: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+  async embed(pixels: Float32Array, count: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     const image = 3 * this.resolution * this.resolution;
     if (!Number.isInteger(count) || count < 1 || pixels.length !== count * image) {
       throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });

@@ -75,7 +75,7 @@ export class OnnxTeacher implements OnnxTeacherApi {
     return (this.#fingerprint ??= await hashModel(this.file, signal));
   }
 
-  async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+  async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     const image = 3 * this.resolution * this.resolution;
     if (!Number.isInteger(batch) || batch < 1 || pixels.length !== batch * image) {
       throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${batch} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
