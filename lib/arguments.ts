@@ -13,6 +13,8 @@ const kinds = {
   encoder: ['what `await ClipTextEncoder.load()` gives, or a text encoder of your own', ['encode', 'countTokens', 'embeddingSize']],
   source: ['what `await openImages()` or imagesFromBuffers() gives, or { root, ids, read }', ['ids', 'read']],
   dataset: ['what `await ImageCache.build()` gives', ['length', 'ids', 'sourceIndex']],
+  images: ['what `await ImageCache.build()` gives', ['length', 'sourceIndex']],
+  compiled: ['what student.compile() gives', ['graph', 'makeImages', 'output']],
   batch: ['{ ...plan.next(), dataset }, with the plan a BatchPlan and the data set an ImageCache', ['images', 'drawIds', 'dataset']],
   ticket: ['what `await distiller.queueStep()` gives', ['slots']],
   state: ['what `await distiller.state()` gives', ['weights', 'momentum', 'semantic']],

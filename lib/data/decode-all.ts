@@ -4,7 +4,7 @@ import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
-import type { ImageBytes, ImageSource } from './sources.js';
+import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
 
 /** An image that could not be read or decoded. */
 export interface BrokenImage {
@@ -92,12 +92,6 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
   } finally {
     void Promise.resolve(iterator.return?.()).catch(() => undefined); // not waited for: a stream that hangs would hang its end too
   }
-}
-
-/** @throws LgdError BAD_DATASET */
-function checkImageBytes(value: unknown): asserts value is ImageBytes {
-  if (typeof value === 'object' && value !== null && 'id' in value && typeof value.id === 'string' && 'bytes' in value) return;
-  throw new LgdError('BAD_DATASET', 'the stream gave something that is no image.', { found: value, allowed: '{ id, bytes, label? }, with an id that is a string', mend: 'Give images so' });
 }
 
 function badLabel(what: string): LgdError {

@@ -1,3 +1,4 @@
+import { checkArgument, checkOptions } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { ImageCache } from './cache.js';
 import { ShuffledSampler } from './sampler.js';
@@ -38,6 +39,8 @@ export class BatchPlan implements Iterable<PlannedBatch> {
    * @throws LgdError BAD_OPTION when the cache has fewer images than a batch takes
    */
   constructor(cache: Pick<ImageCache, 'length' | 'sourceIndex'>, options: { batchSize: number; seed: number }) {
+    checkArgument('images', cache);
+    checkOptions(options, 'new BatchPlan()', 'batchSize, seed');
     this.#cache = cache;
     this.#sampler = new ShuffledSampler({ count: cache.length, ...options });
   }

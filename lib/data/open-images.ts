@@ -1,5 +1,6 @@
 import { open, readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
+import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
@@ -20,6 +21,7 @@ export interface OpenImagesOptions {
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed), BAD_FILE, ABORTED
  */
 export async function openImages(path: string, { labels = 'none', signal }: OpenImagesOptions = {}): Promise<ImageSource> {
+  checkText(path, 'data', 'a folder, a pack, tar shards, CIFAR or parquet files');
   const source = await openOther(path, signal);
   if (source === undefined) {
     if (labels !== 'auto') return openImageFolder(path, { labels, signal });

@@ -1,6 +1,6 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
-import { checkArgument } from '../arguments.js';
+import { checkArgument, checkText } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -46,6 +46,7 @@ interface Found {
  * @throws LgdError FILE_NOT_FOUND (no such folder), BAD_DATASET (a file, no images, images outside the class folders), ABORTED
  */
 export async function openImageFolder(root: string, { labels = 'none', signal }: ImageFolderOptions = {}): Promise<ImageSource> {
+  checkText(root, 'data', 'a folder');
   await checkFolder(root);
   const found: Found = { ids: [], others: new Map() };
   await walk(root, found, signal);
@@ -171,6 +172,12 @@ export interface ImageBytes {
   label?: number;
 }
 
+/** @throws LgdError BAD_DATASET */
+export function checkImageBytes(value: unknown): void {
+  if (typeof value === 'object' && value !== null && 'id' in value && typeof value.id === 'string' && 'bytes' in value) return;
+  throw new LgdError('BAD_DATASET', 'this is no image.', { found: value, allowed: '{ id, bytes, label? }, with an id that is a string', mend: 'Give images so' });
+}
+
 /**
  * A source of images in memory, in the order given. Either all have a label, an index into `classNames`, or none has.
  * @throws LgdError BAD_DATASET
@@ -179,6 +186,7 @@ export function imagesFromBuffers(images: readonly ImageBytes[], classNames?: re
   if (!Array.isArray(images)) throw new LgdError('BAD_DATASET', 'these are no images.', { found: images, allowed: 'an array of { id, bytes, label? }', mend: 'Give an array; a stream is what ImageCache.fromStream() takes' });
   const bad = (message: string): LgdError => new LgdError('BAD_DATASET', message, { mend: 'Give images that all have a label, an index into the class names, or none of them one' });
   if (images.length === 0) throw new LgdError('BAD_DATASET', 'there are no images.', { mend: 'Give at least one image' });
+  images.forEach(checkImageBytes);
   const read = (index: number): Promise<Uint8Array> => Promise.resolve(images[index]!.bytes);
   const source = { root: '(memory)', ids: images.map(({ id }) => id), read };
   const labelled = images.filter(({ label }) => label !== undefined).length;

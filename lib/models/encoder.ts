@@ -49,6 +49,7 @@ export class Encoder implements Disposable {
 
   /** Use {@link createEncoder}, or give a compiled graph of your own; the encoder then owns it. */
   constructor(compiled: CompiledEncoder) {
+    checkArgument('compiled', compiled);
     this.compiled = compiled;
     ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution } = compiled);
     this.outputs = compiled.info.outputSize;
@@ -86,6 +87,7 @@ export class Encoder implements Disposable {
     const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
     const size = 3 * this.resolution * this.resolution;
+    if (!ArrayBuffer.isView(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,3,${this.resolution},${this.resolution}]` });
     const count = images.length / size;
     if (!Number.isInteger(count) || count < 1 || count > this.batch || ((training || this.graph.further !== undefined) && count !== this.batch)) {
       throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [3,${this.resolution},${this.resolution}].`, {

@@ -94,7 +94,9 @@ export class Distiller implements Disposable {
   readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
   /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
   #queueing = 0;
-  #slot = 0;
+  /** Metric slots given out so far, and how many were when a step took its first. */
+  #slotsGiven = 0;
+  readonly #slotsBefore = new WeakMap<StepTicket, number>();
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
@@ -164,6 +166,7 @@ export class Distiller implements Disposable {
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
+    const slotsBefore = this.#slotsGiven;
     addon.beginStep(this.#step);
     this.#queueing++;
     try {
@@ -200,7 +203,9 @@ export class Distiller implements Disposable {
       if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    return { slots, teacherMilliseconds };
+    const ticket = { slots, teacherMilliseconds };
+    this.#slotsBefore.set(ticket, slotsBefore);
+    return ticket;
   }
 
   /** @throws LgdError BAD_SHAPE, BAD_OPTION */
@@ -229,12 +234,15 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device has work while this waits.
+   * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device has work while this waits; numbers that nobody reads are gone 64 batches later.
    * @param student which of several
-   * @throws LgdError NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
+   * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
+    if (this.#slotsGiven - (this.#slotsBefore.get(ticket) ?? Infinity) > metricSlots) {
+      throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
+    }
     const { slots } = ticket;
     const pupil = this.#pupil(student);
     const all = await Promise.all(slots.map((slot) => pupil.metrics(slot)));
@@ -323,9 +331,7 @@ export class Distiller implements Disposable {
   }
 
   #nextSlot(): number {
-    const slot = this.#slot;
-    this.#slot = (slot + 1) % metricSlots;
-    return slot;
+    return this.#slotsGiven++ % metricSlots;
   }
 }
 

@@ -1,6 +1,7 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
 import { isAbsolute, resolve } from 'node:path';
+import { checkText } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
@@ -82,6 +83,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
  * @throws LgdError FILE_NOT_FOUND (not a run folder), BAD_FILE, BAD_CONFIG, BAD_OPTION
  */
 export async function resumeConfig(runFolder: string, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {
+  checkText(runFolder, 'output', 'a run folder');
   return mergeConfig(await readRunConfig(runFolder), { ...overrides, output: resolve(runFolder) });
 }
 

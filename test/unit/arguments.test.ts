@@ -87,8 +87,11 @@ describe('what is missing', () => {
       build: () => js.ImageCache.build({}), fromStream: () => js.ImageCache.fromStream([]), Distiller: () => new js.Distiller(), fromEmbeddings: () => js.TextualSemanticsBank.fromEmbeddings(names, new Float32Array(3)),
       bank: () => js.TextualSemanticsBank.build(names), queueStep: () => js.Distiller.prototype.queueStep.call(distiller, [batch()]), readViews: () => js.readViews(images, batch()), bankLoss: () => js.bankLoss(undefined, { device: 'js' }),
       noDevice: () => js.bankLoss({}), bankUpdate: () => js.bankUpdate({}), featureLoss: () => js.featureLoss(), exportStudent: () => js.exportStudent(), evaluateStudent: () => js.evaluateStudent(),
-      evaluateProtocol: () => js.evaluateProtocol(), loadStudent: () => js.loadStudent('x'), zeroShot: () => new js.ZeroShotEvaluation(), compile: () => (student as Anything).compile(),
+      evaluateProtocol: () => js.evaluateProtocol(), loadStudent: () => js.loadStudent('x'), zeroShot: () => new js.ZeroShotEvaluation(), plan: () => new js.BatchPlan(images), report: () => js.writeReport(), compile: () => (student as Anything).compile(),
     });
+    await refused('BAD_OPTION', 'images', { plan: () => new js.BatchPlan() });
+    await refused('BAD_OPTION', 'data', { openImages: () => js.openImages(), openImageFolder: () => js.openImageFolder() });
+    await refused('BAD_OPTION', 'output', { resumeConfig: () => js.resumeConfig() });
     await refused('BAD_OPTION', 'to', { exportStudent: () => js.exportStudent({ from: folder }) });
     await refused('BAD_OPTION', 'student', { exportStudent: () => js.exportStudent({ to: join(folder, 'x.safetensors') }), createStudent: () => js.createStudent(undefined, { device, embeddingSize: size }) });
     await refused('BAD_OPTION', 'teacher', { loadTeacher: () => js.loadTeacher(undefined, { device }), Distiller: () => new js.Distiller({ device, student, tsb }) });
@@ -100,6 +103,7 @@ describe('what is of another kind', () => {
   it('is named', async () => {
     await refused('BAD_OPTION', 'teacher', { path: () => new js.Distiller({ device, teacher: 'clip', student, tsb }) });
     await refused('BAD_OPTION', 'student', { name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }) });
+    await refused('BAD_OPTION', 'compiled', { student: () => new js.Encoder(student) });
     await refused('BAD_OPTION', 'tsb', { names: () => new js.Distiller({ device, teacher, student, tsb: names }) });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
     await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
@@ -142,6 +146,15 @@ describe('a step', () => {
     await refused('BAD_OPTION', 'batch', { planned: () => queue([new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next()]) });
   });
 
+  it('has numbers until so many others are queued, and not those of a later one', async () => {
+    using own = new api.Distiller({ device, teacher, student, tsb, config });
+    const first = await own.queueStep([batch()], { step: 0, learningRate: 0.01 });
+    for (let step = 1; step < 64; step++) await own.queueStep([batch()], { step, learningRate: 0.01 });
+    expect((await own.readMetrics(first)).loss).toBeGreaterThan(0);
+    await own.queueStep([batch()], { step: 64, learningRate: 0.01 });
+    await refused('BAD_OPTION', 'ticket', { late: () => own.readMetrics(first) });
+  });
+
   it('is all on one device', async () => {
     const elsewhere = api.createStudent('resnet18', { device: other, embeddingSize: size });
     await refused('BAD_OPTION', 'student', { student: () => new api.Distiller({ device, teacher, student: elsewhere, tsb, config }) });
@@ -176,7 +189,7 @@ describe('images of a caller', () => {
   it('come as a stream, not as its generator', async () => {
     await refused('BAD_DATASET', undefined, {
       generator: () => js.ImageCache.fromStream(async function* () { yield undefined; }, options(device)), object: () => js.ImageCache.fromStream({}, options(device)),
-      nothing: () => js.ImageCache.fromStream([null], options(device)), unnamed: () => js.ImageCache.fromStream([{ bytes: picture }], options(device)), buffers: () => js.imagesFromBuffers({}),
+      nothing: () => js.ImageCache.fromStream([null], options(device)), unnamed: () => js.ImageCache.fromStream([{ bytes: picture }], options(device)), buffers: () => js.imagesFromBuffers({}), noBytes: () => js.imagesFromBuffers([{ id: 'a' }]),
     });
   });
 

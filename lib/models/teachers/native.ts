@@ -121,6 +121,7 @@ export class NativeTeacher implements Teacher {
    */
   async embed(pixels: Float32Array, count: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     const image = 3 * this.resolution * this.resolution;
+    if (!ArrayBuffer.isView(pixels)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'pixels', found: pixels, allowed: `a Float32Array [B,3,${this.resolution},${this.resolution}]` });
     if (!Number.isInteger(count) || count < 1 || pixels.length !== count * image) {
       throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
     }
