@@ -8,6 +8,9 @@ import { LgdError } from './errors.js';
 const kinds = {
   device: ['the device that `await openDevice()` gives', ['addon', 'synchronize']],
   teacher: ['what `await loadTeacher()` gives, or a teacher of your own', ['kind', 'embeddingSize', 'resolution', 'mean', 'std']],
+  'native teacher': ['what `await loadTeacher()` gives', ['compile', 'fingerprint', 'device']],
+  'onnx teacher': ['of kind onnx: with embed(pixels, batch) and fingerprint()', ['embed', 'fingerprint']],
+  'precomputed teacher': ['of kind precomputed: with lookup(ids) and has(id)', ['lookup', 'has']],
   student: ['what createStudent() gives', ['graph', 'compile', 'embeddingSize']],
   tsb: ['what `await TextualSemanticsBank.build()` gives', ['names', 'data', 'embeddingSize']],
   encoder: ['what `await ClipTextEncoder.load()` gives, or a text encoder of your own', ['encode', 'countTokens', 'embeddingSize']],
@@ -29,6 +32,15 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
   const [allowed, members] = kinds[kind];
   if (typeof value === 'object' && value !== null && members.every((member) => member in value)) return;
   throw wrongArgument(value, option, allowed);
+}
+
+/** Looks whether a teacher, which may be a caller's own, has what its kind needs. @throws LgdError BAD_OPTION */
+export function checkTeacherKind(teacher: { kind: string }): void {
+  const kind = `${teacher.kind} teacher`;
+  if (!(kind === 'native teacher' || kind === 'onnx teacher' || kind === 'precomputed teacher')) {
+    throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', { option: 'teacher.kind', found: teacher.kind, allowed: 'native, onnx, precomputed', mend: 'Call one of your own onnx, if it embeds pixels, or precomputed' });
+  }
+  checkArgument(kind, teacher, 'teacher');
 }
 
 /**

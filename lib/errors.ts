@@ -116,7 +116,7 @@ function describe(value: unknown): string {
   if (typeof value === 'function') return value.name === '' ? 'a function' : `the function ${value.name}`;
   if (ArrayBuffer.isView(value) && 'length' in value) return `${value.constructor.name} of ${String(value.length)} values`;
   const prototype: unknown = typeof value === 'object' && value !== null ? Object.getPrototypeOf(value) : undefined;
-  if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value)) return `an object of class ${(value as object).constructor.name}`;
+  if (prototype !== undefined && prototype !== null && prototype !== Object.prototype && !Array.isArray(value)) return `an object of class ${(value as { constructor?: { name?: string } }).constructor?.name || 'without a name'}`;
   const text = shorten(value);
   return text.length > 200 ? `${text.slice(0, 197)}...` : text;
 }

@@ -132,7 +132,7 @@ export class ImageCache implements Disposable {
    * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels do not fit
    */
   static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, streamOptions: StreamOptions): Promise<ImageCache> {
-    checkCacheOptions(streamOptions);
+    checkCacheOptions(streamOptions, 'ImageCache.fromStream()');
     if (typeof images !== 'object' || images === null || !(Symbol.asyncIterator in images || Symbol.iterator in images)) {
       throw new LgdError('BAD_DATASET', 'this is no stream of images.', { found: images, allowed: 'an iterable or async iterable of { id, bytes, label? }', mend: 'Call a generator function, and give what it returns' });
     }
@@ -191,8 +191,8 @@ export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }
 }
 
 /** @throws LgdError BAD_OPTION */
-export function checkCacheOptions(options: ImageCacheOptions): void {
-  checkOptions(options, 'ImageCache.build()', 'addon: device.addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare');
+export function checkCacheOptions(options: ImageCacheOptions, call = 'ImageCache.build()'): void {
+  checkOptions(options, call, 'addon: device.addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare');
   const { addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });

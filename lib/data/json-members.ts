@@ -7,13 +7,15 @@ import { constants } from 'node:buffer';
 
 const [quote, backslash, comma, openBracket, closeBracket, openBrace, closeBrace] = [...'"\\,[]{}'].map((character) => character.charCodeAt(0));
 
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 /**
  * Parses an object whose lists may be of any length.
  * @param chunks the file, UTF-8
  * @param take called with each member of each list that is a value of the object, and with the list's key
  * @param most bytes of what is parsed at once: a member, or what is in no such list
  * @returns the object, its lists' members replaced by 0; what is no object comes as it is
- * @throws SyntaxError, RangeError
+ * @throws SyntaxError, RangeError; TypeError (ERR_ENCODING_INVALID_ENCODED_DATA) for what is not UTF-8
  */
 export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key: string, member: unknown) => void, most: number = constants.MAX_STRING_LENGTH): Promise<unknown> {
   const rest: string[] = [];
@@ -22,7 +24,7 @@ export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key
   let [depth, inString, isEscaped, isObject] = [0, false, false, false];
   let key: string | undefined; // of the list that is being read
   const cut = (last: Uint8Array): string => {
-    const text = Buffer.concat([...run, last]).toString('utf8');
+    const text = utf8.decode(Buffer.concat([...run, last]));
     run = [];
     runBytes = 0;
     return rest.length === 0 ? text.replace(/^\uFEFF/u, '') : text;

@@ -22,7 +22,7 @@ export interface OpenImagesOptions {
  */
 export async function openImages(path: string, { labels = 'none', signal }: OpenImagesOptions = {}): Promise<ImageSource> {
   checkText(path, 'data', 'a folder, a pack, tar shards, CIFAR or parquet files');
-  const source = await openOther(path, signal);
+  const source = await openOther(path, labels !== 'none', signal);
   if (source === undefined) {
     if (labels !== 'auto') return openImageFolder(path, { labels, signal });
     const folder = await openImageFolder(path, { signal });
@@ -34,10 +34,10 @@ export async function openImages(path: string, { labels = 'none', signal }: Open
 }
 
 /** Anything but a folder of images. */
-async function openOther(path: string, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
+async function openOther(path: string, byFolder: boolean, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
   if (await isPack(path)) return openPack(path);
   if (await isCifar(path)) return openCifar(path);
-  if (await holdsOnly('.tar', path)) return openTarShards(path, signal);
+  if (await holdsOnly('.tar', path)) return openTarShards(path, { byFolder, signal });
   if (await holdsOnly('.parquet', path)) return openParquet(path);
   return undefined;
 }

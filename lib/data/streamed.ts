@@ -68,7 +68,7 @@ export class StreamedImages implements Disposable {
    * @throws LgdError BAD_OPTION, BAD_DATASET (a source that can be read in order only), DEPENDENCY_MISSING
    */
   static async open(source: ImageSource, options: StreamedImagesOptions): Promise<StreamedImages> {
-    checkCacheOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' });
+    checkCacheOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' }, 'StreamedImages.open()');
     checkSource(source);
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
     if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });

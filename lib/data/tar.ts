@@ -32,12 +32,12 @@ interface Sample {
  * @param path a .tar file, a folder of them, or a pattern such as `shard-{000..123}.tar`
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no images, damaged, compressed), ABORTED
  */
-export async function openTarShards(path: string, signal?: AbortSignal): Promise<ImageSource> {
+export async function openTarShards(path: string, { byFolder, signal }: { byFolder: boolean; signal?: AbortSignal | undefined }): Promise<ImageSource> {
   const shards = await shardsOf(path);
   const samples: Sample[] = [];
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) for (const sample of found) samples.push(sample);
   if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  return { root: path, ids: samples.map(({ id }) => id), ...(await labelsOf(samples, path, dirname(shards[0]!))), read: (index) => readSample(samples[index]!) };
+  return { root: path, ids: samples.map(({ id }) => id), ...(await labelsOf(samples, path, dirname(shards[0]!), byFolder)), read: (index) => readSample(samples[index]!) };
 }
 
 /** The files that a path with `{first..last}` names, or those of a folder; sorted. */
@@ -139,9 +139,9 @@ function readLabel(content: Buffer, ending: string, where: string): { label?: nu
   return { ...(label !== undefined && { label }), ...(typeof name === 'string' && { className: name }) };
 }
 
-/** Labels, where every sample has one; where none has, by their folders. */
-async function labelsOf(samples: readonly Sample[], root: string, folder: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
-  if (samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
+/** Labels, where every sample has one; where none has, by their folders, if they are wanted. */
+async function labelsOf(samples: readonly Sample[], root: string, folder: string, byFolder: boolean): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+  if (byFolder && samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
   if (samples.some(({ label }) => label === undefined)) return {};
   const labels = Int32Array.from(samples, ({ label }) => label!);
   const classes = labels.reduce((most, label) => Math.max(most, label + 1), 0);
@@ -163,7 +163,18 @@ function labelsByFolder(samples: readonly Sample[], root: string): { labels?: In
     if (common === '' || !paths.every((path) => path.startsWith(common) && path.includes('/', common.length))) break;
     paths = paths.map((path) => path.slice(common.length));
   }
-  return paths.every((path) => path.includes('/')) ? classesOf(root, paths) : {};
+  return paths.every((path) => path.includes('/')) && !areNumbersOfShards(samples, paths) ? classesOf(root, paths) : {};
+}
+
+/** Has each shard a folder of its own, whose name is a number? That counts shards, and is no class. */
+function areNumbersOfShards(samples: readonly Sample[], paths: readonly string[]): boolean {
+  const folders = new Map<string, string>();
+  for (const [i, { shard }] of samples.entries()) {
+    const folder = paths[i]!.slice(0, paths[i]!.indexOf('/'));
+    if (!/^\d+$/u.test(folder) || (folders.get(shard) ?? folder) !== folder) return false;
+    folders.set(shard, folder);
+  }
+  return folders.size > 1 && new Set(folders.values()).size === folders.size;
 }
 
 async function readSample({ shard, offset, bytes }: Sample): Promise<Buffer> {

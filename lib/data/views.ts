@@ -42,6 +42,7 @@ export interface ViewBatch {
  * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY
  */
 export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBatch, options: ViewOptions): Promise<Float32Array> {
+  checkOptions(batch, 'readViews()', 'images');
   checkOptions(options, 'readViews()', 'device, resolution, mean, std');
   const { device, resolution, mean, std, augment = {} } = options;
   checkArgument('device', device);

@@ -66,12 +66,12 @@ async function readText(path: string, bytes: number): Promise<string> {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)); // drops a byte order mark
   } catch (cause) {
-    if (systemErrorCode(cause) !== 'ERR_ENCODING_INVALID_ENCODED_DATA') throw cannotRead(path, cause);
-    throw new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
+    throw cannotRead(path, cause);
   }
 }
 
 function cannotRead(path: string, cause: unknown): LgdError {
+  if (systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA') return new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
   return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, { option: 'names', mend: 'Check the file and its permissions', cause });
 }
 

@@ -22,11 +22,17 @@ export interface Batch extends PlannedBatch {
 }
 
 /**
- * Looks, before anything of it is queued, whether a batch tells the same of every image.
+ * Looks, before anything of it is queued, whether a batch is whole and tells the same of every image.
+ * @param size images of a batch
  * @param classes how many there are, where labels are learnt from
  * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET (no labels)
  */
-export function checkBatch({ dataset: { length, labels }, images, shown = images }: Batch, classes: number | undefined): void {
+export function checkBatch({ dataset: { length, labels }, images, drawIds, seed, epoch, shown = images }: Batch, size: number, classes: number | undefined): void {
+  if (images.length !== size) throw new LgdError('BAD_SHAPE', `a batch has ${images.length} images.`, { option: 'images', allowed: `${size}, as train.batchSize says` });
+  if (drawIds.length !== size) throw new LgdError('BAD_SHAPE', `a batch of ${size} images has ${drawIds.length} numbers of their draws.`, { option: 'drawIds', allowed: 'one an image' });
+  for (const [option, value] of Object.entries({ seed, epoch })) {
+    if (!Number.isSafeInteger(value)) throw new LgdError('BAD_OPTION', 'a batch does not say how its views are drawn.', { option, found: value, allowed: 'a whole number, as a BatchPlan gives it' });
+  }
   if (shown.length !== images.length) {
     throw new LgdError('BAD_SHAPE', `a batch of ${images.length} images tells of ${shown.length} which they show.`, { option: 'shown', allowed: 'one index an image', mend: 'Pass on what prepare gave with these images' });
   }

@@ -73,6 +73,7 @@ export class Course {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
+    course.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
     const names = distiller.students.map(({ name }) => name);
     if (configs.length > 1) course.#unlock = await openGroupFolder(config, names, resume);
     else if (resume === undefined && config.overwrite) await clearGroup(config.output);
@@ -85,7 +86,6 @@ export class Course {
         course.#adopt(images, run);
         continued.push(continues);
       }
-      course.#teacherMark = await markOf(distiller.teacher, dataset.ids);
       await course.#resume();
       await course.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.

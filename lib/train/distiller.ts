@@ -1,6 +1,6 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
-import { checkArgument, checkOptions, checkText } from '../arguments.js';
+import { checkArgument, checkOptions, checkTeacherKind, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { checkSignal, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
@@ -104,6 +104,7 @@ export class Distiller implements Disposable {
     const { device, teacher, student, tsb, config: input = {}, onlineClasses } = options;
     checkArgument('device', device);
     checkArgument('teacher', teacher);
+    checkTeacherKind(teacher);
     const students = [student].flat() as Student[];
     for (const one of students) checkArgument('student', one);
     if (tsb !== undefined) checkArgument('tsb', tsb);
@@ -162,7 +163,8 @@ export class Distiller implements Disposable {
     this.#checkBatches(batches);
     const { addon, handle } = this.device;
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
-    for (const batch of batches) checkBatch(batch, pupils.find(({ online }) => online !== undefined)?.online!.classes);
+    const { batch: size } = this.#pupils[0]!.encoder;
+    for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
@@ -181,7 +183,7 @@ export class Distiller implements Disposable {
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
         for (const pupil of pupils) {
-          pupil.forward(this.#images, step * batches.length + place);
+          pupil.forward(this.#images, step * this.config.train.accumulate + place);
           if (after) await after('student forward');
           if (pupil === pupils[0]) addon.joinBranch(handle); // the teacher's forward, beside the first student's
           pupil.lose(zT, slot);
@@ -211,9 +213,9 @@ export class Distiller implements Disposable {
   /** @throws LgdError BAD_SHAPE, BAD_OPTION */
   #checkBatches(batches: readonly Batch[]): void {
     const { accumulate } = this.config.train;
-    if (!Array.isArray(batches) || batches.length !== accumulate) {
+    if (!Array.isArray(batches) || batches.length < 1 || batches.length > accumulate) {
       const found = Array.isArray(batches) ? `${batches.length} batches` : batches;
-      throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches.', { option: 'batches', found, allowed: `an array of ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
+      throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches, or fewer.', { option: 'batches', found, allowed: `an array of 1 to ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
     }
     for (const batch of batches as Batch[]) {
       checkArgument('batch', batch);

@@ -205,7 +205,7 @@ function advise(stage: TimedStage, { device, teacher, config, students }: Distil
     case 'data': return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
     case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
     case 'teacher': return teacher.kind === 'onnx'
-      ? 'The teacher runs in ONNX on the CPU: take one whose weights are in safetensors, which runs on the device.'
+      ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
       : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss': return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser': return 'Few images share one update: a larger train.batchSize, or train.accumulate.';

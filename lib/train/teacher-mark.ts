@@ -15,19 +15,19 @@ export interface TeacherMark {
   resolution: number;
   mean: readonly number[];
   std: readonly number[];
-  /** SHA-256 of what it computes with. */
+  /** Of what it computes with: a SHA-256, or whatever a caller's own teacher gives. */
   fingerprint?: string;
   /** In its place for precomputed embeddings: SHA-256 of some images' rows, by image, so that a file that has grown or comes in another order is the same. */
   rows?: Record<string, string>;
 }
 
 /** @param ids the images of the run */
-export async function markOf(teacher: AnyTeacher, ids: readonly string[]): Promise<TeacherMark> {
+export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal?: AbortSignal): Promise<TeacherMark> {
   const { kind, id, embeddingSize, resolution, mean, std } = teacher;
   const mark: TeacherMark = { kind, id, embeddingSize, resolution, mean, std };
-  if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await teacher.fingerprint() };
+  if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await teacher.fingerprint(signal) };
   const count = Math.min(rowsKept, ids.length);
-  const some = Array.from({ length: count }, (_, i) => ids[Math.floor((i * ids.length) / count)]!);
+  const some = Array.from({ length: count }, (_, i) => ids[Math.floor((i * ids.length) / count)]!).filter((image) => teacher.has(image)); // one that is never shown may have none
   return { ...mark, rows: Object.fromEntries(some.map((image) => [image, hashRow(teacher, image)])) };
 }
 
@@ -56,6 +56,6 @@ export function checkTeacher(folder: string, before: TeacherMark, here: TeacherM
 function describe(mark: TeacherMark, other: TeacherMark): string {
   const { kind, id, embeddingSize, resolution, fingerprint } = mark;
   const differs = (key: 'mean' | 'std') => (String(mark[key]) === String(other[key]) ? [] : [`${key} ${mark[key].join(' ')}`]);
-  const hash = fingerprint === undefined || fingerprint === other.fingerprint ? [] : [`SHA-256 ${fingerprint.slice(0, 12)}`];
+  const hash = fingerprint === undefined || fingerprint === other.fingerprint ? [] : [`fingerprint ${/^[0-9a-f]{64}$/u.test(fingerprint) ? fingerprint.slice(0, 12) : fingerprint}`];
   return [`${id} (${kind})`, `${embeddingSize} values of ${resolution} px`, ...differs('mean'), ...differs('std'), ...hash].join(', ');
 }

@@ -1,4 +1,5 @@
 /** Calls as programs without types make them: each is refused in words that name the argument, before anything is computed with it. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -141,7 +142,26 @@ describe('a step', () => {
     await refused('BAD_OPTION', 'weightDecay', { negative: () => encoder.sgdStep({ learningRate: 0.1, weightDecay: -1 }) });
   });
 
-  it('takes as many batches as train.accumulate says: embeddings of more would overwrite each other', async () => {
+  it('refuses a batch that is not whole, before any of it is queued', async () => {
+    const [some, before] = [Int32Array.of(0), await distiller.state()];
+    await refused('BAD_SHAPE', 'images', { short: () => queue([{ ...batch(), images: some, drawIds: some }]) });
+    await refused('BAD_SHAPE', 'drawIds', { short: () => queue([{ ...batch(), drawIds: some }]) });
+    await refused('BAD_OPTION', 'seed', { none: () => queue([{ ...batch(), seed: undefined }]) });
+    await refused('BAD_OPTION', 'epoch', { text: () => queue([{ ...batch(), epoch: '1' }]) });
+    expect(await distiller.state()).toEqual(before);
+  });
+
+  it('may have fewer batches than train.accumulate, and is then that of one with so many', async () => {
+    const weightsOf = async (accumulate: number, count: number) => {
+      using own = new api.Distiller({ device, teacher, student, tsb, config: { ...config, train: { batchSize: 2, accumulate } } });
+      await own.queueStep(Array.from({ length: count }, batch), { step: 0, learningRate: 0.1 });
+      return (await own.state()).weights;
+    };
+    expect(await weightsOf(3, 2)).toEqual(await weightsOf(2, 2));
+    expect(await weightsOf(2, 1)).not.toEqual(await weightsOf(2, 2));
+  });
+
+  it('takes no more batches than train.accumulate says: embeddings of more would overwrite each other', async () => {
     await refused('BAD_SHAPE', 'batches', { two: () => queue([batch(), batch()]), none: () => queue([]), alone: () => queue(batch()) });
     await refused('BAD_OPTION', 'batch', { planned: () => queue([new api.BatchPlan(images, { batchSize: 2, seed: 0 }).next()]) });
   });
@@ -153,6 +173,23 @@ describe('a step', () => {
     expect((await own.readMetrics(first)).loss).toBeGreaterThan(0);
     await own.queueStep([batch()], { step: 64, learningRate: 0.01 });
     await refused('BAD_OPTION', 'ticket', { late: () => own.readMetrics(first) });
+  });
+
+  it('needs a teacher with what its kind has', async () => {
+    const make = (more: object) => () => new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config });
+    await refused('BAD_OPTION', 'teacher.kind', { other: make({ kind: 'custom' }) });
+    await refused('BAD_OPTION', 'teacher', { embeds: make({ kind: 'precomputed' }) });
+    await refused('BAD_OPTION', 'teacher', { nameless: () => new api.Distiller({ device, teacher: Object.fromEntries(Object.entries(teacher).filter(([key]) => key !== 'fingerprint')) as Anything, student, tsb, config }) });
+  });
+
+  it('leaves a run as it is that was to be begun anew with a teacher that fails', async () => {
+    const run = async (more: object) => {
+      using own = new api.Distiller({ device, teacher: { ...teacher, ...more }, student, tsb, config: { ...config, overwrite: true, train: { batchSize: 2, epochs: 1 } } });
+      for await (const event of own.run(images)) expect(event.type).not.toBe('interrupted');
+    };
+    await run({});
+    await expect(run({ fingerprint: () => Promise.reject(new Error('the server is away')) })).rejects.toThrow('the server is away');
+    expect(existsSync(join(folder, 'run', 'checkpoints', 'last'))).toBe(true);
   });
 
   it('is all on one device', async () => {

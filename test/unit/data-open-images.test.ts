@@ -77,6 +77,15 @@ describe('tar shards', () => {
     expect((await openImages(path, { labels: 'auto' })).labels).toBeUndefined();
   });
 
+  it('whose folders number them have no classes, and one whose folders are numbers has', async () => {
+    const [numbered, digits] = [await newFolder(), await newFolder()];
+    const image = await jpeg(1);
+    for (const name of ['000', '001']) await tar(join(numbered, `${name}.tar`), { [`${name}/a.jpg`]: image, [`${name}/b.jpg`]: image });
+    await tar(join(digits, 'all.tar'), { '0/a.jpg': image, '1/b.jpg': image });
+    expect((await openImages(numbered, { labels: 'auto' })).labels).toBeUndefined();
+    expect((await openImages(digits, { labels: 'auto' })).classNames).toEqual(['0', '1']);
+  });
+
   it('without labels have none; what is no tar, compressed, cut or empty is refused', async () => {
     const file = await tar(join(folder, 'plain.tar'), { 'a.png': await picture(9, 9).png().toBuffer(), 'b.jpg': await jpeg(1), 'b.cls': '3' });
     expect((await openImages(file, { labels: 'auto' })).labels).toBeUndefined();

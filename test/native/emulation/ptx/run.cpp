@@ -198,11 +198,11 @@ void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, 
 
 // Null: nobody watches.
 Watcher* watcher() {
-  static const std::unique_ptr<Watcher> one = [] {
+  static Watcher* const one = [] {
     const char* const path = std::getenv("LGDISTILL_EMULATION_COUNTS");
-    return path ? count_into(path) : std::getenv("LGDISTILL_EMULATION_RACES") ? watch_for_races() : nullptr;
+    return (path ? count_into(path) : std::getenv("LGDISTILL_EMULATION_RACES") ? watch_for_races() : nullptr).release();
   }();
-  return one.get();
+  return one;
 }
 
 struct Found {
