@@ -211,8 +211,8 @@ struct Found {
 };
 // Every kernel there is PTX of, by its demangled name.
 const std::unordered_map<std::string, Found>& all_kernels() {
+  static auto& modules = *new std::deque<Module>;
   static const auto& all = *[] {
-    auto& modules = *new std::deque<Module>;
     auto& made = *new std::unordered_map<std::string, Found>;
     for (const auto& entry : std::filesystem::directory_iterator(std::getenv("LGDISTILL_EMULATION_PTX"))) {
       if (entry.path().extension() != ".ptx") continue;
