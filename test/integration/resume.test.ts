@@ -192,7 +192,7 @@ describe('the teacher', () => {
     expect(same.events.at(-1)).toMatchObject({ type: 'done', step: 3 });
     await changeWeight(join(clip, 'visual.safetensors'));
     const error = await resumeWith(run, clip, 4).then(() => undefined, (caught: unknown) => caught);
-    expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher', message: expect.stringMatching(/Found: "tiny-clip \(native\), .*SHA-256 [0-9a-f]{12}"\. Allowed: tiny-clip \(native\), .*SHA-256 [0-9a-f]{12}\./u) as unknown });
+    expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher', message: expect.stringMatching(/Found: "tiny-clip \(native\), .*fingerprint [0-9a-f]{12}"\. Allowed: tiny-clip \(native\), .*fingerprint [0-9a-f]{12}\./u) as unknown });
   });
 
   it('is told by its name alone where a checkpoint does not say more', async () => {
