@@ -179,7 +179,7 @@ function namesOf(list: CategoryList | readonly string[]): readonly string[] {
 function requireNames(names: readonly string[], allowDuplicates: boolean): void {
   if (names.length === 0) throw new LgdError('BAD_NAMES', 'a bank needs at least one name.', { option: 'names', mend: 'Give category names' });
   const other = names.findIndex((name) => typeof name !== 'string');
-  if (other !== -1) throw new LgdError('BAD_NAMES', `name ${other + 1} is no text.`, { option: 'names', found: names[other], allowed: 'strings' });
+  if (other !== -1) throw new LgdError('BAD_NAMES', `name ${other + 1} is no text.`, { option: 'names', found: names[other], allowed: 'strings', mend: 'Give names as text' });
   const text = names.reduce((sum, name) => sum + name.length + punctuation, 0);
   if (names.length > mostNames || text > constants.MAX_STRING_LENGTH) {
     throw new LgdError('BAD_NAMES', `a bank cannot hold ${names.length} names of ${Math.ceil(text / 2 ** 20)} MiB.`, {

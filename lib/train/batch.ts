@@ -30,9 +30,8 @@ export interface Batch extends PlannedBatch {
 export function checkBatch({ dataset: { length, labels }, images, drawIds, seed, epoch, shown = images }: Batch, size: number, classes: number | undefined): void {
   if (images.length !== size) throw new LgdError('BAD_SHAPE', `a batch has ${images.length} images.`, { option: 'images', allowed: `${size}, as train.batchSize says` });
   if (drawIds.length !== size) throw new LgdError('BAD_SHAPE', `a batch of ${size} images has ${drawIds.length} numbers of their draws.`, { option: 'drawIds', allowed: 'one an image' });
-  for (const [option, value] of Object.entries({ seed, epoch })) {
-    if (!Number.isSafeInteger(value)) throw new LgdError('BAD_OPTION', 'a batch does not say how its views are drawn.', { option, found: value, allowed: 'a whole number, as a BatchPlan gives it' });
-  }
+  if (!Number.isSafeInteger(seed)) throw undrawn('seed', seed);
+  if (!Number.isSafeInteger(epoch)) throw undrawn('epoch', epoch);
   if (shown.length !== images.length) {
     throw new LgdError('BAD_SHAPE', `a batch of ${images.length} images tells of ${shown.length} which they show.`, { option: 'shown', allowed: 'one index an image', mend: 'Pass on what prepare gave with these images' });
   }
@@ -43,6 +42,10 @@ export function checkBatch({ dataset: { length, labels }, images, drawIds, seed,
   if (labels.length !== length) throw new LgdError('BAD_SHAPE', `there are ${labels.length} labels of ${length} images.`, { option: 'labels', allowed: 'one an image', mend: 'Give the labels of all images of the data set, not of the batch' });
   const wrong = shown.find((index) => !(labels[index]! >= 0 && labels[index]! < classes));
   if (wrong !== undefined) throw new LgdError('BAD_OPTION', `the label of image ${wrong} is none of the ${classes} classes.`, { option: 'labels', found: labels[wrong], allowed: `0 to ${classes - 1}` });
+}
+
+function undrawn(option: string, found: unknown): LgdError {
+  return new LgdError('BAD_OPTION', 'a batch does not say how its views are drawn.', { option, found, allowed: 'a whole number, as a BatchPlan gives it' });
 }
 
 /** Ids of the images whose pixels a batch has. */

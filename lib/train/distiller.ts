@@ -40,6 +40,8 @@ export interface StepTicket {
   slots: readonly number[];
   /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
   teacherMilliseconds: number;
+  /** Slots given out before: numbers whose slot another step has taken are gone. */
+  readonly slotsBefore: number;
 }
 
 /** Bytes of device memory. */
@@ -94,9 +96,8 @@ export class Distiller implements Disposable {
   readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
   /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
   #queueing = 0;
-  /** Metric slots given out so far, and how many were when a step took its first. */
+  /** Metric slots given out so far. */
   #slotsGiven = 0;
-  readonly #slotsBefore = new WeakMap<StepTicket, number>();
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
@@ -205,9 +206,7 @@ export class Distiller implements Disposable {
       if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    const ticket = { slots, teacherMilliseconds };
-    this.#slotsBefore.set(ticket, slotsBefore);
-    return ticket;
+    return { slots, teacherMilliseconds, slotsBefore };
   }
 
   /** @throws LgdError BAD_SHAPE, BAD_OPTION */
@@ -242,7 +241,7 @@ export class Distiller implements Disposable {
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
-    if (this.#slotsGiven - (this.#slotsBefore.get(ticket) ?? Infinity) > metricSlots) {
+    if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }
     const { slots } = ticket;
