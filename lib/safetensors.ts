@@ -213,8 +213,8 @@ export function* bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView, mo
 
 const mostText = constants.MAX_STRING_LENGTH;
 
-/** Bytes as a number of MiB. */
-function mebibytes(bytes: number): number {
+/** Bytes as a whole number of MiB, upwards. */
+export function mebibytes(bytes: number): number {
   return Math.ceil(bytes / 2 ** 20);
 }
 

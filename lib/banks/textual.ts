@@ -2,7 +2,7 @@ import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { bytesOf, readSafetensors, writeSafetensors } from '../safetensors.js';
+import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../safetensors.js';
 import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { nearestPairs } from '../text/nearest-pairs.js';
@@ -182,8 +182,8 @@ function requireNames(names: readonly string[], allowDuplicates: boolean): void 
   if (other !== -1) throw new LgdError('BAD_NAMES', `name ${other + 1} is no text.`, { option: 'names', found: names[other], allowed: 'strings', mend: 'Give names as text' });
   const text = names.reduce((sum, name) => sum + name.length + punctuation, 0);
   if (names.length > mostNames || text > constants.MAX_STRING_LENGTH) {
-    throw new LgdError('BAD_NAMES', `a bank cannot hold ${names.length} names of ${Math.ceil(text / 2 ** 20)} MiB.`, {
-      option: 'names', allowed: `${mostNames} names of ${Math.ceil(constants.MAX_STRING_LENGTH / 2 ** 20)} MiB in all`, mend: 'Give fewer names, or shorter ones',
+    throw new LgdError('BAD_NAMES', `a bank cannot hold ${names.length} names of ${mebibytes(text)} MiB.`, {
+      option: 'names', allowed: `${mostNames} names of ${mebibytes(constants.MAX_STRING_LENGTH)} MiB in all`, mend: 'Give fewer names, or shorter ones',
     });
   }
   const empty = names.findIndex((name) => name.trim() === '');

@@ -4,6 +4,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parseMembers } from '../data/json-members.js';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { mebibytes } from '../safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
 import { namesInTable } from './table.js';
@@ -79,10 +80,6 @@ function tooLong(path: string, bytes: number): LgdError {
   return new LgdError('BAD_NAMES', `${path} has ${mebibytes(bytes)} MiB, more than a list of names may have.`, {
     option: 'names', allowed: `${mebibytes(mostText)} MiB, or JSON with "names" or "categories"`, mend: 'Give a file of the names alone, one a line',
   });
-}
-
-function mebibytes(bytes: number): number {
-  return Math.ceil(bytes / 2 ** 20);
 }
 
 /** One name a line; empty lines and lines that start with # are not names. Blanks around a name are kept for the doctor to find. */
