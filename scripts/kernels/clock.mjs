@@ -1,5 +1,5 @@
 // How long each kernel of a student's training step, of a teacher's forward pass, or of the augmented views, takes by a model of an H100's multiprocessor, and what its warps wait for
-// (test/native/emulation/ptx/clock.h). A guide to what holds a kernel up where there is no GPU; docs/engine.md says how near it comes.
+// (test/native/emulation/ptx/clock.h). A guide to what holds a kernel up where there is no GPU; docs/kernel-costs.md says how near it comes.
 //   node scripts/kernels/clock.mjs [student, clip_rn50 or views] [--resolution 224] [--batch 8 | --batch 256 --whole] [--fusion layers] [--tiles] [--lines <part of a kernel>] | --calibrate
 // Half a minute, and two of compiling the first time; needs g++, nvcc and ptxas. Grids are made as in cost.mjs. Kernels over channels alone (the sums of norms, squeeze
 // and excitation, folding) do not have fewer blocks with fewer images, so their times come out too long here. --whole: grids for all of a card instead, a minute for
