@@ -17,6 +17,7 @@ int device_count(std::string& why) {
 DeviceProperties properties(int) { absent(); }
 bool has_warpgroups(int) { return false; }
 bool has_programmatic_launches(int) { return false; }
+Card card(int) { absent(); }
 int driver_version() { return 0; }
 int runtime_version() { return 0; }
 void* create_stream(int) { absent(); }

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -42,10 +43,18 @@ __device__ __forceinline__ void wait_for_inputs() {
 
 // More than 48 KiB of dynamic shared memory must be asked for. What was allowed stays: graphs keep launches of more than the next one needs.
 namespace cuda {
-void allow_shared_memory(const void* kernel, size_t bytes, int blocks);  // on this thread's device
+// On this thread's device.
+void allow_shared_memory(const void* kernel, size_t bytes, int blocks);
+int resident_blocks(const void* kernel, int threads, size_t shared);
 }
 // blocks: as many are to share a multiprocessor and leave the rest of its memory to level-1 cache; 0: it needs none.
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int blocks = 0) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes, blocks); }
+
+// How many blocks of a kernel a multiprocessor runs at once, `most` at most: by its registers, threads and shared memory, of which that beyond 48 KiB
+// must have been allowed. A grid of a few blocks more would take twice as long as one of so many.
+template <class Kernel> int resident_blocks(Kernel* kernel, int threads, size_t shared, int most) {
+  return std::clamp(cuda::resident_blocks(reinterpret_cast<const void*>(kernel), threads, shared), 1, most);
+}
 
 // ---- warp and matrix primitives (one place, so that an emulation can stand in for them) ---------------------------------------
 template <class V> __device__ __forceinline__ V shfl(V value, int lane) { return __shfl_sync(~0u, value, lane); }

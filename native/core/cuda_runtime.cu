@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -62,10 +63,13 @@ bool has_programmatic_launches(int index) {
   return built && major == 9 && driver_version() >= 12030;
 }
 
-size_t block_shared_memory(int index) {
-  int bytes = 0;
-  LGD_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
-  return size_t(bytes);
+Card card(int index) {
+  const auto value = [&](cudaDeviceAttr attribute) {
+    int number = 0;
+    LGD_CUDA(cudaDeviceGetAttribute(&number, attribute, index));
+    return number;
+  };
+  return {value(cudaDevAttrMultiProcessorCount), size_t(value(cudaDevAttrMaxSharedMemoryPerMultiprocessor)), size_t(value(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }
 
 int driver_version() {
@@ -132,6 +136,17 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
   if (divides_memory()) LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout_of(device, bytes, blocks)));
   most = bytes;
+}
+
+int resident_blocks(const void* kernel, int threads, size_t shared) {
+  static std::mutex& mutex = *new std::mutex;
+  static auto& known = *new std::map<std::tuple<int, const void*, int, size_t>, int>;
+  int device = 0;
+  LGD_CUDA(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  int& blocks = known[{device, kernel, threads, shared}];
+  if (blocks == 0) LGD_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared));
+  return blocks;
 }
 
 void* allocate_pinned(size_t bytes) {

@@ -83,6 +83,7 @@ Device::Device(DeviceKind kind_, int index_, int threads)
       pool(threads),
       warpgroups(kind_ == DeviceKind::cuda && has_wanted_warpgroups(index_)),
       programmatic_launches(kind_ == DeviceKind::cuda && has_wanted_programmatic_launches(index_)),
+      card(kind_ == DeviceKind::cuda ? cuda::card(index_) : Card{}),
       impl_(std::make_shared<Impl>()) {
   if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.

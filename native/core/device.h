@@ -26,6 +26,13 @@ enum class DeviceKind { cpu, cuda };
 enum class DType : uint8_t { f32, bf16 };
 inline size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
+// What launches are laid out for. An H100's, where there is no card to ask.
+struct Card {
+  int multiprocessors = 132;
+  size_t shared_bytes = 228 << 10;        // of a multiprocessor, of which each of its blocks takes 1 KiB more than it asks for: an A100 has 164 KiB, cards of 8.6, 8.9 and 12.0 have 100
+  size_t block_shared_bytes = 227 << 10;  // that a block may ask for
+};
+
 class Device {
  public:
   Device(DeviceKind kind, int index, int threads);
@@ -42,6 +49,8 @@ class Device {
   bool warpgroups;
   // Kernels of a step's graph are started before those they come after end (programmatic dependent launch; core/timeline.h): likewise, with $LGDISTILL_PDL.
   bool programmatic_launches;
+  // Grids are as large as this card runs at once, and so the order of sums is the same on cards of a kind. Checks lower it, so that small products go as large ones do; on the device's thread only.
+  Card card;
 
   // Device memory. allocate() returns 256-byte aligned, uninitialised memory; OUT_OF_MEMORY names the size asked for.
   void* allocate(size_t bytes);
@@ -140,7 +149,7 @@ int device_count(std::string& why);   // 0 and the reason where there is no driv
 DeviceProperties properties(int index);
 bool has_warpgroups(int index);       // compute capability 9.0, and code for sm_90a in this build
 bool has_programmatic_launches(int index);  // compute capability 9.0, code for it in this build, and a driver of 12.3
-size_t block_shared_memory(int index); // bytes that a block may ask for: 227 KiB on an H100, 163 on an A100, 99 on cards of 8.6, 8.9 and 12.0
+Card card(int index);
 int driver_version();                 // 13000 for 13.0; 0 without a driver
 int runtime_version();
 void* create_stream(int index);

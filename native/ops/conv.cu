@@ -152,7 +152,7 @@ void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, con
   if (!d_bias) return;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    const ColumnWalk walk = column_walk(s.rows(), s.k);
+    const ColumnWalk walk = column_walk(ctx, s.rows(), s.k);
     float* partial = partial_sums(ctx).take(ctx, walk.splits, s.k);
     LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(), walk, partial);
     partial_sums(ctx).add(ctx, {partial, d_bias, s.k, walk.splits});

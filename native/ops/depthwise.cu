@@ -227,7 +227,7 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
   LGD_CHECK(s.r == s.s && (s.r == 3 || s.r == 5), "BAD_SHAPE", "depthwise kernels are 3x3 or 5x5 on CUDA, found ", s.r, "x", s.s);
   const int groups = (s.c + 63) / 64;
   const int64_t rows = int64_t(s.n) * s.oh;
-  const int splits = int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, 132 * 8 / groups)));
+  const int splits = int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, ctx.card.multiprocessors * 8 / groups)));
   const int64_t count = int64_t(s.r) * s.s * s.c;
   float* partial = partial_sums(ctx).take(ctx, splits, count);
   with_type(type, [&](auto zero) {

@@ -1,12 +1,12 @@
 // Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride.
 #include "ops/drop.cuh"
+#include "ops/grids.cuh"
 #include "ops/reduce.cuh"
 
 namespace lgd {
 
 namespace {
 
-unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
 
 template <class T, Act act>
 __global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T* y) {
@@ -99,7 +99,7 @@ void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const vo
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto run = [&](auto tag) {
-      LGD_LAUNCH(ctx, (act_kernel<T, decltype(tag)::act>), grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
+      LGD_LAUNCH(ctx, (act_kernel<T, decltype(tag)::act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
     };
     if (act == Act::gelu) run(ActTag<Act::gelu>{});
     else if (act == Act::gelu_tanh) run(ActTag<Act::gelu_tanh>{});
@@ -112,7 +112,7 @@ void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const v
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     with_act(act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (act_backward_kernel<T, decltype(tag)::act>), grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(x),
+      LGD_LAUNCH(ctx, (act_backward_kernel<T, decltype(tag)::act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x),
                  static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
     });
   });
@@ -121,7 +121,7 @@ void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const v
 void add_forward_cuda(Context& ctx, int64_t count, DType type, const void* a, const void* b, void* y) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, add_kernel<T>, grid_for(count / 8), 256, 0, count / 8, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, add_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y));
   });
 }
 
@@ -129,7 +129,7 @@ void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType typ
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, scale_kernel<T>, grid_for(vectors), 256, 0, shape, vectors, static_cast<const T*>(x), static_cast<const T*>(s), static_cast<T*>(y), false);
+    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(x), static_cast<const T*>(s), static_cast<T*>(y), false);
   });
 }
 
@@ -138,7 +138,7 @@ void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType ty
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, scale_kernel<T>, grid_for(vectors), 256, 0, shape, vectors, static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx),
+    LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx),
                accumulate_dx);
     LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape, static_cast<const T*>(x),
                static_cast<const T*>(dy), static_cast<T*>(ds));
@@ -148,14 +148,14 @@ void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType ty
 void drop_forward_cuda(Context& ctx, const DropShape& shape, DType type, const void* x, void* y) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, drop_kernel<T>, grid_for(shape.count / 8), 256, 0, shape, static_cast<const T*>(x), static_cast<T*>(y), false);
+    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(x), static_cast<T*>(y), false);
   });
 }
 
 void drop_backward_cuda(Context& ctx, const DropShape& shape, DType type, const void* dy, void* dx, bool accumulate) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, drop_kernel<T>, grid_for(shape.count / 8), 256, 0, shape, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
 

@@ -61,7 +61,7 @@ void with_phase(const Context& ctx, const ConvShape& s, const where::Phase& phas
   const read::Stored<T> weights{static_cast<const T*>(w)};
   const auto with_operands = [&](auto a, auto b) {
     // Three numbers a channel of dy lie beside the tiles: the wide ones are too much for a block of most cards from 640 channels on.
-    const auto fits = [&](auto tile) { return matrix::shared_bytes<T, decltype(tile), decltype(a), decltype(b), ReachTarget<T>>(a, b) <= cuda::block_shared_memory(ctx.index); };
+    const auto fits = [&](auto tile) { return matrix::shared_bytes<T, decltype(tile), decltype(a), decltype(b), ReachTarget<T>>(a, b) <= ctx.card.block_shared_bytes; };
     matrix::with_tile<T, 3, decltype(a)::Where::overlaps>(ctx, phase.rows(s.n), s.c, int64_t(phase.taps()) * s.k, [&](auto tile) { body(tile, a, b); }, fits);
   };
   if (is_pointwise(s)) with_operands(Loader{where::Rows{int(s.rows()), s.k}, gradient}, Loader{where::Columns{s.k, s.c}, weights});
@@ -81,7 +81,10 @@ struct Phases {
       with_phase<T>(ctx, s, phase, dy, nullptr, [&](auto tile, auto a, auto b) {
         using Tile = decltype(tile);
         first.push_back(parts);
-        parts += matrix::walkers<Tile>(phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, decltype(a), decltype(b), ReachTarget<T>>(a, b));
+        using A = decltype(a);
+        using B = decltype(b);
+        using Out = ReachTarget<T>;
+        parts += matrix::walkers<T, Tile, A, B, Out>(ctx, phase.rows(s.n), s.c, matrix::shared_bytes<T, Tile, A, B, Out>(a, b));
       });
   }
   size_t sum_bytes(int channels) const { return size_t(parts) * 2 * channels * sizeof(float); }
@@ -109,21 +112,20 @@ void weight_gradient_of(Context& ctx, const ConvShape& s, const LazyInput& x, co
   const Loader a{where::Columns{int(K), s.k}, read::Gradient<T>(dy)};
   const read::Activation<T> activation(x);
   matrix::with_split_tile<T, 3>(ctx, M, N, [&](auto tile) {
-    using Tile = decltype(tile);
-    const int64_t tiles = ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN), k_tiles = (K + matrix::BK<T> - 1) / matrix::BK<T>;
-    int64_t splits = std::max<int64_t>(1, std::min<int64_t>(Tile::resident * multiprocessors / tiles, k_tiles / 8));
-    const int64_t per_split = (k_tiles + splits - 1) / splits;
-    splits = (k_tiles + per_split - 1) / per_split;  // no empty part
-    const bool whole = splits == 1;
-    float* partial = whole ? dw : partial_sums(ctx).take(ctx, int(splits), M * N);
-    const StorePartial out{partial, N, M * N, whole, where::TapColumns(s.taps(), s.c), PairEnds(s)};
-    if (is_pointwise(s)) {
-      const where::Columns columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))};
-      matrix::launch_split<T, Tile>(ctx, a, Loader{columns, activation}, out, M, N, K, int(splits));
-    } else {
-      matrix::launch_split<T, Tile>(ctx, a, Loader{where::PatchColumns(s), activation}, out, M, N, K, int(splits));
-    }
-    if (!whole) partial_sums(ctx).add(ctx, {partial, dw, M * N, int(splits)});
+    float* partial = nullptr;
+    int parts = 1;
+    const auto launch = [&](const auto& b) {
+      const StorePartial out{dw, N, M * N, true, where::TapColumns(s.taps(), s.c), PairEnds(s)};
+      matrix::launch_split<T, decltype(tile)>(ctx, a, b, out, M, N, K, [&](StorePartial& store, int count) {
+        parts = count;
+        if (parts == 1) return;
+        store.out = partial = partial_sums(ctx).take(ctx, parts, M * N);
+        store.add = false;
+      });
+    };
+    if (is_pointwise(s)) launch(Loader{where::Columns{int(K), s.c, FastDivide(uint32_t(s.oh * s.ow))}, activation});
+    else launch(Loader{where::PatchColumns(s), activation});
+    if (parts > 1) partial_sums(ctx).add(ctx, {partial, dw, M * N, parts});
   });
 }
 

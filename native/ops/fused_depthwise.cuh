@@ -10,13 +10,12 @@
 
 #include "ops/act_form.cuh"
 #include "ops/fused.h"
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 #include "ops/reduce.cuh"
 
 namespace lgd {
 
-constexpr int shared_memory = 227 << 10; // of a multiprocessor, for blocks
-constexpr int block_memory = 99 << 10;   // what a block may have on every architecture from 8.0 on
+constexpr size_t block_memory = 99 << 10;  // what a block may have on every architecture from 8.0 on
 
 inline void check_fused_depthwise(const ConvShape& s) {
   LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE", "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
@@ -46,7 +45,7 @@ struct DepthwiseKernel {
 // A number that grows with the time of a walk: thread steps of the busiest multiprocessor. Rows that only fill the window cost a third of
 // a step, a stage's barrier and set-up 0.7; columns at the sides are copied twice (a quarter of a step's work); pieces of pixels
 // that are shorter than a line or end in a sector's middle are slower to fetch.
-inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel) {
+inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel, int multiprocessors) {
   const int rounds = (walk.tiles + walk.parts - 1) / walk.parts, side_by_side = (walk.parts * walk.groups + multiprocessors - 1) / multiprocessors;
   const int stages = (walk.rows + kernel.reach - 1 + walk.stage_steps - 1) / walk.stage_steps;
   const double sides = 1 + 0.25 * (kernel.reach - 1) / walk.columns;
@@ -56,13 +55,13 @@ inline double walk_cost(const DepthwiseWalk& walk, const DepthwiseKernel& kernel
 
 // Channels, columns and images of a tile; false where `slots` strips are too many for shared memory.
 template <class Size>
-bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int rows, int columns, int channels, size_t limit, Size&& size) {
+bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int count, int rows, int columns, int channels, int blocks, size_t limit, Size&& size) {
   const int strips = (columns + kernel.strip - 1) / kernel.strip;
   walk.groups = (channels + walk.width - 1) / walk.width;
   walk.column_tiles = (strips + slots - 1) / slots;
   walk.strips = (strips + walk.column_tiles - 1) / walk.column_tiles;
   walk.columns = walk.strips * kernel.strip;
-  const int64_t spread = int64_t(count) * walk.groups / (multiprocessors * kernel.blocks);  // images a block, where all blocks get some
+  const int64_t spread = int64_t(count) * walk.groups / blocks;  // images a block, where all blocks get some
   const int64_t addressed = (int64_t(1) << 28) / (int64_t(rows) * columns * channels);  // so that offsets in a tile stay below 2^31, at stride 2 too
   walk.images = int(std::max<int64_t>(1, std::min({int64_t(slots / walk.strips), spread, addressed})));
   walk.threads = (walk.width / kernel.lane_channels * walk.strips * walk.images + 31) / 32 * 32;
@@ -73,15 +72,16 @@ bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int
 
 // The walk over `rows` x `columns` steps of `count` images that costs least. size(walk): the shared memory that it needs.
 template <class Size>
-DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Size&& size) {
-  const size_t limit = size_t(std::min(block_memory, shared_memory / kernel.blocks - 1024));
+DepthwiseWalk plan_walk(const Card& card, const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Size&& size) {
+  const size_t limit = std::min(block_memory, card.shared_bytes / size_t(kernel.blocks) - 1024);
+  const int blocks = card.multiprocessors * kernel.blocks;
   DepthwiseWalk best{};
   double least = 0;
   for (int width = std::min(channels, 32); width <= std::min(channels, 96); width += 8) {
     DepthwiseWalk walk{};
     walk.width = width;
-    for (int slots = kernel.threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, rows, columns, channels, limit, size);) slots = (slots + 1) / 2;
-    const int most = std::max(1, multiprocessors * kernel.blocks / walk.groups);
+    for (int slots = kernel.threads * kernel.lane_channels / width; !lay_tile(walk, kernel, slots, count, rows, columns, channels, blocks, limit, size);) slots = (slots + 1) / 2;
+    const int most = std::max(1, blocks / walk.groups);
     for (int steps = kernel.reach; steps <= 4 * kernel.reach; steps += kernel.reach) {
       walk.stage_steps = steps;
       walk.shared_bytes = size(walk);
@@ -90,7 +90,7 @@ DepthwiseWalk plan_walk(const DepthwiseKernel& kernel, int count, int rows, int 
         walk.rows = (rows + walk.row_tiles - 1) / walk.row_tiles;
         walk.tiles = (count + walk.images - 1) / walk.images * walk.column_tiles * walk.row_tiles;
         walk.parts = std::min(walk.tiles, most);
-        const double cost = walk_cost(walk, kernel);
+        const double cost = walk_cost(walk, kernel, card.multiprocessors);
         if (least > 0 && cost >= least) continue;
         least = cost;
         best = walk;

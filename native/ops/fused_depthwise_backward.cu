@@ -272,14 +272,15 @@ template <int R, int S>
 StageSource in_source_of(const ConvShape& s, const DepthwiseWalk& walk) { return {walk, s.h, s.w, s.c, S * walk.stage_steps, S * walk.columns}; }
 
 template <class T, int R, int S>
-DepthwiseWalk plan(const ConvShape& s, int rows, bool with_y) {
+DepthwiseWalk plan(const Card& card, const ConvShape& s, int rows, bool with_y) {
   using B = Backward<R, S>;
   const auto size = [&](const DepthwiseWalk& walk) {
     const StageSource g = out_source_of<R, S>(s, walk), x = in_source_of<R, S>(s, walk);
     const size_t stages = (size_t(g.elements) * (with_y ? 3 : 2) + size_t(x.elements) * 2) * sizeof(T) + g.table_bytes() + x.table_bytes();
     return std::max(stages, size_t(walk.threads) * B::lane_channels * B::numbers * 4);
   };
-  return plan_walk({B::lane_channels, B::strip, B::reach, B::threads, B::blocks}, s.n, rows, steps_over(s.w, s.pad, B::phase, S), s.c, size);
+  const int blocks = resident_blocks(&backward_kernel<T, R, S>, B::threads, 0, B::blocks);  // by their registers
+  return plan_walk(card, {B::lane_channels, B::strip, B::reach, B::threads, blocks}, s.n, rows, steps_over(s.w, s.pad, B::phase, S), s.c, size);
 }
 
 // normed: the target's norm is the one of x.
@@ -287,7 +288,7 @@ template <class T, int R, int S>
 void run(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const T* w, float* dw, const GradientTarget* target, bool normed) {
   using B = Backward<R, S>;
   const int rows = steps_over(s.h, s.pad, B::phase, S);
-  DepthwiseWalk walk = plan<T, R, S>(s, rows, dy.y != nullptr);
+  DepthwiseWalk walk = plan<T, R, S>(ctx.card, s, rows, dy.y != nullptr);
   walk.back = ctx.turn();
   const InputSide<T> in{static_cast<const T*>(x.y), static_cast<const T*>(x.gate), x.scale, x.shift, form_of(x.scale ? x.act : Act::none), target != nullptr, target && target->accumulate, normed,
                         normed ? target->norm.mean : nullptr, normed ? target->norm.rstd : nullptr};

@@ -161,18 +161,19 @@ template <int R, int S>
 StageSource source_of(const ConvShape& s, const DepthwiseWalk& walk) { return {walk, s.h, s.w, s.c, S * walk.stage_steps, S * walk.columns + R - S}; }
 
 template <class T, int R, int S>
-DepthwiseWalk plan(const ConvShape& s) {
+DepthwiseWalk plan(const Card& card, const ConvShape& s) {
   using F = Forward<R, S>;
   const auto size = [&](const DepthwiseWalk& walk) {
     const StageSource source = source_of<R, S>(s, walk);
     return std::max(size_t(2) * source.elements * sizeof(T) + source.table_bytes(), size_t(walk.threads) * F::lane_channels * 2 * 4);
   };
-  return plan_walk({F::lane_channels, F::strip, F::reach, F::threads, F::blocks}, s.n, s.oh, s.ow, s.c, size);
+  const int blocks = resident_blocks(&forward_kernel<T, R, S>, F::threads, 0, F::blocks);  // by their registers
+  return plan_walk(card, {F::lane_channels, F::strip, F::reach, F::threads, blocks}, s.n, s.oh, s.ow, s.c, size);
 }
 
 template <class T, int R, int S>
 void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const NormTarget& norm, T* y) {
-  DepthwiseWalk walk = plan<T, R, S>(s);
+  DepthwiseWalk walk = plan<T, R, S>(ctx.card, s);
   walk.back = ctx.turn();
   const ActForm form = form_of(x.act);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.parts) * 2 * s.c * 4));

@@ -7,6 +7,7 @@
 // gate_finish reads [N,C] numbers that still lie in L2: 8 channels a block, all images at once, as norm_finish.cuh does.
 #include <algorithm>
 
+#include "ops/grids.cuh"
 #include "ops/norm_finish.cuh"
 
 namespace lgd {
@@ -23,9 +24,9 @@ struct ImageWalk {
 };
 
 ImageWalk image_walk(Context& ctx, const RowsShape& s) {
-  ImageWalk walk{column_walk(s.rows(), s.channels), 1, ctx.turn(), s.pixels, s.pixels};
+  ImageWalk walk{column_walk(ctx, s.rows(), s.channels), 1, ctx.turn(), s.pixels, s.pixels};
   const int64_t blocks = int64_t(s.images) * walk.columns.groups, most = s.pixels / (walk.columns.rows_per_pass * 8);  // at least eight rows a thread
-  walk.stretches = int(std::max<int64_t>(1, std::min<int64_t>(132 * 2 / blocks, most)));
+  walk.stretches = int(std::max<int64_t>(1, std::min<int64_t>(ctx.card.multiprocessors * 2 / blocks, most)));
   walk.each = (s.pixels + walk.stretches - 1) / walk.stretches;
   return walk;
 }
@@ -219,7 +220,7 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
       LGD_LAUNCH(ctx, (squeeze_kernel<T, decltype(tag)::act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
                  x.scale, x.shift, walk, s.images, partial, out);
     });
-    if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, blocks_for(vectors, 256, 132 * 8), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
+    if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
   });
 }
 
@@ -236,7 +237,7 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
                  partial ? partial : sums, out);
     });
     if (partial) {
-      LGD_LAUNCH(ctx, add_stretches_kernel<T>, blocks_for(gate_sums * vectors, 256, 132 * 8), 256, 0, partial, walk.stretches, gate_sums * vectors, 4 * vectors,
+      LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, gate_sums * vectors), 256, 0, partial, walk.stretches, gate_sums * vectors, 4 * vectors,
                  sums, out, 1.f);
     }
   });

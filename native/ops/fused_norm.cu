@@ -26,7 +26,7 @@ struct StripWalk : ColumnWalk {
 template <class T>
 StripWalk strip_walk(Context& ctx, int64_t rows, int channels) {
   LGD_CHECK(rows < (int64_t(1) << 31) - (1 << 16), "BAD_SHAPE", "too many pixels in one batch");
-  StripWalk walk{column_walk(rows, channels), 0, ctx.turn()};
+  StripWalk walk{column_walk(ctx, rows, channels), 0, ctx.turn()};
   const int64_t strip = int64_t(walk.rows_per_pass) * rows_at_once<T>;
   walk.strips = int((rows + strip - 1) / strip);
   const int each = (walk.strips + walk.splits - 1) / walk.splits;

@@ -22,7 +22,7 @@
 #include "core/cuda_warpgroup.cuh"
 #include "ops/matrix_out.cuh"
 #include "ops/matrix_tiles.cuh"
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 
 namespace lgd::matrix {
 
@@ -353,20 +353,27 @@ size_t shared_bytes(const LoaderA& a, const LoaderB& b) {
   return bytes;
 }
 
+// How many blocks of a product the card runs at once; allows its kernel so much shared memory.
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+int64_t blocks_at_once(const Context& ctx, size_t shared) {
+  constexpr bool overlaps = LoaderA::Where::overlaps || LoaderB::Where::overlaps;
+  const auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
+  allow_shared_memory(kernel, shared, overlaps ? Tile::resident : 0);
+  return int64_t(ctx.card.multiprocessors) * resident_blocks(kernel, Tile::threads, shared, Tile::resident);
+}
+
 // How many blocks share the row tiles of an M x N product: as many as run at once, each with the same number of tiles.
-template <class Tile>
-int walkers(int64_t M, int64_t N, size_t shared) {
+template <class T, class Tile, class LoaderA, class LoaderB, class Out>
+int walkers(const Context& ctx, int64_t M, int64_t N, size_t shared) {
   const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN;
-  const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(Tile::resident, (227 << 10) / (shared + 1024)));
-  const int64_t most = std::max<int64_t>(1, multiprocessors * resident / column_tiles), each = (row_tiles + most - 1) / most;
+  const int64_t most = std::max<int64_t>(1, blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / column_tiles), each = (row_tiles + most - 1) / most;
   return int((row_tiles + each - 1) / each);
 }
 
+// Behind blocks_at_once() of the same.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out>
 void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, dim3 grid, size_t shared, bool back) {
   auto kernel = matrix_kernel<T, Tile, LoaderA, LoaderB, Out>;
-  constexpr bool overlaps = LoaderA::Where::overlaps || LoaderB::Where::overlaps;
-  allow_shared_memory(kernel, shared, overlaps ? Tile::resident : 0);
   const int k_tiles = int((K + BK<T> - 1) / BK<T>), per_split = (k_tiles + int(grid.z) - 1) / int(grid.z);
   int k_step = 1;
   if constexpr (LoaderA::Where::overlaps)
@@ -378,16 +385,21 @@ void launch(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, in
 template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
 void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
   const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
-  const int blocks = walkers<Tile>(M, N, shared);
+  const int blocks = walkers<T, Tile, LoaderA, LoaderB, Out>(ctx, M, N, shared);
   prepare(out, blocks);
   launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared, ctx.turn());
 }
 
-// `splits` parts of the reduction (grid.z), a tile a block; the epilogue gets partial sums and looks at blockIdx.z.
-template <class T, class Tile, class LoaderA, class LoaderB, class Out>
-void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, const Out& out, int64_t M, int64_t N, int64_t K, int splits) {
-  const dim3 grid(unsigned((M + Tile::BM - 1) / Tile::BM), unsigned((N + Tile::BN - 1) / Tile::BN), unsigned(splits));
-  launch<T, Tile>(ctx, a, b, out, M, N, K, grid, shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b), false);
+// The reduction in parts (grid.z), a tile a block, as many as run at once and none with less than eight k tiles. prepare(out, parts) is called before the
+// launch: the epilogue gets partial sums and looks at blockIdx.z.
+template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
+void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {
+  const size_t shared = shared_bytes<T, Tile, LoaderA, LoaderB, Out>(a, b);
+  const int64_t row_tiles = (M + Tile::BM - 1) / Tile::BM, column_tiles = (N + Tile::BN - 1) / Tile::BN, k_tiles = (K + BK<T> - 1) / BK<T>;
+  const int64_t wanted = std::max<int64_t>(1, std::min(blocks_at_once<T, Tile, LoaderA, LoaderB, Out>(ctx, shared) / (row_tiles * column_tiles), k_tiles / 8));
+  const int64_t each = (k_tiles + wanted - 1) / wanted, parts = (k_tiles + each - 1) / each;  // no empty part
+  prepare(out, int(parts));
+  launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(row_tiles), unsigned(column_tiles), unsigned(parts)), shared, false);
 }
 
 }  // namespace lgd::matrix

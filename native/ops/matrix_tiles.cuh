@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/cuda_device.cuh"
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 #include "ops/warpgroups.h"
 
 namespace lgd::matrix {
@@ -49,14 +49,14 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body,
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
-    const bool groups = use_warpgroups(ctx), small = blocks(128, 64) < multiprocessors || !fits(typename All::Middle{});
+    const bool groups = use_warpgroups(ctx), small = blocks(128, 64) < ctx.card.multiprocessors || !fits(typename All::Middle{});
     if (small && groups) return body(typename All::SmallGroup{});
     if (small) return body(typename All::Small{});
-    const bool middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < multiprocessors;
+    const bool middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < ctx.card.multiprocessors;
     if (middle && groups) return body(typename All::MiddleGroup{});
     // Over many taps a product is no longer bound by memory, and warps shall read shared memory as seldom as they can.
     if constexpr (taps)
-      if (middle && K >= 192 && blocks(256, 64) >= multiprocessors && fits(typename All::Tall{})) return body(typename All::Tall{});
+      if (middle && K >= 192 && blocks(256, 64) >= ctx.card.multiprocessors && fits(typename All::Tall{})) return body(typename All::Tall{});
     if (middle) return body(typename All::Middle{});
     if (groups) return body(typename All::WideGroup{});
     body(typename All::Wide{});

@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 #include "ops/norm_finish.cuh"
 
 namespace lgd {
@@ -315,7 +315,7 @@ void with_window(bool three, const LazyInput& x, Launch&& launch) {
   else launch(Size<3>{}, AnyAct{x.act});
 }
 
-BackwardTiles backward_tiles(const PoolShape& s, size_t bytes) {
+BackwardTiles backward_tiles(const Context& ctx, const PoolShape& s, size_t bytes) {
   BackwardTiles tiles{(s.h + tile - 1) / tile, (s.w + tile - 1) / tile, s.n, (tile + s.kernel - 2) / s.stride + 1, {}};
   ColumnWalk& walk = tiles.walk;
   walk.chunks = s.c / 8;
@@ -323,7 +323,7 @@ BackwardTiles backward_tiles(const PoolShape& s, size_t bytes) {
   while (tiles.count() * bytes + sums_bytes > shared_most) walk.width /= 2;
   walk.rows_per_pass = 256 / walk.width;
   walk.groups = (walk.chunks + walk.width - 1) / walk.width;
-  walk.splits = std::min(tiles.rows * tiles.columns * s.n, std::max(1, 4 * multiprocessors / walk.groups));
+  walk.splits = std::min(tiles.rows * tiles.columns * s.n, std::max(1, 4 * ctx.card.multiprocessors / walk.groups));
   return tiles;
 }
 
@@ -336,7 +336,7 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
     with_window(s.kernel == 3, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
-      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), blocks_for(vectors, 256, 16 * multiprocessors), 256, 0, s, vectors,
+      LGD_LAUNCH(ctx, (max_pool_kernel<T, decltype(size)::value, Function>), elementwise_blocks(ctx, vectors), 256, 0, s, vectors,
                  static_cast<const T*>(x.y), read, static_cast<T*>(out));
     });
   });
@@ -348,7 +348,7 @@ void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, c
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const size_t bytes = sizeof(Raw8<T>) + sizeof(uint2);
-    const BackwardTiles tiles = backward_tiles(s, bytes);
+    const BackwardTiles tiles = backward_tiles(ctx, s, bytes);
     const int splits = tiles.walk.splits;
     PoolTarget<T> to{static_cast<T*>(target.g), target.accumulate, nullptr, nullptr, nullptr};
     if (target.y) to = {to.g, to.accumulate, target.norm.mean, target.norm.rstd, static_cast<float*>(ctx.scratch(size_t(splits) * 2 * s.c * sizeof(float)))};

@@ -1,6 +1,7 @@
 // Batch normalisation with activation (ops/norm_act.h). Two passes over x forward (sums, apply), two backward (sums, apply).
 // Bytes at least: forward 2 reads + 1 write of x; backward 2 (x, dy) reads twice + 1 write. A thread holds 8 channels (16 bytes of bf16)
 // and walks down the rows; partial sums per block are added in a fixed order, so the same input gives the same bits.
+#include "ops/grids.cuh"
 #include "ops/norm_act.h"
 #include "ops/reduce.cuh"
 
@@ -204,7 +205,6 @@ __global__ void fold_kernel(int channels, float eps, const float* gamma, const f
   shift[c] = beta[c] - mean[c] * s;
 }
 
-unsigned elementwise_blocks(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
 
 template <class Coefficients>
 void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
@@ -213,7 +213,7 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
     using T = decltype(zero);
     with_act(act, [&](auto tag) {
       constexpr Act a = decltype(tag)::act;
-      LGD_LAUNCH(ctx, (affine_kernel<T, a, Coefficients>), elementwise_blocks(vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
+      LGD_LAUNCH(ctx, (affine_kernel<T, a, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
                  static_cast<T*>(y), vectors, channels / 8, of);
     });
   });
@@ -222,7 +222,7 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
 }  // namespace
 
 void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, const NormForward& f) {
-  const ColumnWalk walk = column_walk(shape.rows, shape.channels);
+  const ColumnWalk walk = column_walk(ctx, shape.rows, shape.channels);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * shape.channels * 4));
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
@@ -235,7 +235,7 @@ void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, con
 }
 
 void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, const NormBackward& b) {
-  const ColumnWalk walk = column_walk(shape.rows, shape.channels);
+  const ColumnWalk walk = column_walk(ctx, shape.rows, shape.channels);
   float* sums = static_cast<float*>(ctx.scratch(size_t(walk.splits + 1) * 2 * shape.channels * 4));
   float* partial = sums + 2 * shape.channels;
   const int64_t vectors = shape.rows * shape.channels / 8;
@@ -246,7 +246,7 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
       LGD_LAUNCH(ctx, (backward_sums_kernel<T, a>), dim3(walk.splits, walk.groups), 256, 0, b, shape.rows, walk, partial);
       LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
                  shape.channels, sums, b.d_gamma, b.d_beta);
-      LGD_LAUNCH(ctx, (backward_apply_kernel<T, a>), elementwise_blocks(vectors), 256, 0, b, vectors, shape.channels / 8, 1.f / float(shape.rows), sums);
+      LGD_LAUNCH(ctx, (backward_apply_kernel<T, a>), elementwise_blocks(ctx, vectors), 256, 0, b, vectors, shape.channels / 8, 1.f / float(shape.rows), sums);
     });
   });
 }

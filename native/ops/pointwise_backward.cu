@@ -14,7 +14,7 @@
 #include "ops/conv_epilogues.cuh"
 #include "ops/conv_gradients.h"
 #include "ops/lazy_operands.cuh"
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 #include "ops/norm_finish.cuh"
 #include "ops/partial_sums.h"
 
@@ -297,12 +297,13 @@ void with_plan(const Plan& plan, Body&& body) {
 // On cards with less shared memory than an H100's, weights that fill it take two products instead.
 bool fits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
   return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0 &&
-         Layout{s.k, s.c, 32}.shared_bytes() <= cuda::block_shared_memory(ctx.index);
+         Layout{s.k, s.c, 32}.shared_bytes() <= ctx.card.block_shared_bytes;
 }
 
 bool suits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
   // Every block leaves 4 K C bytes that are written and read again; the pass saved is 4 K bytes a pixel.
-  return fits_pointwise(ctx, s, type) && s.rows() >= int64_t(4) * multiprocessors * s.c && s.rows() >= 64 * 2 * multiprocessors;
+  const int64_t multiprocessors = ctx.card.multiprocessors;
+  return fits_pointwise(ctx, s, type) && s.rows() >= 4 * multiprocessors * s.c && s.rows() >= 64 * 2 * multiprocessors;
 }
 
 void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget& target) {
@@ -311,17 +312,15 @@ void pointwise_backward(Context& ctx, const ConvShape& s, const LazyInput& x, co
   with_plan(plan, [&](auto kernel, int resident) {
     Job job{{s.k, s.c, 64}, int(s.rows()), plan.log_warps_k, FastDivide(uint32_t(s.oh * s.ow)), Chunks((s.k + 15) / 16 * 16), Chunks((s.c + 15) / 16 * 16), Chunks(s.c),
             read::Gradient<bf16>(dy), read::Activation<bf16>(x), static_cast<const bf16*>(w), ReachTarget<bf16>(s, where::Phase(s, 0, 0), target), nullptr};
-    const size_t room = (cuda::block_shared_memory(ctx.index) + 1024) / size_t(resident) - 1024;  // a block takes 1 KiB for itself
-    if (job.shared_bytes() > room) job.tile_rows = 32;
-    if (job.shared_bytes() > room) resident = 1;
+    if (job.shared_bytes() > ctx.card.shared_bytes / size_t(resident) - 1024) job.tile_rows = 32;
     const size_t shared = job.shared_bytes();
+    allow_shared_memory(kernel, shared);
     job.tiles = int((s.rows() + job.tile_rows - 1) / job.tile_rows);
     job.back = ctx.turn();
-    const int most = multiprocessors * resident, each = (job.tiles + most - 1) / most, blocks = (job.tiles + each - 1) / each;
+    const int most = ctx.card.multiprocessors * resident_blocks(kernel, threads, shared, resident), each = (job.tiles + most - 1) / most, blocks = (job.tiles + each - 1) / each;
     const size_t weights = size_t(s.k) * s.c;
     job.dw = partial_sums(ctx).take(ctx, blocks, int64_t(weights));
     if (target.y) job.out.partial = static_cast<float*>(ctx.scratch(size_t(blocks) * 2 * s.c * 4));
-    allow_shared_memory(kernel, shared);
     LGD_LAUNCH(ctx, kernel, unsigned(blocks), threads, shared, job);
     partial_sums(ctx).add(ctx, {job.dw, dw, int64_t(weights), blocks});
     if (target.y) finish_gradient(ctx, job.out.partial, blocks, s.c, s.rows(), target.norm);

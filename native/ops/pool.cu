@@ -1,6 +1,7 @@
 // Average pooling (ops/pool.h; max_pool.cu has the other): a thread has 8 channels of one pixel and gathers.
 #include "core/cuda_device.cuh"
 #include "ops/fused.h"
+#include "ops/grids.cuh"
 
 namespace lgd {
 
@@ -67,7 +68,6 @@ __global__ void __launch_bounds__(256) global_pool_backward_kernel(int64_t vecto
   }
 }
 
-unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
 
 }  // namespace
 
@@ -75,7 +75,7 @@ void avg_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const v
   const int64_t vectors = int64_t(s.n) * s.oh * s.ow * s.c / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, avg_pool_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, avg_pool_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
@@ -83,7 +83,7 @@ void avg_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const 
   const int64_t vectors = int64_t(s.n) * s.h * s.w * s.c / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, avg_pool_backward_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    LGD_LAUNCH(ctx, avg_pool_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
 
@@ -95,7 +95,7 @@ void global_pool_backward_cuda(Context& ctx, int n, int64_t pixels, int c, DType
   const int64_t vectors = n * pixels * c / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, global_pool_backward_kernel<T>, grid_for(vectors), 256, 0, vectors, pixels, c / 8, static_cast<const T*>(dy), static_cast<T*>(dx),
+    LGD_LAUNCH(ctx, global_pool_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, vectors, pixels, c / 8, static_cast<const T*>(dy), static_cast<T*>(dx),
                accumulate);
   });
 }

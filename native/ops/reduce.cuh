@@ -31,7 +31,7 @@ __device__ __forceinline__ float sum_partials(const float* partial, int splits, 
 struct ColumnWalk {
   int chunks, width, rows_per_pass, groups, splits;
 };
-inline ColumnWalk column_walk(int64_t rows, int channels) {
+inline ColumnWalk column_walk(const Context& ctx, int64_t rows, int channels) {
   ColumnWalk walk{};
   walk.chunks = channels / 8;
   // The fewest groups with 7/8 of the threads at work: 160 chunks as one group would leave 96 of 256 idle, as two groups 16.
@@ -45,7 +45,7 @@ inline ColumnWalk column_walk(int64_t rows, int channels) {
   }
   walk.rows_per_pass = 256 / walk.width;
   const int64_t most = (rows + walk.rows_per_pass * 4 - 1) / (walk.rows_per_pass * 4);  // at least four rows a thread
-  const int64_t wanted = 132 * 4 / walk.groups;
+  const int64_t wanted = std::max(1, ctx.card.multiprocessors * 4 / walk.groups);
   walk.splits = int(most < 1 ? 1 : most < wanted ? most : wanted);
   return walk;
 }

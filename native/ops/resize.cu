@@ -1,5 +1,6 @@
 // Bilinear enlargement (ops/resize.h): a thread has 8 channels of one pixel and gathers, forward 4 pixels, backward at most (2f)^2.
 #include "core/cuda_device.cuh"
+#include "ops/grids.cuh"
 #include "ops/resize.h"
 
 namespace lgd {
@@ -49,7 +50,6 @@ __global__ void __launch_bounds__(256) resize_backward_kernel(ResizeShape s, int
   }
 }
 
-unsigned grid_for(int64_t vectors) { return blocks_for(vectors, 256, 132 * 16); }
 
 }  // namespace
 
@@ -57,7 +57,7 @@ void resize_forward_cuda(Context& ctx, const ResizeShape& s, DType type, const v
   const int64_t vectors = int64_t(s.n) * s.oh() * s.ow() * s.c / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, resize_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
+    LGD_LAUNCH(ctx, resize_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
@@ -65,7 +65,7 @@ void resize_backward_cuda(Context& ctx, const ResizeShape& s, DType type, const 
   const int64_t vectors = int64_t(s.n) * s.h * s.w * s.c / 8;
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    LGD_LAUNCH(ctx, resize_backward_kernel<T>, grid_for(vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
+    LGD_LAUNCH(ctx, resize_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
 

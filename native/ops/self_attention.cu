@@ -7,7 +7,7 @@
 // A row of a tile has 8 elements more than a head is wide: then the eight rows of an ldmatrix start in eight different banks.
 // float32, for checking: a warp has one query, and its scores lie in shared memory.
 #include "core/cuda_device.cuh"
-#include "ops/multiprocessors.h"
+#include "ops/grids.cuh"
 #include "ops/self_attention.h"
 
 namespace lgd {
@@ -180,7 +180,7 @@ void self_attention_forward_cuda(Context& ctx, const SelfAttentionShape& s, DTyp
   LGD_CHECK(s.n < 65536 && s.heads < 65536, "BAD_SHAPE", "self-attention has ", s.n, " images of ", s.heads, " heads. Allowed on CUDA: less than 65,536 of either.");
   if (type == DType::f32) {
     const size_t bytes = size_t(4) * s.tokens * sizeof(float);
-    const size_t most = cuda::block_shared_memory(ctx.index);
+    const size_t most = ctx.card.block_shared_bytes;
     LGD_CHECK(bytes <= most, "BAD_SHAPE", "self-attention in float32 holds at most ", most / (4 * sizeof(float)), " tokens on this GPU, found ", s.tokens, ". Use bfloat16.");
     allow_shared_memory(checked_kernel, bytes);
     LGD_LAUNCH(ctx, checked_kernel, dim3(unsigned((s.tokens + 3) / 4), unsigned(s.heads), unsigned(s.n)), threads, bytes, s, static_cast<const float*>(qkv),

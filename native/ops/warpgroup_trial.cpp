@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "ops/kernels.h"
-#include "ops/multiprocessors.h"
 #include "ops/trial_numbers.h"
 #include "ops/warpgroups.h"
 
@@ -50,7 +49,7 @@ double warpgroup_difference(Context& ctx) {
   const KeptSwitch kept(ctx.warpgroups);
   double largest = 0;
   for (const auto& [c, k] : {std::pair{64, 128}, {128, 64}}) {
-    const int rows = 128 * multiprocessors;  // tiles of warpgroups are for products that fill the card
+    const int rows = 128 * ctx.card.multiprocessors;  // tiles of warpgroups are for products that fill the card
     const ConvShape shape{rows / 64, 8, 8, c, k, 1, 1, 1, 0, 1, 8, 8};
     ctx.warpgroups = false;
     const auto by_warps = run_layer(ctx, shape);

@@ -1,5 +1,6 @@
 // SGD with momentum over the flat parameter table (optimizer/sgd.h): one launch; 22 bytes a parameter are moved.
 #include "core/cuda_device.cuh"
+#include "ops/grids.cuh"
 #include "optimizer/sgd.h"
 
 namespace lgd {
@@ -17,7 +18,7 @@ static __global__ void __launch_bounds__(256) sgd_kernel(int64_t count, SgdStep 
 
 void sgd_cuda(Context& ctx, int64_t count, const SgdStep& step, const float* gradient, float* velocity, float* value, void* shadow) {
   if (count == 0) return;
-  LGD_LAUNCH(ctx, sgd_kernel, blocks_for(count, 256, 132 * 16), 256, 0, count, step, gradient, velocity, value, static_cast<bf16*>(shadow));
+  LGD_LAUNCH(ctx, sgd_kernel, elementwise_blocks(ctx, count), 256, 0, count, step, gradient, velocity, value, static_cast<bf16*>(shadow));
 }
 
 }  // namespace lgd

@@ -134,7 +134,7 @@ SumProduct sum_product(const ScoreProduct& scores, int64_t dimension, int64_t be
 void run_stored(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout) {
   const int64_t stride = score_stride(shape.anchors());
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
-  const int64_t weight_stride = round_up(range.size(), 8), parts = range.size() == 0 ? 0 : sum_parts(shape.batch, shape.dimension, range.size());
+  const int64_t weight_stride = round_up(range.size(), 8), parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, range.size());
   with_scratch(device, [&](Carver& carver, bool ready) {
     const BatchMemory memory(carver, shape, arrays);
     f16* rows = carver.take<f16>(2 * shape.batch * layout.stride());
@@ -159,7 +159,7 @@ void run_streamed(Device& device, const BankLossShape& shape, const BankLossSett
   const int64_t longest = std::max(shape.textual, shape.anchors() - shape.textual);
   const int64_t most = std::max<int64_t>(stream_columns, budget / (shape.batch * int64_t(sizeof(f16))) / stream_columns * stream_columns);
   const int64_t chunks = (longest + most - 1) / most, width = chunks == 0 ? 0 : round_up((longest + chunks - 1) / chunks, stream_columns);
-  const int64_t parts = range.size() == 0 ? 0 : sum_parts(shape.batch, shape.dimension, width);
+  const int64_t parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, width);
   with_scratch(device, [&](Carver& carver, bool ready) {
     const BatchMemory memory(carver, shape, arrays);
     f16* rows = carver.take<f16>(2 * shape.batch * layout.stride());
@@ -167,7 +167,7 @@ void run_streamed(Device& device, const BankLossShape& shape, const BankLossSett
     float* sums = carver.take<float>(parts * shape.batch * shape.dimension);
     Block block(shape, settings, arrays, memory, f16_weight_scale, 0, shape.batch);
     const ScoreProduct product = {shape.batch, shape.anchors(), layout, rows, static_cast<const f16*>(arrays.operands)};
-    const StreamMemory stream = stream_memory(carver, product, block.softmax);
+    const StreamMemory stream = stream_memory(device, carver, product, block.softmax);
     if (!ready) return;
     normalise_pairs(device, block.pairs, layout, rows);
     stream_softmax(device, product, block.softmax, stream);

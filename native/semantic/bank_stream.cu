@@ -68,12 +68,13 @@ struct Shares {
 
 int tiles_of(int64_t count, int tile) { return int((count + tile - 1) / tile); }
 
-constexpr int blocks_at_once = T::resident * 132;  // on an H100
+// Both kernels have the same threads, registers and shared memory.
+int blocks_at_once(const Device& device);
 
-// As many blocks as run at once, shared by the parts by their size; depends on the shape only, and so does the order of sums.
-Shares shares_of(const ScoreProduct& product, const Softmax& softmax) {
+// As many blocks as run at once, shared by the parts by their size: on a card, the order of sums depends on the shape only.
+Shares shares_of(const Device& device, const ScoreProduct& product, const Softmax& softmax) {
   const int64_t counts[2] = {softmax.textual, softmax.total - softmax.textual}, begins[2] = {0, softmax.textual};
-  const int blocks = std::max(1, blocks_at_once / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
+  const int blocks = std::max(1, blocks_at_once(device) / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
   Shares shares;
   for (int part = 0; part < 2; ++part) {
     const int tiles = tiles_of(counts[part], T::BN);
@@ -240,11 +241,12 @@ __device__ __forceinline__ uint32_t pair_of(float low, float high) {
 
 // How many tiles of columns a block takes, one after another, so that copies of the next hide behind the exponentials of the last: the number with
 // which the grid ends first, in waves of blocks that run at once, where a block waits half a tile's time for its first copies. No sum depends on it.
-int tiles_a_block(int64_t image_tiles, int tiles) {
+int tiles_a_block(const Device& device, int64_t image_tiles, int tiles) {
+  const int64_t at_once = blocks_at_once(device);
   int64_t least = 0;
   int best = 0;
   for (int each = 1; each <= std::min(tiles, 64); ++each) {
-    const int64_t blocks = image_tiles * tiles_of(tiles, each), time = (blocks + blocks_at_once - 1) / blocks_at_once * (2 * each + 1);
+    const int64_t blocks = image_tiles * tiles_of(tiles, each), time = (blocks + at_once - 1) / at_once * (2 * each + 1);
     if (best != 0 && time >= least) continue;
     least = time;
     best = each;
@@ -286,10 +288,15 @@ __global__ void __launch_bounds__(T::threads, T::resident)
   });
 }
 
+int blocks_at_once(const Device& device) {
+  allow_shared_memory(&stream_sums_kernel, stage_bytes<T>());
+  return device.card.multiprocessors * resident_blocks(&stream_sums_kernel, T::threads, stage_bytes<T>(), T::resident);
+}
+
 }  // namespace
 
-StreamMemory stream_memory(Carver& carver, const ScoreProduct& product, const Softmax& softmax) {
-  const Shares shares = shares_of(product, softmax);
+StreamMemory stream_memory(const Device& device, Carver& carver, const ScoreProduct& product, const Softmax& softmax) {
+  const Shares shares = shares_of(device, product, softmax);
   StreamMemory memory;
   memory.partial = carver.take<Sums>((shares.part[0].splits + shares.part[1].splits) * product.batch);
   memory.factors = carver.take<float4>(2 * product.batch);
@@ -297,8 +304,7 @@ StreamMemory stream_memory(Carver& carver, const ScoreProduct& product, const So
 }
 
 void stream_softmax(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
-  const Shares shares = shares_of(product, softmax);
-  allow_shared_memory(&stream_sums_kernel, stage_bytes<T>());
+  const Shares shares = shares_of(device, product, softmax);
   const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(shares.part[0].splits + shares.part[1].splits));
   if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, stage_bytes<T>(), feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
   LGD_LAUNCH(device, merge_kernel, blocks_for(product.batch, reduce_warps), reduce_threads, 0, softmax, shares, memory.partial, memory.factors);
@@ -309,7 +315,7 @@ void stream_weights(Device& device, const ScoreProduct& product, const Softmax& 
   const ScoreFeed feed = feed_of(product, begin, count);
   const float4* factors = memory.factors + (begin >= softmax.textual ? product.batch : 0);
   allow_shared_memory(&stream_weights_kernel, stage_bytes<T>());
-  const int image_tiles = tiles_of(product.batch, images), tiles = tiles_of(count, T::BN), each = tiles_a_block(image_tiles, tiles);
+  const int image_tiles = tiles_of(product.batch, images), tiles = tiles_of(count, T::BN), each = tiles_a_block(device, image_tiles, tiles);
   const dim3 grid(unsigned(image_tiles), unsigned(tiles_of(tiles, each)));
   LGD_LAUNCH(device, stream_weights_kernel, grid, T::threads, stage_bytes<T>(), feed, each, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
 }

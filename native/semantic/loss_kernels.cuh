@@ -54,7 +54,7 @@ struct SumProduct {
   bool add;                              // to what is there
   float* sums;                           // [parts, B, D]
 };
-int64_t sum_parts(int64_t batch, int64_t dimension, int64_t anchor_count);
+int64_t sum_parts(const Device&, int64_t batch, int64_t dimension, int64_t anchor_count);
 void form_sums(Device&, const SumProduct&);
 
 // The same with float32 operands, for the checking mode; `add` is never wanted there.
@@ -69,7 +69,7 @@ struct StreamMemory {
   float4* factors;    // [2, B]
 };
 // Takes its memory from `carver`.
-StreamMemory stream_memory(Carver&, const ScoreProduct&, const Softmax&);
+StreamMemory stream_memory(const Device&, Carver&, const ScoreProduct&, const Softmax&);
 void stream_softmax(Device&, const ScoreProduct&, const Softmax&, const StreamMemory&);  // 2 launches
 // Weights of `count` columns from `begin` on, all of one part, to weights [B, weight_stride]; fills up to a multiple of 128 columns.
 constexpr int64_t stream_columns = 128;

@@ -42,14 +42,13 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(c
   });
 }
 
-constexpr int64_t multiprocessors = 132;  // of an H100; fixed, so that the order of sums depends on the shape only
-
 // A block takes several tiles of anchors where there are many, so that its stores run beside the next tile's products.
 template <class Tile>
 void launch_scores(Device& device, const ScoreFeed& feed, float* scores, int stride) {
   allow_shared_memory(&scores_kernel<Tile>, stage_bytes<Tile>());
   const int64_t image_tiles = tiles_of(feed.batch, Tile::BM / 2), anchor_tiles = tiles_of(feed.anchor_count, Tile::BN);
-  const int each = int(std::clamp<int64_t>(image_tiles * anchor_tiles / (Tile::resident * multiprocessors), 1, 4));
+  const int resident = resident_blocks(&scores_kernel<Tile>, Tile::threads, stage_bytes<Tile>(), Tile::resident);
+  const int each = int(std::clamp<int64_t>(image_tiles * anchor_tiles / (resident * device.card.multiprocessors), 1, 4));
   const dim3 grid(unsigned(image_tiles), unsigned(tiles_of(anchor_tiles, each)));
   LGD_LAUNCH(device, scores_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), feed, each, scores, stride);
 }
@@ -118,8 +117,8 @@ void launch_sums(Device& device, const SumProduct& problem) {
   LGD_LAUNCH(device, sums_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), problem, share);
 }
 
-bool suits_large(int64_t batch, int64_t dimension) {
-  return tiles_of(batch, Large::BM) * tiles_of(dimension, Large::BN) * 4 >= multiprocessors;
+bool suits_large(const Device& device, int64_t batch, int64_t dimension) {
+  return tiles_of(batch, Large::BM) * tiles_of(dimension, Large::BN) * 4 >= device.card.multiprocessors;
 }
 
 }  // namespace
@@ -128,21 +127,21 @@ void form_scores(Device& device, const ScoreProduct& product, float* scores, int
   if (product.anchor_count == 0) return;
   const ScoreFeed feed = {product.rows, product.anchors, int(product.batch), product.layout.stride(), int(product.anchor_count), product.layout.plane, product.layout.planes};
   const int64_t large = tiles_of(product.batch, Large::BM / 2) * tiles_of(product.anchor_count, Large::BN);
-  if (large >= 2 * multiprocessors) launch_scores<Large>(device, feed, scores, int(stride));
+  if (large >= 2 * device.card.multiprocessors) launch_scores<Large>(device, feed, scores, int(stride));
   else launch_scores<Small>(device, feed, scores, int(stride));
 }
 
 // The results are few (B D) and the sums long: shares of the anchors fill the chip, two blocks a multiprocessor, of four steps at least.
-int64_t sum_parts(int64_t batch, int64_t dimension, int64_t anchor_count) {
-  const bool large = suits_large(batch, dimension);
+int64_t sum_parts(const Device& device, int64_t batch, int64_t dimension, int64_t anchor_count) {
+  const bool large = suits_large(device, batch, dimension);
   const int tile = large ? Large::BM : Small::BM;
-  const int64_t fill = 2 * multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)), most = anchor_count / (4 * step);
+  const int64_t fill = 2 * device.card.multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)), most = anchor_count / (4 * step);
   const int64_t parts = std::max<int64_t>(1, std::min(fill, most));
   return std::max<int64_t>(1, tiles_of(anchor_count, share_of(anchor_count, parts)));
 }
 
 void form_sums(Device& device, const SumProduct& product) {
-  if (suits_large(product.batch, product.dimension)) launch_sums<Large>(device, product);
+  if (suits_large(device, product.batch, product.dimension)) launch_sums<Large>(device, product);
   else launch_sums<Small>(device, product);
 }
 

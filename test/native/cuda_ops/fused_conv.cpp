@@ -1,7 +1,6 @@
 // The fused dense convolutions against their plain references (native/ops/fused_cpu.cpp). Reductions are several k tiles long and no
 // size is a multiple of a tile.
 #include "ops/conv_gradients.h"
-#include "ops/multiprocessors.h"
 #include "run.h"
 
 namespace lgd::testing {
@@ -176,7 +175,7 @@ void fused_convolutions() {
     backward(s, "lazy", lazy, true, &plain_into, Act::none);
   }
 
-  multiprocessors = 2;  // blocks have several tiles each from here on
+  const FewMultiprocessors few;
   for (const ConvShape& s : {conv(9, 15, 13, 40, 24, 1, 1, 0), conv(7, 15, 13, 24, 72, 1, 1, 0), conv(5, 15, 13, 40, 136, 1, 1, 0), conv(2, 23, 19, 24, 40, 3, 1, 1), conv(3, 27, 25, 24, 72, 3, 2, 1)}) {
     forward(s, with_act("walking, lazy", Act::hardswish), [s](Run& t) { return lazy_input(t, s, Act::hardswish, false); });
     backward(s, "walking", [s](Run& t) { return lazy_input(t, s, Act::relu, false); }, true, &norm_sum, Act::hardswish);
@@ -192,7 +191,6 @@ void fused_convolutions() {
   for (Act act : {Act::none, Act::relu, Act::hardswish, Act::hardsigmoid}) one_pass(s, act, false, act != Act::relu, Into::norm_sum);
   one_pass(s, Act::relu, false, true, Into::activated);
   one_pass(s, Act::relu, false, true, Into::plain);
-  multiprocessors = 132;
 }
 
 }  // namespace lgd::testing

@@ -1,5 +1,4 @@
 // Checks of joins, norm gradients, squeeze and excitation, and max-pooling through a norm (ops/fused.h).
-#include "ops/multiprocessors.h"
 #include "run.h"
 
 namespace lgd::testing {
@@ -211,10 +210,11 @@ void fused_norms() {
   far_means();
   for (Act act : {Act::none, Act::relu, Act::hardswish}) max_pools({2, 35, 18, 24, 3, 2, 1, 18, 9}, act);
   max_pools({1, 33, 17, 72, 3, 2, 1, 17, 9}, Act::relu);
-  multiprocessors = 2;  // several tiles a block
-  max_pools({3, 35, 18, 72, 3, 2, 1, 18, 9}, Act::relu);
-  max_pools({3, 52, 68, 72, 3, 2, 1, 26, 34}, Act::relu);  // several outputs a thread, and pixels that reach past the last window
-  multiprocessors = 132;
+  {
+    const FewMultiprocessors few;
+    max_pools({3, 35, 18, 72, 3, 2, 1, 18, 9}, Act::relu);
+    max_pools({3, 52, 68, 72, 3, 2, 1, 26, 34}, Act::relu);  // several outputs a thread, and pixels that reach past the last window
+  }
   max_pools({2, 6, 20, 8, 2, 2, 0, 3, 10}, Act::relu);
   max_pools({1, 9, 9, 16, 5, 3, 2, 3, 3}, Act::silu);
   max_pools({1, 18, 17, 24, 8, 1, 4, 19, 18}, Act::relu);  // the largest window

@@ -3,8 +3,8 @@
 // Usage: cuda_ops [small] [every=N] [seconds=N] [part of a name]      small leaves out the shapes that take an emulation long; every=N takes one
 // check in N, of which none may take longer than so many seconds. progress.h says what else it takes, and how it ends where a check loses the GPU.
 #include <algorithm>
+#include <utility>
 
-#include "ops/multiprocessors.h"
 #include "ops/warpgroups.h"
 #include "progress.h"
 #include "run.h"
@@ -20,6 +20,9 @@ Progress progress;
 std::shared_ptr<Device> cpu, gpu;
 std::string wanted;  // checks whose names hold this
 }  // namespace
+
+FewMultiprocessors::FewMultiprocessors() : kept(std::exchange(gpu->card.multiprocessors, 2)) {}
+FewMultiprocessors::~FewMultiprocessors() { gpu->card.multiprocessors = kept; }
 
 void check(const std::string& name, const Body& body, double float32_tolerance, const std::vector<DType>& types) {
   if (name.find(wanted) == std::string::npos || !progress.is_next(every)) return;
@@ -108,9 +111,8 @@ void convolutions() {
   convolutions({conv(2, 9, 7, 8, 16, 3, 1, 1), conv(3, 15, 13, 24, 40, 3, 2, 1), conv(2, 20, 20, 64, 64, 3, 1, 1), conv(4, 17, 17, 8, 64, 7, 2, 3),
                 conv(5, 14, 14, 96, 24, 1, 1, 0), conv(2, 28, 28, 144, 40, 1, 1, 0), conv(6, 14, 14, 64, 128, 1, 2, 0), conv(70, 1, 1, 520, 264, 1, 1, 0),
                 conv(1, 1, 1, 8, 8, 1, 1, 0), conv(2, 12, 12, 32, 200, 3, 1, 2, 2), conv(16, 28, 28, 256, 512, 1, 1, 0), conv(130, 1, 1, 1280, 1000, 1, 1, 0)});
-  multiprocessors = 2;  // the larger tiles, and several of them a block
+  const FewMultiprocessors few;
   convolutions({conv(2, 15, 13, 24, 72, 3, 1, 1), conv(3, 11, 12, 104, 136, 1, 1, 0), conv(1, 17, 16, 136, 200, 3, 2, 1), conv(300, 1, 1, 104, 264, 1, 1, 0)});
-  multiprocessors = 132;
 }
 
 // Images by pairs of their pixels: kernels that begin and end with a pair, with half of one, and both.
@@ -142,9 +144,8 @@ void sums_of_convolutions(const std::vector<ConvSumShape>& shapes) {
 
 void sums_of_convolutions() {
   sums_of_convolutions({{75, 96, 64, 72}, {333, 32, 200, 136}});
-  multiprocessors = 2;  // the larger tiles, and several of them a block
+  const FewMultiprocessors few;
   sums_of_convolutions({{333, 32, 200, 136}, {700, 64, 40, 24}, {1300, 256, 32, 264}});
-  multiprocessors = 132;
 }
 
 // Gradients between defer_sums and finish_sums: more than wait at once, in number and (the depthwise ones, 7 MB each, not among small shapes) in

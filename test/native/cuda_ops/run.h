@@ -105,6 +105,13 @@ extern bool small;  // leave out the shapes that take an emulation long
 // Runs the body on the CPU, and on the GPU in float32 and bfloat16, and compares what it wrote.
 void check(const std::string& name, const Body& body, double float32_tolerance = 2e-5, const std::vector<DType>& types = {DType::f32, DType::bf16});
 
+// While it is there, the GPU has two multiprocessors to fill: small products take the tiles of large ones, and blocks have several of them.
+struct FewMultiprocessors {
+  FewMultiprocessors();
+  ~FewMultiprocessors();
+  const int kept;
+};
+
 inline ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
   return {n, h, w, c, k, r, r, stride, pad, dilation, (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1, (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
 }

@@ -16,7 +16,6 @@
 #include <utility>
 
 #include "core/cuda_streams.h"
-#include "ops/multiprocessors.h"
 #include "streams.h"
 
 namespace lgd::emulation {
@@ -33,12 +32,13 @@ size_t most_shared_bytes() {
 
 auto& allowed_shared_bytes = *new std::map<const void*, size_t>;
 
-// Grids are laid out for $LGDISTILL_EMULATION_MULTIPROCESSORS: with few of them small sizes go as large ones do with an H100's.
-[[maybe_unused]] const bool resized = [] {
+// With few of them small sizes go as large ones do with an H100's.
+int multiprocessors() {
   const char* count = std::getenv("LGDISTILL_EMULATION_MULTIPROCESSORS");
-  if (count) multiprocessors = std::max(1, std::atoi(count));
-  return count != nullptr;
-}();
+  return count ? std::max(1, std::atoi(count)) : 132;
+}
+
+constexpr size_t reserved_shared_bytes = 1 << 10;  // of each block
 
 // Memory of its own mapping, far above 4 GiB: the heap of a program that is not position-independent lies below, where a float among a
 // kernel's arguments looks like an address of it (0.075f is 0x3d99999a). AddressSanitizer's heap lies high, and it watches the byte behind
@@ -148,6 +148,8 @@ void allow_shared_memory(const void* kernel, size_t bytes) {
   allowed = std::max(allowed, bytes);  // more than a block may have is refused by the launch, which has the kernel's name
 }
 
+int resident_blocks(int threads, size_t shared) { return int(std::min((most_shared_bytes() + reserved_shared_bytes) / (shared + reserved_shared_bytes), size_t(2048 / threads))); }
+
 }  // namespace lgd::emulation
 
 // ---- core/device.h and core/cuda_streams.h ------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ using namespace emulation;
 
 bool compiled() { return true; }
 int device_count(std::string&) { return 1; }
-DeviceProperties properties(int) { return {"emulated GPU", 9, 0, 132, size_t(8) << 30}; }
+DeviceProperties properties(int) { return {"emulated GPU", 9, 0, multiprocessors(), size_t(8) << 30}; }
 static bool is_one(const char* variable) {
   const char* text = std::getenv(variable);
   return text && std::strcmp(text, "1") == 0;
@@ -165,7 +167,7 @@ static bool is_one(const char* variable) {
 // Where tests ask for them: most run as they would on other cards.
 bool has_warpgroups(int) { return is_one("LGDISTILL_WGMMA") || is_one("LGDISTILL_EMULATION_WGMMA"); }
 bool has_programmatic_launches(int) { return is_one("LGDISTILL_PDL") || is_one("LGDISTILL_EMULATION_PDL"); }
-size_t block_shared_memory(int) { return most_shared_bytes(); }
+Card card(int) { return {multiprocessors(), most_shared_bytes() + reserved_shared_bytes, most_shared_bytes()}; }
 int driver_version() { return runtime_version(); }
 int runtime_version() { return 13000; }
 void set_device(int) {}

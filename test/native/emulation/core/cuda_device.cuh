@@ -121,6 +121,7 @@ struct Access {
 };
 template <class Kernel> const void* address_of(Kernel* kernel) { return reinterpret_cast<const void*>(kernel); }
 void allow_shared_memory(const void* kernel, size_t bytes);
+int resident_blocks(int threads, size_t shared);  // with as many registers as they want
 size_t most_shared_memory(const void* kernel);  // its own and a launch's together: what a block has, if it asked for any, or what comes unasked
 
 // What the emulation needs to know of a kernel's parameters beyond where they lie.
@@ -207,6 +208,7 @@ void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 gr
 inline void wait_for_inputs() { emulation::wait_for_inputs(); }
 
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int = 0) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
+template <class Kernel> int resident_blocks(Kernel*, int threads, size_t shared, int most) { return std::clamp(emulation::resident_blocks(threads, shared), 1, most); }
 
 // One access, as on a GPU, whatever the host's compiler would make of the vector's parts.
 template <class V> inline V load_as(const void* p) {

@@ -1,11 +1,13 @@
-// Sizes of the machine that launches are made for.
+// How many blocks a launch has where they are to fill the card (Card in core/device.h).
 #pragma once
+#include "core/cuda_device.cuh"
+#include "core/cuda_vectors.cuh"
+#include "ops/context.h"
 
 namespace lgd {
 
-// How many multiprocessors blocks that stay are meant to fill: an H100's. Checks lower it, so that small products make a block walk
-// over several tiles.
-inline int multiprocessors = 132;
+// For kernels in which 256 threads take a vector each and go on by the grid: twice what a multiprocessor runs at once, which evens out how they end.
+inline unsigned elementwise_blocks(const Context& ctx, int64_t vectors) { return blocks_for(vectors, 256, int64_t(ctx.card.multiprocessors) * 16); }
 
 // How many blocks of a kernel shall fit a multiprocessor by their registers, told as it would be for an H100. An A100 has less shared
 // memory, so that fewer fit anyway, and its code needs a few registers more.
