@@ -1,5 +1,5 @@
 // Builds the package in a checkout: TypeScript to dist/, the native addon with what this machine has. Says in one line what it built.
-//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"] [--out folder] [--programs] [--verbose]
+//   node scripts/build.mjs [--only ts|native] [--with cmake|gyp|plain|emulated] [--cuda on|off|auto] [--arch all|native|"80;90a"|80-virtual] [--out folder] [--programs] [--verbose]
 // "emulated" compiles the CUDA kernels for the host (test/native/emulation): a test build whose GPU is the CPU. --programs: the programs
 // that check and time kernels, too; with $LGDISTILL_SANITIZE (address, undefined) those alone, into a folder of their own.
 import { spawn, spawnSync } from 'node:child_process';
@@ -19,7 +19,7 @@ const { values: options } = parseArgs({
     only: { type: 'string' },
     with: { type: 'string' },
     cuda: { type: 'string', default: 'auto' },
-    arch: { type: 'string' },
+    arch: { type: 'string', default: process.env.LGDISTILL_CUDA_ARCH }, // npm ci passes no options on
     out: { type: 'string', default: 'build-cmake' },
     programs: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
@@ -142,8 +142,7 @@ function isAlive(path) {
 }
 
 // Newer than everything that the compiler's dependency file names?
-function isFresh(object) {
-  const list = object.replace(/\.o$/, '.d');
+function isFresh(object, list = object.replace(/\.o$/, '.d')) {
   if (!existsSync(object) || !existsSync(list)) return false;
   const made = statSync(object).mtimeMs;
   const inputs = readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean);
@@ -171,14 +170,21 @@ async function buildPlain() {
 // What executes the accesses of PTX to memory, and gives out that memory.
 const accesses = ['runtime', 'ptx/memory', 'ptx/matrices', 'ptx/warpgroups'].map((name) => `test/native/emulation/${name}.cpp`);
 
-// The CPU's code is the plain build's, but for the files that ask which build they are in. The rest is for this machine alone (-march=native): tests
+/** Objects of the CPU's code, one a file: cmake-js's where it compiled what is there now, by the same flags, else the plain build's. */
+async function cpuObjects(files) {
+  const made = (file) => join(root, 'build-cmake/CMakeFiles/lgdistill.dir', `${file}.o`);
+  const others = files.filter((file) => !isFresh(made(file), `${made(file)}.d`));
+  const compiled = others.length === 0 ? [] : await compile(plain.folder, [{ sources: others }], plain.flags);
+  return files.map((file) => compiled[others.indexOf(file)] ?? made(file));
+}
+
+// The CPU's code is taken from another build, but for the files that ask which build they are in. The rest is for this machine alone (-march=native): tests
 // spend most of their time in it, and take a quarter less.
 async function buildEmulated() {
   const sanitizer = process.env.LGDISTILL_SANITIZE;
-  const asks = (name) => /LGD_WITH_CUDA|LGD_BUILD_ID/u.test(readFileSync(join(root, name), 'utf8'));
+  const asks = (name) => /LGD_(WITH_CUDA|BUILD_ID|VERSION|PORTABLE)/u.test(readFileSync(join(root, name), 'utf8'));
   const [cpu, binding] = [false, true].map((is) => sources('cpu').filter((name) => name.startsWith('native/binding/') === is));
-  const shared = await compile(plain.folder, [{ sources: [...cpu, ...binding].filter((name) => !asks(name)) }], plain.flags);
-  const [sharedCpu, sharedBinding] = [false, true].map((is) => shared.filter((object) => object.includes('native_binding_') === is));
+  const sharedCpu = await cpuObjects(cpu.filter((name) => !asks(name)));
   const own = cpu.filter(asks);
   const kernels = kernelSources();
   const machine = sources('cpu', 'test/native/emulation');
@@ -191,7 +197,7 @@ async function buildEmulated() {
   const how = `${compiler}, CPU and emulated CUDA: for tests`;
   const engine = [...sharedCpu, ...own, ...machine, ...kernels];
   if (!sanitizer) {
-    await compile('build-emulated', [addonOf([...engine, ...sharedBinding, ...binding.filter(asks)]), ...(options.programs ? link(engine) : [])], flags([]));
+    await compile('build-emulated', [addonOf([...engine, ...(await cpuObjects(binding.filter((name) => !asks(name)))), ...binding.filter(asks)]), ...(options.programs ? link(engine) : [])], flags([]));
     return ['build-emulated/Release/lgdistill.node', how];
   }
   // The programs alone: Node itself has no AddressSanitizer for an addon to join. That one watches kernels where their PTX is executed: the few files that do
