@@ -13,6 +13,6 @@ test('the page tells the launches that are counted', () => {
     return students.map((student, i) => [student, Number.parseInt(name!, 10), 227, Number(counts[i])]);
   });
   expect(told).toEqual(launchCounts.filter(([, , shared]) => shared === 227));
-  const small = /\((\d+), (\d+) and (\d+) with 99 KiB at 224 px\)/u.exec(page)!.slice(1).map(Number);
+  const small = /\((\d+), (\d+) and (\d+) with\s99\sKiB\sat\s224\spx\)/u.exec(page)!.slice(1).map(Number);
   expect(small).toEqual(launchCounts.filter(([student, , shared]) => shared === 99 && student !== 'resnet18').map(([, , , nodes]) => nodes));
 });
