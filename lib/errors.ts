@@ -74,11 +74,23 @@ export interface ErrorDetails {
   cause?: unknown;
 }
 
+const brand = Symbol.for('lgdistill.LgdError'); // the same in every copy of this module in a process
+
 /**
  * The one error type of this package. `code` is stable; the message says what was found, what is allowed and how to mend it.
- * Asynchronous native calls carry the stack of the caller.
+ * Asynchronous native calls carry the stack of the caller. `instanceof` knows it across the copies of the package that `import` and `require` load.
  */
 export class LgdError extends Error {
+  static {
+    Object.defineProperty(this.prototype, brand, { value: true });
+  }
+
+  /** Of this class, whichever copy of the package made it; a class that extends it knows its own alone, as usual. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (this !== LgdError) return Function.prototype[Symbol.hasInstance].call(this, value);
+    return typeof value === 'object' && value !== null && brand in value;
+  }
+
   override readonly name = 'LgdError';
   readonly code: ErrorCode;
   readonly option: string | undefined;

@@ -109,6 +109,8 @@ function modules() {
   const use = 'const d = await m.openDevice("cpu"); if (d.kind !== "cpu" || m.version.length === 0) process.exit(1); d.dispose();';
   run(process.execPath, ['--input-type=module', '-e', `const m = await import('lgdistill'); ${use}`]);
   run(process.execPath, ['--input-type=commonjs', '-e', `(async (m) => { ${use} })(require('lgdistill'));`]);
+  const other = 'const error = await a.openDevice("none").catch((e) => e); if (a.LgdError === b.LgdError || !(error instanceof b.LgdError)) process.exit(1);';
+  run(process.execPath, ['--input-type=commonjs', '-e', `(async (a) => { const b = await import('lgdistill'); ${other} })(require('lgdistill'));`]);
 }
 
 function types() {

@@ -1,7 +1,7 @@
 import { LgdError } from '../errors.js';
 import { readSafetensors, type TensorRecord } from '../safetensors.js';
-import { CategoryList } from '../text/names.js';
-import { TextualSemanticsBank, type BankInfo } from './textual.js';
+import type { CategoryList } from '../text/names.js';
+import { namesOf, TextualSemanticsBank, type BankInfo } from './textual.js';
 
 export interface EmbeddingsFileOptions extends Partial<BankInfo> {
   /** Names of the rows, in their order; default: those in the file's metadata. Where both are there they must agree. */
@@ -26,7 +26,7 @@ export async function bankFromFile(file: string, { names, encoderId, templates, 
   const { shape, data } = embeddingsOf(tensors, file);
   const [count, size] = [shape[0]!, shape[1]!];
   const own = metadata['names'] === undefined ? undefined : stringsOf(metadata['names'], 'names', file);
-  const list = names === undefined ? own : names instanceof CategoryList ? names.names : names;
+  const list = names === undefined ? own : namesOf(names);
   if (list === undefined) throw new LgdError('BAD_NAMES', `${file} holds no names.`, { option: 'names', mend: 'Give the names of its rows, in their order' });
   if (list.length !== count) throw new LgdError('BAD_SHAPE', `${file} has ${count} rows for ${list.length} names.`, { option: 'embeddings', found: `[${shape.join(',')}]`, allowed: 'one row for each name' });
   const differs = own?.findIndex((name, index) => name !== list[index]) ?? -1;

@@ -170,7 +170,7 @@ const mostNames = 2 ** 24; // a set's
 const punctuation = 5; // quotes, each escaped in the header of a file, and a comma
 
 /** Names from a list, which `import` and `require` have different classes of, or from an array. @throws LgdError BAD_NAMES */
-function namesOf(list: CategoryList | readonly string[]): readonly string[] {
+export function namesOf(list: CategoryList | readonly string[]): readonly string[] {
   const names: unknown = typeof list === 'object' && list !== null && 'names' in list ? list.names : list;
   if (Array.isArray(names)) return names as readonly string[];
   throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: list, allowed: 'an array of strings, or what `await CategoryList.load()` gives', mend: 'Give names, and put await before CategoryList.load()' });

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { bankFromFile } from '../../lib/banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
@@ -28,6 +28,12 @@ describe('a bank of embeddings computed elsewhere', () => {
     const file = await write('described', { text: { shape: [3, 2], data: Float64Array.from(rows.data as Float32Array) } }, { names: JSON.stringify(names), encoder: 'org/other', templates: '["{}"]' });
     expect((await bankFromFile(file)).bank).toMatchObject({ names, encoderId: 'org/other', templates: ['{}'] });
     expect((await bankFromFile(file, { encoderId: 'mine' })).bank.encoderId).toBe('mine');
+  });
+
+  test('takes a list of names from another copy of the package', async () => {
+    vi.resetModules();
+    const { CategoryList } = await import('../../lib/text/names.js'); // another class than the one that bankFromFile knows
+    expect((await bankFromFile(await write('copies', { embeddings: rows }), { names: await CategoryList.load(names), encoderId: 'x' })).bank.names).toEqual(names);
   });
 
   test.each<[string, Record<string, TensorRecord>, Record<string, string>, Parameters<typeof bankFromFile>[1], string, string]>([

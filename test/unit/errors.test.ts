@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -52,6 +52,28 @@ describe('every error says what to do', () => {
     const codes = new Set(literals.filter((code) => !code.startsWith('LGDISTILL_')));
     expect(codes.size).toBeGreaterThan(8);
     expect([...codes].filter((code) => !(errorCodes as readonly string[]).includes(code))).toEqual([]);
+  });
+});
+
+describe('instanceof', () => {
+  class Late extends LgdError {}
+  const plain = [new Error('x'), Object.assign(new Error('x'), { name: 'LgdError', code: 'BAD_FILE' }), undefined, null, 'BAD_FILE', {}];
+
+  it('holds across copies of the package, which import and require load', async () => {
+    vi.resetModules();
+    const other = (await import('../../lib/errors.js')).LgdError;
+    expect(other).not.toBe(LgdError);
+    const [here, there] = [new LgdError('BAD_FILE', 'x.'), new other('BAD_FILE', 'x.')];
+    for (const error of [here, there, new Late('BAD_FILE', 'x.')]) for (const type of [LgdError, other, Error]) expect(error instanceof type).toBe(true);
+    for (const value of plain) expect(value instanceof LgdError).toBe(false);
+    expect(Object.keys(there)).toEqual(Object.keys(here)); // the mark is not among what is shown
+    expect(there).toEqual(here);
+  });
+
+  it('is the usual one for classes that extend it', () => {
+    class Later extends Late {}
+    const late = new Late('BAD_FILE', 'x.');
+    expect([late instanceof Late, new Later('BAD_FILE', 'x.') instanceof Late, new LgdError('BAD_FILE', 'x.') instanceof Late, late instanceof Later]).toEqual([true, true, false, false]);
   });
 });
 
