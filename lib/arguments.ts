@@ -3,6 +3,7 @@
  * not by their classes, of which `import` and `require` load different ones.
  */
 import { LgdError } from './errors.js';
+import { suggestion } from './text/spelling.js';
 
 /** Of each kind of object that calls take: what gives one, and members that it has. */
 const kinds = {
@@ -44,13 +45,39 @@ export function checkTeacherKind(teacher: { kind: string }): void {
 }
 
 /**
- * Looks whether there are options at all.
- * @param call what was called; @param needed the options that have no default
+ * The names of a call's options, and which of them have no default: written beside their type, which TypeScript holds it to by `satisfies`. It is the one list that {@link checkOptions} and its
+ * messages go by.
+ */
+export type OptionTable<Options> = { readonly [Name in keyof Options]-?: object extends Pick<Options, Name> ? 'optional' : 'needed' };
+
+/**
+ * Looks whether there are options, and none that the call does not know: one with a slip in its name would be as good as not given, without a word.
+ * @param call what was called; @param known its options
  * @throws LgdError BAD_OPTION
  */
-export function checkOptions(options: unknown, call: string, needed: string): void {
-  if (typeof options === 'object' && options !== null && !isPromise(options)) return;
-  throw wrongArgument(options, 'options', `an object with ${needed}`, `Call ${call} with { ${needed} }`);
+export function checkOptions(options: unknown, call: string, known: Readonly<Record<string, 'needed' | 'optional'>>): void {
+  const names = Object.keys(known);
+  const needed = names.filter((name) => known[name] === 'needed');
+  checkGiven(options, call, (needed.length > 0 ? needed : names).join(', '));
+  for (const name of Object.keys(options)) {
+    if (Object.hasOwn(known, name)) continue;
+    throw new LgdError('BAD_OPTION', `${call} has no such option.`, { option: name, allowed: names.join(', '), mend: suggestion(name, names) ?? 'Leave it out' });
+  }
+}
+
+/** Those of a call's options that another call knows too, which gets them from it. */
+export function optionsFor<Options extends object, Known extends object>(options: Options, known: Known): Pick<Options, keyof Options & keyof Known> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(known, name))) as Pick<Options, keyof Options & keyof Known>;
+}
+
+/**
+ * Looks whether there is an object at all; it may hold more than the call needs.
+ * @param call what was called; @param needed what it cannot do without
+ * @throws LgdError BAD_OPTION
+ */
+export function checkGiven(given: unknown, call: string, needed: string): asserts given is object {
+  if (typeof given === 'object' && given !== null && !Array.isArray(given) && !isPromise(given)) return;
+  throw wrongArgument(given, 'options', `an object with ${needed}`, `Call ${call} with { ${needed} }`);
 }
 
 /** @throws LgdError BAD_OPTION for anything but a string with something in it */

@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os';
-import { checkOptions } from './arguments.js';
+import { checkOptions, type OptionTable } from './arguments.js';
 import { describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
@@ -16,6 +16,8 @@ export interface DeviceOptions {
   /** Threads for CPU work, 1 or more; default: all cores. */
   threads?: number;
 }
+
+const deviceOptions = { threads: 'optional' } satisfies OptionTable<DeviceOptions>;
 
 /** What a device is, and its memory as it is now. */
 export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {
@@ -80,7 +82,7 @@ export class Device implements Disposable {
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
-  checkOptions(options, 'openDevice()', 'threads');
+  checkOptions(options, 'openDevice()', deviceOptions);
   const threads = options.threads ?? availableParallelism();
   if (!Number.isInteger(threads) || threads < 1) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: 'a whole number from 1' });

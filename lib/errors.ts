@@ -142,6 +142,11 @@ function shorten(value: unknown): string {
   }
 }
 
+/** Is it a fault of weights, embeddings or losses? */
+export function isOfTheNumbers(error: unknown): error is LgdError {
+  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
+}
+
 /** The code of a Node system error (`ENOENT`, `ENOSPC` ...), or undefined. */
 export function systemErrorCode(error: unknown): string | undefined {
   const code = (error as NodeJS.ErrnoException | null)?.code;

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
+import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
 import { makeFolder } from './make-folder.js';
 import { writeFileAtomically } from './safetensors.js';
@@ -16,6 +17,8 @@ export interface ResolveOptions {
   /** Called as a file arrives; total is undefined where the server does not tell it. */
   onProgress?: (progress: { file: string; received: number; total: number | undefined }) => void;
 }
+
+export const resolveOptions = { localFilesOnly: 'optional', cacheDir: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ResolveOptions>;
 
 /** What a loader needs of a model's folder; where an entry lists several files, the first that is there serves. */
 export interface WantedFiles {

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
 import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
+import { checkOptions } from './arguments.js';
 import { probeCuda, type ProbeResult } from './cuda-probe.js';
 import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
@@ -57,7 +58,9 @@ export interface SystemReport {
  * Looks at everything the package needs; never throws for what it finds missing.
  * @param path a place on the disk that runs will be written to; default: the working folder
  */
-export async function inspectSystem({ path = process.cwd() }: { path?: string } = {}): Promise<SystemReport> {
+export async function inspectSystem(options: { path?: string } = {}): Promise<SystemReport> {
+  checkOptions(options, 'inspectSystem()', { path: 'optional' });
+  const { path = process.cwd() } = options;
   const problems: SystemProblem[] = [];
   const { addon, cuda } = inspectAddon(problems);
   const probe = await inspectCuda(addon, cuda, problems);

@@ -1,3 +1,4 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { readSafetensors, type TensorRecord } from '../safetensors.js';
 import type { CategoryList } from '../text/names.js';
@@ -7,6 +8,8 @@ export interface EmbeddingsFileOptions extends Partial<BankInfo> {
   /** Names of the rows, in their order; default: those in the file's metadata. Where both are there they must agree. */
   names?: CategoryList | readonly string[];
 }
+
+const embeddingsFileOptions = { names: 'optional', encoderId: 'optional', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<EmbeddingsFileOptions>;
 
 export interface EmbeddedBank {
   bank: TextualSemanticsBank;
@@ -21,7 +24,9 @@ export interface EmbeddedBank {
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_SHAPE (not [K,D], or not a row for each name), BAD_NAMES (none, or others than the file's), BAD_OPTION (no
  *   encoder is named: a bank records where its rows come from), ZERO_EMBEDDING, NON_FINITE
  */
-export async function bankFromFile(file: string, { names, encoderId, templates, allowDuplicates }: EmbeddingsFileOptions = {}): Promise<EmbeddedBank> {
+export async function bankFromFile(file: string, options: EmbeddingsFileOptions = {}): Promise<EmbeddedBank> {
+  checkOptions(options, 'bankFromFile()', embeddingsFileOptions);
+  const { names, encoderId, templates, allowDuplicates } = options;
   const { tensors, metadata } = await readSafetensors(file);
   const { shape, data } = embeddingsOf(tensors, file);
   const [count, size] = [shape[0]!, shape[1]!];

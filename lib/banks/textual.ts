@@ -1,9 +1,9 @@
 import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
-import { checkArgument, checkOptions, checkText } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../safetensors.js';
-import type { EncodeOptions, TextEncoder } from '../text/encoder.js';
+import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { nearestPairs } from '../text/nearest-pairs.js';
 import { embedNames } from '../text/prompts.js';
@@ -19,12 +19,16 @@ export interface BuildOptions extends EncodeOptions {
   allowDuplicates?: boolean;
 }
 
+const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates: 'optional', ...encodeOptions } satisfies OptionTable<BuildOptions>;
+
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {
   encoderId: string;
   templates?: readonly string[];
   allowDuplicates?: boolean;
 }
+
+const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<BankInfo>;
 
 /** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
 export interface NearestOptions {
@@ -34,6 +38,8 @@ export interface NearestOptions {
   limit?: number;
   signal?: AbortSignal | undefined;
 }
+
+const nearestOptions = { similarity: 'optional', limit: 'optional', signal: 'optional' } satisfies OptionTable<NearestOptions>;
 
 /** Two names and the cosine between their rows. */
 export interface NearestNames {
@@ -82,7 +88,7 @@ export class TextualSemanticsBank {
    * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
   static async build(list: CategoryList | readonly string[], options: BuildOptions): Promise<TextualSemanticsBank> {
-    checkOptions(options, 'TextualSemanticsBank.build()', 'encoder');
+    checkOptions(options, 'TextualSemanticsBank.build()', buildOptions);
     const { encoder, templates = 'default', allowDuplicates = false, signal, onProgress } = options;
     checkArgument('encoder', encoder);
     const names = namesOf(list);
@@ -98,7 +104,7 @@ export class TextualSemanticsBank {
    * @throws LgdError BAD_NAMES, BAD_SHAPE, ZERO_EMBEDDING, NON_FINITE
    */
   static fromEmbeddings(list: CategoryList | readonly string[], embeddings: Float32Array, options: BankInfo): TextualSemanticsBank {
-    checkOptions(options, 'TextualSemanticsBank.fromEmbeddings()', 'encoderId');
+    checkOptions(options, 'TextualSemanticsBank.fromEmbeddings()', bankInfo);
     const { encoderId, templates = [], allowDuplicates = false } = options;
     checkText(encoderId, 'encoderId', 'the name of the encoder that the rows come from');
     const names = namesOf(list);
@@ -119,9 +125,11 @@ export class TextualSemanticsBank {
 
   /**
    * Pairs of names whose rows are alike, the most alike first: images of one may be taken for the other.
-   * @throws LgdError ABORTED
+   * @throws LgdError BAD_OPTION, ABORTED
    */
-  async nearestNames({ similarity = 0.9, limit = 1000, signal }: NearestOptions = {}): Promise<NearestNames[]> {
+  async nearestNames(options: NearestOptions = {}): Promise<NearestNames[]> {
+    checkOptions(options, 'nearestNames()', nearestOptions);
+    const { similarity = 0.9, limit = 1000, signal } = options;
     const { pairs } = await nearestPairs(this.data, this.size, similarity, { limit, signal });
     return pairs.map(({ a, b, similarity: cosine }) => ({ a: this.names[a]!, b: this.names[b]!, similarity: cosine }));
   }

@@ -1,4 +1,4 @@
-import { checkOptions } from '../arguments.js';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
@@ -38,11 +38,18 @@ export interface ImageCacheOptions {
   onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
+export const cacheOptions = {
+  addon: 'needed', resolution: 'needed', margin: 'needed', memoryLimitBytes: 'needed', spillFolder: 'needed', maxBrokenShare: 'needed', background: 'optional', readPauses: 'optional',
+  signal: 'optional', onProgress: 'optional',
+} satisfies OptionTable<ImageCacheOptions>;
+
 /** What {@link ImageCache.fromStream} takes besides. */
 export interface StreamOptions extends ImageCacheOptions {
   /** What labels are indices into; all images of a stream have a label, or none has. */
   classNames?: readonly string[];
 }
+
+const streamOptionTable = { ...cacheOptions, classNames: 'optional' } satisfies OptionTable<StreamOptions>;
 
 /**
  * Images decoded once, in native memory. Index i of the cache is image `sourceIndex[i]` of the source; broken images are left out, the order is
@@ -114,6 +121,7 @@ export class ImageCache implements Disposable {
    *   OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
   static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
+    checkOptions(options, 'ImageCache.build()', cacheOptions);
     checkCacheOptions(options);
     checkSource(source);
     const { root, ids, classNames, pack, places } = source;
@@ -132,7 +140,8 @@ export class ImageCache implements Disposable {
    * @throws LgdError as {@link build}; BAD_DATASET also where the stream fails (its error is the cause) or its labels do not fit
    */
   static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, streamOptions: StreamOptions): Promise<ImageCache> {
-    checkCacheOptions(streamOptions, 'ImageCache.fromStream()');
+    checkOptions(streamOptions, 'ImageCache.fromStream()', streamOptionTable);
+    checkCacheOptions(streamOptions);
     if (typeof images !== 'object' || images === null || !(Symbol.asyncIterator in images || Symbol.iterator in images)) {
       throw new LgdError('BAD_DATASET', 'this is no stream of images.', { found: images, allowed: 'an iterable or async iterable of { id, bytes, label? }', mend: 'Call a generator function, and give what it returns' });
     }
@@ -144,7 +153,6 @@ export class ImageCache implements Disposable {
     images: AsyncIterable<Undecoded>, options: ImageCacheOptions,
     { root, total, classNames, places }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
-    checkCacheOptions(options);
     const { addon, memoryLimitBytes, spillFolder, background } = options;
     const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
@@ -190,9 +198,8 @@ export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }
   });
 }
 
-/** @throws LgdError BAD_OPTION */
-export function checkCacheOptions(options: ImageCacheOptions, call = 'ImageCache.build()'): void {
-  checkOptions(options, call, 'addon: device.addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare');
+/** Looks at the values. @throws LgdError BAD_OPTION */
+export function checkCacheOptions(options: ImageCacheOptions): void {
   const { addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });

@@ -40,7 +40,7 @@ export class BatchPlan implements Iterable<PlannedBatch> {
    */
   constructor(cache: Pick<ImageCache, 'length' | 'sourceIndex'>, options: { batchSize: number; seed: number }) {
     checkArgument('images', cache);
-    checkOptions(options, 'new BatchPlan()', 'batchSize, seed');
+    checkOptions(options, 'new BatchPlan()', { batchSize: 'needed', seed: 'needed' });
     this.#cache = cache;
     this.#sampler = new ShuffledSampler({ count: cache.length, ...options });
   }

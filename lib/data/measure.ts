@@ -1,6 +1,7 @@
 /** How fast images come: from a source to augmented views, on a number of cores. */
 import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { type Config } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -18,6 +19,8 @@ export interface MeasureDataOptions {
   seconds?: number;
   signal?: AbortSignal | undefined;
 }
+
+const measureOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<MeasureDataOptions>;
 
 /** One measurement. */
 export interface DataRow {
@@ -43,9 +46,11 @@ const batchSize = 64;
  * Measures sources on 1, 2, 4 ... and all cores: images in a random order, decoded as training decodes them, augmented by the configuration's recipe to views of `data.resolution` (default 224) on the
  * CPU. Decoding and augmentation take turns, so that no more than the given number of cores works at a time.
  * @param paths anything that {@link openImages} opens
- * @throws LgdError of the sources; BAD_DATASET (one that can be read in order only); ABORTED
+ * @throws LgdError of the sources; BAD_OPTION; BAD_DATASET (one that can be read in order only); ABORTED
  */
-export async function* measureData(paths: readonly string[], config: Config, { seconds = 2, signal }: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
+export async function* measureData(paths: readonly string[], config: Config, options: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
+  checkOptions(options, 'measureData()', measureOptions);
+  const { seconds = 2, signal } = options;
   for (const path of paths) {
     for (let cores = 1; ; cores = Math.min(2 * cores, availableParallelism())) {
       yield await measure(path, config, { cores, seconds, signal });

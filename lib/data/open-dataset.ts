@@ -1,11 +1,14 @@
 import { statfs } from 'node:fs/promises';
-import { ImageCache, shortSideOf, type ImageCacheOptions } from './cache.js';
+import { checkOptions, type OptionTable } from '../arguments.js';
+import { cacheOptions, ImageCache, shortSideOf, type ImageCacheOptions } from './cache.js';
 import { importSharp } from './sharp.js';
 import { sampleSource, type ImageSource } from './sources.js';
 import { StreamedImages } from './streamed.js';
 
 /** When images are decoded: all before training, each when a batch needs it, or whichever fits. */
 export type CacheMode = 'auto' | 'all' | 'stream';
+
+const modeOptions = { ...cacheOptions, addon: 'optional', maxBrokenShare: 'optional' } satisfies OptionTable<Parameters<typeof chooseMode>[2]>;
 
 const sampledImages = 64;
 
@@ -14,6 +17,7 @@ const sampledImages = 64;
  * @throws LgdError as {@link ImageCache.build} and {@link StreamedImages.open}
  */
 export async function openDataset(source: ImageSource, mode: CacheMode, options: ImageCacheOptions): Promise<ImageCache | StreamedImages> {
+  checkOptions(options, 'openDataset()', cacheOptions);
   const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
   return chosen === 'all' ? ImageCache.build(source, options) : StreamedImages.open(source, options);
 }
@@ -21,8 +25,10 @@ export async function openDataset(source: ImageSource, mode: CacheMode, options:
 /**
  * 'auto' becomes 'all' where the decoded images, of which a few are looked at, fit the memory limit and half of the free space on the spill folder's disk; else 'stream'. A source that can be read
  * in order only is decoded before.
+ * @throws LgdError BAD_OPTION, DEPENDENCY_MISSING
  */
-export async function chooseMode(source: ImageSource, mode: CacheMode, options: Pick<ImageCacheOptions, 'resolution' | 'margin' | 'memoryLimitBytes' | 'spillFolder'>): Promise<'all' | 'stream'> {
+export async function chooseMode(source: ImageSource, mode: CacheMode, options: Pick<ImageCacheOptions, 'resolution' | 'margin' | 'memoryLimitBytes' | 'spillFolder'> & Partial<ImageCacheOptions>): Promise<'all' | 'stream'> {
+  checkOptions(options, 'chooseMode()', modeOptions);
   if (mode !== 'auto') return mode;
   if (source.sequential) return 'all';
   const { memoryLimitBytes, spillFolder } = options;

@@ -1,6 +1,6 @@
 import { open, readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { checkText } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
@@ -16,12 +16,16 @@ export interface OpenImagesOptions {
   signal?: AbortSignal | undefined;
 }
 
+const openOptions = { labels: 'optional', signal: 'optional' } satisfies OptionTable<OpenImagesOptions>;
+
 /**
  * Images wherever they are: a pack, a folder of images or of class folders, WebDataset's tar shards, CIFAR's binary files, parquet files with a column of images.
- * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed), BAD_FILE, ABORTED
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_DATASET (nothing of these; no labels where they are needed), BAD_FILE, ABORTED
  */
-export async function openImages(path: string, { labels = 'none', signal }: OpenImagesOptions = {}): Promise<ImageSource> {
+export async function openImages(path: string, options: OpenImagesOptions = {}): Promise<ImageSource> {
   checkText(path, 'data', 'a folder, a pack, tar shards, CIFAR or parquet files');
+  checkOptions(options, 'openImages()', openOptions);
+  const { labels = 'none', signal } = options;
   const source = await openOther(path, labels !== 'none', signal);
   if (source === undefined) {
     if (labels !== 'auto') return openImageFolder(path, { labels, signal });

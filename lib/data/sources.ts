@@ -1,6 +1,6 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
-import { checkArgument, checkText } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -35,6 +35,8 @@ export interface ImageFolderOptions {
   signal?: AbortSignal | undefined;
 }
 
+const folderOptions = { labels: 'optional', signal: 'optional' } satisfies OptionTable<ImageFolderOptions>;
+
 interface Found {
   ids: string[];
   others: Map<string, number>;
@@ -43,10 +45,12 @@ interface Found {
 /**
  * The images of a folder, at any depth. Hidden files and folders are left out; links are followed, a folder that can be reached in two ways
  * is read once. With labels: classes are the first-level folders that hold an image, sorted.
- * @throws LgdError FILE_NOT_FOUND (no such folder), BAD_DATASET (a file, no images, images outside the class folders), ABORTED
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND (no such folder), BAD_DATASET (a file, no images, images outside the class folders), ABORTED
  */
-export async function openImageFolder(root: string, { labels = 'none', signal }: ImageFolderOptions = {}): Promise<ImageSource> {
+export async function openImageFolder(root: string, options: ImageFolderOptions = {}): Promise<ImageSource> {
   checkText(root, 'data', 'a folder');
+  checkOptions(options, 'openImageFolder()', folderOptions);
+  const { labels = 'none', signal } = options;
   await checkFolder(root);
   const found: Found = { ids: [], others: new Map() };
   await walk(root, found, signal);

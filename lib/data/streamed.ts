@@ -1,7 +1,8 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
-import { checkCacheOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
+import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
 import type { BrokenImage } from './decode-all.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type StorePlace } from './decode.js';
@@ -9,11 +10,18 @@ import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
-/** How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets. Its signal ends the pauses in which a system that fails to read is waited for, and no more. */
-export interface StreamedImagesOptions extends Pick<ImageCacheOptions, 'addon' | 'resolution' | 'margin' | 'maxBrokenShare' | 'background' | 'readPauses' | 'signal'> {
+type KeepingOptions = 'memoryLimitBytes' | 'spillFolder' | 'onProgress';
+
+/**
+ * How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets; what that takes to keep them may be given, and means nothing here.
+ * Its signal ends the pauses in which a system that fails to read is waited for, and no more.
+ */
+export interface StreamedImagesOptions extends Omit<ImageCacheOptions, KeepingOptions>, Partial<Pick<ImageCacheOptions, KeepingOptions>> {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
   threads?: number;
 }
+
+const streamedOptions = { ...cacheOptions, memoryLimitBytes: 'optional', spillFolder: 'optional', threads: 'optional' } satisfies OptionTable<StreamedImagesOptions>;
 
 /** Images decoded, and the time that took. */
 export interface DecodeRate {
@@ -68,7 +76,8 @@ export class StreamedImages implements Disposable {
    * @throws LgdError BAD_OPTION, BAD_DATASET (a source that can be read in order only), DEPENDENCY_MISSING
    */
   static async open(source: ImageSource, options: StreamedImagesOptions): Promise<StreamedImages> {
-    checkCacheOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' }, 'StreamedImages.open()');
+    checkOptions(options, 'StreamedImages.open()', streamedOptions);
+    checkCacheOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' });
     checkSource(source);
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
     if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -22,6 +22,8 @@ export interface ViewOptions {
   augment?: ConfigInput['augment'] | false;
 }
 
+const viewOptions = { device: 'needed', resolution: 'needed', mean: 'needed', std: 'needed', augment: 'optional' } satisfies OptionTable<ViewOptions>;
+
 type Drawn = Pick<PlannedBatch, 'images' | 'drawIds' | 'seed' | 'epoch'>;
 
 /** Which views {@link readViews} makes: a batch of a {@link BatchPlan} has it all. With `augment: false` the indices are enough. */
@@ -42,8 +44,8 @@ export interface ViewBatch {
  * @throws LgdError BAD_OPTION (an index that the cache lacks, a recipe out of range), DISPOSED, OUT_OF_MEMORY
  */
 export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBatch, options: ViewOptions): Promise<Float32Array> {
-  checkOptions(batch, 'readViews()', 'images');
-  checkOptions(options, 'readViews()', 'device, resolution, mean, std');
+  checkGiven(batch, 'readViews()', 'images');
+  checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
   checkArgument('device', device);
   checkChannels(mean, 'mean');

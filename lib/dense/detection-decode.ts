@@ -1,4 +1,5 @@
 /** From what a detector says of each location to boxes: the likely ones, and of those that overlap the best. */
+import type { OptionTable } from '../arguments.js';
 import { detectionStrides } from '../models/heads/detection.js';
 import type { Detection } from './average-precision.js';
 import { levelSides } from './detection-targets.js';
@@ -11,6 +12,8 @@ export interface DecodeOptions {
   /** Boxes of an image at most; default 100. */
   most?: number;
 }
+
+export const decodeOptions = { leastScore: 'optional', overlap: 'optional', most: 'optional' } satisfies OptionTable<DecodeOptions>;
 
 const mostOfLevel = 1000;
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));

@@ -1,4 +1,5 @@
 /** Trains and evaluates detectors. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { readCoco, type BoxedImages } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -9,7 +10,7 @@ import { readStudent } from '../train/student-file.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
 import { drawBoxBatch, readBoxed, type BoxBatch } from './box-samples.js';
 import { levelSides } from './detection-targets.js';
-import { Detector, type DetectOptions } from './detector.js';
+import { Detector, lookOptions, type DetectOptions } from './detector.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
@@ -40,6 +41,8 @@ export interface DetectionTraining {
   signal?: AbortSignal | undefined;
 }
 
+const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<DetectionTraining>;
+
 interface Boxes {
   folder: string;
   set: BoxedImages;
@@ -49,7 +52,9 @@ interface Boxes {
  * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. On abort the network as it is stays in last.safetensors.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
-export async function* trainDetection({ student: path, output, config: input, signal }: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
+export async function* trainDetection(options: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
+  checkOptions(options, 'trainDetection()', trainingOptions);
+  const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
   checkDense(dense);
@@ -129,6 +134,8 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
   onDetections?: (imageId: number, detections: readonly Detection[]) => void;
 }
 
+const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;
+
 /** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, ABORTED */
 async function scoreDetector(detector: Detector, { folder, set }: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
   const found: Detection[][] = [];
@@ -150,11 +157,15 @@ export interface DetectionEvaluationOptions extends DetectionScoreOptions {
   config: ConfigInput;
 }
 
+const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<DetectionEvaluationOptions>;
+
 /**
  * Scores a trained detector on images with boxes, as COCO does.
- * @throws LgdError CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
  */
-export async function evaluateDetection({ model, config: input, ...options }: DetectionEvaluationOptions): Promise<DetectionScore> {
+export async function evaluateDetection(given: DetectionEvaluationOptions): Promise<DetectionScore> {
+  checkOptions(given, 'evaluateDetection()', evaluationOptions);
+  const { model, config: input, ...options } = given;
   const config: Config = parseConfig(input);
   const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;
   const { info } = await readDense(model, 'detection');

@@ -1,4 +1,5 @@
 /** Detection of objects in images of any size by a trained network. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -7,7 +8,7 @@ import { detectionGraph } from '../models/heads/detection.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import type { Detection } from './average-precision.js';
-import { decodeDetections, type DecodeOptions } from './detection-decode.js';
+import { decodeDetections, decodeOptions, type DecodeOptions } from './detection-decode.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
 
@@ -17,6 +18,11 @@ export interface DetectOptions extends DecodeOptions {
   path?: string;
   signal?: AbortSignal | undefined;
 }
+
+/** Those of them that are not about one image alone. */
+export const lookOptions = { ...decodeOptions, signal: 'optional' } satisfies OptionTable<Omit<DetectOptions, 'path'>>;
+const detectOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<DetectOptions>;
+const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<Parameters<typeof Detector.load>[1]>;
 
 /** A network that finds boxes. Release it with {@link Detector.dispose}. */
 export class Detector implements Disposable {
@@ -34,23 +40,28 @@ export class Detector implements Disposable {
     this.#images = this.#network.makeImages();
   }
 
-  /** The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
-  static async load(path: string, { device, precision }: { device: Device; precision?: Precision }): Promise<Detector> {
+  /** The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Detector> {
+    checkOptions(options, 'Detector.load()', placeOptions);
     const { info, weights } = await readDense(path, 'detection');
-    return new Detector(device, info, weights, precision);
+    return Detector.fromWeights(info, weights, options);
   }
 
-  /** A network from its weights. @throws LgdError BAD_MODEL, OUT_OF_MEMORY */
-  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, { device, precision }: { device: Device; precision?: Precision }): Detector {
+  /** A network from its weights. @throws LgdError BAD_OPTION, BAD_MODEL, OUT_OF_MEMORY */
+  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, options: { device: Device; precision?: Precision }): Detector {
+    checkOptions(options, 'Detector.fromWeights()', placeOptions);
+    const { device, precision } = options;
     return new Detector(device, info, weights, precision);
   }
 
   /**
    * Boxes in an image, in its own pixels, the likeliest first.
    * @param bytes an image in any format that sharp reads; EXIF orientation is not applied
-   * @throws LgdError BAD_IMAGE, DISPOSED, ABORTED
+   * @throws LgdError BAD_OPTION, BAD_IMAGE, DISPOSED, ABORTED
    */
-  async detect(bytes: Uint8Array, { path = 'the image', signal, ...options }: DetectOptions = {}): Promise<Detection[]> {
+  async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {
+    checkOptions(given, 'detect()', detectOptions);
+    const { path = 'the image', signal, ...options } = given;
     this.#life.check();
     throwIfAborted(signal, 'the detection');
     const { resolution, mean, std } = this.#info;

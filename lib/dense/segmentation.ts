@@ -1,4 +1,5 @@
 /** Trains and evaluates segmentation networks. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -9,7 +10,7 @@ import { readStudent } from '../train/student-file.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
-import { Segmenter, type SegmentOptions } from './segmenter.js';
+import { lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
 
@@ -32,6 +33,8 @@ export interface SegmentationTraining {
   signal?: AbortSignal | undefined;
 }
 
+const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<SegmentationTraining>;
+
 interface Sets {
   train: MaskedImages;
   /** undefined: there is nothing apart to evaluate on. */
@@ -42,7 +45,9 @@ interface Sets {
  * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. On abort the network as it is stays in last.safetensors.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
-export async function* trainSegmentation({ student: path, output, config: input, signal }: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
+export async function* trainSegmentation(options: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
+  checkOptions(options, 'trainSegmentation()', trainingOptions);
+  const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
   checkDense(dense);
@@ -115,6 +120,8 @@ export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
+export const scoreOptions = { ...lookOptions, onProgress: 'optional' } satisfies OptionTable<ScoreOptions>;
+
 /** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, ABORTED */
 export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { onProgress, ...options }: ScoreOptions = {}): Promise<SegmentationScore> {
   const confusion = new ConfusionCounts(set.names);
@@ -141,11 +148,15 @@ export interface SegmentationEvaluationOptions extends ScoreOptions {
   config: ConfigInput;
 }
 
+const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<SegmentationEvaluationOptions>;
+
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
  */
-export async function evaluateSegmentation({ model, config: input, ...options }: SegmentationEvaluationOptions): Promise<SegmentationScore> {
+export async function evaluateSegmentation(given: SegmentationEvaluationOptions): Promise<SegmentationScore> {
+  checkOptions(given, 'evaluateSegmentation()', evaluationOptions);
+  const { model, config: input, ...options } = given;
   const config = parseConfig(input);
   const { info } = await readDense(model, 'segmentation');
   const set = await openEvaluation(config, { fallbackNames: info.names, signal: options.signal });

@@ -1,4 +1,5 @@
 /** Segmentation of images of any size: by a trained network, or without training by the text bank. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -24,6 +25,11 @@ export interface SegmentOptions {
   path?: string;
   signal?: AbortSignal | undefined;
 }
+
+/** Those of them that are not about one image alone. */
+export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<Omit<SegmentOptions, 'path'>>;
+const segmentOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<SegmentOptions>;
+const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<Parameters<typeof Segmenter.load>[1]>;
 
 /** The class of each pixel. */
 export interface Segmentation {
@@ -61,14 +67,17 @@ export class Segmenter implements Disposable {
     this.#images = this.#network.makeImages();
   }
 
-  /** The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
-  static async load(path: string, { device, precision }: { device: Device; precision?: Precision }): Promise<Segmenter> {
+  /** The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
+  static async load(path: string, options: { device: Device; precision?: Precision }): Promise<Segmenter> {
+    checkOptions(options, 'Segmenter.load()', placeOptions);
     const { info, weights } = await readDense(path, 'segmentation');
-    return Segmenter.fromWeights(info, weights, { device, precision });
+    return Segmenter.fromWeights(info, weights, options);
   }
 
-  /** A network from its weights. @throws LgdError BAD_MODEL, OUT_OF_MEMORY */
-  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, { device, precision }: { device: Device; precision?: Precision }): Segmenter {
+  /** A network from its weights. @throws LgdError BAD_OPTION, BAD_MODEL, OUT_OF_MEMORY */
+  static fromWeights(info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, options: { device: Device; precision?: Precision }): Segmenter {
+    checkOptions(options, 'Segmenter.fromWeights()', placeOptions);
+    const { device, precision } = options;
     const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: info.names.length, enlarge: false });
     const held = Object.fromEntries(graph.parameters.flatMap(({ name }) => (weights[name] === undefined ? [] : [[name, weights[name]] as const])));
     return new Segmenter(device, { graph, weights: held, ...info }, precision);
@@ -77,9 +86,11 @@ export class Segmenter implements Disposable {
   /**
    * A student as it is: the projection head, with which its graph must come, at every position of its last map, and of the bank's names the one whose text is nearest.
    * `resolution` is the side of the input in pixels, a multiple of 32.
-   * @throws LgdError BAD_MODEL, BAD_SHAPE (a bank of another size), OUT_OF_MEMORY
+   * @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (a bank of another size), OUT_OF_MEMORY
    */
-  static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, { device, outputStride, resolution, precision }: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {
+  static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, options: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {
+    checkOptions(options, 'Segmenter.zeroShot()', { ...placeOptions, outputStride: 'needed', resolution: 'needed' });
+    const { device, outputStride, resolution, precision } = options;
     const { mean, std, embeddingSize } = student.info;
     if (bank.embeddingSize !== embeddingSize) throw new LgdError('BAD_SHAPE', `the bank's embeddings have ${bank.embeddingSize} values, the student's ${embeddingSize}.`, { option: 'bank', mend: 'Give the bank that the student was trained with' });
     const graph = denseProjectionGraph(student.graph, outputStride);
@@ -88,9 +99,11 @@ export class Segmenter implements Disposable {
 
   /**
    * @param bytes an image in any format that sharp reads
-   * @throws LgdError BAD_IMAGE, DISPOSED, ABORTED
+   * @throws LgdError BAD_OPTION, BAD_IMAGE, DISPOSED, ABORTED
    */
-  async segment(bytes: Uint8Array, { inference = 'whole', path = 'the image', signal }: SegmentOptions = {}): Promise<Segmentation> {
+  async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {
+    checkOptions(options, 'segment()', segmentOptions);
+    const { inference = 'whole', path = 'the image', signal } = options;
     this.#life.check();
     const size = await imageSize(bytes, path);
     const parts = inference === 'whole' ? [wholeView(size, this.resolution).part] : slidingParts(size);

@@ -1,4 +1,5 @@
 /** Segmentation without training for it: each position of a student's last map through its projection head, and of the text bank the nearest name. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
@@ -6,7 +7,7 @@ import { studentGraph } from '../models/student.js';
 import { BankSource } from '../train/bank-source.js';
 import { readStudent } from '../train/student-file.js';
 import type { SegmentationScore } from './intersection.js';
-import { openEvaluation, scoreSegmenter, type ScoreOptions } from './segmentation.js';
+import { openEvaluation, scoreOptions, scoreSegmenter, type ScoreOptions } from './segmentation.js';
 import { Segmenter } from './segmenter.js';
 import { checkDense, precisionOf } from './trainer.js';
 
@@ -18,11 +19,15 @@ export interface ZeroShotSegmentationOptions extends ScoreOptions {
   config: ConfigInput;
 }
 
+const zeroShotOptions = { student: 'needed', config: 'needed', ...scoreOptions } satisfies OptionTable<ZeroShotSegmentationOptions>;
+
 /**
  * Scores a student that never saw a mask: a baseline for trained heads.
  * @throws LgdError BAD_CONFIG (no text embeddings of the classes), BAD_MODEL, BAD_BANK, and as {@link evaluateSegmentation}
  */
-export async function evaluateZeroShotSegmentation({ student: path, config: input, ...options }: ZeroShotSegmentationOptions): Promise<SegmentationScore> {
+export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOptions): Promise<SegmentationScore> {
+  checkOptions(given, 'evaluateZeroShotSegmentation()', zeroShotOptions);
+  const { student: path, config: input, ...options } = given;
   const config = parseConfig(input);
   const { dense } = config;
   checkDense(dense);

@@ -1,9 +1,10 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import type { Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent } from '../models/student.js';
-import { measureInference, measureSemantic, measureTraining, type MeasureOptions, type Timing } from './throughput.js';
+import { measureInference, measureOptions, measureSemantic, measureTraining, type MeasureOptions, type Timing } from './throughput.js';
 
 /** What {@link benchmark} measures with. */
 export interface BenchmarkOptions extends MeasureOptions {
@@ -13,6 +14,8 @@ export interface BenchmarkOptions extends MeasureOptions {
   /** D, where no teacher tells it. */
   dimension: number;
 }
+
+const benchmarkOptions = { device: 'needed', categories: 'needed', dimension: 'needed', ...measureOptions } satisfies OptionTable<BenchmarkOptions>;
 
 /** One measurement. */
 export interface BenchmarkRow extends Timing {
@@ -27,9 +30,11 @@ const resolutionWithoutTeacher = 224;
 /**
  * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and the semantic loss with the bank update, one after the other.
  * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize and train.precision.
- * @throws LgdError of the teacher and the device; ABORTED
+ * @throws LgdError of the teacher and the device; BAD_CONFIG, BAD_OPTION, ABORTED
  */
-export async function* benchmark(input: ConfigInput, { device, categories, dimension, ...options }: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
+export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
+  checkOptions(given, 'benchmark()', benchmarkOptions);
+  const { device, categories, dimension, ...options } = given;
   const config = parseConfig(input);
   const { batchSize: batch } = config.train;
   const precision: Precision | undefined = config.train.precision === 'auto' ? undefined : config.train.precision;

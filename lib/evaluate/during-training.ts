@@ -1,4 +1,5 @@
 /** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -19,16 +20,25 @@ export interface FrozenEvaluationOptions extends Omit<FeatureExtractorOptions, '
   test: LabelledSet;
 }
 
+const frozenOptions = {
+  device: 'needed', batch: 'needed', resolution: 'needed', precision: 'needed', mean: 'needed', std: 'needed', config: 'needed', train: 'needed', test: 'needed',
+} satisfies OptionTable<FrozenEvaluationOptions>;
+
 /** `evaluate.also` at work. Linear probes are fitted by SGD here. */
 export class FrozenEvaluation {
-  constructor(readonly options: FrozenEvaluationOptions) {}
+  /** @throws LgdError BAD_OPTION */
+  constructor(readonly options: FrozenEvaluationOptions) {
+    checkOptions(options, 'new FrozenEvaluation()', frozenOptions);
+  }
 
   /**
    * The scores of a student with these weights.
    * @param graph the student's, with its projection head
-   * @throws LgdError NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
+   * @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
    */
-  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<FrozenScores> {
+  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, options: { signal?: AbortSignal | undefined } = {}): Promise<FrozenScores> {
+    checkOptions(options, 'evaluate()', { signal: 'optional' });
+    const { signal } = options;
     const { config, train, test } = this.options;
     const { also } = config.evaluate;
     const images = { train, test, classNames: test.classNames! };

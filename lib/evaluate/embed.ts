@@ -1,4 +1,5 @@
 /** Embeddings of the centre crops of cached images, batch by batch: what evaluations and reports look at. */
+import type { OptionTable } from '../arguments.js';
 import type { ImageCache } from '../data/cache.js';
 import { readAhead, type PreparableImages } from '../data/read-ahead.js';
 import { sequentialBatches } from '../data/sampler.js';
@@ -25,6 +26,8 @@ export interface EmbedOptions {
   /** Called after each batch with the number of images done and to do. */
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
+
+export const embedOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EmbedOptions>;
 
 /** An encoder compiled for training or for inference; training statistics are left alone. @throws LgdError OUT_OF_MEMORY */
 export function encoderEmbedder(encoder: CompiledEncoder): Embedder {

@@ -1,6 +1,7 @@
 /**
  * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their labels. No gradient of it reaches the student, whose bits stay what they would be without it.
  */
+import { checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
@@ -40,8 +41,10 @@ export class OnlineProbe implements Disposable {
     this.#heads.step([learningRate], { momentum: 0.9, weightDecay: 0 });
   }
 
-  /** Its score on images, by the encoder's embeddings. @throws LgdError NON_FINITE, ABORTED, and device faults */
-  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<ZeroShotScore> {
+  /** Its score on images, by the encoder's embeddings. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */
+  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, options: { signal?: AbortSignal | undefined } = {}): Promise<ZeroShotScore> {
+    checkOptions(options, 'evaluate()', { signal: 'optional' });
+    const { signal } = options;
     const { device, classes } = this;
     const { addon } = device;
     const { weights, bias, dimension } = this.#heads;

@@ -1,7 +1,7 @@
 /** The classification protocols: what a student is good for, on labelled images. */
 import { dirname, join } from 'node:path';
 import { stat } from 'node:fs/promises';
-import { checkOptions } from '../arguments.js';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -41,6 +41,8 @@ export interface ProtocolOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
+const protocolOptions = { student: 'needed', protocol: 'needed', config: 'needed', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ProtocolOptions>;
+
 /** One result of a protocol: several settings give several. */
 export interface ProtocolResult {
   /** What distinguishes it, in words: `k 200, T 0.1`. */
@@ -79,7 +81,7 @@ export interface ProtocolEvaluation {
  * @throws LgdError BAD_CONFIG (a folder is missing), CLASS_MISMATCH, BAD_MODEL, NON_FINITE, ABORTED, NOT_WRITABLE, and those of images and device
  */
 export async function evaluateProtocol(options: ProtocolOptions): Promise<ProtocolEvaluation> {
-  checkOptions(options, 'evaluateProtocol()', 'student, protocol, config');
+  checkOptions(options, 'evaluateProtocol()', protocolOptions);
   const { student, protocol, config: input, signal, onProgress } = options;
   const started = performance.now();
   const config = parseConfig(input);

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { checkOptions } from '../arguments.js';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openDataset } from '../data/open-dataset.js';
@@ -36,6 +36,8 @@ export interface StudentEvaluationOptions {
   /** Called while a phase goes on. */
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
+
+const evaluationOptions = { student: 'needed', config: 'needed', mostImages: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<StudentEvaluationOptions>;
 
 /** What {@link evaluateStudent} found. */
 export interface StudentEvaluation {
@@ -72,7 +74,7 @@ const unseen = -1; // what an image that cannot be decoded was taken for
  * @throws LgdError BAD_CONFIG (nothing to evaluate on, no names), BAD_MODEL, CLASS_MISMATCH, ABORTED, and those of banks, images and device
  */
 export async function evaluateStudent(options: StudentEvaluationOptions): Promise<StudentEvaluation> {
-  checkOptions(options, 'evaluateStudent()', 'student, config');
+  checkOptions(options, 'evaluateStudent()', evaluationOptions);
   const { student: path, config: input, mostImages = Infinity, signal, onProgress } = options;
   const config = parseConfig(input);
   const report = (phase: PhaseProgress['phase']) => (done: number, total: number) => onProgress?.({ phase, done, total });

@@ -1,4 +1,5 @@
 /** How fast encoders and the semantic loss run on a device. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -10,6 +11,8 @@ export interface MeasureOptions {
   seconds?: number;
   signal?: AbortSignal | undefined;
 }
+
+export const measureOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<MeasureOptions>;
 
 /** Time of one call on a batch, in milliseconds: the 20th, 50th and 80th percentile. */
 export interface Timing {
@@ -23,8 +26,9 @@ export interface Timing {
 
 const sampleSeconds = 0.05; // long enough that waiting for the device counts little
 
-/** Forward passes of an encoder, on images that are on the device already. @throws LgdError ABORTED, and device faults */
+/** Forward passes of an encoder, on images that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
+  checkOptions(options, 'measureInference()', measureOptions);
   const images = encoder.makeImages();
   try {
     return await sample(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
@@ -33,8 +37,9 @@ export async function measureInference(encoder: CompiledEncoder, options: Measur
   }
 }
 
-/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError ABORTED, and device faults */
+/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
+  checkOptions(options, 'measureTraining()', measureOptions);
   const { device, batch, info } = encoder;
   const images = encoder.makeImages();
   const dOutput = device.addon.makeTensor(device.handle, [batch, info.outputSize]);
@@ -68,8 +73,13 @@ export interface SemanticShape {
   bfloat16?: boolean;
 }
 
-/** The loss over both banks with its gradient, and the bank update (method.md, steps 2 to 7), on embeddings that are on the device already. @throws LgdError ABORTED, and device faults */
-export async function measureSemantic(device: Device, { batch, categories, dimension, bfloat16 = false }: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
+const semanticShape = { batch: 'needed', categories: 'needed', dimension: 'needed', bfloat16: 'optional' } satisfies OptionTable<SemanticShape>;
+
+/** The loss over both banks with its gradient, and the bank update (method.md, steps 2 to 7), on embeddings that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
+export async function measureSemantic(device: Device, shape: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
+  checkOptions(shape, 'measureSemantic()', semanticShape);
+  checkOptions(options, 'measureSemantic()', measureOptions);
+  const { batch, categories, dimension, bfloat16 = false } = shape;
   const { addon, handle } = device;
   const head = addon.makeSemanticHead(handle, { dimension, categories, bfloat16 });
   const [student, teacher, dStudent] = [0, 1, 2].map((seed): TensorHandle => {

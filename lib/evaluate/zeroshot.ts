@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
 import type { PreparableImages } from '../data/read-ahead.js';
@@ -9,7 +9,7 @@ import type { AnyTeacher } from '../models/index.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { targetsOf } from './accuracy.js';
 import { matchClasses } from './classes.js';
-import { embedImages, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
+import { embedImages, embedOptions, encoderEmbedder, teacherEmbedder, type EmbedOptions, type Embedder } from './embed.js';
 import { makeScore, type ZeroShotScore } from './score.js';
 
 /** Labelled images, and the names to choose among. */
@@ -26,11 +26,16 @@ export interface ZeroShotOptions {
   std: ChannelTriple;
 }
 
+const zeroShotOptions = { device: 'needed', images: 'needed', bank: 'needed', mapping: 'optional', mean: 'needed', std: 'needed' } satisfies OptionTable<ZeroShotOptions>;
+
 /** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {
   /** Told of each batch: the nearest names of these n images, [n,topK] indices into the bank, the best first. Images that cannot be decoded are none of them, and are not scored. */
   onNearest?: (nearest: Int32Array, topK: number, images: Int32Array) => void;
 }
+
+const evaluateOptions = { onNearest: 'optional', ...embedOptions } satisfies OptionTable<EvaluateOptions>;
+const teacherOptions = { batch: 'needed', precision: 'optional', ...evaluateOptions } satisfies OptionTable<Parameters<ZeroShotEvaluation['evaluateTeacher']>[1]>;
 
 /**
  * Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the name whose text embedding is nearest by cosine.
@@ -42,9 +47,9 @@ export class ZeroShotEvaluation {
   /** The right row of the bank for each image. */
   readonly #targets: Int32Array;
 
-  /** @throws LgdError BAD_DATASET (no labels), CLASS_MISMATCH */
+  /** @throws LgdError BAD_OPTION, BAD_DATASET (no labels), CLASS_MISMATCH */
   constructor(options: ZeroShotOptions) {
-    checkOptions(options, 'ZeroShotEvaluation', 'device, images, bank, mean, std');
+    checkOptions(options, 'new ZeroShotEvaluation()', zeroShotOptions);
     const { images, bank, mapping } = options;
     checkArgument('device', options.device);
     checkArgument('tsb', bank, 'bank');
@@ -62,8 +67,9 @@ export class ZeroShotEvaluation {
     return this.#targets;
   }
 
-  /** The score of an encoder compiled for training or for inference; training statistics are left alone. @throws LgdError NON_FINITE, ABORTED, and device faults */
+  /** The score of an encoder compiled for training or for inference; training statistics are left alone. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */
   async evaluateEncoder(encoder: CompiledEncoder, options: EvaluateOptions = {}): Promise<ZeroShotScore> {
+    checkOptions(options, 'evaluateEncoder()', evaluateOptions);
     using embedder = encoderEmbedder(encoder);
     return await this.#score(embedder, options);
   }
@@ -72,7 +78,9 @@ export class ZeroShotEvaluation {
    * The teacher's score; undefined for precomputed embeddings, which know nothing of these images.
    * @throws as {@link evaluateEncoder}
    */
-  async evaluateTeacher(teacher: AnyTeacher, { batch, precision, ...options }: EvaluateOptions & { batch: number; precision?: Precision }): Promise<ZeroShotScore | undefined> {
+  async evaluateTeacher(teacher: AnyTeacher, teacherRun: EvaluateOptions & { batch: number; precision?: Precision }): Promise<ZeroShotScore | undefined> {
+    checkOptions(teacherRun, 'evaluateTeacher()', teacherOptions);
+    const { batch, precision, ...options } = teacherRun;
     if (teacher.kind === 'precomputed') return undefined;
     using embedder = teacherEmbedder(this.#options.device, teacher, { batch, precision, signal: options.signal });
     return await this.#score(embedder, options);

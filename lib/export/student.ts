@@ -1,7 +1,7 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { checkOptions, checkText } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
@@ -101,6 +101,10 @@ export interface ExportOptions {
   signal?: AbortSignal | undefined;
 }
 
+const exportOptions = {
+  from: 'needed', to: 'needed', format: 'optional', head: 'optional', bank: 'optional', classifier: 'optional', temperature: 'optional', fold: 'optional', images: 'optional', signal: 'optional',
+} satisfies OptionTable<ExportOptions>;
+
 /** What {@link exportStudent} wrote. */
 export interface ExportResult {
   file: string;
@@ -124,7 +128,7 @@ export interface ExportResult {
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT, BAD_BANK, BAD_OPTION, NOT_WRITABLE, DEPENDENCY_MISSING, ABORTED; EXPORT_FAILED when what was written differs (it is then removed)
  */
 export async function exportStudent(options: ExportOptions): Promise<ExportResult> {
-  checkOptions(options, 'exportStudent()', 'from, to');
+  checkOptions(options, 'exportStudent()', exportOptions);
   checkText(options.to, 'to', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;

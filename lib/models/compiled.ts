@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -23,6 +23,8 @@ export interface CompileOptions {
   training?: boolean;
 }
 
+const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional', precision: 'optional', training: 'optional' } satisfies OptionTable<CompileOptions>;
+
 /** Numbers of an optimiser step. */
 export interface SgdOptions {
   learningRate: number;
@@ -35,6 +37,8 @@ export interface SgdOptions {
   /** 1 / accumulated batches; default 1. */
   gradientScale?: number;
 }
+
+const sgdOptions = { learningRate: 'needed', momentum: 'optional', weightDecay: 'optional', decayNormAndBias: 'optional', gradientScale: 'optional' } satisfies OptionTable<SgdOptions>;
 
 /**
  * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work and return at once;
@@ -53,7 +57,7 @@ export class CompiledEncoder implements Disposable {
   /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
   constructor(readonly device: Device, readonly graph: GraphSpec, options: CompileOptions) {
     checkArgument('device', device);
-    checkOptions(options, 'compile()', 'batch, resolution');
+    checkOptions(options, 'compile()', compileOptions);
     const { batch, resolution, width = resolution, precision, training = true } = options;
     checkWhole('batch', batch, 65_536);
     checkWhole('resolution', resolution, 4096);
@@ -90,8 +94,10 @@ export class CompiledEncoder implements Disposable {
     return this.device.addon.makeImages(this.device.handle, this.batch, this.resolution, this.width, this.precision === 'bfloat16');
   }
 
-  /** Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. */
-  forwardTensor(images: TensorHandle, { training = false, seed = 0, step = 0 }: { training?: boolean; seed?: number; step?: number } = {}): void {
+  /** Queues a forward pass; seed and step key the random numbers of dropout and stochastic depth. @throws LgdError BAD_OPTION, DISPOSED */
+  forwardTensor(images: TensorHandle, options: { training?: boolean; seed?: number; step?: number } = {}): void {
+    checkOptions(options, 'forwardTensor()', { training: 'optional', seed: 'optional', step: 'optional' });
+    const { training = false, seed = 0, step = 0 } = options;
     this.device.addon.forward(this.#handle, images, { training, seed, step });
   }
 
@@ -107,7 +113,7 @@ export class CompiledEncoder implements Disposable {
 
   /** PyTorch's SGD: v <- momentum v + (scale g + decay w); w <- w - lr v. @throws LgdError BAD_OPTION, DISPOSED */
   sgdStep(options: SgdOptions): void {
-    checkOptions(options, 'sgdStep()', 'learningRate');
+    checkOptions(options, 'sgdStep()', sgdOptions);
     const { learningRate, momentum = 0.9, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
     checkRate(learningRate);
     if (!(momentum >= 0 && momentum < 1)) throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });

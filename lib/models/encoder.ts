@@ -1,11 +1,11 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { EncoderInfo, TensorHandle } from '../native.js';
 import { CompiledEncoder, type Precision, type SgdOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeights } from './initialise.js';
-import { checkSeed, studentGraph, type GraphOptions } from './student.js';
+import { checkSeed, graphOptions, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
 /** What {@link createEncoder} makes. */
@@ -25,6 +25,10 @@ export interface EncoderOptions extends GraphOptions {
   training?: boolean;
 }
 
+const encoderOptions = {
+  device: 'needed', resolution: 'optional', batch: 'optional', precision: 'optional', seed: 'optional', training: 'optional', ...graphOptions,
+} satisfies OptionTable<EncoderOptions>;
+
 /** Options of {@link Encoder.forward}. */
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
@@ -34,6 +38,8 @@ export interface ForwardOptions {
   step?: number;
   signal?: AbortSignal | undefined;
 }
+
+const forwardOptions = { training: 'optional', seed: 'optional', step: 'optional', signal: 'optional' } satisfies OptionTable<ForwardOptions>;
 
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {
@@ -82,7 +88,9 @@ export class Encoder implements Disposable {
    * @returns [N, outputs]; of a graph with several results, each [B, ...] behind the one before
    * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED
    */
-  async forward(images: Float32Array, { training = false, seed, step, signal }: ForwardOptions = {}): Promise<Float32Array> {
+  async forward(images: Float32Array, options: ForwardOptions = {}): Promise<Float32Array> {
+    checkOptions(options, 'forward()', forwardOptions);
+    const { training = false, seed, step, signal } = options;
     throwIfAborted(signal, 'the forward pass');
     const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
@@ -145,7 +153,7 @@ export class Encoder implements Disposable {
  * @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY, DISPOSED
  */
 export async function createEncoder(name: string, options: EncoderOptions): Promise<Encoder> {
-  checkOptions(options, 'createEncoder()', 'device, and outputs or embeddingSize');
+  checkOptions(options, 'createEncoder()', encoderOptions);
   checkArgument('device', options.device);
   const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;

@@ -1,3 +1,4 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { GraphNode } from '../native.js';
 
@@ -59,6 +60,10 @@ export interface ConvOptions {
   shared?: boolean;
 }
 
+const convOptions = {
+  channels: 'needed', kernel: 'optional', stride: 'optional', padding: 'optional', dilation: 'optional', groups: 'optional', bias: 'optional', init: 'optional', biasInit: 'optional', shared: 'optional',
+} satisfies OptionTable<ConvOptions>;
+
 /** Sizes of a linear layer. */
 export interface LinearOptions {
   features: number;
@@ -67,6 +72,8 @@ export interface LinearOptions {
   /** Starts of weight and bias; default: PyTorch's Linear. */
   init?: { weight: Initialisation; bias: Initialisation };
 }
+
+const linearOptions = { features: 'needed', bias: 'optional', init: 'optional' } satisfies OptionTable<LinearOptions>;
 
 /** What all nodes of a graph share. */
 export interface BuilderOptions {
@@ -77,6 +84,8 @@ export interface BuilderOptions {
   /** A graph to go on from, its nodes and parameters before those to come. */
   start?: Pick<GraphSpec, 'nodes' | 'parameters'>;
 }
+
+const builderOptions = { norm: 'optional', dropping: 'optional', start: 'optional' } satisfies OptionTable<BuilderOptions>;
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 };
 export const ones: Initialisation = { kind: 'constant', value: 1 };
@@ -104,15 +113,19 @@ export class GraphBuilder {
   readonly #norm: { eps: number; momentum: number };
   readonly #dropping: boolean;
 
-  constructor(readonly name: string, { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true, start }: BuilderOptions = {}) {
+  /** @throws LgdError BAD_OPTION */
+  constructor(readonly name: string, options: BuilderOptions = {}) {
+    checkOptions(options, 'new GraphBuilder()', builderOptions);
+    const { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true, start } = options;
     this.#norm = norm;
     this.#dropping = dropping;
     this.#nodes = [...(start?.nodes ?? [])];
     this.#parameters = [...(start?.parameters ?? [])];
   }
 
-  /** A convolution. */
+  /** A convolution. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken, or nothing of it can be shared) */
   conv(x: Value, name: string, options: ConvOptions): Value {
+    checkOptions(options, 'conv()', convOptions);
     const { channels, kernel = 1, stride = 1, dilation = 1, groups = 1, bias = false } = options;
     const padding = options.padding ?? ((kernel - 1) / 2) * dilation;
     const shape = [channels, x.channels / groups, kernel, kernel];
@@ -122,8 +135,10 @@ export class GraphBuilder {
     return this.#node('conv', name, [x], channels, { stride, padding, dilation, groups }, parameters);
   }
 
-  /** A linear layer over the channels. */
-  linear(x: Value, name: string, { features, bias = true, init = linearDefault(x.channels) }: LinearOptions): Value {
+  /** A linear layer over the channels. @throws LgdError BAD_OPTION, BAD_MODEL (the name is taken) */
+  linear(x: Value, name: string, options: LinearOptions): Value {
+    checkOptions(options, 'linear()', linearOptions);
+    const { features, bias = true, init = linearDefault(x.channels) } = options;
     const parameters = [this.#parameter(`${name}.weight`, [features, x.channels], init.weight, true)];
     if (bias) parameters.push(this.#parameter(`${name}.bias`, [features], init.bias, false));
     return this.#node('linear', name, [x], features, {}, parameters);

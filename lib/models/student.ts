@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
@@ -20,11 +20,16 @@ export interface GraphOptions {
   dropping?: boolean;
 }
 
+const withoutHead = { widthMultiplier: 'optional', dropping: 'optional' } satisfies OptionTable<Omit<GraphOptions, 'outputs' | 'embeddingSize'>>;
+export const graphOptions = { outputs: 'optional', embeddingSize: 'optional', ...withoutHead } satisfies OptionTable<GraphOptions>;
+
 /**
  * The graph of a student.
- * @throws LgdError BAD_OPTION for an unknown name (with the nearest one) or an option out of range
+ * @throws LgdError BAD_OPTION for an unknown name (with the nearest one), or an option that is unknown or out of range
  */
-export function studentGraph(name: string, { outputs, embeddingSize, widthMultiplier = 1, dropping = true }: GraphOptions): GraphSpec {
+export function studentGraph(name: string, options: GraphOptions): GraphSpec {
+  checkOptions(options, 'studentGraph()', graphOptions);
+  const { outputs, embeddingSize, widthMultiplier = 1, dropping = true } = options;
   const definition = findStudent(name);
   if (typeof widthMultiplier !== 'number' || !(widthMultiplier >= 0.1 && widthMultiplier <= 4)) {
     throw new LgdError('BAD_OPTION', 'this width does not fit.', { option: 'widthMultiplier', found: widthMultiplier, allowed: 'a number from 0.1 to 4' });
@@ -54,6 +59,8 @@ export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
   /** Of the start values; default 0. */
   seed?: number;
 }
+
+const studentOptions = { device: 'needed', embeddingSize: 'needed', ...withoutHead, seed: 'optional' } satisfies OptionTable<StudentOptions>;
 
 /** A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. */
 export class Student {
@@ -97,10 +104,10 @@ export class Student {
  * @throws LgdError BAD_OPTION
  */
 export function createStudent(name: string, options: StudentOptions): Student {
-  checkOptions(options, 'createStudent()', 'device, embeddingSize');
+  checkOptions(options, 'createStudent()', studentOptions);
   const { device, seed = 0, ...rest } = options;
   checkArgument('device', device);
-  const graph = studentGraph(name, { ...rest, outputs: undefined });
+  const graph = studentGraph(name, rest);
   return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, checkSeed(seed));
 }
 

@@ -1,4 +1,5 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
 import { otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
@@ -69,11 +70,15 @@ export interface CompareOptions {
   at?: 'best' | 'last';
 }
 
+const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
+
 /**
  * Compares runs by what their folders tell.
- * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
+ * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (not a run folder), BAD_FILE
  */
-export async function compareRuns(paths: readonly string[], { at = 'best' }: CompareOptions = {}): Promise<RunComparison> {
+export async function compareRuns(paths: readonly string[], options: CompareOptions = {}): Promise<RunComparison> {
+  checkOptions(options, 'compareRuns()', compareOptions);
+  const { at = 'best' } = options;
   const records = await readRuns(paths);
   const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
   const runs = records.map((record) => compared(record, at));

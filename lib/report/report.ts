@@ -1,6 +1,6 @@
 /** Reports on one or more runs, as one HTML file that needs nothing else. */
 import { join, resolve } from 'node:path';
-import { checkOptions } from '../arguments.js';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { ConfigInput } from '../config.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -46,6 +46,11 @@ export interface ReportOptions {
   onProgress?: ((progress: PhaseProgress) => void) | undefined;
 }
 
+const reportOptions = {
+  runs: 'needed', output: 'optional', models: 'optional', images: 'optional', teacher: 'optional', evaluate: 'optional', mostImages: 'optional', mostImageBytes: 'optional', device: 'optional', threads: 'optional',
+  localFilesOnly: 'optional', signal: 'optional', onProgress: 'optional',
+} satisfies OptionTable<ReportOptions>;
+
 /** Defaults of {@link ReportOptions}: images looked at, and bytes of pictures. */
 export const reportDefaults = { mostImages: 1000, mostImageBytes: 3e6 };
 
@@ -66,7 +71,7 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
  * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (not a run folder), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
-  checkOptions(options, 'writeReport()', 'runs');
+  checkOptions(options, 'writeReport()', reportOptions);
   const runs = await readRuns(options.runs);
   const output = resolve(options.output ?? join(options.runs[0]!, 'report.html'));
   await checkReplaceable(output, 'report', 'output');

@@ -1,7 +1,7 @@
 /** The distillation loss and the bank update for callers with embeddings of their own: on a device, or in plain TypeScript. */
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import { checkBankLoss, checkBankUpdate, checkFeatureLoss, checkFeatureValues, checkLossValues, checkUpdateValues } from './check.js';
 import * as js from './js.js';
 import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
@@ -15,6 +15,8 @@ export interface SemanticCallOptions {
   signal?: AbortSignal | undefined;
 }
 
+const callOptions = { device: 'needed', signal: 'optional' } satisfies OptionTable<SemanticCallOptions>;
+
 /** Where and how to compute {@link bankLoss}. */
 export interface BankLossOptions extends SemanticCallOptions {
   /**
@@ -25,6 +27,8 @@ export interface BankLossOptions extends SemanticCallOptions {
   precision?: 'float32' | 'bfloat16';
 }
 
+const bankLossOptions = { precision: 'optional', ...callOptions } satisfies OptionTable<BankLossOptions>;
+
 /**
  * The loss of language-guided distillation and its gradient (method.md steps 1 to 6; derivation in native/semantic/bank_loss.h).
  * With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
@@ -32,7 +36,7 @@ export interface BankLossOptions extends SemanticCallOptions {
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
 export async function bankLoss(input: BankLossInput, options: BankLossOptions): Promise<BankLossOutput> {
-  checkCall('bankLoss()', 'student, teacher, dimension, studentTemperature, teacherTemperature, alpha, and textual, visual or queue', input, options);
+  checkCall('bankLoss()', 'student, teacher, dimension, studentTemperature, teacherTemperature, alpha, and textual, visual or queue', input, options, bankLossOptions);
   const { device, signal, precision = 'float32' } = options;
   throwIfAborted(signal, 'The semantic loss');
   checkBankLoss(input);
@@ -46,7 +50,7 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
   const { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha } = input;
   const args = { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16' };
   const output = await device.addon.bankLoss(device.handle, args).catch((error: unknown) => {
-    if (isAboutValues(error)) checkLossValues(input);
+    if (isOfTheNumbers(error)) checkLossValues(input); // the addon looks at values as fast as memory goes; which they are is looked up here
     throw error;
   });
   throwIfAborted(signal, 'The semantic loss');
@@ -69,7 +73,7 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
   }
   const { student, teacher, dimension } = input;
   const output = await device.addon.featureLoss(device.handle, { student, teacher, dimension }).catch((error: unknown) => {
-    if (isAboutValues(error)) checkFeatureValues(input);
+    if (isOfTheNumbers(error)) checkFeatureValues(input);
     throw error;
   });
   throwIfAborted(signal, 'The feature loss');
@@ -93,21 +97,16 @@ export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOp
   }
   const { teacher, textual, visual, seen, dimension, momentum } = input;
   const output = await device.addon.bankUpdate(device.handle, { teacher, textual, visual, seen, dimension, momentum }).catch((error: unknown) => {
-    if (isAboutValues(error)) checkUpdateValues(input);
+    if (isOfTheNumbers(error)) checkUpdateValues(input);
     throw error;
   });
   throwIfAborted(signal, 'The bank update');
   return output;
 }
 
-/** Whether the addon, which looks at values as fast as memory goes, found some that cannot be used; which ones is then looked up here. */
-function isAboutValues(error: unknown): boolean {
-  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
-}
-
-/** @throws LgdError BAD_OPTION where arguments are missing, or not of their kind */
-function checkCall(call: string, needed: string, input: unknown, options: SemanticCallOptions): void {
-  checkOptions(input, call, needed);
-  checkOptions(options, call, 'device');
+/** @throws LgdError BAD_OPTION where arguments are missing, or not of their kind, or an option is not known */
+function checkCall(call: string, needed: string, input: unknown, options: SemanticCallOptions, known: OptionTable<SemanticCallOptions> = callOptions): void {
+  checkGiven(input, call, needed);
+  checkOptions(options, call, known);
   if (options.device !== 'js') checkArgument('device', options.device);
 }

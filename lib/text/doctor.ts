@@ -1,7 +1,8 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
-import type { TextEncoder } from './encoder.js';
+import { encodeOptions, type TextEncoder } from './encoder.js';
 import { nearestPairs } from './nearest-pairs.js';
 import { embedNames } from './prompts.js';
 import { normaliseName } from './spelling.js';
@@ -21,6 +22,8 @@ export interface CheckOptions {
   /** Called with the number of names encoded and to encode. */
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
+
+const knownOptions = { encoder: 'optional', bank: 'optional', templates: 'optional', similarity: 'optional', ...encodeOptions } satisfies OptionTable<CheckOptions>;
 
 /** A name and its place in the list, from 0. */
 export interface NameAt {
@@ -62,6 +65,7 @@ export interface NameReport {
 
 /** See {@link CategoryList.check}. */
 export async function checkNames(names: readonly string[], options: CheckOptions = {}): Promise<NameReport> {
+  checkOptions(options, 'check()', knownOptions);
   const { encoder, bank, similarity = 0.98 } = options;
   if (encoder !== undefined && bank !== undefined) throw new LgdError('BAD_OPTION', 'an encoder and a bank are given.', { option: 'encoder', mend: 'Give one of them' });
   if (!(similarity > 0 && similarity <= 1)) throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });

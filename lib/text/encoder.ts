@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { resolveModel } from '../hub.js';
-import type { ResolveOptions } from '../hub.js';
+import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
 import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
@@ -12,6 +12,8 @@ export interface EncodeOptions {
   /** Called after each batch with the number of texts done and to do. */
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
+
+export const encodeOptions = { signal: 'optional', onProgress: 'optional' } satisfies OptionTable<EncodeOptions>;
 
 /** Maps texts into the space the teacher's images are in. */
 export interface TextEncoder {
@@ -34,6 +36,8 @@ export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
   batchSize?: number;
 }
+
+export const textEncoderOptions = { batchSize: 'optional', ...resolveOptions } satisfies OptionTable<TextEncoderOptions>;
 
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
@@ -60,9 +64,10 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
 
   /**
    * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id (`Xenova/clip-vit-base-patch32`)
-   * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
+   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
   static async load(idOrDir: string, options: TextEncoderOptions = {}): Promise<ClipTextEncoder> {
+    checkOptions(options, 'ClipTextEncoder.load()', textEncoderOptions);
     const { id, folder, files } = await resolveModel(idOrDir, { required: [textOnnxFiles, 'config.json', ...tokenizerFiles] }, options);
     const tokenizer = await ClipTokenizer.load(folder);
     try {
@@ -79,8 +84,10 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     }
   }
 
-  /** @throws LgdError DISPOSED, ABORTED, NON_FINITE */
-  async encode(texts: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+  /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE */
+  async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
+    checkOptions(options, 'encode()', encodeOptions);
+    const { signal, onProgress } = options;
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {
       if (index % 256 === 0) await nextTurn(signal, 'text encoding');

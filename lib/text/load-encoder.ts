@@ -1,15 +1,17 @@
+import { checkOptions, optionsFor } from '../arguments.js';
 import { resolveModel } from '../hub.js';
 import { sideFiles, weightFiles } from '../models/teachers/weight-files.js';
-import { ClipTextEncoder, textOnnxFiles, type TextEncoder } from './encoder.js';
-import { NativeTextEncoder, type NativeTextEncoderOptions } from './native-encoder.js';
+import { ClipTextEncoder, textEncoderOptions, textOnnxFiles, type TextEncoder } from './encoder.js';
+import { NativeTextEncoder, nativeTextEncoderOptions, type NativeTextEncoderOptions } from './native-encoder.js';
 import { tokenizerFiles } from './tokenizers.js';
 
 /**
  * Loads the text tower of a CLIP model: its ONNX export where there is one ({@link ClipTextEncoder}), else the tower in its safetensors file ({@link NativeTextEncoder}).
  * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
- * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
  */
 export async function loadTextEncoder(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<TextEncoder> {
+  checkOptions(options, 'loadTextEncoder()', nativeTextEncoderOptions);
   const { files } = await resolveModel(idOrDir, { required: [[...textOnnxFiles, ...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
-  return files[0]!.endsWith('.onnx') ? ClipTextEncoder.load(idOrDir, options) : NativeTextEncoder.load(idOrDir, options);
+  return files[0]!.endsWith('.onnx') ? ClipTextEncoder.load(idOrDir, optionsFor(options, textEncoderOptions)) : NativeTextEncoder.load(idOrDir, options);
 }

@@ -1,6 +1,7 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
 import { readFile, realpath, stat } from 'node:fs/promises';
 import { extname, format, parse } from 'node:path';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { writeFileAtomically } from '../safetensors.js';
 
@@ -12,12 +13,15 @@ export interface WriteNamesOptions {
   overwrite?: boolean;
 }
 
+const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies OptionTable<WriteNamesOptions>;
+
 /**
  * Writes names, one a line.
  * @param file ends in .txt or has no ending
  * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), NOT_WRITABLE
  */
 export async function writeNames(file: string, names: readonly string[], options: WriteNamesOptions = {}): Promise<void> {
+  checkOptions(options, 'writeNames()', writeNamesOptions);
   await checkNamesFile(file, options);
   await writeFileAtomically(file, `${names.join('\n')}\n`);
 }

@@ -1,3 +1,4 @@
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
@@ -9,7 +10,7 @@ import { openWeights, shardsOf, sideFiles, weightFiles } from '../models/teacher
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import { nextTurn } from '../turn.js';
-import type { EncodeOptions, TextEncoder, TextEncoderOptions } from './encoder.js';
+import { encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
 import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
@@ -19,6 +20,8 @@ export interface NativeTextEncoderOptions extends TextEncoderOptions {
   /** Of activations; default float32: a bank is built once, and its errors are in every target. */
   precision?: Precision;
 }
+
+export const nativeTextEncoderOptions = { device: 'optional', precision: 'optional', ...textEncoderOptions } satisfies OptionTable<NativeTextEncoderOptions>;
 
 const step = 8; // plans are compiled for lengths that are multiples of it
 
@@ -51,6 +54,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of {@link openDevice}
    */
   static async load(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<NativeTextEncoder> {
+    checkOptions(options, 'NativeTextEncoder.load()', nativeTextEncoderOptions);
     const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
     const tokenizer = await ClipTokenizer.load(model.folder);
     const files = await shardsOf(idOrDir, model, options);
@@ -70,8 +74,10 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     return new NativeTextEncoder(model.id, tower.embeddingSize, maxTokens, tokenizer, tower.words, graph, weights, opened, owns, Math.max(1, batchSize), precision);
   }
 
-  /** @throws LgdError DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
-  async encode(texts: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
+  /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
+  async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
+    checkOptions(options, 'encode()', encodeOptions);
+    const { signal, onProgress } = options;
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {
       if (index % 256 === 0) await nextTurn(signal, 'text encoding');

@@ -69,9 +69,9 @@ export class BankSource {
   }
 
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {
-    const { templates, allowDuplicates } = this.config;
+    const { config: { templates, allowDuplicates }, options: { signal, onProgress } } = this;
     this.#encoder ??= await this.#loadEncoder();
-    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, ...this.options }), this.#encoder.id, 'textEncoder');
+    return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, signal, onProgress }), this.#encoder.id, 'textEncoder');
   }
 
   async #loadEncoder(): Promise<TextEncoder> {

@@ -1,8 +1,8 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
-import { checkArgument, checkOptions, checkTeacherKind, checkText } from '../arguments.js';
+import { checkArgument, checkOptions, checkTeacherKind, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { checkSignal, LgdError } from '../errors.js';
+import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
 import { Lifetime } from '../lifetime.js';
@@ -15,7 +15,7 @@ import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
-import type { RunOptions } from './run.js';
+import { runOptions, type RunOptions } from './run.js';
 import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
@@ -34,6 +34,8 @@ export interface DistillerOptions {
   /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
   onlineClasses?: number;
 }
+
+const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed', tsb: 'optional', config: 'optional', onlineClasses: 'optional' } satisfies OptionTable<DistillerOptions>;
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {
@@ -71,6 +73,8 @@ export interface QueueOptions {
   after?: (stage: Stage) => Promise<void>;
 }
 
+const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
+
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
 /**
@@ -101,7 +105,7 @@ export class Distiller implements Disposable {
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
-    checkOptions(options, 'new Distiller()', 'device, teacher, student, and tsb for most methods');
+    checkOptions(options, 'new Distiller()', distillerOptions);
     const { device, teacher, student, tsb, config: input = {}, onlineClasses } = options;
     checkArgument('device', device);
     checkArgument('teacher', teacher);
@@ -157,7 +161,7 @@ export class Distiller implements Disposable {
    */
   async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
-    checkOptions(options, 'queueStep(batches, ...)', 'step, learningRate');
+    checkOptions(options, 'queueStep(batches, ...)', queueOptions);
     const { step, learningRate, students, after } = options;
     if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
     checkRate(learningRate);
@@ -296,7 +300,7 @@ export class Distiller implements Disposable {
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
     checkArgument('dataset', dataset);
-    checkOptions(options, 'run(dataset, ...)', 'signal, resume');
+    checkOptions(options, 'run(dataset, ...)', runOptions);
     if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
     checkSignal(options.signal);
     return runDistillation(this, dataset, options);

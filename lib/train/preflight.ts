@@ -1,5 +1,6 @@
 /** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
 import { freemem } from 'node:os';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
 import type { Batch, Dataset } from './batch.js';
@@ -49,13 +50,17 @@ export interface PreflightOptions {
   signal?: AbortSignal | undefined;
 }
 
+const preflightOptions = { seconds: 'optional', signal: 'optional' } satisfies OptionTable<PreflightOptions>;
+
 const mostSteps = 8;
 
 /**
  * Measures a few steps on the first batches of a run. Weights, momentum and banks are put back as they were, so that a run after it has the bits of one without it.
- * @throws LgdError as {@link Distiller.run} does in its first steps; ABORTED
+ * @throws LgdError as {@link Distiller.run} does in its first steps; BAD_OPTION, ABORTED
  */
-export async function preflight(distiller: Distiller, dataset: Dataset, { seconds = 2, signal }: PreflightOptions = {}): Promise<PreflightReport> {
+export async function preflight(distiller: Distiller, dataset: Dataset, options: PreflightOptions = {}): Promise<PreflightReport> {
+  checkOptions(options, 'preflight()', preflightOptions);
+  const { seconds = 2, signal } = options;
   const { config, students } = distiller;
   const { train, seed } = config;
   const plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });

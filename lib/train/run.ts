@@ -1,4 +1,5 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
+import type { OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
@@ -38,6 +39,8 @@ export interface RunOptions {
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
 }
+
+export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional' } satisfies OptionTable<RunOptions>;
 
 /** Scores of an evaluation besides zero-shot. */
 type OtherScores = FrozenScores & { online?: ZeroShotScore };

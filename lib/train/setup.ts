@@ -1,7 +1,7 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
 import { isAbsolute, resolve } from 'node:path';
-import { checkText } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
@@ -37,6 +37,8 @@ export interface PrepareOptions {
   resume?: RunOptions['resume'] | undefined;
 }
 
+const prepareOptions = { signal: 'optional', onProgress: 'optional', resume: 'optional' } satisfies OptionTable<PrepareOptions>;
+
 /** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
 export interface PreparedRun extends AsyncDisposable {
   /** Resolved: paths absolute, the resolution known. */
@@ -64,6 +66,7 @@ export interface PreparedRun extends AsyncDisposable {
  * @throws LgdError for whatever is wrong with it; ABORTED
  */
 export async function prepareRun(input: ConfigInput | Config, options: PrepareOptions = {}): Promise<PreparedRun> {
+  checkOptions(options, 'prepareRun()', prepareOptions);
   const config = absolutePaths(parseConfig(input));
   const cleanup: (() => Promise<void> | void)[] = [];
   const dispose = async () => {
@@ -71,7 +74,12 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
   };
   try {
     const parts = await build(config, options, cleanup);
-    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run: (runOptions = {}) => parts.distiller.run(parts.dataset, { ...runOptions, evaluation: parts.evaluation, frozen: parts.frozen, online: parts.online, resume: options.resume }) };
+    const { distiller, dataset, evaluation, frozen, online } = parts;
+    const run: PreparedRun['run'] = (runOptions = {}) => {
+      checkOptions(runOptions, 'run()', { signal: 'optional' });
+      return distiller.run(dataset, { ...runOptions, evaluation, frozen, online, resume: options.resume });
+    };
+    return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run };
   } catch (error) {
     await dispose();
     throw error;

@@ -47,7 +47,7 @@ export async function findStudentFile(path: string): Promise<string> {
 
 /** Reads a student's file and makes the student on a device. @throws as {@link readStudent} */
 export async function loadStudent(path: string, options: { device: Device }): Promise<{ student: Student; info: StudentInfo }> {
-  checkOptions(options, 'loadStudent()', 'device');
+  checkOptions(options, 'loadStudent()', { device: 'needed' });
   const { device } = options;
   checkArgument('device', device);
   const { info, weights } = await readStudent(path);

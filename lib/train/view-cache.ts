@@ -7,6 +7,7 @@
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
+import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
@@ -28,6 +29,8 @@ export interface ViewCacheOptions {
   images: { length: number; sourceIndex: Int32Array; hash: string };
   signal?: AbortSignal | undefined;
 }
+
+const viewCacheOptions = { device: 'needed', teacher: 'needed', config: 'needed', precision: 'needed', dataset: 'needed', images: 'needed', signal: 'optional' } satisfies OptionTable<ViewCacheOptions>;
 
 const headerBytes = 4096;
 
@@ -61,7 +64,9 @@ export class TeacherViewCache {
    * @throws LgdError BAD_CONFIG naming what differs, where it was made with another teacher, resolution, recipe, seed or image list, and for a teacher of embeddings; BAD_FILE, NOT_WRITABLE (also where the
    *   disk has no room for it), ABORTED
    */
-  static async open({ device, teacher, config, precision, dataset, images, signal }: ViewCacheOptions): Promise<TeacherViewCache> {
+  static async open(options: ViewCacheOptions): Promise<TeacherViewCache> {
+    checkOptions(options, 'TeacherViewCache.open()', viewCacheOptions);
+    const { device, teacher, config, precision, dataset, images, signal } = options;
     if (teacher.kind === 'precomputed') {
       throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', { option: 'teacherCache.views', found: config.teacherCache.views, allowed: '0', mend: 'Leave it out' });
     }

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
+import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { makeFolder } from '../../make-folder.js';
 import { loadAddon } from '../../addon.js';
@@ -9,7 +10,7 @@ import { decoderThreads, tuneForMany } from '../decoders.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
 import { importSharp } from '../sharp.js';
-import type { ImageSource } from '../sources.js';
+import { checkSource, type ImageSource } from '../sources.js';
 import type { PackKind, PackRecipe } from './format.js';
 import { packImage, type PackedImage } from './transcode.js';
 import { PackWriter } from './writer.js';
@@ -39,6 +40,11 @@ export interface PackOptions {
   onProgress?: ((progress: CacheProgress) => void) | undefined;
 }
 
+const packOptions = {
+  output: 'needed', as: 'optional', shortSide: 'optional', quality: 'optional', overwrite: 'optional', maxBrokenShare: 'optional', background: 'optional', syncSeconds: 'optional', readPauses: 'optional',
+  signal: 'optional', onProgress: 'optional',
+} satisfies OptionTable<PackOptions>;
+
 /** What {@link packImages} wrote. */
 export interface PackResult {
   file: string;
@@ -62,6 +68,9 @@ const idsAtOnce = 8192;
  * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), ABORTED
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
+  checkOptions(options, 'packImages()', packOptions);
+  checkText(options.output, 'output', 'the file to write');
+  checkSource(source);
   const recipe = recipeOf(options);
   const { signal, overwrite = false, syncSeconds = 5 } = options;
   const path = resolve(options.output);

@@ -1,8 +1,8 @@
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { checkArgument, checkOptions, checkText } from '../../arguments.js';
+import { checkArgument, checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
-import { resolveModel } from '../../hub.js';
+import { resolveModel, resolveOptions } from '../../hub.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
 import { checkWhole, type Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
@@ -22,6 +22,10 @@ export interface TeacherOptions extends OnnxTeacherOptions {
   precision?: Precision;
 }
 
+const teacherOptions = {
+  device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', output: 'optional', ...resolveOptions,
+} satisfies OptionTable<TeacherOptions>;
+
 /** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link OnnxTeacherApi} or {@link PrecomputedTeacherApi}. */
 export type AnyTeacher = NativeTeacher | OnnxTeacherApi | PrecomputedTeacherApi;
 
@@ -32,7 +36,7 @@ export type AnyTeacher = NativeTeacher | OnnxTeacherApi | PrecomputedTeacherApi;
  */
 export async function loadTeacher(source: string, options: TeacherOptions): Promise<AnyTeacher> {
   checkText(source, 'teacher', 'a folder, a hub id, an .onnx or a .safetensors file');
-  checkOptions(options, 'loadTeacher()', 'device');
+  checkOptions(options, 'loadTeacher()', teacherOptions);
   checkArgument('device', options.device);
   if (options.batch !== undefined) checkWhole('batch', options.batch, 65_536);
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
