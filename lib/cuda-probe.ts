@@ -24,10 +24,7 @@ export interface ProbeOptions {
   timeoutMilliseconds?: number;
 }
 
-export interface ProbeResult {
-  passed: boolean;
-  /** What went wrong, or ''. */
-  reason: string;
+export interface ProbeResult extends ProbeTrial {
   /** Of `wgmma`, on devices that have it: whether it gave what `mma.sync` gives, and else what went wrong. Undefined: there was nothing to try. */
   wgmma?: ProbeTrial | undefined;
   /** Of programmatic launches, on devices that have them: whether they gave what serialized ones give, and in which part of their time. Undefined: there was nothing to try. */
@@ -43,6 +40,8 @@ export interface ProbeTrial {
   passed: boolean;
   /** What went wrong, or ''. */
   reason: string;
+  /** It went wrong by what says nothing of addon, driver or card, and may be over the next moment: a GPU whose memory is full, or that another process has to itself. Such a failure is not remembered. */
+  transient?: boolean;
 }
 
 /** A trial of something that must be faster, too, to be used. */
@@ -57,12 +56,15 @@ type Finding = Omit<ProbeResult, 'remembered'>;
 type Judge = (values: readonly (number | null)[]) => string;
 
 const timeout = 120_000;
-const failureLifetime = 3_600_000; // ms; a card that was busy or a driver that was mended gets another chance
+const failureLifetime = 3_600_000; // ms; a driver that was mended gets another chance
 
 // One loss and its gradient whose values are known in closed form: B = 1, D = 2, K = 2, all temperatures 1; student (0,1), teacher (1,0), texts (1,0) and (0,1).
 const share = 1 / (1 + Math.E); // of the teacher's softmax on the second text
 const expected = [Math.log(1 + Math.E) - share, -Math.tanh(0.5), 0];
 const tolerance = 1e-3;
+// What a full or busy GPU gives to whoever comes; the last four are those of a service beside the driver that is full, or not ready yet.
+const transientErrors = /cudaError(?:MemoryAllocation|DevicesUnavailable|SystemNotReady|MpsServerNotReady|MpsMaxClientsReached|MpsMaxConnectionsReached)\b/u;
+const signalsFromOutside: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL']); // a terminal, an operator, the kernel where memory runs out
 const mostTime = 0.98; // of what must be faster: less is within the noise
 const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
 
@@ -75,7 +77,7 @@ const answer = (value) => { writeSync(3, JSON.stringify(value)); process.exit(0)
   const addon = require(path);
   const device = addon.openDevice('cuda', Number(index), 1, ${features});
   ${values}
-})().catch((error) => answer({ error: String(error && error.message || error) }));
+})().catch((error) => answer({ error: String(error && error.message || error), code: error && error.code }));
 `;
 const lossChild = childOf(`const { loss, gradient } = await addon.bankLoss(device, {
     student: Float32Array.of(0, 1), teacher: Float32Array.of(1, 0), textual: Float32Array.of(1, 0, 0, 1),
@@ -89,8 +91,8 @@ const asked = new Map<string, Promise<Finding>>();
 
 /**
  * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
- * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, and so is that launches were no faster. $LGDISTILL_WGMMA=0 or 1 settles the second,
- * $LGDISTILL_PDL=0 or 1 the third.
+ * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, and so is that launches were no faster, one by a GPU that is full or busy at once.
+ * $LGDISTILL_WGMMA=0 or 1 settles the second, $LGDISTILL_PDL=0 or 1 the third.
  * @throws LgdError BAD_OPTION for another value of these
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
@@ -106,14 +108,24 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   if (known !== undefined && !options.again) return { ...(await known), remembered: true };
   const kept = options.again || mode === 'again' ? undefined : recall(key, options);
   if (kept !== undefined) return { ...kept, remembered: true };
-  const trying = attempt(options).then((finding) => remember(key, finding));
+  const trying = attempt(options).then((finding) => {
+    if (!isTransient(finding)) remember(key, finding);
+    else if (asked.get(key) === trying) asked.delete(key);
+    return finding;
+  });
   asked.set(key, trying);
   return { ...(await trying), remembered: false };
 }
 
 /** A failed trial in words, to follow "no CUDA device: ". */
-export function describeFailure({ reason, when }: ProbeResult): string {
-  return `cuda failed a trial in a process of its own (${when}; LGDISTILL_PROBE=again tries anew): ${reason}`;
+export function describeFailure({ reason, when, transient }: ProbeResult): string {
+  const again = transient ? 'it is tried anew the next time' : 'LGDISTILL_PROBE=again tries anew';
+  return `cuda failed a trial in a process of its own (${when}; ${again}): ${reason}`;
+}
+
+/** Did any of the trials fail by what says nothing of addon, driver or card? */
+function isTransient({ transient, wgmma, programmaticLaunches }: Finding): boolean {
+  return [transient, wgmma?.transient, programmaticLaunches?.transient].includes(true);
 }
 
 /** Where findings are kept: $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe. */
@@ -152,7 +164,7 @@ function recall(key: string, options: ProbeOptions): Finding | undefined {
 }
 
 /** Keeps a finding for later processes; where the folder cannot be written, they try again. */
-function remember(key: string, finding: Finding): Finding {
+function remember(key: string, finding: Finding): void {
   const file = join(probeFolder(), `${key}.json`);
   try {
     mkdirSync(probeFolder(), { recursive: true });
@@ -161,7 +173,6 @@ function remember(key: string, finding: Finding): Finding {
   } catch {
     // no place to remember it; nothing depends on that
   }
-  return finding;
 }
 
 async function attempt(options: ProbeOptions): Promise<Finding> {
@@ -174,7 +185,7 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
 }
 
 async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {
-  const reason = await new Promise<string>((resolve) => {
+  const { reason, transient } = await new Promise<{ reason: string; transient?: boolean }>((resolve) => {
     const started = spawn(process.execPath, ['-e', child, addon, String(index)], {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
       env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
@@ -183,26 +194,28 @@ async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeou
     let late = false;
     const timer = setTimeout(() => (late = true, started.kill('SIGKILL')), timeoutMilliseconds);
     started.stdio[3]!.on('data', (part: Buffer) => (text += part.toString()));
-    started.on('error', (error) => resolve(`the trial process did not start: ${error.message}`));
+    started.on('error', (error) => resolve({ reason: `the trial process did not start: ${error.message}`, transient: true }));
     started.on('close', (code, signal) => {
       clearTimeout(timer);
-      if (late) resolve(`it gave no answer within ${timeoutMilliseconds / 1000} s`);
-      else resolve(judgeText(text, judge) ?? (signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`));
+      if (late) resolve({ reason: `it gave no answer within ${timeoutMilliseconds / 1000} s` });
+      else if (signal !== null && signalsFromOutside.has(signal)) resolve({ reason: `the trial process was ended by ${signal}`, transient: true });
+      else resolve(judgeText(text, judge) ?? { reason: signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}` });
     });
   });
-  return { passed: reason === '', reason };
+  return { passed: reason === '', reason, ...(transient === true && { transient }) };
 }
 
-/** '' for the right answer, what is wrong with another, undefined for none. */
-function judgeText(text: string, judge: Judge): string | undefined {
+/** The reason '' for the right answer, what is wrong with another, undefined for none. */
+function judgeText(text: string, judge: Judge): { reason: string; transient?: boolean } | undefined {
   if (text === '') return undefined;
-  let answer: { values?: (number | null)[]; error?: string };
+  let answer: { values?: (number | null)[]; error?: string; code?: string };
   try {
     answer = JSON.parse(text) as typeof answer;
   } catch {
-    return 'it broke off in the middle of its answer';
+    return { reason: 'it broke off in the middle of its answer' };
   }
-  return answer.values === undefined ? (answer.error ?? 'it gave no values') : judge(answer.values);
+  const { values, error = 'it gave no values', code } = answer;
+  return values === undefined ? { reason: error, transient: code === 'OUT_OF_MEMORY' || transientErrors.test(error) } : { reason: judge(values) };
 }
 
 function judgeLoss(values: readonly (number | null)[]): string {

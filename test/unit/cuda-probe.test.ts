@@ -175,6 +175,26 @@ describe('what was found is remembered', () => {
     expect(await probe(file)).toMatchObject({ passed: false, remembered: false });
   });
 
+  test.each<[FakeBehaviour, RegExp]>([
+    ['full', /cannot allocate 64 MiB on the GPU/u],
+    ['busy', /cudaErrorDevicesUnavailable/u],
+    ['stopped', /^the trial process was ended by SIGTERM$/u],
+  ])('but not one that says nothing of addon, driver or card: %s', async (behaviour, reason) => {
+    for (const trials of [[behaviour], ['works', behaviour], ['works', 'works', behaviour]] as const) {
+      const file = await fake(...(trials as [FakeBehaviour]));
+      vi.resetModules();
+      const { probeCuda } = await import('../../lib/cuda-probe.js');
+      const { createRequire } = await import('node:module');
+      const addon = createRequire(import.meta.url)(file) as { buildInfo: () => never; cudaStatus: () => never };
+      const again = () => probeCuda({ addon: file, build: addon.buildInfo(), status: addon.cudaStatus(), index: 0 });
+      const found = await again();
+      const failed = [found, found.wgmma, found.programmaticLaunches].filter((trial) => trial?.passed === false);
+      expect(failed).toMatchObject([{ reason: expect.stringMatching(reason) as string, transient: true }]);
+      expect(await again()).toMatchObject({ remembered: false }); // by this process
+      expect(await probe(file)).toMatchObject({ remembered: false }); // by another one
+    }
+  });
+
   test('and a spoilt or unwritable cache only means another trial', async () => {
     const file = await fake('works');
     await probe(file);
@@ -218,6 +238,10 @@ describe('openDevice', () => {
     expect(kind).toBe('cpu');
     expect(reason).toMatch(/^no CUDA device: cuda failed a trial in a process of its own \(.*LGDISTILL_PROBE=again.*\): it crashed with SIGABRT$/u);
     await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', option: 'device', found: 'cuda', message: expect.stringContaining('it crashed with SIGABRT') as string });
+  });
+
+  test('says of a GPU that is busy that it is tried anew', async () => {
+    expect((await open(await fake('busy'), 'auto')).info.reason).toMatch(/it is tried anew the next time\): cudaSetDevice/u);
   });
 
   test('LGDISTILL_PROBE=off takes it for granted, another value is refused', async () => {
