@@ -74,6 +74,17 @@ describe('a pack', () => {
     expect((await openImages(file)).labels).toBeUndefined();
   });
 
+  it('has plain names of images whatever the source calls them, that of an old pack too', async () => {
+    const bytes = await source.read(0);
+    const named = imagesFromBuffers([{ id: './a/1.png', bytes }, { id: 's.tar/./2.png', bytes }, { id: './bad.png', bytes: Buffer.from('no picture') }, { id: 'b./3.png', bytes }]);
+    const { file, refused } = await pack({}, named);
+    expect((await openImages(file)).ids).toEqual(['a/1.png', 's.tar/2.png', 'b./3.png']);
+    expect(refused.map(({ id }) => id)).toEqual(['bad.png']);
+    const opened = await openImages(file);
+    const older: ImageSource = { ...opened, ids: opened.ids.map((id) => `./${id}`) }; // as packs of `tar c .` were written
+    expect((await openImages((await pack({}, older)).file)).ids).toEqual(opened.ids);
+  });
+
   it('gives the same bits as the folder: raw pixels where they lie, files decoded', async () => {
     const unpacked = await views(source);
     for (const as of ['raw', 'original'] as const) {

@@ -7,6 +7,7 @@ import { loadAddon } from '../../addon.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage, CacheProgress } from '../decode-all.js';
 import { decoderThreads, tuneForMany } from '../decoders.js';
+import { plainId } from '../image-id.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
 import { importSharp } from '../sharp.js';
@@ -64,7 +65,7 @@ const idsAtOnce = 8192;
 /**
  * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same file, bit for bit.
  *
- * It grows beside its place as `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it ended.
+ * Names of images are kept without `./` before them, as they are compared everywhere. It grows beside its place as `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it ended.
  * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), ABORTED
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
@@ -83,10 +84,10 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
     checkRefused(source, writer, options, true);
     throwIfAborted(signal, 'packing');
     const places = writer.entries.map(({ place }) => place);
-    const refused = writer.refused.map(({ place, reason }) => ({ id: source.ids[place]!, reason }));
+    const refused = writer.refused.map(({ place, reason }) => ({ id: plainId(source.ids[place]!), reason }));
     const { labels, classNames } = source;
     await writer.finish({
-      recipe, entries: writer.entries, ids: places.map((place) => source.ids[place]!), labels: labels && Int32Array.from(places, (place) => labels[place]!),
+      recipe, entries: writer.entries, ids: places.map((place) => plainId(source.ids[place]!)), labels: labels && Int32Array.from(places, (place) => labels[place]!),
       classNames: classNames && [...classNames], source: source.root, refused,
     });
     const { size } = await writer.file.stat();
