@@ -51,6 +51,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
           if (event.choice !== undefined) terminal.say(event.choice);
+          for (const remark of event.remarks ?? []) terminal.say(`${of(event.studentName)}${remark}`);
           if (event.step === 0 && event.totalSteps < fewSteps) terminal.say(`${event.totalSteps} steps are few to train a network: ${event.effectiveBatch > 32 ? '--batch-size 32 --learning-rate 0.3 suit few images' : 'more --epochs give more'} (docs/tuning.md, Few images)`);
           break;
         case 'step':

@@ -94,6 +94,11 @@ export class CheckpointStore {
     }
   }
 
+  /** Is there a checkpoint in a run folder? */
+  static async isBegun(runFolder: string): Promise<boolean> {
+    return (await new CheckpointStore(join(runFolder, 'checkpoints')).list().catch(() => [])).length > 0;
+  }
+
   /** The folder of the last or the best checkpoint, or undefined where there is none. */
   async target(link: 'last' | 'best'): Promise<string | undefined> {
     const path = join(this.folder, link);

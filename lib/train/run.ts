@@ -4,7 +4,7 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { LgdError } from '../errors.js';
+import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
@@ -15,16 +15,16 @@ import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { CheckpointStore, type Manifest } from './checkpoint.js';
+import { checkContinued, markOfFile, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
-import { LossMonitor, type MonitorState } from './monitor.js';
+import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
 import { readRunConfig, RunFolder } from './run-folder.js';
 import { endLine, startLine } from './run-log.js';
 import type { StudentInfo } from './student-file.js';
-import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {
@@ -47,25 +47,6 @@ type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
 /** What makes a checkpoint the best. */
 type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
-
-/** What a checkpoint keeps of the loop. */
-interface Progress {
-  plan: BatchPlanState;
-  dataset: string;
-  /** Views of each image that come back; absent in checkpoints of versions that had none. */
-  views?: number;
-  /** What decoded plain JPEG files; absent in checkpoints of versions that did not say. */
-  jpegDecoder?: JpegDecoder['name'];
-  /** What computed: the CPU, or a GPU by one kind of dense products; absent in checkpoints of versions that did not say. */
-  computed?: string;
-  /** Absent in checkpoints of versions that did not look at it: then its name alone tells it. */
-  teacher?: TeacherMark;
-  monitor: MonitorState;
-  best: Manifest['best'];
-  /** Step of the last evaluation; 0 before the first. */
-  evaluated: number;
-  teacherScore: ZeroShotScore | null;
-}
 
 /** A step that was planned. */
 export interface PlannedStep {
@@ -90,6 +71,10 @@ export class Run {
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   #brokenListed = 0;
+  /** Of the file that the run was started from. */
+  #startWeights: string | undefined;
+  /** What is not as it was when the run was left. */
+  #remarks: readonly string[] = [];
 
   private constructor(readonly course: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
     const { train, evaluate } = course.config;
@@ -130,6 +115,8 @@ export class Run {
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
+    const { weights } = this.config.student;
+    if (this.#step === 0 && weights !== undefined) this.#startWeights = await markOfFile(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     const choice = this.config.method === 'auto' ? describeChoice(method, tsb!.size) : undefined;
     if (choice !== undefined) await this.folder.log(choice);
@@ -139,7 +126,7 @@ export class Run {
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
-      method, ...(choice === undefined ? {} : { choice }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      method, ...(choice === undefined ? {} : { choice }), ...(this.#remarks.length > 0 && { remarks: this.#remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
   }
 
@@ -288,6 +275,7 @@ export class Run {
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
       teacher: this.course.teacherMark,
+      startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
       best: this.#best,
       evaluated: this.#evaluated,
@@ -350,6 +338,11 @@ export class Run {
     return kind === 'cpu' ? 'the CPU' : `${name} by ${products}`;
   }
 
+  get #present(): Present {
+    const { config, course: { images, teacherMark, distiller: { teacher } } } = this;
+    return { info: this.#studentInfo(), config, images: images.hash, teacher, teacherMark, jpegDecoder: this.#jpegDecoder, computed: this.#computed };
+  }
+
   #studentInfo(): StudentInfo {
     const { student, encoder, course: { distiller: { teacher, tsb, method } } } = this;
     return {
@@ -384,60 +377,24 @@ export class Run {
     const checkpoint = await this.store.read(which);
     const { info, folder } = checkpoint;
     const progress = checkpoint.progress as Progress;
-    const here = this.#studentInfo();
-    for (const [field, option] of resumeFields) {
-      if (here[field] === info[field] || (field === 'teacher' && progress.teacher !== undefined)) continue;
-      throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
-    }
-    if (progress.teacher !== undefined) checkTeacher(folder, progress.teacher, this.course.teacherMark, this.course.distiller.teacher);
-    if (progress.dataset !== this.course.images.hash) {
-      throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
-    }
-    const { views = 0 } = progress;
-    if (views !== this.config.teacherCache.views) {
-      throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: this.config.teacherCache.views, allowed: String(views), mend: 'Resume with the configuration of that run' });
-    }
+    checkContinued(checkpoint, progress, this.#present);
     this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
     this.course.distiller.restore(checkpoint, this.number);
     this.student.load(checkpoint.weights);
-    [this.#step, this.#evaluated, this.#best, this.#teacherScore] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined];
+    [this.#step, this.#evaluated, this.#best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);
     const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
-    for (const option of ['teacher', 'textEncoder'] as const) {
-      const [was, is] = [before?.[option], this.config[option]];
-      const told = option === 'teacher' && progress.teacher !== undefined ? 'the same one' : 'it must be the same model, which its name alone tells';
-      if (was !== undefined && was !== is) await this.folder.log(`${option} is ${is} from here on and was ${was}: ${told}`);
-    }
-    const { jpegDecoder = this.#jpegDecoder } = progress;
-    if (jpegDecoder !== this.#jpegDecoder) {
-      await this.folder.log(`JPEG files were decoded by ${jpegDecoder} so far and are by ${this.#jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
-    }
-    const { computed = this.#computed } = progress;
-    if (computed !== this.#computed) await this.folder.log(`steps were computed on ${computed} so far and are on ${this.#computed} from here on: sums are added in another order, and so the bits will differ`);
+    this.#remarks = await remarksOn(progress, before, this.#present);
+    for (const remark of this.#remarks) await this.folder.log(remark);
     return progress.plan;
   }
 }
 
 /** Losses in an average that tells checkpoints apart. */
 const enoughLosses = 50;
-
-/** Is it a fault of weights or losses? */
-function isOfTheNumbers(error: unknown): error is LgdError {
-  return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
-}
-
-const resumeFields = [
-  ['architecture', 'student.name'],
-  ['widthMultiplier', 'student.widthMultiplier'],
-  ['embeddingSize', 'teacher'],
-  ['resolution', 'data.resolution'],
-  ['teacher', 'teacher'],
-  ['bankHash', 'bank'],
-  ['method', 'method'],
-] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);

@@ -135,7 +135,8 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const { name, widthMultiplier, dropping, weights } = config.student;
   const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
   const student = students[0]!;
-  if (weights !== undefined) await loadStartWeights(student, weights);
+  const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
+  if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
   const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');

@@ -140,6 +140,29 @@ describe('a run that was stopped and resumed', () => {
   });
 });
 
+describe('the file of weights that a run was started from', () => {
+  it('is not needed by one that goes on: where it is gone, or another, a line says so', async () => {
+    const [donor, whole, broken, file] = [output(), output(), output(), join(folder, 'start.safetensors')];
+    await train(quick(donor, { train: { maxSteps: 1 } }));
+    await cp(join(donor, 'checkpoints', 'last', 'model.safetensors'), file);
+    await train(quick(whole, { student: { weights: file } }));
+    await train(quick(broken, { student: { weights: file }, train: { maxSteps: 5 } }));
+    const goOn = async (step: number) => ofType((await train(await resumeConfig(broken, { 'train.maxSteps': step }), { resume: 'last' })).events, 'start')[0]!;
+    expect(await goOn(7)).not.toHaveProperty('remarks');
+    await writeFile(file, 'something else');
+    const changed = `student.weights ${file} is not the file that the run was started from: the run goes on with the weights of its checkpoint`;
+    expect(await goOn(9)).toMatchObject({ step: 7, remarks: [changed] });
+    await rm(file);
+    const gone = `student.weights ${file} cannot be read any more: the run goes on with the weights of its checkpoint, and needs no others`;
+    expect(await goOn(16)).toMatchObject({ step: 9, remarks: [gone] });
+    const log = await readFile(join(broken, 'log.txt'), 'utf8');
+    for (const line of [changed, gone]) expect(log.split(line)).toHaveLength(2);
+    await expectSame(broken, whole);
+    await rm(join(broken, 'checkpoints'), { recursive: true }); // then it starts from the file again
+    await expect(train(await resumeConfig(broken), { resume: 'last' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+});
+
 describe('the text bank', () => {
   it.each([['the configuration names none', undefined], ['its file is gone', 'gone.safetensors']])('is that of the checkpoint where %s', async (_, bank) => {
     const [whole, broken] = [output(), output()];
