@@ -30,7 +30,7 @@ test('docs/formats.md names every key of a student file, every metric and every 
     const [, body = ''] = new RegExp(`export interface ${name}[^{]*\\{([\\s\\S]*?)^\\}`, 'mu').exec(readFileSync(join(root, file), 'utf8')) ?? [];
     return [...body.matchAll(/^ {2}(\w+)\??:/gmu)].map(([, key]) => key!);
   };
-  const keys = [...keysOf('lib/models/student-info.ts', 'StudentInfo'), ...keysOf('lib/native.ts', 'SemanticMetrics'), ...keysOf('lib/train/events.ts', 'StepEvent'), ...keysOf('lib/train/events.ts', 'EvaluationEvent')];
+  const keys = [...keysOf('lib/models/student-info.ts', 'StudentInfo'), ...keysOf('lib/native-types.ts', 'SemanticMetrics'), ...keysOf('lib/train/events.ts', 'StepEvent'), ...keysOf('lib/train/events.ts', 'EvaluationEvent')];
   expect(keys.length).toBeGreaterThan(30);
   for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
   const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/train/run-folder.ts'), 'utf8'))!;

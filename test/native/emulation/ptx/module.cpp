@@ -7,62 +7,11 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <optional>
 #include <sstream>
 
+#include "text.h"
+
 namespace lgd::emulation::ptx {
-
-namespace {
-
-std::string_view trimmed(std::string_view text) {
-  const size_t first = text.find_first_not_of(" \t\n\r");
-  return first == std::string_view::npos ? std::string_view{} : text.substr(first, text.find_last_not_of(" \t\n\r") - first + 1);
-}
-bool starts_with(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
-
-std::vector<std::string_view> words_of(std::string_view text) {
-  std::vector<std::string_view> words;
-  for (text = trimmed(text); !text.empty();) {
-    const size_t end = std::min(text.find_first_of(" \t\n"), text.size());
-    words.push_back(text.substr(0, end));
-    text = trimmed(text.substr(end));
-  }
-  return words;
-}
-
-// Bytes of .b8, .u32 and the like.
-uint32_t bytes_of_type(std::string_view type) {
-  if (type == ".pred") return 0;
-  return uint32_t(std::atoi(std::string(type.substr(2)).c_str())) / 8;
-}
-
-// ".param .align 8 .b8 name[1288]" and ".shared .align 16 .b8 name[4096]".
-struct Variable {
-  std::string_view name;
-  uint32_t alignment = 1, bytes = 0;
-};
-Variable variable_of(std::string_view text) {
-  Variable variable;
-  uint32_t element = 1;
-  const auto words = words_of(text);
-  for (size_t i = 0; i < words.size(); ++i) {
-    if (words[i] == ".align") variable.alignment = uint32_t(std::atoi(std::string(words[++i]).c_str()));
-    else if (words[i][0] != '.') variable.name = words[i];
-    else if (words[i].size() <= 4) element = bytes_of_type(words[i]);
-  }
-  variable.alignment = std::max(variable.alignment, element);
-  variable.bytes = element;
-  const size_t bracket = variable.name.find('[');
-  if (bracket != std::string_view::npos) {
-    variable.bytes = element * uint32_t(std::atoi(std::string(variable.name.substr(bracket + 1)).c_str()));
-    variable.name = variable.name.substr(0, bracket);
-  }
-  return variable;
-}
-
-uint32_t aligned(uint32_t at, uint32_t alignment) { return (at + alignment - 1) / alignment * alignment; }
-
-}  // namespace
 
 class Module::Reader {
  public:
@@ -303,13 +252,6 @@ class Module::Reader {
     return constants_[key] = made;
   }
 
-  // 12, -1, 0x1f, 0f3F800000 or 0d3FF0000000000000.
-  static std::optional<uint64_t> number_of(const std::string& text) {
-    if (!std::isdigit(static_cast<unsigned char>(text[0])) && text[0] != '-') return {};
-    if (starts_with(text, "0f") || starts_with(text, "0d")) return std::strtoull(text.c_str() + 2, nullptr, 16);
-    return text[0] == '-' ? uint64_t(std::strtoll(text.c_str(), nullptr, 0)) : std::strtoull(text.c_str(), nullptr, 0);
-  }
-
   // `width`: of a number.
   Operand operand_of(std::string text, uint8_t width) {
     if (const auto number = number_of(text)) return constant_of(*number, width);
@@ -325,37 +267,6 @@ class Module::Reader {
     Operand address = operand_of(std::string(trimmed(text.substr(0, plus))), 0);
     if (plus != std::string_view::npos) address.offset = std::atoi(std::string(text.substr(plus + 1)).c_str());
     return address;
-  }
-
-  // The parts of "{%f1, %f2}, [%rd1+8], %p1|%p2" in order, and how many each group between commas has.
-  struct Parts {
-    std::vector<std::string> texts;
-    std::vector<int> groups;
-  };
-  Parts parts_of(std::string_view text) const {
-    Parts parts;
-    bool inside = false, begun = false;
-    std::string one;
-    const auto finish = [&](bool group_ends) {
-      const std::string_view part = trimmed(one);
-      if (!part.empty()) {
-        if (!begun) parts.groups.push_back(0);
-        begun = true;
-        ++parts.groups.back();
-        parts.texts.push_back(std::string(part));
-      }
-      one.clear();
-      if (group_ends) begun = false;
-    };
-    for (const char c : text) {
-      if (c == '{') inside = true;
-      else if (c == '}') inside = false;
-      else if (c == ',') finish(!inside);
-      else if (c == '|') finish(false);
-      else one += c;
-    }
-    finish(true);
-    return parts;
   }
 
   void instruct(std::string_view statement, uint32_t line) {
