@@ -31,6 +31,8 @@ export interface NativeAddon {
   /** What is queued from here to {@link endStep} may start as a whole, as one CUDA graph. */
   beginStep(step: StepHandle): void;
   endStep(step: StepHandle): void;
+  /** Throws, once, what cost a step that has ended by now: an error of its own work or, where several train on one device, of another's. Wait first for something that was queued behind the step. */
+  checkStep(step: StepHandle): void;
   stepInfo(step: StepHandle): Promise<StepInfo>;
   /** What is queued from here to {@link endBranch} runs beside what is queued after it, until {@link joinBranch}. */
   beginBranch(device: DeviceHandle): void;
@@ -140,7 +142,7 @@ export interface NativeAddon {
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
   'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'programmaticLaunchTime', 'synchronize',
-  'makeStep', 'beginStep', 'endStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
+  'makeStep', 'beginStep', 'endStep', 'checkStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
   'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment', 'openJpegDecoder', 'decodeJpeg', 'placeJpeg',

@@ -71,12 +71,12 @@ double wgmma_difference(const DevicePtr& device);
 // The time of a step with programmatic launches in that of one with serialized ones (ops/launch_trial.h). Device's thread.
 double programmatic_launch_time(const DevicePtr& device);
 DeviceInfo device_info(const DevicePtr& device);
-// Calls done(null) once everything queued before has run, done(error) if any of it failed (the error is then cleared). [queued]
+// Calls done(null) once everything queued before has run, done(error) if any of it failed (the error is then forgotten). [queued]
 void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done);
-// Runs work on the device's thread in order, then done. [queued]
+// Runs work on the device's thread in order, then done, for which somebody waits (Device::ask). [queued]
 void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done);
 
-// ---- steps: CUDA graphs and branches; on the CPU these calls do nothing ------------------------------------------------------------
+// ---- steps: CUDA graphs and branches, which are nothing on the CPU ------------------------------------------------------------
 // What is queued between begin_step and end_step may start as a whole, as one CUDA graph (core/timeline.h), from the second time on.
 // The step may differ from the one before in anything; it costs least if only numbers and addresses differ.
 struct StepInfo {
@@ -89,6 +89,8 @@ const DevicePtr& device_of(const DeviceStepPtr& step);
 void begin_step(const DeviceStepPtr& step);                                             // [queued]
 void end_step(const DeviceStepPtr& step);                                               // [queued]
 StepInfo step_info(const DeviceStepPtr& step);                                          // device's thread
+// Throws, once, what cost a step of this kind that has ended by now: an error of its own work or, where several train on one device, of another's.
+void check_step(const DeviceStepPtr& step);
 // What is queued between begin_branch and end_branch runs beside what is queued after it, until join_branch or the end of the step. [queued]
 void begin_branch(const DevicePtr& device);
 void end_branch(const DevicePtr& device);

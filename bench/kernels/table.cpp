@@ -68,8 +68,6 @@ void Table::attempt(const std::string& name, const Work& work, const std::functi
     body();
   } catch (const std::exception& e) {
     std::printf("%s\n", e.what());
-    cpu->clear_error();  // the GPU's results are fetched in the middle of the CPU's work, which keeps their error
-    gpu->clear_error();
     add(name, work, INFINITY, 0, {});
     progress.go_on(name, gpu);
   }

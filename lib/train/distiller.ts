@@ -241,7 +241,7 @@ export class Distiller implements Disposable {
   /**
    * The numbers of a queued step, means over its batches. Call it once the step after it is queued, so that the device has work while this waits; numbers that nobody reads are gone 64 batches later.
    * @param student which of several
-   * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue
+   * @throws LgdError BAD_OPTION, NON_FINITE, ZERO_EMBEDDING, and whatever failed in the device's queue, in this distiller's steps or, where others use the device, beside them
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
@@ -250,7 +250,7 @@ export class Distiller implements Disposable {
     }
     const { slots } = ticket;
     const pupil = this.#pupil(student);
-    const all = await Promise.all(slots.map((slot) => pupil.metrics(slot)));
+    const all = await this.#ofWholeSteps(Promise.all(slots.map((slot) => pupil.metrics(slot))));
     const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
     for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
       mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
@@ -281,9 +281,30 @@ export class Distiller implements Disposable {
    * Waits for queued steps and reads everything the next one depends on, besides the images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which
    * `serialize` of node:v8 writes; JSON would lose the arrays.
    * @param student which of several
+   * @throws LgdError as {@link readMetrics}
    */
   async state(student = 0): Promise<DistillerState> {
-    return this.#pupil(student).state();
+    return this.#ofWholeSteps(this.#pupil(student).state());
+  }
+
+  /** What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever waits first, and costs every step that was queued by then. */
+  async #ofWholeSteps<Result>(reading: Promise<Result>): Promise<Result> {
+    const result = await reading.catch((error: unknown) => {
+      const lost = this.#lostWork();
+      throw isOfTheNumbers(error) ? (lost ?? error) : error; // numbers of a step that is not whole say nothing
+    });
+    const lost = this.#lostWork();
+    if (lost !== undefined) throw lost;
+    return result;
+  }
+
+  #lostWork(): unknown {
+    try {
+      if (!this.#life.ended) this.device.addon.checkStep(this.#step);
+      return undefined;
+    } catch (error) {
+      return error;
+    }
   }
 
   /** Continues from a state. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */

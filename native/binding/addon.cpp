@@ -29,6 +29,7 @@ static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_make_step>(exports, "makeStep");
   add<js_begin_step>(exports, "beginStep");
   add<js_end_step>(exports, "endStep");
+  add<js_check_step>(exports, "checkStep");
   add<js_step_info>(exports, "stepInfo");
   add<js_begin_branch>(exports, "beginBranch");
   add<js_end_branch>(exports, "endBranch");

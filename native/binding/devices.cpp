@@ -101,6 +101,11 @@ Napi::Value js_end_step(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value js_check_step(const Napi::CallbackInfo& info) {
+  check_step(unwrap<DeviceStep>(info[0]));
+  return info.Env().Undefined();
+}
+
 Napi::Value js_step_info(const Napi::CallbackInfo& info) {
   const DeviceStepPtr step = unwrap<DeviceStep>(info[0]);
   return run_async<StepInfo>(

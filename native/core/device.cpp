@@ -10,6 +10,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -26,6 +27,7 @@ struct Job {
   std::string stage;
   std::function<void()> work;
   std::function<void(std::exception_ptr)> done;
+  bool awaited;  // somebody waits for it
 };
 
 }  // namespace
@@ -47,32 +49,56 @@ struct Device::Impl {
   std::unique_ptr<Timeline> timeline;  // null on the CPU
   void* scratch = nullptr;         // of the CPU
   size_t scratch_bytes = 0;
+  int64_t lost = 0;                // of the thread alone, as is
+  std::exception_ptr last_loss;    // this
   std::thread thread;
 
   void execute(Job& job) {
     std::exception_ptr failure;
     {
       std::lock_guard lock(mutex);
-      failure = error;
+      failure = job.awaited ? std::exchange(error, nullptr) : error;
     }
-    if (!failure) {
-      try {
-        job.work();
-      } catch (const Error& e) {
-        failure = std::make_exception_ptr(Error(e.code, job.stage + ": " + e.what()));
-      } catch (const std::bad_alloc&) {
-        failure = std::make_exception_ptr(Error("OUT_OF_MEMORY", job.stage + ": the host is out of memory"));
-      } catch (const std::exception& e) {
-        failure = std::make_exception_ptr(Error("NATIVE_ERROR", job.stage + ": " + e.what()));
-      }
-      if (failure) {
-        if (timeline) timeline->abandon_step();
+    const auto before = timeline ? timeline->stand() : Timeline::Stand{};
+    if (failure) {
+      if (!job.awaited) lose(failure);
+    } else if ((failure = failure_of(job))) {
+      // A step that a question neither opened nor interrupted is that of others, and as whole as it was.
+      const bool intact = job.awaited && timeline && timeline->stand() == before;
+      if (timeline && !intact && timeline->abandon_step()) lose(failure);
+      if (!job.awaited) {
         std::lock_guard lock(mutex);
         error = failure;
       }
     }
     job.work = nullptr;  // drops what the closure held before anybody hears of it
     if (job.done) job.done(failure);
+  }
+
+  static std::exception_ptr failure_of(Job& job) {
+    try {
+      job.work();
+      return nullptr;
+    } catch (const Error& e) {
+      return std::make_exception_ptr(Error(e.code, job.stage + ": " + e.what()));
+    } catch (const std::bad_alloc&) {
+      return std::make_exception_ptr(Error("OUT_OF_MEMORY", job.stage + ": the host is out of memory"));
+    } catch (const std::exception& e) {
+      return std::make_exception_ptr(Error("NATIVE_ERROR", job.stage + ": " + e.what()));
+    }
+  }
+
+  void lose(const std::exception_ptr& failure) {
+    ++lost;
+    last_loss = failure;
+  }
+
+  void enqueue(Job job) {
+    {
+      std::lock_guard lock(mutex);
+      jobs.push_back(std::move(job));
+    }
+    wake.notify_one();
   }
 };
 
@@ -229,26 +255,24 @@ void Device::end_step() {
 void Device::repeat_step(StepGraph& graph) { impl_->timeline->repeat_step(graph); }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
-  {
-    std::lock_guard lock(impl_->mutex);
-    impl_->jobs.push_back({std::move(stage), std::move(work), std::move(done)});
-  }
-  impl_->wake.notify_one();
+  impl_->enqueue({std::move(stage), std::move(work), std::move(done), false});
+}
+
+void Device::ask(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
+  impl_->enqueue({std::move(stage), std::move(work), std::move(done), true});
 }
 
 void Device::run(std::string stage, const std::function<void()>& work) {
   std::promise<void> finished;
-  submit(std::move(stage), work, [&](std::exception_ptr error) {
+  ask(std::move(stage), work, [&](std::exception_ptr error) {
     if (error) finished.set_exception(error);
     else finished.set_value();
   });
   finished.get_future().get();
 }
 
-void Device::clear_error() {
-  std::lock_guard lock(impl_->mutex);
-  impl_->error = nullptr;
-}
+int64_t Device::lost() const { return impl_->lost; }
+std::exception_ptr Device::last_loss() const { return impl_->last_loss; }
 
 Buffer::Buffer(std::shared_ptr<Device> device, size_t bytes) : device_(std::move(device)), bytes_(bytes) {
   data_ = device_->allocate(bytes);

@@ -2,8 +2,9 @@
 //
 // All work of a device runs in order on one host thread of its own. On the CPU that thread computes (with a thread pool);
 // on CUDA it enqueues kernels on a stream, so a closure returns before its kernels ran (core/timeline.h says on which stream,
-// and when as a graph). JavaScript only ever submits. The first error is kept: later work is skipped, and the error reaches
-// whoever waits next.
+// and when as a graph). JavaScript only ever submits. The first error of work that nobody waits for is kept: later work is skipped, and the
+// error reaches whoever waits next. Whose work that was the device does not know: what several use that train on it, each asks it for what was lost
+// meanwhile (lost()). The error of work that somebody waits for is that one's alone.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -99,10 +100,13 @@ class Device {
   // with null or the error (this work's own, or the earlier one that made it skip). Thread-safe.
   // `stage` names the work in errors ("student.forward").
   void submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done = nullptr);
-  // submit() and wait for it on the calling thread; rethrows.
+  // The same for somebody who waits for `done`: a kept error is forgotten with it, and the work's own is not kept.
+  void ask(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done);
+  // ask() and wait for it on the calling thread; rethrows.
   void run(std::string stage, const std::function<void()>& work);
-  // Forgets the kept error, so that the device can be used again.
-  void clear_error();
+  // Device thread only: how often work that nobody waits for was skipped, or a step that was held back was dropped; and the error of the last time.
+  int64_t lost() const;
+  std::exception_ptr last_loss() const;
 
  private:
   void make_current() const noexcept;

@@ -1,6 +1,8 @@
 // engine.h: build, devices, steps, tensors.
 #include <algorithm>
+#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "core/simd.h"
 #include "core/tensor.h"
@@ -96,17 +98,11 @@ DeviceInfo device_info(const DevicePtr& device) {
 }
 
 void synchronize(const DevicePtr& device, std::function<void(std::exception_ptr)> done) {
-  device->submit("synchronize", [device] { device->synchronize(); }, [device, done = std::move(done)](std::exception_ptr error) {
-    if (error) device->clear_error();
-    done(error);
-  });
+  submit(device, "synchronize", [device] { device->synchronize(); }, std::move(done));
 }
 
 void submit(const DevicePtr& device, std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
-  device->submit(std::move(stage), std::move(work), [device, done = std::move(done)](std::exception_ptr error) {
-    if (error) device->clear_error();
-    done(error);
-  });
+  device->ask(std::move(stage), std::move(work), [device, done = std::move(done)](std::exception_ptr error) { done(error); });  // which lives until then
 }
 
 // ---- steps --------------------------------------------------------------------------------------------------------------------
@@ -114,6 +110,14 @@ void submit(const DevicePtr& device, std::string stage, std::function<void()> wo
 struct DeviceStep {
   DevicePtr device;
   std::shared_ptr<StepGraph> graph = std::make_shared<StepGraph>();
+  int64_t lost_before = 0;   // of the device's thread
+  std::mutex mutex;
+  std::exception_ptr loss;   // guarded by it: what cost the first step that is not whole
+
+  void lose(std::exception_ptr error) {
+    std::lock_guard lock(mutex);
+    if (!loss) loss = std::move(error);
+  }
 };
 
 DeviceStepPtr make_step(const DevicePtr& device) {
@@ -129,10 +133,29 @@ static void submit_to_cuda(const DevicePtr& device, const char* stage, std::func
 }
 
 void begin_step(const DeviceStepPtr& step) {
-  submit_to_cuda(step->device, "step.begin", [step] { step->device->begin_step(step->graph); });
+  step->device->submit("step.begin", [step] { step->device->begin_step(step->graph); }, [step](std::exception_ptr error) {
+    step->lost_before = step->device->lost();
+    if (error) step->lose(std::move(error));
+  });
 }
 void end_step(const DeviceStepPtr& step) {
-  submit_to_cuda(step->device, "step.end", [step] { step->device->end_step(); });
+  step->device->submit("step.end", [step] { step->device->end_step(); }, [step](std::exception_ptr error) {
+    if (error) step->lose(std::move(error));
+    else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss());
+  });
+}
+
+void check_step(const DeviceStepPtr& step) {
+  std::exception_ptr loss;
+  {
+    std::lock_guard lock(step->mutex);
+    loss = std::exchange(step->loss, nullptr);
+  }
+  try {
+    if (loss) std::rethrow_exception(loss);
+  } catch (const Error& e) {
+    throw Error(e.code, std::string("a step is not whole, as work on its device failed meanwhile: ") + e.what());
+  }
 }
 
 StepInfo step_info(const DeviceStepPtr& step) {

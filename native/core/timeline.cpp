@@ -281,10 +281,12 @@ void Timeline::hold_back() {
 void Timeline::release_held(void* graph) {
   holding_here = nullptr;
   holding_ = false;
+  releasing_ = true;
   for (const Input* input : in_use_) cuda::stream_wait(compute_, input->arrived);
   if (graph) cuda::launch_graph(graph, compute_);
   else for (size_t i = 0; i < tape_.size(); ++i) cuda::run(tape_[i], compute_);
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
+  releasing_ = false;
   behind_.clear();
   free_deferred();
 }
@@ -328,7 +330,9 @@ void Timeline::interrupt() {
   if (branching) begin_branch();
 }
 
-void Timeline::abandon_step() noexcept {
+bool Timeline::abandon_step() noexcept {
+  const bool lost = holding_ || releasing_;
+  releasing_ = false;
   if (holding_) {
     tape_.clear();
     holding_here = nullptr;
@@ -346,6 +350,7 @@ void Timeline::abandon_step() noexcept {
   } catch (const Error&) {
     in_use_.clear();  // the device fails; who waits for it hears why
   }
+  return lost;
 }
 
 // ---- events -------------------------------------------------------------------------------------------------------------------

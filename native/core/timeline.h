@@ -19,7 +19,7 @@
 //   - Where the device has programmatic dependent launches, a kernel behind one other kernel is started as soon as all blocks of that one are, and waits for its
 //     end itself: every kernel begins with wait_for_inputs(), which also lets the next one start. So what a start costs passes while the kernel before runs. A kernel
 //     that ends has waited for all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as ever.
-//   - An error in a step discards it; so does the error's way to the caller (core/device.h).
+//   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
 #include <atomic>
@@ -27,6 +27,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "core/device.h"
@@ -84,7 +85,9 @@ class Timeline {
   void begin_step(std::shared_ptr<StepGraph> graph);
   void end_step();
   void repeat_step(StepGraph& graph);
-  void abandon_step() noexcept;   // after an error
+  using Stand = std::pair<const StepGraph*, bool>;
+  Stand stand() const { return {step_.get(), holding_}; }  // the open step, and whether it is held back
+  bool abandon_step() noexcept;   // after an error; true: work that was held back is lost
 
   // Takes over memory that work held back may still use; false: there is none, free it at once. Thread-safe.
   bool defer_release(void* pointer);
@@ -120,6 +123,7 @@ class Timeline {
   bool forked_ = false;                      // the branch has work that nobody waited for
   std::shared_ptr<StepGraph> step_;          // open
   bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start; is held back
+  bool releasing_ = false;                   // what was held back is being started
   Tape tape_;                                // of what is held back
   std::vector<void*> behind_;                // events to be recorded behind the work held back
   std::mutex deferred_mutex_;

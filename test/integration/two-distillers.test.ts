@@ -1,10 +1,18 @@
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { beforeAll, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { BatchPlan } from '../../lib/data/loader.js';
-import { openImageFolder } from '../../lib/data/sources.js';
+import { openImages } from '../../lib/data/open-images.js';
+import { packImages } from '../../lib/data/pack/pack.js';
+import { PackFile } from '../../lib/data/pack/reader.js';
+import { openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { readViews } from '../../lib/data/views.js';
+import type { Device } from '../../lib/device.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
+import { bankLoss } from '../../lib/semantic/index.js';
+import type { Batch } from '../../lib/train/batch.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -46,4 +54,76 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
     expect(sameBits(semantic.visual!, alone[i]!.semantic.visual!)).toBe(true);
   }
   expect(sameBits(together[0]!.weights['head.2.weight']!.data, together[1]!.weights['head.2.weight']!.data)).toBe(false);
+});
+
+describe.each(devices)('a fault on $name', ({ device }) => {
+  const size = 16;
+  const cacheOptions = (on: Device) => ({ addon: on.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  const batchOf = (dataset: ImageCache): Batch => ({ ...new BatchPlan(dataset, { batchSize: 4, seed: 1 }).next(), dataset });
+  const damagedError = { code: 'BAD_FILE', message: expect.stringContaining('damaged.pack') as string };
+
+  /** Raw pixels of which some are not what was written: found when they are first augmented, on the device's thread. */
+  async function damagedImages(): Promise<ImageSource> {
+    const { file } = await packImages(await openImageFolder(join(folder, 'data')), { output: join(folder, 'damaged.pack'), as: 'raw', shortSide: 32, overwrite: true });
+    const { index: { offsets } } = await PackFile.open(file);
+    const pack = await open(file, 'r+');
+    for (const offset of offsets) {
+      const at = { position: offset };
+      const { buffer } = await pack.read(Buffer.alloc(1), { ...at, length: 1 });
+      await pack.write(Buffer.of(buffer[0]! ^ 255), 0, 1, offset);
+    }
+    await pack.close();
+    return openImages(file);
+  }
+
+  const student = (seed: number) => createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.1, seed });
+  const config = { method: 'lgd' as const, data: { resolution: 32 }, train: { batchSize: 4 } };
+
+  test.each([['reads first', 0], ['reads later', 1]] as const)('of one distiller costs the other a step and is told to both: the one at fault %s', async (_, turn) => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    const make = (seed: number) => new Distiller({ device, teacher, student: student(seed), tsb: bank, config });
+    using faulty = make(1);
+    using other = make(2);
+    const tickets = [await faulty.queueStep([batchOf(damaged)], { step: 0, learningRate: 0.1 }), await other.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 })] as const;
+    const order = [[faulty, tickets[0]], [other, tickets[1]]] as const;
+    const before = await other.student.weights;
+    for (const [distiller, ticket] of turn === 0 ? order : [...order].reverse()) await expect(distiller.readMetrics(ticket)).rejects.toMatchObject(damagedError);
+    // It was said, and both go on; the step is lost to both.
+    const { weights } = await other.state();
+    expect(sameBits(weights['head.2.weight']!.data, before['head.2.weight']!.data)).toBe(true);
+    for (const distiller of [faulty, other]) {
+      const ticket = await distiller.queueStep([batchOf(images)], { step: 1, learningRate: 0.1 });
+      expect((await distiller.readMetrics(ticket)).loss).toBeGreaterThan(0);
+    }
+  });
+
+  test('beside a step that is queued piece by piece is told to its distiller where it costs the step; a question that fails beside it costs nothing', async () => {
+    await using teacher = await loadTeacher(made.teacher, { device });
+    const bank = await TextualSemanticsBank.load(made.bank);
+    using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), cacheOptions(device));
+    using damaged = await ImageCache.build(await damagedImages(), cacheOptions(device));
+    /** A second step, which a GPU holds back until it is whole, with something in its middle. */
+    async function stepAround(between: () => Promise<void>): Promise<{ distiller: Distiller; loss: () => Promise<number> }> {
+      const distiller = new Distiller({ device, teacher, student: student(3), tsb: bank, config });
+      await distiller.queueStep([batchOf(images)], { step: 0, learningRate: 0.1 });
+      const ticket = await distiller.queueStep([batchOf(images)], { step: 1, learningRate: 0.1, after: (stage) => (stage === 'student forward' ? between() : Promise.resolve()) });
+      return { distiller, loss: async () => (await distiller.readMetrics(ticket)).loss };
+    }
+    const view = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], augment: false } as const;
+    const rows = Float32Array.from({ length: 2 * size }, (_, i) => (i === 3 ? Infinity : 1));
+    const input = { student: rows, teacher: rows, textual: rows, dimension: size, studentTemperature: 1, teacherTemperature: 1, alpha: 0 };
+    const lost = await stepAround(() => expect(readViews(damaged, { images: Int32Array.of(0) }, view)).rejects.toMatchObject(damagedError));
+    const whole = await stepAround(async () => undefined);
+    const asked = await stepAround(() => expect(bankLoss(input, { device })).rejects.toMatchObject({ code: 'NON_FINITE' }));
+    const message = expect.stringMatching(/a step is not whole, as work on its device failed meanwhile: .*damaged\.pack/u) as string;
+    if (device.kind === 'cpu') expect(await lost.loss()).toBe(await whole.loss()); // it holds nothing back
+    else await expect(lost.loss()).rejects.toMatchObject({ code: 'BAD_FILE', message });
+    expect(await asked.loss()).toBe(await whole.loss());
+    const [a, b] = [await asked.distiller.state(), await whole.distiller.state()];
+    for (const [name, { data }] of Object.entries(a.weights)) expect(sameBits(data, b.weights[name]!.data), name).toBe(true);
+    for (const { distiller } of [lost, whole, asked]) distiller.dispose();
+  });
 });
