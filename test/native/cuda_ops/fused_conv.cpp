@@ -156,6 +156,24 @@ void all_ways(const ConvShape& s, bool gates) {
   }
 }
 
+// A convolution that would leave its input's gate out, without a word.
+void refused_gates(const ConvShape& s) {
+  const char* const reason = "multiplies by a gate on the way only where it is 1x1 of stride 1";
+  refuse(describe("conv_norm_forward of a gate", s), reason, [s](Run& t) {
+    const LazyInput x = lazy_input(t, s, Act::silu, true);
+    t.ops.conv_norm_forward(*t.device, s, t.type, x, t.input(Sizes(s).w), norm_target(t, s.k), t.output(Sizes(s).y));
+  });
+  refuse(describe("conv_norm_backward of a gate", s), reason, [s](Run& t) {
+    const LazyInput x = lazy_input(t, s, Act::silu, true);
+    const GradientTarget target = gradient_target(t, s, Into::plain, Act::none);
+    t.ops.conv_norm_backward(*t.device, s, t.type, x, lazy_gradient(t, s), t.input(Sizes(s).w), t.sum32(Sizes(s).w), &target);
+  });
+  refuse(describe("weight_gradient of a gate", s), reason, [s](Run& t) {
+    const LazyInput x = lazy_input(t, s, Act::silu, true);
+    weight_gradient(*t.device, s, t.type, x, lazy_gradient(t, s), t.sum32(Sizes(s).w));
+  });
+}
+
 }  // namespace
 
 void fused_convolutions() {
@@ -191,6 +209,7 @@ void fused_convolutions() {
   for (Act act : {Act::none, Act::relu, Act::hardswish, Act::hardsigmoid}) one_pass(s, act, false, act != Act::relu, Into::norm_sum);
   one_pass(s, Act::relu, false, true, Into::activated);
   one_pass(s, Act::relu, false, true, Into::plain);
+  for (const ConvShape& refused : {conv(1, 6, 5, 8, 16, 3, 1, 1), conv(1, 6, 5, 8, 16, 1, 2, 0)}) refused_gates(refused);
 }
 
 }  // namespace lgd::testing

@@ -66,6 +66,28 @@ void check(const std::string& name, const Body& body, double float32_tolerance, 
   }
 }
 
+void refuse(const std::string& name, const std::string& reason, const Body& body) {
+  if (name.find(wanted) == std::string::npos || !progress.is_next(every)) return;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    std::string found = "nothing was refused";
+    progress.watch(name);
+    try {
+      gpu->run(name, [&] {
+        Run run(gpu, type);
+        body(run);
+        gpu->synchronize();
+      });
+    } catch (const std::exception& e) {
+      found = e.what();
+    }
+    ++progress.checks;
+    if (found.find(reason) != std::string::npos) continue;
+    ++progress.failures;
+    std::printf("FAIL %-52s %s: %s\n", name.c_str(), type == DType::f32 ? "float32 " : "bfloat16", found.c_str());
+    progress.go_on(name, gpu);
+  }
+}
+
 }  // namespace lgd::testing
 
 using namespace lgd::testing;

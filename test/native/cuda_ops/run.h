@@ -112,6 +112,9 @@ struct FewMultiprocessors {
   const int kept;
 };
 
+// Runs the body on the GPU, which must refuse it with words that have `reason` in them.
+void refuse(const std::string& name, const std::string& reason, const Body& body);
+
 inline ConvShape conv(int n, int h, int w, int c, int k, int r, int stride, int pad, int dilation = 1) {
   return {n, h, w, c, k, r, r, stride, pad, dilation, (h + 2 * pad - dilation * (r - 1) - 1) / stride + 1, (w + 2 * pad - dilation * (r - 1) - 1) / stride + 1};
 }
