@@ -56,7 +56,8 @@ export interface SystemReport {
 
 /**
  * Looks at everything the package needs; never throws for what it finds missing.
- * @param path a place on the disk that runs will be written to; default: the working folder
+ * @param options `path`: a place on the disk that runs will be written to; default: the working folder
+ * @throws LgdError BAD_OPTION (an option that it does not know)
  */
 export async function inspectSystem(options: { path?: string } = {}): Promise<SystemReport> {
   checkOptions(options, 'inspectSystem()', { path: 'optional' });
