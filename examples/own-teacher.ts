@@ -1,6 +1,6 @@
 // Distils from a teacher that this package does not know, an object with a function that embeds pixels: npx tsx examples/own-teacher.ts --images photos
 import { parseArgs } from 'node:util';
-import { createStudent, Distiller, ImageCache, openDevice, openImageFolder, type OnnxTeacherApi } from 'lgdistill';
+import { createStudent, Distiller, ImageCache, openDevice, openImageFolder, type CustomTeacherApi } from 'lgdistill';
 
 const { values: options } = parseArgs({
   options: {
@@ -15,8 +15,8 @@ const { values: options } = parseArgs({
 /** Mean colours of the cells of a grid: put your own model, or a request to a server, in their place. */
 const [resolution, cells] = [64, 4];
 const cell = resolution / cells;
-const teacher: OnnxTeacherApi = {
-  kind: 'onnx', // computed outside the device, whatever by
+const teacher: CustomTeacherApi = {
+  kind: 'custom', // computed outside the device, whatever by
   id: 'colours',
   embeddingSize: 3 * cells * cells,
   resolution,

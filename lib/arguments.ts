@@ -10,7 +10,8 @@ const kinds = {
   device: ['the device that `await openDevice()` gives', ['addon', 'synchronize']],
   teacher: ['what `await loadTeacher()` gives, or a teacher of your own', ['kind', 'embeddingSize', 'resolution', 'mean', 'std']],
   'native teacher': ['what `await loadTeacher()` gives', ['compile', 'fingerprint', 'device']],
-  'onnx teacher': ['of kind onnx: with embed(pixels, batch) and fingerprint()', ['embed', 'fingerprint']],
+  'onnx teacher': ['what `await loadTeacher()` gives', ['embed', 'fingerprint']],
+  'custom teacher': ['of kind custom: with embed(pixels, batch) and fingerprint()', ['embed', 'fingerprint']],
   'precomputed teacher': ['of kind precomputed: with lookup(ids) and has(id)', ['lookup', 'has']],
   student: ['what createStudent() gives', ['graph', 'compile', 'embeddingSize']],
   tsb: ['what `await TextualSemanticsBank.build()` gives', ['names', 'data', 'embeddingSize']],
@@ -38,8 +39,8 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
 /** Looks whether a teacher, which may be a caller's own, has what its kind needs. @throws LgdError BAD_OPTION */
 export function checkTeacherKind(teacher: { kind: string }): void {
   const kind = `${teacher.kind} teacher`;
-  if (!(kind === 'native teacher' || kind === 'onnx teacher' || kind === 'precomputed teacher')) {
-    throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', { option: 'teacher.kind', found: teacher.kind, allowed: 'native, onnx, precomputed', mend: 'Call one of your own onnx, if it embeds pixels, or precomputed' });
+  if (!(kind === 'native teacher' || kind === 'onnx teacher' || kind === 'custom teacher' || kind === 'precomputed teacher')) {
+    throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', { option: 'teacher.kind', found: teacher.kind, allowed: 'native, onnx, custom, precomputed', mend: 'Call one of your own custom, if it embeds pixels, or precomputed' });
   }
   checkArgument(kind, teacher, 'teacher');
 }

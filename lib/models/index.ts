@@ -10,5 +10,5 @@ export { NativeTeacher, type NativeTeacherOptions } from './teachers/native.js';
 export { OnnxTeacher, type OnnxTeacherOptions } from './teachers/onnx.js';
 export { PrecomputedTeacher, type PrecomputedInfo } from './teachers/precomputed.js';
 export type { Preprocessing } from './teachers/preprocessor.js';
-export type { ChannelTriple, OnnxTeacherApi, PrecomputedTeacherApi, Teacher } from './teachers/types.js';
+export type { ChannelTriple, CustomTeacherApi, PrecomputedTeacherApi, Teacher } from './teachers/types.js';
 export type { WeightRecord } from './weights.js';

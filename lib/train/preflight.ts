@@ -209,8 +209,8 @@ function advise(stage: TimedStage, { device, teacher, config, students }: Distil
   switch (stage) {
     case 'data': return 'Images are not there in time: pack them (lgdistill pack), more data.cacheMemory, a faster disk for data.spillFolder, or more cores.';
     case 'augment': return `Views are cut from large images: lower data.margin or data.resolution${gpu}.`;
-    case 'teacher': return teacher.kind === 'onnx'
-      ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
+    case 'teacher': return teacher.kind === 'onnx' ? 'The teacher computes outside the device (ONNX: on the CPU): take one whose weights are in safetensors, which runs on it.'
+      : teacher.kind === 'custom' ? 'The teacher is your own and computes outside the device: make its embed() faster, or keep its embeddings of views that come back (teacherCache.views).'
       : `Take a smaller teacher, keep its embeddings of views that come back (teacherCache.views), or teach several students in one pass (student.name with commas)${gpu}.`;
     case 'loss': return `The loss looks at every name: a shorter list of names${gpu}.`;
     case 'optimiser': return 'Few images share one update: a larger train.batchSize, or train.accumulate.';

@@ -37,7 +37,7 @@ export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
   const { teacher } = options;
   switch (teacher.kind) {
     case 'native': return nativeFeed(options, teacher.compile({ batch: options.encoder.batch, precision: options.encoder.precision }));
-    case 'onnx': return onnxFeed(options, teacher);
+    case 'onnx': case 'custom': return outsideFeed(options, teacher);
     case 'precomputed': return precomputedFeed(options, teacher);
   }
 }
@@ -68,8 +68,8 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
   };
 }
 
-/** A teacher in onnxruntime: the views come back from the device in float32, their embeddings go there. */
-function onnxFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' }>): TeacherFeed {
+/** A teacher outside the device, in onnxruntime or a caller's own: the views come back from the device in float32, their embeddings go there. */
+function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>): TeacherFeed {
   const { addon } = device;
   const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);

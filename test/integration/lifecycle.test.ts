@@ -110,7 +110,7 @@ describe('disposal with work under way', () => {
     const known = await PrecomputedTeacher.load(teacherFile);
     let answer: () => void = () => undefined;
     const asked = new Promise<void>((resolve) => (answer = resolve));
-    const slow = { ...known, kind: 'onnx', resolution: 32, embeddingSize: 16, mean: known.mean, std: known.std, embed: () => asked.then(() => known.lookup(ids)), fingerprint: async () => 'slow' } as unknown as AnyTeacher;
+    const slow = { ...known, kind: 'custom', resolution: 32, embeddingSize: 16, mean: known.mean, std: known.std, embed: () => asked.then(() => known.lookup(ids)), fingerprint: async () => 'slow' } as unknown as AnyTeacher;
     using cache = await makeCache();
     const distiller = await makeDistiller(slow);
     const step = distiller.queueStep([batchOf(cache)], { step: 0, learningRate: 0.1 });

@@ -47,6 +47,17 @@ describe('what a run will take', () => {
     expect(report.advice).toMatch(/^[A-Z].{20,}\.$/u);
   });
 
+  it('says of a slow teacher of the caller\'s own what would shorten it', async () => {
+    await withRun({}, async ({ device, teacher, student, tsb, config: { train, data }, dataset }) => {
+      const { id, embeddingSize, resolution, mean, std } = teacher;
+      const nothing = { dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined };
+      const embed = (_: Float32Array, batch: number) => new Promise<Float32Array>((done) => setTimeout(done, 1000, new Float32Array(batch * embeddingSize).fill(1)));
+      const slow = { kind: 'custom' as const, id, embeddingSize, resolution, mean, std, embed, fingerprint: async () => 'slow', ...nothing };
+      using own = new Distiller({ device, teacher: slow, student: createStudent('mobilenet_v3_small', { device, embeddingSize, widthMultiplier: student.widthMultiplier }), tsb, config: { method: 'lgd', train, data } });
+      expect(await preflight(own, dataset, { seconds: 0.05 })).toMatchObject({ bottleneck: 'teacher', advice: expect.stringContaining('teacherCache.views') as unknown });
+    });
+  });
+
   it('counts accumulated batches, other students, and epochs whose embeddings are cached', async () => {
     const more = await withRun({ train: { accumulate: 2, epochs: 10 }, teacherCache: { views: 1 } }, measure);
     expect(more).toMatchObject({ effectiveBatch: 16, steps: 20 });

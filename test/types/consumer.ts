@@ -1,7 +1,7 @@
 /** What a user's strict code may and may not write: compiled against the package's declarations by consumer.test.ts, never run. */
 import {
   bankLoss, BatchPlan, CategoryList, configOptions, createEncoder, createStudent, Distiller, evaluateStudent, ImageCache, imagesFromBuffers, LgdError, loadTeacher, openDevice,
-  parseConfig, prepareRun, readViews, TextualSemanticsBank, type BankLossOutput, type Config, type ConfigInput, type ErrorCode, type OnnxTeacherApi, type RunEvent, type TextEncoder,
+  parseConfig, prepareRun, readViews, TextualSemanticsBank, type BankLossOutput, type Config, type ConfigInput, type CustomTeacherApi, type ErrorCode, type RunEvent, type TextEncoder,
 } from 'lgdistill';
 
 /** Compiles where two types are one. */
@@ -51,8 +51,8 @@ export async function own(signal: AbortSignal | undefined): Promise<void> {
   using device = await openDevice();
   const config = { names: ['a', 'b'], templates: ['a {}.'], method: 'feature', train: { epochs: 3 } } as const satisfies ConfigInput;
   const mean = [0.5, 0.5, 0.5] as const;
-  const teacher: OnnxTeacherApi = {
-    kind: 'onnx', id: 'own', embeddingSize: 8, resolution: 32, mean, std: mean, embed: async (_, batch) => new Float32Array(8 * batch), fingerprint: async () => 'own',
+  const teacher: CustomTeacherApi = {
+    kind: 'custom', id: 'own', embeddingSize: 8, resolution: 32, mean, std: mean, embed: async (_, batch) => new Float32Array(8 * batch), fingerprint: async () => 'own',
     dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
   };
   using distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: 8 }), config });

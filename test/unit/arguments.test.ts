@@ -25,8 +25,8 @@ let student: api.Student;
 let distiller: api.Distiller;
 const tsb = api.TextualSemanticsBank.fromEmbeddings(names, Float32Array.from({ length: names.length * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
 /** A teacher of a caller's own: an object. */
-const teacher: api.OnnxTeacherApi = {
-  kind: 'onnx', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
+const teacher: api.CustomTeacherApi = {
+  kind: 'custom', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
   embed: async (pixels, batch) => Float32Array.from({ length: batch * size }, (_, i) => pixels[i]! + 2),
   fingerprint: async () => 'own', dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
 };
@@ -275,7 +275,7 @@ describe('a step', () => {
 
   it('needs a teacher with what its kind has', async () => {
     const make = (more: object) => () => new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config });
-    await refused('BAD_OPTION', 'teacher.kind', { other: make({ kind: 'custom' }) });
+    await refused('BAD_OPTION', 'teacher.kind', { other: make({ kind: 'clip' }) });
     await refused('BAD_OPTION', 'teacher', { embeds: make({ kind: 'precomputed' }) });
     await refused('BAD_OPTION', 'teacher', { nameless: () => new api.Distiller({ device, teacher: Object.fromEntries(Object.entries(teacher).filter(([key]) => key !== 'fingerprint')) as Anything, student, tsb, config }) });
   });
@@ -288,6 +288,19 @@ describe('a step', () => {
     await run({});
     await expect(run({ fingerprint: () => Promise.reject(new Error('the server is away')) })).rejects.toThrow('the server is away');
     expect(existsSync(join(folder, 'run', 'checkpoints', 'last'))).toBe(true);
+  });
+
+  it('goes on with a teacher of its own that was called onnx when the run was begun', async () => {
+    const run = async (more: object, options: api.RunOptions) => {
+      using own = new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config: { ...config, output: join(folder, 'called-onnx'), train: { batchSize: 2, epochs: 1, maxSteps: options.resume === undefined ? 1 : 2 } } });
+      const steps: number[] = [];
+      for await (const event of own.run(images, options)) if (event.type === 'step') steps.push(event.step);
+      return steps;
+    };
+    expect(await run({ kind: 'onnx' }, {})).toEqual([1]);
+    const { message } = await refusal(() => run({ fingerprint: async () => 'another' }, { resume: 'last' }));
+    for (const words of ['own (custom), 8 values of 32 px, fingerprint another', 'own (onnx), 8 values of 32 px, fingerprint own']) expect(message).toContain(words);
+    expect(await run({}, { resume: 'last' })).toEqual([2]);
   });
 
   it('is all on one device', async () => {

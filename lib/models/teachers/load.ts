@@ -9,7 +9,7 @@ import { holdsStudent } from '../student-info.js';
 import { NativeTeacher } from './native.js';
 import { OnnxTeacher, onnxFiles, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
-import type { OnnxTeacherApi, PrecomputedTeacherApi } from './types.js';
+import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
@@ -26,8 +26,8 @@ const teacherOptions = {
   device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', output: 'optional', ...resolveOptions,
 } satisfies OptionTable<TeacherOptions>;
 
-/** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link OnnxTeacherApi} or {@link PrecomputedTeacherApi}. */
-export type AnyTeacher = NativeTeacher | OnnxTeacherApi | PrecomputedTeacherApi;
+/** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link CustomTeacherApi} or {@link PrecomputedTeacherApi}. */
+export type AnyTeacher = NativeTeacher | OnnxTeacher | CustomTeacherApi | PrecomputedTeacherApi;
 
 /**
  * Loads a teacher: a folder or hub id with an image tower of CLIP or SigLIP in safetensors (runs natively: {@link NativeTeacher.load} lists which), one with any image tower in ONNX,

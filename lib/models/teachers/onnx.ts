@@ -10,7 +10,7 @@ import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
 import { readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
-import type { ChannelTriple, OnnxTeacherApi } from './types.js';
+import type { ChannelTriple, Teacher } from './types.js';
 
 /** The files that may hold an image tower, in the order looked for. */
 export const onnxFiles: readonly string[] = ['onnx/vision_model.onnx', 'onnx/model.onnx', 'vision_model.onnx', 'model.onnx'];
@@ -22,7 +22,7 @@ export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessin
 }
 
 /** Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in float32 on the CPU. */
-export class OnnxTeacher implements OnnxTeacherApi {
+export class OnnxTeacher implements Teacher {
   readonly kind = 'onnx';
   readonly resolution: number;
   readonly mean: ChannelTriple;
@@ -75,6 +75,12 @@ export class OnnxTeacher implements OnnxTeacherApi {
     return (this.#fingerprint ??= await hashModel(this.file, signal));
   }
 
+  /**
+   * @param pixels [B,3,R,R], NCHW, normalised with the teacher's mean and std
+   * @param batch B
+   * @returns [B,D], not normalised
+   * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
+   */
   async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     const image = 3 * this.resolution * this.resolution;
     if (!Number.isInteger(batch) || batch < 1 || pixels.length !== batch * image) {

@@ -3,7 +3,8 @@ export type ChannelTriple = readonly [number, number, number];
 
 /** What every teacher tells: a frozen image encoder whose space the text bank shares. */
 export interface Teacher extends Disposable, AsyncDisposable {
-  readonly kind: 'native' | 'onnx' | 'precomputed';
+  /** native: computes on the device; onnx: in onnxruntime; custom: a caller's own; precomputed: a table. */
+  readonly kind: 'native' | 'onnx' | 'custom' | 'precomputed';
   /** A hub id, or the name of the folder or file; what checkpoints and students call it. */
   readonly id: string;
   /** D. */
@@ -18,11 +19,10 @@ export interface Teacher extends Disposable, AsyncDisposable {
 }
 
 /**
- * A teacher that computes outside the device: {@link OnnxTeacher} in onnxruntime, or any model of your own, as an object with these members. Its views are read back from the device for it,
- * and its embeddings sent there.
+ * A teacher of your own, whatever computes it (a model, a request to a server), as an object with these members. As for {@link OnnxTeacher}, views are read back from the device for it, and its embeddings sent there.
  */
-export interface OnnxTeacherApi extends Teacher {
-  readonly kind: 'onnx';
+export interface CustomTeacherApi extends Teacher {
+  readonly kind: 'custom';
   /**
    * @param pixels [B,3,R,R], NCHW, normalised with the teacher's mean and std
    * @param batch B
