@@ -31,7 +31,7 @@ console.log(`${tsb.size} names, ${images.length} images, ${images.broken.length}
 
 const student = createStudent(options.student, { device, embeddingSize: teacher.embeddingSize });
 using distiller = new Distiller({
-  device, teacher, student, tsb, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+  device, teacher, student, tsb, images: images.length, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
 });
 for await (const event of distiller.run(images)) {
   if (event.type === 'step' && event.logged) console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}, ${event.imagesPerSecond.toFixed(0)} images/s`);

@@ -31,9 +31,10 @@ const { resolution, mean, std, embeddingSize } = teacher;
 using images = await ImageCache.build(await openImageFolder(options.images), { addon: device.addon, resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05 });
 
 const student = createStudent(options.student, { device, embeddingSize });
-using distiller = new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', train: { batchSize } } });
+using distiller = new Distiller({ device, teacher, student, tsb, images: images.length, config: { method: 'lgd', train: { epochs, batchSize } } });
+const { learningRate } = distiller.config.train; // follows the number of images
 const plan = new BatchPlan(images, { batchSize, seed: 0 });
-const schedule = makeSchedule({ learningRate: 0.03, batchSize, accumulate: 1, batchesPerEpoch: plan.stepsPerEpoch, epochs, warmupEpochs: Math.min(5, epochs / 10) });
+const schedule = makeSchedule({ learningRate, batchSize, accumulate: 1, batchesPerEpoch: plan.stepsPerEpoch, epochs, warmupEpochs: Math.min(5, epochs / 10) });
 
 interface Checkpoint {
   step: number;

@@ -50,7 +50,7 @@ using images = await ImageCache.fromStream(untar(process.stdin), {
 
 const student = createStudent('mobilenet_v2', { device, embeddingSize: teacher.embeddingSize });
 using distiller = new Distiller({
-  device, teacher, student, tsb, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+  device, teacher, student, tsb, images: images.length, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
 });
 for await (const event of distiller.run(images)) {
   if (event.type === 'done') console.log(`done: ${event.step} steps, ${event.folder}`);

@@ -24,7 +24,7 @@ using images = await ImageCache.build(await openImageFolder(options.images), {
 // Both see the same views and one pass of the teacher; each has its own visual bank, and its own run folder below the output, with the bits it would have alone.
 const students = ['mobilenet_v3_small', 'resnet18'].map((name) => createStudent(name, { device, embeddingSize: teacher.embeddingSize }));
 using distiller = new Distiller({
-  device, teacher, student: students, tsb, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
+  device, teacher, student: students, tsb, images: images.length, config: { output: options.output, overwrite: true, train: { epochs: Number(options.epochs), batchSize: Number(options.batch) } },
 });
 for await (const event of distiller.run(images)) {
   if (event.type === 'step' && event.logged) console.log(`${event.studentName}, step ${event.step}: loss ${event.loss.toFixed(3)}`);

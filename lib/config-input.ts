@@ -82,12 +82,12 @@ export interface ConfigInput {
   train?: {
     /** Passes over the training images. Allowed: a whole number from 1. Default: `200`. */
     epochs?: number | undefined;
-    /** Images a batch. Allowed: a whole number from 1. Default: `256`. */
-    batchSize?: number | undefined;
+    /** Images a batch; auto: 256, as published, with 100000 images, or where that makes 16 steps an epoch and 1000 in all; with fewer 16 to 64, the most that make 3200 steps. Allowed: auto, or a whole number from 1. Default: `auto`. */
+    batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
-    /** Peak learning rate for 256 images a step; it grows in proportion. Allowed: a number above 0. Default: `0.03`. */
-    learningRate?: number | undefined;
+    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 64 of them. Allowed: auto, or a number above 0. Default: `auto`. */
+    learningRate?: 'auto' | number | undefined;
     /** Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5). Allowed: a number from 0. Default: `5`. */
     warmupEpochs?: number | undefined;
     /** Momentum of SGD. Allowed: a number from 0 below 1. Default: `0.9`. */

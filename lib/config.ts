@@ -4,6 +4,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
 
@@ -12,6 +13,7 @@ const positive = () => z.number().gt(0);
 const count = () => z.int().min(1);
 const text = () => z.string().min(1);
 const textOrList = () => z.union([text(), z.array(z.string()).min(1)]);
+const orAuto = <Number extends z.ZodType<number>>(number: Number) => z.union([z.literal('auto'), number]);
 
 /** With fewer names than this the method `auto` is `seed`: few names are few anchors to tell images by, and a queue has thousands (docs/tuning.md has the runs). */
 export const fewNames = 50;
@@ -65,9 +67,11 @@ const schema = z.strictObject({
   }),
   train: group({
     epochs: count().default(200).describe('Passes over the training images'),
-    batchSize: count().default(256).describe('Images a batch'),
+    batchSize: orAuto(count()).default('auto')
+      .describe(`Images a batch; auto: ${recipe.batchSize}, as published, with ${manyImages} images, or where that makes ${leastStepsAnEpoch} steps an epoch and ${leastSteps} in all; with fewer ${few.smallestBatch} to ${few.largestBatch}, the most that make ${few.steps} steps`),
     accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
-    learningRate: positive().default(0.03).describe('Peak learning rate for 256 images a step; it grows in proportion'),
+    learningRate: orAuto(positive()).default('auto')
+      .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestBatch} of them`),
     warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)'),
     sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
     weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD'),
@@ -149,7 +153,7 @@ const schema = z.strictObject({
   }),
 });
 
-/** Every option, resolved; options without a default may be absent. */
+/** Every option, resolved; options without a default may be absent, and `auto` stays until it is known what it is for. */
 export type Config = z.output<typeof schema>;
 export type { ConfigInput } from './config-input.js';
 /** What the student is to agree with the teacher on; the option `method` says which is which. */
@@ -181,6 +185,8 @@ export interface ConfigOption {
   allowed: string;
   /** All values that are accepted, where they are few. */
   choices: readonly string[] | undefined;
+  /** Words that a number may be given by: `auto`. */
+  words: readonly string[] | undefined;
   /** Command-line flag: `--train.batch-size`. */
   flag: string;
   /** The short form, where it is unique: `--batch-size`. */
@@ -193,6 +199,7 @@ interface JsonSchema {
   properties?: Record<string, JsonSchema>;
   anyOf?: JsonSchema[];
   enum?: string[];
+  const?: string;
   default?: unknown;
   description?: string;
   allowed?: string;
@@ -239,11 +246,12 @@ function buildTable(): ConfigOption[] {
     const alias = mainOptions[path] ?? (unique ? short : undefined);
     return {
       path,
-      type: leaf.anyOf !== undefined ? 'list' : (leaf.type as OptionType),
+      type: numberOf(leaf)?.type ?? (leaf.anyOf !== undefined ? 'list' : (leaf.type as OptionType)),
       default: leaf.default,
       help: leaf.description ?? '',
       allowed: leaf.allowed ?? allowedValues(leaf),
       choices: leaf.enum ?? (leaf.type === 'boolean' ? ['true', 'false'] : undefined),
+      words: numberOf(leaf)?.words,
       flag: `--${kebab(path)}`,
       alias: alias === undefined ? undefined : `--${kebab(alias)}`,
     };
@@ -254,7 +262,15 @@ function kebab(path: string): string {
   return path.replace(/[A-Z]/gu, (letter) => `-${letter.toLowerCase()}`);
 }
 
+/** Of an option that takes a number, or a word for one: the number's part, and the words. */
+function numberOf({ anyOf = [] }: JsonSchema): { type: 'number' | 'integer'; leaf: JsonSchema; words: string[] } | undefined {
+  const leaf = anyOf.find(({ type }) => type === 'number' || type === 'integer');
+  return leaf && { type: leaf.type as 'number' | 'integer', leaf, words: anyOf.flatMap((other) => other.const ?? []) };
+}
+
 function allowedValues(leaf: JsonSchema): string {
+  const number = numberOf(leaf);
+  if (number !== undefined) return [...number.words, allowedValues(number.leaf)].join(', or ');
   if (leaf.anyOf !== undefined) return 'text, or a list of texts';
   if (leaf.enum !== undefined) return leaf.enum.join(', ');
   if (leaf.type === 'boolean') return 'true or false';

@@ -14,6 +14,7 @@ export { version } from './version.js';
 
 // configuration
 export { configOptions, loadConfigFile, mergeConfig, parseConfig, type Config, type ConfigInput, type ConfigOption, type Method, type OptionType } from './config.js';
+export type { BatchChoice, BatchNumbers, RunConfig } from './config-batch.js';
 
 export { checkAnswer, initialConfig, knownAnswers, knownTeachers, suggestAnswers, writeConfigFile, type InitAnswers, type InitialConfig } from './init.js';
 

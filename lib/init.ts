@@ -2,6 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { configOptions, parseConfig, type ConfigInput } from './config.js';
+import { chooseBatch } from './config-batch.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
@@ -75,7 +76,11 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
       const { clean, mended } = await list.check();
       return `${list.names.length} names${clean ? '' : `, ${mended.length} once mended: lgdistill names ${answer}`}`;
     }
-    case 'images': return `${(await openImages(answer)).ids.length} images`;
+    case 'images': {
+      const count = (await openImages(answer)).ids.length;
+      const { batchSize, learningRate } = chooseBatch(parseConfig({}).train, count);
+      return `${count} images: batches of ${batchSize} at a learning rate of ${learningRate}`;
+    }
     case 'teacher': return describeTeacher(answer);
     case 'student': return `${(countParameters(studentGraph(answer, { outputs: 1000 })) / 1e6).toFixed(1)} M parameters with torchvision's classifier`;
   }
@@ -100,26 +105,15 @@ async function describeTeacher(answer: string): Promise<string> {
 }
 
 /**
- * The configuration that four answers give: their options, and for few images a batch and a learning rate that suit them. Everything else keeps its default.
+ * The configuration that four answers give: their options. Everything else keeps its default; batch size and learning rate follow the images when a run begins.
  * @throws LgdError as {@link checkAnswer}
  */
 export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
   const remarks = {} as InitialConfig['remarks'];
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
   const { names, images, teacher, student } = answers;
-  const count = (await openImages(images)).ids.length;
-  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}`, ...trainingFor(count) }, remarks };
+  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}` }, remarks };
 }
-
-/** A few thousand images want small batches, so that there are steps enough, and bear a higher rate; the defaults are for more (docs/tuning.md). */
-function trainingFor(images: number): Pick<ConfigInput, 'train'> {
-  const { batchSize } = parseConfig({}).train;
-  if (images >= batchSize * stepsAnEpoch) return {};
-  const most = 2 ** Math.floor(Math.log2(images)); // what the images can fill
-  return { train: { batchSize: Math.min(most, 64, Math.max(16, 2 ** Math.floor(Math.log2(images / stepsAnEpoch)))), learningRate: 0.3 } };
-}
-
-const stepsAnEpoch = 16;
 
 /**
  * Writes a configuration file that `lgdistill distill --config` takes.

@@ -62,7 +62,7 @@ function valuesOf(option: Option): Values {
   const path = option.attributeName();
   const row = configOptions().find((entry) => entry.path === path);
   if (row?.choices !== undefined) return { words: row.choices, files: false };
-  const words = row === undefined ? [] : (knownWords[path]?.() ?? []);
+  const words = row === undefined ? [] : (knownWords[path]?.() ?? row.words ?? []);
   const isNumber = row === undefined ? /<n>|<cosine>/u.test(option.flags) : row.type === 'integer' || row.type === 'number';
   return { words, files: !isNumber && !onlyWords.has(path) };
 }

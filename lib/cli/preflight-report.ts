@@ -13,6 +13,7 @@ export async function reportPreflight({ distiller, dataset }: PreparedRun, termi
   try {
     const report = await preflight(distiller, dataset, { signal });
     terminal.emit(report);
+    if (isAll && report.batchChoice !== undefined) terminal.say(report.batchChoice); // else the run says it
     terminal.say(describePreflight(report));
   } catch (error) {
     if (isAll || !(error instanceof LgdError) || !['NON_FINITE', 'ZERO_EMBEDDING'].includes(error.code)) throw error;

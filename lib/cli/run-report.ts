@@ -25,9 +25,6 @@ export function phaseReporter(terminal: Terminal): { onProgress: (progress: Phas
   };
 }
 
-/** A run of fewer steps is told so: with the defaults a few hundred images make one step an epoch. */
-const fewSteps = 1000;
-
 /**
  * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
  * @returns what to exit with, and whether anything was left to do: a step, an evaluation or a checkpoint
@@ -50,9 +47,8 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           if (started && event.step === 0) break; // the others begin alike
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
-          if (event.choice !== undefined) terminal.say(event.choice);
+          for (const line of [event.choice, event.batchChoice, event.advice]) if (line !== undefined) terminal.say(line);
           for (const remark of event.remarks ?? []) terminal.say(`${of(event.studentName)}${remark}`);
-          if (event.step === 0 && event.totalSteps < fewSteps) terminal.say(`${event.totalSteps} steps are few to train a network: ${event.effectiveBatch > 32 ? '--batch-size 32 --learning-rate 0.3 suit few images' : 'more --epochs give more'} (docs/tuning.md, Few images)`);
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));

@@ -1,5 +1,6 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
+import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
 import type { Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
@@ -29,14 +30,14 @@ const resolutionWithoutTeacher = 224;
 
 /**
  * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and the semantic loss with the bank update, one after the other.
- * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize and train.precision.
+ * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize (auto is the published 256: there are no images here) and train.precision.
  * @throws LgdError of the teacher and the device; BAD_CONFIG, BAD_OPTION, ABORTED
  */
 export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
   checkOptions(given, 'benchmark()', benchmarkOptions);
   const { device, categories, dimension, ...options } = given;
   const config = parseConfig(input);
-  const { batchSize: batch } = config.train;
+  const { batchSize: batch } = chooseBatch(config.train, undefined);
   const precision: Precision | undefined = config.train.precision === 'auto' ? undefined : config.train.precision;
   const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
   try {

@@ -1,6 +1,6 @@
 /** The loop around the step: batches and schedule, and what each student's run makes of them. Students of one distiller go through it side by side. */
 import { join } from 'node:path';
-import type { Config } from '../config.js';
+import { checkFilled, type RunConfig } from '../config-batch.js';
 import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
@@ -13,6 +13,7 @@ import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './i
 import { RateMeter } from './rate.js';
 import { clearGroup, openGroupFolder, recordGroup } from './group-folder.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
+import { readBatchNumbers } from './run-folder.js';
 import { makeSchedule, type Schedule } from './schedule.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
@@ -39,9 +40,9 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
 }
 
 export class Course {
-  readonly config: Config;
+  readonly config: RunConfig;
   /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
-  readonly configs: readonly Config[];
+  readonly configs: readonly RunConfig[];
   /** Of the images that the run was begun with, once those are known. */
   plan: BatchPlan;
   schedule: Schedule;
@@ -62,6 +63,7 @@ export class Course {
     const { log } = config;
     this.config = config;
     this.configs = students.length === 1 ? [config] : students.map((student) => configOf(config, student.name, student.widthMultiplier));
+    checkFilled(distiller.batchChoice, dataset.length);
     [this.plan, this.schedule] = this.#planOf(dataset);
     this.#rate = new RateMeter(Math.max(10, log.everySteps));
   }
@@ -75,6 +77,7 @@ export class Course {
     }
     course.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
     const names = distiller.students.map(({ name }) => name);
+    if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
     if (configs.length > 1) course.#unlock = await openGroupFolder(config, names, resume);
     else if (resume === undefined && config.overwrite) await clearGroup(config.output);
     try {
@@ -296,8 +299,18 @@ export class Course {
   }
 }
 
+/** What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError BAD_CHECKPOINT, BAD_FILE */
+async function checkAsBegun({ batchChoice }: Distiller, runFolder: string): Promise<void> {
+  const begun = await readBatchNumbers(runFolder);
+  for (const option of batchChoice.byAuto) {
+    const [before, here] = [begun[option], batchChoice[option]];
+    if (before === undefined || before === here) continue;
+    throw new LgdError('BAD_CHECKPOINT', `the run in ${runFolder} was begun with another number than auto chooses now.`, { option: `train.${option}`, found: here, allowed: String(before), mend: `Give train.${option}: ${before}` });
+  }
+}
+
 /** The configuration by which a student of several would be trained alone, into its own folder. */
-function configOf(config: Config, name: string, widthMultiplier: number): Config {
+function configOf(config: RunConfig, name: string, widthMultiplier: number): RunConfig {
   const teacherCache = config.teacherCache.views === 0 ? config.teacherCache : { ...config.teacherCache, file: viewCachePath(config) };
   return { ...config, output: join(config.output, name), teacherCache, student: { ...config.student, name, widthMultiplier } };
 }

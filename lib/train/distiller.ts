@@ -1,5 +1,6 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
+import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
 import { checkArgument, checkOptions, checkTeacherKind, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
@@ -31,11 +32,16 @@ export interface DistillerOptions {
   tsb?: TextualSemanticsBank;
   /** Any part of a configuration; its groups loss, train, augment and data.resolution, method and seed matter to the step. */
   config?: ConfigInput;
+  /**
+   * How many images there are to train on, which `train.batchSize` and `train.learningRate` follow where they are `auto` ({@link BatchChoice}). Without it they are the published 256 and 0.03: the student is
+   * compiled for its batch before any images are seen. For a stream whose length nobody knows give about how many there will be, or the two numbers.
+   */
+  images?: number | undefined;
   /** With `evaluate.online`: how many classes the training images have, whose labels batches then tell. */
   onlineClasses?: number;
 }
 
-const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed', tsb: 'optional', config: 'optional', onlineClasses: 'optional' } satisfies OptionTable<DistillerOptions>;
+const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed', tsb: 'optional', config: 'optional', images: 'optional', onlineClasses: 'optional' } satisfies OptionTable<DistillerOptions>;
 
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {
@@ -88,7 +94,10 @@ export class Distiller implements Disposable {
   readonly teacher: AnyTeacher;
   readonly students: readonly Student[];
   readonly tsb: TextualSemanticsBank | undefined;
-  readonly config: Config;
+  /** The batch size and the learning rate are numbers in it, whether given or chosen. */
+  readonly config: RunConfig;
+  /** How these two came about. */
+  readonly batchChoice: BatchChoice;
   /** What the students learn by: `config.method`, or what `auto` is with so many names. */
   readonly method: ChosenMethod;
   readonly #pupils: readonly Pupil[];
@@ -106,14 +115,16 @@ export class Distiller implements Disposable {
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
     checkOptions(options, 'new Distiller()', distillerOptions);
-    const { device, teacher, student, tsb, config: input = {}, onlineClasses } = options;
+    const { device, teacher, student, tsb, config: input = {}, images, onlineClasses } = options;
     checkArgument('device', device);
     checkArgument('teacher', teacher);
     checkTeacherKind(teacher);
     const students = [student].flat() as Student[];
     for (const one of students) checkArgument('student', one);
     if (tsb !== undefined) checkArgument('tsb', tsb);
-    const config = configFor(students, parseConfig(input));
+    const parsed = parseConfig(input);
+    this.batchChoice = chooseBatch(parsed.train, images);
+    const config = configFor(students, parsed, this.batchChoice);
     checkDevices(device, teacher, students);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
@@ -362,12 +373,11 @@ export class Distiller implements Disposable {
   }
 }
 
-/** The run folder tells of the students that there are, whatever the configuration says. */
-function configFor(students: readonly Student[], config: Config): Config {
-  const [first] = students;
-  if (first === undefined) return config;
-  const widthMultiplier = students.length === 1 ? first.widthMultiplier : config.student.widthMultiplier;
-  return { ...config, student: { ...config.student, name: students.map(({ name }) => name).join(','), widthMultiplier } };
+/** The run folder tells of the students that there are, whatever the configuration says, and of numbers in the place of `auto`. */
+function configFor(students: readonly Student[], config: Config, { batchSize, learningRate }: BatchChoice): RunConfig {
+  const widthMultiplier = students.length === 1 ? students[0]!.widthMultiplier : config.student.widthMultiplier;
+  const name = students.length === 0 ? config.student.name : students.map((student) => student.name).join(',');
+  return { ...config, train: { ...config.train, batchSize, learningRate }, student: { ...config.student, name, widthMultiplier } };
 }
 
 /** What is on another device would be found out by the first step, in words about tensors. */

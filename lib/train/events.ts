@@ -28,6 +28,10 @@ export interface StartEvent extends OfStudent {
   method: ChosenMethod;
   /** Where `auto` chose the method: a line that says so, and why. */
   choice?: string;
+  /** Where `auto` chose the batch size or the learning rate: a line that says what they are, and why. */
+  batchChoice?: string;
+  /** Where the run has few steps, or would have other numbers if it had been told how many images there are: a line that says what to do about it. */
+  advice?: string;
   /** In a run that goes on: what is not as it was when it was left, a line each, such as another kind of device, or a file that it was started from and that is gone. */
   remarks?: readonly string[];
   /** Device memory in MiB: planned for the parameters and activations of student and teacher, and in use now. The first step adds optimiser state, input and scratch memory. */

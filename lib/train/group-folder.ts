@@ -2,6 +2,7 @@
 import { rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { studentNames, type Config } from '../config.js';
+import type { RunConfig } from '../config-batch.js';
 import { LgdError } from '../errors.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
@@ -38,7 +39,7 @@ async function checkMembers(output: string, names: readonly string[], resume: st
 }
 
 /** Writes config.json of the whole. @throws LgdError NOT_WRITABLE */
-export async function recordGroup(config: Config, names: readonly string[]): Promise<void> {
+export async function recordGroup(config: RunConfig, names: readonly string[]): Promise<void> {
   await writeRunConfig(config.output, { ...config, student: { ...config.student, name: names.join(',') } });
 }
 

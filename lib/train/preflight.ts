@@ -1,6 +1,7 @@
 /** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
 import { freemem } from 'node:os';
 import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkFilled } from '../config-batch.js';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
 import type { Batch, Dataset } from './batch.js';
@@ -20,6 +21,8 @@ export interface PreflightReport {
   effectiveBatch: number;
   /** Optimiser steps of the run. */
   steps: number;
+  /** Where `auto` chose the batch size or the learning rate: a line that says what they are, and why. */
+  batchChoice?: string;
   imagesPerSecond: number;
   /** Of all the run's steps; evaluations and checkpoints come on top. Epochs that find all embeddings in `teacherCache` are counted without the teacher's share. */
   hours: number;
@@ -61,8 +64,9 @@ const mostSteps = 8;
 export async function preflight(distiller: Distiller, dataset: Dataset, options: PreflightOptions = {}): Promise<PreflightReport> {
   checkOptions(options, 'preflight()', preflightOptions);
   const { seconds = 2, signal } = options;
-  const { config, students } = distiller;
+  const { config, students, batchChoice } = distiller;
   const { train, seed } = config;
+  checkFilled(batchChoice, dataset.length);
   const plan = new BatchPlan(dataset, { batchSize: train.batchSize, seed });
   const schedule = makeSchedule({ ...train, batchesPerEpoch: plan.stepsPerEpoch });
   const before: DistillerState[] = [];
@@ -81,7 +85,7 @@ export async function preflight(distiller: Distiller, dataset: Dataset, options:
     const images = train.batchSize * train.accumulate;
     const lastStep = Math.min(schedule.totalSteps, train.maxSteps ?? Infinity);
     return {
-      type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep,
+      type: 'preflight', students: students.map(({ name }) => name), effectiveBatch: images, steps: lastStep, ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
       imagesPerSecond: (1000 * images) / milliseconds,
       hours: (milliseconds * effectiveSteps(distiller, lastStep, plan.stepsPerEpoch / train.accumulate, parts)) / 3_600_000,
       memory: { planned, used, peak, available },

@@ -1,7 +1,7 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
-import type { Config } from '../config.js';
+import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -26,7 +26,7 @@ export interface PupilOptions {
   /** Side of the input in pixels. */
   resolution: number;
   tsb: TextualSemanticsBank | undefined;
-  config: Config;
+  config: RunConfig;
   method: ChosenMethod;
   /** Classes of an online probe; undefined: none. */
   onlineClasses: number | undefined;
@@ -37,7 +37,7 @@ export class Pupil {
   /** Compiled for training; it owns the weights while the pupil lives. */
   readonly encoder: CompiledEncoder;
   readonly #device: Device;
-  readonly #config: Config;
+  readonly #config: RunConfig;
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
   readonly online: OnlineProbe | undefined;

@@ -1,6 +1,6 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import type { Config } from '../config.js';
+import type { RunConfig } from '../config-batch.js';
 import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
 import { version } from '../version.js';
 import { idsOf, type Batch } from './batch.js';
@@ -10,7 +10,7 @@ export interface FaultyStep {
   /** Which of the distiller's students. */
   student: number;
   /** The configuration of its run. */
-  config: Config;
+  config: RunConfig;
   /** Number of the step from 0. */
   step: number;
   learningRate: number;

@@ -1,7 +1,7 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Config } from '../config.js';
+import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
@@ -59,8 +59,18 @@ export async function readRunConfig(path: string): Promise<unknown> {
   }
 }
 
+/** Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError BAD_FILE */
+export async function readBatchNumbers(path: string): Promise<Partial<BatchNumbers>> {
+  const config = (await readRunConfig(path).catch((error: unknown) => {
+    if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
+    throw error;
+  })) as { train?: Partial<Record<keyof BatchNumbers, unknown>> | null } | null | undefined;
+  const { batchSize, learningRate } = config?.train ?? {};
+  return { ...(typeof batchSize === 'number' && { batchSize }), ...(typeof learningRate === 'number' && { learningRate }) };
+}
+
 /** Writes config.json. @throws LgdError NOT_WRITABLE */
-export async function writeRunConfig(path: string, config: Config): Promise<void> {
+export async function writeRunConfig(path: string, config: RunConfig): Promise<void> {
   await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
 }
 
@@ -98,7 +108,7 @@ export class RunFolder {
    * Opens the folder of a run that starts or continues.
    * @throws LgdError NOT_WRITABLE, BAD_CONFIG as {@link checkRunFolder}, or when another process is writing to it
    */
-  static async open(path: string, config: Config, { resume }: { resume: boolean }): Promise<RunFolder> {
+  static async open(path: string, config: RunConfig, { resume }: { resume: boolean }): Promise<RunFolder> {
     await checkRunFolder(path, { overwrite: config.overwrite, resume });
     const folder = new RunFolder(path, await lockRunFolder(path));
     try {
@@ -115,7 +125,7 @@ export class RunFolder {
   }
 
   /** Writes config.json. A run that continues does so once it is known to be able to. @throws LgdError NOT_WRITABLE */
-  async recordConfig(config: Config): Promise<void> {
+  async recordConfig(config: RunConfig): Promise<void> {
     await writeRunConfig(this.path, config);
   }
 

@@ -1,6 +1,7 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
 import type { OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
+import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { BrokenImage } from '../data/cache.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
@@ -57,7 +58,7 @@ export interface PlannedStep {
 }
 
 export class Run {
-  readonly config: Config;
+  readonly config: RunConfig;
   readonly student: Student;
   readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
@@ -111,22 +112,27 @@ export class Run {
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
     const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.course;
-    const { device, method, tsb, memory: { planned, used } } = this.course.distiller;
+    const { device, method, tsb, batchChoice, memory: { planned, used } } = this.course.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
     const { weights } = this.config.student;
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await markOfFile(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
-    const choice = this.config.method === 'auto' ? describeChoice(method, tsb!.size) : undefined;
-    if (choice !== undefined) await this.folder.log(choice);
+    const advice = this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
+    const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
+      ...(this.config.method === 'auto' && { choice: describeChoice(method, tsb!.size) }),
+      ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
+      ...(advice !== undefined && { advice }),
+    };
+    for (const line of Object.values(told)) await this.folder.log(line);
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
-      method, ...(choice === undefined ? {} : { choice }), ...(this.#remarks.length > 0 && { remarks: this.#remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      method, ...told, ...(this.#remarks.length > 0 && { remarks: this.#remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
   }
 

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { isAbsolute, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
+import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
@@ -25,7 +26,7 @@ import type { Phase, PhaseProgress, RunEvent } from './events.js';
 import { runFolders } from './group-folder.js';
 import { checkStillThere } from './image-list.js';
 import type { RunOptions } from './run.js';
-import { checkRunFolder, readRunConfig } from './run-folder.js';
+import { checkRunFolder, readBatchNumbers, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */
@@ -41,8 +42,8 @@ const prepareOptions = { signal: 'optional', onProgress: 'optional', resume: 'op
 
 /** A run that is ready. Dispose of it when it is over (`await using run = await prepareRun(...)` does). */
 export interface PreparedRun extends AsyncDisposable {
-  /** Resolved: paths absolute, the resolution known. */
-  config: Config;
+  /** Resolved: paths absolute; the resolution, the batch size and the learning rate known. */
+  config: RunConfig;
   device: Device;
   teacher: AnyTeacher;
   /** The student; of several the first (`distiller.students` has all). */
@@ -62,7 +63,8 @@ export interface PreparedRun extends AsyncDisposable {
 }
 
 /**
- * Builds everything a run needs from a configuration: device, teacher, text bank, student, images and evaluation.
+ * Builds everything a run needs from a configuration: device, teacher, text bank, student, images and evaluation. Where `train.batchSize` and `train.learningRate` are `auto` they follow the number of images in
+ * `data.train` ({@link BatchChoice}); in a run that goes on they stay what they were.
  * @throws LgdError for whatever is wrong with it; ABORTED
  */
 export async function prepareRun(input: ConfigInput | Config, options: PrepareOptions = {}): Promise<PreparedRun> {
@@ -97,16 +99,18 @@ export async function resumeConfig(runFolder: string, overrides: Readonly<Record
 
 type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose>;
 
-async function build(given: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
+async function build(wanted: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
+  const isResumed = resume !== undefined;
+  const given = isResumed ? await asBegun(wanted) : wanted;
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  const isResumed = resume !== undefined;
   await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed });
   const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, option, folder));
   const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
   if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
-  checkBatch(given, source);
+  const { batchSize, learningRate } = chooseBatch(given.train, source.ids.length);
+  checkBatch(batchSize, source);
   const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, (folder, option) => open(folder, option, 'folders'));
   const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await open(given.evaluate.data, 'evaluate.data', 'folders'));
 
@@ -121,7 +125,7 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   // Sharp enough for the larger of the two inputs.
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
   const cache = await chooseMode(source, given.data.cache, { resolution: side, margin: given.data.margin, ...placesOf(given) });
-  const config: Config = { ...given, data: { ...given.data, resolution, cache } };
+  const config: RunConfig = { ...given, train: { ...given.train, batchSize, learningRate }, data: { ...given.data, resolution, cache } };
 
   const kept = resume === undefined ? undefined : await keptBank(config.output, resume);
   const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') }, kept);
@@ -137,7 +141,8 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
   const student = students[0]!;
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
-  const distiller = new Distiller({ device, teacher, student: students, tsb, config, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
+  // With what was given, not what was chosen: the run says which is which.
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
   cleanup.push(() => distiller.dispose());
   throwIfAborted(signal, 'preparing the run');
 
@@ -159,6 +164,14 @@ async function build(given: Config, { signal, onProgress, resume }: PrepareOptio
     }
   }
   return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller };
+}
+
+/** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. */
+async function asBegun(config: Config): Promise<Config> {
+  const begun = await readBatchNumbers(config.output);
+  const train = { ...config.train };
+  for (const option of ['batchSize', 'learningRate'] as const) if (train[option] === 'auto') train[option] = begun[option] ?? 'auto';
+  return { ...config, train };
 }
 
 /** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
@@ -213,10 +226,10 @@ function required(value: string | undefined, option: string, mend: string): stri
 }
 
 /** Said before anything is decoded; broken images may still lower the number of images below a batch, which training then refuses. */
-function checkBatch({ train }: Config, { ids, root }: ImageSource): void {
-  if (ids.length >= train.batchSize) return;
+function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
+  if (ids.length >= batchSize) return;
   throw new LgdError('BAD_CONFIG', `a batch cannot be filled from the ${ids.length} images in ${root}.`, {
-    option: 'train.batchSize', found: train.batchSize, allowed: `a whole number to ${ids.length}`, mend: 'Take a smaller batch or more images',
+    option: 'train.batchSize', found: batchSize, allowed: `auto, or a whole number to ${ids.length}`, mend: 'Take a smaller batch (auto does) or more images',
   });
 }
 

@@ -51,9 +51,9 @@ function describe({ help, type, choices, allowed, default: value }) {
   return `${help}.${range}${standard}`.replaceAll('*/', '* /');
 }
 
-function typeOf({ type, choices }) {
+function typeOf({ type, choices, words }) {
   if (type === 'list') return 'string | readonly string[]';
   if (type === 'boolean') return 'boolean';
   if (choices !== undefined) return choices.map((choice) => `'${choice}'`).join(' | ');
-  return type === 'integer' ? 'number' : type;
+  return [...(words ?? []).map((word) => `'${word}'`), type === 'integer' ? 'number' : type].join(' | ');
 }

@@ -28,10 +28,10 @@ const all = () => ['--names', join(here, 'names.txt'), '--data', join(here, 'pho
 test('options answer, and the file is one that distill takes', async () => {
   const { code, stdout } = await lgdistill(['init', ...all()]);
   expect(code).toBe(0);
-  expect(stdout).toContain('20 images');
+  expect(stdout).toContain('20 images: batches of 16 at a learning rate of 0.3');
   expect(stdout.trimEnd().split('\n').at(-1)).toBe(`next: npx lgdistill distill --config ${join(here, 'first.json')}`);
   const config = mergeConfig(await loadConfigFile(join(here, 'first.json')), {});
-  expect(config).toMatchObject({ names: join(here, 'names.txt'), teacher: tinyClip, data: { train: join(here, 'photos') }, student: { name: 'mobilenet_v3_small' }, train: { batchSize: 16, epochs: 200 } });
+  expect(config).toMatchObject({ names: join(here, 'names.txt'), teacher: tinyClip, data: { train: join(here, 'photos') }, student: { name: 'mobilenet_v3_small' }, train: { batchSize: 'auto', learningRate: 'auto', epochs: 200 } });
   const trained = await lgdistill(['distill', '--config', join(here, 'first.json'), '--output', join(here, 'run'), '--epochs', '1', '--device', 'cpu', '--templates', 'none', '--json']);
   expect([trained.code, trained.documents().at(-1)]).toEqual([0, expect.objectContaining({ type: 'done', step: 1 })]);
 });

@@ -48,6 +48,22 @@ describe('from names and images to an exported student', () => {
     for (const words of [/^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu, /^memory: .* planned .* the largest batch that fits is about \d+/mu, /^teacher +\d/mu, /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu]) expect(text.stdout).toMatch(words);
   });
 
+  test('without a batch size and a learning rate few images choose them, which is said, kept, and gone on with', async () => {
+    const few = task.filter((_, i) => task[i] !== '--batch-size' && task[i - 1] !== '--batch-size');
+    const chosen = 'batches of 16 at a learning rate of 0.3, by auto for 24 images and 2 epochs: the published 256 would make no step';
+    const dry = await lgdistill(['distill', ...few, '--data', at('train'), '--output', at('few'), '--dry-run']);
+    expect([dry.code, dry.stdout.split('\n')[0]]).toEqual([0, chosen]);
+    const { code, stdout } = await lgdistill(['distill', ...few, '--data', at('train'), '--output', at('few'), '--no-preflight', '--max-steps', '1', '--no-report']);
+    expect(code).toBe(0);
+    expect(stdout.split('\n').slice(0, 4)).toEqual([
+      '24 images, 16 a step, steps: 1', expect.stringMatching(/^method seed, by auto/u), chosen, '2 steps are few to train a network: more --epochs give more (docs/tuning.md, Few images)',
+    ]);
+    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
+    const resumed = await lgdistill(['resume', at('few'), '--max-steps', '2', '--no-report', '--json']);
+    expect([resumed.code, resumed.documents()[0]]).toEqual([0, expect.objectContaining({ type: 'start', step: 1, effectiveBatch: 16 })]);
+    expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
+  });
+
   test('students with commas get a folder each', async () => {
     const { code, documents, stderr } = await lgdistill(['distill', ...task, '--max-steps', '1', '--student', 'mobilenet_v2,mobilenet_v3_small', '--data', at('train'), '--output', at('both'), '--no-preflight', '--json']);
     expect(code).toBe(0);

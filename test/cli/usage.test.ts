@@ -16,7 +16,7 @@ describe('wrong usage exits with 2 and says what to do', () => {
     ['an unknown option', ['distill', '--lerning-rate', '3'], "unknown option '--lerning-rate'", 'Did you mean --learning-rate?'],
     ['an option of another command', ['doctor', '--batch-size', '3'], "unknown option '--batch-size'", 'lgdistill doctor --help'],
     ['an option without a value', ['bench', '--seconds'], 'argument missing', 'lgdistill bench --help'],
-    ['a value out of range', ['distill', '--learning-rate', '0'], 'train.learningRate: ', '-> Give a number above 0'],
+    ['a value out of range', ['distill', '--learning-rate', '0'], 'train.learningRate: ', '-> Give auto, or a number above 0'],
     ['a value of another type', ['distill', '--epochs', 'ten'], 'Found: "ten"', '-> Give a whole number from 1'],
     ['a number that is none', ['bench', '--seconds', 'soon'], 'a number above 0', 'lgdistill bench --help'],
     ['a choice that is none', ['export', 'run', '--to', 'x', '--head', 'half'], 'keep, drop', 'lgdistill export --help'],
@@ -136,7 +136,7 @@ describe('a command line becomes a configuration', () => {
     const file = join(folder, 'run.json');
     writeFileSync(file, JSON.stringify({ names: ['a', 'b'], train: { epochs: 3, batchSize: 5 } }));
     const config = await read('--config', file, '--epochs', '9');
-    expect(config).toMatchObject({ names: ['a', 'b'], train: { epochs: 9, batchSize: 5, learningRate: 0.03 } });
+    expect(config).toMatchObject({ names: ['a', 'b'], train: { epochs: 9, batchSize: 5, learningRate: 'auto' } });
     expect((await read('--names', '["x","y"]')).names).toEqual(['x', 'y']);
   });
 });

@@ -65,7 +65,7 @@ export function smallConfig(data: string, output: string, more: ConfigInput = {}
     device: 'cpu', seed: 3, method: 'lgd', names: shapeNames, templates: 'none', teacher: tinyClip, ...more, output,
     data: { train: data, margin: 1, ...more.data },
     student: { name: 'mobilenet_v2', widthMultiplier: 0.35, ...more.student },
-    train: { epochs: 2, warmupEpochs: 1, batchSize: 8, ...more.train },
+    train: { epochs: 2, warmupEpochs: 1, batchSize: 8, learningRate: 0.03, ...more.train },
     checkpoint: { everyEpochs: 1, ...more.checkpoint },
     log: { everySteps: 1, ...more.log },
   };

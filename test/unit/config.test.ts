@@ -19,7 +19,7 @@ describe('parseConfig', () => {
   it('fills in every default, and parsing again changes nothing', () => {
     const config = parseConfig({});
     expect(config.loss).toEqual({ alpha: 0.5, studentTemperature: 0.2, teacherTemperature: 0.01, momentum: 0.99, queueSize: 4096 });
-    expect(config.train).toMatchObject({ batchSize: 256, learningRate: 0.03, warmupEpochs: 5, sgdMomentum: 0.9, weightDecay: 1e-4 });
+    expect(config.train).toMatchObject({ batchSize: 'auto', learningRate: 'auto', warmupEpochs: 5, sgdMomentum: 0.9, weightDecay: 1e-4 });
     expect(parseConfig(config)).toEqual(config);
     expect(parseConfig(JSON.parse(JSON.stringify(config)))).toEqual(config);
   });
@@ -126,7 +126,7 @@ describe('configOptions', () => {
 
   it('derives type, range and alias from the schema', () => {
     const find = (path: string) => configOptions().find((option) => option.path === path);
-    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'a whole number from 1', default: 256 });
+    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1', default: 'auto' });
     expect(find('names')).toMatchObject({ type: 'list', flag: '--names', alias: undefined });
     expect(find('data.train')).toMatchObject({ alias: '--data' });
     expect(find('checkpoint.everyEpochs')).toMatchObject({ alias: undefined });

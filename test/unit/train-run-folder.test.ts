@@ -3,6 +3,7 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config-batch.js';
 import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/train/run-folder.js';
 
 let root: string;
@@ -13,7 +14,8 @@ beforeEach(async () => {
 });
 afterEach(() => rm(root, { recursive: true, force: true }));
 
-const config = parseConfig({ seed: 5 });
+const numbers = { batchSize: 256, learningRate: 0.03 };
+const config = parseConfig({ seed: 5, train: numbers }) as RunConfig;
 const lines = async () => (await readFile(join(path, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean).map((line) => {
   const { time, ...rest } = JSON.parse(line) as { type: string; step: number; time: number };
   expect(Math.abs(Date.now() - time)).toBeLessThan(60_000);
@@ -70,7 +72,7 @@ describe('RunFolder', () => {
     await mkdir(join(path, 'checkpoints', 'step-00000001'), { recursive: true });
     await writeFile(join(path, 'notes.md'), 'mine');
     await writeFile(join(path, 'metrics.jsonl'), 'old');
-    const folder = await RunFolder.open(path, parseConfig({ overwrite: true }), { resume: false });
+    const folder = await RunFolder.open(path, parseConfig({ overwrite: true, train: numbers }) as RunConfig, { resume: false });
     expect((await readdir(path)).sort()).toEqual(['config.json', 'log.txt', 'metrics.jsonl', 'notes.md', 'run.lock']);
     expect(await lines()).toEqual([]);
     await folder.close();
