@@ -156,6 +156,8 @@ const schema = z.strictObject({
 /** Every option, resolved; options without a default may be absent, and `auto` stays until it is known what it is for. */
 export type Config = z.output<typeof schema>;
 export type { ConfigInput } from './config-input.js';
+/** What zod takes. `ConfigInput` is the same with words; a type test holds one to the other. */
+export type SchemaInput = z.input<typeof schema>;
 /** What the student is to agree with the teacher on; the option `method` says which is which. */
 export type Method = Config['method'];
 
