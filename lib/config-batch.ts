@@ -15,8 +15,8 @@ export const manyImages = 100_000;
 export const leastStepsAnEpoch = 16;
 export const leastSteps = 1000;
 
-/** For few images: the batch is the largest power of two in these bounds that makes `steps` steps of the run, the rate is that up to the largest of these batches; beyond it the peak stays. */
-export const few = { smallestBatch: 16, largestBatch: 64, steps: 3200, learningRate: 0.3 };
+/** For few images: the batch is the largest power of two in these bounds that makes `steps` steps of the run; the rate is one that was tried up to `largestStep` images a step, beyond which the scaled rate stays. */
+export const few = { smallestBatch: 16, largestBatch: 64, steps: 3200, learningRate: 0.3, largestStep: 128 };
 
 /** A configuration whose batch size and learning rate are numbers: that of a run. */
 export interface RunConfig extends Config {
@@ -34,7 +34,7 @@ export interface BatchNumbers {
 /**
  * Batch size and learning rate of a run, and how they came about. `auto` is the published 256 and 0.03 where there are 100,000 images, or as many as make 16 such steps an epoch and 1,000 in the run, or where
  * nobody tells how many there are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and no more than there are images), and the rate is 0.3.
- * A number that is given stays, and the other is chosen as if it were not, but that the rate for few images is less where a step has more than 64 of them: the scaled rate stays that of 64.
+ * A number that is given stays, and the other is chosen as if it were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that of 128.
  */
 export interface BatchChoice extends BatchNumbers {
   /** Those that `auto` chose. */
@@ -85,8 +85,8 @@ function powerOfTwo(most: number): number {
 
 /** @param step images an optimiser step */
 function fewRate(step: number): number {
-  const samePeak = (few.learningRate * few.largestBatch) / step;
-  return Math.max(recipe.learningRate, Math.min(few.learningRate, Number(samePeak.toPrecision(2))));
+  const samePeak = (few.learningRate * few.largestStep) / step;
+  return Math.max(recipe.learningRate, Math.min(few.learningRate, Number(samePeak.toPrecision(3))));
 }
 
 function describeChoice({ batchSize, learningRate, byAuto, images }: Omit<BatchChoice, 'words'>, train: Training, isFew: boolean): string {

@@ -71,7 +71,7 @@ const schema = z.strictObject({
       .describe(`Images a batch; auto: ${recipe.batchSize}, as published, with ${manyImages} images, or where that makes ${leastStepsAnEpoch} steps an epoch and ${leastSteps} in all; with fewer ${few.smallestBatch} to ${few.largestBatch}, the most that make ${few.steps} steps`),
     accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
     learningRate: orAuto(positive()).default('auto')
-      .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestBatch} of them`),
+      .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them`),
     warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)'),
     sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
     weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD'),

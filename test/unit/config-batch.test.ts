@@ -34,8 +34,8 @@ describe('where neither is given', () => {
   });
 
   it('batches that a step gathers count', () => {
-    expect([numbers(3000, { accumulate: 4 }), numbers(3000, { accumulate: 16 })]).toEqual([[32, 0.15], [16, 0.075]]);
-    expect(numbers(20_000, { accumulate: 16 })).toEqual([64, 0.03]);
+    expect([numbers(3000, { accumulate: 4 }), numbers(3000, { accumulate: 16 })]).toEqual([[32, 0.3], [16, 0.15]]);
+    expect(numbers(20_000, { accumulate: 16 })).toEqual([64, 0.0375]);
   });
 
   it('an unknown number of images is taken to be large, and said to be unknown', () => {
@@ -46,7 +46,7 @@ describe('where neither is given', () => {
 
 describe('where one is given, it stays, and', () => {
   it('the rate follows the images, and is less for large steps of few', () => {
-    expect([8, 32, 64, 96, 128, 256, 1024].map((batchSize) => numbers(3000, { batchSize }))).toEqual([[8, 0.3], [32, 0.3], [64, 0.3], [96, 0.2], [128, 0.15], [256, 0.075], [1024, 0.03]]);
+    expect([8, 32, 128, 192, 256, 1024, 2048].map((batchSize) => numbers(3000, { batchSize }))).toEqual([[8, 0.3], [32, 0.3], [128, 0.3], [192, 0.2], [256, 0.15], [1024, 0.0375], [2048, 0.03]]);
     expect([8, 64, 256].map((batchSize) => numbers(100_000, { batchSize })[1])).toEqual([0.03, 0.03, 0.03]);
     expect(chooseBatch(train({ batchSize: 32 }), 294)).toMatchObject({ byAuto: ['learningRate'], words: expect.stringMatching(/^a learning rate of 0.3, by auto for 294 images/u) });
   });
