@@ -53,6 +53,8 @@ function buildTypeScript() {
 }
 
 function architectures(cuda) {
+  const wrong = ['all', 'native'].includes(options.arch) ? undefined : options.arch?.split(';').find((one) => !/^(?:|\d{2,3}a?|\d{2,3}-virtual)$/u.test(one));
+  if (wrong !== undefined) fail(`--arch (or LGDISTILL_CUDA_ARCH) '${options.arch}': '${wrong}' is no architecture. Allowed: all, native, or such as 80, 90a, "80;90a", 80-virtual`);
   if (!cuda) return undefined;
   if (options.arch === 'all') return allArchitectures();
   if (options.arch === 'native') return installedArchitectures() ?? fail('--arch native: nvidia-smi tells of no compute capability here');

@@ -51,7 +51,7 @@ int resident_blocks(const void* kernel, int threads, size_t shared);
 template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int blocks = 0) { cuda::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes, blocks); }
 
 // How many blocks of a kernel a multiprocessor runs at once, `most` at most: by its registers, threads and shared memory, of which that beyond 48 KiB
-// must have been allowed. A grid of a few blocks more would take twice as long as one of so many.
+// must have been allowed. A grid of a few blocks more can take nearly twice as long as one of so many.
 template <class Kernel> int resident_blocks(Kernel* kernel, int threads, size_t shared, int most) {
   return std::clamp(cuda::resident_blocks(reinterpret_cast<const void*>(kernel), threads, shared), 1, most);
 }

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
@@ -31,5 +32,12 @@ describe('what CUDA code is built for', () => {
   test('no driver: by nothing', () => {
     vi.stubEnv('PATH', join(folder, 'nowhere'));
     expect(installedArchitectures()).toBeUndefined();
+  });
+
+  test.each(['foo', '90a-virtual', '80;sm_90'])('%s, which is no architecture, is refused before anything is built', (arch) => {
+    const args = ['--only', 'native', '--with', 'cmake', '--cuda', 'off', '--out', join(folder, 'never')];
+    const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs', ...args], { encoding: 'utf8', env: { ...process.env, LGDISTILL_CUDA_ARCH: arch } });
+    expect(stderr).toMatch(/is no architecture\. Allowed: all, native, or such as 80/u);
+    expect(status).toBe(1);
   });
 });
