@@ -10,8 +10,8 @@ afterEach(() => vi.unstubAllEnvs());
 
 describe('what CUDA code is built for', () => {
   test.each([
-    ['8.0', '80'], ['8.6', '86'], ['8.9', '89'], ['9.0', '90a'], ['10.0', '100'], ['12.0', '120'],
-    ['8.7', '86'], ['10.3', '100'], ['12.1', '120'], // the nearest below of the same generation
+    ['8.0', '80'], ['8.6', '86'], ['9.0', '90a'], ['10.0', '100'], ['12.0', '120'],
+    ['8.7', '86'], ['8.9', '86'], ['10.3', '100'], ['12.1', '120'], // the nearest below of the same generation
     ['11.0', '80'], // another generation: as PTX
   ])('a card of compute capability %s takes %s', (capability, architecture) => {
     expect(architectureOf(capability)).toBe(architecture);
