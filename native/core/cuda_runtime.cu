@@ -17,11 +17,13 @@
 
 namespace lgd::cuda {
 
+// Code is loaded with a kernel's first launch, which may find no room for it.
+static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_ERROR"; }
+
 static void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears the sticky copy of a non-fatal error
-  throw Error(status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_ERROR",
-              std::string(call) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+  throw Error(code_of(status), std::string(call) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
 }
 #define LGD_CUDA(call) check((call), #call)
 
@@ -191,7 +193,7 @@ static void check_launch(cudaError_t status, const Launch& launch) {
 #if CUDART_VERSION >= 12030
   if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
 #endif
-  throw Error("DEVICE_ERROR", detail::concat("launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
+  throw Error(code_of(status), detail::concat("launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
 }
 
 void run(const Work& work, void* stream) {

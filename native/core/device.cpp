@@ -65,7 +65,8 @@ struct Device::Impl {
     } else if ((failure = failure_of(job))) {
       // A step that a question neither opened nor interrupted is that of others, and as whole as it was.
       const bool intact = job.awaited && timeline && timeline->stand() == before;
-      if (timeline && !intact && timeline->abandon_step()) lose(failure);
+      const bool dropped = timeline && !intact && timeline->abandon_step();
+      if (dropped || !job.awaited) lose(failure);  // of a step that runs piece by piece this may be the only piece
       if (!job.awaited) {
         std::lock_guard lock(mutex);
         error = failure;

@@ -104,7 +104,7 @@ class Device {
   void ask(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done);
   // ask() and wait for it on the calling thread; rethrows.
   void run(std::string stage, const std::function<void()>& work);
-  // Device thread only: how often work that nobody waits for was skipped, or a step that was held back was dropped; and the error of the last time.
+  // Device thread only: how often work that nobody waits for failed or was skipped, or a step that was held back was dropped; and the error of the last time.
   int64_t lost() const;
   std::exception_ptr last_loss() const;
 

@@ -73,7 +73,7 @@ bool lay_tile(DepthwiseWalk& walk, const DepthwiseKernel& kernel, int slots, int
 // The walk over `rows` x `columns` steps of `count` images that costs least. size(walk): the shared memory that it needs.
 template <class Size>
 DepthwiseWalk plan_walk(const Card& card, const DepthwiseKernel& kernel, int count, int rows, int columns, int channels, Size&& size) {
-  const size_t limit = std::min(block_memory, card.shared_bytes / size_t(kernel.blocks) - 1024);
+  const size_t limit = std::min(block_memory, (card.shared_bytes / size_t(kernel.blocks) - 1024) / 128 * 128);  // which is given out by 128 bytes
   const int blocks = card.multiprocessors * kernel.blocks;
   DepthwiseWalk best{};
   double least = 0;

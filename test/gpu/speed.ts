@@ -168,13 +168,22 @@ export async function profile(report: Report): Promise<void> {
     if (resolution < 128 && student !== 'mobilenet_v2') return; // where steps are short, one network tells enough
     const name = `${student} ${resolution} px: gaps inside a step, serialized launches`;
     await report.attempt('profile', name, async () => {
-      const trace = join(folder, 'trace');
+      const trace = join(folder, `${student}-${resolution}`);
       const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off', // another child would write to the same trace
         LGDISTILL_PDL: '0' }; // a kernel that starts early and waits would count as running: no gap would show
       const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);
       if (child.status !== 0) throw new Error(`the traced process ended with ${child.status}: ${child.stderr.trim().split('\n').at(-1)}`);
-      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(await readFile(trace, 'utf8')), gapLimit);
+      const recorded = await readFile(trace, 'utf8').catch((error: NodeJS.ErrnoException) => {
+        if (error.code === 'ENOENT') return undefined;
+        throw error;
+      });
+      if (recorded === undefined) {
+        console.log(`SKIPPED ${name}: CUPTI recorded nothing${child.stderr === '' ? '' : `: ${child.stderr.trim().split('\n').at(-1)}`}`);
+        report.row({ part: 'profile', name, value: 'CUPTI recorded nothing: not measured' });
+        return;
+      }
+      const { steps, operations, length, busy, longest, overLimit, kernels } = profileSteps(readTrace(recorded), gapLimit);
       report.row({ part: 'profile', name, launches: 'serialized', student, resolution, steps, operations, length, busy, longest, overLimit, kernels: kernels.slice(0, 40) });
       report.check('profile', name, `${overLimit} over ${gapLimit} us in ${steps} steps of ${operations} operations, the longest ${longest.microseconds.toFixed(1)} us (${shorten(longest.after)} -> ${shorten(longest.before)}); busy ${((100 * busy) / length).toFixed(1)} % of ${length.toFixed(0)} us`, overLimit === 0);
       for (const kernel of kernels.slice(0, 8)) console.log(`              ${kernel.microseconds.toFixed(0).padStart(6)} us in ${kernel.count.toFixed(0).padStart(3)} launches of ${shorten(kernel.name)}`);
