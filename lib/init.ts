@@ -1,6 +1,7 @@
 /** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
+import { checkOptions } from './arguments.js';
 import { configOptions, parseConfig, type ConfigInput } from './config.js';
 import { chooseBatch } from './config-batch.js';
 import { openImages } from './data/open-images.js';
@@ -119,9 +120,10 @@ export async function initialConfig(answers: InitAnswers): Promise<InitialConfig
  * Writes a configuration file that `lgdistill distill --config` takes.
  * @throws LgdError BAD_CONFIG (the file exists and `force` is not set; options that do not fit), NOT_WRITABLE
  */
-export async function writeConfigFile(file: string, config: ConfigInput, { force = false }: { force?: boolean } = {}): Promise<void> {
+export async function writeConfigFile(file: string, config: ConfigInput, options: { force?: boolean } = {}): Promise<void> {
+  checkOptions(options, 'writeConfigFile()', { force: 'optional' });
   parseConfig(config);
-  await checkFree(file, force);
+  await checkFree(file, options.force ?? false);
   await writeFileAtomically(file, `${JSON.stringify(config, null, 2)}\n`);
 }
 

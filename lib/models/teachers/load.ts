@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { checkArgument, checkOptions, checkText, type OptionTable } from '../../arguments.js';
+import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
-import { resolveModel, resolveOptions } from '../../hub.js';
+import { resolveModel } from '../../hub.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
 import { checkWhole, type Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
-import { NativeTeacher } from './native.js';
-import { OnnxTeacher, onnxFiles, type OnnxTeacherOptions } from './onnx.js';
+import { NativeTeacher, nativeTeacherOptions } from './native.js';
+import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
@@ -22,9 +22,7 @@ export interface TeacherOptions extends OnnxTeacherOptions {
   precision?: Precision;
 }
 
-const teacherOptions = {
-  device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', output: 'optional', ...resolveOptions,
-} satisfies OptionTable<TeacherOptions>;
+const teacherOptions = { ...nativeTeacherOptions, ...onnxTeacherOptions } satisfies OptionTable<TeacherOptions>;
 
 /** Every kind of teacher; `kind` tells which. One of your own is an object with the members of {@link CustomTeacherApi} or {@link PrecomputedTeacherApi}. */
 export type AnyTeacher = NativeTeacher | OnnxTeacher | CustomTeacherApi | PrecomputedTeacherApi;
@@ -39,21 +37,22 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   checkOptions(options, 'loadTeacher()', teacherOptions);
   checkArgument('device', options.device);
   if (options.batch !== undefined) checkWhole('batch', options.batch, 65_536);
+  const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
   if (source.endsWith('.safetensors') && !isFolder) {
-    if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, options);
+    if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
     return PrecomputedTeacher.load(source);
   }
-  if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, options);
+  if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, onnx);
   const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
-  if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, options);
+  if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const files = await shardsOf(source, model, options);
-  if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, options);
+  if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, native);
   if (!(await NativeTeacher.recognises(files, model.folder))) {
     const other = await resolveModel(source, { required: [onnxFiles] }, options).catch(() => undefined);
-    if (other !== undefined) return OnnxTeacher.load(source, options);
+    if (other !== undefined) return OnnxTeacher.load(source, onnx);
   }
-  return NativeTeacher.load(model.id, model.folder, files, options);
+  return NativeTeacher.load(model.id, model.folder, files, native);
 }
 
 async function isStudent(file: string): Promise<boolean> {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readSafetensors } from '../../safetensors.js';
@@ -24,6 +25,10 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
   precision?: Precision;
   signal?: AbortSignal | undefined;
 }
+
+export const nativeTeacherOptions = {
+  device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', signal: 'optional',
+} satisfies OptionTable<NativeTeacherOptions>;
 
 /** An image tower of CLIP or SigLIP, or an earlier student, on the same device as the student. */
 export class NativeTeacher implements Teacher {
@@ -64,6 +69,7 @@ export class NativeTeacher implements Teacher {
    * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */
   static async load(id: string, folder: string, weightFiles: string | readonly string[], options: NativeTeacherOptions): Promise<NativeTeacher> {
+    checkOptions(options, 'NativeTeacher.load()', nativeTeacherOptions);
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
     const files = [weightFiles].flat();
     await using reader = await openWeights(files);
@@ -85,7 +91,9 @@ export class NativeTeacher implements Teacher {
    * A student of this package as a teacher: its own file, or one exported with its head.
    * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_OPTION
    */
-  static async loadStudent(id: string, file: string, { device, batch = 32, precision, resolution: wanted }: NativeTeacherOptions): Promise<NativeTeacher> {
+  static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
+    checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
+    const { device, batch = 32, precision, resolution: wanted } = options;
     const { info, weights } = studentContent(await readSafetensors(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
     const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });

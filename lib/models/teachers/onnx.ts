@@ -1,9 +1,9 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { checkOptions, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
-import { resolveModel } from '../../hub.js';
+import { resolveModel, resolveOptions } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
-import { decodeOnnx } from '../../onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
@@ -20,6 +20,8 @@ export interface OnnxTeacherOptions extends ResolveOptions, Partial<Preprocessin
   /** The model's output that holds the embedding [B,D]; by default image_embeds, or the only output of rank 2. */
   output?: string;
 }
+
+export const onnxTeacherOptions = { resolution: 'optional', mean: 'optional', std: 'optional', output: 'optional', ...resolveOptions } satisfies OptionTable<OnnxTeacherOptions>;
 
 /** Any image encoder in ONNX: CLIP's image towers, and others with one image input and an embedding output. Runs in float32 on the CPU. */
 export class OnnxTeacher implements Teacher {
@@ -56,6 +58,7 @@ export class OnnxTeacher implements Teacher {
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
   static async load(source: string, options: OnnxTeacherOptions = {}): Promise<OnnxTeacher> {
+    checkOptions(options, 'OnnxTeacher.load()', onnxTeacherOptions);
     const { id, file, preprocessing } = await locate(source, options);
     const session = await openOnnxSession(file);
     const { inputNames } = session;
@@ -176,6 +179,7 @@ const largestStudent = 2 ** 28; // bytes; beyond it a file is not read for its m
 async function ownPreprocessing(file: string): Promise<Preprocessing | undefined> {
   if (((await stat(file).catch(() => undefined))?.size ?? Infinity) > largestStudent) return undefined;
   try {
+    const { decodeOnnx } = await import('../../onnx-format.js');
     const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
     if (entries.get('format') !== 'lgdistill-onnx') return undefined;
     const [resolution, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);

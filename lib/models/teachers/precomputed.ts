@@ -1,4 +1,5 @@
 import { basename, extname } from 'node:path';
+import { checkOptions, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../safetensors.js';
 import { IdPlaces } from '../../data/image-id.js';
@@ -12,6 +13,8 @@ export interface PrecomputedInfo extends Partial<Preprocessing> {
   /** The encoder the embeddings come from. */
   id?: string;
 }
+
+const precomputedInfo = { id: 'optional', resolution: 'optional', mean: 'optional', std: 'optional' } satisfies OptionTable<PrecomputedInfo>;
 
 /**
  * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32, or half precision widened on reading) and, in its metadata, `ids` (a JSON array of N image ids:
@@ -62,7 +65,9 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
    * @param embeddings [N,D], row-major
    * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
    */
-  static async save(file: string, ids: readonly string[], embeddings: Float32Array, { id, resolution, mean, std }: PrecomputedInfo = {}): Promise<void> {
+  static async save(file: string, ids: readonly string[], embeddings: Float32Array, info: PrecomputedInfo = {}): Promise<void> {
+    checkOptions(info, 'PrecomputedTeacher.save()', precomputedInfo);
+    const { id, resolution, mean, std } = info;
     const size = embeddings.length / ids.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
     indexRows(ids, embeddings, file);
