@@ -1,6 +1,7 @@
 /**
  * ONNX files: the messages of onnx.proto (https://github.com/onnx/onnx, docs/IR.md) that a network of float32 tensors needs, by their public names and field numbers.
  * Fields that are not listed are kept out on writing and passed over on reading.
+ * Whoever needs it imports it then: its messages take a quarter of the time in which everything else is loaded.
  */
 import { create, createFileRegistry, fromBinary, toBinary, type DescMessage, type Message } from '@bufbuild/protobuf';
 import { FieldDescriptorProto_Label as Label, FieldDescriptorProto_Type as Type, FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';

@@ -4,7 +4,6 @@ import { LgdError } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import { studentGraph } from '../models/student.js';
 import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
-import { encodeOnnx } from '../onnx-format.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { version } from '../version.js';
@@ -44,6 +43,7 @@ export async function writeOnnx(file: string, { info, weights }: ExportSource, {
     format: 'lgdistill-onnx', version, ...studentMetadata(info), head, preprocessing: JSON.stringify(preprocessing(info)),
     ...(classifier !== undefined && { classes: JSON.stringify(classifier.bank.names), classifierBank: classifier.bank.hash, classifierTemperature: String(classifier.temperature) }),
   };
+  const { encodeOnnx } = await import('../onnx-format.js');
   await writeFileAtomically(file, encodeOnnx({
     irVersion: 7n, producerName: 'lgdistill', producerVersion: version, docString: `${info.architecture}, distilled from ${info.teacher}`, graph,
     opsetImport: [{ domain: '', version: BigInt(opset) }],

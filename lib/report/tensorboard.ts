@@ -1,23 +1,9 @@
-/**
- * Runs as TensorBoard event files. The format: TFRecords (tensorflow/core/lib/io/record_writer.h) of Event messages (tensorflow/core/util/event.proto).
- * A record is its length (uint64, little-endian), the masked CRC32C of the length, the data, and the masked CRC32C of the data.
- */
+/** Runs as TensorBoard event files. */
 import { join, resolve } from 'node:path';
-import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
-import crc32c from 'crc-32/crc32c.js';
-import { makeFolder } from '../make-folder.js';
 import { writeError } from '../errors.js';
+import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
-import { readRuns, stepFields, type RunRecord } from './read-run.js';
-
-/** TensorBoard groups tags by what stands before the slash. */
-const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'>, string>> = {
-  epoch: 'train/epoch', learningRate: 'train/learning_rate',
-  loss: 'loss/total', lossVisual: 'loss/visual', lossTextual: 'loss/textual', klVisual: 'kl/visual', klTextual: 'kl/textual',
-  entropyVisual: 'target_entropy/visual', entropyTextual: 'target_entropy/textual',
-  ownMass: 'bank/own_mass', agreement: 'bank/agreement', categoriesHit: 'bank/categories_hit', categoriesSeen: 'bank/categories_seen',
-  imagesPerSecond: 'speed/images_per_second', dataWait: 'speed/data_wait', teacherWait: 'speed/teacher_wait',
-};
+import { readRuns } from './read-run.js';
 
 export interface TensorBoardFile {
   run: string;
@@ -32,69 +18,15 @@ export interface TensorBoardFile {
  * @throws LgdError as readRuns; NOT_WRITABLE
  */
 export async function writeTensorBoard(runs: readonly string[], folder: string): Promise<TensorBoardFile[]> {
+  const { encodeEvents } = await import('./event-file.js');
   const written: TensorBoardFile[] = [];
   for (const run of await readRuns(runs)) {
     const place = join(resolve(folder), run.name);
     await makeFolder(place).catch((cause: unknown) => { throw writeError(place, cause); });
-    const { bytes, scalars } = encodeEvents(run);
-    const file = join(place, `events.out.tfevents.${Math.floor(startOf(run)).toString().padStart(10, '0')}.lgdistill`);
+    const { bytes, scalars, start } = encodeEvents(run);
+    const file = join(place, `events.out.tfevents.${Math.floor(start).toString().padStart(10, '0')}.lgdistill`);
     await writeFileAtomically(file, bytes);
     written.push({ run: run.name, file, scalars });
   }
   return written;
-}
-
-/** Seconds since 1970 of the first line that has a time; 0 where none has. */
-function startOf({ steps }: RunRecord): number {
-  const first = steps.time.find(Number.isFinite);
-  return first === undefined ? 0 : first / 1000;
-}
-
-interface Scalar {
-  tag: string;
-  value: number;
-}
-
-function encodeEvents(run: RunRecord): { bytes: Buffer; scalars: number } {
-  const start = startOf(run);
-  const records = [record(new BinaryWriter().tag(1, WireType.Bit64).double(start).tag(3, WireType.LengthDelimited).string('brain.Event:2').finish())];
-  let scalars = 0;
-  const add = (time: number, step: number, values: Scalar[]) => {
-    const told = values.filter(({ value }) => Number.isFinite(value));
-    scalars += told.length;
-    records.push(record(encodeScalars(Number.isFinite(time) ? time / 1000 : start, step, told)));
-  };
-  const { steps } = run;
-  steps.step.forEach((step, i) => add(steps.time[i]!, step, Object.entries(tags).map(([field, tag]) => ({ tag, value: steps[field as keyof typeof tags][i]! }))));
-  for (const { time, step, student, teacher } of run.evaluations) {
-    const values = [['student_top1', student.top1], ['student_top5', student.top5], ['teacher_top1', teacher?.top1], ['teacher_top5', teacher?.top5]] as const;
-    add(time, step, values.map(([name, value]) => ({ tag: `zero_shot/${name}`, value: value ?? NaN })));
-  }
-  return { bytes: Buffer.concat(records), scalars };
-}
-
-/** Event { double wall_time = 1; int64 step = 2; Summary summary = 5 }, Summary { repeated Value value = 1 }, Value { string tag = 1; float simple_value = 2 }. */
-function encodeScalars(seconds: number, step: number, values: readonly Scalar[]): Uint8Array {
-  const event = new BinaryWriter().tag(1, WireType.Bit64).double(seconds).tag(2, WireType.Varint).int64(step);
-  event.tag(5, WireType.LengthDelimited).fork();
-  for (const { tag, value } of values) {
-    event.tag(1, WireType.LengthDelimited).fork().tag(1, WireType.LengthDelimited).string(tag).tag(2, WireType.Bit32).float(value).join();
-  }
-  return event.join().finish();
-}
-
-/** One TFRecord. */
-function record(data: Uint8Array): Buffer {
-  const bytes = Buffer.alloc(16 + data.length);
-  bytes.writeBigUInt64LE(BigInt(data.length), 0);
-  bytes.writeUInt32LE(maskedCrc(bytes.subarray(0, 8)), 8);
-  bytes.set(data, 12);
-  bytes.writeUInt32LE(maskedCrc(data), 12 + data.length);
-  return bytes;
-}
-
-/** ((crc >> 15) | (crc << 17)) + 0xa282ead8, so that a checksum of data that holds checksums stays sound. */
-function maskedCrc(data: Uint8Array): number {
-  const crc = crc32c.buf(data) >>> 0;
-  return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;
 }

@@ -7,7 +7,6 @@ import { LgdError, systemErrorCode } from '../errors.js';
 import { mebibytes } from '../safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
-import { namesInTable } from './table.js';
 
 const kinds = `a .txt, .json, .csv or .tsv file, a folder of class folders, or a built-in list (${builtinIds.join(', ')})`;
 const mostText = constants.MAX_STRING_LENGTH;
@@ -31,8 +30,8 @@ export async function readNames(source: string): Promise<string[]> {
   if (found.isDirectory()) return classFolders(source);
   switch (extname(source).toLowerCase()) {
     case '.json': return fromJson(source, found.size);
-    case '.csv': return namesInTable(await readText(source, found.size), source, undefined);
-    case '.tsv': return namesInTable(await readText(source, found.size), source, '\t');
+    case '.csv':
+    case '.tsv': return fromTable(source, found.size);
     case '.txt':
     case '': return fromText(await readText(source, found.size));
     case '.safetensors': throw new LgdError('BAD_NAMES', `${source} is a file of tensors, not of names.`, {
@@ -40,6 +39,11 @@ export async function readNames(source: string): Promise<string[]> {
     });
     default: throw new LgdError('BAD_NAMES', `${source} is not a kind of file that holds names.`, { option: 'names', allowed: kinds, mend: 'Save the names as .txt, one a line' });
   }
+}
+
+async function fromTable(source: string, size: number): Promise<string[]> {
+  const { namesInTable } = await import('./table.js');
+  return namesInTable(await readText(source, size), source, source.toLowerCase().endsWith('.tsv') ? '\t' : undefined);
 }
 
 function notFound(source: string, cause: unknown): LgdError {
