@@ -52,6 +52,7 @@ function backboneOptions(tool: 'mmdet' | 'mmseg', type: string, { architecture, 
 }
 
 function detectron2Config({ architecture, mean, std }: StudentInfo, to: string): string {
+  const depth = Number(architecture.slice('resnet'.length));
   const to255 = (values: readonly number[]) => `[${values.map((value) => Number((255 * value).toFixed(4))).join(', ')}]`;
   return [
     `${yamlMark} ${version}: for cfg.merge_from_file`,
@@ -60,8 +61,8 @@ function detectron2Config({ architecture, mean, std }: StudentInfo, to: string):
     `  PIXEL_MEAN: ${to255(mean)}`,
     `  PIXEL_STD: ${to255(std)}`,
     '  RESNETS:',
-    `    DEPTH: ${architecture.slice('resnet'.length)}`,
-    '    RES2_OUT_CHANNELS: 64',
+    `    DEPTH: ${depth}`,
+    `    RES2_OUT_CHANNELS: ${depth < 50 ? 64 : 256}`,
     '    STRIDE_IN_1X1: false',
     'INPUT:',
     '  FORMAT: "RGB"',

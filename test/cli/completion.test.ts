@@ -106,7 +106,7 @@ describe.each(Object.keys(shells))('%s', (shell) => {
 });
 
 test('bash takes --option=value apart; the value is completed all the same', () => {
-  expect(shells['bash']!(['lgdistill', 'distill', '--student', '=', 'resnet'])).toEqual(['resnet18', 'resnet34']);
+  expect(shells['bash']!(['lgdistill', 'distill', '--student', '=', 'resnet'])).toEqual(['resnet18', 'resnet34', 'resnet50']);
   expect(shells['bash']!(['lgdistill', 'distill', '--method', '='])).toContain('hybrid');
 });
 

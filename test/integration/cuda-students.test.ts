@@ -25,7 +25,8 @@ const create = (name: string, device = cpu, precision: Precision = 'float32') =>
 // What float32 may differ by. ReLU6's kinks turn rounding into other gradients where a map has few pixels (see encoders.test.ts).
 // resnet34: beside PyTorch in float64 on these weights and images, one ReLU of 581,632 is on the other side of its kink on the CPU (|x| 2e-5 of its map's size; gradient 5.2e-3
 // off) and another one on the emulated GPU (1e-5; 6.0e-3 off). With that one turned in PyTorch too, 3e-5 is left of the difference.
-const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2, resnet34: 2e-2 };
+// resnet50: two such, one at the end of layer 4 (8e-3 from there on) and one in layer 3 (1.3e-2); what lies behind them is 1.3e-4 off.
+const gradientLimits: Record<string, number> = { mobilenet_v2: 5e-2, resnet34: 2e-2, resnet50: 4e-2 };
 
 // What bfloat16 may differ by from float32, twice what it was found to. The last norms see 8 values a channel here: in PyTorch 1.13 under bfloat16 autocast
 // the output of networks with random weights moves by 0.57 (mobilenet_v2), 0.42 (efficientnet_b0) and 0.057 (resnet18) too, where ours moved by 0.65, 0.24 and 0.060.

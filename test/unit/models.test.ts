@@ -40,7 +40,7 @@ describe('students', () => {
     expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
   });
 
-  it.each([['resnet18', 512], ['resnet34', 512], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
+  it.each([['resnet18', 512], ['resnet34', 512], ['resnet50', 2048], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
     '%s takes the projection head on its %i pooled features', (name, pooled) => {
       const { parameters } = studentGraph(name, { embeddingSize: 40 });
       const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));

@@ -9,7 +9,7 @@ test.each([
   ['MobileNet-V3-Small', ['mobilenet_v3_small']],
   ['mobilenetv3', ['mobilenet_v3_small', 'mobilenet_v3_large']],
   ['mobilnet_v2', ['mobilenet_v2']],
-  ['resnet50', ['resnet18', 'resnet34']],
+  ['resnet101', ['resnet18', 'resnet50']],
   ['efficientnet_b7', ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3']],
   ['vit', []],
 ])('of students, %s is near to %j', (word, near) => {

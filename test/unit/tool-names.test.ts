@@ -68,28 +68,30 @@ describe('timm', () => {
   });
 });
 
-/** ResNet of basic blocks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */
-function resnet(blocks: number[], names: { stem: [string, string]; block: (stage: number, place: number, part: 'conv1' | 'conv2' | 'shortcut') => [string, string] }): Keys {
+/** ResNet of basic blocks or of bottlenecks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */
+function resnet(blocks: number[], expansion: 1 | 4, names: { stem: [string, string]; block: (stage: number, place: number, part: 'conv1' | 'conv2' | 'conv3' | 'shortcut') => [string, string] }): Keys {
   const keys: Keys = { ...conv(names.stem[0], 64, 3, 7), ...norm(names.stem[1], 64) };
   let inputs = 64;
   blocks.forEach((count, stage) => {
     for (let place = 0; place < count; place++) {
-      const out = 64 * 2 ** stage;
-      const add = (part: 'conv1' | 'conv2' | 'shortcut', from: number, kernel: number) => {
+      const middle = 64 * 2 ** stage;
+      const out = expansion * middle;
+      const add = (part: 'conv1' | 'conv2' | 'conv3' | 'shortcut', to: number, from: number, kernel: number) => {
         const [convolution, its] = names.block(stage, place, part);
-        Object.assign(keys, conv(convolution, out, from, kernel), norm(its, out));
+        Object.assign(keys, conv(convolution, to, from, kernel), norm(its, to));
       };
-      add('conv1', inputs, 3);
-      add('conv2', out, 3);
-      if (inputs !== out) add('shortcut', inputs, 1);
+      add('conv1', middle, inputs, expansion === 1 ? 3 : 1);
+      add('conv2', middle, middle, 3);
+      if (expansion === 4) add('conv3', out, middle, 1);
+      if (inputs !== out) add('shortcut', out, inputs, 1);
       inputs = out;
     }
   });
   return keys;
 }
 
-describe.each([['resnet18', [2, 2, 2, 2]], ['resnet34', [3, 4, 6, 3]]])('%s', (name, blocks) => {
-  const plain = (prefix: string) => resnet(blocks, {
+describe.each([['resnet18', [2, 2, 2, 2], 1], ['resnet34', [3, 4, 6, 3], 1], ['resnet50', [3, 4, 6, 3], 4]] as [string, number[], 1 | 4][])('%s', (name, blocks, expansion) => {
+  const plain = (prefix: string) => resnet(blocks, expansion, {
     stem: [`${prefix}conv1`, `${prefix}bn1`],
     block: (stage, place, part) => ['conv', 'bn'].map((kind, i) => `${prefix}layer${stage + 1}.${place}.${part === 'shortcut' ? `downsample.${i}` : `${kind}${part.slice(-1)}`}`) as [string, string],
   });
@@ -97,7 +99,7 @@ describe.each([['resnet18', [2, 2, 2, 2]], ['resnet34', [3, 4, 6, 3]]])('%s', (n
     expect(exported(tool, name)).toEqual(plain(prefix));
   });
   test('in detectron2', () => {
-    expect(exported('detectron2', name)).toEqual(resnet(blocks, { stem: ['stem.conv1', 'stem.conv1.norm'], block: (stage, place, part) => [`res${stage + 2}.${place}.${part}`, `res${stage + 2}.${place}.${part}.norm`] }));
+    expect(exported('detectron2', name)).toEqual(resnet(blocks, expansion, { stem: ['stem.conv1', 'stem.conv1.norm'], block: (stage, place, part) => [`res${stage + 2}.${place}.${part}`, `res${stage + 2}.${place}.${part}.norm`] }));
   });
 });
 

@@ -3,7 +3,7 @@ import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './nam
 
 /** @throws LgdError BAD_OPTION for a student that is no ResNet */
 export function detectron2Naming(student: NamedStudent): ToolNaming {
-  if (!student.architecture.startsWith('resnet')) throw unsupported('detectron2', student, 'resnet18, resnet34', 'Export it to mmdet, timm or onnx');
+  if (!student.architecture.startsWith('resnet')) throw unsupported('detectron2', student, 'resnet18, resnet34, resnet50', 'Export it to mmdet, timm or onnx');
   return { model: 'build_resnet_backbone', modules: new Map([...ownNames(student.graph, undefined).keys()].map((name) => [name, renamed(name)])), eps: 1e-5 };
 }
 

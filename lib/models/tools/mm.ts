@@ -15,7 +15,7 @@ export function mmdetNaming(student: NamedStudent): ToolNaming {
     if (last !== Math.trunc(1280 * Math.max(1, widthMultiplier))) throw unsupported('mmdet', student, 'a width whose 1280-fold is a multiple of 8');
     return { model: 'MobileNetV2', modules: mobileModules(layers, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1', last: 'conv2' }) };
   }
-  if (!architecture.startsWith('efficientnet')) throw unsupported('mmdet', student, 'resnet18, resnet34, mobilenet_v2, efficientnet_b0 to efficientnet_b3');
+  if (!architecture.startsWith('efficientnet')) throw unsupported('mmdet', student, 'resnet18, resnet34, resnet50, mobilenet_v2, efficientnet_b0 to efficientnet_b3');
   // Stages at one resolution are one layer: the fourth with the fifth, the sixth with the seventh.
   const layerOf = [1, 2, 3, 4, 4, 5, 5];
   const places = stages.map(({ stage }, block) => stages.slice(0, block).filter((other) => layerOf[other.stage] === layerOf[stage]).length);
@@ -33,7 +33,7 @@ export function mmsegNaming(student: NamedStudent): ToolNaming {
     const inSequence = (layer: StudentLayer) => `conv.${blocks.filter(({ block }) => block === layer.block).indexOf(layer)}`;
     return { model: 'MobileNetV2', modules: mobileModules(blocks, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1' }, inSequence) };
   }
-  if (!architecture.startsWith('mobilenet_v3') || widthMultiplier !== 1) throw unsupported('mmseg', student, 'resnet18, resnet34, mobilenet_v2; mobilenet_v3_small and mobilenet_v3_large at width 1');
+  if (!architecture.startsWith('mobilenet_v3') || widthMultiplier !== 1) throw unsupported('mmseg', student, 'resnet18, resnet34, resnet50, mobilenet_v2; mobilenet_v3_small and mobilenet_v3_large at width 1');
   const last = `layer${layers.at(-2)!.block + 2}`;
   return { model: 'MobileNetV3', modules: mobileModules(layers, (block) => `layer${block + 1}`, { stem: 'layer0', last }) };
 }
