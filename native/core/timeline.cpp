@@ -17,8 +17,8 @@ constexpr int most_interrupted_in_a_row = 3;
 
 thread_local Timeline* holding_here = nullptr;
 
-bool graphs_wanted() {
-  const char* text = std::getenv("LGDISTILL_GRAPHS");
+bool is_wanted(const char* variable) {
+  const char* text = std::getenv(variable);
   return !text || std::strcmp(text, "0") != 0;
 }
 
@@ -33,7 +33,8 @@ StepGraph::~StepGraph() {
 
 Timeline::Timeline(Device& device)
     : device_(device),
-      graphs_wanted_(graphs_wanted()),
+      graphs_wanted_(is_wanted("LGDISTILL_GRAPHS")),
+      branches_wanted_(is_wanted("LGDISTILL_BRANCH")),
       compute_(cuda::create_stream(device.index)),
       branch_(cuda::create_stream(device.index)),
       upload_(cuda::create_stream(device.index)),
@@ -214,6 +215,7 @@ void Timeline::end_turn() {
 
 void Timeline::begin_branch() {
   LGD_CHECK(!on_branch(), "NATIVE_ERROR", "a branch within a branch");
+  if (!branches_wanted_) return;
   if (holding_) {
     tape_.fork();
   } else {

@@ -116,7 +116,7 @@ class Timeline {
   void upload_staged(void* device, const char* host, size_t bytes);
 
   Device& device_;
-  const bool graphs_wanted_;
+  const bool graphs_wanted_, branches_wanted_;
   void *compute_, *branch_, *upload_;
   void* stream_;                             // that work goes to now: compute_ or branch_
   void *forked_event_, *joined_event_;

@@ -46,7 +46,7 @@ afterEach(() => {
   delete process.env['LGDISTILL_EMULATION_ORDER'];
 });
 
-type Switches = Partial<Record<'LGDISTILL_GRAPHS' | 'LGDISTILL_EMULATION_ORDER', string>>;
+type Switches = Partial<Record<'LGDISTILL_GRAPHS' | 'LGDISTILL_BRANCH' | 'LGDISTILL_PDL' | 'LGDISTILL_EMULATION_ORDER', string>>;
 
 function config(more: ConfigInput, teacher: 'native' | 'precomputed' = 'native'): ConfigInput {
   const [path, bank] = teacher === 'native' ? [files.native, files.nativeBank] : [files.precomputed, files.precomputedBank];
@@ -106,6 +106,13 @@ describe('a run on the emulated GPU', () => {
     expect(b.steps).toMatchObject({ eager: 1, launched: 5, interrupted: 0, instantiated: 1 });
     expect(b.steps.nodes).toBeGreaterThan(200);
     await expectSame(a, b);
+  }, 600_000);
+
+  it('gives the same bits with the teacher before the student, where more kernels come right behind another', async () => {
+    const [beside, before] = [await run(config({}), { LGDISTILL_PDL: '1' }), await run(config({}), { LGDISTILL_PDL: '1', LGDISTILL_BRANCH: '0' })];
+    expect(before.steps.nodes).toBe(beside.steps.nodes);
+    expect(before.steps.programmatic).toBeGreaterThan(beside.steps.programmatic);
+    await expectSame(await (reference ??= run(config({}), eager)), before);
   }, 600_000);
 
   it('does so with accumulation, a queue, another resolution of the teacher, and evaluations between steps', async () => {

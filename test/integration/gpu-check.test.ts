@@ -28,6 +28,7 @@ interface Row {
   products?: string;
   launches?: string;
   carveout?: string;
+  teacher?: string;
 }
 
 async function writeProgram(path: string, text: string): Promise<void> {
@@ -88,14 +89,14 @@ describe('gpu-check on a machine with a GPU', () => {
     await writeProgram(join(bin, 'nvidia-smi'), 'echo "NVIDIA H100 80GB HBM3, 580.65.06"');
     await writeProgram(join(bin, 'python'), `[ "$1" = -c ] || echo "python $*" >>${asked}`);
     await writeProgram(join(home, 'packed', 'node'), `case $1 in *results.mjs) exec ${process.execPath} "$@";; esac
-echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL carveout=$LGDISTILL_CARVEOUT$GPU_CHECK_SUFFIX" >>${asked}
+echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL carveout=$LGDISTILL_CARVEOUT branch=$LGDISTILL_BRANCH$GPU_CHECK_SUFFIX" >>${asked}
 [ "$GPU_CHECK_PARTS" != trial ] || echo "${trial}" >"$GPU_CHECK_FEATURES"
 echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>"$GPU_CHECK_ROWS"`);
     await writeFile(join(home, 'packed', 'lgdistill.node'), '');
     await writeFile(join(home, '.gpu', 'commit'), 'abc');
     const packing = spawnSync('sh', ['-c', 'tar -C packed --owner=4711 --group=4711 -c lgdistill.node | xz >.gpu/programs.tar.xz && xz -c packed/node >.gpu/node.xz'], { cwd: home });
     expect(packing.status).toBe(0);
-    const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', LGDISTILL_CARVEOUT: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
+    const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', LGDISTILL_CARVEOUT: '', LGDISTILL_BRANCH: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
     const result = runProgram(join(home, 'scripts', 'gpu-check'), ['run'], { ...unset, PATH: `${bin}:${process.env['PATH']}`, PYTHON: join(bin, 'python'), GPU_CHECK_RESULTS: results, ...env });
     expect((await stat(join(home, '.gpu', 'run', 'lgdistill.node'))).uid).toBe(process.getuid!());
     const rows = (await readFile(join(results, 'gpu-check.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as Row);
@@ -104,27 +105,29 @@ echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>
 
   it('tries what is chosen by time first, measures the other ways, and says of each row which it was', async () => {
     const { status, asked, rows } = await pretend('ways', 'wgmma serialized right', { GPU_CHECK_PARTS: 'networks products pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
-    expect(asked[0]).toBe('trial wgmma= pdl= carveout=');
+    expect(asked[0]).toBe('trial wgmma= pdl= carveout= branch=');
     const [compiling, measuring] = asked.filter((line) => line.startsWith('python')).map((line) => line.replaceAll(/\S*\/|--compiled \S+ |--rows \S+ /gu, ''));
     expect([compiling, measuring]).toEqual(['python pytorch_steps.py --compile-only --seconds 240 --students resnet18,mobilenet_v2', 'python pytorch_steps.py --seconds 150 --students resnet18,mobilenet_v2']);
     expect(asked.slice(1).filter((line) => !line.startsWith('python'))).toEqual([
-      'networks wgmma=1 pdl=0 carveout=',
-      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=0 carveout=, mma.sync`),
-      'steps wgmma=1 pdl=1 carveout=, programmatic', // right in the trial, if no faster
-      'steps wgmma=1 pdl=0 carveout=0, carve-out by the driver',
+      'networks wgmma=1 pdl=0 carveout= branch=',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=0 carveout= branch=, mma.sync`),
+      'steps wgmma=1 pdl=1 carveout= branch=, programmatic', // right in the trial, if no faster
+      'steps wgmma=1 pdl=0 carveout=0 branch=, carve-out by the driver',
+      'steps wgmma=1 pdl=0 carveout=1 branch=0, teacher before the student',
     ]);
-    expect(rows.map(({ part, name, products, launches, carveout }) => [part, name, products, launches, carveout].join(' ')).slice(1)).toEqual([
-      'networks  wgmma serialized kernels',
-      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync serialized kernels`),
-      'steps , programmatic wgmma programmatic kernels',
-      'steps , carve-out by the driver wgmma serialized driver',
+    expect(rows.map(({ part, name, products, launches, carveout, teacher }) => [part, name, products, launches, carveout, teacher].join(' ')).slice(1)).toEqual([
+      'networks  wgmma serialized kernels beside',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync serialized kernels beside`),
+      'steps , programmatic wgmma programmatic kernels beside',
+      'steps , carve-out by the driver wgmma serialized driver beside',
+      'steps , teacher before the student wgmma serialized kernels before',
     ]);
     expect(status).toBe(0);
   });
 
   it('measures no launches that failed their trial, and no PyTorch when the time is over, which is no failure', async () => {
     const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized untried', { GPU_CHECK_PARTS: 'products pytorch', GPU_CHECK_SECONDS: '30' });
-    expect(asked.slice(1)).toEqual(['steps wgmma=0 pdl=0 carveout=0, carve-out by the driver']);
+    expect(asked.slice(1)).toEqual(['steps wgmma=0 pdl=0 carveout=0 branch=, carve-out by the driver', 'steps wgmma=0 pdl=0 carveout=1 branch=0, teacher before the student']);
     expect(output).toMatch(/SKIPPED products: [^]*SKIPPED programmatic launches: [^]*SKIPPED pytorch: the 30 s of all parts are over/u);
     expect(rows.at(-1)).toMatchObject({ part: 'pytorch', value: 'SKIPPED: the 30 s of all parts are over' });
     expect(status).toBe(0);
@@ -197,6 +200,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
       ...['whole step', 'student alone', 'teacher alone'].map((what) => `${what}, wgmma | wgmma | serialized | kernels`),
       'whole step, programmatic | mma.sync | programmatic | kernels',
       'whole step, carve-out by the driver | mma.sync | serialized | driver',
+      'whole step, teacher before the student | mma.sync | serialized | kernels',
     ]);
     expect(status).toBe(0);
   }, 600_000);

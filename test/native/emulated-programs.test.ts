@@ -98,8 +98,8 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
   });
 
   it.each([
-    ['trains every kind of student', 'resnet34|efficientnet_b[123]', {}],
-    ['trains students by products of warpgroups', 'resnet34|efficientnet|mobilenet_v3', { LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }], // tiny products fill one multiprocessor
+    ['trains every kind of student', 'resnet34|resnet50|efficientnet_b[123]', {}],
+    ['trains students by products of warpgroups', 'resnet34|resnet50|efficientnet|mobilenet_v3', { LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }], // tiny products fill one multiprocessor
   ] as const)('%s', (_, but, more) => {
     const env = { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx, ...more };
     const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', `^(?!.*(${but}))`], env);
