@@ -213,6 +213,8 @@ describe('a student is a teacher, however it was exported', () => {
     const pixels = drawnImages(64, 2);
     const found = await (teacher as Exclude<typeof teacher, { kind: 'precomputed' }>).embed(pixels, 2);
     expect(relativeError(found, await engineEmbeddings(info, weights, { pixels, count: 2 }))).toBeLessThan(1e-4);
+    await using other = await loadTeacher(to, { device, mean: [0, 0, 0], std: [1, 1, 1] });
+    expect(other).toMatchObject({ mean: [0, 0, 0], std: [1, 1, 1], resolution: 64 });
   });
 
   test('without its head it is none', async () => {

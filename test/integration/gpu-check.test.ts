@@ -211,7 +211,13 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     for (const path of [programs, vectors]) await mkdir(path, { recursive: true });
     for (const name of ['cuda_ops', 'cuda_augment', 'cuda_semantic', 'kernels']) await writeProgram(join(programs, name), 'echo FAIL conv_forward\necho 9 checks, 1 failed\nexit 1');
     const sanitizer = join(folder, 'sanitizer');
-    await writeProgram(sanitizer, 'echo ========= ERROR SUMMARY: 1 error\ncase "$*" in *memcheck*cuda_ops*) echo "========= Invalid __global__ write of size 4 bytes"; exit 99;; esac');
+    // What cuda_ops does under memcheck where a check faults: it says what it would go on with, and its status is the tool's own. Augmentation is not looked into at all.
+    await writeProgram(sanitizer, `echo ========= ERROR SUMMARY: 1 error
+case "$*" in
+  *memcheck*cuda_ops*from=7) echo went on;;
+  *memcheck*cuda_ops*) echo "========= Invalid __global__ write of size 4 bytes"; echo "LOST conv_forward; go on with from=7"; exit 99;;
+  *cuda_augment*) echo "========= Error: Device not supported"; exit 1;;
+esac`);
     await writeGolden(join(vectors, 'right.safetensors'), 1);
     await writeGolden(join(vectors, 'wrong.safetensors'), 1.02);
     const { status, output, rows } = await dryRun('broken', 'ops sanitize semantic kernels', { GPU_CHECK_PROGRAMS: programs, GPU_CHECK_SANITIZER: sanitizer, LGDISTILL_SHARED: join(folder, 'shared') });
@@ -220,6 +226,9 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     const failed = (part: string) => rows.filter((row) => row.part === part && row.good === false).map(({ name }) => name);
     expect(failed('ops')).toEqual(['cuda_ops', 'cuda_ops', 'cuda_augment', 'cuda_augment', 'cuda_semantic', 'cuda_semantic', 'cuda_streams']);
     expect(failed('sanitize').sort()).toEqual(['cuda_ops under memcheck, one check in 5', 'cuda_streams', 'cuda_streams']);
+    expect(rows.find(({ name, good }) => name === 'cuda_ops under memcheck, one check in 5' && good === false)).toMatchObject({ value: expect.stringMatching(/LOST conv_forward[^]*Invalid __global__ write/u) as string });
+    expect(output).toMatch(/SKIPPED cuda_augment under memcheck: compute-sanitizer does not support this GPU/u);
+    expect(rows.filter(({ part, value }) => part === 'sanitize' && value === 'device not supported: not run').map(({ name }) => name).sort()).toEqual(['cuda_augment under memcheck', 'cuda_augment under racecheck']);
     expect(failed('semantic')).toEqual(['golden published wrong float32', 'golden published wrong bfloat16']);
     expect(rows.some(({ name, good }) => name === 'golden published right float32' && good)).toBe(true);
   }, 600_000);

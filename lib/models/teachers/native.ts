@@ -93,13 +93,13 @@ export class NativeTeacher implements Teacher {
    */
   static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
-    const { device, batch = 32, precision, resolution: wanted } = options;
+    const { device, batch = 32, precision } = options;
     const { info, weights } = studentContent(await readSafetensors(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
     const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
     if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
     checkWeights(graph, weights);
-    return new NativeTeacher(id, device, { architecture, graph, embeddingSize, resolution: wanted ?? resolution }, weights, { mean, std }, batch, precision);
+    return new NativeTeacher(id, device, { architecture, graph, embeddingSize, resolution: options.resolution ?? resolution }, weights, { mean: options.mean ?? mean, std: options.std ?? std }, batch, precision);
   }
 
   /** Do these files hold an image tower that {@link load} knows? @throws as {@link load} */
