@@ -226,7 +226,7 @@ esac`);
     const failed = (part: string) => rows.filter((row) => row.part === part && row.good === false).map(({ name }) => name);
     expect(failed('ops')).toEqual(['cuda_ops', 'cuda_ops', 'cuda_augment', 'cuda_augment', 'cuda_semantic', 'cuda_semantic', 'cuda_streams']);
     expect(failed('sanitize').sort()).toEqual(['cuda_ops under memcheck, one check in 5', 'cuda_streams', 'cuda_streams']);
-    expect(rows.find(({ name, good }) => name === 'cuda_ops under memcheck, one check in 5' && good === false)).toMatchObject({ value: expect.stringMatching(/LOST conv_forward[^]*Invalid __global__ write/u) as string });
+    expect(rows.find(({ name, good }) => name === 'cuda_ops under memcheck, one check in 5' && good === false)).toMatchObject({ value: expect.stringMatching(/ERROR SUMMARY[^]*LOST conv_forward[^]*ERROR SUMMARY[^]*Invalid __global__ write/u) as string });
     expect(output).toMatch(/SKIPPED cuda_augment under memcheck: compute-sanitizer does not support this GPU/u);
     expect(rows.filter(({ part, value }) => part === 'sanitize' && value === 'device not supported: not run').map(({ name }) => name).sort()).toEqual(['cuda_augment under memcheck', 'cuda_augment under racecheck']);
     expect(failed('semantic')).toEqual(['golden published wrong float32', 'golden published wrong bfloat16']);
