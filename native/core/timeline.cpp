@@ -17,15 +17,15 @@ constexpr int most_interrupted_in_a_row = 3;
 
 thread_local Timeline* holding_here = nullptr;
 
-bool is_wanted(const char* variable) {
-  const char* text = std::getenv(variable);
-  return !text || std::strcmp(text, "0") != 0;
-}
-
 // Spare room, so that input that varies from step to step soon fits.
 size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 
 }  // namespace
+
+bool is_wanted(const char* variable) {
+  const char* const text = std::getenv(variable);
+  return !text || std::strcmp(text, "0") != 0;
+}
 
 StepGraph::~StepGraph() {
   if (graph) cuda::destroy_graph(graph);

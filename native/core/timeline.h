@@ -44,6 +44,8 @@ struct StepCounts {
   int64_t programmatic = 0;   // of them those that may start before the kernel that they come after ends
 };
 
+bool is_wanted(const char* variable);  // of the environment: it says anything but 0, or nothing
+
 // Steps of the same kind share one. Device thread only; free to go at any time.
 struct StepGraph {
   StepGraph() = default;
