@@ -99,8 +99,8 @@ void* allocate(size_t bytes) {
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    throw Error("OUT_OF_MEMORY", detail::concat("cannot allocate ", bytes >> 20, " MiB on the GPU: ", free_bytes >> 20, " of ",
-                                                total_bytes >> 20, " MiB are free; use a smaller batch or resolution"));
+    throw_error("OUT_OF_MEMORY", {"cannot allocate ", bytes >> 20, " MiB on the GPU: ", free_bytes >> 20, " of ",
+                                  total_bytes >> 20, " MiB are free; use a smaller batch or resolution"});
   }
   check(status, "cudaMalloc");
   return pointer;
@@ -193,7 +193,7 @@ static void check_launch(cudaError_t status, const Launch& launch) {
 #if CUDART_VERSION >= 12030
   if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
 #endif
-  throw Error(code_of(status), detail::concat("launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
+  throw_error(code_of(status), {"launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"});
 }
 
 void run(const Work& work, void* stream) {

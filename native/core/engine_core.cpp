@@ -1,6 +1,7 @@
 // engine.h: build, devices, steps, tensors.
 #include <algorithm>
 #include <mutex>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -63,11 +64,11 @@ DevicePtr open_device(const std::string& kind, int index, int threads, const Dev
   const int count = cuda::device_count(why);
   if (count == 0) throw Error("DEVICE_UNAVAILABLE", why);
   if (index < 0 || index >= count)
-    throw Error("DEVICE_UNAVAILABLE", detail::concat("there is no CUDA device ", index, "; devices 0 to ", count - 1, " are present"));
+    throw_error("DEVICE_UNAVAILABLE", {"there is no CUDA device ", index, "; devices 0 to ", count - 1, " are present"});
   const auto props = cuda::properties(index);
   if (props.major < 8)
-    throw Error("DEVICE_UNAVAILABLE", detail::concat(props.name, " has compute capability ", props.major, ".", props.minor,
-                                                     "; 8.0 (A100) or later is needed for bfloat16 matrix instructions"));
+    throw_error("DEVICE_UNAVAILABLE", {props.name, " has compute capability ", props.major, ".", props.minor,
+                                       "; 8.0 (A100) or later is needed for bfloat16 matrix instructions"});
   auto device = std::make_shared<Device>(DeviceKind::cuda, index, threads);
   device->warpgroups &= features.wgmma;  // nobody else has it yet
   device->programmatic_launches &= features.programmatic_launches;

@@ -56,7 +56,7 @@ int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
               " is forward only: it has no gradients and no momentum.");
     return int(i);
   }
-  throw Error("BAD_MODEL", detail::concat(encoder.program.graph.name, " has no parameter ", name, "."));
+  throw_error("BAD_MODEL", {encoder.program.graph.name, " has no parameter ", name, "."});
 }
 
 void require_training(const Encoder& encoder, const char* what) {

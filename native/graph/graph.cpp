@@ -80,8 +80,8 @@ std::string listed(const Table& table, Name name) {
 const OpRule& rule_of(const GraphNode& node) {
   for (const OpRule& rule : rules())
     if (node.op == rule.name) return rule;
-  throw Error("BAD_MODEL", detail::concat("node ", node.name, " has the unknown operation \"", node.op, "\". Allowed: ",
-                                          listed(rules(), [](const OpRule& rule) { return rule.name; }), "."));
+  throw_error("BAD_MODEL", {"node ", node.name, " has the unknown operation \"", node.op, "\". Allowed: ",
+                            listed(rules(), [](const OpRule& rule) { return rule.name; }), "."});
 }
 
 void read_attributes(const GraphNode& from, const OpRule& rule, Node& node) {

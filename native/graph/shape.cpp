@@ -12,7 +12,7 @@ std::string text_of(const std::vector<int64_t>& shape) {
 }
 
 std::string text_of(const ValueShape& value) {
-  return detail::concat(value.h, "x", value.w, " with ", value.c, " channels");
+  return concat({value.h, "x", value.w, " with ", value.c, " channels"});
 }
 
 // Walks the nodes once, filling Shapes; one method an operation.

@@ -47,9 +47,9 @@ const StepRecord& RecordRing::read(int slot) {
 
 void throw_faults(const char* who, const RowFaults& faults) {
   if (faults.non_finite > 0)
-    throw Error("NON_FINITE", detail::concat("row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"));
+    throw_error("NON_FINITE", {"row ", faults.non_finite - 1, " of the ", who, " embeddings has a value that is not finite"});
   if (faults.zero > 0)
-    throw Error("ZERO_EMBEDDING", detail::concat("row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"));
+    throw_error("ZERO_EMBEDDING", {"row ", faults.zero - 1, " of the ", who, " embeddings is zero; it has no direction"});
 }
 
 SemanticMetrics read_metrics(const SemanticHeadPtr& head, int slot) {

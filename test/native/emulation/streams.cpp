@@ -35,7 +35,7 @@ namespace {
 bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(clock.size()) && clock[lane] >= count; }
 
 [[noreturn]] void refuse_race(const char* name, const Use& other) {
-  throw Error("DEVICE_ERROR", detail::concat("race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"));
+  throw_error("DEVICE_ERROR", {"race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"});
 }
 
 bool was_freed(const void* address) {
