@@ -6,7 +6,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { allArchitectures, installedArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
@@ -99,12 +99,13 @@ async function compile(folder, targets, flags) {
   const all = [...new Set(targets.flatMap((target) => target.sources))];
   const [flagsFile, command] = [join(out, 'flags'), [compiler, ...common].join('\n')];
   if (!existsSync(flagsFile) || readFileSync(flagsFile, 'utf8') !== command) {
-    for (const name of readdirSync(out).filter((one) => one.endsWith('.o'))) rmSync(join(out, name));
+    for (const name of readdirSync(out).filter((one) => /\.(?:o|gch)$/u.test(one))) rmSync(join(out, name));
     writeFileSync(flagsFile, command);
   }
   const waiting = all.filter((source) => !source.endsWith('.o')).map((source) => ({ source, object: objectOf(source) })).filter(({ object }) => !isFresh(object));
+  const prefix = waiting.length > 10 ? await precompile(out, common) : [];
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
-    for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...common]);
+    for (let job; (job = waiting.shift()); ) await runAsync(compiler, ['-c', '-x', 'c++', job.source, '-o', job.object, ...prefix, ...common]);
   }));
   for (const { file, sources: parts, shared } of targets.filter((target) => target.file !== undefined)) {
     const [path, objects] = [join(out, file), parts.map(objectOf)];
@@ -114,6 +115,16 @@ async function compile(folder, targets, flags) {
   }
   unlock();
   return all.map(objectOf);
+}
+
+// Options by which files get the headers that most of them include, compiled once: which takes as long as it saves with a few files.
+async function precompile(out, flags) {
+  const [header, compiled] = ['precompiled.h', 'precompiled.h.gch'].map((name) => join(out, name));
+  if (!isFresh(compiled, `${header}.d`)) {
+    writeFileSync(header, '#include "core/precompiled.h"\n'); // for a compiler that cannot use what is beside it
+    await runAsync(compiler, ['-x', 'c++-header', header, '-o', compiled, ...flags, '-MF', `${header}.d`]);
+  }
+  return ['-include', header];
 }
 
 const addonOf = (files) => ({ file: 'lgdistill.node', sources: files, shared: true });
@@ -143,12 +154,16 @@ function isAlive(path) {
   }
 }
 
-// Newer than everything that the compiler's dependency file names?
+// Newer than everything that the compiler read for it?
+const isNewer = (object, inputs) => {
+  const made = statSync(object).mtimeMs;
+  return inputs.every((input) => existsSync(input) && statSync(input).mtimeMs < made);
+};
+
+// The same by the compiler's dependency file.
 function isFresh(object, list = object.replace(/\.o$/, '.d')) {
   if (!existsSync(object) || !existsSync(list)) return false;
-  const made = statSync(object).mtimeMs;
-  const inputs = readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean);
-  return inputs.every((input) => existsSync(join(root, input)) ? statSync(join(root, input)).mtimeMs < made : existsSync(input));
+  return isNewer(object, readFileSync(list, 'utf8').replace(/\\\n/g, ' ').split(/\s+/).slice(1).filter(Boolean).map((input) => resolve(root, input)));
 }
 
 function runAsync(command, args) {
@@ -172,12 +187,21 @@ async function buildPlain() {
 // What executes the accesses of PTX to memory, and gives out that memory.
 const accesses = ['runtime', 'ptx/memory', 'ptx/matrices', 'ptx/warpgroups'].map((name) => `test/native/emulation/${name}.cpp`);
 
+/** Whether cmake-js's object of a source is of what is there now. Ninja keeps to itself what the compiler read. */
+function freshInCmake() {
+  const folder = join(root, 'build-cmake');
+  const objectOf = (file) => join(folder, 'CMakeFiles/lgdistill.dir', `${file}.o`);
+  if (!existsSync(join(folder, 'build.ninja'))) return (file) => isFresh(objectOf(file), `${objectOf(file)}.d`);
+  const read = new Map(run('ninja', ['-C', folder, '-t', 'deps']).split('\n\n').map((entry) => entry.trim().split(/\n\s+/u)).map(([name, ...inputs]) => [resolve(folder, name.split(':')[0]), inputs.map((input) => resolve(folder, input))]));
+  return (file) => existsSync(objectOf(file)) && read.has(objectOf(file)) && isNewer(objectOf(file), read.get(objectOf(file)));
+}
+
 /** Objects of the CPU's code, one a file: cmake-js's where it compiled what is there now, by the same flags, else the plain build's. */
 async function cpuObjects(files) {
-  const made = (file) => join(root, 'build-cmake/CMakeFiles/lgdistill.dir', `${file}.o`);
-  const others = files.filter((file) => !isFresh(made(file), `${made(file)}.d`));
+  const isMade = freshInCmake();
+  const others = files.filter((file) => !isMade(file));
   const compiled = others.length === 0 ? [] : await compile(plain.folder, [{ sources: others }], plain.flags);
-  return files.map((file) => compiled[others.indexOf(file)] ?? made(file));
+  return files.map((file) => compiled[others.indexOf(file)] ?? join(root, 'build-cmake/CMakeFiles/lgdistill.dir', `${file}.o`));
 }
 
 // The CPU's code is taken from another build, but for the files that ask which build they are in. The rest is for this machine alone (-march=native): tests
