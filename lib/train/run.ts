@@ -15,7 +15,8 @@ import type { Student } from '../models/student.js';
 import type { SemanticMetrics } from '../native.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
-import { CheckpointStore, type Manifest } from './checkpoint.js';
+import { BestScore, type Metric } from './best.js';
+import { CheckpointStore } from './checkpoint.js';
 import { checkContinued, markOfFile, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
@@ -46,9 +47,6 @@ export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 
 /** Scores of an evaluation besides zero-shot. */
 type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
-/** What makes a checkpoint the best. */
-type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
-
 /** A step that was planned. */
 export interface PlannedStep {
   /** Its number, counted from 0. */
@@ -62,12 +60,11 @@ export class Run {
   readonly student: Student;
   readonly encoder: CompiledEncoder;
   readonly #monitor: LossMonitor;
-  readonly #metric: Metric;
+  readonly #score: BestScore;
   readonly #started = performance.now();
   /** Steps done and judged. */
   #step = 0;
   #evaluated = 0;
-  #best: Manifest['best'] = null;
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
@@ -83,7 +80,7 @@ export class Run {
     this.student = course.distiller.students[number]!;
     this.encoder = course.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    this.#metric = evaluate.metric === 'auto' ? (course.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric;
+    this.#score = new BestScore(evaluate.metric === 'auto' ? (course.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -236,8 +233,8 @@ export class Run {
       };
       this.#evaluated = this.#step;
       const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also.knn?.top1, linear: also.linear?.top1, online: also.online?.top1 };
-      const value = values[this.#metric];
-      const best = value !== undefined && this.#improves(value);
+      const value = values[this.#score.metric];
+      const best = value !== undefined && this.#score.improves(value, this.#step);
       const event: EvaluationEvent = {
         type: 'evaluation', step: this.#step, epoch: this.course.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
@@ -250,28 +247,14 @@ export class Run {
     }
   }
 
-  /** Takes a value in if it is better than the best so far, or if that was another measure. */
-  #improves(value: number): boolean {
-    const sign = this.#metric === 'loss' ? -1 : 1;
-    const isComparable = this.#best?.metric === this.#metric && (this.#metric !== 'loss' || this.#best.step >= this.#comparableFrom);
-    if (!Number.isFinite(value) || (isComparable && sign * value <= sign * this.#best!.value)) return false;
-    this.#best = { metric: this.#metric, value, step: this.#step };
-    return true;
-  }
-
   /** Steps after which a queue is full; 0 without one. */
   get #queueFullAfter(): number {
     const { loss, train: { batchSize, accumulate } } = this.config;
     return Math.ceil(anchorsOf(this.course.distiller.method, loss).queueSize / (batchSize * accumulate));
   }
 
-  /** The step from which on smoothed losses can be compared: they rise while a queue fills, and then are an average of few. Before, the latest is the best. */
-  get #comparableFrom(): number {
-    return this.#queueFullAfter === 0 ? 0 : this.#queueFullAfter + enoughLosses;
-  }
-
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
-    if (this.#metric === 'loss') isBest = this.#improves(this.#monitor.smoothed);
+    if (this.#score.metric === 'loss') isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const { distiller, plan, images } = this.course;
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const progress: Progress = {
@@ -283,14 +266,14 @@ export class Run {
       teacher: this.course.teacherMark,
       startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
-      best: this.#best,
+      best: this.#score.best,
       evaluated: this.#evaluated,
       teacherScore: this.#teacherScore ?? null,
     };
     await this.folder.sync();
     const folder = await this.store.write(
       { info: this.#studentInfo(), weights, momentum, bank: distiller.tsb, semantic, online, progress },
-      { best: this.#best, isBest, keep: this.config.checkpoint.keep },
+      { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
@@ -311,7 +294,7 @@ export class Run {
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
-    return { type: 'done', ...where, best: this.#best, seconds: (performance.now() - this.#started) / 1000 };
+    return { type: 'done', ...where, best: this.#score.best, seconds: (performance.now() - this.#started) / 1000 };
   }
 
   /** Which of several students an event is about. */
@@ -388,7 +371,7 @@ export class Run {
     this.#monitor.restore(progress.monitor);
     this.course.distiller.restore(checkpoint, this.number);
     this.student.load(checkpoint.weights);
-    [this.#step, this.#evaluated, this.#best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
+    [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);
@@ -398,9 +381,6 @@ export class Run {
     return progress.plan;
   }
 }
-
-/** Losses in an average that tells checkpoints apart. */
-const enoughLosses = 50;
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
