@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "core/device.h"
 #include "core/launch.h"
 #include "ops/context.h"
 

@@ -23,7 +23,7 @@ static const char* code_of(cudaError_t status) { return status == cudaErrorMemor
 static void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears the sticky copy of a non-fatal error
-  throw Error(code_of(status), std::string(call) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+  throw_error(code_of(status), {call, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"});
 }
 #define LGD_CUDA(call) check((call), #call)
 

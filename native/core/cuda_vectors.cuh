@@ -25,7 +25,7 @@ void with_act(Act act, Body&& body) {
     case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
     case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
   }
-  throw Error("BAD_MODEL", "a GELU has no backward: it works in forward-only plans.");
+  throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
 }
 
 inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20) {

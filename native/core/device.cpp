@@ -35,7 +35,10 @@ struct Job {
 bool has_wanted_warpgroups(int index) { return is_wanted("LGDISTILL_WGMMA") && cuda::has_warpgroups(index); }
 bool has_wanted_programmatic_launches(int index) { return is_wanted("LGDISTILL_PDL") && is_wanted("LGDISTILL_GRAPHS") && cuda::has_programmatic_launches(index); }
 
-struct Device::Impl {
+struct Context::Impl {
+  explicit Impl(int threads) : pool(threads) {}
+
+  ThreadPool pool;
   std::mutex mutex;
   std::condition_variable wake;
   std::deque<Job> jobs;
@@ -99,18 +102,22 @@ struct Device::Impl {
   }
 };
 
-Device::Device(DeviceKind kind_, int index_, int threads)
+Context::Context(DeviceKind kind_, int index_, Impl& impl)
     : kind(kind_),
       index(index_),
       kernels(kind_ == DeviceKind::cuda ? cuda::kernels() : cpu_kernels()),
-      pool(threads),
+      pool(impl.pool),
       warpgroups(kind_ == DeviceKind::cuda && has_wanted_warpgroups(index_)),
       programmatic_launches(kind_ == DeviceKind::cuda && has_wanted_programmatic_launches(index_)),
       card(kind_ == DeviceKind::cuda ? cuda::card(index_) : Card{}),
-      impl_(std::make_shared<Impl>()) {
-  if (kind == DeviceKind::cuda) impl_->timeline = std::make_unique<Timeline>(*this);
+      impl_(impl) {}
+
+Device::Device(DeviceKind kind_, int index_, int threads) : Device(kind_, index_, std::make_shared<Impl>(threads)) {}
+
+Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl) : Context(kind_, index_, *impl), shared_(std::move(impl)) {
+  if (kind == DeviceKind::cuda) impl_.timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
-  impl_->thread = std::thread([impl = impl_, kind = kind, index = index] {
+  impl_.thread = std::thread([impl = shared_, kind = kind, index = index] {
     std::unique_lock lock(impl->mutex);
     try {
       if (kind == DeviceKind::cuda) cuda::set_device(index);
@@ -132,19 +139,19 @@ Device::Device(DeviceKind kind_, int index_, int threads)
 
 Device::~Device() {
   {
-    std::lock_guard lock(impl_->mutex);
-    impl_->stop = true;
+    std::lock_guard lock(impl_.mutex);
+    impl_.stop = true;
   }
-  impl_->wake.notify_all();
-  if (impl_->thread.get_id() == std::this_thread::get_id()) impl_->thread.detach();
-  else impl_->thread.join();
-  release(impl_->scratch, impl_->scratch_bytes);
+  impl_.wake.notify_all();
+  if (impl_.thread.get_id() == std::this_thread::get_id()) impl_.thread.detach();
+  else impl_.thread.join();
+  release(impl_.scratch, impl_.scratch_bytes);
   if (kind == DeviceKind::cuda) make_current();
-  impl_->timeline.reset();  // waits for what uses the sums
-  sums.reset();
+  impl_.timeline.reset();  // waits for what uses the sums
+  delete sums;
 }
 
-void* Device::allocate(size_t bytes) {
+void* Context::allocate(size_t bytes) {
   if (bytes == 0) bytes = 1;
   void* pointer = nullptr;
   if (kind == DeviceKind::cuda) {
@@ -160,24 +167,24 @@ void* Device::allocate(size_t bytes) {
 #endif
     LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes / (1 << 20), " MiB of memory");
   }
-  const size_t now = impl_->allocated += bytes;
-  size_t peak = impl_->peak.load();
-  while (now > peak && !impl_->peak.compare_exchange_weak(peak, now)) {
+  const size_t now = impl_.allocated += bytes;
+  size_t peak = impl_.peak.load();
+  while (now > peak && !impl_.peak.compare_exchange_weak(peak, now)) {
   }
   return pointer;
 }
 
-void Device::release(void* pointer, size_t bytes) noexcept {
+void Context::release(void* pointer, size_t bytes) noexcept {
   if (!pointer) return;
-  impl_->allocated -= bytes == 0 ? 1 : bytes;
+  impl_.allocated -= bytes == 0 ? 1 : bytes;
   if (kind == DeviceKind::cpu) return std::free(pointer);
-  if (impl_->timeline && impl_->timeline->defer_release(pointer)) return;
+  if (impl_.timeline && impl_.timeline->defer_release(pointer)) return;
   make_current();  // its work is what the release waits for
   cuda::release(pointer);
 }
 
 // For the calling thread, as far as a device that failed lets it.
-void Device::make_current() const noexcept {
+void Context::make_current() const noexcept {
   try {
     cuda::set_device(index);
   } catch (const Error&) {
@@ -185,78 +192,78 @@ void Device::make_current() const noexcept {
   }
 }
 
-size_t Device::allocated_bytes() const { return impl_->allocated; }
-size_t Device::peak_bytes() const { return impl_->peak; }
+size_t Context::allocated_bytes() const { return impl_.allocated; }
+size_t Context::peak_bytes() const { return impl_.peak; }
 
-void Device::from_host(void* device, const void* host, size_t bytes) {
+void Context::from_host(void* device, const void* host, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) impl_->timeline->from_host(device, host, bytes);
+  if (kind == DeviceKind::cuda) impl_.timeline->from_host(device, host, bytes);
   else std::memcpy(device, host, bytes);
 }
 
-void Device::to_host(void* host, const void* device, size_t bytes) {
+void Context::to_host(void* host, const void* device, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) impl_->timeline->to_host(host, device, bytes);
+  if (kind == DeviceKind::cuda) impl_.timeline->to_host(host, device, bytes);
   else std::memcpy(host, device, bytes);
 }
 
-void Device::copy(void* to, const void* from, size_t bytes) {
+void Context::copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) impl_->timeline->copy(to, from, bytes);
+  if (kind == DeviceKind::cuda) impl_.timeline->copy(to, from, bytes);
   else std::memmove(to, from, bytes);
 }
 
-void Device::zero(void* device, size_t bytes) {
+void Context::zero(void* device, size_t bytes) {
   if (bytes == 0) return;
-  if (kind == DeviceKind::cuda) impl_->timeline->zero(device, bytes);
+  if (kind == DeviceKind::cuda) impl_.timeline->zero(device, bytes);
   else std::memset(device, 0, bytes);
 }
 
-void Device::synchronize() {
-  if (kind == DeviceKind::cuda) impl_->timeline->synchronize();
+void Context::synchronize() {
+  if (kind == DeviceKind::cuda) impl_.timeline->synchronize();
 }
 
-void Device::launch(const Launch& launch) { impl_->timeline->launch(launch); }
+void Context::launch(const Launch& launch) { impl_.timeline->launch(launch); }
 
-void* Device::scratch(size_t bytes) {
-  if (kind == DeviceKind::cuda) return impl_->timeline->scratch(bytes);
-  if (bytes > impl_->scratch_bytes) {
-    release(impl_->scratch, impl_->scratch_bytes);
-    impl_->scratch = nullptr;
-    impl_->scratch_bytes = 0;
-    impl_->scratch = allocate(bytes);
-    impl_->scratch_bytes = bytes;
+void* Context::scratch(size_t bytes) {
+  if (kind == DeviceKind::cuda) return impl_.timeline->scratch(bytes);
+  if (bytes > impl_.scratch_bytes) {
+    release(impl_.scratch, impl_.scratch_bytes);
+    impl_.scratch = nullptr;
+    impl_.scratch_bytes = 0;
+    impl_.scratch = allocate(bytes);
+    impl_.scratch_bytes = bytes;
   }
-  return impl_->scratch;
+  return impl_.scratch;
 }
 
-void* Device::stage(size_t bytes) { return impl_->timeline->stage(bytes); }
-const void* Device::send(size_t bytes) { return impl_->timeline->send(bytes); }
-void Device::record_event(void* event) { impl_->timeline->record_event(event); }
+void* Context::stage(size_t bytes) { return impl_.timeline->stage(bytes); }
+const void* Context::send(size_t bytes) { return impl_.timeline->send(bytes); }
+void Context::record_event(void* event) { impl_.timeline->record_event(event); }
 
-void Device::begin_branch() {
-  if (kind == DeviceKind::cuda) impl_->timeline->begin_branch();
+void Context::begin_branch() {
+  if (kind == DeviceKind::cuda) impl_.timeline->begin_branch();
 }
-void Device::end_branch() {
-  if (kind == DeviceKind::cuda) impl_->timeline->end_branch();
+void Context::end_branch() {
+  if (kind == DeviceKind::cuda) impl_.timeline->end_branch();
 }
-void Device::join_branch() {
-  if (kind == DeviceKind::cuda) impl_->timeline->join_branch();
+void Context::join_branch() {
+  if (kind == DeviceKind::cuda) impl_.timeline->join_branch();
 }
 void Device::begin_step(std::shared_ptr<StepGraph> graph) {
-  if (kind == DeviceKind::cuda) impl_->timeline->begin_step(std::move(graph));
+  if (kind == DeviceKind::cuda) impl_.timeline->begin_step(std::move(graph));
 }
 void Device::end_step() {
-  if (kind == DeviceKind::cuda) impl_->timeline->end_step();
+  if (kind == DeviceKind::cuda) impl_.timeline->end_step();
 }
-void Device::repeat_step(StepGraph& graph) { impl_->timeline->repeat_step(graph); }
+void Device::repeat_step(StepGraph& graph) { impl_.timeline->repeat_step(graph); }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
-  impl_->enqueue({std::move(stage), std::move(work), std::move(done), false});
+  impl_.enqueue({std::move(stage), std::move(work), std::move(done), false});
 }
 
 void Device::ask(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {
-  impl_->enqueue({std::move(stage), std::move(work), std::move(done), true});
+  impl_.enqueue({std::move(stage), std::move(work), std::move(done), true});
 }
 
 void Device::run(std::string stage, const std::function<void()>& work) {
@@ -268,8 +275,8 @@ void Device::run(std::string stage, const std::function<void()>& work) {
   finished.get_future().get();
 }
 
-int64_t Device::lost() const { return impl_->lost; }
-std::exception_ptr Device::last_loss() const { return impl_->last_loss; }
+int64_t Device::lost() const { return impl_.lost; }
+std::exception_ptr Device::last_loss() const { return impl_.last_loss; }
 
 Buffer::Buffer(std::shared_ptr<Device> device, size_t bytes) : device_(std::move(device)), bytes_(bytes) {
   data_ = device_->allocate(bytes);

@@ -110,14 +110,9 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   if (options.training) require_training(*encoder, "training forward");
   const std::vector<int64_t> expected = {plan.batch, plan.height, plan.width, 3};
   const DType type = plan.bfloat16 ? DType::bf16 : DType::f32;
-  const auto text = [](const std::vector<int64_t>& shape) {
-    std::string out;
-    for (const int64_t size : shape) out += (out.empty() ? "[" : ",") + std::to_string(size);
-    return out + "]";
-  };
   LGD_CHECK(images->device == encoder->device, "BAD_OPTION", "the images and the encoder are on different devices.");
-  LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text(images->shape), ". Allowed: ",
-            text(expected), ".");
+  LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text_of(images->shape), ". Allowed: ",
+            text_of(expected), ".");
   LGD_CHECK(images->type == type && images->stored == stored_image_channels(encoder->device->kind, plan.width), "BAD_SHAPE",
             "the images are stored in another precision than the encoder's.");
   encoder->can_backward = options.training;

@@ -1,6 +1,7 @@
 // The numbers of an encoder, in flat float32 tables: values (decayed parameters first, then norm scales and biases), gradients and
 // momentum laid out alike, and buffers (running statistics). On CUDA with bf16 a rounded shadow of the values feeds the convolutions.
 #pragma once
+#include "core/device.h"
 #include "graph/shape.h"
 
 namespace lgd {

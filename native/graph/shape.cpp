@@ -3,17 +3,19 @@
 #include "ops/layout.h"
 
 namespace lgd {
-namespace {
 
 std::string text_of(const std::vector<int64_t>& shape) {
   std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? "," : "") + std::to_string(shape[i]);
-  return text + "]";
+  for (const int64_t size : shape) {
+    if (text.size() > 1) text += ',';
+    text += std::to_string(size);
+  }
+  return text += ']';
 }
 
-std::string text_of(const ValueShape& value) {
-  return concat({value.h, "x", value.w, " with ", value.c, " channels"});
-}
+static std::string text_of(const ValueShape& value) { return concat({value.h, "x", value.w, " with ", value.c, " channels"}); }
+
+namespace {
 
 // Walks the nodes once, filling Shapes; one method an operation.
 class Inference {

@@ -1,11 +1,16 @@
 // Sizes of every value and parameter of a graph, for one batch size, resolution and storage type.
 #pragma once
+#include <string>
+#include <vector>
+
 #include "graph/graph.h"
 #include "ops/conv.h"
 #include "ops/pool.h"
 #include "ops/resize.h"
 
 namespace lgd {
+
+std::string text_of(const std::vector<int64_t>& shape);  // "[256,224,224,3]", for messages
 
 struct ValueShape {
   int h = 0, w = 0, c = 0;

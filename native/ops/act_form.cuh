@@ -28,7 +28,7 @@ inline ActForm form_of(Act act) {
     case Act::hardsigmoid: return {ActForm::ramp, 0, 0};
     case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
   }
-  throw Error("BAD_MODEL", "a GELU has no backward: it works in forward-only plans.");
+  throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
 }
 
 // Calls body(k, value, slope) -- act(u) and act'(u) -- for each u.

@@ -1,10 +1,8 @@
-// What every operation gets: the device it runs on. Operations run on the device's thread, in stream order, and throw lgd::Error.
+// What every operation gets: the device it runs on (core/context.h), and the names of activations.
 #pragma once
-#include "core/device.h"
+#include "core/context.h"
 
 namespace lgd {
-
-using Context = Device;
 
 // Activation functions, as torchvision names them. The last three are transformers': u Phi(u); its tanh form; u sigmoid(1.702 u).
 // They are forward only, alone or behind a convolution or linear layer; graph/shape.cpp refuses to train through them.

@@ -1,4 +1,4 @@
-// How many blocks a launch has where they are to fill the card (Card in core/device.h).
+// How many blocks a launch has where they are to fill the card (Card in core/context.h).
 #pragma once
 #include "core/cuda_device.cuh"
 #include "core/cuda_vectors.cuh"

@@ -34,7 +34,7 @@ GradientTarget plain(void* g) {
 struct Layer {
   Numbers y, w, dw, of_channel;  // of_channel: what LazyInput and NormGradient name, in this order
 
-  explicit Layer(Context& ctx)
+  explicit Layer(Device& ctx)
       : y(ctx, size_t(shape.rows()) * channels, DType::bf16), w(ctx, channels * channels, DType::bf16), dw(ctx, channels * channels, DType::f32), of_channel(ctx, 13 * channels, DType::f32) {}
   void reset(uint32_t seed) {
     y.clear(), w.fill_halves(seed), dw.clear();
@@ -63,7 +63,7 @@ bool same_bits(const Bits& a, const Bits& b) {
 // beside the others, and a copy and a fill stand between kernels.
 class Steps {
  public:
-  explicit Steps(Context& ctx) : ctx_(ctx), beside_(ctx), copied_(numbers()), g_{numbers(), numbers(), numbers()} {
+  explicit Steps(Device& ctx) : ctx_(ctx), beside_(ctx), copied_(numbers()), g_{numbers(), numbers(), numbers()} {
     for (int i = 0; i < 2; ++i) {
       x_.emplace_back(ctx_, values, DType::bf16);
       top_.emplace_back(ctx_, values, DType::bf16);
@@ -137,7 +137,7 @@ class Steps {
     ctx_.kernels->finish_sums(ctx_);
   }
 
-  Context& ctx_;
+  Device& ctx_;
   Layer beside_;
   Numbers copied_, g_[3];
   std::deque<Numbers> x_, top_;
@@ -145,7 +145,7 @@ class Steps {
 };
 
 // Seconds for the graph's step, when it is launched so many times in a row.
-double time_of(Context& ctx, StepGraph& graph, int repeats) {
+double time_of(Device& ctx, StepGraph& graph, int repeats) {
   using Clock = std::chrono::steady_clock;
   ctx.synchronize();
   const auto begin = Clock::now();
@@ -156,7 +156,7 @@ double time_of(Context& ctx, StepGraph& graph, int repeats) {
 
 }  // namespace
 
-double programmatic_launch_time(Context& ctx) {
+double programmatic_launch_time(Device& ctx) {
   LGD_CHECK(ctx.kind == DeviceKind::cuda && cuda::has_programmatic_launches(ctx.index), "DEVICE_UNAVAILABLE", "programmatic dependent launches need compute capability 9.0 and code for it");
   const KeptSwitch kept(ctx.programmatic_launches);
   Steps steps(ctx);

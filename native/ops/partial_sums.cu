@@ -67,8 +67,8 @@ __global__ void __launch_bounds__(threads) partial_sums_kernel(const __grid_cons
 }  // namespace
 
 PartialSums& partial_sums(Context& ctx) {
-  if (!ctx.sums) ctx.sums = std::make_shared<PartialSums>();
-  return *ctx.sums;
+  if (!ctx.sums) ctx.sums = new PartialSums;  // the device deletes it
+  return static_cast<PartialSums&>(*ctx.sums);
 }
 
 PartialSums::~PartialSums() { cuda::release(memory_); }

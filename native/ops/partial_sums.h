@@ -17,10 +17,10 @@ struct PartialSum {
 };
 
 // Of one device, and like all of it for its thread alone. Without defer() a sum is added up as soon as it is known.
-class PartialSums {
+class PartialSums : public Kept {
  public:
   PartialSums() = default;
-  ~PartialSums();
+  ~PartialSums() override;
   PartialSums(const PartialSums&) = delete;
   PartialSums& operator=(const PartialSums&) = delete;
 

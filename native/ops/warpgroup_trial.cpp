@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/device.h"
 #include "ops/kernels.h"
 #include "ops/trial_numbers.h"
 #include "ops/warpgroups.h"

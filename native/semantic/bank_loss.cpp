@@ -10,10 +10,10 @@ namespace lgd {
 #ifdef LGD_WITH_CUDA
 const SemanticKernels& cuda_semantic_kernels();  // kernels.cu
 #else
-void write_operands(Device&, int64_t, int64_t, OperandLayout, const float*, void*) { throw Error("DEVICE_UNAVAILABLE", "this build has no CUDA kernels"); }
+void write_operands(Context&, int64_t, int64_t, OperandLayout, const float*, void*) { throw_error("DEVICE_UNAVAILABLE", {"this build has no CUDA kernels"}); }
 #endif
 
-const SemanticKernels& semantic_kernels(const Device& device) {
+const SemanticKernels& semantic_kernels(const Context& device) {
   static const SemanticKernels cpu = {
 #define LGD_ENTRY(name) &name##_cpu,
       LGD_SEMANTIC_OPERATIONS(LGD_ENTRY)
@@ -88,11 +88,11 @@ GradientRange::GradientRange(const BankLossShape& shape, float textual_weight, f
   end = shape.visual_part && visual_weight != 0 ? shape.anchors() : shape.textual;
 }
 
-void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void run_bank_loss(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   semantic_kernels(device).bank_loss(device, shape, settings, arrays);
 }
 
-void bank_loss_cpu(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   LGD_CHECK(settings.products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
   const int64_t batch = shape.batch, dimension = shape.dimension, total = shape.anchors();
   const int64_t stride = score_stride(total);

@@ -94,14 +94,14 @@ struct Block {
 
 // What a way to form the loss keeps besides BatchMemory, laid out twice: for its size, then in the scratch memory.
 template <class Run>
-void with_scratch(Device& device, const Run& run) {
+void with_scratch(Context& device, const Run& run) {
   Carver sizes(nullptr);
   run(sizes, false);
   Carver carver(device.scratch(sizes.used()));
   run(carver, true);
 }
 
-void run_f32(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   const int64_t dimension = shape.dimension, stride = score_stride(shape.anchors());
   const int64_t most = std::clamp<int64_t>(loss_score_budget(score_budget_bytes) / (2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.batch);
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
@@ -131,7 +131,7 @@ SumProduct sum_product(const ScoreProduct& scores, int64_t dimension, int64_t be
   return {scores.batch, dimension, columns, scores.layout, weights, weight_stride, scores.anchors + begin * scores.layout.stride(), parts, add, sums};
 }
 
-void run_stored(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout) {
+void run_stored(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout) {
   const int64_t stride = score_stride(shape.anchors());
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
   const int64_t weight_stride = round_up(range.size(), 8), parts = range.size() == 0 ? 0 : sum_parts(device, shape.batch, shape.dimension, range.size());
@@ -153,7 +153,7 @@ void run_stored(Device& device, const BankLossShape& shape, const BankLossSettin
   });
 }
 
-void run_streamed(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout, int64_t budget) {
+void run_streamed(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays, OperandLayout layout, int64_t budget) {
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
   // Columns of both parts in chunks of equal width that fit the budget.
   const int64_t longest = std::max(shape.textual, shape.anchors() - shape.textual);
@@ -184,7 +184,7 @@ void run_streamed(Device& device, const BankLossShape& shape, const BankLossSett
 
 }  // namespace
 
-void bank_loss_cuda(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+void bank_loss_cuda(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   if (settings.products == Products::f32) return run_f32(device, shape, settings, arrays);
   const OperandLayout layout = operand_layout(shape.dimension, settings.student_temperature, settings.teacher_temperature);
   const int64_t budget = loss_score_budget(f16_score_bytes);

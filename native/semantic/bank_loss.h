@@ -17,7 +17,7 @@
 // Accuracy: scores and sums in float32 or better. A softmax is kept as 1 + (rest), with the row's peak taken out of the sum, so that
 // log(1 + rest) and q - p keep their digits when both are nearly one-hot (t_T = 0.01 makes that the rule).
 #pragma once
-#include "core/device.h"
+#include "core/context.h"
 #include "core/philox.h"  // LGD_HOST_DEVICE
 
 namespace lgd {
@@ -89,10 +89,10 @@ struct BankLossArrays {
 
 // The whole loss. A row that is zero or not finite counts as a zero embedding with a zero gradient and is named in the record.
 // Enqueues and returns; takes the device's scratch memory.
-void run_bank_loss(Device& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays);
+void run_bank_loss(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays);
 
 // operands <- the rows [N,D] as float16. CUDA only.
-void write_operands(Device& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands);
+void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands);
 
 // The anchors that the gradient needs: a part without weight is left out, as its scores do not become weights.
 struct GradientRange {
@@ -104,21 +104,21 @@ struct GradientRange {
 // ---- the operations it is made of -------------------------------------------------------------------------------------------
 // On the CPU one function each; the CUDA loss has its own in loss_kernels.cuh.
 
-void bank_loss_cpu(Device&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
-void bank_loss_cuda(Device&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
+void bank_loss_cpu(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
+void bank_loss_cuda(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
 
 // unit[i] = x[i] / |x[i]|, norm[i] = |x[i]| (sums in double). A zero row: unit 0, norm 0; a row that is not finite: unit 0, norm NaN.
 // unit may be x.
-void normalise_rows_cpu(Device&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
-void normalise_rows_cuda(Device&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
+void normalise_rows_cpu(Context&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
+void normalise_rows_cuda(Context&, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm);
 
 // faults <- the first zero and the first non-finite row by their norms.
-void find_faults_cpu(Device&, int64_t rows, const float* norm, RowFaults* faults);
-void find_faults_cuda(Device&, int64_t rows, const float* norm, RowFaults* faults);
+void find_faults_cpu(Context&, int64_t rows, const float* norm, RowFaults* faults);
+void find_faults_cuda(Context&, int64_t rows, const float* norm, RowFaults* faults);
 
 // scores[m,n] = rows[m] . anchors[n];  rows [M,D], anchors [N,D], scores with `stride` floats a row (a multiple of 4, at least N).
-void similarities_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
-void similarities_cuda(Device&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
+void similarities_cpu(Context&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
+void similarities_cuda(Context&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
 
 // One block of images: their scores become the gradient's weights, in place.
 struct SoftmaxBlock {
@@ -134,17 +134,17 @@ struct RowStats {
 };
 // student, teacher: scores [rows, stride]; student_unit, teacher_unit [rows, D]. Writes weight * (q - p) over the student's scores, the own
 // entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
-void bank_softmax_cpu(Device&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
+void bank_softmax_cpu(Context&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
                       float* own_weight, RowStats* stats);
 
 // sums[m] (add: +)= sum over n of weights[m,n] anchors[n];  weights [M, stride], sums [M,D].
-void anchor_sums_cpu(Device&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums);
+void anchor_sums_cpu(Context&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums);
 
 // d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
-void finish_gradient_cpu(Device&, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
+void finish_gradient_cpu(Context&, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
                          const float* teacher_unit, const float* norm, float* d_student);
 
 // record <- means of stats [B] and the faults by the norms [2,B] (student, then teacher).
-void reduce_loss_cpu(Device&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record);
+void reduce_loss_cpu(Context&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record);
 
 }  // namespace lgd

@@ -86,7 +86,7 @@ PartResult softmax_part(int64_t n, float* s, float* t, OwnEntry own, const Softm
 
 }  // namespace
 
-void normalise_rows_cpu(Device& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
+void normalise_rows_cpu(Context& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
   device.pool.for_range(rows, row_grain(dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* row = x + i * dimension;
@@ -98,13 +98,13 @@ void normalise_rows_cpu(Device& device, int64_t rows, int64_t dimension, const f
   });
 }
 
-void find_faults_cpu(Device&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
+void find_faults_cpu(Context&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
 
-void similarities_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
+void similarities_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
   multiply_cpu(device.pool, {m, n, dimension}, rows, dimension, anchors, dimension, true, scores, stride);
 }
 
-void bank_softmax_cpu(Device& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
+void bank_softmax_cpu(Context& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
                       float* own_weight, RowStats* stats) {
   device.pool.for_range(block.rows, row_grain(block.total), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -130,11 +130,11 @@ void bank_softmax_cpu(Device& device, const SoftmaxBlock& block, const float* st
   });
 }
 
-void anchor_sums_cpu(Device& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums) {
+void anchor_sums_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums) {
   multiply_cpu(device.pool, {m, dimension, n}, weights, stride, anchors, dimension, false, sums, dimension, add);
 }
 
-void finish_gradient_cpu(Device& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
+void finish_gradient_cpu(Context& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
                          const float* teacher_unit, const float* norm, float* d_student) {
   device.pool.for_range(m, row_grain(dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -146,7 +146,7 @@ void finish_gradient_cpu(Device& device, int64_t m, int64_t dimension, const flo
   });
 }
 
-void reduce_loss_cpu(Device&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record) {
+void reduce_loss_cpu(Context&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record) {
   LossRecord sum = {};
   for (int64_t i = 0; i < batch; ++i) {
     sum.loss_visual += stats[i].loss_visual;

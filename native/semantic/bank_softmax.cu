@@ -140,11 +140,11 @@ __global__ void __launch_bounds__(reduce_threads, sizeof(Weight) == 2 ? 4 : 3) b
 
 }  // namespace
 
-void softmax_in_place(Device& device, const Softmax& softmax, float* student, const float* teacher, int64_t stride) {
+void softmax_in_place(Context& device, const Softmax& softmax, float* student, const float* teacher, int64_t stride) {
   LGD_LAUNCH(device, bank_softmax_kernel<float>, unsigned(softmax.batch), reduce_threads, 0, softmax, student, teacher, stride, 0, softmax.total, student, stride);
 }
 
-void softmax_to_f16(Device& device, const Softmax& softmax, const float* student, const float* teacher, int64_t stride, int64_t begin, int64_t end,
+void softmax_to_f16(Context& device, const Softmax& softmax, const float* student, const float* teacher, int64_t stride, int64_t begin, int64_t end,
                     f16* weights, int64_t weight_stride) {
   LGD_LAUNCH(device, bank_softmax_kernel<f16>, unsigned(softmax.batch), reduce_threads, 0, softmax, student, teacher, stride, begin, end, weights,
              weight_stride);

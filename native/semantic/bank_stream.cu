@@ -69,10 +69,10 @@ struct Shares {
 int tiles_of(int64_t count, int tile) { return int((count + tile - 1) / tile); }
 
 // Both kernels have the same threads, registers and shared memory.
-int blocks_at_once(const Device& device);
+int blocks_at_once(const Context& device);
 
 // As many blocks as run at once, shared by the parts by their size: on a card, the order of sums depends on the shape only.
-Shares shares_of(const Device& device, const ScoreProduct& product, const Softmax& softmax) {
+Shares shares_of(const Context& device, const ScoreProduct& product, const Softmax& softmax) {
   const int64_t counts[2] = {softmax.textual, softmax.total - softmax.textual}, begins[2] = {0, softmax.textual};
   const int blocks = std::max(1, blocks_at_once(device) / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
   Shares shares;
@@ -241,7 +241,7 @@ __device__ __forceinline__ uint32_t pair_of(float low, float high) {
 
 // How many tiles of columns a block takes, one after another, so that copies of the next hide behind the exponentials of the last: the number with
 // which the grid ends first, in waves of blocks that run at once, where a block waits half a tile's time for its first copies. No sum depends on it.
-int tiles_a_block(const Device& device, int64_t image_tiles, int tiles) {
+int tiles_a_block(const Context& device, int64_t image_tiles, int tiles) {
   const int64_t at_once = blocks_at_once(device);
   int64_t least = 0;
   int best = 0;
@@ -288,14 +288,14 @@ __global__ void __launch_bounds__(T::threads, T::resident)
   });
 }
 
-int blocks_at_once(const Device& device) {
+int blocks_at_once(const Context& device) {
   allow_shared_memory(&stream_sums_kernel, stage_bytes<T>());
   return device.card.multiprocessors * resident_blocks(&stream_sums_kernel, T::threads, stage_bytes<T>(), T::resident);
 }
 
 }  // namespace
 
-StreamMemory stream_memory(const Device& device, Carver& carver, const ScoreProduct& product, const Softmax& softmax) {
+StreamMemory stream_memory(const Context& device, Carver& carver, const ScoreProduct& product, const Softmax& softmax) {
   const Shares shares = shares_of(device, product, softmax);
   StreamMemory memory;
   memory.partial = carver.take<Sums>((shares.part[0].splits + shares.part[1].splits) * product.batch);
@@ -303,14 +303,14 @@ StreamMemory stream_memory(const Device& device, Carver& carver, const ScoreProd
   return memory;
 }
 
-void stream_softmax(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
+void stream_softmax(Context& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
   const Shares shares = shares_of(device, product, softmax);
   const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(shares.part[0].splits + shares.part[1].splits));
   if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, stage_bytes<T>(), feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
   LGD_LAUNCH(device, merge_kernel, blocks_for(product.batch, reduce_warps), reduce_threads, 0, softmax, shares, memory.partial, memory.factors);
 }
 
-void stream_weights(Device& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory, int64_t begin, int64_t count,
+void stream_weights(Context& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory, int64_t begin, int64_t count,
                     f16* weights, int64_t weight_stride) {
   const ScoreFeed feed = feed_of(product, begin, count);
   const float4* factors = memory.factors + (begin >= softmax.textual ? product.batch : 0);

@@ -23,12 +23,12 @@ struct UpdateMemory {
 
 }  // namespace
 
-void run_bank_update(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+void run_bank_update(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
                      const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record) {
   semantic_kernels(device).bank_update(device, dimension, categories, momentum, batches, targets, known, assignment, record);
 }
 
-void bank_update_cpu(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
                      const BankTargets& targets, const KnownTeachers&, int32_t* assignment, UpdateRecord* record) {
   AggregateShape shape = {0, dimension, categories, momentum};
   for (const TeacherBatch& batch : batches) shape.rows += batch.rows;

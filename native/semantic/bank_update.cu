@@ -223,7 +223,7 @@ struct UpdateMemory {
 
 }  // namespace
 
-void bank_update_cuda(Device& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
+void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
                       const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record) {
   int64_t rows = 0;
   for (const TeacherBatch& batch : batches) rows += batch.rows;

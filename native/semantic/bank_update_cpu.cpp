@@ -6,7 +6,7 @@
 
 namespace lgd {
 
-void nearest_anchor_cpu(Device& device, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest) {
+void nearest_anchor_cpu(Context& device, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest) {
   device.pool.for_range(m, ceil_div(16384, n), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* row = scores + i * stride;
@@ -33,7 +33,7 @@ void move_anchor(const AggregateShape& shape, const float* unit, const int32_t* 
 
 }  // namespace
 
-void aggregate_cpu(Device& device, const AggregateShape& shape, const float* unit, const int32_t* assignment, int32_t* links, float* visual,
+void aggregate_cpu(Context& device, const AggregateShape& shape, const float* unit, const int32_t* assignment, int32_t* links, float* visual,
                    uint8_t* seen, UpdateRecord* record) {
   if (record->teacher.none()) {
     int32_t* first = links;  // the images that are the first of their category, in their order
@@ -57,7 +57,7 @@ void aggregate_cpu(Device& device, const AggregateShape& shape, const float* uni
   record->categories_seen = double(std::count(seen, seen + shape.categories, uint8_t(1)));
 }
 
-void enqueue_cpu(Device&, int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue, const RowFaults* faults) {
+void enqueue_cpu(Context&, int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue, const RowFaults* faults) {
   if (!faults->none()) return;
   for (int64_t i = std::max<int64_t>(0, rows - size); i < rows; ++i)
     std::copy_n(unit + i * dimension, dimension, queue + (position + i) % size * dimension);

@@ -22,7 +22,7 @@ void check_labels(const std::vector<int32_t>& labels, int64_t classes, int32_t l
 }
 
 // Host integers where the device's kernels can read them, until the end of the step.
-const int32_t* on_device(Device& device, const std::vector<int32_t>& values) {
+const int32_t* on_device(Context& device, const std::vector<int32_t>& values) {
   if (device.kind == DeviceKind::cpu) return values.data();
   const size_t bytes = values.size() * sizeof(int32_t);
   std::memcpy(device.stage(bytes), values.data(), bytes);
@@ -42,7 +42,7 @@ struct ClassifierMemory {
   }
 };
 
-void run_classifier(Device& device, const ClassifierArguments& arguments) {
+void run_classifier(Context& device, const ClassifierArguments& arguments) {
   const SemanticKernels& op = semantic_kernels(device);
   const int64_t dimension = arguments.features->shape[1], outputs = arguments.weights->shape[0], total = int64_t(arguments.labels.size());
   const int64_t classes = outputs / arguments.heads, stride = score_stride(outputs);
@@ -134,7 +134,7 @@ void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const Te
   LGD_CHECK(!results || is_matrix(results, batch, 3), "BAD_SHAPE", "results: expected [", batch, ",3]");
   for (const TensorPtr& tensor : {d_logits, results}) LGD_CHECK(!tensor || tensor->device == logits->device, "BAD_OPTION", "the tensors belong to different devices");
   logits->device->submit("softmax.loss", [=, labels = std::move(labels)] {
-    Device& device = *logits->device;
+    Context& device = *logits->device;
     SoftmaxRows rows;
     rows.rows = batch;
     rows.classes = classes;
@@ -157,7 +157,7 @@ void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorP
   LGD_CHECK(value->device == gradient->device && value->device == velocity->device, "BAD_OPTION", "the tensors belong to different devices");
   value->device->submit("tensor.sgd", [=] {
     const SgdStep step = {options.learning_rate, options.momentum, options.weight_decay, options.gradient_scale};
-    Device& device = *value->device;
+    Context& device = *value->device;
     device.kernels->sgd(device, end - begin, step, gradient->f32() + begin, velocity->f32() + begin, value->f32() + begin, nullptr);
   });
 }

@@ -64,15 +64,15 @@ products::Operand operand(const float* data, int64_t stride) { return {data, str
 
 }  // namespace
 
-void softmax_rows_cuda(Device& device, const SoftmaxRows& work) {
+void softmax_rows_cuda(Context& device, const SoftmaxRows& work) {
   LGD_LAUNCH(device, softmax_rows_kernel, dim3(unsigned(work.rows), unsigned(work.heads), 1), reduce_threads, 0, work);
 }
 
-void gather_rows_cuda(Device& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
+void gather_rows_cuda(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
   LGD_LAUNCH(device, gather_rows_kernel, unsigned(count), reduce_threads, 0, dimension, from, rows, to);
 }
 
-void weighted_sums_cuda(Device& device, const WeightedSums& work) {
+void weighted_sums_cuda(Context& device, const WeightedSums& work) {
   float* out = work.add ? work.product : work.sums;
   const int64_t whole = (work.n + 15) / 16 * 16, values = work.m * work.dimension;
   const products::Problem problem = {operand(work.weights, work.stride), operand(work.x, work.dimension), work.m, work.dimension, work.n, whole, out, work.dimension, 0};

@@ -21,12 +21,12 @@ struct SoftmaxRows {
   int64_t row_step = 0, class_step = 0;
   float* results = nullptr;           // [rows, H, 3]: loss; the class with the largest logit; how many classes come before the right one. May be null
 };
-void softmax_rows_cpu(Device&, const SoftmaxRows&);
-void softmax_rows_cuda(Device&, const SoftmaxRows&);
+void softmax_rows_cpu(Context&, const SoftmaxRows&);
+void softmax_rows_cuda(Context&, const SoftmaxRows&);
 
 // to[i] = from[rows[i]], rows of D values.
-void gather_rows_cpu(Device&, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to);
-void gather_rows_cuda(Device&, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to);
+void gather_rows_cpu(Context&, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to);
+void gather_rows_cuda(Context&, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to);
 
 // sums[m,D] (add: +)= sum over n of weights[m,n] x[n,D], and totals[m] (add: +)= sum over n of weights[m,n];  weights [m, stride].
 struct WeightedSums {
@@ -38,7 +38,7 @@ struct WeightedSums {
   float *sums = nullptr, *totals = nullptr;
   float* product = nullptr;           // [m,D] working memory
 };
-void weighted_sums_cpu(Device&, const WeightedSums&);
-void weighted_sums_cuda(Device&, const WeightedSums&);
+void weighted_sums_cpu(Context&, const WeightedSums&);
+void weighted_sums_cuda(Context&, const WeightedSums&);
 
 }  // namespace lgd

@@ -38,20 +38,20 @@ void softmax_row(const SoftmaxRows& work, int64_t row, int64_t head) {
 
 }  // namespace
 
-void softmax_rows_cpu(Device& device, const SoftmaxRows& work) {
+void softmax_rows_cpu(Context& device, const SoftmaxRows& work) {
   device.pool.for_range(work.rows, ceil_div(2048, work.classes * work.heads), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t head = 0; head < work.heads; ++head) softmax_row(work, row, head);
   });
 }
 
-void gather_rows_cpu(Device& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
+void gather_rows_cpu(Context& device, int64_t count, int64_t dimension, const float* from, const int32_t* rows, float* to) {
   device.pool.for_range(count, ceil_div(65536, dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) std::copy_n(from + int64_t(rows[i]) * dimension, dimension, to + i * dimension);
   });
 }
 
-void weighted_sums_cpu(Device& device, const WeightedSums& work) {
+void weighted_sums_cpu(Context& device, const WeightedSums& work) {
   multiply_cpu(device.pool, {work.m, work.dimension, work.n}, work.weights, work.stride, work.x, work.dimension, false, work.sums, work.dimension, work.add);
   for (int64_t i = 0; i < work.m; ++i) {
     double total = work.add ? work.totals[i] : 0;

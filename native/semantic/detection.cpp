@@ -10,7 +10,7 @@ namespace lgd {
 namespace {
 
 // Labels and boxes where the device's kernels can read them, until the end of the step: one transfer.
-const void* on_device(Device& device, const std::vector<int32_t>& labels, const std::vector<float>& boxes, std::vector<char>& host) {
+const void* on_device(Context& device, const std::vector<int32_t>& labels, const std::vector<float>& boxes, std::vector<char>& host) {
   const size_t label_bytes = labels.size() * sizeof(int32_t), bytes = label_bytes + boxes.size() * sizeof(float);
   if (device.kind == DeviceKind::cpu) host.resize(bytes);
   char* to = device.kind == DeviceKind::cpu ? host.data() : static_cast<char*>(device.stage(bytes));

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(warps * 32) detection_loss_kernel(const __grid
 
 }  // namespace
 
-void detection_loss_cuda(Device& device, const DetectionLoss& work) {
+void detection_loss_cuda(Context& device, const DetectionLoss& work) {
   LGD_LAUNCH(device, detection_loss_kernel, unsigned((work.locations + warps - 1) / warps), warps * 32, 0, work);
 }
 

@@ -14,7 +14,7 @@
 #pragma once
 #include <cmath>
 
-#include "core/device.h"
+#include "core/context.h"
 #include "core/philox.h"  // LGD_HOST_DEVICE
 
 namespace lgd {
@@ -38,8 +38,8 @@ struct DetectionLoss {
   float* d_output = nullptr;         // like output; may be null
   float* results = nullptr;          // [locations, 3]: focal loss, c (1 - GIoU), cross entropy of the centre-ness
 };
-void detection_loss_cpu(Device&, const DetectionLoss&);
-void detection_loss_cuda(Device&, const DetectionLoss&);
+void detection_loss_cpu(Context&, const DetectionLoss&);
+void detection_loss_cuda(Context&, const DetectionLoss&);
 
 // ---- one location, the same source for the host and the device -------------------------------------------------------------------
 struct LossAndSlope { float loss, slope; };

@@ -5,7 +5,7 @@
 
 namespace lgd {
 
-void detection_loss_cpu(Device& device, const DetectionLoss& work) {
+void detection_loss_cpu(Context& device, const DetectionLoss& work) {
   device.pool.for_range(work.locations, ceil_div(4096, work.classes), [&](int64_t begin, int64_t end) {
     for (int64_t location = begin; location < end; ++location) {
       const DetectionLevel& level = work.level[level_of(work, location)];

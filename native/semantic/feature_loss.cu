@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(reduce_threads) feature_mean_kernel(const __gr
 
 }  // namespace
 
-void feature_loss_cuda(Device& device, const FeatureLoss& loss) {
+void feature_loss_cuda(Context& device, const FeatureLoss& loss) {
   LGD_LAUNCH(device, feature_rows_kernel, unsigned(loss.batch), reduce_threads, 0, loss);
   LGD_LAUNCH(device, feature_mean_kernel, 1, reduce_threads, 0, loss);
 }

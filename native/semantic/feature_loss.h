@@ -15,7 +15,7 @@ struct FeatureLoss {
   float *norms, *cosine;             // working memory: [2,B] and [B]
   LossRecord* record;                // <- loss_feature and the faults; the rest stays
 };
-void feature_loss_cpu(Device&, const FeatureLoss&);
-void feature_loss_cuda(Device&, const FeatureLoss&);
+void feature_loss_cpu(Context&, const FeatureLoss&);
+void feature_loss_cuda(Context&, const FeatureLoss&);
 
 }  // namespace lgd

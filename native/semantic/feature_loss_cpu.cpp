@@ -6,7 +6,7 @@
 
 namespace lgd {
 
-void feature_loss_cpu(Device& device, const FeatureLoss& loss) {
+void feature_loss_cpu(Context& device, const FeatureLoss& loss) {
   const int64_t batch = loss.batch, dimension = loss.dimension;
   device.pool.for_range(batch, ceil_div(16384, dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

@@ -29,7 +29,7 @@ struct SemanticKernels {
 #undef LGD_FIELD
 };
 
-const SemanticKernels& semantic_kernels(const Device& device);
+const SemanticKernels& semantic_kernels(const Context& device);
 
 // Scores are formed for as many rows at a time as fit this.
 constexpr int64_t score_budget_bytes = int64_t(256) << 20;

@@ -16,15 +16,15 @@ struct Pairs {
   float* own_score;                // [B]: student . teacher, both of length 1
 };
 // Unit rows as operands, [2 B, ..]: students, then teachers.
-void normalise_pairs(Device&, const Pairs&, float* rows);
-void normalise_pairs(Device&, const Pairs&, OperandLayout, f16* rows);
+void normalise_pairs(Context&, const Pairs&, float* rows);
+void normalise_pairs(Context&, const Pairs&, OperandLayout, f16* rows);
 
 struct ScoreProduct {
   int64_t batch, anchor_count;
   OperandLayout layout;
   const f16 *rows, *anchors;
 };
-void form_scores(Device&, const ScoreProduct&, float* scores, int64_t stride);
+void form_scores(Context&, const ScoreProduct&, float* scores, int64_t stride);
 
 // Everything the softmaxes need besides scores, and what they leave.
 struct Softmax {
@@ -40,8 +40,8 @@ struct Softmax {
 };
 // Weights of the gradient from stored scores [.., stride]: over the student's scores, or those of columns [begin, end) as float16 to
 // `weights`, filled with zeros up to a multiple of 8.
-void softmax_in_place(Device&, const Softmax&, float* student, const float* teacher, int64_t stride);
-void softmax_to_f16(Device&, const Softmax&, const float* student, const float* teacher, int64_t stride, int64_t begin, int64_t end, f16* weights,
+void softmax_in_place(Context&, const Softmax&, float* student, const float* teacher, int64_t stride);
+void softmax_to_f16(Context&, const Softmax&, const float* student, const float* teacher, int64_t stride, int64_t begin, int64_t end, f16* weights,
                     int64_t weight_stride);
 
 struct SumProduct {
@@ -54,12 +54,12 @@ struct SumProduct {
   bool add;                              // to what is there
   float* sums;                           // [parts, B, D]
 };
-int64_t sum_parts(const Device&, int64_t batch, int64_t dimension, int64_t anchor_count);
-void form_sums(Device&, const SumProduct&);
+int64_t sum_parts(const Context&, int64_t batch, int64_t dimension, int64_t anchor_count);
+void form_sums(Context&, const SumProduct&);
 
 // The same with float32 operands, for the checking mode; `add` is never wanted there.
 int64_t sum_parts_f32(int64_t batch, int64_t dimension, int64_t anchor_count);
-void form_sums_f32(Device&, int64_t batch, int64_t dimension, int64_t anchor_count, const float* weights, int64_t stride, const float* anchors, int64_t parts,
+void form_sums_f32(Context&, int64_t batch, int64_t dimension, int64_t anchor_count, const float* weights, int64_t stride, const float* anchors, int64_t parts,
                    float* sums);
 
 // The softmaxes without stored scores: what every image and part needs for its weights, from scores that live in registers alone.
@@ -69,11 +69,11 @@ struct StreamMemory {
   float4* factors;    // [2, B]
 };
 // Takes its memory from `carver`.
-StreamMemory stream_memory(const Device&, Carver&, const ScoreProduct&, const Softmax&);
-void stream_softmax(Device&, const ScoreProduct&, const Softmax&, const StreamMemory&);  // 2 launches
+StreamMemory stream_memory(const Context&, Carver&, const ScoreProduct&, const Softmax&);
+void stream_softmax(Context&, const ScoreProduct&, const Softmax&, const StreamMemory&);  // 2 launches
 // Weights of `count` columns from `begin` on, all of one part, to weights [B, weight_stride]; fills up to a multiple of 128 columns.
 constexpr int64_t stream_columns = 128;
-void stream_weights(Device&, const ScoreProduct&, const Softmax&, const StreamMemory&, int64_t begin, int64_t count, f16* weights, int64_t weight_stride);
+void stream_weights(Context&, const ScoreProduct&, const Softmax&, const StreamMemory&, int64_t begin, int64_t count, f16* weights, int64_t weight_stride);
 
 struct Finish {
   int64_t rows, dimension, parts, part_size;
@@ -89,6 +89,6 @@ struct Finish {
   LossRecord* record;
   UpdateRecord* cleared;       // may be null
 };
-void finish_loss(Device&, const Finish&);
+void finish_loss(Context&, const Finish&);
 
 }  // namespace lgd::loss_cuda

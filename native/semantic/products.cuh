@@ -23,7 +23,7 @@ struct Problem {
 };
 
 // Launches the problem's tiles for `parts` shares of k, more than once where a grid has not room for the rows.
-void multiply_f32(Device& device, const Problem& problem, int64_t parts, bool b_transposed);
+void multiply_f32(Context& device, const Problem& problem, int64_t parts, bool b_transposed);
 
 // Values [0, count) of p, zeros behind them, up to `width`.
 template <int width>

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) scores_kernel(c
 
 // A block takes several tiles of anchors where there are many, so that its stores run beside the next tile's products.
 template <class Tile>
-void launch_scores(Device& device, const ScoreFeed& feed, float* scores, int stride) {
+void launch_scores(Context& device, const ScoreFeed& feed, float* scores, int stride) {
   allow_shared_memory(&scores_kernel<Tile>, stage_bytes<Tile>());
   const int64_t image_tiles = tiles_of(feed.batch, Tile::BM / 2), anchor_tiles = tiles_of(feed.anchor_count, Tile::BN);
   const int resident = resident_blocks(&scores_kernel<Tile>, Tile::threads, stage_bytes<Tile>(), Tile::resident);
@@ -110,20 +110,20 @@ __global__ void __launch_bounds__(Tile::threads, Tile::resident) sums_kernel(con
 int share_of(int64_t anchor_count, int64_t parts) { return int(std::max<int64_t>(1, tiles_of(anchor_count, int(parts) * step))) * step; }
 
 template <class Tile>
-void launch_sums(Device& device, const SumProduct& problem) {
+void launch_sums(Context& device, const SumProduct& problem) {
   const int share = share_of(problem.anchor_count, problem.parts);
   allow_shared_memory(&sums_kernel<Tile>, stage_bytes<Tile>());
   const dim3 grid(unsigned(tiles_of(problem.batch, Tile::BM)), unsigned(tiles_of(problem.dimension, Tile::BN)), unsigned(problem.parts));
   LGD_LAUNCH(device, sums_kernel<Tile>, grid, Tile::threads, stage_bytes<Tile>(), problem, share);
 }
 
-bool suits_large(const Device& device, int64_t batch, int64_t dimension) {
+bool suits_large(const Context& device, int64_t batch, int64_t dimension) {
   return tiles_of(batch, Large::BM) * tiles_of(dimension, Large::BN) * 4 >= device.card.multiprocessors;
 }
 
 }  // namespace
 
-void form_scores(Device& device, const ScoreProduct& product, float* scores, int64_t stride) {
+void form_scores(Context& device, const ScoreProduct& product, float* scores, int64_t stride) {
   if (product.anchor_count == 0) return;
   const ScoreFeed feed = {product.rows, product.anchors, int(product.batch), product.layout.stride(), int(product.anchor_count), product.layout.plane, product.layout.planes};
   const int64_t large = tiles_of(product.batch, Large::BM / 2) * tiles_of(product.anchor_count, Large::BN);
@@ -132,7 +132,7 @@ void form_scores(Device& device, const ScoreProduct& product, float* scores, int
 }
 
 // The results are few (B D) and the sums long: shares of the anchors fill the chip, two blocks a multiprocessor, of four steps at least.
-int64_t sum_parts(const Device& device, int64_t batch, int64_t dimension, int64_t anchor_count) {
+int64_t sum_parts(const Context& device, int64_t batch, int64_t dimension, int64_t anchor_count) {
   const bool large = suits_large(device, batch, dimension);
   const int tile = large ? Large::BM : Small::BM;
   const int64_t fill = 2 * device.card.multiprocessors / (tiles_of(batch, tile) * tiles_of(dimension, tile)), most = anchor_count / (4 * step);
@@ -140,7 +140,7 @@ int64_t sum_parts(const Device& device, int64_t batch, int64_t dimension, int64_
   return std::max<int64_t>(1, tiles_of(anchor_count, share_of(anchor_count, parts)));
 }
 
-void form_sums(Device& device, const SumProduct& product) {
+void form_sums(Context& device, const SumProduct& product) {
   if (suits_large(device, product.batch, product.dimension)) launch_sums<Large>(device, product);
   else launch_sums<Small>(device, product);
 }

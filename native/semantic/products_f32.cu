@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(threads) multiply_f32_kernel(const __grid_cons
 
 }  // namespace
 
-void multiply_f32(Device& device, const Problem& problem, int64_t parts, bool b_transposed) {
+void multiply_f32(Context& device, const Problem& problem, int64_t parts, bool b_transposed) {
   constexpr int64_t rows_at_once = int64_t(65535) * tile;  // a grid's second dimension has no more blocks
   const auto kernel = b_transposed ? &multiply_f32_kernel<true> : &multiply_f32_kernel<false>;
   for (int64_t first = 0; first < problem.m; first += rows_at_once) {

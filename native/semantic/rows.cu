@@ -153,30 +153,30 @@ __global__ void __launch_bounds__(reduce_threads) finish_kernel(const __grid_con
 
 }  // namespace
 
-void normalise_rows_cuda(Device& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
+void normalise_rows_cuda(Context& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
   if (rows > 0) LGD_LAUNCH(device, normalise_kernel, unsigned(rows), reduce_threads, 0, dimension, x, unit, norm);
 }
 
-void find_faults_cuda(Device& device, int64_t rows, const float* norm, RowFaults* faults) {
+void find_faults_cuda(Context& device, int64_t rows, const float* norm, RowFaults* faults) {
   LGD_LAUNCH(device, find_faults_kernel, 1, reduce_threads, 0, rows, norm, faults);
 }
 
-void write_operands(Device& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands) {
+void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands) {
   if (rows > 0) LGD_LAUNCH(device, operands_kernel, unsigned(rows), reduce_threads, 0, int(dimension), layout, values, static_cast<f16*>(operands));
 }
 
 namespace loss_cuda {
 
-void normalise_pairs(Device& device, const Pairs& pairs, float* rows) {
+void normalise_pairs(Context& device, const Pairs& pairs, float* rows) {
   const OperandLayout layout = {int(pairs.dimension), 1};
   LGD_LAUNCH(device, normalise_pairs_kernel<float>, unsigned(pairs.batch), reduce_threads, 0, pairs, layout, rows);
 }
 
-void normalise_pairs(Device& device, const Pairs& pairs, OperandLayout layout, f16* rows) {
+void normalise_pairs(Context& device, const Pairs& pairs, OperandLayout layout, f16* rows) {
   LGD_LAUNCH(device, normalise_pairs_kernel<f16>, unsigned(pairs.batch), reduce_threads, 0, pairs, layout, rows);
 }
 
-void finish_loss(Device& device, const Finish& finish) {
+void finish_loss(Context& device, const Finish& finish) {
   LGD_LAUNCH(device, finish_kernel, unsigned(finish.rows + (finish.record ? 1 : 0)), reduce_threads, 0, finish);
 }
 

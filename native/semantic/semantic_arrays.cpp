@@ -71,7 +71,7 @@ class DeviceResult {
 };
 
 // Throws NON_FINITE or ZERO_EMBEDDING; a row that may be zero is one without a use for its direction.
-void check_values(Device& device, const char* name, std::span<const float> values, int64_t dimension, bool needs_direction = true) {
+void check_values(Context& device, const char* name, std::span<const float> values, int64_t dimension, bool needs_direction = true) {
   RowFaults faults = check_rows(device, rows_of(name, values, dimension), dimension, values.data());
   if (!needs_direction) faults.zero = 0;
   throw_faults(name, faults);

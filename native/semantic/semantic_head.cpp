@@ -111,12 +111,12 @@ KnownTeachers TeacherMemory::known(const std::vector<TensorPtr>& batches) const 
 
 // ---- the head ---------------------------------------------------------------------------------------------------------------
 
-Products products_of(const Device& device, bool bfloat16) {
+Products products_of(const Context& device, bool bfloat16) {
   LGD_CHECK(!bfloat16 || device.kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 operands are available on CUDA only");
   return bfloat16 ? Products::f16 : Products::f32;
 }
 
-static void check_options(const Device& device, const SemanticOptions& options) {
+static void check_options(const Context& device, const SemanticOptions& options) {
   LGD_CHECK(options.dimension > 0, "BAD_SHAPE", "the embedding dimension must be positive, found ", options.dimension);
   LGD_CHECK(options.categories >= 0 && options.queue_size >= 0, "BAD_SHAPE", "categories and queueSize must not be negative");
   LGD_CHECK(options.student_temperature > 0 && options.teacher_temperature > 0, "BAD_OPTION", "temperatures must be positive");
@@ -143,7 +143,7 @@ SemanticHeadPtr make_semantic_head(const DevicePtr& device, const SemanticOption
   check_options(*device, options);
   auto head = std::make_shared<SemanticHead>(device, options);
   device->submit("semantic.make", [head] {
-    Device& device = *head->device;
+    Context& device = *head->device;
     device.zero(head->anchors.as<>(), head->anchors.bytes());
     device.zero(head->idle_visual.as<>(), head->idle_visual.bytes());
     device.zero(head->seen.as<>(), head->seen.bytes());
@@ -170,7 +170,7 @@ void write_semantic_state(const SemanticHeadPtr& head, SemanticState state) {
   }
   for (uint8_t& flag : state.seen) flag = flag != 0;
   head->device->submit("semantic.write", [head, state = std::move(state)] {
-    Device& device = *head->device;
+    Context& device = *head->device;
     const SemanticOptions& options = head->options;
     const auto put = [&](void* to, const auto& values) { device.from_host(to, values.data(), values.size() * sizeof(values[0])); };
     put(head->textual(), state.textual);
@@ -213,7 +213,7 @@ static void check_slot(int slot) {
   LGD_CHECK(slot >= 0 && slot < metric_slots, "BAD_OPTION", "metrics slot ", slot, "; slots 0 to ", metric_slots - 1, " exist");
 }
 
-static void run_feature_loss(Device& device, int64_t batch, int64_t dimension, float scale, const BankLossArrays& arrays) {
+static void run_feature_loss(Context& device, int64_t batch, int64_t dimension, float scale, const BankLossArrays& arrays) {
   float* memory = static_cast<float*>(device.scratch(size_t(3 * batch) * sizeof(float)));
   semantic_kernels(device).feature_loss(device, {batch, dimension, scale, arrays.student, arrays.teacher, arrays.d_student, memory, memory + 2 * batch, arrays.record});
 }

@@ -90,6 +90,6 @@ struct SemanticHead {
 
 // Throws ZERO_EMBEDDING or NON_FINITE when a row could not be used; `who` is "student" or "teacher".
 void throw_faults(const char* who, const RowFaults& faults);
-Products products_of(const Device& device, bool bfloat16);
+Products products_of(const Context& device, bool bfloat16);
 
 }  // namespace lgd

@@ -35,7 +35,7 @@ __global__ void select_top_kernel(int64_t n, int64_t k, const float* scores, int
 
 }  // namespace
 
-void select_top_cuda(Device& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride, int32_t* indices, float* values) {
+void select_top_cuda(Context& device, int64_t m, int64_t n, int64_t k, const float* scores, int64_t stride, int32_t* indices, float* values) {
   LGD_LAUNCH(device, select_top_kernel, unsigned(m), reduce_threads, 0, n, k, scores, stride, indices, values);
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "ops/kernels.h"
 
 using Floats = std::vector<float>;

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "core/cuda_streams.h"
+#include "core/device.h"
 #include "streams.h"
 
 namespace lgd::emulation {

@@ -21,7 +21,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/device.h"
 #include "core/launch.h"
 #include "ops/context.h"
 
