@@ -70,6 +70,23 @@ describe('imports point down the layers', () => {
     const withNapi = filesBelow('native', /\.(h|cpp|inl|cu|cuh)$/).filter((file) => readFileSync(join(root, file), 'utf8').includes('napi.h'));
     expect(withNapi.filter((file) => !file.startsWith('native/binding/'))).toEqual([]);
   });
+
+  it("and kernels' files read none of the standard library's long headers, which nvcc reads again and again", () => {
+    const long = /^(?:core\/device\.h|engine\.h|chrono|condition_variable|functional|future|memory|mutex|random|sstream|string|thread)$/;
+    const readBy = (file: string, seen = new Set<string>()): Set<string> => {
+      for (const [, own, standard] of readFileSync(join(root, file), 'utf8').matchAll(/#include (?:"([^"]+)"|<([^>]+)>)/g)) {
+        const name = own ?? standard!;
+        if (seen.has(name)) continue;
+        seen.add(name);
+        if (own !== undefined) readBy(`native/${own}`, seen);
+      }
+      return seen;
+    };
+    const kernels = filesBelow('native', /\.cu$/).filter((file) => file !== 'native/core/cuda_runtime.cu');
+    expect(kernels.length).toBeGreaterThan(30);
+    const withLong = kernels.filter((file) => [...readBy(file)].some((name) => long.test(name)));
+    expect(withLong).toEqual(['native/augment/augment.cu']); // its images lie where engine.h says
+  });
 });
 
 describe('the addon', () => {
