@@ -191,7 +191,7 @@ const accesses = ['runtime', 'ptx/memory', 'ptx/matrices', 'ptx/warpgroups'].map
 function freshInCmake() {
   const folder = join(root, 'build-cmake');
   const objectOf = (file) => join(folder, 'CMakeFiles/lgdistill.dir', `${file}.o`);
-  if (!existsSync(join(folder, 'build.ninja'))) return (file) => isFresh(objectOf(file), `${objectOf(file)}.d`);
+  if (!existsSync(join(folder, 'build.ninja')) || !has('ninja')) return (file) => isFresh(objectOf(file), `${objectOf(file)}.d`);
   const read = new Map(run('ninja', ['-C', folder, '-t', 'deps']).split('\n\n').map((entry) => entry.trim().split(/\n\s+/u)).map(([name, ...inputs]) => [resolve(folder, name.split(':')[0]), inputs.map((input) => resolve(folder, input))]));
   return (file) => existsSync(objectOf(file)) && read.has(objectOf(file)) && isNewer(objectOf(file), read.get(objectOf(file)));
 }
