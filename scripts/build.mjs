@@ -187,21 +187,25 @@ async function buildPlain() {
 // What executes the accesses of PTX to memory, and gives out that memory.
 const accesses = ['runtime', 'ptx/memory', 'ptx/matrices', 'ptx/warpgroups'].map((name) => `test/native/emulation/${name}.cpp`);
 
-/** Whether cmake-js's object of a source is of what is there now. Ninja keeps to itself what the compiler read. */
-function freshInCmake() {
+/** Gives the object of a source in cmake-js's build if it is of what is there now. Ninja keeps to itself what the compiler read. */
+function cmakeObjects() {
   const folder = join(root, 'build-cmake');
   const objectOf = (file) => join(folder, 'CMakeFiles/lgdistill.dir', `${file}.o`);
-  if (!existsSync(join(folder, 'build.ninja')) || !has('ninja')) return (file) => isFresh(objectOf(file), `${objectOf(file)}.d`);
-  const read = new Map(run('ninja', ['-C', folder, '-t', 'deps']).split('\n\n').map((entry) => entry.trim().split(/\n\s+/u)).map(([name, ...inputs]) => [resolve(folder, name.split(':')[0]), inputs.map((input) => resolve(folder, input))]));
-  return (file) => existsSync(objectOf(file)) && read.has(objectOf(file)) && isNewer(objectOf(file), read.get(objectOf(file)));
+  let isMade = (object) => isFresh(object, `${object}.d`);
+  if (existsSync(join(folder, 'build.ninja')) && has('ninja')) {
+    const entries = run('ninja', ['-C', folder, '-t', 'deps']).split('\n\n').map((entry) => entry.trim().split(/\n\s+/u));
+    const read = new Map(entries.map(([name, ...inputs]) => [resolve(folder, name.split(':')[0]), inputs.map((input) => resolve(folder, input))]));
+    isMade = (object) => existsSync(object) && read.has(object) && isNewer(object, read.get(object));
+  }
+  return (file) => (isMade(objectOf(file)) ? objectOf(file) : undefined);
 }
 
 /** Objects of the CPU's code, one a file: cmake-js's where it compiled what is there now, by the same flags, else the plain build's. */
 async function cpuObjects(files) {
-  const isMade = freshInCmake();
-  const others = files.filter((file) => !isMade(file));
+  const made = files.map(cmakeObjects());
+  const others = files.filter((_, i) => made[i] === undefined);
   const compiled = others.length === 0 ? [] : await compile(plain.folder, [{ sources: others }], plain.flags);
-  return files.map((file) => compiled[others.indexOf(file)] ?? join(root, 'build-cmake/CMakeFiles/lgdistill.dir', `${file}.o`));
+  return files.map((file, i) => made[i] ?? compiled[others.indexOf(file)]);
 }
 
 // The CPU's code is taken from another build, but for the files that ask which build they are in. The rest is for this machine alone (-march=native): tests
