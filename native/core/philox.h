@@ -20,6 +20,9 @@ LGD_HOST_DEVICE Philox4 philox(uint64_t key, uint64_t counter_high, uint64_t cou
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
   uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
+#ifdef __CUDACC__
+#pragma unroll 1  // a draw is one of many things that a kernel does, and its rounds would be a kilobyte and a half of code at each place
+#endif
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;
     const uint32_t n0 = uint32_t(p1 >> 32) ^ c1 ^ k0, n2 = uint32_t(p0 >> 32) ^ c3 ^ k1;

@@ -47,9 +47,12 @@ __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ C
         }
       }
     }
+#pragma unroll 1  // the function is long
+    for (int o = 0; o < strip && ox0 + o < s.ow; ++o) {
+      out.store((int64_t(n) * s.oh + oy) * s.ow + ox0 + o, channel, sum[0]);
 #pragma unroll
-    for (int o = 0; o < strip; ++o)
-      if (ox0 + o < s.ow) out.store((int64_t(n) * s.oh + oy) * s.ow + ox0 + o, channel, sum[o]);
+      for (int next = 1; next < strip; ++next) sum[next - 1] = sum[next];
+    }
   }
 }
 

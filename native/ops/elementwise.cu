@@ -82,10 +82,11 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 v = load8(x + e * 8);
     if (shape.elements_per_unit == 1) {
+      const Philox4 first = draw_four(shape, e * 2), second = draw_four(shape, e * 2 + 1);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of(shape, e * 8 + i);
+      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of(shape, i < 4 ? first.word[i] : second.word[i - 4]);
     } else {
-      const float keep = keep_of(shape, e * 8 / shape.elements_per_unit);  // a multiple of 8 elements an image
+      const float keep = keep_of_unit(shape, e * 8 / shape.elements_per_unit);  // a multiple of 8 elements an image
 #pragma unroll
       for (int i = 0; i < 8; ++i) v.v[i] *= keep;
     }

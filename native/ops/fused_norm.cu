@@ -5,8 +5,6 @@
 // A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks (ColumnWalk): a thread keeps its
 // channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Device::turn). Two blocks on a multiprocessor with
 // four rows a thread at once keep 64 to 128 KiB of loads in flight there; 32 are enough for 3.3 TB/s.
-#include <type_traits>
-
 #include "ops/conv_gradients.h"
 #include "ops/drop.cuh"
 #include "ops/norm_finish.cuh"
@@ -16,7 +14,6 @@ namespace lgd {
 namespace {
 
 template <class T> constexpr int rows_at_once = 8 / sizeof(T);
-template <int count> using Count = std::integral_constant<int, count>;
 
 // Strips of rows_at_once rows a thread. Each block has as many, give or take one.
 struct StripWalk : ColumnWalk {
@@ -34,15 +31,18 @@ StripWalk strip_walk(Context& ctx, int64_t rows, int channels) {
   return walk;
 }
 
-// Calls body(Count<n>, row) for this thread's rows [row, row + step, ... row + (n-1) step] of the block's strips.
+// Calls body(row, count) for this thread's rows [row, row + step, ... row + (count-1) step] of each of the block's strips, rows_at_once or fewer. One body
+// for both: what stands there twice has to be fetched twice (docs/kernel-costs.md, Code).
 template <class T, class Body>
 __device__ __forceinline__ void walk_rows(const StripWalk& walk, int rows, Body&& body) {
   const int step = walk.rows_per_pass;
   for (int in_turn = blockIdx.x; in_turn < walk.strips; in_turn += gridDim.x) {
     const int strip = walk.back ? walk.strips - 1 - in_turn : in_turn;
-    int row = strip * step * rows_at_once<T> + int(threadIdx.x) / walk.width;
-    if (row + (rows_at_once<T> - 1) * step < rows) body(Count<rows_at_once<T>>{}, row);
-    else for (; row < rows; row += step) body(Count<1>{}, row);
+    const int row = strip * step * rows_at_once<T> + int(threadIdx.x) / walk.width;
+    int count = 0;
+#pragma unroll
+    for (int r = 0; r < rows_at_once<T>; ++r) count += row + r * step < rows;
+    body(row, count);
   }
 }
 
@@ -56,13 +56,22 @@ __device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
 class Keep {
  public:
   __device__ __forceinline__ Keep(const DropShape& drop, int pixels) : drop_(drop), pixels_(pixels) {}
-  __device__ __forceinline__ float at(int row) {
-    if (drop_.p > 0.f && (row >= end_ || row < end_ - pixels_)) {
-      const int image = row / pixels_;
-      end_ = (image + 1) * pixels_;
-      value_ = keep_of(drop_, image);
+  // Of rows [row, row + step, ...].
+  template <int n>
+  __device__ __forceinline__ void of(int row, int step, float (&kept)[n]) {
+#pragma unroll
+    for (int r = 0; r < n; ++r) kept[r] = 1;
+    if (drop_.p == 0.f) return;
+#pragma unroll 1  // the draw is a hundred instructions
+    for (int at = 0; at < n; ++at, row += step) {
+      if (row >= end_ || row < end_ - pixels_) {
+        const int image = row / pixels_;
+        end_ = (image + 1) * pixels_;
+        value_ = keep_of_unit(drop_, image);
+      }
+#pragma unroll
+      for (int r = 0; r < n; ++r) kept[r] = r == at ? value_ : kept[r];
     }
-    return value_;
   }
 
  private:
@@ -112,21 +121,26 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
   const Scaling main(job.scale, job.shift, chunk), beside(job.residual_scale, job.residual_shift, chunk);
   Keep keep(job.drop, pixels);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-  walk_rows<T>(walk, rows, [&](auto count, int row) {
-    constexpr int n = decltype(count)::value;
+  walk_rows<T>(walk, rows, [&](int row, int count) {
+    constexpr int n = rows_at_once<T>;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> y[n], residual[n], gate[n];
 #pragma unroll
-    for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+    for (int r = 0; r < n; ++r)
+      if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
     if (job.gate)
 #pragma unroll
-      for (int r = 0; r < n; ++r) gate[r] = load_raw8(static_cast<const T*>(job.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
+      for (int r = 0; r < n; ++r)
+        if (r < count) gate[r] = load_raw8(static_cast<const T*>(job.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
     if (job.residual)
 #pragma unroll
-      for (int r = 0; r < n; ++r) residual[r] = load_raw8(static_cast<const T*>(job.residual) + at + r * step);
+      for (int r = 0; r < n; ++r)
+        if (r < count) residual[r] = load_raw8(static_cast<const T*>(job.residual) + at + r * step);
+    float kept[n];
+    keep.of(row, walk.rows_per_pass, kept);
 #pragma unroll
     for (int r = 0; r < n; ++r) {
-      const float kept = keep.at(row + r * walk.rows_per_pass);
+      if (r >= count) break;
       F8 x = unpack8(y[r]);
       F8 other = zero8();
       if (job.residual) {
@@ -141,7 +155,7 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
         for (int i = 0; i < 8; ++i) x.v[i] *= factor.v[i];
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] = act_of<outer>(fmaf(x.v[i], kept, other.v[i]));
+      for (int i = 0; i < 8; ++i) x.v[i] = act_of<outer>(fmaf(x.v[i], kept[r], other.v[i]));
       store8(static_cast<T*>(job.out) + at + r * step, x);
     }
   });
@@ -171,21 +185,26 @@ __global__ void __launch_bounds__(256, 2)
     }
     Keep keep(job.drop, pixels);
     const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-    walk_rows<T>(walk, rows, [&](auto count, int row) {
-      constexpr int n = decltype(count)::value;
+    walk_rows<T>(walk, rows, [&](int row, int count) {
+      constexpr int n = rows_at_once<T>;
       const int64_t at = row * pitch + chunk * 8;
       Raw8<T> dy[n], y[n];
       [[maybe_unused]] Raw8<T> activated[n];
 #pragma unroll
-      for (int r = 0; r < n; ++r) dy[r] = load_raw8(static_cast<const T*>(job.dy) + at + r * step);
+      for (int r = 0; r < n; ++r)
+        if (r < count) dy[r] = load_raw8(static_cast<const T*>(job.dy) + at + r * step);
 #pragma unroll
-      for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+      for (int r = 0; r < n; ++r)
+        if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
       if constexpr (stored)
 #pragma unroll
-        for (int r = 0; r < n; ++r) activated[r] = load_raw8(static_cast<const T*>(job.activated) + at + r * step);
+        for (int r = 0; r < n; ++r)
+          if (r < count) activated[r] = load_raw8(static_cast<const T*>(job.activated) + at + r * step);
+      float kept[n];
+      keep.of(row, walk.rows_per_pass, kept);
 #pragma unroll
       for (int r = 0; r < n; ++r) {
-        const float kept = keep.at(row + r * walk.rows_per_pass);
+        if (r >= count) break;
         F8 g = unpack8(dy[r]), u = zero8();
         const F8 v = unpack8(y[r]);
         if constexpr (stored) u = unpack8(activated[r]);
@@ -193,7 +212,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
           for (int i = 0; i < 8; ++i) u.v[i] = fmaf(v.v[i], scale.v[i], shift.v[i]);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) g.v[i] *= kept * act_slope<act>(u.v[i]);
+        for (int i = 0; i < 8; ++i) g.v[i] *= kept[r] * act_slope<act>(u.v[i]);
         if (act != Act::none || job.g) store8(static_cast<T*>(job.g) + at + r * step, g);
         g = rounded8<T>(g);
 #pragma unroll
@@ -226,16 +245,19 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
   if (!chunk_of(walk, chunk)) return;
   const F8 a = load8(job.a + chunk * 8), b = load8(job.b + chunk * 8), c = load8(job.c + chunk * 8);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
-  walk_rows<T>(walk, rows, [&](auto count, int row) {
-    constexpr int n = decltype(count)::value;
+  walk_rows<T>(walk, rows, [&](int row, int count) {
+    constexpr int n = rows_at_once<T>;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> g[n], y[n];
 #pragma unroll
-    for (int r = 0; r < n; ++r) g[r] = load_raw8(static_cast<const T*>(job.g) + at + r * step);
+    for (int r = 0; r < n; ++r)
+      if (r < count) g[r] = load_raw8(static_cast<const T*>(job.g) + at + r * step);
 #pragma unroll
-    for (int r = 0; r < n; ++r) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+    for (int r = 0; r < n; ++r)
+      if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
 #pragma unroll
     for (int r = 0; r < n; ++r) {
+      if (r >= count) break;
       F8 dy = unpack8(g[r]);
       const F8 raw = unpack8(y[r]);
 #pragma unroll

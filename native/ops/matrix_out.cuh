@@ -11,12 +11,15 @@
 //     numbers per column, fill(table, count, column), wait in shared memory, halved (core/cuda_vectors.cuh); finish(which, column, total)
 //     gives what is written to partial[blockIdx.x][which][column], unless partial is null.
 #pragma once
+#include <algorithm>
+
 #include "core/cuda_device.cuh"
 
 namespace lgd::matrix {
 
-// Rows of a strip: fewer where they are long, so that more blocks fit beside each other.
+// Rows of a strip: fewer where they are long, so that more blocks fit beside each other. A warp's rows leave in as many parts.
 template <class Tile> constexpr int strip_rows = Tile::TN > 64 ? 8 : 16;
+template <class Tile> constexpr int strip_parts = Tile::MI * 16 / strip_rows<Tile>;
 // Where the warp's sums lie on their way: of every eight columns of a row four stand together and the others strip_half further, so that in no
 // bank two lanes meet, neither of the half warp that stores float2 nor of the quarter that loads float4.
 template <class Tile> constexpr int strip_pitch = Tile::TN + 8;      // floats
@@ -44,30 +47,41 @@ __device__ __forceinline__ void write_windows(const Out& out, const float* strip
   }
 }
 
-template <class Tile, class Out>
-__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
-                                          int N, int lane, F8& own0, F8& own1) {
-  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, rows = strip_rows<Tile>, items = rows / at_once, pitch = strip_pitch<Tile>;
-  constexpr int at_a_time = Tile::TN / 32;  // loads under way together: more would not fit the registers
-  const int lane_row = strip_row<Tile>(lane);
-  const float* mine = strip + lane_row * pitch;
-  float* to = strip + lane / 4 * pitch + lane % 4 / 2 * strip_half<Tile> + lane % 2 * 2;
-  if (column >= N) M = 0;  // such lanes store nothing
+// The accumulators of a part to the strip. The parts are told apart here alone, as registers have no addresses.
+template <class Tile>
+__device__ __forceinline__ void store_part(const float (&acc)[Tile::MI][Tile::NI][4], int part, float* to) {
+  constexpr int rows = strip_rows<Tile>;
 #pragma unroll
-  for (int part = 0; part < Tile::MI * 16 / rows; ++part) {
-    const int i = part * rows / 16, half = part * rows % 16 / 8;
+  for (int one = 0; one < strip_parts<Tile>; ++one) {
+    if (one != part) continue;
+    const int i = one * rows / 16, half = one * rows % 16 / 8;
 #pragma unroll
     for (int j = 0; j < Tile::NI; ++j)
 #pragma unroll
       for (int h = 0; h < rows / 8; ++h)
-        store_as<float2>(to + h * 8 * pitch + j * 4, make_float2(acc[i][j][(half + h) * 2], acc[i][j][(half + h) * 2 + 1]));
+        store_as<float2>(to + h * 8 * strip_pitch<Tile> + j * 4, make_float2(acc[i][j][(half + h) * 2], acc[i][j][(half + h) * 2 + 1]));
+  }
+}
+
+template <class Tile, class Out>
+__device__ __forceinline__ void write_out(const Out& out, float (&acc)[Tile::MI][Tile::NI][4], float* strip, const float* table, int row0, int column, int M,
+                                          int N, int lane, F8& own0, F8& own1) {
+  constexpr int chunks = Tile::TN / 8, at_once = 32 / chunks, rows = strip_rows<Tile>, items = rows / at_once, pitch = strip_pitch<Tile>;
+  constexpr int at_a_time = Out::sums ? std::min(Tile::TN / 32, 2) : Tile::TN / 32;  // loads under way together: more would not fit the registers
+  const int lane_row = strip_row<Tile>(lane);
+  const float* mine = strip + lane_row * pitch;
+  float* to = strip + lane / 4 * pitch + lane % 4 / 2 * strip_half<Tile> + lane % 2 * 2;
+  if (column >= N) M = 0;  // such lanes store nothing
+#pragma unroll 1  // an output's function is long
+  for (int part = 0; part < strip_parts<Tile>; ++part) {
+    store_part<Tile>(acc, part, to);
     __syncwarp();
-    const int top = row0 + i * Tile::strip_step + half * 8;
+    const int top = row0 + part * rows / 16 * Tile::strip_step + part * rows % 16 / 8 * 8;
     if constexpr (requires { Out::means; }) {
       write_windows<Tile>(out, strip, top, column, M, lane, own0, own1);
     } else {
       const int first = top + lane_row;
-#pragma unroll(Out::sums ? items : 1)  // an output's function is long
+#pragma unroll 1
       for (int group = 0; group < items; group += at_a_time) {
         typename Out::Fetched fetched[at_a_time];
 #pragma unroll

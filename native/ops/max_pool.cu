@@ -306,13 +306,13 @@ __global__ void __launch_bounds__(256, 2)
   write_column_sums(product, walk, target.partial, 2 * s.c, s.c);
 }
 
-// Calls launch(size, function) with what is known of the window (`three`: that it has 3 pixels a side) and the activation at compile time.
+// Calls launch(size, function) with what is known of the window (`three`: that it has 3 pixels a side) and the activation at compile time: of
+// networks with both at their stem, and of a pool that stands alone.
 template <class Launch>
 void with_window(bool three, const LazyInput& x, Launch&& launch) {
-  if (!three) launch(Size<0>{}, AnyAct{x.act});
-  else if (x.act == Act::none && !x.scale) launch(Size<3>{}, ActFunction<Act::none>{});
-  else if (x.act == Act::relu) launch(Size<3>{}, ActFunction<Act::relu>{});
-  else launch(Size<3>{}, AnyAct{x.act});
+  if (three && x.act == Act::none && !x.scale) launch(Size<3>{}, ActFunction<Act::none>{});
+  else if (three && x.act == Act::relu) launch(Size<3>{}, ActFunction<Act::relu>{});
+  else launch(Size<0>{}, AnyAct{x.act});
 }
 
 BackwardTiles backward_tiles(const Context& ctx, const PoolShape& s, size_t bytes) {

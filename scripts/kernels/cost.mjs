@@ -18,8 +18,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 /** @typedef {{ student: string, resolution: number, batch: number, fusion?: string, precision?: string, registers?: string, whole?: boolean }} Setting registers: a file of makeRegisters, for the clock; whole: grids for all of a card, whatever the images */
 /** @typedef {{ at: string, does: string, memory: 'shared' | 'global', requests: number, waves: number, least: number, far: number }} Access */
 /**
- * Kernels of one name, whatever their tiles. read, written: bytes; beyond: of these what passes level-2 cache, by the model of far_cache.h; slots: of issue by unit; lines: slots by place in the source.
- * @typedef {{ name: string, launches: number, read: number, written: number, beyond: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, places: Access[] }} Cost
+ * Kernels of one name, whatever their tiles. read, written: bytes; beyond: of these what passes level-2 cache, by the model of far_cache.h; slots: of issue by unit; lines: slots by place in the source; code: bytes of machine code that are
+ * executed at all, of all launches; longest: by place in the source, of the launch with most.
+ * @typedef {{ name: string, launches: number, read: number, written: number, beyond: number, code: number, slots: Record<string, number>, instructions: Record<string, number>, lines: Record<string, number>, longest: Record<string, number>, places: Access[] }} Cost
  */
 
 /** Image towers by the names that stand for them here. */
@@ -33,6 +34,8 @@ export const multiprocessorsFor = (setting) => Math.max(1, Math.round(132 * shar
 const cacheFor = (setting) => Math.round(0.8 * 50e6 * shareOf(setting));
 
 export const withoutTile = (name) => name.replace(/Tile<[^>]*>, /u, '');
+
+const total = (numbers) => Object.values(numbers).reduce((sum, number) => sum + number, 0);
 
 export function addTo(sum, numbers) {
   for (const [key, number] of Object.entries(numbers)) sum[key] = (sum[key] ?? 0) + number;
@@ -70,11 +73,12 @@ export function countLaunches(addon, ptx, { student, resolution, batch, fusion =
 function sumByName(launches) {
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
   const rows = new Map();
-  for (const { symbol, read, written, filled, written_back: back, slots, instructions, lines, places } of launches) {
+  for (const { symbol, read, written, filled, written_back: back, slots, instructions, lines, code, places } of launches) {
     const name = withoutTile(names.get(symbol));
-    const row = rows.get(name) ?? { name, launches: 0, read: 0, written: 0, beyond: 0, slots: {}, instructions: {}, lines: {}, places: new Map() };
+    const row = rows.get(name) ?? { name, launches: 0, read: 0, written: 0, beyond: 0, code: 0, slots: {}, instructions: {}, lines: {}, longest: {}, places: new Map() };
     rows.set(name, row);
-    addTo(row, { launches: 1, read, written, beyond: filled + back });
+    addTo(row, { launches: 1, read, written, beyond: filled + back, code: total(code) });
+    if (total(code) > total(row.longest)) row.longest = code;
     addTo(row.slots, slots);
     addTo(row.instructions, instructions);
     addTo(row.lines, lines);
@@ -107,7 +111,7 @@ const h100 = { cycles: 132 * 1755, memory: 3.0e6, cache: 5.5e6, issue: 4, intege
 
 /** Least times of a kernel on an H100 by what it waits for, in microseconds. */
 export function timesOf(row) {
-  const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
+  const slots = total(row.slots);
   const at = (number, rate) => number / rate / h100.cycles;
   return {
     memory: (row.read + row.written) / h100.memory, cache: (wavesOf(row, 'global').far * 32) / h100.cache, issue: at(slots, h100.issue), integer: at(row.slots.integer, h100.integer),
@@ -120,11 +124,13 @@ const longest = (times) => Math.max(...Object.values(times));
 const beyondOf = (row) => row.beyond / h100.memory;
 
 function printLines(row, batch) {
-  const slots = Object.values(row.slots).reduce((sum, number) => sum + number, 0);
+  const slots = total(row.slots);
   console.log(`\n${row.name}\nslots of issue an image, share, place`);
   for (const [place, number] of Object.entries(row.lines).sort(([, a], [, b]) => b - a).slice(0, 40)) console.log(`${(number / batch).toFixed(0).padStart(10)}${((100 * number) / slots).toFixed(1).padStart(7)} %  ${place}`);
   console.log('executed by warps an image, instruction');
   for (const [name, number] of Object.entries(row.instructions).sort(([, a], [, b]) => b - a).slice(0, 30)) console.log(`${(number / batch).toFixed(0).padStart(10)}  ${name}`);
+  console.log('bytes of machine code that the launch with most executes, place');
+  for (const [place, bytes] of Object.entries(row.longest).sort(([, a], [, b]) => b - a).slice(0, 30)) console.log(`${bytes.toFixed(0).padStart(10)}  ${place}`);
   console.log('waves an image, times the least, access');
   for (const { at, does, memory, waves, least } of row.places.sort((a, b) => b.waves - b.least - a.waves + a.least).slice(0, 12))
     if (waves > least) console.log(`${(waves / batch).toFixed(0).padStart(10)}${(waves / Math.max(least, 1)).toFixed(2).padStart(7)} x  ${memory} ${does} ${at}`);
@@ -146,16 +152,17 @@ async function main() {
   const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);
   const kinds = ['memory', 'cache', 'issue', 'integer', 'special', 'shared', 'tensor'];
   console.log(`${student}: ${student in teachers ? 'forward' : student === 'views' ? 'augmentation' : 'forward, backward and SGD'}, ${batch} images of ${setting.resolution} px, ${setting.precision}, fusion ${setting.fusion}, grids for ${multiprocessorsFor(setting)} multiprocessors`);
-  console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}; beyond: for memory where level-2 cache keeps what launches leave\n${['MB', 'longest', 'beyond', ...kinds].map((name) => name.padStart(9)).join('')} launches  kernel`);
-  const total = { name: 'all but sgd_kernel', launches: 0, bytes: 0, beyond: 0, times: {}, longest: 0 };
+  console.log(`an image: MB of memory, then the least microseconds on an H100 for ${kinds.join(', ')}; beyond: for memory where level-2 cache keeps what launches leave; code: KB of machine code executed at all, a launch\n${['MB', 'longest', 'beyond', ...kinds].map((name) => name.padStart(9)).join('')} launches   code  kernel`);
+  const all = { name: 'all but sgd_kernel', launches: 0, bytes: 0, beyond: 0, code: 0, times: {}, longest: 0 };
+  const tail = ({ launches, code, name }) => `${String(launches).padStart(9)}${(code / launches / 1e3).toFixed(1).padStart(7)}  ${name.slice(0, 140)}`;
   for (const row of rows) {
     const times = timesOf(row);
-    console.log(`${number((row.read + row.written) / 1e6, 3)}${number(longest(times), 3)}${number(beyondOf(row), 3)}${kinds.map((kind) => number(times[kind], 3)).join('')}${String(row.launches).padStart(9)}  ${row.name.slice(0, 140)}`);
+    console.log(`${number((row.read + row.written) / 1e6, 3)}${number(longest(times), 3)}${number(beyondOf(row), 3)}${kinds.map((kind) => number(times[kind], 3)).join('')}${tail(row)}`);
     if (row.name === 'sgd_kernel') continue;
-    addTo(total, { launches: row.launches, bytes: row.read + row.written, longest: longest(times), beyond: beyondOf(row) });
-    addTo(total.times, times);
+    addTo(all, { launches: row.launches, bytes: row.read + row.written, longest: longest(times), beyond: beyondOf(row), code: row.code });
+    addTo(all.times, times);
   }
-  console.log(`${number(total.bytes / 1e6, 3)}${number(total.longest, 3)}${number(total.beyond, 3)}${kinds.map((kind) => number(total.times[kind], 3)).join('')}${String(total.launches).padStart(9)}  ${total.name}`);
+  console.log(`${number(all.bytes / 1e6, 3)}${number(all.longest, 3)}${number(all.beyond, 3)}${kinds.map((kind) => number(all.times[kind], 3)).join('')}${tail(all)}`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

@@ -1,4 +1,4 @@
-// Reads what ptxas says of kernels and the PTX it read, and judges both: see `rules` for what is demanded and `exceptions` for what is let pass.
+// Reads what ptxas says and makes of kernels and the PTX it read, and judges them: see `rules` for what is demanded and `exceptions` for what is let pass.
 import { spawnSync } from 'node:child_process';
 import { ptxOf } from '../sources.mjs';
 
@@ -65,6 +65,18 @@ export function readPtxas(text) {
   return kernels;
 }
 
+/** Bytes of machine code by kernel's symbol: the sections .text.<symbol> of what ptxas writes, an ELF file of 64 bits. */
+export function readCode(cubin) {
+  const number = (at, bytes) => (bytes === 8 ? Number(cubin.readBigUInt64LE(at)) : cubin.readUIntLE(at, bytes));
+  const [headers, size, count, ofNames] = [number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2)];
+  const sections = Array.from({ length: count }, (_, i) => headers + i * size).map((at) => ({ name: number(at, 4), offset: number(at + 0x18, 8), bytes: number(at + 0x20, 8) }));
+  const names = sections[ofNames].offset;
+  return new Map(sections.flatMap(({ name, bytes }) => {
+    const text = cubin.toString('latin1', names + name, cubin.indexOf(0, names + name));
+    return text.startsWith('.text.') ? [[text.slice('.text.'.length), bytes]] : [];
+  }));
+}
+
 /** The bodies of a PTX file's kernels by symbol. */
 export function readPtx(text) {
   return new Map(text.split(/\.entry\s+/u).slice(1).map((part) => [/^\w+/u.exec(part)[0], part.split('\n}')[0]]));
@@ -82,8 +94,14 @@ function shorten(name) {
   return plain.replaceAll('__nv_bfloat16', 'bf16').replaceAll(/\(([\w:]+)\)(?=-?\d)/gu, '').replace(/\(.*/u, '').replaceAll(/Loader<(\w+), (\w+)<\w+> >/gu, '$1/$2');
 }
 
+/** Bytes of machine code that a kernel may have (docs/kernel-costs.md, Code), and kernels that may have more. A multiprocessor keeps 128 KiB of instructions. */
+const mostCode = 80 << 10;
+export const longKernels = [
+  { source: /semantic\/bank_softmax\.cu$/u, kernel: /^bank_softmax_kernel<float/u, bytes: 96 << 10, why: 'float32 is the mode for checking, and sums in float64' },
+];
+
 /**
- * What is wrong with kernels: [{ source, name, architecture, stack, spills, ptx }].
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, code, ptx }].
  * @param {{ wanted?: Rule[], allowed?: { source: RegExp, kernel: RegExp, bytes: number, why: string }[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault too: it would check nothing.
  */
@@ -100,6 +118,9 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
     else faults.push(line);
   }
   for (const one of kernels) {
+    const long = longKernels.find((entry) => fits(entry)(one));
+    if (one.code > (long?.bytes ?? mostCode)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code, more than ${(long?.bytes ?? mostCode) / 1024}: unroll less`);
+    else if (one.code > mostCode) notes.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code: ${long?.why}`);
     const start = faultOfStart(one);
     if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;
@@ -128,15 +149,16 @@ export function table(kernels) {
   const rows = new Map();
   for (const one of kernels) {
     const key = `${one.source.replace(/^native\//u, '')} ${one.name}`;
-    const row = rows.get(key) ?? { registers: {}, shared: 0, spills: 0 };
+    const row = rows.get(key) ?? { registers: {}, shared: 0, code: 0, spills: 0 };
     row.registers[one.architecture] = Math.max(row.registers[one.architecture] ?? 0, one.registers);
     row.shared = Math.max(row.shared, one.shared);
+    row.code = Math.max(row.code, one.code);
     row.spills = Math.max(row.spills, one.spills);
     rows.set(key, row);
   }
   const line = (name, cells) => `${name.slice(0, 118).padEnd(120)}${cells.map((cell) => String(cell).padStart(8)).join('')}`;
   return [
-    line('registers a thread; bytes of static shared memory and of spills (the most of all architectures)', [...architectures.map((name) => `sm_${name}`), 'shared', 'spills']),
-    ...[...rows].map(([name, { registers, shared, spills }]) => line(name, [...architectures.map((architecture) => registers[architecture] ?? '-'), shared, spills])),
+    line('registers a thread; bytes of static shared memory, of machine code and of spills (the most of all architectures)', [...architectures.map((name) => `sm_${name}`), 'shared', 'code', 'spills']),
+    ...[...rows].map(([name, { registers, shared, code, spills }]) => line(name, [...architectures.map((architecture) => registers[architecture] ?? '-'), shared, code, spills])),
   ].join('\n');
 }

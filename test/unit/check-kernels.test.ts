@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { judge, nameKernels, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
+import { judge, nameKernels, readCode, readPtx, readPtxas } from '../../scripts/kernels/report.mjs';
 
 const clean = '_ZN3lgd6matrix13matrix_kernelI13__nv_bfloat16EEvPT_';
 const spilled = '_ZN3lgd12other_kernelEv';
@@ -49,6 +49,34 @@ test('spills are a fault unless named, and only as far as named', () => {
   expect(judge(kernels, { wanted: [rule], allowed: [] }).faults).toEqual([expect.stringContaining('other_kernel for sm_90a keeps 8 bytes in local memory and spills 40')]);
   expect(judge(kernels, allow(19)).faults).toHaveLength(1);
   expect(judge(kernels, allow(20))).toEqual({ faults: [], notes: [expect.stringMatching(/other_kernel.*a test$/u)] });
+});
+
+test('reads how much machine code kernels have', () => {
+  const names = '\0.text.first\0.shstrtab\0.text.second\0.nv.info.first\0';
+  const sections = [['.text.first', 0x40, 320], ['.shstrtab', 0x40, names.length], ['.text.second', 0x40, 16], ['.nv.info.first', 0x40, 64]] as const;
+  const cubin = Buffer.alloc(0x40 + names.length + 64 * sections.length);
+  cubin.write(names, 0x40, 'latin1');
+  cubin.writeBigUInt64LE(BigInt(0x40 + names.length), 0x28);
+  cubin.writeUInt16LE(64, 0x3a);
+  cubin.writeUInt16LE(sections.length, 0x3c);
+  cubin.writeUInt16LE(1, 0x3e);
+  for (const [i, [name, offset, bytes]] of sections.entries()) {
+    const at = 0x40 + names.length + 64 * i;
+    cubin.writeUInt32LE(names.indexOf(`\0${name}\0`) + 1, at);
+    cubin.writeBigUInt64LE(BigInt(offset), at + 0x18);
+    cubin.writeBigUInt64LE(BigInt(bytes), at + 0x20);
+  }
+  expect([...readCode(cubin)]).toEqual([['first', 320], ['second', 16]]);
+});
+
+test('too much machine code is a fault unless named, and only as far as named', () => {
+  const judged = (change: object) => judge([{ ...kernels[0]!, ...change }], { wanted: [rule] });
+  expect(judged({ code: 80 << 10 })).toEqual({ faults: [], notes: [] });
+  expect(judged({ code: 90 << 10 }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a has 90 KiB of machine code, more than 80')]);
+  const checking = { source: 'native/semantic/bank_softmax.cu', name: 'bank_softmax_kernel<float>' };
+  const about = (code: number) => judge([kernels[0]!, { ...kernels[0]!, ...checking, code }], { wanted: [rule] });
+  expect(about(90 << 10)).toEqual({ faults: [], notes: [expect.stringContaining('90 KiB of machine code: float32')] });
+  expect(about(97 << 10).faults).toEqual([expect.stringContaining('more than 96')]);
 });
 
 test('a tensor-core kernel without its instructions is a fault, and so is a rule that fits nothing', () => {

@@ -2,6 +2,7 @@
 //   slots: instructions that warps execute, by the unit that they need, in slots of issue as machine code would take them, about;
 //   instructions: how often warps execute each;
 //   lines: slots by place in the source;
+//   code: bytes of machine code that are executed at all, about, by place in the source: what instruction caches have to fetch;
 //   read, written: bytes of the sectors of 32 that it reads and writes, each once a launch, as a cache without end would have it;
 //   filled, written_back: of these what memory gives and gets, with $LGDISTILL_EMULATION_CACHE bytes of level-2 cache and what the launches before left there
 //     (far_cache.h); without it 0;
@@ -26,6 +27,7 @@ namespace lgd::emulation::ptx {
 namespace {
 
 constexpr uintptr_t page_bytes = 4096;
+constexpr double machine_bytes = 16;  // of an instruction
 
 struct Count { int64_t requests = 0, waves = 0, least = 0, far = 0; };
 
@@ -144,15 +146,18 @@ class Counts : public Watcher {
       std::fprintf(file_, "%s\"%.*s\":%lld", comma, int(name.size()), name.data(), static_cast<long long>(times));
       comma = ",";
     }
-    std::fprintf(file_, "},\"lines\":{");
-    std::map<std::string, double> by_line;
-    for (size_t at = 0; at < executed.size(); ++at)
-      if (executed[at] && kernel.code[at].operation->slots > 0) by_line[kernel.place_of(kernel.code[at])] += double(executed[at]) * double(kernel.code[at].operation->slots);
-    for (const char* comma = ""; const auto& [line, times] : by_line) {
-      std::fprintf(file_, "%s\"%s\":%.0f", comma, line.c_str(), times);
-      comma = ",";
+    std::fprintf(file_, "}");
+    std::map<std::string, double> lines, code;
+    for (size_t at = 0; at < executed.size(); ++at) {
+      const double of_one = double(kernel.code[at].operation->slots);
+      if (!executed[at] || of_one == 0) continue;
+      const std::string place = kernel.place_of(kernel.code[at]);
+      lines[place] += double(executed[at]) * of_one;
+      code[place] += machine_bytes * of_one;
     }
-    std::fprintf(file_, "},\"places\":[");
+    print("lines", lines);
+    print("code", code);
+    std::fprintf(file_, ",\"places\":[");
     bool begun = false;
     for (const bool shared : {false, true})
       for (size_t at = 0; at < kernel.code.size(); ++at) {
@@ -195,11 +200,17 @@ class Counts : public Watcher {
   void print(const Timing& timing) {
     std::fprintf(file_, ",\"cycles\":%.0f,\"blocks\":%lld,\"resident\":%lld,\"waits\":{", timing.cycles, static_cast<long long>(timing.blocks), static_cast<long long>(timing.resident));
     for (size_t wait = 1; wait < waits; ++wait) std::fprintf(file_, "%s\"%s\":%.0f", wait > 1 ? "," : "", wait_names[wait], timing.waited[wait]);
-    std::map<std::string, double> by_line;
-    for (const auto& [at, cycles] : timing.at) by_line[kernel_->place_of(kernel_->code[at])] += cycles;
-    std::fprintf(file_, "},\"waited\":{");
-    for (const char* comma = ""; const auto& [line, cycles] : by_line) {
-      std::fprintf(file_, "%s\"%s\":%.0f", comma, line.c_str(), cycles);
+    std::fprintf(file_, "}");
+    std::map<std::string, double> waited;
+    for (const auto& [at, cycles] : timing.at) waited[kernel_->place_of(kernel_->code[at])] += cycles;
+    print("waited", waited);
+  }
+
+  // Another entry of the line: numbers by place in the source.
+  void print(const char* name, const std::map<std::string, double>& by_place) {
+    std::fprintf(file_, ",\"%s\":{", name);
+    for (const char* comma = ""; const auto& [place, number] : by_place) {
+      std::fprintf(file_, "%s\"%s\":%.0f", comma, place.c_str(), number);
       comma = ",";
     }
     std::fprintf(file_, "}");
