@@ -65,10 +65,9 @@ function architectures(cuda) {
 function buildWithCmake() {
   const cuda = options.cuda !== 'off' && nvcc();
   const arch = architectures(cuda);
-  run(bin('cmake-js'), [
-    'compile', '--out', options.out, '--parallel', String(availableParallelism()),
-    `--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : []),
-  ]);
+  const settings = [`--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : [])];
+  run(bin('cmake-js'), ['configure', '--out', options.out, ...settings]); // build alone keeps what a folder was configured for before
+  run(bin('cmake-js'), ['build', '--out', options.out, '--parallel', String(availableParallelism())]);
   return [`${options.out}/Release/lgdistill.node`, cuda ? `cmake-js, CPU + CUDA (${arch}${/^\d+a$/u.test(arch) ? '' : ', PTX for later cards'})` : `cmake-js, CPU only: ${options.cuda === 'off' ? '--cuda off' : 'no nvcc found'}`];
 }
 

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { delimiter, join, relative } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { allArchitectures, architectureOf, installedArchitectures } from '../../scripts/sources.mjs';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -40,4 +40,28 @@ describe('what CUDA code is built for', () => {
     expect(stderr).toMatch(/is no architecture\. Allowed: all, native, or such as 80/u);
     expect(status).toBe(1);
   });
+});
+
+test('a folder that was built for something else is configured anew', () => {
+  const [bin, out] = [join(folder, 'cmake'), join(folder, 'built')];
+  mkdirSync(bin);
+  // Notes its arguments; does what cmake-js looks for.
+  writeFileSync(join(bin, 'cmake'), `#!/bin/sh
+echo "$*" >> ${folder}/calls
+case "$1" in
+  --version) echo cmake version 3.25.1 ;;
+  --help) printf 'Generators\\n\\n* Unix Makefiles = makefiles\\n' ;;
+  --build) mkdir -p ${out}/Release && : > ${out}/Release/lgdistill.node ;;
+  *) : > ${out}/CMakeCache.txt ;;
+esac
+`);
+  chmodSync(join(bin, 'cmake'), 0o755);
+  const env = { ...process.env, PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}` };
+  for (const cuda of ['off', 'auto']) {
+    const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs', '--only', 'native', '--with', 'cmake', '--cuda', cuda, '--out', relative('.', out)], { encoding: 'utf8', env });
+    expect(stderr).toBe('');
+    expect(status).toBe(0);
+  }
+  const calls = readFileSync(join(folder, 'calls'), 'utf8').split('\n').flatMap((line) => /-DLGD_CUDA=\w+|--build/u.exec(line) ?? []);
+  expect(calls).toEqual(['-DLGD_CUDA=OFF', '--build', '-DLGD_CUDA=AUTO', '--build']);
 });
