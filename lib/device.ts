@@ -13,10 +13,11 @@ export type DeviceKind = 'cpu' | 'cuda' | 'cuda-emulated';
 
 /** How {@link openDevice} sets a device up. */
 export interface DeviceOptions {
-  /** Threads for CPU work, 1 or more; default: all cores. */
+  /** Threads for CPU work, 1 to 4096; default: all cores. */
   threads?: number;
 }
 
+const mostThreads = 4096;
 const deviceOptions = { threads: 'optional' } satisfies OptionTable<DeviceOptions>;
 
 /** What a device is, and its memory as it is now. */
@@ -79,13 +80,13 @@ export class Device implements Disposable {
  * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0), which are
  * used where they are right and faster, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
- * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back), ADDON_NOT_FOUND
+ * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
   checkOptions(options, 'openDevice()', deviceOptions);
   const threads = options.threads ?? availableParallelism();
-  if (!Number.isInteger(threads) || threads < 1) {
-    throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: 'a whole number from 1' });
+  if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) {
+    throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: `a whole number from 1 to ${mostThreads}` });
   }
   const match = /^(auto|cpu|cuda|cuda-emulated)(?::(\d+))?$/.exec(name);
   if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {

@@ -10,6 +10,7 @@
 #include "augment/pixel_store.h"
 #include "core/crc32c.h"
 #include "core/error.h"
+#include "core/start_thread.h"
 
 namespace lgd {
 
@@ -85,7 +86,7 @@ void PixelFile::read_ahead(std::vector<int64_t> images) {
   {
     const std::lock_guard lock(mutex_);
     wanted_.push_back(std::move(images));
-    if (!reader_.joinable()) reader_ = std::thread([this] { read_loop(); });
+    if (!reader_.joinable()) reader_ = start_thread([this] { read_loop(); });
   }
   changed_.notify_all();
 }

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "core/start_thread.h"
 #include "core/timeline.h"
 #include "ops/kernels.h"
 
@@ -117,7 +118,7 @@ Device::Device(DeviceKind kind_, int index_, int threads) : Device(kind_, index_
 Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl) : Context(kind_, index_, *impl), shared_(std::move(impl)) {
   if (kind == DeviceKind::cuda) impl_.timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
-  impl_.thread = std::thread([impl = shared_, kind = kind, index = index] {
+  impl_.thread = start_thread([impl = shared_, kind = kind, index = index] {
     std::unique_lock lock(impl->mutex);
     try {
       if (kind == DeviceKind::cuda) cuda::set_device(index);

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/start_thread.h"
+
 namespace lgd {
 
 namespace {
@@ -50,6 +52,15 @@ struct ThreadPool::State {
   std::exception_ptr error;
   std::vector<std::thread> threads;
 
+  ~State() {
+    {
+      std::lock_guard lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (auto& thread : threads) thread.join();
+  }
+
   void work(int thread) {
     for (;;) {
       const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
@@ -90,17 +101,10 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()), size_(threads < 1 ? 1 : threads) {
   for (int thread = 1; thread < size_; ++thread)
-    state_->threads.emplace_back([state = state_.get(), thread] { state->serve(thread); });
+    state_->threads.push_back(start_thread([state = state_.get(), thread] { state->serve(thread); }));
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->wake.notify_all();
-  for (auto& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 void ThreadPool::run(int64_t count, Call call, void* context) {
   if (count <= 0) return;

@@ -9,7 +9,7 @@ namespace lgd {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // threads >= 1; the calling thread counts as one of them
+  explicit ThreadPool(int threads);  // threads >= 1; the calling thread counts as one of them. Throws where the system starts no more
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

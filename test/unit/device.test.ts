@@ -1,4 +1,6 @@
+import { spawnSync } from 'node:child_process';
 import { afterEach, expect, test, vi } from 'vitest';
+import { addonPath } from '../../lib/addon.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import { devicesUnderTest } from '../devices.js';
 
@@ -49,4 +51,20 @@ test('names that are no devices are refused', async () => {
   for (const name of ['gpu', 'cpu:1', 'cuda-emulated:0', 'cuda:x']) {
     await expect(openDevice(name as 'cpu')).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'device', allowed: expect.stringContaining('cuda-emulated') as string });
   }
+});
+
+test('more threads than could be of use are refused', async () => {
+  const { openDevice } = await import('../../lib/device.js');
+  for (const threads of [0, 1.5, 4097, 1e9]) await expect(openDevice('cpu', { threads })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'threads', allowed: 'a whole number from 1 to 4096' });
+});
+
+// Each thread takes 8 MiB of addresses for its stack: 2,000 are more than the limit leaves.
+test('a system that starts no further thread is an error, and those that run end', () => {
+  const addon = JSON.stringify(addonPath());
+  const open = (threads: number) => `{ const device = addon.openDevice('cpu', 0, ${threads}); console.log(addon.deviceInfo(device).threads); addon.release(device); }`;
+  const script = `const addon = require(${addon}); try ${open(2000)} catch (error) { console.log(error.code, error.message); } ${open(2)}`;
+  const { status, stdout, stderr } = spawnSync('sh', ['-c', 'ulimit -v 8000000; exec "$0" -e "$1"', process.execPath, script], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  expect(stdout).toMatch(/^DEVICE_UNAVAILABLE the system starts no further thread \(.*Ask for fewer by `threads`.*\n2\n$/u);
+  expect(status).toBe(0);
 });
