@@ -11,6 +11,8 @@ import { noteSkip, sharedPath } from '../shared.js';
 
 const folder = sharedPath('vectors', 'encoders');
 const files = folder === undefined ? [] : readdirSync(folder).filter((file) => file.endsWith('.safetensors'));
+const given = process.env['LGDISTILL_SHARED'];
+if (files.length === 0 && given !== undefined) throw new Error(`LGDISTILL_SHARED: there is no *.safetensors in ${join(given, 'vectors', 'encoders')}`);
 if (files.length === 0) noteSkip('golden torchvision encoders', 'the shared folder of test data is absent');
 
 let device: Device;

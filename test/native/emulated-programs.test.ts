@@ -174,6 +174,13 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(excess(rows, 'shared', /^matrix_kernel<bf16/u)).toBeLessThan(1.02);
     expect(excess(rows, 'shared', /^pointwise_kernel/u)).toBeLessThan(1.4);
     expect(excess(rows, 'global', /StoreStatistics|ReachTarget/u)).toBeLessThan(1.1);
+
+    const fused = rows.filter(({ name }) => /^matrix_kernel<bf16.*(?:StoreStatistics|ReachTarget)/u.test(name));
+    const code = fused.map((row) => Object.values(row.longest).reduce((sum, bytes) => sum + bytes, 0)); // with their epilogues unrolled up to 49 kB
+    expect(fused.length).toBeGreaterThan(1);
+    expect(Math.max(...code)).toBeLessThan(30_000);
+    expect(Math.min(...code)).toBeGreaterThan(10_000);
+    for (const { code: all, launches, longest } of rows) expect(all / launches).toBeLessThanOrEqual(Object.values(longest).reduce((sum, bytes) => sum + bytes, 0));
   }, 900_000);
 
   // The model of test/native/emulation/ptx/clock.h, which scripts/kernels/clock.mjs prints.

@@ -18,6 +18,11 @@ describe('stages', () => {
     expect(stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride, value }) => [stride, value.channels])).toEqual(expected);
   });
 
+  it.each(listStudents())('of %s are at every stride', (name) => {
+    const strides = stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride }) => stride);
+    expect(strides, `stagesOf in lib/models/stages.ts knows the blocks of ${name} by their names`).toEqual([2, 4, 8, 16, 32]);
+  });
+
   it.each([8, 16, 32])('every student takes output stride %i', (outputStride) => {
     for (const name of listStudents()) {
       const graph = mapGraph(studentGraph(name, { embeddingSize: 8 }));

@@ -30,7 +30,7 @@ function refusal(call: () => unknown): LgdError {
 
 describe('students', () => {
   it('are all held to torchvision', () => {
-    expect(new Set(rows.map((row) => row.name))).toEqual(new Set(listStudents()));
+    expect(new Set(rows.map((row) => row.name)), 'test/fixtures/make_encoders.py writes test/fixtures/torchvision-students.json; its students() names them').toEqual(new Set(listStudents()));
   });
 
   it.each(rows)('$name at width $widthMultiplier has the parameters of torchvision', ({ name, widthMultiplier, parameters, tensors }) => {

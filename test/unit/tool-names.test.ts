@@ -1,6 +1,6 @@
 /** The keys and shapes of other tools' state dicts, built here from those tools' own tables of layers, against the names that an export gives. */
 import { describe, expect, test } from 'vitest';
-import { studentGraph } from '../../lib/models/index.js';
+import { GraphBuilder, studentGraph } from '../../lib/models/index.js';
 import { toolNaming, toTool } from '../../lib/models/tools/convert.js';
 import type { Tool } from '../../lib/models/tools/naming.js';
 
@@ -66,6 +66,12 @@ describe('timm', () => {
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([['classifier.0.weight', [1280, 1280]], ['classifier.0.bias', [1280]], ['classifier.2.weight', [8, 1280]], ['classifier.2.bias', [8]]]);
     expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
   });
+});
+
+test.each(['timm', 'mmdet'] as const)('%s: a network whose blocks nobody knows is refused', (tool) => {
+  const g = new GraphBuilder('other');
+  const graph = g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'layers.0', { channels: 8, kernel: 3, stride: 2 }, 'relu')), 'head.0', { features: 4 }));
+  expect(() => toolNaming(tool, { architecture: 'other', widthMultiplier: 1, graph })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', message: expect.stringContaining('which blocks of other are a stage is not known') as string }));
 });
 
 /** ResNet of basic blocks or of bottlenecks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */

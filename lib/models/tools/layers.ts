@@ -50,9 +50,9 @@ export function stagesOf(architecture: string, layers: readonly StudentLayer[]):
   const known = repeats[architecture];
   if (known !== undefined) return known.flatMap((count, stage) => Array.from({ length: count }, (_, place) => ({ stage, place })));
   const firsts = layers.filter((layer, i) => layer.block >= 0 && layers[i - 1]!.block !== layer.block);
-  return firsts.map(({ conv }) => {
-    const [, stage, place] = /^features\.(\d+)\.(\d+)\./u.exec(conv) ?? [];
-    if (place === undefined) throw new LgdError('BAD_OPTION', `which blocks of ${architecture} are a stage is not known.`, { option: 'to', found: architecture, mend: 'Export it to onnx or torchvision, or add its stages to lib/models/tools/layers.ts' });
-    return { stage: Number(stage) - 1, place: Number(place) };
-  });
+  const places = firsts.map(({ conv }) => /^features\.(\d+)\.(\d+)\./u.exec(conv) ?? []);
+  if (places.length === 0 || places.some(([, , place]) => place === undefined)) {
+    throw new LgdError('BAD_OPTION', `which blocks of ${architecture} are a stage is not known.`, { option: 'to', found: architecture, mend: 'Export it to onnx or torchvision, or add its stages to lib/models/tools/layers.ts' });
+  }
+  return places.map(([, stage, place]) => ({ stage: Number(stage) - 1, place: Number(place) }));
 }
