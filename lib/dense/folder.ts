@@ -16,9 +16,14 @@ export class DenseFolder {
 
   /** @throws LgdError NOT_WRITABLE, BAD_CONFIG (the folder is not empty, and nothing says that it may be overwritten) */
   static async open(path: string, config: Config): Promise<DenseFolder> {
-    await checkRunFolder(path, { overwrite: config.overwrite, resume: false, links: false });
-    await writeFileAtomically(join(path, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
-    await writeFileAtomically(join(path, 'metrics.jsonl'), '');
+    const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume: false, links: false });
+    try {
+      await writeFileAtomically(join(path, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
+      await writeFileAtomically(join(path, 'metrics.jsonl'), '');
+    } catch (error) {
+      await removeEmpty();
+      throw error;
+    }
     return new DenseFolder(path);
   }
 

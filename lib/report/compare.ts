@@ -1,7 +1,7 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
-import { otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
+import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */
@@ -60,7 +60,7 @@ export interface RunGroup {
 export interface RunComparison {
   runs: readonly ComparedRun[];
   groups: readonly RunGroup[];
-  /** What makes rows hard to compare: other evaluation images, unfinished runs. */
+  /** What makes rows hard to compare: other evaluation images, unfinished runs; and paths that were passed over. */
   remarks: readonly string[];
 }
 
@@ -73,13 +73,14 @@ export interface CompareOptions {
 const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
 
 /**
- * Compares runs by what their folders tell.
- * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (not a run folder), BAD_FILE
+ * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a remark.
+ * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE
  */
 export async function compareRuns(paths: readonly string[], options: CompareOptions = {}): Promise<RunComparison> {
   checkOptions(options, 'compareRuns()', compareOptions);
   const { at = 'best' } = options;
-  const records = await readRuns(paths);
+  const chosen = await chooseRuns(paths);
+  const records = await readRuns(chosen.folders);
   const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
   const runs = records.map((record) => compared(record, at));
   const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
@@ -91,12 +92,12 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
     group.runs.push(run);
     groups.set(key, group);
   });
-  return { runs, groups: [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences)), remarks: remarksOn(records, runs) };
+  return { runs, groups: [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences)), remarks: [...chosen.remarks, ...remarksOn(records, runs)] };
 }
 
 function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   const { name, path, method, student, steps, loss, imagesPerSecond } = summarise(record);
-  const point = chosen(record, at);
+  const point = chosenPoint(record, at);
   const seed = record.config['seed'];
   return {
     name, path, method, student, steps, loss, imagesPerSecond,
@@ -110,7 +111,7 @@ function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   };
 }
 
-function chosen({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
+function chosenPoint({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
   if (at === 'last') return evaluations.at(-1);
   const metric = (config['evaluate'] as { metric?: string } | undefined)?.metric;
   const other = otherProtocols.find((name) => name === metric);

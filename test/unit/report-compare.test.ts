@@ -54,6 +54,23 @@ describe('compareRuns', () => {
     expect(remarks).toEqual(['not at their end: e (unfinished)', 'evaluated on different sets: 40 images of 8 classes; 4 images of 2 classes']);
   });
 
+  test('passes over what is no run folder among several paths, and says so', async () => {
+    const [empty, file] = [join(folder, 'empty'), join(folder, 'notes.txt')];
+    mkdirSync(empty);
+    writeFileSync(file, '');
+    const { runs, remarks } = await compareRuns([empty, lgd[0]!, file, seed]);
+    expect(runs.map(({ name }) => name)).toEqual(['a', 'c']);
+    expect(remarks).toEqual([`passed over, as they are no run folders (no config.json): ${empty}, ${file}`]);
+    const { code, stdout } = await lgdistill(['compare', empty, seed]);
+    expect([code, stdout.trimEnd().split('\n').at(-1)]).toEqual([0, `passed over, as it is no run folder (no config.json): ${empty}`]);
+    await expect(compareRuns([empty])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(compareRuns([empty, file])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('none of the 2 paths is a run folder') as unknown });
+    await expect(compareRuns([seed, join(folder, 'mistyped')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('mistyped') as unknown });
+
+    const report = await lgdistill(['report', empty, seed, '--no-models', '--tensorboard', join(folder, 'events'), '--json']);
+    expect([report.code, report.documents()[0]]).toEqual([0, expect.objectContaining({ file: join(seed, 'report.html'), remarks: [expect.stringContaining(empty)], tensorboard: [expect.objectContaining({ run: 'c' })] })]);
+  });
+
   test('tells what other protocols found, and takes the best by the run\'s own metric', async () => {
     const run = makeRun('g', { evaluate: { data: folder, train: folder, also: 'knn', metric: 'knn' } }, []);
     const scoreOf = (correct1: number) => makeScore({ correct1, correct5: 39, images: 40, classes: 8, topK: 5 });
