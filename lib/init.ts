@@ -2,7 +2,7 @@
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { checkOptions } from './arguments.js';
-import { configOptions, parseConfig, type ConfigInput } from './config.js';
+import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { chooseBatch } from './config-batch.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
@@ -19,7 +19,7 @@ export interface InitAnswers {
   images: string;
   /** A CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings. */
   teacher: string;
-  /** One of {@link listStudents}. */
+  /** One of {@link listStudents}, or several with commas. */
   student: string;
 }
 
@@ -67,7 +67,7 @@ export function knownAnswers(question: keyof InitAnswers): readonly string[] {
 /**
  * Looks at one answer.
  * @returns what is behind it, in a few words
- * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_DATASET, BAD_OPTION
+ * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_DATASET, BAD_OPTION, BAD_CONFIG (a student named twice)
  */
 export async function checkAnswer(question: keyof InitAnswers, answer: string): Promise<string> {
   if (answer === '') throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
@@ -83,7 +83,7 @@ export async function checkAnswer(question: keyof InitAnswers, answer: string): 
       return `${count} images: batches of ${batchSize} at a learning rate of ${learningRate}`;
     }
     case 'teacher': return describeTeacher(answer);
-    case 'student': return `${(countParameters(studentGraph(answer, { outputs: 1000 })) / 1e6).toFixed(1)} M parameters with torchvision's classifier`;
+    case 'student': return describeStudents(answer);
   }
 }
 
@@ -94,6 +94,12 @@ const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
   teacher: `Give a CLIP folder or hub id, such as ${knownTeachers[0]}`,
   student: 'Give an architecture by its torchvision name',
 };
+
+function describeStudents(answer: string): string {
+  const names = studentNames(parseConfig({ student: { name: answer } }).student.name);
+  const sizes = names.map((name) => `${(countParameters(studentGraph(name, { outputs: 1000 })) / 1e6).toFixed(1)} M`);
+  return `${sizes.join(' and ')} parameters with torchvision's classifier${names.length > 1 ? ', trained side by side' : ''}`;
+}
 
 async function describeTeacher(answer: string): Promise<string> {
   const found = await stat(answer).catch(() => undefined);
@@ -112,8 +118,9 @@ async function describeTeacher(answer: string): Promise<string> {
 export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
   const remarks = {} as InitialConfig['remarks'];
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
-  const { names, images, teacher, student } = answers;
-  return { config: { names, teacher, data: { train: images }, student: { name: student }, output: `runs/${student}` }, remarks };
+  const { names, images, teacher } = answers;
+  const students = studentNames(answers.student);
+  return { config: { names, teacher, data: { train: images }, student: { name: students.join(',') }, output: `runs/${students.join('-')}` }, remarks };
 }
 
 /**

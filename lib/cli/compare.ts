@@ -26,11 +26,11 @@ function describe({ runs, groups, remarks }: RunComparison): string {
       run.name, run.method, run.student, String(run.seed ?? '-'), String(run.steps), ...shareCells(run.top1), ...shareCells(run.top5), ...others.flatMap((name) => shareCells(run.others[name])), run.loss?.toFixed(4) ?? '-', run.imagesPerSecond?.toFixed(0) ?? '-',
     ]),
   )];
-  if (groups.some((group) => group.runs.length > 1)) {
+  if (groups.some(({ seeds }) => seeds > 1)) {
     parts.push('', 'mean (standard deviation) over seeds', formatTable(
-      ['method', 'student', 'runs', 'steps', 'top-1', `top-${topK}`, ...others.map((name) => `${name} top-1`), 'last loss', 'images/s', 'otherwise'],
+      ['method', 'student', 'runs', 'seeds', 'steps', 'top-1', `top-${topK}`, ...others.map((name) => `${name} top-1`), 'last loss', 'images/s', 'otherwise'],
       groups.map((group) => [
-        group.method, group.student, String(group.runs.length), String(group.steps), spreadCell(group.top1, (share) => (100 * share).toFixed(1)), spreadCell(group.top5, (share) => (100 * share).toFixed(1)),
+        group.method, group.student, String(group.runs.length), String(group.seeds), String(group.steps), spreadCell(group.top1, (share) => (100 * share).toFixed(1)), spreadCell(group.top5, (share) => (100 * share).toFixed(1)),
         ...others.map((name) => spreadCell(group.others[name], (share) => (100 * share).toFixed(1))),
         spreadCell(group.loss, (value) => value.toFixed(4)), spreadCell(group.imagesPerSecond, (value) => value.toFixed(0)), Object.entries(group.differences).map(([path, value]) => `${path} ${value}`).join(', ') || '-',
       ]),

@@ -16,7 +16,7 @@ const questions = [
   ['names', 'names', 'Category names (a file, a folder of class folders, or a built-in list)'],
   ['images', 'data.train', 'Folder of images'],
   ['teacher', 'teacher', 'Teacher (a CLIP folder or hub id)'],
-  ['student', 'student.name', 'Student'],
+  ['student', 'student.name', 'Student (several with commas)'],
 ] as const satisfies readonly (readonly [keyof InitAnswers, string, string])[];
 
 export function initCommand(bind: Bind): Command {

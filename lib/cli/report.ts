@@ -65,7 +65,7 @@ export async function writeRunReport(run: string, terminal: Terminal, { isChange
 }
 
 /** What was written, and what could not be shown. */
-function describeReport({ file, bytes, imageBytes, missing }: ReportResult): string {
+function describeReport({ file, bytes, imageBytes, remarks, missing }: ReportResult): string {
   const pictures = imageBytes > 0 ? `, ${formatBytes(imageBytes)} of it pictures` : '';
-  return [`report: ${file} (${formatBytes(bytes)}${pictures})`, ...missing.map(({ run, section, reason }) => `  ${run}, no ${section}: ${reason}`)].join('\n');
+  return [`report: ${file} (${formatBytes(bytes)}${pictures})`, ...remarks, ...missing.map(({ run, section, reason }) => `  ${run}, no ${section}: ${reason}`)].join('\n');
 }

@@ -21,24 +21,32 @@ const viewKey = 0x64657465637420n;
 /** Of a box that a view cuts, at least this share of its area must be inside. */
 const leastVisible = 0.25;
 
+/** A folder of images with their boxes. */
+export interface Boxes {
+  folder: string;
+  set: BoxedImages;
+  /** The options that name the folder and the annotations. */
+  options: { folder: string; annotations: string };
+}
+
 /** The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND, BAD_IMAGE, BAD_DATASET */
-export async function readBoxed(folder: string, { file, width, height }: BoxedImages['images'][number]): Promise<{ image: Buffer; path: string }> {
+export async function readBoxed({ folder, options }: Boxes, { file, width, height }: BoxedImages['images'][number]): Promise<{ image: Buffer; path: string }> {
   const path = join(folder, file);
-  const image = await readFile(path).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}.`, { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from', cause }); });
+  const image = await readFile(path).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}.`, { option: options.folder, mend: 'Give the folder that the file names of the annotations start from', cause }); });
   const size = await imageSize(image, path);
   if (size.width === width && size.height === height) return { image, path };
-  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels, the annotations say ${width} x ${height}.`, { option: 'dense.annotations', mend: 'Give the images that were annotated' });
+  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels, the annotations say ${width} x ${height}.`, { option: options.annotations, mend: 'Give the images that were annotated' });
 }
 
 /** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
-export async function drawBoxBatch(folder: string, set: BoxedImages, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<BoxBatch> {
+export async function drawBoxBatch(from: Boxes, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<BoxBatch> {
   const { resolution } = dense;
   const values = 3 * resolution * resolution;
   const pixels = new Float32Array(indices.length * values);
   const boxes = await Promise.all(Array.from(indices, async (index, place) => {
-    const entry = set.images[index]!;
+    const entry = from.set.images[index]!;
     const stream = new PhiloxStream(BigInt(seed) ^ viewKey, BigInt(first + place));
-    const { image, path } = await readBoxed(folder, entry);
+    const { image, path } = await readBoxed(from, entry);
     const view = drawView(entry, resolution, dense, () => stream.next());
     const rgb = await decodePart(image, view.part, view, path);
     putPixels(rgb, pixels.subarray(place * values, (place + 1) * values), { ...view, resolution, mean, std });

@@ -1,16 +1,17 @@
 /** Trains and evaluates detectors. */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
-import { readCoco, type BoxedImages } from '../data/coco.js';
+import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
-import { drawBoxBatch, readBoxed, type BoxBatch } from './box-samples.js';
+import { drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
+import { checkListed } from './listed-files.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
@@ -43,13 +44,8 @@ export interface DetectionTraining {
 
 const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<DetectionTraining>;
 
-interface Boxes {
-  folder: string;
-  set: BoxedImages;
-}
-
 /**
- * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. On abort the network as it is stays in last.safetensors.
+ * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as it is stays in last.safetensors.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
 export async function* trainDetection(options: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
@@ -59,15 +55,15 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   const { dense, seed } = config;
   checkDense(dense);
   const { info: student, weights } = await readStudent(path);
-  const train = await openBoxes(dense.data, dense.annotations, 'dense.annotations');
-  const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, 'dense.evaluationAnnotations');
+  const train = await openBoxes(dense.data, dense.annotations, { options: { folder: 'dense.data', annotations: 'dense.annotations' }, signal });
+  const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, { options: evaluationPlaces, signal });
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
   const { architecture, widthMultiplier, mean, std } = student;
   const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
   const [images, classes] = [train.set.images.length, train.set.names.length];
   yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>({
     info, graph: detectionGraph(backboneOf(info), { classes }), weights, images,
-    draw: (places, first) => drawBoxBatch(train.folder, train.set, places, { dense, seed, first, mean, std }),
+    draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
     openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
     score: evaluation && (async (state, device) => {
       using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
@@ -81,12 +77,15 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   }, output, config, signal);
 }
 
-async function openBoxes(folder: string | undefined, annotations: string | undefined, option: string): Promise<Boxes> {
+const evaluationPlaces = { folder: 'dense.evaluationData', annotations: 'dense.evaluationAnnotations' };
+
+async function openBoxes(folder: string | undefined, annotations: string | undefined, { options, signal }: Pick<Boxes, 'options'> & { signal: AbortSignal | undefined }): Promise<Boxes> {
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the folder of the images.', { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from' });
-  if (annotations === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', { option, mend: 'Give a COCO file like instances_train2017.json' });
+  if (annotations === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', { option: options.annotations, mend: 'Give a COCO file like instances_train2017.json' });
   const set = await readCoco(annotations);
-  if (set.images.length === 0) throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, { option, mend: 'Give a file with images' });
-  return { folder, set };
+  if (set.images.length === 0) throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, { option: options.annotations, mend: 'Give a file with images' });
+  await checkListed(folder, set.images.map(({ file }) => file), { list: annotations, option: options.folder, signal });
+  return { folder, set, options };
 }
 
 function sameClasses(known: readonly string[], found: readonly string[]): void {
@@ -137,10 +136,11 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
 const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;
 
 /** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, ABORTED */
-async function scoreDetector(detector: Detector, { folder, set }: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
+async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
+  const { set } = boxes;
   const found: Detection[][] = [];
   for (const entry of set.images) {
-    const { image, path } = await readBoxed(folder, entry);
+    const { image, path } = await readBoxed(boxes, entry);
     const detections = await detector.detect(image, { ...options, path });
     found.push(detections);
     onDetections?.(entry.id, detections);
@@ -169,7 +169,9 @@ export async function evaluateDetection(given: DetectionEvaluationOptions): Prom
   const config: Config = parseConfig(input);
   const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;
   const { info } = await readDense(model, 'detection');
-  const boxes = await openBoxes(evaluationData ?? data, evaluationAnnotations ?? annotations, 'dense.evaluationAnnotations');
+  const boxes = await openBoxes(evaluationData ?? data, evaluationAnnotations ?? annotations, {
+    options: { folder: evaluationData === undefined && evaluationAnnotations === undefined ? 'dense.data' : 'dense.evaluationData', annotations: evaluationAnnotations === undefined ? 'dense.annotations' : 'dense.evaluationAnnotations' }, signal: options.signal,
+  });
   sameClasses(info.names, boxes.set.names);
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using detector = await Detector.load(model, { device, precision: precisionOf(config) });

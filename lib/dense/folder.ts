@@ -16,9 +16,14 @@ export class DenseFolder {
 
   /** @throws LgdError NOT_WRITABLE, BAD_CONFIG (the folder is not empty, and nothing says that it may be overwritten) */
   static async open(path: string, config: Config): Promise<DenseFolder> {
-    await checkRunFolder(path, { overwrite: config.overwrite, resume: false, links: false });
-    await writeFileAtomically(join(path, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
-    await writeFileAtomically(join(path, 'metrics.jsonl'), '');
+    const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume: false, links: false });
+    try {
+      await writeFileAtomically(join(path, 'config.json'), `${JSON.stringify(config, undefined, 2)}\n`);
+      await writeFileAtomically(join(path, 'metrics.jsonl'), '');
+    } catch (error) {
+      await removeEmpty();
+      throw error;
+    }
     return new DenseFolder(path);
   }
 
@@ -28,15 +33,20 @@ export class DenseFolder {
     await appendFile(file, `${JSON.stringify(line)}\n`).catch((cause: unknown) => { throw writeError(file, cause); });
   }
 
+  /** Keeps a network as the last one, and as the best where none was scored. @throws LgdError NOT_WRITABLE */
+  async save(info: DenseInfo, weights: WeightRecord): Promise<void> {
+    await writeDense(join(this.path, 'last.safetensors'), info, weights);
+    if (this.#best === -Infinity) await writeDense(join(this.path, denseFile), info, weights);
+  }
+
   /**
-   * Keeps a network as the last one, and as the best unless one before had a higher score. @returns whether it is the best so far
+   * Keeps the network that was saved last as the best unless one before had a higher score. @returns whether it is the best so far
    * @throws LgdError NOT_WRITABLE
    */
-  async save(info: DenseInfo, weights: WeightRecord, score: number | undefined): Promise<boolean> {
-    await writeDense(join(this.path, 'last.safetensors'), info, weights);
-    const isBest = score === undefined ? this.#best === -Infinity : score >= this.#best;
-    if (isBest) await writeDense(join(this.path, denseFile), info, weights);
-    if (score !== undefined) this.#best = Math.max(this.#best, score);
-    return isBest;
+  async rank(info: DenseInfo, weights: WeightRecord, score: number): Promise<boolean> {
+    if (!(score >= this.#best)) return false;
+    if (this.#best !== -Infinity) await writeDense(join(this.path, denseFile), info, weights);
+    this.#best = score;
+    return true;
   }
 }

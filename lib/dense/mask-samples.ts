@@ -26,7 +26,7 @@ const viewKey = 0x64656e7365766965n;
 export async function readPair(set: MaskedImages, index: number): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
   const pair = set.pairs[index]!;
   const [path, maskPath] = [join(set.root, pair.image), join(set.root, pair.mask)];
-  const read = (file: string) => readFile(file).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}.`, { option: 'dense.data', mend: 'Check the data set', cause }); });
+  const read = (file: string) => readFile(file).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}.`, { mend: 'Check the data set', cause }); });
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
   if (mask.width !== width || mask.height !== height) {

@@ -8,6 +8,7 @@ import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
+import { checkListed } from './listed-files.js';
 import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
@@ -42,7 +43,7 @@ interface Sets {
 }
 
 /**
- * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. On abort the network as it is stays in last.safetensors.
+ * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. Whatever ends it early, the network as it is stays in last.safetensors.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
 export async function* trainSegmentation(options: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
@@ -79,9 +80,9 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
   const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
   const names = config.names;
-  const train = await openMaskFolder(data, { layout, split, names, signal });
+  const train = await openMasks(data, { layout, split, names, signal }, 'dense.data');
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
-  const evaluation = await openMaskFolder(evaluationData ?? data, { layout, split: evaluationSplit, names, signal });
+  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal }, evaluationData === undefined ? 'dense.data' : 'dense.evaluationData');
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
   }
@@ -172,5 +173,13 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
 export async function openEvaluation({ dense, names }: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
   const data = dense.evaluationData ?? dense.data;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
-  return openMaskFolder(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...options });
+  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...options }, dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData');
+}
+
+/** As openMaskFolder; of VOC, whose folders hold more than a split, a list names the files. */
+async function openMasks(root: string, options: MaskFolderOptions, option: string): Promise<MaskedImages> {
+  const set = await openMaskFolder(root, options);
+  const files = set.layout === 'voc' ? set.pairs.flatMap(({ image, mask }) => [image, mask]) : [];
+  await checkListed(root, files, { list: `ImageSets/Segmentation/${options.split}.txt`, option, signal: options.signal });
+  return set;
 }

@@ -2,7 +2,7 @@
 import type { Config } from '../config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
@@ -44,7 +44,7 @@ export type DenseEvent<Losses, Score> =
   | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined };
 
 /**
- * Trains a task into a folder. Batches are drawn while the device works on the one before. On abort the network as it is stays in last.safetensors.
+ * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors.
  * @throws LgdError BAD_CONFIG, BAD_DATASET, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
 export async function* trainDense<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object>(
@@ -72,6 +72,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     return told;
   };
   let step = 0;
+  let saved = 0;
   let score: Score | undefined;
   let ahead = draw(0);
   try {
@@ -87,12 +88,20 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
       if (!isDue) continue;
       const state = await trainer.network.state();
-      score = await task.score?.(state, device);
-      const best = await folder.save({ ...info, step }, state, score === undefined ? undefined : task.rank(score));
-      if (score !== undefined) yield await logged({ type: 'evaluation', step, score, best });
+      await folder.save({ ...info, step }, state);
+      saved = step;
+      if (task.score === undefined) continue;
+      score = await task.score(state, device);
+      const best = await folder.rank({ ...info, step }, state, task.rank(score));
+      yield await logged({ type: 'evaluation', step, score, best });
     }
   } catch (error) {
-    if (error instanceof LgdError && error.code === 'ABORTED' && step > 0) await folder.save({ ...info, step }, await trainer.network.state(), score === undefined ? undefined : -1);
+    if (step > saved && !isOfTheNumbers(error)) {
+      const isAborted = error instanceof LgdError && error.code === 'ABORTED';
+      await trainer.network.state().then((state) => folder.save({ ...info, step }, state)).catch((fault: unknown) => {
+        if (isAborted) throw fault;
+      });
+    }
     throw error;
   }
   yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score });

@@ -1,7 +1,7 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
-import { otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
+import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */
@@ -34,7 +34,7 @@ export interface ComparedRun {
   imagesPerSecond: number | undefined;
 }
 
-/** Mean over runs, and the standard deviation of a sample (n - 1); NaN of one run. */
+/** Mean over seeds, and the standard deviation of a sample (n - 1); NaN of one seed. Runs of the same seed count as their mean. */
 export interface Spread {
   mean: number;
   deviation: number;
@@ -45,6 +45,8 @@ export interface RunGroup {
   method: string;
   student: string;
   runs: readonly ComparedRun[];
+  /** How many seeds its runs have. */
+  seeds: number;
   steps: number;
   top1: Spread | undefined;
   top5: Spread | undefined;
@@ -60,7 +62,7 @@ export interface RunGroup {
 export interface RunComparison {
   runs: readonly ComparedRun[];
   groups: readonly RunGroup[];
-  /** What makes rows hard to compare: other evaluation images, unfinished runs. */
+  /** What makes rows hard to compare: other evaluation images, unfinished runs, runs of the same seed; and paths that were passed over. */
   remarks: readonly string[];
 }
 
@@ -73,15 +75,16 @@ export interface CompareOptions {
 const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
 
 /**
- * Compares runs by what their folders tell.
- * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (not a run folder), BAD_FILE
+ * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a remark.
+ * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE
  */
 export async function compareRuns(paths: readonly string[], options: CompareOptions = {}): Promise<RunComparison> {
   checkOptions(options, 'compareRuns()', compareOptions);
   const { at = 'best' } = options;
-  const records = await readRuns(paths);
+  const chosen = await chooseRuns(paths);
+  const records = await readRuns(chosen.folders);
   const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
-  const runs = records.map((record) => compared(record, at));
+  const runs = records.map((record) => comparedRun(record, at));
   const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
   runs.forEach((run, i) => {
     // Of a single run all options alike make no difference.
@@ -91,12 +94,13 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
     group.runs.push(run);
     groups.set(key, group);
   });
-  return { runs, groups: [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences)), remarks: remarksOn(records, runs) };
+  const compared = [...groups.values()].map(({ runs: members, differences }) => grouped(members, differences));
+  return { runs, groups: compared, remarks: [...chosen.remarks, ...remarksOn(records, runs), ...compared.flatMap(repeatsIn)] };
 }
 
-function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
+function comparedRun(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   const { name, path, method, student, steps, loss, imagesPerSecond } = summarise(record);
-  const point = chosen(record, at);
+  const point = chosenPoint(record, at);
   const seed = record.config['seed'];
   return {
     name, path, method, student, steps, loss, imagesPerSecond,
@@ -110,7 +114,7 @@ function compared(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   };
 }
 
-function chosen({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
+function chosenPoint({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
   if (at === 'last') return evaluations.at(-1);
   const metric = (config['evaluate'] as { metric?: string } | undefined)?.metric;
   const other = otherProtocols.find((name) => name === metric);
@@ -123,10 +127,11 @@ function withInterval(correct: number, images: number): ShareWithInterval {
 }
 
 function grouped(runs: readonly ComparedRun[], differences: Readonly<Record<string, string>>): RunGroup {
-  const over = (value: (run: ComparedRun) => number | undefined) => spreadOf(runs.map(value));
+  const bySeed = runsBySeed(runs);
+  const over = (value: (run: ComparedRun) => number | undefined) => spreadOf(bySeed.map((same) => spreadOf(same.map(value))?.mean));
   const [{ method, student, steps }] = runs as [ComparedRun];
   return {
-    method, student, runs, steps, differences,
+    method, student, runs, seeds: bySeed.length, steps, differences,
     top1: over(({ top1 }) => top1?.share), top5: over(({ top5 }) => top5?.share), others: Object.fromEntries(otherProtocols.flatMap((name) => {
       const spread = over(({ others }) => others[name]?.share);
       return spread === undefined ? [] : [[name, spread] as const];
@@ -134,7 +139,18 @@ function grouped(runs: readonly ComparedRun[], differences: Readonly<Record<stri
   };
 }
 
-/** Over all runs, or nothing where one does not tell. */
+function runsBySeed(runs: readonly ComparedRun[]): ComparedRun[][] {
+  const seeds = new Map<number | undefined, ComparedRun[]>();
+  for (const run of runs) seeds.set(run.seed, [...(seeds.get(run.seed) ?? []), run]);
+  return [...seeds.values()];
+}
+
+/** Repeats of a seed say nothing about other seeds. */
+function repeatsIn({ runs }: RunGroup): string[] {
+  return runsBySeed(runs).filter((same) => same.length > 1).map((same) => `${same.length} runs of seed ${same[0]!.seed ?? 'unknown'}, which count as one: ${same.map(({ name }) => name).join(', ')}`);
+}
+
+/** Over all values, or nothing where one does not tell. */
 export function spreadOf(values: readonly (number | undefined)[]): Spread | undefined {
   if (values.length === 0 || values.some((value) => value === undefined)) return undefined;
   const known = values as readonly number[];

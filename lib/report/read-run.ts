@@ -6,7 +6,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import { countParameters, studentGraph } from '../models/index.js';
 import { runFolders } from '../train/group-folder.js';
 import { linePaths } from '../train/line-file.js';
-import { logFile, metricsFile, readRunConfig } from '../train/run-folder.js';
+import { configFile, logFile, metricsFile, readRunConfig } from '../train/run-folder.js';
 import { readRunLog, type RunLog } from '../train/run-log.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
 
@@ -52,6 +52,27 @@ export interface RunRecord {
   /** Of the best checkpoint, or the last; undefined before the first, or where {@link studentProblem} says what is wrong with it. */
   student: { info: StudentInfo; parameters: number } | undefined;
   studentProblem: string | undefined;
+}
+
+/** Which of several paths are run folders, as they were given. */
+export interface ChosenRuns {
+  folders: string[];
+  /** Names those that were passed over; none where all are run folders. */
+  remarks: string[];
+}
+
+/**
+ * Of several paths those that are run folders: `runs/*` also finds a folder that a run never wrote to, or a file. A single path, and one that is not there, is kept for {@link readRuns} to refuse.
+ * @throws LgdError FILE_NOT_FOUND (none of them is a run folder)
+ */
+export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
+  if (paths.length < 2) return { folders: [...paths], remarks: [] };
+  const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? ''));
+  const kept = await Promise.all(paths.map(async (path) => !(await isThere(path)) || (await isThere(join(path, configFile)))));
+  const folders = paths.filter((_, i) => kept[i]);
+  const others = paths.filter((_, i) => !kept[i]);
+  if (folders.length === 0) throw new LgdError('FILE_NOT_FOUND', `none of the ${paths.length} paths is a run folder: no ${configFile} is in ${paths.slice(0, 3).join(', ')}${paths.length > 3 ? ' ...' : ''}.`, { mend: 'Check the paths; a run folder is what distill was given as output' });
+  return { folders, remarks: others.length === 0 ? [] : [`passed over, as ${others.length === 1 ? 'it is no run folder' : 'they are no run folders'} (no ${configFile}): ${others.join(', ')}`] };
 }
 
 /**

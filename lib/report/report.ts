@@ -15,7 +15,7 @@ import { makeCharts } from './charts.js';
 import { confusionOf } from './confusion.js';
 import { renderPage } from './html.js';
 import { mapBanks } from './map.js';
-import { readRuns, type RunRecord } from './read-run.js';
+import { chooseRuns, readRuns, type RunRecord } from './read-run.js';
 import { section, type RunSections } from './section.js';
 import { configDifferences, optionOf, summarise, type RunSummary } from './summary.js';
 
@@ -60,6 +60,8 @@ export interface ReportResult {
   /** Bytes of the gallery's pictures, part of {@link bytes}. */
   imageBytes: number;
   runs: RunSummary[];
+  /** Names paths among several that were passed over, as they are no run folders. */
+  remarks: string[];
   /** What could not be shown, and why. */
   missing: { run: string; section: 'map' | 'gallery' | 'confusion'; reason: string }[];
 }
@@ -67,13 +69,14 @@ export interface ReportResult {
 const sectionNames = ['map', 'gallery', 'confusion'] as const;
 
 /**
- * Writes a report. A section whose teacher, images or checkpoint are not there any more says so in its place.
- * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (not a run folder), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
+ * Writes a report. Of several paths those that are no run folders are passed over. A section whose teacher, images or checkpoint are not there any more says so in its place.
+ * @throws LgdError BAD_OPTION (no run; a file that is no report in the place of the output), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE, NOT_WRITABLE, DEPENDENCY_MISSING (uplot), DEVICE_UNAVAILABLE, ABORTED
  */
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   checkOptions(options, 'writeReport()', reportOptions);
-  const runs = await readRuns(options.runs);
-  const output = resolve(options.output ?? join(options.runs[0]!, 'report.html'));
+  const { folders, remarks } = await chooseRuns(options.runs);
+  const runs = await readRuns(folders);
+  const output = resolve(options.output ?? join(folders[0]!, 'report.html'));
   await checkReplaceable(output, 'report', 'output');
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
@@ -88,6 +91,7 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
     bytes: Buffer.byteLength(document),
     imageBytes: sections.reduce((sum, { gallery }) => sum + ('data' in gallery ? gallery.data.bytes : 0), 0),
     runs: summaries,
+    remarks,
     missing: sections.flatMap((one) => sectionNames.flatMap((name) => {
       const part = one[name];
       return 'missing' in part ? [{ run: one.name, section: name, reason: part.missing }] : [];

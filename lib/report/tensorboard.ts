@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { writeError } from '../errors.js';
 import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
-import { readRuns } from './read-run.js';
+import { chooseRuns, readRuns } from './read-run.js';
 
 export interface TensorBoardFile {
   run: string;
@@ -14,13 +14,13 @@ export interface TensorBoardFile {
 
 /**
  * Writes each run's metrics to `folder/<run>/events.out.tfevents.*.lgdistill`; an earlier file of the same run is replaced.
- * @param runs run folders
+ * @param runs run folders; of several paths others are passed over
  * @throws LgdError as readRuns; NOT_WRITABLE
  */
 export async function writeTensorBoard(runs: readonly string[], folder: string): Promise<TensorBoardFile[]> {
   const { encodeEvents } = await import('./event-file.js');
   const written: TensorBoardFile[] = [];
-  for (const run of await readRuns(runs)) {
+  for (const run of await readRuns((await chooseRuns(runs)).folders)) {
     const place = join(resolve(folder), run.name);
     await makeFolder(place).catch((cause: unknown) => { throw writeError(place, cause); });
     const { bytes, scalars, start } = encodeEvents(run);

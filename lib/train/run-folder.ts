@@ -1,5 +1,5 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { lstat, readFile, readdir, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
@@ -9,7 +9,7 @@ import { takeLock } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { isPartOf, LineFile } from './line-file.js';
 
-const configFile = 'config.json';
+export const configFile = 'config.json';
 /** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
 export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
@@ -25,12 +25,17 @@ const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metr
 
 /**
  * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
+ * @returns what removes the folder again, if it was made here and nothing is in it
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when the folder is not empty and neither `overwrite` nor `resume` is asked for
  */
-export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<void> {
+export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<() => Promise<void>> {
+  const isNew = await lstat(path).then(() => false, () => true);
+  const removeEmpty = async () => {
+    if (isNew) await rmdir(path).catch(() => undefined); // something is in it
+  };
+  const probe = join(path, `.probe-${process.pid}`);
   try {
     await makeFolder(path);
-    const probe = join(path, `.probe-${process.pid}`);
     await writeFile(probe, 'x');
     await rm(probe);
     if (links) await symlink('x', probe).catch((cause: unknown) => {
@@ -38,11 +43,13 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     });
     await rm(probe, { force: true });
   } catch (cause) {
+    await rm(probe, { force: true }).catch(() => undefined);
+    await removeEmpty();
     throw writeError(path, cause);
   }
-  if (resume || overwrite) return;
+  if (resume || overwrite) return removeEmpty;
   const entries = (await readdir(path)).filter((name) => !name.startsWith('.'));
-  if (entries.length === 0) return;
+  if (entries.length === 0) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
   });
@@ -109,8 +116,12 @@ export class RunFolder {
    * @throws LgdError NOT_WRITABLE, BAD_CONFIG as {@link checkRunFolder}, or when another process is writing to it
    */
   static async open(path: string, config: RunConfig, { resume }: { resume: boolean }): Promise<RunFolder> {
-    await checkRunFolder(path, { overwrite: config.overwrite, resume });
-    const folder = new RunFolder(path, await lockRunFolder(path));
+    const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume });
+    const unlock = await lockRunFolder(path).catch(async (error: unknown) => {
+      await removeEmpty();
+      throw error;
+    });
+    const folder = new RunFolder(path, unlock);
     try {
       if (!resume) await clearRunFolder(path);
       if (!resume) await folder.recordConfig(config);
@@ -119,6 +130,7 @@ export class RunFolder {
       folder.#log = await LineFile.open(path, logFile, mostBytes);
     } catch (cause) {
       await folder.close();
+      await removeEmpty();
       throw writeError(path, cause);
     }
     return folder;

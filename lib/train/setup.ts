@@ -105,7 +105,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const given = isResumed ? await asBegun(wanted) : wanted;
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed });
+  cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed }));
   const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, option, folder));
   const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
   if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);

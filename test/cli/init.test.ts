@@ -36,6 +36,15 @@ test('options answer, and the file is one that distill takes', async () => {
   expect([trained.code, trained.documents().at(-1)]).toEqual([0, expect.objectContaining({ type: 'done', step: 1 })]);
 });
 
+test('several students with commas give the file that distill trains side by side', async () => {
+  const students = ['--student', 'mobilenet_v3_small, mobilenet_v2'];
+  const { code, stdout } = await lgdistill(['init', '--yes', ...all(), ...students]);
+  expect([code, stdout]).toEqual([0, expect.stringContaining("2.5 M and 3.5 M parameters with torchvision's classifier, trained side by side")]);
+  expect(JSON.parse(readFileSync(join(here, 'first.json'), 'utf8'))).toMatchObject({ student: { name: 'mobilenet_v3_small,mobilenet_v2' }, output: 'runs/mobilenet_v3_small-mobilenet_v2' });
+  const { code: tried, documents } = await lgdistill(['distill', '--config', join(here, 'first.json'), '--output', join(here, 'run'), '--device', 'cpu', '--templates', 'none', '--dry-run', '--json']);
+  expect([tried, documents()]).toEqual([0, [expect.objectContaining({ type: 'preflight', students: ['mobilenet_v3_small', 'mobilenet_v2'] })]]);
+});
+
 test('a file that is there stays, unless told to replace it', async () => {
   writeFileSync(join(here, 'first.json'), '{}');
   const refused = await lgdistill(['init', ...all()]);
@@ -54,6 +63,8 @@ test('without a terminal, nothing is asked and what is missing is said', async (
 
 test.each([
   ['--student', 'mobilnet_v2', 'Did you mean mobilenet_v2?'],
+  ['--student', 'resnet18,mobilnet_v2', 'Did you mean mobilenet_v2?'],
+  ['--student', 'resnet18,resnet18', 'each student is named once'],
   ['--names', 'coc', 'Did you mean the built-in list coco?'],
   ['--data', '/nowhere', 'there is no folder /nowhere'],
   ['--teacher', 'clip', 'Check the path, or take Xenova/clip-vit-base-patch32'],

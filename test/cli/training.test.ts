@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { spawn, spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
@@ -38,14 +38,18 @@ describe('from names and images to an exported student', () => {
     expect(stdout).not.toContain('done: ');
   });
 
-  test('--dry-run says what it would take, and leaves the folder for the run', async () => {
+  test('--dry-run says what it would take, and leaves no folder that was not there', async () => {
     const { code, stdout, documents } = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run', '--json']);
     expect(code).toBe(0);
     expect(documents()).toEqual([expect.objectContaining({ type: 'preflight', students: ['mobilenet_v2'], steps: 6, effectiveBatch: 8 })]);
     expect(stdout).not.toContain('"start"');
-    expect(readdirSync(at('tried'))).toEqual([]);
+    expect(existsSync(at('tried'))).toBe(false);
+    mkdirSync(at('tried'));
     const text = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run']);
     for (const words of [/^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu, /^memory: .* planned .* the largest batch that fits is about \d+/mu, /^teacher +\d/mu, /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu]) expect(text.stdout).toMatch(words);
+    expect(readdirSync(at('tried'))).toEqual([]);
+    expect((await lgdistill(['distill', ...task, '--data', at('nowhere'), '--output', at('refused')])).stderr).toContain(`there is no folder ${at('nowhere')}`);
+    expect(existsSync(at('refused'))).toBe(false);
   });
 
   test('without a batch size and a learning rate few images choose them, which is said, kept, and gone on with', async () => {

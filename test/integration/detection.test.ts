@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice } from '../../lib/device.js';
 import { evaluateDetection, trainDetection, type DetectionEvent } from '../../lib/dense/detection.js';
 import { Detector } from '../../lib/dense/detector.js';
+import { readDense } from '../../lib/dense/network-file.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { drawScene, untrainedStudent } from './segmentation-fixture.js';
 
@@ -72,6 +73,38 @@ describe('a detector', () => {
     const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations, ...change } };
     await expect(trainDetection({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, option });
   });
+
+  it('whose annotations name files that are not there is refused before it begins, to be trained or to be scored', async () => {
+    const gone = join(folder, 'gone.json');
+    await writeFile(gone, (await readFile(annotations, 'utf8')).replace('"1.png"', '"gone.png"').replace('"2.png"', '"lost/2.png"'));
+    const output = join(folder, 'unlisted');
+    const message = expect.stringContaining(`2 of the 4 files that ${gone} names are not in ${join(folder, 'images')}: gone.png, lost/2.png.`) as unknown;
+    const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations } };
+    await expect(trainDetection({ student, output, config: { ...config, dense: { ...config.dense, annotations: gone } } }).next()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.data', message });
+    await expect(trainDetection({ student, output, config: { ...config, dense: { ...config.dense, evaluationAnnotations: gone } } }).next()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.evaluationData', message });
+    const elsewhere = { ...config.dense, data: join(folder, 'nowhere') };
+    await expect(trainDetection({ student, output, config: { ...config, dense: elsewhere } }).next()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.data', message: expect.stringContaining('there is no folder') as unknown });
+    expect((await readdir(folder)).includes('unlisted')).toBe(false);
+  });
+
+  it('is kept as it was trained when an image turns out to be broken, while it is trained or while it is scored', async () => {
+    const whole = JSON.parse(await readFile(annotations, 'utf8')) as { images: { id: number; file_name: string }[] };
+    const image = await readFile(join(folder, 'images', '0.png'));
+    const cut = join(folder, 'images', 'cut.png');
+    const broken = join(folder, 'broken.json');
+    await writeFile(broken, JSON.stringify({ ...whole, images: whole.images.map((entry) => (entry.id === 10 ? { ...entry, file_name: 'cut.png' } : entry)) }));
+    const fast = { ...dense, resolution: 64, batchSize: 2, data: join(folder, 'images') };
+    for (const [name, change, step] of [['scored', { annotations, evaluationAnnotations: broken, maxSteps: 2 }, 2], ['trained', { annotations: broken, maxSteps: 8 }, 1]] as const) {
+      await writeFile(cut, image);
+      const output = join(folder, `broken-${name}`);
+      const run = trainDetection({ student, output, config: { device: 'cpu', seed: 1, log: { everySteps: 1 }, dense: { ...fast, ...change } } });
+      const told = async () => {
+        for await (const event of run) if (event.type === 'step' && event.step === 1) await writeFile(cut, image.subarray(0, 200));
+      };
+      await expect(told()).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining('cut.png') as unknown });
+      for (const file of ['last.safetensors', 'model.safetensors']) expect((await readDense(join(output, file), 'detection')).info.step, `${name}: ${file}`).toBeGreaterThanOrEqual(step);
+    }
+  }, 60_000);
 
   it('refuses images of another size than was annotated, and keeps its weights when stopped', async () => {
     const wrong = join(folder, 'wrong.json');

@@ -1,10 +1,11 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { openDevice } from '../../lib/device.js';
+import { readDense } from '../../lib/dense/network-file.js';
 import { putPixels } from '../../lib/dense/pixels.js';
 import { evaluateSegmentation, trainSegmentation, type SegmentationEvent } from '../../lib/dense/segmentation.js';
 import { Segmenter } from '../../lib/dense/segmenter.js';
@@ -13,6 +14,7 @@ import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { denseProjectionGraph, denseProjectionWeights } from '../../lib/models/heads/dense-projection.js';
 import { studentGraph } from '../../lib/models/student.js';
 import { readStudent } from '../../lib/train/student-file.js';
+import { encodePng } from '../fixtures/png.js';
 import { drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
 
 let folder: string;
@@ -114,6 +116,22 @@ describe('segmentation', () => {
     const config = { device: 'cpu', dense: { ...dense, data: scenes, ...change } };
     await expect(trainSegmentation({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, ...(option !== undefined && { option }) });
   });
+
+  it('of a list that names files that are not there is refused, and a mask of another size leaves what was trained', async () => {
+    const voc = join(folder, 'voc');
+    for (const name of ['JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation']) await mkdir(join(voc, name), { recursive: true });
+    await writeFile(join(voc, 'JPEGImages/1.jpg'), '');
+    for (const split of ['train', 'val']) await writeFile(join(voc, `ImageSets/Segmentation/${split}.txt`), '1\n');
+    await expect(trainSegmentation({ student, output: join(folder, 'refused'), config: { device: 'cpu', dense: { ...dense, data: voc } } }).next()).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND', option: 'dense.data', message: expect.stringContaining('1 of the 2 files that ImageSets/Segmentation/train.txt names is not in') as unknown,
+    });
+
+    const held = await drawScenes(join(folder, 'held-out'), { count: 2, sizes: [[64, 64]] });
+    await writeFile(join(held, 'masks/1.png'), encodePng({ width: 8, height: 8, bits: 8, colour: 3, values: new Uint8Array(64) }));
+    const output = join(folder, 'wrong-mask');
+    await expect(run({ student, output, config: { device: 'cpu', dense: { ...dense, resolution: 64, data: scenes, evaluationData: held } } })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('8 x 8') as unknown });
+    for (const file of ['last.safetensors', 'model.safetensors']) expect((await readDense(join(output, file), 'segmentation')).info.step).toBe(1);
+  }, 60_000);
 
   it('stopped keeps its weights, and another class list than the network\'s is refused', async () => {
     const stop = new AbortController();

@@ -37,12 +37,28 @@ describe('compareRuns', () => {
 
   test('takes seeds of one configuration together', async () => {
     const { groups, remarks } = await compareRuns([...lgd, seed, bare]);
-    expect(groups.map(({ method, runs }) => [method, runs.length])).toEqual([['lgd', 2], ['seed', 1], ['feature', 1]]);
+    expect(groups.map(({ method, runs, seeds }) => [method, runs.length, seeds])).toEqual([['lgd', 2, 2], ['seed', 1, 1], ['feature', 1, 1]]);
     expect(groups[0]!.top1!.mean).toBeCloseTo((0.75 + 0.9) / 2, 12);
     expect(groups[0]!.top1!.deviation).toBeCloseTo(0.15 / Math.SQRT2, 12);
     expect(groups[1]!.top1!.deviation).toBeNaN();
     expect(groups[2]).toMatchObject({ top1: undefined, differences: { 'loss.alpha': '0.1' } });
     expect(remarks).toEqual([]);
+  });
+
+  test('takes runs of one seed as one, and says so', async () => {
+    const again = makeRun('again', { seed: 1 }, [24]);
+    const { groups: [alone], remarks } = await compareRuns([lgd[0]!, again]);
+    expect([alone!.runs.length, alone!.seeds, alone!.top1]).toEqual([2, 1, { mean: (0.75 + 0.6) / 2, deviation: NaN }]);
+    expect(remarks).toEqual(['2 runs of seed 1, which count as one: a, again']);
+    const { stdout } = await lgdistill(['compare', lgd[0]!, again]);
+    expect(stdout).toContain(remarks[0]);
+    expect(stdout).not.toContain('over seeds');
+
+    const { groups: [both] } = await compareRuns([lgd[0]!, again, lgd[1]!]);
+    expect([both!.runs.length, both!.seeds]).toEqual([3, 2]);
+    expect(both!.top1!.mean).toBeCloseTo((0.675 + 0.9) / 2, 12);
+    expect(both!.top1!.deviation).toBeCloseTo(0.225 / Math.SQRT2, 12);
+    expect((await lgdistill(['compare', lgd[0]!, again, lgd[1]!])).stdout).toMatch(/lgd +mobilenet_v2 +3 +2 +4 +78\.8 \(15\.9\)/u);
   });
 
   test('says what does not compare', async () => {
@@ -52,6 +68,23 @@ describe('compareRuns', () => {
     writeFileSync(join(other, 'metrics.jsonl'), `${JSON.stringify({ type: 'evaluation', step: 2, epoch: 1, student: makeScore({ correct1: 1, correct5: 2, images: 4, classes: 2, topK: 2 }) })}\n`);
     const { remarks } = await compareRuns([open, other]);
     expect(remarks).toEqual(['not at their end: e (unfinished)', 'evaluated on different sets: 40 images of 8 classes; 4 images of 2 classes']);
+  });
+
+  test('passes over what is no run folder among several paths, and says so', async () => {
+    const [empty, file] = [join(folder, 'empty'), join(folder, 'notes.txt')];
+    mkdirSync(empty);
+    writeFileSync(file, '');
+    const { runs, remarks } = await compareRuns([empty, lgd[0]!, file, seed]);
+    expect(runs.map(({ name }) => name)).toEqual(['a', 'c']);
+    expect(remarks).toEqual([`passed over, as they are no run folders (no config.json): ${empty}, ${file}`]);
+    const { code, stdout } = await lgdistill(['compare', empty, seed]);
+    expect([code, stdout.trimEnd().split('\n').at(-1)]).toEqual([0, `passed over, as it is no run folder (no config.json): ${empty}`]);
+    await expect(compareRuns([empty])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(compareRuns([empty, file])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('none of the 2 paths is a run folder') as unknown });
+    await expect(compareRuns([seed, join(folder, 'mistyped')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('mistyped') as unknown });
+
+    const report = await lgdistill(['report', empty, seed, '--no-models', '--tensorboard', join(folder, 'events'), '--json']);
+    expect([report.code, report.documents()[0]]).toEqual([0, expect.objectContaining({ file: join(seed, 'report.html'), remarks: [expect.stringContaining(empty)], tensorboard: [expect.objectContaining({ run: 'c' })] })]);
   });
 
   test('tells what other protocols found, and takes the best by the run\'s own metric', async () => {
@@ -80,7 +113,7 @@ describe('lgdistill compare', () => {
     const { code, stdout } = await lgdistill(['compare', ...lgd, seed, bare]);
     expect(code).toBe(0);
     expect(stdout).toContain('76.9 to 96.0 %');
-    expect(stdout).toMatch(/lgd +mobilenet_v2 +2 +4 +82\.5 \(10\.6\)/u);
+    expect(stdout).toMatch(/lgd +mobilenet_v2 +2 +2 +4 +82\.5 \(10\.6\)/u);
     expect(stdout).toMatch(/feature .* loss\.alpha 0\.1/u);
   });
 

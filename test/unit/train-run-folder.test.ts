@@ -29,6 +29,16 @@ describe('checkRunFolder', () => {
     expect(await readdir(path)).toEqual([]);
   });
 
+  it('tells how to remove the folder, which spares one that was there or that something is in', async () => {
+    await (await checkRunFolder(path, neither))();
+    expect(await readdir(root)).toEqual([]);
+    const remove = await checkRunFolder(path, neither);
+    await (await checkRunFolder(path, neither))();
+    await writeFile(join(path, 'notes.md'), 'mine');
+    await remove();
+    expect(await readdir(path)).toEqual(['notes.md']);
+  });
+
   it('refuses a folder that is not empty unless told what to do', async () => {
     await mkdir(join(path, 'checkpoints'), { recursive: true });
     await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', mend: expect.stringContaining('Resume') as unknown });
