@@ -3,6 +3,7 @@ import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { uniqueMark } from './temporary-name.js';
 import { nextTurn } from './turn.js';
 
 /** One tensor in memory, row-major. */
@@ -296,7 +297,7 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
  * @throws LgdError NOT_WRITABLE
  */
 export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  const temporary = join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
   try {
     const file = await open(temporary, 'w');
     try {

@@ -7,6 +7,7 @@ import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
 import { takeLock } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
+import { uniqueMark } from '../temporary-name.js';
 import { isPartOf, LineFile } from './line-file.js';
 
 const configFile = 'config.json';
@@ -30,7 +31,7 @@ const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metr
 export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<void> {
   try {
     await makeFolder(path);
-    const probe = join(path, `.probe-${process.pid}`);
+    const probe = join(path, `.probe-${uniqueMark()}`);
     await writeFile(probe, 'x');
     await rm(probe);
     if (links) await symlink('x', probe).catch((cause: unknown) => {

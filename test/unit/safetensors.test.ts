@@ -1,4 +1,4 @@
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { SafetensorsReader } from '../../lib/safetensors-reader.js';
@@ -29,6 +29,18 @@ test('tensors of every size, written in pieces, are read back to the bit', async
     expect(read.get(name)!.shape).toEqual(shape);
     expect(Buffer.from((read.get(name)!.data as Float32Array).buffer).equals(Buffer.from((data as Float32Array).buffer))).toBe(true);
   }
+});
+
+test('a file that is written twice at once is one of both, whole, and nothing is left beside it', async () => {
+  const place = join(folder, 'twice');
+  mkdirSync(place);
+  const file = join(place, 'x.safetensors');
+  const of = (value: number): [string, TensorRecord][] => [['t', { shape: [300_000], data: new Float32Array(300_000).fill(value) }]];
+  await Promise.all([1, 2, 3, 4].map((value) => writeSafetensors(file, of(value), {})));
+  const data = (await readSafetensors(file)).tensors.get('t')!.data as Float32Array;
+  expect([1, 2, 3, 4]).toContain(data[0]);
+  expect(data.every((value) => value === data[0])).toBe(true);
+  expect(readdirSync(place)).toEqual(['x.safetensors']);
 });
 
 const whole = Buffer.concat(encodeSafetensors([['t', { shape: [4], data: new Float32Array(4) }]], {}));

@@ -29,6 +29,11 @@ describe('checkRunFolder', () => {
     expect(await readdir(path)).toEqual([]);
   });
 
+  it('looks at a folder for several callers at once', async () => {
+    await Promise.all(Array.from({ length: 8 }, () => checkRunFolder(path, neither)));
+    expect(await readdir(path)).toEqual([]);
+  });
+
   it('refuses a folder that is not empty unless told what to do', async () => {
     await mkdir(join(path, 'checkpoints'), { recursive: true });
     await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', mend: expect.stringContaining('Resume') as unknown });
