@@ -136,9 +136,10 @@ export class TextualSemanticsBank {
 
   /**
    * Writes the bank as safetensors: tensor `textual_bank` [K,D] float32; metadata format, version, names and templates (JSON arrays), encoder, hash.
-   * @throws LgdError NOT_WRITABLE
+   * @throws LgdError BAD_OPTION (no path), NOT_WRITABLE
    */
   async save(file: string): Promise<void> {
+    checkText(file, 'file', 'a path to write to');
     await writeSafetensors(file, [['textual_bank', { shape: [this.size, this.embeddingSize], data: this.data }]], {
       format,
       version,
