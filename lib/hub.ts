@@ -10,12 +10,12 @@ import { uniqueMark } from './temporary-name.js';
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {
   /** Never download; HF_HUB_OFFLINE=1 does the same. */
-  localFilesOnly?: boolean;
+  localFilesOnly?: boolean | undefined;
   /** Where downloads are kept; by default $HF_HUB_CACHE, or hub/ in $HF_HOME, or ~/.cache/huggingface/hub. */
-  cacheDir?: string;
+  cacheDir?: string | undefined;
   signal?: AbortSignal | undefined;
   /** Called as a file arrives; total is undefined where the server does not tell it. */
-  onProgress?: (progress: { file: string; received: number; total: number | undefined }) => void;
+  onProgress?: ((progress: { file: string; received: number; total: number | undefined }) => void) | undefined;
 }
 
 export const resolveOptions = { localFilesOnly: 'optional', cacheDir: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ResolveOptions>;

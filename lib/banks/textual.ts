@@ -14,9 +14,9 @@ import { version } from '../version.js';
 export interface BuildOptions extends EncodeOptions {
   encoder: TextEncoder;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
-  templates?: string | readonly string[];
+  templates?: string | readonly string[] | undefined;
   /** Keeps names that are given more than once, each with its own row. Default false: they are refused, since of rows alike only the first can ever be assigned. */
-  allowDuplicates?: boolean;
+  allowDuplicates?: boolean | undefined;
 }
 
 const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates: 'optional', ...encodeOptions } satisfies OptionTable<BuildOptions>;
@@ -24,8 +24,8 @@ const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {
   encoderId: string;
-  templates?: readonly string[];
-  allowDuplicates?: boolean;
+  templates?: readonly string[] | undefined;
+  allowDuplicates?: boolean | undefined;
 }
 
 const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<BankInfo>;
@@ -33,9 +33,9 @@ const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 
 /** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
 export interface NearestOptions {
   /** Cosine from which two rows count as alike, above 0 and up to 1; the higher, the faster. Default 0.9. */
-  similarity?: number;
+  similarity?: number | undefined;
   /** How many pairs at most; default 1,000. */
-  limit?: number;
+  limit?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 

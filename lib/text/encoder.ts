@@ -34,7 +34,7 @@ export interface TextEncoder {
 /** How {@link ClipTextEncoder.load} finds a model and runs it. */
 export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
-  batchSize?: number;
+  batchSize?: number | undefined;
 }
 
 export const textEncoderOptions = { batchSize: 'optional', ...resolveOptions } satisfies OptionTable<TextEncoderOptions>;

@@ -16,9 +16,9 @@ import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 /** Where and how a native text tower runs. */
 export interface NativeTextEncoderOptions extends TextEncoderOptions {
   /** A device, or the name of one to open and to close with the encoder; default 'auto'. */
-  device?: Device | DeviceName;
+  device?: Device | DeviceName | undefined;
   /** Of activations; default float32: a bank is built once, and its errors are in every target. */
-  precision?: Precision;
+  precision?: Precision | undefined;
 }
 
 export const nativeTextEncoderOptions = { device: 'optional', precision: 'optional', ...textEncoderOptions } satisfies OptionTable<NativeTextEncoderOptions>;
