@@ -10,6 +10,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { LgdError } from './errors.js';
 import type { BuildInfo, CudaStatus } from './native.js';
+import { uniqueMark } from './temporary-name.js';
 
 export interface ProbeOptions {
   /** The addon's file. */
@@ -166,10 +167,11 @@ function recall(key: string, options: ProbeOptions): Finding | undefined {
 /** Keeps a finding for later processes; where the folder cannot be written, they try again. */
 function remember(key: string, finding: Finding): void {
   const file = join(probeFolder(), `${key}.json`);
+  const temporary = `${file}.${uniqueMark()}`;
   try {
     mkdirSync(probeFolder(), { recursive: true });
-    writeFileSync(`${file}.${process.pid}`, JSON.stringify(finding));
-    renameSync(`${file}.${process.pid}`, file);
+    writeFileSync(temporary, JSON.stringify(finding));
+    renameSync(temporary, file);
   } catch {
     // no place to remember it; nothing depends on that
   }

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
@@ -6,16 +5,17 @@ import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
 import { makeFolder } from './make-folder.js';
 import { writeFileAtomically } from './safetensors.js';
+import { uniqueMark } from './temporary-name.js';
 
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {
   /** Never download; HF_HUB_OFFLINE=1 does the same. */
-  localFilesOnly?: boolean;
+  localFilesOnly?: boolean | undefined;
   /** Where downloads are kept; by default $HF_HUB_CACHE, or hub/ in $HF_HOME, or ~/.cache/huggingface/hub. */
-  cacheDir?: string;
+  cacheDir?: string | undefined;
   signal?: AbortSignal | undefined;
   /** Called as a file arrives; total is undefined where the server does not tell it. */
-  onProgress?: (progress: { file: string; received: number; total: number | undefined }) => void;
+  onProgress?: ((progress: { file: string; received: number; total: number | undefined }) => void) | undefined;
 }
 
 export const resolveOptions = { localFilesOnly: 'optional', cacheDir: 'optional', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ResolveOptions>;
@@ -156,7 +156,7 @@ async function describeModel(id: string, signal: AbortSignal | undefined): Promi
 
 async function downloadFile(id: string, commit: string, file: string, path: string, { signal, onProgress }: ResolveOptions): Promise<void> {
   await makeFolder(dirname(path));
-  const temporary = `${path}.${randomBytes(4).toString('hex')}.incomplete`;
+  const temporary = `${path}.${uniqueMark()}.incomplete`;
   const { response, restart, stop } = await request(id, `${id}/resolve/${commit}/${file}`, signal);
   const size = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null;
   const total = size === null ? undefined : Number(size);

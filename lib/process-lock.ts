@@ -1,12 +1,15 @@
 /** Lock files: one process at a time writes to a place; a lock left by a process that is gone is taken over. */
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { threadId } from 'node:worker_threads';
 import { systemErrorCode, writeError } from './errors.js';
 
 /** Who holds a lock. */
 export interface LockHolder {
   host: string;
   pid: number;
+  /** Of the process's threads; undefined in locks of earlier versions. */
+  thread?: number;
 }
 
 interface Lock extends LockHolder {
@@ -19,7 +22,7 @@ interface Lock extends LockHolder {
  * @throws LgdError NOT_WRITABLE
  */
 export async function takeLock(file: string): Promise<LockHolder | 'another' | undefined> {
-  const own: Lock = { host: hostname(), pid: process.pid, started: await startTime(process.pid) };
+  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, started: await startTime(process.pid) };
   for (let attempt = 0; attempt < 2; attempt++) {
     try {
       await writeFile(file, JSON.stringify(own), { flag: 'wx' });
@@ -32,6 +35,17 @@ export async function takeLock(file: string): Promise<LockHolder | 'another' | u
     }
   }
   return 'another';
+}
+
+/**
+ * Who holds a lock in words, and what can be done about it. Whether another thread of this process still runs cannot be told from here.
+ * @param other what can be chosen in the locked one's place
+ */
+export function tellHolder({ host, pid, thread }: LockHolder, file: string, other: string): { who: string; mend: string } {
+  const wait = `Wait for it, or choose ${other}`;
+  if (host !== hostname() || pid !== process.pid) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
+  if (thread === undefined || thread === threadId) return { who: `this process itself (process ${pid}, in another call)`, mend: wait };
+  return { who: `this process itself (process ${pid}, in its thread ${thread})`, mend: `${wait} (remove ${file} if that thread was terminated)` };
 }
 
 async function readLock(file: string): Promise<Lock | undefined> {

@@ -1,8 +1,10 @@
 import { constants } from 'node:buffer';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { checkText } from './arguments.js';
 import { LgdError, systemErrorCode, writeError } from './errors.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { uniqueMark } from './temporary-name.js';
 import { nextTurn } from './turn.js';
 
 /** One tensor in memory, row-major. */
@@ -150,7 +152,7 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
       mend: 'Write the file with fewer names or ids in its metadata, or shorter ones', cause,
     });
   }
-  const { __metadata__: metadata = {}, ...tensors } = header;
+  const { [metadataName]: metadata = {}, ...tensors } = header;
   const entries = new Map(Object.entries(tensors as Record<string, HeaderEntry>));
   for (const [name, { data_offsets: [from, to] }] of entries) {
     if (!(from >= 0 && from <= to)) throw damaged(path, `tensor ${name} lies from byte ${from} to ${to}`);
@@ -162,6 +164,8 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
 function headerLength(bytes: Uint8Array): number {
   return Number(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0, true));
 }
+
+const metadataName = '__metadata__';
 
 type Numbers = TensorRecord['data'];
 
@@ -235,37 +239,60 @@ export function headerJson(value: unknown): string {
 
 /**
  * The bytes of a safetensors file, one piece after the other: the header, then views of the tensors' own memory in the order given.
- * @throws LgdError NOT_WRITABLE (a header too long)
+ * @throws LgdError BAD_OPTION and BAD_SHAPE (tensors that would not be read back), NOT_WRITABLE (a header too long)
  */
 export function encodeSafetensors(tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Uint8Array[] {
-  const header: Record<string, unknown> = { __metadata__: metadata };
+  if (typeof (tensors as Partial<typeof tensors> | undefined)?.[Symbol.iterator] !== 'function') {
+    throw new LgdError('BAD_OPTION', 'these are no tensors.', { option: 'tensors', found: tensors, allowed: pairs, mend: 'Give Object.entries(tensors) of an object, a Map as it is' });
+  }
+  const header = new Map<string, unknown>([[metadataName, metadata]]);
   const parts: Uint8Array[] = [];
   let offset = 0;
-  for (const [name, { shape, data }] of tensors) {
-    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
+  for (const tensor of tensors) {
+    const [name, dtype, { shape, data }] = checkTensor(tensor);
+    if (header.has(name)) {
+      const message = name === metadataName ? 'no tensor can have the name of the metadata.' : 'two tensors have one name.';
+      throw new LgdError('BAD_OPTION', message, { option: 'tensors', found: name, mend: 'Give each tensor a name of its own' });
+    }
+    header.set(name, { dtype, shape, data_offsets: [offset, offset + data.byteLength] });
     offset += data.byteLength;
     for (const bytes of bytesOf(data)) parts.push(bytes);
   }
-  let json = headerJson(header);
+  let json = headerJson(Object.fromEntries(header));
   json += ' '.repeat((8 - (Buffer.byteLength(json) % 8)) % 8);
   const prefix = Buffer.alloc(8);
   prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(json)));
   return [prefix, Buffer.from(json), ...parts];
 }
 
-function dtypeOf(data: Numbers): string {
-  if (data instanceof Float32Array) return 'F32';
-  if (data instanceof Float64Array) return 'F64';
-  if (data instanceof Int32Array) return 'I32';
-  if (data instanceof BigInt64Array) return 'I64';
-  return 'U8';
+const pairs = 'pairs of a name and { shape, data }';
+
+/** By the arrays' tags: a Buffer is a Uint8Array, and so is one of another realm. */
+const dtypes: ReadonlyMap<unknown, string> = new Map([['Float32Array', 'F32'], ['Float64Array', 'F64'], ['Int32Array', 'I32'], ['BigInt64Array', 'I64'], ['Uint8Array', 'U8']]);
+
+/** A tensor as it is to be written, with its dtype, once it is known that it can be read back. @throws LgdError BAD_OPTION, BAD_SHAPE */
+function checkTensor(given: readonly [string, TensorRecord]): [name: string, dtype: string, TensorRecord] {
+  const [name, tensor] = Array.isArray(given) ? (given as [unknown, Partial<TensorRecord> | null | undefined]) : [];
+  if (typeof name !== 'string' || typeof tensor !== 'object' || tensor === null) throw new LgdError('BAD_OPTION', 'this is no tensor.', { option: 'tensors', found: given, allowed: pairs });
+  const { shape, data } = tensor;
+  const dtype = dtypes.get(data?.[Symbol.toStringTag]);
+  if (data === undefined || dtype === undefined) {
+    throw new LgdError('BAD_OPTION', `the values of the tensor ${name} are of no kind that is written.`, { option: 'tensors', found: data, allowed: [...dtypes.keys()].join(', '), mend: 'Convert them' });
+  }
+  if (!Array.isArray(shape) || !shape.every((length) => Number.isSafeInteger(length) && length >= 0)) {
+    throw new LgdError('BAD_SHAPE', `the tensor ${name} has no shape.`, { option: 'tensors', found: shape, allowed: 'an array of whole numbers from 0' });
+  }
+  const count = shape.reduce((a, b) => a * b, 1);
+  if (count !== data.length) throw new LgdError('BAD_SHAPE', `the tensor ${name} has ${data.length} values for shape [${shape.join(',')}].`, { option: 'tensors', found: data, allowed: `${count} values` });
+  return [name, dtype, { shape, data }];
 }
 
 /**
  * Writes a safetensors file: beside its place, synced and renamed, so that a crash leaves the old file or the new one. Nothing is copied: the tensors must not change before the promise settles.
- * @throws LgdError NOT_WRITABLE
+ * @throws LgdError BAD_OPTION and BAD_SHAPE, before anything is written, for tensors that would not be read back: of other kinds of values, of other lengths than their shapes, two of one name; NOT_WRITABLE
  */
 export async function writeSafetensors(path: string, tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Promise<void> {
+  checkText(path, 'path', 'a path to write to');
   await writeFileAtomically(path, encodeSafetensors(tensors, metadata));
 }
 
@@ -296,7 +323,7 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
  * @throws LgdError NOT_WRITABLE
  */
 export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  const temporary = join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
   try {
     const file = await open(temporary, 'w');
     try {

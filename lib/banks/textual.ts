@@ -14,9 +14,9 @@ import { version } from '../version.js';
 export interface BuildOptions extends EncodeOptions {
   encoder: TextEncoder;
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
-  templates?: string | readonly string[];
+  templates?: string | readonly string[] | undefined;
   /** Keeps names that are given more than once, each with its own row. Default false: they are refused, since of rows alike only the first can ever be assigned. */
-  allowDuplicates?: boolean;
+  allowDuplicates?: boolean | undefined;
 }
 
 const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates: 'optional', ...encodeOptions } satisfies OptionTable<BuildOptions>;
@@ -24,8 +24,8 @@ const buildOptions = { encoder: 'needed', templates: 'optional', allowDuplicates
 /** Where the rows of {@link TextualSemanticsBank.fromEmbeddings} come from; recorded in the bank. */
 export interface BankInfo {
   encoderId: string;
-  templates?: readonly string[];
-  allowDuplicates?: boolean;
+  templates?: readonly string[] | undefined;
+  allowDuplicates?: boolean | undefined;
 }
 
 const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 'optional' } satisfies OptionTable<BankInfo>;
@@ -33,9 +33,9 @@ const bankInfo = { encoderId: 'needed', templates: 'optional', allowDuplicates: 
 /** Which pairs {@link TextualSemanticsBank.nearestNames} looks for. */
 export interface NearestOptions {
   /** Cosine from which two rows count as alike, above 0 and up to 1; the higher, the faster. Default 0.9. */
-  similarity?: number;
+  similarity?: number | undefined;
   /** How many pairs at most; default 1,000. */
-  limit?: number;
+  limit?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -85,7 +85,7 @@ export class TextualSemanticsBank {
 
   /**
    * Embeds every name: per template the unit text embedding, the mean over templates, normalised again (text/prompts.ts).
-   * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), ZERO_EMBEDDING, NON_FINITE, ABORTED
+   * @throws LgdError BAD_NAMES (no names, empty names, exact duplicates), BAD_OPTION and FILE_NOT_FOUND (templates), BAD_SHAPE (an encoder that gives no rows of its size), ZERO_EMBEDDING, NON_FINITE, ABORTED
    */
   static async build(list: CategoryList | readonly string[], options: BuildOptions): Promise<TextualSemanticsBank> {
     checkOptions(options, 'TextualSemanticsBank.build()', buildOptions);
@@ -136,9 +136,10 @@ export class TextualSemanticsBank {
 
   /**
    * Writes the bank as safetensors: tensor `textual_bank` [K,D] float32; metadata format, version, names and templates (JSON arrays), encoder, hash.
-   * @throws LgdError NOT_WRITABLE
+   * @throws LgdError BAD_OPTION (no path), NOT_WRITABLE
    */
   async save(file: string): Promise<void> {
+    checkText(file, 'file', 'a path to write to');
     await writeSafetensors(file, [['textual_bank', { shape: [this.size, this.embeddingSize], data: this.data }]], {
       format,
       version,

@@ -9,7 +9,7 @@ import { checkSource, type ImageBytes, type ImageSource } from './sources.js';
 export interface PreparedImages {
   store: PixelStoreHandle;
   /** Which image's pixels each one has, where not all have their own: one that cannot be decoded has those of its stand-in. */
-  shown?: Int32Array;
+  shown?: Int32Array | undefined;
   /** Gives the pixels back, once the work on them is done. */
   release(): void;
 }

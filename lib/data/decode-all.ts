@@ -58,6 +58,7 @@ interface DecodeAllOptions {
 /** Below this many, broken images alone do not stop the decoding before one good image was seen (or, of a stream, before its end). */
 const fewBroken = 50;
 const progressMilliseconds = 100;
+const work = 'decoding the images';
 /** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
 const imagesAhead = 4;
 
@@ -75,7 +76,7 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
   let withLabels: boolean | undefined;
   try {
     for (;;) {
-      const { done, value } = await orAborted(Promise.resolve(iterator.next()), signal);
+      const { done, value } = await orAborted(Promise.resolve(iterator.next()), 'reading the stream of images', signal);
       if (done) return;
       checkImageBytes(value);
       const { id, bytes, label } = value;
@@ -99,10 +100,10 @@ function badLabel(what: string): LgdError {
 }
 
 /** A promise, or ABORTED as soon as the signal fires. */
-function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefined): Promise<Value> {
-  if (signal === undefined) return promise;
+function orAborted<Value>(promise: Promise<Value>, what: string, signal: AbortSignal | undefined): Promise<Value> {
+  if (!signal) return promise;
   return new Promise((resolve, reject) => {
-    const stop = () => reject(new LgdError('ABORTED', 'reading the stream of images was stopped.', { cause: signal.reason as unknown }));
+    const stop = () => reject(new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown }));
     if (signal.aborted) stop();
     signal.addEventListener('abort', stop, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
@@ -110,7 +111,7 @@ function orAborted<Value>(promise: Promise<Value>, signal: AbortSignal | undefin
 }
 
 /**
- * Decodes images in order; those that cannot be decoded are listed.
+ * Decodes images in order; those that cannot be decoded are listed. What is still being read when the signal fires is let go.
  * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), DEPENDENCY_MISSING, ABORTED, and what `keep` throws
  */
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
@@ -130,7 +131,7 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
   };
   try {
     for (let place = 0; ; place++) {
-      throwIfAborted(options.signal, 'decoding the images');
+      throwIfAborted(options.signal, work);
       while (!ended && running.length < imagesAhead * parallel) {
         const next = await iterator.next();
         ended = next.done === true;
@@ -144,12 +145,12 @@ export async function decodeAll(images: AsyncIterable<Undecoded>, options: Decod
         report(place);
         return result;
       }
-      take(result, image, place, await running.shift()!, options);
+      take(result, image, place, await orAborted(running.shift()!, work, options.signal), options);
       if (performance.now() - reported >= progressMilliseconds) report(place + 1);
     }
   } finally {
     await iterator.return?.(undefined);
-    await Promise.all(running); // they never reject
+    await orAborted(Promise.all(running), work, options.signal).catch(() => undefined); // they never reject, but may hang in a caller's read
     restoreSharp();
   }
 }

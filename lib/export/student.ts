@@ -8,6 +8,7 @@ import { LgdError, throwIfAborted, writeError } from '../errors.js';
 import { checkReplaceable } from '../file-kind.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { tools } from '../models/tools/naming.js';
+import { uniqueMark } from '../temporary-name.js';
 import { suggestion } from '../text/spelling.js';
 import { referenceEmbeddings, type Comparison } from './compare.js';
 import { compareOnnx, writeOnnx, type Classifier } from './onnx.js';
@@ -137,7 +138,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   const source = await readExportSource(from);
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
-  const partial = join(dirname(to), `.${basename(to)}.${process.pid}.part`);
+  const partial = join(dirname(to), `.${basename(to)}.${uniqueMark()}.part`);
   let written: Written;
   let comparison: Comparison;
   try {

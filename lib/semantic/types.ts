@@ -5,11 +5,11 @@ export interface BankLossInput {
   /** [B,D] teacher embeddings of the same images, raw. */
   teacher: Float32Array;
   /** [K,D] textual bank, unit rows. Absent or empty: no textual part; `alpha` must then be 1. */
-  textual?: Float32Array;
+  textual?: Float32Array | undefined;
   /** [K,D] visual bank. Without it and without a queue `alpha` must be 0. */
-  visual?: Float32Array;
+  visual?: Float32Array | undefined;
   /** [Q,D] past teacher embeddings, unit rows; they stand beside the visual bank, or in its place (SEED). */
-  queue?: Float32Array;
+  queue?: Float32Array | undefined;
   /** D. */
   dimension: number;
   /** t_S, above 0. */

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
@@ -34,10 +34,25 @@ export interface TextEncoder {
 /** How {@link ClipTextEncoder.load} finds a model and runs it. */
 export interface TextEncoderOptions extends ResolveOptions {
   /** Texts computed at once; larger batches pad more and use more memory. Default 32. */
-  batchSize?: number;
+  batchSize?: number | undefined;
 }
 
 export const textEncoderOptions = { batchSize: 'optional', ...resolveOptions } satisfies OptionTable<TextEncoderOptions>;
+
+/** @throws LgdError BAD_OPTION unless a model is named and the batch size, where there is one, is a whole number from 1 */
+export function checkLoading(idOrDir: unknown, { batchSize = 32 }: TextEncoderOptions): void {
+  checkText(idOrDir, 'idOrDir', "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')");
+  if (Number.isSafeInteger(batchSize) && batchSize >= 1) return;
+  throw new LgdError('BAD_OPTION', 'not a number of texts.', { option: 'batchSize', found: batchSize, allowed: 'a whole number from 1' });
+}
+
+/** @throws LgdError BAD_OPTION for anything but an array of strings */
+export function checkTexts(texts: unknown): void {
+  const allowed = 'an array of strings';
+  if (!Array.isArray(texts)) throw new LgdError('BAD_OPTION', 'these are no texts.', { option: 'texts', found: texts, allowed, ...(typeof texts === 'string' && { mend: 'Put it in an array: [text]' }) });
+  const index = texts.findIndex((text) => typeof text !== 'string');
+  if (index !== -1) throw new LgdError('BAD_OPTION', `text ${index} is no string.`, { option: 'texts', found: texts[index] as unknown, allowed });
+}
 
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
@@ -68,12 +83,13 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
    */
   static async load(idOrDir: string, options: TextEncoderOptions = {}): Promise<ClipTextEncoder> {
     checkOptions(options, 'ClipTextEncoder.load()', textEncoderOptions);
+    checkLoading(idOrDir, options);
     const { id, folder, files } = await resolveModel(idOrDir, { required: [textOnnxFiles, 'config.json', ...tokenizerFiles] }, options);
     const tokenizer = await ClipTokenizer.load(folder);
     try {
       const session = await openOnnxSession(files[0]!);
       const maxTokens = await readMaxTokens(files[1]!, tokenizer);
-      const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, Math.max(1, options.batchSize ?? 32));
+      const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, options.batchSize ?? 32);
       encoder.#embeddingSize = (await encoder.run([tokenizer.encode('a photo', maxTokens)])).dims[1]!;
       return encoder;
     } catch (cause) {
@@ -87,6 +103,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE */
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
+    checkTexts(texts);
     const { signal, onProgress } = options;
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {

@@ -1,7 +1,7 @@
 import { checkOptions, optionsFor } from '../arguments.js';
 import { resolveModel } from '../hub.js';
 import { sideFiles, weightFiles } from '../models/teachers/weight-files.js';
-import { ClipTextEncoder, textEncoderOptions, textOnnxFiles, type TextEncoder } from './encoder.js';
+import { checkLoading, ClipTextEncoder, textEncoderOptions, textOnnxFiles, type TextEncoder } from './encoder.js';
 import { NativeTextEncoder, nativeTextEncoderOptions, type NativeTextEncoderOptions } from './native-encoder.js';
 import { tokenizerFiles } from './tokenizers.js';
 
@@ -12,6 +12,7 @@ import { tokenizerFiles } from './tokenizers.js';
  */
 export async function loadTextEncoder(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<TextEncoder> {
   checkOptions(options, 'loadTextEncoder()', nativeTextEncoderOptions);
+  checkLoading(idOrDir, options);
   const { files } = await resolveModel(idOrDir, { required: [[...textOnnxFiles, ...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
   return files[0]!.endsWith('.onnx') ? ClipTextEncoder.load(idOrDir, optionsFor(options, textEncoderOptions)) : NativeTextEncoder.load(idOrDir, options);
 }

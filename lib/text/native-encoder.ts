@@ -10,15 +10,15 @@ import { openWeights, shardsOf, sideFiles, weightFiles } from '../models/teacher
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import { nextTurn } from '../turn.js';
-import { encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
+import { checkLoading, checkTexts, encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
 import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
 export interface NativeTextEncoderOptions extends TextEncoderOptions {
   /** A device, or the name of one to open and to close with the encoder; default 'auto'. */
-  device?: Device | DeviceName;
+  device?: Device | DeviceName | undefined;
   /** Of activations; default float32: a bank is built once, and its errors are in every target. */
-  precision?: Precision;
+  precision?: Precision | undefined;
 }
 
 export const nativeTextEncoderOptions = { device: 'optional', precision: 'optional', ...textEncoderOptions } satisfies OptionTable<NativeTextEncoderOptions>;
@@ -51,10 +51,11 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
 
   /**
    * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
-   * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of {@link openDevice}
+   * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of {@link openDevice}
    */
   static async load(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<NativeTextEncoder> {
     checkOptions(options, 'NativeTextEncoder.load()', nativeTextEncoderOptions);
+    checkLoading(idOrDir, options);
     const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
     const tokenizer = await ClipTokenizer.load(model.folder);
     const files = await shardsOf(idOrDir, model, options);
@@ -71,12 +72,13 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     const { device = 'auto', batchSize = 32, precision = 'float32' } = options;
     const [opened, owns] = typeof device === 'string' ? [await openDevice(device), true] : [device, false];
     const maxTokens = Math.min(tower.maxTokens, tokenizer.maxTokens ?? tower.maxTokens);
-    return new NativeTextEncoder(model.id, tower.embeddingSize, maxTokens, tokenizer, tower.words, graph, weights, opened, owns, Math.max(1, batchSize), precision);
+    return new NativeTextEncoder(model.id, tower.embeddingSize, maxTokens, tokenizer, tower.words, graph, weights, opened, owns, batchSize, precision);
   }
 
   /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
+    checkTexts(texts);
     const { signal, onProgress } = options;
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {

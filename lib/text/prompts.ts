@@ -8,19 +8,20 @@ const promptsAtOnce = 2048; // bounds memory to a few megabytes of embeddings wh
  * One unit embedding a name (method.md, "Objects"; Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is normalised, the mean over the templates
  * is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v / |v|. Norms and means in float64.
  * @returns [K,D], unit rows
- * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE
+ * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE; BAD_SHAPE for what a caller's own encoder gives instead of rows
  */
 export async function embedNames(names: readonly string[], encoder: TextEncoder, templates: readonly string[], { signal, onProgress }: EncodeOptions = {}): Promise<Float32Array> {
   const size = encoder.embeddingSize;
+  if (!(Number.isSafeInteger(size) && size > 0)) throw new LgdError('BAD_SHAPE', 'not an embedding size.', { option: 'encoder.embeddingSize', found: size, allowed: 'a whole number from 1' });
   const result = new Float32Array(names.length * size);
   const namesAtOnce = Math.max(1, Math.floor(promptsAtOnce / templates.length));
   for (let from = 0; from < names.length; from += namesAtOnce) {
     const block = names.slice(from, from + namesAtOnce);
     const prompts = block.flatMap((name) => templates.map((template) => fillTemplate(template, name)));
-    const embeddings = await encoder.encode(prompts, {
+    const embeddings = rowsOf(encoder, await encoder.encode(prompts, {
       signal,
       onProgress: (done) => onProgress?.(from + Math.floor(done / templates.length), names.length),
-    });
+    }), prompts.length);
     const sum = new Float64Array(size);
     for (let i = 0; i < block.length; i++) {
       sum.fill(0);
@@ -34,6 +35,12 @@ export async function embedNames(names: readonly string[], encoder: TextEncoder,
     }
   }
   return result;
+}
+
+/** What an encoder gave, which may be a caller's own. @throws LgdError BAD_SHAPE */
+function rowsOf({ id, embeddingSize }: TextEncoder, rows: Float32Array, texts: number): Float32Array {
+  if (rows instanceof Float32Array && rows.length === texts * embeddingSize) return rows;
+  throw new LgdError('BAD_SHAPE', `the text encoder ${id} did not give ${texts} embeddings.`, { option: 'encoder', found: rows, allowed: `a Float32Array [${texts},${embeddingSize}]` });
 }
 
 /** sum += row / |row|. */

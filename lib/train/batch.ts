@@ -5,10 +5,13 @@ import type { PreparableImages } from '../data/read-ahead.js';
 import type { DecodeRate } from '../data/streamed.js';
 import { LgdError } from '../errors.js';
 
+/** What a data set may tell besides. */
+type Told = { [Name in 'broken' | 'fileBytes' | 'labels']?: ImageCache[Name] | undefined };
+
 /** What training reads of its images: an {@link ImageCache}, {@link StreamedImages}, or anything with the same pixels, ids and places. */
-export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceIndex'>, Partial<Pick<ImageCache, 'broken' | 'fileBytes' | 'labels'>>, PreparableImages {
+export interface Dataset extends Pick<ImageCache, 'length' | 'ids' | 'sourceIndex'>, Told, PreparableImages {
   /** What was decoded since the start, where images are decoded while training goes on. */
-  readonly decoded?: DecodeRate;
+  readonly decoded?: DecodeRate | undefined;
 }
 
 /** One batch of a data set. */
@@ -16,7 +19,7 @@ export interface Batch extends PlannedBatch {
   /** Its store holds the batch's images at least. */
   dataset: Dataset;
   /** Which image's pixels each one has, as {@link PreparedImages.shown}: pass on what `prepare` or `readAhead` gave. Without it each is taken to have its own, and to be what its label and id say. */
-  shown?: Int32Array;
+  shown?: Int32Array | undefined;
   /** Called once the work on the batch is done. */
   release?(): void;
 }

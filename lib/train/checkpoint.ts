@@ -14,6 +14,7 @@ import { makeFolder } from '../make-folder.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
+import { uniqueMark } from '../temporary-name.js';
 import { version } from '../version.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
 import { readStudent, studentFile, writeStudent, type StudentInfo } from './student-file.js';
@@ -136,9 +137,8 @@ export class CheckpointStore {
   }
 
   async #write(content: CheckpointContent, { best, isBest, keep }: WriteOptions): Promise<string> {
-    const partial = join(this.folder, `.partial-${process.pid}`);
+    const partial = join(this.folder, `.partial-${uniqueMark()}`);
     try {
-      await rm(partial, { recursive: true, force: true });
       await mkdir(partial);
       await writeContent(partial, content, best);
       const name = await this.#freeName(content.info.step);
@@ -197,12 +197,16 @@ export class CheckpointStore {
   }
 
   async #point(link: 'last' | 'best', name: string): Promise<void> {
-    const temporary = join(this.folder, `.${link}-${process.pid}`);
+    const temporary = join(this.folder, `.${link}-${uniqueMark()}`);
     const path = join(this.folder, link);
-    await rm(temporary, { force: true });
     await symlink(name, temporary);
-    if (await lstat(path).then((found) => found.isDirectory(), () => false)) await rm(path, { recursive: true }); // a copy of a checkpoint where its link should be
-    await rename(temporary, path);
+    try {
+      if (await lstat(path).then((found) => found.isDirectory(), () => false)) await rm(path, { recursive: true }); // a copy of a checkpoint where its link should be
+      await rename(temporary, path);
+    } catch (cause) {
+      await rm(temporary, { force: true }).catch(() => undefined);
+      throw cause;
+    }
     await syncFolder(this.folder);
   }
 

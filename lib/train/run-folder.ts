@@ -5,8 +5,9 @@ import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
-import { takeLock } from '../process-lock.js';
+import { takeLock, tellHolder } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
+import { uniqueMark } from '../temporary-name.js';
 import { isPartOf, LineFile } from './line-file.js';
 
 export const configFile = 'config.json';
@@ -33,7 +34,7 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
   const removeEmpty = async () => {
     if (isNew) await rmdir(path).catch(() => undefined); // something is in it
   };
-  const probe = join(path, `.probe-${process.pid}`);
+  const probe = join(path, `.probe-${uniqueMark()}`);
   try {
     await makeFolder(path);
     await writeFile(probe, 'x');
@@ -91,9 +92,8 @@ export async function lockRunFolder(path: string): Promise<() => Promise<void>> 
   const holder = await takeLock(file);
   if (holder === undefined) return () => rm(file, { force: true });
   if (holder !== 'another') {
-    throw new LgdError('BAD_CONFIG', `process ${holder.pid} on ${holder.host} is writing to this run folder.`, {
-      option: 'output', found: path, mend: `Wait for it, or choose another folder (remove ${file} if that process is gone)`,
-    });
+    const { who, mend } = tellHolder(holder, file, 'another folder');
+    throw new LgdError('BAD_CONFIG', `${who} is writing to this run folder.`, { option: 'output', found: path, mend });
   }
   throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: path, mend: 'Choose another folder' });
 }

@@ -1,5 +1,8 @@
 /** Warm-up, then half a cosine, per optimiser step. */
 
+import { checkGiven } from '../arguments.js';
+import { LgdError } from '../errors.js';
+
 export interface ScheduleOptions {
   /** Learning rate for 256 images a step. */
   learningRate: number;
@@ -13,6 +16,8 @@ export interface ScheduleOptions {
   /** May be a fraction. */
   warmupEpochs: number;
 }
+
+const needed = ['learningRate', 'batchSize', 'accumulate', 'batchesPerEpoch', 'epochs', 'warmupEpochs'] as const satisfies readonly (keyof ScheduleOptions)[];
 
 /** Learning rates by step. */
 export interface Schedule {
@@ -28,8 +33,13 @@ export interface Schedule {
 /**
  * peak = learningRate x batchSize x accumulate / 256 (linear scaling, Goyal et al. 2017, section 2.1). With w warm-up steps of n, step s has
  * peak (s + 1) / w for s < w, and peak (1 + cos(pi (s - w) / (n - w))) / 2 after (Loshchilov and Hutter 2017, equation 5, without restarts).
+ * @param options may hold more, such as the rest of a configuration's `train`
+ * @throws LgdError BAD_OPTION
  */
-export function makeSchedule({ learningRate, batchSize, accumulate, batchesPerEpoch, epochs, warmupEpochs }: ScheduleOptions): Schedule {
+export function makeSchedule(options: ScheduleOptions): Schedule {
+  checkGiven(options, 'makeSchedule()', needed.join(', '));
+  for (const name of needed) if (!Number.isFinite(options[name])) throw new LgdError('BAD_OPTION', 'not a number.', { option: name, found: options[name], allowed: 'a number' });
+  const { learningRate, batchSize, accumulate, batchesPerEpoch, epochs, warmupEpochs } = options;
   const totalSteps = Math.floor((batchesPerEpoch * epochs) / accumulate);
   const warmupSteps = Math.min(totalSteps, Math.round((batchesPerEpoch * warmupEpochs) / accumulate));
   const peak = (learningRate * batchSize * accumulate) / 256;

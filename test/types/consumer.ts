@@ -1,7 +1,7 @@
 /** What a user's strict code may and may not write: compiled against the package's declarations by consumer.test.ts, never run. */
 import {
   bankLoss, BatchPlan, CategoryList, configOptions, createEncoder, createStudent, Distiller, evaluateStudent, ImageCache, imagesFromBuffers, LgdError, loadTeacher, openDevice,
-  parseConfig, prepareRun, readViews, TextualSemanticsBank, type BankLossOutput, type Config, type ConfigInput, type CustomTeacherApi, type ErrorCode, type RunEvent, type TextEncoder,
+  loadTextEncoder, parseConfig, prepareRun, readViews, StreamedImages, TextualSemanticsBank, type BankLossOutput, type Batch, type Config, type ConfigInput, type CustomTeacherApi, type Dataset, type ErrorCode, type RunEvent, type TextEncoder,
 } from 'lgdistill';
 
 /** Compiles where two types are one. */
@@ -67,6 +67,20 @@ export async function own(signal: AbortSignal | undefined): Promise<void> {
   }
   await using run = await prepareRun(config, { signal });
   void run;
+}
+
+/** What a program passes on, set or not. */
+export async function unset(distiller: Distiller, student: Float32Array, given: { bank?: Float32Array; labels?: Int32Array; folder?: string; size?: number }): Promise<void> {
+  const { bank, labels, folder, size } = given;
+  const source = { root: 'mine', ids: ['a'], read: async () => new Uint8Array(3) };
+  using device = await openDevice();
+  using images = await StreamedImages.open(source, { addon: device.addon, resolution: 32, margin: 1, maxBrokenShare: 0 });
+  for await (const event of distiller.run(images)) event satisfies RunEvent;
+  images satisfies Dataset;
+  ({ ...new BatchPlan(images, { batchSize: 1, seed: 0 }).next(), dataset: { length: 1, ids: ['a'], sourceIndex: Int32Array.of(0), store: images.store, labels, broken: undefined }, shown: undefined }) satisfies Batch;
+  await bankLoss({ student, teacher: student, textual: bank, visual: bank, queue: bank, dimension: 3, studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 1 }, { device });
+  const encoder = await loadTextEncoder('./clip', { batchSize: size, cacheDir: folder, device: undefined, precision: undefined, localFilesOnly: undefined, onProgress: undefined });
+  await TextualSemanticsBank.build(['a'], { encoder, templates: folder, allowDuplicates: undefined });
 }
 
 export async function refused(encoder: TextEncoder): Promise<void> {

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import * as api from '../../lib/index.js';
 import { LgdError, type ErrorCode } from '../../lib/errors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { tinyClip } from '../fixtures/text-encoder.js';
 
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- what a caller from JavaScript may write
 type Anything = any;
@@ -93,6 +94,10 @@ describe('what is missing', () => {
     });
     await refused('BAD_OPTION', 'images', { plan: () => new js.BatchPlan() });
     await refused('BAD_OPTION', 'data', { openImages: () => js.openImages(), openImageFolder: () => js.openImageFolder() });
+    await refused('BAD_OPTION', 'options', { makeSchedule: () => js.makeSchedule() });
+    await refused('BAD_OPTION', 'idOrDir', { clip: () => js.ClipTextEncoder.load(), native: () => js.NativeTextEncoder.load(), either: () => js.loadTextEncoder() });
+    await refused('BAD_OPTION', 'file', { save: () => js.TextualSemanticsBank.prototype.save.call(tsb) });
+    await refused('BAD_OPTION', 'path', { writeSafetensors: () => js.writeSafetensors(undefined, [], {}) });
     await refused('BAD_OPTION', 'output', { resumeConfig: () => js.resumeConfig() });
     await refused('BAD_OPTION', 'to', { exportStudent: () => js.exportStudent({ from: folder }) });
     await refused('BAD_OPTION', 'student', { exportStudent: () => js.exportStudent({ to: join(folder, 'x.safetensors') }), createStudent: () => js.createStudent(undefined, { device, embeddingSize: size }) });
@@ -217,6 +222,28 @@ describe('what is of another kind', () => {
     await refused('BAD_NAMES', 'names', { number: () => js.CategoryList.load(3), promise: () => js.TextualSemanticsBank.fromEmbeddings(Promise.resolve(names), new Float32Array(3), { encoderId: 'x' }) });
     await refused('BAD_SHAPE', 'embeddings', { array: () => js.TextualSemanticsBank.fromEmbeddings(['a'], [1, 2], { encoderId: 'x' }), queue: () => new api.MemoryQueue(3, 2).push([1, 2] as Anything) });
     await refused('BAD_MODEL', undefined, { nothing: () => (student as Anything).load(), arrays: () => student.load(Object.fromEntries(Object.entries(student.weights).map(([name, { data }]) => [name, data])) as Anything) });
+  });
+
+  it('is refused by what loads a text encoder', async () => {
+    for (const batchSize of ['x', NaN, 0, 1.5, null]) {
+      await refused('BAD_OPTION', 'batchSize', { clip: () => js.ClipTextEncoder.load(tinyClip, { batchSize }), native: () => js.NativeTextEncoder.load(tinyClip, { batchSize }), either: () => js.loadTextEncoder(tinyClip, { batchSize }) });
+    }
+  });
+
+  it('is refused by what encodes texts', async () => {
+    await using encoder: Anything = await api.ClipTextEncoder.load(tinyClip);
+    const native: Anything = api.NativeTextEncoder.prototype;
+    for (const texts of ['a cat', undefined, ['a cat', 3], new Set(['a cat'])]) {
+      await refused('BAD_OPTION', 'texts', { clip: () => encoder.encode(texts), native: () => native.encode(texts) });
+    }
+    expect((await refusal(() => encoder.encode('a cat'))).message).toBe('texts: these are no texts. Found: "a cat". Allowed: an array of strings. Put it in an array: [text].');
+  });
+
+  it('is refused by what makes a schedule, which takes a whole train besides', async () => {
+    const { train } = api.parseConfig({ train: { batchSize: 256, learningRate: 0.03 } });
+    js.makeSchedule({ ...train, batchesPerEpoch: 10 });
+    await refused('BAD_OPTION', 'batchesPerEpoch', { without: () => js.makeSchedule(train) });
+    await refused('BAD_OPTION', 'batchSize', { auto: () => js.makeSchedule({ ...train, batchSize: 'auto', batchesPerEpoch: 10 }) });
   });
 
   it('is shown in few words', async () => {

@@ -55,6 +55,25 @@ test('prompts count alike whatever the length of their embeddings', async () => 
   expect(fixed.calls).toEqual(['long cat', 'short cat']);
 });
 
+test.each<[string, unknown]>([
+  ['rows of another size', new Float32Array(12).fill(1)],
+  ['too few rows', new Float32Array(4).fill(1)],
+  ['an array of rows', [[1, 2], [3, 4], [5, 6]]],
+  ['numbers of another kind', new Float64Array(6).fill(1)],
+  ['nothing', undefined],
+])('an encoder that gives %s is told what it should have given', async (_, rows) => {
+  const encode = async () => rows as Float32Array;
+  await expect(TextualSemanticsBank.build(['a', 'b', 'c'], { encoder: { ...fixedEncoder(2, () => [1, 1]), encode }, templates: 'none' })).rejects.toMatchObject({
+    code: 'BAD_SHAPE', option: 'encoder', found: rows, allowed: 'a Float32Array [3,2]', message: expect.stringContaining('the text encoder fixed did not give 3 embeddings') as string,
+  });
+});
+
+test.each([0, -2, 1.5, NaN, '2', undefined])('an encoder whose embeddings have the size %s is refused before it runs', async (embeddingSize) => {
+  const fixed = fixedEncoder(2, () => [1, 1]);
+  await expect(TextualSemanticsBank.build(['a'], { encoder: { ...fixed, embeddingSize: embeddingSize as number } })).rejects.toMatchObject({ code: 'BAD_SHAPE', option: 'encoder.embeddingSize', found: embeddingSize });
+  expect(fixed.calls).toEqual([]);
+});
+
 test('a long list is encoded in blocks, in order', async () => {
   const names = Array.from({ length: 3000 }, (_, i) => `name ${i}`);
   const fixed = fixedEncoder(2, (text) => [1, Number(text.slice(5))]);

@@ -1,5 +1,6 @@
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
@@ -84,6 +85,20 @@ describe('ImageCache', () => {
     const controller = new AbortController();
     const onProgress = (): void => controller.abort();
     await expect(ImageCache.build(await levels(30), { ...options, signal: controller.signal, onProgress })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+
+  it('leaves reads that hang as soon as the signal fires, and takes no notice of what comes of them', async () => {
+    const { ids, ...source } = await levels(8);
+    const pending: ((error: Error) => void)[] = [];
+    const read = (index: number) => (index < 3 ? source.read(index) : new Promise<never>((_, reject) => pending.push(reject)));
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    const built = ImageCache.build({ ...source, ids, read }, { ...options, signal: controller.signal });
+    while (pending.length === 0) await nextTurn();
+    controller.abort(reason);
+    await expect(built).rejects.toMatchObject({ code: 'ABORTED', cause: reason });
+    for (const reject of pending) reject(new Error('too late'));
+    await nextTurn(); // an unhandled rejection fails the run
   });
 
   it('refuses options out of range, and use after dispose', async () => {

@@ -1,6 +1,6 @@
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test, vi } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { SafetensorsReader } from '../../lib/safetensors-reader.js';
 import { bytesOf, encodeSafetensors, halfToFloat, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -29,6 +29,48 @@ test('tensors of every size, written in pieces, are read back to the bit', async
     expect(read.get(name)!.shape).toEqual(shape);
     expect(Buffer.from((read.get(name)!.data as Float32Array).buffer).equals(Buffer.from((data as Float32Array).buffer))).toBe(true);
   }
+});
+
+test('a file that is written twice at once is one of both, whole, and nothing is left beside it', async () => {
+  const place = join(folder, 'twice');
+  mkdirSync(place);
+  const file = join(place, 'x.safetensors');
+  const of = (value: number): [string, TensorRecord][] => [['t', { shape: [300_000], data: new Float32Array(300_000).fill(value) }]];
+  await Promise.all([1, 2, 3, 4].map((value) => writeSafetensors(file, of(value), {})));
+  const data = (await readSafetensors(file)).tensors.get('t')!.data as Float32Array;
+  expect([1, 2, 3, 4]).toContain(data[0]);
+  expect(data.every((value) => value === data[0])).toBe(true);
+  expect(readdirSync(place)).toEqual(['x.safetensors']);
+});
+
+describe('what would not be read back is refused before anything is written', () => {
+  const one = { shape: [1], data: new Float32Array(1) };
+  test.each<[string, unknown, string, string]>([
+    ['too few values', [['t', { shape: [2, 2], data: new Float32Array(3) }]], 'BAD_SHAPE', 'the tensor t has 3 values for shape [2,2].'],
+    ['no shape', [['t', { data: new Float32Array(3) }]], 'BAD_SHAPE', 'the tensor t has no shape.'],
+    ['a shape with a fraction', [['t', { shape: [1.5, 2], data: new Float32Array(3) }]], 'BAD_SHAPE', 'the tensor t has no shape.'],
+    ['a plain array', [['t', { shape: [2], data: [1, 2] }]], 'BAD_OPTION', 'the values of the tensor t are of no kind that is written.'],
+    ['values of another kind', [['t', { shape: [2], data: new Uint16Array(2) }]], 'BAD_OPTION', 'Found: Uint16Array of 2 values.'],
+    ['no values', [['t', { shape: [2] }]], 'BAD_OPTION', 'Allowed: Float32Array, Float64Array, Int32Array, BigInt64Array, Uint8Array.'],
+    ['two of one name', [['t', one], ['t', one]], 'BAD_OPTION', 'two tensors have one name. Found: "t".'],
+    ['the name of the metadata', [['__metadata__', one]], 'BAD_OPTION', 'no tensor can have the name of the metadata.'],
+    ['a name alone', [['t']], 'BAD_OPTION', 'this is no tensor.'],
+    ['names without pairs', ['t'], 'BAD_OPTION', 'this is no tensor.'],
+    ['an object', { t: one }, 'BAD_OPTION', 'these are no tensors.'],
+    ['nothing', undefined, 'BAD_OPTION', 'these are no tensors.'],
+  ])('%s', async (name, tensors, code, message) => {
+    const file = join(folder, `refused ${name}`);
+    await expect(writeSafetensors(file, tensors as [string, TensorRecord][], {})).rejects.toMatchObject({ code, option: 'tensors', message: expect.stringContaining(message) as string });
+    expect(existsSync(file)).toBe(false);
+  });
+
+  test('any other name is kept', async () => {
+    const names = ['__proto__', 'constructor', '', '1', 'x'];
+    const file = join(folder, 'names.safetensors');
+    await writeSafetensors(file, names.map((name, i) => [name, { shape: [2], data: Float32Array.of(i, 7) }]), {});
+    const { tensors } = await readSafetensors(file);
+    expect(Object.fromEntries([...tensors].map(([name, { data }]) => [`of ${name}`, data[0]]))).toEqual(Object.fromEntries(names.map((name, i) => [`of ${name}`, i])));
+  });
 });
 
 const whole = Buffer.concat(encodeSafetensors([['t', { shape: [4], data: new Float32Array(4) }]], {}));

@@ -1,9 +1,11 @@
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { threadId } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
 import type { RunConfig } from '../../lib/config-batch.js';
+import type { LgdError } from '../../lib/errors.js';
 import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/train/run-folder.js';
 
 let root: string;
@@ -37,6 +39,11 @@ describe('checkRunFolder', () => {
     await writeFile(join(path, 'notes.md'), 'mine');
     await remove();
     expect(await readdir(path)).toEqual(['notes.md']);
+  });
+
+  it('looks at a folder for several callers at once', async () => {
+    await Promise.all(Array.from({ length: 8 }, () => checkRunFolder(path, neither)));
+    expect(await readdir(path)).toEqual([]);
   });
 
   it('refuses a folder that is not empty unless told what to do', async () => {
@@ -107,6 +114,24 @@ describe('RunFolder', () => {
     await (await RunFolder.open(path, config, { resume: true })).close();
     await writeFile(join(path, 'run.lock'), JSON.stringify({ host: 'elsewhere', pid: 1, started: '1' }));
     await expect(RunFolder.open(path, config, { resume: true })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  });
+
+  it('says which call or thread of this process is in the folder', async () => {
+    const refusal = () => RunFolder.open(path, config, { resume: true }).then(() => undefined, (error: LgdError) => error);
+    const folder = await RunFolder.open(path, config, { resume: false });
+    const own = await refusal();
+    expect(own?.message).toContain(`this process itself (process ${process.pid}, in another call) is writing to this run folder`);
+    expect(own?.mend).toBe('Wait for it, or choose another folder');
+    const file = join(path, 'run.lock');
+    const lock = JSON.parse(await readFile(file, 'utf8')) as { thread: number };
+    expect(lock.thread).toBe(threadId);
+    await folder.close();
+    await writeFile(file, JSON.stringify({ ...lock, thread: threadId + 1000 }));
+    const thread = await refusal();
+    expect(thread?.message).toContain(`this process itself (process ${process.pid}, in its thread ${threadId + 1000}) is writing`);
+    expect(thread?.mend).toBe(`Wait for it, or choose another folder (remove ${file} if that thread was terminated)`);
+    await writeFile(file, JSON.stringify({ host: 'elsewhere', pid: 1, started: '1' }));
+    expect((await refusal())?.mend).toBe(`Wait for it, or choose another folder (remove ${file} if that process is gone)`);
   });
 
   it('says what is no run folder', async () => {

@@ -2,7 +2,7 @@ import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
 import type { NativeAddon } from '../../native.js';
-import { takeLock } from '../../process-lock.js';
+import { takeLock, tellHolder } from '../../process-lock.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
 import type { PackedImage } from './transcode.js';
@@ -164,8 +164,8 @@ const lockOf = (path: string) => `${path}.lock`;
 async function lock(path: string): Promise<void> {
   const holder = await takeLock(lockOf(path));
   if (holder === undefined) return;
-  const who = holder === 'another' ? 'another process' : `process ${holder.pid} on ${holder.host}`;
-  throw new LgdError('BAD_CONFIG', `${who} is writing this pack.`, { option: 'output', found: path, mend: `Wait for it, or choose another file (remove ${lockOf(path)} if that process is gone)` });
+  const { who, mend } = holder === 'another' ? { who: 'another process', mend: 'Choose another file' } : tellHolder(holder, lockOf(path), 'another file');
+  throw new LgdError('BAD_CONFIG', `${who} is writing this pack.`, { option: 'output', found: path, mend });
 }
 
 /** The unfinished file, cut to what its journal tells of. */
