@@ -76,7 +76,7 @@ export interface QueueOptions {
   learningRate: number;
   /** Which of several students learn; default: all. */
   students?: readonly number[];
-  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole. */
+  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
   after?: (stage: Stage) => Promise<void>;
 }
 
@@ -108,8 +108,10 @@ export class Distiller implements Disposable {
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
   readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
-  /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
-  #queueing = 0;
+  /** Is a step being queued? It may be waiting for a teacher outside the device. */
+  #queueing = false;
+  /** Ends with the last of the {@link queueStep} calls under way, whatever comes of it; undefined where there are none. */
+  #underWay: Promise<void> | undefined;
   /** Metric slots given out so far. */
   #slotsGiven = 0;
 
@@ -167,27 +169,46 @@ export class Distiller implements Disposable {
   /**
    * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
-   * Gradients are averaged over the batches, the banks move once.
+   * Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one after the other, in their order; one that fails costs those after it nothing.
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     checkOptions(options, 'queueStep(batches, ...)', queueOptions);
-    const { step, learningRate, students, after } = options;
+    const { step, learningRate, students } = options;
     if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
     checkRate(learningRate);
     this.#checkBatches(batches);
-    const { addon, handle } = this.device;
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
     const { batch: size } = this.#pupils[0]!.encoder;
     for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
+    const [taken, given] = [[...batches], { ...options }];
+    return this.#inTurn(() => this.#queue(taken, pupils, given));
+  }
+
+  /** Begins at once where nothing is under way: a step that waits for nobody is queued when this returns, and leaves nothing to wait for. */
+  #inTurn(queue: () => Promise<StepTicket>): Promise<StepTicket> {
+    const queued = this.#underWay === undefined ? queue() : this.#underWay.then(queue);
+    if (this.#underWay === undefined && !this.#queueing) return queued;
+    const nothing = (): void => undefined;
+    const ended = queued.then(nothing, nothing);
+    this.#underWay = ended;
+    void ended.then(() => {
+      if (this.#underWay === ended) this.#underWay = undefined;
+    });
+    return queued;
+  }
+
+  async #queue(batches: readonly Batch[], pupils: readonly Pupil[], { step, learningRate, after }: QueueOptions): Promise<StepTicket> {
+    this.#life.check();
+    const { addon, handle } = this.device;
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
     const slotsBefore = this.#slotsGiven;
     addon.beginStep(this.#step);
-    this.#queueing++;
+    this.#queueing = true;
     try {
       for (const { encoder } of pupils) encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
@@ -219,7 +240,8 @@ export class Distiller implements Disposable {
       }
     } finally {
       addon.endStep(this.#step);
-      if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
+      this.#queueing = false;
+      if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     return { slots, teacherMilliseconds, slotsBefore };
@@ -346,7 +368,7 @@ export class Distiller implements Disposable {
 
   /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
-    if (this.#life.end() && this.#queueing === 0) this.#free();
+    if (this.#life.end() && !this.#queueing) this.#free();
   }
 
   /** For `using`: {@link dispose}. */
