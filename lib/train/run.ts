@@ -261,6 +261,7 @@ export class Run {
       plan: plan.state(),
       dataset: images.hash,
       views: this.config.teacherCache.views,
+      accumulate: this.config.train.accumulate,
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
       teacher: this.course.teacherMark,

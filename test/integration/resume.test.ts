@@ -260,6 +260,7 @@ describe('what does not belong to the run', () => {
   it.each<[string, () => ConfigInput | Promise<ConfigInput>, string]>([
     ['another seed', () => quick(run, { seed: 4 }), 'seed'],
     ['another batch size', () => quick(run, { train: { batchSize: 4 } }), 'train.batchSize'],
+    ['other batches a step', () => quick(run, { train: { accumulate: 2 } }), 'train.accumulate'],
     ['another student', () => quick(run, { student: { widthMultiplier: 0.5 } }), 'student.widthMultiplier'],
     ['another method', () => quick(run, { method: 'text' }), 'method'],
     ['another input size', () => quick(run, { data: { resolution: 48 } }), 'data.resolution'],
@@ -281,6 +282,17 @@ describe('what does not belong to the run', () => {
     const error = await train(await config(), { resume: 'last' }).then(() => undefined, (caught: { code: string; option?: string }) => caught);
     expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option });
     expect((await readdir(join(run, 'checkpoints'))).sort()).toEqual(before);
+  });
+
+  it('is not looked for where a checkpoint says nothing of batches a step', async () => {
+    const before = output();
+    await train(quick(before, { train: { maxSteps: 2, accumulate: 2 } }));
+    const store = await CheckpointStore.open(before);
+    const { folder: last, progress, ...rest } = await store.read('last');
+    expect(progress).toMatchObject({ accumulate: 2 });
+    await rm(last, { recursive: true });
+    await store.write({ ...rest, progress: { ...(progress as object), accumulate: undefined } }, { best: null, isBest: false, keep: 2 });
+    expect((await train(await resumeConfig(before, { 'train.maxSteps': 3 }), { resume: 'last' })).events.at(-1)).toMatchObject({ type: 'done', step: 3 });
   });
 
   it('is a folder that is no run', async () => {
