@@ -7,6 +7,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
+import { CheckpointStore } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
@@ -75,6 +76,7 @@ export class Course {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
+    for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     course.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
@@ -297,6 +299,16 @@ export class Course {
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
+}
+
+/** Where nothing is continued, the student must be what the configuration begins with. @throws LgdError BAD_OPTION */
+async function checkBeginning(distiller: Distiller, student: number, runFolder: string, resume: string | undefined): Promise<void> {
+  const steps = distiller.stepsOf(student);
+  if (steps === 0 || (resume !== undefined && resume !== 'last') || (resume === 'last' && (await CheckpointStore.isBegun(runFolder)))) return;
+  const none = resume === undefined ? '' : `${runFolder} has no checkpoint to continue from, and `;
+  throw new LgdError('BAD_OPTION', `${none}a run from the start begins before any step, but this Distiller has taken ${steps}.`, {
+    option: 'resume', found: resume, mend: `Make a new Distiller with a new student for a run from the start${resume === undefined ? ", or resume from a checkpoint: resume: 'last'" : ''}`,
+  });
 }
 
 /** What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError BAD_CHECKPOINT, BAD_FILE */

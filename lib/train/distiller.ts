@@ -267,6 +267,11 @@ export class Distiller implements Disposable {
     for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
   }
 
+  /** Optimiser steps behind the weights of the student of this number, whoever had them taken. */
+  stepsOf(student: number): number {
+    return this.#pupil(student).steps;
+  }
+
   /** The online probe of the student of this number, if there is one. */
   onlineOf(student: number): OnlineProbe | undefined {
     return this.#pupil(student).online;
@@ -283,13 +288,7 @@ export class Distiller implements Disposable {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }
     const { slots } = ticket;
-    const pupil = this.#pupil(student);
-    const all = await this.#ofWholeSteps(Promise.all(slots.map((slot) => pupil.metrics(slot))));
-    const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
-    for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
-      mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
-    }
-    return mean;
+    return this.#ofWholeSteps(this.#pupil(student).metrics(slots));
   }
 
   /** Device memory, as it is now. */
@@ -350,7 +349,8 @@ export class Distiller implements Disposable {
   /**
    * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The student has the final weights after it.
    * To stop earlier, abort `options.signal`: a checkpoint is written and the last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then as the last checkpoint left them.
-   * @throws LgdError BAD_CONFIG, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * The distiller has gone on by then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that have taken no step.
+   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
