@@ -32,7 +32,7 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
   try {
     yield* course.events();
   } catch (error) {
-    for (const { folder } of course.runs) await folder.log(`failed: ${(error as Error).message}`).catch(() => undefined); // a full disk must not hide the error
+    for (const { folder } of course.runs) await folder.log(`failed: ${error instanceof Error ? error.message : String(error)}`).catch(() => undefined); // a full disk must not hide the error
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it

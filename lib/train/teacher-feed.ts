@@ -3,6 +3,7 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
+import { askTeacher } from '../models/teachers/ask.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
 import type { TeacherViewCache } from './view-cache.js';
@@ -78,7 +79,7 @@ function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: 
     async embed(batch, place) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(results[place]!, rowsOf(teacher, await teacher.embed(pixels, encoder.batch), encoder.batch));
+      addon.writeTensor(results[place]!, rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, undefined), encoder.batch));
       return results[place]!;
     },
     dispose() {
