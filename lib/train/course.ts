@@ -181,6 +181,7 @@ export class Course {
       }
       if (batches === undefined) break;
       const queued = await this.#queue(next, batches);
+      if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
       if (!queued.runs.some((run) => run.isBoundary(next + 1))) continue;
@@ -241,14 +242,20 @@ export class Course {
     }
   }
 
-  /** Queues the step of this number, counted from 0. */
-  async #queue(step: number, batches: Batch[]): Promise<Pending> {
+  /** Queues the step of this number, counted from 0; undefined where the run is stopped while a teacher outside the device computes. */
+  async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
+    const { signal } = this.options;
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
-      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
+      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number), signal });
+      for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
+      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) {
+        for (const batch of batches) batch.release?.();
+        return undefined;
+      }
       throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
   }
@@ -263,7 +270,6 @@ export class Course {
       if (error instanceof LgdError && (error.code === 'ABORTED' || error.code === 'BAD_FILE') && this.options.signal?.aborted) return undefined;
       throw error;
     }
-    for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
     return batches;
   }
 

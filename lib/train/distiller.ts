@@ -11,14 +11,14 @@ import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
-import { checkBatch, type Batch, type Dataset } from './batch.js';
+import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkPrecision, checkStudents, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import { runOptions, type RunOptions } from './run.js';
-import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { embedAll, isOutside, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
 export type { DistillerState } from './pupil.js';
@@ -76,11 +76,13 @@ export interface QueueOptions {
   learningRate: number;
   /** Which of several students learn; default: all. */
   students?: readonly number[];
+  /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
+  signal?: AbortSignal | undefined;
   /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
   after?: (stage: Stage) => Promise<void>;
 }
 
-const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
+const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', signal: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
 
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
@@ -176,10 +178,11 @@ export class Distiller implements Disposable {
   async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     checkOptions(options, 'queueStep(batches, ...)', queueOptions);
-    const { step, learningRate, students } = options;
+    const { step, learningRate, students, signal } = options;
     if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
     checkRate(learningRate);
-    this.#checkBatches(batches);
+    checkBatches(batches, this.config.train.accumulate);
+    checkSignal(signal);
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
     const { batch: size } = this.#pupils[0]!.encoder;
     for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
@@ -200,7 +203,7 @@ export class Distiller implements Disposable {
     return queued;
   }
 
-  async #queue(batches: readonly Batch[], pupils: readonly Pupil[], { step, learningRate, after }: QueueOptions): Promise<StepTicket> {
+  async #queue(batches: readonly Batch[], pupils: readonly Pupil[], { step, learningRate, signal, after }: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     const { addon, handle } = this.device;
     const embeddings: TensorHandle[] = [];
@@ -210,13 +213,20 @@ export class Distiller implements Disposable {
     addon.beginStep(this.#step);
     this.#queueing = true;
     try {
+      const feed = this.#cachedFeed ?? this.#feed;
+      const asked = performance.now();
+      const early = batches.length > 1 && isOutside(this.teacher) ? await embedAll(feed, batches, signal) : [];
+      if (early.length > 0) {
+        teacherMilliseconds += performance.now() - asked;
+        await after?.('teacher');
+      }
       for (const { encoder } of pupils) encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         if (after) await after('augment');
         const from = performance.now();
-        const embedded = (this.#cachedFeed ?? this.#feed).embed(batch, place);
+        const embedded = early[place] ?? feed.embed(batch, place, signal);
         const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
@@ -245,19 +255,6 @@ export class Distiller implements Disposable {
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     return { slots, teacherMilliseconds, slotsBefore };
-  }
-
-  /** @throws LgdError BAD_SHAPE, BAD_OPTION */
-  #checkBatches(batches: readonly Batch[]): void {
-    const { accumulate } = this.config.train;
-    if (!Array.isArray(batches) || batches.length < 1 || batches.length > accumulate) {
-      const found = Array.isArray(batches) ? `${batches.length} batches` : batches;
-      throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches, or fewer.', { option: 'batches', found, allowed: `an array of 1 to ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
-    }
-    for (const batch of batches as Batch[]) {
-      checkArgument('batch', batch);
-      checkArgument('dataset', batch.dataset);
-    }
   }
 
   /** Online probes learn from the last batch of a step, after it. */

@@ -15,9 +15,10 @@ export interface TeacherFeed {
    * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there after `joinBranch`: a teacher on the
    * device runs beside what is queued next.
    * @param place which of the step's batches this is: embeddings of different places stay apart
+   * @param signal stops a teacher outside the device
    * @returns [B,D]; good until `embed` is called with the same place again
    */
-  embed(batch: Batch, place: number): TensorHandle | Promise<TensorHandle>;
+  embed(batch: Batch, place: number, signal?: AbortSignal): TensorHandle | Promise<TensorHandle>;
   dispose(): void;
 }
 
@@ -76,10 +77,10 @@ function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: 
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
     plan: undefined,
-    async embed(batch, place) {
+    async embed(batch, place, signal) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(results[place]!, rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, undefined), encoder.batch));
+      addon.writeTensor(results[place]!, rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, signal), encoder.batch));
       return results[place]!;
     },
     dispose() {
@@ -121,19 +122,31 @@ export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { dev
   };
   return {
     plan: feed.plan,
-    embed(batch, place) {
+    embed(batch, place, signal) {
       const rows = cache.rowsOf(batch);
       if (cache.has(rows)) {
         cache.load(rows, loaded[place]!);
         return loaded[place]!;
       }
-      const embedded = feed.embed(batch, place);
+      const embedded = feed.embed(batch, place, signal);
       return embedded instanceof Promise ? embedded.then((embeddings) => keep(rows, embeddings)) : keep(rows, embedded);
     },
     dispose() {
       for (const tensor of loaded) addon.release(tensor);
     },
   };
+}
+
+/** Does a teacher compute elsewhere while a step waits for it? It may fail by then, or be stopped. */
+export function isOutside({ kind }: AnyTeacher): boolean {
+  return kind === 'onnx' || kind === 'custom';
+}
+
+/** The embeddings of all batches of a step, before a student sees the first. */
+export async function embedAll(feed: TeacherFeed, batches: readonly Batch[], signal: AbortSignal | undefined): Promise<TensorHandle[]> {
+  const embeddings: TensorHandle[] = [];
+  for (const [place, batch] of batches.entries()) embeddings.push(await feed.embed(batch, place, signal));
+  return embeddings;
 }
 
 /** Bytes of an encoder's parameters and activations. */

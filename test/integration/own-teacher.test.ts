@@ -74,3 +74,32 @@ describe('a teacher that throws', () => {
     await expect(eventsOf(distiller.run(images))).rejects.toBe(own);
   });
 });
+
+describe('a teacher that waits', () => {
+  /** At its call of that number until its signal fires, which it then does at once. */
+  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) => ownTeacher((call, signal) => {
+    if (call !== at) return undefined;
+    setTimeout(() => controller.abort(), 10);
+    return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(reason(signal) as Error)));
+  });
+
+  it.each([
+    ['one batch a step', { accumulate: 1 }, 4, (signal: AbortSignal) => signal.reason as unknown],
+    ['in the second batch of a step, without a reason', { accumulate: 2 }, 4, () => undefined],
+  ])('for its signal ends a run that is stopped with a checkpoint, which goes on with the same bits: %s', async (_, train, at, reason) => {
+    const [whole, broken] = [output(), output()];
+    const willing = ownTeacher(() => undefined);
+    using unbroken = distillerOf(willing, whole, train);
+    await eventsOf(unbroken.run(images));
+    const controller = new AbortController();
+    using stopped = distillerOf(waiting(at, controller, reason), broken, train);
+    const last = (await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)!;
+    expect(last).toMatchObject({ type: 'interrupted', step: (at - 1 - ((at - 1) % train.accumulate)) / train.accumulate });
+    using resumed = distillerOf(willing, broken, train);
+    expect((await eventsOf(resumed.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
+    for (const file of ['model.safetensors', 'state.safetensors']) {
+      const [a, b] = await Promise.all([whole, broken].map((path) => readFile(join(path, 'checkpoints', 'last', file))));
+      expect(a!.equals(b!), file).toBe(true);
+    }
+  });
+});
