@@ -6,7 +6,7 @@ import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
-import { Lifetime } from '../lifetime.js';
+import { Lifetime, Made } from '../lifetime.js';
 import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
@@ -14,7 +14,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkPrecision, checkStudents, configFor } from './parts.js';
+import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSizes, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import { runOptions, type RunOptions } from './run.js';
@@ -131,19 +131,24 @@ export class Distiller implements Disposable {
     this.batchChoice = chooseBatch(parsed.train, images);
     const config = configFor(students, parsed, this.batchChoice);
     checkDevices(device, teacher, students);
+    checkTeacherSizes(teacher);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
-    const method = chooseMethod(config.method, tsb?.size ?? 0);
-    this.method = method;
-    const { addon, handle } = device;
-    const resolution = config.data.resolution ?? teacher.resolution;
-    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }));
+    const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
+    const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
-    this.#step = addon.makeStep(handle);
-    this.#images = this.encoder.makeImages();
-    this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+    const made = new Made();
+    try {
+      this.#pupils = students.map((one) => made.add(new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }), (pupil) => pupil.dispose()));
+      this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
+      this.#images = made.add(this.encoder.makeImages(), (images) => addon.release(images));
+      this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+    } catch (error) {
+      made.free();
+      throw error;
+    }
   }
 
   /** The student; the first of several. */

@@ -22,6 +22,14 @@ export function checkDevices(device: Device, teacher: AnyTeacher, students: read
   throw new LgdError('BAD_OPTION', `the ${other.option} is on another device than the distiller.`, { option: other.option, allowed: 'one on the same device', mend: 'Open one device, and give it to teacher, student and distiller' });
 }
 
+/** A teacher may be a caller's own. @throws LgdError BAD_OPTION */
+export function checkTeacherSizes(teacher: AnyTeacher): void {
+  for (const option of teacher.kind === 'precomputed' ? (['embeddingSize'] as const) : (['embeddingSize', 'resolution'] as const)) {
+    const found = teacher[option];
+    if (!Number.isSafeInteger(found) || found < 1) throw new LgdError('BAD_OPTION', 'not a size.', { option: `teacher.${option}`, found, allowed: 'a whole number from 1' });
+  }
+}
+
 export function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {
   if (students.length === 0) throw new LgdError('BAD_OPTION', 'there is no student.', { option: 'student', allowed: 'one, or several of different names' });
   const names = students.map(({ name }) => name);

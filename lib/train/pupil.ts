@@ -4,6 +4,7 @@ import { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -50,22 +51,28 @@ export class Pupil {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize, precision } = config.train;
-    this.encoder = student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true });
-    this.#dStudent = addon.makeTensor(handle, [batchSize, embeddingSize]);
-    this.online = onlineClasses === undefined ? undefined : new OnlineProbe(device, embeddingSize, onlineClasses);
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
-    this.#head = addon.makeSemanticHead(handle, {
-      dimension: embeddingSize,
-      categories: tsb?.size ?? 0,
-      ...anchorsOf(method, config.loss),
-      studentTemperature,
-      teacherTemperature,
-      momentum,
-      bfloat16: this.encoder.precision === 'bfloat16',
-    });
-    if (tsb !== undefined) {
-      const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
-      addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
+    const made = new Made();
+    try {
+      this.encoder = made.add(student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true }), (encoder) => encoder.dispose());
+      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
+      this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
+      this.#head = made.add(addon.makeSemanticHead(handle, {
+        dimension: embeddingSize,
+        categories: tsb?.size ?? 0,
+        ...anchorsOf(method, config.loss),
+        studentTemperature,
+        teacherTemperature,
+        momentum,
+        bfloat16: this.encoder.precision === 'bfloat16',
+      }), (head) => addon.release(head));
+      if (tsb !== undefined) {
+        const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
+        addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
+      }
+    } catch (error) {
+      made.free();
+      throw error;
     }
   }
 

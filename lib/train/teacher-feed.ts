@@ -1,6 +1,7 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
 import { askTeacher } from '../models/teachers/ask.js';
@@ -36,19 +37,25 @@ export interface FeedOptions {
 
 /** The feed of a teacher. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
 export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
-  const { teacher } = options;
-  switch (teacher.kind) {
-    case 'native': return nativeFeed(options, teacher.compile({ batch: options.encoder.batch, precision: options.encoder.precision }));
-    case 'onnx': case 'custom': return outsideFeed(options, teacher);
-    case 'precomputed': return precomputedFeed(options, teacher);
+  const { teacher, encoder: { batch, precision } } = options;
+  const made = new Made();
+  try {
+    switch (teacher.kind) {
+      case 'native': return nativeFeed(options, made.add(teacher.compile({ batch, precision }), (compiled) => compiled.dispose()), made);
+      case 'onnx': case 'custom': return outsideFeed(options, teacher, made);
+      case 'precomputed': return precomputedFeed(options, teacher);
+    }
+  } catch (error) {
+    made.free();
+    throw error;
   }
 }
 
 /** The teacher on the same device sees the student's tensor, or, at another resolution, the same draws taken at its own. */
-function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder): TeacherFeed {
+function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder, made: Made): TeacherFeed {
   const { addon } = device;
   const shared = compiled.resolution === encoder.resolution;
-  const own = shared ? images : compiled.makeImages();
+  const own = shared ? images : made.add(compiled.makeImages(), (images) => addon.release(images));
   // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
   const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
   return {
@@ -71,9 +78,9 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
 }
 
 /** A teacher outside the device, in onnxruntime or a caller's own: the views come back from the device in float32, their embeddings go there. */
-function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>): TeacherFeed {
+function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>, made: Made): TeacherFeed {
   const { addon } = device;
-  const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
+  const views = made.add(addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false), (images) => addon.release(images));
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
     plan: undefined,

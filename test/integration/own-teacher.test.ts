@@ -8,6 +8,7 @@ import type { ConfigInput } from '../../lib/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
+import { LgdError } from '../../lib/errors.js';
 import { createStudent, type CustomTeacherApi } from '../../lib/models/index.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
@@ -101,5 +102,21 @@ describe('a teacher that waits', () => {
       const [a, b] = await Promise.all([whole, broken].map((path) => readFile(join(path, 'checkpoints', 'last', file))));
       expect(a!.equals(b!), file).toBe(true);
     }
+  });
+});
+
+describe('a distiller that cannot be made', () => {
+  const teacher = ownTeacher(() => undefined);
+
+  it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN]] as const)('for the teacher\'s %s %s says so', (option, value) => {
+    expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error);
+  });
+
+  it('leaves no device memory taken, whichever part fails', async () => {
+    await device.synchronize();
+    const before = device.info.allocatedBytes;
+    expect(() => distillerOf({ ...teacher, resolution: 2 ** 40 }, output())).toThrow(LgdError);
+    await device.synchronize();
+    expect(device.info.allocatedBytes).toBe(before);
   });
 });
