@@ -23,3 +23,19 @@ export class Lifetime {
     return first;
   }
 }
+
+/** The parts that something has been made of so far: where a later one fails they are freed at once, and not when they are found to be garbage. */
+export class Made {
+  readonly #frees: (() => void)[] = [];
+
+  /** @returns the part */
+  add<Part>(part: Part, free: (part: Part) => void): Part {
+    this.#frees.push(() => free(part));
+    return part;
+  }
+
+  /** Frees them, the last one first. */
+  free(): void {
+    for (const free of this.#frees.splice(0).reverse()) free();
+  }
+}

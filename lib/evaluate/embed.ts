@@ -7,6 +7,7 @@ import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { CompiledEncoder, Precision } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
+import { askTeacher } from '../models/teachers/ask.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 
@@ -60,7 +61,7 @@ export function teacherEmbedder({ addon, handle }: Device, teacher: Exclude<AnyT
     };
   }
   const images = addon.makeImages(handle, batch, resolution, resolution, false);
-  return { batch, resolution, images, embed: async () => teacher.embed(await addon.readImages(images), batch, { signal }), [Symbol.dispose]: () => addon.release(images) };
+  return { batch, resolution, images, embed: async () => askTeacher(teacher, await addon.readImages(images), batch, signal), [Symbol.dispose]: () => addon.release(images) };
 }
 
 const batchesAhead = 2;

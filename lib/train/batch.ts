@@ -1,4 +1,5 @@
 /** Images on their way into a step. */
+import { checkArgument } from '../arguments.js';
 import type { ImageCache } from '../data/cache.js';
 import type { PlannedBatch } from '../data/loader.js';
 import type { PreparableImages } from '../data/read-ahead.js';
@@ -22,6 +23,18 @@ export interface Batch extends PlannedBatch {
   shown?: Int32Array | undefined;
   /** Called once the work on the batch is done. */
   release?(): void;
+}
+
+/** Looks whether a step has batches, and no more than it takes. @throws LgdError BAD_SHAPE, BAD_OPTION */
+export function checkBatches(batches: readonly Batch[], accumulate: number): void {
+  if (!Array.isArray(batches) || batches.length < 1 || batches.length > accumulate) {
+    const found = Array.isArray(batches) ? `${batches.length} batches` : batches;
+    throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches, or fewer.', { option: 'batches', found, allowed: `an array of 1 to ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
+  }
+  for (const batch of batches as Batch[]) {
+    checkArgument('batch', batch);
+    checkArgument('dataset', batch.dataset);
+  }
 }
 
 /**

@@ -18,6 +18,8 @@ export interface Progress {
   dataset: string;
   /** Views of each image that come back; absent in checkpoints of versions that had none. */
   views?: number;
+  /** `train.accumulate`, which steps and epochs are counted by; absent in checkpoints of versions that did not look at it. */
+  accumulate?: number;
   /** What decoded plain JPEG files; absent in checkpoints of versions that did not say. */
   jpegDecoder?: JpegDecoder['name'];
   /** What computed: the CPU, or a GPU by one kind of dense products; absent in checkpoints of versions that did not say. */
@@ -55,11 +57,15 @@ const heldTo = [
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
-/** Refuses to go on with another student, teacher, bank, method or other images. @throws LgdError BAD_CHECKPOINT */
+/** Refuses to go on with another student, teacher, bank or method, other batches a step, or other images. @throws LgdError BAD_CHECKPOINT */
 export function checkContinued({ info, folder }: { info: StudentInfo; folder: string }, progress: Progress, here: Present): void {
   for (const [field, option] of heldTo) {
     if (here.info[field] === info[field] || (field === 'teacher' && progress.teacher !== undefined)) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
+  }
+  const { accumulate } = here.config.train;
+  if (progress.accumulate !== undefined && progress.accumulate !== accumulate) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`, { option: 'train.accumulate', found: accumulate, allowed: String(progress.accumulate), mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run` });
   }
   if (progress.teacher !== undefined) checkTeacher(folder, progress.teacher, here.teacherMark, here.teacher);
   if (progress.dataset !== here.images) {

@@ -7,6 +7,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
+import { CheckpointStore } from './checkpoint.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
@@ -31,7 +32,7 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
   try {
     yield* course.events();
   } catch (error) {
-    for (const { folder } of course.runs) await folder.log(`failed: ${(error as Error).message}`).catch(() => undefined); // a full disk must not hide the error
+    for (const { folder } of course.runs) await folder.log(`failed: ${error instanceof Error ? error.message : String(error)}`).catch(() => undefined); // a full disk must not hide the error
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
@@ -75,6 +76,7 @@ export class Course {
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
+    for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     course.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
@@ -179,6 +181,7 @@ export class Course {
       }
       if (batches === undefined) break;
       const queued = await this.#queue(next, batches);
+      if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
       if (!queued.runs.some((run) => run.isBoundary(next + 1))) continue;
@@ -239,14 +242,20 @@ export class Course {
     }
   }
 
-  /** Queues the step of this number, counted from 0. */
-  async #queue(step: number, batches: Batch[]): Promise<Pending> {
+  /** Queues the step of this number, counted from 0; undefined where the run is stopped while a teacher outside the device computes. */
+  async #queue(step: number, batches: Batch[]): Promise<Pending | undefined> {
+    const { signal } = this.options;
     const learningRate = this.schedule.learningRate(step);
     const runs = this.#runs.filter((run) => run.step <= step);
     try {
-      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number) });
+      const ticket = await this.distiller.queueStep(batches, { step, learningRate, students: runs.map(({ number }) => number), signal });
+      for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
+      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) {
+        for (const batch of batches) batch.release?.();
+        return undefined;
+      }
       throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
   }
@@ -261,7 +270,6 @@ export class Course {
       if (error instanceof LgdError && (error.code === 'ABORTED' || error.code === 'BAD_FILE') && this.options.signal?.aborted) return undefined;
       throw error;
     }
-    for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
     return batches;
   }
 
@@ -297,6 +305,16 @@ export class Course {
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
+}
+
+/** Where nothing is continued, the student must be what the configuration begins with. @throws LgdError BAD_OPTION */
+async function checkBeginning(distiller: Distiller, student: number, runFolder: string, resume: string | undefined): Promise<void> {
+  const steps = distiller.stepsOf(student);
+  if (steps === 0 || (resume !== undefined && resume !== 'last') || (resume === 'last' && (await CheckpointStore.isBegun(runFolder)))) return;
+  const none = resume === undefined ? '' : `${runFolder} has no checkpoint to continue from, and `;
+  throw new LgdError('BAD_OPTION', `${none}a run from the start begins before any step, but this Distiller has taken ${steps}.`, {
+    option: 'resume', found: resume, mend: `Make a new Distiller with a new student for a run from the start${resume === undefined ? ", or resume from a checkpoint: resume: 'last'" : ''}`,
+  });
 }
 
 /** What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError BAD_CHECKPOINT, BAD_FILE */

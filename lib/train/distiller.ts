@@ -1,23 +1,24 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { parseConfig, worksWithoutNames, type Config, type ConfigInput } from '../config.js';
+import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
 import { checkArgument, checkOptions, checkTeacherKind, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
 import type { OnlineProbe } from '../evaluate/online.js';
-import { Lifetime } from '../lifetime.js';
+import { Lifetime, Made } from '../lifetime.js';
 import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
-import { checkBatch, type Batch, type Dataset } from './batch.js';
+import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
+import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSizes, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './course.js';
 import { runOptions, type RunOptions } from './run.js';
-import { makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { embedAll, isOutside, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
 export type { DistillerState } from './pupil.js';
@@ -75,11 +76,13 @@ export interface QueueOptions {
   learningRate: number;
   /** Which of several students learn; default: all. */
   students?: readonly number[];
-  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole. */
+  /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
+  signal?: AbortSignal | undefined;
+  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
   after?: (stage: Stage) => Promise<void>;
 }
 
-const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
+const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', signal: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
 
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
@@ -107,8 +110,10 @@ export class Distiller implements Disposable {
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
   readonly #life = new Lifetime('the distiller', 'Make another one; the student keeps the weights of the last checkpoint, or those given to student.load()');
-  /** Calls of {@link queueStep} that have not returned: they may be waiting for a teacher outside the device. */
-  #queueing = 0;
+  /** Is a step being queued? It may be waiting for a teacher outside the device. */
+  #queueing = false;
+  /** Ends with the last of the {@link queueStep} calls under way, whatever comes of it; undefined where there are none. */
+  #underWay: Promise<void> | undefined;
   /** Metric slots given out so far. */
   #slotsGiven = 0;
 
@@ -126,19 +131,24 @@ export class Distiller implements Disposable {
     this.batchChoice = chooseBatch(parsed.train, images);
     const config = configFor(students, parsed, this.batchChoice);
     checkDevices(device, teacher, students);
+    checkTeacherSizes(teacher);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
-    const method = chooseMethod(config.method, tsb?.size ?? 0);
-    this.method = method;
-    const { addon, handle } = device;
-    const resolution = config.data.resolution ?? teacher.resolution;
-    this.#pupils = students.map((one) => new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }));
+    const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
+    const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
-    this.#step = addon.makeStep(handle);
-    this.#images = this.encoder.makeImages();
-    this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+    const made = new Made();
+    try {
+      this.#pupils = students.map((one) => made.add(new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }), (pupil) => pupil.dispose()));
+      this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
+      this.#images = made.add(this.encoder.makeImages(), (images) => addon.release(images));
+      this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });
+    } catch (error) {
+      made.free();
+      throw error;
+    }
   }
 
   /** The student; the first of several. */
@@ -166,35 +176,62 @@ export class Distiller implements Disposable {
   /**
    * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
-   * Gradients are averaged over the batches, the banks move once.
+   * Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one after the other, in their order; one that fails costs those after it nothing.
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
    */
   async queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket> {
     this.#life.check();
     checkOptions(options, 'queueStep(batches, ...)', queueOptions);
-    const { step, learningRate, students, after } = options;
+    const { step, learningRate, students, signal } = options;
     if (!Number.isSafeInteger(step) || step < 0) throw new LgdError('BAD_OPTION', 'not the number of a step.', { option: 'step', found: step, allowed: 'a whole number from 0' });
     checkRate(learningRate);
-    this.#checkBatches(batches);
-    const { addon, handle } = this.device;
+    checkBatches(batches, this.config.train.accumulate);
+    checkSignal(signal);
     const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
     const { batch: size } = this.#pupils[0]!.encoder;
     for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
+    const [taken, given] = [[...batches], { ...options }];
+    return this.#inTurn(() => this.#queue(taken, pupils, given));
+  }
+
+  /** Begins at once where nothing is under way: a step that waits for nobody is queued when this returns, and leaves nothing to wait for. */
+  #inTurn(queue: () => Promise<StepTicket>): Promise<StepTicket> {
+    const queued = this.#underWay === undefined ? queue() : this.#underWay.then(queue);
+    if (this.#underWay === undefined && !this.#queueing) return queued;
+    const nothing = (): void => undefined;
+    const ended = queued.then(nothing, nothing);
+    this.#underWay = ended;
+    void ended.then(() => {
+      if (this.#underWay === ended) this.#underWay = undefined;
+    });
+    return queued;
+  }
+
+  async #queue(batches: readonly Batch[], pupils: readonly Pupil[], { step, learningRate, signal, after }: QueueOptions): Promise<StepTicket> {
+    this.#life.check();
+    const { addon, handle } = this.device;
     const embeddings: TensorHandle[] = [];
     const slots: number[] = [];
     let teacherMilliseconds = 0;
     const slotsBefore = this.#slotsGiven;
     addon.beginStep(this.#step);
-    this.#queueing++;
+    this.#queueing = true;
     try {
+      const feed = this.#cachedFeed ?? this.#feed;
+      const asked = performance.now();
+      const early = batches.length > 1 && isOutside(this.teacher) ? await embedAll(feed, batches, signal) : [];
+      if (early.length > 0) {
+        teacherMilliseconds += performance.now() - asked;
+        await after?.('teacher');
+      }
       for (const { encoder } of pupils) encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
         const slot = this.#nextSlot();
         addon.augment(batch.dataset.store, this.#recipe, batch, this.#images);
         if (after) await after('augment');
         const from = performance.now();
-        const embedded = (this.#cachedFeed ?? this.#feed).embed(batch, place);
+        const embedded = early[place] ?? feed.embed(batch, place, signal);
         const zT = embedded instanceof Promise ? await embedded : embedded; // no needless turn: distillers that share a device would cut each other's steps short
         if (this.teacher.kind !== 'native') teacherMilliseconds += performance.now() - from;
         if (after) await after('teacher');
@@ -218,23 +255,11 @@ export class Distiller implements Disposable {
       }
     } finally {
       addon.endStep(this.#step);
-      if (--this.#queueing === 0 && this.#life.ended) this.#free(); // disposed of meanwhile
+      this.#queueing = false;
+      if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
     return { slots, teacherMilliseconds, slotsBefore };
-  }
-
-  /** @throws LgdError BAD_SHAPE, BAD_OPTION */
-  #checkBatches(batches: readonly Batch[]): void {
-    const { accumulate } = this.config.train;
-    if (!Array.isArray(batches) || batches.length < 1 || batches.length > accumulate) {
-      const found = Array.isArray(batches) ? `${batches.length} batches` : batches;
-      throw new LgdError('BAD_SHAPE', 'a step takes train.accumulate batches, or fewer.', { option: 'batches', found, allowed: `an array of 1 to ${accumulate}`, mend: 'Give as many, or set train.accumulate' });
-    }
-    for (const batch of batches as Batch[]) {
-      checkArgument('batch', batch);
-      checkArgument('dataset', batch.dataset);
-    }
   }
 
   /** Online probes learn from the last batch of a step, after it. */
@@ -242,6 +267,11 @@ export class Distiller implements Disposable {
     if (pupils.every(({ online }) => online === undefined)) return;
     const labels = targetsOf(dataset as { labels: Int32Array }, shown);
     for (const { online, encoder } of pupils) online?.learn(encoder.output, labels);
+  }
+
+  /** Optimiser steps behind the weights of the student of this number, whoever had them taken. */
+  stepsOf(student: number): number {
+    return this.#pupil(student).steps;
   }
 
   /** The online probe of the student of this number, if there is one. */
@@ -260,13 +290,7 @@ export class Distiller implements Disposable {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }
     const { slots } = ticket;
-    const pupil = this.#pupil(student);
-    const all = await this.#ofWholeSteps(Promise.all(slots.map((slot) => pupil.metrics(slot))));
-    const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
-    for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
-      mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
-    }
-    return mean;
+    return this.#ofWholeSteps(this.#pupil(student).metrics(slots));
   }
 
   /** Device memory, as it is now. */
@@ -327,7 +351,8 @@ export class Distiller implements Disposable {
   /**
    * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The student has the final weights after it.
    * To stop earlier, abort `options.signal`: a checkpoint is written and the last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then as the last checkpoint left them.
-   * @throws LgdError BAD_CONFIG, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * The distiller has gone on by then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that have taken no step.
+   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
@@ -345,7 +370,7 @@ export class Distiller implements Disposable {
 
   /** Frees device memory, not the teacher's and the students' own; work that is queued is done first. Later calls throw DISPOSED, also those of a run under way. */
   dispose(): void {
-    if (this.#life.end() && this.#queueing === 0) this.#free();
+    if (this.#life.end() && !this.#queueing) this.#free();
   }
 
   /** For `using`: {@link dispose}. */
@@ -371,44 +396,4 @@ export class Distiller implements Disposable {
   #nextSlot(): number {
     return this.#slotsGiven++ % metricSlots;
   }
-}
-
-/** The run folder tells of the students that there are, whatever the configuration says, and of numbers in the place of `auto`. */
-function configFor(students: readonly Student[], config: Config, { batchSize, learningRate }: BatchChoice): RunConfig {
-  const widthMultiplier = students.length === 1 ? students[0]!.widthMultiplier : config.student.widthMultiplier;
-  const name = students.length === 0 ? config.student.name : students.map((student) => student.name).join(',');
-  return { ...config, train: { ...config.train, batchSize, learningRate }, student: { ...config.student, name, widthMultiplier } };
-}
-
-/** What is on another device would be found out by the first step, in words about tensors. */
-function checkDevices(device: Device, teacher: AnyTeacher, students: readonly Student[]): void {
-  const others = [...students.map((student) => ({ option: 'student', device: student.device })), ...(teacher.kind === 'native' ? [{ option: 'teacher', device: teacher.device }] : [])];
-  const other = others.find((one) => one.device !== device);
-  if (other === undefined) return;
-  throw new LgdError('BAD_OPTION', `the ${other.option} is on another device than the distiller.`, { option: other.option, allowed: 'one on the same device', mend: 'Open one device, and give it to teacher, student and distiller' });
-}
-
-function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {
-  if (students.length === 0) throw new LgdError('BAD_OPTION', 'there is no student.', { option: 'student', allowed: 'one, or several of different names' });
-  const names = students.map(({ name }) => name);
-  const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice !== undefined) throw new LgdError('BAD_OPTION', 'two students have the same name, and so the same folder.', { option: 'student', found: twice, allowed: 'students of different names', mend: 'Give each once' });
-  for (const student of students) {
-    if (student.embeddingSize === embeddingSize) continue;
-    throw new LgdError('BAD_SHAPE', `the student's embeddings have ${student.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'student', mend: "Create the student with the teacher's embedding size" });
-  }
-}
-
-function checkBank({ embeddingSize }: AnyTeacher, tsb: TextualSemanticsBank | undefined, { method }: Config): void {
-  if (tsb === undefined && !worksWithoutNames(method)) {
-    throw new LgdError('BAD_CONFIG', 'this method needs a text bank.', { option: 'method', found: method, mend: 'Give names or bank, or choose seed or feature' });
-  }
-  if (tsb !== undefined && tsb.embeddingSize !== embeddingSize) {
-    throw new LgdError('BAD_BANK', `the text bank's embeddings have ${tsb.embeddingSize} values, the teacher's ${embeddingSize}.`, { option: 'bank', found: tsb.encoderId, mend: "Build the bank with the teacher's own text tower" });
-  }
-}
-
-function checkPrecision({ info }: Device, { train: { precision } }: Config): void {
-  if (precision === 'auto' || info.precisions.includes(precision)) return;
-  throw new LgdError('BAD_OPTION', `this device (${info.name}) does not store activations so.`, { option: 'train.precision', found: precision, allowed: ['auto', ...info.precisions].join(', ') });
 }

@@ -134,7 +134,7 @@ class Trial {
     const batches = await this.#next();
     took('data');
     const ticket = await this.distiller.queueStep(batches, {
-      step: this.#step++, learningRate: this.learningRate,
+      step: this.#step++, learningRate: this.learningRate, signal: this.signal,
       after: async (stage) => {
         await this.distiller.device.synchronize();
         took(stage);
@@ -150,7 +150,7 @@ class Trial {
     let pending: { ticket: StepTicket; batches: readonly Batch[] } | undefined;
     for (let i = 0; i < count; i++) {
       const batches = await this.#next();
-      const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate });
+      const ticket = await this.distiller.queueStep(batches, { step: this.#step++, learningRate: this.learningRate, signal: this.signal });
       if (pending !== undefined) await this.#read(pending.ticket, pending.batches);
       pending = { ticket, batches };
     }

@@ -4,6 +4,7 @@ import { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -17,6 +18,8 @@ export interface DistillerState {
   semantic: SemanticState;
   /** Of the online probe, where there is one. */
   online?: OnlineState;
+  /** Optimiser steps behind it, 0 where it does not say. A run from the start begins with none. */
+  steps?: number;
 }
 
 export interface PupilOptions {
@@ -41,29 +44,41 @@ export class Pupil {
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
   readonly online: OnlineProbe | undefined;
+  #steps = 0;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
   constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, method, onlineClasses }: PupilOptions) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize, precision } = config.train;
-    this.encoder = student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true });
-    this.#dStudent = addon.makeTensor(handle, [batchSize, embeddingSize]);
-    this.online = onlineClasses === undefined ? undefined : new OnlineProbe(device, embeddingSize, onlineClasses);
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
-    this.#head = addon.makeSemanticHead(handle, {
-      dimension: embeddingSize,
-      categories: tsb?.size ?? 0,
-      ...anchorsOf(method, config.loss),
-      studentTemperature,
-      teacherTemperature,
-      momentum,
-      bfloat16: this.encoder.precision === 'bfloat16',
-    });
-    if (tsb !== undefined) {
-      const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
-      addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
+    const made = new Made();
+    try {
+      this.encoder = made.add(student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true }), (encoder) => encoder.dispose());
+      this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
+      this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
+      this.#head = made.add(addon.makeSemanticHead(handle, {
+        dimension: embeddingSize,
+        categories: tsb?.size ?? 0,
+        ...anchorsOf(method, config.loss),
+        studentTemperature,
+        teacherTemperature,
+        momentum,
+        bfloat16: this.encoder.precision === 'bfloat16',
+      }), (head) => addon.release(head));
+      if (tsb !== undefined) {
+        const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
+        addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
+      }
+    } catch (error) {
+      made.free();
+      throw error;
     }
+  }
+
+  /** Optimiser steps behind the weights. */
+  get steps(): number {
+    return this.#steps;
   }
 
   /** @param step counts batches; with the seed it keys dropout and stochastic depth */
@@ -89,28 +104,37 @@ export class Pupil {
   /** One step of SGD with the mean of the gradients of so many batches. */
   descend(learningRate: number, batches: number): void {
     const { sgdMomentum: momentum, weightDecay, decayNormAndBias } = this.#config.train;
+    this.#steps++;
     this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
   }
 
-  /** The numbers that stand in a slot. */
-  async metrics(slot: number): Promise<SemanticMetrics> {
-    return this.#device.addon.readMetrics(this.#device.handle, this.#head, slot);
+  /** The numbers that stand in some slots: their mean. */
+  async metrics(slots: readonly number[]): Promise<SemanticMetrics> {
+    const { addon, handle } = this.#device;
+    const all = await Promise.all(slots.map((slot) => addon.readMetrics(handle, this.#head, slot)));
+    const mean = { ...all.at(-1)! }; // the counts of categories stand in the last batch's
+    for (const key of ['loss', 'lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement'] as const) {
+      mean[key] = all.reduce((sum, metrics) => sum + metrics[key], 0) / all.length;
+    }
+    return mean;
   }
 
   async state(): Promise<DistillerState> {
     const { addon, handle } = this.#device;
+    const steps = this.#steps;
     const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
       this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
     ]);
-    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, ...(this.online && { online: await this.online.state() }) };
+    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, steps, ...(this.online && { online: await this.online.state() }) };
   }
 
   /** @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
-  restore({ weights, momentum, semantic, online }: DistillerState): void {
+  restore({ weights, momentum, semantic, online, steps = 0 }: DistillerState): void {
     this.encoder.load(weights);
     this.encoder.loadOptimiserState(momentum);
     this.#device.addon.writeSemanticState(this.#head, semantic);
     if (online !== undefined) this.online?.restore(online);
+    this.#steps = steps;
   }
 
   dispose(): void {

@@ -261,6 +261,7 @@ export class Run {
       plan: plan.state(),
       dataset: images.hash,
       views: this.config.teacherCache.views,
+      accumulate: this.config.train.accumulate,
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
       teacher: this.course.teacherMark,
@@ -369,7 +370,7 @@ export class Run {
     checkContinued(checkpoint, progress, this.#present);
     this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
-    this.course.distiller.restore(checkpoint, this.number);
+    this.course.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
     [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };

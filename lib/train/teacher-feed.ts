@@ -1,8 +1,10 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
+import { askTeacher } from '../models/teachers/ask.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
 import type { TeacherViewCache } from './view-cache.js';
@@ -14,9 +16,10 @@ export interface TeacherFeed {
    * Queues (or, for a teacher outside the device, computes) the teacher's raw embeddings of a batch. They are there after `joinBranch`: a teacher on the
    * device runs beside what is queued next.
    * @param place which of the step's batches this is: embeddings of different places stay apart
+   * @param signal stops a teacher outside the device
    * @returns [B,D]; good until `embed` is called with the same place again
    */
-  embed(batch: Batch, place: number): TensorHandle | Promise<TensorHandle>;
+  embed(batch: Batch, place: number, signal?: AbortSignal): TensorHandle | Promise<TensorHandle>;
   dispose(): void;
 }
 
@@ -34,19 +37,25 @@ export interface FeedOptions {
 
 /** The feed of a teacher. @throws LgdError OUT_OF_MEMORY, BAD_MODEL */
 export function makeTeacherFeed(options: FeedOptions): TeacherFeed {
-  const { teacher } = options;
-  switch (teacher.kind) {
-    case 'native': return nativeFeed(options, teacher.compile({ batch: options.encoder.batch, precision: options.encoder.precision }));
-    case 'onnx': case 'custom': return outsideFeed(options, teacher);
-    case 'precomputed': return precomputedFeed(options, teacher);
+  const { teacher, encoder: { batch, precision } } = options;
+  const made = new Made();
+  try {
+    switch (teacher.kind) {
+      case 'native': return nativeFeed(options, made.add(teacher.compile({ batch, precision }), (compiled) => compiled.dispose()), made);
+      case 'onnx': case 'custom': return outsideFeed(options, teacher, made);
+      case 'precomputed': return precomputedFeed(options, teacher);
+    }
+  } catch (error) {
+    made.free();
+    throw error;
   }
 }
 
 /** The teacher on the same device sees the student's tensor, or, at another resolution, the same draws taken at its own. */
-function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder): TeacherFeed {
+function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, compiled: CompiledEncoder, made: Made): TeacherFeed {
   const { addon } = device;
   const shared = compiled.resolution === encoder.resolution;
-  const own = shared ? images : compiled.makeImages();
+  const own = shared ? images : made.add(compiled.makeImages(), (images) => addon.release(images));
   // A lone batch is used before the next forward; several wait for the bank's update together, so each needs a place of its own.
   const results = places === 1 ? [] : makeResults(device, encoder.batch, compiled.info.outputSize, places);
   return {
@@ -69,16 +78,16 @@ function nativeFeed({ device, encoder, images, recipe, places }: FeedOptions, co
 }
 
 /** A teacher outside the device, in onnxruntime or a caller's own: the views come back from the device in float32, their embeddings go there. */
-function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>): TeacherFeed {
+function outsideFeed({ device, encoder, recipe, places }: FeedOptions, teacher: Extract<AnyTeacher, { kind: 'onnx' | 'custom' }>, made: Made): TeacherFeed {
   const { addon } = device;
-  const views = addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false);
+  const views = made.add(addon.makeImages(device.handle, encoder.batch, teacher.resolution, teacher.resolution, false), (images) => addon.release(images));
   const results = makeResults(device, encoder.batch, teacher.embeddingSize, places);
   return {
     plan: undefined,
-    async embed(batch, place) {
+    async embed(batch, place, signal) {
       addon.augment(batch.dataset.store, recipe, batch, views);
       const pixels = await addon.readImages(views);
-      addon.writeTensor(results[place]!, rowsOf(teacher, await teacher.embed(pixels, encoder.batch), encoder.batch));
+      addon.writeTensor(results[place]!, rowsOf(teacher, await askTeacher(teacher, pixels, encoder.batch, signal), encoder.batch));
       return results[place]!;
     },
     dispose() {
@@ -120,19 +129,31 @@ export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { dev
   };
   return {
     plan: feed.plan,
-    embed(batch, place) {
+    embed(batch, place, signal) {
       const rows = cache.rowsOf(batch);
       if (cache.has(rows)) {
         cache.load(rows, loaded[place]!);
         return loaded[place]!;
       }
-      const embedded = feed.embed(batch, place);
+      const embedded = feed.embed(batch, place, signal);
       return embedded instanceof Promise ? embedded.then((embeddings) => keep(rows, embeddings)) : keep(rows, embedded);
     },
     dispose() {
       for (const tensor of loaded) addon.release(tensor);
     },
   };
+}
+
+/** Does a teacher compute elsewhere while a step waits for it? It may fail by then, or be stopped. */
+export function isOutside({ kind }: AnyTeacher): boolean {
+  return kind === 'onnx' || kind === 'custom';
+}
+
+/** The embeddings of all batches of a step, before a student sees the first. */
+export async function embedAll(feed: TeacherFeed, batches: readonly Batch[], signal: AbortSignal | undefined): Promise<TensorHandle[]> {
+  const embeddings: TensorHandle[] = [];
+  for (const [place, batch] of batches.entries()) embeddings.push(await feed.embed(batch, place, signal));
+  return embeddings;
 }
 
 /** Bytes of an encoder's parameters and activations. */

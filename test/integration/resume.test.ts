@@ -4,10 +4,12 @@ import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
+import { BatchPlan } from '../../lib/data/loader.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { addonPath } from '../../lib/addon.js';
 import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
 import { CheckpointStore } from '../../lib/train/checkpoint.js';
+import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { bundleChild } from '../fixtures/child.js';
@@ -141,6 +143,55 @@ describe('a run that was stopped and resumed', () => {
   });
 });
 
+describe('a distiller that has taken steps', () => {
+  /** Of the steps until the loop is left. */
+  async function lossesUntil(events: AsyncIterable<RunEvent>, last = Infinity): Promise<number[]> {
+    const losses: number[] = [];
+    for await (const event of events) {
+      if (event.type === 'step') losses.push(event.loss);
+      if (event.type === 'step' && event.step >= last) break;
+    }
+    return losses;
+  }
+
+  it('does not begin a run from the start, and leaves its folder as it was', async () => {
+    const path = output();
+    await using run = await prepareRun(quick(path));
+    expect(await lossesUntil(run.run(), 2)).toHaveLength(2);
+    const log = await readFile(join(path, 'log.txt'), 'utf8');
+    const { distiller, dataset } = run;
+    const mend = expect.stringMatching(/^Make a new Distiller with a new student/u) as unknown;
+    for (const [resume, message] of [['last', /has no checkpoint to continue from, .* has taken [23]\./u], [undefined, /this Distiller has taken [23]\./u]] as const) {
+      await expect(lossesUntil(distiller.run(dataset, { resume }))).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resume', message: expect.stringMatching(message) as unknown, mend });
+    }
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toBe(log);
+    expect(await readdir(path)).not.toContain('run.lock');
+  });
+
+  it('of the caller\'s own loop neither, until it is put back', async () => {
+    const path = output();
+    await using run = await prepareRun(quick(path, { train: { maxSteps: 3 } }));
+    const { distiller, dataset } = run;
+    const start = await distiller.state();
+    await distiller.queueStep([{ ...new BatchPlan(dataset, { batchSize: 8, seed: 1 }).next(), dataset }], { step: 0, learningRate: 0.1 });
+    await expect(lossesUntil(run.run())).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('has taken 1.') as unknown });
+    expect(await readdir(path)).toEqual([]);
+    distiller.restore(start);
+    expect(await lossesUntil(run.run())).toHaveLength(3);
+  });
+
+  it('goes back to a checkpoint', async () => {
+    const [whole, broken] = [output(), output()];
+    await train(quick(whole));
+    await using run = await prepareRun(quick(broken));
+    const first = await lossesUntil(run.run(), 6);
+    const again = await lossesUntil(run.distiller.run(run.dataset, { resume: 'last' }));
+    expect(again.slice(0, 2)).toEqual(first.slice(4));
+    await expectSame(broken, whole);
+    await expect(lossesUntil(run.run())).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('has taken 16.') as unknown });
+  });
+});
+
 describe('the file of weights that a run was started from', () => {
   it('is not needed by one that goes on: where it is gone, or another, a line says so', async () => {
     const [donor, whole, broken, file] = [output(), output(), output(), join(folder, 'start.safetensors')];
@@ -260,6 +311,7 @@ describe('what does not belong to the run', () => {
   it.each<[string, () => ConfigInput | Promise<ConfigInput>, string]>([
     ['another seed', () => quick(run, { seed: 4 }), 'seed'],
     ['another batch size', () => quick(run, { train: { batchSize: 4 } }), 'train.batchSize'],
+    ['other batches a step', () => quick(run, { train: { accumulate: 2 } }), 'train.accumulate'],
     ['another student', () => quick(run, { student: { widthMultiplier: 0.5 } }), 'student.widthMultiplier'],
     ['another method', () => quick(run, { method: 'text' }), 'method'],
     ['another input size', () => quick(run, { data: { resolution: 48 } }), 'data.resolution'],
@@ -281,6 +333,17 @@ describe('what does not belong to the run', () => {
     const error = await train(await config(), { resume: 'last' }).then(() => undefined, (caught: { code: string; option?: string }) => caught);
     expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option });
     expect((await readdir(join(run, 'checkpoints'))).sort()).toEqual(before);
+  });
+
+  it('is not looked for where a checkpoint says nothing of batches a step', async () => {
+    const before = output();
+    await train(quick(before, { train: { maxSteps: 2, accumulate: 2 } }));
+    const store = await CheckpointStore.open(before);
+    const { folder: last, progress, ...rest } = await store.read('last');
+    expect(progress).toMatchObject({ accumulate: 2 });
+    await rm(last, { recursive: true });
+    await store.write({ ...rest, progress: { ...(progress as object), accumulate: undefined } }, { best: null, isBest: false, keep: 2 });
+    expect((await train(await resumeConfig(before, { 'train.maxSteps': 3 }), { resume: 'last' })).events.at(-1)).toMatchObject({ type: 'done', step: 3 });
   });
 
   it('is a folder that is no run', async () => {

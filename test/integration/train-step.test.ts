@@ -7,6 +7,7 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openImageFolder } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
+import { LgdError } from '../../lib/errors.js';
 import { createStudent, loadTeacher, type AnyTeacher, type CompiledEncoder, type WeightRecord } from '../../lib/models/index.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
@@ -138,6 +139,59 @@ describe('Distiller', () => {
     }
     expect(sameBits(a.semantic.visual!, b.semantic.visual!)).toBe(true);
     expect(b.semantic.seen).toEqual(a.semantic.seen);
+  });
+
+  describe('with a teacher outside the device', () => {
+    const sameWeights = (a: DistillerState, b: DistillerState) => Object.entries(a.weights).filter(([name, { data }]) => !sameBits(data, b.weights[name]!.data)).map(([name]) => name);
+
+    /** Sums pixels, the later calls in less time; the call of number `failing` is refused. */
+    function slowTeacher(failing?: number): AnyTeacher {
+      const { embeddingSize, mean, std } = teacher;
+      let calls = 0;
+      const embed = async (pixels: Float32Array, batch: number) => {
+        const call = calls++;
+        await new Promise((done) => setTimeout(done, Math.max(0, 60 - 10 * call)));
+        if (call === failing) throw new LgdError('DEVICE_ERROR', 'the teacher is tired.', { mend: 'Let it rest' });
+        const embeddings = new Float32Array(batch * embeddingSize);
+        const [image, cell] = [pixels.length / batch, pixels.length / embeddings.length];
+        pixels.forEach((value, i) => (embeddings[Math.floor(i / image) * embeddingSize + Math.floor((i % image) / cell)]! += value));
+        return embeddings;
+      };
+      const nothing = { dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined };
+      return { kind: 'custom', id: 'slow', embeddingSize, resolution: 32, mean, std, embed, fingerprint: async () => 'slow', ...nothing };
+    }
+
+    async function distil(failing: number | undefined, accumulate: number, isAwaited: boolean): Promise<{ state: DistillerState; losses: unknown[] }> {
+      const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 1 });
+      using distiller = new Distiller({ device, teacher: slowTeacher(failing), student, tsb, config: { seed: 2, method: 'lgd', data: { resolution: 32 }, train: { batchSize: B, accumulate } } });
+      const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
+      const queued = [];
+      for (const step of [0, 1, 2]) {
+        queued.push(distiller.queueStep(Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset })), { step, learningRate: 0.1 }));
+        if (isAwaited) await Promise.allSettled(queued);
+      }
+      const tickets = await Promise.allSettled(queued);
+      const losses = await Promise.all(tickets.map(async (ticket) => (ticket.status === 'fulfilled' ? (await distiller.readMetrics(ticket.value)).loss : (ticket.reason as LgdError).code)));
+      return { state: await distiller.state(), losses };
+    }
+
+    it.each([['one batch', undefined, 1], ['two batches', undefined, 2], ['one of them failing', 1, 1]] as const)('queues steps that are not awaited one after the other: %s', async (_, failing, accumulate) => {
+      const [inTurn, atOnce] = [await distil(failing, accumulate, true), await distil(failing, accumulate, false)];
+      expect(inTurn.losses[1]).toEqual(failing === undefined ? expect.any(Number) : 'DEVICE_ERROR');
+      expect(atOnce.losses).toEqual(inTurn.losses);
+      expect(sameWeights(atOnce.state, inTurn.state)).toEqual([]);
+    });
+
+    it('refuses steps that wait for their turn when it is disposed of', async () => {
+      const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 1 });
+      const distiller = new Distiller({ device, teacher: slowTeacher(), student, tsb, config: { seed: 2, method: 'lgd', data: { resolution: 32 }, train: { batchSize: B } } });
+      const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
+      const steps = Promise.allSettled([0, 1, 2].map((step) => distiller.queueStep([{ ...plan.next(), dataset }], { step, learningRate: 0.1 })));
+      distiller.dispose();
+      const disposed = { status: 'rejected', reason: { code: 'DISPOSED' } };
+      expect(await steps).toMatchObject([{ status: 'fulfilled' }, disposed, disposed]);
+      await device.synchronize();
+    });
   });
 
   it('refuses parts that do not fit', () => {

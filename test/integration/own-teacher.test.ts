@@ -1,0 +1,122 @@
+/** A teacher of a caller's own in training, which may throw whatever it likes, and stop when it is told to. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import type { ConfigInput } from '../../lib/config.js';
+import { ImageCache } from '../../lib/data/cache.js';
+import { imagesFromBuffers } from '../../lib/data/sources.js';
+import { openDevice, type Device } from '../../lib/device.js';
+import { LgdError } from '../../lib/errors.js';
+import { createStudent, type CustomTeacherApi } from '../../lib/models/index.js';
+import { Distiller } from '../../lib/train/distiller.js';
+import type { RunEvent } from '../../lib/train/events.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+const size = 8;
+const tsb = TextualSemanticsBank.fromEmbeddings(['a', 'b', 'c'], Float32Array.from({ length: 3 * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
+let device: Device;
+let images: ImageCache;
+let runs = 0;
+
+beforeAll(async () => {
+  device = await openDevice('cpu', { threads: 1 });
+  const pictures = await Promise.all(['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({ id: background, bytes: await sharp({ create: { width: 40, height: 40, channels: 3, background } }).png().toBuffer() })));
+  images = await ImageCache.build(imagesFromBuffers(pictures), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+});
+afterAll(() => {
+  for (const object of [images, device]) object.dispose();
+});
+
+/** @param before called with the number of the call from 1, before it answers */
+function ownTeacher(before: (call: number, signal: AbortSignal | undefined) => Promise<void> | void): CustomTeacherApi {
+  let calls = 0;
+  return {
+    kind: 'custom', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
+    embed: async (pixels, batch, { signal } = {}) => {
+      await before(++calls, signal);
+      return Float32Array.from({ length: batch * size }, (_, i) => pixels[i * 97]! + Math.cos(i));
+    },
+    fingerprint: async () => 'own', dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
+  };
+}
+
+function distillerOf(teacher: CustomTeacherApi, output: string, train: ConfigInput['train'] = {}): Distiller {
+  const student = createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.25, seed: 0 });
+  return new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', output, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, ...train } } });
+}
+
+const output = () => join(folder, `run-${runs++}`);
+
+async function eventsOf(run: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
+  const events: RunEvent[] = [];
+  for await (const event of run) events.push(event);
+  return events;
+}
+
+describe('a teacher that throws', () => {
+  const thrown = (value: unknown) => ownTeacher((call) => {
+    if (call === 2) throw value;
+  });
+
+  it.each([['undefined', undefined, 'threw undefined.'], ['null', null, 'threw null.'], ['a text', 'too many requests', 'threw something that is no error. Found: "too many requests".']])('%s ends the run with an error of its own', async (_, value, words) => {
+    const path = output();
+    using distiller = distillerOf(thrown(value), path);
+    const error: unknown = await eventsOf(distiller.run(images)).catch((caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'BAD_MODEL', option: 'teacher', message: expect.stringContaining(`the teacher own ${words}`) as unknown, mend: expect.stringContaining('embed()') as unknown });
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toContain(`failed: ${(error as Error).message}`);
+  });
+
+  it('an error of its own ends the run with that', async () => {
+    const own = new RangeError('429');
+    using distiller = distillerOf(thrown(own), output());
+    await expect(eventsOf(distiller.run(images))).rejects.toBe(own);
+  });
+});
+
+describe('a teacher that waits', () => {
+  /** At its call of that number until its signal fires, which it then does at once. */
+  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) => ownTeacher((call, signal) => {
+    if (call !== at) return undefined;
+    setTimeout(() => controller.abort(), 10);
+    return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(reason(signal) as Error)));
+  });
+
+  it.each([
+    ['one batch a step', { accumulate: 1 }, 4, (signal: AbortSignal) => signal.reason as unknown],
+    ['in the second batch of a step, without a reason', { accumulate: 2 }, 4, () => undefined],
+  ])('for its signal ends a run that is stopped with a checkpoint, which goes on with the same bits: %s', async (_, train, at, reason) => {
+    const [whole, broken] = [output(), output()];
+    const willing = ownTeacher(() => undefined);
+    using unbroken = distillerOf(willing, whole, train);
+    await eventsOf(unbroken.run(images));
+    const controller = new AbortController();
+    using stopped = distillerOf(waiting(at, controller, reason), broken, train);
+    const last = (await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)!;
+    expect(last).toMatchObject({ type: 'interrupted', step: (at - 1 - ((at - 1) % train.accumulate)) / train.accumulate });
+    using resumed = distillerOf(willing, broken, train);
+    expect((await eventsOf(resumed.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' });
+    for (const file of ['model.safetensors', 'state.safetensors']) {
+      const [a, b] = await Promise.all([whole, broken].map((path) => readFile(join(path, 'checkpoints', 'last', file))));
+      expect(a!.equals(b!), file).toBe(true);
+    }
+  });
+});
+
+describe('a distiller that cannot be made', () => {
+  const teacher = ownTeacher(() => undefined);
+
+  it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN]] as const)('for the teacher\'s %s %s says so', (option, value) => {
+    expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error);
+  });
+
+  it('leaves no device memory taken, whichever part fails', async () => {
+    await device.synchronize();
+    const before = device.info.allocatedBytes;
+    expect(() => distillerOf({ ...teacher, resolution: 2 ** 40 }, output())).toThrow(LgdError);
+    await device.synchronize();
+    expect(device.info.allocatedBytes).toBe(before);
+  });
+});
