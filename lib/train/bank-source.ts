@@ -100,6 +100,9 @@ export class BankSource {
     const { textEncoder, teacher, offline } = this.config;
     const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
     const source = textEncoder ?? (isFile ? undefined : teacher);
+    if (source === undefined && teacher === undefined) {
+      throw new LgdError('BAD_CONFIG', 'is needed to embed the category names.', { option: 'textEncoder', mend: "Give the text tower of the teacher's own model, or a bank built with it" });
+    }
     if (source === undefined) {
       throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', { option: 'textEncoder', found: teacher, mend: "Give the text tower of the teacher's model, or a bank built with it" });
     }
