@@ -234,8 +234,7 @@ function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
 /** A teacher of precomputed embeddings must know every image. */
 function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
   if (teacher.kind !== 'precomputed') return;
-  const missing = ids.filter((id) => !teacher.has(id));
-  if (missing.length > 0) teacher.lookup(missing.slice(0, 100)); // says which, and what its ids look like
+  if (!ids.every((id) => teacher.has(id))) teacher.lookup(ids); // says how many, which, and what its ids look like
 }
 
 /** The same configuration with absolute paths, so that a run can be continued from another folder. */
