@@ -104,6 +104,7 @@ type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose> &
 async function build(wanted: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const isResumed = resume !== undefined;
+  if (!isResumed) checkUsed(wanted);
   const { config: given, remarks } = isResumed ? await asBegun(wanted) : { config: wanted, remarks: [] };
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
@@ -216,6 +217,17 @@ async function decode(source: ImageSource, { addon }: Device, config: Config, { 
 /** Where decoded images are kept. */
 function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFolder: string } {
   return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
+}
+
+/** Refuses options of a new run that without another would be for nothing: nobody would miss what they ask for. @throws LgdError BAD_CONFIG */
+function checkUsed({ teacherCache, evaluate }: Config): void {
+  if (teacherCache.file !== undefined && teacherCache.views === 0) {
+    throw new LgdError('BAD_CONFIG', 'holds nothing where no views come back.', { option: 'teacherCache.file', found: teacherCache.file, mend: 'Give teacherCache.views, how many views of each image come back, or leave the file out' });
+  }
+  for (const option of ['names', 'bank', 'mapping'] as const) {
+    if (evaluate.data !== undefined || evaluate[option] === undefined) continue;
+    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: `evaluate.${option}`, found: evaluate[option], mend: `Give evaluate.data, or leave evaluate.${option} out` });
+  }
 }
 
 function required(value: string | undefined, option: string, mend: string): string {
