@@ -241,6 +241,7 @@ describe('what is wrong is said before training', () => {
     ['a folder that is not there', (c) => ({ ...c, data: { train: join(folder, 'nowhere') } }), { code: 'FILE_NOT_FOUND' }],
     ['an empty folder', async (c) => ({ ...c, data: { train: await empty() } }), { code: 'BAD_DATASET' }],
     ['a teacher that is not there', (c) => ({ ...c, teacher: join(folder, 'nowhere') }), { code: 'FILE_NOT_FOUND' }],
+    ['the folder of a run as a teacher', async (c) => ({ ...c, teacher: await ran() }), { code: 'BAD_MODEL', option: 'teacher', mend: `Give a checkpoint of it: ${join(folder, 'ran', 'checkpoints', 'best')}` }],
     ['an unknown student', (c) => ({ ...c, student: { name: 'mobilenet_v9' } }), { code: 'BAD_OPTION' }],
     ['a width the student has not', (c) => ({ ...c, student: { name: 'resnet18', widthMultiplier: 0.5 } }), { code: 'BAD_OPTION' }],
     ['a batch larger than the data set', (c) => ({ ...c, train: { ...c.train, batchSize: 33 } }), { code: 'BAD_CONFIG', option: 'train.batchSize', found: 33 }],
@@ -258,6 +259,10 @@ describe('what is wrong is said before training', () => {
     ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION', option: 'train.precision' }],
   ];
   const empty = async () => made(join(folder, 'empty'));
+  const ran = async () => {
+    await writeFile(join(await made(join(folder, 'ran', 'checkpoints', 'best')), 'model.safetensors'), '');
+    return join(folder, 'ran');
+  };
   const used = async () => {
     const path = await made(join(folder, 'used'));
     await writeFile(join(path, 'thesis.txt'), 'mine');
