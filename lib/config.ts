@@ -378,7 +378,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
     throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', mend: 'Check its permissions', cause });
   }
   try {
-    return JSON.parse(content) as unknown;
+    return JSON.parse(content.replace(/^\uFEFF/u, '')) as unknown;
   } catch (cause) {
     throw new LgdError('BAD_CONFIG', `${path} is not JSON: ${(cause as Error).message}.`, { option: 'config', mend: 'Correct the file', cause });
   }

@@ -11,7 +11,10 @@ export function resumeCommand(bind: Bind): Command {
     .argument('<run>', 'the run folder')
     .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last')
     .option('--no-report', 'do not write report.html into the run folder at the end; one of a run that had nothing left to do is kept');
-  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'data.train', 'evaluate.data', 'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'evaluate.everyEpochs', 'checkpoint.*', 'log.*'], { file: false });
+  addConfigOptions(command, [
+    'device', 'threads', 'offline', 'names', 'templates', 'textEncoder', 'bank', 'teacher', 'data.train', ...['data', 'train', 'names', 'bank', 'mapping', 'everyEpochs'].map((name) => `evaluate.${name}`),
+    'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'checkpoint.*', 'log.*',
+  ], { file: false });
   command.addHelpText('after', eventsHelp);
   return command.action(bind(async ({ terminal, signal }, folder) => {
     const { from } = command.opts<{ from: string }>();

@@ -159,8 +159,10 @@ export async function withBank(config: Config, file: string, info: StudentInfo):
 
 async function evaluationBank(config: Config, info: StudentInfo, options: { signal: AbortSignal | undefined; onProgress: (done: number, total: number) => void }): Promise<TextualSemanticsBank> {
   const banks = new BankSource(config, info, options);
+  const { bank, names, evaluate } = config;
+  const hasOwn = bank !== undefined || names !== undefined; // a student trained without names has none, and is judged by those of evaluate alone
   try {
-    return await banks.evaluation(config.evaluate.bank === undefined ? await banks.training() : undefined);
+    return await banks.evaluation(hasOwn && evaluate.bank === undefined ? await banks.training() : undefined);
   } finally {
     await banks.dispose();
   }

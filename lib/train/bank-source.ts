@@ -13,20 +13,22 @@ import { loadTemplates } from '../text/templates.js';
 /** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the device given. */
 export class BankSource {
   #encoder: TextEncoder | undefined;
+  /** What was taken from the bank kept because its file is gone, a line each. */
+  readonly remarks = new Set<string>();
 
   /** @param kept the bank that a run to be continued was trained with */
   constructor(readonly config: Config, readonly teacher: Pick<Teacher, 'embeddingSize'>, readonly options: EncodeOptions & { device?: Device }, readonly kept?: TextualSemanticsBank) {}
 
   /**
-   * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same names and templates, or where none are given: a text
-   * tower gives other last bits on another processor, and a run could not be continued there.
+   * The bank to train with; undefined for methods seed and feature without names. The one kept is taken for the same names and templates, or where none are given or their files are
+   * gone: a text tower gives other last bits on another processor, and a run could not be continued there.
    * @throws LgdError BAD_CONFIG (neither bank nor names), BAD_BANK, BAD_NAMES, and those of the text tower
    */
   async training(): Promise<TextualSemanticsBank | undefined> {
     const { bank, names, method } = this.config;
     if (bank !== undefined) return this.#checked(await this.#load(bank), bank, 'bank');
     if (names !== undefined) {
-      const list = await CategoryList.load(names);
+      const list = await this.#names(names);
       return this.kept !== undefined && (await this.#isOf(this.kept, list)) ? this.kept : this.#build(list);
     }
     if (this.kept !== undefined) return this.#checked(this.kept, 'the checkpoint', 'teacher');
@@ -45,7 +47,7 @@ export class BankSource {
       if (bank !== undefined) return bank;
       throw new LgdError('BAD_CONFIG', 'evaluation needs category names.', { option: 'evaluate.names', mend: 'Give names, evaluate.names or evaluate.bank' });
     }
-    const list = await CategoryList.load(names);
+    const list = await this.#names(names);
     return (bank && subset(bank, list.names)) ?? (await this.#build(list));
   }
 
@@ -56,20 +58,40 @@ export class BankSource {
 
   /** A bank's file; the one kept where that is gone. */
   async #load(file: string): Promise<TextualSemanticsBank> {
-    return TextualSemanticsBank.load(file).catch((error: unknown) => {
-      if (this.kept !== undefined && error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return this.kept;
-      throw error;
-    });
+    return TextualSemanticsBank.load(file).catch(this.#ifGone(`bank ${file}`, (kept) => kept));
+  }
+
+  /** Names; where the training's are gone, those of the bank kept. */
+  async #names(source: string | readonly string[]): Promise<CategoryList> {
+    const list = CategoryList.load(source);
+    return source === this.config.names ? list.catch(this.#ifGone(`names ${String(source)}`, ({ names }) => CategoryList.load(names))) : list;
+  }
+
+  /** The configuration's templates; where they are gone, those of the bank kept. */
+  async #templates(): Promise<readonly string[]> {
+    const { templates } = this.config;
+    return loadTemplates(templates).catch(this.#ifGone(`templates ${String(templates)}`, (kept) => (kept.templates.length > 0 ? kept.templates : undefined)));
+  }
+
+  /** Takes the place of what fails to load because its file is gone, with a remark. */
+  #ifGone<Value>(what: string, of: (kept: TextualSemanticsBank) => Value): (error: unknown) => NonNullable<Value> {
+    return (error) => {
+      const value = this.kept && error instanceof LgdError && error.code === 'FILE_NOT_FOUND' ? of(this.kept) : undefined;
+      if (value === undefined || value === null) throw error;
+      this.remarks.add(`${what} is not there any more: the run goes on with what its checkpoint keeps of it`);
+      return value;
+    };
   }
 
   /** Is a bank of these names by the configuration's templates? */
   async #isOf(bank: TextualSemanticsBank, { names }: CategoryList): Promise<boolean> {
     const alike = (a: readonly string[], b: readonly string[]) => a.length === b.length && a.every((text, i) => text === b[i]);
-    return bank.embeddingSize === this.teacher.embeddingSize && alike(bank.names, names) && alike(bank.templates, await loadTemplates(this.config.templates));
+    return bank.embeddingSize === this.teacher.embeddingSize && alike(bank.names, names) && alike(bank.templates, await this.#templates());
   }
 
   async #build(list: CategoryList): Promise<TextualSemanticsBank> {
-    const { config: { templates, allowDuplicates }, options: { signal, onProgress } } = this;
+    const { config: { allowDuplicates }, options: { signal, onProgress } } = this;
+    const templates = await this.#templates();
     this.#encoder ??= await this.#loadEncoder();
     return this.#checked(await TextualSemanticsBank.build(list, { encoder: this.#encoder, templates, allowDuplicates, signal, onProgress }), this.#encoder.id, 'textEncoder');
   }
@@ -78,6 +100,9 @@ export class BankSource {
     const { textEncoder, teacher, offline } = this.config;
     const isFile = teacher !== undefined && /\.(?:onnx|safetensors)$/u.test(teacher);
     const source = textEncoder ?? (isFile ? undefined : teacher);
+    if (source === undefined && teacher === undefined) {
+      throw new LgdError('BAD_CONFIG', 'is needed to embed the category names.', { option: 'textEncoder', mend: "Give the text tower of the teacher's own model, or a bank built with it" });
+    }
     if (source === undefined) {
       throw new LgdError('BAD_CONFIG', 'the teacher is a file without a text tower.', { option: 'textEncoder', found: teacher, mend: "Give the text tower of the teacher's model, or a bank built with it" });
     }

@@ -1,10 +1,10 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
-import { isAbsolute, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
-import { configOptions, mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
+import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
@@ -25,6 +25,7 @@ import { Distiller } from './distiller.js';
 import type { Phase, PhaseProgress, RunEvent } from './events.js';
 import { runFolders } from './group-folder.js';
 import { checkStillThere } from './image-list.js';
+import { movedIf, withNamesMoved } from './moved.js';
 import type { RunOptions } from './run.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
@@ -75,11 +76,12 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
     for (const action of cleanup.splice(0).reverse()) await action();
   };
   try {
-    const parts = await build(config, options, cleanup);
+    const { remarks, ...parts } = await build(config, options, cleanup);
     const { distiller, dataset, evaluation, frozen, online } = parts;
     const run: PreparedRun['run'] = (runOptions = {}) => {
       checkOptions(runOptions, 'run()', { signal: 'optional' });
-      return distiller.run(dataset, { ...runOptions, evaluation, frozen, online, resume: options.resume });
+      const events = distiller.run(dataset, { ...runOptions, evaluation, frozen, online, resume: options.resume });
+      return remarks.length === 0 ? events : withRemarks(events, remarks);
     };
     return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run };
   } catch (error) {
@@ -97,16 +99,17 @@ export async function resumeConfig(runFolder: string, overrides: Readonly<Record
   return mergeConfig(await readRunConfig(runFolder), { ...overrides, output: resolve(runFolder) });
 }
 
-type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose>;
+type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose> & { remarks: readonly string[] };
 
 async function build(wanted: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
   const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
   const isResumed = resume !== undefined;
-  const given = isResumed ? await asBegun(wanted) : wanted;
+  if (!isResumed) checkUsed(wanted);
+  const { config: given, remarks } = isResumed ? await asBegun(wanted) : { config: wanted, remarks: [] };
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed }));
-  const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, option, folder));
+  const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
   const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
   if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
   const { batchSize, learningRate } = chooseBatch(given.train, source.ids.length);
@@ -117,7 +120,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
   report('teacher')(0, 1);
-  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal }).catch(movedIf(isResumed && isAbsolute(teacherSource), 'teacher', teacherSource));
+  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal }).catch(movedIf(isResumed, { teacher: teacherSource }));
   cleanup.push(() => teacher.dispose());
   report('teacher')(1, 1);
   checkEmbeddings(teacher, source);
@@ -130,9 +133,10 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const kept = resume === undefined ? undefined : await keptBank(config.output, resume);
   const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') }, kept);
   cleanup.push(() => banks.dispose());
-  const tsb = await banks.training();
-  const evaluationBank = evaluationSource && (await banks.evaluation(tsb));
-  const mapping = config.evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(config.evaluate.mapping);
+  const { names, bank, templates, textEncoder, evaluate } = config;
+  const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
+  const evaluationBank = evaluationSource && (await banks.evaluation(tsb).catch(movedIf(isResumed, { 'evaluate.names': evaluate.names, 'evaluate.bank': evaluate.bank, templates, textEncoder })));
+  const mapping = evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
   if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping);
   await banks.dispose();
 
@@ -163,15 +167,20 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
       frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks] };
 }
 
-/** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. */
-async function asBegun(config: Config): Promise<Config> {
+/** The events of a run that goes on, whose first one also says what was not there when it was prepared. */
+async function* withRemarks(events: AsyncGenerator<RunEvent, void, undefined>, remarks: readonly string[]): AsyncGenerator<RunEvent, void, undefined> {
+  for await (const event of events) yield event.type === 'start' ? { ...event, remarks: [...remarks, ...(event.remarks ?? [])] } : event;
+}
+
+/** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. Evaluation names move with their images. */
+async function asBegun(config: Config): Promise<ReturnType<typeof withNamesMoved>> {
   const begun = await readBatchNumbers(config.output);
   const train = { ...config.train };
   for (const option of ['batchSize', 'learningRate'] as const) if (train[option] === 'auto') train[option] = begun[option] ?? 'auto';
-  return { ...config, train };
+  return withNamesMoved({ ...config, train }, (await readRunConfig(config.output).catch(() => undefined)) as Partial<Config> | null | undefined);
 }
 
 /** The text bank in the checkpoint that a run goes on from; of several students the first that has one. */
@@ -210,14 +219,15 @@ function placesOf({ data, output }: Config): { memoryLimitBytes: number; spillFo
   return { memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? output };
 }
 
-/** Of a run that goes on: images or a teacher that are not where they were may have been moved, and their new place can be given. */
-function movedIf(mayBe: boolean, option: string, path: string): (error: unknown) => never {
-  return (error) => {
-    if (!mayBe || !(error instanceof LgdError && error.code === 'FILE_NOT_FOUND') || existsSync(path)) throw error;
-    const { alias, flag } = configOptions().find((row) => row.path === option)!;
-    const [what, are, them, they] = option === 'teacher' ? ['teacher', 'is', 'it', 'it is'] : ['images', 'are', 'them', 'they are'];
-    throw new LgdError('FILE_NOT_FOUND', `the ${what} of the run ${are} not there.`, { option, found: path, mend: `Bring ${them} back, or say where ${they} now: ${alias ?? flag} NEW`, cause: error });
-  };
+/** Refuses options of a new run that without another would be for nothing: nobody would miss what they ask for. @throws LgdError BAD_CONFIG */
+function checkUsed({ teacherCache, evaluate }: Config): void {
+  if (teacherCache.file !== undefined && teacherCache.views === 0) {
+    throw new LgdError('BAD_CONFIG', 'holds nothing where no views come back.', { option: 'teacherCache.file', found: teacherCache.file, mend: 'Give teacherCache.views, how many views of each image come back, or leave the file out' });
+  }
+  for (const option of ['names', 'bank', 'mapping'] as const) {
+    if (evaluate.data !== undefined || evaluate[option] === undefined) continue;
+    throw new LgdError('BAD_CONFIG', 'needs a folder to evaluate on.', { option: `evaluate.${option}`, found: evaluate[option], mend: `Give evaluate.data, or leave evaluate.${option} out` });
+  }
 }
 
 function required(value: string | undefined, option: string, mend: string): string {
@@ -236,8 +246,7 @@ function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
 /** A teacher of precomputed embeddings must know every image. */
 function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
   if (teacher.kind !== 'precomputed') return;
-  const missing = ids.filter((id) => !teacher.has(id));
-  if (missing.length > 0) teacher.lookup(missing.slice(0, 100)); // says which, and what its ids look like
+  if (!ids.every((id) => teacher.has(id))) teacher.lookup(ids); // says how many, which, and what its ids look like
 }
 
 /** The same configuration with absolute paths, so that a run can be continued from another folder. */

@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
@@ -14,6 +16,7 @@ const classifier = /^(?:stem\.)?(?:classifier|fc|conv_head)\./u;
  * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL naming what does not fit
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
+  await checkNoFolder(file);
   const { tensors } = await readSafetensors(file);
   try {
     student.load(startOf(student, tensors));
@@ -22,6 +25,16 @@ export async function loadStartWeights(student: Student, file: string): Promise<
       option: 'student.weights', mend: 'Check student.name and student.widthMultiplier', cause,
     });
   }
+}
+
+/** Names the file that is meant where a folder has one: what was exported for a tool, a checkpoint, or a run. */
+async function checkNoFolder(path: string): Promise<void> {
+  const kindOf = async (place: string) => stat(place).catch(() => undefined);
+  if (!((await kindOf(path))?.isDirectory() ?? false)) return;
+  const inside = ['.', 'checkpoints/best', 'checkpoints/last'].map((place) => join(path, place, 'model.safetensors'));
+  const kinds = await Promise.all(inside.map(kindOf));
+  const file = inside.find((_, i) => kinds[i]?.isFile());
+  throw new LgdError('BAD_FILE', `${path} is a folder.`, { option: 'student.weights', allowed: 'a .safetensors file', mend: file === undefined ? 'Give a file of weights' : `Give the file in it: ${file}` });
 }
 
 function startOf(student: Student, tensors: ReadonlyMap<string, TensorRecord>): WeightRecord {

@@ -146,6 +146,21 @@ describe('from names and images to an exported student', () => {
   });
 });
 
+test('a student trained without names is scored by the names of its evaluation', async () => {
+  const args = ['--method', 'seed', '--queue-size', '16', '--templates', 'none', '--width-multiplier', '0.35', '--batch-size', '8', '--margin', '1', '--no-preflight', '--no-report', '--json'];
+  const trained = await lgdistill(['distill', ...common, ...args, '--max-steps', '2', '--data', at('train'), '--evaluate', at('held-out'), '--evaluate.names', at('held-out'), '--output', at('nameless')]);
+  expect([trained.code, trained.stderr.match(/^error.*$/mu)]).toEqual([0, null]);
+  const { student, teacher } = trained.documents().findLast(({ type }) => type === 'evaluation') as unknown as EvaluationEvent;
+  const evaluate = (...more: string[]) => lgdistill(['evaluate', '--student', at('nameless'), '--data', at('held-out'), '--device', 'cpu', '--templates', 'none', '--json', ...more]);
+  expect((await evaluate('--evaluate.names', at('held-out'), '--teacher', tinyClip)).documents()[0]).toMatchObject({ student, teacher });
+  expect((await evaluate('--evaluate.names', at('held-out'), '--text-encoder', tinyClip)).documents()[0]).toMatchObject({ student });
+  expect((await evaluate()).stderr).toContain('evaluate.names: evaluation needs category names.\n  -> Give names, evaluate.names or evaluate.bank');
+  expect((await evaluate('--evaluate.names', at('held-out'))).stderr).toContain("textEncoder: is needed to embed the category names.\n  -> Give the text tower of the teacher's own model, or a bank built with it");
+  const report = await lgdistill(['report', at('nameless'), '--output', at('nameless.html'), '--device', 'cpu']);
+  expect([report.code, report.stderr.match(/no confusion.*/u)]).toEqual([0, null]);
+  expect(report.stdout).not.toContain('no confusion');
+});
+
 test('bank build and inspect', async () => {
   const file = at('bank.safetensors');
   const built = await lgdistill(['bank', 'build', '--to', file, '--names', JSON.stringify(shapeNames), '--templates', 'none', '--text-encoder', tinyClip, '--json']);

@@ -1,9 +1,13 @@
 import { appendFile, cp, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { loadTextEncoder } from '../../lib/text/load-encoder.js';
+import { CategoryList } from '../../lib/text/names.js';
 import { resumeConfig } from '../../lib/train/setup.js';
+import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';
@@ -116,6 +120,41 @@ describe('what else a run needs', () => {
     } else await cp(models.teacher, teacher);
     const names = name === 'clip' ? { names: shapeNames, bank: undefined } : {};
     await move('teacher', '--teacher', teacher, { ...config(source, '', { teacher, data: { resolution: 32 } }), ...names });
+  });
+});
+
+describe('what a run is evaluated with', () => {
+  const clip = (run: string, evaluate: ConfigInput['evaluate']): ConfigInput =>
+    ({ ...config(source, run, { teacher: tinyClip, data: { resolution: 32 }, evaluate, train: { maxSteps: 1 } }), names: shapeNames, bank: undefined });
+  const goOn = async (run: string, step: number, overrides: Record<string, unknown>) => train(await resumeConfig(run, { 'train.maxSteps': step, ...overrides }), { resume: 'last' });
+  const namesOf = async (run: string) => (JSON.parse(await readFile(join(run, 'config.json'), 'utf8')) as { evaluate: { names: string } }).evaluate.names;
+
+  it('moves with its images where they are its names', async () => {
+    const [run, labelled] = [join(folder, 'of-labelled'), await drawShapes(join(folder, 'labelled'), { count: 2, size: 32 })];
+    await train(clip(run, { data: labelled, names: labelled }));
+    await rename(labelled, `${labelled}-moved`);
+    await expect(goOn(run, 2, {})).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'evaluate.data', mend: expect.stringContaining('now: --evaluate NEW') as unknown });
+    const { events } = await goOn(run, 2, { 'evaluate.data': `${labelled}-moved` });
+    const remark = `evaluate.names is ${labelled}-moved from here on and was ${labelled}, which is gone: the names of the images' folder at its new place`;
+    expect(ofType(events, 'start')).toMatchObject([{ step: 1, remarks: [remark] }]);
+    expect(await namesOf(run)).toBe(`${labelled}-moved`);
+    expect(ofType((await goOn(run, 3, {})).events, 'start')[0]).not.toHaveProperty('remarks');
+  });
+
+  it.each([
+    ['evaluate.names', 'names.txt', shapeNames.join('\n')],
+    ['evaluate.mapping', 'mapping.json', '{}'],
+    ['evaluate.bank', 'bank.safetensors', undefined],
+  ])('can be given anew: %s', async (option, name, content) => {
+    const [run, file] = [join(folder, `of-${option}`), join(folder, name)];
+    if (content !== undefined) await writeFile(file, content);
+    else await (await TextualSemanticsBank.build(await CategoryList.load(shapeNames), { encoder: await loadTextEncoder(tinyClip) })).save(file);
+    await train(clip(run, { data: source, [option.split('.')[1]!]: file }));
+    await rename(file, `${file}-moved.${name.split('.')[1]!}`);
+    const flag = option === 'evaluate.mapping' ? '--mapping' : `--${option}`;
+    await expect(goOn(run, 2, {})).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option, found: file, mend: expect.stringContaining(`now: ${flag} NEW`) as unknown });
+    const { code, stderr } = await lgdistill(['resume', run, '--max-steps', '2', flag, `${file}-moved.${name.split('.')[1]!}`, '--no-report']);
+    expect([code, stderr]).toEqual([0, expect.not.stringContaining('error')]);
   });
 });
 

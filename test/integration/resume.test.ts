@@ -225,6 +225,29 @@ describe('the text bank', () => {
     await train({ ...(await resumeConfig(broken, { 'train.maxSteps': 16 })), bank: bank && join(folder, bank) }, { resume: 'last' });
     await expectSame(broken, whole);
   });
+
+  it('is that of the checkpoint where the files of its names and templates are gone, and a line says so', async () => {
+    const [whole, broken, names, templates] = [output(), output(), join(folder, 'names.txt'), join(folder, 'templates.txt')];
+    const config = (path: string, more: ConfigInput = {}): ConfigInput => ({
+      ...quick(path, { teacher: tinyClip, bank: undefined, templates, data: { resolution: 32 }, evaluate: { data: labelled, names }, ...more }), names,
+    });
+    const goOn = async (overrides: Record<string, unknown> = {}) => train(await resumeConfig(broken, { 'train.maxSteps': 16, ...overrides }), { resume: 'last' });
+    await writeFile(names, shapeNames.join('\n'));
+    await writeFile(templates, 'a photo of a {}.');
+    await train(config(whole));
+    await train(config(broken, { train: { maxSteps: 12 } }));
+    await writeFile(names, [...shapeNames].reverse().join('\n'));
+    await expect(goOn()).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'bank' }); // other names are no missing ones
+    await writeFile(names, '');
+    await expect(goOn()).rejects.toMatchObject({ code: 'BAD_NAMES' });
+    await rm(names);
+    await rm(templates);
+    const remarks = [`names ${names}`, `templates ${templates}`].map((what) => `${what} is not there any more: the run goes on with what its checkpoint keeps of it`);
+    expect(ofType((await goOn()).events, 'start')).toMatchObject([{ step: 12, remarks }]);
+    await expectSame(broken, whole);
+    await rm(join(broken, 'checkpoints'), { recursive: true });
+    await expect(goOn()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'names', found: names, mend: expect.stringContaining('now: --names NEW') as unknown });
+  });
 });
 
 describe('the teacher', () => {

@@ -228,7 +228,7 @@ describe('teachers', () => {
     const config = { ...smallConfig(data, output(), { teacher, bank, train: { epochs: 1, warmupEpochs: 0, accumulate: 2 } }), names: undefined };
     expect(ofType((await train(config)).events, 'step')).toHaveLength(2);
     await PrecomputedTeacher.save(teacher, ids.slice(1), Float32Array.from({ length: (ids.length - 1) * 16 }, (_, i) => Math.cos(i)), { resolution: 32 });
-    expect(await failure({ ...config, output: output() })).toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('circle/0.png') as unknown });
+    expect(await failure({ ...config, output: output() })).toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/^1 of 32 images have no embedding .*circle\/0\.png/u) as unknown });
   });
 });
 
@@ -241,6 +241,10 @@ describe('what is wrong is said before training', () => {
     ['a folder that is not there', (c) => ({ ...c, data: { train: join(folder, 'nowhere') } }), { code: 'FILE_NOT_FOUND' }],
     ['an empty folder', async (c) => ({ ...c, data: { train: await empty() } }), { code: 'BAD_DATASET' }],
     ['a teacher that is not there', (c) => ({ ...c, teacher: join(folder, 'nowhere') }), { code: 'FILE_NOT_FOUND' }],
+    ['the folder of a run as a teacher', async (c) => ({ ...c, teacher: await ran() }), { code: 'BAD_MODEL', option: 'teacher', mend: `Give a checkpoint of it: ${join(folder, 'ran', 'checkpoints', 'best')}` }],
+    ['a folder as weights', async (c) => ({ ...c, student: { ...c.student, weights: join(await ran(), 'checkpoints', 'best') } }), { code: 'BAD_FILE', option: 'student.weights', mend: `Give the file in it: ${join(folder, 'ran', 'checkpoints', 'best', 'model.safetensors')}` }],
+    ['the folder of a run as weights', async (c) => ({ ...c, student: { ...c.student, weights: await ran() } }), { code: 'BAD_FILE', option: 'student.weights', mend: `Give the file in it: ${join(folder, 'ran', 'checkpoints', 'best', 'model.safetensors')}` }],
+    ['an empty folder as weights', async (c) => ({ ...c, student: { ...c.student, weights: await empty() } }), { code: 'BAD_FILE', option: 'student.weights', mend: 'Give a file of weights' }],
     ['an unknown student', (c) => ({ ...c, student: { name: 'mobilenet_v9' } }), { code: 'BAD_OPTION' }],
     ['a width the student has not', (c) => ({ ...c, student: { name: 'resnet18', widthMultiplier: 0.5 } }), { code: 'BAD_OPTION' }],
     ['a batch larger than the data set', (c) => ({ ...c, train: { ...c.train, batchSize: 33 } }), { code: 'BAD_CONFIG', option: 'train.batchSize', found: 33 }],
@@ -248,12 +252,20 @@ describe('what is wrong is said before training', () => {
     ['a bank of another size', async (c) => ({ ...c, names: undefined, bank: await smallBank() }), { code: 'BAD_BANK', option: 'bank' }],
     ['weights of another student', async (c) => ({ ...c, student: { ...c.student, weights: await smallBank() } }), { code: 'BAD_MODEL', option: 'student.weights' }],
     ['classes that the names do not have', (c) => ({ ...c, names: ['circle', 'square', 'dodecahedron'], evaluate: { data: labelled } }), { code: 'CLASS_MISMATCH' }],
+    ['a file of views without views', (c) => ({ ...c, teacherCache: { file: join(folder, 'views') } }), { code: 'BAD_CONFIG', option: 'teacherCache.file' }],
+    ['evaluation names without images', (c) => ({ ...c, evaluate: { names: shapeNames } }), { code: 'BAD_CONFIG', option: 'evaluate.names' }],
+    ['an evaluation bank without images', (c) => ({ ...c, evaluate: { bank: 'bank.safetensors' } }), { code: 'BAD_CONFIG', option: 'evaluate.bank' }],
+    ['a mapping without images', (c) => ({ ...c, evaluate: { mapping: 'mapping.json' } }), { code: 'BAD_CONFIG', option: 'evaluate.mapping' }],
     ['a file in the place of the run folder', async (c) => ({ ...c, output: await file() }), { code: 'NOT_WRITABLE' }],
     ['a run folder where nothing can be written', (c) => ({ ...c, output: '/proc/self/run' }), { code: 'NOT_WRITABLE' }],
     ['a run folder that is in use', async (c) => ({ ...c, output: await used() }), { code: 'BAD_CONFIG', option: 'output' }],
     ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION', option: 'train.precision' }],
   ];
   const empty = async () => made(join(folder, 'empty'));
+  const ran = async () => {
+    await writeFile(join(await made(join(folder, 'ran', 'checkpoints', 'best')), 'model.safetensors'), '');
+    return join(folder, 'ran');
+  };
   const used = async () => {
     const path = await made(join(folder, 'used'));
     await writeFile(join(path, 'thesis.txt'), 'mine');

@@ -161,8 +161,9 @@ describe('loadConfigFile', () => {
 
   it('reads JSON and explains what is wrong with the rest', async () => {
     await writeFile(join(folder, 'good.json'), '{"seed": 7}');
+    await writeFile(join(folder, 'marked.json'), '\uFEFF{"seed": 7}');
     await writeFile(join(folder, 'bad.json'), '{"seed": 7,,}');
-    expect(await loadConfigFile(join(folder, 'good.json'))).toEqual({ seed: 7 });
+    for (const name of ['good.json', 'marked.json']) expect(await loadConfigFile(join(folder, name))).toEqual({ seed: 7 });
     await expect(loadConfigFile(join(folder, 'bad.json'))).rejects.toMatchObject({ code: 'BAD_CONFIG' });
     await expect(loadConfigFile(join(folder, 'none.json'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'config' });
     await expect(loadConfigFile(folder)).rejects.toMatchObject({ code: 'BAD_CONFIG' });

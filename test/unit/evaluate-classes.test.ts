@@ -107,8 +107,10 @@ describe('readMapping', () => {
   it('reads an object of names and nothing else', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'lgd-mapping-'));
     const file = join(folder, 'mapping.json');
-    await writeFile(file, '{"n01": "goldfish"}');
-    expect(await readMapping(file)).toEqual({ n01: 'goldfish' });
+    for (const mark of ['', '\uFEFF']) {
+      await writeFile(file, `${mark}{"n01": "goldfish"}`);
+      expect(await readMapping(file)).toEqual({ n01: 'goldfish' });
+    }
     for (const wrong of ['["a"]', '{"a": 1}', 'null', '{']) {
       await writeFile(file, wrong);
       await expect(readMapping(file)).rejects.toMatchObject({ code: 'BAD_FILE', option: 'evaluate.mapping' });

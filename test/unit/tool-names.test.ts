@@ -174,8 +174,12 @@ describe('mmdet and mmseg', () => {
 });
 
 test.each([
-  ['timm', 'mobilenet_v2', 0.6], ['timm', 'mobilenet_v3_small', 0.75], ['mmdet', 'mobilenet_v3_large', 1], ['mmdet', 'mobilenet_v2', 1.003], ['mmseg', 'efficientnet_b0', 1], ['mmseg', 'mobilenet_v3_small', 0.75],
-  ['detectron2', 'mobilenet_v2', 1], ['detectron2', 'efficientnet_b3', 1],
-] as const)('%s has no %s at width %s, and that is said', (tool, name, widthMultiplier) => {
-  expect(() => exported(tool, name, { widthMultiplier })).toThrowError(expect.objectContaining({ code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown }));
+  ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'], ['timm', 'mobilenet_v3_small', 0.75, 'torchvision'], ['mmdet', 'mobilenet_v3_large', 1, 'torchvision, timm, mmseg'],
+  ['mmdet', 'mobilenet_v2', 1.003, 'torchvision, mmseg'], ['mmseg', 'efficientnet_b0', 1, 'torchvision, timm, mmdet'], ['mmseg', 'mobilenet_v3_small', 0.75, 'torchvision'],
+  ['detectron2', 'mobilenet_v2', 1, 'torchvision, timm, mmdet, mmseg'], ['detectron2', 'mobilenet_v3_small', 1, 'torchvision, timm, mmseg'], ['detectron2', 'efficientnet_b3', 1, 'torchvision, timm, mmdet'],
+] as const)('%s has no %s at width %s, and that is said with the tools that have: %s', (tool, name, widthMultiplier, others) => {
+  expect(() => exported(tool, name, { widthMultiplier })).toThrowError(expect.objectContaining({
+    code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown, mend: `Export it to ${others} or onnx`,
+  }));
+  for (const other of others.split(', ')) expect(() => exported(other as Tool, name, { widthMultiplier })).not.toThrow();
 });

@@ -1,7 +1,8 @@
 import { stat } from 'node:fs/promises';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
+import { LgdError } from '../../errors.js';
 import { resolveModel } from '../../hub.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
 import { checkWhole, type Precision } from '../compiled.js';
@@ -44,7 +45,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     return PrecomputedTeacher.load(source);
   }
   if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, onnx);
-  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options);
+  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(isFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const files = await shardsOf(source, model, options);
   if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, native);
@@ -53,6 +54,18 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
     if (other !== undefined) return OnnxTeacher.load(source, onnx);
   }
   return NativeTeacher.load(model.id, model.folder, files, native);
+}
+
+/** For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said. */
+function checkNoRun(folder: string): (error: unknown) => Promise<never> {
+  return async (error) => {
+    for (const name of ['best', 'last']) {
+      const checkpoint = join(folder, 'checkpoints', name);
+      if (!((await stat(checkpoint).catch(() => undefined))?.isDirectory() ?? false)) continue;
+      throw new LgdError('BAD_MODEL', 'this is the folder of a run, not of a model.', { option: 'teacher', found: folder, mend: `Give a checkpoint of it: ${checkpoint}`, cause: error });
+    }
+    throw error;
+  };
 }
 
 async function isStudent(file: string): Promise<boolean> {

@@ -5,17 +5,27 @@ import type { GraphSpec } from '../graph.js';
 import type { WeightRecord } from '../weights.js';
 import { detectron2Naming } from './detectron2.js';
 import { mmdetNaming, mmsegNaming } from './mm.js';
-import { ownNames, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
+import { ownNames, tools, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
 import { timmNaming } from './timm.js';
 
-const namings: Readonly<Record<Tool, (student: NamedStudent) => ToolNaming>> = {
+/** A tool's names; for a student that it lacks they throw, with what to do instead. */
+const namings: Readonly<Record<Tool, (student: NamedStudent, instead: () => string) => ToolNaming>> = {
   torchvision: ({ architecture, graph }) => ({ model: architecture, modules: ownNames(graph, architecture.startsWith('resnet') ? 'fc' : 'classifier') }),
   timm: timmNaming, mmdet: mmdetNaming, mmseg: mmsegNaming, detectron2: detectron2Naming,
 };
 
 /** A student's names in a tool. @throws LgdError BAD_OPTION where the tool has no such student */
 export function toolNaming(tool: Tool, student: NamedStudent): ToolNaming {
-  return namings[tool](student);
+  return namings[tool](student, () => `Export it to ${tools.filter((other) => other !== tool && has(other, student)).join(', ')} or onnx`);
+}
+
+function has(tool: Tool, student: NamedStudent): boolean {
+  try {
+    namings[tool](student, () => '');
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const counter = 'num_batches_tracked';

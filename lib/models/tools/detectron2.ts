@@ -2,8 +2,8 @@
 import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './naming.js';
 
 /** @throws LgdError BAD_OPTION for a student that is no ResNet */
-export function detectron2Naming(student: NamedStudent): ToolNaming {
-  if (!student.architecture.startsWith('resnet')) throw unsupported('detectron2', student, 'resnet18, resnet34, resnet50', 'Export it to mmdet, timm or onnx');
+export function detectron2Naming(student: NamedStudent, instead: () => string): ToolNaming {
+  if (!student.architecture.startsWith('resnet')) throw unsupported('detectron2', student, 'resnet18, resnet34, resnet50', instead());
   return { model: 'build_resnet_backbone', modules: new Map([...ownNames(student.graph, undefined).keys()].map((name) => [name, renamed(name)])), eps: 1e-5 };
 }
 

@@ -5,17 +5,17 @@ import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './nam
 const prefix = 'backbone.';
 
 /** ResNet, MobileNetV2 and EfficientNet; there is no MobileNetV3. @throws LgdError BAD_OPTION */
-export function mmdetNaming(student: NamedStudent): ToolNaming {
+export function mmdetNaming(student: NamedStudent, instead: () => string): ToolNaming {
   const { architecture, widthMultiplier, graph } = student;
   if (architecture.startsWith('resnet')) return resnet(student);
   const layers = mobileLayers(graph);
   const stages = stagesOf(architecture, layers);
   if (architecture === 'mobilenet_v2') {
     const last = graph.parameters.find(({ name }) => name === `${layers.at(-1)!.conv}.weight`)!.shape[0]!;
-    if (last !== Math.trunc(1280 * Math.max(1, widthMultiplier))) throw unsupported('mmdet', student, 'a width whose 1280-fold is a multiple of 8');
+    if (last !== Math.trunc(1280 * Math.max(1, widthMultiplier))) throw unsupported('mmdet', student, 'a width whose 1280-fold is a multiple of 8', instead());
     return { model: 'MobileNetV2', modules: mobileModules(layers, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1', last: 'conv2' }) };
   }
-  if (!architecture.startsWith('efficientnet')) throw unsupported('mmdet', student, 'resnet18, resnet34, resnet50, mobilenet_v2, efficientnet_b0 to efficientnet_b3');
+  if (!architecture.startsWith('efficientnet')) throw unsupported('mmdet', student, 'resnet18, resnet34, resnet50, mobilenet_v2, efficientnet_b0 to efficientnet_b3', instead());
   // Stages at one resolution are one layer: the fourth with the fifth, the sixth with the seventh.
   const layerOf = [1, 2, 3, 4, 4, 5, 5];
   const places = stages.map(({ stage }, block) => stages.slice(0, block).filter((other) => layerOf[other.stage] === layerOf[stage]).length);
@@ -23,7 +23,7 @@ export function mmdetNaming(student: NamedStudent): ToolNaming {
 }
 
 /** ResNet, MobileNetV2 (without its last convolution) and MobileNetV3 at width 1; there is no EfficientNet. @throws LgdError BAD_OPTION */
-export function mmsegNaming(student: NamedStudent): ToolNaming {
+export function mmsegNaming(student: NamedStudent, instead: () => string): ToolNaming {
   const { architecture, widthMultiplier, graph } = student;
   if (architecture.startsWith('resnet')) return resnet(student);
   const layers = mobileLayers(graph);
@@ -33,7 +33,7 @@ export function mmsegNaming(student: NamedStudent): ToolNaming {
     const inSequence = (layer: StudentLayer) => `conv.${blocks.filter(({ block }) => block === layer.block).indexOf(layer)}`;
     return { model: 'MobileNetV2', modules: mobileModules(blocks, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1' }, inSequence) };
   }
-  if (!architecture.startsWith('mobilenet_v3') || widthMultiplier !== 1) throw unsupported('mmseg', student, 'resnet18, resnet34, resnet50, mobilenet_v2; mobilenet_v3_small and mobilenet_v3_large at width 1');
+  if (!architecture.startsWith('mobilenet_v3') || widthMultiplier !== 1) throw unsupported('mmseg', student, 'resnet18, resnet34, resnet50, mobilenet_v2; mobilenet_v3_small and mobilenet_v3_large at width 1', instead());
   const last = `layer${layers.at(-2)!.block + 2}`;
   return { model: 'MobileNetV3', modules: mobileModules(layers, (block) => `layer${block + 1}`, { stem: 'layer0', last }) };
 }

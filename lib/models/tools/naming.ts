@@ -25,7 +25,7 @@ export interface ToolNaming {
 }
 
 /** The error for a student that a tool has no architecture for. */
-export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend = 'Export it to onnx or torchvision'): LgdError {
+export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend: string): LgdError {
   const found = widthMultiplier === 1 ? architecture : `${architecture} x ${widthMultiplier}`;
   return new LgdError('BAD_OPTION', `${tool} has no ${found}.`, { option: 'to', found, allowed, mend });
 }

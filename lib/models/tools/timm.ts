@@ -9,12 +9,12 @@ const widths: Readonly<Record<string, Readonly<Record<number, string>>>> = {
 };
 
 /** @throws LgdError BAD_OPTION for a width that timm does not have */
-export function timmNaming(student: NamedStudent): ToolNaming {
+export function timmNaming(student: NamedStudent, instead: () => string): ToolNaming {
   const { architecture, widthMultiplier, graph } = student;
   if (architecture.startsWith('resnet')) return { model: architecture, modules: ownNames(graph, 'fc'), eps: 1e-5 };
   const known = widths[architecture];
   const model = known === undefined ? architecture : known[widthMultiplier];
-  if (model === undefined) throw unsupported('timm', student, `${architecture} at width ${Object.keys(known!).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
+  if (model === undefined) throw unsupported('timm', student, `${architecture} at width ${Object.keys(known!).sort((a, b) => Number(a) - Number(b)).join(', ')}`, instead());
   const layers = mobileLayers(graph);
   const stages = stagesOf(architecture, layers);
   const isV3 = architecture.startsWith('mobilenet_v3');
