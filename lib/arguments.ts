@@ -87,6 +87,16 @@ export function checkText(value: unknown, option: string, allowed: string): void
   throw wrongArgument(value, option, allowed);
 }
 
+/**
+ * The embeddings that something gave which may be a caller's own: one of so many values for each of what it was given.
+ * @param giver as it stands in the message
+ * @throws LgdError BAD_SHAPE
+ */
+export function checkRows(given: unknown, giver: string, { option, rows, size }: { option: string; rows: number; size: number }): Float32Array {
+  if (given instanceof Float32Array && given.length === rows * size) return given;
+  throw new LgdError('BAD_SHAPE', `${giver} did not give ${rows} embeddings.`, { option, found: given, allowed: `a Float32Array [${rows},${size}]` });
+}
+
 function wrongArgument(found: unknown, option: string, allowed: string, mend?: string): LgdError {
   if (isPromise(found)) return new LgdError('BAD_OPTION', 'this is a promise.', { option, allowed, mend: 'Put await before the call that gave it' });
   const what = found === undefined ? 'this is missing.' : 'this is something else.';

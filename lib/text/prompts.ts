@@ -1,3 +1,4 @@
+import { checkRows } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { EncodeOptions, TextEncoder } from './encoder.js';
 import { fillTemplate } from './templates.js';
@@ -18,10 +19,11 @@ export async function embedNames(names: readonly string[], encoder: TextEncoder,
   for (let from = 0; from < names.length; from += namesAtOnce) {
     const block = names.slice(from, from + namesAtOnce);
     const prompts = block.flatMap((name) => templates.map((template) => fillTemplate(template, name)));
-    const embeddings = rowsOf(encoder, await encoder.encode(prompts, {
+    const given = await encoder.encode(prompts, {
       signal,
       onProgress: (done) => onProgress?.(from + Math.floor(done / templates.length), names.length),
-    }), prompts.length);
+    });
+    const embeddings = checkRows(given, `the text encoder ${encoder.id}`, { option: 'encoder', rows: prompts.length, size });
     const sum = new Float64Array(size);
     for (let i = 0; i < block.length; i++) {
       sum.fill(0);
@@ -35,12 +37,6 @@ export async function embedNames(names: readonly string[], encoder: TextEncoder,
     }
   }
   return result;
-}
-
-/** What an encoder gave, which may be a caller's own. @throws LgdError BAD_SHAPE */
-function rowsOf({ id, embeddingSize }: TextEncoder, rows: Float32Array, texts: number): Float32Array {
-  if (rows instanceof Float32Array && rows.length === texts * embeddingSize) return rows;
-  throw new LgdError('BAD_SHAPE', `the text encoder ${id} did not give ${texts} embeddings.`, { option: 'encoder', found: rows, allowed: `a Float32Array [${texts},${embeddingSize}]` });
 }
 
 /** sum += row / |row|. */

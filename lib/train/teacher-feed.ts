@@ -1,6 +1,6 @@
 /** Teacher embeddings of augmented batches, as tensors on the student's device. */
+import { checkRows } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
@@ -113,9 +113,8 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
 }
 
 /** What a teacher gave, which may be a caller's own. @throws LgdError BAD_SHAPE */
-function rowsOf({ id, embeddingSize }: AnyTeacher, rows: Float32Array, images: number): Float32Array {
-  if (rows instanceof Float32Array && rows.length === images * embeddingSize) return rows;
-  throw new LgdError('BAD_SHAPE', `the teacher ${id} did not give ${images} embeddings.`, { option: 'teacher', found: rows, allowed: `a Float32Array [${images},${embeddingSize}]` });
+function rowsOf({ id, embeddingSize: size }: AnyTeacher, given: Float32Array, images: number): Float32Array {
+  return checkRows(given, `the teacher ${id}`, { option: 'teacher', rows: images, size });
 }
 
 /** A feed that asks the cache first, and keeps what it lacks. What it gives is what the cache holds, whether that was there before or not. */
