@@ -48,7 +48,7 @@ export async function writeTool(path: string, { tool, head, naming, tensors }: T
   const metadata = { format: exportedFormat, tool, head, model: naming.model, preprocessing: JSON.stringify(preprocessing(info)), version, ...studentMetadata(info) };
   if (isFolderTool(tool)) {
     await makeFolder(path);
-    const { name, text } = toolConfig(tool, naming.model, info, to);
+    const { name, text } = toolConfig(tool, naming, info, to);
     await writeFileAtomically(join(path, name), text);
   }
   await writeFileAtomically(fileOf(path, tool), encodeSafetensors(tensors, metadata));

@@ -44,7 +44,10 @@ export function lastMap(graph: GraphSpec): Value {
   return valueOf(graph, graph.output, trace(graph).channels);
 }
 
-/** The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of {@link mapGraph}, before {@link dilate}. */
+/**
+ * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of {@link mapGraph}, before {@link dilate}.
+ * Torchvision's modules `features.N` and `layerN` are blocks or stages; of other names the first part is.
+ */
 export function stagesOf(graph: GraphSpec): Stage[] {
   const { channels, strides } = trace(graph);
   const blocks = new Map<string, number>(); // name of a block -> its last value

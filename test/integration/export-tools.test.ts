@@ -9,6 +9,9 @@ import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { featureGraph, weightsOf } from '../../lib/models/features.js';
 import { createStudent, listStudents, loadTeacher, studentGraph } from '../../lib/models/index.js';
+import type { StudentFamily } from '../../lib/models/students/definition.js';
+import { findStudent } from '../../lib/models/students/registry.js';
+import type { Tool } from '../../lib/models/tools/naming.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import * as safetensors from '../../lib/safetensors.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';
@@ -22,9 +25,15 @@ vi.mock('../../lib/safetensors.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
-const lacking: Record<string, RegExp> = { timm: /^$/u, mmdet: /v3/u, mmseg: /efficientnet/u, detectron2: /mobilenet|efficientnet/u };
 const python = ['/usr/bin/python3', 'python3'].find((command) => spawnSync(command, ['-c', 'import torch, torchvision']).status === 0);
-const students: [name: string, widthMultiplier: number][] = [['resnet18', 1], ['mobilenet_v2', 0.35], ['mobilenet_v3_small', 1], ['efficientnet_b0', 1]]; // one of each kind: test/unit/tool-names.test.ts has the names of all
+/** One of each family: test/unit/tool-names.test.ts has the names of all. */
+const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number; lackedBy: Tool[] }> = {
+  resnet: { name: 'resnet18', lackedBy: [] },
+  mobilenet_v2: { name: 'mobilenet_v2', widthMultiplier: 0.35, lackedBy: ['detectron2'] },
+  mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
+  efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
+};
+const students = Object.values(ofFamilies).map(({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const);
 beforeAll(async () => {
   for (const [name, widthMultiplier] of students) await writeMadeUpStudent(at(`${name}.safetensors`), name, { widthMultiplier });
 });
@@ -34,9 +43,9 @@ const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => Buffer.fro
 const floats = (file: string) => new Float32Array(Uint8Array.from(readFileSync(file)).buffer);
 
 describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) => {
-  test.each(students)('%s: written and compared, and a start again; or said to be lacking', async (name, widthMultiplier) => {
+  test.each(students)('%s: written and compared, and a start again; or said to be lacking', async (name, widthMultiplier, lackedBy) => {
     const [from, to] = [at(`${name}.safetensors`), at(`${name}-${tool}`)];
-    if (lacking[tool]!.test(name)) {
+    if (lackedBy.includes(tool)) {
       await expect(exportStudent({ from, to, format: tool })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'to', found: expect.stringContaining(name) as unknown });
       expect(existsSync(to)).toBe(false);
       return;
@@ -59,7 +68,7 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
 });
 
 describe('torchvision', () => {
-  const each = listStudents().map((name, i) => [name, i % 2 === 0 ? 'keep' : 'drop', name.startsWith('mobilenet') ? 0.75 : 1] as const);
+  const each = listStudents().map((name, i) => [name, i % 2 === 0 ? 'keep' : 'drop', findStudent(name).scalable ? 0.75 : 1] as const);
   test.each([...each, ['mobilenet_v3_small', 'keep', 1] as const])('%s loads it strictly, head %s, width %s: the same outputs', async (name, head, widthMultiplier) => {
     const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-torchvision.safetensors`)];
     const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });

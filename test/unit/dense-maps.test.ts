@@ -6,15 +6,17 @@ import { denseRate } from '../../lib/dense/trainer.js';
 import { listStudents } from '../../lib/models/index.js';
 import { dilate, lastMap, mapGraph, stagesOf } from '../../lib/models/stages.js';
 import { studentGraph } from '../../lib/models/student.js';
+import type { StudentFamily } from '../../lib/models/students/definition.js';
 import { randomNumbers } from '../fixtures/random.js';
 
 describe('stages', () => {
-  it.each([
-    ['resnet18', [[2, 64], [4, 64], [8, 128], [16, 256], [32, 512]]],
-    ['mobilenet_v2', [[2, 16], [4, 24], [8, 32], [16, 96], [32, 1280]]],
-    ['mobilenet_v3_large', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 960]]],
-    ['efficientnet_b0', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 1280]]],
-  ])('of %s are the last blocks at each stride', (name, expected) => {
+  const ofFamilies: Record<StudentFamily, [student: string, stages: [stride: number, channels: number][]]> = {
+    resnet: ['resnet18', [[2, 64], [4, 64], [8, 128], [16, 256], [32, 512]]],
+    mobilenet_v2: ['mobilenet_v2', [[2, 16], [4, 24], [8, 32], [16, 96], [32, 1280]]],
+    mobilenet_v3: ['mobilenet_v3_large', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 960]]],
+    efficientnet: ['efficientnet_b0', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 1280]]],
+  };
+  it.each(Object.values(ofFamilies))('of %s are the last blocks at each stride', (name, expected) => {
     expect(stagesOf(mapGraph(studentGraph(name, { embeddingSize: 8 }))).map(({ stride, value }) => [stride, value.channels])).toEqual(expected);
   });
 

@@ -1,15 +1,19 @@
 /** The keys and shapes of other tools' state dicts, built here from those tools' own tables of layers, against the names that an export gives. */
 import { describe, expect, test } from 'vitest';
-import { GraphBuilder, studentGraph } from '../../lib/models/index.js';
+import { listStudents, studentGraph } from '../../lib/models/index.js';
 import { toolNaming, toTool } from '../../lib/models/tools/convert.js';
-import type { Tool } from '../../lib/models/tools/naming.js';
+import { tools, type Tool } from '../../lib/models/tools/naming.js';
 
 type Keys = Record<string, number[]>;
+
+/** `tool student` of every export that was looked at. */
+const seen = new Set<string>();
 
 /** What is exported of a student: keys and shapes. */
 function exported(tool: Tool, architecture: string, { widthMultiplier = 1, head = false } = {}): Keys {
   const graph = studentGraph(architecture, { embeddingSize: 8, widthMultiplier });
   const weights = Object.fromEntries(graph.parameters.map(({ name, shape }) => [name, { shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) }]));
+  seen.add(`${tool} ${architecture}`);
   const tensors = toTool(weights, graph, toolNaming(tool, { architecture, widthMultiplier, graph }), { head, batches: 3 });
   return Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]));
 }
@@ -66,12 +70,6 @@ describe('timm', () => {
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([['classifier.0.weight', [1280, 1280]], ['classifier.0.bias', [1280]], ['classifier.2.weight', [8, 1280]], ['classifier.2.bias', [8]]]);
     expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
   });
-});
-
-test.each(['timm', 'mmdet'] as const)('%s: a network whose blocks nobody knows is refused', (tool) => {
-  const g = new GraphBuilder('other');
-  const graph = g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'layers.0', { channels: 8, kernel: 3, stride: 2 }, 'relu')), 'head.0', { features: 4 }));
-  expect(() => toolNaming(tool, { architecture: 'other', widthMultiplier: 1, graph })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', message: expect.stringContaining('which blocks of other are a stage is not known') as string }));
 });
 
 /** ResNet of basic blocks or of bottlenecks; `names` gives a block's convolutions and norms, and those of the stem, as a tool calls them. */
@@ -172,6 +170,22 @@ describe('mmdet and mmseg', () => {
     expect(exported('mmdet', name)).toEqual(keys);
   });
 });
+
+test('each student that a tool has is held to one of these tables', () => {
+  const supported = tools.flatMap((tool) => listStudents().filter((architecture) => isNamed(tool, architecture)).map((architecture) => `${tool} ${architecture}`));
+  // torchvision's keys are those of the graph, which models.test.ts holds to torchvision
+  expect(supported.filter((which) => !which.startsWith('torchvision ') && !seen.has(which)), 'write a test of the keys, or let the tool lack the family').toEqual([]);
+});
+
+function isNamed(tool: Tool, architecture: string): boolean {
+  try {
+    toolNaming(tool, { architecture, widthMultiplier: 1, graph: studentGraph(architecture, { embeddingSize: 8 }) });
+    return true;
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'BAD_OPTION', option: 'to' });
+    return false;
+  }
+}
 
 test.each([
   ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'], ['timm', 'mobilenet_v3_small', 0.75, 'torchvision'], ['mmdet', 'mobilenet_v3_large', 1, 'torchvision, timm, mmseg'],

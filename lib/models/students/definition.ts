@@ -14,9 +14,22 @@ export interface StudentOptions {
   dropping: boolean;
 }
 
+/**
+ * Students whose layers another tool names in one way. A new family is a type error in every file of lib/models/tools until it is
+ * named there, or `undefined`: the tool lacks it.
+ */
+export type StudentFamily = 'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'efficientnet';
+
 /** One student; students/registry.ts lists them. */
 export interface StudentDefinition {
   name: string;
+  family: StudentFamily;
+  /** Which of its family, as other tools call it too: `50`, `large`, `b0`. Empty in a family of one. */
+  variant: string;
+  /** Blocks of each stage. */
+  blocks: readonly number[];
+  /** torchvision's module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a classifier out of a file of weights. */
+  classifier: 'fc' | 'classifier';
   /** Does it take a width multiplier? */
   scalable: boolean;
   build(options: StudentOptions): GraphSpec;

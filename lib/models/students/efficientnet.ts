@@ -29,25 +29,26 @@ interface Scale {
   dropout: number;
 }
 
-export const efficientnetB0: StudentDefinition = define('efficientnet_b0', { width: 1, depth: 1, dropout: 0.2 });
-export const efficientnetB1: StudentDefinition = define('efficientnet_b1', { width: 1, depth: 1.1, dropout: 0.2 });
-export const efficientnetB2: StudentDefinition = define('efficientnet_b2', { width: 1.1, depth: 1.2, dropout: 0.3 });
-export const efficientnetB3: StudentDefinition = define('efficientnet_b3', { width: 1.2, depth: 1.4, dropout: 0.3 });
+export const efficientnetB0: StudentDefinition = define('b0', { width: 1, depth: 1, dropout: 0.2 });
+export const efficientnetB1: StudentDefinition = define('b1', { width: 1, depth: 1.1, dropout: 0.2 });
+export const efficientnetB2: StudentDefinition = define('b2', { width: 1.1, depth: 1.2, dropout: 0.3 });
+export const efficientnetB3: StudentDefinition = define('b3', { width: 1.2, depth: 1.4, dropout: 0.3 });
 
-function define(name: string, scale: Scale): StudentDefinition {
-  return { name, scalable: false, build: (options) => build(name, scale, options) };
+function define(variant: string, scale: Scale): StudentDefinition {
+  const name = `efficientnet_${variant}`;
+  const blocks = stages.map(({ layers }) => Math.ceil(layers * scale.depth));
+  return { name, family: 'efficientnet', variant, blocks, classifier: 'classifier', scalable: false, build: (options) => build(name, scale, blocks, options) };
 }
 
-function build(name: string, { width, depth, dropout }: Scale, { head, dropping }: StudentOptions): GraphSpec {
+function build(name: string, { width, dropout }: Scale, blocks: number[], { head, dropping }: StudentOptions): GraphSpec {
   const g = new GraphBuilder(name, { dropping });
-  const layersOf = (stage: Stage) => Math.ceil(stage.layers * depth);
-  const blocks = stages.reduce((sum, stage) => sum + layersOf(stage), 0);
+  const all = blocks.reduce((sum, count) => sum + count, 0);
   let x = g.convNorm(g.images, 'features.0', { channels: makeDivisible(32 * width), kernel: 3, stride: 2 }, 'silu');
   let done = 0;
   stages.forEach((stage, i) => {
-    for (let layer = 0; layer < layersOf(stage); layer++, done++) {
+    for (let layer = 0; layer < blocks[i]!; layer++, done++) {
       const here = { ...stage, channels: makeDivisible(stage.channels * width), stride: layer === 0 ? stage.stride : 1 };
-      x = mbconv(g, x, `features.${i + 1}.${layer}.block`, here, (stochasticDepth * done) / blocks);
+      x = mbconv(g, x, `features.${i + 1}.${layer}.block`, here, (stochasticDepth * done) / all);
     }
   });
   x = g.convNorm(x, `features.${stages.length + 1}`, { channels: 4 * x.channels }, 'silu');

@@ -13,7 +13,9 @@ const table = [
   { t: 6, c: 320, n: 1, s: 1 },
 ];
 
-export const mobilenetV2: StudentDefinition = { name: 'mobilenet_v2', scalable: true, build };
+export const mobilenetV2: StudentDefinition = {
+  name: 'mobilenet_v2', family: 'mobilenet_v2', variant: '', blocks: table.map(({ n }) => n), classifier: 'classifier', scalable: true, build,
+};
 
 function build({ head, widthMultiplier, dropping }: StudentOptions): GraphSpec {
   const g = new GraphBuilder('mobilenet_v2', { dropping });

@@ -47,11 +47,13 @@ const small = [
   row(5, 576, 96, 'SE', 'HS', 1),
 ];
 
-export const mobilenetV3Large: StudentDefinition = define('mobilenet_v3_large', large, 1280);
-export const mobilenetV3Small: StudentDefinition = define('mobilenet_v3_small', small, 1024);
+export const mobilenetV3Large: StudentDefinition = define('large', large, 1280, [1, 2, 3, 4, 2, 3]);
+export const mobilenetV3Small: StudentDefinition = define('small', small, 1024, [1, 2, 3, 2, 3]);
 
-function define(name: string, table: Row[], lastChannels: number): StudentDefinition {
-  return { name, scalable: true, build: (options) => build(name, table, lastChannels, options) };
+/** @param blocks a stage is a run of rows with one number of output channels */
+function define(variant: string, table: Row[], lastChannels: number, blocks: number[]): StudentDefinition {
+  const name = `mobilenet_v3_${variant}`;
+  return { name, family: 'mobilenet_v3', variant, blocks, classifier: 'classifier', scalable: true, build: (options) => build(name, table, lastChannels, options) };
 }
 
 function build(name: string, table: Row[], lastChannels: number, { head, widthMultiplier, dropping }: StudentOptions): GraphSpec {

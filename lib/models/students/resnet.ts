@@ -7,12 +7,13 @@ const stages = [64, 128, 256, 512];
 
 type Block = typeof basicBlock;
 
-export const resnet18: StudentDefinition = define('resnet18', basicBlock, [2, 2, 2, 2]);
-export const resnet34: StudentDefinition = define('resnet34', basicBlock, [3, 4, 6, 3]);
-export const resnet50: StudentDefinition = define('resnet50', bottleneck, [3, 4, 6, 3]);
+export const resnet18: StudentDefinition = define('18', basicBlock, [2, 2, 2, 2]);
+export const resnet34: StudentDefinition = define('34', basicBlock, [3, 4, 6, 3]);
+export const resnet50: StudentDefinition = define('50', bottleneck, [3, 4, 6, 3]);
 
-function define(name: string, kind: Block, blocks: number[]): StudentDefinition {
-  return { name, scalable: false, build: (options) => build(name, kind, blocks, options) };
+function define(depth: string, kind: Block, blocks: number[]): StudentDefinition {
+  const name = `resnet${depth}`;
+  return { name, family: 'resnet', variant: depth, blocks, classifier: 'fc', scalable: false, build: (options) => build(name, kind, blocks, options) };
 }
 
 function build(name: string, addBlock: Block, blocks: number[], { head }: StudentOptions): GraphSpec {

@@ -3,25 +3,31 @@ import { LgdError } from '../../errors.js';
 import type { TensorRecord } from '../../safetensors.js';
 import type { GraphSpec } from '../graph.js';
 import type { WeightRecord } from '../weights.js';
-import { detectron2Naming } from './detectron2.js';
-import { mmdetNaming, mmsegNaming } from './mm.js';
-import { ownNames, tools, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
-import { timmNaming } from './timm.js';
+import { findStudent, listStudents } from '../students/registry.js';
+import { detectron2 } from './detectron2.js';
+import { mmdet, mmseg } from './mm.js';
+import { ownNames, tools, unsupported, type FamilyNamings, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
+import { timm } from './timm.js';
 
-/** A tool's names; for a student that it lacks they throw, with what to do instead. */
-const namings: Readonly<Record<Tool, (student: NamedStudent, instead: () => string) => ToolNaming>> = {
-  torchvision: ({ architecture, graph }) => ({ model: architecture, modules: ownNames(graph, architecture.startsWith('resnet') ? 'fc' : 'classifier') }),
-  timm: timmNaming, mmdet: mmdetNaming, mmseg: mmsegNaming, detectron2: detectron2Naming,
-};
+/** torchvision has every student, by this package's own names. */
+const namings: Readonly<Record<Exclude<Tool, 'torchvision'>, FamilyNamings>> = { timm, mmdet, mmseg, detectron2 };
 
 /** A student's names in a tool. @throws LgdError BAD_OPTION where the tool has no such student */
 export function toolNaming(tool: Tool, student: NamedStudent): ToolNaming {
-  return namings[tool](student, () => `Export it to ${tools.filter((other) => other !== tool && has(other, student)).join(', ')} or onnx`);
+  return namingOr(tool, student, (allowed) => unsupported(tool, student, allowed, `Export it to ${tools.filter((other) => other !== tool && has(other, student)).join(', ')} or onnx`));
+}
+
+function namingOr(tool: Tool, student: NamedStudent, refuse: (allowed: string) => LgdError): ToolNaming {
+  const definition = findStudent(student.architecture);
+  if (tool === 'torchvision') return { model: student.architecture, modules: ownNames(student.graph, definition.classifier) };
+  const naming = namings[tool][definition.family];
+  if (naming === undefined) throw refuse(listStudents().filter((name) => namings[tool][findStudent(name).family] !== undefined).join(', '));
+  return naming(student, definition, refuse);
 }
 
 function has(tool: Tool, student: NamedStudent): boolean {
   try {
-    namings[tool](student, () => '');
+    namingOr(tool, student, (allowed) => unsupported(tool, student, allowed, ''));
     return true;
   } catch {
     return false;

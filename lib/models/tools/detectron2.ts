@@ -1,11 +1,16 @@
 /** Detectron2's names: ResNets alone, `stem.conv1`, `res2.0.conv1`, and each norm under its convolution. */
-import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './naming.js';
+import { ownNames, type FamilyNaming, type FamilyNamings } from './naming.js';
 
-/** @throws LgdError BAD_OPTION for a student that is no ResNet */
-export function detectron2Naming(student: NamedStudent, instead: () => string): ToolNaming {
-  if (!student.architecture.startsWith('resnet')) throw unsupported('detectron2', student, 'resnet18, resnet34, resnet50', instead());
-  return { model: 'build_resnet_backbone', modules: new Map([...ownNames(student.graph, undefined).keys()].map((name) => [name, renamed(name)])), eps: 1e-5 };
-}
+const resnet: FamilyNaming = ({ graph }, { variant }) => {
+  const depth = Number(variant);
+  return {
+    model: 'build_resnet_backbone', eps: 1e-5,
+    modules: new Map([...ownNames(graph, undefined).keys()].map((name) => [name, renamed(name)])),
+    options: { DEPTH: depth, RES2_OUT_CHANNELS: depth < 50 ? 64 : 256, STRIDE_IN_1X1: false },
+  };
+};
+
+export const detectron2: FamilyNamings = { resnet, mobilenet_v2: undefined, mobilenet_v3: undefined, efficientnet: undefined };
 
 function renamed(name: string): string {
   const place = name.replace(/^layer(\d)\./u, (_, stage: string) => `res${Number(stage) + 1}.`).replace(/^(?=conv1$|bn1$)/u, 'stem.');

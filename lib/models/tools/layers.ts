@@ -1,5 +1,4 @@
 /** What each convolution of a student is there for: the other tools name layers by that. */
-import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
 
 /** Place of a convolution: the first one, one of an inverted residual block, or the one before pooling. */
@@ -39,20 +38,7 @@ export function mobileLayers(graph: GraphSpec): StudentLayer[] {
   return layers;
 }
 
-const repeats: Readonly<Record<string, readonly number[]>> = {
-  mobilenet_v2: [1, 2, 3, 4, 3, 3, 1],
-  mobilenet_v3_small: [1, 2, 3, 2, 3],
-  mobilenet_v3_large: [1, 2, 3, 4, 2, 3],
-};
-
-/** Stage, and place in the stage, of each block, both from 0; an EfficientNet's stages are the first number of its names. @throws LgdError BAD_OPTION for another network that no table has */
-export function stagesOf(architecture: string, layers: readonly StudentLayer[]): { stage: number; place: number }[] {
-  const known = repeats[architecture];
-  if (known !== undefined) return known.flatMap((count, stage) => Array.from({ length: count }, (_, place) => ({ stage, place })));
-  const firsts = layers.filter((layer, i) => layer.block >= 0 && layers[i - 1]!.block !== layer.block);
-  const places = firsts.map(({ conv }) => /^features\.(\d+)\.(\d+)\./u.exec(conv) ?? []);
-  if (places.length === 0 || places.some(([, , place]) => place === undefined)) {
-    throw new LgdError('BAD_OPTION', `which blocks of ${architecture} are a stage is not known.`, { option: 'to', found: architecture, mend: 'Export it to onnx or torchvision, or add its stages to lib/models/tools/layers.ts' });
-  }
-  return places.map(([, stage, place]) => ({ stage: Number(stage) - 1, place: Number(place) }));
+/** Stage, and place in the stage, of each block, both from 0. @param blocks of each stage */
+export function stagesOf(blocks: readonly number[]): { stage: number; place: number }[] {
+  return blocks.flatMap((count, stage) => Array.from({ length: count }, (_, place) => ({ stage, place })));
 }

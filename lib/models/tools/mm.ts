@@ -1,45 +1,56 @@
 /** Names of MMDetection's and MMSegmentation's backbones, as the weights of a whole model have them: under `backbone.`, which init_cfg's prefix takes away. */
 import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
-import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './naming.js';
+import { ownNames, type FamilyNaming, type FamilyNamings, type ToolNaming } from './naming.js';
 
 const prefix = 'backbone.';
+const norm = { type: 'BN', requires_grad: true };
 
-/** ResNet, MobileNetV2 and EfficientNet; there is no MobileNetV3. @throws LgdError BAD_OPTION */
-export function mmdetNaming(student: NamedStudent, instead: () => string): ToolNaming {
-  const { architecture, widthMultiplier, graph } = student;
-  if (architecture.startsWith('resnet')) return resnet(student);
-  const layers = mobileLayers(graph);
-  const stages = stagesOf(architecture, layers);
-  if (architecture === 'mobilenet_v2') {
-    const last = graph.parameters.find(({ name }) => name === `${layers.at(-1)!.conv}.weight`)!.shape[0]!;
-    if (last !== Math.trunc(1280 * Math.max(1, widthMultiplier))) throw unsupported('mmdet', student, 'a width whose 1280-fold is a multiple of 8', instead());
-    return { model: 'MobileNetV2', modules: mobileModules(layers, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1', last: 'conv2' }) };
-  }
-  if (!architecture.startsWith('efficientnet')) throw unsupported('mmdet', student, 'resnet18, resnet34, resnet50, mobilenet_v2, efficientnet_b0 to efficientnet_b3', instead());
-  // Stages at one resolution are one layer: the fourth with the fifth, the sixth with the seventh.
-  const layerOf = [1, 2, 3, 4, 4, 5, 5];
-  const places = stages.map(({ stage }, block) => stages.slice(0, block).filter((other) => layerOf[other.stage] === layerOf[stage]).length);
-  return { model: 'EfficientNet', modules: mobileModules(layers, (block) => `layers.${layerOf[stages[block]!.stage]!}.${places[block]!}`, { stem: 'layers.0', last: 'layers.6' }) };
-}
+const resnet: FamilyNaming = ({ graph }, { variant }) => ({
+  model: 'ResNet',
+  modules: new Map([...ownNames(graph, undefined)].map(([ours, theirs]) => [ours, prefix + theirs])),
+  options: { depth: Number(variant), num_stages: 4, out_indices: [0, 1, 2, 3], norm_cfg: norm, style: 'pytorch' },
+});
 
-/** ResNet, MobileNetV2 (without its last convolution) and MobileNetV3 at width 1; there is no EfficientNet. @throws LgdError BAD_OPTION */
-export function mmsegNaming(student: NamedStudent, instead: () => string): ToolNaming {
-  const { architecture, widthMultiplier, graph } = student;
-  if (architecture.startsWith('resnet')) return resnet(student);
+const detectionV2: FamilyNaming = ({ widthMultiplier, graph }, { blocks }, refuse) => {
   const layers = mobileLayers(graph);
-  if (architecture === 'mobilenet_v2') {
-    const stages = stagesOf(architecture, layers);
-    const blocks = layers.filter(({ role }) => role !== 'last');
-    const inSequence = (layer: StudentLayer) => `conv.${blocks.filter(({ block }) => block === layer.block).indexOf(layer)}`;
-    return { model: 'MobileNetV2', modules: mobileModules(blocks, (block) => `layer${stages[block]!.stage + 1}.${stages[block]!.place}`, { stem: 'conv1' }, inSequence) };
-  }
-  if (!architecture.startsWith('mobilenet_v3') || widthMultiplier !== 1) throw unsupported('mmseg', student, 'resnet18, resnet34, resnet50, mobilenet_v2; mobilenet_v3_small and mobilenet_v3_large at width 1', instead());
+  const last = graph.parameters.find(({ name }) => name === `${layers.at(-1)!.conv}.weight`)!.shape[0]!;
+  if (last !== Math.trunc(1280 * Math.max(1, widthMultiplier))) throw refuse('a width whose 1280-fold is a multiple of 8');
+  return { model: 'MobileNetV2', modules: mobileModules(layers, placesIn('layer', blocks), { stem: 'conv1', last: 'conv2' }), options: optionsOfV2(widthMultiplier, [2, 3, 5, 7]) };
+};
+
+const efficientnet: FamilyNaming = ({ graph }, { variant, blocks }) => {
+  const atOneResolution = [[0], [1], [2], [3, 4], [5, 6]].map((stages) => stages.reduce((sum, stage) => sum + blocks[stage]!, 0)); // its stages are one layer
+  const modules = mobileModules(mobileLayers(graph), placesIn('layers.', atOneResolution), { stem: 'layers.0', last: 'layers.6' });
+  // without conv_cfg it would pad as TensorFlow does, and eps would be 1e-3
+  return { model: 'EfficientNet', modules, options: { arch: variant, out_indices: [2, 3, 4, 5], conv_cfg: null, norm_cfg: norm } };
+};
+
+export const mmdet: FamilyNamings = { resnet, mobilenet_v2: detectionV2, mobilenet_v3: undefined, efficientnet };
+
+/** Without its last convolution. */
+const segmentationV2: FamilyNaming = ({ widthMultiplier, graph }, { blocks }) => {
+  const layers = mobileLayers(graph).filter(({ role }) => role !== 'last');
+  const inSequence = (layer: StudentLayer) => `conv.${layers.filter(({ block }) => block === layer.block).indexOf(layer)}`;
+  return { model: 'MobileNetV2', modules: mobileModules(layers, placesIn('layer', blocks), { stem: 'conv1' }, inSequence), options: optionsOfV2(widthMultiplier, [1, 2, 4, 6]) };
+};
+
+const segmentationV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { variant }, refuse) => {
+  if (widthMultiplier !== 1) throw refuse(`${architecture} at width 1`);
+  const layers = mobileLayers(graph);
   const last = `layer${layers.at(-2)!.block + 2}`;
-  return { model: 'MobileNetV3', modules: mobileModules(layers, (block) => `layer${block + 1}`, { stem: 'layer0', last }) };
+  return { model: 'MobileNetV3', modules: mobileModules(layers, (block) => `layer${block + 1}`, { stem: 'layer0', last }), options: { arch: variant, norm_cfg: { ...norm, eps: 0.001 } } };
+};
+
+export const mmseg: FamilyNamings = { resnet, mobilenet_v2: segmentationV2, mobilenet_v3: segmentationV3, efficientnet: undefined };
+
+function optionsOfV2(widthMultiplier: number, stages: number[]): ToolNaming['options'] {
+  return { widen_factor: widthMultiplier, out_indices: stages, norm_cfg: norm, act_cfg: { type: 'ReLU6' } };
 }
 
-function resnet({ graph }: NamedStudent): ToolNaming {
-  return { model: 'ResNet', modules: new Map([...ownNames(graph, undefined)].map(([ours, theirs]) => [ours, prefix + theirs])) };
+/** Names of blocks by stage, from 1, and place in it, from 0. */
+function placesIn(stageName: string, blocks: readonly number[]): (block: number) => string {
+  const stages = stagesOf(blocks);
+  return (block) => `${stageName}${stages[block]!.stage + 1}.${stages[block]!.place}`;
 }
 
 const roles: Readonly<Partial<Record<LayerRole, string>>> = { expand: 'expand_conv', depthwise: 'depthwise_conv', squeeze: 'se.conv1', excite: 'se.conv2', project: 'linear_conv' };

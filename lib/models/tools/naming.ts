@@ -1,6 +1,7 @@
 /** How another tool names a student's layers. */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
+import type { StudentDefinition, StudentFamily } from '../students/definition.js';
 
 /** The tools whose names are known, besides torchvision, whose names are this package's own. */
 export const tools = ['torchvision', 'timm', 'mmdet', 'mmseg', 'detectron2'] as const;
@@ -22,7 +23,15 @@ export interface ToolNaming {
   modules: ReadonlyMap<string, string>;
   /** eps of the tool's norms, where it is fixed by the architecture's name and may be another than the student's. */
   eps?: number;
+  /** What the tool's configuration says of the architecture besides its name; torchvision has none. */
+  options?: Readonly<Record<string, unknown>>;
 }
+
+/** Names a family's students in a tool. For one that the tool lacks, as at some width, it throws what `refuse` makes of those that it has. */
+export type FamilyNaming = (student: NamedStudent, definition: StudentDefinition, refuse: (allowed: string) => LgdError) => ToolNaming;
+
+/** How a tool names each family; undefined where it lacks the family. */
+export type FamilyNamings = Readonly<Record<StudentFamily, FamilyNaming | undefined>>;
 
 /** The error for a student that a tool has no architecture for. */
 export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend: string): LgdError {

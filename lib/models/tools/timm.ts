@@ -1,37 +1,46 @@
 /** timm's names: its ResNets have torchvision's, its MobileNets and EfficientNets one scheme (timm/models/_efficientnet_blocks.py). */
 import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
-import { ownNames, unsupported, type NamedStudent, type ToolNaming } from './naming.js';
+import { ownNames, type FamilyNaming, type FamilyNamings } from './naming.js';
 
-const widths: Readonly<Record<string, Readonly<Record<number, string>>>> = {
-  mobilenet_v2: { 0.35: 'mobilenetv2_035', 0.5: 'mobilenetv2_050', 0.75: 'mobilenetv2_075', 1: 'mobilenetv2_100', 1.4: 'mobilenetv2_140' },
-  mobilenet_v3_small: { 1: 'mobilenetv3_small_100' }, // at other widths timm rounds the expanded channels in another way
-  mobilenet_v3_large: { 1: 'mobilenetv3_large_100' },
+const eps = 1e-5;
+
+const resnet: FamilyNaming = ({ architecture, graph }) => ({ model: architecture, modules: ownNames(graph, 'fc'), eps, options: { first_conv: 'conv1', classifier: 'fc' } });
+
+const ofMobile = { first_conv: 'conv_stem', classifier: 'classifier' };
+
+const withConvHead: FamilyNaming = ({ architecture, graph }, { blocks }) => {
+  const modules = mobileModules(mobileLayers(graph), blocks, ['conv_head', 'bn2']);
+  for (const part of ['0', '2']) modules.set(`head.${part}`, `classifier.${part}`);
+  return { model: architecture, modules, eps, options: ofMobile };
 };
 
-/** @throws LgdError BAD_OPTION for a width that timm does not have */
-export function timmNaming(student: NamedStudent, instead: () => string): ToolNaming {
-  const { architecture, widthMultiplier, graph } = student;
-  if (architecture.startsWith('resnet')) return { model: architecture, modules: ownNames(graph, 'fc'), eps: 1e-5 };
-  const known = widths[architecture];
-  const model = known === undefined ? architecture : known[widthMultiplier];
-  if (model === undefined) throw unsupported('timm', student, `${architecture} at width ${Object.keys(known!).sort((a, b) => Number(a) - Number(b)).join(', ')}`, instead());
-  const layers = mobileLayers(graph);
-  const stages = stagesOf(architecture, layers);
-  const isV3 = architecture.startsWith('mobilenet_v3');
-  const last = isV3 ? lastOfV3(stages.at(-1)!.stage) : (['conv_head', 'bn2'] as const);
+const widthsOfV2: Readonly<Record<number, string>> = { 0.35: 'mobilenetv2_035', 0.5: 'mobilenetv2_050', 0.75: 'mobilenetv2_075', 1: 'mobilenetv2_100', 1.4: 'mobilenetv2_140' };
+
+const mobilenetV2: FamilyNaming = (student, definition, refuse) => {
+  const model = widthsOfV2[student.widthMultiplier];
+  if (model === undefined) throw refuse(`${student.architecture} at width ${Object.keys(widthsOfV2).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
+  return { ...withConvHead(student, definition, refuse), model };
+};
+
+/** Its last convolution is a stage of its own, and between pooling and classifier is another, so that it has no place for a head. At other widths timm rounds the expanded channels in another way. */
+const mobilenetV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { variant, blocks }, refuse) => {
+  if (widthMultiplier !== 1) throw refuse(`${architecture} at width 1`);
+  const last = `blocks.${blocks.length}.0`;
+  return { model: `mobilenetv3_${variant}_100`, modules: mobileModules(mobileLayers(graph), blocks, [`${last}.conv`, `${last}.bn1`]), eps, options: ofMobile };
+};
+
+export const timm: FamilyNamings = { resnet, mobilenet_v2: mobilenetV2, mobilenet_v3: mobilenetV3, efficientnet: withConvHead };
+
+/** @param last names of the last convolution and its norm */
+function mobileModules(layers: readonly StudentLayer[], blocks: readonly number[], last: readonly [conv: string, norm: string]): Map<string, string> {
+  const stages = stagesOf(blocks);
   const modules = new Map<string, string>();
   for (const layer of layers) {
     const [conv, norm] = layer.role === 'stem' ? ['conv_stem', 'bn1'] : layer.role === 'last' ? last : inBlock(layer, layers, stages);
     modules.set(layer.conv, conv!);
     if (layer.norm !== undefined) modules.set(layer.norm, norm!);
   }
-  if (!isV3) for (const part of ['0', '2']) modules.set(`head.${part}`, `classifier.${part}`); // MobileNetV3 has a convolution between pooling and classifier
-  return { model, modules, eps: 1e-5 };
-}
-
-/** MobileNetV3's last convolution is a stage of its own. */
-function lastOfV3(stage: number): readonly [string, string] {
-  return [`blocks.${stage + 1}.0.conv`, `blocks.${stage + 1}.0.bn1`];
+  return modules;
 }
 
 const expanding: Readonly<Partial<Record<LayerRole, readonly [conv: string, norm: string]>>> = {
