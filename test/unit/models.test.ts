@@ -5,7 +5,7 @@ import { LgdError } from '../../lib/errors.js';
 import { countParameters, GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
 import { studentGraph } from '../../lib/models/student.js';
-import { listStudents } from '../../lib/models/students/registry.js';
+import { findStudent, listStudents } from '../../lib/models/students/registry.js';
 import { modifiedResNet } from '../../lib/models/teachers/modified_resnet.js';
 import { checkWeights } from '../../lib/models/weights.js';
 
@@ -15,8 +15,20 @@ interface Row {
   parameters: number;
   /** SHA-256 of the sorted lines `name:sizes` of torchvision's state dict. */
   tensors: string;
+  /** eps and momentum. */
+  norms: [eps: number, momentum: number][];
+  /** Probabilities, in order. */
+  dropout: number[];
+  stochasticDepth: number[];
+  /** Start values of each parameter of the classifier, for 100 classes. */
+  classifier: Record<string, [std: number, withinStd: number]>;
 }
 const rows = JSON.parse(readFileSync(new URL('../fixtures/torchvision-students.json', import.meta.url), 'utf8')) as Row[];
+
+function moments(values: Float32Array): { mean: number; std: number } {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return { mean, std: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
+}
 
 function refusal(call: () => unknown): LgdError {
   try {
@@ -40,6 +52,29 @@ describe('students', () => {
     expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
   });
 
+  it.each(rows)('$name at width $widthMultiplier drops and norms as torchvision does', ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
+    const { nodes } = studentGraph(name, { outputs: 100, widthMultiplier });
+    const attributesOf = (op: string) => nodes.filter((node) => node.op === op).map(({ attributes }) => attributes!);
+    const used = attributesOf('batchNorm').map(({ eps, momentum }) => JSON.stringify([eps, momentum]));
+    expect([...new Set(used)].map((text) => JSON.parse(text) as unknown)).toEqual(norms);
+    expect(attributesOf('dropout').map(({ p }) => p)).toEqual(dropout);
+    if (dropout.length > 0) expect(nodes[nodes.at(-1)!.inputs[0]! - 1]!.op).toBe('dropout');
+    expect(attributesOf('stochasticDepth').map(({ p }) => Number(Number(p).toFixed(6)))).toEqual(stochasticDepth);
+  });
+
+  it.each(rows)('$name at width $widthMultiplier starts its classifier as torchvision does', ({ name, widthMultiplier, classifier }) => {
+    const graph = studentGraph(name, { outputs: 100, widthMultiplier });
+    const parameters = graph.parameters.filter((parameter) => parameter.name.startsWith(`${findStudent(name).classifier}.`));
+    expect(parameters.map((parameter) => parameter.name)).toEqual(Object.keys(classifier));
+    for (const [parameter, { data }] of Object.entries(initialWeights({ ...graph, parameters }, 4))) {
+      const [std, withinStd] = classifier[parameter]!;
+      const tolerance = 4 / Math.sqrt(data.length); // both sides are samples
+      expect(Math.abs(moments(data).std - std), `std of ${parameter}`).toBeLessThanOrEqual(tolerance * std);
+      // what tells a uniform distribution (0.577) from a normal one (0.683)
+      expect(Math.abs(data.filter((value) => Math.abs(value) <= std).length / data.length - withinStd), `spread of ${parameter}`).toBeLessThanOrEqual(tolerance);
+    }
+  });
+
   it.each([['resnet18', 512], ['resnet34', 512], ['resnet50', 2048], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
     '%s takes the projection head on its %i pooled features', (name, pooled) => {
       const { parameters } = studentGraph(name, { embeddingSize: 40 });
@@ -50,11 +85,7 @@ describe('students', () => {
       expect(parameters.some((parameter) => parameter.name.startsWith('classifier') || parameter.name.startsWith('fc.'))).toBe(false);
     });
 
-  it('scale stochastic depth over the blocks', () => {
-    const drops = studentGraph('efficientnet_b0', { outputs: 10 }).nodes.filter((node) => node.op === 'stochasticDepth');
-    // 16 blocks; the last one with a residual is the 15th
-    expect(drops.at(-1)!.attributes!['p']).toBeCloseTo((0.2 * 14) / 16);
-    expect(drops[0]!.attributes!['p']).toBeCloseTo((0.2 * 2) / 16);
+  it('drop nothing where that is asked for', () => {
     const still = studentGraph('efficientnet_b0', { outputs: 10, dropping: false });
     expect(still.nodes.some((node) => node.op === 'stochasticDepth' || node.op === 'dropout')).toBe(false);
   });
@@ -96,10 +127,6 @@ describe('wrong options', () => {
 describe('start values', () => {
   const graph = studentGraph('mobilenet_v2', { outputs: 100 });
   const weights = initialWeights(graph, 3);
-  const moments = (values: Float32Array) => {
-    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-    return { mean, std: Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length) };
-  };
 
   it('have the distributions of torchvision', () => {
     const conv = moments(weights['features.18.0.weight']!.data); // [1280,320,1,1]: normal, std sqrt(2 / fan out)
