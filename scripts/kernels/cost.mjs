@@ -70,7 +70,8 @@ export function countLaunches(addon, ptx, { student, resolution, batch, fusion =
   }
 }
 
-function sumByName(launches) {
+/** What countLaunches gives, a row a kernel. @returns {Cost[]} */
+export function sumByName(launches) {
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
   const rows = new Map();
   for (const { symbol, read, written, filled, written_back: back, slots, instructions, lines, code, places } of launches) {
