@@ -4,6 +4,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { withoutMark } from './byte-order-mark.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
@@ -378,7 +379,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
     throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', mend: 'Check its permissions', cause });
   }
   try {
-    return JSON.parse(content.replace(/^\uFEFF/u, '')) as unknown;
+    return JSON.parse(withoutMark(content)) as unknown;
   } catch (cause) {
     throw new LgdError('BAD_CONFIG', `${path} is not JSON: ${(cause as Error).message}.`, { option: 'config', mend: 'Correct the file', cause });
   }
