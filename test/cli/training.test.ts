@@ -191,6 +191,7 @@ test('bench measures training, inference and the semantic loss', async () => {
     expect(p20 > 0 && p20 <= p50 && p50 <= p80).toBe(true);
     expect(imagesPerSecond).toBeCloseTo(4000 / p50, 6);
   }
+  for (const option of ['categories', 'dimension']) expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(`${option}: this number does not fit. Found: 1000000000000.`);
 });
 
 describe('a run that is a process', () => {
