@@ -1,4 +1,4 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { mkdir, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { systemErrorCode, writeError } from './errors.js';
 
@@ -25,6 +25,11 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
     if (await isFolder(path)) return;
     throw writeError(path, cause);
   }
+}
+
+/** Removes folders that {@link makeFolder} made, as far as nothing is in them. */
+export async function removeMade(made: readonly string[]): Promise<void> {
+  for (const folder of made.toReversed()) await rmdir(folder).catch(() => undefined);
 }
 
 async function isFolder(path: string): Promise<boolean> {

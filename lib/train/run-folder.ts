@@ -1,10 +1,10 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readFile, readdir, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
-import { makeFolder } from '../make-folder.js';
+import { makeFolder, removeMade } from '../make-folder.js';
 import { takeLock, tellHolder } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { uniqueMark } from '../temporary-name.js';
@@ -31,9 +31,7 @@ const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metr
  */
 export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<() => Promise<void>> {
   const made: string[] = [];
-  const removeEmpty = async () => {
-    for (const folder of made.splice(0).reverse()) await rmdir(folder).catch(() => undefined); // something is in it
-  };
+  const removeEmpty = () => removeMade(made);
   const probe = join(path, `.probe-${uniqueMark()}`);
   try {
     await makeFolder(path, made);
