@@ -1,5 +1,5 @@
 /** Trains and evaluates detectors. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -9,6 +9,7 @@ import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
 import { drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
+import { checkDecode } from './detection-decode.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
 import { checkListed } from './listed-files.js';
@@ -50,6 +51,7 @@ const trainingOptions = { student: 'needed', output: 'needed', config: 'needed',
  */
 export async function* trainDetection(options: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
   checkOptions(options, 'trainDetection()', trainingOptions);
+  checkText(options.output, 'output', 'a folder to write to');
   const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
@@ -135,7 +137,7 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
 
 const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;
 
-/** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, ABORTED */
+/** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, NON_FINITE, ABORTED */
 async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
   const { set } = boxes;
   const found: Detection[][] = [];
@@ -161,10 +163,11 @@ const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions }
 
 /**
  * Scores a trained detector on images with boxes, as COCO does.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateDetection(given: DetectionEvaluationOptions): Promise<DetectionScore> {
   checkOptions(given, 'evaluateDetection()', evaluationOptions);
+  checkDecode(given);
   const { model, config: input, ...options } = given;
   const config: Config = parseConfig(input);
   const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;

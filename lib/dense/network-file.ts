@@ -1,6 +1,7 @@
 /** A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to build the graph again. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
@@ -42,9 +43,10 @@ export async function writeDense(file: string, info: DenseInfo, weights: WeightR
 /**
  * Reads a dense network.
  * @param path the file, or the folder that training wrote
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
  */
 export async function readDense(path: string, task: DenseTask): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
+  checkText(path, 'model', 'the folder that training wrote, or a file');
   const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
   const file = isFolder ? join(path, denseFile) : path;
   const { tensors, metadata } = await readSafetensors(file);

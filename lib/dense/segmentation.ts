@@ -1,5 +1,5 @@
 /** Trains and evaluates segmentation networks. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
@@ -11,7 +11,7 @@ import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
 import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
-import { lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
+import { checkLook, lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
 
@@ -48,6 +48,7 @@ interface Sets {
  */
 export async function* trainSegmentation(options: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
   checkOptions(options, 'trainSegmentation()', trainingOptions);
+  checkText(options.output, 'output', 'a folder to write to');
   const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
@@ -123,7 +124,7 @@ export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
 
 export const scoreOptions = { ...lookOptions, onProgress: 'optional' } satisfies OptionTable<ScoreOptions>;
 
-/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, ABORTED */
+/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, NON_FINITE, ABORTED */
 export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { onProgress, ...options }: ScoreOptions = {}): Promise<SegmentationScore> {
   const confusion = new ConfusionCounts(set.names);
   const total = set.pairs.length;
@@ -153,10 +154,11 @@ const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions }
 
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateSegmentation(given: SegmentationEvaluationOptions): Promise<SegmentationScore> {
   checkOptions(given, 'evaluateSegmentation()', evaluationOptions);
+  checkLook(given);
   const { model, config: input, ...options } = given;
   const config = parseConfig(input);
   const { info } = await readDense(model, 'segmentation');
@@ -166,7 +168,7 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
   }
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using segmenter = await Segmenter.load(model, { device, precision: precisionOf(config) });
-  return await scoreSegmenter(segmenter, set, { inference: config.dense.inference, ...options });
+  return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? config.dense.inference });
 }
 
 /** The images with masks that a configuration evaluates on. @throws LgdError BAD_CONFIG, and as openMaskFolder */
