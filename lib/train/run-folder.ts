@@ -2,6 +2,7 @@
 import { lstat, readFile, readdir, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
+import { denseFiles } from '../dense/network-file.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
@@ -101,6 +102,7 @@ export async function lockRunFolder(path: string): Promise<() => Promise<void>> 
 /** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
 export async function clearRunFolder(path: string): Promise<void> {
   const names = await readdir(path).catch(() => []);
+  for (const file of await denseFiles(path)) await rm(file, { force: true });
   for (const name of names.filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
 }
 
