@@ -1,5 +1,5 @@
 /** What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any more, and with the best network. */
-import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
@@ -10,10 +10,13 @@ import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segment
 import { readStart } from '../../lib/dense/start.js';
 import { trainDense, type DenseEvent } from '../../lib/dense/training.js';
 import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
+import { compareRuns } from '../../lib/report/compare.js';
+import { writeReport } from '../../lib/report/report.js';
 import { lockRunFolder, RunFolder } from '../../lib/train/run-folder.js';
+import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { annotateScenes, drawScenes, untrainedStudent } from './segmentation-fixture.js';
+import { annotateScenes, drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
 
 const folder = temporaryFolder();
 let student: string;
@@ -157,4 +160,33 @@ describe('the folder', () => {
     await expect(trainSegmentation({ student: output, output, config: masked() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('the student') as unknown });
     expect(await readdir(join(output, 'checkpoints', 'best'))).toEqual(['model.safetensors']);
   });
+
+  it('says what was trained on which student, and is no run of a distillation', async () => {
+    const output = join(folder, 'task');
+    await told(trainSegmentation({ student, output, config: { ...masked(), names: sceneClasses } }));
+    const config = JSON.parse(await readFile(join(output, 'config.json'), 'utf8')) as Record<string, unknown>;
+    expect(config).toMatchObject({
+      task: 'segmentation', student: { path: await realpath(student), sha256: expect.stringMatching(/^[0-9a-f]{64}$/u) as unknown, architecture: 'mobilenet_v2', widthMultiplier: 0.35 },
+      output, names: sceneClasses, seed: 0, dense: { data: scenes, head: 'lraspp', resolution: 64 },
+    });
+    for (const name of ['method', 'loss', 'data', 'evaluate']) expect(config).not.toHaveProperty(name);
+
+    const run = join(folder, 'run');
+    await mkdir(run);
+    await writeFile(join(run, 'config.json'), '{"method":"lgd"}');
+    const older = join(folder, 'older'); // its config.json is that of a distillation
+    await mkdir(older);
+    for (const name of ['model.safetensors', 'metrics.jsonl']) await copyFile(join(output, name), join(older, name));
+    await copyFile(join(run, 'config.json'), join(older, 'config.json'));
+    const { runs, remarks } = await compareRuns([run, output, older]);
+    expect(runs.map(({ path }) => path)).toEqual([run]);
+    expect(remarks).toContain(`passed over, as they are no run folders (a segmentation network or a detector was trained there): ${output}, ${older}`);
+    await expect(compareRuns([output, older])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(older) as unknown });
+    for (const path of [output, older]) {
+      await expect(writeReport({ runs: [path], models: false })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('segment evaluate') as unknown });
+      expect((await evaluateSegmentation({ model: path, config: masked() })).images).toBe(2);
+    }
+    await expect(resumeConfig(output)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Score that with lgdistill segment evaluate' });
+    expect((await readdir(output)).includes('report.html')).toBe(false);
+  }, 60_000);
 });
