@@ -7,9 +7,9 @@ type TrainingEvent<Score> =
   | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number; layout?: string }
   | { type: 'step'; step: number; loss: number }
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
-  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined };
+  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
 
-/** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the last one. */
+/** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
 export async function showTraining<Score>(terminal: Terminal, events: AsyncIterable<TrainingEvent<Score>>, { short, report }: { short: (score: Score) => string; report: (score: Score) => void }): Promise<void> {
   const progress = startProgress(terminal, 'training');
   let total = 0;
@@ -25,7 +25,10 @@ export async function showTraining<Score>(terminal: Terminal, events: AsyncItera
       else {
         progress.stop();
         terminal.say(`done: ${event.step} steps in ${formatDuration(event.seconds)}; ${event.folder}`);
-        if (event.score !== undefined) report(event.score);
+        if (event.score !== undefined) {
+          terminal.say(`best ${short(event.score)} at step ${event.bestStep}:\n`);
+          report(event.score);
+        }
       }
     }
   } finally {

@@ -115,10 +115,12 @@ function byLabel<Row extends { label: number }>(rows: readonly Row[]): Map<numbe
 /**
  * Scores detections.
  * @param found of each image of `set`, in its order
- * @throws LgdError BAD_SHAPE (not a list for each image), ABORTED
+ * @throws LgdError BAD_SHAPE (not a list for each image), NON_FINITE (a score or a box), ABORTED
  */
 export async function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[], signal?: AbortSignal): Promise<DetectionScore> {
   if (found.length !== set.images.length) throw new LgdError('BAD_SHAPE', `${found.length} lists of detections are not one for each of ${set.images.length} images.`, { option: 'found', mend: 'Give an empty list for an image without detections' });
+  const broken = found.findIndex((detections) => !detections.every(({ score, box }) => Number.isFinite(score) && box.every(Number.isFinite)));
+  if (broken !== -1) throw new LgdError('NON_FINITE', `a detection in image ${set.images[broken]!.id} has a score or a box that is not finite.`, { option: 'found', mend: 'Leave it out, or look for where it comes from' }); // sorting by NaN sorts nothing
   const images = set.images.map(({ annotations }, i) => ({ wanted: byLabel(annotations), found: byLabel([...found[i]!].sort((a, b) => b.score - a.score)) }));
   /** [overlap] of a class at one size; null where no annotation of the class is of that size. */
   const precisions = (label: number, size: Size): number[] | null => {

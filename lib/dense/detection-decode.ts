@@ -1,13 +1,14 @@
 /** From what a detector says of each location to boxes: the likely ones, and of those that overlap the best. */
 import type { OptionTable } from '../arguments.js';
+import { LgdError } from '../errors.js';
 import { detectionStrides } from '../models/heads/detection.js';
 import type { Detection } from './average-precision.js';
 import { levelSides } from './detection-targets.js';
 
 export interface DecodeOptions {
-  /** Scores below it are dropped; default 0.05. */
+  /** Scores below it are dropped, 0 to 1; default 0.05. */
   leastScore?: number;
-  /** Boxes of a class that overlap a better one by more (IoU) are dropped; default 0.6. */
+  /** Boxes of a class that overlap a better one by more (IoU, 0 to 1) are dropped; default 0.6. */
   overlap?: number;
   /** Boxes of an image at most; default 100. */
   most?: number;
@@ -15,27 +16,47 @@ export interface DecodeOptions {
 
 export const decodeOptions = { leastScore: 'optional', overlap: 'optional', most: 'optional' } satisfies OptionTable<DecodeOptions>;
 
+/** @throws LgdError BAD_OPTION */
+export function checkDecode({ leastScore, overlap, most }: DecodeOptions): void {
+  for (const [option, found] of Object.entries({ leastScore, overlap })) {
+    if (found === undefined || (typeof found === 'number' && found >= 0 && found <= 1)) continue;
+    throw new LgdError('BAD_OPTION', 'not a share.', { option, found, allowed: 'a number from 0 to 1' });
+  }
+  if (most === undefined || (Number.isSafeInteger(most) && most >= 1)) return;
+  throw new LgdError('BAD_OPTION', 'not a number of boxes.', { option: 'most', found: most, allowed: 'a whole number from 1' });
+}
+
 const mostOfLevel = 1000;
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 
+/** What the output tells of. */
+interface DecodedInput {
+  resolution: number;
+  width: number;
+  height: number;
+  classes: number;
+}
+
 /**
- * Boxes of one image, in pixels of the network's input, the likeliest first. The score is the geometric mean of class probability and centre-ness.
+ * Boxes of one image, in pixels of the network's input, the likeliest first; what of a box lies beside the image is cut off. The score is the geometric mean of class probability and centre-ness.
  * @param output of a batch of one: level by level class scores [h,w,K], then log distances and centre-ness [h,w,5]
+ * @param input its side, and how much of it the image covers, from the upper left corner
  */
-export function decodeDetections(output: Float32Array, { resolution, classes }: { resolution: number; classes: number }, { leastScore = 0.05, overlap = 0.6, most = 100 }: DecodeOptions = {}): Detection[] {
+export function decodeDetections(output: Float32Array, input: DecodedInput, { leastScore = 0.05, overlap = 0.6, most = 100 }: DecodeOptions = {}): Detection[] {
   const found: Detection[] = [];
   let at = 0;
-  levelSides(resolution).forEach((side, level) => {
+  const { classes } = input;
+  levelSides(input.resolution).forEach((side, level) => {
     const boxesAt = at + side * side * classes;
-    found.push(...decodeLevel(output.subarray(at, boxesAt), output.subarray(boxesAt, boxesAt + 5 * side * side), { side, stride: detectionStrides[level]!, classes, leastScore, resolution }));
+    found.push(...decodeLevel(output.subarray(at, boxesAt), output.subarray(boxesAt, boxesAt + 5 * side * side), { ...input, side, stride: detectionStrides[level]!, leastScore }));
     at = boxesAt + 5 * side * side;
   });
   return suppress(found, overlap).slice(0, most);
 }
 
-function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, classes, leastScore, resolution }: { side: number; stride: number; classes: number; leastScore: number; resolution: number }): Detection[] {
+function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, classes, leastScore, width, height }: DecodedInput & { side: number; stride: number; leastScore: number }): Detection[] {
   const found: Detection[] = [];
-  const clamp = (value: number) => Math.min(Math.max(value, 0), resolution);
+  const clamp = (value: number, most: number) => Math.min(Math.max(value, 0), most);
   for (let location = 0; location < side * side; location++) {
     const centre = sigmoid(boxes[5 * location + 4]!);
     const leastProbability = leastScore ** 2 / centre;
@@ -46,7 +67,7 @@ function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, 
       const score = Math.sqrt(sigmoid(scores[location * classes + label]!) * centre);
       const [x, y] = [((location % side) + 0.5) * stride, (Math.floor(location / side) + 0.5) * stride];
       const distance = (i: number) => stride * Math.exp(Math.min(boxes[5 * location + i]!, 10));
-      const [x0, y0, x1, y1] = [clamp(x - distance(0)), clamp(y - distance(1)), clamp(x + distance(2)), clamp(y + distance(3))];
+      const [x0, y0, x1, y1] = [clamp(x - distance(0), width), clamp(y - distance(1), height), clamp(x + distance(2), width), clamp(y + distance(3), height)];
       if (x1 > x0 && y1 > y0) found.push({ label, score, box: [x0, y0, x1 - x0, y1 - y0] });
     }
   }

@@ -1,18 +1,19 @@
 /** Trains and evaluates detectors. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
-import { readStudent } from '../train/student-file.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
 import { drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
+import { checkDecode } from './detection-decode.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
 import { checkListed } from './listed-files.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
+import { readStart } from './start.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
 
@@ -29,7 +30,8 @@ export type DetectionEvent =
   /** Every `log.everySteps` steps. */
   | { type: 'step'; step: number; loss: number; losses: DetectionLosses; learningRate: number; seconds: number }
   | { type: 'evaluation'; step: number; score: DetectionScore; best: boolean }
-  | { type: 'done'; step: number; seconds: number; folder: string; score: DetectionScore | undefined };
+  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
+  | { type: 'done'; step: number; seconds: number; folder: string; score: DetectionScore | undefined; bestStep: number | undefined };
 
 /** What {@link trainDetection} trains, and where to. */
 export interface DetectionTraining {
@@ -45,24 +47,25 @@ export interface DetectionTraining {
 const trainingOptions = { student: 'needed', output: 'needed', config: 'needed', signal: 'optional' } satisfies OptionTable<DetectionTraining>;
 
 /**
- * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as it is stays in last.safetensors.
+ * Trains a detector on a student's backbone: focal loss, GIoU, centre-ness; SGD. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
 export async function* trainDetection(options: DetectionTraining): AsyncGenerator<DetectionEvent, void> {
   checkOptions(options, 'trainDetection()', trainingOptions);
+  checkText(options.output, 'output', 'a folder to write to');
   const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
   checkDense(dense);
-  const { info: student, weights } = await readStudent(path);
+  const student = await readStart(path);
   const train = await openBoxes(dense.data, dense.annotations, { options: { folder: 'dense.data', annotations: 'dense.annotations' }, signal });
   const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, { options: evaluationPlaces, signal });
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
-  const { architecture, widthMultiplier, mean, std } = student;
+  const { architecture, widthMultiplier, mean, std } = student.info;
   const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
   const [images, classes] = [train.set.images.length, train.set.names.length];
   yield* trainDense<BoxBatch, DetectionLosses, DetectionScore, DetectionEvent>({
-    info, graph: detectionGraph(backboneOf(info), { classes }), weights, images,
+    info, graph: detectionGraph(backboneOf(info), { classes }), student, images,
     draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
     openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
     score: evaluation && (async (state, device) => {
@@ -135,7 +138,7 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
 
 const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;
 
-/** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, ABORTED */
+/** Scores a detector. @throws LgdError BAD_IMAGE, BAD_DATASET, FILE_NOT_FOUND, NON_FINITE, ABORTED */
 async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onDetections, ...options }: DetectionScoreOptions): Promise<DetectionScore> {
   const { set } = boxes;
   const found: Detection[][] = [];
@@ -161,10 +164,11 @@ const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions }
 
 /**
  * Scores a trained detector on images with boxes, as COCO does.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (other categories than the network's), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateDetection(given: DetectionEvaluationOptions): Promise<DetectionScore> {
   checkOptions(given, 'evaluateDetection()', evaluationOptions);
+  checkDecode(given);
   const { model, config: input, ...options } = given;
   const config: Config = parseConfig(input);
   const { data, evaluationData, annotations, evaluationAnnotations } = config.dense;

@@ -8,7 +8,8 @@ import { detectionGraph } from '../models/heads/detection.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import type { Detection } from './average-precision.js';
-import { decodeDetections, decodeOptions, type DecodeOptions } from './detection-decode.js';
+import { checkBytes, checkOutput } from './checks.js';
+import { checkDecode, decodeDetections, decodeOptions, type DecodeOptions } from './detection-decode.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
 
@@ -57,10 +58,12 @@ export class Detector implements Disposable {
   /**
    * Boxes in an image, in its own pixels, the likeliest first.
    * @param bytes an image in any format that sharp reads; EXIF orientation is not applied
-   * @throws LgdError BAD_OPTION, BAD_IMAGE, DISPOSED, ABORTED
+   * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {
     checkOptions(given, 'detect()', detectOptions);
+    checkBytes(bytes);
+    checkDecode(given);
     const { path = 'the image', signal, ...options } = given;
     this.#life.check();
     throwIfAborted(signal, 'the detection');
@@ -74,12 +77,10 @@ export class Detector implements Disposable {
     this.#life.check();
     addon.writeImages(this.#images, pixels);
     this.#network.forwardTensor(this.#images);
-    const output = await addon.readTensor(this.#network.output);
+    const output = checkOutput(await addon.readTensor(this.#network.output), path);
     const [scaleX, scaleY] = [size.width / view.width, size.height / view.height];
-    return decodeDetections(output, { resolution, classes: this.names.length }, options).map(({ box: [x, y, w, h], ...rest }): Detection => {
-      const [x0, y0, x1, y1] = [x * scaleX, y * scaleY, Math.min((x + w) * scaleX, size.width), Math.min((y + h) * scaleY, size.height)];
-      return { ...rest, box: [x0, y0, Math.max(0, x1 - x0), Math.max(0, y1 - y0)] };
-    });
+    const found = decodeDetections(output, { resolution, width: view.width, height: view.height, classes: this.names.length }, options);
+    return found.map(({ box: [x, y, w, h], ...rest }): Detection => ({ ...rest, box: [x * scaleX, y * scaleY, w * scaleX, h * scaleY] }));
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */

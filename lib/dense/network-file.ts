@@ -1,17 +1,19 @@
 /** A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to build the graph again. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import { readSafetensors, writeSafetensors } from '../safetensors.js';
+import { openSafetensors, readSafetensors, writeSafetensors } from '../safetensors.js';
 import { version } from '../version.js';
 
 /** What a dense network is for. */
 export type DenseTask = 'segmentation' | 'detection';
+const tasks: readonly DenseTask[] = ['segmentation', 'detection'];
 
 /** What the file of a dense network says about it. */
 export interface DenseInfo {
@@ -30,8 +32,9 @@ export interface DenseInfo {
   step: number;
 }
 
-/** The file of a dense network in its folder. */
+/** The files of dense networks in their folder: the best, and the last. */
 export const denseFile = 'model.safetensors';
+export const lastDenseFile = 'last.safetensors';
 const format = 'lgdistill-dense';
 
 /** @throws LgdError NOT_WRITABLE */
@@ -39,12 +42,34 @@ export async function writeDense(file: string, info: DenseInfo, weights: WeightR
   await writeSafetensors(file, Object.entries(weights), { format, version, dense: JSON.stringify(info) });
 }
 
+/** What the folder's config.json says that it was trained for; undefined for that of a distillation, and of earlier versions. */
+export function taskOf(config: unknown): DenseTask | undefined {
+  const found = (config as { task?: unknown } | null | undefined)?.task;
+  return tasks.find((task) => task === found);
+}
+
+/** Those of a folder's files that are dense networks: a student's file may have the name of one. */
+export async function denseFiles(folder: string): Promise<string[]> {
+  const files = [denseFile, lastDenseFile].map((name) => join(folder, name));
+  const found = await Promise.all(files.map(async (file) => {
+    try {
+      const { handle, metadata } = await openSafetensors(file);
+      await handle.close();
+      return metadata['format'] === format;
+    } catch {
+      return false; // not there, or nothing that this version wrote
+    }
+  }));
+  return files.filter((_, i) => found[i]);
+}
+
 /**
  * Reads a dense network.
  * @param path the file, or the folder that training wrote
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (not a network for this task)
  */
 export async function readDense(path: string, task: DenseTask): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
+  checkText(path, 'model', 'the folder that training wrote, or a file');
   const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
   const file = isFolder ? join(path, denseFile) : path;
   const { tensors, metadata } = await readSafetensors(file);

@@ -1,17 +1,17 @@
 /** Trains and evaluates segmentation networks. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
-import { readStudent } from '../train/student-file.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
 import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
-import { lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
+import { checkLook, lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
+import { readStart } from './start.js';
 import { checkDense, precisionOf } from './trainer.js';
 import { trainDense, type DenseLoss } from './training.js';
 
@@ -21,7 +21,8 @@ export type SegmentationEvent =
   /** Every `log.everySteps` steps: mean loss over the pixels that count. */
   | { type: 'step'; step: number; loss: number; learningRate: number; seconds: number }
   | { type: 'evaluation'; step: number; score: SegmentationScore; best: boolean }
-  | { type: 'done'; step: number; seconds: number; folder: string; score: SegmentationScore | undefined };
+  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
+  | { type: 'done'; step: number; seconds: number; folder: string; score: SegmentationScore | undefined; bestStep: number | undefined };
 
 /** What {@link trainSegmentation} trains, and where to. */
 export interface SegmentationTraining {
@@ -43,23 +44,24 @@ interface Sets {
 }
 
 /**
- * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. Whatever ends it early, the network as it is stays in last.safetensors.
+ * Trains a segmentation network on a student's backbone: cross entropy over the pixels, SGD. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG, BAD_OPTION, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the device
  */
 export async function* trainSegmentation(options: SegmentationTraining): AsyncGenerator<SegmentationEvent, void> {
   checkOptions(options, 'trainSegmentation()', trainingOptions);
+  checkText(options.output, 'output', 'a folder to write to');
   const { student: path, output, config: input, signal } = options;
   const config = parseConfig(input);
   const { dense, seed } = config;
   checkDense(dense);
-  const { info: student, weights } = await readStudent(path);
+  const student = await readStart(path);
   const { train, evaluation } = await openSets(config, signal);
-  const { architecture, widthMultiplier, mean, std } = student;
+  const { architecture, widthMultiplier, mean, std } = student.info;
   const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: dense.head, outputStride: dense.outputStride, resolution: dense.resolution, mean, std, names: train.names };
   const { graph } = segmentationGraph(backboneOf(info), { ...info, classes: train.names.length, enlarge: true });
   const images = train.pairs.length;
   yield* trainDense<MaskBatch, number, SegmentationScore, SegmentationEvent>({
-    info, graph, weights, images,
+    info, graph, student, images,
     draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
     openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
     score: evaluation && (async (state, device) => {
@@ -123,7 +125,7 @@ export interface ScoreOptions extends Omit<SegmentOptions, 'path'> {
 
 export const scoreOptions = { ...lookOptions, onProgress: 'optional' } satisfies OptionTable<ScoreOptions>;
 
-/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, ABORTED */
+/** Scores a segmenter on images with masks, at the size of each image. @throws LgdError BAD_IMAGE, BAD_DATASET, NON_FINITE, ABORTED */
 export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { onProgress, ...options }: ScoreOptions = {}): Promise<SegmentationScore> {
   const confusion = new ConfusionCounts(set.names);
   const total = set.pairs.length;
@@ -153,10 +155,11 @@ const evaluationOptions = { model: 'needed', config: 'needed', ...scoreOptions }
 
 /**
  * Scores a trained network on images with masks.
- * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, ABORTED, and those of the device
+ * @throws LgdError BAD_OPTION, CLASS_MISMATCH (the folder has other classes than the network), BAD_CONFIG, FILE_NOT_FOUND, BAD_DATASET, BAD_IMAGE, BAD_MODEL, NON_FINITE, ABORTED, and those of the device
  */
 export async function evaluateSegmentation(given: SegmentationEvaluationOptions): Promise<SegmentationScore> {
   checkOptions(given, 'evaluateSegmentation()', evaluationOptions);
+  checkLook(given);
   const { model, config: input, ...options } = given;
   const config = parseConfig(input);
   const { info } = await readDense(model, 'segmentation');
@@ -166,7 +169,7 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
   }
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   using segmenter = await Segmenter.load(model, { device, precision: precisionOf(config) });
-  return await scoreSegmenter(segmenter, set, { inference: config.dense.inference, ...options });
+  return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? config.dense.inference });
 }
 
 /** The images with masks that a configuration evaluates on. @throws LgdError BAD_CONFIG, and as openMaskFolder */

@@ -1,5 +1,5 @@
 /** Segmentation of images of any size: by a trained network, or without training by the text bank. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -13,9 +13,11 @@ import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import type { StudentInfo } from '../train/student-file.js';
 import { nextTurn } from '../turn.js';
+import { checkBytes, checkOutput } from './checks.js';
 import { labelMap, slidingParts, type ScoredWindow } from './label-map.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { decodePart, imageSize, putPixels, wholeView, type Rectangle } from './pixels.js';
+import { checkInput } from './trainer.js';
 
 /** How an image is looked at. */
 export interface SegmentOptions {
@@ -29,6 +31,12 @@ export interface SegmentOptions {
 /** Those of them that are not about one image alone. */
 export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<Omit<SegmentOptions, 'path'>>;
 const segmentOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<SegmentOptions>;
+/** @throws LgdError BAD_OPTION for a way to look that there is not, which would be taken for another */
+export function checkLook({ inference }: Pick<SegmentOptions, 'inference'>): void {
+  if (inference === undefined || inference === 'whole' || inference === 'sliding') return;
+  throw new LgdError('BAD_OPTION', 'there is no such inference.', { option: 'inference', found: inference, allowed: 'whole, sliding' });
+}
+
 const placeOptions = { device: 'needed', precision: 'optional' } satisfies OptionTable<Parameters<typeof Segmenter.load>[1]>;
 
 /** The class of each pixel. */
@@ -91,6 +99,9 @@ export class Segmenter implements Disposable {
   static zeroShot(student: { graph: GraphSpec; weights: Readonly<WeightRecord>; info: Pick<StudentInfo, 'mean' | 'std' | 'embeddingSize'> }, bank: TextualSemanticsBank, options: { device: Device; outputStride: number; resolution: number; precision?: Precision }): Segmenter {
     checkOptions(options, 'Segmenter.zeroShot()', { ...placeOptions, outputStride: 'needed', resolution: 'needed' });
     const { device, outputStride, resolution, precision } = options;
+    checkGiven(student, 'Segmenter.zeroShot()', 'graph, weights, info');
+    checkArgument('tsb', bank, 'bank');
+    checkInput({ outputStride, resolution });
     const { mean, std, embeddingSize } = student.info;
     if (bank.embeddingSize !== embeddingSize) throw new LgdError('BAD_SHAPE', `the bank's embeddings have ${bank.embeddingSize} values, the student's ${embeddingSize}.`, { option: 'bank', mend: 'Give the bank that the student was trained with' });
     const graph = denseProjectionGraph(student.graph, outputStride);
@@ -99,10 +110,12 @@ export class Segmenter implements Disposable {
 
   /**
    * @param bytes an image in any format that sharp reads
-   * @throws LgdError BAD_OPTION, BAD_IMAGE, DISPOSED, ABORTED
+   * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {
     checkOptions(options, 'segment()', segmentOptions);
+    checkBytes(bytes);
+    checkLook(options);
     const { inference = 'whole', path = 'the image', signal } = options;
     this.#life.check();
     const size = await imageSize(bytes, path);
@@ -125,7 +138,7 @@ export class Segmenter implements Disposable {
     this.#life.check();
     addon.writeImages(this.#images, pixels);
     this.#network.forwardTensor(this.#images);
-    const output = await addon.readTensor(this.#network.output);
+    const output = checkOutput(await addon.readTensor(this.#network.output), path);
     const [rows, columns] = this.#network.info.outputs[0]! as [number, number];
     const scores = bank === undefined ? output : await similarities(output, bank, this.names.length, signal);
     return { part, scaleX: width / part.width, scaleY: height / part.height, stride: resolution / rows, rows, columns, scores };

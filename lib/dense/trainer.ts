@@ -28,11 +28,17 @@ export function denseSteps({ epochs, maxSteps, batchSize }: DenseConfig, images:
   return { steps: maxSteps ?? epochs * perEpoch, perEpoch };
 }
 
-/** @throws LgdError BAD_OPTION unless the input's side and the output stride fit each other */
-export function checkDense({ resolution, outputStride, scaleMin, scaleMax }: DenseConfig): void {
-  if (resolution % 32 !== 0) throw new LgdError('BAD_OPTION', 'the input must be a whole number of positions wide.', { option: 'dense.resolution', found: resolution, allowed: 'a multiple of 32', mend: `Take ${32 * Math.max(1, Math.round(resolution / 32))}` });
-  if (![8, 16, 32].includes(outputStride)) throw new LgdError('BAD_OPTION', 'no such output stride.', { option: 'dense.outputStride', found: outputStride, allowed: '8, 16 or 32' });
+/** @throws LgdError BAD_OPTION unless the input's side and the output stride fit each other, and the scales */
+export function checkDense(dense: DenseConfig): void {
+  checkInput(dense, 'dense.');
+  const { scaleMin, scaleMax } = dense;
   if (scaleMin > scaleMax) throw new LgdError('BAD_CONFIG', 'is greater than dense.scaleMax.', { option: 'dense.scaleMin', found: scaleMin, allowed: `a number to ${scaleMax}`, mend: 'Lower dense.scaleMin or raise dense.scaleMax' });
+}
+
+/** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
+export function checkInput({ resolution, outputStride }: Pick<DenseConfig, 'resolution' | 'outputStride'>, group = ''): void {
+  if (!(resolution > 0 && resolution % 32 === 0)) throw new LgdError('BAD_OPTION', 'the input must be a whole number of positions wide.', { option: `${group}resolution`, found: resolution, allowed: 'a multiple of 32', mend: `Take ${32 * Math.max(1, Math.round(resolution / 32) || 1)}` });
+  if (![8, 16, 32].includes(outputStride)) throw new LgdError('BAD_OPTION', 'no such output stride.', { option: `${group}outputStride`, found: outputStride, allowed: '8, 16 or 32' });
 }
 
 /** `train.precision` as a compiled network takes it. */

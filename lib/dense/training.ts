@@ -8,14 +8,14 @@ import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import { DenseFolder } from './folder.js';
 import type { DenseInfo } from './network-file.js';
+import type { StartStudent } from './start.js';
 import { DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
 
 /** What is trained: `Losses` are told of a step, `Score` of an evaluation, both in an `Event`. */
 export interface DenseTask<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object> {
   info: Omit<DenseInfo, 'step'>;
   graph: GraphSpec;
-  /** The student's. */
-  weights: Readonly<WeightRecord>;
+  student: StartStudent;
   /** Images to train on. */
   images: number;
   /** The views of these images. @param first number of the first view, which keys its draws */
@@ -41,29 +41,35 @@ export type DenseEvent<Losses, Score> =
   | { type: 'start'; totalSteps: number }
   | { type: 'step'; step: number; losses: Losses; learningRate: number; seconds: number }
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
-  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined };
+  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
+
+/** What draws the batches, one step after the other. */
+function drawing<Batch extends { pixels: Float32Array }>(task: Pick<DenseTask<Batch, unknown, unknown, object>, 'images' | 'draw'>, { dense: { batchSize }, seed }: Config): (step: number) => Promise<Batch> {
+  const sampler = new ShuffledSampler({ count: task.images, batchSize, seed });
+  return (step) => {
+    const batch = task.draw(sampler.next().indices, step * batchSize);
+    batch.catch(() => undefined); // reported when its turn comes
+    return batch;
+  };
+}
 
 /**
- * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors.
- * @throws LgdError BAD_CONFIG, BAD_DATASET, NOT_WRITABLE, ABORTED, and those of the task and the device
+ * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
+ * An earlier run in the folder stays until there is a first batch.
+ * @throws LgdError BAD_CONFIG, BAD_DATASET, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
 export async function* trainDense<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object>(
   task: DenseTask<Batch, Losses, Score, Event>, output: string, config: Config, signal: AbortSignal | undefined,
 ): AsyncGenerator<Event, void> {
   const { dense, seed, log } = config;
-  const { info, graph, images } = task;
-  const { steps, perEpoch } = denseSteps(dense, images);
-  const folder = await DenseFolder.open(output, config);
+  const { info, graph, student } = task;
+  const { steps, perEpoch } = denseSteps(dense, task.images);
+  await using folder = await DenseFolder.open(output, { overwrite: config.overwrite, student: student.file });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, startWeights(graph, task.weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
+  using trainer = new DenseTrainer(device, graph, startWeights(graph, student.weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
   using loss = task.openLoss(device);
   yield task.tell({ type: 'start', totalSteps: steps });
-  const sampler = new ShuffledSampler({ count: images, batchSize: dense.batchSize, seed });
-  const draw = (step: number) => {
-    const batch = task.draw(sampler.next().indices, step * dense.batchSize);
-    batch.catch(() => undefined); // reported when its turn comes
-    return batch;
-  };
+  const draw = drawing(task, config);
   const begun = performance.now();
   const seconds = () => (performance.now() - begun) / 1000;
   const logged = async (event: DenseEvent<Losses, Score>): Promise<Event> => {
@@ -72,9 +78,16 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     return told;
   };
   let step = 0;
-  let saved = 0;
-  let score: Score | undefined;
+  let best: { step: number; score: Score } | undefined;
+  const keep = async (): Promise<WeightRecord> => {
+    const state = await trainer.network.state();
+    await folder.save({ ...info, step }, state);
+    return state;
+  };
   let ahead = draw(0);
+  await ahead;
+  throwIfAborted(signal, 'the training');
+  await folder.begin(info.task, student, config);
   try {
     while (step < steps) {
       throwIfAborted(signal, 'the training');
@@ -83,26 +96,26 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const learningRate = denseRate(step, steps, dense.learningRate);
       trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
       step++;
-      if (step % log.everySteps === 0 || step === steps) yield await logged({ type: 'step', step, losses: await loss.read(batch, step), learningRate, seconds: seconds() });
-      else await device.synchronize();
       const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
+      const isTold = step === steps || step % log.everySteps === 0;
+      if (!isDue && !isTold) {
+        await device.synchronize();
+        continue;
+      }
+      const losses = await loss.read(batch, step); // also where nobody is told: a network that diverged is neither scored nor kept
+      if (isTold) yield await logged({ type: 'step', step, losses, learningRate, seconds: seconds() });
       if (!isDue) continue;
-      const state = await trainer.network.state();
-      await folder.save({ ...info, step }, state);
-      saved = step;
+      const state = await keep();
       if (task.score === undefined) continue;
-      score = await task.score(state, device);
-      const best = await folder.rank({ ...info, step }, state, task.rank(score));
-      yield await logged({ type: 'evaluation', step, score, best });
+      const score = await task.score(state, device);
+      const isBest = await folder.rank({ ...info, step }, state, task.rank(score));
+      if (isBest) best = { step, score };
+      yield await logged({ type: 'evaluation', step, score, best: isBest });
     }
   } catch (error) {
-    if (step > saved && !isOfTheNumbers(error)) {
-      const isAborted = error instanceof LgdError && error.code === 'ABORTED';
-      await trainer.network.state().then((state) => folder.save({ ...info, step }, state)).catch((fault: unknown) => {
-        if (isAborted) throw fault;
-      });
-    }
+    const isAborted = error instanceof LgdError && error.code === 'ABORTED';
+    if (step > folder.savedStep && !isOfTheNumbers(error)) await keep().catch((fault: unknown) => { if (isAborted) throw fault; });
     throw error;
   }
-  yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score });
+  yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step });
 }

@@ -8,7 +8,7 @@ import { BankSource } from '../train/bank-source.js';
 import { readStudent } from '../train/student-file.js';
 import type { SegmentationScore } from './intersection.js';
 import { openEvaluation, scoreOptions, scoreSegmenter, type ScoreOptions } from './segmentation.js';
-import { Segmenter } from './segmenter.js';
+import { checkLook, Segmenter } from './segmenter.js';
 import { checkDense, precisionOf } from './trainer.js';
 
 /** What {@link evaluateZeroShotSegmentation} evaluates. */
@@ -27,6 +27,7 @@ const zeroShotOptions = { student: 'needed', config: 'needed', ...scoreOptions }
  */
 export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOptions): Promise<SegmentationScore> {
   checkOptions(given, 'evaluateZeroShotSegmentation()', zeroShotOptions);
+  checkLook(given);
   const { student: path, config: input, ...options } = given;
   const config = parseConfig(input);
   const { dense } = config;
@@ -40,7 +41,7 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
     const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
     const graph = studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
     using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, { device, outputStride: dense.outputStride, resolution: dense.resolution, precision: precisionOf(config) });
-    return await scoreSegmenter(segmenter, set, { inference: dense.inference, ...options });
+    return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? dense.inference });
   } finally {
     await banks.dispose();
   }

@@ -1,12 +1,13 @@
 /** What a run's folder tells without looking at models or images. */
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { countParameters, studentGraph } from '../models/index.js';
 import { runFolders } from '../train/group-folder.js';
 import { linePaths } from '../train/line-file.js';
-import { configFile, logFile, metricsFile, readRunConfig } from '../train/run-folder.js';
+import { configFile, logFile, metricsFile, notDistilled, readRunConfig } from '../train/run-folder.js';
 import { readRunLog, type RunLog } from '../train/run-log.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
 
@@ -68,11 +69,20 @@ export interface ChosenRuns {
 export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
   if (paths.length < 2) return { folders: [...paths], remarks: [] };
   const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? ''));
-  const kept = await Promise.all(paths.map(async (path) => !(await isThere(path)) || (await isThere(join(path, configFile)))));
-  const folders = paths.filter((_, i) => kept[i]);
-  const others = paths.filter((_, i) => !kept[i]);
-  if (folders.length === 0) throw new LgdError('FILE_NOT_FOUND', `none of the ${paths.length} paths is a run folder: no ${configFile} is in ${paths.slice(0, 3).join(', ')}${paths.length > 3 ? ' ...' : ''}.`, { mend: 'Check the paths; a run folder is what distill was given as output' });
-  return { folders, remarks: others.length === 0 ? [] : [`passed over, as ${others.length === 1 ? 'it is no run folder' : 'they are no run folders'} (no ${configFile}): ${others.join(', ')}`] };
+  const kinds = await Promise.all(paths.map(async (path) => {
+    if (!(await isThere(path))) return 'run';
+    if (!(await isThere(join(path, configFile)))) return 'other';
+    return (await isDenseFolder(path)) ? 'dense' : 'run';
+  }));
+  const of = (kind: 'run' | 'other' | 'dense') => paths.filter((_, i) => kinds[i] === kind);
+  const [folders, others, dense] = [of('run'), of('other'), of('dense')];
+  if (folders.length === 0) {
+    const listed = (some: string[]) => `${some.slice(0, 3).join(', ')}${some.length > 3 ? ' ...' : ''}`;
+    const reasons = [...(others.length > 0 ? [`no ${configFile} is in ${listed(others)}`] : []), ...(dense.length > 0 ? [`segmentation networks or detectors were trained into ${listed(dense)}`] : [])];
+    throw new LgdError('FILE_NOT_FOUND', `none of the ${paths.length} paths is a run folder: ${reasons.join('; ')}.`, { mend: 'Check the paths; a run folder is what distill was given as output' });
+  }
+  const passedOver = (some: string[], why: string) => (some.length === 0 ? [] : [`passed over, as ${some.length === 1 ? 'it is no run folder' : 'they are no run folders'} (${why}): ${some.join(', ')}`]);
+  return { folders, remarks: [...passedOver(others, `no ${configFile}`), ...passedOver(dense, 'a segmentation network or a detector was trained there')] };
 }
 
 /**
@@ -100,6 +110,7 @@ async function readRun(path: string): Promise<RunRecord> {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
   const config = await readRunConfig(path);
+  if (await isDenseFolder(path)) throw notDistilled(path, undefined);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   const metrics = parseMetrics(...(await readParts(path, metricsFile)));
   return {

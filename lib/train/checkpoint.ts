@@ -331,7 +331,8 @@ async function exists(path: string): Promise<boolean> {
   return stat(path).then(() => true, () => false);
 }
 
-async function hashFile(path: string): Promise<string> {
+/** SHA-256 of a file. */
+export async function hashFile(path: string): Promise<string> {
   const hash = createHash('sha256');
   const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
   const file = await open(path, 'r');

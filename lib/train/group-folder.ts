@@ -71,8 +71,8 @@ export async function clearGroup(path: string): Promise<void> {
   }
 }
 
-/** All of them are locked before the first is touched. */
-async function clearMembers(path: string): Promise<void> {
+/** The same where the folder itself is locked already. All of them are locked before the first is touched. */
+export async function clearMembers(path: string): Promise<void> {
   const folders: string[] = [];
   for (const name of await groupMembers(path)) {
     const folder = join(path, name);

@@ -2,6 +2,7 @@
 import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
+import { denseFiles, taskOf, type DenseTask } from '../dense/network-file.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
 import { makeFolder, removeMade } from '../make-folder.js';
@@ -54,15 +55,26 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
   });
 }
 
-/** The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+/** The configuration a run was started with, unchecked. @throws LgdError FILE_NOT_FOUND (also of a training of another kind), BAD_FILE */
 export async function readRunConfig(path: string): Promise<unknown> {
   const file = join(path, configFile);
+  let config: unknown;
   try {
-    return JSON.parse(await readFile(file, 'utf8')) as unknown;
+    config = JSON.parse(await readFile(file, 'utf8'));
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT' || systemErrorCode(cause) === 'ENOTDIR') throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check that it is whole, and that this user may read it', cause });
   }
+  const task = taskOf(config);
+  if (task !== undefined) throw notDistilled(path, task);
+  return config;
+}
+
+/** The error where the folder of a segmentation network or a detector is taken for a run's. */
+export function notDistilled(path: string, task: DenseTask | undefined): LgdError {
+  const command = { segmentation: 'segment', detection: 'detect' };
+  const [what, mend] = task === undefined ? ['segmentation or detection', 'segment evaluate or detect evaluate'] : [task, `${command[task]} evaluate`];
+  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${what} was trained into it.`, { mend: `Score that with lgdistill ${mend}` });
 }
 
 /** Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError BAD_FILE */
@@ -99,6 +111,7 @@ export async function lockRunFolder(path: string): Promise<() => Promise<void>> 
 /** Removes what a run left in a folder, and nothing else. A folder that is not there has nothing. */
 export async function clearRunFolder(path: string): Promise<void> {
   const names = await readdir(path).catch(() => []);
+  for (const file of await denseFiles(path)) await rm(file, { force: true });
   for (const name of names.filter(isOwn)) await rm(join(path, name), { recursive: true, force: true });
 }
 

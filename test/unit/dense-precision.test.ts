@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { BoxedImages } from '../../lib/data/coco.js';
 import { averagePrecision, type Detection } from '../../lib/dense/average-precision.js';
-import { suppress } from '../../lib/dense/detection-decode.js';
+import { decodeDetections, suppress } from '../../lib/dense/detection-decode.js';
 import { assignTargets, levelSides } from '../../lib/dense/detection-targets.js';
 import { randomNumbers } from '../fixtures/random.js';
 
@@ -94,10 +94,26 @@ describe('average precision', () => {
     expect(score.ap).toBeCloseTo(Array.from({ length: 10 }, (_, i) => recomputed(0.5 + 0.05 * i)).reduce((a, b) => a + b, 0) / 10, 9);
   });
 
-  it('refuses lists that are not one for each image, and stops when asked to', async () => {
+  it('refuses lists that are not one for each image, or whose numbers are none, and stops when asked to', async () => {
     const set = setOf([[annotation([0, 0, 50, 50])], []]);
     await expect(averagePrecision(set, [[]])).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+    for (const broken of [found([0, 0, 50, 50], NaN), found([0, NaN, 50, 50], 0.5)]) await expect(averagePrecision(set, [[], [broken]])).rejects.toMatchObject({ code: 'NON_FINITE', option: 'found' });
     await expect(averagePrecision(set, [[], []], AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
+
+describe('boxes of an output', () => {
+  it('end where the image does, and one beside it takes no place of another', () => {
+    const output = new Float32Array(levelSides(32).reduce((sum, side) => sum + 6 * side * side, 0)).fill(-20); // logits, and distances of next to nothing
+    const at = (location: number, logit: number, distances: number[]) => {
+      output[location] = logit;
+      output.set([...distances, 9], 16 + 5 * location);
+    };
+    at(3, 5, [-1, -1, -1, -1]); // of 4 x 4 locations, the last of the first row: it and its box lie beside an image 12 pixels wide
+    at(1, 3, [0, -1, 3, -1]); // to the image's edge and beyond
+    const found = decodeDetections(output, { resolution: 32, width: 12, height: 32, classes: 1 }, { most: 1 });
+    expect(found.map(({ box }) => box.map((value) => Math.round(100 * value) / 100))).toEqual([[4, 1.06, 8, 5.89]]); // 8 exp(-1) is 2.94
+    expect(decodeDetections(output, { resolution: 32, width: 32, height: 32, classes: 1 }, { most: 1 })[0]!.box[0]).toBeGreaterThan(12);
   });
 });
 

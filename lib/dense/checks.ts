@@ -1,0 +1,27 @@
+/** What is refused before or after a dense network has looked at an image. NaN loses every comparison: a network that diverged would be scored as if it had answered. */
+import { LgdError } from '../errors.js';
+import type { WeightRecord } from '../models/weights.js';
+
+/** Looks at a network in training, before it is kept. @throws LgdError NON_FINITE */
+export function checkTrained(weights: Readonly<WeightRecord>, step: number): void {
+  for (const [name, { data }] of Object.entries(weights)) {
+    if (!allFinite(data)) throw new LgdError('NON_FINITE', `the weights after step ${step} are not finite (${name}).`, { mend: 'Lower dense.learningRate' });
+  }
+}
+
+/** Looks at what a network says of an image. @throws LgdError NON_FINITE */
+export function checkOutput(output: Float32Array, path: string): Float32Array {
+  if (allFinite(output)) return output;
+  throw new LgdError('NON_FINITE', `what the network says of ${path} is not finite.`, { mend: 'Train it again with a lower learning rate; if it is right about other images, look at this one' });
+}
+
+/** A path would be opened without a word, by sharp. @throws LgdError BAD_OPTION */
+export function checkBytes(bytes: unknown): void {
+  if (bytes instanceof Uint8Array) return;
+  throw new LgdError('BAD_OPTION', 'not the bytes of an image.', { option: 'bytes', found: bytes, allowed: 'a Uint8Array', mend: 'Read the file first: await readFile(path)' });
+}
+
+function allFinite(values: Float32Array): boolean {
+  for (const value of values) if (!Number.isFinite(value)) return false;
+  return true;
+}

@@ -1,0 +1,20 @@
+/** The student that a dense network starts from. */
+import { realpath } from 'node:fs/promises';
+import type { WeightRecord } from '../models/weights.js';
+import { hashFile } from '../train/checkpoint.js';
+import { findStudentFile, readStudent, type StudentInfo } from '../train/student-file.js';
+
+export interface StartStudent {
+  /** Absolute, without the links of a run folder, which move while the run goes on. */
+  file: string;
+  /** Of the file; undefined where a run that goes on has removed it since. */
+  sha256: string | undefined;
+  info: StudentInfo;
+  weights: WeightRecord;
+}
+
+/** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL as readStudent */
+export async function readStart(path: string): Promise<StartStudent> {
+  const content = await readStudent(await realpath(await findStudentFile(path)));
+  return { ...content, sha256: await hashFile(content.file).catch(() => undefined) };
+}

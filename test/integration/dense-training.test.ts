@@ -1,0 +1,192 @@
+/** What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any more, and with the best network. */
+import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { parseConfig } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config-batch.js';
+import { trainDetection } from '../../lib/dense/detection.js';
+import { backboneOf, readDense, type DenseInfo } from '../../lib/dense/network-file.js';
+import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
+import { readStart } from '../../lib/dense/start.js';
+import { trainDense, type DenseEvent } from '../../lib/dense/training.js';
+import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
+import { compareRuns } from '../../lib/report/compare.js';
+import { writeReport } from '../../lib/report/report.js';
+import { lockRunFolder, RunFolder } from '../../lib/train/run-folder.js';
+import { resumeConfig } from '../../lib/train/setup.js';
+import { lgdistill } from '../cli/program.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { annotateScenes, drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+
+const folder = temporaryFolder();
+let student: string;
+let scenes: string;
+let boxes: string;
+beforeAll(async () => {
+  student = await untrainedStudent(join(folder, 'student.safetensors'));
+  scenes = await drawScenes(join(folder, 'scenes'), { count: 2, sizes: [[64, 64]] });
+  boxes = await annotateScenes(join(folder, 'boxes.json'), 2);
+});
+
+const dense = { resolution: 64, batchSize: 2, maxSteps: 1, scaleMin: 1, scaleMax: 1, everyEpochs: 0 };
+const masked = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: scenes } });
+const boxed = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: join(scenes, 'images'), annotations: boxes, evaluationAnnotations: boxes } });
+
+async function told<Event>(events: AsyncIterable<Event>, into: Event[] = []): Promise<Event[]> {
+  for await (const event of events) into.push(event);
+  return into;
+}
+
+/** The files of a folder with their contents, and each of its folders. */
+async function contents(path: string): Promise<Record<string, string>> {
+  const entries = (await readdir(path, { withFileTypes: true })).sort((a, b) => a.name.localeCompare(b.name));
+  return Object.fromEntries(await Promise.all(entries.map(async (entry) => [entry.name, entry.isDirectory() ? '' : await readFile(join(path, entry.name), 'base64')] as const)));
+}
+
+describe('a network that diverges', () => {
+  it('is neither scored nor kept while it is trained', async () => {
+    for (const [task, train] of [
+      ['segmentation', (output: string, change: object) => trainSegmentation({ student, output, config: { ...masked(), log: { everySteps: 50 }, dense: { ...masked().dense, evaluationData: scenes, ...change } } })],
+      ['detection', (output: string, change: object) => trainDetection({ student, output, config: { ...boxed(), log: { everySteps: 50 }, dense: { ...boxed().dense, ...change } } })],
+    ] as const) {
+      const output = join(folder, `diverged-${task}`);
+      const events: object[] = [];
+      await expect(told<object>(train(output, { learningRate: 1e12, maxSteps: 6, everyEpochs: 1 }), events), task).rejects.toMatchObject({ code: 'NON_FINITE' });
+      for (const event of events as { type: string; step: number }[]) if (event.type === 'evaluation') expect(event.step).toBe(1); // before its numbers grew too large
+      for (const name of (await readdir(output)).filter((entry) => entry.endsWith('.safetensors'))) {
+        const { weights } = await readDense(join(output, name), task);
+        expect(Object.values(weights).every(({ data }) => data.every(Number.isFinite)), `${task}: ${name}`).toBe(true);
+      }
+    }
+  }, 60_000);
+});
+
+describe('the best network', () => {
+  /** A training whose weights stay as they are, and whose evaluations give these scores. */
+  async function scored(output: string, scores: number[]): Promise<DenseEvent<number, number>[]> {
+    const content = await readStart(student);
+    const { architecture, widthMultiplier, mean, std } = content.info;
+    const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: 'fcn', outputStride: 32, resolution: 64, mean, std, names: ['a', 'b'] };
+    const config = parseConfig({ device: 'cpu', dense: { ...dense, maxSteps: scores.length, everyEpochs: 1, learningRate: 1e-6 } });
+    let evaluation = 0;
+    return told(trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>({
+      info, graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph, student: content, images: 2,
+      draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
+      openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
+      score: async () => scores[evaluation++]!, rank: (score) => score, tell: (event) => event,
+    }, output, config, undefined));
+  }
+
+  it('is the first of equals, and what the end tells of', async () => {
+    const output = join(folder, 'best');
+    const events = await scored(output, [0.25, 0.5, 0.5, 0.125]);
+    expect(events.flatMap((event) => (event.type === 'evaluation' && event.best ? [event.step] : []))).toEqual([1, 2]);
+    expect(events.at(-1)).toMatchObject({ type: 'done', step: 4, score: 0.5, bestStep: 2 });
+    for (const [file, step] of [['model.safetensors', 2], ['last.safetensors', 4]] as const) expect((await readDense(join(output, file), 'segmentation')).info.step).toBe(step);
+    expect((await scored(join(folder, 'best-zero'), [0, 0])).at(-1)).toMatchObject({ score: 0, bestStep: 1 });
+  }, 60_000);
+
+  it('is what the command prints, with its step', async () => {
+    const output = join(folder, 'printed');
+    const options = ['--device', 'cpu', '--dense.resolution', '64', '--dense.batch-size', '2', '--dense.max-steps', '3', '--dense.every-epochs', '1', '--dense.evaluation-data', scenes];
+    const { code, stdout, stderr } = await lgdistill(['segment', 'train', '--student', student, '--data', scenes, '--to', output, ...options]);
+    expect(code, stderr).toBe(0);
+    const { info } = await readDense(output, 'segmentation');
+    const { meanIou } = await evaluateSegmentation({ model: output, config: masked() });
+    const percent = `${(100 * meanIou).toFixed(1)} %`;
+    expect(stdout).toContain(`\nbest mIoU ${percent} at step ${info.step}:\n`);
+    expect(stdout.trimEnd().split('\n').at(-1)).toContain(`mIoU ${percent}, `);
+  }, 60_000);
+});
+
+describe('the folder', () => {
+  it('is refused while another process writes to it, and left as it is', async () => {
+    const output = join(folder, 'live');
+    await mkdir(output);
+    await writeFile(join(output, 'config.json'), '{"method":"lgd"}');
+    await writeFile(join(output, 'metrics.jsonl'), '{"type":"step","step":1}\n');
+    const unlock = await lockRunFolder(output);
+    const before = await contents(output);
+    await expect(trainSegmentation({ student, output, config: masked() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('is writing to this run folder') as unknown });
+    expect(await contents(output)).toEqual(before);
+    await unlock();
+
+    const fresh = join(folder, 'two');
+    const first = trainSegmentation({ student, output: fresh, config: masked() });
+    await first.next();
+    await expect(trainDetection({ student, output: fresh, config: boxed() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+    await first.return();
+    expect((await readdir(folder)).includes('two')).toBe(false); // nothing had come into it
+  }, 60_000);
+
+  it('loses what an earlier run left, and nothing else', async () => {
+    const output = join(folder, 'distilled');
+    for (const name of ['resnet18', 'mobilenet_v2']) await mkdir(join(output, name, 'checkpoints'), { recursive: true });
+    await mkdir(join(output, 'checkpoints'));
+    await writeFile(join(output, 'config.json'), '{"method":"lgd","student":{"name":"resnet18,mobilenet_v2"}}');
+    for (const name of ['log.txt', 'report.html', 'notes.md']) await writeFile(join(output, name), '');
+    await told(trainSegmentation({ student, output, config: masked() }));
+    expect((await readdir(output)).sort()).toEqual(['config.json', 'last.safetensors', 'metrics.jsonl', 'model.safetensors', 'notes.md']);
+
+    // and the other way round; a student's file of that name is nobody's run
+    await copyFile(student, join(output, 'last.safetensors'));
+    const run = await RunFolder.open(output, parseConfig({ overwrite: true, train: { batchSize: 2, learningRate: 1 } }) as RunConfig, { resume: false });
+    await run.close();
+    expect((await readdir(output)).sort()).toEqual(['config.json', 'last.safetensors', 'log.txt', 'metrics.jsonl', 'notes.md']);
+  }, 60_000);
+
+  it('keeps the earlier network until there is a batch to train another on', async () => {
+    const output = join(folder, 'kept');
+    await told(trainDetection({ student, output, config: boxed() }));
+    const before = await contents(output);
+    const broken = join(folder, 'broken');
+    await mkdir(broken);
+    for (const name of ['0.png', '1.png']) await writeFile(join(broken, name), (await readFile(join(scenes, 'images', name))).subarray(0, 60));
+    await expect(told(trainDetection({ student, output, config: { ...boxed(), dense: { ...boxed().dense, data: broken } } }))).rejects.toMatchObject({ code: 'BAD_IMAGE' });
+    expect(await contents(output)).toEqual(before);
+
+    const stop = new AbortController();
+    const stopped = trainDetection({ student, output, config: boxed(), signal: stop.signal });
+    await stopped.next();
+    stop.abort();
+    await expect(stopped.next()).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(await contents(output)).toEqual(before);
+  }, 60_000);
+
+  it('is not emptied of the student', async () => {
+    const output = join(folder, 'own');
+    await mkdir(join(output, 'checkpoints', 'best'), { recursive: true });
+    await copyFile(student, join(output, 'checkpoints', 'best', 'model.safetensors'));
+    await expect(trainSegmentation({ student: output, output, config: masked() }).next()).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', message: expect.stringContaining('the student') as unknown });
+    expect(await readdir(join(output, 'checkpoints', 'best'))).toEqual(['model.safetensors']);
+  });
+
+  it('says what was trained on which student, and is no run of a distillation', async () => {
+    const output = join(folder, 'task');
+    await told(trainSegmentation({ student, output, config: { ...masked(), names: sceneClasses } }));
+    const config = JSON.parse(await readFile(join(output, 'config.json'), 'utf8')) as Record<string, unknown>;
+    expect(config).toMatchObject({
+      task: 'segmentation', student: { path: await realpath(student), sha256: expect.stringMatching(/^[0-9a-f]{64}$/u) as unknown, architecture: 'mobilenet_v2', widthMultiplier: 0.35 },
+      output, names: sceneClasses, seed: 0, dense: { data: scenes, head: 'lraspp', resolution: 64 },
+    });
+    for (const name of ['method', 'loss', 'data', 'evaluate']) expect(config).not.toHaveProperty(name);
+
+    const run = join(folder, 'run');
+    await mkdir(run);
+    await writeFile(join(run, 'config.json'), '{"method":"lgd"}');
+    const older = join(folder, 'older'); // its config.json is that of a distillation
+    await mkdir(older);
+    for (const name of ['model.safetensors', 'metrics.jsonl']) await copyFile(join(output, name), join(older, name));
+    await copyFile(join(run, 'config.json'), join(older, 'config.json'));
+    const { runs, remarks } = await compareRuns([run, output, older]);
+    expect(runs.map(({ path }) => path)).toEqual([run]);
+    expect(remarks).toContain(`passed over, as they are no run folders (a segmentation network or a detector was trained there): ${output}, ${older}`);
+    await expect(compareRuns([output, older])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(older) as unknown });
+    for (const path of [output, older]) {
+      await expect(writeReport({ runs: [path], models: false })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('segment evaluate') as unknown });
+      expect((await evaluateSegmentation({ model: path, config: masked() })).images).toBe(2);
+    }
+    await expect(resumeConfig(output)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Score that with lgdistill segment evaluate' });
+    expect((await readdir(output)).includes('report.html')).toBe(false);
+  }, 60_000);
+});
