@@ -134,6 +134,9 @@ async function openPairs(root: string, options: MaskFolderOptions): Promise<Open
     throw new LgdError('BAD_DATASET', `the numbers in the masks of ${root} have no names.`, { option: 'names', mend: 'Write them to classes.txt in the folder, one a line from number 0, or give --names' });
   }
   const classes = (await CategoryList.load(source)).names;
+  if (classes.length > ignored) {
+    throw new LgdError('BAD_NAMES', `masks can number ${ignored} classes: ${ignored} in a mask is a pixel to be ignored.`, { option: 'names', found: classes.length, allowed: `1 to ${ignored} names`, mend: 'Give the masks fewer classes, and name those' });
+  }
   const divided = await isDivided(join(root, 'images'), options);
   const inside = divided ? `/${split}` : '';
   const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, options);
@@ -177,7 +180,7 @@ async function openVoc(root: string, options: MaskFolderOptions): Promise<Opened
 /** @param numbers what stands in a mask for each class; @param othersIgnored numbers in between and after mean nothing instead of being an error */
 function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array {
   const table = new Int16Array(256).fill(othersIgnored ? -1 : -2);
-  numbers.forEach((number, index) => { if (number < 256) table[number] = index; });
+  numbers.forEach((number, index) => { table[number] = index; });
   table[ignored] = -1;
   return table;
 }
@@ -187,7 +190,7 @@ export function classesOf({ names, table }: Pick<MaskedImages, 'names' | 'table'
   const classes = new Int16Array(labels.length);
   for (let i = 0; i < labels.length; i++) {
     const index = labels[i]! < table.length ? table[labels[i]!]! : -2;
-    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored`, mend: 'Correct the mask, or the list of names' });
+    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: table.includes(-2) ? `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored` : `0 to ${table.length - 1}`, mend: 'Correct the mask, or the list of names' });
     classes[i] = index;
   }
   return classes;

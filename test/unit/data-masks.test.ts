@@ -125,6 +125,18 @@ describe('a folder of masks', () => {
     await expect(openMaskFolder(join(folder, 'flat'), { ...options, split: 'test' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.split', mend: expect.stringContaining('not divided') as string });
   });
 
+  it('in pairs has at most 255 classes, as 255 means none, and says what may stand in its masks', async () => {
+    const names = (count: number) => Array.from({ length: count }, (_, i) => `class ${i}`);
+    const options = { ...named, split: 'train' };
+    for (const name of ['images/x.png', 'masks/x.png']) await put(`many/${name}`, '');
+    await expect(openMaskFolder(join(folder, 'many'), { ...options, names: names(256) })).rejects.toMatchObject({ code: 'BAD_NAMES', option: 'names', found: 256, allowed: '1 to 255 names' });
+    const set = await openMaskFolder(join(folder, 'many'), { ...options, names: names(255) });
+    expect(Array.from(classesOf(set, Uint16Array.from([0, 254, 255]), 'm'))).toEqual([0, 254, -1]);
+    expect(() => classesOf(set, Uint16Array.from([270]), 'm')).toThrow(expect.objectContaining({ found: 270, allowed: '0 to 255' }));
+    const three = await openMaskFolder(join(folder, 'many'), { ...options, names: names(3) });
+    expect(() => classesOf(three, Uint8Array.from([3]), 'm')).toThrow(expect.objectContaining({ allowed: '0 to 2, and 255 for pixels to be ignored' }));
+  });
+
   it('is called by the option that it was given as', async () => {
     await put('bare/images/x.png', await picture());
     await put('bare/masks/y.png', '');
