@@ -6,7 +6,7 @@ import { PhiloxStream } from '../data/philox.js';
 import { readPngMask, type Mask } from '../data/png-mask.js';
 import { LgdError } from '../errors.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import { decodePart, drawView, imageSize, putPixels, type View } from './pixels.js';
+import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
 
 /** A batch of views. */
@@ -30,7 +30,8 @@ export async function readPair(set: MaskedImages, index: number): Promise<{ imag
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
   if (mask.width !== width || mask.height !== height) {
-    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}.`, { mend: 'Give each image a mask of its own size' });
+    const { remark, mend } = (await turnedFrom(image, mask)) ?? { remark: '', mend: 'Give each image a mask of its own size' };
+    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`, { mend });
   }
   return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
 }
