@@ -39,6 +39,14 @@ export async function readBoxed({ folder, options }: Boxes, { file, width, heigh
   throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels${remark}, the annotations say ${width} x ${height}.`, { option: options.annotations, mend });
 }
 
+/** @throws LgdError BAD_DATASET unless there is a box to be learnt, or to be found */
+export function checkBoxes({ set: { images }, options }: Boxes): void {
+  if (images.some(({ annotations }) => annotations.some(({ crowd, box }) => !crowd && box[2] > 0 && box[3] > 0))) return;
+  const all = images.flatMap(({ annotations }) => annotations);
+  const crowds = all.filter(({ crowd }) => crowd).length;
+  throw new LgdError('BAD_DATASET', `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`, { option: options.annotations, mend: 'Give the objects of these images boxes' });
+}
+
 /** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
 export async function drawBoxBatch(from: Boxes, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<BoxBatch> {
   const { resolution } = dense;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
 import { PhiloxStream } from '../data/philox.js';
 import { readPngMask, type Mask } from '../data/png-mask.js';
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted } from '../errors.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
@@ -34,6 +34,15 @@ export async function readPair(set: MaskedImages, index: number): Promise<{ imag
     throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`, { mend });
   }
   return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
+}
+
+/** Reads masks until one has a pixel of a class, which is the first unless something is wrong. @throws LgdError BAD_DATASET where none has, and as {@link readPair}; ABORTED */
+export async function checkLabelled(set: MaskedImages, option: string, signal: AbortSignal | undefined): Promise<void> {
+  for (let i = 0; i < set.pairs.length; i++) {
+    throwIfAborted(signal, 'the search for a class in the masks');
+    if ((await readPair(set, i)).classes.some((label) => label >= 0)) return;
+  }
+  throw new LgdError('BAD_DATASET', `no pixel has a class: all of the ${set.pairs.length} masks of ${set.root} hold nothing but labels to be ignored.`, { option, mend: 'Give masks whose pixels are numbers of classes' });
 }
 
 /** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */

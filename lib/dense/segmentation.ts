@@ -9,7 +9,7 @@ import type { TensorHandle } from '../native.js';
 import { readStudent } from '../train/student-file.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
-import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
+import { checkLabelled, drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
 import { checkDense, precisionOf } from './trainer.js';
@@ -66,7 +66,7 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
       using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
       return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
     }),
-    rank: ({ meanIou }) => meanIou,
+    rank: ({ meanIou }) => meanIou ?? 0,
     tell: (event) => {
       if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, layout: train.layout };
       if (event.type !== 'step') return event;
@@ -81,11 +81,13 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
   const names = config.names;
   const train = await openMasks(data, { layout, split, names, signal, option: 'dense.data', splitOption: 'dense.split' });
+  await checkLabelled(train, 'dense.data', signal);
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
   const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal, ...evaluationPlaces(config) });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
   }
+  await checkLabelled(evaluation, evaluationPlaces(config).option, signal);
   return { train, evaluation };
 }
 

@@ -3,8 +3,8 @@ import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { openMaskFolder } from '../../lib/data/mask-folders.js';
-import { readBoxed } from '../../lib/dense/box-samples.js';
-import { readPair } from '../../lib/dense/mask-samples.js';
+import { checkBoxes, readBoxed } from '../../lib/dense/box-samples.js';
+import { checkLabelled, readPair } from '../../lib/dense/mask-samples.js';
 import { decodePart, imageSize } from '../../lib/dense/pixels.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { encodePng } from '../fixtures/png.js';
@@ -52,5 +52,32 @@ describe('an image whose EXIF turns it', () => {
     const boxes = { folder: join(folder, 'turned'), set: { names: [], categoryIds: [], images: [] }, options: { folder: 'dense.data', annotations: 'dense.annotations' } };
     expect((await readBoxed(boxes, { ...entry, width: 12, height: 8 })).image).toEqual(stored);
     await expect(readBoxed(boxes, { ...entry, width: 8, height: 12 })).rejects.toMatchObject({ ...why('has 12 x 8 pixels, as its EXIF orientation (6) turns it, the annotations say 8 x 12.'), option: 'dense.annotations' });
+  });
+});
+
+describe('what to train on', () => {
+  it('has a mask with a pixel of a class', async () => {
+    const image = await sharp({ create: { width: 4, height: 2, channels: 3, background: '#888' } }).png().toBuffer();
+    for (const name of ['0', '1']) {
+      await put(`ignored/images/${name}.png`, image);
+      await put(`ignored/masks/${name}.png`, mask(4, 2, 255));
+    }
+    const set = await opened('ignored');
+    const why = 'dense.evaluationData: no pixel has a class: all of the 2 masks';
+    await expect(checkLabelled(set, 'dense.evaluationData', undefined)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(why) as unknown });
+    await expect(checkLabelled(set, 'dense.data', AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+    await put('ignored/masks/1.png', mask(4, 2, 1));
+    await checkLabelled(set, 'dense.data', undefined);
+  });
+
+  it('has a box of an object', () => {
+    const boxes = (annotations: { crowd: boolean; box: [number, number, number, number] }[]) => ({
+      folder, options: { folder: 'dense.data', annotations: 'dense.annotations' },
+      set: { names: ['a'], categoryIds: [1], images: [{ id: 1, file: 'x', width: 9, height: 9, annotations: annotations.map((annotation) => ({ ...annotation, label: 0, area: 1 })) }] },
+    });
+    const [crowd, flat, object] = [{ crowd: true, box: [0, 0, 5, 5] }, { crowd: false, box: [0, 0, 5, 0] }, { crowd: false, box: [0, 0, 1, 5] }] satisfies Parameters<typeof boxes>[0];
+    expect(() => checkBoxes(boxes([]))).toThrow(expect.objectContaining({ code: 'BAD_DATASET', option: 'dense.annotations' }));
+    expect(() => checkBoxes(boxes([crowd, crowd, flat]))).toThrow('there are 2 crowds, and 1 boxes without an area');
+    checkBoxes(boxes([crowd, flat, object]));
   });
 });
