@@ -31,7 +31,7 @@ function trainCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { short: ({ meanIou }) => `mIoU ${percent(meanIou)}`, report: (score) => report(terminal, score) });
+    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { short: ({ meanIou }) => `mIoU ${share(meanIou)}`, report: (score) => report(terminal, score) });
   }));
 }
 
@@ -69,8 +69,9 @@ function zeroShotCommand(bind: Bind): Command {
   }));
 }
 
+const share = (value: number | null) => (value === null ? '-' : percent(value));
+
 function report(terminal: Terminal, { meanIou, pixelAccuracy, meanAccuracy, classes, images }: SegmentationScore): void {
-  const share = (value: number | null) => (value === null ? '-' : percent(value));
   terminal.say(formatTable(['class', 'IoU', 'accuracy', 'pixels'], classes.map(({ name, iou, accuracy, pixels }) => [name, share(iou), share(accuracy), String(pixels)])));
-  terminal.say(`\nmIoU ${percent(meanIou)}, pixel accuracy ${percent(pixelAccuracy)}, mean accuracy ${percent(meanAccuracy)} on ${images} images`);
+  terminal.say(`\nmIoU ${share(meanIou)}, pixel accuracy ${share(pixelAccuracy)}, mean accuracy ${share(meanAccuracy)} on ${images} images`);
 }

@@ -21,13 +21,14 @@ export interface BoxedImages {
   readonly names: readonly string[];
   /** The file's category id of each name. */
   readonly categoryIds: readonly number[];
-  readonly images: readonly { id: number; file: string; width: number; height: number; annotations: readonly Annotation[] }[];
+  readonly images: readonly { id: number | string; file: string; width: number; height: number; annotations: readonly Annotation[] }[];
 }
 
+/** A file's lists, whose members are what was found. */
 interface CocoFile {
-  images: { id: number; file_name: string; width: number; height: number }[];
-  annotations: { image_id: number; category_id: number; bbox: [number, number, number, number]; area?: number; iscrowd?: number }[];
-  categories: { id: number; name: string }[];
+  images: Record<'id' | 'file_name' | 'width' | 'height', unknown>[];
+  annotations: Record<'image_id' | 'category_id' | 'bbox' | 'area' | 'iscrowd', unknown>[];
+  categories: Record<'id' | 'name', unknown>[];
 }
 
 /** What is kept of a file's lists: outlines of objects are most of it. */
@@ -61,21 +62,60 @@ export async function readCoco(path: string, option = 'dense.annotations'): Prom
     throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option, mend: 'Check its permissions', cause });
   });
   if (file === undefined || file.categories.length === 0) throw bad('it needs images, annotations and categories');
-  const { images, annotations, categories } = file;
-  const sorted = [...categories].sort((a, b) => a.id - b.id);
-  const places = new Map(sorted.map(({ id }, index) => [id, index]));
-  const boxes = new Map<number, Annotation[]>(images.map(({ id }) => [id, []]));
-  if (images.some(({ file_name, width, height }) => typeof file_name !== 'string' || !(width > 0) || !(height > 0))) throw bad('an image has no file_name, width or height');
-  for (const annotation of annotations) {
-    const { image_id, category_id, bbox, area, iscrowd = 0 } = annotation;
-    const label = places.get(category_id);
-    const list = boxes.get(image_id);
-    const isBox = Array.isArray(bbox) && bbox.length === 4 && bbox.every((value) => Number.isFinite(value)) && bbox[2] >= 0 && bbox[3] >= 0;
-    if (label === undefined || list === undefined || !isBox) throw bad('an annotation has no category, image or box of four numbers', annotation);
-    list.push({ label, box: bbox, area: area ?? bbox[2] * bbox[3], crowd: iscrowd === 1 });
-  }
-  return {
-    names: sorted.map(({ name }) => name), categoryIds: sorted.map(({ id }) => id),
-    images: images.map(({ id, file_name, width, height }) => ({ id, file: file_name, width, height, annotations: boxes.get(id)! })),
-  };
+  const { names, categoryIds } = readCategories(file, bad);
+  const images = readImages(file, bad);
+  const places = new Map<unknown, number>(categoryIds.map((id, index) => [id, index]));
+  const boxes = new Map<unknown, Annotation[]>(images.map(({ id, annotations }) => [id, annotations]));
+  file.annotations.forEach((annotation, place) => {
+    const list = boxes.get(annotation.image_id);
+    const label = places.get(annotation.category_id);
+    if (list === undefined) throw bad(`annotations[${place}] has an image_id that no image has`, annotation);
+    if (label === undefined) throw bad(`annotations[${place}] has a category_id that no category has`, annotation);
+    list.push({ label, ...readBox(annotation, (why) => bad(`annotations[${place}] ${why}`, annotation)) });
+  });
+  return { names, categoryIds, images };
+}
+
+type Bad = (why: string, found?: unknown) => LgdError;
+
+/** In the order of their ids. */
+function readCategories({ categories }: CocoFile, bad: Bad): Pick<BoxedImages, 'names' | 'categoryIds'> {
+  const sorted = categories.map((category, place) => {
+    const { id, name } = category;
+    if (!Number.isFinite(id)) throw bad(`categories[${place}] has no id that is a number`, category);
+    if (typeof name !== 'string' || name.trim() === '') throw bad(`categories[${place}] has no name`, category);
+    return { id: id as number, name };
+  }).sort((a, b) => a.id - b.id);
+  const twice = sorted.findIndex(({ id }, place) => id === sorted[place + 1]?.id);
+  if (twice >= 0) throw bad('two categories have the same id', sorted.slice(twice, twice + 2));
+  return { names: sorted.map(({ name }) => name), categoryIds: sorted.map(({ id }) => id) };
+}
+
+/** Without annotations so far. */
+function readImages({ images }: CocoFile, bad: Bad): { id: number | string; file: string; width: number; height: number; annotations: Annotation[] }[] {
+  const seen = new Map<unknown, number>();
+  return images.map((image, place) => {
+    const { id, file_name: file, width, height } = image;
+    if (!Number.isFinite(id) && typeof id !== 'string') throw bad(`images[${place}] has no id`, image);
+    if (typeof file !== 'string' || file === '') throw bad(`images[${place}] has no file_name`, image);
+    if (!isSize(width) || !isSize(height)) throw bad(`images[${place}] has no width and height in whole pixels`, image);
+    if (seen.has(id)) throw bad(`images[${seen.get(id)}] and images[${place}] have the same id`, image);
+    seen.set(id, place);
+    return { id: id as number | string, file, width, height, annotations: [] };
+  });
+}
+
+function isSize(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) > 0;
+}
+
+/** A missing area is the box's. pycocotools takes any value of iscrowd that Python takes for true; writers write 1 or true. */
+function readBox({ bbox, area, iscrowd }: CocoFile['annotations'][number], bad: (why: string) => LgdError): Omit<Annotation, 'label'> {
+  if (!Array.isArray(bbox) || bbox.length !== 4 || !bbox.every((value) => Number.isFinite(value))) throw bad('has no bbox of four numbers: x, y, width, height');
+  const box = bbox as Annotation['box'];
+  if (box[2] < 0 || box[3] < 0) throw bad('has a bbox of negative width or height');
+  const isMissing = area === undefined || area === null;
+  if (!isMissing && !(Number.isFinite(area) && (area as number) >= 0)) throw bad('has an area that is no number from 0');
+  if (![undefined, null, 0, 1, false, true].includes(iscrowd as null)) throw bad('has an iscrowd that is neither 0 nor 1');
+  return { box, area: isMissing ? box[2] * box[3] : (area as number), crowd: iscrowd === 1 || iscrowd === true };
 }

@@ -4,6 +4,7 @@ import { extname, join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
+import { suggestion } from '../text/spelling.js';
 import { openImageFolder } from './sources.js';
 
 /** How images and masks lie in folders; auto looks which it is. */
@@ -33,6 +34,8 @@ export interface MaskFolderOptions {
   fallbackNames?: readonly string[];
   /** What errors call the folder. */
   option: string;
+  /** What errors call the split. */
+  splitOption: string;
   signal?: AbortSignal | undefined;
 }
 
@@ -40,12 +43,16 @@ const ignored = 255;
 /** labelIds of the 19 classes that Cityscapes evaluates, in the order of their trainIds (cityscapesScripts, labels.py). */
 const cityscapesIds = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33];
 const longSplits: Readonly<Record<string, string>> = { train: 'training', val: 'validation' };
+/** What the options say where nobody gave them: folders that are not divided do without. */
+const defaultSplits: readonly string[] = ['train', 'val'];
+const likeSplit = /^(?:train(?:ing|val)?|(?:mini)?val(?:id|idation)?|test(?:ing)?|dev|eval(?:uation)?)[-_]?(?:dev|\d*)$/iu;
+const mostParts = 10;
 
 type Opened = Pick<MaskedImages, 'names' | 'pairs' | 'table' | 'divided'>;
 
 /**
  * Opens a folder of images and masks.
- * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (an unknown layout, no such split, images without masks), BAD_NAMES, ABORTED
+ * @throws LgdError FILE_NOT_FOUND (which may be the split), BAD_DATASET (an unknown layout, images without masks), BAD_NAMES, ABORTED
  */
 export async function openMaskFolder(root: string, { layout = 'auto', ...options }: MaskFolderOptions): Promise<MaskedImages> {
   const { option } = options;
@@ -71,6 +78,39 @@ async function isFolder(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
+/** Names of the folders in one, sorted. */
+async function foldersIn(path: string): Promise<string[]> {
+  const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
+  const isOne = await Promise.all(entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))));
+  return entries.flatMap(({ name }, i) => (isOne[i] && !name.startsWith('.') ? [name] : [])).sort();
+}
+
+type SplitOptions = Pick<MaskFolderOptions, 'split' | 'splitOption'>;
+
+function noSplit(place: string, parts: readonly string[], { split, splitOption }: SplitOptions): LgdError {
+  const more = parts.length > mostParts ? ` and ${parts.length - mostParts} more` : '';
+  return new LgdError('FILE_NOT_FOUND', `${place} has no part of this name.`, {
+    option: splitOption, found: split, ...(parts.length > 0 && { allowed: `${parts.slice(0, mostParts).join(', ')}${more}` }),
+    mend: suggestion(split, parts) ?? (parts.length > 0 ? 'Give one of these, or another folder' : 'Leave it out: the folder is not divided'),
+  });
+}
+
+/** @throws LgdError FILE_NOT_FOUND, unless the part of a divided folder is there, or nothing is */
+async function checkSplit(place: string, folder: string, options: SplitOptions): Promise<void> {
+  if (await isFolder(join(place, folder))) return;
+  const parts = await foldersIn(place);
+  if (parts.length > 0) throw noSplit(place, parts, options);
+}
+
+/** Is a folder of images divided? @throws LgdError FILE_NOT_FOUND where it is, or is meant to be, and has not this part: all of it would be another's */
+async function isDivided(images: string, options: SplitOptions): Promise<boolean> {
+  if (await isFolder(join(images, options.split))) return true;
+  const folders = await foldersIn(images);
+  const parts = folders.filter((name) => likeSplit.test(name));
+  if (parts.length === 0 && (defaultSplits.includes(options.split) || !(await isFolder(images)))) return false;
+  throw noSplit(images, parts.length > 0 ? parts : folders, options);
+}
+
 /** Images below `images`, each with a .png of the same path below `masks`. */
 async function pairUp(root: string, images: string, maskOf: (id: string) => string, { option, signal }: Pick<MaskFolderOptions, 'option' | 'signal'>): Promise<MaskedImages['pairs']> {
   const { ids } = await openImageFolder(join(root, images), { signal });
@@ -86,39 +126,51 @@ async function pairUp(root: string, images: string, maskOf: (id: string) => stri
 
 const withoutEnding = (id: string) => id.slice(0, id.length - extname(id).length);
 
-async function openPairs(root: string, { split, names, fallbackNames, ...where }: MaskFolderOptions): Promise<Opened> {
+async function openPairs(root: string, options: MaskFolderOptions): Promise<Opened> {
+  const { split, names, fallbackNames } = options;
   const beside = join(root, 'classes.txt');
   const source = names ?? ((await stat(beside).catch(() => undefined)) === undefined ? fallbackNames : beside);
   if (source === undefined) {
     throw new LgdError('BAD_DATASET', `the numbers in the masks of ${root} have no names.`, { option: 'names', mend: 'Write them to classes.txt in the folder, one a line from number 0, or give --names' });
   }
   const classes = (await CategoryList.load(source)).names;
-  const divided = await isFolder(join(root, 'images', split));
+  if (classes.length > ignored) {
+    throw new LgdError('BAD_NAMES', `masks can number ${ignored} classes: ${ignored} in a mask is a pixel to be ignored.`, { option: 'names', found: classes.length, allowed: `1 to ${ignored} names`, mend: 'Give the masks fewer classes, and name those' });
+  }
+  const divided = await isDivided(join(root, 'images'), options);
   const inside = divided ? `/${split}` : '';
-  const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, where);
+  const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, options);
   return { names: classes, pairs, table: tableOf(classes.map((_, i) => i)), divided };
 }
 
-async function openCityscapes(root: string, { split, ...where }: MaskFolderOptions): Promise<Opened> {
+async function openCityscapes(root: string, options: MaskFolderOptions): Promise<Opened> {
+  const { split } = options;
+  await checkSplit(join(root, 'leftImg8bit'), split, options);
   const names = await readBuiltin('cityscapes');
   const converted = (await readdir(join(root, 'gtFine', split), { recursive: true }).catch(() => [])).some((name) => name.endsWith('_labelTrainIds.png'));
   const ending = converted ? 'gtFine_labelTrainIds.png' : 'gtFine_labelIds.png';
-  const pairs = await pairUp(root, `leftImg8bit/${split}`, (id) => `gtFine/${split}/${id.replace(/leftImg8bit\.\w+$/u, ending)}`, where);
+  const pairs = await pairUp(root, `leftImg8bit/${split}`, (id) => `gtFine/${split}/${id.replace(/leftImg8bit\.\w+$/u, ending)}`, options);
   return { names, pairs, table: tableOf(converted ? names.map((_, i) => i) : cityscapesIds, !converted), divided: true };
 }
 
 /** 0 is "other" and ignored; class i is i + 1. */
-async function openAde20k(root: string, { split, ...where }: MaskFolderOptions): Promise<Opened> {
+async function openAde20k(root: string, options: MaskFolderOptions): Promise<Opened> {
+  const { split } = options;
   const names = await readBuiltin('ade20k');
   const folder = longSplits[split] ?? split;
-  const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, where);
+  await checkSplit(join(root, 'images'), folder, options);
+  const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, options);
   return { names, pairs, table: tableOf(names.map((_, i) => i + 1), true), divided: true };
 }
 
-async function openVoc(root: string, { split, option }: MaskFolderOptions): Promise<Opened> {
+async function openVoc(root: string, options: MaskFolderOptions): Promise<Opened> {
+  const { split, option } = options;
   const names = ['background', ...(await readBuiltin('voc'))];
-  const list = join(root, 'ImageSets', 'Segmentation', `${split}.txt`);
-  const text = await readFile(list, 'utf8').catch((cause: unknown) => {
+  const lists = join(root, 'ImageSets', 'Segmentation');
+  const list = join(lists, `${split}.txt`);
+  const text = await readFile(list, 'utf8').catch(async (cause: unknown) => {
+    const parts = (await readdir(lists).catch(() => [])).filter((name) => name.endsWith('.txt')).map(withoutEnding).sort();
+    if (parts.length > 0 && !parts.includes(split)) throw noSplit(lists, parts, options);
     throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option, mend: 'Give a VOC folder with ImageSets/Segmentation, or another split', cause });
   });
   const pairs = text.split(/\s+/u).filter((id) => id !== '').map((id) => ({ image: `JPEGImages/${id}.jpg`, mask: `SegmentationClass/${id}.png` }));
@@ -128,7 +180,7 @@ async function openVoc(root: string, { split, option }: MaskFolderOptions): Prom
 /** @param numbers what stands in a mask for each class; @param othersIgnored numbers in between and after mean nothing instead of being an error */
 function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array {
   const table = new Int16Array(256).fill(othersIgnored ? -1 : -2);
-  numbers.forEach((number, index) => { if (number < 256) table[number] = index; });
+  numbers.forEach((number, index) => { table[number] = index; });
   table[ignored] = -1;
   return table;
 }
@@ -138,7 +190,7 @@ export function classesOf({ names, table }: Pick<MaskedImages, 'names' | 'table'
   const classes = new Int16Array(labels.length);
   for (let i = 0; i < labels.length; i++) {
     const index = labels[i]! < table.length ? table[labels[i]!]! : -2;
-    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored`, mend: 'Correct the mask, or the list of names' });
+    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: table.includes(-2) ? `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored` : `0 to ${table.length - 1}`, mend: 'Correct the mask, or the list of names' });
     classes[i] = index;
   }
   return classes;

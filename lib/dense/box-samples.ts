@@ -6,7 +6,7 @@ import { PhiloxStream } from '../data/philox.js';
 import { LgdError } from '../errors.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
-import { decodePart, drawView, imageSize, putPixels, type View } from './pixels.js';
+import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
 
 /** A batch of views. */
@@ -35,7 +35,16 @@ export async function readBoxed({ folder, options }: Boxes, { file, width, heigh
   const image = await readFile(path).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}.`, { option: options.folder, mend: 'Give the folder that the file names of the annotations start from', cause }); });
   const size = await imageSize(image, path);
   if (size.width === width && size.height === height) return { image, path };
-  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels, the annotations say ${width} x ${height}.`, { option: options.annotations, mend: 'Give the images that were annotated' });
+  const { remark, mend } = (await turnedFrom(image, { width, height })) ?? { remark: '', mend: 'Give the images that were annotated' };
+  throw new LgdError('BAD_DATASET', `${path} has ${size.width} x ${size.height} pixels${remark}, the annotations say ${width} x ${height}.`, { option: options.annotations, mend });
+}
+
+/** @throws LgdError BAD_DATASET unless there is a box to be learnt, or to be found */
+export function checkBoxes({ set: { images }, options }: Boxes): void {
+  if (images.some(({ annotations }) => annotations.some(({ crowd, box }) => !crowd && box[2] > 0 && box[3] > 0))) return;
+  const all = images.flatMap(({ annotations }) => annotations);
+  const crowds = all.filter(({ crowd }) => crowd).length;
+  throw new LgdError('BAD_DATASET', `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`, { option: options.annotations, mend: 'Give the objects of these images boxes' });
 }
 
 /** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */

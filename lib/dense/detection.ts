@@ -7,7 +7,7 @@ import { LgdError } from '../errors.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
-import { drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
+import { checkBoxes, drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
 import { checkDecode } from './detection-decode.js';
 import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
@@ -61,6 +61,7 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
   const train = await openBoxes(dense.data, dense.annotations, { options: { folder: 'dense.data', annotations: 'dense.annotations' }, signal });
   const evaluation = dense.evaluationAnnotations === undefined ? undefined : await openBoxes(dense.evaluationData ?? dense.data, dense.evaluationAnnotations, { options: evaluationPlaces, signal });
   if (evaluation !== undefined) sameClasses(train.set.names, evaluation.set.names);
+  for (const boxes of evaluation === undefined ? [train] : [train, evaluation]) checkBoxes(boxes);
   const { architecture, widthMultiplier, mean, std } = student.info;
   const info: Omit<DenseInfo, 'step'> = { task: 'detection', architecture, widthMultiplier, head: dense.head, outputStride: 32, resolution: dense.resolution, mean, std, names: train.set.names };
   const [images, classes] = [train.set.images.length, train.set.names.length];
@@ -133,7 +134,7 @@ export interface DetectionScoreOptions extends Omit<DetectOptions, 'path'> {
   /** Called after each image. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   /** Called with the boxes of each image, in the file's order. */
-  onDetections?: (imageId: number, detections: readonly Detection[]) => void;
+  onDetections?: (imageId: number | string, detections: readonly Detection[]) => void;
 }
 
 const scoreOptions = { ...lookOptions, onProgress: 'optional', onDetections: 'optional' } satisfies OptionTable<DetectionScoreOptions>;

@@ -57,7 +57,7 @@ export class Detector implements Disposable {
 
   /**
    * Boxes in an image, in its own pixels, the likeliest first.
-   * @param bytes an image in any format that sharp reads; EXIF orientation is not applied
+   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and boxes are in the image so turned
    * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async detect(bytes: Uint8Array, given: DetectOptions = {}): Promise<Detection[]> {

@@ -1,13 +1,13 @@
 /** Mean intersection over union, from counts of what each pixel is and what it was taken for. */
 
-/** How well pixels were classified. */
+/** How well pixels were classified; the means are null where no pixel counts. */
 export interface SegmentationScore {
   /** Mean of the classes' IoU, over the classes that occur in the masks or in the answers. */
-  meanIou: number;
+  meanIou: number | null;
   /** Share of the pixels that have their class. */
-  pixelAccuracy: number;
+  pixelAccuracy: number | null;
   /** Mean of the classes' shares of pixels found, over the classes that occur in the masks. */
-  meanAccuracy: number;
+  meanAccuracy: number | null;
   classes: {
     name: string;
     /** Right pixels / pixels of the class or taken for it; null where there are none. */
@@ -53,12 +53,12 @@ export class ConfusionCounts {
     });
     const mean = (values: (number | null)[]) => {
       const present = values.filter((value) => value !== null);
-      return present.length === 0 ? 0 : present.reduce((a, b) => a + b, 0) / present.length;
+      return present.length === 0 ? null : present.reduce((a, b) => a + b, 0) / present.length;
     };
     const pixels = sum((k) => classes[k]!.pixels);
     return {
       meanIou: mean(classes.map(({ iou }) => iou)),
-      pixelAccuracy: pixels === 0 ? 0 : sum((k) => counts[k * K + k]!) / pixels,
+      pixelAccuracy: pixels === 0 ? null : sum((k) => counts[k * K + k]!) / pixels,
       meanAccuracy: mean(classes.map(({ accuracy }) => accuracy)),
       classes, images: this.images, pixels,
     };

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
 import { PhiloxStream } from '../data/philox.js';
 import { readPngMask, type Mask } from '../data/png-mask.js';
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted } from '../errors.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import { decodePart, drawView, imageSize, putPixels, type View } from './pixels.js';
+import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
 
 /** A batch of views. */
@@ -30,9 +30,19 @@ export async function readPair(set: MaskedImages, index: number): Promise<{ imag
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
   if (mask.width !== width || mask.height !== height) {
-    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}.`, { mend: 'Give each image a mask of its own size' });
+    const { remark, mend } = (await turnedFrom(image, mask)) ?? { remark: '', mend: 'Give each image a mask of its own size' };
+    throw new LgdError('BAD_DATASET', `${maskPath} has ${mask.width} x ${mask.height} pixels, its image ${width} x ${height}${remark}.`, { mend });
   }
   return { image, path, classes: classesOf(set, mask.labels, maskPath), width, height };
+}
+
+/** Reads masks until one has a pixel of a class, which is the first unless something is wrong. @throws LgdError BAD_DATASET where none has, and as {@link readPair}; ABORTED */
+export async function checkLabelled(set: MaskedImages, option: string, signal: AbortSignal | undefined): Promise<void> {
+  for (let i = 0; i < set.pairs.length; i++) {
+    throwIfAborted(signal, 'the search for a class in the masks');
+    if ((await readPair(set, i)).classes.some((label) => label >= 0)) return;
+  }
+  throw new LgdError('BAD_DATASET', `no pixel has a class: all of the ${set.pairs.length} masks of ${set.root} hold nothing but labels to be ignored.`, { option, mend: 'Give masks whose pixels are numbers of classes' });
 }
 
 /** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */

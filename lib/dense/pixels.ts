@@ -11,25 +11,33 @@ export interface Rectangle {
   height: number;
 }
 
-/** Width and height of an image as it is stored: masks and boxes are of that, so EXIF orientation is not applied. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
+/** Width and height of an image as viewers show it, its EXIF orientation applied: masks and boxes are of that. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
 export async function imageSize(bytes: Uint8Array, path: string): Promise<{ width: number; height: number }> {
   const sharp = await importSharp();
   try {
-    const { width, height } = await sharp(bytes).metadata();
+    const { width, height } = (await sharp(bytes).metadata()).autoOrient;
     return { width, height };
   } catch (cause) {
     throw brokenImage(path, cause);
   }
 }
 
+/** What to say of an image of another size than what was annotated, if it has that size as it is stored, before its EXIF orientation turns it. */
+export async function turnedFrom(bytes: Uint8Array, annotated: { width: number; height: number }): Promise<{ remark: string; mend: string } | undefined> {
+  const { width, height, orientation = 1 } = await (await importSharp())(bytes).metadata();
+  if (orientation === 1 || width !== annotated.width || height !== annotated.height) return undefined;
+  return { remark: `, as its EXIF orientation (${orientation}) turns it`, mend: 'Annotate the image as viewers show it, or take the orientation out of its EXIF' };
+}
+
 /**
- * A part of an image at another size, as RGB bytes.
+ * A part of an image, upright as {@link imageSize} says, at another size, as RGB bytes.
  * @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING
  */
 export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rectangle, size: { width: number; height: number }, path: string): Promise<Uint8Array> {
   const sharp = await importSharp();
   try {
     const { data, info } = await sharp(bytes, { failOn: 'error' })
+      .autoOrient()
       .extract({ left: x, top: y, width, height })
       .resize({ ...size, fit: 'fill', kernel: 'cubic' })
       .flatten({ background: '#ffffff' })

@@ -8,7 +8,7 @@ import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
-import { drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
+import { checkLabelled, drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { checkLook, lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
 import { readStart } from './start.js';
@@ -68,7 +68,7 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
       using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
       return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
     }),
-    rank: ({ meanIou }) => meanIou,
+    rank: ({ meanIou }) => meanIou ?? 0,
     tell: (event) => {
       if (event.type === 'start') return { ...event, images, evaluationImages: evaluation?.pairs.length ?? 0, classes: train.names.length, layout: train.layout };
       if (event.type !== 'step') return event;
@@ -82,12 +82,14 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
   const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
   const names = config.names;
-  const train = await openMasks(data, { layout, split, names, signal, option: 'dense.data' });
+  const train = await openMasks(data, { layout, split, names, signal, option: 'dense.data', splitOption: 'dense.split' });
+  await checkLabelled(train, 'dense.data', signal);
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
-  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal, option: evaluationData === undefined ? 'dense.data' : 'dense.evaluationData' });
+  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal, ...evaluationPlaces(config) });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
   }
+  await checkLabelled(evaluation, evaluationPlaces(config).option, signal);
   return { train, evaluation };
 }
 
@@ -173,10 +175,16 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
 }
 
 /** The images with masks that a configuration evaluates on. @throws LgdError BAD_CONFIG, and as openMaskFolder */
-export async function openEvaluation({ dense, names }: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
+export async function openEvaluation(config: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
+  const { dense, names } = config;
   const data = dense.evaluationData ?? dense.data;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
-  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, option: dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData', ...options });
+  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...evaluationPlaces(config), ...options });
+}
+
+/** The options that say what is evaluated on. */
+function evaluationPlaces({ dense }: Config): Pick<MaskFolderOptions, 'option' | 'splitOption'> {
+  return { option: dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData', splitOption: 'dense.evaluationSplit' };
 }
 
 /** As openMaskFolder; of VOC, whose folders hold more than a split, a list names the files. */

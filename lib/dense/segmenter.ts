@@ -109,7 +109,7 @@ export class Segmenter implements Disposable {
   }
 
   /**
-   * @param bytes an image in any format that sharp reads
+   * @param bytes an image in any format that sharp reads; EXIF orientation is applied, and the size is that of the image so turned
    * @throws LgdError BAD_OPTION, BAD_IMAGE, NON_FINITE, DISPOSED, ABORTED
    */
   async segment(bytes: Uint8Array, options: SegmentOptions = {}): Promise<Segmentation> {

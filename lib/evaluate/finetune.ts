@@ -43,14 +43,15 @@ const crops = {
  * Trains on some labelled images by SGD (momentum 0.9, weight decay 1e-4).
  * @param images which of `train`
  * @returns the trained network; its results are logits [B,K]. Dispose of it
- * @throws LgdError NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
+ * @throws LgdError BAD_OPTION (one image is too few at this size), NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
  */
 export async function finetune(train: LabelledSet, images: Int32Array, options: FinetuneOptions): Promise<CompiledEncoder> {
   const { device, graph, weights, resolution, precision, mean, std, classes, epochs, learningRate, batch: wanted, seed, signal, onProgress } = options;
   const { addon } = device;
   const whole = classifierGraph(graph, classes);
   const batch = Math.min(wanted, images.length);
-  const encoder = compileBatch('evaluate.finetuneBatch', wanted, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true }));
+  const isBatch = wanted === 1 && images.length > 1; // else one image is all there is
+  const encoder = compileBatch(isBatch ? 'evaluate.finetuneBatch' : 'evaluate.train', batch, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true }), isBatch ? {} : fewImages);
   const [pixels, dLogits, results] = [encoder.makeImages(), addon.makeTensor(device.handle, [batch, classes]), addon.makeTensor(device.handle, [batch, 3])];
   try {
     encoder.load({ ...initialWeights(whole, seed), ...weightsOf(whole, weights) });
@@ -87,6 +88,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
   }
 }
 
+const fewImages = { allowed: 'two images or more to learn from', mend: 'Give more images, or a larger evaluate.labelShare' };
 const batchesAhead = 2;
 const stepsAtOnce = 8;
 

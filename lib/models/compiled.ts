@@ -175,12 +175,12 @@ export class CompiledEncoder implements Disposable {
 }
 
 /** Compiles for training with a batch that an option says, and tells of that option where one image is too few. @throws LgdError BAD_OPTION, and as `compile` */
-export function compileBatch(option: string, batch: number, compile: () => CompiledEncoder): CompiledEncoder {
+export function compileBatch(option: string, batch: number, compile: () => CompiledEncoder, { allowed = 'a whole number from 2', mend = 'Take a larger batch, or larger images' } = {}): CompiledEncoder {
   try {
     return compile();
   } catch (cause) {
     if (batch > 1 || !(cause instanceof LgdError && cause.code === 'BAD_SHAPE')) throw cause;
-    throw new LgdError('BAD_OPTION', 'a single image of this size leaves a layer one value a channel, which has no variance to train with.', { option, found: batch, allowed: 'a whole number from 2', mend: 'Take a larger batch, or larger images', cause });
+    throw new LgdError('BAD_OPTION', 'a single image of this size leaves a layer one value a channel, which has no variance to train with.', { option, found: batch, allowed, mend, cause });
   }
 }
 

@@ -75,6 +75,15 @@ describe('a detector', () => {
     await expect(trainDetection({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, option });
   });
 
+  it('without a box of an object to train on, or to be scored on while it trains, is refused', async () => {
+    const crowds = join(folder, 'crowds.json');
+    await writeFile(crowds, (await readFile(annotations, 'utf8')).replaceAll('"iscrowd":0', '"iscrowd":true'));
+    for (const option of ['annotations', 'evaluationAnnotations'] as const) {
+      const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations, [option]: crowds } };
+      await expect(trainDetection({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code: 'BAD_DATASET', option: `dense.${option}`, message: expect.stringContaining('8 crowds') as unknown });
+    }
+  });
+
   it('whose annotations name files that are not there is refused before it begins, to be trained or to be scored', async () => {
     const gone = join(folder, 'gone.json');
     await writeFile(gone, (await readFile(annotations, 'utf8')).replace('"1.png"', '"gone.png"').replace('"2.png"', '"lost/2.png"'));

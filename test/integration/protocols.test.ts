@@ -148,6 +148,12 @@ describe('fine-tuning', () => {
   test('a rate that diverges is an error that names it', async () => {
     await expect(run('finetune', { finetuneEpochs: 3, finetuneBatch: 8, finetuneRate: 1e9 })).rejects.toMatchObject({ code: 'NON_FINITE', option: 'evaluate.finetuneRate' });
   });
+
+  test('of single images of 32 pixels, which have no variance at the last map, is an error that names what makes them single', async () => {
+    await expect(run('semi', { finetuneBatch: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'evaluate.finetuneBatch', found: 1 });
+    for (const name of ['one', 'one-judged']) cpSync(at('train', 'circle', readdirSync(at('train', 'circle'))[0]!), at(name, 'circle', 'x.png'));
+    await expect(run('semi', { train: at('one'), data: at('one-judged') })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'evaluate.train', found: 1, mend: 'Give more images, or a larger evaluate.labelShare' });
+  });
 });
 
 describe('classes in another order', () => {

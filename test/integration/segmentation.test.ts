@@ -23,6 +23,7 @@ let student: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'lgdistill-segmentation-'));
   scenes = await drawScenes(join(folder, 'scenes'), { count: 4, sizes: [[64, 64]] });
+  await drawScenes(join(folder, 'ignored'), { count: 1, sizes: [[1, 1]] }); // the last row of a mask does not count
   student = await untrainedStudent(join(folder, 'student.safetensors'));
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
@@ -112,8 +113,12 @@ describe('segmentation', () => {
     ['an output stride that is not there', { outputStride: 12 }, 'BAD_OPTION', 'dense.outputStride'],
     ['a split that is not there', { layout: 'cityscapes' as const }, 'FILE_NOT_FOUND', undefined],
     ['more images a batch than there are', { batchSize: 5 }, 'BAD_DATASET', 'dense.batchSize'],
+    ['a part that is not there', { split: 'tran' }, 'FILE_NOT_FOUND', 'dense.split'],
+    ['another that is not there', { evaluationData: 'scenes', evaluationSplit: 'tset' }, 'FILE_NOT_FOUND', 'dense.evaluationSplit'],
+    ['masks without a class', { evaluationData: 'ignored' }, 'BAD_DATASET', 'dense.evaluationData'],
   ])('with %s is refused', async (_, change, code, option) => {
-    const config = { device: 'cpu', dense: { ...dense, data: scenes, ...change } };
+    const held = 'evaluationData' in change && { evaluationData: join(folder, change.evaluationData) };
+    const config = { device: 'cpu', dense: { ...dense, data: scenes, ...change, ...held } };
     await expect(trainSegmentation({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, ...(option !== undefined && { option }) });
   });
 

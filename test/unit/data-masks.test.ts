@@ -47,40 +47,43 @@ async function put(path: string, content: Buffer | string): Promise<void> {
 const picture = () => sharp({ create: { width: 4, height: 2, channels: 3, background: '#888' } }).png().toBuffer();
 const mask = (values: number[]) => encodePng({ width: 4, height: 2, bits: 8, colour: 0, values });
 
+/** What errors call the folder and its part. */
+const named = { option: 'dense.data', splitOption: 'dense.split' };
+
 describe('a folder of masks', () => {
   it('in pairs: classes.txt, and splits where there are any', async () => {
     await put('pairs/images/a/x.png', await picture());
     await put('pairs/masks/a/x.png', mask([0, 1, 1, 0, 255, 0, 0, 0]));
     await put('pairs/classes.txt', 'ground\nthing\n');
-    const set = await openMaskFolder(join(folder, 'pairs'), { option: 'dense.data', split: 'train' });
+    const set = await openMaskFolder(join(folder, 'pairs'), { ...named, split: 'train' });
     expect(set).toMatchObject({ layout: 'pairs', names: ['ground', 'thing'], divided: false, pairs: [{ image: 'images/a/x.png', mask: 'masks/a/x.png' }] });
     expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 255]), 'm'))).toEqual([0, 1, -1]);
     expect(() => classesOf(set, Uint8Array.from([0, 2]), 'masks/a/x.png')).toThrow(expect.objectContaining({ code: 'BAD_DATASET', found: 2 }));
     await put('split/images/val/x.png', await picture());
     await put('split/masks/val/x.png', mask([0, 0, 0, 0, 0, 0, 0, 0]));
-    expect(await openMaskFolder(join(folder, 'split'), { option: 'dense.data', split: 'val', names: ['one'] })).toMatchObject({ divided: true, pairs: [{ image: 'images/val/x.png' }] });
+    expect(await openMaskFolder(join(folder, 'split'), { ...named, split: 'val', names: ['one'] })).toMatchObject({ divided: true, pairs: [{ image: 'images/val/x.png' }] });
     await put('pairs/images/a/y.png', await picture());
-    await expect(openMaskFolder(join(folder, 'pairs'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('images/a/y.png') as string });
-    await expect(openMaskFolder(join(folder, 'split'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'names' });
+    await expect(openMaskFolder(join(folder, 'pairs'), { ...named, split: 'train' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('images/a/y.png') as string });
+    await expect(openMaskFolder(join(folder, 'split'), { ...named, split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'names' });
   });
 
   it('like Cityscapes: labelIds to the 19 classes, or trainIds as they are', async () => {
     await put('city/leftImg8bit/val/ulm/ulm_0_leftImg8bit.png', await picture());
     await put('city/gtFine/val/ulm/ulm_0_gtFine_labelIds.png', mask([7, 8, 26, 0, 0, 0, 0, 0]));
-    const set = await openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'val' });
+    const set = await openMaskFolder(join(folder, 'city'), { ...named, split: 'val' });
     expect(set).toMatchObject({ layout: 'cityscapes', pairs: [{ mask: 'gtFine/val/ulm/ulm_0_gtFine_labelIds.png' }] });
     const labels = classesOf(set, Uint8Array.from([7, 8, 26, 33, 0, 4]), 'm');
     expect(Array.from(labels, (label) => set.names[label] ?? null)).toEqual(['road', 'sidewalk', 'car', 'bicycle', null, null]);
     await put('city/gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png', mask([0, 1, 13, 255, 0, 0, 0, 0]));
-    const converted = await openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'val' });
+    const converted = await openMaskFolder(join(folder, 'city'), { ...named, split: 'val' });
     expect(Array.from(classesOf(converted, Uint8Array.from([0, 13, 255]), 'm'))).toEqual([0, 13, -1]);
-    await expect(openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'city'), { ...named, split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('like ADE20K: 1 is the first of 150, 0 is ignored', async () => {
     await put('ade/images/validation/a.jpg', await picture());
     await put('ade/annotations/validation/a.png', mask([0, 1, 150, 0, 0, 0, 0, 0]));
-    const set = await openMaskFolder(join(folder, 'ade'), { option: 'dense.data', split: 'val' });
+    const set = await openMaskFolder(join(folder, 'ade'), { ...named, split: 'val' });
     expect([set.layout, set.names.length]).toEqual(['ade20k', 150]);
     expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 150]), 'm'))).toEqual([-1, 0, 149]);
   });
@@ -89,15 +92,49 @@ describe('a folder of masks', () => {
     await put('voc/JPEGImages/2007_1.jpg', await picture());
     await put('voc/SegmentationClass/2007_1.png', mask([0, 15, 255, 0, 0, 0, 0, 0]));
     await put('voc/ImageSets/Segmentation/val.txt', '2007_1\n');
-    const set = await openMaskFolder(join(folder, 'voc'), { option: 'dense.data', split: 'val' });
+    const set = await openMaskFolder(join(folder, 'voc'), { ...named, split: 'val' });
     expect([set.layout, set.names.length, set.names[0], set.names[15]]).toEqual(['voc', 21, 'background', 'person']);
-    await expect(openMaskFolder(join(folder, 'voc'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'voc'), { ...named, split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('of no known layout is refused', async () => {
     await put('nothing/x.txt', '');
-    await expect(openMaskFolder(join(folder, 'nothing'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.data' });
-    await expect(openMaskFolder(join(folder, 'absent'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'nothing'), { ...named, split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.data' });
+    await expect(openMaskFolder(join(folder, 'absent'), { ...named, split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+
+  it.each([
+    ['pairs', ['images/train/x.png', 'masks/train/x.png', 'images/test/y.png', 'masks/test/y.png', 'images/sketches/z.png', 'masks/sketches/z.png'], 'images', 'test, train'],
+    ['cityscapes', ['leftImg8bit/train/ulm/ulm_0_leftImg8bit.png', 'gtFine/train/ulm/ulm_0_gtFine_labelIds.png', 'leftImg8bit/test/bonn/x.png'], 'leftImg8bit', 'test, train'],
+    ['ade20k', ['images/training/a.jpg', 'annotations/training/a.png', 'images/test/b.jpg'], 'images', 'test, training'],
+    ['voc', ['SegmentationClass/x.png', 'ImageSets/Segmentation/train.txt', 'ImageSets/Segmentation/test.txt'], 'ImageSets/Segmentation', 'test, train'],
+  ])('like %s without the split asked for is refused, and says which there are', async (layout, files, place, allowed) => {
+    const root = join(folder, `parts-${layout}`);
+    for (const file of files) await put(`parts-${layout}/${file}`, '');
+    const options = { ...named, splitOption: 'dense.evaluationSplit', names: ['one'] };
+    await expect(openMaskFolder(root, { ...options, split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.evaluationSplit', found: 'val', allowed, message: expect.stringContaining(`${join(root, place)} has no part of this name`) as string });
+    await expect(openMaskFolder(root, { ...options, split: 'tset' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: 'Did you mean test?' });
+  });
+
+  it('in pairs that is not divided is whole, unless a part of it is asked for', async () => {
+    for (const name of ['images/trains/x.png', 'images/y.png', 'masks/trains/x.png', 'masks/y.png']) await put(`whole/${name}`, '');
+    const options = { ...named, names: ['one'] };
+    for (const split of ['train', 'val']) expect(await openMaskFolder(join(folder, 'whole'), { ...options, split })).toMatchObject({ divided: false, pairs: { length: 2 } });
+    await expect(openMaskFolder(join(folder, 'whole'), { ...options, split: 'test' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.split', allowed: 'trains' });
+    for (const name of ['images/y.png', 'masks/y.png']) await put(`flat/${name}`, '');
+    await expect(openMaskFolder(join(folder, 'flat'), { ...options, split: 'test' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'dense.split', mend: expect.stringContaining('not divided') as string });
+  });
+
+  it('in pairs has at most 255 classes, as 255 means none, and says what may stand in its masks', async () => {
+    const names = (count: number) => Array.from({ length: count }, (_, i) => `class ${i}`);
+    const options = { ...named, split: 'train' };
+    for (const name of ['images/x.png', 'masks/x.png']) await put(`many/${name}`, '');
+    await expect(openMaskFolder(join(folder, 'many'), { ...options, names: names(256) })).rejects.toMatchObject({ code: 'BAD_NAMES', option: 'names', found: 256, allowed: '1 to 255 names' });
+    const set = await openMaskFolder(join(folder, 'many'), { ...options, names: names(255) });
+    expect(Array.from(classesOf(set, Uint16Array.from([0, 254, 255]), 'm'))).toEqual([0, 254, -1]);
+    expect(() => classesOf(set, Uint16Array.from([270]), 'm')).toThrow(expect.objectContaining({ found: 270, allowed: '0 to 255' }));
+    const three = await openMaskFolder(join(folder, 'many'), { ...options, names: names(3) });
+    expect(() => classesOf(three, Uint8Array.from([3]), 'm')).toThrow(expect.objectContaining({ allowed: '0 to 2, and 255 for pixels to be ignored' }));
   });
 
   it('is called by the option that it was given as', async () => {
@@ -105,7 +142,7 @@ describe('a folder of masks', () => {
     await put('bare/masks/y.png', '');
     await put('unlisted/SegmentationClass/x.png', '');
     for (const name of ['absent', 'nothing', 'bare', 'unlisted']) {
-      await expect(openMaskFolder(join(folder, name), { option: 'dense.evaluationData', split: 'val', names: ['one'] }), name).rejects.toMatchObject({ option: 'dense.evaluationData' });
+      await expect(openMaskFolder(join(folder, name), { ...named, option: 'dense.evaluationData', split: 'val', names: ['one'] }), name).rejects.toMatchObject({ option: 'dense.evaluationData' });
     }
   });
 });

@@ -88,6 +88,12 @@ describe('mean intersection over union', () => {
     expect(score.meanAccuracy).toBeCloseTo((2 / 3 + 1 / 2) / 2, 12);
     expect([score.pixels, score.images]).toEqual([5, 1]);
   });
+
+  it('is none where no pixel counts', () => {
+    const counts = new ConfusionCounts(['a', 'b']);
+    counts.add(Int16Array.from([-1, -1]), Int16Array.from([0, 1]));
+    expect(counts.score()).toMatchObject({ meanIou: null, pixelAccuracy: null, meanAccuracy: null, pixels: 0, images: 1 });
+  });
 });
 
 describe('views', () => {
