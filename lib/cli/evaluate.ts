@@ -50,10 +50,10 @@ function describe({ results, files }: ProtocolEvaluation): string {
 const mostClasses = 20;
 
 /** Classes in their order; of many the worst. */
-function classTable({ setting, classes }: ProtocolResult): string {
+function classTable({ setting, score, classes }: ProtocolResult): string {
   const shown = classes.length <= mostClasses ? classes : [...classes].sort((a, b) => a.top1 - b.top1).slice(0, mostClasses);
   const head = `${setting}${classes.length > mostClasses ? `: the ${mostClasses} worst of ${classes.length} classes` : ''}`;
-  return `${head}\n${formatTable(['class', 'images', 'top-1', '95 % interval', 'top-5', 'most often taken for'], shown.map(({ name, images, top1, top5, interval1: [low, high], mistakenFor }) => [
+  return `${head}\n${formatTable(['class', 'images', 'top-1', '95 % interval', `top-${score.topK}`, 'most often taken for'], shown.map(({ name, images, top1, top5, interval1: [low, high], mistakenFor }) => [
     name, String(images), percent(top1), `${(100 * low).toFixed(1)} to ${percent(high)}`, percent(top5), mistakenFor === undefined ? '-' : `${mistakenFor.name} (${mistakenFor.images})`,
   ]))}`;
 }

@@ -234,6 +234,7 @@ describe('from the command line', () => {
     const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--out', at('cli'), '--neighbours', '3']);
     expect(code).toBe(0);
     for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')]) expect(stdout).toContain(part);
+    expect(stdout.match(/top-\d/gu)).toEqual(['top-1', 'top-4', 'top-1', 'top-4']); // of four classes, in both tables
     const json = JSON.parse(readFileSync(at('cli', 'knn.json'), 'utf8')) as { protocol: string; results: { score: { top1: number }; classes: unknown[] }[] };
     expect(json).toMatchObject({ protocol: 'knn', student, results: [{ learntFrom: 48, images: 20 }] });
     expect(json.results[0]!.classes).toHaveLength(4);
