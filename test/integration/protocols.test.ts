@@ -1,5 +1,5 @@
 /** Each protocol on a few drawings, recomputed here in another way from the student's features. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { create } from 'tar';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -253,6 +253,20 @@ describe('from the command line', () => {
     writeFileSync(at('other', 'star', 'a.png'), readFileSync(at('test', 'circle', '0.png')));
     expect((await evaluate('--data', at('test'), '--train', at('other'))).stderr).toMatch(/CLASS_MISMATCH[\s\S]*"star"/u);
     expect(existsSync(at('evaluation'))).toBe(false);
+  });
+
+  test('calls a class folder without images by that, whichever of the folders has it', async () => {
+    cpSync(at('test'), at('hollow'), { recursive: true });
+    for (const file of readdirSync(at('hollow', 'circle'))) rmSync(at('hollow', 'circle', file));
+    for (const [data, train] of [['hollow', 'train'], ['test', 'hollow']] as const) {
+      const { stderr } = await lgdistill(['evaluate', 'knn', '--student', student, '--device', 'cpu', '--data', at(data), '--train', at(train)]);
+      expect(stderr).toContain(`in ${at('hollow')} there are folders without images: "circle"`);
+      expect(stderr).toContain('-> Put images into these folders, or take the classes out of both');
+    }
+    const bank = at('hollow-bank.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(shapeNames, randomNormal(4 * 24, 9), { encoderId: 'made up' }).save(bank);
+    const { stderr } = await lgdistill(['evaluate', 'zeroshot', '--student', student, '--device', 'cpu', '--data', at('hollow'), '--bank', bank]);
+    expect(stderr).toContain('class folders that are there and hold no image (1): "circle"');
   });
 });
 
