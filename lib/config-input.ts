@@ -69,30 +69,30 @@ export interface ConfigInput {
   loss?: {
     /** Weight of the visual part of the loss; the textual part has 1 - alpha (methods lgd and combined). Allowed: a number from 0 to 1. Default: `0.5`. */
     alpha?: number | undefined;
-    /** Temperature of the student's softmax. Allowed: a number above 0. Default: `0.2`. */
+    /** Temperature of the student's softmax. Allowed: a number from 1e-9 to 1000000000. Default: `0.2`. */
     studentTemperature?: number | undefined;
-    /** Temperature of the teacher's softmax. Allowed: a number above 0. Default: `0.01`. */
+    /** Temperature of the teacher's softmax. Allowed: a number from 1e-9 to 1000000000. Default: `0.01`. */
     teacherTemperature?: number | undefined;
-    /** Momentum of the visual anchors; 0.999 is published for ImageNet. Allowed: a number from 0 below 1. Default: `0.99`. */
+    /** Momentum of the visual anchors; 0.999 is published for ImageNet. Allowed: a number from 0 to 0.999999. Default: `0.99`. */
     momentum?: number | undefined;
-    /** Past teacher embeddings kept in the queue (methods seed, hybrid and combined). Allowed: a whole number from 1. Default: `4096`. */
+    /** Past teacher embeddings kept in the queue (methods seed, hybrid and combined). Allowed: a whole number from 1 to 10000000. Default: `4096`. */
     queueSize?: number | undefined;
   } | undefined;
   /** Schedule, batches and optimiser. */
   train?: {
     /** Passes over the training images. Allowed: a whole number from 1. Default: `200`. */
     epochs?: number | undefined;
-    /** Images a batch; auto: 256, as published, with 100000 images, or where that makes 16 steps an epoch and 1000 in all; with fewer 16 to 64, the most that make 3200 steps. Allowed: auto, or a whole number from 1. Default: `auto`. */
+    /** Images a batch; auto: 256, as published, with 100000 images, or where that makes 16 steps an epoch and 1000 in all; with fewer 16 to 64, the most that make 3200 steps. Allowed: auto, or a whole number from 1 to 65536. Default: `auto`. */
     batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
-    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them. Allowed: auto, or a number above 0. Default: `auto`. */
+    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them. Allowed: auto, or a number from 1e-9 to 1000000000. Default: `auto`. */
     learningRate?: 'auto' | number | undefined;
     /** Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5). Allowed: a number from 0. Default: `5`. */
     warmupEpochs?: number | undefined;
-    /** Momentum of SGD. Allowed: a number from 0 below 1. Default: `0.9`. */
+    /** Momentum of SGD. Allowed: a number from 0 to 0.999999. Default: `0.9`. */
     sgdMomentum?: number | undefined;
-    /** Weight decay of SGD. Allowed: a number from 0. Default: `0.0001`. */
+    /** Weight decay of SGD. Allowed: a number from 0 to 1. Default: `0.0001`. */
     weightDecay?: number | undefined;
     /** Apply weight decay to norm scales and biases too, as published. Default: `true`. */
     decayNormAndBias?: boolean | undefined;
@@ -105,23 +105,23 @@ export interface ConfigInput {
   } | undefined;
   /** How views are drawn. */
   augment?: {
-    /** Smallest share of the image that a crop may have. Allowed: a number above 0 to 1. Default: `0.2`. */
+    /** Smallest share of the image that a crop may have. Allowed: a number from 1e-9 to 1. Default: `0.2`. */
     scaleMin?: number | undefined;
-    /** Largest share of the image that a crop may have. Allowed: a number above 0 to 1. Default: `1`. */
+    /** Largest share of the image that a crop may have. Allowed: a number from 1e-9 to 1. Default: `1`. */
     scaleMax?: number | undefined;
-    /** Smallest width / height of a crop. Allowed: a number above 0. Default: `0.75`. */
+    /** Smallest width / height of a crop. Allowed: a number from 0.01 to 100. Default: `0.75`. */
     ratioMin?: number | undefined;
-    /** Largest width / height of a crop. Allowed: a number above 0. Default: `1.33333`. */
+    /** Largest width / height of a crop. Allowed: a number from 0.01 to 100. Default: `1.33333`. */
     ratioMax?: number | undefined;
     /** How often the view is mirrored. Allowed: a number from 0 to 1. Default: `0.5`. */
     flipProbability?: number | undefined;
     /** How often colours are jittered. Allowed: a number from 0 to 1. Default: `0.8`. */
     jitterProbability?: number | undefined;
-    /** Strength of the brightness jitter. Allowed: a number from 0. Default: `0.4`. */
+    /** Strength of the brightness jitter. Allowed: a number from 0 to 100. Default: `0.4`. */
     brightness?: number | undefined;
-    /** Strength of the contrast jitter. Allowed: a number from 0. Default: `0.4`. */
+    /** Strength of the contrast jitter. Allowed: a number from 0 to 100. Default: `0.4`. */
     contrast?: number | undefined;
-    /** Strength of the saturation jitter. Allowed: a number from 0. Default: `0.4`. */
+    /** Strength of the saturation jitter. Allowed: a number from 0 to 100. Default: `0.4`. */
     saturation?: number | undefined;
     /** Strength of the hue jitter, in turns. Allowed: a number from 0 to 0.5. Default: `0.1`. */
     hue?: number | undefined;
@@ -129,9 +129,9 @@ export interface ConfigInput {
     greyProbability?: number | undefined;
     /** How often the view is blurred. Allowed: a number from 0 to 1. Default: `0.5`. */
     blurProbability?: number | undefined;
-    /** Smallest sigma of the blur, in pixels of the view. Allowed: a number above 0. Default: `0.1`. */
+    /** Smallest sigma of the blur, in pixels of the view. Allowed: a number from 0.01 to 1000. Default: `0.1`. */
     blurSigmaMin?: number | undefined;
-    /** Largest sigma of the blur. Allowed: a number above 0. Default: `2`. */
+    /** Largest sigma of the blur. Allowed: a number from 0.01 to 1000. Default: `2`. */
     blurSigmaMax?: number | undefined;
   } | undefined;
   /** Evaluations while training and after it. */
@@ -160,7 +160,7 @@ export interface ConfigInput {
     output?: string | undefined;
     /** Nearest labelled images that vote (knn). Allowed: a whole number from 1. Default: `200`. */
     neighbours?: number | undefined;
-    /** Votes weigh exp(cosine / this) (knn). Allowed: a number above 0. Default: `0.1`. */
+    /** Votes weigh exp(cosine / this) (knn). Allowed: a number from 1e-9 to 1000000000. Default: `0.1`. */
     neighbourTemperature?: number | undefined;
     /** Share of evaluate.train on which settings are chosen (linear). Allowed: a number above 0 below 1. Default: `0.1`. */
     heldOut?: number | undefined;
@@ -172,9 +172,9 @@ export interface ConfigInput {
     labelShare?: number | undefined;
     /** Passes over the labelled images (semi, finetune). Allowed: a whole number from 1. Default: `30`. */
     finetuneEpochs?: number | undefined;
-    /** Peak learning rate for 256 images a step (semi, finetune). Allowed: a number above 0. Default: `0.03`. */
+    /** Peak learning rate for 256 images a step (semi, finetune). Allowed: a number from 1e-9 to 1000000000. Default: `0.03`. */
     finetuneRate?: number | undefined;
-    /** Images a batch (semi, finetune). Allowed: a whole number from 1. Default: `64`. */
+    /** Images a batch (semi, finetune). Allowed: a whole number from 1 to 65536. Default: `64`. */
     finetuneBatch?: number | undefined;
   } | undefined;
   /** Segmentation and detection. */
@@ -199,21 +199,21 @@ export interface ConfigInput {
     outputStride?: number | undefined;
     /** Side of the square input in pixels. Allowed: a multiple of 32 from 32 to 4096. Default: `512`. */
     resolution?: number | undefined;
-    /** Images a step. Allowed: a whole number from 1. Default: `16`. */
+    /** Images a step. Allowed: a whole number from 1 to 65536. Default: `16`. */
     batchSize?: number | undefined;
     /** Passes over the training images. Allowed: a whole number from 1. Default: `40`. */
     epochs?: number | undefined;
     /** Steps of the whole schedule, in the place of epochs. Allowed: a whole number from 1. */
     maxSteps?: number | undefined;
-    /** Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9. Allowed: a number above 0. Default: `0.02`. */
+    /** Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9. Allowed: a number from 1e-9 to 1000000000. Default: `0.02`. */
     learningRate?: number | undefined;
-    /** Momentum of SGD. Allowed: a number from 0 below 1. Default: `0.9`. */
+    /** Momentum of SGD. Allowed: a number from 0 to 0.999999. Default: `0.9`. */
     momentum?: number | undefined;
-    /** Weight decay of SGD, not of norm scales and biases. Allowed: a number from 0. Default: `0.0001`. */
+    /** Weight decay of SGD, not of norm scales and biases. Allowed: a number from 0 to 1. Default: `0.0001`. */
     weightDecay?: number | undefined;
-    /** Smallest random scale of a training image, of the one at which it fits the input. Allowed: a number above 0. Default: `0.5`. */
+    /** Smallest random scale of a training image, of the one at which it fits the input. Allowed: a number from 0.01 to 100. Default: `0.5`. */
     scaleMin?: number | undefined;
-    /** Largest random scale of a training image. Allowed: a number above 0. Default: `2`. */
+    /** Largest random scale of a training image. Allowed: a number from 0.01 to 100. Default: `2`. */
     scaleMax?: number | undefined;
     /** How often a training image is mirrored. Allowed: a number from 0 to 1. Default: `0.5`. */
     flipProbability?: number | undefined;

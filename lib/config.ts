@@ -4,13 +4,21 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { withoutMark } from './byte-order-mark.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
+import { mostImages } from './models/compiled.js';
+import { leastPositive, mostMomentum, mostPositive, mostRows } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
-const positive = () => z.number().gt(0);
+const positive = () => z.number().min(leastPositive).max(mostPositive);
+const factor = () => z.number().min(0.01).max(100);
+const strength = () => z.number().min(0).max(100);
+const sigma = () => z.number().min(0.01).max(1000);
+const momentum = () => z.number().min(0).max(mostMomentum);
 const count = () => z.int().min(1);
+const batch = () => count().max(mostImages);
 const text = () => z.string().min(1);
 const textOrList = () => z.union([text(), z.array(z.string()).min(1)]);
 const orAuto = <Number extends z.ZodType<number>>(number: Number) => z.union([z.literal('auto'), number]);
@@ -62,39 +70,39 @@ const schema = z.strictObject({
     alpha: share().default(0.5).describe('Weight of the visual part of the loss; the textual part has 1 - alpha (methods lgd and combined)'),
     studentTemperature: positive().default(0.2).describe("Temperature of the student's softmax"),
     teacherTemperature: positive().default(0.01).describe("Temperature of the teacher's softmax"),
-    momentum: z.number().min(0).lt(1).default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
-    queueSize: count().default(4096).describe('Past teacher embeddings kept in the queue (methods seed, hybrid and combined)'),
+    momentum: momentum().default(0.99).describe('Momentum of the visual anchors; 0.999 is published for ImageNet'),
+    queueSize: count().max(mostRows).default(4096).describe('Past teacher embeddings kept in the queue (methods seed, hybrid and combined)'),
   }),
   train: group({
     epochs: count().default(200).describe('Passes over the training images'),
-    batchSize: orAuto(count()).default('auto')
+    batchSize: orAuto(batch()).default('auto')
       .describe(`Images a batch; auto: ${recipe.batchSize}, as published, with ${manyImages} images, or where that makes ${leastStepsAnEpoch} steps an epoch and ${leastSteps} in all; with fewer ${few.smallestBatch} to ${few.largestBatch}, the most that make ${few.steps} steps`),
     accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
     learningRate: orAuto(positive()).default('auto')
       .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them`),
     warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)'),
-    sgdMomentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
-    weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD'),
+    sgdMomentum: momentum().default(0.9).describe('Momentum of SGD'),
+    weightDecay: share().default(1e-4).describe('Weight decay of SGD'),
     decayNormAndBias: z.boolean().default(true).describe('Apply weight decay to norm scales and biases too, as published'),
     precision: z.enum(['auto', 'float32', 'bfloat16']).default('auto').describe('Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU'),
     maxSteps: count().optional().describe('Stop after this many optimiser steps; the schedule still follows the epochs'),
     outlierFactor: z.number().min(0).default(10).describe('Stop when a loss exceeds this many times the running median; 0 turns it off'),
   }),
   augment: group({
-    scaleMin: z.number().gt(0).max(1).default(0.2).describe('Smallest share of the image that a crop may have'),
-    scaleMax: z.number().gt(0).max(1).default(1).describe('Largest share of the image that a crop may have'),
-    ratioMin: positive().default(3 / 4).describe('Smallest width / height of a crop'),
-    ratioMax: positive().default(4 / 3).describe('Largest width / height of a crop'),
+    scaleMin: z.number().min(leastPositive).max(1).default(0.2).describe('Smallest share of the image that a crop may have'),
+    scaleMax: z.number().min(leastPositive).max(1).default(1).describe('Largest share of the image that a crop may have'),
+    ratioMin: factor().default(3 / 4).describe('Smallest width / height of a crop'),
+    ratioMax: factor().default(4 / 3).describe('Largest width / height of a crop'),
     flipProbability: share().default(0.5).describe('How often the view is mirrored'),
     jitterProbability: share().default(0.8).describe('How often colours are jittered'),
-    brightness: z.number().min(0).default(0.4).describe('Strength of the brightness jitter'),
-    contrast: z.number().min(0).default(0.4).describe('Strength of the contrast jitter'),
-    saturation: z.number().min(0).default(0.4).describe('Strength of the saturation jitter'),
+    brightness: strength().default(0.4).describe('Strength of the brightness jitter'),
+    contrast: strength().default(0.4).describe('Strength of the contrast jitter'),
+    saturation: strength().default(0.4).describe('Strength of the saturation jitter'),
     hue: z.number().min(0).max(0.5).default(0.1).describe('Strength of the hue jitter, in turns'),
     greyProbability: share().default(0.2).describe('How often the view loses its colours'),
     blurProbability: share().default(0.5).describe('How often the view is blurred'),
-    blurSigmaMin: positive().default(0.1).describe('Smallest sigma of the blur, in pixels of the view'),
-    blurSigmaMax: positive().default(2).describe('Largest sigma of the blur'),
+    blurSigmaMin: sigma().default(0.1).describe('Smallest sigma of the blur, in pixels of the view'),
+    blurSigmaMax: sigma().default(2).describe('Largest sigma of the blur'),
   }),
   evaluate: group({
     data: text().optional().describe('Labelled images to evaluate on: a folder of class folders, or a pack, tar shards, CIFAR or parquet files that have labels'),
@@ -116,7 +124,7 @@ const schema = z.strictObject({
     labelShare: z.number().gt(0).max(1).optional().describe('Share of each class whose labels are used (semi; default: 0.01, then 0.1)'),
     finetuneEpochs: count().default(30).describe('Passes over the labelled images (semi, finetune)'),
     finetuneRate: positive().default(0.03).describe('Peak learning rate for 256 images a step (semi, finetune)'),
-    finetuneBatch: count().default(64).describe('Images a batch (semi, finetune)'),
+    finetuneBatch: batch().default(64).describe('Images a batch (semi, finetune)'),
   }),
   dense: group({
     data: text().optional().describe('Segmentation: folder of images and masks (pairs, Cityscapes, ADE20K or VOC layout). Detection: folder of images'),
@@ -129,14 +137,14 @@ const schema = z.strictObject({
     head: z.enum(['lraspp', 'fcn']).default('lraspp').describe('Segmentation head: the light LR-ASPP with a finer map added, or a fully convolutional one'),
     outputStride: z.int().min(8).max(32).default(16).meta({ description: "Image pixels a position of the student's last map; below 32 its last strides become dilations", allowed: '8, 16 or 32' }),
     resolution: z.int().min(32).max(4096).default(512).meta({ description: 'Side of the square input in pixels', allowed: 'a multiple of 32 from 32 to 4096' }),
-    batchSize: count().default(16).describe('Images a step'),
+    batchSize: batch().default(16).describe('Images a step'),
     epochs: count().default(40).describe('Passes over the training images'),
     maxSteps: count().optional().describe('Steps of the whole schedule, in the place of epochs'),
     learningRate: positive().default(0.02).describe('Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9'),
-    momentum: z.number().min(0).lt(1).default(0.9).describe('Momentum of SGD'),
-    weightDecay: z.number().min(0).default(1e-4).describe('Weight decay of SGD, not of norm scales and biases'),
-    scaleMin: positive().default(0.5).describe('Smallest random scale of a training image, of the one at which it fits the input'),
-    scaleMax: positive().default(2).describe('Largest random scale of a training image'),
+    momentum: momentum().default(0.9).describe('Momentum of SGD'),
+    weightDecay: share().default(1e-4).describe('Weight decay of SGD, not of norm scales and biases'),
+    scaleMin: factor().default(0.5).describe('Smallest random scale of a training image, of the one at which it fits the input'),
+    scaleMax: factor().default(2).describe('Largest random scale of a training image'),
     flipProbability: share().default(0.5).describe('How often a training image is mirrored'),
     inference: z.enum(['whole', 'sliding']).default('whole').describe('Segmentation: see the whole image at once, or windows of the input size along an image whose short side is that long'),
     everyEpochs: z.int().min(0).default(5).describe('Epochs between evaluations; 0 evaluates at the end only'),
@@ -378,7 +386,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
     throw new LgdError('BAD_CONFIG', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'config', mend: 'Check its permissions', cause });
   }
   try {
-    return JSON.parse(content.replace(/^\uFEFF/u, '')) as unknown;
+    return JSON.parse(withoutMark(content)) as unknown;
   } catch (cause) {
     throw new LgdError('BAD_CONFIG', `${path} is not JSON: ${(cause as Error).message}.`, { option: 'config', mend: 'Correct the file', cause });
   }

@@ -52,7 +52,7 @@ const generalMends: Readonly<Record<ErrorCode, string>> = {
   NATIVE_ERROR: 'Report it, with what `lgdistill doctor` prints',
   NON_FINITE: 'Look for where these numbers come from: a broken file, a division by zero, a learning rate that is too high',
   NOT_WRITABLE: 'Choose a folder this user may write to, with enough free space',
-  OUT_OF_MEMORY: 'Take a smaller train.batchSize, data.resolution or data.cacheMemory, or close what else uses the memory',
+  OUT_OF_MEMORY: 'Take a smaller train.batchSize, data.resolution, loss.queueSize or data.cacheMemory, or close what else uses the memory',
   TOO_MANY_BROKEN_IMAGES: 'Mend or remove those files, or allow a larger share',
   ZERO_EMBEDDING: 'Leave that row out: a zero vector has no direction to compare',
 };

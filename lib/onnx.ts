@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
-import { LgdError } from './errors.js';
+import { LgdError, systemErrorCode } from './errors.js';
 
 /** onnxruntime-node's exports; types alone, the module is loaded on first use. */
 export type OnnxRuntime = typeof import('onnxruntime-node');
@@ -17,8 +17,11 @@ export async function importOnnxRuntime(load: () => Promise<unknown> = () => imp
     const loaded = (await load()) as OnnxRuntime & { default?: OnnxRuntime };
     return loaded.default ?? loaded;
   } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', `onnxruntime-node could not be loaded: ${(cause as Error).message}.`, {
-      mend: 'Type: npm install onnxruntime-node@1.14.0', cause,
+    const { message } = cause as Error;
+    // Its binding registers itself once a process; Node forgets that with the last thread that had it.
+    const wasLoaded = systemErrorCode(cause) === 'ERR_DLOPEN_FAILED' && message.includes('did not self-register');
+    throw new LgdError('DEPENDENCY_MISSING', `onnxruntime-node could not be loaded: ${message}.`, {
+      mend: wasLoaded ? "It loads once a process, and went with the worker thread that had it: start the main thread with import 'onnxruntime-node', which keeps it for all threads" : 'Type: npm install onnxruntime-node@1.14.0', cause,
     });
   }
 }

@@ -29,13 +29,13 @@ export function reportCommand(bind: Bind): Command {
     .option('--images <folder>', "training images for the gallery (default: the run's own)")
     .option('--max-images <n>', `images that gallery and confusion look at, at most [default ${reportDefaults.mostImages}]`, parseCount('max-images'))
     .option('--tensorboard <folder>', 'write TensorBoard event files too, a folder a run');
-  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data'], { file: false });
+  addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data', 'evaluate.names'], { file: false });
   return command.action(bind(async ({ terminal, signal }, runs) => {
     const flags = command.opts<ReportFlags>();
     const { device, threads, offline, teacher, evaluate } = await readConfig(command);
     const phases = phaseReporter(terminal);
     const result = await writeReport({
-      runs: runs as string[], output: flags.output, models: flags.models, images: flags.images, teacher, evaluate: evaluate.data,
+      runs: runs as string[], output: flags.output, models: flags.models, images: flags.images, teacher, evaluate: evaluate.data, evaluateNames: evaluate.names,
       mostImages: flags.maxImages, device: device as DeviceName, threads, localFilesOnly: offline, signal, onProgress: phases.onProgress,
     }).finally(phases.stop);
     const events = flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);

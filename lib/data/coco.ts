@@ -49,15 +49,16 @@ async function readLists(path: string): Promise<CocoFile | undefined> {
 
 /**
  * Reads a COCO file. Images keep the file's order; those without boxes are there too.
+ * @param option what its errors call it
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET naming the first entry at fault
  */
-export async function readCoco(path: string): Promise<BoxedImages> {
-  const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option: 'dense.annotations', found, mend: 'Give a file like instances_train2017.json' });
+export async function readCoco(path: string, option = 'dense.annotations'): Promise<BoxedImages> {
+  const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option, found, mend: 'Give a file like instances_train2017.json' });
   const file = await readLists(path).catch((cause: unknown) => {
     if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`);
     if (cause instanceof RangeError) throw bad(cause.message);
-    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option: 'dense.annotations', mend: 'Check the path', cause });
-    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option: 'dense.annotations', mend: 'Check its permissions', cause });
+    if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { option, mend: 'Check the path', cause });
+    throw new LgdError('BAD_DATASET', `cannot read ${path}: ${(cause as Error).message}.`, { option, mend: 'Check its permissions', cause });
   });
   if (file === undefined || file.categories.length === 0) throw bad('it needs images, annotations and categories');
   const { images, annotations, categories } = file;

@@ -39,6 +39,8 @@ export interface Decoded {
   /** Bytes of each before it was decoded. */
   fileBytes: number[];
   broken: BrokenImage[];
+  /** What reading or decoding the first of them threw: where it was a caller's mistake, its stack says where. */
+  fault?: unknown;
 }
 
 interface DecodeAllOptions {
@@ -62,7 +64,7 @@ const work = 'decoding the images';
 /** Images between the stream and the decoder, for each that is being decoded: one slow picture must not starve the others. */
 const imagesAhead = 4;
 
-type Outcome = { image: DecodedImage; fileBytes: number } | { reason: string } | { failure: unknown };
+type Outcome = { image: DecodedImage; fileBytes: number } | { fault: unknown } | { failure: unknown };
 
 /** The images of a source, in order. */
 export async function* listed({ ids, labels, read }: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
@@ -161,7 +163,7 @@ async function decodeOne(image: Undecoded, reader: PatientReader, options: Decod
     return { image: await decodeImage(bytes, options), fileBytes: bytes.byteLength };
   } catch (error) {
     if (isNotOfTheImage(error)) return { failure: error };
-    return { reason: error instanceof Error ? error.message : String(error) };
+    return { fault: error };
   }
 }
 
@@ -177,31 +179,34 @@ function take(result: Decoded, { id, label }: Undecoded, place: number, outcome:
     return;
   }
   if ('failure' in outcome) throw outcome.failure;
-  broken.push({ id, reason: outcome.reason });
+  const { fault } = outcome;
+  if (broken.length === 0) result.fault = fault;
+  broken.push({ id, reason: fault instanceof Error ? fault.message : String(fault) });
   const seen = place + 1;
   const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);
-  if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen)) throw tooManyBroken(broken, seen, options);
+  if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen)) throw tooManyBroken(result, seen, options);
 }
 
-function checkEnd({ ids, broken }: Decoded, total: number, options: DecodeAllOptions): void {
-  if (ids.length === 0) throw noneDecoded(broken, total, options.root);
-  if (broken.length > options.maxBrokenShare * total) throw tooManyBroken(broken, total, options);
+function checkEnd(result: Decoded, total: number, options: DecodeAllOptions): void {
+  if (result.ids.length === 0) throw noneDecoded(result, total, options.root);
+  if (result.broken.length > options.maxBrokenShare * total) throw tooManyBroken(result, total, options);
 }
 
 function examples(broken: readonly BrokenImage[]): string {
   return broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/, '')})`).join(', ');
 }
 
-function tooManyBroken(broken: readonly BrokenImage[], seen: number, { total, maxBrokenShare }: DecodeAllOptions): LgdError {
+function tooManyBroken({ broken, fault }: Decoded, seen: number, { total, maxBrokenShare }: DecodeAllOptions): LgdError {
   const all = total === undefined ? '' : ` (${total} in all)`;
   return new LgdError('TOO_MANY_BROKEN_IMAGES', `${broken.length} of the first ${seen} images${all} cannot be decoded, such as ${examples(broken)}.`, {
     option: 'data.maxBrokenShare',
     allowed: `a share of at most ${maxBrokenShare}`,
     mend: 'Mend or remove those files, or allow a larger share',
+    cause: fault,
   });
 }
 
-function noneDecoded(broken: readonly BrokenImage[], total: number, root: string): LgdError {
+function noneDecoded({ broken, fault }: Decoded, total: number, root: string): LgdError {
   if (total === 0) return new LgdError('BAD_DATASET', `there are no images in ${root}.`, { mend: 'Give some images' });
-  return new LgdError('BAD_DATASET', `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`, { mend: 'Check that these files are images' });
+  return new LgdError('BAD_DATASET', `none of the ${total} images of ${root} can be decoded, such as ${examples(broken)}.`, { mend: 'Check that these files are images', cause: fault });
 }

@@ -1,4 +1,5 @@
 import { constants } from 'node:buffer';
+import { withoutMark } from '../byte-order-mark.js';
 
 /**
  * JSON files of lists that are longer than a string may be, half a billion characters: {"images": [...], "annotations": [...]}. The members of such lists are parsed one by one; what is
@@ -27,7 +28,7 @@ export async function parseMembers(chunks: AsyncIterable<Uint8Array>, take: (key
     const text = utf8.decode(Buffer.concat([...run, last]));
     run = [];
     runBytes = 0;
-    return rest.length === 0 ? text.replace(/^\uFEFF/u, '') : text;
+    return rest.length === 0 ? withoutMark(text) : text;
   };
   for await (const chunk of chunks) {
     let from = 0;

@@ -31,6 +31,8 @@ export interface MaskFolderOptions {
   names?: string | readonly string[];
   /** Names where neither `names` nor classes.txt says any: those of a network to be evaluated. */
   fallbackNames?: readonly string[];
+  /** What errors call the folder. */
+  option: string;
   signal?: AbortSignal | undefined;
 }
 
@@ -46,21 +48,22 @@ type Opened = Pick<MaskedImages, 'names' | 'pairs' | 'table' | 'divided'>;
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (an unknown layout, no such split, images without masks), BAD_NAMES, ABORTED
  */
 export async function openMaskFolder(root: string, { layout = 'auto', ...options }: MaskFolderOptions): Promise<MaskedImages> {
-  if (!(await isFolder(root))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { option: 'dense.data', mend: 'Check the path; it is relative to the current folder' });
-  const known = layout === 'auto' ? await detect(root) : layout;
+  const { option } = options;
+  if (!(await isFolder(root))) throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { option, mend: 'Check the path; it is relative to the current folder' });
+  const known = layout === 'auto' ? await detect(root, option) : layout;
   const opened = await { pairs: openPairs, cityscapes: openCityscapes, ade20k: openAde20k, voc: openVoc }[known](root, options);
-  if (opened.pairs.length === 0) throw new LgdError('BAD_DATASET', `${root} has no images with masks in the split ${options.split}.`, { option: 'dense.data', mend: 'Check the folder and the split' });
+  if (opened.pairs.length === 0) throw new LgdError('BAD_DATASET', `${root} has no images with masks in the split ${options.split}.`, { option, mend: 'Check the folder and the split' });
   return { root, layout: known, ...opened };
 }
 
-async function detect(root: string): Promise<MaskLayout> {
+async function detect(root: string, option: string): Promise<MaskLayout> {
   const has = (name: string) => isFolder(join(root, name));
   if (await has('gtFine')) return 'cityscapes';
   if (await has('annotations')) return 'ade20k';
   if (await has('SegmentationClass')) return 'voc';
   if (await has('masks')) return 'pairs';
   throw new LgdError('BAD_DATASET', `${root} has none of the folders by which a layout is known.`, {
-    option: 'dense.data', allowed: 'images and masks; leftImg8bit and gtFine (Cityscapes); images and annotations (ADE20K); JPEGImages and SegmentationClass (VOC)', mend: 'Give the folder that holds them',
+    option, allowed: 'images and masks; leftImg8bit and gtFine (Cityscapes); images and annotations (ADE20K); JPEGImages and SegmentationClass (VOC)', mend: 'Give the folder that holds them',
   });
 }
 
@@ -69,21 +72,21 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /** Images below `images`, each with a .png of the same path below `masks`. */
-async function pairUp(root: string, images: string, maskOf: (id: string) => string, signal: AbortSignal | undefined): Promise<MaskedImages['pairs']> {
+async function pairUp(root: string, images: string, maskOf: (id: string) => string, { option, signal }: Pick<MaskFolderOptions, 'option' | 'signal'>): Promise<MaskedImages['pairs']> {
   const { ids } = await openImageFolder(join(root, images), { signal });
   const base = maskOf('').replace(/\/?[^/]*$/u, '');
   const there = new Set((await readdir(join(root, base), { recursive: true }).catch(() => [])).map((name) => name.replaceAll('\\', '/')));
   const pairs = ids.map((id) => ({ image: `${images}/${id}`, mask: maskOf(id) }));
   const without = pairs.filter(({ mask }) => !there.has(mask.slice(base.length + 1)));
   if (without.length > 0) {
-    throw new LgdError('BAD_DATASET', `${without.length} of ${pairs.length} images in ${join(root, images)} have no mask, the first ${without[0]!.image}.`, { allowed: `a mask ${without[0]!.mask}`, mend: 'Add the masks, or take the images out' });
+    throw new LgdError('BAD_DATASET', `${without.length} of ${pairs.length} images in ${join(root, images)} have no mask, the first ${without[0]!.image}.`, { option, allowed: `a mask ${without[0]!.mask}`, mend: 'Add the masks, or take the images out' });
   }
   return pairs;
 }
 
 const withoutEnding = (id: string) => id.slice(0, id.length - extname(id).length);
 
-async function openPairs(root: string, { split, names, fallbackNames, signal }: MaskFolderOptions): Promise<Opened> {
+async function openPairs(root: string, { split, names, fallbackNames, ...where }: MaskFolderOptions): Promise<Opened> {
   const beside = join(root, 'classes.txt');
   const source = names ?? ((await stat(beside).catch(() => undefined)) === undefined ? fallbackNames : beside);
   if (source === undefined) {
@@ -92,31 +95,31 @@ async function openPairs(root: string, { split, names, fallbackNames, signal }: 
   const classes = (await CategoryList.load(source)).names;
   const divided = await isFolder(join(root, 'images', split));
   const inside = divided ? `/${split}` : '';
-  const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, signal);
+  const pairs = await pairUp(root, `images${inside}`, (id) => `masks${inside}/${withoutEnding(id)}.png`, where);
   return { names: classes, pairs, table: tableOf(classes.map((_, i) => i)), divided };
 }
 
-async function openCityscapes(root: string, { split, signal }: MaskFolderOptions): Promise<Opened> {
+async function openCityscapes(root: string, { split, ...where }: MaskFolderOptions): Promise<Opened> {
   const names = await readBuiltin('cityscapes');
   const converted = (await readdir(join(root, 'gtFine', split), { recursive: true }).catch(() => [])).some((name) => name.endsWith('_labelTrainIds.png'));
   const ending = converted ? 'gtFine_labelTrainIds.png' : 'gtFine_labelIds.png';
-  const pairs = await pairUp(root, `leftImg8bit/${split}`, (id) => `gtFine/${split}/${id.replace(/leftImg8bit\.\w+$/u, ending)}`, signal);
+  const pairs = await pairUp(root, `leftImg8bit/${split}`, (id) => `gtFine/${split}/${id.replace(/leftImg8bit\.\w+$/u, ending)}`, where);
   return { names, pairs, table: tableOf(converted ? names.map((_, i) => i) : cityscapesIds, !converted), divided: true };
 }
 
 /** 0 is "other" and ignored; class i is i + 1. */
-async function openAde20k(root: string, { split, signal }: MaskFolderOptions): Promise<Opened> {
+async function openAde20k(root: string, { split, ...where }: MaskFolderOptions): Promise<Opened> {
   const names = await readBuiltin('ade20k');
   const folder = longSplits[split] ?? split;
-  const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, signal);
+  const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, where);
   return { names, pairs, table: tableOf(names.map((_, i) => i + 1), true), divided: true };
 }
 
-async function openVoc(root: string, { split }: MaskFolderOptions): Promise<Opened> {
+async function openVoc(root: string, { split, option }: MaskFolderOptions): Promise<Opened> {
   const names = ['background', ...(await readBuiltin('voc'))];
   const list = join(root, 'ImageSets', 'Segmentation', `${split}.txt`);
   const text = await readFile(list, 'utf8').catch((cause: unknown) => {
-    throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option: 'dense.data', mend: 'Give a VOC folder with ImageSets/Segmentation, or another split', cause });
+    throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option, mend: 'Give a VOC folder with ImageSets/Segmentation, or another split', cause });
   });
   const pairs = text.split(/\s+/u).filter((id) => id !== '').map((id) => ({ image: `JPEGImages/${id}.jpg`, mask: `SegmentationClass/${id}.png` }));
   return { names, pairs, table: tableOf(names.map((_, i) => i)), divided: true };

@@ -53,9 +53,12 @@ export class PatientReader {
 
 const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'BAD_OPTION', 'NATIVE_ERROR']);
 
-/** Does an error of reading or decoding say nothing of the image at hand: {@link PatientReader} gave up or was stopped, or memory or a library is missing? */
+/**
+ * Does an error of reading or decoding say nothing of the image at hand: {@link PatientReader} gave up or was stopped, or memory or a library is missing, or a caller's own `read` has a name in it that does not exist?
+ * Other errors of `read`, TypeError among them, may be what its data made of it: fetch() and parsers throw such.
+ */
 export function isNotOfTheImage(error: unknown): boolean {
-  return error instanceof LgdError && (notOfTheImage.has(error.code) || systemFault(error) !== undefined);
+  return error instanceof ReferenceError || (error instanceof LgdError && (notOfTheImage.has(error.code) || systemFault(error) !== undefined));
 }
 
 /** The system's error that is at the bottom of one, unless it tells of the image's own file: that of a file of many images stands under an error of {@link readOfMany}, or of another reader of such. */

@@ -19,7 +19,7 @@ export interface ImageSource {
   readonly pack?: PackFile;
   /** Reading in any order but the given one is slow. */
   readonly sequential?: boolean;
-  /** The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends the run. */
+  /** The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends the run, and a ReferenceError ends it at once, as it is. */
   read(index: number): Promise<Uint8Array>;
 }
 

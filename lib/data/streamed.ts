@@ -155,8 +155,8 @@ export class StreamedImages implements Disposable {
         return place;
       } catch (error) {
         if (isNotOfTheImage(error)) throw error;
-        this.#broken.set(place, (error as Error).message);
-        this.#checkBroken();
+        this.#broken.set(place, error instanceof Error ? error.message : String(error));
+        this.#checkBroken(error);
       }
     }
     throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
@@ -169,12 +169,13 @@ export class StreamedImages implements Disposable {
     });
   }
 
-  #checkBroken(): void {
+  /** @param fault what the last of them threw */
+  #checkBroken(fault: unknown): void {
     const most = this.#options.maxBrokenShare;
     if (this.#broken.size <= most * this.length) return;
     const some = this.broken.slice(0, 3).map(({ id, reason }) => `${id} (${reason.replace(/\.$/u, '')})`).join(', ');
     throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${this.#broken.size} of the ${this.length} images cannot be decoded, such as ${some}.`, {
-      option: 'data.maxBrokenShare', allowed: `a share of at most ${most}`, mend: 'Mend or remove those files, or allow a larger share',
+      option: 'data.maxBrokenShare', allowed: `a share of at most ${most}`, mend: 'Mend or remove those files, or allow a larger share', cause: fault,
     });
   }
 }

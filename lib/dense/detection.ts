@@ -82,7 +82,7 @@ const evaluationPlaces = { folder: 'dense.evaluationData', annotations: 'dense.e
 async function openBoxes(folder: string | undefined, annotations: string | undefined, { options, signal }: Pick<Boxes, 'options'> & { signal: AbortSignal | undefined }): Promise<Boxes> {
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the folder of the images.', { option: 'dense.data', mend: 'Give the folder that the file names of the annotations start from' });
   if (annotations === undefined) throw new LgdError('BAD_CONFIG', 'is needed: the boxes.', { option: options.annotations, mend: 'Give a COCO file like instances_train2017.json' });
-  const set = await readCoco(annotations);
+  const set = await readCoco(annotations, options.annotations);
   if (set.images.length === 0) throw new LgdError('BAD_DATASET', `${annotations} lists no images.`, { option: options.annotations, mend: 'Give a file with images' });
   await checkListed(folder, set.images.map(({ file }) => file), { list: annotations, option: options.folder, signal });
   return { folder, set, options };

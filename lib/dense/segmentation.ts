@@ -80,9 +80,9 @@ async function openSets(config: Config, signal: AbortSignal | undefined): Promis
   const { data, layout, split, evaluationData, evaluationSplit } = config.dense;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to train on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
   const names = config.names;
-  const train = await openMasks(data, { layout, split, names, signal }, 'dense.data');
+  const train = await openMasks(data, { layout, split, names, signal, option: 'dense.data' });
   if (evaluationData === undefined && !train.divided) return { train, evaluation: undefined };
-  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal }, evaluationData === undefined ? 'dense.data' : 'dense.evaluationData');
+  const evaluation = await openMasks(evaluationData ?? data, { layout, split: evaluationSplit, names, signal, option: evaluationData === undefined ? 'dense.data' : 'dense.evaluationData' });
   if (evaluation.names.join('\n') !== train.names.join('\n')) {
     throw new LgdError('CLASS_MISMATCH', 'the folder to evaluate on has other classes than the one to train on.', { option: 'dense.evaluationData', found: evaluation.names.slice(0, 5), mend: 'Give both the same classes.txt' });
   }
@@ -173,13 +173,13 @@ export async function evaluateSegmentation(given: SegmentationEvaluationOptions)
 export async function openEvaluation({ dense, names }: Config, options: Pick<MaskFolderOptions, 'fallbackNames' | 'signal'>): Promise<MaskedImages> {
   const data = dense.evaluationData ?? dense.data;
   if (data === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate on.', { option: 'dense.data', mend: 'Give a folder of images and masks' });
-  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, ...options }, dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData');
+  return openMasks(data, { layout: dense.layout, split: dense.evaluationSplit, names, option: dense.evaluationData === undefined ? 'dense.data' : 'dense.evaluationData', ...options });
 }
 
 /** As openMaskFolder; of VOC, whose folders hold more than a split, a list names the files. */
-async function openMasks(root: string, options: MaskFolderOptions, option: string): Promise<MaskedImages> {
+async function openMasks(root: string, options: MaskFolderOptions): Promise<MaskedImages> {
   const set = await openMaskFolder(root, options);
   const files = set.layout === 'voc' ? set.pairs.flatMap(({ image, mask }) => [image, mask]) : [];
-  await checkListed(root, files, { list: `ImageSets/Segmentation/${options.split}.txt`, option, signal: options.signal });
+  await checkListed(root, files, { list: `ImageSets/Segmentation/${options.split}.txt`, option: options.option, signal: options.signal });
   return set;
 }

@@ -2,7 +2,7 @@
 import { LgdError } from '../errors.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
-import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import { initialWeights } from '../models/initialise.js';
@@ -55,7 +55,7 @@ export class DenseTrainer implements Disposable {
   /** @throws LgdError BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
   constructor(readonly device: Device, graph: GraphSpec, weights: Readonly<WeightRecord>, { batch, resolution, precision }: { batch: number; resolution: number; precision: Precision | undefined }) {
     const { addon, handle } = device;
-    this.network = new CompiledEncoder(device, graph, { batch, resolution, precision });
+    this.network = compileBatch('dense.batchSize', batch, () => new CompiledEncoder(device, graph, { batch, resolution, precision }));
     this.network.load(weights);
     this.#images = this.network.makeImages();
     const { outputs } = this.network.info;

@@ -2,9 +2,10 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
-import type { Precision } from '../models/compiled.js';
+import { checkWhole, compileBatch, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
-import { createStudent } from '../models/student.js';
+import { createStudent, mostEmbeddingSize } from '../models/student.js';
+import { mostRows } from '../number-limits.js';
 import { measureInference, measureOptions, measureSemantic, measureTraining, type MeasureOptions, type Timing } from './throughput.js';
 
 /** What {@link benchmark} measures with. */
@@ -36,6 +37,8 @@ const resolutionWithoutTeacher = 224;
 export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
   checkOptions(given, 'benchmark()', benchmarkOptions);
   const { device, categories, dimension, ...options } = given;
+  checkWhole('categories', categories, mostRows);
+  checkWhole('dimension', dimension, mostEmbeddingSize);
   const config = parseConfig(input);
   const { batchSize: batch } = chooseBatch(config.train, undefined);
   const precision: Precision | undefined = config.train.precision === 'auto' ? undefined : config.train.precision;
@@ -45,7 +48,7 @@ export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): A
     const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
     const student = createStudent(config.student.name, { device, embeddingSize, seed: config.seed, widthMultiplier: config.student.widthMultiplier });
     {
-      using encoder = student.compile({ batch, resolution, precision, training: true });
+      using encoder = compileBatch('train.batchSize', batch, () => student.compile({ batch, resolution, precision, training: true }));
       yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
     }
     {

@@ -1,5 +1,6 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { withoutMark } from '../byte-order-mark.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { readBuiltin } from '../text/builtin.js';
@@ -129,7 +130,7 @@ function describe(what: string, items: readonly string[]): string[] {
 export async function readMapping(path: string): Promise<Record<string, string>> {
   let value: unknown;
   try {
-    value = JSON.parse((await readFile(path, 'utf8')).replace(/^\uFEFF/u, ''));
+    value = JSON.parse(withoutMark(await readFile(path, 'utf8')));
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', 'there is no mapping of this name.', { option: 'evaluate.mapping', found: path, mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read the mapping ${path}: ${(cause as Error).message}.`, { option: 'evaluate.mapping', mend: 'Check that it is there and is JSON', cause });

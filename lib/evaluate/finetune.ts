@@ -3,7 +3,7 @@ import { readAhead } from '../data/read-ahead.js';
 import { shuffledOrder } from '../data/sampler.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { classifierGraph, weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
 import { initialWeights } from '../models/initialise.js';
@@ -50,7 +50,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
   const { addon } = device;
   const whole = classifierGraph(graph, classes);
   const batch = Math.min(wanted, images.length);
-  const encoder = new CompiledEncoder(device, whole, { batch, resolution, precision, training: true });
+  const encoder = compileBatch('evaluate.finetuneBatch', wanted, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true }));
   const [pixels, dLogits, results] = [encoder.makeImages(), addon.makeTensor(device.handle, [batch, classes]), addon.makeTensor(device.handle, [batch, 3])];
   try {
     encoder.load({ ...initialWeights(whole, seed), ...weightsOf(whole, weights) });

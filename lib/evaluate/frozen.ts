@@ -29,7 +29,7 @@ export async function judgeByNeighbours(extractor: FeatureExtractor, { train, te
   const { neighbours, neighbourTemperature: temperature } = evaluate;
   const total = train.length + test.length;
   const { rows: queries, images } = await extractor.all(test, { ...options, onProgress: (done) => options.onProgress?.(done, total) });
-  const search = new NearestNeighbours(extractor.options.device, queries, extractor.dimension, { neighbours, temperature, signal: options.signal });
+  const search = new NearestNeighbours(extractor.options.device, queries, extractor.dimension, { neighbours: Math.min(neighbours, train.length), temperature, signal: options.signal });
   const block = new Float32Array(Math.min(rowsAtOnce, train.length) * extractor.dimension);
   const labels = new Int32Array(block.length / extractor.dimension);
   let [learntFrom, filled] = [0, 0];

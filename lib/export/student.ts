@@ -6,6 +6,7 @@ import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
 import { checkReplaceable } from '../file-kind.js';
+import { makeFolder, removeMade } from '../make-folder.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { tools } from '../models/tools/naming.js';
 import { uniqueMark } from '../temporary-name.js';
@@ -83,7 +84,7 @@ async function checkFile(path: string, format: ExportFormat): Promise<void> {
 export interface ExportOptions {
   /** A run folder (its best checkpoint, or its last where there is no best), a checkpoint folder, or a student's file. */
   from: string;
-  /** What to write: an .onnx file for 'onnx', a .safetensors file for 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export). */
+  /** What to write, in folders that are made where they are not there: an .onnx file for 'onnx', a .safetensors file for 'lgdistill' and 'torchvision', else a folder (a new one, an empty one, or an earlier export). */
   to: string;
   /** Default 'lgdistill'. */
   format?: ExportFormat;
@@ -139,9 +140,11 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
   const partial = join(dirname(to), `.${basename(to)}.${uniqueMark()}.part`);
+  const made: string[] = [];
   let written: Written;
   let comparison: Comparison;
   try {
+    for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
     written = await target.write(partial);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);
@@ -149,6 +152,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
     await target.place(partial, to);
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
+    await removeMade(made);
     throw error;
   }
   await bank?.save(options.bank!);

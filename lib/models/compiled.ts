@@ -6,6 +6,9 @@ import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '..
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
+/** The most images a call. */
+export const mostImages = 65_536;
+
 /** How activations are stored; weights, statistics and results are float32 either way. */
 export type Precision = 'float32' | 'bfloat16';
 
@@ -59,7 +62,7 @@ export class CompiledEncoder implements Disposable {
     checkArgument('device', device);
     checkOptions(options, 'compile()', compileOptions);
     const { batch, resolution, width = resolution, precision, training = true } = options;
-    checkWhole('batch', batch, 65_536);
+    checkWhole('batch', batch, mostImages);
     checkWhole('resolution', resolution, 4096);
     checkWhole('width', width, 4096);
     const { precisions } = device.info;
@@ -168,6 +171,16 @@ export class CompiledEncoder implements Disposable {
     const read = wanted.map(({ name }) => this.device.addon.readParameter(this.#handle, name, slot));
     const values = await Promise.all(read);
     return Object.fromEntries(wanted.map(({ name, shape }, i) => [name, { shape: [...shape], data: values[i]! }]));
+  }
+}
+
+/** Compiles for training with a batch that an option says, and tells of that option where one image is too few. @throws LgdError BAD_OPTION, and as `compile` */
+export function compileBatch(option: string, batch: number, compile: () => CompiledEncoder): CompiledEncoder {
+  try {
+    return compile();
+  } catch (cause) {
+    if (batch > 1 || !(cause instanceof LgdError && cause.code === 'BAD_SHAPE')) throw cause;
+    throw new LgdError('BAD_OPTION', 'a single image of this size leaves a layer one value a channel, which has no variance to train with.', { option, found: batch, allowed: 'a whole number from 2', mend: 'Take a larger batch, or larger images', cause });
   }
 }
 

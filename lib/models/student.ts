@@ -8,6 +8,8 @@ import type { Head } from './students/definition.js';
 import { findStudent } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
+export const mostEmbeddingSize = 65_536;
+
 /** What {@link studentGraph} builds. */
 export interface GraphOptions {
   /** Classes of torchvision's classifier; give this or embeddingSize. */
@@ -48,7 +50,7 @@ function headOf(outputs: number | undefined, embeddingSize: number | undefined):
     checkWhole('outputs', outputs, 1_000_000);
     return { kind: 'classifier', outputs };
   }
-  checkWhole('embeddingSize', embeddingSize, 65_536);
+  checkWhole('embeddingSize', embeddingSize, mostEmbeddingSize);
   return { kind: 'projection', embeddingSize };
 }
 

@@ -32,6 +32,8 @@ export interface ReportOptions {
   teacher?: string;
   /** Folder of class folders for the confusion; default: each run's own evaluate.data. */
   evaluate?: string;
+  /** Names to choose among in the confusion, as `evaluate.names`; default: each run's own. */
+  evaluateNames?: string | readonly string[] | undefined;
   /** Images that the gallery and the confusion look at, at most, each; default {@link reportDefaults}. */
   mostImages?: number;
   /** Bytes of the gallery's pictures, of all runs together; default {@link reportDefaults}. */
@@ -47,7 +49,7 @@ export interface ReportOptions {
 }
 
 const reportOptions = {
-  runs: 'needed', output: 'optional', models: 'optional', images: 'optional', teacher: 'optional', evaluate: 'optional', mostImages: 'optional', mostImageBytes: 'optional', device: 'optional', threads: 'optional',
+  runs: 'needed', output: 'optional', models: 'optional', images: 'optional', teacher: 'optional', evaluate: 'optional', evaluateNames: 'optional', mostImages: 'optional', mostImageBytes: 'optional', device: 'optional', threads: 'optional',
   localFilesOnly: 'optional', signal: 'optional', onProgress: 'optional',
 } satisfies OptionTable<ReportOptions>;
 
@@ -130,12 +132,12 @@ function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, 
   };
 }
 
-function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
+function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, evaluateNames, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
   const own = (option: string) => optionOf(run.config, option) as never;
   const config: ConfigInput = {
     device, threads, offline: localFilesOnly,
     teacher: teacher ?? own('teacher'), textEncoder: own('textEncoder'), templates: own('templates') ?? undefined,
-    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: own('evaluate.names'), bank: own('evaluate.bank'), mapping: own('evaluate.mapping') },
+    evaluate: { data: needed(evaluate ?? optionOf(run.config, 'evaluate.data'), 'evaluate.data', 'a folder of class folders', 'evaluate'), names: evaluateNames ?? own('evaluate.names'), bank: own('evaluate.bank'), mapping: own('evaluate.mapping') },
   };
   return { run: run.path, config, mostImages, signal, onProgress };
 }

@@ -1,4 +1,5 @@
 import { LgdError } from '../errors.js';
+import { leastPositive, mostMomentum, mostPositive } from '../number-limits.js';
 import type { BankLossInput, BankUpdateInput, FeatureLossInput } from './types.js';
 
 /**
@@ -48,8 +49,8 @@ export function checkBankUpdate(input: BankUpdateInput): void {
   if (seen.length !== categories) {
     throw new LgdError('BAD_SHAPE', `${seen.length} flags for ${categories} categories.`, { option: 'seen', found: seen.length, allowed: `${categories} flags` });
   }
-  if (!(momentum >= 0 && momentum < 1)) {
-    throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });
+  if (!(momentum >= 0 && momentum <= mostMomentum)) {
+    throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: `0 to ${mostMomentum}` });
   }
 }
 
@@ -84,8 +85,8 @@ function checkDimension(dimension: number): void {
 }
 
 function checkTemperature(option: string, value: number): void {
-  if (!(value > 0 && Number.isFinite(value))) {
-    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: 'a number above 0' });
+  if (!(value >= leastPositive && value <= mostPositive)) {
+    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: `a number from ${leastPositive} to ${mostPositive}` });
   }
 }
 

@@ -12,9 +12,9 @@ export interface BankLossInput {
   queue?: Float32Array | undefined;
   /** D. */
   dimension: number;
-  /** t_S, above 0. */
+  /** t_S, from 1e-9 to 1e9. */
   studentTemperature: number;
-  /** t_T, above 0. */
+  /** t_T, from 1e-9 to 1e9. */
   teacherTemperature: number;
   /** Weight of the visual part, 0 to 1; the textual part has 1 - alpha. */
   alpha: number;

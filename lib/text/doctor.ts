@@ -223,6 +223,8 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
   if (report.clean) lines.push('nothing to mend');
   else lines.push(`mended list: ${report.mended.length} names`);
   if (report.nearDuplicateCount > 0) lines.push('names alike in text space stay in it: which of them to drop, or to tell apart by other words, is yours to decide');
+  const [first] = report.truncated;
+  if (first !== undefined) lines.push(`prompts of ${report.truncated.length} names, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`);
   if (report.commas.length > 0) lines.push('names with commas stay in it as they are: where one is several, write those one a line');
   return lines.join('\n');
 }

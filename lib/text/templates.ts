@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { withoutMark } from '../byte-order-mark.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { suggestion } from './spelling.js';
 
@@ -51,7 +52,7 @@ export async function loadTemplates(source: string | readonly string[]): Promise
       cause,
     });
   }
-  const lines = text.replace(/^\uFEFF/u, '').split(/\r\n|\n|\r/u).map((line) => line.trim());
+  const lines = withoutMark(text).split(/\r\n|\n|\r/u).map((line) => line.trim());
   return checkTemplates(lines.filter((line) => line !== '' && !line.startsWith('#')), source);
 }
 

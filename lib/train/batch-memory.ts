@@ -1,5 +1,5 @@
 /** How much memory a run needs at another batch size: the plans of its encoders are made for a small batch too, and grow in a straight line between the two. */
-import { CompiledEncoder } from '../models/compiled.js';
+import { CompiledEncoder, mostImages } from '../models/compiled.js';
 import type { Distiller } from './distiller.js';
 
 /** A batch size, and the bytes of device memory foreseen for it. */
@@ -11,7 +11,6 @@ export interface BatchMemory {
 }
 
 const smallBatch = 2;
-const mostImages = 65_536; // of a plan (models/compiled.ts)
 /** Share of the memory that is counted on; the rest is left to the system, to fragments, and to what is not foreseen. */
 const usableShare = 0.9;
 

@@ -5,7 +5,7 @@ import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
 import { Made } from '../lifetime.js';
-import type { CompiledEncoder } from '../models/compiled.js';
+import { compileBatch, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
@@ -54,7 +54,7 @@ export class Pupil {
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const made = new Made();
     try {
-      this.encoder = made.add(student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true }), (encoder) => encoder.dispose());
+      this.encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true })), (encoder) => encoder.dispose());
       this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
       this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
       this.#head = made.add(addon.makeSemanticHead(handle, {

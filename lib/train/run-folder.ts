@@ -1,10 +1,10 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { lstat, readFile, readdir, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { joinedLines } from '../lines.js';
-import { makeFolder } from '../make-folder.js';
+import { makeFolder, removeMade } from '../make-folder.js';
 import { takeLock, tellHolder } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { uniqueMark } from '../temporary-name.js';
@@ -26,17 +26,15 @@ const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metr
 
 /**
  * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
- * @returns what removes the folder again, if it was made here and nothing is in it
+ * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when the folder is not empty and neither `overwrite` nor `resume` is asked for
  */
 export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<() => Promise<void>> {
-  const isNew = await lstat(path).then(() => false, () => true);
-  const removeEmpty = async () => {
-    if (isNew) await rmdir(path).catch(() => undefined); // something is in it
-  };
+  const made: string[] = [];
+  const removeEmpty = () => removeMade(made);
   const probe = join(path, `.probe-${uniqueMark()}`);
   try {
-    await makeFolder(path);
+    await makeFolder(path, made);
     await writeFile(probe, 'x');
     await rm(probe);
     if (links) await symlink('x', probe).catch((cause: unknown) => {

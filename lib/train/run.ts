@@ -40,9 +40,11 @@ export interface RunOptions {
   online?: OnlineImages;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
+  /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
+  remarks?: readonly string[];
 }
 
-export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional' } satisfies OptionTable<RunOptions>;
+export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional', remarks: 'optional' } satisfies OptionTable<RunOptions>;
 
 /** Scores of an evaluation besides zero-shot. */
 type OtherScores = FrozenScores & { online?: ZeroShotScore };
@@ -71,7 +73,7 @@ export class Run {
   #brokenListed = 0;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
-  /** What is not as it was when the run was left. */
+  /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
 
   private constructor(readonly course: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
@@ -117,19 +119,20 @@ export class Run {
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await markOfFile(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     const advice = this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
+    const remarks = [...(this.course.options.remarks ?? []), ...this.#remarks];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
       ...(this.config.method === 'auto' && { choice: describeChoice(method, tsb!.size) }),
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
       ...(advice !== undefined && { advice }),
     };
-    for (const line of Object.values(told)) await this.folder.log(line);
+    for (const line of [...Object.values(told), ...remarks]) await this.folder.log(line);
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
-      method, ...told, ...(this.#remarks.length > 0 && { remarks: this.#remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
+      method, ...told, ...(remarks.length > 0 && { remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
     };
   }
 
@@ -378,7 +381,6 @@ export class Run {
     await this.folder.log(`resumed from ${folder}`);
     const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
     this.#remarks = await remarksOn(progress, before, this.#present);
-    for (const remark of this.#remarks) await this.folder.log(remark);
     return progress.plan;
   }
 }

@@ -80,8 +80,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
     const { distiller, dataset, evaluation, frozen, online } = parts;
     const run: PreparedRun['run'] = (runOptions = {}) => {
       checkOptions(runOptions, 'run()', { signal: 'optional' });
-      const events = distiller.run(dataset, { ...runOptions, evaluation, frozen, online, resume: options.resume });
-      return remarks.length === 0 ? events : withRemarks(events, remarks);
+      return distiller.run(dataset, { ...runOptions, evaluation, frozen, online, resume: options.resume, remarks });
     };
     return { ...parts, dispose, [Symbol.asyncDispose]: dispose, run };
   } catch (error) {
@@ -168,11 +167,6 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
     }
   }
   return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks] };
-}
-
-/** The events of a run that goes on, whose first one also says what was not there when it was prepared. */
-async function* withRemarks(events: AsyncGenerator<RunEvent, void, undefined>, remarks: readonly string[]): AsyncGenerator<RunEvent, void, undefined> {
-  for await (const event of events) yield event.type === 'start' ? { ...event, remarks: [...remarks, ...(event.remarks ?? [])] } : event;
 }
 
 /** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. Evaluation names move with their images. */

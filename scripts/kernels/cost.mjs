@@ -46,13 +46,8 @@ export function addTo(sum, numbers) {
  * @param {string} addon the emulated one
  * @param {string} ptx a folder of makePtx
  * @param {Setting} setting
- * @returns {Cost[]}
+ * @returns a row a launch, as counts.cpp writes it
  */
-export function countStep(addon, ptx, setting) {
-  return sumByName(countLaunches(addon, ptx, setting));
-}
-
-/** The same launch by launch, as counts.cpp writes it. @param {Setting} setting */
 export function countLaunches(addon, ptx, { student, resolution, batch, fusion = 'layers', precision = 'bfloat16', registers, whole = false }) {
   const folder = mkdtempSync(join(tmpdir(), 'lgdistill-kernels-'));
   const report = join(folder, 'counts');
@@ -70,7 +65,8 @@ export function countLaunches(addon, ptx, { student, resolution, batch, fusion =
   }
 }
 
-function sumByName(launches) {
+/** What countLaunches gives, a row a kernel. @returns {Cost[]} */
+export function sumByName(launches) {
   const names = nameKernels([...new Set(launches.map(({ symbol }) => symbol))]);
   const rows = new Map();
   for (const { symbol, read, written, filled, written_back: back, slots, instructions, lines, code, places } of launches) {
@@ -146,7 +142,7 @@ async function main() {
   });
   const setting = { student, fusion: values.fusion, precision: values.precision, resolution: Number(values.resolution), batch: Number(values.batch) };
   execFileSync(process.execPath, [join(root, 'scripts/build.mjs'), '--with', 'emulated'], { stdio: ['ignore', 'ignore', 'inherit'] });
-  const rows = countStep(join(root, 'build-emulated/Release/lgdistill.node'), await makePtx(), setting).sort((a, b) => longest(timesOf(b)) - longest(timesOf(a)));
+  const rows = sumByName(countLaunches(join(root, 'build-emulated/Release/lgdistill.node'), await makePtx(), setting)).sort((a, b) => longest(timesOf(b)) - longest(timesOf(a)));
   if (values.lines !== undefined) return rows.filter(({ name }) => name.includes(values.lines)).forEach((row) => printLines(row, setting.batch));
   const { batch } = setting;
   const number = (value, digits) => (value / batch).toFixed(digits).padStart(9);

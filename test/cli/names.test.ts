@@ -73,6 +73,16 @@ test('with an encoder, near-duplicates by cosine', async () => {
   expect(report!.nearDuplicates).toContainEqual(expect.objectContaining({ a: { index: 6, name: 'apple' }, b: { index: 7, name: 'red apple' } }));
 });
 
+test('with an encoder, says of a list that it writes how many prompts are cut off, and which is the first', async () => {
+  const [long, mended] = [join(folder, 'long.txt'), join(folder, 'shorter.txt')];
+  const name = 'very long name '.repeat(40).trim();
+  writeFileSync(long, ['cat', name, 'dog', `other ${name}`].join('\n'));
+  const { code, stdout } = await lgdistill(['names', long, '--write', mended, '--encoder', tinyClip, '--templates', 'none', '--offline']);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^prompts of 2 names, the first number 2, are cut off after \d+ tokens: .*\nwritten: /mu);
+  expect(readFileSync(mended, 'utf8')).toContain(name);
+});
+
 test('a list that cannot be written is said so', async () => {
   const { code, stderr } = await lgdistill(['names', list, '--write', join(folder, 'no', 'where.txt')]);
   expect(code).toBe(1);

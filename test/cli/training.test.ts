@@ -48,7 +48,7 @@ describe('from names and images to an exported student', () => {
     const text = await lgdistill(['distill', ...task, '--data', at('train'), '--output', at('tried'), '--dry-run']);
     for (const words of [/^mobilenet_v2: \d.* images\/s, 6 steps of 8 images in /mu, /^memory: .* planned .* the largest batch that fits is about \d+/mu, /^teacher +\d/mu, /^bottleneck: (?:teacher|backward|student forward)\. [A-Z]/mu]) expect(text.stdout).toMatch(words);
     expect(readdirSync(at('tried'))).toEqual([]);
-    expect((await lgdistill(['distill', ...task, '--data', at('nowhere'), '--output', at('refused')])).stderr).toContain(`there is no folder ${at('nowhere')}`);
+    expect((await lgdistill(['distill', ...task, '--data', at('nowhere'), '--output', at('refused', 'run')])).stderr).toContain(`there is no folder ${at('nowhere')}`);
     expect(existsSync(at('refused'))).toBe(false);
   });
 
@@ -191,6 +191,7 @@ test('bench measures training, inference and the semantic loss', async () => {
     expect(p20 > 0 && p20 <= p50 && p50 <= p80).toBe(true);
     expect(imagesPerSecond).toBeCloseTo(4000 / p50, 6);
   }
+  for (const option of ['categories', 'dimension']) expect((await lgdistill([...args, `--${option}`, '1e12'])).stderr).toContain(`${option}: this number does not fit. Found: 1000000000000.`);
 });
 
 describe('a run that is a process', () => {

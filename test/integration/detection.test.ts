@@ -69,6 +69,7 @@ describe('a detector', () => {
     ['a side that is no multiple of 32', { resolution: 100 }, 'BAD_OPTION', 'dense.resolution'],
     ['more images a batch than there are', { batchSize: 5 }, 'BAD_DATASET', 'dense.batchSize'],
     ['a file that is not there', { annotations: 'nowhere.json' }, 'FILE_NOT_FOUND', 'dense.annotations'],
+    ['a file to evaluate on that is not there', { evaluationAnnotations: 'nowhere.json' }, 'FILE_NOT_FOUND', 'dense.evaluationAnnotations'],
   ])('with %s is refused', async (_, change, code, option) => {
     const config = { device: 'cpu', dense: { ...dense, data: join(folder, 'images'), annotations, ...change } };
     await expect(trainDetection({ student, output: join(folder, 'refused'), config }).next()).rejects.toMatchObject({ code, option });

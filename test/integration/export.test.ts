@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { openDevice } from '../../lib/device.js';
-import { exportStudent } from '../../lib/export/student.js';
+import { defaultOutput, exportStudent, type ExportFormat } from '../../lib/export/student.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { createStudent } from '../../lib/models/student.js';
 import { readSafetensors } from '../../lib/safetensors.js';
@@ -88,16 +88,22 @@ test.each(damage)('a file with %s is not left behind, and an older one stays', a
     return writeStudent(file, info, copy);
   });
   await expect(exportStudent({ from: run, to })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
-  await expect(exportStudent({ from: run, to: join(folder, 'never.safetensors') })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
+  await expect(exportStudent({ from: run, to: join(folder, 'never', 'this.safetensors') })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
   expect(readFileSync(to).equals(before)).toBe(true);
-  expect(existsSync(join(folder, 'never.safetensors'))).toBe(false);
+  expect(existsSync(join(folder, 'never'))).toBe(false);
   expect(readdirSync(folder).filter((name) => name.endsWith('.part'))).toEqual([]);
+});
+
+test.each<ExportFormat>(['lgdistill', 'torchvision', 'onnx', 'transformers', 'timm'])('%s is written into folders that are not there yet, as a bank beside it is', async (format) => {
+  const [to, bank] = [join(folder, 'deep', format, defaultOutput(format)), join(folder, 'deep', `${format}-bank`, 'bank.safetensors')];
+  await exportStudent({ from: run, to, format, bank });
+  expect([existsSync(to), existsSync(bank)]).toEqual([true, true]);
 });
 
 test('what cannot be exported is said', async () => {
   const to = join(folder, 'none.safetensors');
   await expect(exportStudent({ from: join(folder, 'nowhere'), to })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
-  await expect(exportStudent({ from: run, to: join(folder, 'no', 'folder.safetensors') })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+  await expect(exportStudent({ from: run, to: join(run, 'config.json', 'none.safetensors') })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   await expect(exportStudent({ from: run, to, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
   expect(existsSync(to)).toBe(false);
 });

@@ -137,6 +137,7 @@ describe('what a run is evaluated with', () => {
     const { events } = await goOn(run, 2, { 'evaluate.data': `${labelled}-moved` });
     const remark = `evaluate.names is ${labelled}-moved from here on and was ${labelled}, which is gone: the names of the images' folder at its new place`;
     expect(ofType(events, 'start')).toMatchObject([{ step: 1, remarks: [remark] }]);
+    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain(` ${remark}\n`);
     expect(await namesOf(run)).toBe(`${labelled}-moved`);
     expect(ofType((await goOn(run, 3, {})).events, 'start')[0]).not.toHaveProperty('remarks');
   });

@@ -69,6 +69,7 @@ describe('knn', () => {
     expect([...evaluation.results[0]!.answers.predicted]).toEqual(expected);
     expect(evaluation.results[0]).toMatchObject({ setting: 'k 7, T 0.2', learntFrom: 4 * trainCount });
     checkScore(evaluation);
+    expect((await run('knn', { neighbours: 1e12 })).results[0]).toMatchObject({ setting: `k ${4 * trainCount}, T 0.1` });
   });
 });
 

@@ -91,6 +91,15 @@ describe('lgdistill report', () => {
     expect(data.maps[1]!.names).toEqual(shapeNames);
   });
 
+  it('evaluates a run on some of its names, as evaluate does', async () => {
+    const [two, output] = [join(folder, 'two'), join(folder, 'two.html')];
+    for (const name of shapeNames.slice(0, 2)) await cp(join(runs.evaluate, name), join(two, name), { recursive: true });
+    const report = async (...names: string[]) => (await lgdistill(['report', runs.plain, '--device', 'cpu', '--evaluate', two, ...names, '--output', output, '--json'])).documents()[0];
+    expect(await report()).toMatchObject({ missing: [{ section: 'confusion', reason: expect.stringContaining('evaluate.names') as unknown }] });
+    expect(await report('--evaluate.names', two)).toMatchObject({ missing: [] });
+    expect((await dataOf(output)).text).toContain('on 6 evaluation images of 2 classes');
+  });
+
   it('needs no model when told so, and refuses what is no run', async () => {
     const output = join(folder, 'plain.html');
     const { code, stdout } = await lgdistill(['report', runs.plain, '--no-models', '--output', output]);

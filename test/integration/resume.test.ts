@@ -244,6 +244,8 @@ describe('the text bank', () => {
     await rm(templates);
     const remarks = [`names ${names}`, `templates ${templates}`].map((what) => `${what} is not there any more: the run goes on with what its checkpoint keeps of it`);
     expect(ofType((await goOn()).events, 'start')).toMatchObject([{ step: 12, remarks }]);
+    const log = await readFile(join(broken, 'log.txt'), 'utf8');
+    for (const remark of remarks) expect(log.split(remark)).toHaveLength(2);
     await expectSame(broken, whole);
     await rm(join(broken, 'checkpoints'), { recursive: true });
     await expect(goOn()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option: 'names', found: names, mend: expect.stringContaining('now: --names NEW') as unknown });

@@ -248,6 +248,7 @@ describe('what is wrong is said before training', () => {
     ['an unknown student', (c) => ({ ...c, student: { name: 'mobilenet_v9' } }), { code: 'BAD_OPTION' }],
     ['a width the student has not', (c) => ({ ...c, student: { name: 'resnet18', widthMultiplier: 0.5 } }), { code: 'BAD_OPTION' }],
     ['a batch larger than the data set', (c) => ({ ...c, train: { ...c.train, batchSize: 33 } }), { code: 'BAD_CONFIG', option: 'train.batchSize', found: 33 }],
+    ['a batch of one that leaves no variance', (c) => ({ ...c, data: { ...c.data, resolution: 32 }, train: { ...c.train, batchSize: 1 } }), { code: 'BAD_OPTION', option: 'train.batchSize', found: 1, allowed: 'a whole number from 2' }],
     ['fewer batches than a step takes', (c) => ({ ...c, train: { epochs: 1, warmupEpochs: 0, batchSize: 32, accumulate: 2 } }), { code: 'BAD_CONFIG', option: 'train.accumulate' }],
     ['a bank of another size', async (c) => ({ ...c, names: undefined, bank: await smallBank() }), { code: 'BAD_BANK', option: 'bank' }],
     ['weights of another student', async (c) => ({ ...c, student: { ...c.student, weights: await smallBank() } }), { code: 'BAD_MODEL', option: 'student.weights' }],

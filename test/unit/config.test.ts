@@ -36,8 +36,8 @@ describe('parseConfig', () => {
     [{ train: { batchSize: 0 } }, 'train.batchSize', '0', 'from 1'],
     [{ train: { batchSize: 2.5 } }, 'train.batchSize', '2.5', 'whole number'],
     [{ loss: { alpha: '0.5' } }, 'loss.alpha', '"0.5"', 'from 0 to 1'],
-    [{ loss: { teacherTemperature: 0 } }, 'loss.teacherTemperature', '0', 'above 0'],
-    [{ train: { learningRate: NaN } }, 'train.learningRate', 'NaN', 'above 0'],
+    [{ loss: { teacherTemperature: 0 } }, 'loss.teacherTemperature', '0', 'from 1e-9 to 1000000000'],
+    [{ train: { learningRate: NaN } }, 'train.learningRate', 'NaN', 'from 1e-9'],
     [{ method: 'lgq' }, 'method', '"lgq"', 'auto, lgd, text, visual, seed, hybrid, combined, feature'],
     [{ device: 'gpu' }, 'device', '"gpu"', 'cuda:N'],
     [{ names: ['cat', 3] }, 'names', '["cat",3]', 'list of texts'],
@@ -48,6 +48,28 @@ describe('parseConfig', () => {
     expect(error).toMatchObject({ code: 'BAD_OPTION', option });
     expect(error.message).toContain(`Found: ${found}`);
     expect(error.message).toContain(allowed);
+  });
+
+  it.each<[string, number, string]>([
+    ['loss.queueSize', 1e12, 'a whole number from 1 to 10000000'],
+    ['train.batchSize', 1e12, 'auto, or a whole number from 1 to 65536'],
+    ['evaluate.finetuneBatch', 1e12, 'a whole number from 1 to 65536'],
+    ['dense.batchSize', 1e12, 'a whole number from 1 to 65536'],
+    ['loss.studentTemperature', 1e-300, 'a number from 1e-9 to 1000000000'],
+    ['loss.teacherTemperature', 1e300, 'a number from 1e-9 to 1000000000'],
+    ['train.learningRate', 1e-300, 'auto, or a number from 1e-9 to 1000000000'],
+    ['dense.learningRate', 1e300, 'a number from 1e-9 to 1000000000'],
+    ['loss.momentum', 1 - 1e-9, 'a number from 0 to 0.999999'],
+    ['train.weightDecay', 1e300, 'a number from 0 to 1'],
+    ['augment.scaleMin', 1e-300, 'a number from 1e-9 to 1'],
+    ['augment.ratioMax', 1e300, 'a number from 0.01 to 100'],
+    ['augment.brightness', 1e300, 'a number from 0 to 100'],
+    ['augment.blurSigmaMin', 1e-300, 'a number from 0.01 to 1000'],
+    ['dense.scaleMax', 1e300, 'a number from 0.01 to 100'],
+  ])('refuses %s of %d, which float32 or memory has no room for', (option, found, allowed) => {
+    const [group, name] = option.split('.') as [string, string];
+    expect(errorOf(() => parseConfig({ [group]: { [name]: found } }))).toMatchObject({ code: 'BAD_OPTION', option, found, allowed });
+    expect(errorOf(() => mergeConfig(undefined, { [option]: String(found) }))).toMatchObject({ code: 'BAD_OPTION', option, found, allowed });
   });
 
   it.each([
@@ -126,7 +148,7 @@ describe('configOptions', () => {
 
   it('derives type, range and alias from the schema', () => {
     const find = (path: string) => configOptions().find((option) => option.path === path);
-    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1', default: 'auto' });
+    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1 to 65536', default: 'auto' });
     expect(find('names')).toMatchObject({ type: 'list', flag: '--names', alias: undefined });
     expect(find('data.train')).toMatchObject({ alias: '--data' });
     expect(find('checkpoint.everyEpochs')).toMatchObject({ alias: undefined });

@@ -4,6 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
+import { StreamedImages } from '../../lib/data/streamed.js';
 import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
 import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -64,6 +65,15 @@ describe('ImageCache', () => {
     });
     using cache = await ImageCache.build(await levels(40, [1, 2, 3]), { ...options, maxBrokenShare: 0.1 });
     expect(cache.length).toBe(37);
+  });
+
+  it('says what a source threw as the cause, where its mistake makes every image a broken one', async () => {
+    const mistake = new TypeError("Cannot read properties of undefined (reading 'bytes')");
+    const wrong = { ...(await levels(60)), labels: undefined, read: () => Promise.reject(mistake) };
+    await expect(ImageCache.build(wrong, options)).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', cause: mistake });
+    await expect(ImageCache.build({ ...wrong, ids: wrong.ids.slice(0, 3) }, options)).rejects.toMatchObject({ code: 'BAD_DATASET', cause: mistake });
+    using images = await StreamedImages.open(wrong, options);
+    await expect(images.prepare(Int32Array.of(0, 1, 2, 3))).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', cause: mistake });
   });
 
   it('says so when nothing can be decoded', async () => {

@@ -52,35 +52,35 @@ describe('a folder of masks', () => {
     await put('pairs/images/a/x.png', await picture());
     await put('pairs/masks/a/x.png', mask([0, 1, 1, 0, 255, 0, 0, 0]));
     await put('pairs/classes.txt', 'ground\nthing\n');
-    const set = await openMaskFolder(join(folder, 'pairs'), { split: 'train' });
+    const set = await openMaskFolder(join(folder, 'pairs'), { option: 'dense.data', split: 'train' });
     expect(set).toMatchObject({ layout: 'pairs', names: ['ground', 'thing'], divided: false, pairs: [{ image: 'images/a/x.png', mask: 'masks/a/x.png' }] });
     expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 255]), 'm'))).toEqual([0, 1, -1]);
     expect(() => classesOf(set, Uint8Array.from([0, 2]), 'masks/a/x.png')).toThrow(expect.objectContaining({ code: 'BAD_DATASET', found: 2 }));
     await put('split/images/val/x.png', await picture());
     await put('split/masks/val/x.png', mask([0, 0, 0, 0, 0, 0, 0, 0]));
-    expect(await openMaskFolder(join(folder, 'split'), { split: 'val', names: ['one'] })).toMatchObject({ divided: true, pairs: [{ image: 'images/val/x.png' }] });
+    expect(await openMaskFolder(join(folder, 'split'), { option: 'dense.data', split: 'val', names: ['one'] })).toMatchObject({ divided: true, pairs: [{ image: 'images/val/x.png' }] });
     await put('pairs/images/a/y.png', await picture());
-    await expect(openMaskFolder(join(folder, 'pairs'), { split: 'train' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('images/a/y.png') as string });
-    await expect(openMaskFolder(join(folder, 'split'), { split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'names' });
+    await expect(openMaskFolder(join(folder, 'pairs'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('images/a/y.png') as string });
+    await expect(openMaskFolder(join(folder, 'split'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'names' });
   });
 
   it('like Cityscapes: labelIds to the 19 classes, or trainIds as they are', async () => {
     await put('city/leftImg8bit/val/ulm/ulm_0_leftImg8bit.png', await picture());
     await put('city/gtFine/val/ulm/ulm_0_gtFine_labelIds.png', mask([7, 8, 26, 0, 0, 0, 0, 0]));
-    const set = await openMaskFolder(join(folder, 'city'), { split: 'val' });
+    const set = await openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'val' });
     expect(set).toMatchObject({ layout: 'cityscapes', pairs: [{ mask: 'gtFine/val/ulm/ulm_0_gtFine_labelIds.png' }] });
     const labels = classesOf(set, Uint8Array.from([7, 8, 26, 33, 0, 4]), 'm');
     expect(Array.from(labels, (label) => set.names[label] ?? null)).toEqual(['road', 'sidewalk', 'car', 'bicycle', null, null]);
     await put('city/gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png', mask([0, 1, 13, 255, 0, 0, 0, 0]));
-    const converted = await openMaskFolder(join(folder, 'city'), { split: 'val' });
+    const converted = await openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'val' });
     expect(Array.from(classesOf(converted, Uint8Array.from([0, 13, 255]), 'm'))).toEqual([0, 13, -1]);
-    await expect(openMaskFolder(join(folder, 'city'), { split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'city'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('like ADE20K: 1 is the first of 150, 0 is ignored', async () => {
     await put('ade/images/validation/a.jpg', await picture());
     await put('ade/annotations/validation/a.png', mask([0, 1, 150, 0, 0, 0, 0, 0]));
-    const set = await openMaskFolder(join(folder, 'ade'), { split: 'val' });
+    const set = await openMaskFolder(join(folder, 'ade'), { option: 'dense.data', split: 'val' });
     expect([set.layout, set.names.length]).toEqual(['ade20k', 150]);
     expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 150]), 'm'))).toEqual([-1, 0, 149]);
   });
@@ -89,14 +89,23 @@ describe('a folder of masks', () => {
     await put('voc/JPEGImages/2007_1.jpg', await picture());
     await put('voc/SegmentationClass/2007_1.png', mask([0, 15, 255, 0, 0, 0, 0, 0]));
     await put('voc/ImageSets/Segmentation/val.txt', '2007_1\n');
-    const set = await openMaskFolder(join(folder, 'voc'), { split: 'val' });
+    const set = await openMaskFolder(join(folder, 'voc'), { option: 'dense.data', split: 'val' });
     expect([set.layout, set.names.length, set.names[0], set.names[15]]).toEqual(['voc', 21, 'background', 'person']);
-    await expect(openMaskFolder(join(folder, 'voc'), { split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'voc'), { option: 'dense.data', split: 'train' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 
   it('of no known layout is refused', async () => {
     await put('nothing/x.txt', '');
-    await expect(openMaskFolder(join(folder, 'nothing'), { split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.data' });
-    await expect(openMaskFolder(join(folder, 'absent'), { split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(openMaskFolder(join(folder, 'nothing'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'BAD_DATASET', option: 'dense.data' });
+    await expect(openMaskFolder(join(folder, 'absent'), { option: 'dense.data', split: 'val' })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+
+  it('is called by the option that it was given as', async () => {
+    await put('bare/images/x.png', await picture());
+    await put('bare/masks/y.png', '');
+    await put('unlisted/SegmentationClass/x.png', '');
+    for (const name of ['absent', 'nothing', 'bare', 'unlisted']) {
+      await expect(openMaskFolder(join(folder, name), { option: 'dense.evaluationData', split: 'val', names: ['one'] }), name).rejects.toMatchObject({ option: 'dense.evaluationData' });
+    }
   });
 });

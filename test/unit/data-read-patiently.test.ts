@@ -76,6 +76,12 @@ describe.each(ways)('images that are %s', (_, brokenOf) => {
     for (const image of faults.keys()) expect(images.attempts[image]).toBe(1);
   });
 
+  it('end what reads them where `read` has a name in it that does not exist, and are broken where it throws anything else', async () => {
+    const mistake = new ReferenceError('recrods is not defined');
+    await expect(brokenOf(await source((image) => { if (image === 4) throw mistake; }))).rejects.toBe(mistake);
+    expect(await brokenOf(await source((image) => { if (image === 4) throw new TypeError('Invalid URL'); }))).toEqual(['image 4']);
+  });
+
   it('are waited for no longer than until a signal', async () => {
     const images = await source((image) => { if (image === 2) throw systemError('EMFILE'); });
     const started = performance.now();

@@ -96,6 +96,7 @@ describe('arguments that cannot be used', () => {
     ['a zero text', { textual: rows(4, 6, 1).fill(0, 18) }, 'ZERO_EMBEDDING', 'textual', /row 3/u],
     ['a temperature of 0', { teacherTemperature: 0 }, 'BAD_OPTION', 'teacherTemperature'],
     ['an infinite temperature', { studentTemperature: Infinity }, 'BAD_OPTION', 'studentTemperature'],
+    ['a temperature that float32 has not', { studentTemperature: 1e-300 }, 'BAD_OPTION', 'studentTemperature', /Allowed: a number from 1e-9 to 1000000000/u],
     ['a weight above 1', { alpha: 1.01 }, 'BAD_OPTION', 'alpha'],
     ['a weight that is no number', { alpha: NaN }, 'BAD_OPTION', 'alpha'],
     ['a weight for no textual bank', { textual: undefined }, 'BAD_OPTION', 'alpha'],
@@ -111,6 +112,7 @@ describe('arguments that cannot be used', () => {
     ['no categories', { textual: new Float32Array(0), visual: new Float32Array(0), seen: new Uint8Array(0) }, 'BAD_SHAPE', 'textual'],
     ['no images', { teacher: new Float32Array(0) }, 'BAD_SHAPE', 'teacher'],
     ['a momentum of 1', { momentum: 1 }, 'BAD_OPTION', 'momentum'],
+    ['a momentum that float32 takes for 1', { momentum: 1 - 1e-9 }, 'BAD_OPTION', 'momentum'],
     ['a negative momentum', { momentum: -0.1 }, 'BAD_OPTION', 'momentum'],
     ['a zero teacher', { teacher: zero }, 'ZERO_EMBEDDING', 'teacher'],
   ])('in an update: %s', async (_, change, code, option) => {

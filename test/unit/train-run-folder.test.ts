@@ -41,6 +41,25 @@ describe('checkRunFolder', () => {
     expect(await readdir(path)).toEqual(['notes.md']);
   });
 
+  it('tells how to remove the folders above it, as far as they were not there and are empty', async () => {
+    const inner = join(root, 'runs', 'first', 'run');
+    await (await checkRunFolder(inner, neither))();
+    expect(await readdir(root)).toEqual([]);
+    await mkdir(join(root, 'runs'));
+    const remove = await checkRunFolder(inner, neither);
+    await writeFile(join(root, 'runs', 'first', 'notes.md'), 'mine');
+    await remove();
+    expect(await readdir(join(root, 'runs', 'first'))).toEqual(['notes.md']);
+    await rm(join(root, 'runs', 'first'), { recursive: true });
+    await (await checkRunFolder(inner, neither))();
+    expect(await readdir(root)).toEqual(['runs']);
+  });
+
+  it('removes what it made on the way to a folder that cannot be made', async () => {
+    await expect(checkRunFolder(join(root, 'runs', 'x'.repeat(300)), neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    expect(await readdir(root)).toEqual([]);
+  });
+
   it('looks at a folder for several callers at once', async () => {
     await Promise.all(Array.from({ length: 8 }, () => checkRunFolder(path, neither)));
     expect(await readdir(path)).toEqual([]);

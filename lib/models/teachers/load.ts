@@ -5,7 +5,7 @@ import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
 import { resolveModel } from '../../hub.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
-import { checkWhole, type Precision } from '../compiled.js';
+import { checkWhole, mostImages, type Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
 import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
@@ -37,7 +37,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   checkText(source, 'teacher', 'a folder, a hub id, an .onnx or a .safetensors file');
   checkOptions(options, 'loadTeacher()', teacherOptions);
   checkArgument('device', options.device);
-  if (options.batch !== undefined) checkWhole('batch', options.batch, 65_536);
+  if (options.batch !== undefined) checkWhole('batch', options.batch, mostImages);
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
   const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
   if (source.endsWith('.safetensors') && !isFolder) {

@@ -1,0 +1,8 @@
+/** How far the numbers go that options of a configuration and arguments of calls share. */
+
+/** Rates and temperatures: the engine's numbers are float32, in which less is soon 0 and more soon infinite. */
+export const [leastPositive, mostPositive] = [1e-9, 1e9];
+/** Nearer to 1 it is soon 1 in float32. */
+export const mostMomentum = 0.999_999;
+/** Rows of a bank or a queue, of which a GPU holds no more at usual sizes. */
+export const mostRows = 10_000_000;
