@@ -42,7 +42,7 @@ export interface ConfigInput {
     cache?: 'auto' | 'all' | 'stream' | undefined;
     /** Batches decoded, or read from a pack, ahead of training. Allowed: a whole number from 1 to 64. Default: `4`. */
     readAhead?: number | undefined;
-    /** Folder of that file (default: the run folder). */
+    /** Folder of the file of decoded images that cacheMemory does not hold (default: the run folder). */
     spillFolder?: string | undefined;
     /** Share of images that may fail to decode before the run stops. Allowed: a number from 0 to 1. Default: `0.05`. */
     maxBrokenShare?: number | undefined;
@@ -51,7 +51,7 @@ export interface ConfigInput {
   teacherCache?: {
     /** Views of each image that come back, whose teacher embeddings are kept in a file: epoch e shows view e modulo this number; 0: new views in every epoch. Allowed: a whole number from 0 to 1000. Default: `0`. */
     views?: number | undefined;
-    /** That file, which later runs may share (default: teacher-views.lgd in the run folder). */
+    /** File of those teacher embeddings, which later runs may share (default: teacher-views.lgd in the run folder). */
     file?: string | undefined;
   } | undefined;
   /** The student that `prepareRun` makes. */
@@ -136,15 +136,15 @@ export interface ConfigInput {
   } | undefined;
   /** Evaluations while training and after it. */
   evaluate?: {
-    /** Labelled images for zero-shot evaluation: a folder of class folders, or a pack of one. */
+    /** Labelled images to evaluate on: a folder of class folders, or a pack, tar shards, CIFAR or parquet files that have labels. */
     data?: string | undefined;
-    /** Names to choose among, if not all of the text bank's (default: the bank's). */
+    /** Names to choose among, given as names are, if not all of the text bank's (default: the bank's). */
     names?: string | readonly string[] | undefined;
     /** Text bank to evaluate with, where the evaluation images are of another set than the names trained on. */
     bank?: string | undefined;
     /** JSON file, an object from class folder to category name, where they are not spelled alike. */
     mapping?: string | undefined;
-    /** Folder of class folders with labelled images to learn from, of the same classes as evaluate.data (knn, linear, semi, finetune). */
+    /** Labelled images to learn from, of the kinds and the classes of evaluate.data (knn, linear, semi, finetune). */
     train?: string | undefined;
     /** Epochs between evaluations; 0 evaluates at the end only. Allowed: a whole number from 0. Default: `1`. */
     everyEpochs?: number | undefined;
@@ -203,7 +203,7 @@ export interface ConfigInput {
     batchSize?: number | undefined;
     /** Passes over the training images. Allowed: a whole number from 1. Default: `40`. */
     epochs?: number | undefined;
-    /** Stop the schedule after this many steps, whatever the epochs say. Allowed: a whole number from 1. */
+    /** Steps of the whole schedule, in the place of epochs. Allowed: a whole number from 1. */
     maxSteps?: number | undefined;
     /** Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9. Allowed: a number from 1e-9 to 1000000000. Default: `0.02`. */
     learningRate?: number | undefined;

@@ -4,6 +4,7 @@ import { configOptions } from '../config.js';
 import { listStudents } from '../models/index.js';
 import { builtinIds } from '../text/builtin.js';
 import { templateSets } from '../text/templates.js';
+import { programs } from './export.js';
 
 /** The values of an option or argument: words, files or both; neither for a number. */
 export interface Values {
@@ -35,8 +36,14 @@ const knownWords: Readonly<Record<string, () => readonly string[]>> = {
   names: () => builtinIds,
   'evaluate.names': () => builtinIds,
   templates: () => Object.keys(templateSets),
+  'dense.split': () => ['train', 'val'],
+  'dense.evaluationSplit': () => ['train', 'val'],
+  'dense.outputStride': () => ['8', '16', '32'],
 };
-const onlyWords: ReadonlySet<string> = new Set(['device', 'student.name']);
+const onlyWords: ReadonlySet<string> = new Set(['device', 'student.name', 'dense.split', 'dense.evaluationSplit']);
+
+/** Words beside which files fit, of options that are no rows of the table, by command and flag. */
+const wordsOfCommands: Readonly<Record<string, readonly string[]>> = { 'export --to': programs, 'resume --from': ['last', 'previous', 'best'] };
 
 /** The program and every command below it. */
 export function describeProgram(program: Command): CommandWords[] {
@@ -44,7 +51,7 @@ export function describeProgram(program: Command): CommandWords[] {
     {
       path,
       commands: command.commands.map((inner) => ({ name: inner.name(), description: inner.description() })),
-      options: [...command.options.map(describeOption), { flags: ['-h', '--help'], description: 'display help for command', values: undefined }],
+      options: [...command.options.map((option) => describeOption(option, command)), { flags: ['-h', '--help'], description: 'display help for command', values: undefined }],
       arguments: describeArguments(command.registeredArguments),
     },
     ...command.commands.flatMap((inner) => describe(inner, `${path} ${inner.name()}`)),
@@ -52,24 +59,23 @@ export function describeProgram(program: Command): CommandWords[] {
   return describe(program, program.name());
 }
 
-function describeOption(option: Option): OptionWords {
+function describeOption(option: Option, command: Command): OptionWords {
   const flags = [option.short, option.long].filter((flag) => flag !== undefined && flag !== null);
-  return { flags, description: option.description.split('[')[0]!.trim(), values: option.required || option.optional ? valuesOf(option) : undefined };
+  return { flags, description: option.description.split('[')[0]!.trim(), values: option.required || option.optional ? valuesOf(option, command) : undefined };
 }
 
-function valuesOf(option: Option): Values {
+function valuesOf(option: Option, command: Command): Values {
   if (option.argChoices !== undefined) return { words: option.argChoices, files: false };
   const path = option.attributeName();
   const row = configOptions().find((entry) => entry.path === path);
   if (row?.choices !== undefined) return { words: row.choices, files: false };
-  const words = row === undefined ? [] : (knownWords[path]?.() ?? row.words ?? []);
+  const words = row === undefined ? (wordsOfCommands[`${command.name()} ${option.long}`] ?? []) : (knownWords[path]?.() ?? row.words ?? []);
   const isNumber = row === undefined ? /<n>|<cosine>/u.test(option.flags) : row.type === 'integer' || row.type === 'number';
   return { words, files: !isNumber && !onlyWords.has(path) };
 }
 
+/** Of all arguments together: scripts do not count which one is being typed. */
 function describeArguments(all: readonly Argument[]): Values | undefined {
-  const [first] = all;
-  if (first === undefined) return undefined;
-  if (first.argChoices !== undefined) return { words: first.argChoices, files: false };
-  return { words: first.name() === 'list' ? builtinIds : [], files: true };
+  if (all.length === 0) return undefined;
+  return { words: all.flatMap((one) => one.argChoices ?? (one.name() === 'list' ? builtinIds : [])), files: all.some(({ argChoices }) => argChoices === undefined) };
 }

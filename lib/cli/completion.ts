@@ -15,7 +15,7 @@ const places: Readonly<Record<Shell, string>> = {
 export function completionCommand(bind: Bind): Command {
   const command = new Command('completion')
     .description('print a script that completes commands, options and their values in a shell')
-    .addArgument(new Argument('<shell>').choices(Object.keys(scripts)))
+    .addArgument(new Argument('<shell>', 'which shell').choices(Object.keys(scripts)))
     .addHelpText('after', `\nTo keep it:\n${Object.values(places).map((place) => `  ${place}\n`).join('')}`);
   return command.action(bind(async ({ terminal }, shell) => {
     const script = scripts[shell as Shell](describeProgram(command.parent!));

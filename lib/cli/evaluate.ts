@@ -23,9 +23,16 @@ export function evaluateCommand(bind: Bind): Command {
     .option('--out <folder>', 'folder for results, predictions and lists (the same as --evaluate.output)');
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
-    'data.margin', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
+    'data.margin', 'data.cache', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
       'labelShare', 'finetuneEpochs', 'finetuneRate', 'finetuneBatch'].map((name) => `evaluate.${name}`),
-  ]);
+  ], { help: {
+    seed: 'Seed of what protocols draw: held-out images, shares of labels, their order, views (linear, semi, finetune)',
+    teacher: 'Teacher to judge beside the student (zeroshot): a CLIP folder or hub id, or an .onnx image tower',
+    'data.margin': 'Images to fine-tune on are kept with their short side at margin times the input, so that crops stay sharp (semi, finetune)',
+    'data.cache': 'When images are decoded: all at the start, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk',
+    'data.maxBrokenShare': 'Share of images that may fail to decode before it stops',
+    'data.spillFolder': "Folder of the file of decoded images that cacheMemory does not hold (default: the system's for temporary files)",
+  } });
   return command.action(bind(async ({ terminal, signal }, protocol) => {
     const { student, data, train, out } = command.opts<{ student: string; data?: string; train?: string; out?: string }>();
     const config = await readConfig(command, { 'evaluate.data': data, 'evaluate.train': train, 'evaluate.output': out });
@@ -50,10 +57,10 @@ function describe({ results, files }: ProtocolEvaluation): string {
 const mostClasses = 20;
 
 /** Classes in their order; of many the worst. */
-function classTable({ setting, classes }: ProtocolResult): string {
+function classTable({ setting, score, classes }: ProtocolResult): string {
   const shown = classes.length <= mostClasses ? classes : [...classes].sort((a, b) => a.top1 - b.top1).slice(0, mostClasses);
   const head = `${setting}${classes.length > mostClasses ? `: the ${mostClasses} worst of ${classes.length} classes` : ''}`;
-  return `${head}\n${formatTable(['class', 'images', 'top-1', '95 % interval', 'top-5', 'most often taken for'], shown.map(({ name, images, top1, top5, interval1: [low, high], mistakenFor }) => [
+  return `${head}\n${formatTable(['class', 'images', 'top-1', '95 % interval', `top-${score.topK}`, 'most often taken for'], shown.map(({ name, images, top1, top5, interval1: [low, high], mistakenFor }) => [
     name, String(images), percent(top1), `${(100 * low).toFixed(1)} to ${percent(high)}`, percent(top5), mistakenFor === undefined ? '-' : `${mistakenFor.name} (${mistakenFor.images})`,
   ]))}`;
 }

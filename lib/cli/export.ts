@@ -15,14 +15,15 @@ interface ExportFlags {
   images?: string;
 }
 
-const tools = exportFormats.filter((format) => format !== 'lgdistill');
+/** What `--to` takes beside a file. */
+export const programs = exportFormats.filter((format) => format !== 'lgdistill');
 
 export function exportCommand(bind: Bind): Command {
   const command = new Command('export')
     .description('write the student for another program, and check that what was written gives the same embeddings')
     .argument('<run>', 'a run folder (its best checkpoint), a checkpoint folder or a model.safetensors')
-    .requiredOption('--to <what>', `${tools.join(', ')}; or a file to write, .safetensors, which this package's other commands read`)
-    .option('--out, --output <path>', `where to write for a program [default ${tools.map(defaultOutput).join(', ')}]`)
+    .requiredOption('--to <what>', `${programs.join(', ')}; or a file to write, .safetensors, which this package's other commands read`)
+    .option('--out, --output <path>', `where to write for a program [default ${programs.map(defaultOutput).join(', ')}]`)
     .addOption(new Option('--head <what>', 'the projection head: keep it for zero-shot use, drop it for use as a backbone [default keep; drop for timm, mmdet, mmseg and detectron2]').choices(['keep', 'drop']))
     .option('--bank <file>', 'write the text bank, the zero-shot classifier, too')
     .option('--classifier [bank]', "onnx: a text bank as the last layer, with the output logits; the student's own, or this file")

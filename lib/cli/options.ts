@@ -12,13 +12,14 @@ function chosen(filter: OptionFilter): ConfigOption[] {
 /**
  * Adds `--config` (unless `file` is false) and a flag for each chosen row of the option table to a command. An option's value is kept as text under its dotted path,
  * for {@link readConfig}.
+ * @param more file: whether there is a `--config`; help: what options say in this command, by dotted path, where it is less than, or other than, in training
  */
-export function addConfigOptions(command: Command, filter: OptionFilter, { file = true }: { file?: boolean } = {}): void {
+export function addConfigOptions(command: Command, filter: OptionFilter, { file = true, help = {} }: { file?: boolean; help?: Readonly<Record<string, string>> } = {}): void {
   if (file) command.option('--config <file>', 'JSON file of options; flags on the command line override it');
   for (const row of chosen(filter)) {
     const alias = row.alias === undefined || row.alias === row.flag ? '' : `${row.alias}, `;
     const value = row.type === 'boolean' ? 'true|false' : row.type === 'integer' || row.type === 'number' ? 'n' : 'value';
-    command.addOption(new Option(`${alias}${row.flag} <${value}>`, describe(row)));
+    command.addOption(new Option(`${alias}${row.flag} <${value}>`, describe({ ...row, help: help[row.path] ?? row.help })));
   }
 }
 

@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { withoutMark } from '../byte-order-mark.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
@@ -7,13 +8,22 @@ import { normaliseName } from '../text/spelling.js';
 
 const shown = 10;
 
+/** Folders right below a folder of class folders that hold no image, so that they are no classes of it; none of a pack or anything else. */
+export async function emptyClassFolders({ root, classNames = [] }: Pick<ImageSource, 'root' | 'classNames'>): Promise<string[]> {
+  const known = new Set(classNames);
+  const names = (await readdir(root).catch(() => [])).filter((name) => !name.startsWith('.') && !known.has(name));
+  const isFolder = await Promise.all(names.map(async (name) => stat(join(root, name)).then((found) => found.isDirectory(), () => false)));
+  return names.filter((_, i) => isFolder[i]).sort();
+}
+
 /**
  * The name of each class folder, as its index in a bank's names. Folders and names match when they are spelled alike but for case, underscores and blanks,
  * or where `mapping` (folder -> name) says so. Every folder must have a name of its own and every name a folder: otherwise the accuracy would mean something else.
+ * @param empty what {@link emptyClassFolders} finds, to tell a folder without images from one that is not there
  * @returns [classNames.length] indices into names
  * @throws LgdError CLASS_MISMATCH with what is unmatched on both sides
  */
-export function matchClasses(classNames: readonly string[], names: readonly string[], mapping: Readonly<Record<string, string>> = {}): Int32Array {
+export function matchClasses(classNames: readonly string[], names: readonly string[], mapping: Readonly<Record<string, string>> = {}, empty: readonly string[] = []): Int32Array {
   const places = new Map<string, number>();
   const ambiguous = new Set<string>();
   names.forEach((name, index) => {
@@ -21,7 +31,8 @@ export function matchClasses(classNames: readonly string[], names: readonly stri
     if (places.has(key)) ambiguous.add(name);
     else places.set(key, index);
   });
-  const indices = classNames.map((folder) => places.get(normaliseName(Object.hasOwn(mapping, folder) ? mapping[folder]! : folder)) ?? -1);
+  const placeOf = (folder: string) => places.get(normaliseName(Object.hasOwn(mapping, folder) ? mapping[folder]! : folder)) ?? -1;
+  const indices = classNames.map(placeOf);
   const taken = new Map<number, string>();
   const doubled: string[] = [];
   classNames.forEach((folder, i) => {
@@ -32,9 +43,12 @@ export function matchClasses(classNames: readonly string[], names: readonly stri
     else doubled.push(`${other} and ${folder}`);
   });
   const folders = classNames.filter((_, i) => indices[i] === -1);
-  const without = names.filter((name, index) => !taken.has(index) && !ambiguous.has(name));
-  const strangers = Object.keys(mapping).filter((folder) => !classNames.includes(folder));
+  const hollow = empty.filter((folder) => placeOf(folder) !== -1 && !taken.has(placeOf(folder)));
+  const emptied = new Set(hollow.map(placeOf));
+  const without = names.filter((name, index) => !taken.has(index) && !emptied.has(index) && !ambiguous.has(name));
+  const strangers = Object.keys(mapping).filter((folder) => !classNames.includes(folder) && !hollow.includes(folder));
   const faults = [
+    ...describe('class folders that are there and hold no image', hollow),
     ...describe('class folders without a name', folders),
     ...describe('names without a class folder', without),
     ...describe('names spelled alike', [...ambiguous]),
@@ -50,15 +64,22 @@ export function matchClasses(classNames: readonly string[], names: readonly stri
   }
   throw new LgdError('CLASS_MISMATCH', `the class folders and the category names do not match; ${faults.join('; ')}.`, {
     option: 'evaluate.names',
-    mend: 'Choose the names with evaluate.names (it may be the class folder itself), or map folders to names with evaluate.mapping',
+    mend: hollow.length === 0 ? 'Choose the names with evaluate.names (it may be the class folder itself), or map folders to names with evaluate.mapping' : fillOrLeaveOut(names.filter((_, index) => !emptied.has(index))),
   });
+}
+
+/** What to do about class folders without images, where the other names are these. */
+function fillOrLeaveOut(others: readonly string[]): string {
+  const list = others.length > 0 && others.length <= shown ? `, as '${JSON.stringify(others)}'` : ' (a file or a JSON list; the class folder names all its folders)';
+  return `Put images into these folders, or choose the other names alone with evaluate.names${list}`;
 }
 
 /**
  * Labels of images to be judged on, as indices into the classes of those that are learnt from, whatever order either has them in. Names that stand twice in a list tell nothing, unless the lists are the same.
+ * @param where empty: what {@link emptyClassFolders} finds among the images to learn from
  * @throws LgdError CLASS_MISMATCH
  */
-export function labelsAmong({ labels, classNames }: Pick<ImageSource, 'labels' | 'classNames'>, classes: readonly string[], { option, mend }: { option: string; mend: string }): Int32Array {
+export function labelsAmong({ labels, classNames }: Pick<ImageSource, 'labels' | 'classNames'>, classes: readonly string[], { option, mend, empty = [] }: { option: string; mend: string; empty?: readonly string[] }): Int32Array {
   const names = classNames!;
   if (names.length === classes.length && names.every((name, label) => name === classes[label])) return labels!;
   const places = new Map(classes.map((name, label) => [name, label]));
@@ -66,8 +87,10 @@ export function labelsAmong({ labels, classNames }: Pick<ImageSource, 'labels' |
     const seen = new Set<string>();
     return list.filter((name) => seen.has(name) || !seen.add(name));
   };
+  const missing = names.filter((name) => !places.has(name));
   const faults = [
-    ...describe('classes that the images to learn from do not have', names.filter((name) => !places.has(name))),
+    ...describe('classes whose folder of images to learn from is there and holds none', missing.filter((name) => empty.includes(name))),
+    ...describe('classes that the images to learn from do not have', missing.filter((name) => !empty.includes(name))),
     ...describe('classes of the same name', [...new Set([...twice(names), ...twice(classes)])]),
   ];
   if (faults.length > 0) throw new LgdError('CLASS_MISMATCH', `the classes of the images to learn from and to be judged on do not match; ${faults.join('; ')}.`, { option, mend });

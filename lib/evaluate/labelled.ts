@@ -8,7 +8,7 @@ import type { ImageSource } from '../data/sources.js';
 import type { StreamedImages } from '../data/streamed.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { labelsAmong } from './classes.js';
+import { emptyClassFolders, labelsAmong } from './classes.js';
 
 /** What is read of labelled images: an {@link ImageCache}, or images that are decoded as batches need them. */
 export type LabelledSet = Pick<ImageCache, 'length' | 'ids' | 'labels' | 'classNames' | 'sourceIndex'> & Partial<Pick<StreamedImages, 'decoded'>> & PreparableImages;
@@ -49,8 +49,13 @@ export async function openLabelled({ evaluate: { train, data } }: Config, open: 
   const differing = [...without(learnt, new Set(judged)), ...without(judged, new Set(learnt))];
   const [option, mend] = ['evaluate.train', 'Give two folders with the same class folders'];
   if (differing.length === 0) return { train: found.train, test: { ...found.test, labels: labelsAmong(found.test, learnt, { option, mend }), classNames: learnt } };
-  throw new LgdError('CLASS_MISMATCH', `the classes of ${found.train.root} and ${found.test.root} differ; in one of them alone: ${differing.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${differing.length > 10 ? ', ...' : ''}.`, {
-    option, mend, found: `${learnt.length} classes`, allowed: `the ${judged.length} classes of evaluate.data`,
+  const list = (names: readonly string[]) => `${names.slice(0, 10).map((name) => JSON.stringify(name)).join(', ')}${names.length > 10 ? ', ...' : ''}`;
+  const empty = await Promise.all([found.train, found.test].map(async (source) => {
+    const names = (await emptyClassFolders(source)).filter((name) => differing.includes(name));
+    return names.length === 0 ? [] : [`; in ${source.root} there are folders without images: ${list(names)}`];
+  }));
+  throw new LgdError('CLASS_MISMATCH', `the classes of ${found.train.root} and ${found.test.root} differ; in one of them alone: ${list(differing)}${empty.flat().join('')}.`, {
+    option, mend: empty.flat().length === 0 ? mend : 'Put images into these folders, or take the classes out of both', found: `${learnt.length} classes`, allowed: `the ${judged.length} classes of evaluate.data`,
   });
 }
 

@@ -17,7 +17,7 @@ import { BankSource } from '../train/bank-source.js';
 import type { PhaseProgress } from '../train/events.js';
 import { readStudent, type StudentInfo } from '../train/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
-import { knownMapping, readMapping } from './classes.js';
+import { emptyClassFolders, knownMapping, matchClasses, readMapping } from './classes.js';
 import type { ZeroShotScore } from './score.js';
 import { ZeroShotEvaluation, type EvaluateOptions } from './zeroshot.js';
 
@@ -87,6 +87,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const bank = await evaluationBank(await withBank(config, file, info), info, { signal, onProgress: report('text bank') });
+  matchClasses(source.classNames!, bank.names, mapping, await emptyClassFolders(source)); // before images are decoded
   const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal });
   try {
     if (teacher !== undefined && teacher.embeddingSize !== info.embeddingSize) {

@@ -1,5 +1,7 @@
 /** The curves of a report: which there are, and their points. */
+import { lossParts, type LossParts } from './loss-parts.js';
 import type { EvaluationPoint, RunRecord, StepColumns, StepField } from './read-run.js';
+import { methodOf } from './summary.js';
 
 type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5';
 
@@ -21,35 +23,74 @@ export interface ChartSpec {
   lines: readonly ChartLine[];
 }
 
-const specs: readonly ChartSpec[] = [
-  {
-    id: 'loss', title: 'Loss', unit: 'number', source: 'steps', hint: 'Cross-entropy in nats; the total is the weighted sum of both banks’ parts. It falls to the target entropy, not to zero.',
-    lines: [{ key: 'loss', label: 'total' }, { key: 'lossVisual', label: 'visual bank' }, { key: 'lossTextual', label: 'textual bank' }],
-  },
-  {
-    id: 'kl', title: 'KL divergence from the teacher', unit: 'number', source: 'steps', hint: 'What of the loss can still be learnt: the loss less the target entropy, in nats.',
-    lines: [{ key: 'klVisual', label: 'visual bank' }, { key: 'klTextual', label: 'textual bank' }],
-  },
-  {
-    id: 'top1', title: 'Zero-shot top-1', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images whose nearest name is right.',
-    lines: [{ key: 'studentTop1', label: 'student' }, { key: 'teacherTop1', label: 'teacher' }],
-  },
-  {
-    id: 'top5', title: 'Zero-shot top-5', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images whose right name is among the five nearest.',
-    lines: [{ key: 'studentTop5', label: 'student' }, { key: 'teacherTop5', label: 'teacher' }],
-  },
-  {
-    id: 'agreement', title: 'Agreement with the teacher', unit: 'share', source: 'steps', hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
-    lines: [{ key: 'agreement', label: 'agreement' }],
-  },
-  {
-    id: 'entropy', title: 'Entropy of the targets', unit: 'number', source: 'steps', hint: 'Of the teacher’s softmax, in nats. Near zero the targets are one name each, and the others teach nothing.',
-    lines: [{ key: 'entropyVisual', label: 'visual bank' }, { key: 'entropyTextual', label: 'textual bank' }],
-  },
-  {
-    id: 'own', title: 'Own-embedding mass', unit: 'share', source: 'steps', hint: 'Share of the visual target that lies on the teacher’s embedding of the same view. At 100 % the visual bank adds nothing to it.',
-    lines: [{ key: 'ownMass', label: 'own mass' }],
-  },
+/** Every curve: of the loss those parts that the runs' methods have, of the nearest names as many as count. */
+function specsOf(parts: LossParts, ranks: Ranks): ChartSpec[] {
+  const { both, queue } = parts;
+  const banks = (visual: StepField, textual: StepField): ChartLine[] => [{ key: visual, label: parts.visual ?? 'visual part' }, { key: textual, label: 'textual bank' }];
+  return [
+    {
+      id: 'loss', title: 'Loss', unit: 'number', source: 'steps', hint: lossHint(parts),
+      lines: [{ key: 'loss', label: both ? 'total' : 'loss' }, ...(both ? banks('lossVisual', 'lossTextual') : [])],
+    },
+    {
+      id: 'kl', title: 'KL divergence from the teacher', unit: 'number', source: 'steps', hint: `What of the loss can still be learnt: the loss less the target entropy, in nats.${queue === 'none' ? '' : ' It, too, rises while a queue fills.'}`,
+      lines: banks('klVisual', 'klTextual'),
+    },
+    {
+      id: 'top1', title: 'Zero-shot top-1', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images whose nearest name is right.',
+      lines: [{ key: 'studentTop1', label: 'student' }, { key: 'teacherTop1', label: 'teacher' }],
+    },
+    {
+      id: 'top5', title: `Zero-shot top-${ranks.most}`, unit: 'share', source: 'evaluations', hint: `Share of the evaluation images whose right name is among the ${ranks.words}.`,
+      lines: ranks.most === 1 ? [] : [{ key: 'studentTop5', label: 'student' }, { key: 'teacherTop5', label: 'teacher' }],
+    },
+    {
+      id: 'agreement', title: 'Agreement with the teacher', unit: 'share', source: 'steps', hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
+      lines: [{ key: 'agreement', label: 'agreement' }],
+    },
+    {
+      id: 'entropy', title: 'Entropy of the targets', unit: 'number', source: 'steps',
+      hint: `Of the teacher’s softmax, in nats. Near zero a target is one entry alone, ${[...(parts.textual ? ['of the textual bank a name'] : []), ...(parts.visual === undefined ? [] : [`of the ${parts.visual} the view’s own embedding`])].join(', ')}, and tells nothing of the others.`,
+      lines: banks('entropyVisual', 'entropyTextual'),
+    },
+    {
+      id: 'own', title: 'Own-embedding mass', unit: 'share', source: 'steps', hint: `Share of the ${parts.visual === 'visual part' ? 'visual target' : `target over the ${parts.visual}`} that lies on the teacher’s embedding of the same view. At 100 % nothing else has a share in it.`,
+      lines: [{ key: 'ownMass', label: 'own mass' }],
+    },
+    ...otherSpecs,
+  ];
+}
+
+function lossHint({ visual, textual, both, queue, feature }: LossParts): string {
+  const regression = 'one less the cosine between the student’s embedding of a view and the teacher’s';
+  if (feature === 'all') return `It is ${regression}, and falls towards zero.`;
+  const over = [...(visual === undefined ? [] : [`the ${visual}`]), ...(textual ? ['the textual bank'] : [])].join(' or ');
+  const falls = 'falls towards the target entropy, not to zero';
+  const course = {
+    none: `It ${falls}.`, some: `It ${falls}; with a queue it first rises, to about the logarithm of the queue’s size, while that fills.`,
+    all: `It rises while the queue fills, to about the logarithm of its size; then it ${falls}.`,
+  }[queue];
+  return `Cross-entropy in nats${both ? '; the total is the weighted sum of both parts' : ` over ${over}`}. ${course}${feature === 'some' ? ` Of method feature it is ${regression}.` : ''}`;
+}
+
+/** How many nearest names count beside the first. */
+interface Ranks {
+  most: number;
+  words: string;
+}
+
+const numbers = ['no', 'one', 'two', 'three', 'four', 'five'] as const;
+
+/** Five, or all of fewer classes; runs may differ in it. */
+function ranksOf(runs: readonly RunRecord[]): Ranks {
+  const scores = runs.flatMap(({ evaluations }) => evaluations.map(({ student }) => student));
+  const most = Math.max(0, ...scores.map(({ topK }) => topK)) || 5;
+  const nearest = `${numbers[most] ?? most} nearest`;
+  if (scores.some(({ topK }) => topK !== most)) return { most, words: `${nearest}, or among all where there are fewer` };
+  return { most, words: scores.length > 0 && scores.every(({ classes }) => classes === most) ? `${nearest}, which are all there are: always 100\u00a0%` : nearest };
+}
+
+const otherSpecs: readonly ChartSpec[] = [
   {
     id: 'coverage', title: 'Bank coverage', unit: 'count', source: 'steps', hint: 'Categories that any image was assigned to so far, and those hit by the batch.',
     lines: [{ key: 'categoriesSeen', label: 'seen' }, { key: 'categoriesHit', label: 'hit in the batch' }],
@@ -83,10 +124,11 @@ export interface Charts {
 
 const mostPoints = 1500;
 
-/** The charts that have something to show; a line that is zero or absent in every run (of a bank that the method has not) is left out. */
+/** The charts that have something to show; a line that is zero or absent in every run (of a part that the method has not) is left out. */
 export function makeCharts(runs: readonly RunRecord[]): Charts {
   const curves = runs.map(({ name, steps, evaluations }) => ({ name, steps: stepPoints(steps), evaluations: evaluationPoints(evaluations, steps.time[0]) }));
   const hasData = (source: ChartSpec['source'], key: string) => curves.some((run) => run[source].y[key]!.some((value) => value !== null && value !== 0));
+  const specs = specsOf(lossParts(runs.map(methodOf)), ranksOf(runs));
   const charts = specs.map((spec) => ({ ...spec, lines: spec.lines.filter(({ key }) => hasData(spec.source, key)) })).filter(({ lines }) => lines.length > 0);
   return { charts, runs: curves, thinned: runs.some(({ steps }) => steps.step.length > mostPoints) };
 }
@@ -96,8 +138,15 @@ function stepPoints(columns: StepColumns): RunPoints {
   const start = time[0] ?? NaN;
   return {
     x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map((at) => (at - start) / 3_600_000)).map(short) },
-    y: Object.fromEntries(Object.entries(values).map(([key, column]) => [key, thin(column).map(short)])),
+    y: Object.fromEntries(Object.entries(values).map(([key, column]) => [key, thin(isNoPart(key, column) ? column.map(() => NaN) : column).map(short)])),
   };
+}
+
+const ofParts: ReadonlySet<string> = new Set(['lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass'] satisfies StepField[]);
+
+/** Is it zero throughout, as the number of a part is that the run's method has not? */
+function isNoPart(key: string, column: Float64Array): boolean {
+  return ofParts.has(key) && column.every((value) => value === 0);
 }
 
 function evaluationPoints(evaluations: readonly EvaluationPoint[], start = NaN): RunPoints {

@@ -50,7 +50,7 @@ export function renderPage(page: Page, { styles, scripts, licence }: Assets): st
 <main>
 <section id="summary"><h2>Summary</h2>${headline(summaries)}${summaryTable(summaries)}${timeBars(summaries)}${differenceTable(differences, summaries)}</section>
 <section id="curves"><h2>Curves</h2>${chartFigures(charts)}</section>
-<section id="map"><h2>Map of both banks</h2><div class="maps">${sections.map((one, i) => html`<div>${mapSection(one, i, many)}</div>`)}</div></section>
+<section id="map"><h2>Map of both banks</h2><div class="maps">${sections.map((one, i) => html`<div>${mapSection(one, i, many, summaries[i]?.method)}</div>`)}</div></section>
 <section id="gallery"><h2>Anchor gallery</h2>${sections.map((one, i) => gallerySection(one, i, many))}</section>
 <section id="confusion"><h2>Confusion</h2>${sections.map((one) => confusionSection(one, many))}</section>
 </main>

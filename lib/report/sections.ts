@@ -1,6 +1,7 @@
 /** The markup of curves, map, gallery and confusion; the page's script draws into it. */
 import type { Charts, ChartSpec, RunCurves } from './charts.js';
 import type { ClassScore } from './confusion.js';
+import { idleBanks } from './loss-parts.js';
 import { html, type Html } from './markup.js';
 import type { RunSections } from './section.js';
 import { percent } from './tables.js';
@@ -44,12 +45,13 @@ function runTitle({ name }: RunSections, many: boolean): Html | undefined {
 
 const missing = (why: string): Html => html`<p class="note">Not shown: ${why}</p>`;
 
-export function mapSection(run: RunSections, index: number, many: boolean): Html {
+export function mapSection(run: RunSections, index: number, many: boolean, method = ''): Html {
   const { map } = run;
   if ('missing' in map) return html`${runTitle(run, many)}${missing(map.missing)}`;
   const { step, names, seen, spread, meanCosine, pairCosine } = map.data;
   const cosines = seen === 0 ? '' : ` Cosine between a category’s two anchors: ${pairCosine.toFixed(2)} on average; between the means of the banks: ${meanCosine.toFixed(2)}.`;
-  return html`${runTitle(run, many)}<figure><figcaption><p>Textual and visual anchor of each category after step ${step}, joined by a line, on the two leading principal axes (${percent(spread[0], 0)} and ${percent(spread[1], 0)} of the spread; each bank is centred on its own mean). ${seen} of ${names.length} categories were seen.${cosines}</p></figcaption>
+  const idle = idleBanks(method);
+  return html`${runTitle(run, many)}<figure><figcaption><p>Textual and visual anchor of each category after step ${step}, joined by a line, on the two leading principal axes (${percent(spread[0], 0)} and ${percent(spread[1], 0)} of the spread; each bank is centred on its own mean). ${seen} of ${names.length} categories were seen.${cosines}${idle === undefined ? '' : ` ${idle}`}</p></figcaption>
 <div class="toolbar"><label>find <input type="search" data-map-find="${index}" placeholder="a category" autocomplete="off"></label><ul class="legend"><li><i class="dot textual"></i>textual</li><li><i class="dot visual"></i>visual</li>${seen < names.length ? html`<li><i class="dot unseen"></i>unseen</li>` : undefined}</ul></div>
 <div class="map" data-map="${index}" role="img" aria-label="${`Map of ${names.length} categories`}"></div></figure>`;
 }

@@ -34,6 +34,8 @@ export interface RunSummary {
   /** The best evaluation's, with the teacher's beside it. */
   top1: number | undefined;
   top5: number | undefined;
+  /** How many nearest names {@link top5} and {@link teacherTop5} count: 5, or all of fewer classes. */
+  topK: number | undefined;
   teacherTop1: number | undefined;
   teacherTop5: number | undefined;
   device: string | undefined;
@@ -50,7 +52,7 @@ export function summarise(run: RunRecord): RunSummary {
   const width = student?.info.widthMultiplier ?? 1;
   return {
     name, path, outcome: log.outcome,
-    method: student?.info.method ?? text('method'),
+    method: methodOf(run),
     student: `${student?.info.architecture ?? text('student.name')}${width === 1 ? '' : ` x ${width}`}`,
     teacher: student?.info.teacher ?? text('teacher'),
     parameters: student?.parameters,
@@ -62,11 +64,16 @@ export function summarise(run: RunRecord): RunSummary {
     seconds: log.seconds,
     imagesPerSecond: finite(median(steps.imagesPerSecond)),
     loss: recent(steps.loss), klVisual: recent(steps.klVisual) || undefined, klTextual: recent(steps.klTextual) || undefined, // exactly zero where the method has no such bank
-    agreement: recent(steps.agreement),
-    top1: best?.student.top1, top5: best?.student.top5, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
+    agreement: steps.categoriesSeen.at(-1) === 0 ? undefined : recent(steps.agreement), // without names there is none to agree on
+    top1: best?.student.top1, top5: best?.student.top5, topK: best?.student.topK, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
     device: log.device, version: log.version, badLines,
     time: timeShares(run),
   };
+}
+
+/** The method that the run's checkpoint tells; before the first what its configuration has, which may be `auto`. */
+export function methodOf({ student, config }: Pick<RunRecord, 'student' | 'config'>): string {
+  return student?.info.method ?? String(optionOf(config, 'method') ?? '');
 }
 
 /** Training by its parts, evaluation, and the rest; nothing where the log or the rates are missing. */

@@ -1,5 +1,6 @@
 /** The tables of the summary. */
 import { html, type Html } from './markup.js';
+import { lossParts } from './loss-parts.js';
 import type { OptionRow, RunSummary } from './summary.js';
 
 const absent = '–';
@@ -30,7 +31,7 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
   const kept = run.top1 === undefined || !run.teacherTop1 ? undefined : run.top1 / run.teacherTop1;
   const tiles: [string, string, string][] = [
     ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
-    ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-5: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
+    ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
     ['loss', digits(run.loss), 'mean of the last tenth'],
     ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],
@@ -39,36 +40,49 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
   return html`<dl class="tiles">${tiles.map(([name, value, note]) => html`<div><dt>${name}</dt><dd><b>${value}</b><span>${note}</span></dd></div>`)}</dl>`;
 }
 
-const rows: readonly [string, (run: RunSummary) => string][] = [
-  ['outcome', ({ outcome }) => outcome],
-  ['student', ({ student }) => student || absent],
-  ['teacher', ({ teacher }) => teacher || absent],
-  ['method', ({ method }) => method || absent],
-  ['training images', ({ images }) => count(images)],
-  ['categories (seen)', ({ categories, categoriesSeen }) => (categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`)],
-  ['steps', ({ steps }) => count(steps)],
-  ['epochs', ({ epochs }) => epochs.toFixed(1)],
-  ['time', ({ seconds }) => duration(seconds)],
-  ['images/s, median', ({ imagesPerSecond }) => count(imagesPerSecond)],
-  ['parameters', ({ parameters }) => count(parameters)],
-  ['loss', ({ loss }) => digits(loss)],
-  ['KL, visual bank', ({ klVisual }) => digits(klVisual)],
-  ['KL, textual bank', ({ klTextual }) => digits(klTextual)],
-  ['agreement', ({ agreement }) => percent(agreement)],
-  ['student top-1, best', ({ top1 }) => percent(top1)],
-  ['student top-5 there', ({ top5 }) => percent(top5)],
-  ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
-  ['teacher top-5', ({ teacherTop5 }) => percent(teacherTop5)],
-  ['device', ({ device }) => device ?? absent],
-  ['lgdistill', ({ version }) => version ?? absent],
-  ['folder', ({ path }) => path],
-];
+type Row = readonly [label: string, cell: (run: RunSummary) => string];
+
+function rowsOf(summaries: readonly RunSummary[]): Row[] {
+  const { visual, textual } = lossParts(summaries.map(({ method }) => method));
+  const most = mostRanked(summaries);
+  const ranked = (value: number | undefined, topK: number | undefined) => `${percent(value)}${value === undefined || topK === most ? '' : ` (top-${topK})`}`;
+  return [
+    ['outcome', ({ outcome }) => outcome],
+    ['student', ({ student }) => student || absent],
+    ['teacher', ({ teacher }) => teacher || absent],
+    ['method', ({ method }) => method || absent],
+    ['training images', ({ images }) => count(images)],
+    ['categories (seen)', ({ categories, categoriesSeen }) => (categories === undefined ? absent : `${count(categories)} (${count(categoriesSeen)})`)],
+    ['steps', ({ steps }) => count(steps)],
+    ['epochs', ({ epochs }) => epochs.toFixed(1)],
+    ['time', ({ seconds }) => duration(seconds)],
+    ['images/s, median', ({ imagesPerSecond }) => count(imagesPerSecond)],
+    ['parameters', ({ parameters }) => count(parameters)],
+    ['loss', ({ loss }) => digits(loss)],
+    ...(visual === undefined ? [] : [[`KL, ${visual}`, ({ klVisual }) => digits(klVisual)] satisfies Row]),
+    ...(textual ? [['KL, textual bank', ({ klTextual }) => digits(klTextual)] satisfies Row] : []),
+    ['agreement', ({ agreement }) => percent(agreement)],
+    ['student top-1, best', ({ top1 }) => percent(top1)],
+    [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
+    ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
+    [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
+    ['device', ({ device }) => device ?? absent],
+    ['lgdistill', ({ version }) => version ?? absent],
+    ['folder', ({ path }) => path],
+  ];
+}
+
+/** The K of top-K: five, or the most that any run has. */
+function mostRanked(summaries: readonly RunSummary[]): number {
+  return Math.max(0, ...summaries.flatMap(({ topK }) => topK ?? [])) || 5;
+}
 
 export function summaryTable(summaries: readonly RunSummary[]): Html {
+  const methods = new Set(summaries.map(({ method }) => method));
   const bad = summaries.filter(({ badLines }) => badLines > 0);
   const table = html`<div class="scroll" tabindex="0" role="region" aria-label="Runs"><table class="facts"><thead><tr><th scope="col"></th>${summaries.map(({ name }, i) => html`<th scope="col"><span class="key" data-run="${i}"></span>${name}</th>`)}</tr></thead>
-<tbody>${rows.map(([label, cell]) => html`<tr><th scope="row">${label}</th>${summaries.map((run) => html`<td>${cell(run)}</td>`)}</tr>`)}</tbody></table></div>
-<p class="muted">Loss, KL and agreement are means over the last tenth of the logged steps.</p>
+<tbody>${rowsOf(summaries).map(([label, cell]) => html`<tr><th scope="row">${label}</th>${summaries.map((run) => html`<td>${cell(run)}</td>`)}</tr>`)}</tbody></table></div>
+<p class="muted">Loss, KL and agreement are means over the last tenth of the logged steps.${methods.size > 1 ? ' Losses and KL of different methods do not compare.' : ''}</p>
 ${bad.map(({ name, badLines }) => html`<p class="note">${name}: ${badLines} ${badLines === 1 ? 'line' : 'lines'} of metrics.jsonl could not be read and ${badLines === 1 ? 'is' : 'are'} left out.</p>`)}`;
   return summaries.length > 1 ? table : html`<details><summary>All numbers of the run</summary>${table}</details>`;
 }

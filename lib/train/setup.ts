@@ -12,7 +12,7 @@ import type { ImageSource } from '../data/sources.js';
 import type { StreamedImages } from '../data/streamed.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
+import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../evaluate/classes.js';
 import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
@@ -136,7 +136,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
   const evaluationBank = evaluationSource && (await banks.evaluation(tsb).catch(movedIf(isResumed, { 'evaluate.names': evaluate.names, 'evaluate.bank': evaluate.bank, templates, textEncoder })));
   const mapping = evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
-  if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping);
+  if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping, await emptyClassFolders(evaluationSource));
   await banks.dispose();
 
   const { name, widthMultiplier, dropping, weights } = config.student;
@@ -158,7 +158,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
     const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
     cleanup.push(() => images.dispose());
     evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
-    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike }), mean: teacher.mean, std: teacher.std };
+    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike, empty: await emptyClassFolders(source) }), mean: teacher.mean, std: teacher.std };
     if (labelled !== undefined) {
       const { resolution, precision } = distiller.encoder;
       const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });

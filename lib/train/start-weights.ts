@@ -4,11 +4,12 @@ import { LgdError } from '../errors.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import type { Student } from '../models/student.js';
+import { findStudent, listStudents } from '../models/students/registry.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import { readSafetensors, type TensorRecord } from '../safetensors.js';
 
-/** What stands in the projection head's place elsewhere: classifiers, and in timm's MobileNetV3 the convolution before one. */
-const classifier = /^(?:stem\.)?(?:classifier|fc|conv_head)\./u;
+/** What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's MobileNetV3 the convolution before one. */
+const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`, 'u');
 
 /**
  * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision, timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection

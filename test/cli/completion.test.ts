@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { configOptions, isOfOwnCommand } from '../../lib/config.js';
+import { exportFormats } from '../../lib/export/student.js';
 import { listStudents } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip } from '../shared.js';
@@ -96,12 +97,19 @@ describe.each(Object.keys(shells))('%s', (shell) => {
     expectCompletion(['lgdistill', 'completion', ''], ['bash', 'zsh', 'fish']);
   });
 
-  test('file names, also beside words; nothing for a number', () => {
+  test('file names, also beside words; nothing for a number, or its few values', () => {
     const strip = (found: string[] | undefined) => found?.map((name) => name.replace(/\/$/u, ''));
     expect(strip(complete('lgdistill', 'distill', '--data', 'ph')) ?? ['photos']).toContain('photos');
     const names = strip(complete('lgdistill', 'names', '')) ?? ['coco', 'names.txt'];
     expect(names).toEqual(expect.arrayContaining(['coco', 'names.txt']));
     if (shell !== 'fish') expect(complete('lgdistill', 'distill', '--epochs', '') ?? []).toEqual([]);
+    const beside = (...words: string[]) => strip(complete('lgdistill', ...words, '')) ?? ['names.txt', ...exportFormats.slice(1), 'previous', 'data'];
+    const targets = beside('export', '--to');
+    expect(targets).toEqual(expect.arrayContaining(['names.txt', ...exportFormats.slice(1)]));
+    expect(targets).not.toContain('lgdistill'); // a file says that
+    expect(beside('resume', '--from')).toEqual(expect.arrayContaining(['previous', 'names.txt']));
+    expect(beside('bench', 'data')).toEqual(expect.arrayContaining(['data', 'names.txt']));
+    expectCompletion(['lgdistill', 'segment', 'train', '--dense.output-stride', ''], ['8', '16', '32']);
   });
 });
 

@@ -86,6 +86,17 @@ test('distill takes every option of the table, in its long and its short form, a
   }
 });
 
+test('a command whose option does less, or another thing, than in training says what', async () => {
+  const words = async (...command: string[]) => (await lgdistill([...command, '--help'])).stdout.replaceAll(/\s+/gu, ' ');
+  const [bench, evaluate, detect] = [await words('bench'), await words('evaluate'), await words('detect', 'train')];
+  expect(bench).not.toMatch(/side by side|16 steps an epoch/u); // it takes one student, and has no images
+  expect(bench).toContain('auto: 256, as published');
+  expect(evaluate).not.toContain('default: the run folder)');
+  expect(evaluate).toContain('--data.cache <value>');
+  expect(detect).not.toContain('Empty the run folder');
+  expect(await words('completion')).toContain('choices: "bash", "zsh", "fish"');
+});
+
 test('an option of a group with commands of its own is taken by one of them, and not by distill', async () => {
   const helps = await Promise.all([['segment', 'train'], ['segment', 'evaluate'], ['segment', 'zero-shot'], ['detect', 'train'], ['detect', 'evaluate']].map(async (words) => (await lgdistill([...words, '--help'])).stdout));
   const own = configOptions().filter(isOfOwnCommand);

@@ -1,5 +1,5 @@
 /** Each protocol on a few drawings, recomputed here in another way from the student's features. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { create } from 'tar';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -241,6 +241,7 @@ describe('from the command line', () => {
     const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--out', at('cli'), '--neighbours', '3']);
     expect(code).toBe(0);
     for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')]) expect(stdout).toContain(part);
+    expect(stdout.match(/top-\d/gu)).toEqual(['top-1', 'top-4', 'top-1', 'top-4']); // of four classes, in both tables
     const json = JSON.parse(readFileSync(at('cli', 'knn.json'), 'utf8')) as { protocol: string; results: { score: { top1: number }; classes: unknown[] }[] };
     expect(json).toMatchObject({ protocol: 'knn', student, results: [{ learntFrom: 48, images: 20 }] });
     expect(json.results[0]!.classes).toHaveLength(4);
@@ -259,6 +260,20 @@ describe('from the command line', () => {
     writeFileSync(at('other', 'star', 'a.png'), readFileSync(at('test', 'circle', '0.png')));
     expect((await evaluate('--data', at('test'), '--train', at('other'))).stderr).toMatch(/CLASS_MISMATCH[\s\S]*"star"/u);
     expect(existsSync(at('evaluation'))).toBe(false);
+  });
+
+  test('calls a class folder without images by that, whichever of the folders has it', async () => {
+    cpSync(at('test'), at('hollow'), { recursive: true });
+    for (const file of readdirSync(at('hollow', 'circle'))) rmSync(at('hollow', 'circle', file));
+    for (const [data, train] of [['hollow', 'train'], ['test', 'hollow']] as const) {
+      const { stderr } = await lgdistill(['evaluate', 'knn', '--student', student, '--device', 'cpu', '--data', at(data), '--train', at(train)]);
+      expect(stderr).toContain(`in ${at('hollow')} there are folders without images: "circle"`);
+      expect(stderr).toContain('-> Put images into these folders, or take the classes out of both');
+    }
+    const bank = at('hollow-bank.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(shapeNames, randomNormal(4 * 24, 9), { encoderId: 'made up' }).save(bank);
+    const { stderr } = await lgdistill(['evaluate', 'zeroshot', '--student', student, '--device', 'cpu', '--data', at('hollow'), '--bank', bank]);
+    expect(stderr).toContain('class folders that are there and hold no image (1): "circle"');
   });
 });
 

@@ -1,9 +1,9 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { LgdError } from '../../lib/errors.js';
-import { knownMapping, labelsAmong, matchClasses, readMapping } from '../../lib/evaluate/classes.js';
+import { emptyClassFolders, knownMapping, labelsAmong, matchClasses, readMapping } from '../../lib/evaluate/classes.js';
 import { makeScore, wilsonInterval } from '../../lib/evaluate/score.js';
 import { CategoryList } from '../../lib/text/names.js';
 
@@ -49,6 +49,27 @@ describe('matchClasses', () => {
   });
 });
 
+describe('class folders without images', () => {
+  it('are called so, with the names that are left', () => {
+    const message = mismatch(['airplane', 'ship'], ['airplane', 'Cat', 'ship'], {}, ['cat', 'notes']);
+    expect(message).toContain('class folders that are there and hold no image (1): "cat"');
+    expect(message).toContain(`evaluate.names, as '["airplane","ship"]'`);
+    expect(message).not.toMatch(/without a class folder|class folder itself/u);
+    expect(mismatch(['ship'], ['ship', 'cat', 'dog'], { n01: 'cat' }, ['n01'])).toMatch(/hold no image \(1\): "n01"; names without a class folder \(1\): "dog"/u);
+    expect(Array.from(matchClasses(['ship'], ['ship'], {}, ['cat']))).toEqual([0]); // no name asks for it
+  });
+
+  it('are found right below the folder, links among them', async () => {
+    const root = await mkdtemp(join(tmpdir(), 'lgdistill-classes-'));
+    await Promise.all(['cat', 'dog', '.hidden'].map((name) => mkdir(join(root, name))));
+    await writeFile(join(root, 'notes.txt'), '');
+    await symlink(join(root, 'dog'), join(root, 'linked'));
+    expect(await emptyClassFolders({ root, classNames: ['dog'] })).toEqual(['cat', 'linked']);
+    expect(await emptyClassFolders({ root: join(root, 'notes.txt'), classNames: [] })).toEqual([]);
+    await rm(root, { recursive: true });
+  });
+});
+
 describe('class folders of another set than the names', () => {
   it('need a bank of their own, and the error says how to make and use one', () => {
     const message = mismatch(['tench', 'goldfish', 'cat'], ['cat', 'dog']);
@@ -59,6 +80,11 @@ describe('class folders of another set than the names', () => {
 });
 
 describe('labelsAmong', () => {
+  it('tells a folder without images from one that is not there', () => {
+    const options = { option: 'evaluate.online', mend: 'Give the same classes', empty: ['cat'] };
+    expect(() => labelsAmong({ labels: Int32Array.of(0, 1, 2), classNames: ['cat', 'dog', 'emu'] }, ['dog'], options)).toThrow(/is there and holds none \(1\): "cat"; classes that the images to learn from do not have \(1\): "emu"/u);
+  });
+
   const where = { option: 'evaluate.train', mend: 'Give the same classes' };
   const among = (classNames: string[], classes: string[]) => [...labelsAmong({ labels: Int32Array.from(classNames.keys()), classNames }, classes, where)];
 

@@ -27,12 +27,14 @@ report.charts = (() => {
       if (state.hidden.has(runIndex)) return;
       const { x, y } = run[chart.source];
       const xs = x[state.axis];
+      let isNamed = one;
       chart.lines.forEach(({ key, label }, place) => {
         const keep = xs.map((at, i) => i).filter((i) => xs[i] !== null && !(state.logX && xs[i] <= 0));
         const own = keep.map((i) => (state.logY && y[key][i] !== null && y[key][i] <= 0 ? null : y[key][i]));
         if (own.every((value) => value === null)) return;
-        const line = { label: one || place > 0 ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`, color: one ? place : runIndex, dash: dashes[one ? 0 : place % dashes.length], x: keep.map((i) => xs[i]) };
+        const line = { label: isNamed ? label : chart.lines.length === 1 ? run.name : `${run.name}, ${label}`, color: one ? place : runIndex, dash: dashes[one ? 0 : place % dashes.length], x: keep.map((i) => xs[i]) };
         const isSmooth = state.smooth > 0 && chart.source === 'steps' && own.length > 8 && key !== 'learningRate' && key !== 'categoriesSeen';
+        isNamed = true;
         if (isSmooth) lines.push({ ...line, y: own, faint: true });
         lines.push({ ...line, y: isSmooth ? smoothed(own, state.smooth) : own, points: own.length < 40 });
       });
