@@ -56,7 +56,11 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
   await walk(root, found, signal);
   if (found.ids.length === 0) throw noImages(root, found.others);
   const ids = found.ids.sort((a, b) => (a < b ? -1 : 1));
-  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!));
+  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!)).catch((cause: unknown) => {
+    // No cause: beneath this package's error, the system's would be one of the disk.
+    if (isUnreadableName(ids[index]!, cause)) throw new LgdError('BAD_IMAGE', notUtf8, { mend: 'Rename it' });
+    throw cause;
+  });
   return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
 }
 
@@ -108,7 +112,10 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
   for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
     throwIfAborted(signal, 'reading the image folder');
     const path = join(root, folder);
-    const real = await realpath(path);
+    const real = await realpath(path).catch((cause: unknown) => {
+      if (!isUnreadableName(folder, cause)) throw cause;
+      throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
+    });
     if (visited.has(real)) continue;
     visited.add(real);
     const below: string[] = [];
@@ -123,6 +130,13 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
     // Sorted and taken from the end of the list, so that of two ways to one folder the same is taken on every file system.
     for (const id of below.sort().reverse()) pending.push(id);
   }
+}
+
+const notUtf8 = 'its name is not UTF-8.';
+
+/** A byte that is no UTF-8 comes as U+FFFD, by which the file is not found again. */
+function isUnreadableName(name: string, cause: unknown): boolean {
+  return name.includes('\uFFFD') && systemErrorCode(cause) === 'ENOENT';
 }
 
 async function readFolder(path: string) {

@@ -3,7 +3,7 @@ import { lstat, readFile, readdir, rm, rmdir, symlink, writeFile } from 'node:fs
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
-import { joinedLines } from '../lines.js';
+import { inOneLine, joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
 import { takeLock, tellHolder } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -166,7 +166,7 @@ export class RunFolder {
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);
     if (broken.length === 0) await rm(file, { force: true });
-    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${id}\t${reason.replaceAll('\n', ' ')}`));
+    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`));
   }
 
   /** Makes everything appended last through a power cut. */
