@@ -7,7 +7,7 @@ import { normaliseName } from '../text/spelling.js';
 const shown = 10;
 
 /**
- * The name of each class folder, as its index in a bank's names. Folders and names match when they are spelled alike but for case, underscores and blanks,
+ * The name of each class folder, as its index in a bank's names. Folders and names match when they are spelled alike but for case, and underscores for blanks (`Traffic_Light` is `traffic light`, `air_plane` is not `airplane`),
  * or where `mapping` (folder -> name) says so. Every folder must have a name of its own and every name a folder: otherwise the accuracy would mean something else.
  * @returns [classNames.length] indices into names
  * @throws LgdError CLASS_MISMATCH with what is unmatched on both sides
