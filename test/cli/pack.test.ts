@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parquetWriteBuffer } from 'hyparquet-writer';
 import { beforeAll, expect, it } from 'vitest';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -56,4 +57,16 @@ it('measures sources', async () => {
   expect([...new Set(rows.map(({ source, from }) => `${source} ${from}`))]).toEqual([`${data} files`, `${raw} raw`]);
   for (const row of rows) expect(Math.min(row.imagesPerSecond, row.augmentMilliseconds)).toBeGreaterThan(0);
   expect(rows.at(-1)!.decodeMilliseconds).toBeLessThan(rows[0]!.decodeMilliseconds);
+});
+
+it('prints what was measured where another source cannot be', async () => {
+  const parquet = join(folder, 'rows.parquet');
+  const image = await readFile(join(data, 'circle', '0.png'));
+  await writeFile(parquet, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'png', data: [image], type: 'BYTE_ARRAY' }] })));
+  const args = ['bench', 'data', data, parquet, '--seconds', '0.05', '--resolution', '32', '--max-broken-share', '0.1'];
+  const { code, stdout, stderr } = await lgdistill(args);
+  expect(code).toBe(1);
+  expect(stdout).toContain(`${data} `);
+  expect(stderr).toMatch(/rows\.parquet can be read in their order only[^]*-> Pack them \(lgdistill pack\), and measure the pack/u);
+  expect((await lgdistill(['bench', 'data', parquet])).stdout).toBe('');
 });
