@@ -6,6 +6,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
+import { checkDistinctIds } from '../data/image-id.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import type { ImageSource } from '../data/sources.js';
@@ -243,9 +244,10 @@ function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
   });
 }
 
-/** A teacher of precomputed embeddings must know every image. */
+/** A teacher of precomputed embeddings must know every image, and tell it from the others. */
 function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
   if (teacher.kind !== 'precomputed') return;
+  checkDistinctIds(ids);
   if (!ids.every((id) => teacher.has(id))) teacher.lookup(ids); // says how many, which, and what its ids look like
 }
 
