@@ -19,6 +19,8 @@ export interface ImageSource {
   readonly pack?: PackFile;
   /** Reading in any order but the given one is slow. */
   readonly sequential?: boolean;
+  /** What was left out on opening and why, a line each. */
+  readonly remarks?: readonly string[];
   /** The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends the run. */
   read(index: number): Promise<Uint8Array>;
 }
@@ -181,6 +183,14 @@ export function classesOf(root: string, ids: readonly string[]): { labels: Int32
   const classNames = [...new Set(ids.map(folderOf))].sort();
   const index = new Map(classNames.map((name, i) => [name, i]));
   return { labels: Int32Array.from(ids, (id) => index.get(folderOf(id))!), classNames };
+}
+
+const mostClasses = 1_000_000;
+
+/** Names of classes 0 to `last` that have none: their numbers. @throws LgdError BAD_DATASET where that is an id rather than a class */
+export function numberedClasses(last: number, root: string): string[] {
+  if (last < mostClasses) return Array.from({ length: last + 1 }, (_, label) => String(label));
+  throw new LgdError('BAD_DATASET', `${root} has the label ${last}, which is no number of a class.`, { allowed: `from 0 to ${mostClasses - 1}`, mend: 'Number the classes from 0, or take the images without labels' });
 }
 
 /** An image in memory: encoded bytes in any format that a file may have. */

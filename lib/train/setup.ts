@@ -168,10 +168,10 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
       frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks] };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks, ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])] };
 }
 
-/** The events of a run that goes on, whose first one also says what was not there when it was prepared. */
+/** The events of a run, whose first one also says what was not there when it was prepared. */
 async function* withRemarks(events: AsyncGenerator<RunEvent, void, undefined>, remarks: readonly string[]): AsyncGenerator<RunEvent, void, undefined> {
   for await (const event of events) yield event.type === 'start' ? { ...event, remarks: [...remarks, ...(event.remarks ?? [])] } : event;
 }

@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
+import { create } from 'tar';
 import { beforeAll, expect, it } from 'vitest';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -69,4 +70,15 @@ it('prints what was measured where another source cannot be', async () => {
   expect(stdout).toContain(`${data} `);
   expect(stderr).toMatch(/rows\.parquet can be read in their order only[^]*-> Pack them \(lgdistill pack\), and measure the pack/u);
   expect((await lgdistill(['bench', 'data', parquet])).stdout).toBe('');
+});
+
+it('says how many images of tar shards were left out', async () => {
+  await writeFile(join(data, 'circle', '0.seg.png'), await readFile(join(data, 'circle', '0.png')));
+  const tar = join(folder, 'shapes.tar');
+  await create({ file: tar, cwd: data, portable: true }, ['circle/0.png', 'circle/0.seg.png', 'circle/1.png']);
+  const args = ['pack', tar, '--output', join(folder, 'shapes.pack')];
+  const remark = `1 images in ${tar} are left out, such as shapes.tar/circle/0.seg.png: they stand beside the image of their sample`;
+  expect((await lgdistill(args)).stdout).toContain(`shapes.pack: 2 images`);
+  const { documents } = await lgdistill([...args, '--overwrite', '--json']);
+  expect(documents()[0]).toMatchObject({ images: 2, remarks: [remark] });
 });
