@@ -9,6 +9,11 @@ export function* joinedLines<Item>(items: readonly Item[], lineOf: (item: Item, 
   }
 }
 
+/** A name in a list of one a line, columns apart by tabs: as it is; as a JSON string where it would break the line or a column, or looks like such a string. */
+export function inOneLine(name: string): string {
+  return /^"|\p{Cc}/u.test(name) ? JSON.stringify(name) : name;
+}
+
 /**
  * The lines of a file, as many together as a chunk of it ends.
  * @param chunks of bytes, UTF-8

@@ -8,6 +8,7 @@ import type { Bind, Context } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
 import { formatTable } from './table.js';
+import type { Terminal } from './terminal.js';
 import { parseCount, parsePositive } from './values.js';
 
 interface BenchFlags {
@@ -58,7 +59,14 @@ async function benchData(command: Command, { terminal, signal }: Context, source
   const config = await readConfig(command);
   const { seconds } = command.opts<BenchFlags>();
   const rows: DataRow[] = [];
-  for await (const row of measureData(sources, config, { seconds, signal })) rows.push(row);
+  try {
+    for await (const row of measureData(sources, config, { seconds, signal })) rows.push(row);
+  } finally {
+    if (rows.length > 0) printDataRows(terminal, rows); // also where a source after them cannot be measured
+  }
+}
+
+function printDataRows(terminal: Terminal, rows: readonly DataRow[]): void {
   terminal.emit({ rows });
   terminal.say(formatTable(
     ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],

@@ -49,8 +49,9 @@ export function packCommand(bind: Bind): Command {
     }).finally(() => progress.stop());
     const { file, images: count, bytes, refused, resumed } = result;
     const seconds = (performance.now() - from) / 1000;
-    terminal.emit({ ...result, seconds });
+    terminal.emit({ ...result, seconds, remarks: images.remarks });
     terminal.say(`${file}: ${count} images, ${formatBytes(bytes)}, ${((images.ids.length - resumed) / seconds).toFixed(0)} images/s${resumed > 0 ? `; ${resumed} had been packed before` : ''}`);
+    for (const remark of images.remarks ?? []) terminal.say(remark);
     if (refused.length > 0) terminal.say(listed(`${refused.length} refused`, refused));
     return exitCodes.done;
   }));

@@ -1,4 +1,5 @@
 /** Names of images: as they are compared, and where each stands. */
+import { LgdError } from '../errors.js';
 
 /** An image's id without the `./` before names that `tar c .` and `find .` write: `./a/b.jpg` and `a/b.jpg` are one image. */
 export function plainId(id: string): string {
@@ -41,5 +42,14 @@ export class IdPlaces {
   /** One of the ids, for messages. */
   get first(): string | undefined {
     return this.#maps[0]!.keys().next().value;
+  }
+}
+
+/** Looks whether each image has an id of its own, for precomputed embeddings: two of one id would have one embedding. @throws LgdError BAD_DATASET */
+export function checkDistinctIds(ids: readonly string[]): void {
+  const seen = new IdPlaces();
+  for (const [place, id] of ids.entries()) {
+    if (seen.has(id)) throw new LgdError('BAD_DATASET', `two images have the id ${JSON.stringify(id)}, by which precomputed embeddings are looked up.`, { option: 'data.train', mend: 'Give each image an id of its own' });
+    seen.set(id, place);
   }
 }

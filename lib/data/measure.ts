@@ -62,6 +62,7 @@ export async function* measureData(paths: readonly string[], config: Config, opt
 async function measure(path: string, config: Config, { cores, seconds, signal }: { cores: number; seconds: number; signal: AbortSignal | undefined }): Promise<DataRow> {
   if (cores > decoderThreads()) throw new LgdError('BAD_OPTION', `images are decoded by ${decoderThreads()} threads.`, { option: 'UV_THREADPOOL_SIZE', found: decoderThreads(), allowed: `from ${cores}`, mend: `Set UV_THREADPOOL_SIZE=${availableParallelism()}` });
   const source = await openImages(path, { signal });
+  if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${path} can be read in their order only, and are measured in a random one.`, { mend: 'Pack them (lgdistill pack), and measure the pack' });
   using device = await openDevice('cpu', { threads: cores });
   const resolution = config.data.resolution ?? 224;
   const options = { addon: device.addon, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };

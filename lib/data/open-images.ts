@@ -38,11 +38,11 @@ export async function openImages(path: string, options: OpenImagesOptions = {}):
 }
 
 /** Anything but a folder of images. */
-async function openOther(path: string, byFolder: boolean, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
+async function openOther(path: string, labelled: boolean, signal: AbortSignal | undefined): Promise<ImageSource | undefined> {
   if (await isPack(path)) return openPack(path);
   if (await isCifar(path)) return openCifar(path);
-  if (await holdsOnly('.tar', path)) return openTarShards(path, { byFolder, signal });
-  if (await holdsOnly('.parquet', path)) return openParquet(path);
+  if (await holdsOnly('.tar', path)) return openTarShards(path, { labelled, signal });
+  if (await holdsOnly('.parquet', path)) return openParquet(path, { labelled });
   return undefined;
 }
 

@@ -6,7 +6,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { AsyncBuffer, Compressors, FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
-import type { ImageSource } from './sources.js';
+import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
 const labelColumns = ['label', 'labels', 'fine_label', 'cls', 'class'];
@@ -28,16 +28,16 @@ interface RowGroup {
 
 /**
  * The images of parquet files, file after file in the order of their names. Ids are `train-00000.parquet/000017`. They are read a row group at a time: in any other order than this, pack them first.
- * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no column of images, damaged)
+ * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no column of images, damaged, labels without names)
  */
-export async function openParquet(path: string): Promise<ImageSource> {
+export async function openParquet(path: string, { labelled }: { labelled: boolean }): Promise<ImageSource> {
   const files = await openFiles(path);
   const column = await imageColumnOf(files[0]!);
   const groups = rowGroupsOf(files);
   const ids = groups.flatMap(({ file, from, rows }) => Array.from({ length: rows }, (_, i) => `${basename(file.path)}/${String(from + i).padStart(6, '0')}`));
   if (ids.length === 0) throw new LgdError('BAD_DATASET', `there are no rows in ${path}.`, { mend: 'Give parquet files with images' });
   const reader = new GroupReader(groups, column);
-  return { root: path, ids, ...(await labelsOf(files)), sequential: true, read: (index) => reader.read(index) };
+  return { root: path, ids, ...(labelled && (await labelsOf(files, path))), sequential: true, read: (index) => reader.read(index) };
 }
 
 async function openFiles(path: string): Promise<ParquetFile[]> {
@@ -86,16 +86,21 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
   return groups;
 }
 
-async function labelsOf(files: readonly ParquetFile[]): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+async function labelsOf(files: readonly ParquetFile[], root: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
   const columns = await columnsOf(files[0]!);
   const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
   if (name === undefined) return {};
   const labels: number[] = [];
-  for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name]));
-  if (labels.some((label) => !(Number.isInteger(label) && label >= 0))) return {}; // -1 is how the hub writes that there is none
-  const classes = labels.reduce((most, label) => Math.max(most, label + 1), 0);
-  const names = namesOf(files[0]!, name);
-  return { labels: Int32Array.from(labels), classNames: names !== undefined && names.length >= classes ? names : Array.from({ length: classes }, (_, label) => String(label)) };
+  for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name] ?? -1));
+  if (labels.some((label) => !(label >= 0))) return {}; // -1 is how the hub writes that there is none, others leave the cell empty
+  const last = labels.reduce((most, label) => Math.max(most, label), -1);
+  const classNames = namesOf(files[0]!, name) ?? numberedClasses(last, root);
+  if (last >= classNames.length) {
+    throw new LgdError('BAD_DATASET', `row ${labels.indexOf(last)} of ${root} has the ${name} ${last}, and ${classNames.length} classes have names in ${files[0]!.path}.`, {
+      allowed: `from 0 to ${classNames.length - 1}; -1 or none where an image has none`, mend: `Correct the column ${name}, or take the images without labels`,
+    });
+  }
+  return { labels: Int32Array.from(labels), classNames };
 }
 
 /** The classes' names, as Hugging Face's datasets writes them. */

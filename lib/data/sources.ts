@@ -19,6 +19,8 @@ export interface ImageSource {
   readonly pack?: PackFile;
   /** Reading in any order but the given one is slow. */
   readonly sequential?: boolean;
+  /** What was left out on opening and why, a line each. */
+  readonly remarks?: readonly string[];
   /** The bytes of an image's file, encoded as they are. What it throws makes the image a broken one, listed with the message; but a system's error such as EIO is tried again, then ends the run, and a ReferenceError ends it at once, as it is. */
   read(index: number): Promise<Uint8Array>;
 }
@@ -56,7 +58,11 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
   await walk(root, found, signal);
   if (found.ids.length === 0) throw noImages(root, found.others);
   const ids = found.ids.sort((a, b) => (a < b ? -1 : 1));
-  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!));
+  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!)).catch((cause: unknown) => {
+    // No cause: beneath this package's error, the system's would be one of the disk.
+    if (isUnreadableName(ids[index]!, cause)) throw new LgdError('BAD_IMAGE', notUtf8, { mend: 'Rename it' });
+    throw cause;
+  });
   return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
 }
 
@@ -108,7 +114,10 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
   for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
     throwIfAborted(signal, 'reading the image folder');
     const path = join(root, folder);
-    const real = await realpath(path);
+    const real = await realpath(path).catch((cause: unknown) => {
+      if (!isUnreadableName(folder, cause)) throw cause;
+      throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
+    });
     if (visited.has(real)) continue;
     visited.add(real);
     const below: string[] = [];
@@ -123,6 +132,13 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
     // Sorted and taken from the end of the list, so that of two ways to one folder the same is taken on every file system.
     for (const id of below.sort().reverse()) pending.push(id);
   }
+}
+
+const notUtf8 = 'its name is not UTF-8.';
+
+/** A byte that is no UTF-8 comes as U+FFFD, by which the file is not found again. */
+function isUnreadableName(name: string, cause: unknown): boolean {
+  return name.includes('\uFFFD') && systemErrorCode(cause) === 'ENOENT';
 }
 
 async function readFolder(path: string) {
@@ -167,6 +183,14 @@ export function classesOf(root: string, ids: readonly string[]): { labels: Int32
   const classNames = [...new Set(ids.map(folderOf))].sort();
   const index = new Map(classNames.map((name, i) => [name, i]));
   return { labels: Int32Array.from(ids, (id) => index.get(folderOf(id))!), classNames };
+}
+
+const mostClasses = 1_000_000;
+
+/** Names of classes 0 to `last` that have none: their numbers. @throws LgdError BAD_DATASET where that is an id rather than a class */
+export function numberedClasses(last: number, root: string): string[] {
+  if (last < mostClasses) return Array.from({ length: last + 1 }, (_, label) => String(label));
+  throw new LgdError('BAD_DATASET', `${root} has the label ${last}, which is no number of a class.`, { allowed: `from 0 to ${mostClasses - 1}`, mend: 'Number the classes from 0, or take the images without labels' });
 }
 
 /** An image in memory: encoded bytes in any format that a file may have. */

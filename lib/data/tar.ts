@@ -3,41 +3,94 @@
  * `.cls` (a number) or `.json` (`cls`, `label` or `class_id`; `class_name`). Names of classes may stand in `classnames.txt` or `classes.txt` beside the shards. Where no image has such a label,
  * the folders in the shards are the classes.
  *
+ * Other images of a sample whose image has one dot in its name (`7.seg.png` beside `7.jpg`) belong to it and are left out; where none has, as in `2024.01.00.jpg`, each is one of its own.
+ *
  * Only headers are read on opening; images are read where they lie.
  */
 import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, extname, join } from 'node:path';
-import type { Pax as PaxRecord } from 'tar';
+import { basename, dirname, extname, join, sep } from 'node:path';
+import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { classesOf, imageExtensions, type ImageSource } from './sources.js';
+import { classesOf, imageExtensions, numberedClasses, type ImageSource } from './sources.js';
 
 const block = 512;
 const shardsAtOnce = 8;
 const classFiles = ['classnames.txt', 'classes.txt'];
 
-interface Sample {
-  id: string;
+interface Label {
+  label?: number;
+  className?: string;
+}
+
+interface Sample extends Label {
   shard: string;
+  path: string;
   offset: number;
   bytes: number;
-  label: number | undefined;
-  className: string | undefined;
+}
+
+/** What is found in a shard: its images, and members that are images and are none of them. */
+interface Scanned {
+  samples: Sample[];
+  /** Further images of samples that have theirs. */
+  companions: string[];
+  /** Those whose path comes again: unpacking would write the later over them. */
+  replaced: string[];
 }
 
 /**
- * The images of tar shards, in the shards' order. Ids are `shard.tar/path/in/it.jpg`.
+ * The images of tar shards, in the shards' order. Ids are `shard.tar/path/in/it.jpg`, or `folder/shard.tar/path/in/it.jpg` where shards of several folders have the same name.
  * @param path a .tar file, a folder of them, or a pattern such as `shard-{000..123}.tar`
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET (no images, damaged, compressed), ABORTED
  */
-export async function openTarShards(path: string, { byFolder, signal }: { byFolder: boolean; signal?: AbortSignal | undefined }): Promise<ImageSource> {
+export async function openTarShards(path: string, { labelled, signal }: { labelled: boolean; signal?: AbortSignal | undefined }): Promise<ImageSource> {
   const shards = await shardsOf(path);
-  const samples: Sample[] = [];
-  for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) for (const sample of found) samples.push(sample);
+  const names = distinctNames(shards);
+  const [samples, ids]: [Sample[], string[]] = [[], []];
+  const [companions, replaced] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path')];
+  let place = 0;
+  for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
+    const name = names[place++]!;
+    for (const sample of found.samples) {
+      samples.push(sample);
+      ids.push(`${name}/${sample.path}`);
+    }
+    companions.add(name, found.companions);
+    replaced.add(name, found.replaced);
+  }
   if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  return { root: path, ids: samples.map(({ id }) => id), ...(await labelsOf(samples, path, dirname(shards[0]!), byFolder)), read: (index) => readSample(samples[index]!) };
+  const remarks = [...companions.remark(path), ...replaced.remark(path)];
+  return { root: path, ids, ...(remarks.length > 0 && { remarks }), ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))), read: (index) => readSample(samples[index]!) };
+}
+
+/** Members that are left out for one reason: how many, and the first. */
+class LeftOut {
+  #count = 0;
+  #first = '';
+
+  constructor(readonly why: string) {}
+
+  add(shard: string, members: readonly string[]): void {
+    if (this.#count === 0 && members.length > 0) this.#first = `${shard}/${members[0]}`;
+    this.#count += members.length;
+  }
+
+  remark(path: string): string[] {
+    return this.#count === 0 ? [] : [`${this.#count} images in ${path} are left out, such as ${this.#first}: ${this.why}`];
+  }
+}
+
+/** A name for each shard: its file's, or where two have the same, its path from where they differ. */
+function distinctNames(shards: readonly string[]): string[] {
+  const names = shards.map((shard) => basename(shard));
+  if (new Set(names).size === names.length) return names;
+  const parts = shards.map((shard) => shard.split(sep));
+  let same = 0;
+  while (parts.every((part) => part[same] === parts[0]![same])) same++;
+  return parts.map((part) => part.slice(same).join('/'));
 }
 
 /** The files that a path with `{first..last}` names, or those of a folder; sorted. */
@@ -54,31 +107,78 @@ async function shardsOf(path: string): Promise<string[]> {
   return (await readdir(path)).filter((name) => extname(name) === '.tar').sort().map((name) => join(path, name));
 }
 
-async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sample[]> {
+async function scan(shard: string, signal: AbortSignal | undefined): Promise<Scanned> {
   const file = await open(shard, 'r').catch((cause: unknown) => {
     const missing = systemErrorCode(cause) === 'ENOENT';
     throw new LgdError(missing ? 'FILE_NOT_FOUND' : 'BAD_DATASET', missing ? `there is no file ${shard}.` : `cannot read ${shard}.`, { mend: 'Check the path and its permissions', cause });
   });
   try {
     const images = new Map<string, Sample>();
-    const labels = new Map<string, { label?: number; className?: string }>();
+    const labels = new SampleLabels();
+    const replaced: string[] = [];
     for await (const { path, offset, bytes } of members(file, shard, signal)) {
       const name = basename(path);
-      const dot = name.indexOf('.', 1);
-      if (dot === -1 || name.startsWith('.')) continue;
-      const key = join(dirname(path), name.slice(0, dot));
+      if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
       const ending = extname(name).toLowerCase();
       if (imageExtensions.has(ending)) {
-        if (!images.has(key)) images.set(key, { id: `${basename(shard)}/${path}`, shard, offset, bytes, label: undefined, className: undefined });
+        if (images.has(path)) replaced.push(path);
+        images.set(path, { shard, path, offset, bytes });
       } else if (ending === '.cls' || ending === '.json') {
-        labels.set(key, { ...labels.get(key), ...readLabel(await readAt(file, offset, bytes, shard), ending, `${shard}: ${path}`) });
+        labels.add(path, readLabel(await readAt(file, offset, bytes, shard), ending, `${shard}: ${path}`));
       }
     }
-    for (const [key, image] of images) Object.assign(image, labels.get(key));
-    return [...images.values()];
+    return { ...imagesOfSamples(images, labels), replaced };
   } finally {
     await file.close();
   }
+}
+
+/** A member's path up to the first dot of its name: WebDataset's key of a sample. */
+function keyOf(path: string): string {
+  const start = path.lastIndexOf('/') + 1;
+  return path.slice(0, path.indexOf('.', start + 1));
+}
+
+/** A member's path without its last ending. */
+function stemOf(path: string): string {
+  return path.slice(0, path.lastIndexOf('.'));
+}
+
+/** Labels of a shard's samples. */
+class SampleLabels {
+  readonly #ofKey = new Map<string, Label>();
+  /** By the whole name but its ending: a key with several images may have a label for each. */
+  readonly #ofStem = new Map<string, Label>();
+
+  add(path: string, label: Label): void {
+    const [key, stem] = [keyOf(path), stemOf(path)];
+    this.#ofKey.set(key, { ...this.#ofKey.get(key), ...label });
+    this.#ofStem.set(stem, { ...this.#ofStem.get(stem), ...label });
+  }
+
+  /** @param alone whether it is its sample's only image: any label of the sample is then its own */
+  of(path: string, alone: boolean): Label | undefined {
+    const key = keyOf(path);
+    return alone ? this.#ofKey.get(key) : { ...this.#ofStem.get(key), ...this.#ofStem.get(stemOf(path)) };
+  }
+}
+
+function imagesOfSamples(images: ReadonlyMap<string, Sample>, labels: SampleLabels): Pick<Scanned, 'samples' | 'companions'> {
+  const plain = new Map<string, string>();
+  const counts = new Map<string, number>();
+  for (const path of images.keys()) {
+    const key = keyOf(path);
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+    if (stemOf(path) === key && !plain.has(key)) plain.set(key, path);
+  }
+  const found: Pick<Scanned, 'samples' | 'companions'> = { samples: [], companions: [] };
+  for (const [path, image] of images) {
+    const key = keyOf(path);
+    const own = plain.get(key);
+    if (own !== undefined && own !== path) found.companions.push(path);
+    else found.samples.push(Object.assign(image, labels.of(path, own === path || counts.get(key) === 1)));
+  }
+  return found;
 }
 
 interface Member {
@@ -87,21 +187,34 @@ interface Member {
   bytes: number;
 }
 
+/** The files among a shard's members. One that ends with a whole member, without the end mark that some tools do not write, is taken for whole. */
 async function* members(file: FileHandle, shard: string, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
   const { size } = await file.stat();
-  const bad = (what: string) => new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed' });
+  const bad = (what: string, cause?: unknown) => new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
   const { Header, Pax } = await import('tar');
   let globals: PaxRecord | undefined;
   let extended: PaxRecord | { path: string } | undefined;
-  for (let at = 0; at + block <= size;) {
+  const headerAt = async (at: number): Promise<TarHeader> => {
+    const noHeader = (cause?: unknown) => bad(`is no tar file, or damaged: there is no header at byte ${at}`, cause);
+    if (at + block > size) throw bad(`ends in the middle of a header, at byte ${size}`);
+    const content = await readAt(file, at, block, shard);
+    let header: TarHeader;
+    try {
+      header = new Header(content, 0, extended, globals);
+    } catch (cause) {
+      throw noHeader(cause);
+    }
+    if (!header.nullBlock && !(header.cksumValid && (header.size ?? 0) >= 0)) throw noHeader();
+    return header;
+  };
+  for (let at = 0; at < size;) {
     throwIfAborted(signal, 'reading the tar files');
-    const header = new Header(await readAt(file, at, block, shard), 0, extended, globals);
+    const header = await headerAt(at);
     if (header.nullBlock) return;
-    if (!header.cksumValid) throw bad(`is no tar file, or damaged: there is no header at byte ${at}`);
     const bytes = header.size ?? 0;
     const offset = at + block;
-    if (offset + bytes > size) throw bad(`ends in the middle of ${header.path}`);
     at = offset + Math.ceil(bytes / block) * block;
+    if (at > size) throw bad(`ends in the middle of ${header.path}`);
     const content = async () => (await readAt(file, offset, bytes, shard)).toString('utf8');
     const { type } = header;
     if (type === 'ExtendedHeader') extended = Pax.parse(await content(), extended as PaxRecord | undefined, false);
@@ -112,6 +225,7 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
       extended = undefined; // it was of this member alone
     }
   }
+  if (extended !== undefined) throw bad('ends before the member that its last header is of');
 }
 
 async function readAt(file: FileHandle, offset: number, bytes: number, path: string): Promise<Buffer> {
@@ -121,7 +235,7 @@ async function readAt(file: FileHandle, offset: number, bytes: number, path: str
   return buffer;
 }
 
-function readLabel(content: Buffer, ending: string, where: string): { label?: number; className?: string } {
+function readLabel(content: Buffer, ending: string, where: string): Label {
   const text = content.toString('utf8').trim();
   if (ending === '.cls') {
     if (!/^\d+$/u.test(text)) throw new LgdError('BAD_DATASET', `${where} is no label: ${JSON.stringify(text.slice(0, 40))}.`, { allowed: 'a whole number from 0', mend: 'Mend that member' });
@@ -139,25 +253,25 @@ function readLabel(content: Buffer, ending: string, where: string): { label?: nu
   return { ...(label !== undefined && { label }), ...(typeof name === 'string' && { className: name }) };
 }
 
-/** Labels, where every sample has one; where none has, by their folders, if they are wanted. */
-async function labelsOf(samples: readonly Sample[], root: string, folder: string, byFolder: boolean): Promise<{ labels?: Int32Array; classNames?: string[] }> {
-  if (byFolder && samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
+/** Labels, where every sample has one; where none has, by their folders. */
+async function labelsOf(samples: readonly Sample[], root: string, folder: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+  if (samples.every(({ label }) => label === undefined)) return labelsByFolder(samples, root);
   if (samples.some(({ label }) => label === undefined)) return {};
   const labels = Int32Array.from(samples, ({ label }) => label!);
-  const classes = labels.reduce((most, label) => Math.max(most, label + 1), 0);
+  const classes = samples.reduce((most, { label }) => Math.max(most, label! + 1), 0);
   for (const name of classFiles) {
     const text = await readFile(join(folder, name), 'utf8').catch(() => undefined);
     const lines = text?.split(/\r?\n/u).map((line) => line.trim()).filter((line) => line !== '');
     if (lines !== undefined && lines.length >= classes) return { labels, classNames: lines };
   }
-  const classNames = Array.from({ length: classes }, (_, label) => String(label));
+  const classNames = numberedClasses(classes - 1, root);
   for (const { label, className } of samples) if (className !== undefined) classNames[label!] = className;
   return { labels, classNames };
 }
 
 /** Labels by the folders in the shards, below those that all images lie in: `tar c photos` writes `photos/` before every name. */
 function labelsByFolder(samples: readonly Sample[], root: string): { labels?: Int32Array; classNames?: string[] } {
-  let paths = samples.map(({ id }) => id.slice(id.indexOf('/') + 1));
+  let paths: readonly string[] = samples.map(({ path }) => path);
   for (;;) {
     const common = paths[0]!.slice(0, paths[0]!.indexOf('/') + 1);
     if (common === '' || !paths.every((path) => path.startsWith(common) && path.includes('/', common.length))) break;

@@ -17,7 +17,7 @@ export async function emptyClassFolders({ root, classNames = [] }: Pick<ImageSou
 }
 
 /**
- * The name of each class folder, as its index in a bank's names. Folders and names match when they are spelled alike but for case, underscores and blanks,
+ * The name of each class folder, as its index in a bank's names. Folders and names match when they are spelled alike but for case, and underscores for blanks (`Traffic_Light` is `traffic light`, `air_plane` is not `airplane`),
  * or where `mapping` (folder -> name) says so. Every folder must have a name of its own and every name a folder: otherwise the accuracy would mean something else.
  * @param empty what {@link emptyClassFolders} finds, to tell a folder without images from one that is not there
  * @returns [classNames.length] indices into names

@@ -1,6 +1,6 @@
 /** What a protocol leaves behind: results as JSON, predictions as tables, lists of images. */
 import { join } from 'node:path';
-import { joinedLines } from '../lines.js';
+import { inOneLine, joinedLines } from '../lines.js';
 import { makeFolder } from '../make-folder.js';
 import { writeFileAtomically } from '../safetensors.js';
 import { version } from '../version.js';
@@ -21,7 +21,7 @@ export async function writeProtocol(folder: string, { protocol, file, info, bank
   const content = { version, protocol, student: file, info, bankHash, seconds, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })) };
   await write(`${protocol}.json`, `${JSON.stringify(content, undefined, 2)}\n`);
   for (const [place, result] of results.entries()) await write(results.length === 1 ? `${protocol}.csv` : `${protocol}-${place + 1}.csv`, tableOf(result, names, images));
-  for (const [name, ids] of lists) await write(`${name}.txt`, joinedLines(ids, (id) => id));
+  for (const [name, ids] of lists) await write(`${name}.txt`, joinedLines(ids, inOneLine));
   return files;
 }
 

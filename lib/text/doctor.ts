@@ -36,7 +36,7 @@ export interface NameReport {
   count: number;
   /** Names given more than once, with every place. */
   exactDuplicates: { name: string; indices: number[] }[];
-  /** Different spellings that are one name but for case, underscores and blanks. */
+  /** Different spellings that are one name but for case, and for underscores in the place of blanks. */
   spellingDuplicates: { names: string[]; indices: number[] }[];
   /** Pairs that are alike in text space, the most alike first, at most 1,000; a name given twice takes part once. */
   nearDuplicates: { a: NameAt; b: NameAt; similarity: number }[];
@@ -48,6 +48,8 @@ export interface NameReport {
   parentheses: NameAt[];
   /** Names with a comma: several on one line are taken for one. */
   commas: NameAt[];
+  /** Names with ` # `, which may have been meant for a comment: in a list only whole lines are. */
+  comments: NameAt[];
   /** Names without a letter, digit or other sign. */
   empty: NameAt[];
   /** Names whose prompt loses tokens in the longest template. */
@@ -56,7 +58,7 @@ export interface NameReport {
   textSpace: { encoder: string; templates: string[]; similarity: number; longestTemplate: string | undefined; maxTokens: number | undefined } | undefined;
   /**
    * The list as it should be: underscores are blanks, blanks are single, parentheses with their content are gone unless two names would become one,
-   * empty names and duplicates are dropped (the first stays). Near-duplicates, and names with commas, stay: what to do about them is for their owner to say.
+   * empty names and duplicates are dropped (the first stays). Near-duplicates, and names with commas or ` # `, stay: what to do about them is for their owner to say.
    */
   mended: string[];
   /** Whether nothing was found. */
@@ -79,6 +81,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
     underscores: where((name) => name.includes('_')),
     parentheses: where((name) => /[()]/u.test(name)),
     commas: where((name) => name.includes(',')),
+    comments: where((name) => /\s#\s/u.test(name)),
     empty: where((name) => normaliseName(name) === ''),
     truncated: [],
     textSpace: undefined,
@@ -96,12 +99,13 @@ export async function checkNames(names: readonly string[], options: CheckOptions
 function faults(report: NameReport): [string, number][] {
   return [
     ['given more than once', report.exactDuplicates.length],
-    ['the same but for case, underscores or blanks', report.spellingDuplicates.length],
+    ['the same but for case, or underscores for blanks', report.spellingDuplicates.length],
     ['alike in text space', report.nearDuplicateCount],
     ['stray blanks', report.blanks.length],
     ['underscores', report.underscores.length],
     ['parentheses', report.parentheses.length],
     ['commas, of several names on a line', report.commas.length],
+    ['" # ", which begins no comment within a line', report.comments.length],
     ['empty', report.empty.length],
     ['prompt too long', report.truncated.length],
   ];
@@ -150,7 +154,7 @@ async function searchWith(encoder: TextEncoder, names: readonly string[], distin
   await search(rows, distinct, report, similarity, signal);
 }
 
-/** Names and rows match when they are spelled alike but for case, underscores and blanks. @throws LgdError BAD_BANK where a name has no row */
+/** Names and rows match when they are spelled alike but for case, and underscores for blanks. @throws LgdError BAD_BANK where a name has no row */
 async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: readonly NameAt[], report: NameReport, similarity: number, { signal }: CheckOptions): Promise<void> {
   const { data, embeddingSize, encoderId, templates } = bank;
   report.textSpace = { encoder: encoderId, templates: [...templates], similarity, longestTemplate: undefined, maxTokens: undefined };
@@ -209,6 +213,7 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
     report.underscores.map(quote),
     report.parentheses.map(quote),
     report.commas.map(quote),
+    report.comments.map(quote),
     report.empty.map(quote),
     report.truncated.map((name) => `${quote(name)}: ${name.tokens} of ${report.textSpace?.maxTokens} tokens`),
   ];
@@ -226,5 +231,6 @@ export function formatReport(report: NameReport, { show = 8 }: { show?: number }
   const [first] = report.truncated;
   if (first !== undefined) lines.push(`prompts of ${report.truncated.length} names, the first number ${first.index + 1}, are cut off after ${report.textSpace?.maxTokens} tokens: names that mending leaves so long are yours to shorten`);
   if (report.commas.length > 0) lines.push('names with commas stay in it as they are: where one is several, write those one a line');
+  if (report.comments.length > 0) lines.push('so do names with " # ": where that was to be a comment, put it on a line of its own');
   return lines.join('\n');
 }

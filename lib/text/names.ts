@@ -14,7 +14,7 @@ export class CategoryList {
 
   /**
    * Loads a list. Names are kept as they stand; {@link CategoryList.check} finds what is wrong with them.
-   * @param source the names themselves; a .txt (one a line, # comments), .json (an array, or `names` or `categories` as in COCO's annotation files),
+   * @param source the names themselves; a .txt (one a line; lines that begin with # are comments), .json (an array, or `names` or `categories` as in COCO's annotation files),
    *   .csv or .tsv file (the column headed name, class, category or label, or the first); a folder of class folders; or a built-in list's id ({@link builtinLists})
    * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it)
    */

@@ -1,6 +1,6 @@
 /**
- * The spelling that treats names as one when they differ only in case, underscores or blanks (or in Unicode composition):
- * NFC, lower case, each run of underscores and white space one blank, none at the ends.
+ * The spelling that treats names as one when they differ only in case, or in underscores for blanks and how many (or in Unicode composition):
+ * NFC, lower case, each run of underscores and white space one blank, none at the ends. So `Traffic_Light` is `traffic light`, and `air_plane` is not `airplane`.
  */
 export function normaliseName(name: string): string {
   return name.normalize('NFC').toLowerCase().replace(/[\s_]+/gu, ' ').trim();

@@ -117,7 +117,7 @@ export class BankSource {
   }
 }
 
-/** The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, underscores and blanks are one. */
+/** The rows of a bank for some of its names, or undefined where a name is not in it. Names that differ only in case, or in underscores for blanks, are one. */
 function subset(bank: TextualSemanticsBank, names: readonly string[]): TextualSemanticsBank | undefined {
   const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
   const rows = names.map((name) => places.get(normaliseName(name)));

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { denseFiles, taskOf, type DenseTask } from '../dense/network-file.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
-import { joinedLines } from '../lines.js';
+import { inOneLine, joinedLines } from '../lines.js';
 import { makeFolder, removeMade } from '../make-folder.js';
 import { takeLock, tellHolder } from '../process-lock.js';
 import { writeFileAtomically } from '../safetensors.js';
@@ -177,7 +177,7 @@ export class RunFolder {
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);
     if (broken.length === 0) await rm(file, { force: true });
-    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${id}\t${reason.replaceAll('\n', ' ')}`));
+    else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`));
   }
 
   /** Makes everything appended last through a power cut. */

@@ -6,6 +6,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
+import { checkDistinctIds } from '../data/image-id.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import type { ImageSource } from '../data/sources.js';
@@ -166,7 +167,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
       frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks] };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks, ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])] };
 }
 
 /** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. Evaluation names move with their images. */
@@ -237,9 +238,10 @@ function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
   });
 }
 
-/** A teacher of precomputed embeddings must know every image. */
+/** A teacher of precomputed embeddings must know every image, and tell it from the others. */
 function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
   if (teacher.kind !== 'precomputed') return;
+  checkDistinctIds(ids);
   if (!ids.every((id) => teacher.has(id))) teacher.lookup(ids); // says how many, which, and what its ids look like
 }
 

@@ -1,6 +1,7 @@
 /** What a checkpoint says of the teacher it was trained against, so that a run goes on with the same one, wherever that lies and whatever it is called by then. */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
+import { checkDistinctIds } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
 import { studentFile } from './student-file.js';
@@ -21,11 +22,12 @@ export interface TeacherMark {
   rows?: Record<string, string>;
 }
 
-/** @param ids the images of the run */
+/** @param ids the images of the run. @throws LgdError BAD_DATASET (two of one id, and embeddings that are looked up by it), ABORTED */
 export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal?: AbortSignal): Promise<TeacherMark> {
   const { kind, id, embeddingSize, resolution, mean, std } = teacher;
   const mark: TeacherMark = { kind, id, embeddingSize, resolution, mean, std };
   if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await teacher.fingerprint(signal) };
+  checkDistinctIds(ids);
   const count = Math.min(rowsKept, ids.length);
   const some = Array.from({ length: count }, (_, i) => ids[Math.floor((i * ids.length) / count)]!).filter((image) => teacher.has(image)); // one that is never shown may have none
   return { ...mark, rows: Object.fromEntries(some.map((image) => [image, hashRow(teacher, image)])) };

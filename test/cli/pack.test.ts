@@ -1,5 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parquetWriteBuffer } from 'hyparquet-writer';
+import { create } from 'tar';
 import { beforeAll, expect, it } from 'vitest';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -56,4 +58,27 @@ it('measures sources', async () => {
   expect([...new Set(rows.map(({ source, from }) => `${source} ${from}`))]).toEqual([`${data} files`, `${raw} raw`]);
   for (const row of rows) expect(Math.min(row.imagesPerSecond, row.augmentMilliseconds)).toBeGreaterThan(0);
   expect(rows.at(-1)!.decodeMilliseconds).toBeLessThan(rows[0]!.decodeMilliseconds);
+});
+
+it('prints what was measured where another source cannot be', async () => {
+  const parquet = join(folder, 'rows.parquet');
+  const image = await readFile(join(data, 'circle', '0.png'));
+  await writeFile(parquet, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'png', data: [image], type: 'BYTE_ARRAY' }] })));
+  const args = ['bench', 'data', data, parquet, '--seconds', '0.05', '--resolution', '32', '--max-broken-share', '0.1'];
+  const { code, stdout, stderr } = await lgdistill(args);
+  expect(code).toBe(1);
+  expect(stdout).toContain(`${data} `);
+  expect(stderr).toMatch(/rows\.parquet can be read in their order only[^]*-> Pack them \(lgdistill pack\), and measure the pack/u);
+  expect((await lgdistill(['bench', 'data', parquet])).stdout).toBe('');
+});
+
+it('says how many images of tar shards were left out', async () => {
+  await writeFile(join(data, 'circle', '0.seg.png'), await readFile(join(data, 'circle', '0.png')));
+  const tar = join(folder, 'shapes.tar');
+  await create({ file: tar, cwd: data, portable: true }, ['circle/0.png', 'circle/0.seg.png', 'circle/1.png']);
+  const args = ['pack', tar, '--output', join(folder, 'shapes.pack')];
+  const remark = `1 images in ${tar} are left out, such as shapes.tar/circle/0.seg.png: they stand beside the image of their sample`;
+  expect((await lgdistill(args)).stdout).toContain(`shapes.pack: 2 images`);
+  const { documents } = await lgdistill([...args, '--overwrite', '--json']);
+  expect(documents()[0]).toMatchObject({ images: 2, remarks: [remark] });
 });

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { IdPlaces, plainId } from '../../lib/data/image-id.js';
+import { checkDistinctIds, IdPlaces, plainId } from '../../lib/data/image-id.js';
 
 it.each([
   ['./a/b.jpg', 'a/b.jpg'], ['s.tar/./a.jpg', 's.tar/a.jpg'], ['././/a', 'a'], ['a./b', 'a./b'], ['.a/b', '.a/b'], ['../a', '../a'], ['a/../b', 'a/../b'], ['/a', '/a'], ['a/b', 'a/b'],
@@ -11,4 +11,9 @@ it('any number of ids have their places, in maps that are full before they hold 
   expect(ids.map((id) => places.get(id))).toEqual([...ids.keys()]);
   expect([places.size, places.first, places.get('./image 7'), places.has('image 10'), places.get('')]).toEqual([10, 'image 0', 7, false, undefined]);
   expect([new IdPlaces().size, new IdPlaces().first]).toEqual([0, undefined]);
+});
+
+it('ids that are not distinct are refused where embeddings are looked up by them', () => {
+  checkDistinctIds(['a', 'b/a']);
+  expect(() => checkDistinctIds(['a', 'b', './a'])).toThrow(expect.objectContaining({ code: 'BAD_DATASET', message: expect.stringContaining('two images have the id "./a"') as string }));
 });

@@ -32,6 +32,6 @@ it('a folder may have any number of folders', async () => {
 });
 
 it('a tar shard may have any number of images', async () => {
-  const { ids } = await openTarShards('/many.tar', { byFolder: false });
+  const { ids } = await openTarShards('/many.tar', { labelled: false });
   expect([ids.length, ids[count - 1]]).toEqual([count, `many.tar/${count - 1}.jpg`]);
 });

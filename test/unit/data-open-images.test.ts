@@ -3,7 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
-import { create } from 'tar';
+import { create, Header } from 'tar';
 import { describe, expect, it } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -18,6 +18,14 @@ async function newFolder(): Promise<string> {
   return path;
 }
 
+/** A folder with one file of a letter at this path. */
+async function unpacked(path: string): Promise<string> {
+  const root = await newFolder();
+  await mkdir(join(root, path, '..'), { recursive: true });
+  await writeFile(join(root, path), 'x');
+  return root;
+}
+
 /** Writes a tar file of these members, in order. */
 async function tar(file: string, members: Record<string, Buffer | string>, options = {}): Promise<string> {
   const from = await newFolder();
@@ -26,6 +34,21 @@ async function tar(file: string, members: Record<string, Buffer | string>, optio
     await writeFile(join(from, name), content);
   }
   await create({ file, cwd: from, portable: true, ...options }, Object.keys(members));
+  return file;
+}
+
+const block = 512;
+const padded = (bytes: Buffer) => Buffer.concat([bytes, Buffer.alloc(-bytes.length & (block - 1))]);
+function memberBytes(path: string, content: Buffer): Buffer {
+  const header = Buffer.alloc(block);
+  new Header({ path, size: content.length, type: 'File', mode: 0o644, mtime: new Date(0) }).encode(header);
+  return Buffer.concat([header, padded(content)]);
+}
+
+/** Writes a tar file with members that no folder could hold side by side. */
+async function rawTar(file: string, members: readonly (readonly [string, Buffer | string])[], end = Buffer.alloc(2 * block)): Promise<string> {
+  await mkdir(join(file, '..'), { recursive: true });
+  await writeFile(file, Buffer.concat([...members.map(([name, content]) => memberBytes(name, Buffer.from(content))), end]));
   return file;
 }
 
@@ -98,6 +121,70 @@ describe('tar shards', () => {
     for (const path of [compressed, cut, empty, wrong]) await expect(openImages(path), path).rejects.toMatchObject({ code: 'BAD_DATASET', mend: expect.any(String) as string });
     await expect(openImages(join(folder, 'none-{0..2}.tar'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
+
+  it('keep every image whose name has several dots, with its own label', async () => {
+    const images = await Promise.all([1, 2, 3].map(jpeg));
+    const names = ['2024.01.00.jpg', '2024.01.01.jpg', 'IMG.v1.png'];
+    const plain = await openImages(await rawTar(join(folder, 'dots.tar'), names.map((name, i) => [name, images[i]!])), { labels: 'auto' });
+    expect(plain.ids).toEqual(names.map((name) => `dots.tar/${name}`));
+    expect(plain.remarks).toBeUndefined();
+    expect(await Promise.all(names.map((_, i) => plain.read(i)))).toEqual(images);
+    const members = [['1.0.jpg', ''], ['1.0.cls', '4'], ['1.1.jpg', ''], ['1.1.cls', '2'], ['2.0.jpg', ''], ['2.0.json', '{"caption": "no label"}'], ['2.1.jpg', ''], ['2.cls', '3'], ['3.x.jpg', ''], ['3.y.cls', '1']] as const;
+    const labelled = await openImages(await rawTar(join(folder, 'dotted-labels.tar'), members), { labels: 'folders' });
+    expect([...labelled.labels!]).toEqual([4, 2, 3, 3, 1]);
+  });
+
+  it('leave out what stands beside the image of a sample, or comes again, and say so', async () => {
+    const members = [['7.depth.png', 'd'], ['7.jpg', 'first'], ['7.cls', '0'], ['7.png', 'mask'], ['a/8.jpg', '8'], ['a/8.cls', '1'], ['7.jpg', 'second'], ['7.cls', '2']] as const;
+    const source = await openImages(await rawTar(join(folder, 'samples.tar'), members), { labels: 'folders' });
+    expect(source.ids).toEqual(['samples.tar/7.jpg', 'samples.tar/a/8.jpg']);
+    expect([...source.labels!]).toEqual([2, 1]);
+    expect(Buffer.from(await source.read(0)).toString()).toBe('second');
+    expect(source.remarks).toEqual([
+      expect.stringMatching(/^2 images in .*samples\.tar are left out, such as samples\.tar\/7\.depth\.png: .*sample$/u),
+      expect.stringMatching(/^1 images in .* such as samples\.tar\/7\.jpg: a later member has the same path$/u),
+    ]);
+  });
+
+  it('of the same name in several folders have ids that tell them apart', async () => {
+    for (const part of [0, 1]) await rawTar(join(folder, 'parts', `${part}`, 'x.tar'), [['cat/a.jpg', `${part}`], ['dog/a.jpg', '']]);
+    const source = await openImages(join(folder, 'parts', '{0..1}', 'x.tar'), { labels: 'auto' });
+    expect(source.ids).toEqual(['0/x.tar/cat/a.jpg', '0/x.tar/dog/a.jpg', '1/x.tar/cat/a.jpg', '1/x.tar/dog/a.jpg']);
+    expect(source.classNames).toEqual(['cat', 'dog']);
+    for (const part of [0, 1]) await rawTar(join(folder, 'parts', `${part}`, `y${part}.tar`), [['a.jpg', '']]);
+    expect((await openImages(join(folder, 'parts', '0', 'y{0..0}.tar'))).ids).toEqual(['y0.tar/a.jpg']);
+  });
+
+  it('are refused where they end within a header or a member, and taken for whole where they end after one', async () => {
+    const [first, second] = [memberBytes('a.jpg', Buffer.from('a')), memberBytes(longName.slice(-90), Buffer.alloc(block + 1))];
+    const whole = Buffer.concat([first, second]);
+    const file = join(folder, 'ends.tar');
+    for (const bytes of [1, 100, 511, block, block + 1, first.length + 1, first.length + 100, first.length + 511, first.length + block, whole.length - 1]) {
+      await writeFile(file, whole.subarray(0, bytes));
+      await expect(openImages(file), `${bytes} bytes`).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`${file} ends in the middle of`) as string });
+    }
+    await writeFile(file, first);
+    expect((await openImages(file)).ids).toEqual(['ends.tar/a.jpg']);
+    const long = execFileSync('tar', ['cf', '-', '--format=gnu', '-C', await unpacked(longName), longName]);
+    await writeFile(file, long.subarray(0, 2 * block)); // a header with the next member's name
+    await expect(openImages(file)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('ends before the member') as string });
+  });
+
+  it('are refused with the same words whatever else they are', async () => {
+    const file = join(folder, 'other.tar');
+    const noise = Buffer.from(Uint8Array.from({ length: 5000 }, (_, i) => (i * 2654435761) >>> 24));
+    for (const first of [0x80, 0xff, 0x1f]) {
+      noise.fill(first, 100, 160); // where a header has its numbers: in base 256 from 0x80 on
+      await writeFile(file, noise);
+      await expect(openImages(file)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('is no tar file, or damaged: there is no header at byte 0') as string });
+    }
+  });
+
+  it('are refused where a label is no number of a class, if labels are asked for', async () => {
+    const file = await rawTar(join(folder, 'hashes.tar'), [['a.jpg', ''], ['a.cls', '99999999999']]);
+    expect((await openImages(file)).ids).toHaveLength(1);
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('the label 99999999999') as string });
+  });
 });
 
 describe("CIFAR's binary files", () => {
@@ -135,28 +222,28 @@ describe("CIFAR's binary files", () => {
   });
 });
 
-describe('parquet files', () => {
-  const struct: NonNullable<Parameters<typeof parquetWriteBuffer>[0]['schema']> = [
-    { name: 'root', num_children: 2 },
-    { name: 'image', num_children: 2, repetition_type: 'OPTIONAL' },
-    { name: 'bytes', type: 'BYTE_ARRAY', repetition_type: 'OPTIONAL' },
-    { name: 'path', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
-    { name: 'label', type: 'INT64', repetition_type: 'OPTIONAL' },
-  ];
-  const write = async (file: string, images: (Uint8Array | null)[], labels: number[], names?: string[]): Promise<void> => {
-    const buffer = parquetWriteBuffer({
-      schema: struct, rowGroupSize: 3,
-      columnData: [{ name: 'image', data: images.map((bytes) => bytes && { bytes, path: 'x.jpg' }) }, { name: 'label', data: labels.map(BigInt) }],
-      ...(names !== undefined && { kvMetadata: [{ key: 'huggingface', value: JSON.stringify({ info: { features: { label: { names, _type: 'ClassLabel' } } } }) }] }),
-    });
-    await writeFile(file, Buffer.from(buffer));
-  };
+const struct: NonNullable<Parameters<typeof parquetWriteBuffer>[0]['schema']> = [
+  { name: 'root', num_children: 2 },
+  { name: 'image', num_children: 2, repetition_type: 'OPTIONAL' },
+  { name: 'bytes', type: 'BYTE_ARRAY', repetition_type: 'OPTIONAL' },
+  { name: 'path', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
+  { name: 'label', type: 'INT64', repetition_type: 'OPTIONAL' },
+];
+const writeParquet = async (file: string, images: (Uint8Array | null)[], labels: (number | null)[], names?: string[]): Promise<void> => {
+  const buffer = parquetWriteBuffer({
+    schema: struct, rowGroupSize: 3,
+    columnData: [{ name: 'image', data: images.map((bytes) => bytes && { bytes, path: 'x.jpg' }) }, { name: 'label', data: labels.map((label) => label === null ? null : BigInt(label)) }],
+    ...(names !== undefined && { kvMetadata: [{ key: 'huggingface', value: JSON.stringify({ info: { features: { label: { names, _type: 'ClassLabel' } } } }) }] }),
+  });
+  await writeFile(file, Buffer.from(buffer));
+};
 
+describe('parquet files', () => {
   it('have images in a column {bytes, path}, labels, and their names in the metadata', async () => {
     const path = await newFolder();
     const images = await Promise.all(Array.from({ length: 8 }, (_, i) => jpeg(20 * i)));
-    await write(join(path, 'train-00000-of-00002.parquet'), images.slice(0, 5), [0, 1, 0, 1, 2], ['cat', 'dog', 'owl']);
-    await write(join(path, 'train-00001-of-00002.parquet'), images.slice(5), [2, 2, 0], ['cat', 'dog', 'owl']);
+    await writeParquet(join(path, 'train-00000-of-00002.parquet'), images.slice(0, 5), [0, 1, 0, 1, 2], ['cat', 'dog', 'owl']);
+    await writeParquet(join(path, 'train-00001-of-00002.parquet'), images.slice(5), [2, 2, 0], ['cat', 'dog', 'owl']);
     const source = await openImages(path, { labels: 'folders' });
     expect(source.ids).toHaveLength(8);
     expect(source.ids[6]).toBe('train-00001-of-00002.parquet/000001');
@@ -184,13 +271,27 @@ describe('parquet files', () => {
     expect(source.labels).toBeUndefined();
     expect(Buffer.from(await source.read(1)).equals(image)).toBe(true);
     const holes = join(folder, 'holes.parquet');
-    await write(holes, [image, null], [0, 0]);
+    await writeParquet(holes, [image, null], [0, 0]);
     await expect((await openImages(holes)).read(1)).rejects.toMatchObject({ code: 'BAD_IMAGE' });
     const other = join(folder, 'other.parquet');
     await writeFile(other, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'text', data: ['a'] }] })));
     await expect(openImages(other)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('it has text') as string });
     await writeFile(other, 'no parquet at all');
     await expect(openImages(other)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('other.parquet') as string });
+  });
+
+  it('have no labels where one is null, and are refused where one has no name, if labels are asked for', async () => {
+    const file = join(folder, 'labels.parquet');
+    const image = new Uint8Array(1);
+    const open = async (labels: (number | null)[], names?: string[]) => {
+      await writeParquet(file, labels.map(() => image), labels, names);
+      return openImages(file, { labels: 'auto' });
+    };
+    expect((await open([1, null, 2], ['a', 'b', 'c'])).labels).toBeUndefined();
+    expect((await open([1, 0, 2], ['a', 'b', 'c', 'd'])).classNames).toEqual(['a', 'b', 'c', 'd']);
+    await expect(open([1, 0, 3], ['a', 'b', 'c'])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/row 2 of .*labels\.parquet has the label 3, and 3 classes have names/u) as string });
+    expect((await openImages(file)).ids).toHaveLength(3);
+    await expect(open([1, 2 ** 40])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`the label ${2 ** 40}`) as string });
   });
 });
 

@@ -1,6 +1,7 @@
-import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { isNotOfTheImage } from '../../lib/data/read-patiently.js';
 import { imagesFromBuffers, openImageFolder, sampleSource } from '../../lib/data/sources.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -48,6 +49,21 @@ describe('openImageFolder', () => {
     const throughLink = join(root, 'link-to-links');
     await symlink(folder, throughLink);
     expect((await openImageFolder(throughLink)).ids).toHaveLength(3);
+  });
+
+  it('says of a file, and of a folder, that its name is not UTF-8', async () => {
+    const folder = await folderOf('latin1', ['good.jpg']);
+    const latin1 = (name: string) => Buffer.from(join(folder, name), 'latin1');
+    await writeFile(latin1('caf\u00e9.jpg'), 'x');
+    const source = await openImageFolder(folder);
+    expect(source.ids).toEqual(['caf\uFFFD.jpg', 'good.jpg']);
+    const error = await source.read(0).then(() => undefined, (cause: unknown) => cause);
+    expect(error).toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining('not UTF-8') as string, mend: 'Rename it' });
+    expect(isNotOfTheImage(error)).toBe(false);
+    await rm(join(folder, 'good.jpg'));
+    await expect(source.read(1)).rejects.toMatchObject({ code: 'ENOENT' });
+    await mkdir(latin1('caf\u00e9'));
+    await expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/caf\uFFFD: its name is not UTF-8/u) as string });
   });
 
   it('explains what is wrong with a path', async () => {

@@ -19,8 +19,10 @@ function mismatch(...args: Parameters<typeof matchClasses>): string {
 }
 
 describe('matchClasses', () => {
-  it('matches names in any order, whatever their case, underscores and blanks', () => {
+  it('matches names in any order, whatever their case, with underscores for blanks', () => {
     expect(Array.from(matchClasses(['Traffic_Light', 'cat', 'red  panda'], ['cat', 'red_panda', 'traffic light']))).toEqual([2, 0, 1]);
+    expect(Array.from(matchClasses(['_CAT_'], ['cat']))).toEqual([0]);
+    expect(mismatch(['Air_Plane'], ['airplane'])).toContain('class folders without a name (1): "Air_Plane"');
   });
 
   it('follows a mapping', () => {

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { joinedLines, wholeLines } from '../../lib/lines.js';
+import { inOneLine, joinedLines, wholeLines } from '../../lib/lines.js';
 
 it('lines are joined some thousand at a time', () => {
   const items = Array.from({ length: 20_000 }, (_, i) => `ü${i}`);
@@ -25,4 +25,12 @@ it('lines are found wherever chunks end, and their bytes counted; what no line e
     expect(found, `${size}`).toEqual(['first', '', 'ünïcode €', 'a longer line than the others']);
     expect(total).toBe(text.length - 4);
   }
+});
+
+it('a name takes one line and one column, and can be read back', () => {
+  const names = ['a b.jpg', 'two\nlines.jpg', 'two\tcolumns.jpg', 'end\r', '"quoted".jpg', 'a "b".jpg', 'caf\u00e9.jpg'];
+  const lines = names.map(inOneLine);
+  expect([lines[0], lines[1], lines[5], lines[6]]).toEqual([names[0], '"two\\nlines.jpg"', names[5], names[6]]);
+  expect(lines.join('')).not.toMatch(/\p{Cc}/u);
+  expect(lines.map((line) => (line.startsWith('"') ? (JSON.parse(line) as string) : line))).toEqual(names);
 });

@@ -60,6 +60,14 @@ test.each([
   await expect(PrecomputedTeacher.save(file, names, values)).rejects.toMatchObject({ code });
 });
 
+test.each([
+  ['resolution', { resolution: 0.5 }], ['mean', { mean: [0, NaN, 0] as const }], ['std', { std: [1, 0, 1] as const }], ['std', { std: [1, -1, 1] as const }],
+])('refuses to save a %s that no input can have', async (option, info) => {
+  const unwritten = join(folder, 'unwritten.safetensors');
+  await expect(PrecomputedTeacher.save(unwritten, ids, embeddings, info)).rejects.toMatchObject({ code: 'BAD_OPTION', option, message: expect.stringContaining(unwritten) as string });
+  await expect(PrecomputedTeacher.load(unwritten)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+});
+
 const good = { ids: JSON.stringify(ids) };
 test.each([
   ['no embeddings', 'other', [3, 2], good, 'BAD_MODEL'],
@@ -70,10 +78,11 @@ test.each([
   ['an id twice', 'embeddings', [3, 2], { ids: '["a","a","b"]' }, 'BAD_DATASET'],
   ['another rank', 'embeddings', [6], good, 'BAD_MODEL'],
   ['a mean of two numbers', 'embeddings', [3, 2], { ...good, mean: '[1,2]' }, 'BAD_MODEL'],
+  ['a std of zeros', 'embeddings', [3, 2], { ...good, std: '[0,0,0]' }, 'BAD_MODEL'],
   ['a resolution of none', 'embeddings', [3, 2], { ...good, resolution: '0' }, 'BAD_MODEL'],
 ])('refuses a file with %s', async (_, name, shape, metadata, code) => {
   await writeSafetensors(file, [[name, { shape, data: embeddings }]], metadata as Record<string, string>);
-  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code });
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code, message: expect.stringContaining(file) as string });
 });
 
 test('says when there is no file', async () => {

@@ -9,7 +9,7 @@ let encoder: ClipTextEncoder;
 beforeAll(async () => { encoder = await ClipTextEncoder.load(tinyClip); });
 afterAll(() => encoder.dispose());
 
-const planted = ['cat', 'dog', 'cat', 'Hot_Dog', 'hot dog', ' truck', 'fire  engine', 'bow (weapon)', 'bow (ribbon)', 'crane (bird)', '', ' _ ', 'tab\there', 'ox, cow'];
+const planted = ['cat', 'dog', 'cat', 'Hot_Dog', 'hot dog', ' truck', 'fire  engine', 'bow (weapon)', 'bow (ribbon)', 'crane (bird)', '', ' _ ', 'tab\there', 'ox, cow', 'cat # a pet', 'C# logo', '#1 finish'];
 const indices = (found: { index: number }[]) => found.map(({ index }) => index);
 
 test('finds each kind of planted fault, and only those', async () => {
@@ -22,17 +22,18 @@ test('finds each kind of planted fault, and only those', async () => {
   expect(indices(report.parentheses)).toEqual([7, 8, 9]);
   expect(indices(report.empty)).toEqual([10, 11]);
   expect(report.commas).toEqual([{ index: 13, name: 'ox, cow' }]);
+  expect(report.comments).toEqual([{ index: 14, name: 'cat # a pet' }]);
   expect(report.textSpace).toBeUndefined();
   expect(report.clean).toBe(false);
-  expect(report.mended).toEqual(['cat', 'dog', 'Hot Dog', 'truck', 'fire engine', 'bow (weapon)', 'bow (ribbon)', 'crane', 'tab here', 'ox, cow']);
+  expect(report.mended).toEqual(['cat', 'dog', 'Hot Dog', 'truck', 'fire engine', 'bow (weapon)', 'bow (ribbon)', 'crane', 'tab here', 'ox, cow', 'cat # a pet', 'C# logo', '#1 finish']);
 });
 
-test('the mended list has no fault of spelling left but needed parentheses and commas', async () => {
+test('the mended list has no fault of spelling left but needed parentheses, commas and what may be comments', async () => {
   const { mended } = await (await CategoryList.load(planted)).check();
   expect(mendNames(mended)).toEqual(mended);
   const report = await (await CategoryList.load(mended)).check();
-  expect({ ...report, parentheses: [], commas: [], count: 0, mended: [], clean: true }).toEqual({
-    count: 0, exactDuplicates: [], spellingDuplicates: [], nearDuplicates: [], nearDuplicateCount: 0, blanks: [], underscores: [], parentheses: [], commas: [],
+  expect({ ...report, parentheses: [], commas: [], comments: [], count: 0, mended: [], clean: true }).toEqual({
+    count: 0, exactDuplicates: [], spellingDuplicates: [], nearDuplicates: [], nearDuplicateCount: 0, blanks: [], underscores: [], parentheses: [], commas: [], comments: [],
     empty: [], truncated: [], textSpace: undefined, mended: [], clean: true,
   });
   expect(report.parentheses.map(({ name }) => name)).toEqual(['bow (weapon)', 'bow (ribbon)']);
@@ -100,7 +101,7 @@ test('finds prompts that lose tokens, in the longest template', async () => {
 test('prints what it found', async () => {
   const list = await CategoryList.load(planted);
   const text = formatReport(await list.check());
-  for (const part of ['"cat" (1, 3)', '"Hot_Dog" = "hot dog" (4, 5)', 'underscores: 2', 'parentheses: 3', 'empty: 2', 'commas, of several names on a line: 1', 'mended list: 10 names', 'where one is several, write those one a line', 'no text encoder']) expect(text).toContain(part);
+  for (const part of ['"cat" (1, 3)', '"Hot_Dog" = "hot dog" (4, 5)', 'underscores: 2', 'parentheses: 3', 'empty: 2', 'commas, of several names on a line: 1', 'mended list: 13 names', '" # ", which begins no comment within a line: 1', 'put it on a line of its own', 'where one is several, write those one a line', 'no text encoder']) expect(text).toContain(part);
   expect(text).not.toContain('yours to decide');
   const alike = await CategoryList.load(['cat', 'cat!']);
   expect(formatReport(await alike.check({ encoder: fixedEncoder(2, () => [1, 0]), templates: 'none' }))).toMatch(/mended list: 2 names\nnames alike in text space stay in it: .* is yours to decide$/u);

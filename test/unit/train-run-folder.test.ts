@@ -116,8 +116,8 @@ describe('RunFolder', () => {
 
   it('lists broken images', async () => {
     const folder = await RunFolder.open(path, config, { resume: false });
-    await folder.listBroken([{ id: 'a/b.jpg', reason: 'cut\nshort' }]);
-    expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toBe('a/b.jpg\tcut short\n');
+    await folder.listBroken([{ id: 'a/b.jpg', reason: 'cut\r\nshort' }, { id: 'a\nb.jpg', reason: 'gone' }]);
+    expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toBe('a/b.jpg\tcut short\n"a\\nb.jpg"\tgone\n');
     await folder.listBroken([]);
     expect(await readdir(path)).not.toContain('broken-images.txt');
     await folder.close();

@@ -8,7 +8,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
-import { readPreprocessor } from './preprocessor.js';
+import { clipPreprocessor, readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
@@ -131,7 +131,7 @@ export class OnnxTeacher implements Teacher {
       this.#oneByOne = true;
       outputs = await this.run(new Float32Array(image), 1).catch((cause: unknown) => {
         throw new LgdError('BAD_MODEL', `${file} does not accept images of [B,3,${this.resolution},${this.resolution}]: ${(cause as Error).message}.`, {
-          mend: "Check preprocessor_config.json, or give the teacher's resolution", cause,
+          mend: 'Correct the size in preprocessor_config.json; a program may give the resolution instead', cause,
         });
       });
     }
@@ -168,7 +168,7 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   if (isFile) read ??= await ownPreprocessing(file);
   const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
   if (resolution === undefined || mean === undefined || std === undefined) {
-    throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: "Add it, or give the teacher's resolution, mean and std" });
+    throw new LgdError('BAD_MODEL', `there is no preprocessor_config.json with ${file}.`, { mend: `Write ${join(folders[0]!, 'preprocessor_config.json')} with what the model was trained with, of CLIP ${clipPreprocessor}; a program may give resolution, mean and std to loadTeacher() or OnnxTeacher.load() instead` });
   }
   return { id, file, preprocessing: { resolution, mean, std } };
 }

@@ -49,21 +49,22 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     const ids = parse(metadata['ids']);
     if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`its metadata has no "ids" for its ${count} rows`);
     const rows = indexRows(ids as string[], data, file);
-    const read = (name: string, fallback: ChannelTriple): ChannelTriple => {
+    const read = (name: 'mean' | 'std', fallback: ChannelTriple): ChannelTriple => {
       if (metadata[name] === undefined) return fallback;
       const value = parse(metadata[name]);
-      if (!isTriple(value)) throw bad(`its ${name} is not three numbers`);
-      return value;
+      const wrong = faultOf(name, value);
+      if (wrong !== undefined) throw bad(`its ${name} is ${wrong}`);
+      return value as ChannelTriple;
     };
     const resolution = metadata['resolution'] === undefined ? 224 : Number(metadata['resolution']);
-    if (!Number.isInteger(resolution) || resolution < 1) throw bad('its resolution is not a number of pixels');
+    if (!isSide(resolution)) throw bad('its resolution is not a number of pixels');
     return new PrecomputedTeacher(metadata['teacher'] ?? basename(file, extname(file)), size, data, rows, { resolution, mean: read('mean', clipMean), std: read('std', clipStd) });
   }
 
   /**
    * @param ids N image ids, each once
    * @param embeddings [N,D], row-major
-   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
+   * @throws LgdError BAD_SHAPE, BAD_DATASET (an id twice), BAD_OPTION (resolution, mean or std), NON_FINITE, ZERO_EMBEDDING, NOT_WRITABLE (also ids of more than 512 MiB of JSON)
    */
   static async save(file: string, ids: readonly string[], embeddings: Float32Array, info: PrecomputedInfo = {}): Promise<void> {
     checkOptions(info, 'PrecomputedTeacher.save()', precomputedInfo);
@@ -71,6 +72,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     const size = embeddings.length / ids.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
     indexRows(ids, embeddings, file);
+    checkInfo(file, info);
     const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: headerJson(ids) };
     if (id !== undefined) metadata['teacher'] = id;
     if (resolution !== undefined) metadata['resolution'] = String(resolution);
@@ -143,6 +145,22 @@ function parse(json: string | undefined): unknown {
   }
 }
 
-function isTriple(value: unknown): value is ChannelTriple {
-  return Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+/** Looks at the input that is to be recorded. @throws LgdError BAD_OPTION */
+function checkInfo(file: string, { resolution, ...triples }: PrecomputedInfo): void {
+  const bad = (option: string, found: unknown, what: string) => new LgdError('BAD_OPTION', `${what}, so ${file} is not written.`, { option, found, mend: "Give that of the student's input" });
+  if (resolution !== undefined && !isSide(resolution)) throw bad('resolution', resolution, 'this is not a number of pixels');
+  for (const name of ['mean', 'std'] as const) {
+    const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
+    if (wrong !== undefined) throw bad(name, triples[name], `this is ${wrong}`);
+  }
+}
+
+function isSide(resolution: number): boolean {
+  return Number.isInteger(resolution) && resolution >= 1;
+}
+
+/** What is wrong with a mean or a std, by which pixels are divided; undefined: nothing. */
+function faultOf(name: 'mean' | 'std', value: unknown): string | undefined {
+  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isFinite)) return 'not three numbers';
+  return name === 'std' && value.some((part: number) => part <= 0) ? 'not above 0 in each channel' : undefined;
 }

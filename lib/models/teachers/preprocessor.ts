@@ -14,6 +14,9 @@ export interface Preprocessing {
 export const clipMean: ChannelTriple = [0.48145466, 0.4578275, 0.40821073];
 export const clipStd: ChannelTriple = [0.26862954, 0.26130258, 0.27577711];
 
+/** What a preprocessor_config.json holds at least, for messages. */
+export const clipPreprocessor = JSON.stringify({ size: 224, image_mean: clipMean, image_std: clipStd });
+
 type Size = number | { shortest_edge?: number; height?: number; width?: number };
 
 interface PreprocessorConfig {
@@ -34,7 +37,7 @@ interface PreprocessorConfig {
  * @throws LgdError BAD_MODEL
  */
 export async function readPreprocessor(file: string): Promise<Preprocessing | undefined> {
-  const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file}: ${why}.`, { mend: "Correct the file, or give the teacher's resolution, mean and std", cause });
+  const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file}: ${why}.`, { mend: `Correct it to what the model was trained with; of CLIP it is ${clipPreprocessor}`, cause });
   let config: PreprocessorConfig;
   try {
     config = JSON.parse(await readFile(file, 'utf8')) as PreprocessorConfig;

@@ -1,0 +1,43 @@
+import { join } from 'node:path';
+import { create } from 'tar';
+import { beforeAll, expect, it } from 'vitest';
+import type { ConfigInput } from '../../lib/config.js';
+import { packImages } from '../../lib/data/pack/pack.js';
+import { openImageFolder } from '../../lib/data/sources.js';
+import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { markOf } from '../../lib/train/teacher-mark.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from './train-fixture.js';
+
+const folder = temporaryFolder();
+let data: string;
+let models: { teacher: string; bank: string };
+let ids: string[];
+const config = (source: string, output: string): ConfigInput => ({
+  ...smallConfig(source, join(folder, output), { ...models, train: { epochs: 1, warmupEpochs: 0, maxSteps: 1, batchSize: 4 } }), names: undefined,
+});
+
+beforeAll(async () => {
+  data = await drawShapes(join(folder, 'data'), { count: 8, size: 32 });
+  const { teacher, bank, ids: known } = await madeUpTeacher(join(folder, 'made-up'));
+  [models, ids] = [{ teacher, bank }, known];
+});
+
+it('a run says how many members of tar shards it leaves out', async () => {
+  const tar = join(folder, 'shapes.tar');
+  await create({ file: tar, cwd: data, portable: true }, [...ids, ids[3]!]); // which stands there twice
+  const embeddings = await PrecomputedTeacher.load(models.teacher);
+  await PrecomputedTeacher.save(models.teacher, [...ids, ...ids.map((id) => `shapes.tar/${id}`)], Float32Array.of(...embeddings.lookup(ids), ...embeddings.lookup(ids)), { resolution: 32 });
+  const [start] = ofType((await train(config(tar, 'from-tar'))).events, 'start');
+  expect(start).toMatchObject({ images: ids.length, remarks: [`1 images in ${tar} are left out, such as shapes.tar/${ids[3]!}: a later member has the same path`] });
+});
+
+it('two images of one id are refused where embeddings are looked up by it', async () => {
+  const source = await openImageFolder(data);
+  const twice = source.ids.map((id, i) => (i === 5 ? source.ids[2]! : id));
+  const pack = join(folder, 'twice.pack');
+  await packImages({ ...source, ids: twice }, { output: pack });
+  const refusal = { code: 'BAD_DATASET', message: expect.stringContaining(`two images have the id "${twice[5]}"`) as string };
+  await expect(train(config(pack, 'from-pack'))).rejects.toMatchObject(refusal);
+  await expect(markOf(await PrecomputedTeacher.load(models.teacher), twice)).rejects.toMatchObject(refusal); // of a caller's own data set
+});
