@@ -26,7 +26,7 @@ function trainCommand(bind: Bind): Command {
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'overwrite', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'dense.resolution', 'dense.batchSize', 'dense.epochs', 'dense.maxSteps',
     'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.everyEpochs', 'train.precision', 'log.everySteps',
-  ], { help: { overwrite: 'Write into the folder of --to also when it is not empty: an earlier network there is replaced' } });
+  ], { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data, annotations } = command.opts<{ student: string; to: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });

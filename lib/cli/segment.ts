@@ -27,7 +27,7 @@ function trainCommand(bind: Bind): Command {
     'device', 'threads', 'seed', 'overwrite', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.split', 'dense.evaluationSplit', 'dense.head', 'dense.outputStride', 'dense.resolution',
     'dense.batchSize', 'dense.epochs', 'dense.maxSteps', 'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.inference',
     'dense.everyEpochs', 'train.precision', 'log.everySteps',
-  ], { help: { overwrite: 'Write into the folder of --to also when it is not empty: an earlier network there is replaced' } });
+  ], { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
