@@ -1,7 +1,7 @@
 /** What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any more, and with the best network. */
 import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
 import type { RunConfig } from '../../lib/config-batch.js';
 import { trainDetection } from '../../lib/dense/detection.js';
@@ -16,21 +16,10 @@ import { lockRunFolder, RunFolder } from '../../lib/train/run-folder.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { annotateScenes, drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+import { oneStepTrainings, sceneClasses } from './segmentation-fixture.js';
 
 const folder = temporaryFolder();
-let student: string;
-let scenes: string;
-let boxes: string;
-beforeAll(async () => {
-  student = await untrainedStudent(join(folder, 'student.safetensors'));
-  scenes = await drawScenes(join(folder, 'scenes'), { count: 2, sizes: [[64, 64]] });
-  boxes = await annotateScenes(join(folder, 'boxes.json'), 2);
-});
-
-const dense = { resolution: 64, batchSize: 2, maxSteps: 1, scaleMin: 1, scaleMax: 1, everyEpochs: 0 };
-const masked = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: scenes } });
-const boxed = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: join(scenes, 'images'), annotations: boxes, evaluationAnnotations: boxes } });
+const { student, scenes, masked, boxed, dense } = await oneStepTrainings(folder);
 
 async function told<Event>(events: AsyncIterable<Event>, into: Event[] = []): Promise<Event[]> {
   for await (const event of events) into.push(event);

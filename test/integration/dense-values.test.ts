@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { openDevice } from '../../lib/device.js';
 import { evaluateDetection, trainDetection } from '../../lib/dense/detection.js';
@@ -13,21 +13,10 @@ import { Segmenter } from '../../lib/dense/segmenter.js';
 import { evaluateZeroShotSegmentation } from '../../lib/dense/zero-shot.js';
 import { readStudent, writeStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { annotateScenes, drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+import { oneStepTrainings, sceneClasses } from './segmentation-fixture.js';
 
 const folder = temporaryFolder();
-let student: string;
-let scenes: string;
-let boxes: string;
-beforeAll(async () => {
-  student = await untrainedStudent(join(folder, 'student.safetensors'));
-  scenes = await drawScenes(join(folder, 'scenes'), { count: 2, sizes: [[64, 64]] });
-  boxes = await annotateScenes(join(folder, 'boxes.json'), 2);
-});
-
-const dense = { resolution: 64, batchSize: 2, maxSteps: 1, scaleMin: 1, scaleMax: 1, everyEpochs: 0 };
-const masked = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: scenes } });
-const boxed = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: join(scenes, 'images'), annotations: boxes, evaluationAnnotations: boxes } });
+const { student, scenes, masked, boxed } = await oneStepTrainings(folder);
 
 async function train(events: AsyncIterable<{ type: string }>): Promise<void> {
   for await (const event of events) expect(event).toHaveProperty('type');

@@ -58,3 +58,14 @@ export async function annotateScenes(file: string, count: number): Promise<strin
   await writeFile(file, JSON.stringify({ images, annotations, categories: [{ id: 1, name: 'thing' }] }));
   return file;
 }
+
+/** What the smallest trainings need: a student, two scenes, and configurations of one step on their masks or boxes. */
+export async function oneStepTrainings(folder: string) {
+  const student = await untrainedStudent(join(folder, 'student.safetensors'));
+  const scenes = await drawScenes(join(folder, 'scenes'), { count: 2, sizes: [[64, 64]] });
+  const boxes = await annotateScenes(join(folder, 'boxes.json'), 2);
+  const dense = { resolution: 64, batchSize: 2, maxSteps: 1, scaleMin: 1, scaleMax: 1, everyEpochs: 0 };
+  const masked = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: scenes } });
+  const boxed = () => ({ device: 'cpu', overwrite: true, dense: { ...dense, data: join(scenes, 'images'), annotations: boxes, evaluationAnnotations: boxes } });
+  return { student, scenes, boxes, dense, masked, boxed };
+}
