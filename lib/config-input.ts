@@ -69,9 +69,9 @@ export interface ConfigInput {
   loss?: {
     /** Weight of the visual part of the loss; the textual part has 1 - alpha (methods lgd and combined). Allowed: a number from 0 to 1. Default: `0.5`. */
     alpha?: number | undefined;
-    /** Temperature of the student's softmax. Allowed: a number from 1e-9 to 1000000000. Default: `0.2`. */
+    /** Temperature of the student's softmax. Allowed: a number from 1e-9 to 1e9. Default: `0.2`. */
     studentTemperature?: number | undefined;
-    /** Temperature of the teacher's softmax. Allowed: a number from 1e-9 to 1000000000. Default: `0.01`. */
+    /** Temperature of the teacher's softmax. Allowed: a number from 1e-9 to 1e9. Default: `0.01`. */
     teacherTemperature?: number | undefined;
     /** Momentum of the visual anchors; 0.999 is published for ImageNet. Allowed: a number from 0 to 0.999999. Default: `0.99`. */
     momentum?: number | undefined;
@@ -86,7 +86,7 @@ export interface ConfigInput {
     batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
-    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them. Allowed: auto, or a number from 1e-9 to 1000000000. Default: `auto`. */
+    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`. */
     learningRate?: 'auto' | number | undefined;
     /** Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5). Allowed: a number from 0. Default: `5`. */
     warmupEpochs?: number | undefined;
@@ -160,7 +160,7 @@ export interface ConfigInput {
     output?: string | undefined;
     /** Nearest labelled images that vote (knn). Allowed: a whole number from 1. Default: `200`. */
     neighbours?: number | undefined;
-    /** Votes weigh exp(cosine / this) (knn). Allowed: a number from 1e-9 to 1000000000. Default: `0.1`. */
+    /** Votes weigh exp(cosine / this) (knn). Allowed: a number from 1e-9 to 1e9. Default: `0.1`. */
     neighbourTemperature?: number | undefined;
     /** Share of evaluate.train on which settings are chosen (linear). Allowed: a number above 0 below 1. Default: `0.1`. */
     heldOut?: number | undefined;
@@ -172,7 +172,7 @@ export interface ConfigInput {
     labelShare?: number | undefined;
     /** Passes over the labelled images (semi, finetune). Allowed: a whole number from 1. Default: `30`. */
     finetuneEpochs?: number | undefined;
-    /** Peak learning rate for 256 images a step (semi, finetune). Allowed: a number from 1e-9 to 1000000000. Default: `0.03`. */
+    /** Peak learning rate for 256 images a step (semi, finetune). Allowed: a number from 1e-9 to 1e9. Default: `0.03`. */
     finetuneRate?: number | undefined;
     /** Images a batch (semi, finetune). Allowed: a whole number from 1 to 65536. Default: `64`. */
     finetuneBatch?: number | undefined;
@@ -205,7 +205,7 @@ export interface ConfigInput {
     epochs?: number | undefined;
     /** Steps of the whole schedule, in the place of epochs. Allowed: a whole number from 1. */
     maxSteps?: number | undefined;
-    /** Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9. Allowed: a number from 1e-9 to 1000000000. Default: `0.02`. */
+    /** Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9. Allowed: a number from 1e-9 to 1e9. Default: `0.02`. */
     learningRate?: number | undefined;
     /** Momentum of SGD. Allowed: a number from 0 to 0.999999. Default: `0.9`. */
     momentum?: number | undefined;

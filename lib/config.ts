@@ -9,7 +9,7 @@ import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { mostImages } from './models/compiled.js';
-import { leastPositive, mostMomentum, mostPositive, mostRows } from './number-limits.js';
+import { leastPositive, mostMomentum, mostPositive, mostRows, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);
@@ -288,7 +288,7 @@ function allowedValues(leaf: JsonSchema): string {
   const bounds: string[] = [];
   if (leaf.minimum !== undefined) bounds.push(`from ${leaf.minimum}`);
   if (leaf.exclusiveMinimum !== undefined) bounds.push(`above ${leaf.exclusiveMinimum}`);
-  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`to ${leaf.maximum}`);
+  if (leaf.maximum !== undefined && leaf.maximum !== Number.MAX_SAFE_INTEGER) bounds.push(`to ${writeLimit(leaf.maximum)}`);
   if (leaf.exclusiveMaximum !== undefined) bounds.push(`below ${leaf.exclusiveMaximum}`);
   return [leaf.type === 'integer' ? 'a whole number' : 'a number', ...bounds].join(' ');
 }

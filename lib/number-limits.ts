@@ -6,3 +6,8 @@ export const [leastPositive, mostPositive] = [1e-9, 1e9];
 export const mostMomentum = 0.999_999;
 /** Rows of a bank or a queue, of which a GPU holds no more at usual sizes. */
 export const mostRows = 10_000_000;
+
+/** A limit as people read it: 1e9 rather than its zeros. */
+export function writeLimit(limit: number): string {
+  return limit >= 1e9 ? limit.toExponential().replace('+', '') : String(limit);
+}

@@ -1,5 +1,5 @@
 import { LgdError } from '../errors.js';
-import { leastPositive, mostMomentum, mostPositive } from '../number-limits.js';
+import { leastPositive, mostMomentum, mostPositive, writeLimit } from '../number-limits.js';
 import type { BankLossInput, BankUpdateInput, FeatureLossInput } from './types.js';
 
 /**
@@ -86,7 +86,7 @@ function checkDimension(dimension: number): void {
 
 function checkTemperature(option: string, value: number): void {
   if (!(value >= leastPositive && value <= mostPositive)) {
-    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: `a number from ${leastPositive} to ${mostPositive}` });
+    throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: `a number from ${leastPositive} to ${writeLimit(mostPositive)}` });
   }
 }
 
