@@ -99,8 +99,8 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
   it('trains students by products of warpgroups', () => {
     const env = { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }; // tiny products fill one multiprocessor
-    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', '^(?!.*(resnet34|resnet50|efficientnet|mobilenet_v3))'], env);
-    expect(output).toMatch(/Tests .*[1-9]\d* passed/u);
+    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', 'in bfloat16'], env); // float32's products are formed by warps in any case
+    expect(output).toMatch(/Tests .*5 passed/u);
     expect(status).toBe(0);
   }, 900_000);
 
