@@ -8,8 +8,7 @@ import { withoutMark } from './byte-order-mark.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
-import { mostImages } from './models/compiled.js';
-import { leastPositive, mostMomentum, mostPositive, mostRows, writeLimit } from './number-limits.js';
+import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);

@@ -3,6 +3,7 @@ import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
+import { isFolder } from './folders.js';
 import { makeFolder } from './make-folder.js';
 import { writeFileAtomically } from './safetensors.js';
 import { uniqueMark } from './temporary-name.js';
@@ -66,10 +67,6 @@ export async function resolveModel(idOrDir: string, wanted: WantedFiles, options
 
 function isPath(idOrDir: string): boolean {
   return isAbsolute(idOrDir) || /^\.{1,2}(\/|$)/u.test(idOrDir);
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
 }
 
 async function resolveFolder(path: string, wanted: WantedFiles): Promise<ResolvedModel> {

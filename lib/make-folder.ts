@@ -1,6 +1,7 @@
-import { mkdir, rmdir, stat } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { systemErrorCode, writeError } from './errors.js';
+import { isFolder } from './folders.js';
 
 /**
  * Makes a folder and those above it. Unlike fs.mkdir's `recursive`, it ends where the file system says ENOENT about a folder whose parent is there
@@ -30,8 +31,4 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
 /** Removes folders that {@link makeFolder} made, as far as nothing is in them. */
 export async function removeMade(made: readonly string[]): Promise<void> {
   for (const folder of made.toReversed()) await rmdir(folder).catch(() => undefined);
-}
-
-async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isDirectory(), () => false);
 }

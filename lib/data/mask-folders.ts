@@ -2,6 +2,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { foldersIn, isFolder } from '../folders.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import { suggestion } from '../text/spelling.js';
@@ -74,17 +75,6 @@ async function detect(root: string, option: string): Promise<MaskLayout> {
   });
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
-}
-
-/** Names of the folders in one, sorted. */
-async function foldersIn(path: string): Promise<string[]> {
-  const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
-  const isOne = await Promise.all(entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))));
-  return entries.flatMap(({ name }, i) => (isOne[i] && !name.startsWith('.') ? [name] : [])).sort();
-}
-
 type SplitOptions = Pick<MaskFolderOptions, 'split' | 'splitOption'>;
 
 function noSplit(place: string, parts: readonly string[], { split, splitOption }: SplitOptions): LgdError {
@@ -98,14 +88,14 @@ function noSplit(place: string, parts: readonly string[], { split, splitOption }
 /** @throws LgdError FILE_NOT_FOUND, unless the part of a divided folder is there, or nothing is */
 async function checkSplit(place: string, folder: string, options: SplitOptions): Promise<void> {
   if (await isFolder(join(place, folder))) return;
-  const parts = await foldersIn(place);
+  const parts = await foldersIn(place).catch(() => []);
   if (parts.length > 0) throw noSplit(place, parts, options);
 }
 
 /** Is a folder of images divided? @throws LgdError FILE_NOT_FOUND where it is, or is meant to be, and has not this part: all of it would be another's */
 async function isDivided(images: string, options: SplitOptions): Promise<boolean> {
   if (await isFolder(join(images, options.split))) return true;
-  const folders = await foldersIn(images);
+  const folders = await foldersIn(images).catch(() => []);
   const parts = folders.filter((name) => likeSplit.test(name));
   if (parts.length === 0 && (defaultSplits.includes(options.split) || !(await isFolder(images)))) return false;
   throw noSplit(images, parts.length > 0 ? parts : folders, options);

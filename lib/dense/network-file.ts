@@ -1,8 +1,8 @@
 /** A dense network as one safetensors file: weights under their graph's names, and in the metadata all that is needed to build the graph again. */
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { isFolder } from '../folders.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -70,8 +70,7 @@ export async function denseFiles(folder: string): Promise<string[]> {
  */
 export async function readDense(path: string, task: DenseTask): Promise<{ file: string; info: DenseInfo; weights: WeightRecord }> {
   checkText(path, 'model', 'the folder that training wrote, or a file');
-  const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
-  const file = isFolder ? join(path, denseFile) : path;
+  const file = (await isFolder(path)) ? join(path, denseFile) : path;
   const { tensors, metadata } = await readSafetensors(file);
   const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a network for ${task}: ${why}.`, { mend: `Give the folder that lgdistill ${task === 'segmentation' ? 'segment' : 'detect'} train wrote` });
   if (metadata['format'] !== format) throw bad('its metadata do not say so');

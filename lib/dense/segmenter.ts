@@ -31,6 +31,7 @@ export interface SegmentOptions {
 /** Those of them that are not about one image alone. */
 export const lookOptions = { inference: 'optional', signal: 'optional' } satisfies OptionTable<Omit<SegmentOptions, 'path'>>;
 const segmentOptions = { path: 'optional', ...lookOptions } satisfies OptionTable<SegmentOptions>;
+
 /** @throws LgdError BAD_OPTION for a way to look that there is not, which would be taken for another */
 export function checkLook({ inference }: Pick<SegmentOptions, 'inference'>): void {
   if (inference === undefined || inference === 'whole' || inference === 'sliding') return;

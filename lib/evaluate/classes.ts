@@ -1,8 +1,8 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { withoutMark } from '../byte-order-mark.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { foldersIn } from '../folders.js';
 import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
 
@@ -11,9 +11,7 @@ const shown = 10;
 /** Folders right below a folder of class folders that hold no image, so that they are no classes of it; none of a pack or anything else. */
 export async function emptyClassFolders({ root, classNames = [] }: Pick<ImageSource, 'root' | 'classNames'>): Promise<string[]> {
   const known = new Set(classNames);
-  const names = (await readdir(root).catch(() => [])).filter((name) => !name.startsWith('.') && !known.has(name));
-  const isFolder = await Promise.all(names.map(async (name) => stat(join(root, name)).then((found) => found.isDirectory(), () => false)));
-  return names.filter((_, i) => isFolder[i]).sort();
+  return (await foldersIn(root).catch(() => [])).filter((name) => !known.has(name));
 }
 
 /**

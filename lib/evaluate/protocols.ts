@@ -1,11 +1,11 @@
 /** The classification protocols: what a student is good for, on labelled images. */
 import { dirname, join } from 'node:path';
-import { stat } from 'node:fs/promises';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import { isFolder } from '../folders.js';
 import { studentGraph } from '../models/student.js';
 import type { StudentInfo } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -94,8 +94,7 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
 
 /** In a folder that was given, or beside a file. */
 async function defaultFolder(student: string): Promise<string> {
-  const isFolder = (await stat(student).catch(() => undefined))?.isDirectory() ?? false;
-  return join(isFolder ? student : dirname(student), 'evaluation');
+  return join((await isFolder(student)) ? student : dirname(student), 'evaluation');
 }
 
 /** Ids of images by the name of a list. */

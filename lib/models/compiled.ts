@@ -3,11 +3,9 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
+import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
-
-/** The most images a call. */
-export const mostImages = 65_536;
 
 /** How activations are stored; weights, statistics and results are float32 either way. */
 export type Precision = 'float32' | 'bfloat16';

@@ -4,6 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
+import { isFolder } from '../folders.js';
 import { countParameters, studentGraph } from '../models/index.js';
 import { runFolders } from '../train/group-folder.js';
 import { linePaths } from '../train/line-file.js';
@@ -106,7 +107,7 @@ export async function readRuns(paths: readonly string[]): Promise<RunRecord[]> {
 }
 
 async function readRun(path: string): Promise<RunRecord> {
-  if (!((await stat(path).catch(() => undefined))?.isDirectory() ?? false)) {
+  if (!(await isFolder(path))) {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
   const config = await readRunConfig(path);

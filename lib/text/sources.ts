@@ -1,9 +1,10 @@
 import { constants } from 'node:buffer';
 import { createReadStream, type Stats } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parseMembers } from '../data/json-members.js';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { foldersIn } from '../folders.js';
 import { mebibytes } from '../safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
@@ -143,17 +144,12 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 /** The class folders of an ImageFolder, sorted by code unit as torchvision sorts them; hidden folders are left out. */
 async function classFolders(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
-    if (entry.name.startsWith('.')) continue;
-    const isFolder = entry.isDirectory() || (entry.isSymbolicLink() && (await stat(join(folder, entry.name)).catch(() => undefined))?.isDirectory());
-    if (isFolder) names.push(entry.name);
-  }
+  const names = await foldersIn(folder);
   if (names.length === 0) {
     throw new LgdError('BAD_NAMES', `${folder} has no class folders.`, { option: 'names', mend: 'Name the folder whose subfolders are the classes, or a file of names' });
   }
   if (names.every((name) => splits.has(name.toLowerCase()))) {
     throw new LgdError('BAD_NAMES', `the subfolders of ${folder} are the splits of a data set, not its classes.`, { option: 'names', found: names.join(', '), mend: `Name one split, such as ${join(folder, names[0]!)}` });
   }
-  return names.sort();
+  return names;
 }

@@ -1,5 +1,6 @@
 /** How much memory a run needs at another batch size: the plans of its encoders are made for a small batch too, and grow in a straight line between the two. */
-import { CompiledEncoder, mostImages } from '../models/compiled.js';
+import { CompiledEncoder } from '../models/compiled.js';
+import { mostImages } from '../number-limits.js';
 import type { Distiller } from './distiller.js';
 
 /** A batch size, and the bytes of device memory foreseen for it. */

@@ -1,11 +1,12 @@
-import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
+import { isFolder } from '../../folders.js';
 import { resolveModel } from '../../hub.js';
+import { mostImages } from '../../number-limits.js';
 import { SafetensorsReader } from '../../safetensors-reader.js';
-import { checkWhole, mostImages, type Precision } from '../compiled.js';
+import { checkWhole, type Precision } from '../compiled.js';
 import { holdsStudent } from '../student-info.js';
 import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
@@ -39,13 +40,13 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   checkArgument('device', options.device);
   if (options.batch !== undefined) checkWhole('batch', options.batch, mostImages);
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
-  const isFolder = (await stat(source).catch(() => undefined))?.isDirectory() ?? false;
-  if (source.endsWith('.safetensors') && !isFolder) {
+  const inFolder = await isFolder(source);
+  if (source.endsWith('.safetensors') && !inFolder) {
     if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
     return PrecomputedTeacher.load(source);
   }
-  if (source.endsWith('.onnx') && !isFolder) return OnnxTeacher.load(source, onnx);
-  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(isFolder ? checkNoRun(source) : undefined);
+  if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
+  const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(inFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const files = await shardsOf(source, model, options);
   if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, native);
@@ -61,7 +62,7 @@ function checkNoRun(folder: string): (error: unknown) => Promise<never> {
   return async (error) => {
     for (const name of ['best', 'last']) {
       const checkpoint = join(folder, 'checkpoints', name);
-      if (!((await stat(checkpoint).catch(() => undefined))?.isDirectory() ?? false)) continue;
+      if (!(await isFolder(checkpoint))) continue;
       throw new LgdError('BAD_MODEL', 'this is the folder of a run, not of a model.', { option: 'teacher', found: folder, mend: `Give a checkpoint of it: ${checkpoint}`, cause: error });
     }
     throw error;
