@@ -67,6 +67,7 @@ async function benchData(command: Command, { terminal, signal }: Context, source
 
 function printDataRows(terminal: Terminal, rows: readonly DataRow[]): void {
   terminal.emit({ rows });
+  for (const remark of new Set(rows.flatMap(({ remarks }) => remarks))) terminal.say(remark);
   terminal.say(formatTable(
     ['source', 'cores', 'images/s', 'images/s/core', 'core ms decode', 'core ms augment', 'loop delay p99 ms'],
     rows.map((row) => [row.source, String(row.cores), row.imagesPerSecond.toFixed(0), row.imagesPerCoreSecond.toFixed(0), row.decodeMilliseconds.toFixed(3), row.augmentMilliseconds.toFixed(3), row.delayP99.toFixed(1)]),

@@ -49,9 +49,9 @@ function jsonOf({ results, images, ...rest }: ProtocolEvaluation): object {
   return { ...rest, ...scores, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })), images: images.length };
 }
 
-function describe({ results, files }: ProtocolEvaluation): string {
+function describe({ results, remarks, files }: ProtocolEvaluation): string {
   const table = scoreTable([...results].reverse().map(({ setting, score }) => [setting, score] as const));
-  return [table, '', classTable(results[0]!), '', ...files].join('\n');
+  return [table, '', classTable(results[0]!), '', ...remarks, ...files].join('\n');
 }
 
 const mostClasses = 20;

@@ -38,6 +38,8 @@ export interface DataRow {
   augmentMilliseconds: number;
   /** Milliseconds by which callbacks of the main thread were late, 99 of 100 times at most. */
   delayP99: number;
+  /** What the source leaves out, in words (images of tar shards). */
+  remarks: readonly string[];
 }
 
 const batchSize = 64;
@@ -75,7 +77,7 @@ async function measure(path: string, config: Config, { cores, seconds, signal }:
   return {
     source: path, from: isRaw ? 'raw' : 'files', cores, images: timed.images, imagesPerSecond: (1000 * timed.images) / timed.elapsed,
     imagesPerCoreSecond: (1000 * timed.images) / (timed.decode + timed.augment),
-    decodeMilliseconds: timed.decode / timed.images, augmentMilliseconds: timed.augment / timed.images, delayP99: Math.max(0, delay.percentile(99) / 1e6 - 10),
+    decodeMilliseconds: timed.decode / timed.images, augmentMilliseconds: timed.augment / timed.images, delayP99: Math.max(0, delay.percentile(99) / 1e6 - 10), remarks: source.remarks ?? [],
   };
 }
 

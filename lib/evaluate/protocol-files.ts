@@ -11,14 +11,14 @@ import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocols
  * @returns the files' paths
  * @throws LgdError NOT_WRITABLE
  */
-export async function writeProtocol(folder: string, { protocol, file, info, bankHash, names, images, results, seconds }: Omit<ProtocolEvaluation, 'files'>, lists: ImageLists): Promise<string[]> {
+export async function writeProtocol(folder: string, { protocol, file, info, bankHash, names, images, results, remarks, seconds }: Omit<ProtocolEvaluation, 'files'>, lists: ImageLists): Promise<string[]> {
   await makeFolder(folder);
   const files: string[] = [];
   const write = async (name: string, text: string | Iterable<string>) => {
     await writeFileAtomically(join(folder, name), text);
     files.push(join(folder, name));
   };
-  const content = { version, protocol, student: file, info, bankHash, seconds, results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })) };
+  const content = { version, protocol, student: file, info, bankHash, seconds, ...(remarks.length > 0 && { remarks }), results: results.map(({ answers, ...result }) => ({ ...result, images: answers.targets.length })) };
   await write(`${protocol}.json`, `${JSON.stringify(content, undefined, 2)}\n`);
   for (const [place, result] of results.entries()) await write(results.length === 1 ? `${protocol}.csv` : `${protocol}-${place + 1}.csv`, tableOf(result, names, images));
   for (const [name, ids] of lists) await write(`${name}.txt`, joinedLines(ids, inOneLine));

@@ -71,6 +71,8 @@ export interface ProtocolEvaluation {
   /** Ids of the images judged, in the answers' order: those that can be decoded. */
   images: readonly string[];
   results: ProtocolResult[];
+  /** What the sources of images leave out, in words (images of tar shards). */
+  remarks: readonly string[];
   seconds: number;
   /** Files written: results, predictions, lists. */
   files: string[];
@@ -100,13 +102,13 @@ async function defaultFolder(student: string): Promise<string> {
 /** Ids of images by the name of a list. */
 export type ImageLists = ReadonlyMap<string, readonly string[]>;
 
-type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results'> & { lists: ImageLists };
+type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results' | 'remarks'> & { lists: ImageLists };
 
 async function zeroshot(student: string, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
-  const { file, info, bankHash, predictions } = await evaluateStudent({ student, config, signal, onProgress });
+  const { file, info, bankHash, predictions, remarks } = await evaluateStudent({ student, config, signal, onProgress });
   const { names, images, targets } = predictions;
   const of = (setting: string, seen: Predictions['student'] | undefined, ranks: Int32Array | undefined) => (seen === undefined || ranks === undefined ? [] : [resultOf({ setting, answers: { targets, predicted: seen, ranks }, learntFrom: 0 }, names)]);
-  return { file, info, bankHash, names, images, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
+  return { file, info, bankHash, names, images, remarks, lists: new Map(), results: [...of('student', predictions.student, predictions.studentRanks), ...of('teacher', predictions.teacher, predictions.teacherRanks)] };
 }
 
 function resultOf({ setting, answers, sweep, learntFrom }: Omit<Judged, 'images'>, names: readonly string[]): ProtocolResult {
@@ -136,7 +138,7 @@ async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, 
   const { judged, lists } = await (protocol === 'knn' || protocol === 'linear' ? frozen(protocol, learning) : tuned(protocol, learning));
   const kept = judged.at(-1)!.images; // what could not be decoded once is not tried again
   return {
-    file, info, names: images.classNames, images: Array.from(kept, (image) => images.test.ids[image]!), lists,
+    file, info, names: images.classNames, images: Array.from(kept, (image) => images.test.ids[image]!), lists, remarks: [sources.train, sources.test].flatMap((source) => source.remarks ?? []),
     results: judged.map((one) => resultOf({ ...one, answers: answersAbout(kept, one) }, images.classNames)),
   };
 }

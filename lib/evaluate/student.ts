@@ -51,6 +51,8 @@ export interface StudentEvaluation {
   predictions: Predictions;
   /** The text bank's hash: scores over the same names and bank can be compared. */
   bankHash: string;
+  /** What the source of images leaves out, in words (images of tar shards). */
+  remarks: readonly string[];
 }
 
 /** What each image was taken for: indices into `names`, one an image. */
@@ -116,7 +118,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
     const whole = Int32Array.from(images.ids.keys()).filter((image) => [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen));
     const listed = (values: Int32Array) => whole.map((image) => values[image]!);
     return {
-      file, info, student: score, teacher: teacherScore, bankHash: bank.hash,
+      file, info, student: score, teacher: teacherScore, bankHash: bank.hash, remarks: source.remarks ?? [],
       predictions: {
         names: bank.names, images: Array.from(whole, (image) => images.ids[image]!), targets: listed(ofStudent.targets), student: listed(seen.predicted), studentRanks: listed(seen.ranks),
         teacher: teacherScore && listed(seenByTeacher.predicted), teacherRanks: teacherScore && listed(seenByTeacher.ranks),
