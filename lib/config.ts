@@ -4,10 +4,10 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { withoutMark } from './byte-order-mark.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
+import { withoutMark } from './files/byte-order-mark.js';
 import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);

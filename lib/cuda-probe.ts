@@ -9,8 +9,8 @@ import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'no
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { LgdError } from './errors.js';
+import { uniqueMark } from './files/temporary-name.js';
 import type { BuildInfo, CudaStatus } from './native.js';
-import { uniqueMark } from './temporary-name.js';
 
 export interface ProbeOptions {
   /** The addon's file. */

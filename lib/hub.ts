@@ -3,10 +3,10 @@ import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
-import { isFolder } from './folders.js';
-import { makeFolder } from './make-folder.js';
-import { writeFileAtomically } from './safetensors.js';
-import { uniqueMark } from './temporary-name.js';
+import { isFolder } from './files/folders.js';
+import { makeFolder } from './files/make-folder.js';
+import { writeFileAtomically } from './files/safetensors.js';
+import { uniqueMark } from './files/temporary-name.js';
 
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {

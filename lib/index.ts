@@ -1,7 +1,7 @@
 // devices, errors, files
 export { openDevice, Device, type DeviceInfo, type DeviceKind, type DeviceName, type DeviceOptions } from './device.js';
 export { errorCodes, LgdError, type ErrorCode, type ErrorDetails } from './errors.js';
-export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './safetensors.js';
+export { readSafetensors, writeSafetensors, type SafetensorsFile, type TensorRecord } from './files/safetensors.js';
 export { adviseSpeed, readMachine, type AddonFacts, type Machine, type SpeedAdvice } from './advice.js';
 export { inspectSystem, type DependencyState, type SystemProblem, type SystemReport } from './system.js';
 export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
@@ -65,16 +65,18 @@ export { preflight, type PreflightOptions, type PreflightReport, type TimedStage
 export type { BatchMemory } from './train/batch-memory.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
-export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, Phase, PhaseProgress, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { RunOptions } from './train/run.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
-export { loadStudent, readStudent, type StudentInfo } from './train/student-file.js';
+export type { OnlineState } from './runs/checkpoint.js';
+export type { Phase, PhaseProgress } from './runs/phase.js';
+export { loadStudent, readStudent, type StudentInfo } from './runs/student-file.js';
 
 // evaluation and export
 export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
 export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
-export { OnlineProbe, type OnlineImages, type OnlineState } from './evaluate/online.js';
+export { OnlineProbe, type OnlineImages } from './evaluate/online.js';
 export type { LabelledSet } from './evaluate/labelled.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
@@ -95,7 +97,7 @@ export { Detector, type DetectOptions } from './dense/detector.js';
 export type { DecodeOptions } from './dense/detection-decode.js';
 export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
 export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';
-export type { DenseInfo, DenseTask } from './dense/network-file.js';
+export type { DenseInfo, DenseTask } from './runs/network-file.js';
 export type { SegmentationHead } from './models/heads/segmentation.js';
 
 // reports

@@ -2,14 +2,14 @@
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { checkOptions } from './arguments.js';
-import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { chooseBatch } from './config-batch.js';
+import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
+import { writeFileAtomically } from './files/safetensors.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
-import { writeFileAtomically } from './safetensors.js';
-import { CategoryList } from './text/names.js';
 import { builtinIds } from './text/builtin.js';
+import { CategoryList } from './text/names.js';
 
 /** What has to be known before anything can be trained. */
 export interface InitAnswers {

@@ -1,6 +1,6 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { readSafetensors, type TensorRecord } from '../safetensors.js';
+import { readSafetensors, type TensorRecord } from '../files/safetensors.js';
 import type { CategoryList } from '../text/names.js';
 import { namesOf, TextualSemanticsBank, type BankInfo } from './textual.js';
 

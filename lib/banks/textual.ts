@@ -2,7 +2,7 @@ import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../safetensors.js';
+import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
 import { nearestPairs } from '../text/nearest-pairs.js';

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { bankFromFile } from '../banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
-import { checkReplaceable } from '../file-kind.js';
+import { checkReplaceable } from '../files/file-kind.js';
 import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { loadTemplates } from '../text/templates.js';

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { DoneEvent, EvaluationEvent, InterruptedEvent, PhaseProgress, RunEvent, StepEvent } from '../train/events.js';
+import type { PhaseProgress } from '../runs/phase.js';
+import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StepEvent } from '../train/events.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';

@@ -1,5 +1,5 @@
 import { constants } from 'node:buffer';
-import { withoutMark } from '../byte-order-mark.js';
+import { withoutMark } from '../files/byte-order-mark.js';
 
 /**
  * JSON files of lists that are longer than a string may be, half a billion characters: {"images": [...], "annotations": [...]}. The members of such lists are parsed one by one; what is

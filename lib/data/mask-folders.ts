@@ -2,7 +2,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { foldersIn, isFolder } from '../folders.js';
+import { foldersIn, isFolder } from '../files/folders.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import { suggestion } from '../text/spelling.js';

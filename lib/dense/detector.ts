@@ -7,10 +7,10 @@ import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
+import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
 import type { Detection } from './average-precision.js';
 import { checkBytes, checkOutput } from './checks.js';
 import { checkDecode, decodeDetections, decodeOptions, type DecodeOptions } from './detection-decode.js';
-import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
 
 /** How an image is looked at. */

@@ -4,13 +4,13 @@ import { appendFile, readFile, realpath } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, writeError } from '../errors.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 import type { WeightRecord } from '../models/weights.js';
-import { writeFileAtomically } from '../safetensors.js';
-import { clearMembers } from '../train/group-folder.js';
-import { checkRunFolder, clearRunFolder, configFile, lockRunFolder, metricsFile } from '../train/run-folder.js';
+import { clearMembers } from '../runs/group-folder.js';
+import { denseFile, denseFiles, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from '../runs/network-file.js';
+import { checkRunFolder, clearRunFolder, configFile, lockRunFolder, metricsFile } from '../runs/run-folder.js';
 import { version } from '../version.js';
 import { checkTrained } from './checks.js';
-import { denseFile, denseFiles, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from './network-file.js';
 import type { StartStudent } from './start.js';
 import type { DenseConfig } from './trainer.js';
 

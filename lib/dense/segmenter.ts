@@ -11,11 +11,11 @@ import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
-import type { StudentInfo } from '../train/student-file.js';
+import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
+import type { StudentInfo } from '../runs/student-file.js';
 import { nextTurn } from '../turn.js';
 import { checkBytes, checkOutput } from './checks.js';
 import { labelMap, slidingParts, type ScoredWindow } from './label-map.js';
-import { backboneOf, readDense, type DenseInfo } from './network-file.js';
 import { decodePart, imageSize, putPixels, wholeView, type Rectangle } from './pixels.js';
 import { checkInput } from './trainer.js';
 

@@ -1,8 +1,8 @@
 /** The student that a dense network starts from. */
 import { realpath } from 'node:fs/promises';
 import type { WeightRecord } from '../models/weights.js';
-import { hashFile } from '../train/checkpoint.js';
-import { findStudentFile, readStudent, type StudentInfo } from '../train/student-file.js';
+import { hashFile } from '../runs/checkpoint.js';
+import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
 
 export interface StartStudent {
   /** Absolute, without the links of a run folder, which move while the run goes on. */

@@ -6,8 +6,8 @@ import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
+import type { DenseInfo } from '../runs/network-file.js';
 import { DenseFolder } from './folder.js';
-import type { DenseInfo } from './network-file.js';
 import type { StartStudent } from './start.js';
 import { DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
 

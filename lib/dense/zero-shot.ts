@@ -1,11 +1,11 @@
 /** Segmentation without training for it: each position of a student's last map through its projection head, and of the text bank the nearest name. */
 import { checkOptions, type OptionTable } from '../arguments.js';
+import { BankSource } from '../banks/bank-source.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
 import { studentGraph } from '../models/student.js';
-import { BankSource } from '../train/bank-source.js';
-import { readStudent } from '../train/student-file.js';
+import { readStudent } from '../runs/student-file.js';
 import type { SegmentationScore } from './intersection.js';
 import { openEvaluation, scoreOptions, scoreSegmenter, type ScoreOptions } from './segmentation.js';
 import { checkLook, Segmenter } from './segmenter.js';

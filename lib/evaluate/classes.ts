@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
-import { withoutMark } from '../byte-order-mark.js';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { foldersIn } from '../folders.js';
+import { withoutMark } from '../files/byte-order-mark.js';
+import { foldersIn } from '../files/folders.js';
 import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
 

@@ -6,14 +6,12 @@ import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { TensorHandle } from '../native.js';
+import type { OnlineState } from '../runs/checkpoint.js';
 import { accuracyOf, targetsOf } from './accuracy.js';
 import { embedImages, encoderEmbedder } from './embed.js';
 import { LinearHeads, readResults } from './feature-set.js';
 import type { LabelledSet } from './labelled.js';
 import type { ZeroShotScore } from './score.js';
-
-/** Everything the classifier's next step depends on. */
-export type OnlineState = Record<'weights' | 'bias' | 'weightsMomentum' | 'biasMomentum', Float32Array>;
 
 /** The images that online probes are judged on. */
 export interface OnlineImages {

@@ -1,8 +1,8 @@
 /** What a protocol leaves behind: results as JSON, predictions as tables, lists of images. */
 import { join } from 'node:path';
-import { inOneLine, joinedLines } from '../lines.js';
-import { makeFolder } from '../make-folder.js';
-import { writeFileAtomically } from '../safetensors.js';
+import { inOneLine, joinedLines } from '../files/lines.js';
+import { makeFolder } from '../files/make-folder.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 import { version } from '../version.js';
 import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocols.js';
 

@@ -1,11 +1,11 @@
 /** A student as an ONNX file: pixel_values [batch,3,R,R] in, image_embeds [batch,D] out, and logits [batch,K] where the text bank is its last layer. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
+import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
 import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
-import { writeFileAtomically } from '../safetensors.js';
-import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { version } from '../version.js';
 import { compareEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { onnxGraph, opset } from './onnx-graph.js';

@@ -1,6 +1,6 @@
 /** A student as this package's own file, which `evaluate`, `distill --student-weights` and `loadStudent` read. */
 import type { WeightRecord } from '../models/weights.js';
-import { readStudent, writeStudent } from '../train/student-file.js';
+import { readStudent, writeStudent } from '../runs/student-file.js';
 import { drawnImages, engineEmbeddings, exportFailed, type Comparison } from './compare.js';
 import type { ExportSource } from './source.js';
 import { countWritten, type Written } from './written.js';

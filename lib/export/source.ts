@@ -5,9 +5,9 @@ import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
 import type { WeightRecord } from '../models/weights.js';
-import { readCheckpoint } from '../train/checkpoint.js';
-import { readRunConfig } from '../train/run-folder.js';
-import { findStudentFile, readStudent, type StudentInfo } from '../train/student-file.js';
+import { readCheckpoint } from '../runs/checkpoint.js';
+import { readRunConfig } from '../runs/run-folder.js';
+import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
 
 export interface ExportSource {
   /** The student's file. */

@@ -1,13 +1,13 @@
 /** A student for torchvision (a file), or for timm, MMDetection, MMSegmentation and Detectron2 (a folder: model.safetensors, and the configuration that goes with it). */
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { makeFolder } from '../make-folder.js';
+import { makeFolder } from '../files/make-folder.js';
+import { encodeSafetensors, readSafetensors, writeFileAtomically, type TensorRecord } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
+import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
 import { fromTool, toolNaming, toTool } from '../models/tools/convert.js';
 import type { Tool, ToolNaming } from '../models/tools/naming.js';
-import { encodeSafetensors, readSafetensors, writeFileAtomically, type TensorRecord } from '../safetensors.js';
-import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { version } from '../version.js';
 import { compareEmbeddings, engineEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
 import { preprocessing } from './onnx.js';

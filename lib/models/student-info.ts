@@ -1,6 +1,6 @@
 /** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
 import { LgdError } from '../errors.js';
-import type { SafetensorsFile } from '../safetensors.js';
+import type { SafetensorsFile } from '../files/safetensors.js';
 import { studentGraph } from './student.js';
 import type { ChannelTriple } from './teachers/types.js';
 import { fromTool, toolNaming } from './tools/convert.js';

@@ -7,7 +7,7 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { embedImages, teacherEmbedder } from '../evaluate/embed.js';
 import { loadTeacher } from '../models/index.js';
-import type { PhaseProgress } from '../train/events.js';
+import type { PhaseProgress } from '../runs/phase.js';
 import { unitRows, type RunBanks } from './banks.js';
 import { thumbnail } from './thumbnails.js';
 

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { readCheckpoint } from '../train/checkpoint.js';
+import { readCheckpoint } from '../runs/checkpoint.js';
 
 export interface RunBanks {
   names: readonly string[];

@@ -2,7 +2,7 @@
 import type { ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
 import { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from '../evaluate/student.js';
-import type { PhaseProgress } from '../train/events.js';
+import type { PhaseProgress } from '../runs/phase.js';
 
 export interface ClassScore {
   name: string;

@@ -4,13 +4,13 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import { isFolder } from '../folders.js';
+import { isFolder } from '../files/folders.js';
+import { linePaths } from '../files/line-file.js';
 import { countParameters, studentGraph } from '../models/index.js';
-import { runFolders } from '../train/group-folder.js';
-import { linePaths } from '../train/line-file.js';
-import { configFile, logFile, metricsFile, notDistilled, readRunConfig } from '../train/run-folder.js';
-import { readRunLog, type RunLog } from '../train/run-log.js';
-import { readStudent, type StudentInfo } from '../train/student-file.js';
+import { runFolders } from '../runs/group-folder.js';
+import { configFile, logFile, metricsFile, notDistilled, readRunConfig } from '../runs/run-folder.js';
+import { readRunLog, type RunLog } from '../runs/run-log.js';
+import { readStudent, type StudentInfo } from '../runs/student-file.js';
 
 /** The numbers of a step, in the order of the columns; `time` is in milliseconds since 1970. */
 export const stepFields = [

@@ -1,8 +1,8 @@
 /** Runs as TensorBoard event files. */
 import { join, resolve } from 'node:path';
 import { writeError } from '../errors.js';
-import { makeFolder } from '../make-folder.js';
-import { writeFileAtomically } from '../safetensors.js';
+import { makeFolder } from '../files/make-folder.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 import { chooseRuns, readRuns } from './read-run.js';
 
 export interface TensorBoardFile {

@@ -3,7 +3,7 @@ import { readFile, realpath, stat } from 'node:fs/promises';
 import { extname, format, parse } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { writeFileAtomically } from '../safetensors.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 
 /** Which file {@link writeNames} may replace. */
 export interface WriteNamesOptions {

@@ -4,8 +4,8 @@ import { readFile, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parseMembers } from '../data/json-members.js';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { foldersIn } from '../folders.js';
-import { mebibytes } from '../safetensors.js';
+import { foldersIn } from '../files/folders.js';
+import { mebibytes } from '../files/safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
 

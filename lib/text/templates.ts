@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
-import { withoutMark } from '../byte-order-mark.js';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { withoutMark } from '../files/byte-order-mark.js';
 import { suggestion } from './spelling.js';
 
 /**

@@ -7,9 +7,9 @@ import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { AnyTeacher } from '../models/index.js';
-import type { Manifest } from './checkpoint.js';
+import type { Manifest } from '../runs/checkpoint.js';
+import type { StudentInfo } from '../runs/student-file.js';
 import type { MonitorState } from './monitor.js';
-import type { StudentInfo } from './student-file.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
 /** What a checkpoint keeps of the loop. */

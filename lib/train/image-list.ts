@@ -10,15 +10,15 @@ import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
+import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
 import { IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
-import { joinedLines } from '../lines.js';
-import { writeFileAtomically } from '../safetensors.js';
+import { joinedLines } from '../files/lines.js';
+import { writeFileAtomically } from '../files/safetensors.js';
+import { imageListFile, readRunConfig } from '../runs/run-folder.js';
 import { nextTurn } from '../turn.js';
-import type { Config } from '../config.js';
 import type { Dataset } from './batch.js';
-import { imageListFile, readRunConfig } from './run-folder.js';
 
 const linesAtOnce = 8192;
 

@@ -3,12 +3,13 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
-import { OnlineProbe, type OnlineState } from '../evaluate/online.js';
+import { OnlineProbe } from '../evaluate/online.js';
 import { Made } from '../lifetime.js';
 import { compileBatch, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
+import type { OnlineState } from '../runs/checkpoint.js';
 import { anchorsOf, type ChosenMethod } from './method.js';
 
 /** All that the next step depends on, besides the images. */

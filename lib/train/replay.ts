@@ -1,7 +1,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { RunConfig } from '../config-batch.js';
-import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
+import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { version } from '../version.js';
 import { idsOf, type Batch } from './batch.js';
 import type { Distiller } from './distiller.js';

@@ -1,7 +1,7 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
 import type { OptionTable } from '../arguments.js';
-import type { Config } from '../config.js';
 import { adviseBatch, type RunConfig } from '../config-batch.js';
+import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/cache.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
@@ -13,10 +13,13 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { SemanticMetrics } from '../native.js';
+import { CheckpointStore } from '../runs/checkpoint.js';
+import { readRunConfig, RunFolder } from '../runs/run-folder.js';
+import { endLine, startLine } from '../runs/run-log.js';
+import type { StudentInfo } from '../runs/student-file.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { BestScore, type Metric } from './best.js';
-import { CheckpointStore } from './checkpoint.js';
 import { checkContinued, markOfFile, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
@@ -24,9 +27,6 @@ import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
-import { readRunConfig, RunFolder } from './run-folder.js';
-import { endLine, startLine } from './run-log.js';
-import type { StudentInfo } from './student-file.js';
 
 /** How {@link Distiller.run} goes about it. */
 export interface RunOptions {

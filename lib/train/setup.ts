@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
@@ -18,17 +19,17 @@ import { FrozenEvaluation } from '../evaluate/during-training.js';
 import { openLabelled } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
-import { createStudent, type Student } from '../models/student.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
-import { BankSource } from './bank-source.js';
-import { CheckpointStore } from './checkpoint.js';
+import { createStudent, type Student } from '../models/student.js';
+import { CheckpointStore } from '../runs/checkpoint.js';
+import { runFolders } from '../runs/group-folder.js';
+import type { Phase, PhaseProgress } from '../runs/phase.js';
+import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { Distiller } from './distiller.js';
-import type { Phase, PhaseProgress, RunEvent } from './events.js';
-import { runFolders } from './group-folder.js';
+import type { RunEvent } from './events.js';
 import { checkStillThere } from './image-list.js';
 import { movedIf, withNamesMoved } from './moved.js';
 import type { RunOptions } from './run.js';
-import { checkRunFolder, readBatchNumbers, readRunConfig } from './run-folder.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */

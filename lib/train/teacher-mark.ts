@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { checkDistinctIds } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
-import { studentFile } from './student-file.js';
+import { studentFile } from '../runs/student-file.js';
 
 /** Embeddings that stand for a whole file of them: another encoder changes them all. */
 const rowsKept = 32;

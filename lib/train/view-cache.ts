@@ -11,11 +11,11 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
+import { writeFileAtomically } from '../files/safetensors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
-import { writeFileAtomically } from '../safetensors.js';
+import { viewCacheFile } from '../runs/run-folder.js';
 import type { Batch, Dataset } from './batch.js';
-import { viewCacheFile } from './run-folder.js';
 
 /** What a cache is opened for. */
 export interface ViewCacheOptions {

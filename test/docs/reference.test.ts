@@ -33,7 +33,7 @@ test('docs/formats.md names every key of a student file, every metric and every 
   const keys = [...keysOf('lib/models/student-info.ts', 'StudentInfo'), ...keysOf('lib/native-types.ts', 'SemanticMetrics'), ...keysOf('lib/train/events.ts', 'StepEvent'), ...keysOf('lib/train/events.ts', 'EvaluationEvent')];
   expect(keys.length).toBeGreaterThan(30);
   for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
-  const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/train/run-folder.ts'), 'utf8'))!;
+  const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/runs/run-folder.ts'), 'utf8'))!;
   for (const [, name] of entries.matchAll(/'([^']+)'/gu)) expect(page, name).toContain(`\`${name}`);
 });
 

@@ -2,8 +2,8 @@
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Device } from '../../lib/device.js';
+import { readSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, loadTeacher, modifiedResNet, type Precision } from '../../lib/models/index.js';
-import { readSafetensors } from '../../lib/safetensors.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';

@@ -3,8 +3,8 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { Device } from '../../lib/device.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { initialWeights, modifiedResNet } from '../../lib/models/index.js';
-import { writeSafetensors } from '../../lib/safetensors.js';
 import type { Dataset } from '../../lib/train/batch.js';
 import { randomNormal, randomNumbers } from '../fixtures/random.js';
 

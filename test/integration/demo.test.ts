@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 import { beforeAll, expect, test } from 'vitest';
 import { addonPath } from '../../lib/addon.js';
-import { readSafetensors } from '../../lib/safetensors.js';
+import { readSafetensors } from '../../lib/files/safetensors.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 

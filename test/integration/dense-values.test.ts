@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { openDevice } from '../../lib/device.js';
 import { evaluateDetection, trainDetection } from '../../lib/dense/detection.js';
 import { Detector } from '../../lib/dense/detector.js';
-import { readDense, writeDense } from '../../lib/dense/network-file.js';
 import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
 import { Segmenter } from '../../lib/dense/segmenter.js';
 import { evaluateZeroShotSegmentation } from '../../lib/dense/zero-shot.js';
-import { readStudent, writeStudent } from '../../lib/train/student-file.js';
+import { openDevice } from '../../lib/device.js';
+import { readDense, writeDense } from '../../lib/runs/network-file.js';
+import { readStudent, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { oneStepTrainings, sceneClasses } from './segmentation-fixture.js';
 

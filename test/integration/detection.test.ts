@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openDevice } from '../../lib/device.js';
 import { evaluateDetection, trainDetection, type DetectionEvent } from '../../lib/dense/detection.js';
 import { Detector } from '../../lib/dense/detector.js';
-import { readDense } from '../../lib/dense/network-file.js';
+import { openDevice } from '../../lib/device.js';
+import { readDense } from '../../lib/runs/network-file.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { drawScene, untrainedStudent } from './segmentation-fixture.js';
 

@@ -2,9 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { openDevice } from '../../lib/device.js';
 import { drawnImages, engineEmbeddings } from '../../lib/export/compare.js';
 import { exportStudent, exportTarget } from '../../lib/export/student.js';
-import { openDevice } from '../../lib/device.js';
+import * as safetensors from '../../lib/files/safetensors.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { featureGraph, weightsOf } from '../../lib/models/features.js';
@@ -13,15 +14,14 @@ import type { StudentFamily } from '../../lib/models/students/definition.js';
 import { findStudent } from '../../lib/models/students/registry.js';
 import type { Tool } from '../../lib/models/tools/naming.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
-import * as safetensors from '../../lib/safetensors.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { loadStartWeights } from '../../lib/train/start-weights.js';
-import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
+import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { noteSkip, testPath } from '../shared.js';
 
-vi.mock('../../lib/safetensors.js', { spy: true });
+vi.mock('../../lib/files/safetensors.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -151,7 +151,7 @@ const damage: [string, (tensors: Map<string, safetensors.TensorRecord>) => void]
   ['weights of another layer', (tensors) => tensors.set('layer1.0.conv1.weight', tensors.get('layer1.1.conv1.weight')!)],
 ];
 test.each(damage)('a file with %s is not left behind', async (_, spoil) => {
-  const { encodeSafetensors } = await vi.importActual<typeof safetensors>('../../lib/safetensors.js');
+  const { encodeSafetensors } = await vi.importActual<typeof safetensors>('../../lib/files/safetensors.js');
   vi.mocked(safetensors.encodeSafetensors).mockImplementation((tensors, metadata) => {
     const copy = new Map(tensors);
     spoil(copy);

@@ -3,17 +3,17 @@ import { basename, dirname, join } from 'node:path';
 import { CLIPVisionModelWithProjection, AutoProcessor, env, RawImage } from '@xenova/transformers';
 import { beforeAll, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { openDevice } from '../../lib/device.js';
 import { referenceEmbeddings } from '../../lib/export/compare.js';
 import { readExportSource } from '../../lib/export/source.js';
 import { exportStudent } from '../../lib/export/student.js';
-import { openDevice } from '../../lib/device.js';
+import * as safetensors from '../../lib/files/safetensors.js';
 import { loadTeacher } from '../../lib/models/index.js';
-import * as safetensors from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes, shapeNames } from './train-fixture.js';
 
-vi.mock('../../lib/safetensors.js', { spy: true });
+vi.mock('../../lib/files/safetensors.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -74,7 +74,7 @@ test.each([
   ['text_bank.json', '"embeddings":[[', '"embeddings":[[9,'],
   ['text_bank.json', '{', ''],
 ])('a folder whose %s differs is not left behind', async (file, old, fresh) => {
-  const { writeFileAtomically } = await vi.importActual<typeof safetensors>('../../lib/safetensors.js');
+  const { writeFileAtomically } = await vi.importActual<typeof safetensors>('../../lib/files/safetensors.js');
   let spoilt = false;
   vi.mocked(safetensors.writeFileAtomically).mockImplementation((path, content) => {
     if (basename(path) !== file) return writeFileAtomically(path, content);

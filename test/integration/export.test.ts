@@ -4,15 +4,15 @@ import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { openDevice } from '../../lib/device.js';
 import { defaultOutput, exportStudent, type ExportFormat } from '../../lib/export/student.js';
+import { readSafetensors } from '../../lib/files/safetensors.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { createStudent } from '../../lib/models/student.js';
-import { readSafetensors } from '../../lib/safetensors.js';
+import * as files from '../../lib/runs/student-file.js';
 import { version } from '../../lib/version.js';
-import * as files from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, shapeNames, smallConfig, train, type Outcome } from './train-fixture.js';
 
-vi.mock('../../lib/train/student-file.js', { spy: true });
+vi.mock('../../lib/runs/student-file.js', { spy: true });
 
 const folder = temporaryFolder();
 const run = join(folder, 'run');
@@ -81,7 +81,7 @@ test.each(damage)('a file with %s is not left behind, and an older one stays', a
   const to = join(folder, 'spoilt.safetensors');
   await exportStudent({ from: run, to });
   const before = readFileSync(to);
-  const { writeStudent } = await vi.importActual<typeof files>('../../lib/train/student-file.js');
+  const { writeStudent } = await vi.importActual<typeof files>('../../lib/runs/student-file.js');
   vi.mocked(files.writeStudent).mockImplementation((file, info, weights) => {
     const copy = Object.fromEntries(Object.entries(weights).map(([name, { shape, data }]) => [name, { shape: [...shape], data: data.slice() }]));
     spoil(copy);

@@ -3,7 +3,7 @@ import { chmod, copyFile, cp, mkdir, readFile, stat, writeFile } from 'node:fs/p
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { writeSafetensors } from '../../lib/safetensors.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { ensureBuilt } from '../cli/built.js';
 import { isWanted } from '../devices.js';

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { initialWeights } from '../../lib/models/initialise.js';
 import { studentGraph } from '../../lib/models/student.js';
-import { writeStudent } from '../../lib/train/student-file.js';
+import { writeStudent } from '../../lib/runs/student-file.js';
 import { encodePng } from '../fixtures/png.js';
 import { randomNumbers } from '../fixtures/random.js';
 

@@ -2,11 +2,11 @@ import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'n
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
+import { takeLock } from '../../lib/files/process-lock.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';
-import { takeLock } from '../../lib/process-lock.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { resumeConfig } from '../../lib/train/setup.js';
-import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, smallConfig, train, type Outcome } from './train-fixture.js';
 

@@ -4,11 +4,11 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
 import { LgdError } from '../../lib/errors.js';
+import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
-import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
+import { readRunLog } from '../../lib/runs/run-log.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { prepareRun } from '../../lib/train/setup.js';
-import { readRunLog } from '../../lib/train/run-log.js';
-import { readStudent } from '../../lib/train/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from './train-fixture.js';
 

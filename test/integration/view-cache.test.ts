@@ -2,7 +2,7 @@ import { cp, open, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
-import { readSafetensors, writeSafetensors } from '../../lib/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { bankFromFile } from '../../lib/banks/embeddings-file.js';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
+import { writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 

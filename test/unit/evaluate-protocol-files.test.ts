@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { writeProtocol } from '../../lib/evaluate/protocol-files.js';
-import type { StudentInfo } from '../../lib/train/student-file.js';
+import type { StudentInfo } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 it('lists of images have one a line, whatever their names', async () => {

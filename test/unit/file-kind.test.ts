@@ -1,9 +1,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/file-kind.js';
+import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/files/file-kind.js';
+import { encodeSafetensors } from '../../lib/files/safetensors.js';
 import { encodeOnnx } from '../../lib/onnx-format.js';
-import { encodeSafetensors } from '../../lib/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { inOneLine, joinedLines, wholeLines } from '../../lib/lines.js';
+import { inOneLine, joinedLines, wholeLines } from '../../lib/files/lines.js';
 
 it('lines are joined some thousand at a time', () => {
   const items = Array.from({ length: 20_000 }, (_, i) => `ü${i}`);

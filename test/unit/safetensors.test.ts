@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
-import { SafetensorsReader } from '../../lib/safetensors-reader.js';
-import { bytesOf, encodeSafetensors, halfToFloat, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/safetensors.js';
+import { SafetensorsReader } from '../../lib/files/safetensors-reader.js';
+import { bytesOf, encodeSafetensors, halfToFloat, readSafetensors, writeSafetensors, type TensorRecord } from '../../lib/files/safetensors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();

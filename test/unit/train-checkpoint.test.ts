@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/train/checkpoint.js';
-import { findStudentFile, readStudent } from '../../lib/train/student-file.js';
+import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
+import { findStudentFile, readStudent } from '../../lib/runs/student-file.js';
 
 const size = 3;
 const bank = TextualSemanticsBank.fromEmbeddings(['cat', 'red panda'], Float32Array.of(1, 0, 0, 0, 2, 0), { encoderId: 'test/clip', templates: ['a {}'] });

@@ -3,7 +3,7 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { isPartOf, LineFile, linePaths } from '../../lib/train/line-file.js';
+import { isPartOf, LineFile, linePaths } from '../../lib/files/line-file.js';
 
 let folder: string;
 beforeEach(async () => {

@@ -3,10 +3,10 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { parseConfig } from '../../lib/config.js';
 import type { RunConfig } from '../../lib/config-batch.js';
+import { parseConfig } from '../../lib/config.js';
 import type { LgdError } from '../../lib/errors.js';
-import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/train/run-folder.js';
+import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/runs/run-folder.js';
 
 let root: string;
 let path: string;

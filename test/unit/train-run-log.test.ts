@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { endLine, readRunLog, startLine } from '../../lib/train/run-log.js';
+import { endLine, readRunLog, startLine } from '../../lib/runs/run-log.js';
 
 const device = { name: 'AMD EPYC, 9B14', kind: 'cpu', threads: 2 } as const;
 const start = (step: number) => startLine({ step, lastStep: 40, images: 294, broken: 3, device, version: '0.1.0' });

@@ -10,8 +10,8 @@
  * The footer comes last, so that a file that was not written to its end has none.
  */
 import { LgdError } from '../../errors.js';
+import { decode, encodeSafetensors, parseHeader, type TensorRecord } from '../../files/safetensors.js';
 import type { NativeAddon } from '../../native.js';
-import { decode, encodeSafetensors, parseHeader, type TensorRecord } from '../../safetensors.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage } from '../decode-all.js';
 

@@ -5,7 +5,7 @@
 import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
-import { wholeLines } from '../../lines.js';
+import { wholeLines } from '../../files/lines.js';
 import { headerBytes, type PackEntry } from './format.js';
 
 /** An image of the source: in the pack, or refused for a reason. */

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
+import { loadAddon } from '../../addon.js';
 import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
-import { makeFolder } from '../../make-folder.js';
-import { loadAddon } from '../../addon.js';
+import { makeFolder } from '../../files/make-folder.js';
 import { nextTurn } from '../../turn.js';
 import type { BrokenImage, CacheProgress } from '../decode-all.js';
 import { decoderThreads, tuneForMany } from '../decoders.js';

@@ -1,8 +1,8 @@
 import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
+import { takeLock, tellHolder } from '../../files/process-lock.js';
 import type { NativeAddon } from '../../native.js';
-import { takeLock, tellHolder } from '../../process-lock.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
 import type { PackedImage } from './transcode.js';

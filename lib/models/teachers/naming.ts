@@ -1,6 +1,6 @@
 /** Which tensors of a file the parameters of a tower's graph are made of: the names of OpenAI's CLIP and open_clip, and of Hugging Face transformers. */
 import { LgdError } from '../../errors.js';
-import type { SafetensorsReader } from '../../safetensors-reader.js';
+import type { SafetensorsReader } from '../../files/safetensors-reader.js';
 import type { GraphSpec } from '../graph.js';
 import type { WeightRecord } from '../weights.js';
 

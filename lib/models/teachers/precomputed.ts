@@ -1,8 +1,8 @@
 import { basename, extname } from 'node:path';
 import { checkOptions, type OptionTable } from '../../arguments.js';
-import { LgdError } from '../../errors.js';
-import { headerJson, readSafetensors, writeSafetensors } from '../../safetensors.js';
 import { IdPlaces } from '../../data/image-id.js';
+import { LgdError } from '../../errors.js';
+import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';

@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../../errors.js';
+import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
-import { SafetensorsReader } from '../../safetensors-reader.js';
 import { configFiles } from './model-config.js';
 
 /** The files that may hold a tower's weights, in the order looked for. */

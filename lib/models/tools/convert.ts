@@ -1,9 +1,9 @@
 /** Weights of a student under another tool's names, and back. */
 import { LgdError } from '../../errors.js';
-import type { TensorRecord } from '../../safetensors.js';
+import type { TensorRecord } from '../../files/safetensors.js';
 import type { GraphSpec } from '../graph.js';
-import type { WeightRecord } from '../weights.js';
 import { findStudent, listStudents } from '../students/registry.js';
+import type { WeightRecord } from '../weights.js';
 import { detectron2 } from './detectron2.js';
 import { mmdet, mmseg } from './mm.js';
 import { ownNames, tools, unsupported, type FamilyNamings, type NamedStudent, type Tool, type ToolNaming } from './naming.js';

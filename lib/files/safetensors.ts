@@ -1,11 +1,11 @@
 import { constants } from 'node:buffer';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { checkText } from './arguments.js';
-import { LgdError, systemErrorCode, writeError } from './errors.js';
+import { checkText } from '../arguments.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
 import { uniqueMark } from './temporary-name.js';
-import { nextTurn } from './turn.js';
 
 /** One tensor in memory, row-major. */
 export interface TensorRecord {

@@ -9,15 +9,17 @@ import { lstat, mkdir, open, readFile, readdir, readlink, rename, rm, stat, syml
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
-import type { OnlineState } from '../evaluate/online.js';
-import { makeFolder } from '../make-folder.js';
+import { diskFullError, isDiskFull } from '../files/disk-full.js';
+import { makeFolder } from '../files/make-folder.js';
+import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { uniqueMark } from '../files/temporary-name.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
-import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../safetensors.js';
-import { uniqueMark } from '../temporary-name.js';
 import { version } from '../version.js';
-import { diskFullError, isDiskFull } from './disk-full.js';
 import { readStudent, studentFile, writeStudent, type StudentInfo } from './student-file.js';
+
+/** Everything that the next step of an online probe's classifier depends on. */
+export type OnlineState = Record<'weights' | 'bias' | 'weightsMomentum' | 'biasMomentum', Float32Array>;
 
 /** What a checkpoint holds: all that the next step depends on. */
 export interface CheckpointContent {

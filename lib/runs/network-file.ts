@@ -2,13 +2,13 @@
 import { join } from 'node:path';
 import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { isFolder } from '../folders.js';
+import { isFolder } from '../files/folders.js';
+import { openSafetensors, readSafetensors, writeSafetensors } from '../files/safetensors.js';
+import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
-import type { GraphSpec } from '../models/graph.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import { openSafetensors, readSafetensors, writeSafetensors } from '../safetensors.js';
 import { version } from '../version.js';
 
 /** What a dense network is for. */

@@ -1,4 +1,4 @@
-import { LgdError } from './errors.js';
+import { LgdError } from '../errors.js';
 import { damaged, openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
 
 const floatBytes: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 };

@@ -1,5 +1,4 @@
 /** The text banks a configuration asks for: for training, and for evaluation. */
-import { TextualSemanticsBank } from '../banks/textual.js';
 import { worksWithoutNames, type Config } from '../config.js';
 import type { Device, DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -9,6 +8,7 @@ import { loadTextEncoder } from '../text/load-encoder.js';
 import { CategoryList } from '../text/names.js';
 import { normaliseName } from '../text/spelling.js';
 import { loadTemplates } from '../text/templates.js';
+import { TextualSemanticsBank } from './textual.js';
 
 /** Loads or builds banks; the text tower is loaded once, and only if a bank has to be built. A native one runs on the device given. */
 export class BankSource {

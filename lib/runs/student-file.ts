@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
-import { createStudent, type Student } from '../models/student.js';
+import { readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
+import { createStudent, type Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
-import { readSafetensors, writeSafetensors } from '../safetensors.js';
 import { version } from '../version.js';
 import { groupMembers } from './group-folder.js';
 

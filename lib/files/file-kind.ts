@@ -1,6 +1,6 @@
 /** What a file is, by its first bytes, so that none of another kind is replaced or read by mistake. */
 import { open, stat } from 'node:fs/promises';
-import { LgdError, writeError } from './errors.js';
+import { LgdError, writeError } from '../errors.js';
 
 /** Kinds of files that commands write. */
 export type FileKind = 'safetensors' | 'onnx' | 'report';

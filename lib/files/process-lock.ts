@@ -2,7 +2,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { threadId } from 'node:worker_threads';
-import { systemErrorCode, writeError } from './errors.js';
+import { systemErrorCode, writeError } from '../errors.js';
 
 /** Who holds a lock. */
 export interface LockHolder {

@@ -1,6 +1,6 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { systemErrorCode, writeError } from './errors.js';
+import { systemErrorCode, writeError } from '../errors.js';
 import { isFolder } from './folders.js';
 
 /**

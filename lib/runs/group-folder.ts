@@ -1,8 +1,8 @@
 /** The folder of several students that are trained side by side: config.json, and a run folder for each, by its name. */
 import { rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { studentNames, type Config } from '../config.js';
 import type { RunConfig } from '../config-batch.js';
+import { studentNames, type Config } from '../config.js';
 import { LgdError } from '../errors.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 

@@ -2,14 +2,14 @@
 import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
-import { denseFiles, taskOf, type DenseTask } from '../dense/network-file.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
-import { inOneLine, joinedLines } from '../lines.js';
-import { makeFolder, removeMade } from '../make-folder.js';
-import { takeLock, tellHolder } from '../process-lock.js';
-import { writeFileAtomically } from '../safetensors.js';
-import { uniqueMark } from '../temporary-name.js';
-import { isPartOf, LineFile } from './line-file.js';
+import { isPartOf, LineFile } from '../files/line-file.js';
+import { inOneLine, joinedLines } from '../files/lines.js';
+import { makeFolder, removeMade } from '../files/make-folder.js';
+import { takeLock, tellHolder } from '../files/process-lock.js';
+import { writeFileAtomically } from '../files/safetensors.js';
+import { uniqueMark } from '../files/temporary-name.js';
+import { denseFiles, taskOf, type DenseTask } from './network-file.js';
 
 export const configFile = 'config.json';
 /** Lines for machines, and for people; {@link linePaths} finds the parts of each. */
