@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "graph/program.h"
 
 namespace lgd {
@@ -58,19 +60,20 @@ class GradientPlanner {
   }
 
   // The convolution below reads the join's gradient later, as its own step, so the residual may share the memory only when nothing else
-  // happens to the residual's gradient before that. With stochastic depth the convolution has a gradient of its own.
+  // happens to the residual's gradient before that, and when that step adds nothing to it: in y = x + norm(conv(x)) its kernel still reads
+  // dL/dy of other tiles when it adds to dL/dx. With stochastic depth the convolution has a gradient of its own.
   void plan_join(int i, int own) {
     const Step& step = program_.steps[size_t(i)];
     const Activation& activation = program_.activations[size_t(step.output)];
     if (activation.drop >= 0) plan_.storage[size_t(activation.raw)] = activation.raw;
     if (step.residual < 0) return;
-    bool shared = activation.drop < 0 && touched_between(step.residual, convolution_of(step), i);
+    bool shared = activation.drop < 0 && touched_from(step.residual, convolution_of(step), i);
     plan_.steps[size_t(i)].residual = reach(i, step.residual, false, true, own, shared);
   }
 
-  // Is the gradient of `value` written by a step after `first` and before `last`, or finished there?
-  bool touched_between(int value, int first, int last) const {
-    for (int i = first + 1; i < last; ++i) {
+  // Is the gradient of `value` written by `first` or a step after it and before `last`, or finished there? -1: by any step before `last`.
+  bool touched_from(int value, int first, int last) const {
+    for (int i = std::max(first, 0); i < last; ++i) {
       const Step& step = program_.steps[size_t(i)];
       if (step.residual == value || step.output == value) return true;
       for (const int input : step.inputs)

@@ -7,6 +7,7 @@ import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, 
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
+import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
 import { noteSkip, sharedPath, testPath } from '../shared.js';
 import { digits, inOrder, withEnvironment, wholeError, type Report } from './report.js';
 
@@ -126,6 +127,17 @@ export async function checkTower(report: Report, cpu: Device, cuda: Device): Pro
       const fused = wholeError([await embed(cuda, precision)], [expected]);
       const plain = await withEnvironment({ LGDISTILL_FUSION: 'nodes' }, async () => wholeError([await embed(cuda, precision)], [expected]));
       report.check('networks', `a CLIP ResNet ${precision} as on the CPU, fused and not`, `embeddings ${digits(fused)} and ${digits(plain)}`, fused < limit && plain < limit);
+    });
+  }
+}
+
+/** Where a convolution's kernel reads the gradient that it adds to. */
+export async function checkResiduals(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  for (const [name, resolution, graph] of residualGraphs) {
+    await report.attempt('networks', `a residual around ${name}`, async () => {
+      const [expected, found] = [await residualGradients(cpu, graph, resolution), await residualGradients(cuda, graph, resolution)];
+      const error = wholeError(inOrder(found, expected), inOrder(expected, expected));
+      report.check('networks', `a residual around ${name}`, `gradients ${digits(error)}`, error < 1e-4);
     });
   }
 }

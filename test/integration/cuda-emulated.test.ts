@@ -11,6 +11,7 @@ import { addonPath } from '../../lib/addon.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { measureGoldenStep, readEncoderVectors, relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
+import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 
 // Whole networks on the CUDA kernels, run on the host thread by thread.
@@ -154,6 +155,13 @@ describe('a mean of 2x2 windows, in a forward-only plan', () => {
     const { kernelsForward, error } = await compare(graph, { batch: 3, resolution: 30 }); // maps of 15 and 7 pixels: the last row and column are in no window
     expect(kernelsForward - 4).toBe(kernels);
     expect(error).toBeLessThan(1e-5);
+  });
+});
+
+describe('a training plan', () => {
+  it.each(residualGraphs)('has the gradients of a residual around %s', async (_, resolution, graph) => {
+    const [expected, found] = [await residualGradients(cpu, graph, resolution), await residualGradients(cuda, graph, resolution)];
+    for (const [name, values] of Object.entries(expected)) expect(relativeError(found[name]!, values), name).toBeLessThan(1e-4);
   });
 });
 
