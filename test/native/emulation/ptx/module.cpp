@@ -145,7 +145,9 @@ class Module::Reader {
       end += one.bytes;
       parameters.remove_prefix(std::min(comma + 1, parameters.size()));
     }
-    for (const auto& [name, variable] : shared_) place_shared(variable);
+    const std::string_view body = std::string_view(text_).substr(at_, text_.find(".entry", at_) - at_);
+    for (const auto& [name, variable] : shared_)  // of all kernels of the file: a block gets those that its kernel names
+      if (body.find(name) != std::string_view::npos) place_shared(variable);
     const std::string bounds(until('{'));
     const size_t most = bounds.find(".maxntid");
     unsigned x = 0, y = 1, z = 1;
