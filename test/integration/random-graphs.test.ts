@@ -1,0 +1,44 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openDevice, type Device } from '../../lib/device.js';
+import { CompiledEncoder, Encoder } from '../../lib/models/index.js';
+import { devicesUnderTest } from '../devices.js';
+import { takeStep, wholeError } from '../fixtures/encoder-step.js';
+import { relativeError } from '../fixtures/encoder-vectors.js';
+import { randomGraph } from '../fixtures/random-graph.js';
+import { randomNormal } from '../fixtures/random.js';
+
+// What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
+// LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
+const [first = 1, last = 16] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '').split('..').filter((one) => one !== '').map(Number);
+const seeds = Array.from({ length: last - first + 1 }, (_, i) => first + i);
+const batch = 3;
+const devices = await devicesUnderTest('random graphs');
+let reference: Device;
+beforeAll(async () => { reference = await openDevice('cpu'); });
+afterAll(() => reference.dispose());
+
+async function stepOn(device: Device, seed: number, fusion?: string) {
+  const { graph, resolution, weights } = randomGraph(seed);
+  if (fusion !== undefined) process.env['LGDISTILL_FUSION'] = fusion;
+  try {
+    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
+    encoder.load(weights);
+    return await takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
+  } finally {
+    delete process.env['LGDISTILL_FUSION'];
+  }
+}
+
+describe.each(devices)('random graphs on $name', ({ device }) => {
+  it.each(seeds)('take the step of the plain plan: seed %i', async (seed) => {
+    const [expected, found] = [await stepOn(reference, seed, 'nodes'), await stepOn(device, seed, 'layers')];
+    const errors = {
+      output: relativeError(found.output, expected.output), gradients: wholeError(found.gradients, expected.gradients),
+      statistics: wholeError(found.buffers, expected.buffers), evaluation: relativeError(found.evaluation, expected.evaluation),
+    };
+    if (process.env['SHOW']) console.log(seed, Object.values(errors).map((e) => e.toExponential(1)).join(' '));
+    // A value at the kink of an activation may have another gradient; a wrong kernel's or shared memory's errors were above 0.2.
+    expect(errors.gradients, 'gradients').toBeLessThan(2e-2);
+    for (const what of ['output', 'statistics', 'evaluation'] as const) expect(errors[what], what).toBeLessThan(1e-3);
+  });
+});
