@@ -99,10 +99,10 @@ export async function writeRunConfig(path: string, config: RunConfig): Promise<v
  */
 export async function lockRunFolder(path: string): Promise<() => Promise<void>> {
   const file = join(path, lockFile);
-  const holder = await takeLock(file);
-  if (holder === undefined) return () => rm(file, { force: true });
-  if (holder !== 'another') {
-    const { who, mend } = tellHolder(holder, file, 'another folder');
+  const lock = await takeLock(file);
+  if ('release' in lock) return lock.release;
+  if (lock.holder !== 'another') {
+    const { who, mend } = tellHolder(lock.holder, file, 'another folder');
     throw new LgdError('BAD_CONFIG', `${who} is writing to this run folder.`, { option: 'output', found: path, mend });
   }
   throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: path, mend: 'Choose another folder' });
