@@ -1,5 +1,6 @@
 /** The numbers of a run in one row, and what sets its configuration apart. */
 import { configOptions } from '../config.js';
+import { isObject, optionOf } from '../option-paths.js';
 import type { RunRecord } from './read-run.js';
 
 /** Where a run's seconds went. */
@@ -121,19 +122,8 @@ export function configDifferences(runs: readonly RunRecord[]): OptionRow[] {
   });
 }
 
-/** The value at a dotted path. */
-export function optionOf(config: Readonly<Record<string, unknown>>, path: string): unknown {
-  let value: unknown = config;
-  for (const part of path.split('.')) value = isObject(value) ? value[part] : undefined;
-  return value;
-}
-
 function leavesOf(config: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(config).flatMap(([key, value]) => (isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key]));
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function mean(values: Float64Array): number {
