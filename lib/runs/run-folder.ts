@@ -74,10 +74,9 @@ export async function readRunConfig(path: string): Promise<unknown> {
 }
 
 /** The error where the folder of a segmentation network or a detector is taken for a run's. */
-export function notDistilled(path: string, task: DenseTask | undefined): LgdError {
-  const command = { segmentation: 'segment', detection: 'detect' };
-  const [what, mend] = task === undefined ? ['segmentation or detection', 'segment evaluate or detect evaluate'] : [task, `${command[task]} evaluate`];
-  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${what} was trained into it.`, { mend: `Score that with lgdistill ${mend}` });
+function notDistilled(path: string, task: DenseTask): LgdError {
+  const command = { segmentation: 'segment', detection: 'detect' }[task];
+  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${task} was trained into it.`, { mend: `Score that with lgdistill ${command} evaluate` });
 }
 
 /** Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError BAD_FILE */
