@@ -313,11 +313,11 @@ async function checkFile(path: string, { bytes, sha256 }: { bytes: number; sha25
   const found = await stat(path).catch((cause: unknown) => {
     throw badCheckpoint(path, 'it is missing', cause);
   });
-  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes instead of ${bytes}`);
+  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes, but ${bytes} by its ${manifestFile}`);
   const hash = await hashFile(path).catch((cause: unknown) => {
     throw badCheckpoint(path, `it cannot be read (${(cause as Error).message})`, cause);
   });
-  if (hash !== sha256) throw badCheckpoint(path, 'its content does not match its checksum');
+  if (hash !== sha256) throw badCheckpoint(path, `its content does not match its checksum in ${manifestFile}`);
 }
 
 function badCheckpoint(path: string, why: string, cause?: unknown): LgdError {
