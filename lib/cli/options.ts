@@ -1,12 +1,13 @@
 import { Command, Option } from 'commander';
 import { configOptions, isOfOwnCommand, loadConfigFile, mergeConfig, type Config, type ConfigOption } from '../config.js';
+import { isAmong } from '../option-paths.js';
 
 /** Which rows of the option table a command takes: their dotted paths, whole groups (`evaluate.*`), or all but those of commands with a group of their own. */
 export type OptionFilter = readonly string[] | 'all';
 
 function chosen(filter: OptionFilter): ConfigOption[] {
   if (filter === 'all') return configOptions().filter((row) => !isOfOwnCommand(row));
-  return configOptions().filter(({ path }) => filter.some((entry) => entry === path || (entry.endsWith('.*') && path.startsWith(entry.slice(0, -1)))));
+  return configOptions().filter(({ path }) => isAmong(path, filter));
 }
 
 /**

@@ -2,6 +2,7 @@
  * COCO's mean average precision of boxes, as pycocotools computes it (Lin et al. 2014; its cocoeval.py): ten overlaps from 0.50 to 0.95, precision at 101 recalls, at most
  * 100 detections an image, sizes small (area below 32^2), medium (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
  */
+import { mean } from '../averages.js';
 import type { Annotation, BoxedImages } from '../data/coco.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
@@ -99,11 +100,6 @@ function precisionAt(judged: readonly Judged[], overlap: number, wanted: number)
   }
   return sum / recalls.length;
 }
-
-const mean = (values: readonly (number | null)[]): number | null => {
-  const present = values.filter((value) => value !== null);
-  return present.length === 0 ? null : present.reduce((a, b) => a + b, 0) / present.length;
-};
 
 /** Rows by their label, in their order. */
 function byLabel<Row extends { label: number }>(rows: readonly Row[]): Map<number, Row[]> {

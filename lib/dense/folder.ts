@@ -7,7 +7,7 @@ import { LgdError, writeError } from '../errors.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { WeightRecord } from '../models/weights.js';
 import { clearMembers } from '../runs/group-folder.js';
-import { denseFile, denseFiles, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from '../runs/network-file.js';
+import { denseFile, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from '../runs/network-file.js';
 import { checkRunFolder, clearRunFolder, configFile, lockRunFolder, metricsFile } from '../runs/run-folder.js';
 import { version } from '../version.js';
 import { checkTrained } from './checks.js';
@@ -85,15 +85,14 @@ export class DenseFolder implements AsyncDisposable {
   }
 }
 
-/** Was a dense network trained into this folder? Those of earlier versions say so in the network's file alone. */
+/** Was a dense network trained into this folder? */
 export async function isDenseFolder(path: string): Promise<boolean> {
   const text = await readFile(join(path, configFile), 'utf8').catch(() => '');
   try {
-    if (taskOf(JSON.parse(text)) !== undefined) return true;
+    return taskOf(JSON.parse(text)) !== undefined;
   } catch {
-    // the run's reader says what is wrong with it
+    return false; // the run's reader says what is wrong with it
   }
-  return (await denseFiles(path)).length > 0;
 }
 
 /** Options of the group `dense` that a task does without. */

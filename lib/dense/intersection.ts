@@ -1,4 +1,5 @@
 /** Mean intersection over union, from counts of what each pixel is and what it was taken for. */
+import { mean } from '../averages.js';
 
 /** How well pixels were classified; the means are null where no pixel counts. */
 export interface SegmentationScore {
@@ -51,10 +52,6 @@ export class ConfusionCounts {
       const union = pixels + sum((i) => counts[i * K + k]!) - right;
       return { name, iou: union === 0 ? null : right / union, accuracy: pixels === 0 ? null : right / pixels, pixels };
     });
-    const mean = (values: (number | null)[]) => {
-      const present = values.filter((value) => value !== null);
-      return present.length === 0 ? null : present.reduce((a, b) => a + b, 0) / present.length;
-    };
     const pixels = sum((k) => classes[k]!.pixels);
     return {
       meanIou: mean(classes.map(({ iou }) => iou)),

@@ -1,7 +1,7 @@
 /** The student that a dense network starts from. */
 import { realpath } from 'node:fs/promises';
+import { hashIfReadable } from '../files/hash-file.js';
 import type { WeightRecord } from '../models/weights.js';
-import { hashFile } from '../runs/checkpoint.js';
 import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
 
 export interface StartStudent {
@@ -16,5 +16,5 @@ export interface StartStudent {
 /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL as readStudent */
 export async function readStart(path: string): Promise<StartStudent> {
   const content = await readStudent(await realpath(await findStudentFile(path)));
-  return { ...content, sha256: await hashFile(content.file).catch(() => undefined) };
+  return { ...content, sha256: await hashIfReadable(content.file) };
 }

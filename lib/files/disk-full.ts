@@ -18,12 +18,13 @@ export function isDiskFull(error: unknown): boolean {
  */
 export async function diskFullError(path: string, { run, cause, neededBytes }: { run: string; cause: unknown; neededBytes?: number }): Promise<LgdError> {
   const room = await statfs(dirname(path)).catch(() => undefined);
+  const missing = (neededBytes ?? 0) - (room === undefined ? 0 : room.bavail * room.bsize);
   const facts = [
     ...(room === undefined ? [] : [`${mebibytes(room.bavail * room.bsize)} of its ${mebibytes(room.blocks * room.bsize)} MiB are free`]),
     ...(neededBytes === undefined ? [] : [`${mebibytes(neededBytes)} MiB are needed`]),
   ];
   return new LgdError('NOT_WRITABLE', `cannot write ${path}: the disk is full${facts.length === 0 ? '' : ` (${facts.join(', ')})`}. What was written before is whole.`, {
-    mend: `Free ${neededBytes === undefined ? 'some room' : `${mebibytes(neededBytes)} MiB`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``, cause,
+    mend: `Free ${missing <= 0 ? 'some room' : `${mebibytes(Math.max(missing, 0.1 * 2 ** 20))} MiB${room === undefined ? '' : ' more'}`} on that disk, such as checkpoints of earlier runs, then go on with \`lgdistill resume ${run}\``, cause,
   });
 }
 

@@ -1,40 +1,103 @@
-/** Lock files: one process at a time writes to a place; a lock left by a process that is gone is taken over. */
-import { readFile, rm, writeFile } from 'node:fs/promises';
+/**
+ * Lock files: one process at a time writes to a place; a lock left by a process that is gone is taken over.
+ *
+ * A lock is written under a name of its own and linked into place, so that nobody ever reads a part of one. No two have the same text. One that is there goes in two ways only:
+ * its owner, which lives, removes it; or its owner is gone, and the process that has the turn at it renames another over it. The turn is a lock beside it, named by a hash of
+ * the dead lock's text, so that whoever reads the same dead lock asks for the same turn. With the turn a process reads again what it read: while that is there, it stays, for
+ * all who would replace it wait for this turn; if it is not, somebody had the turn before, and the process begins anew. So a live lock is never removed, whoever is slow at what.
+ * A process that dies with the turn leaves a dead lock in its place, which is taken over in the same way. Once a lock is held, turns and unfinished locks beside it
+ * ({@link besideLock}) have no effect: what they were to replace is not there any more.
+ */
+import { createHash } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { threadId } from 'node:worker_threads';
 import { systemErrorCode, writeError } from '../errors.js';
+import { uniqueMark } from './temporary-name.js';
 
 /** Who holds a lock. */
 export interface LockHolder {
   host: string;
   pid: number;
-  /** Of the process's threads; undefined in locks of earlier versions. */
-  thread?: number;
+  /** Of the process's threads. */
+  thread: number;
 }
 
 interface Lock extends LockHolder {
   started: string | undefined;
+  /** Tells it from every other lock. */
+  mark: string;
+}
+
+/** How long a text that is no lock must stay as it is until it counts as what a power cut left, in milliseconds. */
+const tornAfter = 1000;
+
+/**
+ * Takes a lock file.
+ * @returns what gives it back; else who holds it, or 'another' for a process that takes it right now
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function takeLock(file: string): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
+  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, started: await startTime(process.pid), mark: uniqueMark() };
+  const text = JSON.stringify(own);
+  const unfinished = besideLock(file, own.mark);
+  const isHeld = async () => (await readText(file)) === text;
+  const release = async () => {
+    if (await isHeld()) await rm(file, { force: true });
+  };
+  try {
+    for (let attempt = 0; attempt < 5; attempt++) {
+      await writeFile(unfinished, text);
+      if (await place(unfinished, file, text)) return { release };
+      const found = await readText(file);
+      if (found === text) return { release }; // the network lost the answer, not the link
+      if (found === undefined) continue; // given back meanwhile
+      const holder = parseLock(found);
+      if (holder !== undefined && (await isAlive(holder, own.host))) return { holder };
+      if (holder === undefined && (await changes(file, found))) continue;
+      const turn = await takeLock(besideLock(file, createHash('sha256').update(found).digest('hex').slice(0, 12)));
+      if ('holder' in turn) break;
+      try {
+        if ((await readText(file)) === found) await rename(unfinished, file);
+        if (await isHeld()) return { release };
+      } finally {
+        await turn.release();
+      }
+    }
+    return { holder: 'another' };
+  } catch (cause) {
+    throw writeError(file, cause);
+  } finally {
+    await rm(unfinished, { force: true }).catch(() => undefined);
+  }
+}
+
+/** The path of what stands beside a lock while it is taken, which a kill may leave. @param mark '' for what all of them begin with */
+export function besideLock(file: string, mark: string): string {
+  return join(dirname(file), `.${basename(file).replace(/^\./u, '')}-${mark}`);
 }
 
 /**
- * Takes a lock file. Remove the file to give it back.
- * @returns undefined when it is taken; else who holds it, or 'another' for a process that takes it right now
- * @throws LgdError NOT_WRITABLE
+ * Puts an own lock into an empty place, at one stroke. Where the file system has no links (exFAT, some network mounts) the file is made first and filled then: there a process that
+ * is held up between the two for longer than {@link tornAfter} is taken for dead, and may then believe to hold what another holds.
  */
-export async function takeLock(file: string): Promise<LockHolder | 'another' | undefined> {
-  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, started: await startTime(process.pid) };
-  for (let attempt = 0; attempt < 2; attempt++) {
-    try {
-      await writeFile(file, JSON.stringify(own), { flag: 'wx' });
-      return undefined;
-    } catch (cause) {
-      if (systemErrorCode(cause) !== 'EEXIST') throw writeError(file, cause);
-      const holder = await readLock(file);
-      if (holder !== undefined && (await isAlive(holder, own.host))) return holder;
-      await rm(file, { force: true });
-    }
+async function place(unfinished: string, file: string, text: string): Promise<boolean> {
+  try {
+    await link(unfinished, file);
+    return true;
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'EEXIST') return false;
   }
-  return 'another';
+  try {
+    writeFileSync(file, text, { flag: 'wx' }); // nothing else of this process comes between
+  } catch (cause) {
+    if (systemErrorCode(cause) === 'EEXIST') return false;
+    throw cause;
+  }
+  return (await readText(file)) === text;
 }
 
 /**
@@ -44,16 +107,34 @@ export async function takeLock(file: string): Promise<LockHolder | 'another' | u
 export function tellHolder({ host, pid, thread }: LockHolder, file: string, other: string): { who: string; mend: string } {
   const wait = `Wait for it, or choose ${other}`;
   if (host !== hostname() || pid !== process.pid) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
-  if (thread === undefined || thread === threadId) return { who: `this process itself (process ${pid}, in another call)`, mend: wait };
+  if (thread === threadId) return { who: `this process itself (process ${pid}, in another call)`, mend: wait };
   return { who: `this process itself (process ${pid}, in its thread ${thread})`, mend: `${wait} (remove ${file} if that thread was terminated)` };
 }
 
-async function readLock(file: string): Promise<Lock | undefined> {
+/** undefined: there is none. */
+async function readText(file: string): Promise<string | undefined> {
   try {
-    return JSON.parse(await readFile(file, 'utf8')) as Lock;
-  } catch {
-    return undefined; // torn by a kill, or just gone
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    if (['ENOENT', 'ESTALE'].includes(systemErrorCode(cause) ?? '')) return undefined;
+    throw cause;
   }
+}
+
+/** undefined: the text is no lock. */
+function parseLock(text: string): Lock | undefined {
+  try {
+    const lock = JSON.parse(text) as Partial<Lock> | null;
+    return typeof lock?.host === 'string' && typeof lock.pid === 'number' ? (lock as Lock) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Is a text that is no lock one that is being written? */
+async function changes(file: string, found: string): Promise<boolean> {
+  await sleep(tornAfter);
+  return (await readText(file)) !== found;
 }
 
 async function isAlive({ host, pid, started }: Lock, here: string): Promise<boolean> {
@@ -67,7 +148,8 @@ async function startTime(pid: number): Promise<string | undefined> {
   try {
     const line = await readFile(`/proc/${pid}/stat`, 'utf8');
     return line.slice(line.lastIndexOf(')') + 2).split(' ')[19]; // field 22, counted after the command's closing parenthesis
-  } catch {
-    return undefined;
+  } catch (cause) {
+    if (['ENOENT', 'ESRCH'].includes(systemErrorCode(cause) ?? '')) return undefined;
+    throw cause; // such as too many open files, which says nothing of that process
   }
 }

@@ -8,7 +8,7 @@ import { isFolder } from '../files/folders.js';
 import { linePaths } from '../files/line-file.js';
 import { countParameters, studentGraph } from '../models/index.js';
 import { runFolders } from '../runs/group-folder.js';
-import { configFile, logFile, metricsFile, notDistilled, readRunConfig } from '../runs/run-folder.js';
+import { configFile, logFile, metricsFile, readRunConfig } from '../runs/run-folder.js';
 import { readRunLog, type RunLog } from '../runs/run-log.js';
 import { readStudent, type StudentInfo } from '../runs/student-file.js';
 
@@ -25,7 +25,7 @@ export type StepColumns = Record<StepField, Float64Array>;
 export interface EvaluationPoint {
   step: number;
   epoch: number;
-  /** NaN in runs of versions that did not tell. */
+  /** Milliseconds since 1970. */
   time: number;
   seconds: number;
   student: ZeroShotScore;
@@ -111,7 +111,6 @@ async function readRun(path: string): Promise<RunRecord> {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
   const config = await readRunConfig(path);
-  if (await isDenseFolder(path)) throw notDistilled(path, undefined);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   const metrics = parseMetrics(...(await readParts(path, metricsFile)));
   return {

@@ -6,6 +6,7 @@ import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { writeFileAtomically } from '../files/safetensors.js';
+import { optionOf } from '../option-paths.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { version } from '../version.js';
 import { anchorGallery } from './anchors.js';
@@ -17,7 +18,7 @@ import { renderPage } from './html.js';
 import { mapBanks } from './map.js';
 import { chooseRuns, readRuns, type RunRecord } from './read-run.js';
 import { section, type RunSections } from './section.js';
-import { configDifferences, optionOf, summarise, type RunSummary } from './summary.js';
+import { configDifferences, summarise, type RunSummary } from './summary.js';
 
 export interface ReportOptions {
   /** Run folders. */

@@ -1,5 +1,7 @@
 /** The numbers of a run in one row, and what sets its configuration apart. */
+import { median } from '../averages.js';
 import { configOptions } from '../config.js';
+import { isObject, optionOf } from '../option-paths.js';
 import type { RunRecord } from './read-run.js';
 
 /** Where a run's seconds went. */
@@ -24,7 +26,7 @@ export interface RunSummary {
   steps: number;
   epochs: number;
   seconds: number;
-  /** Median over the lines of metrics. */
+  /** Median over the lines of metrics that tell it. */
   imagesPerSecond: number | undefined;
   /** Mean of the last tenth of the lines. */
   loss: number | undefined;
@@ -47,7 +49,7 @@ export interface RunSummary {
 export function summarise(run: RunRecord): RunSummary {
   const { name, path, config, steps, evaluations, log, student, badLines } = run;
   const best = evaluations.reduce<(typeof evaluations)[number] | undefined>((found, one) => (found === undefined || one.student.top1 > found.student.top1 ? one : found), undefined);
-  const recent = (column: Float64Array) => finite(mean(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
+  const recent = (column: Float64Array) => finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
   const text = (option: string) => String(optionOf(config, option) ?? '');
   const width = student?.info.widthMultiplier ?? 1;
   return {
@@ -121,27 +123,12 @@ export function configDifferences(runs: readonly RunRecord[]): OptionRow[] {
   });
 }
 
-/** The value at a dotted path. */
-export function optionOf(config: Readonly<Record<string, unknown>>, path: string): unknown {
-  let value: unknown = config;
-  for (const part of path.split('.')) value = isObject(value) ? value[part] : undefined;
-  return value;
-}
-
 function leavesOf(config: Readonly<Record<string, unknown>>): string[] {
   return Object.entries(config).flatMap(([key, value]) => (isObject(value) ? Object.keys(value).map((inner) => `${key}.${inner}`) : [key]));
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function mean(values: Float64Array): number {
+function meanOf(values: Float64Array): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function median(values: Float64Array): number {
-  return [...values].filter(Number.isFinite).sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 }
 
 function finite(value: number): number | undefined {

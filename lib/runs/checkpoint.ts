@@ -4,12 +4,12 @@
  * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
  * new checkpoint is whole.
  */
-import { createHash } from 'node:crypto';
 import { lstat, mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
+import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { uniqueMark } from '../files/temporary-name.js';
@@ -313,11 +313,11 @@ async function checkFile(path: string, { bytes, sha256 }: { bytes: number; sha25
   const found = await stat(path).catch((cause: unknown) => {
     throw badCheckpoint(path, 'it is missing', cause);
   });
-  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes instead of ${bytes}`);
+  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes, but ${bytes} by its ${manifestFile}`);
   const hash = await hashFile(path).catch((cause: unknown) => {
     throw badCheckpoint(path, `it cannot be read (${(cause as Error).message})`, cause);
   });
-  if (hash !== sha256) throw badCheckpoint(path, 'its content does not match its checksum');
+  if (hash !== sha256) throw badCheckpoint(path, `its content does not match its checksum in ${manifestFile}`);
 }
 
 function badCheckpoint(path: string, why: string, cause?: unknown): LgdError {
@@ -331,22 +331,6 @@ async function isWhole(folder: string): Promise<boolean> {
 
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(() => true, () => false);
-}
-
-/** SHA-256 of a file. */
-export async function hashFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
-  const file = await open(path, 'r');
-  try {
-    for (;;) {
-      const { bytesRead } = await file.read(piece, 0, piece.length);
-      if (bytesRead === 0) return hash.digest('hex');
-      hash.update(piece.subarray(0, bytesRead));
-    }
-  } finally {
-    await file.close();
-  }
 }
 
 /** Makes renames in a folder last through a power cut. */

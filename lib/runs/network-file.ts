@@ -42,7 +42,7 @@ export async function writeDense(file: string, info: DenseInfo, weights: WeightR
   await writeSafetensors(file, Object.entries(weights), { format, version, dense: JSON.stringify(info) });
 }
 
-/** What the folder's config.json says that it was trained for; undefined for that of a distillation, and of earlier versions. */
+/** What the folder's config.json says that it was trained for; undefined for that of a distillation. */
 export function taskOf(config: unknown): DenseTask | undefined {
   const found = (config as { task?: unknown } | null | undefined)?.task;
   return tasks.find((task) => task === found);

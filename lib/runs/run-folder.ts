@@ -1,12 +1,12 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
 import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
-import { takeLock, tellHolder } from '../files/process-lock.js';
+import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { uniqueMark } from '../files/temporary-name.js';
 import { denseFiles, taskOf, type DenseTask } from './network-file.js';
@@ -23,6 +23,9 @@ const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
 const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
+/** Names of what a process that is killed while it begins leaves. */
+const probePattern = /^\.probe-[0-9a-f]{12}$/u;
+const besideLockNames = basename(besideLock(lockFile, ''));
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
 
 /**
@@ -37,7 +40,7 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
   try {
     await makeFolder(path, made);
     await writeFile(probe, 'x');
-    await rm(probe);
+    await rm(probe, { force: true }); // whoever locks the folder clears probes away, too
     if (links) await symlink('x', probe).catch((cause: unknown) => {
       throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, { option: 'output', found: path, mend: 'Choose a folder on another file system', cause });
     });
@@ -71,10 +74,9 @@ export async function readRunConfig(path: string): Promise<unknown> {
 }
 
 /** The error where the folder of a segmentation network or a detector is taken for a run's. */
-export function notDistilled(path: string, task: DenseTask | undefined): LgdError {
-  const command = { segmentation: 'segment', detection: 'detect' };
-  const [what, mend] = task === undefined ? ['segmentation or detection', 'segment evaluate or detect evaluate'] : [task, `${command[task]} evaluate`];
-  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${what} was trained into it.`, { mend: `Score that with lgdistill ${mend}` });
+function notDistilled(path: string, task: DenseTask): LgdError {
+  const command = { segmentation: 'segment', detection: 'detect' }[task];
+  return new LgdError('FILE_NOT_FOUND', `${path} is not the run folder of a distillation: a network for ${task} was trained into it.`, { mend: `Score that with lgdistill ${command} evaluate` });
 }
 
 /** Batch size and learning rate that a run was begun with; nothing of a folder without a configuration. @throws LgdError BAD_FILE */
@@ -93,16 +95,20 @@ export async function writeRunConfig(path: string, config: RunConfig): Promise<v
 }
 
 /**
- * Locks a run folder against other processes; a lock left by a process that is gone is taken over.
+ * Locks a run folder against other processes; a lock left by a process that is gone is taken over. What one left that was killed while it began is cleared away.
  * @returns what unlocks it
  * @throws LgdError NOT_WRITABLE; BAD_CONFIG when another process is writing to it
  */
 export async function lockRunFolder(path: string): Promise<() => Promise<void>> {
   const file = join(path, lockFile);
-  const holder = await takeLock(file);
-  if (holder === undefined) return () => rm(file, { force: true });
-  if (holder !== 'another') {
-    const { who, mend } = tellHolder(holder, file, 'another folder');
+  const lock = await takeLock(file);
+  if ('release' in lock) {
+    const left = (await readdir(path).catch(() => [])).filter((name) => probePattern.test(name) || name.startsWith(besideLockNames));
+    for (const name of left) await rm(join(path, name), { force: true }).catch(() => undefined);
+    return lock.release;
+  }
+  if (lock.holder !== 'another') {
+    const { who, mend } = tellHolder(lock.holder, file, 'another folder');
     throw new LgdError('BAD_CONFIG', `${who} is writing to this run folder.`, { option: 'output', found: path, mend });
   }
   throw new LgdError('BAD_CONFIG', 'another process is starting in this run folder.', { option: 'output', found: path, mend: 'Choose another folder' });

@@ -29,14 +29,14 @@ export interface RunLog {
   seconds: number;
   /** Times it was started. */
   starts: number;
+  /** Of the last start, as what follows; undefined before the first. */
   images: number | undefined;
   broken: number | undefined;
-  /** Name of the device of the last start; undefined in logs of versions that did not tell. */
   device: string | undefined;
   version: string | undefined;
 }
 
-const startPattern = /^start at step \d+ of \d+, (?<images>\d+) images, (?<broken>\d+) broken ones left out(?:; lgdistill (?<version>\S+) on (?<device>.+))?$/u;
+const startPattern = /^start at step \d+ of \d+, (?<images>\d+) images, (?<broken>\d+) broken ones left out; lgdistill (?<version>\S+) on (?<device>.+)$/u;
 const endPattern = /^(?<outcome>done|interrupted) at step \d+$|^(?<failed>failed): /u;
 
 /** Reads the text of a log.txt; lines that are torn or of another kind are passed over. */

@@ -1,32 +1,43 @@
 /** A run that goes on from a checkpoint: what that keeps of the loop, what the run is held to, and what it says of things that are not as they were. */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import type { Config } from '../config.js';
+import { configOptions, type Config } from '../config.js';
 import type { JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { LgdError } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
+import { hashIfReadable } from '../files/hash-file.js';
 import type { AnyTeacher } from '../models/index.js';
+import { isAmong, optionOf } from '../option-paths.js';
 import type { Manifest } from '../runs/checkpoint.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import type { MonitorState } from './monitor.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
+/** Options that a run may go on with otherwise than before: `lgdistill resume` takes these alone. */
+export const changeable = [
+  'device', 'threads', 'offline', 'names', 'templates', 'textEncoder', 'bank', 'teacher', 'data.train',
+  ...['data', 'train', 'names', 'bank', 'mapping', 'everyEpochs', 'everySteps'].map((name) => `evaluate.${name}`),
+  'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'checkpoint.*', 'log.*',
+];
+
+/** Others that leave the weights as they are; that are checked by what comes of them ({@link heldTo}: `auto` may be spelled out, say); or whose change is told in other words. */
+const ofNoWeight = [
+  'output', 'overwrite', 'allowDuplicates', 'method', 'data.cache', 'data.readAhead', 'data.maxBrokenShare', 'teacherCache.*', 'student.name', 'student.weights', 'train.outlierFactor', 'evaluate.*', 'dense.*',
+];
+
 /** What a checkpoint keeps of the loop. */
 export interface Progress {
   plan: BatchPlanState;
   dataset: string;
-  /** Views of each image that come back; absent in checkpoints of versions that had none. */
-  views?: number;
-  /** `train.accumulate`, which steps and epochs are counted by; absent in checkpoints of versions that did not look at it. */
-  accumulate?: number;
-  /** What decoded plain JPEG files; absent in checkpoints of versions that did not say. */
-  jpegDecoder?: JpegDecoder['name'];
-  /** What computed: the CPU, or a GPU by one kind of dense products; absent in checkpoints of versions that did not say. */
-  computed?: string;
-  /** Absent in checkpoints of versions that did not look at it: then its name alone tells it. */
-  teacher?: TeacherMark;
-  /** {@link markOfFile} of the `student.weights` that the run was started from; absent where it had none, and in checkpoints of versions that did not look at it. */
+  /** Views of each image that come back. */
+  views: number;
+  /** `train.accumulate`, which steps and epochs are counted by. */
+  accumulate: number;
+  /** What decoded plain JPEG files. */
+  jpegDecoder: JpegDecoder['name'];
+  /** What computed: the CPU, or a GPU by one kind of dense products. */
+  computed: string;
+  teacher: TeacherMark;
+  /** SHA-256 of the file of `student.weights` that the run was started from; absent where it had none. */
   startWeights?: string | undefined;
   monitor: MonitorState;
   best: Manifest['best'];
@@ -52,7 +63,6 @@ const heldTo = [
   ['widthMultiplier', 'student.widthMultiplier'],
   ['embeddingSize', 'teacher'],
   ['resolution', 'data.resolution'],
-  ['teacher', 'teacher'],
   ['bankHash', 'bank'],
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
@@ -60,20 +70,20 @@ const heldTo = [
 /** Refuses to go on with another student, teacher, bank or method, other batches a step, or other images. @throws LgdError BAD_CHECKPOINT */
 export function checkContinued({ info, folder }: { info: StudentInfo; folder: string }, progress: Progress, here: Present): void {
   for (const [field, option] of heldTo) {
-    if (here.info[field] === info[field] || (field === 'teacher' && progress.teacher !== undefined)) continue;
+    if (here.info[field] === info[field]) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
   }
   const { accumulate } = here.config.train;
-  if (progress.accumulate !== undefined && progress.accumulate !== accumulate) {
+  if (progress.accumulate !== accumulate) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`, { option: 'train.accumulate', found: accumulate, allowed: String(progress.accumulate), mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run` });
   }
-  if (progress.teacher !== undefined) checkTeacher(folder, progress.teacher, here.teacherMark, here.teacher);
+  checkTeacher(folder, progress.teacher, here.teacherMark, here.teacher);
   if (progress.dataset !== here.images) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with other images.`, { option: 'data.train', mend: 'Resume with the images of that run, none added, removed or broken since' });
   }
-  const [before, views] = [progress.views ?? 0, here.config.teacherCache.views];
-  if (views !== before) {
-    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: views, allowed: String(before), mend: 'Resume with the configuration of that run' });
+  const { views } = here.config.teacherCache;
+  if (views !== progress.views) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: views, allowed: String(progress.views), mend: 'Resume with the configuration of that run' });
   }
 }
 
@@ -85,33 +95,31 @@ export async function remarksOn(progress: Progress, before: Partial<Config> | nu
   const remarks: string[] = [];
   for (const option of ['teacher', 'textEncoder'] as const) {
     const [was, is] = [before?.[option], config[option]];
-    const told = option === 'teacher' && progress.teacher !== undefined ? 'the same one' : 'it must be the same model, which its name alone tells';
+    const told = option === 'teacher' ? 'the same one' : 'it must be the same model, which its name alone tells';
     if (was !== undefined && was !== is) remarks.push(`${option} is ${is} from here on and was ${was}: ${told}`);
   }
   const start = await remarkOnStart(config.student.weights, progress.startWeights);
   if (start !== undefined) remarks.push(start);
-  const { jpegDecoder: decoded = jpegDecoder, computed: ran = computed } = progress;
+  remarks.push(...remarksOnOptions(before, config));
+  const { jpegDecoder: decoded, computed: ran } = progress;
   if (decoded !== jpegDecoder) remarks.push(`JPEG files were decoded by ${decoded} so far and are by ${jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
   if (ran !== computed) remarks.push(`steps were computed on ${ran} so far and are on ${computed} from here on: sums are added in another order, and so the bits will differ`);
   return remarks;
 }
 
+/** Options by which the weights change, and which neither {@link changeable} nor a check has: their new values stand in config.json as if the whole run had had them. */
+function remarksOnOptions(before: Partial<Config> | null | undefined, config: Config): string[] {
+  return configOptions().filter(({ path }) => !isAmong(path, changeable) && !isAmong(path, ofNoWeight)).flatMap(({ path }) => {
+    const [was, is] = [optionOf(before ?? {}, path), optionOf(config, path)];
+    return was === undefined || was === is ? [] : [`${path} is ${String(is)} from here on and was ${String(was)}: config.json has the new value alone`];
+  });
+}
+
 /** The file that a run was started from is not needed any more, but whoever looks for it should know. */
 async function remarkOnStart(file: string | undefined, before: string | undefined): Promise<string | undefined> {
   if (file === undefined) return undefined;
-  const mark = await markOfFile(file);
+  const mark = await hashIfReadable(file);
   if (mark === undefined) return `student.weights ${file} cannot be read any more: the run goes on with the weights of its checkpoint, and needs no others`;
   if (before === undefined || before === mark) return undefined;
   return `student.weights ${file} is not the file that the run was started from: the run goes on with the weights of its checkpoint`;
-}
-
-/** SHA-256 of a file; undefined where it cannot be read. */
-export async function markOfFile(file: string): Promise<string | undefined> {
-  const hash = createHash('sha256');
-  try {
-    for await (const bytes of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(bytes as Buffer);
-  } catch {
-    return undefined;
-  }
-  return hash.digest('hex');
 }

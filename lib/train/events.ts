@@ -32,7 +32,7 @@ export interface StartEvent extends OfStudent {
   batchChoice?: string;
   /** Where the run has few steps, or would have other numbers if it had been told how many images there are: a line that says what to do about it. */
   advice?: string;
-  /** Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left, such as another kind of device, or a file that it was started from and that is gone. A line each. */
+  /** Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left, such as another kind of device, another value of an option that the weights depend on, or a file that it was started from and that is gone. A line each. */
   remarks?: readonly string[];
   /** Device memory in MiB: planned for the parameters and activations of student and teacher, and in use now. The first step adds optimiser state, input and scratch memory. */
   memory: { planned: number; used: number };

@@ -1,6 +1,7 @@
 /** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
 import { freemem } from 'node:os';
 import { checkOptions, type OptionTable } from '../arguments.js';
+import { median } from '../averages.js';
 import { checkFilled } from '../config-batch.js';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
@@ -195,10 +196,6 @@ function partsOf(timings: readonly StepTiming[]): PreflightReport['stages'] {
   const parts = (['data', ...stages] as const).map((stage) => ({ stage, milliseconds: median(timings.map(({ milliseconds }) => milliseconds.get(stage) ?? 0)) }));
   const sum = parts.reduce((total, { milliseconds }) => total + milliseconds, 0);
   return parts.map((part) => ({ ...part, share: part.milliseconds / sum }));
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }
 
 function availableBytes({ device }: Distiller, used: number): number {

@@ -10,6 +10,7 @@ import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
+import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { SemanticMetrics } from '../native.js';
@@ -20,7 +21,7 @@ import type { StudentInfo } from '../runs/student-file.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { BestScore, type Metric } from './best.js';
-import { checkContinued, markOfFile, remarksOn, type Present, type Progress } from './continued.js';
+import { checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course } from './course.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
@@ -38,7 +39,7 @@ export interface RunOptions {
   frozen?: FrozenEvaluation;
   /** What online probes are judged on, with `evaluate.online`. */
   online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. */
+  /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
   /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
   remarks?: readonly string[];
@@ -116,7 +117,7 @@ export class Run {
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
     const { weights } = this.config.student;
-    if (this.#step === 0 && weights !== undefined) this.#startWeights = await markOfFile(weights);
+    if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     const advice = this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
     const remarks = [...(this.course.options.remarks ?? []), ...this.#remarks];

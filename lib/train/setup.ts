@@ -92,7 +92,7 @@ export async function prepareRun(input: ConfigInput | Config, options: PrepareOp
 }
 
 /**
- * The configuration to continue a run with: the one in its folder, with overrides by dotted path on top ({@link mergeConfig}).
+ * The configuration to continue a run with: the one in its folder, with overrides by dotted path on top ({@link mergeConfig}). {@link RunOptions.resume} says what may be overridden.
  * @throws LgdError FILE_NOT_FOUND (not a run folder), BAD_FILE, BAD_CONFIG, BAD_OPTION
  */
 export async function resumeConfig(runFolder: string, overrides: Readonly<Record<string, unknown>> = {}): Promise<Config> {

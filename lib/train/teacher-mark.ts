@@ -46,8 +46,7 @@ export function checkTeacher(folder: string, before: TeacherMark, here: TeacherM
   const otherRow = teacher.kind === 'precomputed'
     ? Object.entries(before.rows ?? {}).find(([image, hash]) => teacher.has(image) && hashRow(teacher, image) !== hash) // an image that is gone may have no embedding any more
     : undefined;
-  // Before there was custom, a caller's own said onnx.
-  const shape = ({ kind, embeddingSize, resolution, mean, std, fingerprint }: TeacherMark) => JSON.stringify([kind === 'custom' ? 'onnx' : kind, embeddingSize, resolution, mean, std, fingerprint]);
+  const shape = ({ kind, embeddingSize, resolution, mean, std, fingerprint }: TeacherMark) => JSON.stringify([kind, embeddingSize, resolution, mean, std, fingerprint]);
   if (shape(before) === shape(here) && otherRow === undefined) return;
   throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another teacher${otherRow === undefined ? '' : `: the embedding of ${otherRow[0]} is not what it was`}.`, {
     option: 'teacher', found: describe(here, before), allowed: describe(before, here),

@@ -43,7 +43,7 @@ describe('wrong usage exits with 2 and says what to do', () => {
   test('resume lists what it takes', async () => {
     const { stderr } = await lgdistill(['resume', 'runs/x', '--train.epochs', '10']);
     expect(stderr).toContain('resume does not take --train.epochs: ');
-    expect(stderr).toContain('Allowed: --device, --threads, --offline, --names, --templates, --text-encoder, --bank, --teacher, --data, --cache-memory, --spill-folder, --max-steps, --evaluate, --evaluate.names, --evaluate.bank, --mapping, --evaluate.train, --evaluate.every-epochs, --checkpoint.every-epochs');
+    expect(stderr).toContain('Allowed: --device, --threads, --offline, --names, --templates, --text-encoder, --bank, --teacher, --data, --cache-memory, --spill-folder, --max-steps, --evaluate, --evaluate.names, --evaluate.bank, --mapping, --evaluate.train, --evaluate.every-epochs, --evaluate.every-steps, --checkpoint.every-epochs');
     expect((await lgdistill(['resume', 'runs/x', '--wings', '2'])).stderr).toContain("unknown option '--wings'");
   });
 

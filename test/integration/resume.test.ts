@@ -296,20 +296,6 @@ describe('the teacher', () => {
     const error = await resumeWith(run, clip, 4).then(() => undefined, (caught: unknown) => caught);
     expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher', message: expect.stringMatching(/Found: "tiny-clip \(native\), .*fingerprint [0-9a-f]{12}"\. Allowed: tiny-clip \(native\), .*fingerprint [0-9a-f]{12}\./u) as unknown });
   });
-
-  it('is told by its name alone where a checkpoint does not say more', async () => {
-    const run = output();
-    await train(quick(run, { train: { maxSteps: 2 } }));
-    const store = await CheckpointStore.open(run);
-    const { folder: last, progress, ...rest } = await store.read('last');
-    expect(progress).toMatchObject({ teacher: { kind: 'precomputed', embeddingSize: 16 } });
-    await rm(last, { recursive: true });
-    await store.write({ ...rest, progress: { ...(progress as object), teacher: undefined } }, { best: null, isBest: false, keep: 2 });
-    const [other, renamed] = [await embeddingsLike(basename(small.teacher), (_, value) => 2 * value), await embeddingsLike('by-name.safetensors', (_, value) => value)];
-    expect(await refusal(run, renamed)).toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacher' });
-    await resumeWith(run, other, 3);
-    expect(await readFile(join(run, 'log.txt'), 'utf8')).toContain(`teacher is ${other} from here on and was ${small.teacher}: it must be the same model`);
-  });
 });
 
 describe('a damaged checkpoint', () => {
@@ -358,17 +344,6 @@ describe('what does not belong to the run', () => {
     const error = await train(await config(), { resume: 'last' }).then(() => undefined, (caught: { code: string; option?: string }) => caught);
     expect(error).toMatchObject({ code: 'BAD_CHECKPOINT', option });
     expect((await readdir(join(run, 'checkpoints'))).sort()).toEqual(before);
-  });
-
-  it('is not looked for where a checkpoint says nothing of batches a step', async () => {
-    const before = output();
-    await train(quick(before, { train: { maxSteps: 2, accumulate: 2 } }));
-    const store = await CheckpointStore.open(before);
-    const { folder: last, progress, ...rest } = await store.read('last');
-    expect(progress).toMatchObject({ accumulate: 2 });
-    await rm(last, { recursive: true });
-    await store.write({ ...rest, progress: { ...(progress as object), accumulate: undefined } }, { best: null, isBest: false, keep: 2 });
-    expect((await train(await resumeConfig(before, { 'train.maxSteps': 3 }), { resume: 'last' })).events.at(-1)).toMatchObject({ type: 'done', step: 3 });
   });
 
   it('is a folder that is no run', async () => {

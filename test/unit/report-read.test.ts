@@ -62,6 +62,12 @@ describe('summarise', () => {
   });
 });
 
+it('the rate of a run is the median of those that its lines tell', async () => {
+  const rates = [null, null, 97, 105, 93].map((imagesPerSecond, i) => step(i + 1, { imagesPerSecond }));
+  const [some, one] = await readRuns([await makeRun('rates', {}, rates.join('\n')), await makeRun('rate', {}, rates.slice(0, 3).join('\n'))]);
+  expect([summarise(some!).imagesPerSecond, summarise(one!).imagesPerSecond]).toEqual([97, 97]);
+});
+
 describe('configDifferences', () => {
   it('compares one run with the defaults, several with each other', async () => {
     const runs = await readRuns([await makeRun('one', { seed: 3, output: 'x', loss: { alpha: 0.5 }, older: 1 }, ''), await makeRun('two', { seed: 3, output: 'y', loss: { alpha: 0.25 } }, '')]);

@@ -134,6 +134,8 @@ describe('a damaged checkpoint', () => {
       bytes[bytes.length - 1]! ^= 1;
       await writeFile(path, bytes);
     }],
+    ['a flipped bit of the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="sha256": ")./u, (digit) => (digit === '0' ? '1' : '0')))],
+    ['a flipped bit of a size in the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="bytes": )./u, (digit) => (digit === '1' ? '3' : '1')))],
     ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
     ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
     ['a manifest of something else', 'manifest.json', async (path) => writeFile(path, '{"format": "other", "files": {}}')],

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { threadId } from 'node:worker_threads';
@@ -133,6 +133,15 @@ describe('RunFolder', () => {
     await (await RunFolder.open(path, config, { resume: true })).close();
     await writeFile(join(path, 'run.lock'), JSON.stringify({ host: 'elsewhere', pid: 1, started: '1' }));
     await expect(RunFolder.open(path, config, { resume: true })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  });
+
+  it('clears away what a process left that was killed while it began, and nothing else', async () => {
+    await mkdir(path);
+    for (const name of ['.probe-0123456789ab', '.run.lock-0123456789ab', '.run.lock-0123456789ab-ba9876543210', '.notes', '.probe-mine']) await writeFile(join(path, name), 'x');
+    await symlink('x', join(path, '.probe-ba9876543210'));
+    const folder = await RunFolder.open(path, config, { resume: true });
+    expect((await readdir(path)).filter((name) => name.startsWith('.')).sort()).toEqual(['.notes', '.probe-mine']);
+    await folder.close();
   });
 
   it('says which call or thread of this process is in the folder', async () => {

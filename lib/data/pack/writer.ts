@@ -39,7 +39,7 @@ export class PackWriter {
   #syncedAt = performance.now();
   #syncedEnd: number;
 
-  private constructor(readonly path: string, readonly options: PackWriterOptions, readonly file: FileHandle, readonly journal: Journal, state: JournalState) {
+  private constructor(readonly path: string, readonly options: PackWriterOptions, readonly file: FileHandle, readonly journal: Journal, readonly unlock: () => Promise<void>, state: JournalState) {
     this.#entries = state.entries;
     this.#refused = state.refused;
     this.#next = state.next;
@@ -52,7 +52,7 @@ export class PackWriter {
    */
   static async open(path: string, recipe: PackRecipe, options: PackWriterOptions): Promise<PackWriter> {
     const { task, overwrite, checksum } = options;
-    await lock(path);
+    const unlock = await lockPack(path);
     try {
       const isThere = (await stat(path).catch(() => undefined)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
@@ -60,9 +60,9 @@ export class PackWriter {
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
-      return new PackWriter(path, options, file, journal, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
+      return new PackWriter(path, options, file, journal, unlock, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
     } catch (error) {
-      await rm(lockOf(path), { force: true });
+      await unlock();
       throw error instanceof LgdError ? error : writeError(path, error);
     }
   }
@@ -135,7 +135,7 @@ export class PackWriter {
   async close(): Promise<void> {
     await this.file.close();
     await this.journal.close();
-    await rm(lockOf(this.path), { force: true });
+    await this.unlock();
   }
 
   async #writeWhenDue(): Promise<void> {
@@ -161,9 +161,11 @@ const partOf = (path: string) => `${path}.part`;
 const journalOf = (path: string) => `${path}.journal`;
 const lockOf = (path: string) => `${path}.lock`;
 
-async function lock(path: string): Promise<void> {
-  const holder = await takeLock(lockOf(path));
-  if (holder === undefined) return;
+/** @returns what unlocks it */
+async function lockPack(path: string): Promise<() => Promise<void>> {
+  const lock = await takeLock(lockOf(path));
+  if ('release' in lock) return lock.release;
+  const { holder } = lock;
   const { who, mend } = holder === 'another' ? { who: 'another process', mend: 'Choose another file' } : tellHolder(holder, lockOf(path), 'another file');
   throw new LgdError('BAD_CONFIG', `${who} is writing this pack.`, { option: 'output', found: path, mend });
 }

@@ -1,0 +1,41 @@
+/** Takes locks in a process of its own, as its parent's messages say; answers each. */
+import { mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from 'node:fs';
+import { takeLock } from '../../lib/files/process-lock.js';
+
+export type LockMessage =
+  /** Take the lock at a moment; answers whether it is held. */
+  | { type: 'take'; file: string; at: number }
+  /** Take it again and again until a moment, and give it back or leave it as a process that died would; answers how often it was held, and how often another held it, too. */
+  | { type: 'churn'; file: string; until: number };
+
+process.on('message', (message: LockMessage) => {
+  void (message.type === 'take' ? take(message) : churn(message)).then((answer) => process.send!(answer));
+});
+
+async function take({ file, at }: { file: string; at: number }): Promise<boolean> {
+  while (Date.now() < at); // all begin within a fraction of a millisecond
+  return 'release' in (await takeLock(file));
+}
+
+async function churn({ file, until }: { file: string; until: number }): Promise<{ held: number; together: number }> {
+  const [inside, copy] = [`${file}.inside`, `${file}.${process.pid}`];
+  const count = { held: 0, together: 0 };
+  while (Date.now() < until) {
+    const lock = await takeLock(file);
+    if (!('release' in lock)) continue;
+    count.held++;
+    try {
+      mkdirSync(inside);
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * 2));
+      rmdirSync(inside);
+      if (Math.random() < 0.5) await lock.release();
+      else {
+        writeFileSync(copy, JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), started: '1' })); // an earlier process of this number
+        renameSync(copy, file);
+      }
+    } catch {
+      count.together++; // another made the folder, removed it, or took the lock
+    }
+  }
+  return count;
+}
