@@ -57,12 +57,14 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
-// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; the driver must know such edges, too (12.3).
+// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; toolkit and driver must know such edges of graphs,
+// too (12.3).
+constexpr int programmatic_edges = 12030;
 bool has_programmatic_launches(int index) {
-  static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90");
+  static const bool built = CUDART_VERSION >= programmatic_edges && std::strstr(LGD_CUDA_ARCHITECTURES, "90");
   int major = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
-  return built && major == 9 && driver_version() >= 12030;
+  return built && major == 9 && driver_version() >= programmatic_edges;
 }
 
 Card card(int index) {
@@ -249,6 +251,7 @@ cudaMemsetParams zero_node(const Work& work) {
 
 }  // namespace
 
+#if CUDART_VERSION >= 12030
 static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaGraphNode_t to) {
   cudaGraphEdgeData edge{};
   edge.from_port = cudaGraphKernelNodePortProgrammatic;
@@ -259,6 +262,9 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
   LGD_CUDA(cudaGraphAddDependencies_v2(graph, &from, &to, &edge, 1));
 #endif
 }
+#else
+static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build has no programmatic launches: its CUDA toolkit is older than 12.3"}); }
+#endif
 
 void* build_graph(const Tape& tape, bool programmatic) {
   auto built = std::make_unique<BuiltGraph>();
