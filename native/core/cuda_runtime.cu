@@ -7,6 +7,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -57,12 +59,14 @@ bool has_warpgroups(int index) {
   return built && major == 9 && minor == 0;
 }
 
-// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; the driver must know such edges, too (12.3).
+// Kernels wait for those before them (wait_for_inputs()) in code for 9.0 alone, which other cards do not run; toolkit and driver must know such edges of graphs,
+// too (12.3).
+constexpr int programmatic_edges = 12030;
 bool has_programmatic_launches(int index) {
-  static const bool built = std::strstr(LGD_CUDA_ARCHITECTURES, "90");
+  static const bool built = CUDART_VERSION >= programmatic_edges && std::strstr(LGD_CUDA_ARCHITECTURES, "90");
   int major = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
-  return built && major == 9 && driver_version() >= 12030;
+  return built && major == 9 && driver_version() >= programmatic_edges;
 }
 
 Card card(int index) {
@@ -108,26 +112,45 @@ void* allocate(size_t bytes) {
 
 void release(void* pointer) noexcept { cudaFree(pointer); }
 
-// $LGDISTILL_CARVEOUT=0 leaves the division of a multiprocessor's memory to the driver: a kernel that asks for another one than its neighbours may have to wait for their end.
-static bool divides_memory() {
-  static const bool wanted = [] {
+// Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not divided anew while blocks run there: a kernel that asks
+// for another division than its neighbours may have to wait for their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"),
+// there is one division for all kernels, those with little shared memory, too ("all"): shared memory as far as it goes, what the kernels with most of it need.
+enum class Division { by_kernels, by_driver, one_for_all };
+static Division division() {
+  static const Division wanted = [] {
     const char* const text = std::getenv("LGDISTILL_CARVEOUT");
-    return !(text && std::strcmp(text, "0") == 0);
+    const std::string_view value = text ? text : "";
+    return value == "0" ? Division::by_driver : value == "all" ? Division::one_for_all : Division::by_kernels;
   }();
   return wanted;
 }
 
-// A multiprocessor divides its memory between shared memory and level-1 cache. Copies mostly pass that by, and it may have what is left; but where it
-// serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths, which the driver rounds to what the card can.
+// Copies mostly pass level-1 cache by, and it may have what is left; but where it serves, these blocks take what they need (and 1 KiB each, the system's), in hundredths,
+// which the driver rounds to what the card can.
 static int carveout_of(int device, size_t bytes, int blocks) {
-  if (blocks <= 0) return cudaSharedmemCarveoutMaxShared;
+  if (blocks <= 0 || division() == Division::one_for_all) return cudaSharedmemCarveoutMaxShared;
   int all = 0;
   LGD_CUDA(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
   return int(std::min<size_t>(100, (size_t(blocks) * (bytes + 1024) * 100 + size_t(all) - 1) / size_t(all)));
 }
 
+static void prefer_carveout(const void* kernel, int percent) { LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent)); }
+
+// Before a kernel's first launch, or before it becomes a node of a graph. Mutexes and maps here are never destroyed: a device's thread may still launch while the
+// process exits.
+static void prefer_for_all(const void* kernel) {
+  if (division() != Division::one_for_all) return;
+  static std::mutex& mutex = *new std::mutex;
+  static auto& preferred = *new std::set<std::pair<int, const void*>>;
+  int device = 0;
+  LGD_CUDA(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  if (preferred.contains({device, kernel})) return;
+  prefer_carveout(kernel, cudaSharedmemCarveoutMaxShared);
+  preferred.insert({device, kernel});
+}
+
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
-  // Never destroyed: a device's thread may still launch while the process exits.
   static std::mutex& mutex = *new std::mutex;
   static auto& allowed = *new std::map<std::pair<int, const void*>, size_t>;
   int device = 0;
@@ -136,13 +159,14 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  if (divides_memory()) LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout_of(device, bytes, blocks)));
+  if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }
 
 int resident_blocks(const void* kernel, int threads, size_t shared) {
   static std::mutex& mutex = *new std::mutex;
   static auto& known = *new std::map<std::tuple<int, const void*, int, size_t>, int>;
+  prefer_for_all(kernel);
   int device = 0;
   LGD_CUDA(cudaGetDevice(&device));
   const std::lock_guard lock(mutex);
@@ -200,6 +224,7 @@ void run(const Work& work, void* stream) {
   switch (work.kind) {
     case Work::Kind::kernel: {
       const Launch& launch = work.launch;
+      prefer_for_all(launch.kernel);
       ArgumentList arguments(launch);
       return check_launch(cudaLaunchKernel(launch.kernel, dim3_of(launch.grid), dim3_of(launch.block), arguments.pointers, launch.shared_bytes, as_stream(stream)), launch);
     }
@@ -249,6 +274,7 @@ cudaMemsetParams zero_node(const Work& work) {
 
 }  // namespace
 
+#if CUDART_VERSION >= 12030
 static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaGraphNode_t to) {
   cudaGraphEdgeData edge{};
   edge.from_port = cudaGraphKernelNodePortProgrammatic;
@@ -259,6 +285,9 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
   LGD_CUDA(cudaGraphAddDependencies_v2(graph, &from, &to, &edge, 1));
 #endif
 }
+#else
+static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build has no programmatic launches: its CUDA toolkit is older than 12.3"}); }
+#endif
 
 void* build_graph(const Tape& tape, bool programmatic) {
   auto built = std::make_unique<BuiltGraph>();
@@ -274,6 +303,7 @@ void* build_graph(const Tape& tape, bool programmatic) {
     cudaGraphNode_t& node = built->nodes.emplace_back();
     switch (work.kind) {
       case Work::Kind::kernel: {
+        prefer_for_all(work.launch.kernel);
         ArgumentList arguments(work.launch);
         const cudaKernelNodeParams made = kernel_node(work.launch, arguments);
         check_launch(cudaGraphAddKernelNode(&node, built->graph, before.data(), before.size(), &made), work.launch);

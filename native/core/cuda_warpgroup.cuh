@@ -17,13 +17,14 @@ constexpr bool has_warpgroup_products = false;  // such kernels are never launch
 #define LGD_WARPGROUP_ASM(...)
 #endif
 
-// Which 16-byte pieces of shared memory are exchanged for others, by address: b64: bits 4-5 ^= 7-8; b128: bits 4-6 ^= 7-9.
+// The swizzle mode of a descriptor: which 16-byte pieces of shared memory are exchanged for others, by address. b64: bits 4-5 ^= 7-8; b128: bits 4-6 ^= 7-9.
 enum class Swizzle : uint64_t { b128 = 1, b64 = 2 };
 
-// A matrix in shared memory as the instructions take it (PTX ISA, "Matrix Descriptor Format"). Groups of eight rows (of eight k, where k is
-// outer) lie `stride` bytes apart, and pieces of 64 rows, where k is outer, `leading` bytes.
-__device__ __forceinline__ uint64_t shared_matrix(const void* first, Swizzle swizzle, uint32_t stride, uint32_t leading) {
-  return uint64_t(swizzle) << 62 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16 | (shared_address(first) & 0x3ffff) >> 4;
+// A matrix in shared memory as the instructions take it, with the names of the PTX ISA, "Matrix Descriptor Format": bits 0-13 the start address, 16-29 the leading
+// dimension byte offset, 32-45 the stride dimension byte offset, each divided by 16; 62-63 the swizzle mode; no base offset (49-51), since tiles begin where the
+// swizzle's pattern does. Here groups of eight rows (of eight k, where k is outer) lie the stride offset apart, and pieces of 64 rows, where k is outer, the leading one.
+__device__ __forceinline__ uint64_t shared_matrix(const void* start, Swizzle swizzle_mode, uint32_t stride_byte_offset, uint32_t leading_byte_offset) {
+  return uint64_t(swizzle_mode) << 62 | uint64_t(stride_byte_offset >> 4) << 32 | uint64_t(leading_byte_offset >> 4) << 16 | (shared_address(start) & 0x3ffff) >> 4;
 }
 
 // What is added to a matrix for one that begins so many bytes behind it.

@@ -6,7 +6,7 @@ namespace lgd {
 
 inline bool use_warpgroups(const Context& ctx) { return ctx.warpgroups; }
 
-// Forms products by warps and twice by warpgroups, in tiles of both widths, with operands of either order, stored and made on the way. Returns the largest
+// Forms products by warps and twice by warpgroups, in every tile of theirs, with operands of either order, stored, made on the way and gathered. Returns the largest
 // |by warpgroups - by warps| / |by warps|, as norms of whole results: both round alike, so more than a rounding of bfloat16 (2^-8) is a fault.
 // DEVICE_UNAVAILABLE where the device has none; DEVICE_ERROR if two runs differ. On the device's thread; waits.
 double warpgroup_difference(Context& ctx);

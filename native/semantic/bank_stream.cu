@@ -24,9 +24,8 @@ namespace {
 
 using namespace products;
 using Sums = StreamMemory::Sums;
-using T = Large;
-constexpr int images = T::BM / 2;  // of a tile
-static_assert(T::BN == stream_columns);
+constexpr int images = Large::BM / 2;  // of a tile
+static_assert(Large::BN == stream_columns);
 
 __device__ Sums no_sums() {
   const Candidate none = no_candidate();
@@ -74,10 +73,10 @@ int blocks_at_once(const Context& device);
 // As many blocks as run at once, shared by the parts by their size: on a card, the order of sums depends on the shape only.
 Shares shares_of(const Context& device, const ScoreProduct& product, const Softmax& softmax) {
   const int64_t counts[2] = {softmax.textual, softmax.total - softmax.textual}, begins[2] = {0, softmax.textual};
-  const int blocks = std::max(1, blocks_at_once(device) / tiles_of(product.batch, images)), all = tiles_of(counts[0], T::BN) + tiles_of(counts[1], T::BN);
+  const int blocks = std::max(1, blocks_at_once(device) / tiles_of(product.batch, images)), all = tiles_of(counts[0], Large::BN) + tiles_of(counts[1], Large::BN);
   Shares shares;
   for (int part = 0; part < 2; ++part) {
-    const int tiles = tiles_of(counts[part], T::BN);
+    const int tiles = tiles_of(counts[part], Large::BN);
     const int splits = tiles == 0 ? 0 : std::clamp(int(int64_t(blocks) * tiles / all), 1, tiles);
     shares.part[part] = {begins[part], int(counts[part]), tiles, splits == 0 ? 0 : tiles_of(tiles, tiles_of(tiles, splits))};  // none without a tile
   }
@@ -101,8 +100,8 @@ struct RowScores {
 
 // The sums of one row over a tile, given to its four lanes; columns from `count` on do not exist.
 template <class Row>
-__device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int first, int count, const Softmax& args) {
-  constexpr int values = 2 * T::NI;
+__device__ __forceinline__ Sums row_sums(const Row& row, const Warp<Large>& at, int first, int count, const Softmax& args) {
+  constexpr int values = 2 * Large::NI;
   Candidate s_first = no_candidate(), t_first = no_candidate();
 #pragma unroll
   for (int e = 0; e < values; ++e) {
@@ -138,13 +137,13 @@ __device__ __forceinline__ Sums row_sums(const Row& row, const Warp<T>& at, int 
 
 // Grid: tiles of images, shares of the columns. Of the four rows that a quad of lanes shares each lane keeps the running sums of one, in
 // registers: beside the stages nothing but the tile's results has to fit shared memory, and the stages are free by then.
-__global__ void __launch_bounds__(T::threads, T::resident)
+__global__ void __launch_bounds__(Large::threads, Large::resident)
     stream_sums_kernel(const __grid_constant__ ScoreFeed problem, const __grid_constant__ Softmax args, const __grid_constant__ Shares shares,
                        Sums* partial) {
   wait_for_inputs();
-  static_assert(T::MI == 4);  // as many rows as lanes: 16 students beside their teachers, and again, each in two halves
+  static_assert(Large::MI == 4);  // as many rows as lanes: 16 students beside their teachers, and again, each in two halves
   LGD_DYNAMIC_SHARED(f16, shared);
-  const Warp<T> at;
+  const Warp<Large> at;
   const bool is_visual = int(blockIdx.y) >= shares.part[0].splits;
   const Share& share = shares.part[is_visual];
   const int split = int(blockIdx.y) - (is_visual ? shares.part[0].splits : 0), each = (share.tiles + share.splits - 1) / share.splits;
@@ -153,29 +152,29 @@ __global__ void __launch_bounds__(T::threads, T::resident)
   feed.anchors += share.begin * feed.stride;
   feed.anchor_count = share.count;
   feed.image = int(blockIdx.x) * images;
-  feed.first_anchor = first_tile * T::BN;
-  feed.tile_anchors = T::BN;
+  feed.first_anchor = first_tile * Large::BN;
+  feed.tile_anchors = Large::BN;
   Sums running = no_sums();
-  run<T, false>(feed, tiles, feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
+  run<Large, false>(feed, tiles, feed.steps(), shared, at, [&](const float (&acc)[Large::MI][Large::NI][4], int tile) {
     Sums mine = no_sums();
 #pragma unroll
-    for (int i = 0; i < T::MI; i += 2)
+    for (int i = 0; i < Large::MI; i += 2)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const Sums sums = row_sums(RowScores<T::MI, T::NI>{acc, i, half}, at, feed.first_anchor + tile * T::BN, share.count, args);
+        const Sums sums = row_sums(RowScores<Large::MI, Large::NI>{acc, i, half}, at, feed.first_anchor + tile * Large::BN, share.count, args);
         if (at.lane % 4 == i + half) mine = sums;
       }
     running = merged(running, mine, args);
   });
   Sums* columns = reinterpret_cast<Sums*>(shared);  // [WN][images]
-  static_assert(T::WN * images * sizeof(Sums) <= stage_bytes<T>());
+  static_assert(Large::WN * images * sizeof(Sums) <= stage_bytes<Large>());
   __syncthreads();  // the last step of the last tile is multiplied
   const int row = at.row_of(at.lane % 4 / 2 * 2, at.lane % 2);
-  columns[at.column / T::TN * images + row / 32 * 16 + row % 16] = running;
+  columns[at.column / Large::TN * images + row / 32 * 16 + row % 16] = running;
   __syncthreads();
-  for (int local = threadIdx.x; local < images && feed.image + local < feed.batch; local += T::threads) {
+  for (int local = threadIdx.x; local < images && feed.image + local < feed.batch; local += Large::threads) {
     Sums sums = columns[local];
-    for (int column = 1; column < T::WN; ++column) sums = merged(sums, columns[column * images + local], args);
+    for (int column = 1; column < Large::WN; ++column) sums = merged(sums, columns[column * images + local], args);
     partial[int64_t(blockIdx.y) * feed.batch + feed.image + local] = sums;
   }
 }
@@ -255,27 +254,27 @@ int tiles_a_block(const Context& device, int64_t image_tiles, int tiles) {
 }
 
 // weights[image, column] = e_s weight / Z_S - e_t weight / Z_T. Grid: tiles of images, `each` tiles of columns.
-__global__ void __launch_bounds__(T::threads, T::resident)
+__global__ void __launch_bounds__(Large::threads, Large::resident)
     stream_weights_kernel(const __grid_constant__ ScoreFeed problem, int each, float student_factor, float teacher_factor, const float4* factors,
                           f16* weights, int64_t weight_stride) {
   wait_for_inputs();
   LGD_DYNAMIC_SHARED(f16, shared);
-  const Warp<T> at;
-  const int first_tile = int(blockIdx.y) * each, all = (problem.anchor_count + T::BN - 1) / T::BN;
+  const Warp<Large> at;
+  const int first_tile = int(blockIdx.y) * each, all = (problem.anchor_count + Large::BN - 1) / Large::BN;
   ScoreFeed feed = problem;
   feed.image = int(blockIdx.x) * images;
-  feed.first_anchor = first_tile * T::BN;
-  feed.tile_anchors = T::BN;
-  run<T, false>(feed, min(each, all - first_tile), feed.steps(), shared, at, [&](const float (&acc)[T::MI][T::NI][4], int tile) {
-    const int first = feed.first_anchor + tile * T::BN;
+  feed.first_anchor = first_tile * Large::BN;
+  feed.tile_anchors = Large::BN;
+  run<Large, false>(feed, min(each, all - first_tile), feed.steps(), shared, at, [&](const float (&acc)[Large::MI][Large::NI][4], int tile) {
+    const int first = feed.first_anchor + tile * Large::BN;
 #pragma unroll
-    for (int i = 0; i < T::MI; i += 2)
+    for (int i = 0; i < Large::MI; i += 2)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = at.row_of(i, half);
         const int image = feed.image + r / 32 * 16 + r % 16;
         if (image >= feed.batch) continue;
-        const RowScores<T::MI, T::NI> row = {acc, i, half};
+        const RowScores<Large::MI, Large::NI> row = {acc, i, half};
         const float4 factor = factors[image];
         const auto weight = [&](int e) {
           if (first + at.column_of(e / 2) + e % 2 >= feed.anchor_count) return 0.f;
@@ -283,14 +282,14 @@ __global__ void __launch_bounds__(T::threads, T::resident)
         };
         f16* to = weights + int64_t(image) * weight_stride + first;
 #pragma unroll
-        for (int j = 0; j < T::NI; ++j) store_as<uint32_t>(to + at.column_of(j), pair_of(weight(2 * j), weight(2 * j + 1)));
+        for (int j = 0; j < Large::NI; ++j) store_as<uint32_t>(to + at.column_of(j), pair_of(weight(2 * j), weight(2 * j + 1)));
       }
   });
 }
 
 int blocks_at_once(const Context& device) {
-  allow_shared_memory(&stream_sums_kernel, stage_bytes<T>());
-  return device.card.multiprocessors * resident_blocks(&stream_sums_kernel, T::threads, stage_bytes<T>(), T::resident);
+  allow_shared_memory(&stream_sums_kernel, stage_bytes<Large>());
+  return device.card.multiprocessors * resident_blocks(&stream_sums_kernel, Large::threads, stage_bytes<Large>(), Large::resident);
 }
 
 }  // namespace
@@ -306,7 +305,7 @@ StreamMemory stream_memory(const Context& device, Carver& carver, const ScorePro
 void stream_softmax(Context& device, const ScoreProduct& product, const Softmax& softmax, const StreamMemory& memory) {
   const Shares shares = shares_of(device, product, softmax);
   const dim3 grid(unsigned(tiles_of(product.batch, images)), unsigned(shares.part[0].splits + shares.part[1].splits));
-  if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, T::threads, stage_bytes<T>(), feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
+  if (grid.y > 0) LGD_LAUNCH(device, stream_sums_kernel, grid, Large::threads, stage_bytes<Large>(), feed_of(product, 0, product.anchor_count), softmax, shares, memory.partial);
   LGD_LAUNCH(device, merge_kernel, blocks_for(product.batch, reduce_warps), reduce_threads, 0, softmax, shares, memory.partial, memory.factors);
 }
 
@@ -314,10 +313,10 @@ void stream_weights(Context& device, const ScoreProduct& product, const Softmax&
                     f16* weights, int64_t weight_stride) {
   const ScoreFeed feed = feed_of(product, begin, count);
   const float4* factors = memory.factors + (begin >= softmax.textual ? product.batch : 0);
-  allow_shared_memory(&stream_weights_kernel, stage_bytes<T>());
-  const int image_tiles = tiles_of(product.batch, images), tiles = tiles_of(count, T::BN), each = tiles_a_block(device, image_tiles, tiles);
+  allow_shared_memory(&stream_weights_kernel, stage_bytes<Large>());
+  const int image_tiles = tiles_of(product.batch, images), tiles = tiles_of(count, Large::BN), each = tiles_a_block(device, image_tiles, tiles);
   const dim3 grid(unsigned(image_tiles), unsigned(tiles_of(tiles, each)));
-  LGD_LAUNCH(device, stream_weights_kernel, grid, T::threads, stage_bytes<T>(), feed, each, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
+  LGD_LAUNCH(device, stream_weights_kernel, grid, Large::threads, stage_bytes<Large>(), feed, each, softmax.student_factor, softmax.teacher_factor, factors, weights, weight_stride);
 }
 
 }  // namespace lgd::loss_cuda

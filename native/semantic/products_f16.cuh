@@ -3,7 +3,8 @@
 // Operands come by cp.async, 16 bytes at a time, `stages` steps of 64 deep; the sequence of steps runs on over the tiles of a block, so
 // that the copies of the next tile start while the last one is still multiplied and finished. Shared rows are 128 bytes or more and
 // XOR-swizzled in 16-byte chunks, so that ldmatrix touches every bank once.
-// Limits: at 64 x 64 a step reads 16 KiB for 64^3 multiply-adds, so L2 (about 5.5 TB/s) gives at most 180 TF; at 128 x 128 twice that.
+// Limits: at 64 x 64 a step reads 16 KiB for 64^3 multiply-adds, so L2 cache (6.6 TB/s: docs/kernel-costs.md, Level-2 cache) gives at most 211 TF; at 128 x 128
+// twice that.
 // Registers (sm_80, sm_90): 106 to 128 a thread at 64 x 64, where shared memory allows 3 blocks a multiprocessor; 240 to 252 at 128 x 128, 2 blocks.
 #pragma once
 #include "core/cuda_device.cuh"

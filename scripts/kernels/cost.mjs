@@ -99,11 +99,11 @@ export function wavesOf({ places }, memory) {
 }
 
 /**
- * An H100's rates. cycles: of all multiprocessors, in a microsecond at 1.755 GHz; bytes in a microsecond: nine tenths of 3.35 TB/s, and what kernels get out of
- * level-2 cache. Warps' instructions a cycle of a multiprocessor: four are issued; two go to the integer units and two more of some kinds to the float32 ones;
+ * An H100's rates. cycles: of all multiprocessors, in a microsecond at 1.755 GHz; bytes in a microsecond: nine tenths of 3.35 TB/s, and the most that a kernel was
+ * measured to get out of level-2 cache (docs/kernel-costs.md, Level-2 cache). Warps' instructions a cycle of a multiprocessor: four are issued; two go to the integer units and two more of some kinds to the float32 ones;
  * mma.sync reaches 0.62 of the tensor cores' rate, one m16n8k16 a cycle.
  */
-const h100 = { cycles: 132 * 1755, memory: 3.0e6, cache: 5.5e6, issue: 4, integer: 3, special: 0.5, float64: 2, shared: 1, tensor: 0.62 };
+const h100 = { cycles: 132 * 1755, memory: 3.0e6, cache: 6.6e6, issue: 4, integer: 3, special: 0.5, float64: 2, shared: 1, tensor: 0.62 };
 
 /** Least times of a kernel on an H100 by what it waits for, in microseconds. */
 export function timesOf(row) {

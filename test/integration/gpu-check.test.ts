@@ -104,30 +104,39 @@ echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>
   }
 
   it('tries what is chosen by time first, measures the other ways, and says of each row which it was', async () => {
-    const { status, asked, rows } = await pretend('ways', 'wgmma serialized right', { GPU_CHECK_PARTS: 'networks products pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
+    const { status, asked, rows } = await pretend('ways', 'wgmma serialized right', { GPU_CHECK_PARTS: 'networks products ways pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
     expect(asked[0]).toBe('trial wgmma= pdl= carveout= branch=');
     const [compiling, measuring] = asked.filter((line) => line.startsWith('python')).map((line) => line.replaceAll(/\S*\/|--compiled \S+ |--rows \S+ /gu, ''));
     expect([compiling, measuring]).toEqual(['python pytorch_steps.py --compile-only --seconds 240 --students resnet18,mobilenet_v2', 'python pytorch_steps.py --seconds 150 --students resnet18,mobilenet_v2']);
     expect(asked.slice(1).filter((line) => !line.startsWith('python'))).toEqual([
       'networks wgmma=1 pdl=0 carveout= branch=',
       ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=0 carveout= branch=, mma.sync`),
+      'steps wgmma=1 pdl=0 carveout= branch=', // as the library runs, since there is no part of steps
       'steps wgmma=1 pdl=1 carveout= branch=, programmatic', // right in the trial, if no faster
-      'steps wgmma=1 pdl=0 carveout=0 branch=, carve-out by the driver',
-      'steps wgmma=1 pdl=0 carveout=1 branch=0, teacher before the student',
+      'steps wgmma=1 pdl=0 carveout= branch=0, teacher before the student',
+      'steps wgmma=1 pdl=1 carveout= branch=0, teacher before the student, programmatic',
+      'steps wgmma=1 pdl=0 carveout=0 branch=1, carve-out by the driver',
+      'steps wgmma=1 pdl=0 carveout=all branch=1, one carve-out for all',
     ]);
     expect(rows.map(({ part, name, products, launches, carveout, teacher }) => [part, name, products, launches, carveout, teacher].join(' ')).slice(1)).toEqual([
       'networks  wgmma serialized kernels beside',
       ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync serialized kernels beside`),
+      'steps  wgmma serialized kernels beside',
       'steps , programmatic wgmma programmatic kernels beside',
-      'steps , carve-out by the driver wgmma serialized driver beside',
       'steps , teacher before the student wgmma serialized kernels before',
+      'steps , teacher before the student, programmatic wgmma programmatic kernels before',
+      'steps , carve-out by the driver wgmma serialized driver beside',
+      'steps , one carve-out for all wgmma serialized all beside',
     ]);
     expect(status).toBe(0);
   });
 
   it('measures no launches that failed their trial, and no PyTorch when the time is over, which is no failure', async () => {
-    const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized untried', { GPU_CHECK_PARTS: 'products pytorch', GPU_CHECK_SECONDS: '30' });
-    expect(asked.slice(1)).toEqual(['steps wgmma=0 pdl=0 carveout=0 branch=, carve-out by the driver', 'steps wgmma=0 pdl=0 carveout=1 branch=0, teacher before the student']);
+    const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized untried', { GPU_CHECK_PARTS: 'steps products ways pytorch', GPU_CHECK_SECONDS: '30', LGDISTILL_CARVEOUT: 'all' });
+    expect(asked.slice(1)).toEqual([
+      'steps wgmma=0 pdl=0 carveout=all branch=', 'steps wgmma=0 pdl=0 carveout=all branch=0, teacher before the student',
+      'steps wgmma=0 pdl=0 carveout=1 branch=1, carve-out by kernels', 'steps wgmma=0 pdl=0 carveout=0 branch=1, carve-out by the driver',
+    ]);
     expect(output).toMatch(/SKIPPED products: [^]*SKIPPED programmatic launches: [^]*SKIPPED pytorch: the 30 s of all parts are over/u);
     expect(rows.at(-1)).toMatchObject({ part: 'pytorch', value: 'SKIPPED: the 30 s of all parts are over' });
     expect(status).toBe(0);
@@ -193,14 +202,17 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     const programs = join(folder, 'passing');
     await mkdir(programs);
     for (const name of ['cuda_ops', 'kernels']) await writeProgram(join(programs, name), 'echo 1 checks, 0 failed');
-    const { status, output, rows } = await dryRun('ways-results', 'products demo', { GPU_CHECK_PROGRAMS: programs });
+    const { status, output, rows } = await dryRun('ways-results', 'products ways demo', { GPU_CHECK_PROGRAMS: programs });
     expect(output).toMatch(/demo, short: student [\d.]+ %, teacher 77\.6 %/u);
     expect(rows.filter(({ good }) => good === false)).toEqual([]);
     expect(rows.filter(({ part }) => part === 'steps').map(({ what, products, launches, carveout }) => [what, products, launches, carveout].join(' | '))).toEqual([
       ...['whole step', 'student alone', 'teacher alone'].map((what) => `${what}, wgmma | wgmma | serialized | kernels`),
+      'whole step | mma.sync | serialized | kernels',
       'whole step, programmatic | mma.sync | programmatic | kernels',
-      'whole step, carve-out by the driver | mma.sync | serialized | driver',
       'whole step, teacher before the student | mma.sync | serialized | kernels',
+      'whole step, teacher before the student, programmatic | mma.sync | programmatic | kernels',
+      'whole step, carve-out by the driver | mma.sync | serialized | driver',
+      'whole step, one carve-out for all | mma.sync | serialized | all',
     ]);
     expect(status).toBe(0);
   }, 600_000);

@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { bytesOf, countLaunches, multiprocessorsFor, sumByName, wavesOf } from '../../scripts/kernels/cost.mjs';
 import { calibrate } from '../../scripts/kernels/clock.mjs';
 import { cudaTool, makePtx, makeRegisters } from '../../scripts/kernels/ptx.mjs';
+import { nameKernels } from '../../scripts/kernels/report.mjs';
 import { isWanted } from '../devices.js';
 import { barrierAt, buildEmulatedAddon, buildEmulatedPrograms, runProgram, runTests } from './emulated.js';
 
@@ -110,6 +111,21 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
     expect(output).toMatch(/Tests .*2 passed/u);
     expect(status).toBe(0);
   }, 900_000);
+
+  // Tiles and loaders that no layer of the trial reached would be used untried.
+  it('tries every tile of warpgroups and every way in which their operands come, on as many multiprocessors as an H100 has', () => {
+    const counts = join(mkdtempSync(join(tmpdir(), 'lgdistill-trial-')), 'counts');
+    const program = "const addon = require(process.argv[1]); addon.wgmmaDifference(addon.openDevice('cuda', 0, 1)).then((apart) => { console.log(apart); process.exit(); })";
+    const { status, output } = runProgram(process.execPath, ['-e', program, addon], {
+      LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '132', LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_EMULATION_COUNTS: counts, LGDISTILL_EMULATION_ORDER: 'forward',
+    });
+    expect([status, Number(output)]).toEqual([0, 0]);
+    const names = [...nameKernels([...new Set(readFileSync(counts, 'utf8').trim().split('\n').map((line) => (JSON.parse(line) as { symbol: string }).symbol))]).values()];
+    const byGroups = names.map((name) => /^matrix_kernel<bf16, Tile<(\d+, \d+), 4, 1, (\d), \d, true>, (\w+)\/\w+, (\w+)\//u.exec(name)?.slice(1)).filter((found) => found !== undefined);
+    expect(new Set(byGroups.map(([tile]) => tile))).toEqual(new Set(['128, 128', '128, 64', '64, 128', '64, 64']));
+    expect(new Set(byGroups.map(([, stages]) => stages))).toEqual(new Set(['3', '4', '6']));
+    expect(new Set(byGroups.flatMap(([, , ...operands]) => operands))).toEqual(new Set(['Rows', 'Columns', 'Patches', 'PatchColumns', 'Reaching', 'PhaseWeights', 'WindowPatches', 'RowsOfTwo']));
+  }, 300_000);
 
   // What the instrument is worth: each of these is a fault that the fibers cannot have.
   it.each([

@@ -13,8 +13,8 @@ namespace lgd::emulation::ptx {
 namespace {
 
 constexpr int quarters = 4;
-// An H100's, of all multiprocessors: bytes a cycle at 1.755 GHz, and what one alone can get at most.
-constexpr double whole = 132, memory_rate = 2.7e12 / 1.755e9, cache_rate = 8.0e12 / 1.755e9, most_of_one = 64;
+// An H100's, of all multiprocessors: bytes a cycle at 1.755 GHz, and what one alone can get at most. Of level-2 cache as measured (docs/kernel-costs.md).
+constexpr double whole = 132, memory_rate = 2.7e12 / 1.755e9, cache_rate = 6.6e12 / 1.755e9, most_of_one = 64;
 // Cycles (Luo et al., "Dissecting the NVIDIA Hopper Architecture through Microbenchmarking", 2024).
 constexpr double near_latency = 38, cache_latency = 265, memory_latency = 600, barrier_latency = 20, product_latency = 30, branch_latency = 8;
 constexpr size_t longest_stretch = 1024, most_noted = 4;  // noted: blocks, times those that run at once
