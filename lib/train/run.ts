@@ -211,9 +211,21 @@ export class Run {
   }
 
   #checkpointDue(step: number): boolean {
-    const { everyEpochs, everySteps, everyMinutes } = this.config.checkpoint;
+    const { everyMinutes } = this.config.checkpoint;
     const late = everyMinutes > 0 && performance.now() - this.#lastCheckpoint.time >= everyMinutes * 60_000;
-    return late || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
+    return late || this.#checkpointAt(step);
+  }
+
+  /** Does the step alone, not the clock, ask for a checkpoint? */
+  #checkpointAt(step: number): boolean {
+    const { everyEpochs, everySteps } = this.config.checkpoint;
+    return (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
+  }
+
+  /** Is the loss compared at this step? Not where an interruption or the clock made the checkpoint, unless only the clock makes any: a run that was stopped and went on has the best of one that was not. */
+  get #comparesLoss(): boolean {
+    const { everyEpochs, everySteps } = this.config.checkpoint;
+    return this.#score.metric === 'loss' && (this.#step === this.course.lastStep || this.#checkpointAt(this.#step) || (everyEpochs === 0 && everySteps === 0));
   }
 
   /** Is this the first step after a number of whole epochs that `every` divides? */
@@ -258,7 +270,7 @@ export class Run {
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
-    if (this.#score.metric === 'loss') isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
+    if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const { distiller, plan, images } = this.course;
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const progress: Progress = {
