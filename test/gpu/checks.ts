@@ -6,7 +6,7 @@ import { probeCuda } from '../../lib/cuda-probe.js';
 import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { version } from '../../lib/version.js';
 import { checkAugmentation } from './augmentation.js';
-import { checkGolden, checkResiduals, checkStudents, checkTeacher, checkTower } from './networks.js';
+import { checkGolden, checkRandomGraphs, checkResiduals, checkStudents, checkTeacher, checkTower } from './networks.js';
 import { checkConvolutions, checkKernels, measureKernels, sanitize } from './programs.js';
 import { Report } from './report.js';
 import { checkAgainstPlain, checkGoldenSteps } from './semantic.js';
@@ -50,7 +50,8 @@ async function main(): Promise<void> {
     sanitize: () => sanitize(report),
     semantic: here((_, cuda) => checkGoldenSteps(report, cuda), (_, cuda) => checkAgainstPlain(report, cuda)),
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
-    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda), (cpu, cuda) => checkResiduals(report, cpu, cuda)),
+    networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda), (cpu, cuda) => checkResiduals(report, cpu, cuda),
+      (cpu, cuda) => checkRandomGraphs(report, cpu, cuda)),
     training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
     trial: tryFeatures,
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),

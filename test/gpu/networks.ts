@@ -5,8 +5,10 @@ import type { Device } from '../../lib/device.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, loadTeacher, modifiedResNet, type Precision } from '../../lib/models/index.js';
 import { allOperations } from '../fixtures/all-operations.js';
+import { takeStep } from '../fixtures/encoder-step.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
+import { randomGraph } from '../fixtures/random-graph.js';
 import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
 import { noteSkip, sharedPath, testPath } from '../shared.js';
 import { digits, inOrder, withEnvironment, wholeError, type Report } from './report.js';
@@ -140,6 +142,27 @@ export async function checkResiduals(report: Report, cpu: Device, cuda: Device):
       report.check('networks', `a residual around ${name}`, `gradients ${digits(error)}`, error < 1e-4);
     });
   }
+}
+
+/** Graphs that nobody designed, fused, against the CPU's plain plan. */
+export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Device): Promise<void> {
+  const [batch, count] = [3, report.small ? 3 : 100];
+  const stepOn = (device: Device, seed: number, fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, async () => {
+    const { graph, resolution, weights } = randomGraph(seed);
+    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
+    encoder.load(weights);
+    return takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
+  });
+  await report.attempt('networks', `${count} random graphs as on the CPU`, async () => {
+    let worst = { seed: 0, error: 0 };
+    for (let seed = 1; seed <= count; seed++) {
+      const { output, gradients, evaluation } = errorsOf(await stepOn(cuda, seed, 'layers'), await stepOn(cpu, seed, 'nodes'));
+      const error = Math.max(output, gradients, evaluation);
+      if (Number.isNaN(error) || error > worst.error) worst = { seed, error };
+      if (Number.isNaN(error)) break;
+    }
+    report.check('networks', `${count} random graphs as on the CPU`, `at most ${digits(worst.error)}, seed ${worst.seed}`, worst.error < 1e-3);
+  });
 }
 
 /** The teacher's embeddings of noise on both devices. */

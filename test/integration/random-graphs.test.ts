@@ -9,7 +9,7 @@ import { randomNormal } from '../fixtures/random.js';
 
 // What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
 // LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
-const [first = 1, last = 16] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '').split('..').filter((one) => one !== '').map(Number);
+const [first = 1, last = 40] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '').split('..').filter((one) => one !== '').map(Number);
 const seeds = Array.from({ length: last - first + 1 }, (_, i) => first + i);
 const batch = 3;
 const devices = await devicesUnderTest('random graphs');
@@ -17,9 +17,9 @@ let reference: Device;
 beforeAll(async () => { reference = await openDevice('cpu'); });
 afterAll(() => reference.dispose());
 
-async function stepOn(device: Device, seed: number, fusion?: string) {
+async function stepOn(device: Device, seed: number, fusion: string) {
   const { graph, resolution, weights } = randomGraph(seed);
-  if (fusion !== undefined) process.env['LGDISTILL_FUSION'] = fusion;
+  process.env['LGDISTILL_FUSION'] = fusion;
   try {
     using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
     encoder.load(weights);
@@ -36,9 +36,7 @@ describe.each(devices)('random graphs on $name', ({ device }) => {
       output: relativeError(found.output, expected.output), gradients: wholeError(found.gradients, expected.gradients),
       statistics: wholeError(found.buffers, expected.buffers), evaluation: relativeError(found.evaluation, expected.evaluation),
     };
-    if (process.env['SHOW']) console.log(seed, Object.values(errors).map((e) => e.toExponential(1)).join(' '));
-    // A value at the kink of an activation may have another gradient; a wrong kernel's or shared memory's errors were above 0.2.
-    expect(errors.gradients, 'gradients').toBeLessThan(2e-2);
-    for (const what of ['output', 'statistics', 'evaluation'] as const) expect(errors[what], what).toBeLessThan(1e-3);
+    // All below 1e-4 at the first 120 seeds; 0.06 and 0.17 where a convolution's kernel read the gradient that it added to, at 2 of the first 40.
+    for (const [what, error] of Object.entries(errors)) expect(error, what).toBeLessThan(1e-3);
   });
 });
