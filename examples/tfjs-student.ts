@@ -20,7 +20,7 @@ const [side, batchSize, steps] = [Number(options.side), Number(options.batch), N
 using device = await openDevice('auto');
 await using encoder = await ClipTextEncoder.load(options.clip);
 const tsb = await TextualSemanticsBank.build(await CategoryList.load(options.names), { encoder });
-const teacher = await loadTeacher(options.clip, { device });
+const teacher = await loadTeacher(options.clip, { device, batch: batchSize });
 if (teacher.kind === 'precomputed') throw new Error('this example shows the teacher the same views as the student');
 const dimension = teacher.embeddingSize;
 using images = await ImageCache.build(await openImageFolder(options.images), {
@@ -30,15 +30,16 @@ using images = await ImageCache.build(await openImageFolder(options.images), {
 // A patch embedding and two dense layers: TensorFlow.js trains convolutions slowly on a CPU.
 const patch = 8;
 const patches = side / patch;
+const kernelInitializer = (seed: number) => tf.initializers.glorotNormal({ seed });
 const model = tf.sequential({
   layers: [
     tf.layers.reshape({ inputShape: [side, side, 3], targetShape: [patches, patch, patches, patch * 3] }),
     tf.layers.permute({ dims: [1, 3, 2, 4] }),
     tf.layers.reshape({ targetShape: [patches * patches, patch * patch * 3] }),
-    tf.layers.dense({ units: 32, activation: 'relu' }),
+    tf.layers.dense({ units: 32, activation: 'relu', kernelInitializer: kernelInitializer(1) }),
     tf.layers.flatten(),
-    tf.layers.dense({ units: 128, activation: 'relu' }),
-    tf.layers.dense({ units: dimension }),
+    tf.layers.dense({ units: 128, activation: 'relu', kernelInitializer: kernelInitializer(2) }),
+    tf.layers.dense({ units: dimension, kernelInitializer: kernelInitializer(3) }),
   ],
 });
 const optimizer = tf.train.adam(0.003);

@@ -58,9 +58,9 @@ test('own-images.ts trains and exports a student', async () => {
 });
 
 test('tfjs-student.ts: the TensorFlow.js student learns', async () => {
-  const lines = await run('tfjs-student.ts', [...common, '--side', '32', '--batch', '12', '--steps', '80']);
+  const lines = await run('tfjs-student.ts', [...common, '--side', '32', '--batch', '12', '--steps', '30']);
   const steps = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as { step: number; loss: number; klTextual: number });
-  expect(steps.map(({ step }) => step)).toEqual([1, 10, 20, 30, 40, 50, 60, 70, 80]);
+  expect(steps.map(({ step }) => step)).toEqual([1, 10, 20, 30]);
   const last = steps.slice(-3).reduce((sum, { klTextual }) => sum + klTextual / 3, 0); // batches of twelve differ
   expect(last).toBeLessThan(0.7 * steps[0]!.klTextual);
 });

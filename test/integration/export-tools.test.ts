@@ -1,7 +1,8 @@
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { createInterface } from 'node:readline';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { openDevice } from '../../lib/device.js';
 import { drawnImages, engineEmbeddings } from '../../lib/export/compare.js';
 import { exportStudent, exportTarget } from '../../lib/export/student.js';
@@ -25,7 +26,6 @@ vi.mock('../../lib/files/safetensors.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
-const python = ['/usr/bin/python3', 'python3'].find((command) => spawnSync(command, ['-c', 'import torch, torchvision']).status === 0);
 /** One of each family: test/unit/tool-names.test.ts has the names of all. */
 const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number; lackedBy: Tool[] }> = {
   resnet: { name: 'resnet18', lackedBy: [] },
@@ -68,16 +68,34 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
 });
 
 describe('torchvision', () => {
+  /** Python with torchvision, which is imported once and then asked for one export after the other; undefined where there is none. */
+  async function startPython() {
+    for (const command of ['/usr/bin/python3', 'python3']) {
+      const child = spawn(command, [testPath('fixtures', 'export', 'check_torchvision.py')], { stdio: ['pipe', 'pipe', 'ignore'] });
+      for (const stream of [child, child.stdin]) stream.on('error', () => undefined); // what is missing is seen in what it prints
+      const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+      if ((await lines.next()).value !== '"ready"') continue;
+      const ask = async (...files: string[]) => {
+        child.stdin.write(`${JSON.stringify(files)}\n`);
+        return JSON.parse((await lines.next()).value ?? '"Python ended"') as string;
+      };
+      return { ask, end: () => child.stdin.end() };
+    }
+    return undefined;
+  }
+  let python: ReturnType<typeof startPython> | undefined;
+  afterAll(async () => (await python)?.end());
+
   const each = listStudents().map((name, i) => [name, i % 2 === 0 ? 'keep' : 'drop', findStudent(name).scalable ? 0.75 : 1] as const);
   test.each([...each, ['mobilenet_v3_small', 'keep', 1] as const])('%s loads it strictly, head %s, width %s: the same outputs', async (name, head, widthMultiplier) => {
     const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-torchvision.safetensors`)];
     const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });
     await exportStudent({ from, to, format: 'torchvision', head });
-    if (python === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
+    const loader = await (python ??= startPython());
+    if (loader === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
     const pixels = drawnImages(info.resolution, 2);
     writeFileSync(at('pixels'), bytesOf(pixels));
-    const { status, stderr } = spawnSync(python, [testPath('fixtures', 'export', 'check_torchvision.py'), to, at('pixels'), at('outputs')], { encoding: 'utf8' });
-    expect(status, stderr).toBe(0);
+    expect(await loader.ask(to, at('pixels'), at('outputs'))).toBe('done');
     expect(relativeError(floats(at('outputs')), head === 'keep' ? await engineEmbeddings(info, weights, { pixels, count: 2 }) : await features(name, weights, pixels, widthMultiplier))).toBeLessThan(1e-4);
   });
 
