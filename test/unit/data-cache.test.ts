@@ -5,7 +5,7 @@ import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
-import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { imagesFromBuffers, openImageFolder, sampleSource, type ImageSource } from '../../lib/data/sources.js';
 import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
@@ -49,6 +49,24 @@ describe('ImageCache', () => {
     expect(await cachedLevels(cache)).toEqual(kept.map((i) => i * 5));
     expect(cache.broken.map(({ id }) => id)).toEqual(['image 3', 'image 17']);
     expect(cache.broken[0]!.reason).toMatch(/unsupported/i);
+  });
+
+  it('takes a source that is a class, with methods and accessors of its own', async () => {
+    const plain = await levels(8);
+    class Shop implements ImageSource {
+      readonly #images = plain;
+      get root() { return 'shop'; }
+      get ids() { return this.#images.ids; }
+      get labels() { return this.#images.labels!; }
+      get classNames() { return this.#images.classNames!; }
+      async read(index: number) { return this.#images.read(index); }
+    }
+    using cache = await ImageCache.build(new Shop(), options);
+    expect(cache.broken).toEqual([]);
+    expect(await cachedLevels(cache)).toEqual(Array.from({ length: 8 }, (_, i) => i * 5));
+    using few = await ImageCache.build(sampleSource(new Shop(), 4), options);
+    expect(await cachedLevels(few)).toEqual([0, 10, 20, 30]);
+    expect([sampleSource(new Shop(), 4).root, few.classNames, [...few.labels!]]).toEqual(['shop', ['even', 'odd'], [0, 0, 0, 0]]);
   });
 
   it('spills to a file past the memory limit, with the same pixels', async () => {

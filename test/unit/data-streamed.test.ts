@@ -102,6 +102,25 @@ describe('readAhead', () => {
     expect(events.filter((event) => event.startsWith('release'))).toEqual([0, 1, 2, 3, 4, 5].map((i) => `release ${i}`));
   });
 
+  it('takes prepared images that are a class', async () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    class Prepared {
+      released = 0;
+      get store() { return store; }
+      get shown() { return Int32Array.of(7); }
+      release() { this.released++; }
+    }
+    const given: Prepared[] = [];
+    const dataset = { store, prepare: () => (given.push(new Prepared()), given.at(-1)!) };
+    for await (const batch of readAhead(dataset, [0, 1, 2, 3].map((i) => ({ images: Int32Array.of(i) })), 1)) {
+      const { release } = batch;
+      expect([batch.store, [...batch.shown!]]).toEqual([store, [7]]);
+      release();
+      if (batch.images[0] === 1) break;
+    }
+    expect(given.map(({ released }) => released)).toEqual([1, 1, 1]);
+  });
+
   it('throws where a batch fails, when its turn comes', async () => {
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     const dataset = { store, prepare: (images: Int32Array) => (images[0] === 1 ? Promise.reject(new Error('gone')) : { store, release: () => undefined }) };
