@@ -67,9 +67,9 @@ async function measure(path: string, config: Config, { cores, seconds, signal }:
   if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${path} can be read in their order only, and are measured in a random one.`, { mend: 'Pack them (lgdistill pack), and measure the pack' });
   using device = await openDevice('cpu', { threads: cores });
   const resolution = config.data.resolution ?? 224;
-  const options = { addon: device.addon, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
+  const options = { device, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
   const isRaw = source.pack?.index.recipe.kind === 'raw';
-  using images = isRaw ? await ImageCache.build(source, { ...options, memoryLimitBytes: 0, spillFolder: '' }) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
+  using images = isRaw ? await ImageCache.build(source, options) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
   // Its timer wakes the thread at every multiple of the resolution; what it reports includes that.
   const delay = monitorEventLoopDelay({ resolution: 10 });
   const timed = await timeBatches(images, config, { device, resolution, seconds, signal, onWarm: () => delay.enable() });
