@@ -10,7 +10,7 @@ import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { Precision } from '../models/compiled.js';
+import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent } from '../models/student.js';
 import type { PhaseProgress } from '../runs/phase.js';
@@ -126,11 +126,6 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   } finally {
     await teacher?.dispose();
   }
-}
-
-/** Of activations; undefined: the device's own choice. */
-export function precisionOf({ train: { precision } }: Config): Precision | undefined {
-  return precision === 'auto' ? undefined : precision;
 }
 
 async function scoreStudent(

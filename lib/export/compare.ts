@@ -25,7 +25,7 @@ export interface Comparison {
 }
 
 /** The least cosine that passes. */
-export const leastCosine = 0.9999;
+const leastCosine = 0.9999;
 const mostImages = 8;
 
 /** Inputs to compare on, and the student's embeddings of them. */

@@ -214,6 +214,7 @@ describe('what is of another kind', () => {
     await refused('BAD_OPTION', 'student', { name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }) });
     await refused('BAD_OPTION', 'compiled', { student: () => new js.Encoder(student) });
     await refused('BAD_OPTION', 'tsb', { names: () => new js.Distiller({ device, teacher, student, tsb: names }) });
+    await refused('BAD_OPTION', 'data.margin', { measureData: () => js.measureData([], { data: { margin: 9 } }).next() });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
     await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
     await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });
