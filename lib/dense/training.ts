@@ -38,23 +38,19 @@ export interface DenseLoss<Batch, Losses> extends Disposable {
   read(batch: Batch, step: number): Promise<Losses>;
 }
 
-/** What ends a training, or is told of its network on the way. */
-type Scored<Score> =
-  | { type: 'evaluation'; step: number; score: Score; best: boolean }
-  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
-  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
-
 export type DenseEvent<Losses, Score> =
   | { type: 'start'; totalSteps: number }
   | { type: 'step'; step: number; losses: Losses; learningRate: number; seconds: number }
-  | Scored<Score>;
+  | Extract<DenseTrainingEvent<Score>, { type: 'evaluation' | 'done' }>;
 
 /** What trainings of dense networks tell while they go on; `Start` and `Step` are what a task adds. */
 export type DenseTrainingEvent<Score, Start = object, Step = object> =
   | ({ type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number } & Start)
   /** Every `log.everySteps` steps. */
   | ({ type: 'step'; step: number; loss: number; learningRate: number; seconds: number } & Step)
-  | Scored<Score>;
+  | { type: 'evaluation'; step: number; score: Score; best: boolean }
+  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
+  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
 
 /** What draws the batches, one step after the other. */
 function drawing<Batch extends { pixels: Float32Array }>(task: Pick<TrainedTask<Batch, unknown, unknown, object>, 'images' | 'draw'>, { dense: { batchSize }, seed }: Config): (step: number) => Promise<Batch> {
