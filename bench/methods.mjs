@@ -55,7 +55,7 @@ async function openCifar(lgd, device) {
   const open = async (name) => {
     let source = await lgd.openImageFolder(join(folder, name), { labels: 'folders' });
     if (numbers.images !== undefined && name === 'train') source = everyNth(source, Math.max(1, Math.round(source.ids.length / numbers.images)));
-    const cache = await lgd.ImageCache.build(source, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 2 ** 31, spillFolder: tmpdir(), maxBrokenShare: 0 });
+    const cache = await lgd.ImageCache.build(source, { device, resolution: 64, margin: 1, memoryLimitBytes: 2 ** 31, spillFolder: tmpdir(), maxBrokenShare: 0 });
     caches.push(cache);
     return cache;
   };

@@ -21,7 +21,7 @@ const device = await openDevice(options.device);
 const teacher = await loadTeacher(folder, { device });
 const batchSize = Number(options.batch);
 const source = await openImageFolder(options.images);
-const dataset = await ImageCache.build({ ...source, ids: source.ids.slice(0, batchSize) }, { addon: device.addon, resolution, margin: 1, memoryLimitBytes: 4e9, spillFolder: folder, maxBrokenShare: 0 });
+const dataset = await ImageCache.build({ ...source, ids: source.ids.slice(0, batchSize) }, { device, resolution, margin: 1, memoryLimitBytes: 4e9, spillFolder: folder, maxBrokenShare: 0 });
 const rows = Float32Array.from({ length: 100 * embeddingSize }, (_, i) => Math.sin(i * i));
 const tsb = TextualSemanticsBank.fromEmbeddings(Array.from({ length: 100 }, (_, i) => `name ${i}`), rows, { encoderId: 'made up' });
 const config = parseConfig({ output: folder, method: 'lgd', train: { batchSize }, teacherCache: { views: 1 } });

@@ -24,9 +24,7 @@ const tsb = await TextualSemanticsBank.build(names, { encoder });
 
 // Images are decoded once; training crops and augments them natively, another view in each epoch.
 await using teacher = await loadTeacher(options.clip, { device });
-using images = await ImageCache.build(await openImageFolder(options.images), {
-  addon: device.addon, resolution: teacher.resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05,
-});
+using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution: teacher.resolution });
 console.log(`${tsb.size} names, ${images.length} images, ${images.broken.length} broken`);
 
 const student = createStudent(options.student, { device, embeddingSize: teacher.embeddingSize });

@@ -28,7 +28,7 @@ await using encoder = await ClipTextEncoder.load(options.clip);
 const tsb = await TextualSemanticsBank.build(await CategoryList.load(options.names), { encoder });
 await using teacher = await loadTeacher(options.clip, { device });
 const { resolution, mean, std, embeddingSize } = teacher;
-using images = await ImageCache.build(await openImageFolder(options.images), { addon: device.addon, resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05 });
+using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution });
 
 const student = createStudent(options.student, { device, embeddingSize });
 using distiller = new Distiller({ device, teacher, student, tsb, images: images.length, config: { method: 'lgd', train: { epochs, batchSize } } });

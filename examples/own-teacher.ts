@@ -37,7 +37,7 @@ const teacher: CustomTeacherApi = {
 };
 
 using device = await openDevice('auto');
-using images = await ImageCache.build(await openImageFolder(options.images), { addon: device.addon, resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05 });
+using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution });
 const student = createStudent('mobilenet_v2', { device, embeddingSize: teacher.embeddingSize });
 // Without a text tower in the teacher's space there are no names: the methods seed and feature do without.
 const train = { epochs: Number(options.epochs), batchSize: Number(options.batch), learningRate: Number(options.rate) };

@@ -44,7 +44,7 @@ const tsb = await TextualSemanticsBank.load(options.bank);
 
 // The stream is read once: what stays is pixels at the size that training needs, and a run takes as many epochs from them as it likes.
 using images = await ImageCache.fromStream(untar(process.stdin), {
-  addon: device.addon, resolution: teacher.resolution, margin: 1.25, memoryLimitBytes: Number(options.memory) * 2 ** 20, spillFolder: '.', maxBrokenShare: 0.05,
+  device, resolution: teacher.resolution, memoryLimitBytes: Number(options.memory) * 2 ** 20,
   onProgress: ({ done, broken }) => console.log(`${done} images, ${broken} broken`),
 });
 

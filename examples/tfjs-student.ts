@@ -23,9 +23,7 @@ const tsb = await TextualSemanticsBank.build(await CategoryList.load(options.nam
 const teacher = await loadTeacher(options.clip, { device, batch: batchSize });
 if (teacher.kind === 'precomputed') throw new Error('this example shows the teacher the same views as the student');
 const dimension = teacher.embeddingSize;
-using images = await ImageCache.build(await openImageFolder(options.images), {
-  addon: device.addon, resolution: Math.max(side, teacher.resolution), margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05,
-});
+using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution: Math.max(side, teacher.resolution) });
 
 // A patch embedding and two dense layers: TensorFlow.js trains convolutions slowly on a CPU.
 const patch = 8;

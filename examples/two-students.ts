@@ -17,9 +17,7 @@ using device = await openDevice('auto');
 await using encoder = await ClipTextEncoder.load(options.clip);
 const tsb = await TextualSemanticsBank.build(await CategoryList.load(options.names), { encoder });
 await using teacher = await loadTeacher(options.clip, { device });
-using images = await ImageCache.build(await openImageFolder(options.images), {
-  addon: device.addon, resolution: teacher.resolution, margin: 1.25, memoryLimitBytes: 4e9, spillFolder: '.', maxBrokenShare: 0.05,
-});
+using images = await ImageCache.build(await openImageFolder(options.images), { device, resolution: teacher.resolution });
 
 // Both see the same views and one pass of the teacher; each has its own visual bank, and its own run folder below the output, with the bits it would have alone.
 const students = ['mobilenet_v3_small', 'resnet18'].map((name) => createStudent(name, { device, embeddingSize: teacher.embeddingSize }));

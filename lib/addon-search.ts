@@ -9,7 +9,7 @@ const require = createRequire(import.meta.url);
 /** The package that carries the addon for this system; built by scripts/package.mjs. */
 export const prebuiltPackage = `@lgdistill/${process.platform}-${process.arch}`;
 /** The systems that have such a package. */
-export const prebuiltSystems: readonly string[] = ['linux-x64'];
+const prebuiltSystems: readonly string[] = ['linux-x64'];
 
 /** Why an addon was not taken. */
 export type AddonFault = 'not there' | 'another system' | 'musl' | 'older glibc' | 'missing symbol' | 'another version' | 'broken';

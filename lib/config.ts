@@ -165,7 +165,7 @@ export type Config = z.output<typeof schema>;
 export type { ConfigInput } from './config-input.js';
 /** What zod takes. `ConfigInput` is the same with words; a type test holds one to the other. */
 export type SchemaInput = z.input<typeof schema>;
-/** What the student is to agree with the teacher on; the option `method` says which is which. */
+/** A value of the option `method`, whose help says what each does. */
 export type Method = Config['method'];
 
 /** Whether a method has a loss without category names. */

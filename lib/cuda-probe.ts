@@ -130,7 +130,7 @@ function isTransient({ transient, wgmma, programmaticLaunches }: Finding): boole
 }
 
 /** Where findings are kept: $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe. */
-export function probeFolder(): string {
+function probeFolder(): string {
   return join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lgdistill', 'cuda-probe');
 }
 

@@ -94,6 +94,7 @@ export {
   evaluateDetection, trainDetection, type DetectionEvaluationOptions, type DetectionEvent, type DetectionLosses, type DetectionScoreOptions, type DetectionTraining,
 } from './dense/detection.js';
 export { Detector, type DetectOptions } from './dense/detector.js';
+export type { DenseTrainingEvent } from './dense/training.js';
 export type { DecodeOptions } from './dense/detection-decode.js';
 export { averagePrecision, type Detection, type DetectionScore } from './dense/average-precision.js';
 export { readCoco, type Annotation, type BoxedImages } from './data/coco.js';

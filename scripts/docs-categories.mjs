@@ -4,13 +4,13 @@ import { Comment, CommentTag, Converter } from 'typedoc';
 
 const categories = [
   [/^lib\/(device|errors|lifetime|system|advice|version|hub|cuda-probe)/u, 'Devices and errors'],
-  [/^lib\/(native|safetensors)/u, 'Files and the native addon'],
+  [/^lib\/(native|files\/)/u, 'Files and the native addon'],
   [/^lib\/(config|init)/u, 'Configuration'],
   [/^lib\/text\//u, 'Names and text'],
   [/^lib\/(banks|semantic)\//u, 'Banks and loss'],
   [/^lib\/models\//u, 'Students, teachers, encoders'],
   [/^lib\/data\//u, 'Images'],
-  [/^lib\/train\//u, 'Training'],
+  [/^lib\/(train|runs)\//u, 'Training'],
   [/^lib\/dense\//u, 'Segmentation and detection'],
   [/^lib\/(evaluate|export|report)\//u, 'Evaluation, reports and export'],
 ];

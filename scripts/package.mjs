@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { glibcFloor } from './glibc.mjs';
 import { addonManifest, addonName, mainManifest } from './package/manifests.mjs';
-import { describeAddon } from './package/describe.mjs';
+import { addonNotice, describeAddon } from './package/describe.mjs';
+import { packedPages } from './package/pages.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -57,11 +58,15 @@ function pack(folder, out) {
 
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
+/** Makes a package's folder. @param files their content by path */
 function stage(name, manifest, files, out) {
   const folder = join(out, 'stage', name);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'package.json'), `${JSON.stringify(manifest, undefined, 2)}\n`);
-  for (const file of files) copyFileSync(join(root, file), join(folder, file));
+  for (const [path, content] of files) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    writeFileSync(join(folder, path), content);
+  }
   return folder;
 }
 
@@ -76,9 +81,13 @@ function main() {
   mkdirSync(folder, { recursive: true });
   const { build, glibc, bytes } = stageAddon(folder, source);
   if (build.version !== checkout.version) throw new Error(`${source} is version ${build.version}, package.json says ${checkout.version}: build it again`);
-  stage(addonName, addonManifest(checkout, build, glibc.version), ['LICENSE', 'NOTICE'], out);
-  writeFileSync(join(folder, 'README.md'), describeAddon(build, glibc.version));
-  const main = stage('lgdistill', mainManifest(checkout), ['README.md', 'CHANGELOG.md', 'LICENSE', 'NOTICE'], out);
+  const read = (file) => readFileSync(join(root, file), 'utf8');
+  stage(addonName, addonManifest(checkout, build, glibc.version), new Map([
+    ['LICENSE', read('LICENSE')],
+    ['NOTICE', addonNotice(read('NOTICE'), read('node_modules/node-addon-api/LICENSE.md'), build)],
+    ['README.md', describeAddon(build, glibc.version)],
+  ]), out);
+  const main = stage('lgdistill', mainManifest(checkout), packedPages(root), out);
   compileTypeScript(join(main, 'dist'), { sourceMaps: false });
 
   for (const account of [pack(main, out), pack(folder, out)]) {

@@ -2,7 +2,7 @@ import { LgdError } from '../errors.js';
 
 /**
  * SEED's queue of past teacher embeddings: Q unit rows, first in, first out. It holds state; in training the device fills it
- * (the distiller's semantic head), for other callers {@link push} does.
+ * (the distiller's semantic head), for other callers {@link push} does; {@link rows} are what {@link bankLoss} takes as `queue`.
  */
 export class MemoryQueue {
   /** Q. */

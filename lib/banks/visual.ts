@@ -56,11 +56,6 @@ export class VisualSemanticsBank {
     }
     return new VisualSemanticsBank(data, new Uint8Array(size), embeddingSize);
   }
-
-  /** Share of the categories that were seen, 0 to 1. */
-  get coverage(): number {
-    return this.seen.reduce((count, flag) => count + (flag ? 1 : 0), 0) / this.size;
-  }
 }
 
 /** Standard normal numbers by Box and Muller's transform of a seeded 53-bit uniform source. */

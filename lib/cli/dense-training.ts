@@ -1,16 +1,10 @@
+import type { DenseTrainingEvent } from '../dense/training.js';
 import { startProgress } from './progress.js';
 import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
-/** What the trainings of segmentation networks and detectors tell alike. */
-type TrainingEvent<Score> =
-  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number; layout?: string }
-  | { type: 'step'; step: number; loss: number }
-  | { type: 'evaluation'; step: number; score: Score; best: boolean }
-  | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
-
 /** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
-export async function showTraining<Score>(terminal: Terminal, events: AsyncIterable<TrainingEvent<Score>>, { short, report }: { short: (score: Score) => string; report: (score: Score) => void }): Promise<void> {
+export async function showTraining<Score>(terminal: Terminal, events: AsyncIterable<DenseTrainingEvent<Score, { layout?: string }>>, { short, report }: { short: (score: Score) => string; report: (score: Score) => void }): Promise<void> {
   const progress = startProgress(terminal, 'training');
   let total = 0;
   try {

@@ -1,4 +1,7 @@
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { tmpdir } from 'node:os';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { parseConfig } from '../config.js';
+import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
@@ -18,17 +21,18 @@ export type { BrokenImage, CacheProgress } from './decode-all.js';
 
 /** How images are decoded and where they are kept. */
 export interface ImageCacheOptions {
-  addon: NativeAddon;
+  /** What will take views of them. */
+  device: Device;
   /** Side in pixels of the views that will be taken from the cache. */
   resolution: number;
-  /** Images are kept with a short side of ceil(resolution * margin) pixels; smaller ones as they are. 1 or more. */
-  margin: number;
-  /** Decoded bytes kept in memory; the rest goes to a memory-mapped file. */
-  memoryLimitBytes: number;
-  /** Existing folder of that file; it has no name there and goes with the process. */
-  spillFolder: string;
-  /** Share of images, 0 to 1, that may be broken. */
-  maxBrokenShare: number;
+  /** Images are kept with a short side of ceil(resolution * margin) pixels; smaller ones as they are. 1 or more (default: that of `data.margin`, 1.25). */
+  margin?: number | undefined;
+  /** Decoded bytes kept in memory; the rest goes to a memory-mapped file (default: that of `data.cacheMemory`, 2 GiB). */
+  memoryLimitBytes?: number | undefined;
+  /** Existing folder of that file; it has no name there and goes with the process (default: the system's folder for temporary files). */
+  spillFolder?: string | undefined;
+  /** Share of images, 0 to 1, that may be broken (default: that of `data.maxBrokenShare`, 0.05). */
+  maxBrokenShare?: number | undefined;
   /** Colour behind transparent pixels (default white). */
   background?: string;
   /** Milliseconds between attempts to read an image where the system fails, and not the file (default 100, 300, 1000, 3000). */
@@ -39,9 +43,14 @@ export interface ImageCacheOptions {
 }
 
 export const cacheOptions = {
-  addon: 'needed', resolution: 'needed', margin: 'needed', memoryLimitBytes: 'needed', spillFolder: 'needed', maxBrokenShare: 'needed', background: 'optional', readPauses: 'optional',
+  device: 'needed', resolution: 'needed', margin: 'optional', memoryLimitBytes: 'optional', spillFolder: 'optional', maxBrokenShare: 'optional', background: 'optional', readPauses: 'optional',
   signal: 'optional', onProgress: 'optional',
 } satisfies OptionTable<ImageCacheOptions>;
+
+type Defaulted = 'margin' | 'memoryLimitBytes' | 'spillFolder' | 'maxBrokenShare';
+
+/** Options with none left out that has a default. */
+export type CacheSettings<Options extends Partial<ImageCacheOptions> = ImageCacheOptions> = Omit<Options, Defaulted> & Required<{ [Name in Defaulted]: NonNullable<ImageCacheOptions[Name]> }>;
 
 /** What {@link ImageCache.fromStream} takes besides. */
 export interface StreamOptions extends ImageCacheOptions {
@@ -72,8 +81,9 @@ export class ImageCache implements Disposable {
   readonly #addon: NativeAddon;
   #store: PixelStoreHandle | undefined;
 
-  private constructor(store: PixelStoreHandle, options: ImageCacheOptions, { ids, places, labels, fileBytes, broken }: Decoded, classNames: readonly string[] | undefined) {
-    this.#addon = options.addon;
+  private constructor(store: PixelStoreHandle, options: CacheSettings, { ids, places, labels, fileBytes, broken }: Decoded, classNames: readonly string[] | undefined) {
+    const { addon } = options.device;
+    this.#addon = addon;
     this.#store = store;
     this.sourceIndex = Int32Array.from(places);
     this.fileBytes = Float64Array.from(fileBytes);
@@ -82,7 +92,7 @@ export class ImageCache implements Disposable {
     this.classNames = labels && classNames;
     this.broken = broken;
     this.shortSide = shortSideOf(options);
-    const { bytes, spilledBytes, mappedBytes } = options.addon.pixelStoreInfo(store);
+    const { bytes, spilledBytes, mappedBytes } = addon.pixelStoreInfo(store);
     this.bytes = bytes + mappedBytes;
     this.spilledBytes = spilledBytes;
     this.mappedBytes = mappedBytes;
@@ -120,8 +130,9 @@ export class ImageCache implements Disposable {
    * @throws LgdError BAD_DATASET (no image could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), NOT_WRITABLE (the spill file cannot grow),
    *   OUT_OF_MEMORY, BAD_OPTION, DEPENDENCY_MISSING, ABORTED
    */
-  static async build(source: ImageSource, options: ImageCacheOptions): Promise<ImageCache> {
-    checkOptions(options, 'ImageCache.build()', cacheOptions);
+  static async build(source: ImageSource, given: ImageCacheOptions): Promise<ImageCache> {
+    checkOptions(given, 'ImageCache.build()', cacheOptions);
+    const options = withDefaults(given);
     checkCacheOptions(options);
     checkSource(source);
     const { root, ids, classNames, pack, places } = source;
@@ -141,19 +152,19 @@ export class ImageCache implements Disposable {
    */
   static async fromStream(images: AsyncIterable<ImageBytes> | Iterable<ImageBytes>, streamOptions: StreamOptions): Promise<ImageCache> {
     checkOptions(streamOptions, 'ImageCache.fromStream()', streamOptionTable);
-    checkCacheOptions(streamOptions);
+    const { classNames, ...options } = withDefaults(streamOptions);
+    checkCacheOptions(options);
     if (typeof images !== 'object' || images === null || !(Symbol.asyncIterator in images || Symbol.iterator in images)) {
       throw new LgdError('BAD_DATASET', 'this is no stream of images.', { found: images, allowed: 'an iterable or async iterable of { id, bytes, label? }', mend: 'Call a generator function, and give what it returns' });
     }
-    const { classNames, ...options } = streamOptions;
     return ImageCache.#fill(streamed(images, classNames, options.signal), options, { root: '(stream)', total: undefined, classNames });
   }
 
   static async #fill(
-    images: AsyncIterable<Undecoded>, options: ImageCacheOptions,
+    images: AsyncIterable<Undecoded>, options: CacheSettings,
     { root, total, classNames, places }: { root: string; total: number | undefined; classNames?: readonly string[]; places?: Int32Array },
   ): Promise<ImageCache> {
-    const { addon, memoryLimitBytes, spillFolder, background } = options;
+    const { device: { addon }, memoryLimitBytes, spillFolder, background } = options;
     const store = addon.makePixelStore({ memoryLimitBytes, spillFolder });
     try {
       const decoded = await decodeAll(images, {
@@ -168,8 +179,8 @@ export class ImageCache implements Disposable {
   }
 
   /** Raw pixels of a pack stay where they are. */
-  static #map({ ids, labels, classNames }: ImageSource, pack: PackFile, options: ImageCacheOptions): ImageCache {
-    const { addon } = options;
+  static #map({ ids, labels, classNames }: ImageSource, pack: PackFile, options: CacheSettings): ImageCache {
+    const { addon } = options.device;
     const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
     try {
       pack.mapInto(store, addon);
@@ -186,7 +197,7 @@ export class ImageCache implements Disposable {
   }
 }
 
-export function shortSideOf({ resolution, margin }: Pick<ImageCacheOptions, 'resolution' | 'margin'>): number {
+export function shortSideOf({ resolution, margin }: Pick<CacheSettings, 'resolution' | 'margin'>): number {
   return Math.ceil(resolution * margin - 1e-9); // 224 * (256 / 224) is 256
 }
 
@@ -198,13 +209,20 @@ export function checkPackedSize({ path, index: { recipe: { kind, shortSide } } }
   });
 }
 
+/** Takes the configuration's defaults for what is left out, and the system's folder for temporary files. */
+export function withDefaults<Options extends Partial<ImageCacheOptions>>(options: Options): CacheSettings<Options> {
+  const { margin, cacheMemory, maxBrokenShare } = parseConfig({}).data;
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options;
+  return { margin, memoryLimitBytes: cacheMemory * 2 ** 20, spillFolder: tmpdir(), maxBrokenShare, ...given };
+}
+
 /** Looks at the values. @throws LgdError BAD_OPTION */
-export function checkCacheOptions(options: ImageCacheOptions): void {
-  const { addon, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
+export function checkCacheOptions(options: CacheSettings): void {
+  const { device, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });
   };
-  check(typeof addon?.makePixelStore === 'function', 'addon', addon, 'device.addon');
+  checkArgument('device', device);
   check(Number.isInteger(resolution) && resolution >= 1, 'resolution', resolution, 'a whole number from 1');
   check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
   check(typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');

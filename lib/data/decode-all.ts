@@ -67,8 +67,9 @@ const imagesAhead = 4;
 type Outcome = { image: DecodedImage; fileBytes: number } | { fault: unknown } | { failure: unknown };
 
 /** The images of a source, in order. */
-export async function* listed({ ids, labels, read }: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
-  for (const [index, id] of ids.entries()) yield { id, label: labels?.[index], read: () => read(index) };
+export async function* listed(source: ImageSource): AsyncGenerator<Undecoded, void, undefined> {
+  const { ids, labels } = source;
+  for (const [index, id] of ids.entries()) yield { id, label: labels?.[index], read: () => source.read(index) };
 }
 
 /** The images of a stream. What the stream throws, and labels that do not fit, come as BAD_DATASET. */

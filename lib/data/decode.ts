@@ -20,7 +20,7 @@ export interface DecodeOptions {
 }
 
 /** A longer image keeps only the middle of its long side: a strip tells little, and one crop would cost as much as a whole batch. */
-export const longestAspect = 4;
+const longestAspect = 4;
 /** A picture that takes longer than this is given up as broken. */
 const timeoutSeconds = 60;
 

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { checkOptions, type OptionTable } from '../arguments.js';
-import { type Config } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { clipMean, clipStd } from '../models/teachers/preprocessor.js';
@@ -48,10 +48,11 @@ const batchSize = 64;
  * Measures sources on 1, 2, 4 ... and all cores: images in a random order, decoded as training decodes them, augmented by the configuration's recipe to views of `data.resolution` (default 224) on the
  * CPU. Decoding and augmentation take turns, so that no more than the given number of cores works at a time.
  * @param paths anything that {@link openImages} opens
- * @throws LgdError of the sources; BAD_OPTION; BAD_DATASET (one that can be read in order only); ABORTED
+ * @throws LgdError of the sources; BAD_CONFIG, BAD_OPTION; BAD_DATASET (one that can be read in order only); ABORTED
  */
-export async function* measureData(paths: readonly string[], config: Config, options: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
+export async function* measureData(paths: readonly string[], input: ConfigInput, options: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
   checkOptions(options, 'measureData()', measureOptions);
+  const config = parseConfig(input);
   const { seconds = 2, signal } = options;
   for (const path of paths) {
     for (let cores = 1; ; cores = Math.min(2 * cores, availableParallelism())) {
@@ -67,9 +68,9 @@ async function measure(path: string, config: Config, { cores, seconds, signal }:
   if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${path} can be read in their order only, and are measured in a random one.`, { mend: 'Pack them (lgdistill pack), and measure the pack' });
   using device = await openDevice('cpu', { threads: cores });
   const resolution = config.data.resolution ?? 224;
-  const options = { addon: device.addon, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
+  const options = { device, resolution, margin: config.data.margin, maxBrokenShare: config.data.maxBrokenShare };
   const isRaw = source.pack?.index.recipe.kind === 'raw';
-  using images = isRaw ? await ImageCache.build(source, { ...options, memoryLimitBytes: 0, spillFolder: '' }) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
+  using images = isRaw ? await ImageCache.build(source, options) : await StreamedImages.open(source, { ...options, threads: cores < decoderThreads() ? cores : undefined });
   // Its timer wakes the thread at every multiple of the resolution; what it reports includes that.
   const delay = monitorEventLoopDelay({ resolution: 10 });
   const timed = await timeBatches(images, config, { device, resolution, seconds, signal, onWarm: () => delay.enable() });

@@ -1,6 +1,6 @@
 import { statfs } from 'node:fs/promises';
 import { checkOptions, type OptionTable } from '../arguments.js';
-import { cacheOptions, ImageCache, shortSideOf, type ImageCacheOptions } from './cache.js';
+import { cacheOptions, ImageCache, shortSideOf, withDefaults, type ImageCacheOptions } from './cache.js';
 import { importSharp } from './sharp.js';
 import { sampleSource, type ImageSource } from './sources.js';
 import { StreamedImages } from './streamed.js';
@@ -8,7 +8,7 @@ import { StreamedImages } from './streamed.js';
 /** When images are decoded: all before training, each when a batch needs it, or whichever fits. */
 export type CacheMode = 'auto' | 'all' | 'stream';
 
-const modeOptions = { ...cacheOptions, addon: 'optional', maxBrokenShare: 'optional' } satisfies OptionTable<Parameters<typeof chooseMode>[2]>;
+const modeOptions = { ...cacheOptions, device: 'optional' } satisfies OptionTable<Parameters<typeof chooseMode>[2]>;
 
 const sampledImages = 64;
 
@@ -27,12 +27,13 @@ export async function openDataset(source: ImageSource, mode: CacheMode, options:
  * in order only is decoded before.
  * @throws LgdError BAD_OPTION, DEPENDENCY_MISSING
  */
-export async function chooseMode(source: ImageSource, mode: CacheMode, options: Pick<ImageCacheOptions, 'resolution' | 'margin' | 'memoryLimitBytes' | 'spillFolder'> & Partial<ImageCacheOptions>): Promise<'all' | 'stream'> {
+export async function chooseMode(source: ImageSource, mode: CacheMode, options: Omit<ImageCacheOptions, 'device'> & Partial<ImageCacheOptions>): Promise<'all' | 'stream'> {
   checkOptions(options, 'chooseMode()', modeOptions);
   if (mode !== 'auto') return mode;
   if (source.sequential) return 'all';
-  const { memoryLimitBytes, spillFolder } = options;
-  const bytes = await decodedBytes(source, shortSideOf(options));
+  const settings = withDefaults(options);
+  const { memoryLimitBytes, spillFolder } = settings;
+  const bytes = await decodedBytes(source, shortSideOf(settings));
   if (bytes <= memoryLimitBytes) return 'all';
   const disk = await statfs(spillFolder).catch(() => undefined);
   const free = disk === undefined ? 0 : disk.bavail * disk.bsize;

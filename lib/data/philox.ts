@@ -21,19 +21,11 @@ function highProduct(a: number, b: number): number {
 }
 
 /**
- * One block of four uniform unsigned 32-bit words, written into `out`.
- * @param key 64 bits: the seed
- * @param counterHigh what the draw is for, 64 bits; @param counterLow likewise
+ * One block of four uniform unsigned 32-bit words.
+ * @param key0 low word of the key, which is the seed; @param key1 its high word
+ * @param words the counter, lowest word first; the block takes its place
  */
-export function philox(key: bigint, counterHigh: bigint, counterLow: bigint, out: PhiloxBlock = [0, 0, 0, 0]): PhiloxBlock {
-  out[0] = Number(counterLow & 0xffffffffn);
-  out[1] = Number((counterLow >> 32n) & 0xffffffffn);
-  out[2] = Number(counterHigh & 0xffffffffn);
-  out[3] = Number((counterHigh >> 32n) & 0xffffffffn);
-  return rounds(Number(key & 0xffffffffn), Number((key >> 32n) & 0xffffffffn), out);
-}
-
-function rounds(key0: number, key1: number, words: PhiloxBlock): PhiloxBlock {
+export function philox(key0: number, key1: number, words: PhiloxBlock): PhiloxBlock {
   let c0 = words[0];
   let c1 = words[1];
   let c2 = words[2];
@@ -77,7 +69,7 @@ export class PhiloxStream {
       words[1] = Math.floor(this.#block / 4294967296);
       words[2] = this.#stream[0];
       words[3] = this.#stream[1];
-      rounds(this.#key[0], this.#key[1], words);
+      philox(this.#key[0], this.#key[1], words);
       this.#block += 1;
       this.#used = 0;
     }

@@ -31,9 +31,11 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
       }
       const first = pending.shift();
       if (first === undefined) return;
-      yield { ...first.batch, ...(await first.prepared) };
+      const prepared = await first.prepared;
+      const { store, shown } = prepared;
+      yield { ...first.batch, store, ...(shown !== undefined && { shown }), release: () => prepared.release() };
     }
   } finally {
-    await Promise.all(pending.map(({ prepared }) => prepared.then(({ release }) => release(), () => undefined)));
+    await Promise.all(pending.map(({ prepared }) => prepared.then((images) => images.release(), () => undefined)));
   }
 }

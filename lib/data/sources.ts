@@ -83,15 +83,19 @@ export function checkSource(source: ImageSource): void {
 
 /** At most `most` images of a source, spread evenly over its order; class names stay as they are. */
 export function sampleSource(source: ImageSource, most: number): ImageSource {
-  const total = source.ids.length;
+  // Member by member, and without the pack, which holds all of them: spreading an object of a caller's class loses its accessors.
+  const { root, ids, labels, classNames, places: before, sequential, remarks } = source;
+  const total = ids.length;
   if (total <= most) return source;
   const places = Array.from({ length: most }, (_, i) => Math.floor((i * total) / most));
   return {
-    ...source,
-    pack: undefined, // which holds all of them
-    ...(source.places !== undefined && { places: Int32Array.from(places, (place) => source.places![place]!) }),
-    ids: places.map((place) => source.ids[place]!),
-    ...(source.labels !== undefined && { labels: Int32Array.from(places, (place) => source.labels![place]!) }),
+    root,
+    ids: places.map((place) => ids[place]!),
+    ...(labels !== undefined && { labels: Int32Array.from(places, (place) => labels[place]!) }),
+    ...(classNames !== undefined && { classNames }),
+    ...(before !== undefined && { places: Int32Array.from(places, (place) => before[place]!) }),
+    ...(sequential !== undefined && { sequential }),
+    ...(remarks !== undefined && { remarks }),
     read: (index) => source.read(places[index]!),
   };
 }

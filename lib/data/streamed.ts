@@ -2,7 +2,7 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
-import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, type ImageCacheOptions, type PreparedImages } from './cache.js';
+import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, withDefaults, type CacheSettings, type ImageCacheOptions, type PreparedImages } from './cache.js';
 import type { BrokenImage } from './decode-all.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type StorePlace } from './decode.js';
@@ -10,18 +10,16 @@ import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
-type KeepingOptions = 'memoryLimitBytes' | 'spillFolder' | 'onProgress';
-
 /**
  * How {@link StreamedImages} decodes: as an {@link ImageCache}, which keeps what this forgets; what that takes to keep them may be given, and means nothing here.
  * Its signal ends the pauses in which a system that fails to read is waited for, and no more.
  */
-export interface StreamedImagesOptions extends Omit<ImageCacheOptions, KeepingOptions>, Partial<Pick<ImageCacheOptions, KeepingOptions>> {
+export interface StreamedImagesOptions extends ImageCacheOptions {
   /** Images decoded at once (default: as many as there are decoding threads, and the next ones read meanwhile). */
   threads?: number;
 }
 
-const streamedOptions = { ...cacheOptions, memoryLimitBytes: 'optional', spillFolder: 'optional', threads: 'optional' } satisfies OptionTable<StreamedImagesOptions>;
+const streamedOptions = { ...cacheOptions, threads: 'optional' } satisfies OptionTable<StreamedImagesOptions>;
 
 /** Images decoded, and the time that took. */
 export interface DecodeRate {
@@ -48,7 +46,7 @@ export class StreamedImages implements Disposable {
   /** Short side in pixels of decoded images, at most. */
   readonly shortSide: number;
   readonly #source: ImageSource;
-  readonly #options: StreamedImagesOptions;
+  readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
   readonly #free: PixelStoreHandle[] = [];
@@ -56,7 +54,7 @@ export class StreamedImages implements Disposable {
   readonly #decoders: DecoderQueue;
   readonly #restoreSharp: () => void;
 
-  private constructor(source: ImageSource, options: StreamedImagesOptions, restoreSharp: () => void) {
+  private constructor(source: ImageSource, options: CacheSettings<StreamedImagesOptions>, restoreSharp: () => void) {
     this.#source = source;
     this.#options = options;
     this.#restoreSharp = restoreSharp;
@@ -75,9 +73,10 @@ export class StreamedImages implements Disposable {
    * Nothing is decoded yet.
    * @throws LgdError BAD_OPTION, BAD_DATASET (a source that can be read in order only), DEPENDENCY_MISSING
    */
-  static async open(source: ImageSource, options: StreamedImagesOptions): Promise<StreamedImages> {
-    checkOptions(options, 'StreamedImages.open()', streamedOptions);
-    checkCacheOptions({ ...options, memoryLimitBytes: 0, spillFolder: '' });
+  static async open(source: ImageSource, given: StreamedImagesOptions): Promise<StreamedImages> {
+    checkOptions(given, 'StreamedImages.open()', streamedOptions);
+    const options = withDefaults(given);
+    checkCacheOptions(options);
     checkSource(source);
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
     if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });
@@ -109,7 +108,7 @@ export class StreamedImages implements Disposable {
    */
   async prepare(images: Int32Array): Promise<PreparedImages> {
     this.#life.check();
-    const { addon } = this.#options;
+    const { addon } = this.#options.device;
     const store = this.#free.pop() ?? addon.makePixelStore({ memoryLimitBytes: Number.MAX_VALUE, spillFolder: '' });
     const different = [...new Set(images)]; // a batch that is filled up repeats its last
     const standIns = new Map<number, number>();
@@ -130,7 +129,7 @@ export class StreamedImages implements Disposable {
   dispose(): void {
     if (!this.#life.end()) return;
     this.#restoreSharp();
-    for (const store of this.#free.splice(0)) this.#options.addon.release(store);
+    for (const store of this.#free.splice(0)) this.#options.device.addon.release(store);
   }
 
   /** For `using`: {@link dispose}. */
@@ -139,7 +138,7 @@ export class StreamedImages implements Disposable {
   }
 
   #giveBack(store: PixelStoreHandle): void {
-    const { addon } = this.#options;
+    const { addon } = this.#options.device;
     if (this.#life.ended) return addon.release(store);
     addon.clearPixels(store);
     this.#free.push(store);

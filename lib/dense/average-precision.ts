@@ -37,28 +37,26 @@ const sizes = { all: [0, 1e10], small: [0, 32 ** 2], medium: [32 ** 2, 96 ** 2],
 type Size = keyof typeof sizes;
 
 /** One detection judged: at each overlap whether it meets an annotation, and whether it is left out of the count. */
-interface Judged {
+interface JudgedDetection {
   score: number;
   right: boolean[];
   ignored: boolean[];
 }
 
-/** Intersection over union; of a crowd, the share of the detection that lies in it. */
-function overlapOf(detection: Detection['box'], annotation: Annotation): number {
-  const [x, y, w, h] = detection;
-  const [ax, ay, aw, ah] = annotation.box;
-  const width = Math.min(x + w, ax + aw) - Math.max(x, ax);
-  const height = Math.min(y + h, ay + ah) - Math.max(y, ay);
+/** Intersection over union; with a crowd, the share of the box that lies in it. */
+export function boxOverlap([x, y, w, h]: Detection['box'], [ox, oy, ow, oh]: Detection['box'], crowd = false): number {
+  const width = Math.min(x + w, ox + ow) - Math.max(x, ox);
+  const height = Math.min(y + h, oy + oh) - Math.max(y, oy);
   if (width <= 0 || height <= 0) return 0;
-  return (width * height) / (annotation.crowd ? w * h : w * h + aw * ah - width * height);
+  return (width * height) / (crowd ? w * h : w * h + ow * oh - width * height);
 }
 
 /** Matches one image's detections of a class, the highest score first, each with the annotation that it overlaps most and that is still free. */
-function judge(found: readonly Detection[], annotations: readonly Annotation[], [low, high]: readonly [number, number]): { judged: Judged[]; wanted: number } {
+function judge(found: readonly Detection[], annotations: readonly Annotation[], [low, high]: readonly [number, number]): { judged: JudgedDetection[]; wanted: number } {
   const isIgnored = ({ crowd, area }: Annotation) => crowd || area < low || area > high;
   const targets = [...annotations].sort((a, b) => Number(isIgnored(a)) - Number(isIgnored(b))); // those that count come first
-  const shares = found.map(({ box }) => targets.map((target) => overlapOf(box, target)));
-  const judged = found.map(({ score }): Judged => ({ score, right: [], ignored: [] }));
+  const shares = found.map(({ box }) => targets.map((target) => boxOverlap(box, target.box, target.crowd)));
+  const judged = found.map(({ score }): JudgedDetection => ({ score, right: [], ignored: [] }));
   for (const least of overlaps) {
     const taken = new Set<number>();
     found.forEach(({ box }, d) => {
@@ -80,7 +78,7 @@ function judge(found: readonly Detection[], annotations: readonly Annotation[], 
 }
 
 /** Average precision at one overlap: the mean over 101 recalls of the best precision at that recall or beyond. */
-function precisionAt(judged: readonly Judged[], overlap: number, wanted: number): number {
+function precisionAt(judged: readonly JudgedDetection[], overlap: number, wanted: number): number {
   const precision: number[] = [];
   const recall: number[] = [];
   let [right, wrong] = [0, 0];
@@ -120,7 +118,7 @@ export async function averagePrecision(set: BoxedImages, found: readonly (readon
   const images = set.images.map(({ annotations }, i) => ({ wanted: byLabel(annotations), found: byLabel([...found[i]!].sort((a, b) => b.score - a.score)) }));
   /** [overlap] of a class at one size; null where no annotation of the class is of that size. */
   const precisions = (label: number, size: Size): number[] | null => {
-    const judged: Judged[] = [];
+    const judged: JudgedDetection[] = [];
     let wanted = 0;
     for (const image of images) {
       const part = judge((image.found.get(label) ?? []).slice(0, mostDetections), image.wanted.get(label) ?? [], sizes[size]);

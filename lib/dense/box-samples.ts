@@ -65,7 +65,7 @@ export async function drawBoxBatch(from: Boxes, indices: Int32Array, { dense, se
 }
 
 /** A box as a view shows it, or undefined where too little of it is left. */
-export function viewBox({ label, crowd, box: [x, y, w, h] }: BoxedImages['images'][number]['annotations'][number], { part, width, height, flip }: View): ViewBox | undefined {
+function viewBox({ label, crowd, box: [x, y, w, h] }: BoxedImages['images'][number]['annotations'][number], { part, width, height, flip }: View): ViewBox | undefined {
   const [scaleX, scaleY] = [width / part.width, height / part.height];
   const across = (value: number) => Math.min(Math.max((value - part.x) * scaleX, 0), width);
   const down = (value: number) => Math.min(Math.max((value - part.y) * scaleY, 0), height);

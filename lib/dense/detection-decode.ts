@@ -2,28 +2,28 @@
 import type { OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { detectionStrides } from '../models/heads/detection.js';
-import type { Detection } from './average-precision.js';
+import { boxOverlap, type Detection } from './average-precision.js';
 import { levelSides } from './detection-targets.js';
 
 export interface DecodeOptions {
   /** Scores below it are dropped, 0 to 1; default 0.05. */
-  leastScore?: number;
-  /** Boxes of a class that overlap a better one by more (IoU, 0 to 1) are dropped; default 0.6. */
-  overlap?: number;
+  scoreThreshold?: number;
+  /** Boxes of a class that overlap a better one by more (intersection over union, 0 to 1) are dropped; default 0.6. */
+  iouThreshold?: number;
   /** Boxes of an image at most; default 100. */
-  most?: number;
+  maxDetections?: number;
 }
 
-export const decodeOptions = { leastScore: 'optional', overlap: 'optional', most: 'optional' } satisfies OptionTable<DecodeOptions>;
+export const decodeOptions = { scoreThreshold: 'optional', iouThreshold: 'optional', maxDetections: 'optional' } satisfies OptionTable<DecodeOptions>;
 
 /** @throws LgdError BAD_OPTION */
-export function checkDecode({ leastScore, overlap, most }: DecodeOptions): void {
-  for (const [option, found] of Object.entries({ leastScore, overlap })) {
+export function checkDecode({ scoreThreshold, iouThreshold, maxDetections }: DecodeOptions): void {
+  for (const [option, found] of Object.entries({ scoreThreshold, iouThreshold })) {
     if (found === undefined || (typeof found === 'number' && found >= 0 && found <= 1)) continue;
     throw new LgdError('BAD_OPTION', 'not a share.', { option, found, allowed: 'a number from 0 to 1' });
   }
-  if (most === undefined || (Number.isSafeInteger(most) && most >= 1)) return;
-  throw new LgdError('BAD_OPTION', 'not a number of boxes.', { option: 'most', found: most, allowed: 'a whole number from 1' });
+  if (maxDetections === undefined || (Number.isSafeInteger(maxDetections) && maxDetections >= 1)) return;
+  throw new LgdError('BAD_OPTION', 'not a number of boxes.', { option: 'maxDetections', found: maxDetections, allowed: 'a whole number from 1' });
 }
 
 const mostOfLevel = 1000;
@@ -42,24 +42,24 @@ interface DecodedInput {
  * @param output of a batch of one: level by level class scores [h,w,K], then log distances and centre-ness [h,w,5]
  * @param input its side, and how much of it the image covers, from the upper left corner
  */
-export function decodeDetections(output: Float32Array, input: DecodedInput, { leastScore = 0.05, overlap = 0.6, most = 100 }: DecodeOptions = {}): Detection[] {
+export function decodeDetections(output: Float32Array, input: DecodedInput, { scoreThreshold = 0.05, iouThreshold = 0.6, maxDetections = 100 }: DecodeOptions = {}): Detection[] {
   const found: Detection[] = [];
   let at = 0;
   const { classes } = input;
   levelSides(input.resolution).forEach((side, level) => {
     const boxesAt = at + side * side * classes;
-    found.push(...decodeLevel(output.subarray(at, boxesAt), output.subarray(boxesAt, boxesAt + 5 * side * side), { ...input, side, stride: detectionStrides[level]!, leastScore }));
+    found.push(...decodeLevel(output.subarray(at, boxesAt), output.subarray(boxesAt, boxesAt + 5 * side * side), { ...input, side, stride: detectionStrides[level]!, scoreThreshold }));
     at = boxesAt + 5 * side * side;
   });
-  return suppress(found, overlap).slice(0, most);
+  return nonMaximumSuppression(found, iouThreshold).slice(0, maxDetections);
 }
 
-function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, classes, leastScore, width, height }: DecodedInput & { side: number; stride: number; leastScore: number }): Detection[] {
+function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, classes, scoreThreshold, width, height }: DecodedInput & { side: number; stride: number; scoreThreshold: number }): Detection[] {
   const found: Detection[] = [];
   const clamp = (value: number, most: number) => Math.min(Math.max(value, 0), most);
   for (let location = 0; location < side * side; location++) {
     const centre = sigmoid(boxes[5 * location + 4]!);
-    const leastProbability = leastScore ** 2 / centre;
+    const leastProbability = scoreThreshold ** 2 / centre;
     if (leastProbability >= 1) continue;
     const leastLogit = Math.log(leastProbability / (1 - leastProbability)); // most classes go by without an exponential
     for (let label = 0; label < classes; label++) {
@@ -74,18 +74,11 @@ function decodeLevel(scores: Float32Array, boxes: Float32Array, { side, stride, 
   return found.sort((a, b) => b.score - a.score).slice(0, mostOfLevel);
 }
 
-/** Non-maximum suppression class by class: a box goes if it overlaps a likelier one of its class by more than `overlap`. */
-export function suppress(found: readonly Detection[], overlap: number): Detection[] {
+/** Class by class: a box goes if it overlaps a likelier one of its class by more than `iouThreshold`. */
+export function nonMaximumSuppression(found: readonly Detection[], iouThreshold: number): Detection[] {
   const kept: Detection[] = [];
   for (const candidate of [...found].sort((a, b) => b.score - a.score)) {
-    if (!kept.some((other) => other.label === candidate.label && intersectionOverUnion(other.box, candidate.box) > overlap)) kept.push(candidate);
+    if (!kept.some((other) => other.label === candidate.label && boxOverlap(other.box, candidate.box) > iouThreshold)) kept.push(candidate);
   }
   return kept;
-}
-
-function intersectionOverUnion([ax, ay, aw, ah]: Detection['box'], [bx, by, bw, bh]: Detection['box']): number {
-  const width = Math.min(ax + aw, bx + bw) - Math.max(ax, bx);
-  const height = Math.min(ay + ah, by + bh) - Math.max(ay, by);
-  if (width <= 0 || height <= 0) return 0;
-  return (width * height) / (aw * ah + bw * bh - width * height);
 }

@@ -4,6 +4,7 @@ import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { readCoco } from '../data/coco.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import { precisionOf } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
@@ -14,8 +15,8 @@ import { levelSides } from './detection-targets.js';
 import { Detector, lookOptions, type DetectOptions } from './detector.js';
 import { checkListed } from './listed-files.js';
 import { readStart } from './start.js';
-import { checkDense, precisionOf } from './trainer.js';
-import { trainDense, type DenseLoss } from './training.js';
+import { checkDense } from './trainer.js';
+import { trainDense, type DenseLoss, type DenseTrainingEvent } from './training.js';
 
 /** Means of the three parts of the loss: classes and centre-ness over the locations with a class, boxes weighted by centre-ness. */
 export interface DetectionLosses {
@@ -25,13 +26,7 @@ export interface DetectionLosses {
 }
 
 /** What {@link trainDetection} tells while it goes on. */
-export type DetectionEvent =
-  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number }
-  /** Every `log.everySteps` steps. */
-  | { type: 'step'; step: number; loss: number; losses: DetectionLosses; learningRate: number; seconds: number }
-  | { type: 'evaluation'; step: number; score: DetectionScore; best: boolean }
-  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
-  | { type: 'done'; step: number; seconds: number; folder: string; score: DetectionScore | undefined; bestStep: number | undefined };
+export type DetectionEvent = DenseTrainingEvent<DetectionScore, object, { losses: DetectionLosses }>;
 
 /** What {@link trainDetection} trains, and where to. */
 export interface DetectionTraining {

@@ -4,6 +4,7 @@ import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openMaskFolder, type MaskedImages, type MaskFolderOptions } from '../data/mask-folders.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import { precisionOf } from '../models/compiled.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
@@ -12,17 +13,11 @@ import { checkListed } from './listed-files.js';
 import { checkLabelled, drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
 import { checkLook, lookOptions, Segmenter, type SegmentOptions } from './segmenter.js';
 import { readStart } from './start.js';
-import { checkDense, precisionOf } from './trainer.js';
-import { trainDense, type DenseLoss } from './training.js';
+import { checkDense } from './trainer.js';
+import { trainDense, type DenseLoss, type DenseTrainingEvent } from './training.js';
 
-/** What {@link trainSegmentation} tells while it goes on. */
-export type SegmentationEvent =
-  | { type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number; layout: string }
-  /** Every `log.everySteps` steps: mean loss over the pixels that count. */
-  | { type: 'step'; step: number; loss: number; learningRate: number; seconds: number }
-  | { type: 'evaluation'; step: number; score: SegmentationScore; best: boolean }
-  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
-  | { type: 'done'; step: number; seconds: number; folder: string; score: SegmentationScore | undefined; bestStep: number | undefined };
+/** What {@link trainSegmentation} tells while it goes on. The loss is the mean over the pixels that count. */
+export type SegmentationEvent = DenseTrainingEvent<SegmentationScore, { layout: string }>;
 
 /** What {@link trainSegmentation} trains, and where to. */
 export interface SegmentationTraining {

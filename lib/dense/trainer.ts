@@ -41,11 +41,6 @@ export function checkInput({ resolution, outputStride }: Pick<DenseConfig, 'reso
   if (![8, 16, 32].includes(outputStride)) throw new LgdError('BAD_OPTION', 'no such output stride.', { option: `${group}outputStride`, found: outputStride, allowed: '8, 16 or 32' });
 }
 
-/** `train.precision` as a compiled network takes it. */
-export function precisionOf({ train: { precision } }: Config): Precision | undefined {
-  return precision === 'auto' ? undefined : precision;
-}
-
 /** Start values of a dense network: the student's where it has them, else drawn from the seed. */
 export function startWeights(graph: GraphSpec, student: Readonly<WeightRecord>, seed: number): WeightRecord {
   return { ...initialWeights(graph, seed), ...weightsOf(graph, student) };

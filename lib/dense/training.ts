@@ -3,16 +3,17 @@ import type { Config } from '../config.js';
 import { ShuffledSampler } from '../data/sampler.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { isOfTheNumbers, LgdError, throwIfAborted } from '../errors.js';
+import { precisionOf } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import type { DenseInfo } from '../runs/network-file.js';
 import { DenseFolder } from './folder.js';
 import type { StartStudent } from './start.js';
-import { DenseTrainer, denseRate, denseSteps, precisionOf, startWeights } from './trainer.js';
+import { DenseTrainer, denseRate, denseSteps, startWeights } from './trainer.js';
 
 /** What is trained: `Losses` are told of a step, `Score` of an evaluation, both in an `Event`. */
-export interface DenseTask<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object> {
+export interface TrainedTask<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object> {
   info: Omit<DenseInfo, 'step'>;
   graph: GraphSpec;
   student: StartStudent;
@@ -40,11 +41,19 @@ export interface DenseLoss<Batch, Losses> extends Disposable {
 export type DenseEvent<Losses, Score> =
   | { type: 'start'; totalSteps: number }
   | { type: 'step'; step: number; losses: Losses; learningRate: number; seconds: number }
+  | Extract<DenseTrainingEvent<Score>, { type: 'evaluation' | 'done' }>;
+
+/** What trainings of dense networks tell while they go on; `Start` and `Step` are what a task adds. */
+export type DenseTrainingEvent<Score, Start = object, Step = object> =
+  | ({ type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number } & Start)
+  /** Every `log.everySteps` steps. */
+  | ({ type: 'step'; step: number; loss: number; learningRate: number; seconds: number } & Step)
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
+  /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
   | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
 
 /** What draws the batches, one step after the other. */
-function drawing<Batch extends { pixels: Float32Array }>(task: Pick<DenseTask<Batch, unknown, unknown, object>, 'images' | 'draw'>, { dense: { batchSize }, seed }: Config): (step: number) => Promise<Batch> {
+function drawing<Batch extends { pixels: Float32Array }>(task: Pick<TrainedTask<Batch, unknown, unknown, object>, 'images' | 'draw'>, { dense: { batchSize }, seed }: Config): (step: number) => Promise<Batch> {
   const sampler = new ShuffledSampler({ count: task.images, batchSize, seed });
   return (step) => {
     const batch = task.draw(sampler.next().indices, step * batchSize);
@@ -59,7 +68,7 @@ function drawing<Batch extends { pixels: Float32Array }>(task: Pick<DenseTask<Ba
  * @throws LgdError BAD_CONFIG, BAD_DATASET, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
 export async function* trainDense<Batch extends { pixels: Float32Array }, Losses, Score, Event extends object>(
-  task: DenseTask<Batch, Losses, Score, Event>, output: string, config: Config, signal: AbortSignal | undefined,
+  task: TrainedTask<Batch, Losses, Score, Event>, output: string, config: Config, signal: AbortSignal | undefined,
 ): AsyncGenerator<Event, void> {
   const { dense, seed, log } = config;
   const { info, graph, student } = task;

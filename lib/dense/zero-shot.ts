@@ -4,12 +4,13 @@ import { BankSource } from '../banks/bank-source.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { withBank } from '../evaluate/student.js';
+import { precisionOf } from '../models/compiled.js';
 import { studentGraph } from '../models/student.js';
 import { readStudent } from '../runs/student-file.js';
 import type { SegmentationScore } from './intersection.js';
 import { openEvaluation, scoreOptions, scoreSegmenter, type ScoreOptions } from './segmentation.js';
 import { checkLook, Segmenter } from './segmenter.js';
-import { checkDense, precisionOf } from './trainer.js';
+import { checkDense } from './trainer.js';
 
 /** What {@link evaluateZeroShotSegmentation} evaluates. */
 export interface ZeroShotSegmentationOptions extends ScoreOptions {

@@ -2,7 +2,7 @@ import { checkOptions, type OptionTable } from '../arguments.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
-import { checkWhole, compileBatch, type Precision } from '../models/compiled.js';
+import { checkWhole, compileBatch, precisionOf } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { mostRows } from '../number-limits.js';
@@ -41,7 +41,7 @@ export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): A
   checkWhole('dimension', dimension, mostEmbeddingSize);
   const config = parseConfig(input);
   const { batchSize: batch } = chooseBatch(config.train, undefined);
-  const precision: Precision | undefined = config.train.precision === 'auto' ? undefined : config.train.precision;
+  const precision = precisionOf(config);
   const teacher = config.teacher === undefined ? undefined : await loadTeacher(config.teacher, { device, localFilesOnly: config.offline, signal: options.signal });
   try {
     const embeddingSize = teacher?.embeddingSize ?? dimension;

@@ -50,7 +50,7 @@ export async function judgeByNeighbours(extractor: FeatureExtractor, { train, te
 }
 
 /** Learning rates for 256 images a step that SGD tries. */
-export const probeRates: readonly number[] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1];
+const probeRates: readonly number[] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1];
 const probeBatch = 256;
 
 /**

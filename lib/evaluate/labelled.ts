@@ -1,5 +1,4 @@
 /** Two labelled folders of the same classes: one to learn from, one to be judged on. */
-import { tmpdir } from 'node:os';
 import type { Config } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
 import { openDataset } from '../data/open-dataset.js';
@@ -63,7 +62,7 @@ export async function openLabelled({ evaluate: { train, data } }: Config, open: 
 export async function decodeLabelled(sources: { train: ImageSource; test: ImageSource }, { data }: Config, { device, resolution, margin, signal, onProgress }: LabelledOptions): Promise<LabelledImages & Disposable> {
   const total = sources.train.ids.length + sources.test.ids.length;
   const build = (source: ImageSource, more: { margin: number; before: number }) => openDataset(source, data.cache, {
-    addon: device.addon, resolution, margin: more.margin, memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder ?? tmpdir(), maxBrokenShare: data.maxBrokenShare, signal,
+    device, resolution, margin: more.margin, memoryLimitBytes: data.cacheMemory * 2 ** 20, spillFolder: data.spillFolder, maxBrokenShare: data.maxBrokenShare, signal,
     onProgress: ({ done }) => onProgress(more.before + done, total),
   });
   const train = await build(sources.train, { margin, before: 0 });

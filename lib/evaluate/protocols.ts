@@ -6,6 +6,7 @@ import { openImages } from '../data/open-images.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
+import { precisionOf } from '../models/compiled.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -20,7 +21,7 @@ import type { SweepPoint } from './probe.js';
 import { writeProtocol } from './protocol-files.js';
 import type { ZeroShotScore } from './score.js';
 import { balancedShare } from './split.js';
-import { evaluateStudent, precisionOf, type Predictions } from './student.js';
+import { evaluateStudent, type Predictions } from './student.js';
 
 /**
  * zeroshot: the text bank's nearest name; knn: weighted nearest neighbours among labelled features; linear: linear probes on frozen features;

@@ -1,6 +1,5 @@
 /** Zero-shot evaluation of a student from its file, apart from any run. */
 import { stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
@@ -11,7 +10,7 @@ import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
-import type { Precision } from '../models/compiled.js';
+import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent } from '../models/student.js';
 import type { PhaseProgress } from '../runs/phase.js';
@@ -96,8 +95,8 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
       throw new LgdError('BAD_SHAPE', `the teacher's embeddings have ${teacher.embeddingSize} values, the student's ${info.embeddingSize}.`, { option: 'teacher', mend: `Give the student's own teacher, ${info.teacher}` });
     }
     using images = await openDataset(source, config.data.cache, {
-      addon: device.addon, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
-      spillFolder: config.data.spillFolder ?? tmpdir(), maxBrokenShare: config.data.maxBrokenShare, signal,
+      device, resolution: Math.max(info.resolution, teacher?.resolution ?? 0), margin: 1, memoryLimitBytes: config.data.cacheMemory * 2 ** 20,
+      spillFolder: config.data.spillFolder, maxBrokenShare: config.data.maxBrokenShare, signal,
       onProgress: ({ done, total }) => report('evaluation images')(done, total),
     });
     const options = { device, images, bank, mapping };
@@ -127,11 +126,6 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   } finally {
     await teacher?.dispose();
   }
-}
-
-/** Of activations; undefined: the device's own choice. */
-export function precisionOf({ train: { precision } }: Config): Precision | undefined {
-  return precision === 'auto' ? undefined : precision;
 }
 
 async function scoreStudent(

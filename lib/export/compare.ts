@@ -1,6 +1,5 @@
 /** The proof of an export: what was written gives the student's own embeddings. */
 import { stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { ImageCache } from '../data/cache.js';
 import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';
@@ -26,7 +25,7 @@ export interface Comparison {
 }
 
 /** The least cosine that passes. */
-export const leastCosine = 0.9999;
+const leastCosine = 0.9999;
 const mostImages = 8;
 
 /** Inputs to compare on, and the student's embeddings of them. */
@@ -72,7 +71,7 @@ async function embed(device: Device, { architecture, embeddingSize, widthMultipl
 
 async function imagesOf(folder: string, device: Device, { resolution, mean, std }: StudentInfo, signal: AbortSignal | undefined): Promise<Float32Array> {
   const source = sampleSource(await openImages(folder, { signal }), mostImages);
-  using images = await ImageCache.build(source, { addon: device.addon, resolution, margin: 1, memoryLimitBytes: 2 ** 30, spillFolder: tmpdir(), maxBrokenShare: 0.5, signal });
+  using images = await ImageCache.build(source, { device, resolution, margin: 1, memoryLimitBytes: 2 ** 30, maxBrokenShare: 0.5, signal });
   const all = Int32Array.from({ length: images.length }, (_, i) => i);
   return readViews(images, { images: all, drawIds: all, seed: 0, epoch: 0 }, { device, resolution, mean, std, augment: false });
 }

@@ -1,4 +1,4 @@
-/** A student as this package's own file, which `evaluate`, `distill --student-weights` and `loadStudent` read. */
+/** A student as this package's own file, which `evaluate`, `distill --weights` and `loadStudent` read. */
 import type { WeightRecord } from '../models/weights.js';
 import { readStudent, writeStudent } from '../runs/student-file.js';
 import { drawnImages, engineEmbeddings, exportFailed, type Comparison } from './compare.js';

@@ -25,7 +25,7 @@ export interface ToolExport {
 }
 
 /** The weights' file in a tool's folder. */
-export const toolFile = 'model.safetensors';
+const toolFile = 'model.safetensors';
 
 /** Does this tool get a folder? */
 export function isFolderTool(tool: Tool): boolean {

@@ -10,6 +10,11 @@ import { checkWeights, type WeightRecord } from './weights.js';
 /** How activations are stored; weights, statistics and results are float32 either way. */
 export type Precision = 'float32' | 'bfloat16';
 
+/** `train.precision` of a configuration as networks are compiled with it; undefined: the device's own choice. */
+export function precisionOf({ train: { precision } }: { train: { precision: Precision | 'auto' } }): Precision | undefined {
+  return precision === 'auto' ? undefined : precision;
+}
+
 /** What a graph is compiled for. */
 export interface CompileOptions {
   /** B, images a call. */

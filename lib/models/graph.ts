@@ -88,15 +88,15 @@ export interface BuilderOptions {
 const builderOptions = { norm: 'optional', dropping: 'optional', start: 'optional' } satisfies OptionTable<BuilderOptions>;
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 };
-export const ones: Initialisation = { kind: 'constant', value: 1 };
+const ones: Initialisation = { kind: 'constant', value: 1 };
 
 /** Kaiming normal, mode fan_out (He et al. 2015): what torchvision starts convolutions with. `shape` is OIHW. */
-export function kaimingFanOut([out = 1, , height = 1, width = 1]: number[]): Initialisation {
+function kaimingFanOut([out = 1, , height = 1, width = 1]: number[]): Initialisation {
   return { kind: 'normal', std: Math.sqrt(2 / (out * height * width)) };
 }
 
 /** PyTorch's Linear: weight and bias uniform within 1 / sqrt(inputs). */
-export function linearDefault(inputs: number): { weight: Initialisation; bias: Initialisation } {
+function linearDefault(inputs: number): { weight: Initialisation; bias: Initialisation } {
   const init: Initialisation = { kind: 'uniform', bound: 1 / Math.sqrt(inputs) };
   return { weight: init, bias: init };
 }

@@ -1,5 +1,4 @@
 /** The gallery: for each category the training images that its visual anchor lies nearest to, as the run's teacher sees them. */
-import { tmpdir } from 'node:os';
 import { ImageCache } from '../data/cache.js';
 import { openImages } from '../data/open-images.js';
 import { sampleSource, type ImageSource } from '../data/sources.js';
@@ -108,7 +107,7 @@ async function embedSource(source: ImageSource, size: number, { device, teacher:
       return { embeddings: unitRows(teacher.lookup(Array.from(known, (i) => source.ids[i]!)), size), kept: known };
     }
     using images = await ImageCache.build(source, {
-      addon: device.addon, resolution: teacher.resolution, margin: 1, memoryLimitBytes: memoryLimit, spillFolder: tmpdir(), maxBrokenShare: 1, signal,
+      device, resolution: teacher.resolution, margin: 1, memoryLimitBytes: memoryLimit, maxBrokenShare: 1, signal,
       onProgress: ({ done, total }) => onProgress?.({ phase: 'training images', done, total }),
     });
     const embeddings = new Float32Array(images.length * size);

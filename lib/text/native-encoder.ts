@@ -25,27 +25,38 @@ export const nativeTextEncoderOptions = { device: 'optional', precision: 'option
 
 const step = 8; // plans are compiled for lengths that are multiples of it
 
+/** What a native text tower is made of. */
+interface Parts {
+  id: string;
+  embeddingSize: number;
+  maxTokens: number;
+  tokenizer: ClipTokenizer;
+  /** Rows of the token embedding. */
+  words: number;
+  graph: GraphSpec;
+  weights: WeightRecord;
+  device: Device;
+  ownsDevice: boolean;
+  /** Texts computed at once. */
+  batch: number;
+  precision: Precision;
+}
+
 /**
  * CLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's, open_clip's or transformers' names), with tokenizer.json and
  * tokenizer_config.json beside it.
  */
 export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
+  readonly id: string;
+  readonly embeddingSize: number;
+  readonly maxTokens: number;
+  readonly #parts: Omit<Parts, 'weights'>;
   #weights: WeightRecord | undefined;
   #plan: { encoder: CompiledEncoder; ids: TensorHandle } | undefined;
 
-  private constructor(
-    readonly id: string,
-    readonly embeddingSize: number,
-    readonly maxTokens: number,
-    private readonly tokenizer: ClipTokenizer,
-    private readonly words: number,
-    private readonly graph: GraphSpec,
-    weights: WeightRecord,
-    private readonly device: Device,
-    private readonly ownsDevice: boolean,
-    private readonly batch: number,
-    private readonly precision: Precision,
-  ) {
+  private constructor({ weights, ...parts }: Parts) {
+    ({ id: this.id, embeddingSize: this.embeddingSize, maxTokens: this.maxTokens } = parts);
+    this.#parts = parts;
     this.#weights = weights;
   }
 
@@ -69,10 +80,12 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     }
     const graph = tower.graph(tokenizer.endId);
     const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
-    const { device = 'auto', batchSize = 32, precision = 'float32' } = options;
-    const [opened, owns] = typeof device === 'string' ? [await openDevice(device), true] : [device, false];
+    const { device: given = 'auto', batchSize: batch = 32, precision = 'float32' } = options;
+    const { embeddingSize, words } = tower;
+    const ownsDevice = typeof given === 'string';
+    const device = ownsDevice ? await openDevice(given) : given;
     const maxTokens = Math.min(tower.maxTokens, tokenizer.maxTokens ?? tower.maxTokens);
-    return new NativeTextEncoder(model.id, tower.embeddingSize, maxTokens, tokenizer, tower.words, graph, weights, opened, owns, batchSize, precision);
+    return new NativeTextEncoder({ id: model.id, embeddingSize, maxTokens, tokenizer, words, graph, weights, device, ownsDevice, batch, precision });
   }
 
   /** @throws LgdError BAD_OPTION, DISPOSED, ABORTED, NON_FINITE, BAD_MODEL (the tokenizer is another model's) */
@@ -80,21 +93,22 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     checkOptions(options, 'encode()', encodeOptions);
     checkTexts(texts);
     const { signal, onProgress } = options;
+    const { tokenizer, words, batch: most } = this.#parts;
     const rows: number[][] = [];
     for (const [index, text] of texts.entries()) {
       if (index % 256 === 0) await nextTurn(signal, 'text encoding');
-      rows.push(this.tokenizer.encode(text, this.maxTokens));
+      rows.push(tokenizer.encode(text, this.maxTokens));
     }
     const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
-    if (largest >= this.words) {
-      throw new LgdError('BAD_MODEL', `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${this.words}.`, { mend: "Take the model's own tokenizer.json" });
+    if (largest >= words) {
+      throw new LgdError('BAD_MODEL', `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${words}.`, { mend: "Take the model's own tokenizer.json" });
     }
     const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths share a plan
     const embeddings = new Float32Array(texts.length * this.embeddingSize);
     for (let from = 0; from < order.length;) {
       await nextTurn(signal, 'text encoding');
       const length = this.#planned(rows[order[from]!]!.length);
-      const batch = order.slice(from, from + this.batch).filter((index) => rows[index]!.length <= length);
+      const batch = order.slice(from, from + most).filter((index) => rows[index]!.length <= length);
       const data = await this.#run(batch.map((index) => rows[index]!), length);
       batch.forEach((index, i) => {
         const row = data.subarray(i * this.embeddingSize, (i + 1) * this.embeddingSize);
@@ -108,13 +122,13 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   }
 
   countTokens(text: string): number {
-    return this.tokenizer.count(text);
+    return this.#parts.tokenizer.count(text);
   }
 
   /** Frees the tower, and the device if the encoder opened it; later calls of {@link encode} throw DISPOSED. */
   async dispose(): Promise<void> {
     this.#release();
-    if (this.#weights !== undefined && this.ownsDevice) this.device.dispose();
+    if (this.#weights !== undefined && this.#parts.ownsDevice) this.#parts.device.dispose();
     this.#weights = undefined;
   }
 
@@ -125,7 +139,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
 
   #release(): void {
     if (this.#plan === undefined) return;
-    this.device.addon.release(this.#plan.ids);
+    this.#parts.device.addon.release(this.#plan.ids);
     this.#plan.encoder.dispose();
     this.#plan = undefined;
   }
@@ -138,22 +152,23 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
     const weights = this.#weights;
     if (weights === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
+    const { device, graph, tokenizer, batch, precision } = this.#parts;
     if (this.#plan?.encoder.resolution !== length) {
       this.#release();
-      const encoder = new CompiledEncoder(this.device, this.graph, { batch: this.batch, resolution: length, width: 1, precision: this.precision, training: false });
+      const encoder = new CompiledEncoder(device, graph, { batch, resolution: length, width: 1, precision, training: false });
       encoder.load(weights);
       this.#plan = { encoder, ids: encoder.makeImages() };
     }
     const { encoder, ids } = this.#plan;
-    const digits = new Float32Array(this.batch * 3 * length);
+    const digits = new Float32Array(batch * 3 * length);
     rows.forEach((row, i) => {
       for (let t = 0; t < length; t++) {
-        const id = row[t] ?? this.tokenizer.endId;
+        const id = row[t] ?? tokenizer.endId;
         for (let digit = 0; digit < 3; digit++) digits[(i * 3 + digit) * length + t] = (id >> (8 * digit)) & 255;
       }
     });
-    this.device.addon.writeImages(ids, digits);
+    device.addon.writeImages(ids, digits);
     encoder.forwardTensor(ids);
-    return this.device.addon.readTensor(encoder.output);
+    return device.addon.readTensor(encoder.output);
   }
 }

@@ -6,7 +6,7 @@ import type { PreparableImages } from '../data/read-ahead.js';
 import type { DecodeRate } from '../data/streamed.js';
 import { LgdError } from '../errors.js';
 
-/** What a data set may tell besides. */
+/** Members that a data set may have or lack. */
 type Told = { [Name in 'broken' | 'fileBytes' | 'labels']?: ImageCache[Name] | undefined };
 
 /** What training reads of its images: an {@link ImageCache}, {@link StreamedImages}, or anything with the same pixels, ids and places. */

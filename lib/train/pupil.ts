@@ -5,7 +5,7 @@ import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe } from '../evaluate/online.js';
 import { Made } from '../lifetime.js';
-import { compileBatch, type CompiledEncoder } from '../models/compiled.js';
+import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
@@ -51,11 +51,11 @@ export class Pupil {
   constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, method, onlineClasses }: PupilOptions) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
-    const { batchSize, precision } = config.train;
+    const { batchSize } = config.train;
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const made = new Made();
     try {
-      this.encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precision === 'auto' ? undefined : precision, training: true })), (encoder) => encoder.dispose());
+      this.encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (encoder) => encoder.dispose());
       this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
       this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
       this.#head = made.add(addon.makeSemanticHead(handle, {

@@ -198,9 +198,9 @@ interface DecodeOptions {
   report: (done: number, total: number) => void;
 }
 
-async function decode(source: ImageSource, { addon }: Device, config: Config, { mode, side, margin, signal, report }: DecodeOptions): Promise<ImageCache | StreamedImages> {
+async function decode(source: ImageSource, device: Device, config: Config, { mode, side, margin, signal, report }: DecodeOptions): Promise<ImageCache | StreamedImages> {
   return openDataset(source, mode, {
-    addon,
+    device,
     resolution: side,
     margin,
     ...placesOf(config),

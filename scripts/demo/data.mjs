@@ -64,7 +64,7 @@ function cacheMaker(lgd, device, folder, signal) {
   const caches = [];
   const open = async (source, size) => {
     const cache = await lgd.ImageCache.build(source, {
-      addon: device.addon, resolution, margin: size / resolution, memoryLimitBytes: 2 ** 30, spillFolder: folder, maxBrokenShare: 0, signal,
+      device, resolution, margin: size / resolution, memoryLimitBytes: 2 ** 30, spillFolder: folder, maxBrokenShare: 0, signal,
     });
     caches.push(cache);
     return cache;

@@ -1,6 +1,6 @@
 // What may be in the tarballs of the two packages, and what may not be in their package.json.
 
-const main = /^(?:package\.json|README\.md|LICENSE|NOTICE|CHANGELOG\.md|dist\/cjs\/package\.json|dist\/report\/client\/\w+\.css|dist\/text\/lists\/[\w-]+\.txt|dist\/.+(?:\.js|\.cjs|\.d\.c?ts))$/u;
+const main = /^(?:package\.json|README\.md|LICENSE|NOTICE|CHANGELOG\.md|docs\/[\w\/-]+\.(?:md|svg|png)|examples\/[\w-]+\.ts|dist\/cjs\/package\.json|dist\/report\/client\/\w+\.css|dist\/text\/lists\/[\w-]+\.txt|dist\/.+(?:\.js|\.cjs|\.d\.c?ts))$/u;
 const addon = /^(?:package\.json|README\.md|LICENSE|NOTICE|lgdistill\.node)$/u;
 const barred = ['scripts', 'devDependencies', 'gypfile', 'overrides', 'private'];
 

@@ -12,7 +12,7 @@ export function mainManifest(checkout) {
   const dependencies = Object.entries(checkout.dependencies);
   return {
     ...pick(checkout),
-    files: ['dist', 'CHANGELOG.md', 'NOTICE'],
+    files: ['dist', 'docs', 'examples', 'CHANGELOG.md', 'NOTICE'],
     dependencies: Object.fromEntries(dependencies.filter(([name]) => !optional.includes(name))),
     optionalDependencies: { [addonName]: checkout.version, ...checkout.optionalDependencies, ...Object.fromEntries(dependencies.filter(([name]) => optional.includes(name))) },
   };

@@ -9,7 +9,7 @@ export async function train(folder: string): Promise<number> {
   const student = createStudent('mobilenet_v2', { device, embeddingSize: teacher.embeddingSize, seed: 0 });
   const distiller = new Distiller({ device, teacher, student, tsb: bank, config: { output: 'runs/types', train: { epochs: 1 } } });
   const source = await openImageFolder(folder);
-  const dataset = await ImageCache.build(source, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e8, spillFolder: folder, maxBrokenShare: 0 });
+  const dataset = await ImageCache.build(source, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e8, spillFolder: folder, maxBrokenShare: 0 });
   let last = 0;
   for await (const event of distiller.run(dataset, { signal: new AbortController().signal })) if (event.type === 'step') last = event.loss;
   const { loss, gradient }: { loss: number; gradient: Float32Array } = await bankLoss(

@@ -113,7 +113,7 @@ describe('a distiller of one\'s own', () => {
   async function parts() {
     const device = await openDevice('cpu');
     const teacher = await PrecomputedTeacher.load(madeUp.teacher);
-    const images = await ImageCache.build(await openImageFolder(data), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+    const images = await ImageCache.build(await openImageFolder(data), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
     const student = createStudent('mobilenet_v3_small', { device, embeddingSize: teacher.embeddingSize, widthMultiplier: 0.25 });
     const make = (count: number | undefined, config: ConfigInput) => new Distiller({ device, teacher, student, tsb: undefined, images: count, config: { method: 'feature', data: { resolution: 32 }, ...config } });
     return { images, make, [Symbol.dispose]: () => [images, teacher, device].forEach((object) => object[Symbol.dispose]()) };

@@ -66,14 +66,14 @@ describe('what callers without types give', () => {
       await refused(evaluateSegmentation({ model: output, config: masked(), inference }), 'inference');
       await refused(evaluateZeroShotSegmentation({ student, config: masked(), inference }), 'inference');
     }
-    const wrong = { most: [-1, 0, 1.5, NaN, '3', null], leastScore: [NaN, 'x', -0.1, 1.5, null], overlap: [2, -1, NaN, '0.5', null] };
+    const wrong = { maxDetections: [-1, 0, 1.5, NaN, '3', null], scoreThreshold: [NaN, 'x', -0.1, 1.5, null], iouThreshold: [2, -1, NaN, '0.5', null] };
     for (const [option, values] of Object.entries(wrong)) {
       for (const value of values) {
         await refused(detector.detect(bytes, { [option]: value }), option);
         await refused(evaluateDetection({ model: `${output}-boxes`, config: boxed(), [option]: value }), option);
       }
     }
-    expect((await detector.detect(bytes, { leastScore: 0, overlap: 1, most: 3 })).length).toBe(3);
+    expect((await detector.detect(bytes, { scoreThreshold: 0, iouThreshold: 1, maxDetections: 3 })).length).toBe(3);
     const path = join(scenes, 'images', '0.png') as unknown as Uint8Array;
     await refused(segmenter.segment(path), 'bytes');
     await refused(detector.detect(path), 'bytes');
@@ -97,7 +97,7 @@ describe('a detector', () => {
     using device = await openDevice('cpu');
     using detector = await Detector.load(output, { device });
     for (const [width, height] of [[30, 120], [120, 30], [64, 64]] as const) {
-      const found = await detector.detect(await sharp({ create: { width, height, channels: 3, background: '#a33' } }).png().toBuffer(), { leastScore: 0, overlap: 1 });
+      const found = await detector.detect(await sharp({ create: { width, height, channels: 3, background: '#a33' } }).png().toBuffer(), { scoreThreshold: 0, iouThreshold: 1 });
       expect(found.length).toBeGreaterThan(10);
       for (const { box: [x, y, w, h] } of found) {
         expect([x >= 0, y >= 0, w > 0, h > 0, x + w < width + 1e-9, y + h < height + 1e-9], `${width} x ${height}: ${x}, ${y}, ${w}, ${h}`).toEqual(Array(6).fill(true));

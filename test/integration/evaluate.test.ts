@@ -33,7 +33,7 @@ afterAll(async () => {
   device.dispose();
 });
 
-const cacheOf = (from: ImageSource) => ImageCache.build(from, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+const cacheOf = (from: ImageSource) => ImageCache.build(from, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
 
 /** A bank of unit rows that mean nothing. */
 function madeUpBank(names: readonly string[]): TextualSemanticsBank {
@@ -154,7 +154,7 @@ describe('embedImages', () => {
     const buffers = await Promise.all(source.ids.map(async (id, i) => ({ id, bytes: await readFile(join(source.root, id)), label: source.labels![i]! })));
     const broken = [1, 2, 5, 6, 7, 8, 9, 11]; // of batches of five: two of the first, all of the second, the last of the third, which its padding repeats
     const memory = imagesFromBuffers(buffers.map((image, i) => (broken.includes(i) ? { ...image, bytes: Buffer.from('no picture') } : image)), source.classNames);
-    using streamed = await StreamedImages.open(memory, { addon: device.addon, resolution: 64, margin: 1, maxBrokenShare: 1 });
+    using streamed = await StreamedImages.open(memory, { device, resolution: 64, margin: 1, maxBrokenShare: 1 });
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35 });
     using encoder = student.compile({ batch: 5, resolution: 64, training: false });
     using embedder = encoderEmbedder(encoder);
@@ -174,7 +174,7 @@ describe('embedImages', () => {
     expect([...whole.keys()]).toEqual([0, 3, 4, 10]);
     for (const [image, row] of whole) expect(sameBits(row, all.get(image)!)).toBe(true);
 
-    using cache = await ImageCache.build(memory, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 1 });
+    using cache = await ImageCache.build(memory, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 1 });
     const evaluationOn = (some: ImageCache | StreamedImages) => new ZeroShotEvaluation({ device, images: some, bank: madeUpBank(shapeNames), mean: teacher.mean, std: teacher.std });
     const score = await evaluationOn(cache).evaluateTeacher(teacher, { batch: 5 });
     expect(score).toMatchObject({ images: 4 });

@@ -29,7 +29,7 @@ async function cycle(): Promise<void> {
   const encoder = new Encoder(student.compile({ batch: 2, resolution: 32 }));
   const distiller = new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', data: { resolution: 32 }, train: { batchSize: 2 } } });
   const cache = await ImageCache.build(imagesFromBuffers([{ id: 'circle/0.png', bytes: picture }, { id: 'square/0.png', bytes: picture }]), {
-    addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: '.', maxBrokenShare: 0,
+    device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: '.', maxBrokenShare: 0,
   });
   const batch = { dataset: cache, images: Int32Array.of(0, 1), drawIds: Int32Array.of(0, 1), seed: 0, epoch: 0, step: 0 };
   const ticket = await distiller.queueStep([batch], { step: 0, learningRate: 0.01 });

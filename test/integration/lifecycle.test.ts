@@ -38,7 +38,7 @@ beforeAll(async () => {
 afterAll(() => device.dispose());
 
 const makeCache = () => ImageCache.build(imagesFromBuffers(ids.map((id) => ({ id, bytes: picture }))), {
-  addon: device.addon, resolution: 96, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
+  device, resolution: 96, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
 });
 const makeEncoder = () => createEncoder('mobilenet_v3_small', { device, ...small, resolution: 32, batch: 2 });
 async function makeDistiller(teacher?: AnyTeacher): Promise<Distiller> {

@@ -24,7 +24,7 @@ let runs = 0;
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 1 });
   const pictures = await Promise.all(['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({ id: background, bytes: await sharp({ create: { width: 40, height: 40, channels: 3, background } }).png().toBuffer() })));
-  images = await ImageCache.build(imagesFromBuffers(pictures), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  images = await ImageCache.build(imagesFromBuffers(pictures), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
 });
 afterAll(() => {
   for (const object of [images, device]) object.dispose();

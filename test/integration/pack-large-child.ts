@@ -13,7 +13,7 @@ const [, , path, count] = process.argv as [string, string, string, string];
 const ownKilobytes = () => Number(/RssAnon:\s+(\d+)/u.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
 const batchSize = 256;
 const device = await openDevice('cpu', { threads: 1 });
-const dataset = await openDataset(await openImages(path), 'stream', { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 0, spillFolder: '/tmp', maxBrokenShare: 0 });
+const dataset = await openDataset(await openImages(path), 'stream', { device, resolution: 32, margin: 1, memoryLimitBytes: 0, spillFolder: '/tmp', maxBrokenShare: 0 });
 const views = device.addon.makeImages(device.handle, batchSize, 32, 32, false);
 let [batches, early] = [0, 0];
 for await (const batch of readAhead(dataset, new BatchPlan(dataset, { batchSize, seed: 1 }), 4)) {

@@ -36,7 +36,7 @@ beforeAll(async () => {
   using extractor = new FeatureExtractor({ device, graph: studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), batch: 7, resolution: 32, precision: undefined, mean: info.mean, std: info.std });
   extractor.load(weights);
   const read = async (name: string) => {
-    using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
+    using images = await ImageCache.build(await openImageFolder(at(name), { labels: 'folders' }), { device, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
     const { rows } = await extractor.all(images);
     return { rows: Array.from({ length: images.length }, (_, i) => [...rows.subarray(i * extractor.dimension, (i + 1) * extractor.dimension)]), labels: [...images.labels!] };
   };
@@ -346,7 +346,7 @@ describe('online probe', () => {
     const { info, weights } = madeUpStudent('mobilenet_v2', { widthMultiplier, resolution: 32 });
     using encoder = new CompiledEncoder(device, studentGraph('mobilenet_v2', { embeddingSize: 24, widthMultiplier }), { batch: 7, resolution: 32, training: false });
     encoder.load(weights);
-    using images = await ImageCache.build(await openImageFolder(at('test'), { labels: 'folders' }), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
+    using images = await ImageCache.build(await openImageFolder(at('test'), { labels: 'folders' }), { device, resolution: 32, margin: 1, memoryLimitBytes: 2 ** 26, spillFolder: folder, maxBrokenShare: 0 });
     const [w, bias] = [randomNormal(4 * 24, 3), randomNormal(4, 4).map((value) => 0.1 * value)];
     const { mean, std } = info;
     const embeddings: number[][] = [];

@@ -42,7 +42,7 @@ test('the online probe learns the labels of the images that the student sees', a
   await using teacher = await loadTeacher(made.teacher, { device });
   const tsb = await TextualSemanticsBank.load(made.bank);
   const source = await openImageFolder(data, { labels: 'folders' });
-  using images = await StreamedImages.open(source, { addon: device.addon, resolution: 32, margin: 1, maxBrokenShare: 0.1 });
+  using images = await StreamedImages.open(source, { device, resolution: 32, margin: 1, maxBrokenShare: 0.1 });
   const { length, ids, sourceIndex } = images;
   const batch = { images: Int32Array.of(6, 7, 20, 31), drawIds: Int32Array.of(6, 7, 20, 31), seed: 0, epoch: 0, step: 0 };
   const { store, shown } = await images.prepare(batch.images);

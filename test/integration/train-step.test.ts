@@ -24,7 +24,7 @@ beforeAll(async () => {
   device = await openDevice('cpu');
   teacher = await loadTeacher(tinyClip, { device });
   const source = await openImageFolder(await drawShapes(join(folder, 'data'), { count: 4 }));
-  dataset = await ImageCache.build(source, { addon: device.addon, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  dataset = await ImageCache.build(source, { device, resolution: 64, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
   tsb = TextualSemanticsBank.fromEmbeddings(shapeNames, Float32Array.from({ length: K * 256 }, (_, i) => Math.sin(1 + i * i)), { encoderId: 'made up' });
 });
 afterAll(async () => {

@@ -30,7 +30,7 @@ beforeAll(async () => {
 test.each(devices)('that share teacher, bank, images and $name train as each would alone', async ({ device }) => {
   await using teacher = await loadTeacher(made.teacher, { device });
   const tsb = await TextualSemanticsBank.load(made.bank);
-  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  using images = await ImageCache.build(await openImageFolder(join(folder, 'data')), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
 
   /** Steps one after the other, each read when the next one is queued; other distillers come in between. */
   async function distil(seed: number): Promise<DistillerState> {
@@ -58,7 +58,7 @@ test.each(devices)('that share teacher, bank, images and $name train as each wou
 
 describe.each(devices)('a fault on $name', ({ device }) => {
   const size = 16;
-  const cacheOptions = (on: Device) => ({ addon: on.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+  const cacheOptions = (on: Device) => ({ device: on, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
   const batchOf = (dataset: ImageCache): Batch => ({ ...new BatchPlan(dataset, { batchSize: 4, seed: 1 }).next(), dataset });
   const damagedError = { code: 'BAD_FILE', message: expect.stringContaining('damaged.pack') as string };
 

@@ -24,7 +24,7 @@ export async function allowed(encoder: TextEncoder, student: Float32Array): Prom
   const config: Config = parseConfig({ train: { epochs: 3 }, method: 'hybrid' });
   same<Same<Config['method'], 'auto' | 'lgd' | 'text' | 'visual' | 'seed' | 'hybrid' | 'combined' | 'feature'>>();
   const distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: teacher.embeddingSize }), tsb, config });
-  const images = await ImageCache.build(imagesFromBuffers([{ id: 'a', bytes: new Uint8Array(1) }]), { addon: device.addon, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0 });
+  const images = await ImageCache.build(imagesFromBuffers([{ id: 'a', bytes: new Uint8Array(1) }]), { device, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0 });
   for (const batch of new BatchPlan(images, { batchSize: 1, seed: 0 })) batch.images satisfies Int32Array;
   for await (const event of distiller.run(images, { signal: AbortSignal.timeout(1) })) {
     same<Same<typeof event, RunEvent>>();
@@ -57,7 +57,7 @@ export async function own(signal: AbortSignal | undefined): Promise<void> {
   };
   using distiller = new Distiller({ device, teacher, student: createStudent('resnet18', { device, embeddingSize: 8 }), config });
   const source = { root: 'mine', ids: ['a'], read: async () => new Uint8Array(3) };
-  using images = await ImageCache.build(source, { addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0, signal });
+  using images = await ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 0, spillFolder: '.', maxBrokenShare: 0, signal });
   await readViews(images, { images: Int32Array.of(0) }, { device, resolution: 32, mean, std: mean, augment: false });
   for await (const event of distiller.run(images, { signal })) {
     switch (event.type) {
@@ -74,7 +74,7 @@ export async function unset(distiller: Distiller, student: Float32Array, given: 
   const { bank, labels, folder, size } = given;
   const source = { root: 'mine', ids: ['a'], read: async () => new Uint8Array(3) };
   using device = await openDevice();
-  using images = await StreamedImages.open(source, { addon: device.addon, resolution: 32, margin: 1, maxBrokenShare: 0 });
+  using images = await StreamedImages.open(source, { device, resolution: 32, margin: 1, maxBrokenShare: 0 });
   for await (const event of distiller.run(images)) event satisfies RunEvent;
   images satisfies Dataset;
   ({ ...new BatchPlan(images, { batchSize: 1, seed: 0 }).next(), dataset: { length: 1, ids: ['a'], sourceIndex: Int32Array.of(0), store: images.store, labels, broken: undefined }, shown: undefined }) satisfies Batch;

@@ -17,7 +17,7 @@ const picture = await sharp({ create: { width: 40, height: 40, channels: 3, back
 const folder = temporaryFolder();
 const size = 8;
 const names = ['a', 'b', 'c'];
-const options = (device: api.Device): api.ImageCacheOptions => ({ addon: device.addon, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
+const options = (device: api.Device): api.ImageCacheOptions => ({ device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
 
 let device: api.Device;
 let other: api.Device;
@@ -108,7 +108,7 @@ describe('what is missing', () => {
 
 describe('an option that a call does not know', () => {
   const unknown = { unheardOf: 1 };
-  const addonOptions = (more: object) => ({ ...options(device), ...more });
+  const cacheOptions = (more: object) => ({ ...options(device), ...more });
   const view = { resolution: 32, mean: teacher.mean, std: teacher.std };
   const encoder = () => new js.GraphBuilder('x');
 
@@ -142,10 +142,10 @@ describe('an option that a call does not know', () => {
     ['bankLoss()', (more) => js.bankLoss({}, { device: 'js', ...more })],
     ['bankUpdate()', (more) => js.bankUpdate({}, { device: 'js', ...more })],
     ['featureLoss()', (more) => js.featureLoss({}, { device: 'js', ...more })],
-    ['ImageCache.build()', (more) => js.ImageCache.build({}, addonOptions(more))],
-    ['ImageCache.fromStream()', (more) => js.ImageCache.fromStream([], addonOptions(more))],
+    ['ImageCache.build()', (more) => js.ImageCache.build({}, cacheOptions(more))],
+    ['ImageCache.fromStream()', (more) => js.ImageCache.fromStream([], cacheOptions(more))],
     ['StreamedImages.open()', (more) => js.StreamedImages.open({}, more)],
-    ['openDataset()', (more) => js.openDataset({}, 'all', addonOptions(more))],
+    ['openDataset()', (more) => js.openDataset({}, 'all', cacheOptions(more))],
     ['chooseMode()', (more) => js.chooseMode({}, 'all', more)],
     ['openImages()', (more) => js.openImages('x', more)],
     ['openImageFolder()', (more) => js.openImageFolder('x', more)],
@@ -214,6 +214,7 @@ describe('what is of another kind', () => {
     await refused('BAD_OPTION', 'student', { name: () => new js.Distiller({ device, teacher, student: 'resnet18', tsb }) });
     await refused('BAD_OPTION', 'compiled', { student: () => new js.Encoder(student) });
     await refused('BAD_OPTION', 'tsb', { names: () => new js.Distiller({ device, teacher, student, tsb: names }) });
+    await refused('BAD_OPTION', 'data.margin', { measureData: () => js.measureData([], { data: { margin: 9 } }).next() });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
     await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
     await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });

@@ -1,19 +1,24 @@
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { ImageCache, type CacheProgress, type ImageCacheOptions } from '../../lib/data/cache.js';
+import { chooseMode } from '../../lib/data/open-dataset.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
-import { imagesFromBuffers, openImageFolder, type ImageSource } from '../../lib/data/sources.js';
+import { imagesFromBuffers, openImageFolder, sampleSource, type ImageSource } from '../../lib/data/sources.js';
 import { loadAddon } from '../../lib/addon.js';
+import { parseConfig } from '../../lib/config.js';
+import { Device, openDevice } from '../../lib/device.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { brokenFiles, picture } from '../fixtures/images/draw.js';
 import { noteSkip, sharedPath } from '../shared.js';
 
 const addon = loadAddon();
 const spillFolder = temporaryFolder();
-const options: ImageCacheOptions = { addon, resolution: 28, margin: 256 / 224, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.05 };
+const device = await openDevice('cpu', { threads: 1 });
+const options: ImageCacheOptions = { device, resolution: 28, margin: 256 / 224, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.05 };
 
 /** `count` pictures of one grey level each, image i of level i * 5; the ones named in `broken` are no pictures. */
 async function levels(count: number, broken: readonly number[] = []): Promise<ImageSource> {
@@ -27,9 +32,8 @@ async function levels(count: number, broken: readonly number[] = []): Promise<Im
 
 /** Mean level of each cached image, 0 to 255, through the evaluation transform. */
 async function cachedLevels(cache: ImageCache): Promise<number[]> {
-  const device = addon.openDevice('cpu', 0, 1);
   const images = Array.from({ length: cache.length }, (_, i) => i);
-  const tensor = addon.makeImages(device, images.length, 2, 2, false);
+  const tensor = addon.makeImages(device.handle, images.length, 2, 2, false);
   addon.augment(cache.store, { train: false, mean: [0, 0, 0], std: [1, 1, 1] }, { images, drawIds: images, seed: 0, epoch: 0 }, tensor);
   const values = await addon.readImages(tensor);
   return images.map((i) => Math.round(values[i * 12]! * 255));
@@ -49,6 +53,40 @@ describe('ImageCache', () => {
     expect(await cachedLevels(cache)).toEqual(kept.map((i) => i * 5));
     expect(cache.broken.map(({ id }) => id)).toEqual(['image 3', 'image 17']);
     expect(cache.broken[0]!.reason).toMatch(/unsupported/i);
+  });
+
+  it('takes a source that is a class, with methods and accessors of its own', async () => {
+    const plain = await levels(8);
+    class Shop implements ImageSource {
+      readonly #images = plain;
+      get root() { return 'shop'; }
+      get ids() { return this.#images.ids; }
+      get labels() { return this.#images.labels!; }
+      get classNames() { return this.#images.classNames!; }
+      async read(index: number) { return this.#images.read(index); }
+    }
+    using cache = await ImageCache.build(new Shop(), options);
+    expect(cache.broken).toEqual([]);
+    expect(await cachedLevels(cache)).toEqual(Array.from({ length: 8 }, (_, i) => i * 5));
+    using few = await ImageCache.build(sampleSource(new Shop(), 4), options);
+    expect(await cachedLevels(few)).toEqual([0, 10, 20, 30]);
+    expect([sampleSource(new Shop(), 4).root, few.classNames, [...few.labels!]]).toEqual(['shop', ['even', 'odd'], [0, 0, 0, 0]]);
+  });
+
+  it('takes the defaults of the configuration, and the folder for temporary files', async () => {
+    const { margin, cacheMemory, maxBrokenShare } = parseConfig({}).data;
+    const made: unknown[] = [];
+    const noting = { ...addon, makePixelStore: (settings: Parameters<typeof addon.makePixelStore>[0]) => (made.push(settings), addon.makePixelStore(settings)) };
+    const noted = new Device('cpu', noting, device.handle, 'notes');
+    using cache = await ImageCache.build(await levels(40, [3]), { device: noted, resolution: 24 });
+    expect(cache.shortSide).toBe(24 * margin);
+    expect(made).toEqual([{ memoryLimitBytes: cacheMemory * 2 ** 20, spillFolder: tmpdir() }]);
+    await expect(ImageCache.build(await levels(40, [1, 2, 3]), { device, resolution: 24 })).rejects.toMatchObject({ allowed: `a share of at most ${maxBrokenShare}` });
+    using undefinedOnes = await ImageCache.build(await levels(2), { device, resolution: 24, margin: undefined, memoryLimitBytes: undefined, spillFolder: undefined, maxBrokenShare: undefined });
+    expect(undefinedOnes.shortSide).toBe(24 * margin);
+    using streamed = await StreamedImages.open(await levels(2), { device, resolution: 24 });
+    expect(streamed.shortSide).toBe(24 * margin);
+    await expect(chooseMode(await levels(2), 'auto', { resolution: 24 })).resolves.toBe('all');
   });
 
   it('spills to a file past the memory limit, with the same pixels', async () => {
@@ -198,7 +236,7 @@ describe('a stream of images', () => {
       most = Math.max(most, still.pulled - kept++);
       return addon.appendPixels(...args);
     } };
-    using cache = await ImageCache.fromStream(stream(60), { ...options, addon: counting, memoryLimitBytes: 20_000 });
+    using cache = await ImageCache.fromStream(stream(60), { ...options, device: new Device('cpu', counting, device.handle, 'counts'), memoryLimitBytes: 20_000 });
     expect(cache.length).toBe(60);
     expect(most).toBeLessThanOrEqual(4 * 4);
     expect(cache.bytes - cache.spilledBytes).toBeLessThanOrEqual(20_000);

@@ -23,7 +23,7 @@ import { picture } from '../fixtures/images/draw.js';
 const addon = loadAddon();
 const folder = temporaryFolder();
 const data = join(folder, 'data');
-const options: ImageCacheOptions = { addon, resolution: 24, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0.5 };
+const options: ImageCacheOptions = { device: await openDevice('cpu'), resolution: 24, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0.5 };
 const rawSide = 30; // what such a cache keeps
 let device: Device;
 let source: ImageSource;

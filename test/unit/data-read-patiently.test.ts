@@ -3,18 +3,18 @@ import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { create } from 'tar';
 import { describe, expect, it } from 'vitest';
-import { loadAddon } from '../../lib/addon.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
+import { openDevice } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 
 const folder = temporaryFolder();
-const options = { addon: loadAddon(), resolution: 8, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0.5, readPauses: [1, 1, 1] };
+const options = { device: await openDevice('cpu'), resolution: 8, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0.5, readPauses: [1, 1, 1] };
 const count = 8;
 
 /** As Node makes them. */

@@ -7,11 +7,13 @@ import { readAhead } from '../../lib/data/read-ahead.js';
 import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages, type StreamedImagesOptions } from '../../lib/data/streamed.js';
 import { loadAddon } from '../../lib/addon.js';
+import { Device, openDevice } from '../../lib/device.js';
 import type { NativeAddon, PixelStoreHandle } from '../../lib/native.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const addon = loadAddon();
-const options: StreamedImagesOptions = { addon, resolution: 16, margin: 1, maxBrokenShare: 0.5 };
+const device = await openDevice('cpu', { threads: 1 });
+const options: StreamedImagesOptions = { device, resolution: 16, margin: 1, maxBrokenShare: 0.5 };
 const spillFolder = temporaryFolder();
 
 /** `count` pictures of one grey level each, image i of level i * 5; the ones named in `broken` are no pictures. */
@@ -22,7 +24,7 @@ async function levels(count: number, broken: readonly number[] = []): Promise<Im
 
 /** Level of each image, as it stands in a prepared store. */
 async function levelsOf({ store }: PreparedImages, images: Int32Array): Promise<number[]> {
-  const tensor = addon.makeImages(addon.openDevice('cpu', 0, 1), images.length, 2, 2, false);
+  const tensor = addon.makeImages(device.handle, images.length, 2, 2, false);
   addon.augment(store, { train: false, mean: [0, 0, 0], std: [1, 1, 1] }, { images, drawIds: images, seed: 0, epoch: 0 }, tensor);
   const values = await addon.readImages(tensor);
   return Array.from(images, (_, i) => Math.round(values[12 * i]! * 51));
@@ -57,7 +59,7 @@ describe('StreamedImages', () => {
   it('uses the memory of a released batch again, and never while work on it is queued', async () => {
     const made: PixelStoreHandle[] = [];
     const counting: NativeAddon = { ...addon, makePixelStore: (settings) => (made.push(addon.makePixelStore(settings)), made.at(-1)!) };
-    const images = await StreamedImages.open(await levels(8), { ...options, addon: counting });
+    const images = await StreamedImages.open(await levels(8), { ...options, device: new Device('cpu', counting, device.handle, 'counts') });
     for (let i = 0; i < 20; i++) {
       const batch = Int32Array.of(i % 8, (i + 3) % 8);
       const prepared = await images.prepare(batch);
@@ -67,11 +69,10 @@ describe('StreamedImages', () => {
     expect(made).toHaveLength(1);
     const batch = Int32Array.of(1);
     const prepared = await images.prepare(batch);
-    const device = addon.openDevice('cpu', 0, 1);
-    const tensor = addon.makeImages(device, 1, 512, 512, false);
+    const tensor = addon.makeImages(device.handle, 1, 512, 512, false);
     for (let i = 0; i < 30; i++) addon.augment(prepared.store, { train: true, mean: [0, 0, 0], std: [1, 1, 1] }, { images: batch, drawIds: batch, seed: 0, epoch: 0 }, tensor);
     expect(() => prepared.release()).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
-    await addon.synchronize(device);
+    await addon.synchronize(device.handle);
     prepared.release();
     images.dispose();
     await expect(images.prepare(batch)).rejects.toMatchObject({ code: 'DISPOSED' });
@@ -100,6 +101,25 @@ describe('readAhead', () => {
     }
     expect(taken).toEqual([0, 1, 2, 3]);
     expect(events.filter((event) => event.startsWith('release'))).toEqual([0, 1, 2, 3, 4, 5].map((i) => `release ${i}`));
+  });
+
+  it('takes prepared images that are a class', async () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    class Prepared {
+      released = 0;
+      get store() { return store; }
+      get shown() { return Int32Array.of(7); }
+      release() { this.released++; }
+    }
+    const given: Prepared[] = [];
+    const dataset = { store, prepare: () => (given.push(new Prepared()), given.at(-1)!) };
+    for await (const batch of readAhead(dataset, [0, 1, 2, 3].map((i) => ({ images: Int32Array.of(i) })), 1)) {
+      const { release } = batch;
+      expect([batch.store, [...batch.shown!]]).toEqual([store, [7]]);
+      release();
+      if (batch.images[0] === 1) break;
+    }
+    expect(given.map(({ released }) => released)).toEqual([1, 1, 1]);
   });
 
   it('throws where a batch fails, when its turn comes', async () => {
@@ -133,7 +153,7 @@ it('works on several things at once and gives results in order', async () => {
 
 it('decodes all before where that fits, and streams where it does not', async () => {
   const source = await levels(10, [2]);
-  const cache = { addon, resolution: 16, margin: 1, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.5 };
+  const cache = { device, resolution: 16, margin: 1, memoryLimitBytes: 1e9, spillFolder, maxBrokenShare: 0.5 };
   expect(await decodedBytes(source, 16)).toBeCloseTo(10 * 3 * 16 * 19.2, -1);
   expect(await chooseMode(source, 'auto', cache)).toBe('all');
   const noRoom = { ...cache, memoryLimitBytes: 1000, spillFolder: '/no/such/folder' };

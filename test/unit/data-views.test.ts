@@ -17,7 +17,7 @@ beforeAll(async () => {
   // Left half dark, right half light: the mean of a view tells where the crop lay.
   const picture = await sharp(Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="96" height="96"><rect width="96" height="96" fill="#333"/><rect x="48" width="48" height="96" fill="#ccc"/></svg>')).png().toBuffer();
   images = await ImageCache.build(imagesFromBuffers(Array.from({ length: 8 }, (_, i) => ({ id: `${i}`, bytes: picture }))), {
-    addon: device.addon, resolution: 64, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
+    device, resolution: 64, margin: 1.25, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0,
   });
   options = { device, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1] };
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { BoxedImages } from '../../lib/data/coco.js';
 import { averagePrecision, type Detection } from '../../lib/dense/average-precision.js';
-import { decodeDetections, suppress } from '../../lib/dense/detection-decode.js';
+import { decodeDetections, nonMaximumSuppression } from '../../lib/dense/detection-decode.js';
 import { assignTargets, levelSides } from '../../lib/dense/detection-targets.js';
 import { randomNumbers } from '../fixtures/random.js';
 
@@ -111,17 +111,17 @@ describe('boxes of an output', () => {
     };
     at(3, 5, [-1, -1, -1, -1]); // of 4 x 4 locations, the last of the first row: it and its box lie beside an image 12 pixels wide
     at(1, 3, [0, -1, 3, -1]); // to the image's edge and beyond
-    const found = decodeDetections(output, { resolution: 32, width: 12, height: 32, classes: 1 }, { most: 1 });
+    const found = decodeDetections(output, { resolution: 32, width: 12, height: 32, classes: 1 }, { maxDetections: 1 });
     expect(found.map(({ box }) => box.map((value) => Math.round(100 * value) / 100))).toEqual([[4, 1.06, 8, 5.89]]); // 8 exp(-1) is 2.94
-    expect(decodeDetections(output, { resolution: 32, width: 32, height: 32, classes: 1 }, { most: 1 })[0]!.box[0]).toBeGreaterThan(12);
+    expect(decodeDetections(output, { resolution: 32, width: 32, height: 32, classes: 1 }, { maxDetections: 1 })[0]!.box[0]).toBeGreaterThan(12);
   });
 });
 
 describe('suppression', () => {
   it('keeps the likeliest of boxes that overlap, class by class', () => {
     const boxes = [found([0, 0, 10, 10], 0.5), found([1, 0, 10, 10], 0.9), found([1, 0, 10, 10], 0.4, 1), found([20, 0, 10, 10], 0.3)];
-    expect(suppress(boxes, 0.6).map(({ score }) => score)).toEqual([0.9, 0.5, 0.4, 0.3].filter((score) => score !== 0.5));
-    expect(suppress(boxes, 0.9).length).toBe(4); // 9 / 11 is no more than 0.9
+    expect(nonMaximumSuppression(boxes, 0.6).map(({ score }) => score)).toEqual([0.9, 0.5, 0.4, 0.3].filter((score) => score !== 0.5));
+    expect(nonMaximumSuppression(boxes, 0.9).length).toBe(4); // 9 / 11 is no more than 0.9
   });
 });
 

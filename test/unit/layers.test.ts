@@ -33,6 +33,20 @@ it('whatever a command does can be done from the API', async () => {
   expect(used.filter((name) => !exported.includes(name) && !cliOnly.has(name))).toEqual([]);
 });
 
+it('what a file of lib exports is imported somewhere, or public', () => {
+  const files = ['lib', 'test', 'scripts', 'bench', 'examples'].flatMap((folder) => filesBelow(folder, /\.(?:c?ts|m?js)$/)).map((file) => [file, readFileSync(join(root, file), 'utf8')] as const);
+  const namesOf = (list: string) => list.split(',').map((name) => name.trim().replace(/^type /, '').split(/ as |:/)[0]!);
+  const wanted = new Set(files.flatMap(([, text]) => [
+    ...[...text.matchAll(/(?:import|export)(?: type)? (?:\w+, )?\{([^}]*)\}/g)].flatMap(([, list]) => namesOf(list!)),
+    ...[...text.matchAll(/\{([^{}]*)\} = \(?(?:await )?import\(/g)].flatMap(([, list]) => namesOf(list!)),
+    ...[...text.matchAll(/\.(\w+)/g)].map(([, name]) => name!), // of a module as a whole
+  ]));
+  const exported = files.filter(([file]) => file.startsWith('lib/'))
+    .flatMap(([file, text]) => [...text.matchAll(/^export (?:async )?(?:const|function\*?|class) (\w+)/gm)].map(([, name]) => `${file}: ${name}`));
+  expect(exported.length).toBeGreaterThan(300);
+  expect(exported.filter((entry) => !wanted.has(entry.split(': ')[1]!))).toEqual([]);
+});
+
 describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [

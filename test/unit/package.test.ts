@@ -1,14 +1,15 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { addonPath, loadAddon } from '../../lib/addon.js';
 import { prebuiltPackage } from '../../lib/addon-search.js';
 import { compareVersions, glibcFloor } from '../../scripts/glibc.mjs';
 import { strayFields, strayFiles } from '../../scripts/package/contents.mjs';
-import { describeAddon } from '../../scripts/package/describe.mjs';
+import { addonNotice, describeAddon } from '../../scripts/package/describe.mjs';
 import { addonManifest, addonName, mainManifest } from '../../scripts/package/manifests.mjs';
+import { packedPages, withoutDeadLinks } from '../../scripts/package/pages.mjs';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -31,6 +32,34 @@ test('the addon is for Linux with glibc on x86-64, under the name that the loade
   if (process.platform === 'linux' && process.arch === 'x64') expect(prebuiltPackage).toBe(addonName);
   const readme = describeAddon(build, '2.25');
   for (const fact of ['glibc 2.25 or later', 'CUDA 12.8', '8.0, 9.0a, 12.0']) expect(readme).toContain(fact);
+});
+
+test("the addon's notice has the licence of what is compiled in, and NVIDIA's terms where CUDA is", () => {
+  const [own, licence] = [readFileSync(join(root, 'NOTICE'), 'utf8'), readFileSync(join(root, 'node_modules', 'node-addon-api', 'LICENSE.md'), 'utf8')];
+  const notice = addonNotice(own, licence, build);
+  for (const part of [own, licence.trim(), 'node-addon-api', 'CUDA runtime']) expect(notice).toContain(part);
+  expect(addonNotice(own, licence, { ...build, cuda: false })).not.toContain('CUDA');
+});
+
+test('links of the published pages lead to files that are published too', () => {
+  const pages = packedPages(root);
+  expect([...pages.keys()]).toEqual(expect.arrayContaining(['README.md', 'NOTICE', 'docs/options.md', 'docs/report.png', 'docs/figures/method.svg', 'examples/own-images.ts']));
+  expect(strayFiles('lgdistill', [...pages.keys()])).toEqual([]);
+  expect(mainManifest(checkout).files).toEqual(expect.arrayContaining(['docs', 'examples']));
+  const links = [...pages].filter(([path]) => path.endsWith('.md')).flatMap(([path, text]) =>
+    [...String(text).replaceAll(/^```[\s\S]*?^```$/gmu, '').matchAll(/\]\(([^)\s#]+)[^)]*\)/gu)].map(([, target = '']) => ({ path, target })));
+  const local = links.filter(({ target }) => !target.startsWith('https:'));
+  expect(local.length).toBeGreaterThan(50);
+  const published = (path: string) => [...pages.keys()].some((one) => one === path || one.startsWith(`${path}/`));
+  expect(local.filter(({ path, target }) => !published(join(dirname(path), target)))).toEqual([]);
+  const readme = String(pages.get('README.md'));
+  expect(readme).toContain('npm install --ignore-scripts lgdistill\n');
+  for (const gone of ['published yet', '.tgz', '](CONTRIBUTING.md)']) expect(readme).not.toContain(gone);
+});
+
+test('a link that leads out of the package leaves its words', () => {
+  const text = '[a](docs/a.md#x), [b\nc](../lib/b.ts), [d](https://d.org), [e](#e)\n```ts\nx[0](y)\n```\n';
+  expect(withoutDeadLinks(text, 'README.md', ['README.md', 'docs/a.md'])).toBe(text.replace('[b\nc](../lib/b.ts)', 'b\nc'));
 });
 
 test('tests, sources and maps are strays', () => {

@@ -30,9 +30,21 @@ export const nativeTeacherOptions = {
   device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', signal: 'optional',
 } satisfies OptionTable<NativeTeacherOptions>;
 
+/** What a native teacher is made of. */
+interface Parts extends Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'>, Pick<Preprocessing, 'mean' | 'std'> {
+  id: string;
+  architecture: string;
+  weights: WeightRecord;
+  device: Device;
+  batch: number;
+  precision: Precision | undefined;
+}
+
 /** An image tower of CLIP or SigLIP, or an earlier student, on the same device as the student. */
 export class NativeTeacher implements Teacher {
   readonly kind = 'native';
+  readonly id: string;
+  readonly device: Device;
   readonly resolution: number;
   readonly mean: ChannelTriple;
   readonly std: ChannelTriple;
@@ -45,17 +57,10 @@ export class NativeTeacher implements Teacher {
   readonly embeddingSize: number;
   /** Of a tower its kind, of a student its name. */
   readonly architecture: string;
+  readonly #batch: number;
 
-  private constructor(
-    readonly id: string,
-    readonly device: Device,
-    { architecture, graph, embeddingSize, resolution }: Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'> & { architecture: string },
-    weights: WeightRecord,
-    { mean, std }: Pick<Preprocessing, 'mean' | 'std'>,
-    private readonly batch: number,
-    precision: Precision | undefined,
-  ) {
-    this.#weights = weights;
+  private constructor({ id, device, architecture, graph, embeddingSize, resolution, weights, mean, std, batch, precision }: Parts) {
+    [this.id, this.device, this.#weights, this.#batch] = [id, device, weights, batch];
     [this.architecture, this.graph, this.embeddingSize, this.resolution] = [architecture, graph, embeddingSize, resolution];
     [this.mean, this.std] = [mean, std];
     this.precision = precision ?? device.info.precisions[0]!;
@@ -84,7 +89,9 @@ export class NativeTeacher implements Teacher {
     }
     const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
     const read = await readPreprocessor(join(folder, 'preprocessor_config.json'));
-    return new NativeTeacher(id, device, tower, weights, { mean: mean ?? tower.mean ?? read?.mean ?? clipMean, std: std ?? tower.std ?? read?.std ?? clipStd }, batch, precision);
+    return new NativeTeacher({
+      id, device, ...tower, weights, mean: mean ?? tower.mean ?? read?.mean ?? clipMean, std: std ?? tower.std ?? read?.std ?? clipStd, batch, precision,
+    });
   }
 
   /**
@@ -99,7 +106,9 @@ export class NativeTeacher implements Teacher {
     const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
     if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
     checkWeights(graph, weights);
-    return new NativeTeacher(id, device, { architecture, graph, embeddingSize, resolution: options.resolution ?? resolution }, weights, { mean: options.mean ?? mean, std: options.std ?? std }, batch, precision);
+    return new NativeTeacher({
+      id, device, architecture, graph, embeddingSize, resolution: options.resolution ?? resolution, weights, mean: options.mean ?? mean, std: options.std ?? std, batch, precision,
+    });
   }
 
   /** Do these files hold an image tower that {@link load} knows? @throws as {@link load} */
@@ -133,12 +142,12 @@ export class NativeTeacher implements Teacher {
     if (!Number.isInteger(count) || count < 1 || pixels.length !== count * image) {
       throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
     }
-    const encoder = (this.#encoder ??= new Encoder(this.compile({ batch: this.batch })));
+    const encoder = (this.#encoder ??= new Encoder(this.compile({ batch: this.#batch })));
     const result = new Float32Array(count * this.embeddingSize);
-    for (let from = 0; from < count; from += this.batch) {
+    for (let from = 0; from < count; from += this.#batch) {
       throwIfAborted(signal, "the teacher's forward pass");
       this.#live();
-      const part = await encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.batch) * image));
+      const part = await encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.#batch) * image));
       result.set(part, from * this.embeddingSize);
     }
     const wrong = result.findIndex((value) => !Number.isFinite(value));
