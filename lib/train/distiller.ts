@@ -16,7 +16,7 @@ import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSizes, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
-import { runDistillation } from './course.js';
+import { runDistillation } from './loop.js';
 import { runOptions, type RunOptions } from './run.js';
 import { embedAll, isOutside, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
@@ -239,7 +239,7 @@ export class Distiller implements Disposable {
           pupil.forward(this.#images, step * this.config.train.accumulate + place);
           if (after) await after('student forward');
           if (pupil === pupils[0]) addon.joinBranch(handle); // the teacher's forward, beside the first student's
-          pupil.lose(zT, slot);
+          pupil.computeLoss(zT, slot);
           if (after) await after('loss');
           pupil.backward();
           if (after) await after('backward');
@@ -248,9 +248,9 @@ export class Distiller implements Disposable {
         slots.push(slot);
       }
       for (const pupil of pupils) {
-        pupil.moveBanks(embeddings, slots.at(-1)!);
+        pupil.updateBanks(embeddings, slots.at(-1)!);
         if (after) await after('loss');
-        pupil.descend(learningRate, batches.length);
+        pupil.sgdStep(learningRate, batches.length);
         if (after) await after('optimiser');
       }
     } finally {

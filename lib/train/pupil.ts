@@ -88,7 +88,7 @@ export class Pupil {
   }
 
   /** The loss against the teacher's raw embeddings [B,D], and its gradient; its numbers go to a slot of the head. */
-  lose(teacher: TensorHandle, slot: number): void {
+  computeLoss(teacher: TensorHandle, slot: number): void {
     this.#device.addon.headLoss(this.#head, this.encoder.output, teacher, this.#dStudent, 1, slot);
   }
 
@@ -98,12 +98,12 @@ export class Pupil {
   }
 
   /** LGKA and the queue, from the teacher embeddings of all batches of a step. */
-  moveBanks(embeddings: TensorHandle[], slot: number): void {
+  updateBanks(embeddings: TensorHandle[], slot: number): void {
     this.#device.addon.headUpdate(this.#head, embeddings, slot);
   }
 
   /** One step of SGD with the mean of the gradients of so many batches. */
-  descend(learningRate: number, batches: number): void {
+  sgdStep(learningRate: number, batches: number): void {
     const { sgdMomentum: momentum, weightDecay, decayNormAndBias } = this.#config.train;
     this.#steps++;
     this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });

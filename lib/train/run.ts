@@ -1,4 +1,4 @@
-/** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in course.ts. */
+/** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in loop.ts. */
 import type { OptionTable } from '../arguments.js';
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
@@ -22,7 +22,7 @@ import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { BestScore, type Metric } from './best.js';
 import { checkContinued, remarksOn, type Present, type Progress } from './continued.js';
-import type { Course } from './course.js';
+import type { TrainingLoop } from './loop.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
@@ -77,22 +77,22 @@ export class Run {
   /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
 
-  private constructor(readonly course: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
-    const { train, evaluate } = course.config;
-    this.config = course.configs[number]!;
-    this.student = course.distiller.students[number]!;
-    this.encoder = course.distiller.encoderOf(number);
+  private constructor(readonly loop: TrainingLoop, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
+    const { train, evaluate } = loop.config;
+    this.config = loop.configs[number]!;
+    this.student = loop.distiller.students[number]!;
+    this.encoder = loop.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    this.#score = new BestScore(evaluate.metric === 'auto' ? (course.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
+    this.#score = new BestScore(evaluate.metric === 'auto' ? (loop.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
-  static async open(course: Course, number: number): Promise<Run> {
-    const config = course.configs[number]!;
-    const folder = await RunFolder.open(config.output, config, { resume: course.options.resume !== undefined });
+  static async open(loop: TrainingLoop, number: number): Promise<Run> {
+    const config = loop.configs[number]!;
+    const folder = await RunFolder.open(config.output, config, { resume: loop.options.resume !== undefined });
     try {
-      return new Run(course, number, folder, await CheckpointStore.open(config.output));
+      return new Run(loop, number, folder, await CheckpointStore.open(config.output));
     } catch (error) {
       await folder.close();
       throw error;
@@ -106,13 +106,13 @@ export class Run {
 
   /** Is there a checkpoint to continue from? */
   async continues(): Promise<boolean> {
-    return this.course.options.resume !== undefined && (await this.store.list()).length > 0;
+    return this.loop.options.resume !== undefined && (await this.store.list()).length > 0;
   }
 
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
-    const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.course;
-    const { device, method, tsb, batchChoice, memory: { planned, used } } = this.course.distiller;
+    const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.loop;
+    const { device, method, tsb, batchChoice, memory: { planned, used } } = this.loop.distiller;
     const { length: images } = dataset;
     const { batchSize, accumulate } = this.config.train;
     const broken = this.#broken();
@@ -120,7 +120,7 @@ export class Run {
     if (this.#step === 0 && weights !== undefined) this.#startWeights = await hashIfReadable(weights);
     await this.folder.log(startLine({ step: this.#step, lastStep, images, broken: broken.length, device: device.info, version }));
     const advice = this.#step === 0 ? adviseBatch(this.config.train, batchChoice, images, schedule.totalSteps) : undefined;
-    const remarks = [...(this.course.options.remarks ?? []), ...this.#remarks];
+    const remarks = [...(this.loop.options.remarks ?? []), ...this.#remarks];
     const told: Pick<StartEvent, 'choice' | 'batchChoice' | 'advice'> = {
       ...(this.config.method === 'auto' && { choice: describeChoice(method, tsb!.size) }),
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
@@ -130,7 +130,7 @@ export class Run {
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
-    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.course.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
+    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.loop.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
       method, ...told, ...(remarks.length > 0 && { remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
@@ -139,7 +139,7 @@ export class Run {
 
   /** Images left out: those that could not be decoded, and those that are gone. */
   #broken(): BrokenImage[] {
-    const { images: { gone }, dataset } = this.course;
+    const { images: { gone }, dataset } = this.loop;
     const ids = new Set(gone.map(({ id }) => id));
     return [...(dataset.broken ?? []).filter(({ id }) => !ids.has(id)), ...gone];
   }
@@ -159,8 +159,8 @@ export class Run {
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
-    const logged = this.course.isLogged(this.#step);
-    const line = { type: 'step' as const, step: this.#step, epoch: this.course.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
+    const logged = this.loop.isLogged(this.#step);
+    const line = { type: 'step' as const, step: this.#step, epoch: this.loop.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
@@ -172,7 +172,7 @@ export class Run {
   /** What the first step turned out to need. */
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
-    const { planned, used, peak } = this.course.distiller.memory;
+    const { planned, used, peak } = this.loop.distiller.memory;
     await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
   }
 
@@ -191,12 +191,12 @@ export class Run {
       isBest = event.best;
       yield event;
     }
-    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.course.lastStep))) yield await this.#checkpoint(isBest);
+    if (isBest || (this.#unsaved && (this.#checkpointDue(this.#step) || this.#step === this.loop.lastStep))) yield await this.#checkpoint(isBest);
   }
 
   /** Does something fall due after this step? */
   isBoundary(step: number): boolean {
-    return step === this.course.lastStep || this.#evaluationDue(step) || this.#checkpointDue(step);
+    return step === this.loop.lastStep || this.#evaluationDue(step) || this.#checkpointDue(step);
   }
 
   get #unsaved(): boolean {
@@ -205,9 +205,9 @@ export class Run {
   }
 
   #evaluationDue(step: number): boolean {
-    if (this.course.options.evaluation === undefined) return false;
+    if (this.loop.options.evaluation === undefined) return false;
     const { everyEpochs, everySteps } = this.config.evaluate;
-    return step === this.course.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
+    return step === this.loop.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
   }
 
   #checkpointDue(step: number): boolean {
@@ -225,24 +225,24 @@ export class Run {
   /** Is the loss compared at this step? Not where an interruption or the clock made the checkpoint, unless only the clock makes any: a run that was stopped and went on has the best of one that was not. */
   get #comparesLoss(): boolean {
     const { everyEpochs, everySteps } = this.config.checkpoint;
-    return this.#score.metric === 'loss' && (this.#step === this.course.lastStep || this.#checkpointAt(this.#step) || (everyEpochs === 0 && everySteps === 0));
+    return this.#score.metric === 'loss' && (this.#step === this.loop.lastStep || this.#checkpointAt(this.#step) || (everyEpochs === 0 && everySteps === 0));
   }
 
   /** Is this the first step after a number of whole epochs that `every` divides? */
   #endsEpochs(step: number, every: number): boolean {
-    const whole = Math.floor(this.course.epochs(step));
-    return every > 0 && whole % every === 0 && whole > Math.floor(this.course.epochs(step - 1));
+    const whole = Math.floor(this.loop.epochs(step));
+    return every > 0 && whole % every === 0 && whole > Math.floor(this.loop.epochs(step - 1));
   }
 
   async #evaluate(): Promise<EvaluationEvent | undefined> {
-    const { signal } = this.course.options;
-    const evaluation = this.course.options.evaluation!;
+    const { signal } = this.loop.options;
+    const evaluation = this.loop.options.evaluation!;
     const from = performance.now();
     try {
-      this.#teacherScore ??= await this.course.teacherScore();
+      this.#teacherScore ??= await this.loop.teacherScore();
       const student = await evaluation.evaluateEncoder(this.encoder, { signal });
-      const { frozen, online: judged } = this.course.options;
-      const probe = this.course.distiller.onlineOf(this.number);
+      const { frozen, online: judged } = this.loop.options;
+      const probe = this.loop.distiller.onlineOf(this.number);
       const also: OtherScores = {
         ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal })),
         ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, { signal }) }),
@@ -252,7 +252,7 @@ export class Run {
       const value = values[this.#score.metric];
       const best = value !== undefined && this.#score.improves(value, this.#step);
       const event: EvaluationEvent = {
-        type: 'evaluation', step: this.#step, epoch: this.course.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
+        type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
       await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${alsoText(also)}${best ? ', the best so far' : ''}`);
@@ -266,12 +266,12 @@ export class Run {
   /** Steps after which a queue is full; 0 without one. */
   get #queueFullAfter(): number {
     const { loss, train: { batchSize, accumulate } } = this.config;
-    return Math.ceil(anchorsOf(this.course.distiller.method, loss).queueSize / (batchSize * accumulate));
+    return Math.ceil(anchorsOf(this.loop.distiller.method, loss).queueSize / (batchSize * accumulate));
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
     if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
-    const { distiller, plan, images } = this.course;
+    const { distiller, plan, images } = this.loop;
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const progress: Progress = {
       plan: plan.state(),
@@ -280,7 +280,7 @@ export class Run {
       accumulate: this.config.train.accumulate,
       jpegDecoder: this.#jpegDecoder,
       computed: this.#computed,
-      teacher: this.course.teacherMark,
+      teacher: this.loop.teacherMark,
       startWeights: this.#startWeights,
       monitor: this.#monitor.state(),
       best: this.#score.best,
@@ -295,7 +295,7 @@ export class Run {
     this.student.load(weights);
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
-    return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step), folder, best: isBest };
+    return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder, best: isBest };
   }
 
   /** The checkpoint that a run ends with, where the last one is older. */
@@ -305,8 +305,8 @@ export class Run {
 
   async finish(): Promise<InterruptedEvent | DoneEvent> {
     const evaluationMissing = this.#evaluationDue(this.#step) && this.#evaluated < this.#step;
-    const done = this.#step >= this.course.lastStep && !evaluationMissing;
-    const where = { ...this.#name, step: this.#step, epoch: this.course.epochs(this.#step), folder: this.#lastCheckpoint.folder };
+    const done = this.#step >= this.loop.lastStep && !evaluationMissing;
+    const where = { ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder: this.#lastCheckpoint.folder };
     await this.#listNewBroken();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
@@ -316,7 +316,7 @@ export class Run {
 
   /** Which of several students an event is about. */
   get #name(): { studentName?: string } {
-    return this.course.configs.length > 1 ? { studentName: this.student.name } : {};
+    return this.loop.configs.length > 1 ? { studentName: this.student.name } : {};
   }
 
   /** A fault of the numbers gets its step and a replay folder; any other error stays as it is. */
@@ -328,29 +328,29 @@ export class Run {
   /** Writes what is needed to replay a step that went wrong, and makes the error that ends the run. */
   async #fault({ step, learningRate, batches }: PlannedStep, reason: string, cause?: LgdError): Promise<LgdError> {
     const { folder } = this.#lastCheckpoint;
-    const where = await writeReplay(this.course.distiller, this.folder.path, { student: this.number, config: this.config, step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
-    return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1}${this.course.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`, {
+    const where = await writeReplay(this.loop.distiller, this.folder.path, { student: this.number, config: this.config, step, learningRate, batches, reason, checkpoint: folder === '' ? null : folder });
+    return new LgdError(cause?.code ?? 'NON_FINITE', `step ${step + 1}${this.loop.configs.length > 1 ? ` of ${this.student.name}` : ''} went wrong: ${reason}.`, {
       mend: `${where} Lower train.learningRate, or look at those images; train.outlierFactor sets what counts as an outlier`, cause,
     });
   }
 
   get #jpegDecoder(): JpegDecoder['name'] {
-    return openJpegDecoder(this.course.distiller.device.addon).name;
+    return openJpegDecoder(this.loop.distiller.device.addon).name;
   }
 
   /** Sums are added in another order by each. */
   get #computed(): string {
-    const { name, products, kind } = this.course.distiller.device.info;
+    const { name, products, kind } = this.loop.distiller.device.info;
     return kind === 'cpu' ? 'the CPU' : `${name} by ${products}`;
   }
 
   get #present(): Present {
-    const { config, course: { images, teacherMark, distiller: { teacher } } } = this;
+    const { config, loop: { images, teacherMark, distiller: { teacher } } } = this;
     return { info: this.#studentInfo(), config, images: images.hash, teacher, teacherMark, jpegDecoder: this.#jpegDecoder, computed: this.#computed };
   }
 
   #studentInfo(): StudentInfo {
-    const { student, encoder, course: { distiller: { teacher, tsb, method } } } = this;
+    const { student, encoder, loop: { distiller: { teacher, tsb, method } } } = this;
     return {
       architecture: student.name,
       widthMultiplier: student.widthMultiplier,
@@ -365,7 +365,7 @@ export class Run {
       teacher: teacher.id,
       method,
       step: this.#step,
-      epoch: Math.floor(this.course.epochs(this.#step)),
+      epoch: Math.floor(this.loop.epochs(this.#step)),
     };
   }
 
@@ -384,9 +384,9 @@ export class Run {
     const { info, folder } = checkpoint;
     const progress = checkpoint.progress as Progress;
     checkContinued(checkpoint, progress, this.#present);
-    this.course.plan.restore(progress.plan); // refuses another seed, batch size or number of images
+    this.loop.plan.restore(progress.plan); // refuses another seed, batch size or number of images
     this.#monitor.restore(progress.monitor);
-    this.course.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
+    this.loop.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
     [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };

@@ -28,19 +28,19 @@ interface Pending extends PlannedStep {
 
 /** Runs a distiller over a data set. See {@link Distiller.run}. */
 export async function* runDistillation(distiller: Distiller, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
-  const course = await Course.open(distiller, dataset, options);
+  const loop = await TrainingLoop.open(distiller, dataset, options);
   try {
-    yield* course.events();
+    yield* loop.events();
   } catch (error) {
-    for (const { folder } of course.runs) await folder.log(`failed: ${error instanceof Error ? error.message : String(error)}`).catch(() => undefined); // a full disk must not hide the error
+    for (const { folder } of loop.runs) await folder.log(`failed: ${error instanceof Error ? error.message : String(error)}`).catch(() => undefined); // a full disk must not hide the error
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
-    await course.close();
+    await loop.close();
   }
 }
 
-export class Course {
+export class TrainingLoop {
   readonly config: RunConfig;
   /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
   readonly configs: readonly RunConfig[];
@@ -69,39 +69,39 @@ export class Course {
     this.#rate = new RateMeter(Math.max(10, log.everySteps));
   }
 
-  static async open(distiller: Distiller, dataset: Dataset, options: RunOptions): Promise<Course> {
-    const course = new Course(distiller, dataset, options);
-    const { config, configs, plan } = course;
+  static async open(distiller: Distiller, dataset: Dataset, options: RunOptions): Promise<TrainingLoop> {
+    const loop = new TrainingLoop(distiller, dataset, options);
+    const { config, configs, plan } = loop;
     const { resume, signal } = options;
     if (plan.stepsPerEpoch * config.train.epochs < config.train.accumulate) {
       throw new LgdError('BAD_CONFIG', `the run has ${plan.stepsPerEpoch * config.train.epochs} batches, fewer than one step takes.`, { option: 'train.accumulate', found: config.train.accumulate, mend: 'Lower it, or train for more epochs' });
     }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
-    course.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
+    loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
-    if (configs.length > 1) course.#unlock = await openGroupFolder(config, names, resume);
+    if (configs.length > 1) loop.#unlock = await openGroupFolder(config, names, resume);
     else if (resume === undefined && config.overwrite) await clearGroup(config.output);
     try {
-      for (const number of configs.keys()) course.#runs.push(await Run.open(course, number));
+      for (const number of configs.keys()) loop.#runs.push(await Run.open(loop, number));
       const continued: boolean[] = [];
-      for (const [number, run] of course.#runs.entries()) {
+      for (const [number, run] of loop.#runs.entries()) {
         const continues = await run.continues();
         const images = continues ? await imagesOfContinued(configs[number]!, dataset, signal) : await imagesOf(dataset, signal);
-        course.#adopt(images, run);
+        loop.#adopt(images, run);
         continued.push(continues);
       }
-      await course.#resume();
-      await course.#openViews();
+      await loop.#resume();
+      await loop.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
       if (configs.length > 1) await recordGroup(config, names);
-      for (const [number, run] of course.#runs.entries()) {
+      for (const [number, run] of loop.#runs.entries()) {
         await run.folder.recordConfig(configs[number]!);
         if (!continued[number]) await writeImageList(configs[number]!.output, dataset);
       }
-      return course;
+      return loop;
     } catch (error) {
-      await course.close();
+      await loop.close();
       throw error;
     }
   }
