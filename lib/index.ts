@@ -66,6 +66,7 @@ export type { BatchMemory } from './train/batch-memory.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export { changeableOptions } from './train/continued.js';
 export type { RunOptions } from './train/run.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
 export type { OnlineState } from './runs/checkpoint.js';

@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { changeable } from '../train/continued.js';
+import { changeableOptions } from '../train/continued.js';
 import { prepareRun, resumeConfig } from '../train/setup.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readFlags } from './options.js';
@@ -12,7 +12,7 @@ export function resumeCommand(bind: Bind): Command {
     .argument('<run>', 'the run folder')
     .option('--from <checkpoint>', 'last, previous, best, or a checkpoint folder', 'last')
     .option('--no-report', 'do not write report.html into the run folder at the end; one of a run that had nothing left to do is kept');
-  addConfigOptions(command, changeable, { file: false });
+  addConfigOptions(command, changeableOptions, { file: false });
   command.addHelpText('after', eventsHelp);
   return command.action(bind(async ({ terminal, signal }, folder) => {
     const { from } = command.opts<{ from: string }>();

@@ -12,8 +12,8 @@ import type { StudentInfo } from '../runs/student-file.js';
 import type { MonitorState } from './monitor.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';
 
-/** Options that a run may go on with otherwise than before: `lgdistill resume` takes these alone. */
-export const changeable = [
+/** Options, by their dotted paths, that a run may go on with otherwise than before, `log.*` for all of a group: `lgdistill resume` takes these alone. */
+export const changeableOptions: readonly string[] = [
   'device', 'threads', 'offline', 'names', 'templates', 'textEncoder', 'bank', 'teacher', 'data.train',
   ...['data', 'train', 'names', 'bank', 'mapping', 'everyEpochs', 'everySteps'].map((name) => `evaluate.${name}`),
   'data.cacheMemory', 'data.spillFolder', 'train.maxSteps', 'checkpoint.*', 'log.*',
@@ -107,9 +107,9 @@ export async function remarksOn(progress: Progress, before: Partial<Config> | nu
   return remarks;
 }
 
-/** Options by which the weights change, and which neither {@link changeable} nor a check has: their new values stand in config.json as if the whole run had had them. */
+/** Options by which the weights change, and which neither {@link changeableOptions} nor a check has: their new values stand in config.json as if the whole run had had them. */
 function remarksOnOptions(before: Partial<Config> | null | undefined, config: Config): string[] {
-  return configOptions().filter(({ path }) => !isAmong(path, changeable) && !isAmong(path, ofNoWeight)).flatMap(({ path }) => {
+  return configOptions().filter(({ path }) => !isAmong(path, changeableOptions) && !isAmong(path, ofNoWeight)).flatMap(({ path }) => {
     const [was, is] = [optionOf(before ?? {}, path), optionOf(config, path)];
     return was === undefined || was === is ? [] : [`${path} is ${String(is)} from here on and was ${String(was)}: config.json has the new value alone`];
   });
