@@ -151,7 +151,7 @@ export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Devic
     const { graph, resolution, weights } = randomGraph(seed);
     using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
     encoder.load(weights);
-    return takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
+    return await takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
   });
   await report.attempt('networks', `${count} random graphs as on the CPU`, async () => {
     let worst = { seed: 0, error: 0 };

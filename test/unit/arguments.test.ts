@@ -323,16 +323,16 @@ describe('a step', () => {
     expect(existsSync(join(folder, 'run', 'checkpoints', 'last'))).toBe(true);
   });
 
-  it('goes on with a teacher of its own that was called onnx when the run was begun', async () => {
+  it('goes on with the teacher of its own that the run was begun with, and names it where another comes', async () => {
     const run = async (more: object, options: api.RunOptions) => {
-      using own = new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config: { ...config, output: join(folder, 'called-onnx'), train: { batchSize: 2, epochs: 1, maxSteps: options.resume === undefined ? 1 : 2 } } });
+      using own = new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config: { ...config, output: join(folder, 'same-teacher'), train: { batchSize: 2, epochs: 1, maxSteps: options.resume === undefined ? 1 : 2 } } });
       const steps: number[] = [];
       for await (const event of own.run(images, options)) if (event.type === 'step') steps.push(event.step);
       return steps;
     };
-    expect(await run({ kind: 'onnx' }, {})).toEqual([1]);
+    expect(await run({}, {})).toEqual([1]);
     const { message } = await refusal(() => run({ fingerprint: async () => 'another' }, { resume: 'last' }));
-    for (const words of ['own (custom), 8 values of 32 px, fingerprint another', 'own (onnx), 8 values of 32 px, fingerprint own']) expect(message).toContain(words);
+    for (const words of ['own (custom), 8 values of 32 px, fingerprint another', 'own (custom), 8 values of 32 px, fingerprint own']) expect(message).toContain(words);
     expect(await run({}, { resume: 'last' })).toEqual([2]);
   });
 
