@@ -21,7 +21,7 @@ export async function importOnnxRuntime(load: () => Promise<unknown> = () => imp
     // Its binding registers itself once a process; Node forgets that with the last thread that had it.
     const wasLoaded = systemErrorCode(cause) === 'ERR_DLOPEN_FAILED' && message.includes('did not self-register');
     throw new LgdError('DEPENDENCY_MISSING', `onnxruntime-node could not be loaded: ${message}.`, {
-      mend: wasLoaded ? "It loads once a process, and went with the worker thread that had it: start the main thread with import 'onnxruntime-node', which keeps it for all threads" : 'Type: npm install onnxruntime-node@1.14.0', cause,
+      mend: wasLoaded ? 'It works in one thread of a process, and went with the worker thread that had it: load it in one thread alone, such as the main one, and let that one do the work of the others' : 'Type: npm install onnxruntime-node@1.14.0', cause,
     });
   }
 }

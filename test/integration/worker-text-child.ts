@@ -1,4 +1,4 @@
-/** Encodes a text in one worker thread after the other, then in the main thread: node child.mjs <model> [first]. With "first" the main thread has onnxruntime before. Prints what came of each as JSON. */
+/** Encodes a text in one worker thread after the other, then in the main thread: node child.mjs <model>. Prints what came of each as JSON. */
 import { once } from 'node:events';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { LgdError } from '../../lib/errors.js';
@@ -16,8 +16,7 @@ async function encode(model: string): Promise<unknown> {
 }
 
 if (isMainThread) {
-  const [, , model, first] = process.argv as [string, string, string, string?];
-  if (first !== undefined) await import('onnxruntime-node');
+  const [, , model] = process.argv as [string, string, string];
   const found: unknown[] = [];
   for (let i = 0; i < 2; i++) {
     const worker = new Worker(new URL(import.meta.url), { workerData: model });
