@@ -4,11 +4,12 @@
  * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
  * new checkpoint is whole.
  */
-import { lstat, mkdir, open, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
+import { syncFolder } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
@@ -331,14 +332,4 @@ async function isWhole(folder: string): Promise<boolean> {
 
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(() => true, () => false);
-}
-
-/** Makes renames in a folder last through a power cut. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -5,10 +5,9 @@ import type { Device } from '../../lib/device.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, createEncoder, Encoder, initialWeights, listStudents, loadTeacher, modifiedResNet, type Precision } from '../../lib/models/index.js';
 import { allOperations } from '../fixtures/all-operations.js';
-import { takeStep } from '../fixtures/encoder-step.js';
 import { measureGoldenStep, readEncoderVectors, type GoldenErrors } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
-import { randomGraph } from '../fixtures/random-graph.js';
+import { takeRandomStep } from '../fixtures/random-graph.js';
 import { residualGradients, residualGraphs } from '../fixtures/residual-graphs.js';
 import { noteSkip, sharedPath, testPath } from '../shared.js';
 import { digits, inOrder, withEnvironment, wholeError, type Report } from './report.js';
@@ -146,13 +145,8 @@ export async function checkResiduals(report: Report, cpu: Device, cuda: Device):
 
 /** Graphs that nobody designed, fused, against the CPU's plain plan. */
 export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Device): Promise<void> {
-  const [batch, count] = [3, report.small ? 3 : 100];
-  const stepOn = (device: Device, seed: number, fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, async () => {
-    const { graph, resolution, weights } = randomGraph(seed);
-    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
-    encoder.load(weights);
-    return await takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
-  });
+  const count = report.small ? 3 : 100;
+  const stepOn = (device: Device, seed: number, fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, () => takeRandomStep(device, seed));
   await report.attempt('networks', `${count} random graphs as on the CPU`, async () => {
     let worst = { seed: 0, error: 0 };
     for (let seed = 1; seed <= count; seed++) {

@@ -1,29 +1,23 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { CompiledEncoder, Encoder } from '../../lib/models/index.js';
 import { devicesUnderTest } from '../devices.js';
-import { takeStep, wholeError } from '../fixtures/encoder-step.js';
+import { wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
-import { randomGraph } from '../fixtures/random-graph.js';
-import { randomNormal } from '../fixtures/random.js';
+import { takeRandomStep } from '../fixtures/random-graph.js';
 
 // What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
 // LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
 const [first = 1, last = 40] = (process.env['LGDISTILL_RANDOM_GRAPHS'] ?? '').split('..').filter((one) => one !== '').map(Number);
 const seeds = Array.from({ length: last - first + 1 }, (_, i) => first + i);
-const batch = 3;
 const devices = await devicesUnderTest('random graphs');
 let reference: Device;
 beforeAll(async () => { reference = await openDevice('cpu'); });
 afterAll(() => reference.dispose());
 
 async function stepOn(device: Device, seed: number, fusion: string) {
-  const { graph, resolution, weights } = randomGraph(seed);
   process.env['LGDISTILL_FUSION'] = fusion;
   try {
-    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: 'float32' }));
-    encoder.load(weights);
-    return await takeStep(encoder, randomNormal(batch * 3 * resolution ** 2, seed), randomNormal(batch * 5, seed + 1));
+    return await takeRandomStep(device, seed);
   } finally {
     delete process.env['LGDISTILL_FUSION'];
   }

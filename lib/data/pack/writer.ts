@@ -1,6 +1,7 @@
 import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
+import { syncFolder } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import type { NativeAddon } from '../../native.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
@@ -200,13 +201,4 @@ function dropBytes(pieces: Uint8Array[], bytes: number): void {
   for (; whole < pieces.length && pieces[whole]!.byteLength <= bytes; whole++) bytes -= pieces[whole]!.byteLength;
   pieces.splice(0, whole);
   if (bytes > 0) pieces[0] = pieces[0]!.subarray(bytes);
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }
