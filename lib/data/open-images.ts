@@ -33,7 +33,7 @@ export async function openImages(path: string, options: OpenImagesOptions = {}):
     return folder.ids.every((id) => id.includes('/')) ? { ...folder, ...classesOf(path, folder.ids) } : folder;
   }
   if (labels === 'none') return { ...source, labels: undefined, classNames: undefined };
-  if (labels === 'folders' && source.labels === undefined) throw new LgdError('BAD_DATASET', `the images of ${path} have no labels.`, { mend: 'Give images that have: class folders, or a pack of such' });
+  if (labels === 'folders' && source.labels === undefined) throw new LgdError('BAD_DATASET', `${[`the images of ${path} have no labels`, ...(source.remarks ?? [])].join(': ')}.`, { mend: 'Give images that have: class folders, or a pack of such' });
   return source;
 }
 

@@ -86,13 +86,15 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
   return groups;
 }
 
-async function labelsOf(files: readonly ParquetFile[], root: string): Promise<{ labels?: Int32Array; classNames?: string[] }> {
+async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pick<ImageSource, 'labels' | 'classNames' | 'remarks'>> {
   const columns = await columnsOf(files[0]!);
   const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
   if (name === undefined) return {};
   const labels: number[] = [];
   for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name] ?? -1));
-  if (labels.some((label) => !(label >= 0))) return {}; // -1 is how the hub writes that there is none, others leave the cell empty
+  const without = labels.filter((label) => !(label >= 0)).length; // -1 is how the hub writes that there is none, others leave the cell empty
+  if (without === labels.length) return {};
+  if (without > 0) return { remarks: [`${without} of the ${labels.length} images of ${root} have no ${name}, so all count as unlabelled`] };
   const last = labels.reduce((most, label) => Math.max(most, label), -1);
   const classNames = namesOf(files[0]!, name) ?? numberedClasses(last, root);
   if (last >= classNames.length) {

@@ -287,7 +287,11 @@ describe('parquet files', () => {
       await writeParquet(file, labels.map(() => image), labels, names);
       return openImages(file, { labels: 'auto' });
     };
-    expect((await open([1, null, 2], ['a', 'b', 'c'])).labels).toBeUndefined();
+    const lacking = await open([1, null, 2], ['a', 'b', 'c']);
+    expect(lacking.labels).toBeUndefined();
+    expect(lacking.remarks).toEqual([`1 of the 3 images of ${file} have no label, so all count as unlabelled`]);
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('1 of the 3 images') as string });
+    expect((await open([-1, null])).remarks).toBeUndefined();
     expect((await open([1, 0, 2], ['a', 'b', 'c', 'd'])).classNames).toEqual(['a', 'b', 'c', 'd']);
     await expect(open([1, 0, 3], ['a', 'b', 'c'])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/row 2 of .*labels\.parquet has the label 3, and 3 classes have names/u) as string });
     expect((await openImages(file)).ids).toHaveLength(3);
