@@ -42,7 +42,9 @@ export {
 export * from './models/index.js';
 
 // images
-export { ImageCache, type BrokenImage, type CacheProgress, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
+export { ImageCache, type ImageCacheOptions, type PreparedImages, type StreamOptions } from './data/cache.js';
+export type { BrokenImage } from './data/decode.js';
+export type { CacheProgress } from './data/decode-all.js';
 export { imagesFromBuffers, openImageFolder, type ImageBytes, type ImageFolderOptions, type ImageSource } from './data/sources.js';
 
 export { openImages, type OpenImagesOptions } from './data/open-images.js';

@@ -4,7 +4,8 @@ import { parseConfig } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
-import { decodeAll, listed, streamed, type BrokenImage, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
+import { decodeAll, listed, streamed, type CacheProgress, type Decoded, type Undecoded } from './decode-all.js';
+import type { BrokenImage } from './decode.js';
 import type { PackFile } from './pack/reader.js';
 import { checkSource, type ImageBytes, type ImageSource } from './sources.js';
 
@@ -16,8 +17,6 @@ export interface PreparedImages {
   /** Gives the pixels back, once the work on them is done. */
   release(): void;
 }
-
-export type { BrokenImage, CacheProgress } from './decode-all.js';
 
 /** How images are decoded and where they are kept. */
 export interface ImageCacheOptions {

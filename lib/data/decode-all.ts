@@ -1,18 +1,10 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
 import { LgdError, throwIfAborted } from '../errors.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
-import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
+import { decodeImage, type BrokenImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
-
-/** An image that could not be read or decoded. */
-export interface BrokenImage {
-  /** As its source names it. */
-  id: string;
-  /** Why, in words. */
-  reason: string;
-}
 
 /** How far the decoding of a data set is. */
 export interface CacheProgress {

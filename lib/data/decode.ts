@@ -19,6 +19,14 @@ export interface DecodeOptions {
   background?: string;
 }
 
+/** An image that could not be read or decoded. */
+export interface BrokenImage {
+  /** As its source names it. */
+  id: string;
+  /** Why, in words. */
+  reason: string;
+}
+
 /** A longer image keeps only the middle of its long side: a strip tells little, and one crop would cost as much as a whole batch. */
 const longestAspect = 4;
 /** A picture that takes longer than this is given up as broken. */

@@ -11,7 +11,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { Config } from '../config.js';
-import type { BrokenImage } from '../data/cache.js';
+import type { BrokenImage } from '../data/decode.js';
 import { IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines } from '../files/lines.js';

@@ -2,7 +2,7 @@
 import type { OptionTable } from '../arguments.js';
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
-import type { BrokenImage } from '../data/cache.js';
+import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';

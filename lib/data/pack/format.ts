@@ -13,7 +13,7 @@ import { LgdError } from '../../errors.js';
 import { decode, encodeSafetensors, parseHeader, type TensorRecord } from '../../files/safetensors.js';
 import type { NativeAddon } from '../../native.js';
 import { nextTurn } from '../../turn.js';
-import type { BrokenImage } from '../decode-all.js';
+import type { BrokenImage } from '../decode.js';
 
 /** What is kept of an image: its file as it is, a JPEG at a short side, or raw pixels at a short side. */
 export type PackKind = 'original' | 'jpeg' | 'raw';

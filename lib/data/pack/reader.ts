@@ -4,7 +4,7 @@ import { promisify } from 'node:util';
 import { LgdError, systemErrorCode, throwIfAborted } from '../../errors.js';
 import { loadAddon } from '../../addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../../native.js';
-import type { BrokenImage } from '../decode-all.js';
+import type { BrokenImage } from '../decode.js';
 import { importSharp } from '../sharp.js';
 import { damagedPack, decodeFooter, decodeHeader, decodeIndex, footerBytes, headerBytes, type PackIndex } from './format.js';
 
