@@ -52,12 +52,15 @@ export async function resolveModel(idOrDir: string, wanted: WantedFiles, options
     });
   }
   const root = join(cacheRoot(options.cacheDir), `models--${idOrDir.replace('/', '--')}`);
+  let incomplete: string[] | undefined;
   for (const folder of [...(await snapshots(root)), join(cacheRoot(options.cacheDir), idOrDir)]) {
     const { files, missing } = await present(folder, wanted);
     if (missing.length === 0) return { id: idOrDir, folder, files };
+    if (await isFolder(folder)) incomplete ??= missing;
   }
   if (options.localFilesOnly || isOffline()) {
-    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} is not in ${cacheRoot(options.cacheDir)}, and downloads are off.`, {
+    const where = cacheRoot(options.cacheDir);
+    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} ${incomplete ? `in ${where} lacks ${incomplete.join(', ')}` : `is not in ${where}`}, and downloads are off.`, {
       mend: `${options.localFilesOnly ? 'Allow downloads' : 'Unset HF_HUB_OFFLINE'}, or give a folder that holds ${list(wanted)}`,
     });
   }
@@ -75,10 +78,17 @@ async function resolveFolder(path: string, wanted: WantedFiles): Promise<Resolve
   const { files, missing } = await present(folder, wanted);
   if (missing.length > 0) {
     throw new LgdError('BAD_MODEL', `the model folder ${folder} lacks ${missing.join(', ')}.`, {
-      mend: 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
+      mend: mendOfPickle(missing, await readdir(folder)) ?? 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
     });
   }
   return { id: basename(folder), folder, files };
+}
+
+/** Weights may be there as PyTorch's pickle alone, which runs what it holds when it is read. */
+function mendOfPickle(missing: readonly string[], available: readonly string[]): string | undefined {
+  const pickle = available.find((file) => /\.(?:bin|pt|pth|ckpt)$/u.test(file));
+  if (pickle === undefined || !missing.some((file) => file.includes('.safetensors'))) return undefined;
+  return `${pickle} is a pickle, which is not read: save it as safetensors (in Python: save_pretrained of transformers, or safetensors.torch.save_file), or take a model that has them, such as 'timm/vit_base_patch32_clip_224.openai'`;
 }
 
 function isOffline(): boolean {
@@ -123,7 +133,9 @@ async function download(id: string, root: string, wanted: WantedFiles, options: 
   const chosen = wanted.required.map((entry) => [entry].flat().find((file) => available.has(file)) ?? [entry].flat().join(' or '));
   const missing = chosen.filter((file) => !available.has(file));
   if (missing.length > 0) {
-    throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, { mend: "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'" });
+    throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, {
+      mend: mendOfPickle(missing, [...available]) ?? "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'",
+    });
   }
   const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) => available.has(file));
   const folder = join(root, 'snapshots', commit);

@@ -12,7 +12,7 @@ import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
-import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
+import { sideFiles, weightFiles, weightsOf } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
 export interface TeacherOptions extends OnnxTeacherOptions {
@@ -48,13 +48,15 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
   const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(inFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const files = await shardsOf(source, model, options);
-  if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, native);
-  if (!(await NativeTeacher.recognises(files, model.folder))) {
-    const other = await resolveModel(source, { required: [onnxFiles] }, options).catch(() => undefined);
-    if (other !== undefined) return OnnxTeacher.load(source, onnx);
-  }
-  return NativeTeacher.load(model.id, model.folder, files, native);
+  const weights = await weightsOf(source, model, options);
+  if (weights.files.length === 1 && (await isStudent(weights.files[0]!))) return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
+  if (await NativeTeacher.recognises(weights.files, weights.folder)) return NativeTeacher.load(model.id, weights.folder, weights.files, native);
+  // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have the former alone.
+  const others = basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
+  const other = await resolveModel(source, { required: [others], optional: sideFiles }, options).catch(() => undefined);
+  if (other?.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
+  const { folder, files } = other === undefined ? weights : await weightsOf(source, other, options);
+  return NativeTeacher.load(model.id, folder, files, native);
 }
 
 /** For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said. */
