@@ -146,6 +146,11 @@ describe('loading towers', () => {
     }), 'of another shape: vision_model.post_layernorm.bias [3] instead of [48]');
   });
 
+  it("names the folder of a model's file", async () => {
+    const path = join(towers, 'siglip');
+    await refused(join(path, 'model.safetensors'), 'neither embeddings nor a student', path);
+  });
+
   it('believes the configuration about how many blocks there are', async () => {
     const path = await changed('transformers-clip', 'cut', (tensors) => {
       for (const name of [...tensors.keys()].filter((key) => key.startsWith('vision_model.encoder.layers.1.'))) tensors.delete(name);

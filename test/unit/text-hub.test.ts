@@ -109,6 +109,9 @@ test('says what to do where weights are a pickle', async () => {
   mkdirSync(path);
   writeFileSync(join(path, 'pytorch_model.bin'), '');
   await expect(resolveModel(path, weights)).rejects.toMatchObject(wrong);
+  await expect(resolveModel(join(path, 'pytorch_model.bin'), weights)).rejects.toMatchObject({ ...wrong, mend: expect.stringContaining('is a pickle') as string });
+  writeFileSync(join(path, 'config.json'), '{}');
+  await expect(resolveModel(join(path, 'config.json'), weights)).rejects.toMatchObject({ code: 'BAD_MODEL', mend: `Give the folder that it is in: ${path}` });
 });
 
 test("fetches the configuration of weights that open_clip left alone in the hub's cache", async () => {

@@ -1,4 +1,4 @@
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
@@ -42,14 +42,16 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
   const inFolder = await isFolder(source);
   if (source.endsWith('.safetensors') && !inFolder) {
-    if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
-    return PrecomputedTeacher.load(source);
+    const { student, embeddings } = await contentOf(source);
+    if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
+    if (embeddings) return PrecomputedTeacher.load(source);
+    throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, { option: 'teacher', mend: `If it is a model's, give the folder with its other files: ${dirname(source)}` });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
   const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(inFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
   const weights = await weightsOf(source, model, options);
-  if (weights.files.length === 1 && (await isStudent(weights.files[0]!))) return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
+  if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student) return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
   if (await NativeTeacher.recognises(weights.files, weights.folder)) return NativeTeacher.load(model.id, weights.folder, weights.files, native);
   // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have the former alone.
   const others = basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
@@ -71,7 +73,8 @@ function checkNoRun(folder: string): (error: unknown) => Promise<never> {
   };
 }
 
-async function isStudent(file: string): Promise<boolean> {
+/** What a safetensors file's header says it holds. */
+async function contentOf(file: string): Promise<{ student: boolean; embeddings: boolean }> {
   await using reader = await SafetensorsReader.open([file]);
-  return holdsStudent(reader.metadata);
+  return { student: holdsStudent(reader.metadata), embeddings: reader.shapes.has('embeddings') };
 }
