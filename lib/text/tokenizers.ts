@@ -58,7 +58,9 @@ export class ClipTokenizer {
     try {
       const [content, config] = await Promise.all(tokenizerFiles.map(async (file) => JSON.parse(await readFile(join(folder, file), 'utf8')) as object));
       const tokenizer = new Tokenizer(likeOthers(content!), config!); // what CLIP's own class adds nothing to
-      return new ClipTokenizer(tokenizer, tokenizer.encode('a').at(-1)!);
+      const end = tokenizer.encode('').at(-1);
+      if (end === undefined || tokenizer.encode('a').at(-1) !== end) throw new Error('it puts no token at the end of texts, where the model reads the embedding');
+      return new ClipTokenizer(tokenizer, end);
     } catch (cause) {
       throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of a CLIP model`, cause });
     }

@@ -103,6 +103,8 @@ test('says what is wrong with a folder that will not do', async () => {
   writeFileSync(join(broken, 'onnx/text_model.onnx'), 'not a model');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   cpSync(join(tinyClip, 'onnx/text_model.onnx'), join(broken, 'onnx/text_model.onnx'));
+  writeFileSync(join(broken, 'tokenizer.json'), JSON.stringify({ ...(JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as object), post_processor: null }));
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('no token at the end') as string });
   writeFileSync(join(broken, 'tokenizer.json'), '{');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   rmSync(join(broken, 'tokenizer.json'));
