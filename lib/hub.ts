@@ -42,9 +42,12 @@ const stallTimeout = 30_000; // ms a download may go without a byte
 /**
  * Finds a model: `./dir`, an absolute path or any folder that exists is that folder; `org/name` is a Hugging Face id, looked for in the hub's cache
  * (the layouts of huggingface_hub and of transformers.js) and otherwise downloaded into it. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are honoured.
- * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (files are missing), NOT_WRITABLE (the cache), ABORTED
+ * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (a file, or files are missing), NOT_WRITABLE (the cache), ABORTED
  */
 export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
+  if ((await stat(idOrDir).catch(() => undefined))?.isFile()) {
+    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfPickle([idOrDir]) ?? `Give the folder that it is in: ${dirname(idOrDir)}` });
+  }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
   if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
     throw new LgdError('FILE_NOT_FOUND', 'there is no model folder of this name.', {
@@ -52,12 +55,15 @@ export async function resolveModel(idOrDir: string, wanted: WantedFiles, options
     });
   }
   const root = join(cacheRoot(options.cacheDir), `models--${idOrDir.replace('/', '--')}`);
+  let incomplete: string[] | undefined;
   for (const folder of [...(await snapshots(root)), join(cacheRoot(options.cacheDir), idOrDir)]) {
     const { files, missing } = await present(folder, wanted);
     if (missing.length === 0) return { id: idOrDir, folder, files };
+    if (await isFolder(folder)) incomplete ??= missing;
   }
   if (options.localFilesOnly || isOffline()) {
-    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} is not in ${cacheRoot(options.cacheDir)}, and downloads are off.`, {
+    const where = cacheRoot(options.cacheDir);
+    throw new LgdError('FILE_NOT_FOUND', `the model ${idOrDir} ${incomplete ? `in ${where} lacks ${incomplete.join(', ')}` : `is not in ${where}`}, and downloads are off.`, {
       mend: `${options.localFilesOnly ? 'Allow downloads' : 'Unset HF_HUB_OFFLINE'}, or give a folder that holds ${list(wanted)}`,
     });
   }
@@ -75,10 +81,20 @@ async function resolveFolder(path: string, wanted: WantedFiles): Promise<Resolve
   const { files, missing } = await present(folder, wanted);
   if (missing.length > 0) {
     throw new LgdError('BAD_MODEL', `the model folder ${folder} lacks ${missing.join(', ')}.`, {
-      mend: 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
+      mend: mendOf(missing, await readdir(folder)) ?? 'Export the model to ONNX in the Hugging Face folder layout, or fetch the missing files',
     });
   }
   return { id: basename(folder), folder, files };
+}
+
+function mendOf(missing: readonly string[], available: readonly string[]): string | undefined {
+  return missing.some((file) => file.includes('.safetensors')) ? mendOfPickle(available) : undefined;
+}
+
+/** Weights may be there as PyTorch's pickle alone, which runs what it holds when it is read. */
+function mendOfPickle(files: readonly string[]): string | undefined {
+  const pickle = files.find((file) => /\.(?:bin|pt|pth|ckpt)$/u.test(file));
+  return pickle && `${pickle} is a pickle, which is not read: save it as safetensors (in Python: save_pretrained of transformers, or safetensors.torch.save_file), or take a model that has them, such as 'timm/vit_base_patch32_clip_224.openai'`;
 }
 
 function isOffline(): boolean {
@@ -123,7 +139,9 @@ async function download(id: string, root: string, wanted: WantedFiles, options: 
   const chosen = wanted.required.map((entry) => [entry].flat().find((file) => available.has(file)) ?? [entry].flat().join(' or '));
   const missing = chosen.filter((file) => !available.has(file));
   if (missing.length > 0) {
-    throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, { mend: "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'" });
+    throw new LgdError('BAD_MODEL', `the model ${id} has no ${missing.join(', ')}.`, {
+      mend: mendOf(missing, [...available]) ?? "Choose one exported for ONNX, such as 'Xenova/clip-vit-base-patch32'",
+    });
   }
   const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) => available.has(file));
   const folder = join(root, 'snapshots', commit);

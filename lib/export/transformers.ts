@@ -68,7 +68,7 @@ function* textBank({ names, templates, encoderId, hash, size, embeddingSize, dat
  */
 export async function compareTransformers(folder: string, source: ExportSource, fold: boolean, reference: Reference): Promise<Comparison> {
   const { info, bank } = source;
-  const found = await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  const found = await readPreprocessor(folder);
   const inputOf = ({ resolution, mean, std }: Pick<StudentInfo, 'resolution' | 'mean' | 'std'>) => JSON.stringify([resolution, mean, std]);
   if (found === undefined || inputOf(found) !== inputOf(info)) throw exportFailed('its preprocessor_config.json describes another input');
   if (bank !== undefined) {

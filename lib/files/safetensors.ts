@@ -129,7 +129,8 @@ export function damaged(path: string, why: string): LgdError {
  */
 function checkBeginning(first: Uint8Array, path: string): void {
   if (first.byteLength < 8 || beginsAsSafetensors(first)) return;
-  throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, { mend: 'Give a safetensors file' });
+  const isPointer = Buffer.from(first).toString('latin1').startsWith('version h'); // "version https://git-lfs.github.com/spec/v1"
+  throw new LgdError('BAD_FILE', `${path} is not a safetensors file.`, { mend: isPointer ? 'It is a pointer of Git LFS: fetch the file itself (git lfs pull)' : 'Give a safetensors file' });
 }
 
 /**

@@ -54,6 +54,9 @@ export function checkTexts(texts: unknown): void {
   if (index !== -1) throw new LgdError('BAD_OPTION', `text ${index} is no string.`, { option: 'texts', found: texts[index] as unknown, allowed });
 }
 
+/** What to do without SigLIP's text tower. */
+export const mendOfSiglip = 'Compute embeddings of your prompts with it elsewhere, and give the bank that `lgdistill bank build --embeddings` makes of them (bank)';
+
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
 
@@ -159,7 +162,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     const output = await session.run(Object.fromEntries(Object.entries(inputs).filter(([name]) => session.inputNames.includes(name))));
     const embeddings = output['text_embeds'];
     if (embeddings?.dims.length !== 2) {
-      throw new LgdError('BAD_MODEL', 'the text model gives no text_embeds of shape [N,D].', { found: Object.keys(output).join(', '), mend: 'Export the text tower with its projection (CLIPTextModelWithProjection)' });
+      throw new LgdError('BAD_MODEL', 'the text model gives no text_embeds of shape [N,D].', { found: Object.keys(output).join(', '), mend: `Export CLIP's text tower with its projection (CLIPTextModelWithProjection). For that of SigLIP: ${mendOfSiglip}` });
     }
     return embeddings;
   }

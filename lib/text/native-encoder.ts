@@ -6,11 +6,11 @@ import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { few, readWeights } from '../models/teachers/naming.js';
 import { findTextTower } from '../models/teachers/towers.js';
-import { openWeights, shardsOf, sideFiles, weightFiles } from '../models/teachers/weight-files.js';
+import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teachers/weight-files.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import { nextTurn } from '../turn.js';
-import { checkLoading, checkTexts, encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
+import { checkLoading, checkTexts, encodeOptions, mendOfSiglip, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
 import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
@@ -69,13 +69,14 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     checkLoading(idOrDir, options);
     const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
     const tokenizer = await ClipTokenizer.load(model.folder);
-    const files = await shardsOf(idOrDir, model, options);
+    const { folder, files } = await weightsOf(idOrDir, model, options);
     await using reader = await openWeights(files);
-    const tower = await findTextTower(reader.shapes, model.folder);
+    const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
+      const ofSiglip = reader.shapes.has('text_model.head.weight');
       throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP.`, {
-        found: few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
-        mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
+        found: ofSiglip ? "SigLIP's, which is not supported" : few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
+        mend: ofSiglip ? mendOfSiglip : "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
       });
     }
     const graph = tower.graph(tokenizer.endId);

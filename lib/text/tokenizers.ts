@@ -1,11 +1,12 @@
-import { basename, dirname } from 'node:path';
-import type { AutoTokenizer, PreTrainedTokenizer } from '@xenova/transformers';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
 import { importOnnxRuntime } from '../onnx.js';
 
 /** What is taken from @xenova/transformers. */
 interface Tokenizers {
-  AutoTokenizer: typeof AutoTokenizer;
+  PreTrainedTokenizer: new (tokenizer: object, config: object) => PreTrainedTokenizer;
 }
 
 // The tokenizers alone: the package's main entry imports a sharp of its own, whose binary a script has to fetch from elsewhere. The version is pinned.
@@ -36,17 +37,30 @@ export async function importTokenizers(load: () => Promise<unknown> = loadTokeni
 /** What {@link ClipTokenizer.load} reads. */
 export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
 
+/**
+ * A byte-pair tokenizer as the library reads it: the first ones that were written do not say what they are (it would take them for one of whole words),
+ * and since version 0.20 of Hugging Face's tokenizers a merge is a pair instead of a text with a blank.
+ */
+function likeOthers(content: object): object {
+  const { model } = content as { model?: { merges?: unknown } };
+  if (!Array.isArray(model?.merges)) return content;
+  const merges = (model.merges as (string | string[])[]).map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')));
+  return { ...content, model: { type: 'BPE', ...model, merges } };
+}
+
 /** A CLIP model's byte-pair tokenizer, from its folder. */
 export class ClipTokenizer {
   private constructor(private readonly tokenizer: PreTrainedTokenizer, /** The token that ends every text. */ readonly endId: number) {}
 
   /** @throws LgdError DEPENDENCY_MISSING, BAD_MODEL */
   static async load(folder: string): Promise<ClipTokenizer> {
-    const { AutoTokenizer: Tokenizer } = await importTokenizers();
+    const { PreTrainedTokenizer: Tokenizer } = await importTokenizers();
     try {
-      // As a cache with one model in it, the folder is read without touching the library's global settings, which the caller may be using too.
-      const tokenizer = await Tokenizer.from_pretrained(basename(folder), { cache_dir: dirname(folder), local_files_only: true });
-      return new ClipTokenizer(tokenizer, tokenizer.encode('a').at(-1)!);
+      const [content, config] = await Promise.all(tokenizerFiles.map(async (file) => JSON.parse(await readFile(join(folder, file), 'utf8')) as object));
+      const tokenizer = new Tokenizer(likeOthers(content!), config!); // what CLIP's own class adds nothing to
+      const end = tokenizer.encode('').at(-1);
+      if (end === undefined || tokenizer.encode('a').at(-1) !== end) throw new Error('it puts no token at the end of texts, where the model reads the embedding');
+      return new ClipTokenizer(tokenizer, end);
     } catch (cause) {
       throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of a CLIP model`, cause });
     }

@@ -1,6 +1,6 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
@@ -168,7 +168,14 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
       frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
     }
   }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks, ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])] };
+  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks, ...pairRemark(teacher, tsb), ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])] };
+}
+
+/** Embeddings of two models may be equally long, and nothing but the models' names tells that they are of two spaces; `openai/clip` and a folder `clip` are taken for one. */
+function pairRemark({ kind, id }: AnyTeacher, bank: TextualSemanticsBank | undefined): string[] {
+  const isModel = kind === 'native' || kind === 'onnx';
+  if (!isModel || bank === undefined || basename(bank.encoderId) === basename(id)) return [];
+  return [`names are embedded by ${bank.encoderId} and images by ${id}: that is right only where both are towers of one model, or were trained to agree`];
 }
 
 /** Of a run that goes on, the batch size and the learning rate that it was begun with, where the configuration leaves them to `auto`: images may be gone meanwhile. Evaluation names move with their images. */

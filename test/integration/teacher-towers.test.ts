@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -146,6 +146,11 @@ describe('loading towers', () => {
     }), 'of another shape: vision_model.post_layernorm.bias [3] instead of [48]');
   });
 
+  it("names the folder of a model's file", async () => {
+    const path = join(towers, 'siglip');
+    await refused(join(path, 'model.safetensors'), 'neither embeddings nor a student', path);
+  });
+
   it('believes the configuration about how many blocks there are', async () => {
     const path = await changed('transformers-clip', 'cut', (tensors) => {
       for (const name of [...tensors.keys()].filter((key) => key.startsWith('vision_model.encoder.layers.1.'))) tensors.delete(name);
@@ -160,7 +165,7 @@ describe('loading towers', () => {
         tensors.set(`backbone.${name}`, tensor);
       }
     });
-    await refused(path, 'no image tower');
+    await refused(path, 'no image tower', "without 'backbone.'");
     copyFileSync(join(towers, 'open-clip-vit', 'tower.onnx'), join(path, 'vision_model.onnx'));
     await expect(loadTeacher(path, { device, resolution: 24, mean: [0, 0, 0], std: [1, 1, 1] })).resolves.toMatchObject({ kind: 'onnx' });
   });
@@ -188,4 +193,47 @@ describe('loading towers', () => {
     writeFileSync(join(other, 'config.json'), readFileSync(join(other, 'config.json'), 'utf8').replaceAll('"gelu"', '"mish"'));
     await refused(other, 'activation');
   });
+
+  /** The configuration of a model's copy is another. */
+  function configure(path: string, file: string, change: (config: Config) => object): void {
+    writeFileSync(join(path, file), JSON.stringify(change(JSON.parse(readFileSync(join(path, file), 'utf8')) as Config)));
+  }
+
+  it('takes the sections of the older names, as transformers does', async () => {
+    const path = await changed('transformers-clip', 'dictionaries', () => undefined);
+    configure(path, 'config.json', (config) => ({ ...config, vision_config_dict: config.vision_config, vision_config: { ...config.vision_config, hidden_act: 'relu', num_attention_heads: 1 } }));
+    const [own, other] = [await load(join(towers, 'transformers-clip'), device), await load(path, device)];
+    expect(await other.fingerprint()).toBe(await own.fingerprint());
+    await Promise.all([own.dispose(), other.dispose()]);
+  });
+
+  it('refuses weights without the configuration that tells their activation', async () => {
+    for (const [from, config] of [['transformers-clip', 'config.json'], ['siglip', 'config.json'], ['open-clip-vit', 'open_clip_config.json']] as const) {
+      const path = await changed(from, `${from}-alone`, () => undefined);
+      rmSync(join(path, config));
+      await refused(path, config);
+    }
+  });
+
+  it('refuses a text tower without a causal mask, and takes the image tower beside it', async () => {
+    const path = await changed('open-clip-vit', 'both-ways', () => undefined);
+    configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({ ...others, model_cfg: { ...model_cfg, text_cfg: { ...model_cfg?.text_cfg, no_causal_mask: true } } }));
+    const reader = await openWeights([join(path, 'open_clip_model.safetensors')]);
+    await expect(findTextTower(reader.shapes, path)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'model_cfg.text_cfg.no_causal_mask' });
+    await reader.close();
+    await (await load(path, device)).dispose();
+  });
+
+  it('takes mean and std of SigLIP from its files', async () => {
+    const path = await changed('siglip', 'other-mean', () => undefined);
+    writeFileSync(join(path, 'preprocessor_config.json'), JSON.stringify({ size: { height: 24, width: 24 }, image_mean: [0.1, 0.2, 0.3], image_std: [0.4, 0.5, 0.6] }));
+    const teacher = await load(path, device);
+    expect(teacher).toMatchObject({ mean: [0.1, 0.2, 0.3], std: [0.4, 0.5, 0.6] });
+    await teacher.dispose();
+  });
 });
+
+interface Config {
+  vision_config?: object;
+  model_cfg?: { text_cfg?: object };
+}

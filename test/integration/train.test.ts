@@ -224,6 +224,13 @@ describe('teachers', () => {
     expect(Number.isFinite(accumulated.loss)).toBe(true);
   });
 
+  it('is said to have another name than the text encoder', async () => {
+    const bank = join(folder, 'of-another.safetensors');
+    await TextualSemanticsBank.fromEmbeddings(shapeNames, Float32Array.from({ length: shapeNames.length * 256 }, (_, i) => Math.cos(i)), { encoderId: 'org/other-clip' }).save(bank);
+    const { events } = await train({ ...smallConfig(data, output(), { bank, data: { resolution: 32 }, train: { epochs: 1, warmupEpochs: 0, maxSteps: 1 } }), names: undefined });
+    expect(ofType(events, 'start')[0]!.remarks).toEqual([expect.stringMatching(/^names are embedded by org\/other-clip and images by tiny-clip: /u)]);
+  });
+
   it('may be a file of embeddings', async () => {
     const { teacher, bank, ids } = await madeUpTeacher(join(folder, 'file'));
     const config = { ...smallConfig(data, output(), { teacher, bank, train: { epochs: 1, warmupEpochs: 0, accumulate: 2 } }), names: undefined };

@@ -79,6 +79,7 @@ test.each<[string, Uint8Array, string]>([
   ['a text', Buffer.from('cat\ndog\nbird\n'), 'is not a safetensors file.'],
   ['an ONNX file', Uint8Array.from([8, 8, 18, 7, 112, 121, 116, 111, 114, 99, 104]), 'is not a safetensors file.'],
   ['a text of eight letters', Buffer.from('cat\ndog\n'), 'is not a safetensors file.'],
+  ['a pointer of Git LFS', Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:a630\nsize 605157884\n'), 'is not a safetensors file. It is a pointer of Git LFS'],
   ['zeros', new Uint8Array(64), 'is not a safetensors file.'],
   ['one that was cut in its header', whole.subarray(0, 40), 'is not a whole safetensors file: its header should have'],
   ['one that was cut in its data', whole.subarray(0, -4), 'is not a whole safetensors file: tensor t'],

@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { expect, test } from 'vitest';
@@ -118,14 +118,22 @@ const statistics = { image_mean: [0.5, 0.5, 0.5], image_std: [0.25, 0.25, 0.25] 
 test.each([
   ['a number', { size: 64, crop_size: 64, do_center_crop: true, ...statistics }, { resolution: 64, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] }],
   ['a crop from a larger size', { size: { shortest_edge: 256 }, crop_size: { height: 224, width: 224 }, ...statistics }, { resolution: 224 }],
+  ['a height and a width', { size: [224, 224], ...statistics }, { resolution: 224 }],
   ['no crop', { size: { height: 256, width: 256 }, crop_size: 224, do_center_crop: false, ...statistics }, { resolution: 256 }],
   ['another rescaling', { size: 8, rescale_factor: 2 / 255, ...statistics }, { mean: [0.25, 0.25, 0.25], std: [0.125, 0.125, 0.125] }],
   ['no rescaling', { size: 8, do_rescale: false, image_mean: [127.5, 127.5, 127.5], image_std: [51, 51, 51] }, { mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] }],
   ['no normalisation', { size: 8, do_normalize: false }, { mean: [0, 0, 0], std: [1, 1, 1] }],
 ])('preprocessor_config.json with %s', async (_, config, wanted) => {
-  const file = join(folder, 'preprocessor_config.json');
-  writeFileSync(file, JSON.stringify(config));
-  expect(await readPreprocessor(file)).toMatchObject(wanted);
+  writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(config));
+  expect(await readPreprocessor(folder)).toMatchObject(wanted);
+});
+
+test('processor_config.json holds it where there is no file of its own', async () => {
+  rmSync(join(folder, 'preprocessor_config.json'), { force: true });
+  writeFileSync(join(folder, 'processor_config.json'), JSON.stringify({ processor_class: 'CLIPProcessor' }));
+  expect(await readPreprocessor(folder)).toBeUndefined();
+  writeFileSync(join(folder, 'processor_config.json'), JSON.stringify({ processor_class: 'CLIPProcessor', image_processor: { size: { shortest_edge: 48 }, ...statistics } }));
+  expect(await readPreprocessor(folder)).toEqual({ resolution: 48, mean: statistics.image_mean, std: statistics.image_std });
 });
 
 test.each([
@@ -135,9 +143,8 @@ test.each([
   ['two means', { size: 8, ...statistics, image_mean: [1, 2] }],
   ['a std of zero', { size: 8, ...statistics, image_std: [1, 0, 1] }],
 ])('refuses a preprocessor_config.json with %s', async (_, config) => {
-  const file = join(folder, 'preprocessor_config.json');
-  writeFileSync(file, JSON.stringify(config));
-  await expect(readPreprocessor(file)).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(config));
+  await expect(readPreprocessor(folder)).rejects.toMatchObject({ code: 'BAD_MODEL' });
 });
 
 /** A real image tower is 16 MB, too much for the repository: it is used where it is. */

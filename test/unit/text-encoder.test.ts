@@ -1,8 +1,8 @@
-import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
-import { importTokenizers } from '../../lib/text/tokenizers.js';
+import { ClipTokenizer, importTokenizers } from '../../lib/text/tokenizers.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
 
@@ -103,11 +103,30 @@ test('says what is wrong with a folder that will not do', async () => {
   writeFileSync(join(broken, 'onnx/text_model.onnx'), 'not a model');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   cpSync(join(tinyClip, 'onnx/text_model.onnx'), join(broken, 'onnx/text_model.onnx'));
+  writeFileSync(join(broken, 'tokenizer.json'), JSON.stringify({ ...(JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as object), post_processor: null }));
+  await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('no token at the end') as string });
   writeFileSync(join(broken, 'tokenizer.json'), '{');
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   rmSync(join(broken, 'tokenizer.json'));
   await expect(ClipTextEncoder.load(broken)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('tokenizer.json') as string });
 });
+
+test.each([
+  ['whose merges are pairs, as they are written now', (model: Tokenizer['model']) => ({ ...model, merges: model.merges.map((merge) => merge.split(' ')) })],
+  ['that does not say what it is, as the first ones', ({ merges, vocab, unk_token, end_of_word_suffix }: Tokenizer['model']) => ({ merges, vocab, unk_token, end_of_word_suffix, continuing_subword_prefix: '' })],
+])('reads a tokenizer %s', async (name, change) => {
+  const other = join(folder, name.slice(0, 9));
+  mkdirSync(other);
+  cpSync(join(tinyClip, 'tokenizer_config.json'), join(other, 'tokenizer_config.json'));
+  const content = JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as Tokenizer;
+  writeFileSync(join(other, 'tokenizer.json'), JSON.stringify({ ...content, model: change(content.model) }));
+  const [own, changed] = [await ClipTokenizer.load(tinyClip), await ClipTokenizer.load(other)];
+  for (const text of ["a dog's déjà vu, 3 o’clock", 'UNUSUAL  words']) expect(changed.encode(text, 77)).toEqual(own.encode(text, 77));
+});
+
+interface Tokenizer {
+  model: Record<'vocab' | 'unk_token' | 'end_of_word_suffix', unknown> & { merges: string[] };
+}
 
 test('says what to type where transformers cannot be loaded', async () => {
   const load = () => Promise.reject(new Error("Cannot find package '@xenova/transformers'"));

@@ -4,7 +4,8 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { resolveModel } from '../../lib/hub.js';
+import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
+import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
@@ -94,6 +95,39 @@ test('says what is wrong: unknown id, missing files, refused access, a name that
   await expect(resolveModel('tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', found: 'tiny' });
   behave = (_, response) => { response.writeHead(403).end(); return true; };
   await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('HF_TOKEN') as string });
+});
+
+test('says what to do where weights are a pickle', async () => {
+  behave = (request, response) => {
+    response.end(JSON.stringify({ sha: commit, siblings: [{ rfilename: 'pytorch_model.bin' }] }));
+    return true;
+  };
+  const weights = { required: [['open_clip_model.safetensors', 'model.safetensors']] };
+  const wrong = { code: 'BAD_MODEL', mend: expect.stringContaining('pytorch_model.bin is a pickle') as string };
+  await expect(resolveModel('org/pickle', weights, { cacheDir })).rejects.toMatchObject(wrong);
+  const path = join(folder, 'pickle');
+  mkdirSync(path);
+  writeFileSync(join(path, 'pytorch_model.bin'), '');
+  await expect(resolveModel(path, weights)).rejects.toMatchObject(wrong);
+  await expect(resolveModel(join(path, 'pytorch_model.bin'), weights)).rejects.toMatchObject({ ...wrong, mend: expect.stringContaining('is a pickle') as string });
+  writeFileSync(join(path, 'config.json'), '{}');
+  await expect(resolveModel(join(path, 'config.json'), weights)).rejects.toMatchObject({ code: 'BAD_MODEL', mend: `Give the folder that it is in: ${path}` });
+});
+
+test("fetches the configuration of weights that open_clip left alone in the hub's cache", async () => {
+  const snapshot = join(cacheDir, 'models--org--alone', 'snapshots', commit);
+  mkdirSync(snapshot, { recursive: true });
+  writeFileSync(join(snapshot, 'open_clip_model.safetensors'), '');
+  const load = async (options: ResolveOptions) => weightsOf('org/alone', await resolveModel('org/alone', { required: [[...weightFiles]], optional: sideFiles }, options), options);
+  await expect(load({ cacheDir, localFilesOnly: true })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('lacks open_clip_config.json') as string });
+  behave = (request, response) => {
+    const isFile = request.url!.endsWith('open_clip_config.json');
+    response.end(isFile ? '{}' : JSON.stringify({ sha: commit, siblings: [{ rfilename: 'open_clip_model.safetensors' }, { rfilename: 'open_clip_config.json' }] }));
+    return true;
+  };
+  expect(await load({ cacheDir })).toEqual({ folder: snapshot, files: [join(snapshot, 'open_clip_model.safetensors')] });
+  expect(readFileSync(join(snapshot, 'open_clip_config.json'), 'utf8')).toBe('{}');
+  expect(requests.filter((url) => url.includes('resolve'))).toEqual([`/org/alone/resolve/${commit}/open_clip_config.json`]);
 });
 
 test('no network is an error in seconds', async () => {

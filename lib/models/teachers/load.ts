@@ -1,4 +1,4 @@
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, optionsFor, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError } from '../../errors.js';
@@ -12,7 +12,7 @@ import { NativeTeacher, nativeTeacherOptions } from './native.js';
 import { OnnxTeacher, onnxFiles, onnxTeacherOptions, type OnnxTeacherOptions } from './onnx.js';
 import { PrecomputedTeacher } from './precomputed.js';
 import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
-import { shardsOf, sideFiles, weightFiles } from './weight-files.js';
+import { sideFiles, weightFiles, weightsOf } from './weight-files.js';
 
 /** How {@link loadTeacher} finds and runs a teacher. */
 export interface TeacherOptions extends OnnxTeacherOptions {
@@ -42,19 +42,23 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   const [native, onnx] = [optionsFor(options, nativeTeacherOptions), optionsFor(options, onnxTeacherOptions)];
   const inFolder = await isFolder(source);
   if (source.endsWith('.safetensors') && !inFolder) {
-    if (await isStudent(source)) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
-    return PrecomputedTeacher.load(source);
+    const { student, embeddings } = await contentOf(source);
+    if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
+    if (embeddings) return PrecomputedTeacher.load(source);
+    throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, { option: 'teacher', mend: `If it is a model's, give the folder with its other files: ${dirname(source)}` });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);
   const model = await resolveModel(source, { required: [[...weightFiles, ...onnxFiles]], optional: sideFiles }, options).catch(inFolder ? checkNoRun(source) : undefined);
   if (model.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
-  const files = await shardsOf(source, model, options);
-  if (files.length === 1 && (await isStudent(files[0]!))) return NativeTeacher.loadStudent(model.id, files[0]!, native);
-  if (!(await NativeTeacher.recognises(files, model.folder))) {
-    const other = await resolveModel(source, { required: [onnxFiles] }, options).catch(() => undefined);
-    if (other !== undefined) return OnnxTeacher.load(source, onnx);
-  }
-  return NativeTeacher.load(model.id, model.folder, files, native);
+  const weights = await weightsOf(source, model, options);
+  if (weights.files.length === 1 && (await contentOf(weights.files[0]!)).student) return NativeTeacher.loadStudent(model.id, weights.files[0]!, native);
+  if (await NativeTeacher.recognises(weights.files, weights.folder)) return NativeTeacher.load(model.id, weights.folder, weights.files, native);
+  // timm's repositories have its own layout in model.safetensors and open_clip's beside it; the hub's cache may have the former alone.
+  const others = basename(weights.files[0]!) === 'model.safetensors' ? ['open_clip_model.safetensors', ...onnxFiles] : onnxFiles;
+  const other = await resolveModel(source, { required: [others], optional: sideFiles }, options).catch(() => undefined);
+  if (other?.files[0]!.endsWith('.onnx')) return OnnxTeacher.load(source, onnx);
+  const { folder, files } = other === undefined ? weights : await weightsOf(source, other, options);
+  return NativeTeacher.load(model.id, folder, files, native);
 }
 
 /** For a folder without a model: that of a run has its students in checkpoints, and which one is meant is to be said. */
@@ -69,7 +73,8 @@ function checkNoRun(folder: string): (error: unknown) => Promise<never> {
   };
 }
 
-async function isStudent(file: string): Promise<boolean> {
+/** What a safetensors file's header says it holds. */
+async function contentOf(file: string): Promise<{ student: boolean; embeddings: boolean }> {
   await using reader = await SafetensorsReader.open([file]);
-  return holdsStudent(reader.metadata);
+  return { student: holdsStudent(reader.metadata), embeddings: reader.shapes.has('embeddings') };
 }

@@ -18,12 +18,6 @@ export interface TowerConfig {
   std?: ChannelTriple;
 }
 
-/** A folder's configuration. */
-export interface ModelConfig {
-  vision: TowerConfig;
-  text: TowerConfig;
-}
-
 interface TowerSection {
   layers?: number | number[];
   heads?: number;
@@ -35,6 +29,7 @@ interface TowerSection {
   layer_norm_eps?: number;
   pool_type?: string;
   global_average_pool?: boolean;
+  no_causal_mask?: boolean;
   norm_kwargs?: { eps?: number };
 }
 
@@ -42,6 +37,8 @@ interface ConfigFile extends TowerSection {
   model_type?: string;
   vision_config?: TowerSection;
   text_config?: TowerSection;
+  vision_config_dict?: TowerSection | null;
+  text_config_dict?: TowerSection | null;
   model_cfg?: { vision_cfg?: TowerSection; text_cfg?: TowerSection; quick_gelu?: boolean };
   preprocess_cfg?: { mean?: ChannelTriple; std?: ChannelTriple };
 }
@@ -54,21 +51,19 @@ const activations: Readonly<Record<string, Activation>> = {
 };
 
 /**
- * Reads the configuration that belongs to weights under transformers' names or under OpenAI's; for the latter open_clip_config.json goes before config.json.
+ * Reads what the configuration that belongs to weights under transformers' names or under OpenAI's says of a tower; for the latter open_clip_config.json goes before config.json.
  * Sizes that transformers leaves out of a file because they are its defaults are filled in.
- * @throws LgdError BAD_MODEL for a file that is not JSON, or a tower that is built in another way
+ * @throws LgdError BAD_MODEL for a file that is not JSON, a tower that is built in another way, or none where transformers' names need one
  */
-export async function readModelConfig(folder: string, names: 'transformers' | 'openai'): Promise<ModelConfig> {
+export async function readModelConfig(folder: string, names: 'transformers' | 'openai', tower: 'vision' | 'text'): Promise<TowerConfig> {
   const [own, openClip] = [await readJson(join(folder, 'config.json')), await readJson(join(folder, 'open_clip_config.json'))];
-  if (names === 'openai' && openClip?.model_cfg !== undefined) return { vision: openClipTower(openClip, 'vision_cfg', folder), text: openClipTower(openClip, 'text_cfg', folder) };
-  const towers = { vision: transformersTower(own, 'vision'), text: transformersTower(own, 'text') };
-  if (names === 'openai') return towers;
-  const isSiglip = own?.model_type?.startsWith('siglip') ?? false;
-  const common = isSiglip ? { heads: 12, activation: 'geluTanh', eps: 1e-6 } as const : { activation: 'quickGelu', eps: 1e-5 } as const;
-  return {
-    vision: withDefaults({ ...common, heads: own === undefined ? undefined : 12 }, towers.vision),
-    text: withDefaults({ ...common, heads: own === undefined ? undefined : isSiglip ? 12 : 8 }, towers.text),
-  };
+  if (names === 'openai') return openClip?.model_cfg === undefined ? transformersTower(own, tower) : openClipTower(openClip, tower, folder);
+  if (own === undefined) {
+    throw new LgdError('BAD_MODEL', `${folder} has no config.json, so nothing tells the activation and the heads of its towers.`, { mend: "Fetch the model's config.json" });
+  }
+  const isSiglip = own.model_type?.startsWith('siglip') ?? false;
+  const common = isSiglip ? { activation: 'geluTanh', eps: 1e-6 } as const : { activation: 'quickGelu', eps: 1e-5 } as const;
+  return withDefaults({ ...common, heads: tower === 'vision' || isSiglip ? 12 : 8 }, transformersTower(own, tower));
 }
 
 function withDefaults(defaults: TowerConfig, stated: TowerConfig): TowerConfig {
@@ -77,7 +72,8 @@ function withDefaults(defaults: TowerConfig, stated: TowerConfig): TowerConfig {
 
 function transformersTower(file: ConfigFile | undefined, tower: 'vision' | 'text'): TowerConfig {
   const alone = file?.model_type?.includes(`_${tower}_model`) ?? false; // CLIPVisionModelWithProjection saved alone
-  const section = file?.[`${tower}_config`] ?? (alone ? file : undefined) ?? {};
+  // Where a file has both, transformers takes the one of the older name.
+  const section = file?.[`${tower}_config_dict`] ?? file?.[`${tower}_config`] ?? (alone ? file : undefined) ?? {};
   return {
     layers: section.num_hidden_layers ?? section.layers,
     heads: section.num_attention_heads ?? section.heads,
@@ -88,12 +84,14 @@ function transformersTower(file: ConfigFile | undefined, tower: 'vision' | 'text
   };
 }
 
-function openClipTower(file: ConfigFile, tower: 'vision_cfg' | 'text_cfg', folder: string): TowerConfig {
-  const section = file.model_cfg?.[tower] ?? {};
+function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: string): TowerConfig {
+  const section = file.model_cfg?.[`${tower}_cfg`] ?? {};
+  const refuse = (why: string, key: string, found: unknown, allowed: string) => new LgdError('BAD_MODEL', `the ${tower} tower in ${folder} ${why}.`, {
+    option: `model_cfg.${tower}_cfg.${key}`, found, allowed, mend: tower === 'vision' ? 'Export the tower to ONNX' : 'Export the tower to ONNX, or compute a bank of embeddings with it',
+  });
   const pooling = section.global_average_pool ? 'avg' : section.pool_type;
-  if (pooling !== undefined && pooling !== 'tok' && pooling !== 'argmax') {
-    throw new LgdError('BAD_MODEL', `the tower in ${folder} pools its tokens in a way not known here.`, { option: `model_cfg.${tower}.pool_type`, found: pooling, allowed: 'tok, argmax', mend: 'Export the tower to ONNX' });
-  }
+  if (pooling !== undefined && pooling !== 'tok' && pooling !== 'argmax') throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, 'tok, argmax');
+  if (section.no_causal_mask) throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
   return {
     layers: section.layers,
     heads: section.heads,
@@ -101,7 +99,7 @@ function openClipTower(file: ConfigFile, tower: 'vision_cfg' | 'text_cfg', folde
     imageSize: side(section.image_size),
     activation: file.model_cfg?.quick_gelu ? 'quickGelu' : 'gelu',
     eps: section.norm_kwargs?.eps,
-    ...(tower === 'vision_cfg' ? { mean: file.preprocess_cfg?.mean, std: file.preprocess_cfg?.std } : {}),
+    ...(tower === 'vision' ? { mean: file.preprocess_cfg?.mean, std: file.preprocess_cfg?.std } : {}),
   };
 }
 

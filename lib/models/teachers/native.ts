@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
@@ -29,6 +28,8 @@ export interface NativeTeacherOptions extends Partial<Preprocessing> {
 export const nativeTeacherOptions = {
   device: 'needed', batch: 'optional', precision: 'optional', resolution: 'optional', mean: 'optional', std: 'optional', signal: 'optional',
 } satisfies OptionTable<NativeTeacherOptions>;
+
+const halves: ChannelTriple = [0.5, 0.5, 0.5]; // SigLIP's mean and std
 
 /** What a native teacher is made of. */
 interface Parts extends Pick<ImageTower, 'graph' | 'embeddingSize' | 'resolution'>, Pick<Preprocessing, 'mean' | 'std'> {
@@ -69,7 +70,7 @@ export class NativeTeacher implements Teacher {
   /**
    * Loads CLIP's image towers from safetensors: ModifiedResNets and vision transformers under OpenAI's names (open_clip's too), with the prefix `visual.` or none; vision transformers
    * under the names of transformers' CLIPModel and CLIPVisionModelWithProjection; SigLIP's under SiglipModel's. Dtypes F32, F16, BF16. Sizes are read off the tensors.
-   * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size; without one as OpenAI's models have them) and preprocessor_config.json (CLIP's mean and std without one)
+   * @param folder may hold config.json or open_clip_config.json (heads, activation, layer norms' eps, image size; without one as OpenAI's models have them, but transformers' names need it) and preprocessor_config.json or processor_config.json (mean and std, without one CLIP's or SigLIP's)
    * @param weightFiles a safetensors file, its shards, or the index of shards beside it
    * @throws LgdError BAD_MODEL naming the first few tensors that are missing, unexpected or of another shape; FILE_NOT_FOUND, BAD_FILE, BAD_OPTION, ABORTED
    */
@@ -80,18 +81,20 @@ export class NativeTeacher implements Teacher {
     await using reader = await openWeights(files);
     const tower = await findImageTower(reader.shapes, folder);
     if (tower === undefined) {
+      const names = [...reader.shapes.keys()];
+      const [, prefix] = /^(.+\.)(?:visual\.conv1|vision_model\.embeddings\.patch_embedding)\.weight$/mu.exec(names.join('\n')) ?? [];
       throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no image tower of CLIP or SigLIP under OpenAI's, open_clip's or transformers' names.`, {
-        found: few([...reader.shapes.keys()]), allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...', mend: 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)',
+        found: few(names), allowed: 'visual.conv1.weight ... or vision_model.embeddings.patch_embedding.weight ...',
+        mend: prefix === undefined ? 'Give a CLIP model, or an ONNX export of the tower (onnx/vision_model.onnx)' : `Save the weights without '${prefix}' before their names`,
       });
     }
     if (resolution !== undefined && resolution !== tower.resolution) {
       throw new LgdError('BAD_OPTION', `the teacher ${id} works at one resolution.`, { option: 'resolution', found: resolution, allowed: String(tower.resolution) });
     }
     const weights = await readWeights(reader, tower.graph, tower.naming, files.join(', '), signal);
-    const read = await readPreprocessor(join(folder, 'preprocessor_config.json'));
-    return new NativeTeacher({
-      id, device, ...tower, weights, mean: mean ?? tower.mean ?? read?.mean ?? clipMean, std: std ?? tower.std ?? read?.std ?? clipStd, batch, precision,
-    });
+    const read = await readPreprocessor(folder);
+    const input = read ?? (tower.architecture === 'SigLIP' ? { mean: halves, std: halves } : { mean: clipMean, std: clipStd });
+    return new NativeTeacher({ id, device, ...tower, weights, mean: mean ?? tower.mean ?? input.mean, std: std ?? tower.std ?? input.std, batch, precision });
   }
 
   /**

@@ -8,7 +8,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
-import { clipPreprocessor, readPreprocessor } from './preprocessor.js';
+import { clipPreprocessor, preprocessorFiles, readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
@@ -159,12 +159,12 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   } else {
     const model = await resolveModel(source, {
       required: [onnxFiles],
-      optional: ['preprocessor_config.json'],
+      optional: preprocessorFiles,
     }, options);
     [id, file, folders] = [model.id, model.files[0]!, [model.folder]];
   }
   let read: Preprocessing | undefined;
-  for (const folder of folders) read ??= await readPreprocessor(join(folder, 'preprocessor_config.json'));
+  for (const folder of folders) read ??= await readPreprocessor(folder);
   if (isFile) read ??= await ownPreprocessing(file);
   const { resolution = read?.resolution, mean = read?.mean, std = read?.std } = options;
   if (resolution === undefined || mean === undefined || std === undefined) {

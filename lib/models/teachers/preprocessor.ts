@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import type { ChannelTriple } from './types.js';
 
@@ -17,7 +18,7 @@ export const clipStd: ChannelTriple = [0.26862954, 0.26130258, 0.27577711];
 /** What a preprocessor_config.json holds at least, for messages. */
 export const clipPreprocessor = JSON.stringify({ size: 224, image_mean: clipMean, image_std: clipStd });
 
-type Size = number | { shortest_edge?: number; height?: number; width?: number };
+type Size = number | [height: number, width: number] | { shortest_edge?: number; height?: number; width?: number };
 
 interface PreprocessorConfig {
   size?: Size;
@@ -30,29 +31,47 @@ interface PreprocessorConfig {
   image_std?: number[];
 }
 
+/** The files that {@link readPreprocessor} looks for. */
+export const preprocessorFiles = ['preprocessor_config.json', 'processor_config.json'] as const;
+
 /**
- * Reads a Hugging Face preprocessor_config.json. The resolution is the crop's where a crop is made, else the size's; both may be a number, {shortest_edge} or {height, width}.
+ * Reads a folder's preprocessor_config.json, or the same under `image_processor` in processor_config.json, where transformers 5 keeps it. The resolution is the crop's where a crop
+ * is made, else the size's; both may be a number, {shortest_edge}, {height, width} or [height, width].
  * Mean and std are returned for pixels in 0..1, whatever rescaling the file asks for.
- * @returns undefined where there is no such file
+ * @returns undefined where there is neither
  * @throws LgdError BAD_MODEL
  */
-export async function readPreprocessor(file: string): Promise<Preprocessing | undefined> {
-  const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file}: ${why}.`, { mend: `Correct it to what the model was trained with; of CLIP it is ${clipPreprocessor}`, cause });
-  let config: PreprocessorConfig;
+export async function readPreprocessor(folder: string): Promise<Preprocessing | undefined> {
+  for (const name of preprocessorFiles) {
+    const file = join(folder, name);
+    const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file}: ${why}.`, { mend: `Correct it to what the model was trained with; of CLIP it is ${clipPreprocessor}`, cause });
+    const content = await readJson(file, bad);
+    const config = name === 'processor_config.json' ? content?.image_processor : content;
+    if (config !== undefined) return preprocessing(config, bad);
+  }
+  return undefined;
+}
+
+/** @returns undefined where there is no such file */
+async function readJson(file: string, bad: (why: string, cause: unknown) => LgdError): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
   try {
-    config = JSON.parse(await readFile(file, 'utf8')) as PreprocessorConfig;
+    return (JSON.parse(await readFile(file, 'utf8')) ?? {}) as PreprocessorConfig;
   } catch (cause) {
     if (systemErrorCode(cause) === 'ENOENT') return undefined;
     throw bad(`it cannot be read (${(cause as Error).message})`, cause);
   }
+}
+
+function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
   const resolution = (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
   if (resolution === undefined) throw bad('it gives no size');
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
   return { resolution, ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config) };
 }
 
-function side(size: Size | undefined, bad: (why: string) => LgdError): number | undefined {
-  if (size === undefined || size === null) return undefined;
+function side(given: Size | undefined, bad: (why: string) => LgdError): number | undefined {
+  if (given === undefined || given === null) return undefined;
+  const size = Array.isArray(given) ? { height: given[0], width: given[1] } : given;
   if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${size.height} x ${size.width}, and only square ones are supported`);
   const value = typeof size === 'number' ? size : (size.shortest_edge ?? size.height);
   if (value === undefined || !Number.isInteger(value) || value < 1) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels`);

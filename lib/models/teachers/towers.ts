@@ -32,8 +32,6 @@ export interface TextTower {
   words: number;
 }
 
-const halfMeans: ChannelTriple = [0.5, 0.5, 0.5]; // SigLIP's mean and std
-
 /**
  * The image tower in a file of these tensors, or undefined where there is none of those known here.
  * @param folder holds the configuration
@@ -44,13 +42,13 @@ export async function findImageTower(shapes: Shapes, folder: string): Promise<Im
   const has = (start: string) => [...shapes.keys()].some((name) => name.startsWith(start));
   if (shapes.has(`${prefix}conv1.weight`)) {
     const naming = openAiNames(prefix, prefix === '' ? /^(?:logit_scale|logit_bias|token_embedding\.weight|text_projection|ln_final\..*)$/u : undefined);
-    const { vision } = await readModelConfig(folder, 'openai');
+    const vision = await readModelConfig(folder, 'openai', 'vision');
     if (has(`${prefix}layer1.`) || has(`${prefix}attnpool.`)) return resNetTower(shapes, vision, prefix, naming);
     if (has(`${prefix}transformer.resblocks.`)) return vitTower(shapes, vision, naming);
   }
   if (shapes.has('vision_model.embeddings.patch_embedding.weight')) {
     const naming = transformersNames('vision');
-    const { vision } = await readModelConfig(folder, 'transformers');
+    const vision = await readModelConfig(folder, 'transformers', 'vision');
     return has('vision_model.head.') ? siglipTower(shapes, vision, naming) : vitTower(shapes, vision, naming);
   }
   return undefined;
@@ -63,7 +61,7 @@ export async function findTextTower(shapes: Shapes, folder: string): Promise<Tex
   if (!openAi && !shapes.has('text_model.embeddings.token_embedding.weight')) return undefined;
   if (shapes.has('text_model.head.weight')) return undefined; // SigLIP's reads its embedding elsewhere
   const naming = openAi ? openAiNames(prefix, prefix === '' ? /^(?:visual\..*|logit_scale|logit_bias|input_resolution|context_length|vocab_size)$/u : undefined) : transformersNames('text');
-  const { text } = await readModelConfig(folder, openAi ? 'openai' : 'transformers');
+  const text = await readModelConfig(folder, openAi ? 'openai' : 'transformers', 'text');
   const shape = lookUp(shapes, naming);
   const [words, width] = [shape('token_embedding.weight', 0), shape('token_embedding.weight', 1)];
   const config = {
@@ -86,7 +84,7 @@ function siglipTower(shapes: Shapes, config: TowerConfig, naming: Naming): Image
   const [width, patch] = [shape('conv1.weight', 0), shape('conv1.weight', 3)];
   const imageSize = config.imageSize ?? patch * wholeRoot(shape('positional_embedding', 0));
   const graph = siglip({ ...blocks(shapes, naming, config, width), patch, imageSize });
-  return { architecture: 'SigLIP', graph, naming, embeddingSize: width, resolution: imageSize, mean: config.mean ?? halfMeans, std: config.std ?? halfMeans };
+  return { architecture: 'SigLIP', graph, naming, embeddingSize: width, resolution: imageSize, mean: config.mean, std: config.std };
 }
 
 /** As OpenAI's code reads its sizes off a checkpoint; a configuration that states other ones is believed, so that what is wrong is named. */
@@ -127,9 +125,13 @@ function lookUp(shapes: Shapes, naming: Naming): (parameter: string, axis: numbe
   return (name, axis) => {
     const { tensors: [[tensor] = ['']], make } = naming.source(name, []);
     const shape = shapes.get(tensor);
-    if (shape === undefined) throw new LgdError('BAD_MODEL', `the weights lack ${tensor}, which tells a size of the tower.`, { mend: 'Fetch the model again' });
+    if (shape === undefined) {
+      throw new LgdError('BAD_MODEL', `the weights lack ${tensor}, which tells a size of the tower.`, {
+        mend: tensor.includes('proj') ? 'Save the model with its projections: without one (CLIPVisionModel, CLIPTextModel) images and texts are in no common space' : 'Fetch the model again',
+      });
+    }
     const size = make === undefined ? shape[axis] : shape[shape.length - 1 - axis]; // OpenAI's projections are stored the other way around
-    if (size === undefined) throw new LgdError('BAD_MODEL', `the tensor ${tensor} is [${shape.join(',')}].`, { mend: 'Fetch the model again' });
+    if (size === undefined) throw new LgdError('BAD_MODEL', `the tensor ${tensor} is [${shape.join(',')}], so the tower is built in a way not known here.`, { mend: "Take a variant of one resolution (not SigLIP 2's NaFlex), or an ONNX export" });
     return size;
   };
 }
