@@ -33,7 +33,7 @@ inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20)
   return unsigned(blocks < 1 ? 1 : blocks > most ? most : blocks);
 }
 
-// ---- activations (torch definitions) ----------------------------------------------------------------------------------------
+// ---- activations (torch definitions; of a NaN they make a NaN) ----------------------------------------------------------------
 __device__ __forceinline__ float exp_of(float u) { return exp2_approximate(u * 1.44269504f); }
 __device__ __forceinline__ float sigmoid_of(float u) { return reciprocal_approximate(1.f + exp_of(-u)); }
 // u Phi(u), with erfc to 1.5e-7 (Abramowitz and Stegun 7.1.26): fewer registers than erff.
@@ -46,11 +46,11 @@ __device__ __forceinline__ float gelu_of(float u) {
   const float tail = 0.5f * p * t * exp_of(-x * x);
   return u * (u > 0.f ? 1.f - tail : tail);
 }
-__device__ __forceinline__ float clamp_of(float u, float low, float high) { return fminf(fmaxf(u, low), high); }
+__device__ __forceinline__ float clamp_of(float u, float low, float high) { return min_or_nan(max_or_nan(u, low), high); }
 
 template <Act act>
 __device__ __forceinline__ float act_of(float u) {
-  if constexpr (act == Act::relu) return fmaxf(u, 0.f);
+  if constexpr (act == Act::relu) return max_or_nan(u, 0.f);
   else if constexpr (act == Act::relu6) return clamp_of(u, 0.f, 6.f);
   else if constexpr (act == Act::silu) return u * sigmoid_of(u);
   else if constexpr (act == Act::hardswish) return u * clamp_of(u + 3.f, 0.f, 6.f) * (1.f / 6.f);

@@ -80,7 +80,7 @@ class Executor {
   Buffer arena_, norms_;
   Buffer widened_;                      // images of eight channels, where Shapes::widens_images
   Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
-  Buffer gates_;                        // sums of the gate under way, [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
+  Buffer gates_;                        // sums of the gate under way, one at a time (fuse_layers.cpp), [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere
   // Of steps with a second convolution: the shift, [K] float32, and behind it the weights of both.
   struct Sum { ConvSumShape shape; float* shift; void* w; };

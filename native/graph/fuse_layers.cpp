@@ -8,6 +8,7 @@
 //   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
 //                                    and with stochastic depth before it
 #include <algorithm>
+#include <utility>
 
 #include "graph/program.h"
 #include "ops/excitation.h"
@@ -121,7 +122,7 @@ class LayerFusion {
   }
 
   // The channel scale of squeeze and excitation that reads `value`, or -1: value has two readers, a pool and the scale; the scale feeds one
-  // dense convolution; a depthwise one stands before it all.
+  // dense convolution; a depthwise one stands before it all. No other gate may lie between the two: backward, the executor keeps the sums of one.
   int gate_among(int value) const {
     const std::vector<int>& readers = readers_[size_t(value)];
     if (readers.size() != 2 || readers[0] == outside || readers[1] == outside) return -1;
@@ -129,8 +130,9 @@ class LayerFusion {
     if (first.op != OpKind::global_pool || second.op != OpKind::channel_scale || second.inputs[0] != value || second.inputs[1] == value) return -1;
     const int reader = sole_reader(second.output);
     if (reader < 0 || steps_[size_t(reader)].kind != StepKind::conv_norm || node_of(steps_[size_t(reader)]).groups != 1) return -1;
-    const Step& maker = steps_[size_t(makers_[size_t(program_.activations[size_t(value)].raw)])];
-    return node_of(maker).groups > 1 ? readers[1] : -1;
+    const int maker = makers_[size_t(program_.activations[size_t(value)].raw)];
+    const bool alone = std::none_of(gates_.begin(), gates_.end(), [&](const auto& other) { return maker < other.second && other.first < readers[1]; });
+    return alone && node_of(steps_[size_t(maker)]).groups > 1 ? readers[1] : -1;
   }
 
   void make_gate(int value, int gate) {
@@ -143,7 +145,9 @@ class LayerFusion {
     scaled.gate = step.inputs[1];
     scaled.stored = read_often(steps_[size_t(sole_reader(step.output))]);
     step.kind = StepKind::gate;
-    steps_[size_t(makers_[size_t(below.raw)])].activation = step.output;
+    const int maker = makers_[size_t(below.raw)];
+    steps_[size_t(maker)].activation = step.output;
+    gates_.emplace_back(maker, gate);
     fuse_excitation(gate);
   }
 
@@ -192,6 +196,7 @@ class LayerFusion {
   std::vector<std::vector<int>> readers_;      // value -> steps, once for each operand
   std::vector<int> makers_;                    // value -> step, or -1
   int drop_ = -1;                              // node that absorb_drop took in last
+  std::vector<std::pair<int, int>> gates_;     // steps: of each the depthwise convolution before it, and the gate
 };
 
 }  // namespace

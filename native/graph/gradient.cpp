@@ -1,3 +1,6 @@
+// Which kernel writes each gradient. The steps are walked from their end: the first that reaches the gradient of a value writes it and later ones add to it; a sum hands its
+// own gradient on as it is, so both share memory. The gradient of an activation over a norm is finished, too: times act', with the norm's sums (ops/fused.h). The last
+// kernel that adds to it does that on the way, where it can, else norm_gradient.
 #include <algorithm>
 
 #include "graph/program.h"

@@ -32,8 +32,8 @@
 //   endToken         x ids   -                                       id: the token where it stands first in ids, or the last; [B,1,1,c]
 //
 // From a spec to a running encoder, one file each:
-//   graph.cpp (this list, checked) -> shape.cpp (sizes) -> fuse.cpp (steps) -> gradient.cpp (who writes which gradient)
-//   -> memory_plan.cpp (one arena) -> executor_forward.cpp, executor_backward.cpp; parameters.cpp holds the tables.
+//   graph.cpp (this list, checked) -> shape.cpp (sizes) -> fuse.cpp (steps), then fuse_folded.cpp or fuse_layers.cpp (on CUDA: forward-only, training)
+//   -> gradient.cpp (who writes which gradient) -> memory_plan.cpp (one arena) -> executor_*.cpp; parameters.cpp holds the tables.
 #pragma once
 #include <string>
 #include <vector>

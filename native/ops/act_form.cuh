@@ -42,7 +42,7 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
       body(k, value, slope);
     }
   };
-  const auto ramp = [](float u) { return __saturatef(fmaf(u, 1.f / 6.f, 0.5f)); };
+  const auto ramp = [](float u) { return __saturatef(fmaf(u, 1.f / 6.f, 0.5f)); };  // of a NaN 0
   if (form.kind == ActForm::clamp) {
     each([&](float u, float& slope) {
       const float value = clamp_of(u, form.low, form.high);
@@ -60,9 +60,9 @@ __device__ __forceinline__ void act_each(const ActForm& form, const float (&u)[c
   } else if (form.kind == ActForm::logistic) {
     each([](float u, float& slope) { return act_with_slope<Act::sigmoid>(u, slope); });
   } else {
-    each([&](float u, float& slope) {
+    each([](float u, float& slope) {
       slope = fabsf(u) < 3.f ? 1.f / 6.f : 0.f;
-      return ramp(u);
+      return act_of<Act::hardsigmoid>(u);
     });
   }
 }

@@ -1,4 +1,5 @@
-// CLIP's attention pooling (ops/attention.h), forward only.
+// CLIP's attention pooling (ops/attention.h), forward only. Memory-bound, bytes at least: tokens  read x, write as much and a row more;  attention  read k and v,
+// with one multiply-add for each of their elements, as there is one query. In bfloat16 a plan has absorbed_attention.cu instead, where it can.
 #include "core/cuda_device.cuh"
 #include "ops/attention.h"
 

@@ -9,7 +9,7 @@ namespace lgd {
 void tokens_forward_cpu(Context&, int n, int pixels, int c, DType type, const void* x, const float* position, void* tokens);
 void tokens_forward_cuda(Context&, int n, int pixels, int c, DType type, const void* x, const float* position, void* tokens);
 
-// y[n,t] = tokens[n,0,:] for the one query that is used. tokens [N,T,C], y [N,C].
+// y[n,:] = tokens[n,0,:], for the one query that is used. tokens [N,T,C], y [N,C].
 void first_token_forward_cpu(Context&, int n, int tokens_count, int c, DType type, const void* tokens, void* y);
 void first_token_forward_cuda(Context&, int n, int tokens_count, int c, DType type, const void* tokens, void* y);
 

@@ -25,8 +25,7 @@ struct ConvShape {
 };
 // Does each output pixel read the input pixel in its own place alone?
 constexpr bool is_pointwise(const ConvShape& s) { return s.taps() == 1 && s.stride == 1 && s.pad == 0; }
-// A convolution of images by pixels as one by pairs of them.
-constexpr bool has_pairs(const ConvShape& s) { return s.w % 2 == 0 && s.stride % 2 == 0 && s.dilation == 1; }
+// A convolution of images by pixels as one by pairs of them: of even width and stride, without dilation (graph/shape.cpp asks for it).
 constexpr ConvShape by_pairs(ConvShape s) {
   s.pair_taps = s.s;
   s.s = (s.s + s.pad % 2 + 1) / 2;

@@ -1,4 +1,4 @@
-// Ways out of the matrix core: a raw output with its norm's statistics and the gradient of an activation, which leave sums per channel, and an output
+// Epilogues of the matrix core (ops/store_output.cuh has the plain one): a raw output with its norm's statistics and the gradient of an activation, which leave sums per channel, and an output
 // together with the means of its windows.
 // Sums are of the values as stored, in float32, over the rows of a block; parts of blocks are added by ops/norm_finish.cuh.
 #pragma once

@@ -1,4 +1,5 @@
-// Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride.
+// Elementwise operations (ops/elementwise.h): 8 elements (16 bytes of bf16) a thread, grid-stride. All bound by memory: each reads its inputs and writes its
+// result once (a sum is read besides); channel_scale_backward reads dy twice, for dx and for ds.
 #include "ops/drop.cuh"
 #include "ops/grids.cuh"
 #include "ops/reduce.cuh"
@@ -6,7 +7,6 @@
 namespace lgd {
 
 namespace {
-
 
 template <class T, Act act>
 __global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T* y) {

@@ -1,5 +1,5 @@
 // ops/fused.h in plain loops over the unfused operations: what the fused kernels are held to, and what runs on the CPU when its
-// graphs are compiled the fused way (LGDISTILL_FUSED=1). Written to be read, not to be fast: on the CPU the unfused operations are.
+// graphs are compiled the fused way (LGDISTILL_FUSION=layers). Written to be read, not to be fast: on the CPU the unfused operations are.
 #include <cmath>
 #include <vector>
 

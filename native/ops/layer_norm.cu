@@ -1,5 +1,5 @@
 // Layer norm (ops/layer_norm.h): a warp a row, 8 channels a lane at a time. It must read x and write y once, 4 bytes a value in bfloat16;
-// the two passes before the last find the row, some kilobytes, in the first-level cache.
+// the second and the third pass find the row, some kilobytes, in the first-level cache.
 #include "core/cuda_device.cuh"
 #include "ops/layer_norm.h"
 

@@ -1,4 +1,4 @@
-// Conversions at the borders of a graph (ops/layout.h).
+// Conversions at the borders of a graph (ops/layout.h): memory-bound, an element a thread at a time, once a pass.
 #include "core/cuda_device.cuh"
 #include "ops/layout.h"
 

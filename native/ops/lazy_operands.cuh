@@ -1,5 +1,5 @@
-// What becomes of the 16-byte chunks of an operand before the matrix core multiplies them: nothing, an activation made from a raw
-// output, or the gradient of a raw output (ops/fused.h).
+// Prologues of the matrix core: what becomes of the 16-byte chunks of an operand before they are multiplied. Nothing, an activation made from a raw output, or the
+// gradient of a raw output (ops/fused.h).
 //
 // Read:  tables: numbers per channel that it needs (0: the operand is what is stored);  active();  first(), second() tensor and pair():
 //   is there a second;  fill(table, count, channel);  make<Mine>(own, paired, apart, bits, table, count, image_channel): turns the chunks

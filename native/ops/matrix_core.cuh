@@ -2,6 +2,11 @@
 //
 //   out[m,n] = sum_k A(m,k) B(n,k)
 //
+// A block of WM x WN warps forms tiles of BM x BN results (Tile, ops/matrix_tiles.cuh), a warp TM x TN of them, which stay in its registers as MI x NI fragments of
+// 16 x 8. It goes over the reduction by k tiles of 64 bytes a row (BK: 32 of bfloat16): each is copied to a stage of shared memory while those before it are multiplied,
+// and there is one barrier a k tile. What bounds it: the tensor cores where tiles are large and K is, memory in 1x1 layers of few channels, and between the two the
+// bytes that tiles read from level-2 cache, (BM + BN) BK elements for BM BN BK multiply-adds.
+//
 // A and B come through loaders (ops/conv_loaders.cuh) that say where 16 bytes of an operand lie (implicit GEMM: nothing is unfolded
 // in memory) and go to shared memory by cp.async, `stages` tiles deep. A lazy operand is made from what arrives: each thread works
 // on the chunks it copied itself, in place, between its own wait and the barrier that is there anyway. An operand tile is either
@@ -13,7 +18,7 @@
 // Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what they read again is then
 // still in level-1 cache.
 //
-// Blocks stay: each keeps its columns and walks over row tiles, to or fro (Device::turn), and the copies of the next tile start before the last one is
+// Blocks stay (persistent blocks): each keeps its columns and walks over row tiles, to or fro (Device::turn), and the copies of the next tile start before the last one is
 // stored (ops/matrix_out.cuh).
 #pragma once
 #include <algorithm>
@@ -390,7 +395,7 @@ void launch_walking(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, i
   launch<T, Tile>(ctx, a, b, out, M, N, K, dim3(unsigned(blocks), unsigned((N + Tile::BN - 1) / Tile::BN)), shared, ctx.turn());
 }
 
-// The reduction in parts (grid.z), a tile a block, as many as run at once and none with less than eight k tiles. prepare(out, parts) is called before the
+// The reduction in parts (split-K, grid.z), a tile a block, as many as run at once and none with less than eight k tiles. prepare(out, parts) is called before the
 // launch: the epilogue gets partial sums and looks at blockIdx.z.
 template <class T, class Tile, class LoaderA, class LoaderB, class Out, class Prepare>
 void launch_split(Context& ctx, const LoaderA& a, const LoaderB& b, Out out, int64_t M, int64_t N, int64_t K, Prepare&& prepare) {

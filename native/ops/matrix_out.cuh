@@ -1,4 +1,4 @@
-// The way out of the matrix core. Accumulators leave through strips of shared memory, a strip a warp, so that a lane stores 16 bytes and
+// The way out of the matrix core, its epilogue. Accumulators leave through strips of shared memory, a strip a warp, so that a lane stores 16 bytes and
 // always the same columns: sums per column stay in its registers until the block ends.
 //
 // prefetch(row, column), where there is one, is called before a tile's product for every far_piece bytes of its rows: sends for what store() will ask there.

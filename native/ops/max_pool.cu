@@ -40,7 +40,7 @@ struct AnyAct {
 // How values come from what is stored.
 template <class Function>
 struct Reader {
-  // relu keeps order: the maximum of its values is the maximum of what it is given that begins at 0. (To both a NaN is 0.)
+  // relu keeps order: the maximum of its values is the maximum of what it is given that begins at 0.
   static constexpr bool is_relu = std::is_same_v<Function, ActFunction<Act::relu>>;
   static constexpr float least = is_relu ? 0.f : -INFINITY;
   static constexpr bool as_stored = std::is_same_v<Function, ActFunction<Act::none>>;  // with no norm
@@ -56,10 +56,11 @@ struct Reader {
     shift = load8(shifts + chunk * 8);
   }
   __device__ __forceinline__ float input(float y, int i) const { return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]); }
-  // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays.
+  // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays; only backward through relu, whose slope there is 0, it
+  // does not matter who has won.
   __device__ __forceinline__ float operator()(float y, int i) const { return is_relu ? input(y, i) : act(input(y, i)); }
   static __device__ __forceinline__ bool more(float v, float best) { return is_relu ? v > best : v > best || v != v; }
-  static __device__ __forceinline__ float larger(float v, float best) { return is_relu ? fmaxf(best, v) : more(v, best) ? v : best; }
+  static __device__ __forceinline__ float larger(float v, float best) { return is_relu ? max_or_nan(best, v) : more(v, best) ? v : best; }
   __device__ __forceinline__ float slope(float y, int i) const { return act.slope(input(y, i)); }
 };
 

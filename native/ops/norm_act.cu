@@ -205,7 +205,6 @@ __global__ void fold_kernel(int channels, float eps, const float* gamma, const f
   shift[c] = beta[c] - mean[c] * s;
 }
 
-
 template <class Coefficients>
 void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
   const int64_t vectors = rows * channels / 8;

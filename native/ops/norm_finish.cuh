@@ -83,7 +83,7 @@ static __global__ void __launch_bounds__(finish_threads) finish_statistics_kerne
   }
   const SumPair sums = sum_partial_pairs(partial, parts, channels);
   if (threadIdx.x >= finish_channels) return;
-  const float off = sums.sum / rows, deviations = fmaxf(sums.product - off * sums.sum, 0.f), variance = deviations / rows;
+  const float off = sums.sum / rows, deviations = max_or_nan(sums.product - off * sums.sum, 0.f), variance = deviations / rows;
   const float mean = running_mean + off, rstd = rsqrtf(variance + norm.eps), scale = gamma * rstd;
   norm.mean[c] = mean;
   norm.rstd[c] = rstd;

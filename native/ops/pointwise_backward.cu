@@ -296,7 +296,7 @@ void with_plan(const Plan& plan, Body&& body) {
 
 // On cards with less shared memory than an H100's, weights that fill it take two products instead.
 bool fits_pointwise(const Context& ctx, const ConvShape& s, DType type) {
-  return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k * s.c <= 24576 && s.k <= 512 && s.c <= 512 && Plan(s.k, s.c).squares_k > 0 &&
+  return type == DType::bf16 && is_pointwise(s) && s.rows() < 1 << 30 && s.k <= 512 && s.c <= 512 && s.k * s.c <= 24576 && Plan(s.k, s.c).squares_k > 0 &&
          Layout{s.k, s.c, 32}.shared_bytes() <= ctx.card.block_shared_bytes;
 }
 

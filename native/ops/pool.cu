@@ -1,4 +1,5 @@
-// Average pooling (ops/pool.h; max_pool.cu has the other): a thread has 8 channels of one pixel and gathers.
+// Average pooling (ops/pool.h; max_pool.cu has the other): a thread has 8 channels of one pixel and gathers. Memory-bound: x is read and y written once,
+// backward dy read and dx written. The mean of a whole image is fused_gate.cu's squeeze.
 #include "core/cuda_device.cuh"
 #include "ops/fused.h"
 #include "ops/grids.cuh"
@@ -67,7 +68,6 @@ __global__ void __launch_bounds__(256) global_pool_backward_kernel(int64_t vecto
     put8(dx + e * 8, g, accumulate);
   }
 }
-
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// ops/sequence.h: 8 channels a thread, each sequence written once.
+// ops/sequence.h: 8 channels a thread. Memory-bound: what a sequence is made of is read and the sequence written once.
 #include "core/cuda_device.cuh"
 #include "ops/sequence.h"
 

@@ -100,6 +100,12 @@ __device__ __forceinline__ Candidate thread_first(int64_t n, const float* row) {
   return mine;
 }
 
+// A norm as it is kept: NaN where the row is not finite.
+__device__ __forceinline__ float length_of(double squares) {
+  const float length = float(sqrt(squares));
+  return length < __int_as_float(0x7f800000) ? length : __int_as_float(0x7fc00000);
+}
+
 // The first faulty rows by their norms, counted from 1, given to every thread of the block.
 __device__ __forceinline__ void mark_faults(int64_t rows, const float* norm, Candidate& zero, Candidate& broken) {
   zero = broken = no_candidate();  // columns are row numbers, scores equal: the lowest comes first

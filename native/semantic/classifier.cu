@@ -60,8 +60,6 @@ __global__ void totals_kernel(const __grid_constant__ WeightedSums work) {
   if (threadIdx.x == 0) work.totals[blockIdx.x] = float(total[0] + (work.add ? double(work.totals[blockIdx.x]) : 0.0));
 }
 
-products::Operand operand(const float* data, int64_t stride) { return {data, stride, reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0}; }
-
 }  // namespace
 
 void softmax_rows_cuda(Context& device, const SoftmaxRows& work) {
@@ -75,7 +73,7 @@ void gather_rows_cuda(Context& device, int64_t count, int64_t dimension, const f
 void weighted_sums_cuda(Context& device, const WeightedSums& work) {
   float* out = work.add ? work.product : work.sums;
   const int64_t whole = (work.n + 15) / 16 * 16, values = work.m * work.dimension;
-  const products::Problem problem = {operand(work.weights, work.stride), operand(work.x, work.dimension), work.m, work.dimension, work.n, whole, out, work.dimension, 0};
+  const products::Problem problem = {products::operand(work.weights, work.stride), products::operand(work.x, work.dimension), work.m, work.dimension, work.n, whole, out, work.dimension, 0};
   products::multiply_f32(device, problem, 1, false);
   if (work.add) LGD_LAUNCH(device, add_kernel, unsigned((values + reduce_threads - 1) / reduce_threads), reduce_threads, 0, values, out, work.sums);
   LGD_LAUNCH(device, totals_kernel, unsigned(work.m), reduce_threads, 0, work);

@@ -1,15 +1,10 @@
-// Feature regression on CUDA: one block an image, then one block for the means.
+// Feature regression on CUDA (semantic/feature_loss.h): one block an image, which reads its rows twice, then one block for the means. What it takes are two launches.
 #include "semantic/block_reduce.cuh"
 #include "semantic/feature_loss.h"
 
 namespace lgd {
 
 namespace {
-
-__device__ float kept_length(double squares) {
-  const float length = float(sqrt(squares));
-  return length < __int_as_float(0x7f800000) ? length : __int_as_float(0x7fc00000);
-}
 
 __global__ void __launch_bounds__(reduce_threads) feature_rows_kernel(const __grid_constant__ FeatureLoss loss) {
   wait_for_inputs();
@@ -23,7 +18,7 @@ __global__ void __launch_bounds__(reduce_threads) feature_rows_kernel(const __gr
     sums[2] += s * t;
   }
   block_sum(sums);
-  const float lengths[2] = {kept_length(sums[0]), kept_length(sums[1])};
+  const float lengths[2] = {length_of(sums[0]), length_of(sums[1])};
   const bool usable = lengths[0] > 0 && lengths[1] > 0;
   const double length = sqrt(sums[0]), other = sqrt(sums[1]), cosine = usable ? sums[2] / (length * other) : 0;
   const double factor = usable ? double(loss.scale) / (double(loss.batch) * length) : 0;
@@ -45,10 +40,9 @@ __global__ void __launch_bounds__(reduce_threads) feature_mean_kernel(const __gr
   mark_faults(loss.batch, loss.norms + loss.batch, faults[2], faults[3]);
   block_first(faults);
   if (threadIdx.x != 0) return;
-  const auto number = [](const Candidate& fault) { return fault.column == no_column ? 0 : fault.column + 1; };
   loss.record->loss_feature = sum[0] / double(loss.batch);
-  loss.record->student = {number(faults[0]), number(faults[1])};
-  loss.record->teacher = {number(faults[2]), number(faults[3])};
+  loss.record->student = faults_of(faults[0], faults[1]);
+  loss.record->teacher = faults_of(faults[2], faults[3]);
 }
 
 }  // namespace

@@ -6,10 +6,6 @@ namespace lgd {
 
 namespace {
 
-products::Operand operand(const float* data, int64_t stride) {
-  return {data, stride, reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0};
-}
-
 void multiply(Context& device, products::Problem& problem, int64_t parts, bool b_transposed) {
   if (problem.m == 0 || problem.n == 0) return;
   constexpr int64_t step = 16;  // shares of k are whole steps, so that only the last is ragged
@@ -20,7 +16,7 @@ void multiply(Context& device, products::Problem& problem, int64_t parts, bool b
 }  // namespace
 
 void similarities_cuda(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
-  products::Problem problem = {operand(rows, dimension), operand(anchors, dimension), m, n, dimension, 0, scores, stride, 0};
+  products::Problem problem = {products::operand(rows, dimension), products::operand(anchors, dimension), m, n, dimension, 0, scores, stride, 0};
   multiply(device, problem, 1, true);
 }
 
@@ -37,7 +33,7 @@ int64_t sum_parts_f32(int64_t batch, int64_t dimension, int64_t anchor_count) {
 
 void form_sums_f32(Context& device, int64_t batch, int64_t dimension, int64_t anchor_count, const float* weights, int64_t stride, const float* anchors,
                    int64_t parts, float* sums) {
-  products::Problem problem = {operand(weights, stride), operand(anchors, dimension), batch, dimension, anchor_count, 0, sums, dimension, batch * dimension};
+  products::Problem problem = {products::operand(weights, stride), products::operand(anchors, dimension), batch, dimension, anchor_count, 0, sums, dimension, batch * dimension};
   multiply(device, problem, parts, false);
 }
 

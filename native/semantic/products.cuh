@@ -14,6 +14,7 @@ struct Operand {
   int64_t stride;   // floats from row to row
   bool vectors;     // rows start on 16 bytes
 };
+inline Operand operand(const float* data, int64_t stride) { return {data, stride, reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0}; }
 
 struct Problem {
   Operand a, b;

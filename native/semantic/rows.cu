@@ -7,11 +7,6 @@ namespace lgd {
 
 namespace {
 
-// A norm as it is kept: NaN where the row is not finite.
-__device__ float length_of(double squares) {
-  const float length = float(sqrt(squares));
-  return length < __int_as_float(0x7f800000) ? length : __int_as_float(0x7fc00000);
-}
 __device__ double factor_of(float length) { return length > 0 ? 1 / double(length) : 0; }
 // A value of the unit row; 0 of a row without a direction, whose values may be anything.
 __device__ float unit_of(float value, double factor) { return factor > 0 ? float(value * factor) : 0.f; }

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
@@ -109,6 +109,15 @@ describe("a gate's two layers", () => {
     const others = 8 + (what.includes('elsewhere') ? 3 : what.includes('more') ? 1 : 0);
     expect(kernelsForward - others).toBe(steps);
   });
+});
+
+test('of two gates side by side one is fused, as the sums of one are kept', async () => {
+  const g = new GraphBuilder('side_by_side');
+  const stem = g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 4 }, 'relu');
+  const [a, b] = ['a', 'b'].map((name) => g.convNorm(stem, name, { channels: 16, kernel: 3, groups: 16 }, 'silu')) as [Value, Value];
+  const [first, second] = [g.squeezeExcite(a, 'a', 6, 'silu', 'sigmoid'), g.squeezeExcite(b, 'b', 6, 'silu', 'sigmoid')];
+  const x = g.add(g.convNorm(first, 'c', { channels: 8 }), g.convNorm(second, 'd', { channels: 8 }));
+  await holdToPlainPlan(g.finish(g.linear(g.globalPool(x), 'fc', { features: outputs })));
 });
 
 describe('a max-pool', () => {

@@ -1,8 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
+import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { Encoder } from '../../lib/models/encoder.js';
+import { GraphBuilder, type Activation, type Value } from '../../lib/models/graph.js';
+import { initialWeights } from '../../lib/models/initialise.js';
 import { devicesUnderTest } from '../devices.js';
 import { wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
+import { randomNormal } from '../fixtures/random.js';
 import { takeRandomStep } from '../fixtures/random-graph.js';
 
 // What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
@@ -32,5 +37,33 @@ describe.each(devices)('random graphs on $name', ({ device }) => {
     };
     // All below 1e-4 at the first 120 seeds; 0.06 and 0.17 where a convolution's kernel read the gradient that it added to, at 2 of the first 40.
     for (const [what, error] of Object.entries(errors)) expect(error, what).toBeLessThan(1e-3);
+  });
+});
+
+// What reads the activation behind a norm, stored or made on the way.
+const readers: Record<string, (g: GraphBuilder, x: Value) => Value> = {
+  mean: (_, x) => x,
+  'max-pool': (g, x) => g.maxPool(x, { kernel: 3, stride: 2, padding: 1 }),
+  'convolution of one tap': (g, x) => g.convNorm(x, 'next', { channels: 8 }),
+  'depthwise convolution': (g, x) => g.convNorm(x, 'next', { channels: 8, kernel: 3, groups: 8 }),
+  'convolution of nine taps': (g, x) => g.convNorm(x, 'next', { channels: 8, kernel: 3 }),
+};
+
+// A relu that made 0 of a NaN would hide that a run has diverged: the loss stays a number, and nothing stops the run.
+describe.each(devices)('a weight that is NaN, on $name,', ({ device }) => {
+  it.each(['relu', 'relu6', 'hardswish', 'hardsigmoid'] satisfies Activation[])('reaches the output through %s', async (activation) => {
+    for (const [reader, read] of Object.entries(readers)) {
+      const g = new GraphBuilder('diverged');
+      const graph = g.finish(g.linear(g.globalPool(read(g, g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation))), 'fc', { features: 3 }));
+      const weights = initialWeights(graph, 1);
+      weights['stem.0.weight']!.data[0] = NaN;
+      for (const training of [true, false]) {
+        using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution: 16, training }));
+        encoder.load(weights);
+        const images = randomNormal(2 * 3 * 16 * 16, 2);
+        const outputs = [await encoder.forward(images), ...(training ? [await encoder.forward(images, { training })] : [])];
+        expect(outputs.map((output) => output.every(Number.isNaN)), `${reader}, ${training ? 'training' : 'forward-only'} plan`).toEqual(outputs.map(() => true));
+      }
+    }
   });
 });

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -93,6 +94,8 @@ inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+inline float max_or_nan(float a, float b) { return a != a || b != b ? std::numeric_limits<float>::quiet_NaN() : std::max(a, b); }
+inline float min_or_nan(float a, float b) { return a != a || b != b ? std::numeric_limits<float>::quiet_NaN() : std::min(a, b); }
 inline float __saturatef(float x) { return x > 0.f ? std::min(x, 1.f) : 0.f; }  // of NaN: 0, as on the device
 template <class T> inline T __ldg(const T* p) { return *p; }
 using std::max;

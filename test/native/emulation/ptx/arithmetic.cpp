@@ -201,6 +201,10 @@ template <class T> void add_floats(Operations& all, const std::string& type) {
   to.unit = twice ? Unit::float64 : Unit::integer;
   to.add<[](T a, T b) { return extreme<false>(a, b); }, T, T, T>("min." + type);
   to.add<[](T a, T b) { return extreme<true>(a, b); }, T, T, T>("max." + type);
+  if (!twice) {
+    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<false>(a, b); }, T, T, T>("min.NaN." + type);
+    to.add<[](T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : extreme<true>(a, b); }, T, T, T>("max.NaN." + type);
+  }
   to.unit = Unit::nothing;  // a modifier of what follows
   to.add<[](T a) { return -a; }, T, T>("neg." + type, 0);
   to.add<[](T a) { return std::fabs(a); }, T, T>("abs." + type, 0);
