@@ -106,6 +106,7 @@ export class Distiller implements Disposable {
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
+  #viewCache: TeacherViewCache | undefined;
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
@@ -170,6 +171,7 @@ export class Distiller implements Disposable {
   useViewCache(cache: TeacherViewCache | undefined): void {
     this.#life.check();
     this.#cachedFeed?.dispose();
+    this.#viewCache = cache;
     this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
   }
 
@@ -324,13 +326,11 @@ export class Distiller implements Disposable {
 
   /** What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever waits first, and costs every step that was queued by then. */
   async #ofWholeSteps<Result>(reading: Promise<Result>): Promise<Result> {
-    const result = await reading.catch((error: unknown) => {
-      const lost = this.#lostWork();
-      throw isOfTheNumbers(error) ? (lost ?? error) : error; // numbers of a step that is not whole say nothing
-    });
+    const [read] = await Promise.allSettled([reading]);
     const lost = this.#lostWork();
-    if (lost !== undefined) throw lost;
-    return result;
+    if (read.status === 'fulfilled' && lost === undefined) return read.value;
+    this.#viewCache?.forget(); // what of such a step was kept, nobody knows
+    throw read.status === 'fulfilled' || (lost !== undefined && isOfTheNumbers(read.reason)) ? lost : read.reason; // numbers of a step that is not whole say nothing
   }
 
   #lostWork(): unknown {
