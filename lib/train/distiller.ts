@@ -18,7 +18,7 @@ import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSiz
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
 import { runOptions, type RunOptions } from './run.js';
-import { embedAll, isOutside, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
+import { embedEarly, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
 export type { DistillerState } from './pupil.js';
@@ -47,6 +47,8 @@ const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed
 /** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
 export interface StepTicket {
   slots: readonly number[];
+  /** Numbers of the students that took part. */
+  students: readonly number[];
   /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
   teacherMilliseconds: number;
   /** Slots given out before: numbers whose slot another step has taken are gone. */
@@ -74,7 +76,7 @@ export interface QueueOptions {
   step: number;
   /** Of SGD, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
   learningRate: number;
-  /** Which of several students learn; default: all. */
+  /** Which of several students learn: their numbers from 0, each once; default: all. */
   students?: readonly number[];
   /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
   signal?: AbortSignal | undefined;
@@ -106,6 +108,7 @@ export class Distiller implements Disposable {
   readonly #pupils: readonly Pupil[];
   readonly #feed: TeacherFeed;
   #cachedFeed: TeacherFeed | undefined;
+  #viewCache: TeacherViewCache | undefined;
   readonly #step: StepHandle;
   readonly #recipe: NativeAugmentRecipe;
   readonly #images: TensorHandle;
@@ -170,6 +173,7 @@ export class Distiller implements Disposable {
   useViewCache(cache: TeacherViewCache | undefined): void {
     this.#life.check();
     this.#cachedFeed?.dispose();
+    this.#viewCache = cache;
     this.#cachedFeed = cache && makeCachedFeed(this.#feed, cache, { device: this.device, encoder: this.encoder, places: this.config.train.accumulate });
   }
 
@@ -188,7 +192,7 @@ export class Distiller implements Disposable {
     checkRate(learningRate);
     checkBatches(batches, this.config.train.accumulate);
     checkSignal(signal);
-    const pupils = students === undefined ? this.#pupils : students.map((student) => this.#pupil(student));
+    const pupils = students === undefined ? this.#pupils : this.#some(students);
     const { batch: size } = this.#pupils[0]!.encoder;
     for (const batch of batches) checkBatch(batch, size, pupils.find(({ online }) => online !== undefined)?.online!.classes);
     const [taken, given] = [[...batches], { ...options }];
@@ -220,10 +224,11 @@ export class Distiller implements Disposable {
     try {
       const feed = this.#cachedFeed ?? this.#feed;
       const asked = performance.now();
-      const early = batches.length > 1 && isOutside(this.teacher) ? await embedAll(feed, batches, signal) : [];
+      const sent = embedEarly(feed, this.teacher, batches, signal);
+      const early = sent instanceof Promise ? await sent : sent;
       if (early.length > 0) {
         teacherMilliseconds += performance.now() - asked;
-        await after?.('teacher');
+        if (after) await after('teacher');
       }
       for (const { encoder } of pupils) encoder.zeroGradients();
       for (const [place, batch] of batches.entries()) {
@@ -259,7 +264,7 @@ export class Distiller implements Disposable {
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    return { slots, teacherMilliseconds, slotsBefore };
+    return { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
   }
 
   /** Online probes learn from the last batch of a step, after it. */
@@ -289,8 +294,10 @@ export class Distiller implements Disposable {
     if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }
-    const { slots } = ticket;
-    return this.#ofWholeSteps(this.#pupil(student).metrics(slots));
+    const { slots, students } = ticket;
+    const pupil = this.#pupil(student);
+    if (!students.includes(student)) throw new LgdError('BAD_OPTION', 'this student took no part in that step.', { option: 'student', found: student, allowed: students.join(', ') });
+    return this.#ofWholeSteps(pupil.metrics(slots));
   }
 
   /** Device memory, as it is now. */
@@ -313,7 +320,7 @@ export class Distiller implements Disposable {
   }
 
   /**
-   * Waits for queued steps and reads everything the next one depends on, besides the images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which
+   * Waits for the steps whose {@link queueStep} has resolved and reads everything the next one depends on, besides the images: where a {@link BatchPlan} stands is the plan's. Typed arrays and numbers, which
    * `serialize` of node:v8 writes; JSON would lose the arrays.
    * @param student which of several
    * @throws LgdError as {@link readMetrics}
@@ -324,13 +331,11 @@ export class Distiller implements Disposable {
 
   /** What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever waits first, and costs every step that was queued by then. */
   async #ofWholeSteps<Result>(reading: Promise<Result>): Promise<Result> {
-    const result = await reading.catch((error: unknown) => {
-      const lost = this.#lostWork();
-      throw isOfTheNumbers(error) ? (lost ?? error) : error; // numbers of a step that is not whole say nothing
-    });
+    const [read] = await Promise.allSettled([reading]);
     const lost = this.#lostWork();
-    if (lost !== undefined) throw lost;
-    return result;
+    if (read.status === 'fulfilled' && lost === undefined) return read.value;
+    this.#viewCache?.forget(); // what of such a step was kept, nobody knows
+    throw read.status === 'fulfilled' || (lost !== undefined && isOfTheNumbers(read.reason)) ? lost : read.reason; // numbers of a step that is not whole say nothing
   }
 
   #lostWork(): unknown {
@@ -342,7 +347,7 @@ export class Distiller implements Disposable {
     }
   }
 
-  /** Continues from a state. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
+  /** Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
   restore(state: DistillerState, student = 0): void {
     checkArgument('state', state);
     this.#pupil(student).restore(state);
@@ -391,6 +396,11 @@ export class Distiller implements Disposable {
     const pupil = this.#pupils[student];
     if (pupil === undefined) throw new LgdError('BAD_OPTION', 'there is no such student.', { option: 'student', found: student, allowed: `0 to ${this.#pupils.length - 1}` });
     return pupil;
+  }
+
+  #some(students: readonly number[]): readonly Pupil[] {
+    if (Array.isArray(students) && students.length > 0 && new Set(students).size === students.length) return students.map((student) => this.#pupil(student));
+    throw new LgdError('BAD_OPTION', 'these are not students that a step could be of.', { option: 'students', found: students, allowed: 'an array of numbers from 0, each once', mend: 'Leave it out where all are to learn' });
   }
 
   #nextSlot(): number {

@@ -7,7 +7,7 @@ import { OnlineProbe } from '../evaluate/online.js';
 import { Made } from '../lifetime.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
-import type { WeightRecord } from '../models/weights.js';
+import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { anchorsOf, type ChosenMethod } from './method.js';
@@ -123,18 +123,21 @@ export class Pupil {
   async state(): Promise<DistillerState> {
     const { addon, handle } = this.#device;
     const steps = this.#steps;
-    const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }] = await Promise.all([
-      this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head),
+    // All are asked for before anything is awaited: a step that is queued meanwhile is in none.
+    const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
+      this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head), this.online?.state(),
     ]);
-    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, steps, ...(this.online && { online: await this.online.state() }) };
+    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, steps, ...(online && { online }) };
   }
 
-  /** @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
+  /** A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
   restore({ weights, momentum, semantic, online, steps = 0 }: DistillerState): void {
+    checkWeights(this.student.graph, weights);
+    checkWeights(this.student.graph, momentum, 'trainable');
+    if (online !== undefined) this.online?.restore(online);
+    this.#device.addon.writeSemanticState(this.#head, semantic);
     this.encoder.load(weights);
     this.encoder.loadOptimiserState(momentum);
-    this.#device.addon.writeSemanticState(this.#head, semantic);
-    if (online !== undefined) this.online?.restore(online);
     this.#steps = steps;
   }
 

@@ -143,13 +143,13 @@ export function makeCachedFeed(feed: TeacherFeed, cache: TeacherViewCache, { dev
   };
 }
 
-/** Does a teacher compute elsewhere while a step waits for it? It may fail by then, or be stopped. */
-export function isOutside({ kind }: AnyTeacher): boolean {
-  return kind === 'onnx' || kind === 'custom';
+/** Of a step of several batches the embeddings of all, where the teacher may refuse one or be stopped: before a student sees the first. None of a teacher on the device. */
+export function embedEarly(feed: TeacherFeed, { kind }: AnyTeacher, batches: readonly Batch[], signal: AbortSignal | undefined): TensorHandle[] | Promise<TensorHandle[]> {
+  if (batches.length === 1 || kind === 'native') return [];
+  return kind === 'precomputed' ? batches.map((batch, place) => feed.embed(batch, place) as TensorHandle) : embedAll(feed, batches, signal);
 }
 
-/** The embeddings of all batches of a step, before a student sees the first. */
-export async function embedAll(feed: TeacherFeed, batches: readonly Batch[], signal: AbortSignal | undefined): Promise<TensorHandle[]> {
+async function embedAll(feed: TeacherFeed, batches: readonly Batch[], signal: AbortSignal | undefined): Promise<TensorHandle[]> {
   const embeddings: TensorHandle[] = [];
   for (const [place, batch] of batches.entries()) embeddings.push(await feed.embed(batch, place, signal));
   return embeddings;

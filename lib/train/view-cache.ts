@@ -87,7 +87,7 @@ export class TeacherViewCache {
     return new TeacherViewCache(path, images.length, views, embeddingSize, found.damaged, { device, dataset, sourceIndex: images.sourceIndex, file: found.file, present: found.present });
   }
 
-  /** Embeddings that are there. */
+  /** Embeddings that are known to be there. */
   get filled(): number {
     return this.#present.reduce((sum, one) => sum + one, 0);
   }
@@ -117,6 +117,11 @@ export class TeacherViewCache {
   keep(rows: Float64Array, tensor: TensorHandle): void {
     this.#device.addon.keepRows(this.#file, { rows }, tensor);
     for (const row of rows) if (row >= 0) this.#present[row] = 1;
+  }
+
+  /** Takes it that no embedding is there, after a fault that may have kept some from being written. Those that are there are found when they are to be written again. */
+  forget(): void {
+    this.#present.fill(0);
   }
 
   /** Unmaps the file once queued work is done. */

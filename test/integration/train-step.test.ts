@@ -11,8 +11,9 @@ import { LgdError } from '../../lib/errors.js';
 import { createStudent, loadTeacher, type AnyTeacher, type CompiledEncoder, type WeightRecord } from '../../lib/models/index.js';
 import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
+import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, sameBits, shapeNames, tinyClip } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, sameBits, shapeNames, tinyClip } from './train-fixture.js';
 
 const folder = temporaryFolder();
 const [K, B] = [shapeNames.length, 4];
@@ -191,6 +192,67 @@ describe('Distiller', () => {
       const disposed = { status: 'rejected', reason: { code: 'DISPOSED' } };
       expect(await steps).toMatchObject([{ status: 'fulfilled' }, disposed, disposed]);
       await device.synchronize();
+    });
+  });
+
+  describe('with a teacher of embeddings', () => {
+    const labels = new Int32Array(4 * K);
+
+    /** A distiller with an online probe, the batches of its steps, and what takes one. */
+    async function make(accumulate = 1, students = ['mobilenet_v3_small']) {
+      const made = await madeUpTeacher(join(folder, 'made-up'));
+      const known = await loadTeacher(made.teacher, { device });
+      const student = students.map((name) => createStudent(name, { device, embeddingSize: 16, widthMultiplier: 0.1, seed: 1 }));
+      const config = { method: 'hybrid' as const, loss: { queueSize: 6 }, data: { resolution: 32 }, train: { batchSize: B, accumulate } };
+      const distiller = new Distiller({ device, teacher: known, student, tsb: await TextualSemanticsBank.load(made.bank), config, onlineClasses: 2 });
+      const { length, ids, sourceIndex, store } = dataset;
+      const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
+      const batches = (named = ids) => Array.from({ length: accumulate }, (_, place) => ({ ...plan.next(), dataset: { length, ids: place === accumulate - 1 ? named : ids, sourceIndex, store, labels } }));
+      return { distiller, batches, take: async (step: number) => distiller.queueStep(batches(), { step, learningRate: 0.1 }) };
+    }
+
+    it('reads a state that has nothing of a step queued after it was asked for', async () => {
+      const { distiller, take } = await make();
+      await take(0);
+      const expected = await distiller.state();
+      const asked = distiller.state();
+      await take(1);
+      expect(differing(await asked, expected)).toEqual([]);
+      distiller.dispose();
+    });
+
+    it('has not moved where the teacher does not know an image of the second batch', async () => {
+      const { distiller, batches, take } = await make(2);
+      await take(0);
+      const before = await distiller.state();
+      await expect(distiller.queueStep(batches(dataset.ids.map((id) => `un${id}`)), { step: 1, learningRate: 0.1 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+      expect(differing(await distiller.state(), before)).toEqual([]);
+      distiller.dispose();
+    });
+
+    it('has not moved where a state does not fit', async () => {
+      const { distiller, take } = await make();
+      await take(0);
+      const [before, first] = [await distiller.state(), await distiller.state()];
+      await take(1);
+      const now = await distiller.state();
+      for (const unfit of [{ ...first, semantic: { ...first.semantic, queue: new Float32Array(16) } }, { ...first, momentum: first.weights }]) expect(() => distiller.restore(unfit)).toThrow();
+      const after = await distiller.state();
+      for (const part of ['weights', 'momentum', 'semantic'] as const) expect(differing(after[part], now[part]), part).toEqual([]);
+      distiller.restore(before);
+      expect(differing(await distiller.state(), before)).toEqual([]);
+      distiller.dispose();
+    });
+
+    it('tells the numbers of the students that a step was of, and takes none of them twice', async () => {
+      const { distiller, batches } = await make(1, ['mobilenet_v3_small', 'mobilenet_v3_large']);
+      const take = async (students: number[]) => distiller.queueStep(batches(), { step: 0, learningRate: 0.1, students });
+      const ticket = await take([1]);
+      expect((await distiller.readMetrics(ticket, 1)).loss).toBeGreaterThan(0);
+      await expect(distiller.readMetrics(ticket)).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'student', found: 0, allowed: '1' });
+      for (const students of [[0, 0], []]) await expect(take(students)).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'students' });
+      expect([distiller.stepsOf(0), distiller.stepsOf(1)]).toEqual([0, 1]);
+      distiller.dispose();
     });
   });
 

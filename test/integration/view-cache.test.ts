@@ -2,8 +2,10 @@ import { cp, open, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
+import { BatchPlan } from '../../lib/data/loader.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
+import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';
 
@@ -105,6 +107,25 @@ describe('teacher embeddings of views that come back', () => {
     expect(await logOf(fewer)).toEqual([expect.stringContaining('16 of 16 are there')]);
     expect((await stat(file)).size).toBe(4096 + 3 * 16 * (4 + 2 * 256));
   });
+});
+
+it('are asked of the teacher again after a fault that kept them from being written', async () => {
+  await using prepared = await prepareRun(config(path(), { teacherCache: { views: 1 } }));
+  const { device, teacher, dataset, distiller } = prepared;
+  const { config: used, encoder: { precision } } = distiller;
+  const { length, sourceIndex } = dataset;
+  const cache = await TeacherViewCache.open({ device, teacher, config: used, precision, dataset, images: { length, sourceIndex, hash: 'mine' } });
+  distiller.useViewCache(cache);
+  const batch = { ...new BatchPlan(dataset, { batchSize: 8, seed: 3 }).next(), dataset };
+  const step = async (number: number) => distiller.readMetrics(await distiller.queueStep([batch], { step: number, learningRate: 0.01 }));
+  const views = distiller.encoder.makeImages();
+  device.addon.augment(dataset.store, { train: false, resize: 16 }, batch, views); // refused on the device's thread: the work behind it is lost
+  await expect(step(0)).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('resize') as unknown });
+  expect((await step(0)).loss).toBeGreaterThan(0);
+  expect(cache.filled).toBe(8);
+  device.addon.release(views);
+  distiller.useViewCache(undefined);
+  cache.dispose();
 });
 
 describe('a cache of something else is refused', () => {
