@@ -87,7 +87,7 @@ const queueOptions = { step: 'needed', learningRate: 'needed', students: 'option
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
 /**
- * Language-guided distillation (method.md): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
+ * Language-guided distillation (Li et al. 2024, arXiv 2406.11689): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
  * {@link run} is the loop around it. While it trains, the weights are its own: in a loop of your own, `student.load((await distiller.state()).weights)` gives them to the student.
  *
  * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own, so that each ends with the bits that it would have alone.
