@@ -3,7 +3,7 @@ import { LgdError, throwIfAborted } from '../errors.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { importSharp } from './sharp.js';
+import { checkBackground, importSharp } from './sharp.js';
 import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
 
 /** An image that could not be read or decoded. */
@@ -120,6 +120,7 @@ function orAborted<Value>(promise: Promise<Value>, what: string, signal: AbortSi
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const parallel = decoderThreads();
   const sharp = await importSharp();
+  checkBackground(sharp, options.decode.background);
   const restoreSharp = tuneForMany(sharp);
   const running: Promise<Outcome>[] = [];
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };
