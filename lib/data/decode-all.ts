@@ -1,5 +1,6 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
 import { LgdError, throwIfAborted } from '../errors.js';
+import { orAborted } from '../turn.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
@@ -100,17 +101,6 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
 
 function badLabel(what: string): LgdError {
   return new LgdError('BAD_DATASET', `${what}.`, { mend: 'Give each image a label, an index into classNames, or none of them one' });
-}
-
-/** A promise, or ABORTED as soon as the signal fires. */
-function orAborted<Value>(promise: Promise<Value>, what: string, signal: AbortSignal | undefined): Promise<Value> {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown }));
-    if (signal.aborted) stop();
-    signal.addEventListener('abort', stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
-  });
 }
 
 /**

@@ -14,7 +14,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSizes, configFor } from './parts.js';
+import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
 import { runOptions, type RunOptions } from './run.js';
@@ -131,7 +131,7 @@ export class Distiller implements Disposable {
     this.batchChoice = chooseBatch(parsed.train, images);
     const config = configFor(students, parsed, this.batchChoice);
     checkDevices(device, teacher, students);
-    checkTeacherSizes(teacher);
+    checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);
