@@ -15,7 +15,7 @@ export interface EncoderOptions extends GraphOptions {
   device: Device;
   /** Side of the square input in pixels; default 224. */
   resolution?: number;
-  /** B, images a call; default 1. */
+  /** B, images a call: exactly so many in training, at most so many otherwise; default 1. */
   batch?: number;
   /** Default float32; bfloat16 on CUDA only. */
   precision?: Precision;
@@ -35,8 +35,9 @@ const encoderOptions = {
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
   training?: boolean;
-  /** Key of the random numbers of dropout and stochastic depth; default 0. */
+  /** With the step, key of the random numbers of dropout and stochastic depth; default 0. */
   seed?: number;
+  /** Number of the step from 0; default 0, which drops the same in each. */
   step?: number;
   signal?: AbortSignal | undefined;
 }
@@ -46,8 +47,11 @@ const forwardOptions = { training: 'optional', seed: 'optional', step: 'optional
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {
   readonly graph: GraphSpec;
+  /** B, images a call at most. */
   readonly batch: number;
+  /** R, the side of an image in pixels. */
   readonly resolution: number;
+  /** Values an image that {@link forward} gives: classes, or the embedding size. */
   readonly outputs: number;
   /** The same encoder for callers whose tensors stay on the device. */
   readonly compiled: CompiledEncoder;
