@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { version } from './version.js';
+import { isBundled, version } from './version.js';
 
 const require = createRequire(import.meta.url);
 
@@ -109,6 +109,7 @@ export function formatAttempt({ place, fault, detail }: AddonAttempt): string {
 export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, glibc, checkout }: SystemFacts): string {
   const faults = new Set(attempts.map(({ fault }) => fault));
   const sources = 'Build it in a checkout of the sources: npm ci (needs a C++20 compiler)';
+  if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack';
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
   if (checkout) return 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)';
   if (!prebuiltSystems.includes(`${platform}-${arch}`)) return `There is no prebuilt addon for ${platform} ${arch}. ${sources}`;

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { types } from 'node:util';
 import { addonPlaces, explainAbsence, explainLoadError, explainVersion, formatAttempt, mendFor, packagedVersion, systemFacts, type AddonAttempt } from './addon-search.js';
 import { LgdError, type ErrorCode } from './errors.js';
 import { nativeFunctions, type NativeAddon } from './native.js';
@@ -103,7 +104,7 @@ function wrapAddon(raw: NativeAddon): NativeAddon {
       } catch (error) {
         throw asLgdError(error);
       }
-      if (!(result instanceof Promise)) return result;
+      if (!types.isPromise(result)) return result;
       const caller = new Error(name);
       return result.catch((error: unknown) => {
         const converted = asLgdError(error);

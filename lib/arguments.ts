@@ -1,7 +1,8 @@
 /**
  * What callers without types get wrong before any value is looked at: a promise that was not awaited, nothing at all, an object of another kind. Objects are told by their members,
- * not by their classes, of which `import` and `require` load different ones.
+ * not by their classes, of which `import` and `require` load different ones; typed arrays by node:util, as under Jest the addon's are of another realm than the caller's.
  */
+import { types } from 'node:util';
 import { LgdError } from './errors.js';
 import { suggestion } from './text/spelling.js';
 
@@ -93,7 +94,7 @@ export function checkText(value: unknown, option: string, allowed: string): void
  * @throws LgdError BAD_SHAPE
  */
 export function checkRows(given: unknown, giver: string, { option, rows, size }: { option: string; rows: number; size: number }): Float32Array {
-  if (given instanceof Float32Array && given.length === rows * size) return given;
+  if (types.isFloat32Array(given) && given.length === rows * size) return given;
   throw new LgdError('BAD_SHAPE', `${giver} did not give ${rows} embeddings.`, { option, found: given, allowed: `a Float32Array [${rows},${size}]` });
 }
 

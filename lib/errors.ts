@@ -153,6 +153,11 @@ export function systemErrorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run. */
+export function mendOfMissing(cause: unknown, install: string): string {
+  return systemErrorCode(cause) === 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
+}
+
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
 export function writeError(path: string, cause: unknown): LgdError {
   if (cause instanceof LgdError) return cause;

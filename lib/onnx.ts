@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
-import { LgdError, systemErrorCode } from './errors.js';
+import { LgdError, mendOfMissing, systemErrorCode } from './errors.js';
 
 /** onnxruntime-node's exports; types alone, the module is loaded on first use. */
 export type OnnxRuntime = typeof import('onnxruntime-node');
@@ -21,7 +21,7 @@ export async function importOnnxRuntime(load: () => Promise<unknown> = () => imp
     // Its binding registers itself once a process; Node forgets that with the last thread that had it.
     const wasLoaded = systemErrorCode(cause) === 'ERR_DLOPEN_FAILED' && message.includes('did not self-register');
     throw new LgdError('DEPENDENCY_MISSING', `onnxruntime-node could not be loaded: ${message}.`, {
-      mend: wasLoaded ? 'It works in one thread of a process, and went with the worker thread that had it: load it in one thread alone, such as the main one, and let that one do the work of the others' : 'Type: npm install onnxruntime-node@1.14.0', cause,
+      mend: wasLoaded ? 'It works in one thread of a process, and went with the worker thread that had it: load it in one thread alone, such as the main one, and let that one do the work of the others' : mendOfMissing(cause, 'npm install onnxruntime-node@1.14.0'), cause,
     });
   }
 }

@@ -254,7 +254,7 @@ struct SemanticState {
 };
 void write_semantic_state(const SemanticHeadPtr& head, SemanticState state);                      // [queued]
 void read_semantic_state(const SemanticHeadPtr& head, SemanticState& state);                      // device's thread [waits]
-// Loss of method.md steps 1-6 and its gradient. student, teacher: raw embeddings, float32 [B,D]; d_student float32 [B,D] = scale * dL/d student.
+// Loss over the banks and its gradient. student, teacher: raw embeddings, float32 [B,D]; d_student float32 [B,D] = scale * dL/d student.
 // The visual part's softmax runs over [own teacher embedding | visual bank (use_visual) | filled queue]; with neither textual nor visual bank this is SEED.
 // A head keeps the metrics of the last metric_slots calls: slot in [0, metric_slots). [queued]
 constexpr int metric_slots = 64;

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { LgdError } from '../errors.js';
 
 /**
@@ -25,8 +26,8 @@ export class MemoryQueue {
     this.size = size;
     this.embeddingSize = embeddingSize;
     this.data = state?.data ?? new Float32Array(size * embeddingSize);
-    if (this.data.length !== size * embeddingSize) {
-      throw new LgdError('BAD_SHAPE', `${this.data.length} values are not ${size} rows of ${embeddingSize}.`, { option: 'queue' });
+    if (!types.isFloat32Array(this.data) || this.data.length !== size * embeddingSize) {
+      throw new LgdError('BAD_SHAPE', `these are not ${size} rows of ${embeddingSize} values.`, { option: 'queue', found: this.data, allowed: 'a Float32Array [Q,D]' });
     }
     if (state) this.#place(state.position, state.filled);
   }
@@ -60,7 +61,7 @@ export class MemoryQueue {
    * @throws LgdError BAD_SHAPE, NON_FINITE, ZERO_EMBEDDING; nothing is put in then
    */
   push(embeddings: Float32Array): void {
-    if (!(embeddings instanceof Float32Array)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [B,D]' });
+    if (!types.isFloat32Array(embeddings)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [B,D]' });
     const rows = embeddings.length / this.embeddingSize;
     if (!Number.isInteger(rows)) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not rows of ${this.embeddingSize}.`, { option: 'embeddings' });
     const units = embeddings.slice();

@@ -52,7 +52,7 @@ const format = 'lgdistill-textual-bank';
 const unitTolerance = 1e-3; // leaves room for banks written by programs that store half precision
 
 /**
- * The Textual Semantics Bank: one frozen unit text embedding for each category name (method.md, "Objects": L, [K,D]).
+ * The Textual Semantics Bank: one frozen unit text embedding for each category name (L, [K,D], in Li et al. 2024).
  * Row k belongs to name k.
  */
 export class TextualSemanticsBank {

@@ -1,7 +1,9 @@
+import { types } from 'node:util';
 import { LgdError } from '../errors.js';
+import { checkSeed } from '../number-limits.js';
 
 /**
- * The Visual Semantics Bank: one visual anchor for each category name (method.md, "Objects": V, [K,D]), with a flag that tells which categories were
+ * The Visual Semantics Bank: one visual anchor for each category name (V, [K,D], in Li et al. 2024), with a flag that tells which categories were
  * seen. It holds state; the device moves the anchors (`bankUpdate`, and the distiller's semantic head).
  */
 export class VisualSemanticsBank {
@@ -19,6 +21,7 @@ export class VisualSemanticsBank {
    * @throws LgdError BAD_SHAPE, NON_FINITE
    */
   constructor(data: Float32Array, seen: Uint8Array, embeddingSize: number) {
+    if (!types.isFloat32Array(data) || !types.isUint8Array(seen)) throw new LgdError('BAD_SHAPE', 'these are no anchors.', { option: 'visual', found: types.isFloat32Array(data) ? seen : data, allowed: 'a Float32Array [K,D] and a Uint8Array [K]' });
     if (!Number.isInteger(embeddingSize) || embeddingSize < 1 || seen.length === 0 || data.length !== seen.length * embeddingSize) {
       throw new LgdError('BAD_SHAPE', `${data.length} values are not ${seen.length} anchors of ${embeddingSize} values.`, {
         option: 'visual',
@@ -36,13 +39,13 @@ export class VisualSemanticsBank {
   /**
    * The start of training: random directions (Gaussian rows, normalised), no category seen. The same seed gives the same bank.
    * @param seed a whole number from 0
-   * @throws LgdError BAD_SHAPE
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (no seed)
    */
   static random(size: number, embeddingSize: number, seed: number): VisualSemanticsBank {
     if (!Number.isInteger(size) || size < 1 || !Number.isInteger(embeddingSize) || embeddingSize < 1) {
       throw new LgdError('BAD_SHAPE', `a bank needs whole positive sizes, found ${size} x ${embeddingSize}.`, { option: 'visual' });
     }
-    const normal = gaussian(seed);
+    const normal = gaussian(checkSeed(seed));
     const data = new Float32Array(size * embeddingSize);
     const row = new Float64Array(embeddingSize);
     for (let k = 0; k < size; k++) {

@@ -64,16 +64,21 @@ const streamOptionTable = { ...cacheOptions, classNames: 'optional' } satisfies 
  * the source's whatever order they were decoded in.
  */
 export class ImageCache implements Disposable {
+  /** Of each image, as the source calls it. */
   readonly ids: readonly string[];
+  /** Index into {@link classNames} of each image; undefined for unlabelled images. */
   readonly labels: Int32Array | undefined;
   readonly classNames: readonly string[] | undefined;
+  /** Place of each image in the source, by which draws are named. */
   readonly sourceIndex: Int32Array;
   /** Bytes of each image's file. */
   readonly fileBytes: Float64Array;
   readonly broken: readonly BrokenImage[];
   /** Short side in pixels of the images kept, at most. */
   readonly shortSide: number;
+  /** Bytes of pixels: in memory, spilled, and in a pack. */
   readonly bytes: number;
+  /** Bytes of pixels in the spill file. */
   readonly spilledBytes: number;
   /** Bytes of pixels that lie in a pack. */
   readonly mappedBytes: number;

@@ -1,9 +1,10 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
 import { LgdError, throwIfAborted } from '../errors.js';
+import { orAborted } from '../turn.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type BrokenImage, type DecodedImage, type DecodeOptions } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { importSharp } from './sharp.js';
+import { checkBackground, importSharp } from './sharp.js';
 import { checkImageBytes, type ImageBytes, type ImageSource } from './sources.js';
 
 /** How far the decoding of a data set is. */
@@ -94,17 +95,6 @@ function badLabel(what: string): LgdError {
   return new LgdError('BAD_DATASET', `${what}.`, { mend: 'Give each image a label, an index into classNames, or none of them one' });
 }
 
-/** A promise, or ABORTED as soon as the signal fires. */
-function orAborted<Value>(promise: Promise<Value>, what: string, signal: AbortSignal | undefined): Promise<Value> {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(new LgdError('ABORTED', `${what} was stopped.`, { cause: signal.reason as unknown }));
-    if (signal.aborted) stop();
-    signal.addEventListener('abort', stop, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
-  });
-}
-
 /**
  * Decodes images in order; those that cannot be decoded are listed. What is still being read when the signal fires is let go.
  * @throws LgdError BAD_DATASET (none could be decoded), TOO_MANY_BROKEN_IMAGES, BAD_FILE (the system fails to read), DEPENDENCY_MISSING, ABORTED, and what `keep` throws
@@ -112,6 +102,7 @@ function orAborted<Value>(promise: Promise<Value>, what: string, signal: AbortSi
 export async function decodeAll(images: AsyncIterable<Undecoded>, options: DecodeAllOptions): Promise<Decoded> {
   const parallel = decoderThreads();
   const sharp = await importSharp();
+  checkBackground(sharp, options.decode.background);
   const restoreSharp = tuneForMany(sharp);
   const running: Promise<Outcome>[] = [];
   const result: Decoded = { ids: [], places: [], labels: undefined, fileBytes: [], broken: [] };

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { ImageCache } from './cache.js';
 import { ShuffledSampler } from './sampler.js';
@@ -9,7 +9,9 @@ export interface PlannedBatch {
   images: Int32Array;
   /** Names of the draws: the images' places in the source, so that a draw depends neither on the order nor on broken neighbours. */
   drawIds: Int32Array;
+  /** The plan's. */
   seed: number;
+  /** From 0. */
   epoch: number;
   /** Number of the batch within its epoch, from 0. */
   step: number;
@@ -82,9 +84,10 @@ export class BatchPlan implements Iterable<PlannedBatch> {
 
   /**
    * Continues where `state` was taken.
-   * @throws LgdError BAD_CHECKPOINT when it was taken with other images, another batch size or another seed
+   * @throws LgdError BAD_CHECKPOINT when it was taken with other images, another batch size or another seed; BAD_OPTION where there is none
    */
   restore(state: BatchPlanState): void {
+    checkGiven(state, 'restore()', 'epoch, step, seed, batchSize, images');
     const here = this.state();
     for (const [field, option, mend] of [
       ['images', 'data.train', 'Resume with the images of the interrupted run'],

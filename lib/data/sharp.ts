@@ -1,4 +1,4 @@
-import { LgdError } from '../errors.js';
+import { LgdError, mendOfMissing } from '../errors.js';
 
 /** sharp's own export; its type alone, the module is loaded on first use. */
 export type Sharp = typeof import('sharp').default;
@@ -12,7 +12,18 @@ export async function importSharp(load: () => Promise<unknown> = () => import('s
     return ((await load()) as { default: Sharp }).default;
   } catch (cause) {
     throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${(cause as Error).message.split('\n')[0]}.`, {
-      mend: 'Type: npm install --include=optional sharp@0.35.5', cause,
+      mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'), cause,
     });
+  }
+}
+
+/** A background that is no colour would make every image a broken one. @throws LgdError BAD_OPTION */
+export function checkBackground(sharp: Sharp, background: string | undefined): void {
+  if (background === undefined) return;
+  try {
+    if (typeof background !== 'string') throw new TypeError('it is no string');
+    sharp().flatten({ background });
+  } catch (cause) {
+    throw new LgdError('BAD_OPTION', 'not a colour.', { option: 'background', found: background, allowed: "a colour as CSS writes it, such as '#ffffff'", cause });
   }
 }

@@ -6,7 +6,7 @@ import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, withDefa
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { placeImage, type BrokenImage, type StorePlace } from './decode.js';
 import { isNotOfTheImage, PatientReader } from './read-patiently.js';
-import { importSharp } from './sharp.js';
+import { checkBackground, importSharp } from './sharp.js';
 import { checkSource, type ImageSource } from './sources.js';
 
 /**
@@ -79,7 +79,9 @@ export class StreamedImages implements Disposable {
     checkSource(source);
     if (source.pack !== undefined) checkPackedSize(source.pack, options);
     if (source.sequential) throw new LgdError('BAD_DATASET', `the images of ${source.root} can be read in their order only, not as batches need them.`, { option: 'data.cache', found: 'stream', mend: 'Pack them first (lgdistill pack), or decode them all before training' });
-    return new StreamedImages(source, options, tuneForMany(await importSharp()));
+    const sharp = await importSharp();
+    checkBackground(sharp, options.background);
+    return new StreamedImages(source, options, tuneForMany(sharp));
   }
 
   get length(): number {

@@ -14,6 +14,7 @@ export interface ViewOptions {
   resolution: number;
   /** Views are (pixel - mean) / std with pixels in 0..1. */
   mean: ChannelTriple;
+  /** Above 0. */
   std: ChannelTriple;
   /**
    * How views are drawn for training; an option that is left out has its default (crop, flip, jitter, grey, blur: MoCo v2's recipe). false: the middle of the image
@@ -48,8 +49,7 @@ export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBa
   checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
   checkArgument('device', device);
-  checkChannels(mean, 'mean');
-  checkChannels(std, 'std');
+  checkNormalisation({ mean, std });
   const { addon, handle } = device;
   const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch; // no chance in the middle of an image
   if (!isDrawn(draws)) throw new LgdError('BAD_OPTION', 'this batch does not say how its views are drawn.', { option: 'batch', allowed: 'images, drawIds, seed and epoch, as a BatchPlan gives them', mend: 'Give all of them, or augment: false' });
@@ -67,8 +67,10 @@ function isDrawn(batch: ViewBatch): batch is Drawn {
   return batch.drawIds !== undefined && batch.seed !== undefined && batch.epoch !== undefined;
 }
 
-/** @throws LgdError BAD_OPTION */
-function checkChannels(value: unknown, option: string): void {
-  if (Array.isArray(value) && value.length === 3 && value.every(Number.isFinite)) return;
-  throw new LgdError('BAD_OPTION', 'not a value for each channel.', { option, found: value, allowed: "three numbers, such as the teacher's" });
+/** @param group what stands before the names of the options @throws LgdError BAD_OPTION */
+export function checkNormalisation({ mean, std }: { mean: unknown; std: unknown }, group = ''): void {
+  for (const [option, value, above] of [['mean', mean, -Infinity], ['std', std, 0]] as const) {
+    if (Array.isArray(value) && value.length === 3 && value.every((one) => Number.isFinite(one) && one > above)) continue;
+    throw new LgdError('BAD_OPTION', 'not a value for each channel.', { option: `${group}${option}`, found: value, allowed: `an array of three numbers${above === 0 ? ' above 0' : ''}, such as a CLIP model's` });
+  }
 }

@@ -1,4 +1,5 @@
 /** What is refused before or after a dense network has looked at an image. NaN loses every comparison: a network that diverged would be scored as if it had answered. */
+import { types } from 'node:util';
 import { LgdError } from '../errors.js';
 import type { WeightRecord } from '../models/weights.js';
 
@@ -17,7 +18,7 @@ export function checkOutput(output: Float32Array, path: string): Float32Array {
 
 /** A path would be opened without a word, by sharp. @throws LgdError BAD_OPTION */
 export function checkBytes(bytes: unknown): void {
-  if (bytes instanceof Uint8Array) return;
+  if (types.isUint8Array(bytes)) return;
   throw new LgdError('BAD_OPTION', 'not the bytes of an image.', { option: 'bytes', found: bytes, allowed: 'a Uint8Array', mend: 'Read the file first: await readFile(path)' });
 }
 

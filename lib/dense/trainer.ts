@@ -5,7 +5,7 @@ import type { Device } from '../device.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
-import { initialWeights } from '../models/initialise.js';
+import { initialWeightsInTurns } from '../models/initialise.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { StepHandle, TensorHandle } from '../native.js';
 
@@ -42,8 +42,8 @@ export function checkInput({ resolution, outputStride }: Pick<DenseConfig, 'reso
 }
 
 /** Start values of a dense network: the student's where it has them, else drawn from the seed. */
-export function startWeights(graph: GraphSpec, student: Readonly<WeightRecord>, seed: number): WeightRecord {
-  return { ...initialWeights(graph, seed), ...weightsOf(graph, student) };
+export async function startWeights(graph: GraphSpec, student: Readonly<WeightRecord>, seed: number, signal: AbortSignal | undefined): Promise<WeightRecord> {
+  return { ...(await initialWeightsInTurns(graph, seed, signal)), ...weightsOf(graph, student) };
 }
 
 /** A compiled network with its input and its gradient. */

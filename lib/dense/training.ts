@@ -75,7 +75,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
   const { steps, perEpoch } = denseSteps(dense, task.images);
   await using folder = await DenseFolder.open(output, { overwrite: config.overwrite, student: student.file });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, startWeights(graph, student.weights, seed), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
+  using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
   using loss = task.openLoss(device);
   yield task.tell({ type: 'start', totalSteps: steps });
   const draw = drawing(task, config);

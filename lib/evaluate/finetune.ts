@@ -6,7 +6,7 @@ import { LgdError, throwIfAborted } from '../errors.js';
 import { compileBatch, CompiledEncoder, type Precision } from '../models/compiled.js';
 import { classifierGraph, weightsOf } from '../models/features.js';
 import type { GraphSpec } from '../models/graph.js';
-import { initialWeights } from '../models/initialise.js';
+import { initialWeightsInTurns } from '../models/initialise.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { NativeAugmentRecipe } from '../native.js';
@@ -54,7 +54,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
   const encoder = compileBatch(isBatch ? 'evaluate.finetuneBatch' : 'evaluate.train', batch, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true }), isBatch ? {} : fewImages);
   const [pixels, dLogits, results] = [encoder.makeImages(), addon.makeTensor(device.handle, [batch, classes]), addon.makeTensor(device.handle, [batch, 3])];
   try {
-    encoder.load({ ...initialWeights(whole, seed), ...weightsOf(whole, weights) });
+    encoder.load({ ...(await initialWeightsInTurns(whole, seed, signal)), ...weightsOf(whole, weights) });
     const recipe: NativeAugmentRecipe = { ...crops, resize: resolution, mean, std };
     const steps = Math.floor(images.length / batch);
     for (let epoch = 0; epoch < epochs; epoch++) {

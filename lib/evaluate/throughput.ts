@@ -75,7 +75,7 @@ export interface SemanticShape {
 
 const semanticShape = { batch: 'needed', categories: 'needed', dimension: 'needed', bfloat16: 'optional' } satisfies OptionTable<SemanticShape>;
 
-/** The loss over both banks with its gradient, and the bank update (method.md, steps 2 to 7), on embeddings that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
+/** The loss over both banks with its gradient, and the bank update, on embeddings that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureSemantic(device: Device, shape: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(shape, 'measureSemantic()', semanticShape);
   checkOptions(options, 'measureSemantic()', measureOptions);

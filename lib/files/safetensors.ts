@@ -1,6 +1,7 @@
 import { constants } from 'node:buffer';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { types } from 'node:util';
 import { checkText } from '../arguments.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { nextTurn } from '../turn.js';
@@ -328,7 +329,7 @@ export async function writeFileAtomically(path: string, content: Uint8Array | st
   try {
     const file = await open(temporary, 'w');
     try {
-      const isWhole = typeof content === 'string' || content instanceof Uint8Array;
+      const isWhole = typeof content === 'string' || types.isUint8Array(content);
       for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
       await file.sync();
     } finally {

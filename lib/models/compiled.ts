@@ -33,14 +33,15 @@ const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional
 
 /** Numbers of an optimiser step. */
 export interface SgdOptions {
+  /** From 0. */
   learningRate: number;
-  /** Default 0.9. */
+  /** From 0 to below 1; default 0.9. */
   momentum?: number;
-  /** Default 0. */
+  /** From 0; default 0. */
   weightDecay?: number;
   /** Does weight decay reach norm scales and biases? Default: true, as published. */
   decayNormAndBias?: boolean;
-  /** 1 / accumulated batches; default 1. */
+  /** What gradients are multiplied by: 1 / accumulated batches; default 1. */
   gradientScale?: number;
 }
 

@@ -1,11 +1,13 @@
+import { types } from 'node:util';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { EncoderInfo, TensorHandle } from '../native.js';
+import { checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision, type SgdOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
-import { initialWeights } from './initialise.js';
-import { checkSeed, graphOptions, studentGraph, type GraphOptions } from './student.js';
+import { initialWeightsInTurns } from './initialise.js';
+import { graphOptions, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
 /** What {@link createEncoder} makes. */
@@ -13,7 +15,7 @@ export interface EncoderOptions extends GraphOptions {
   device: Device;
   /** Side of the square input in pixels; default 224. */
   resolution?: number;
-  /** B, images a call; default 1. */
+  /** B, images a call: exactly so many in training, at most so many otherwise; default 1. */
   batch?: number;
   /** Default float32; bfloat16 on CUDA only. */
   precision?: Precision;
@@ -33,8 +35,9 @@ const encoderOptions = {
 export interface ForwardOptions {
   /** Batch statistics, which also move the running ones, and dropping; default false. */
   training?: boolean;
-  /** Key of the random numbers of dropout and stochastic depth; default 0. */
+  /** With the step, key of the random numbers of dropout and stochastic depth; default 0. */
   seed?: number;
+  /** Number of the step from 0; default 0, which drops the same in each. */
   step?: number;
   signal?: AbortSignal | undefined;
 }
@@ -44,8 +47,11 @@ const forwardOptions = { training: 'optional', seed: 'optional', step: 'optional
 /** A student outside the distiller, for callers with arrays of their own. Release it with {@link Encoder.dispose}. */
 export class Encoder implements Disposable {
   readonly graph: GraphSpec;
+  /** B, images a call at most. */
   readonly batch: number;
+  /** R, the side of an image in pixels. */
   readonly resolution: number;
+  /** Values an image that {@link forward} gives: classes, or the embedding size. */
   readonly outputs: number;
   /** The same encoder for callers whose tensors stay on the device. */
   readonly compiled: CompiledEncoder;
@@ -95,7 +101,7 @@ export class Encoder implements Disposable {
     const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
     const size = 3 * this.resolution * this.resolution;
-    if (!ArrayBuffer.isView(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,3,${this.resolution},${this.resolution}]` });
+    if (!types.isFloat32Array(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,3,${this.resolution},${this.resolution}]` });
     const count = images.length / size;
     if (!Number.isInteger(count) || count < 1 || count > this.batch || ((training || this.graph.further !== undefined) && count !== this.batch)) {
       throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [3,${this.resolution},${this.resolution}].`, {
@@ -157,8 +163,14 @@ export async function createEncoder(name: string, options: EncoderOptions): Prom
   checkArgument('device', options.device);
   const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
+  checkSeed(seed);
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
   const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training });
-  compiled.load(initialWeights(graph, checkSeed(seed)));
-  return new Encoder(compiled);
+  try {
+    compiled.load(await initialWeightsInTurns(graph, seed));
+    return new Encoder(compiled);
+  } catch (error) {
+    compiled.dispose();
+    throw error;
+  }
 }

@@ -1,4 +1,6 @@
 import { PhiloxStream } from '../data/philox.js';
+import { checkSeed } from '../number-limits.js';
+import { nextTurn } from '../turn.js';
 import type { GraphParameter, GraphSpec } from './graph.js';
 import type { WeightRecord } from './weights.js';
 
@@ -6,29 +8,58 @@ import type { WeightRecord } from './weights.js';
  * Start values of every parameter and buffer of a graph, as its Initialisation entries say (torchvision's distributions; not its bits).
  * Each parameter's draws depend on the seed and on its name alone, so a backbone starts alike under any head.
  * @param seed a whole number from 0
+ * @throws LgdError BAD_OPTION
  */
 export function initialWeights(graph: GraphSpec, seed: number): WeightRecord {
-  const record: WeightRecord = {};
-  for (const parameter of graph.parameters) record[parameter.name] = { shape: [...parameter.shape], data: draw(parameter, seed) };
+  const record = emptyWeights(graph);
+  for (const parameter of graph.parameters) for (const piece of draw(parameter, seed, record[parameter.name]!.data)) void piece;
   return record;
 }
 
-function draw({ name, shape, init }: GraphParameter, seed: number): Float32Array {
-  const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
-  if (init.kind === 'constant') return data.fill(init.value);
-  const stream = new PhiloxStream(BigInt(seed), streamOf(name));
-  if (init.kind === 'uniform') {
-    for (let i = 0; i < data.length; i++) data[i] = init.bound * (2 * stream.next() - 1);
-    return data;
+/** {@link initialWeights} in pieces: at once, a ResNet-50's would hold up the main thread for seconds. @throws LgdError ABORTED */
+export async function initialWeightsInTurns(graph: GraphSpec, seed: number, signal?: AbortSignal): Promise<WeightRecord> {
+  const record = emptyWeights(graph);
+  let since = 0;
+  for (const parameter of graph.parameters) {
+    for (const drawn of draw(parameter, seed, record[parameter.name]!.data)) {
+      since += drawn;
+      if (since < valuesAtOnce) continue;
+      since = 0;
+      await nextTurn(signal, 'drawing the start weights');
+    }
   }
-  for (let i = 0; i < data.length; i += 2) {
-    // Box and Muller's transform; 1 - next() is never 0
-    const radius = init.std * Math.sqrt(-2 * Math.log(1 - stream.next()));
+  return record;
+}
+
+const valuesAtOnce = 32_768; // a few milliseconds
+
+function emptyWeights({ parameters }: GraphSpec): WeightRecord {
+  return Object.fromEntries(parameters.map(({ name, shape }) => [name, { shape: [...shape], data: new Float32Array(shape.reduce((a, b) => a * b, 1)) }]));
+}
+
+/** Draws a parameter into `data`, and tells after each piece how many values it has. */
+function* draw({ name, init }: GraphParameter, seed: number, data: Float32Array): Generator<number, void, undefined> {
+  if (init.kind === 'constant') {
+    data.fill(init.value);
+    return;
+  }
+  const stream = new PhiloxStream(BigInt(checkSeed(seed)), streamOf(name));
+  for (let begin = 0; begin < data.length; begin += valuesAtOnce) {
+    const end = Math.min(begin + valuesAtOnce, data.length);
+    if (init.kind === 'uniform') for (let i = begin; i < end; i++) data[i] = init.bound * (2 * stream.next() - 1);
+    else drawNormal(stream, init.std, data, begin, end);
+    yield end - begin;
+  }
+}
+
+/** By Box and Muller's transform, two at a time. */
+function drawNormal(stream: PhiloxStream, std: number, data: Float32Array, begin: number, end: number): void {
+  for (let i = begin; i < end; i += 2) {
+    const radius = std * Math.sqrt(-2 * Math.log(1 - stream.next())); // 1 - next() is never 0
     const angle = 2 * Math.PI * stream.next();
     data[i] = radius * Math.cos(angle);
-    if (i + 1 < data.length) data[i + 1] = radius * Math.sin(angle);
+    if (i + 1 < end) data[i + 1] = radius * Math.sin(angle);
   }
-  return data;
 }
 
 /** 64-bit FNV-1a of a name. */

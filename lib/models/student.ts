@@ -3,7 +3,8 @@ import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
 import type { GraphSpec } from './graph.js';
-import { initialWeights } from './initialise.js';
+import { initialWeights, initialWeightsInTurns } from './initialise.js';
+import { checkSeed } from '../number-limits.js';
 import type { Head } from './students/definition.js';
 import { findStudent } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
@@ -87,6 +88,12 @@ export class Student {
     return this.#weights;
   }
 
+  /** Draws the start values now, letting timers and other callbacks run meanwhile; {@link weights} and {@link compile} would draw them at once. Nothing to do where there are weights. @throws LgdError ABORTED */
+  async drawWeights(signal?: AbortSignal): Promise<void> {
+    const drawn = this.#weights ?? (await initialWeightsInTurns(this.graph, this.#seed, signal));
+    this.#weights ??= drawn; // load() may have come first
+  }
+
   /** Replaces the weights. @throws LgdError BAD_MODEL */
   load(record: Readonly<WeightRecord>): void {
     checkWeights(this.graph, record);
@@ -111,10 +118,4 @@ export function createStudent(name: string, options: StudentOptions): Student {
   checkArgument('device', device);
   const graph = studentGraph(name, rest);
   return new Student(name, device, options.embeddingSize, options.widthMultiplier ?? 1, graph, checkSeed(seed));
-}
-
-/** @throws LgdError BAD_OPTION */
-export function checkSeed(seed: number): number {
-  if (Number.isSafeInteger(seed) && seed >= 0) return seed;
-  throw new LgdError('BAD_OPTION', 'this is not a seed.', { option: 'seed', found: seed, allowed: 'a whole number from 0 to 2^53 - 1' });
 }

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { LgdError } from '../errors.js';
 import type { GraphSpec } from './graph.js';
 
@@ -19,8 +20,9 @@ export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, p
   const misshapen = [...expected].flatMap(([name, shape]) => {
     const found = record[name];
     const count = shape.reduce((a, b) => a * b, 1);
-    if (found === undefined || (found.shape?.join() === shape.join() && found.data.length === count)) return [];
-    return [found.shape === undefined ? `${name} without a shape: give { shape, data }` : `${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
+    if (found === undefined || (found.shape?.join() === shape.join() && types.isFloat32Array(found.data) && found.data.length === count)) return [];
+    if (found.shape === undefined || !types.isFloat32Array(found.data)) return [`${name} without ${found.shape === undefined ? 'a shape' : 'a Float32Array'}: give { shape, data }`];
+    return [`${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
   });
   const faults = [
     ...(missing.length > 0 ? [`missing: ${named(missing)}`] : []),

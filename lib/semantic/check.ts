@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { LgdError } from '../errors.js';
 import { leastPositive, mostMomentum, mostPositive, writeLimit } from '../number-limits.js';
 import type { BankLossInput, BankUpdateInput, FeatureLossInput } from './types.js';
@@ -15,7 +16,7 @@ export function checkBankLoss(input: BankLossInput): void {
   if (categories > 0 && anchors > 0 && anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
   checkTemperature('studentTemperature', input.studentTemperature);
   checkTemperature('teacherTemperature', input.teacherTemperature);
-  if (!(alpha >= 0 && alpha <= 1)) throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
+  if (typeof alpha !== 'number' || !(alpha >= 0 && alpha <= 1)) throw new LgdError('BAD_OPTION', 'not a weight.', { option: 'alpha', found: alpha, allowed: '0 to 1' });
   if (categories === 0 && alpha !== 1) throw needless('the textual bank is left out', alpha, 'textual', 1);
   if (anchors + queued === 0 && alpha !== 0) throw needless('the visual bank and the queue are left out', alpha, 'visual or queue', 0);
 }
@@ -45,11 +46,11 @@ export function checkBankUpdate(input: BankUpdateInput): void {
   if (batch === 0) throw new LgdError('BAD_SHAPE', 'there is no image.', { option: 'teacher', found: '0 rows', allowed: 'at least one row' });
   if (categories === 0) throw new LgdError('BAD_SHAPE', 'there is no category.', { option: 'textual', found: '0 rows', allowed: 'at least one row' });
   if (anchors !== categories) throw wrongRows('visual', anchors, categories, 'textual');
-  if (!(seen instanceof Uint8Array)) throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
+  if (!types.isUint8Array(seen)) throw new LgdError('BAD_OPTION', 'not flags.', { option: 'seen', found: typeName(seen), allowed: 'a Uint8Array' });
   if (seen.length !== categories) {
     throw new LgdError('BAD_SHAPE', `${seen.length} flags for ${categories} categories.`, { option: 'seen', found: seen.length, allowed: `${categories} flags` });
   }
-  if (!(momentum >= 0 && momentum <= mostMomentum)) {
+  if (typeof momentum !== 'number' || !(momentum >= 0 && momentum <= mostMomentum)) {
     throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: `0 to ${mostMomentum}` });
   }
 }
@@ -85,7 +86,7 @@ function checkDimension(dimension: number): void {
 }
 
 function checkTemperature(option: string, value: number): void {
-  if (!(value >= leastPositive && value <= mostPositive)) {
+  if (typeof value !== 'number' || !(value >= leastPositive && value <= mostPositive)) {
     throw new LgdError('BAD_OPTION', 'not a temperature.', { option, found: value, allowed: `a number from ${leastPositive} to ${writeLimit(mostPositive)}` });
   }
 }
@@ -93,7 +94,7 @@ function checkTemperature(option: string, value: number): void {
 /** How many rows an array holds. */
 function rowsOf(option: string, values: Float32Array | undefined, dimension: number): number {
   if (values === undefined && option !== 'student' && option !== 'teacher') return 0;
-  if (!(values instanceof Float32Array)) throw new LgdError('BAD_OPTION', 'not an array of embeddings.', { option, found: typeName(values), allowed: 'a Float32Array' });
+  if (!types.isFloat32Array(values)) throw new LgdError('BAD_OPTION', 'not an array of embeddings.', { option, found: typeName(values), allowed: 'a Float32Array' });
   const rows = values.length / dimension;
   if (!Number.isInteger(rows)) {
     throw new LgdError('BAD_SHAPE', 'its values do not make whole rows.', { option, found: `${values.length} values`, allowed: `a multiple of ${dimension}` });

@@ -30,8 +30,9 @@ export interface BankLossOptions extends SemanticCallOptions {
 const bankLossOptions = { precision: 'optional', ...callOptions } satisfies OptionTable<BankLossOptions>;
 
 /**
- * The loss of language-guided distillation and its gradient (method.md steps 1 to 6; derivation in native/semantic/bank_loss.h).
- * With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
+ * The loss of language-guided distillation (Li et al. 2024, arXiv 2406.11689) and its gradient. With unit rows s, t of student and teacher, over the rows b_k of a bank:
+ * q = softmax(s . b_k / t_S), p = softmax(t . b_k / t_T), a part of the loss is the mean over the batch of -sum_k p_k log q_k; t itself stands in front of the visual bank
+ * (derivation in native/semantic/bank_loss.h of the repository). With `textual` alone (alpha 0) it is the text-only baseline, with `visual` alone (alpha 1) the visual one, with `queue` alone (alpha 1) SEED; with
  * `visual` and `queue` one softmax runs over both. A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
@@ -40,6 +41,7 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
   const { device, signal, precision = 'float32' } = options;
   throwIfAborted(signal, 'The semantic loss');
   checkBankLoss(input);
+  if (precision !== 'float32' && precision !== 'bfloat16') throw new LgdError('BAD_OPTION', 'there is no such precision.', { option: 'precision', found: precision, allowed: "'float32' or 'bfloat16'" });
   if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
     throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
   }
@@ -58,7 +60,7 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
 }
 
 /**
- * Feature regression, the plainest baseline: the mean of 1 - cosine(student, teacher), and its gradient (native/semantic/feature_loss.h).
+ * Feature regression, the plainest baseline: the mean of 1 - cosine(student, teacher), and its gradient.
  * A native device reads the arrays where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */
@@ -69,7 +71,7 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
   checkFeatureLoss(input);
   if (device === 'js') {
     checkFeatureValues(input);
-    return js.featureLoss(input);
+    return await js.featureLoss(input, signal);
   }
   const { student, teacher, dimension } = input;
   const output = await device.addon.featureLoss(device.handle, { student, teacher, dimension }).catch((error: unknown) => {
@@ -81,8 +83,8 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
 }
 
 /**
- * Language-Guided Knowledge Aggregation (method.md step 7): assigns each teacher embedding to its nearest category name and moves that category's
- * visual anchor to, or towards, the mean of its embeddings. The arguments are not changed;
+ * Language-Guided Knowledge Aggregation (Li et al. 2024): assigns each teacher embedding, brought to length 1, to the name whose text is nearest, and moves that category's
+ * visual anchor: to the mean of its embeddings the first time, then V <- m V + (1 - m) mean. Anchors of categories without an image stay. The arguments are not changed;
  * a native device reads them where they lie: do not change or transfer them before the promise settles.
  * @throws LgdError BAD_SHAPE, BAD_OPTION, NON_FINITE, ZERO_EMBEDDING (`option` names the argument, the message the row), ABORTED, OUT_OF_MEMORY
  */

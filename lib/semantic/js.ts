@@ -1,11 +1,12 @@
 /**
  * The semantic loss and the bank update in plain TypeScript: the reference that the native backends are held to. Arithmetic is in float64;
- * loops follow method.md ("One step, in this order") line by line. Arguments are taken as checked; ./index.ts checks them.
+ * loops follow the paper's equations line by line. Arguments are taken as checked; ./index.ts checks them.
  */
 import { nextTurn } from '../turn.js';
 import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
 
-const imagesPerTurn = 16; // how often a signal is looked at
+/** After how many images timers and other callbacks run, and a signal is looked at: a few milliseconds of work on banks of so many values. */
+const imagesPerTurn = (...banks: Float32Array[]): number => Math.max(1, Math.min(16, Math.floor(2 ** 20 / banks.reduce((sum, { length }) => sum + length, 0))));
 
 /** One part of the loss for one image: its numbers, and dL/d score of every entry. */
 interface Part {
@@ -27,8 +28,9 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
   const gradient = new Float32Array(student.length);
   const total = { lossVisual: 0, lossTextual: 0, klVisual: 0, klTextual: 0 };
 
+  const perTurn = imagesPerTurn(textual, ...anchors);
   for (let i = 0; i < batch; i++) {
-    if (i % imagesPerTurn === 0 && i > 0) await nextTurn(signal, 'The semantic loss');
+    if (i % perTurn === 0 && i > 0) await nextTurn(signal, 'The semantic loss');
     const { unit: z, norm } = normalise(student, i, dimension);
     const { unit: own } = normalise(teacher, i, dimension);
     const slope = new Float64Array(dimension); // dL/dz of this image, before the mean over the batch
@@ -65,12 +67,17 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
   return { loss, lossVisual, lossTextual, klVisual: total.klVisual / batch, klTextual: total.klTextual / batch, gradient };
 }
 
-/** Mean of 1 - z . u with z, u the unit rows of student and teacher, and its gradient -(u - (z . u) z) / (B |x|). */
-export function featureLoss({ student, teacher, dimension }: FeatureLossInput): FeatureLossOutput {
+/**
+ * Mean of 1 - z . u with z, u the unit rows of student and teacher, and its gradient -(u - (z . u) z) / (B |x|).
+ * @throws LgdError ABORTED
+ */
+export async function featureLoss({ student, teacher, dimension }: FeatureLossInput, signal?: AbortSignal): Promise<FeatureLossOutput> {
   const batch = student.length / dimension;
   const gradient = new Float32Array(student.length);
   let loss = 0;
+  const perTurn = Math.ceil(2 ** 16 / dimension);
   for (let i = 0; i < batch; i++) {
+    if (i % perTurn === 0 && i > 0) await nextTurn(signal, 'The feature loss');
     const { unit: z, norm } = normalise(student, i, dimension);
     const { unit: u } = normalise(teacher, i, dimension);
     const cosine = dot(z, u);
@@ -90,8 +97,9 @@ export async function bankUpdate(input: BankUpdateInput, signal?: AbortSignal): 
   const categories = textual.length / dimension;
   const assignment = new Int32Array(batch);
   const sums = new Map<number, { sum: Float64Array; count: number }>();
+  const perTurn = imagesPerTurn(textual);
   for (let i = 0; i < batch; i++) {
-    if (i % imagesPerTurn === 0 && i > 0) await nextTurn(signal, 'The bank update');
+    if (i % perTurn === 0 && i > 0) await nextTurn(signal, 'The bank update');
     const { unit } = normalise(teacher, i, dimension);
     const category = indexOfLargest(scores(unit, textual));
     assignment[i] = category;

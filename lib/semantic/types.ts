@@ -4,11 +4,11 @@ export interface BankLossInput {
   student: Float32Array;
   /** [B,D] teacher embeddings of the same images, raw. */
   teacher: Float32Array;
-  /** [K,D] textual bank, unit rows. Absent or empty: no textual part; `alpha` must then be 1. */
+  /** [K,D] textual bank, unit rows: they are taken as they are, so bring raw ones to length 1 first. Absent or empty: no textual part; `alpha` must then be 1. */
   textual?: Float32Array | undefined;
-  /** [K,D] visual bank. Without it and without a queue `alpha` must be 0. */
+  /** [K,D] visual bank, taken as it is: {@link VisualSemanticsBank.random} at first, then what {@link bankUpdate} gives. Without it and without a queue `alpha` must be 0. */
   visual?: Float32Array | undefined;
-  /** [Q,D] past teacher embeddings, unit rows; they stand beside the visual bank, or in its place (SEED). */
+  /** [Q,D] past teacher embeddings, unit rows as {@link MemoryQueue.rows} gives them; they stand beside the visual bank, or in its place (SEED). */
   queue?: Float32Array | undefined;
   /** D. */
   dimension: number;
@@ -28,8 +28,9 @@ export interface BankLossOutput {
   lossVisual: number;
   /** The same over the textual bank. */
   lossTextual: number;
-  /** Kullback-Leibler divergence: the loss less the targets' entropy. */
+  /** Kullback-Leibler divergence: lossVisual less the targets' entropy. */
   klVisual: number;
+  /** lossTextual less the targets' entropy. */
   klTextual: number;
   /** [B,D] dL/d raw student. */
   gradient: Float32Array;
@@ -57,7 +58,7 @@ export interface FeatureLossOutput {
 export interface BankUpdateInput {
   /** [B,D] teacher embeddings, raw. */
   teacher: Float32Array;
-  /** [K,D] textual bank, unit rows. */
+  /** [K,D] textual bank, unit rows, taken as they are. */
   textual: Float32Array;
   /** [K,D] visual bank before the update. */
   visual: Float32Array;
@@ -65,7 +66,7 @@ export interface BankUpdateInput {
   seen: Uint8Array;
   /** D. */
   dimension: number;
-  /** m in V <- m V + (1 - m) mean, from 0 to below 1. */
+  /** m in V <- m V + (1 - m) mean, from 0 to 0.999999. */
   momentum: number;
 }
 

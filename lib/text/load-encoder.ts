@@ -1,7 +1,7 @@
 import { checkOptions, optionsFor } from '../arguments.js';
 import { resolveModel } from '../hub.js';
 import { sideFiles, weightFiles } from '../models/teachers/weight-files.js';
-import { checkLoading, ClipTextEncoder, textEncoderOptions, textOnnxFiles, type TextEncoder } from './encoder.js';
+import { checkLoading, ClipTextEncoder, textEncoderOptions, textOnnxFiles } from './encoder.js';
 import { NativeTextEncoder, nativeTextEncoderOptions, type NativeTextEncoderOptions } from './native-encoder.js';
 import { tokenizerFiles } from './tokenizers.js';
 
@@ -10,7 +10,7 @@ import { tokenizerFiles } from './tokenizers.js';
  * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
  * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
  */
-export async function loadTextEncoder(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<TextEncoder> {
+export async function loadTextEncoder(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<ClipTextEncoder | NativeTextEncoder> {
   checkOptions(options, 'loadTextEncoder()', nativeTextEncoderOptions);
   checkLoading(idOrDir, options);
   const { files } = await resolveModel(idOrDir, { required: [[...textOnnxFiles, ...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);

@@ -6,7 +6,7 @@ import { fillTemplate } from './templates.js';
 const promptsAtOnce = 2048; // bounds memory to a few megabytes of embeddings whatever the length of the list
 
 /**
- * One unit embedding a name (method.md, "Objects"; Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is normalised, the mean over the templates
+ * One unit embedding a name (Radford et al. 2021, section 3.1.4): for each template t the prompt's embedding is normalised, the mean over the templates
  * is taken and normalised again: e_k = n(mean_t n(f(t(name_k)))), n(v) = v / |v|. Norms and means in float64.
  * @returns [K,D], unit rows
  * @throws LgdError ABORTED, ZERO_EMBEDDING, NON_FINITE; BAD_SHAPE for what a caller's own encoder gives instead of rows

@@ -14,7 +14,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherSizes, configFor } from './parts.js';
+import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
 import { runOptions, type RunOptions } from './run.js';
@@ -89,7 +89,7 @@ const queueOptions = { step: 'needed', learningRate: 'needed', students: 'option
 const metricSlots = 64; // native/engine.h; two steps of train.accumulate batches are unread at most
 
 /**
- * Language-guided distillation (method.md): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
+ * Language-guided distillation (Li et al. 2024, arXiv 2406.11689): the student learns to place images among the banks' anchors as the teacher does. {@link queueStep} is the step;
  * {@link run} is the loop around it. While it trains, the weights are its own: in a loop of your own, `student.load((await distiller.state()).weights)` gives them to the student.
  *
  * Several students share the images, their augmented views and the teacher's pass; everything else is each one's own, so that each ends with the bits that it would have alone.
@@ -134,7 +134,7 @@ export class Distiller implements Disposable {
     this.batchChoice = chooseBatch(parsed.train, images);
     const config = configFor(students, parsed, this.batchChoice);
     checkDevices(device, teacher, students);
-    checkTeacherSizes(teacher);
+    checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
     checkPrecision(device, config);

@@ -45,7 +45,9 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   step: number;
   /** Passes over the images done, with its fraction. */
   epoch: number;
+  /** What SGD took in this step. */
   learningRate: number;
+  /** Training images. */
   imagesPerSecond: number;
   /** Share of the time that the loop spent on batches, foreign teachers and its caller rather than waiting for the device. */
   dataWait: number;

@@ -2,6 +2,7 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { worksWithoutNames, type Config } from '../config.js';
 import type { BatchChoice, RunConfig } from '../config-batch.js';
+import { checkNormalisation } from '../data/views.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
@@ -23,11 +24,12 @@ export function checkDevices(device: Device, teacher: AnyTeacher, students: read
 }
 
 /** A teacher may be a caller's own. @throws LgdError BAD_OPTION */
-export function checkTeacherSizes(teacher: AnyTeacher): void {
+export function checkTeacherNumbers(teacher: AnyTeacher): void {
   for (const option of teacher.kind === 'precomputed' ? (['embeddingSize'] as const) : (['embeddingSize', 'resolution'] as const)) {
     const found = teacher[option];
     if (!Number.isSafeInteger(found) || found < 1) throw new LgdError('BAD_OPTION', 'not a size.', { option: `teacher.${option}`, found, allowed: 'a whole number from 1' });
   }
+  checkNormalisation(teacher, 'teacher.');
 }
 
 export function checkStudents({ embeddingSize }: AnyTeacher, students: readonly Student[]): void {

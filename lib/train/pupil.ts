@@ -14,8 +14,11 @@ import { anchorsOf, type ChosenMethod } from './method.js';
 
 /** All that the next step depends on, besides the images. */
 export interface DistillerState {
+  /** Parameters and buffers. */
   weights: WeightRecord;
+  /** SGD's, of the parameters. */
   momentum: WeightRecord;
+  /** Banks and queue. */
   semantic: SemanticState;
   /** Of the online probe, where there is one. */
   online?: OnlineState;

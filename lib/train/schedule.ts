@@ -26,7 +26,7 @@ export interface Schedule {
   readonly warmupSteps: number;
   /** learningRate x batchSize x accumulate / 256: the rate at the end of the warm-up. */
   readonly peak: number;
-  /** The rate of step `step`, counted from 0 to totalSteps - 1. */
+  /** The rate of step `step`, counted from 0; 0 from totalSteps on. @throws LgdError BAD_OPTION where it is no number from 0 */
   learningRate(step: number): number;
 }
 
@@ -38,7 +38,7 @@ export interface Schedule {
  */
 export function makeSchedule(options: ScheduleOptions): Schedule {
   checkGiven(options, 'makeSchedule()', needed.join(', '));
-  for (const name of needed) if (!Number.isFinite(options[name])) throw new LgdError('BAD_OPTION', 'not a number.', { option: name, found: options[name], allowed: 'a number' });
+  for (const name of needed) checkFromZero(name, options[name], name === 'learningRate' || name === 'warmupEpochs');
   const { learningRate, batchSize, accumulate, batchesPerEpoch, epochs, warmupEpochs } = options;
   const totalSteps = Math.floor((batchesPerEpoch * epochs) / accumulate);
   const warmupSteps = Math.min(totalSteps, Math.round((batchesPerEpoch * warmupEpochs) / accumulate));
@@ -47,9 +47,17 @@ export function makeSchedule(options: ScheduleOptions): Schedule {
     totalSteps,
     warmupSteps,
     peak,
-    learningRate: (step) =>
-      step < warmupSteps
-        ? peak * ((step + 1) / warmupSteps)
-        : peak * ((1 + Math.cos((Math.PI * (step - warmupSteps)) / (totalSteps - warmupSteps))) / 2),
+    learningRate: (step) => {
+      checkFromZero('step', step, true);
+      if (step >= totalSteps) return 0; // the cosine would rise again
+      if (step < warmupSteps) return peak * ((step + 1) / warmupSteps);
+      return peak * ((1 + Math.cos((Math.PI * (step - warmupSteps)) / (totalSteps - warmupSteps))) / 2);
+    },
   };
+}
+
+/** @throws LgdError BAD_OPTION */
+function checkFromZero(option: string, found: number, mayBeZero: boolean): void {
+  if (Number.isFinite(found) && (mayBeZero ? found >= 0 : found > 0)) return;
+  throw new LgdError('BAD_OPTION', 'not a number of this kind.', { option, found, allowed: mayBeZero ? 'a number from 0' : 'a number above 0' });
 }

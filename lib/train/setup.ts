@@ -146,6 +146,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const student = students[0]!;
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
+  for (const one of students) await one.drawWeights(signal);
   // With what was given, not what was chosen: the run says which is which.
   const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
   cleanup.push(() => distiller.dispose());

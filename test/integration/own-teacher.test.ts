@@ -103,12 +103,19 @@ describe('a teacher that waits', () => {
       expect(a!.equals(b!), file).toBe(true);
     }
   });
+
+  it('and never answers is not waited for', async () => {
+    const controller = new AbortController();
+    const deaf = ownTeacher((call) => (call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10))));
+    using stopped = distillerOf(deaf, output());
+    expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({ type: 'interrupted', step: 2 });
+  });
 });
 
 describe('a distiller that cannot be made', () => {
   const teacher = ownTeacher(() => undefined);
 
-  it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN]] as const)('for the teacher\'s %s %s says so', (option, value) => {
+  it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN], ['std', [0, 1, 1]], ['mean', Float32Array.of(0, 0, 0)]] as const)('for the teacher\'s %s %s says so', (option, value) => {
     expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error);
   });
 

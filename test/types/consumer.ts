@@ -79,7 +79,7 @@ export async function unset(distiller: Distiller, student: Float32Array, given: 
   images satisfies Dataset;
   ({ ...new BatchPlan(images, { batchSize: 1, seed: 0 }).next(), dataset: { length: 1, ids: ['a'], sourceIndex: Int32Array.of(0), store: images.store, labels, broken: undefined }, shown: undefined }) satisfies Batch;
   await bankLoss({ student, teacher: student, textual: bank, visual: bank, queue: bank, dimension: 3, studentTemperature: 0.2, teacherTemperature: 0.01, alpha: 1 }, { device });
-  const encoder = await loadTextEncoder('./clip', { batchSize: size, cacheDir: folder, device: undefined, precision: undefined, localFilesOnly: undefined, onProgress: undefined });
+  await using encoder = await loadTextEncoder('./clip', { batchSize: size, cacheDir: folder, device: undefined, precision: undefined, localFilesOnly: undefined, onProgress: undefined });
   await TextualSemanticsBank.build(['a'], { encoder, templates: folder, allowDuplicates: undefined });
 }
 

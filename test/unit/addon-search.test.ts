@@ -2,10 +2,12 @@ import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { buildSync } from 'esbuild';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { explainLoadError, explainVersion, mendFor, type AddonFault, type SystemFacts } from '../../lib/addon-search.js';
 import { version } from '../../lib/version.js';
 import { ensureBuilt } from '../cli/built.js';
+import { root } from '../fixtures/child.js';
 import { writeFakeAddon } from '../fixtures/fake-addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -37,6 +39,13 @@ describe('why an addon does not load', () => {
     expect(explainVersion('x', version)).toBeUndefined();
     expect(explainVersion('x', '0.0.1')).toMatchObject({ fault: 'another version', detail: `version 0.0.1, but lgdistill is ${version}` });
   });
+});
+
+test('code in a bundle is told of, wherever that lies', () => {
+  const outfile = join(folder, 'bundle', 'out', 'app.mjs');
+  buildSync({ stdin: { contents: "import { loadAddon } from './lib/addon.js'; loadAddon();", resolveDir: root }, bundle: true, platform: 'node', format: 'esm', packages: 'external', outfile });
+  const { stderr } = spawnSync(process.execPath, [outfile], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: undefined } });
+  expect(stderr).toContain('Leave lgdistill out of the bundle');
 });
 
 test('the mend is one command where one is enough', () => {

@@ -82,6 +82,7 @@ describe('ImageCache', () => {
     using cache = await ImageCache.build(await levels(40, [3]), { device: noted, resolution: 24 });
     expect(cache.shortSide).toBe(24 * margin);
     expect(made).toEqual([{ memoryLimitBytes: cacheMemory * 2 ** 20, spillFolder: tmpdir() }]);
+    await expect(ImageCache.build(await levels(2), { ...options, background: 'no colour' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'background', found: 'no colour' });
     await expect(ImageCache.build(await levels(40, [1, 2, 3]), { device, resolution: 24 })).rejects.toMatchObject({ allowed: `a share of at most ${maxBrokenShare}` });
     using undefinedOnes = await ImageCache.build(await levels(2), { device, resolution: 24, margin: undefined, memoryLimitBytes: undefined, spillFolder: undefined, maxBrokenShare: undefined });
     expect(undefinedOnes.shortSide).toBe(24 * margin);

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
+import { importSharp } from '../../lib/data/sharp.js';
 import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -97,4 +98,10 @@ it.each([
 ])('a failed write says what to do about %s', (code, why, mend) => {
   const cause = Object.assign(new Error('i/o error'), { code });
   expect(writeError('/some/where/file', cause)).toMatchObject({ code: 'NOT_WRITABLE', mend, message: `cannot write /some/where/file: ${why}. ${mend}.` });
+});
+
+it('a package that is there, and that Jest does not let in, is not to be installed', async () => {
+  const cause = Object.assign(new TypeError('A dynamic import callback was invoked without --experimental-vm-modules'), { code: 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' });
+  await expect(importSharp(() => Promise.reject(cause))).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' });
+  await expect(importSharp(() => Promise.reject(new Error('x')))).rejects.toMatchObject({ mend: expect.stringContaining('npm install') as string });
 });

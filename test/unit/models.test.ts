@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import type { Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import { countParameters, GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
-import { initialWeights } from '../../lib/models/initialise.js';
-import { studentGraph } from '../../lib/models/student.js';
+import { initialWeights, initialWeightsInTurns } from '../../lib/models/initialise.js';
+import { Student, studentGraph } from '../../lib/models/student.js';
 import { findStudent, listStudents } from '../../lib/models/students/registry.js';
 import { modifiedResNet } from '../../lib/models/teachers/modified_resnet.js';
 import { checkWeights } from '../../lib/models/weights.js';
@@ -163,6 +164,29 @@ describe('start values', () => {
   });
 });
 
+describe('start values drawn in turns', () => {
+  const graph = studentGraph('mobilenet_v3_small', { embeddingSize: 33 });
+
+  it('are those drawn at once, and let others run', async () => {
+    let turns = 0;
+    const count = (): NodeJS.Immediate => setImmediate(() => void (turns++, (counting = count())));
+    let counting = count();
+    const drawn = await initialWeightsInTurns(graph, 3);
+    clearImmediate(counting);
+    expect(turns).toBeGreaterThan(20);
+    expect(drawn).toEqual(initialWeights(graph, 3));
+  });
+
+  it('end with the signal, and leave the student to be drawn again', async () => {
+    const student = new Student('mobilenet_v3_small', {} as Device, 33, 1, graph, 3);
+    await expect(student.drawWeights(AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+    await student.drawWeights();
+    const weights = student.weights;
+    await student.drawWeights();
+    expect(student.weights).toBe(weights);
+  });
+});
+
 describe('checkWeights', () => {
   const graph = studentGraph('resnet18', { outputs: 5 });
   const weights = initialWeights(graph, 0);
@@ -176,6 +200,8 @@ describe('checkWeights', () => {
     const rest = Object.fromEntries(Object.entries(weights).filter(([name]) => name !== 'bn1.weight' && name !== 'fc.bias'));
     const error = refusal(() => checkWeights(graph, { ...rest, extra: weights['fc.bias']!, 'conv1.weight': { shape: [64, 3, 3, 3], data: new Float32Array(1728) } }));
     expect(error.code).toBe('BAD_MODEL');
+    const double = { shape: [5], data: new Float64Array(5) } as unknown as { shape: number[]; data: Float32Array };
+    expect(refusal(() => checkWeights(graph, { ...weights, 'fc.bias': double })).message).toContain('fc.bias without a Float32Array');
     for (const part of ['missing: bn1.weight, fc.bias', 'unknown: extra', 'conv1.weight [64,3,3,3] with 1728 values instead of [64,3,7,7]']) expect(error.message).toContain(part);
   });
 });

@@ -20,6 +20,16 @@ describe('makeSchedule', () => {
     expect(learningRate(119)).toBeLessThan(peak * 1e-3);
   });
 
+  it('is zero after the end, where a loop that goes on would undo what was learnt', () => {
+    const { learningRate, totalSteps, peak } = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 10, epochs: 12, warmupEpochs: 2 });
+    expect([0, 1, totalSteps - 20].map((more) => learningRate(totalSteps + more) / peak)).toEqual([0, 0, 0]);
+    for (const step of [-1, NaN, '1' as unknown as number]) expect(() => learningRate(step)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'step', found: step }));
+  });
+
+  it.each([['batchesPerEpoch', 0], ['accumulate', 0], ['epochs', -1], ['learningRate', -0.1], ['batchSize', NaN]] as const)('refuses %s %s', (option, found) => {
+    expect(() => makeSchedule({ ...published, [option]: found })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option, found }));
+  });
+
   it('rises during the warm-up and never after', () => {
     const { learningRate, totalSteps, warmupSteps } = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 7, epochs: 9, warmupEpochs: 1.5 });
     expect(warmupSteps).toBe(11);

@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
 import { MemoryQueue } from '../../lib/banks/memory.js';
 import { VisualSemanticsBank } from '../../lib/banks/visual.js';
@@ -98,6 +99,7 @@ describe('arguments that cannot be used', () => {
     ['an infinite temperature', { studentTemperature: Infinity }, 'BAD_OPTION', 'studentTemperature'],
     ['a temperature that float32 has not', { studentTemperature: 1e-300 }, 'BAD_OPTION', 'studentTemperature', /Allowed: a number from 1e-9 to 1e9/u],
     ['a weight above 1', { alpha: 1.01 }, 'BAD_OPTION', 'alpha'],
+    ['a weight in words', { alpha: '0.5' as unknown as number }, 'BAD_OPTION', 'alpha'],
     ['a weight that is no number', { alpha: NaN }, 'BAD_OPTION', 'alpha'],
     ['a weight for no textual bank', { textual: undefined }, 'BAD_OPTION', 'alpha'],
     ['a weight for no visual part', { visual: new Float32Array(0), queue: undefined }, 'BAD_OPTION', 'alpha'],
@@ -111,12 +113,29 @@ describe('arguments that cannot be used', () => {
     ['banks of two sizes', { visual: rows(3, 6, 1) }, 'BAD_SHAPE', 'visual'],
     ['no categories', { textual: new Float32Array(0), visual: new Float32Array(0), seen: new Uint8Array(0) }, 'BAD_SHAPE', 'textual'],
     ['no images', { teacher: new Float32Array(0) }, 'BAD_SHAPE', 'teacher'],
+    ['a momentum in words', { momentum: '0.5' as unknown as number }, 'BAD_OPTION', 'momentum'],
     ['a momentum of 1', { momentum: 1 }, 'BAD_OPTION', 'momentum'],
     ['a momentum that float32 takes for 1', { momentum: 1 - 1e-9 }, 'BAD_OPTION', 'momentum'],
     ['a negative momentum', { momentum: -0.1 }, 'BAD_OPTION', 'momentum'],
     ['a zero teacher', { teacher: zero }, 'ZERO_EMBEDDING', 'teacher'],
   ])('in an update: %s', async (_, change, code, option) => {
     await expect(bankUpdate({ ...updateInput(), ...change }, { device })).rejects.toMatchObject({ code, option });
+  });
+
+  test('a precision that there is not', async () => {
+    await expect(bankLoss(lossInput(), { device, precision: 'float16' as 'float32' })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'precision', found: 'float16' });
+  });
+
+  test('arrays of another realm, as under Jest, are taken', async () => {
+    const elsewhere = runInNewContext('(values) => Float32Array.from(values)') as (values: Float32Array) => Float32Array;
+    const { student, visual } = lossInput();
+    expect(elsewhere(student)).not.toBeInstanceOf(Float32Array);
+    await expect(bankLoss({ ...lossInput(), student: elsewhere(student), visual: elsewhere(visual!) }, { device })).resolves.toEqual(await bankLoss(lossInput(), { device }));
+    const seen = runInNewContext('Uint8Array.of(0, 1, 0, 1)') as Uint8Array;
+    await expect(bankUpdate({ ...updateInput(), seen }, { device })).resolves.toBeDefined();
+    const queue = new MemoryQueue(4, 2);
+    queue.push(elsewhere(Float32Array.of(3, 4)));
+    expect(queue.filled).toBe(1);
   });
 
   test('bfloat16 without a CUDA device', async () => {
@@ -145,6 +164,7 @@ describe('VisualSemanticsBank', () => {
       expect(row.reduce((sum, value) => sum + value * value, 0)).toBeCloseTo(1, 5);
       row.forEach((value, d) => (mean[d]! += value / size));
     }
+    for (const seed of [-1, 0.5, NaN, undefined as unknown as number]) expect(() => VisualSemanticsBank.random(2, 2, seed)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'seed' }));
     // The mean of n random unit vectors has a length near 1 / sqrt(n).
     expect(Math.hypot(...mean) * Math.sqrt(size)).toBeGreaterThan(0.7);
     expect(Math.hypot(...mean) * Math.sqrt(size)).toBeLessThan(1.4);
@@ -166,6 +186,10 @@ describe('VisualSemanticsBank', () => {
 });
 
 describe('MemoryQueue', () => {
+  test('takes over a Float32Array of its size alone', () => {
+    for (const data of [[1, 0, 0, 1], new Float32Array(3), new Float64Array(4)]) expect(() => new MemoryQueue(2, 2, { data: data as Float32Array, position: 0, filled: 2 })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE', option: 'queue' }));
+  });
+
   test('keeps the newest rows, normalised, and gives those in use to the loss', () => {
     const queue = new MemoryQueue(3, 2);
     expect(queue.rows).toHaveLength(0);

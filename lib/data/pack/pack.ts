@@ -11,7 +11,7 @@ import { decoderThreads, tuneForMany } from '../decoders.js';
 import { plainId } from '../image-id.js';
 import { inOrder } from '../in-order.js';
 import { isNotOfTheImage, PatientReader } from '../read-patiently.js';
-import { importSharp } from '../sharp.js';
+import { checkBackground, importSharp } from '../sharp.js';
 import { checkSource, type ImageSource } from '../sources.js';
 import type { PackKind, PackRecipe } from './format.js';
 import { packImage, type PackedImage } from './transcode.js';
@@ -106,6 +106,7 @@ async function packAll(source: ImageSource, writer: PackWriter, recipe: PackReci
   const total = source.ids.length;
   const parallel = decoderThreads();
   const sharp = await importSharp();
+  checkBackground(sharp, background);
   const restoreSharp = tuneForMany(sharp);
   let reported = 0;
   const report = () => {

@@ -1,5 +1,6 @@
 /** What a teacher outside the device is asked for, which may be a caller's own and throw whatever it likes. */
 import { LgdError } from '../../errors.js';
+import { orAborted } from '../../turn.js';
 import type { CustomTeacherApi } from './types.js';
 
 /**
@@ -8,7 +9,7 @@ import type { CustomTeacherApi } from './types.js';
  */
 export async function askTeacher(teacher: Pick<CustomTeacherApi, 'id' | 'embed'>, pixels: Float32Array, batch: number, signal: AbortSignal | undefined): Promise<Float32Array> {
   try {
-    return await teacher.embed(pixels, batch, { signal });
+    return await orAborted(Promise.resolve(teacher.embed(pixels, batch, { signal })), `the teacher ${teacher.id}`, signal);
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
     if (signal?.aborted) throw new LgdError('ABORTED', `the teacher ${teacher.id} was stopped.`, { cause });

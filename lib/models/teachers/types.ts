@@ -13,6 +13,7 @@ export interface Teacher extends Disposable, AsyncDisposable {
   readonly resolution: number;
   /** Its input is (pixel - mean) / std with pixels in 0..1. */
   readonly mean: ChannelTriple;
+  /** Above 0. */
   readonly std: ChannelTriple;
   /** Frees its memory; later calls throw DISPOSED. */
   dispose(): Promise<void>;
@@ -26,6 +27,7 @@ export interface CustomTeacherApi extends Teacher {
   /**
    * @param pixels [B,3,R,R], NCHW, normalised with the teacher's mean and std
    * @param batch B
+   * @param options `signal`: fires where the run is stopped, which waits for the embeddings no longer
    * @returns [B,D], not normalised
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
