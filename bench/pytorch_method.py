@@ -1,12 +1,13 @@
 """The published method in PyTorch on the demo's data: what `npm run demo -- --full` is compared with. It shares no code with the library.
 
 npm run demo -- --full --prepare full.safetensors
-python3 bench/pytorch_method.py full.safetensors [--epochs 120] [--batch 256] [--lr 0.03] [--width 1] [--every 1] [--ratio 1.3333] [--seed 0] [--device cpu] [--plain-head] [--warm-up]
+python3 bench/pytorch_method.py full.safetensors [--epochs 120] [--batch 256] [--lr 0.03] [--width 1] [--every 1] [--ratio 1.3333] [--seed 0] [--device cpu] [--precision float32] [--plain-head] [--warm-up]
 
 The student is torchvision's mobilenet_v2 whose classifier keeps its dropout of 0.2 and its last layer (weights N(0, 0.01), no bias), with a hidden layer between them, as published.
 The learning rate is the published one at batches of 256: constant for 5 epochs of 120, then the cosine of the whole run, changed once an epoch.
 --plain-head --warm-up is what the library does: no dropout, PyTorch's own start values in both layers; a linear warm-up, then a cosine to zero, changed every step.
 --ratio: longest side over shortest that a crop may have (1: square crops); --every N: every N-th name only; --width: of the student's channels.
+--precision bfloat16 rounds where the library does on CUDA (pytorch_rounding.py); the arithmetic stays float32. It changes no random number, so that runs of one seed see the same views.
 Needs torch, torchvision, numpy and Pillow.
 """
 import argparse, json, math, struct, time, zlib
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
+from pytorch_rounding import round_networks
 
 teacher_file = Path(__file__).parent.parent / "test/models/tiny-clip/visual.safetensors"
 normalise = transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -70,9 +72,12 @@ class AttentionPool(nn.Module):
     def forward(self, x):
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
+        return self.c_proj(self.attend(x))
+
+    def attend(self, x):
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)))
         attention = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(3)
-        return self.c_proj((attention @ v).flatten(1))
+        return (attention @ v).flatten(1)
 
 
 class Teacher(nn.Module):
@@ -164,6 +169,8 @@ def main(options):
         transforms.RandomHorizontalFlip(),
     ])
     teacher, student = Teacher().to(device), make_student(textual.shape[1], options.width, options.plain_head).to(device)
+    if options.precision == "bfloat16":
+        round_networks(student, teacher)
     banks = Banks(textual)
     optimiser = torch.optim.SGD(student.parameters(), options.lr, momentum=0.9, weight_decay=1e-4)
     steps = len(images) // options.batch
@@ -191,6 +198,7 @@ if __name__ == "__main__":
     parser.add_argument("file")
     for name, default in {"epochs": 120, "batch": 256, "lr": 0.03, "width": 1.0, "every": 1, "ratio": 4 / 3, "seed": 0, "device": "cpu"}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     for name in ("plain-head", "warm-up"):
         parser.add_argument(f"--{name}", action="store_true")
     main(parser.parse_args())
