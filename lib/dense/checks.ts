@@ -1,13 +1,12 @@
 /** What is refused before or after a dense network has looked at an image. NaN loses every comparison: a network that diverged would be scored as if it had answered. */
 import { types } from 'node:util';
 import { LgdError } from '../errors.js';
-import type { WeightRecord } from '../models/weights.js';
+import { allFinite, notFinite, type WeightRecord } from '../models/weights.js';
 
 /** Looks at a network in training, before it is kept. @throws LgdError NON_FINITE */
 export function checkTrained(weights: Readonly<WeightRecord>, step: number): void {
-  for (const [name, { data }] of Object.entries(weights)) {
-    if (!allFinite(data)) throw new LgdError('NON_FINITE', `the weights after step ${step} are not finite (${name}).`, { mend: 'Lower dense.learningRate' });
-  }
+  const name = notFinite(weights);
+  if (name !== undefined) throw new LgdError('NON_FINITE', `the weights after step ${step} are not finite (${name}).`, { mend: 'Lower dense.learningRate' });
 }
 
 /** Looks at what a network says of an image. @throws LgdError NON_FINITE */
@@ -20,9 +19,4 @@ export function checkOutput(output: Float32Array, path: string): Float32Array {
 export function checkBytes(bytes: unknown): void {
   if (types.isUint8Array(bytes)) return;
   throw new LgdError('BAD_OPTION', 'not the bytes of an image.', { option: 'bytes', found: bytes, allowed: 'a Uint8Array', mend: 'Read the file first: await readFile(path)' });
-}
-
-function allFinite(values: Float32Array): boolean {
-  for (const value of values) if (!Number.isFinite(value)) return false;
-  return true;
 }

@@ -13,6 +13,7 @@ import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
+import { notFinite } from '../models/weights.js';
 import type { SemanticMetrics } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
@@ -68,6 +69,7 @@ export class Run {
   /** Steps done and judged. */
   #step = 0;
   #evaluated = 0;
+  #judged: PlannedStep | undefined;
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
@@ -159,6 +161,7 @@ export class Run {
     const wrong = this.#monitor.check(metrics.loss);
     if (wrong !== undefined) throw await this.#fault(planned, wrong);
     this.#step = planned.step + 1;
+    this.#judged = planned;
     const logged = this.loop.isLogged(this.#step);
     const line = { type: 'step' as const, step: this.#step, epoch: this.loop.epochs(this.#step), ...metrics, learningRate: planned.learningRate, ...rates };
     if (logged) {
@@ -270,9 +273,11 @@ export class Run {
   }
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
-    if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const { distiller, plan, images } = this.loop;
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
+    const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
+    if (broken !== undefined && this.#judged !== undefined) throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
+    if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
     const float value = logit(k);
     const Candidate one = {value, int32_t(k)};
     if (before(one, best[0])) best[0] = one;
-    counts[0] += label >= 0 && (value > right || (value == right && k < label));
+    counts[0] += label >= 0 && comes_before(value, k, right, label);
   }
   block_first(best);
   block_sum(counts);
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(reduce_threads) softmax_rows_kernel(const __gr
   if (threadIdx.x == 0 && work.results) {
     float* result = work.results + (row * work.heads + head) * 3;
     result[0] = label >= 0 ? float(log(sum[0]) - double(right - peak)) : 0.f;
-    result[1] = float(best[0].column);
+    result[1] = best[0].column == no_column ? 0.f : float(best[0].column);
     result[2] = float(counts[0]);
   }
   if (!work.gradient) return;

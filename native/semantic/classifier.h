@@ -5,6 +5,7 @@
 // Shapes: x [N,D], W [H K, D], b [H K]. Least work: 2 N D H K multiply-adds; logits are formed for as many rows at a time as fit a fixed
 // budget. Sums run over the rows in a fixed order, so the same rows give the same bits.
 #pragma once
+#include "core/philox.h"  // LGD_HOST_DEVICE
 #include "semantic/bank_loss.h"
 
 namespace lgd {
@@ -21,6 +22,8 @@ struct SoftmaxRows {
   int64_t row_step = 0, class_step = 0;
   float* results = nullptr;           // [rows, H, 3]: loss; the class with the largest logit; how many classes come before the right one. May be null
 };
+// Whether class k comes before the right one: lower classes among equals, and where either logit is no number, so that no such row counts as right.
+LGD_HOST_DEVICE bool comes_before(float value, int64_t k, float right, int64_t label) { return k != label && !(value < right || (value == right && k > label)); }
 void softmax_rows_cpu(Context&, const SoftmaxRows&);
 void softmax_rows_cuda(Context&, const SoftmaxRows&);
 

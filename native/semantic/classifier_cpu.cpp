@@ -21,7 +21,7 @@ void softmax_row(const SoftmaxRows& work, int64_t row, int64_t head) {
   for (int64_t k = 0; k < classes; ++k) {
     const float value = logit(k);
     if (value > peak) best = k, peak = value;
-    before += label >= 0 && (value > right || (value == right && k < label));
+    before += label >= 0 && comes_before(value, k, right, label);
   }
   double sum = 0;
   for (int64_t k = 0; k < classes; ++k) sum += std::exp(double(logit(k) - peak));

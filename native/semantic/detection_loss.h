@@ -66,7 +66,7 @@ LGD_HOST_DEVICE float giou_loss(const float* o, const float* t, float* slopes) {
   constexpr float most = 10;
   float d[4], inner[4], outer[4];
   for (int i = 0; i < 4; ++i) {
-    d[i] = expf(o[i] < most ? o[i] : most);
+    d[i] = expf(o[i] > most ? most : o[i]);  // of a NaN that, and so is the loss
     inner[i] = d[i] < t[i] ? d[i] : t[i];
     outer[i] = d[i] > t[i] ? d[i] : t[i];
   }

@@ -319,6 +319,18 @@ describe('a fault', () => {
     expect(await readdir(path)).not.toContain('run.lock');
   });
 
+  it('of the weights alone is found before they are kept', async () => {
+    const path = output();
+    const change = { train: { epochs: 5, warmupEpochs: 0, learningRate: 1e9 }, checkpoint: { everySteps: 1 } };
+    const error = await failure(smallConfig(data, path, change));
+    expect(error).toMatchObject({ code: 'NON_FINITE', message: expect.stringMatching(/^step \d+ went wrong: the weights after it are not finite/u) as unknown });
+    const { step, checkpoint } = JSON.parse(await readFile(join(path, 'replay', 'replay.json'), 'utf8')) as { step: number; checkpoint: string };
+    const { tensors } = await readSafetensors(join(path, checkpoint, 'model.safetensors'));
+    for (const [name, { data: values }] of tensors) expect((values as Float32Array).every(Number.isFinite), name).toBe(true);
+    const last = await failure(smallConfig(data, output(), { train: { ...change.train, maxSteps: step } }));
+    expect(last.message).toMatch(`step ${step} went wrong: the weights after it`); // a run that ends there is not done
+  });
+
   it('is an outlier of the loss too', async () => {
     const error = await failure(smallConfig(data, output(), { train: { epochs: 30, outlierFactor: 1e-3 } }));
     expect(error).toMatchObject({ code: 'NON_FINITE', message: expect.stringMatching(/^step 21 went wrong: the loss is .* running median/u) as unknown });

@@ -107,6 +107,18 @@ describe.each(devices)('classifiers on $name', ({ device }) => {
     }
   });
 
+  test('logits that are no numbers make no row right', async () => {
+    const [classes, labels] = [4, Int32Array.of(2, 2, 2)];
+    const logits = Float32Array.of(NaN, NaN, NaN, NaN, 1, 0, NaN, -1, NaN, 0, 1, -1); // all, the right one, another one
+    const results = addon.makeTensor(device.handle, [labels.length, 3]);
+    addon.softmaxLoss({ logits: tensor(device, logits, labels.length), labels, results, scale: 1 });
+    const found = await addon.readTensor(results);
+    const each = (part: number) => [...found].filter((_, i) => i % 3 === part);
+    expect(each(0)).toEqual([NaN, NaN, NaN]);
+    for (const predicted of each(1)) expect(predicted).toBeLessThan(classes);
+    expect(each(2)).toEqual([3, 3, 1]);
+  });
+
   test('SGD on a part of a tensor is PyTorch\'s, and leaves the rest', async () => {
     const [value, gradient, velocity] = [[1, 2, 3, 4], [0.5, -1, 2, 1], [0, 0.25, 1, 1]].map((row) => tensor(device, Float32Array.from(row), 1)) as [TensorHandle, TensorHandle, TensorHandle];
     addon.sgdTensor(value, { gradient, velocity, learningRate: 0.1, momentum: 0.9, weightDecay: 0.5, begin: 1, end: 3 });

@@ -55,10 +55,10 @@ const total = (values: ArrayLike<number>, location: number) => {
 
 describe.each(devices)('on $name', ({ device }) => {
   const { addon, handle } = device;
-  const run = async (change: Partial<Parameters<typeof addon.detectionLoss>[0]> = {}) => {
+  const run = async (change: Partial<Parameters<typeof addon.detectionLoss>[0]> = {}, written = output) => {
     const [values, dOutput, results] = [addon.makeTensor(handle, [1, output.length]), addon.makeTensor(handle, [1, output.length]), addon.makeTensor(handle, [locations, 3])];
     try {
-      addon.writeTensor(values, output);
+      addon.writeTensor(values, written);
       addon.writeTensor(dOutput, new Float32Array(output.length).fill(NaN)); // every value has to be written
       addon.detectionLoss({ output: values, dOutput, results, levels, classes, labels, boxes, ...scales, ...change });
       return { gradient: await addon.readTensor(dOutput), results: await addon.readTensor(results) };
@@ -86,6 +86,14 @@ describe.each(devices)('on $name', ({ device }) => {
     expect(relativeError(gradient, slopes)).toBeLessThan(1e-4);
     expect(gradient.subarray(places(0).scores, places(0).scores + classes).every((value) => value === 0)).toBe(true); // does not count
   }, 60_000);
+
+  test('a distance that is no number shows in the loss', async () => {
+    const location = labels.findIndex((label) => label >= 0);
+    const broken = output.slice();
+    broken[places(location).box + 2] = NaN;
+    const { results } = await run({}, broken);
+    expect([...results].flatMap((value, i) => (Number.isNaN(value) ? [i] : []))).toEqual([3 * location + 1]);
+  });
 
   test.each([
     ['a class past the end', { labels: labels.map(() => classes) }, 'BAD_OPTION', 'there are 35 classes'],
