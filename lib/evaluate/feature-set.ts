@@ -1,6 +1,9 @@
 /** Frozen features with labels on a device, standardised, and linear classifiers on them (native/semantic/classifier.h). */
+import { types } from 'node:util';
 import type { Device } from '../device.js';
+import { LgdError } from '../errors.js';
 import type { TensorHandle } from '../native.js';
+import type { OnlineState as HeadsState } from '../runs/checkpoint.js';
 import { nextTurn } from '../turn.js';
 import type { Answers } from './accuracy.js';
 
@@ -63,19 +66,29 @@ export class LinearHeads implements Disposable {
   }
 
   /** Everything the next step depends on: weights, bias and their momentum. */
-  async state(): Promise<Record<'weights' | 'bias' | 'weightsMomentum' | 'biasMomentum', Float32Array>> {
+  async state(): Promise<HeadsState> {
     const { addon } = this.device;
     const [weights, bias, weightsMomentum, biasMomentum] = await Promise.all([this.weights, this.bias, this.#vWeights, this.#vBias].map((tensor) => addon.readTensor(tensor)));
     return { weights: weights!, bias: bias!, weightsMomentum: weightsMomentum!, biasMomentum: biasMomentum! };
   }
 
-  /** Continues from a {@link state}. @throws LgdError BAD_SHAPE */
-  restore({ weights, bias, weightsMomentum, biasMomentum }: Awaited<ReturnType<LinearHeads['state']>>): void {
+  /** Looks whether a {@link state} is one of such heads. @throws LgdError BAD_SHAPE */
+  check(state: HeadsState): void {
+    const outputs = this.classes * this.heads;
+    for (const [part, size] of [['weights', outputs * this.dimension], ['weightsMomentum', outputs * this.dimension], ['bias', outputs], ['biasMomentum', outputs]] as const) {
+      const found = state[part];
+      if (!types.isFloat32Array(found) || found.length !== size) throw new LgdError('BAD_SHAPE', 'this is the state of another classifier.', { option: `online.${part}`, found, allowed: `a Float32Array of ${size} values` });
+    }
+  }
+
+  /** Continues from a {@link state}; one that does not fit changes nothing. @throws LgdError BAD_SHAPE */
+  restore(state: HeadsState): void {
+    this.check(state);
     const { addon } = this.device;
-    addon.writeTensor(this.weights, weights);
-    addon.writeTensor(this.bias, bias);
-    addon.writeTensor(this.#vWeights, weightsMomentum);
-    addon.writeTensor(this.#vBias, biasMomentum);
+    addon.writeTensor(this.weights, state.weights);
+    addon.writeTensor(this.bias, state.bias);
+    addon.writeTensor(this.#vWeights, state.weightsMomentum);
+    addon.writeTensor(this.#vBias, state.biasMomentum);
   }
 
   [Symbol.dispose](): void {

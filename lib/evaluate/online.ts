@@ -67,6 +67,11 @@ export class OnlineProbe implements Disposable {
     return this.#heads.state();
   }
 
+  /** Looks whether {@link restore} would take a state. @throws LgdError BAD_SHAPE */
+  check(state: OnlineState): void {
+    this.#heads.check(state);
+  }
+
   /** @throws LgdError BAD_SHAPE */
   restore(state: OnlineState): void {
     this.#heads.restore(state);

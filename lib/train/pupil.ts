@@ -137,8 +137,9 @@ export class Pupil {
   restore({ weights, momentum, semantic, online, steps = 0 }: DistillerState): void {
     checkWeights(this.student.graph, weights);
     checkWeights(this.student.graph, momentum, 'trainable');
+    if (online !== undefined) this.online?.check(online);
+    this.#device.addon.writeSemanticState(this.#head, semantic); // whole, or refused
     if (online !== undefined) this.online?.restore(online);
-    this.#device.addon.writeSemanticState(this.#head, semantic);
     this.encoder.load(weights);
     this.encoder.loadOptimiserState(momentum);
     this.#steps = steps;

@@ -236,9 +236,11 @@ describe('Distiller', () => {
       const [before, first] = [await distiller.state(), await distiller.state()];
       await take(1);
       const now = await distiller.state();
-      for (const unfit of [{ ...first, semantic: { ...first.semantic, queue: new Float32Array(16) } }, { ...first, momentum: first.weights }]) expect(() => distiller.restore(unfit)).toThrow();
-      const after = await distiller.state();
-      for (const part of ['weights', 'momentum', 'semantic'] as const) expect(differing(after[part], now[part]), part).toEqual([]);
+      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
+      for (const unfit of unfits) {
+        expect(() => distiller.restore({ ...first, ...unfit })).toThrow(LgdError);
+        expect(differing(await distiller.state(), now), Object.keys(unfit).join()).toEqual([]);
+      }
       distiller.restore(before);
       expect(differing(await distiller.state(), before)).toEqual([]);
       distiller.dispose();
