@@ -90,7 +90,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
     it.each([
       ['cuda_ops', ['small', `every=${every}`]],
-      ...(every === 1 ? [] : [['cuda_ops', ['small', 'deferred']] as const]),
+      ...(every === 1 ? [['far', []] as const] : [['cuda_ops', ['small', 'deferred']] as const]),
       ['cuda_augment', []],
       ['cuda_semantic', []],
       ['cuda_streams', []],
