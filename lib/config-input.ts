@@ -82,7 +82,7 @@ export interface ConfigInput {
   train?: {
     /** Passes over the training images. Allowed: a whole number from 1. Default: `200`. */
     epochs?: number | undefined;
-    /** Images a batch; auto: 256, as published, with 100000 images, or where that makes 16 steps an epoch and 1000 in all; with fewer 16 to 64, the most that make 3200 steps. Allowed: auto, or a whole number from 1 to 65536. Default: `auto`. */
+    /** Images a batch; auto: 256, as published, with 100000 images, or where that makes 16 steps an epoch and 1000 in all; with fewer 16 to 64, the most that make 3200 steps. Allowed: auto, or a whole number from 1 to 65535. Default: `auto`. */
     batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
@@ -174,7 +174,7 @@ export interface ConfigInput {
     finetuneEpochs?: number | undefined;
     /** Peak learning rate for 256 images a step (semi, finetune). Allowed: a number from 1e-9 to 1e9. Default: `0.03`. */
     finetuneRate?: number | undefined;
-    /** Images a batch (semi, finetune). Allowed: a whole number from 1 to 65536. Default: `64`. */
+    /** Images a batch (semi, finetune). Allowed: a whole number from 1 to 65535. Default: `64`. */
     finetuneBatch?: number | undefined;
   } | undefined;
   /** Segmentation and detection. */
@@ -199,7 +199,7 @@ export interface ConfigInput {
     outputStride?: number | undefined;
     /** Side of the square input in pixels. Allowed: a multiple of 32 from 32 to 4096. Default: `512`. */
     resolution?: number | undefined;
-    /** Images a step. Allowed: a whole number from 1 to 65536. Default: `16`. */
+    /** Images a step. Allowed: a whole number from 1 to 65535. Default: `16`. */
     batchSize?: number | undefined;
     /** Passes over the training images. Allowed: a whole number from 1. Default: `40`. */
     epochs?: number | undefined;

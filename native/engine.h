@@ -99,6 +99,8 @@ void join_branch(const DevicePtr& device);
 
 // ---- tensors ----------------------------------------------------------------------------------------------------------------
 TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape);      // float32, zeroed
+constexpr int most_images = 65535;  // of a batch: a grid of CUDA has no more blocks on its second and third side
+
 // A batch of images that encoders of this device and precision take as input: [B,H,W,3], channels padded as the device likes.
 TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16);
 const DevicePtr& device_of(const TensorPtr& tensor);

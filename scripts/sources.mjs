@@ -56,6 +56,6 @@ export const programs = {
 };
 
 /** Programs for the emulated GPU alone. */
-export const emulatedPrograms = { clock: 'test/native/clock' };
+export const emulatedPrograms = { clock: 'test/native/clock', far: 'test/native/far' };
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(sources(process.argv[2] ?? 'cpu').join('\n'));

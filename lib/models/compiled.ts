@@ -61,7 +61,7 @@ export class CompiledEncoder implements Disposable {
   readonly #owned: EncoderHandle;
   readonly #output: TensorHandle;
 
-  /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph), OUT_OF_MEMORY */
+  /** @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE (images too small for the graph, or more pixels than kernels number), OUT_OF_MEMORY */
   constructor(readonly device: Device, readonly graph: GraphSpec, options: CompileOptions) {
     checkArgument('device', device);
     checkOptions(options, 'compile()', compileOptions);

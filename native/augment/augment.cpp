@@ -60,7 +60,9 @@ void plan_evaluation_view(const AugmentRecipe& recipe, const PixelStore::Image& 
   LGD_CHECK(shorter >= height && shorter >= width, "BAD_OPTION", "recipe.resize must be at least the output's size ", std::max(height, width),
             ", found ", recipe.resize);
   const bool tall = image.height >= image.width;
-  const int longer = int(int64_t(shorter) * (tall ? image.height : image.width) / (tall ? image.width : image.height));
+  const int64_t length = int64_t(shorter) * (tall ? image.height : image.width) / (tall ? image.width : image.height);
+  LGD_CHECK(length <= 1 << 30, "BAD_SHAPE", "an image of ", image.width, "x", image.height, " pixels is too long to be resized to ", shorter, " on its shorter side");
+  const int longer = int(length);
   const int resized_height = tall ? longer : shorter, resized_width = tall ? shorter : longer;
   view.filter = Filter::cubic;
   view.x = {image.width, resized_width, int(std::nearbyint((resized_width - width) / 2.0))};

@@ -70,7 +70,7 @@ Napi::Value js_sgd_tensor(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_write_rows(const Napi::CallbackInfo& info) {
-  write_rows(unwrap<Tensor>(info[0]), int64_t(number(info[1], "row")), floats(info[2], "values"));
+  write_rows(unwrap<Tensor>(info[0]), whole_number(info[1], "row"), floats(info[2], "values"));
   return info.Env().Undefined();
 }
 

@@ -51,7 +51,7 @@ Napi::Value js_open_device(const Napi::CallbackInfo& info) {
     read("wgmma", features.wgmma);
     read("programmaticLaunches", features.programmatic_launches);
   }
-  return wrap(info.Env(), open_device(text(info[0], "kind"), int(number(info[1], "index")), int(number(info[2], "threads")), features));
+  return wrap(info.Env(), open_device(text(info[0], "kind"), integer(info[1], "index"), integer(info[2], "threads"), features));
 }
 
 Napi::Value js_wgmma_difference(const Napi::CallbackInfo& info) {
@@ -148,13 +148,13 @@ Napi::Value js_make_tensor(const Napi::CallbackInfo& info) {
   if (!info[1].IsArray()) fail(info.Env(), "BAD_SHAPE", "shape: expected an array of numbers");
   const auto array = info[1].As<Napi::Array>();
   std::vector<int64_t> shape(array.Length());
-  for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = int64_t(number(array.Get(i), "shape"));
+  for (uint32_t i = 0; i < array.Length(); ++i) shape[i] = whole_number(array.Get(i), "shape");
   return wrap_tensor(info.Env(), make_tensor(unwrap<Device>(info[0]), shape));
 }
 
 Napi::Value js_make_images(const Napi::CallbackInfo& info) {
-  return wrap_tensor(info.Env(), make_images(unwrap<Device>(info[0]), int(number(info[1], "batch")), int(number(info[2], "height")),
-                                             int(number(info[3], "width")), info[4].ToBoolean().Value()));
+  return wrap_tensor(info.Env(), make_images(unwrap<Device>(info[0]), integer(info[1], "batch"), integer(info[2], "height"),
+                                             integer(info[3], "width"), info[4].ToBoolean().Value()));
 }
 
 Napi::Value js_write_tensor(const Napi::CallbackInfo& info) {

@@ -88,7 +88,7 @@ struct Size {
 };
 
 Size read_size(const Napi::Value& width, const Napi::Value& height) {
-  const Size size{int(number(width, "width")), int(number(height, "height"))};
+  const Size size{integer(width, "width"), integer(height, "height")};
   constexpr int longest = 65535;  // a JPEG's sides are written in 16 bits
   if (size.width < 1 || size.height < 1 || size.width > longest || size.height > longest) fail(width.Env(), "BAD_SHAPE", "the sides of a decoded JPEG are from 1 to 65535");
   return size;
@@ -112,7 +112,7 @@ Napi::Value js_make_pixel_store(const Napi::CallbackInfo& info) {
 Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
   const auto array = byte_array(info[3], "pixels");
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
-  const int64_t index = append_pixels(store, int(number(info[1], "width")), int(number(info[2], "height")), array.Data(), array.ByteLength());
+  const int64_t index = append_pixels(store, integer(info[1], "width"), integer(info[2], "height"), array.Data(), array.ByteLength());
   const PixelStoreInfo now = pixel_store_info(store);
   report_bytes(info[0], int64_t(now.bytes - now.spilled_bytes));
   return Napi::Number::New(info.Env(), double(index));
@@ -121,7 +121,7 @@ Napi::Value js_append_pixels(const Napi::CallbackInfo& info) {
 Napi::Value js_place_pixels(const Napi::CallbackInfo& info) {
   const auto array = byte_array(info[4], "pixels");
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
-  place_pixels(store, int64_t(number(info[1], "index")), int(number(info[2], "width")), int(number(info[3], "height")), array.Data(), array.ByteLength());
+  place_pixels(store, whole_number(info[1], "index"), integer(info[2], "width"), integer(info[3], "height"), array.Data(), array.ByteLength());
   report_bytes(info[0], int64_t(pixel_store_info(store).bytes));
   return info.Env().Undefined();
 }
@@ -190,7 +190,7 @@ Napi::Value js_decode_jpeg(const Napi::CallbackInfo& info) {
 
 Napi::Value js_place_jpeg(const Napi::CallbackInfo& info) {
   const PixelStorePtr store = unwrap<PixelStore>(info[0]);
-  const auto index = int64_t(number(info[1], "index"));
+  const auto index = whole_number(info[1], "index");
   const Size size = read_size(info[3], info[4]);
   return queue(new JpegWork(byte_array(info[2], "file"), info[5], info.Env().Undefined(), [=](auto file, auto profile) { place_jpeg(store, index, file, profile, size.width, size.height); }));
 }

@@ -134,6 +134,13 @@ static int64_t whole(Napi::Env env, double value, const std::string& name) {
   if (!(std::floor(value) == value && std::abs(value) <= 9007199254740992.0)) fail(env, "BAD_OPTION", name + ": expected a whole number");
   return int64_t(value);
 }
+static int narrow(Napi::Env env, int64_t wide, const std::string& name) {
+  if (wide != int64_t(int(wide))) fail(env, "BAD_OPTION", name + ": out of range");
+  return int(wide);
+}
+
+int64_t whole_number(const Napi::Value& value, const char* name) { return whole(value.Env(), number(value, name), name); }
+int integer(const Napi::Value& value, const char* name) { return narrow(value.Env(), whole_number(value, name), name); }
 
 void Fields::read(const char* name, int64_t& out) const {
   if (has(name)) out = whole(object_.Env(), number(name), std::string(what_) + "." + name);
@@ -141,8 +148,7 @@ void Fields::read(const char* name, int64_t& out) const {
 void Fields::read(const char* name, int& out) const {
   int64_t wide = out;
   read(name, wide);
-  if (wide != int64_t(int(wide))) fail(object_.Env(), "BAD_OPTION", std::string(what_) + "." + name + ": out of range");
-  out = int(wide);
+  out = narrow(object_.Env(), wide, std::string(what_) + "." + name);
 }
 void Fields::read(const char* name, uint64_t& out) const {
   if (!has(name)) return;

@@ -98,6 +98,8 @@ class Fields {
 };
 
 double number(const Napi::Value& value, const char* name);
+int64_t whole_number(const Napi::Value& value, const char* name);
+int integer(const Napi::Value& value, const char* name);  // of 32 bits
 std::string text(const Napi::Value& value, const char* name);
 
 }  // namespace lgd::binding

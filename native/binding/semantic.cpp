@@ -135,7 +135,7 @@ Napi::Value js_read_semantic_state(const Napi::CallbackInfo& info) {
 
 Napi::Value js_head_loss(const Napi::CallbackInfo& info) {
   bank_loss(unwrap<SemanticHead>(info[0]), unwrap<Tensor>(info[1]), unwrap<Tensor>(info[2]), unwrap<Tensor>(info[3]),
-            float(number(info[4], "scale")), int(number(info[5], "slot")));
+            float(number(info[4], "scale")), integer(info[5], "slot"));
   return info.Env().Undefined();
 }
 
@@ -144,13 +144,13 @@ Napi::Value js_head_update(const Napi::CallbackInfo& info) {
   const auto array = info[1].As<Napi::Array>();
   std::vector<TensorPtr> batches;
   for (uint32_t i = 0; i < array.Length(); ++i) batches.push_back(unwrap<Tensor>(array.Get(i)));
-  bank_update(unwrap<SemanticHead>(info[0]), batches, int(number(info[2], "slot")));
+  bank_update(unwrap<SemanticHead>(info[0]), batches, integer(info[2], "slot"));
   return info.Env().Undefined();
 }
 
 Napi::Value js_read_metrics(const Napi::CallbackInfo& info) {
   const SemanticHeadPtr head = unwrap<SemanticHead>(info[1]);
-  const int slot = int(number(info[2], "slot"));
+  const int slot = integer(info[2], "slot");
   return run_async<SemanticMetrics>(
       info.Env(), device_argument(info, 0), "metrics.read", [head, slot](SemanticMetrics& out) { out = read_metrics(head, slot); },
       [](Napi::Env env, const SemanticMetrics& metrics) { return from_metrics(env, metrics); });
@@ -164,8 +164,8 @@ Napi::Value js_top_similar(const Napi::CallbackInfo& info) {
   const DevicePtr device = device_argument(info, 0);
   const auto arrays = std::make_shared<BorrowedArrays>(info.Env());
   const std::span<const float> queries = arrays->floats(info[1], "queries"), bank = arrays->floats(info[2], "bank");
-  const int64_t dimension = int64_t(number(info[3], "dimension"));
-  const int k = int(number(info[4], "k"));
+  const int64_t dimension = whole_number(info[3], "dimension");
+  const int k = integer(info[4], "k");
   return run_with_arrays<Result>(
       info.Env(), device, "topSimilar", arrays,
       [=](Result& result) { top_similar(device, queries, bank, dimension, k, result.indices, result.scores); },

@@ -190,12 +190,18 @@ static TensorPtr make(const DevicePtr& device, std::vector<int64_t> shape, int s
 
 TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape) {
   LGD_CHECK(!shape.empty(), "BAD_SHAPE", "a tensor needs at least one dimension");
-  for (int64_t size : shape) LGD_CHECK(size > 0, "BAD_SHAPE", "a tensor's sizes must be positive, found ", size);
+  double elements = 1;
+  for (int64_t size : shape) {
+    LGD_CHECK(size > 0 && size < int64_t(1) << 31, "BAD_SHAPE", "a tensor's sizes must be from 1 to 2^31 - 1, found ", size);
+    elements *= double(size);
+  }
+  LGD_CHECK(elements < double(int64_t(1) << 53), "BAD_SHAPE", "a tensor of ", elements, " values is too large");
   return make(device, shape, int(shape.back()), DType::f32);
 }
 
 TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16) {
   LGD_CHECK(batch > 0 && height > 0 && width > 0, "BAD_SHAPE", "images need positive sizes, found ", batch, "x", height, "x", width);
+  LGD_CHECK(batch <= most_images, "BAD_SHAPE", "a batch of ", batch, " images. Allowed: ", most_images, " or fewer");
   LGD_CHECK(!bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only");
   return make(device, {batch, height, width, 3}, stored_image_channels(device->kind, width), bfloat16 ? DType::bf16 : DType::f32);
 }

@@ -69,6 +69,7 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
   LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION", "an encoder needs positive sizes, found batch ",
             options.batch, ", ", options.height, "x", options.width, " pixels.");
   LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
+  LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images, " or fewer.");
   auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, fusion_for(device->kind)), options);
   encoder->output = make_tensor(device, encoder->output_shape());
   device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });

@@ -1,5 +1,7 @@
 #include "graph/shape.h"
 
+#include <algorithm>
+
 #include "ops/layout.h"
 
 namespace lgd {
@@ -26,11 +28,13 @@ class Inference {
     shapes_.type = options.bfloat16 ? DType::bf16 : DType::f32;
     shapes_.parameters.resize(graph.parameters.size());
     shapes_.values.push_back(images(options.height, options.width));
+    check_size("its input", shapes_.values[0]);
   }
 
   Shapes run() {
     for (const Node& node : graph_.nodes) {
       const ValueShape result = infer(node);
+      check_size(node.name, result);
       shapes_.values.push_back(result);
       if (training_) check_trainable(node);
     }
@@ -65,7 +69,9 @@ class Inference {
       case OpKind::max_pool: case OpKind::avg_pool:
         return value(window(node, x.h, node.kernel), window(node, x.w, node.kernel), x.c);
       case OpKind::global_pool: return value(1, 1, x.c);
-      case OpKind::resize: return value(x.h * node.factor, x.w * node.factor, x.c);
+      case OpKind::resize:
+        check_side(node, std::max(x.h, x.w) * int64_t(node.factor));
+        return value(x.h * node.factor, x.w * node.factor, x.c);
       case OpKind::tokens: return tokens(node);
       case OpKind::first_token: return value(1, 1, x.c);
       case OpKind::query_attention: return attention(node);
@@ -82,12 +88,26 @@ class Inference {
     throw Error("NATIVE_ERROR", "unreachable operation");
   }
 
+  // Kernels number the pixels of a batch in 32 bits, and a little beyond; columns of tiles of channels in 16.
+  void check_size(const std::string& what, const ValueShape& x) const {
+    constexpr int64_t most = (int64_t(1) << 31) - (1 << 16), widest = 1 << 20;
+    LGD_CHECK(x.pixels() <= most / shapes_.batch, "BAD_SHAPE", graph_.name, ", ", what, ": a batch of ", shapes_.batch, " images has more than ", most, " pixels in all of ",
+              text_of(x), ". Use a smaller batch or smaller images.");
+    LGD_CHECK(x.c <= widest, "BAD_SHAPE", graph_.name, ", ", what, ": ", x.c, " channels. Allowed: ", widest, " or fewer.");
+  }
+  // Kernels have 15 bits for a coordinate of a pixel that a convolution reads.
+  void check_side(const Node& node, int64_t side) const {
+    constexpr int64_t longest = 30000;
+    LGD_CHECK(side < longest, "BAD_SHAPE", "node ", node.name, ": a side of ", side, " pixels, with what its window takes around. Allowed: less than ", longest,
+              ". Use smaller images.");
+  }
+
   // Positions of a window along one axis.
   int window(const Node& node, int size, int kernel) const {
-    const int reach = node.dilation * (kernel - 1) + 1;
+    const int64_t reach = int64_t(node.dilation) * (kernel - 1) + 1;
     LGD_CHECK(size + 2 * node.padding >= reach, "BAD_SHAPE", "node ", node.name, ": its window of ", reach,
               " pixels does not fit into ", text_of(input(node)), " (padding ", node.padding, "). Use larger images.");
-    return (size + 2 * node.padding - reach) / node.stride + 1;
+    return int((size + 2 * node.padding - reach) / node.stride + 1);
   }
 
   ValueShape conv(const Node& node) {
@@ -104,6 +124,9 @@ class Inference {
                 " with stride ", node.stride, ". Allowed: 3x3 or 5x5, stride 1 or 2.");
     expect(node, conv_weight, {depthwise ? x.c : k, depthwise ? 1 : x.c, r, s});
     const ValueShape y = value(window(node, x.h, r), window(node, x.w, s), k);
+    check_side(node, std::max({x.h, x.w, y.h, y.w}) + int64_t(node.dilation) * (std::max(r, s) - 1) + node.padding);
+    LGD_CHECK(!depthwise || int64_t(shapes_.batch) * k < int64_t(1) << 31, "BAD_SHAPE", "node ", node.name, ": a batch of ", shapes_.batch, " images with ", k,
+              " channels is too large for a depthwise convolution. Use a smaller batch.");
     if (depthwise) lay(node, conv_weight, {1, int64_t(r) * s, k, 1, y.stored});
     else if (x.by_pairs()) lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, 8, s, node.padding % 2});
     else lay(node, conv_weight, {k, int64_t(r) * s, x.c, y.stored, x.stored});
@@ -225,6 +248,10 @@ class Inference {
 
   void lay(const Node& node, size_t i, const ParameterLayout& layout) {
     ParameterLayout& place = shapes_.parameters[size_t(node.parameters[i])];
+    constexpr double most = 1u << 31, longest = 1 << 22;
+    const double columns = double(layout.stored_taps()) * double(layout.stored_columns);
+    LGD_CHECK(columns <= longest && double(layout.stored_rows) * columns < most, "BAD_SHAPE", "node ", node.name, ": parameter ", parameter(node, i).name, " of ",
+              text_of(parameter(node, i).shape), " is too large. Allowed: less than 2^31 numbers, and 2^22 in a row.");
     LGD_CHECK(place.rows == 0 || place == layout, "BAD_MODEL", "parameter ", parameter(node, i).name, " is used in two ways that differ.");
     place = layout;
   }

@@ -5,10 +5,13 @@
 namespace lgd {
 namespace {
 
+// Of what is no digit, a NaN too, the nearest: the table is not left.
+template <class T>
+__device__ __forceinline__ int digit_at(const T* digit) { return int(fminf(fmaxf(load1(digit), 0.f), 255.f)); }
 template <class T>
 __device__ __forceinline__ int id_at(const T* ids, int64_t row, int id_channels) {
   const T* digits = ids + row * id_channels;
-  return int(load1(digits)) + 256 * int(load1(digits + 1)) + 65536 * int(load1(digits + 2));
+  return digit_at(digits) + 256 * digit_at(digits + 1) + 65536 * digit_at(digits + 2);
 }
 
 __device__ __forceinline__ F8 sum8(F8 a, const F8& b) {

@@ -10,9 +10,11 @@ void add_rows(int channels, const float* a, const float* b, float* y) {
   for (int c = 0; c < channels; ++c) y[c] = a[c] + b[c];
 }
 
+// Of what is no digit, a NaN too, the nearest: the table is not left.
+int digit_of(float value) { return value > 0 ? int(std::min(value, 255.0f)) : 0; }
 int id_at(const float* ids, int64_t row, int id_channels) {
   const float* digits = ids + row * id_channels;
-  return int(digits[0]) + 256 * int(digits[1]) + 65536 * int(digits[2]);
+  return digit_of(digits[0]) + 256 * digit_of(digits[1]) + 65536 * digit_of(digits[2]);
 }
 
 // Calls body(n, t, row) for every position.

@@ -229,6 +229,9 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
                       const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record) {
   int64_t rows = 0;
   for (const TeacherBatch& batch : batches) rows += batch.rows;
+  // Beside the images' bits a block has its reductions'.
+  const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t), most = device.card.block_shared_bytes - (size_t(4) << 10);
+  LGD_CHECK(members <= most, "BAD_SHAPE", "a bank update of ", rows, " images. Allowed on this GPU: ", most * 8, ". Use a smaller batch, or accumulate fewer");
   const int64_t stride = score_stride(categories);
   const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, rows);
   const int64_t score_values = known.unit || !targets.textual ? 0 : rows_at_once * stride;
@@ -261,7 +264,7 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
   } else if (assignment && update.assignment) {
     device.copy(assignment, known.assignment, size_t(rows) * sizeof(int32_t));
   }
-  const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t), flags = size_t(std::min<int64_t>(window, (update.categories + 15) / 16 * 16));
+  const size_t flags = size_t(std::min<int64_t>(window, (update.categories + 15) / 16 * 16));
   const size_t bytes = std::max(members, flags);
   allow_shared_memory(&update_kernel, bytes);
   LGD_LAUNCH(device, update_kernel, unsigned(rows + 1), reduce_threads, bytes, update);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
 import { CompiledEncoder, type CompileOptions } from '../../lib/models/compiled.js';
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
-import { GraphBuilder, type GraphSpec } from '../../lib/models/graph.js';
+import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
 import { createStudent } from '../../lib/models/student.js';
 import { findStudent } from '../../lib/models/students/registry.js';
@@ -276,7 +276,7 @@ describe('wrong use', () => {
     await expect(encoder.backward(new Float32Array(7))).rejects.toMatchObject({ code: 'BAD_SHAPE' });
   });
 
-  it.each([['batch', 0], ['batch', 1.5], ['resolution', -3], ['precision', 'float16'], ['precision', 'bfloat16'], ['seed', -1]])('of %s %s', async (option, value) => {
+  it.each([['batch', 0], ['batch', 1.5], ['batch', 65_536], ['resolution', -3], ['precision', 'float16'], ['precision', 'bfloat16'], ['seed', -1]])('of %s %s', async (option, value) => {
     await expect(createEncoder('resnet18', { device, outputs: 3, [option]: value })).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   });
 
@@ -344,5 +344,19 @@ describe('graphs that do not fit', () => {
     expect(() => new CompiledEncoder(device, spec, { batch: 1, resolution: 7 })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
     new CompiledEncoder(device, spec, { batch: 1, resolution: 7, training: false }).dispose();
     new CompiledEncoder(device, spec, { batch: 2, resolution: 7 }).dispose();
+  });
+
+  // What kernels would number in 32 bits, before there is memory for any of it.
+  it.each<[string, (g: GraphBuilder) => Value, { batch: number; resolution: number }, string]>([
+    ['a batch of too many pixels', (g) => g.conv(g.images, 'a', { channels: 4, kernel: 3 }), { batch: 65_535, resolution: 224 }, 'large, its input: a batch of 65535 images has more than 2147418112 pixels in all of 224x224 with 3 channels'],
+    ['a layer of too many pixels', (g) => g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 8), { batch: 1000, resolution: 512 }, 'pixels in all of 4096x4096 with 4 channels. Use a smaller batch or smaller images'],
+    ['an image of too long sides', (g) => g.resize(g.resize(g.conv(g.images, 'a', { channels: 4, kernel: 3 }), 64), 64), { batch: 1, resolution: 224 }, 'a side of 917504 pixels'],
+    ['too many channels', (g) => g.conv(g.images, 'a', { channels: 2 ** 20 + 1, kernel: 1 }), { batch: 1, resolution: 32 }, 'a: 1048577 channels. Allowed: 1048576 or fewer'],
+    ['too many weights', (g) => g.linear(g.globalPool(g.conv(g.images, 'a', { channels: 2 ** 20, kernel: 1 })), 'b', { features: 2048 }), { batch: 1, resolution: 32 }, 'b: parameter b.weight of [2048,1048576] is too large'],
+    ['a window of 2^31 pixels', (g) => g.conv(g.images, 'a', { channels: 4, kernel: 32_769, dilation: 65_536, padding: 0 }), { batch: 1, resolution: 32 }, 'its window of 2147483649 pixels does not fit'],
+  ])('%s', (_, build, { batch, resolution }, message) => {
+    const g = new GraphBuilder('large');
+    const spec = g.finish(build(g));
+    expect(() => new CompiledEncoder(device, spec, { batch, resolution, training: false })).toThrow(expect.objectContaining({ code: 'BAD_SHAPE', message: expect.stringContaining(message) as string }));
   });
 });

@@ -111,6 +111,20 @@ describe.each(await devicesUnderTest('augmentation'))('augment on $name', ({ dev
     expect(call({ blurSigmaMin: 0 }, {})).toThrow(/blurSigmaMin/);
     expect(call({ std: [1, 0, 1] }, {})).toThrow(/std/);
   });
+
+  it('refuses an image whose longer side would leave 32 bits', async () => {
+    const long = storeOf(addon, [{ width: 1, height: 2 ** 20, pixels: new Uint8Array(3 * 2 ** 20) }]);
+    const batch = { recipe: { train: false, resize: 4096, mean: [0, 0, 0], std: [1, 1, 1] }, height: 8, width: 8, seed: 0, epoch: 0, images: [0], drawIds: [0] };
+    await expect(augmentBatch(device, long, batch)).rejects.toMatchObject({ code: 'BAD_SHAPE', message: expect.stringContaining('1x1048576 pixels is too long') as string });
+  });
+
+  it.each([[65_536, 1, 'BAD_SHAPE', 'a batch of 65536 images'], [1, 1.5, 'BAD_OPTION', 'height: expected a whole number'], [NaN, 1, 'BAD_OPTION', 'batch: expected a whole number'], [2 ** 32 + 1, 1, 'BAD_OPTION', 'batch: out of range']])(
+    'refuses images of sizes %s, %s', (batch, height, code, message) => {
+      expect(() => addon.makeImages(handle, batch, height, 1, false)).toThrow(expect.objectContaining({ code, message: expect.stringContaining(message) as string }));
+    });
+  it.each([[[2 ** 31, 1]], [[1, 2 ** 32]], [[2 ** 30, 2 ** 30]]])('refuses a tensor of %s', (shape) => {
+    expect(() => addon.makeTensor(handle, shape)).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
+  });
 });
 
 describe('the CPU backend', () => {

@@ -18,6 +18,7 @@ const closings = {
   cuda_semantic: /semantic: [1-9]\d* checks, 0 failed/,
   cuda_streams: /^MEASURED a step of small kernels with programmatic launches: .*\n[1-9]\d+ checks, 0 failures\s*$/,
   kernels: /kernels: 0 failed\s*$/,
+  far: /^far elements: [1-9]\d+ checks, 0 failed\s*$/,
 };
 type Program = keyof typeof closings;
 
@@ -58,6 +59,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_semantic', ['rows'], {}],
     ['cuda_streams', [], { LGDISTILL_PDL: '1' }],
     ['kernels', ['small'], {}],
+    ['far', [], {}],
     // the ways around what does not fit
     ...[['small', shareOf(9, 5)], ['small', 'many channels'], ['small', 'pointwise']].map((args) => ['cuda_ops', args, card99] as const),
     ...([{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }] as Record<string, string>[]).map((env) => ['cuda_semantic', [], { ...card99, ...env }] as const),
@@ -88,7 +90,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
     it.each([
       ['cuda_ops', ['small', `every=${every}`]],
-      ...(every === 1 ? [] : [['cuda_ops', ['small', 'deferred']] as const]),
+      ...(every === 1 ? [['far', []] as const] : [['cuda_ops', ['small', 'deferred']] as const]),
       ['cuda_augment', []],
       ['cuda_semantic', []],
       ['cuda_streams', []],

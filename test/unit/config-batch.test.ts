@@ -70,7 +70,7 @@ test('auto is what an option says of itself, and can be given in its place', () 
   expect(mergeConfig({ train: { batchSize: 8 } }, { 'train.batchSize': 'auto', 'train.learningRate': '0.1' }).train).toMatchObject({ batchSize: 'auto', learningRate: 0.1 });
   const [batch, rate] = ['train.batchSize', 'train.learningRate'].map((path) => configOptions().find((option) => option.path === path)!);
   expect([batch, rate]).toEqual([
-    expect.objectContaining({ type: 'integer', allowed: 'auto, or a whole number from 1 to 65536', words: ['auto'], choices: undefined, default: 'auto' }),
+    expect.objectContaining({ type: 'integer', allowed: 'auto, or a whole number from 1 to 65535', words: ['auto'], choices: undefined, default: 'auto' }),
     expect.objectContaining({ type: 'number', allowed: 'auto, or a number from 1e-9 to 1e9', words: ['auto'], choices: undefined, default: 'auto' }),
   ]);
   expect(configOptions().filter(({ words }) => words !== undefined)).toEqual([batch, rate]);

@@ -52,9 +52,9 @@ describe('parseConfig', () => {
 
   it.each<[string, number, string]>([
     ['loss.queueSize', 1e12, 'a whole number from 1 to 10000000'],
-    ['train.batchSize', 1e12, 'auto, or a whole number from 1 to 65536'],
-    ['evaluate.finetuneBatch', 1e12, 'a whole number from 1 to 65536'],
-    ['dense.batchSize', 1e12, 'a whole number from 1 to 65536'],
+    ['train.batchSize', 1e12, 'auto, or a whole number from 1 to 65535'],
+    ['evaluate.finetuneBatch', 1e12, 'a whole number from 1 to 65535'],
+    ['dense.batchSize', 1e12, 'a whole number from 1 to 65535'],
     ['loss.studentTemperature', 1e-300, 'a number from 1e-9 to 1e9'],
     ['loss.teacherTemperature', 1e300, 'a number from 1e-9 to 1e9'],
     ['train.learningRate', 1e-300, 'auto, or a number from 1e-9 to 1e9'],
@@ -148,7 +148,7 @@ describe('configOptions', () => {
 
   it('derives type, range and alias from the schema', () => {
     const find = (path: string) => configOptions().find((option) => option.path === path);
-    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1 to 65536', default: 'auto' });
+    expect(find('train.batchSize')).toMatchObject({ type: 'integer', flag: '--train.batch-size', alias: '--batch-size', allowed: 'auto, or a whole number from 1 to 65535', default: 'auto' });
     expect(find('names')).toMatchObject({ type: 'list', flag: '--names', alias: undefined });
     expect(find('data.train')).toMatchObject({ alias: '--data' });
     expect(find('checkpoint.everyEpochs')).toMatchObject({ alias: undefined });

@@ -28,6 +28,7 @@ void sequences(const SequenceShape& s) {
         const bool end = n > 0 && p >= n % s.tokens;  // the first image has no end token
         id[0] = end ? 255 : float((n * 37 + p * 11) % 250);
         id[1] = end ? 2 : float(p % 2);
+        if (p == 0 && n < 2) id[2] = n == 0 ? -1e9f : NAN;  // no digits
       }
     const void* ids = t.stored(digits);
     t.ops.words_forward(*t.device, s, t.type, 8, 767, ids, t.input32(767 * row), position, t.output(all));  // the end token is past the table: its last row

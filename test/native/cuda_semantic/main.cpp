@@ -207,6 +207,30 @@ void many_rows(const DevicePtr& gpu) {
   check(scores[(count - 1) * stride] == 6, "last of many rows", scores[(count - 1) * stride]);
 }
 
+// More images than a block has bits for.
+void too_many_images(const DevicePtr& gpu) {
+  const std::vector<float> teacher(gpu->card.block_shared_bytes * 8, 1), one = {1};
+  const std::vector<uint8_t> seen = {0};
+  std::vector<int32_t> assignment(teacher.size());
+  std::vector<float> visual(1);
+  std::vector<uint8_t> seen_after(1);
+  BankUpdateArguments arguments;
+  arguments.teacher = teacher;
+  arguments.textual = arguments.visual = one;
+  arguments.seen = seen;
+  arguments.assignment = assignment;
+  arguments.visual_after = visual;
+  arguments.seen_after = seen_after;
+  arguments.dimension = 1;
+  std::string found;
+  try {
+    gpu->run("update", [&] { bank_update(gpu, arguments); });
+  } catch (const Error& error) {
+    found = error.code + ": " + error.what();
+  }
+  check(found.find("BAD_SHAPE: ") == 0 && found.find("a bank update of") != std::string::npos, "too many images: " + found, 0);
+}
+
 }  // namespace
 }  // namespace lgd
 
@@ -216,6 +240,7 @@ int main(int count, char** arguments) {
   const auto gpu = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
   if (count > 1 && std::string(arguments[1]) == "rows") {
     many_rows(gpu);
+    too_many_images(gpu);
     std::printf("semantic: %d checks, %d failed\n", checks, failures);
     return failures != 0;
   }

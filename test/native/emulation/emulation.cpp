@@ -24,6 +24,7 @@ namespace lgd::emulation {
 
 Cursor cursor;
 char* dynamic_shared = nullptr;
+std::vector<int64_t> (*chosen_blocks)(const Launch& launch) = nullptr;
 
 namespace {
 
@@ -379,8 +380,13 @@ void run_kernel(const Launch& launch, const std::function<void()>& kernel) {
   const std::lock_guard lock(mutex);
   Random random;
   const dim3 grid(launch.grid.x, launch.grid.y, launch.grid.z), block(launch.block.x, launch.block.y, launch.block.z);
-  std::vector<int64_t> blocks(int64_t(grid.x) * grid.y * grid.z);  // a kernel may count on no order among them
-  std::iota(blocks.begin(), blocks.end(), int64_t(0));
+  std::vector<int64_t> blocks;  // a kernel may count on no order among them
+  if (chosen_blocks) {
+    blocks = chosen_blocks(launch);
+  } else {
+    blocks.resize(int64_t(grid.x) * grid.y * grid.z);
+    std::iota(blocks.begin(), blocks.end(), int64_t(0));
+  }
   if (how == Order::reverse) std::reverse(blocks.begin(), blocks.end());
   if (how == Order::random) std::shuffle(blocks.begin(), blocks.end(), random);
   if (ptx::is_asked_for()) return ptx::run(launch, blocks, how);

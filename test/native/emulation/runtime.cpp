@@ -63,8 +63,11 @@ void* allocate_memory(size_t bytes, bool pinned) {
   void* pointer = map_memory(std::max<size_t>(bytes, 1));
   LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
   LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR", "memory below 4 GiB, where numbers look like addresses");
-  if (order() != Order::none) std::memset(pointer, 0xff, bytes);  // NaN: an output that nobody wrote shows
-  else if (bytes < 64 << 20) std::memset(pointer, 0, bytes);      // numbers that the host takes for a result; an arena is never touched
+  if (order() == Order::none) {
+    if (bytes < 64 << 20) std::memset(pointer, 0, bytes);  // numbers that the host takes for a result; an arena is never touched
+  } else if (!chosen_blocks) {
+    std::memset(pointer, 0xff, bytes);                     // NaN: an output that nobody wrote shows
+  }
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + std::max<size_t>(bytes, 1);
   std::erase_if(freed, [&](const auto& range) { return range.first < end && first < range.first + range.second; });
   allocations[first] = {end - first, pinned, {}, {}};

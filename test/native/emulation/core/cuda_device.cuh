@@ -114,6 +114,8 @@ extern char* dynamic_shared;
 enum class Order { forward, reverse, random, none };
 Order order();  // LGDISTILL_EMULATION_ORDER; none: launches are checked and counted, and no kernel runs
 void run_kernel(const Launch& launch, const std::function<void()>& kernel);  // waits while another thread runs one
+// For shapes that nobody could run whole: says which blocks of a launch run. While there is such a function memory that is asked for is zeros, which take none until it is touched.
+extern std::vector<int64_t> (*chosen_blocks)(const Launch& launch);
 
 // An address among a kernel's arguments, and whether the kernel may write there.
 struct Access {
