@@ -178,8 +178,9 @@ void Executor::forward_norm(const Step& step) {
 DropShape Executor::drop_shape(int node, int value) const {
   const Node& drop = program_.graph.nodes[size_t(node)];
   const int64_t count = program_.shapes.stored_elements(value);
-  const int64_t unit = drop.op == OpKind::dropout ? 1 : count / program_.shapes.batch;
-  return {count, unit, drop.p, options_.seed, options_.step, node};
+  if (drop.op == OpKind::stochastic_depth) return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
+  const ValueShape& shape = program_.shapes.values[size_t(value)];
+  return {count, 1, drop.p, options_.seed, options_.step, node, shape.c, shape.stored};
 }
 
 void Executor::forward_drop(const Step& step) {
