@@ -58,9 +58,9 @@ export interface StepTicket {
 
 /** Bytes of device memory. */
 export interface MemoryUse {
-  /** What the plans of students and teacher ask for: parameters and activations. */
+  /** What the plans of students and teacher ask for: parameters, with gradients and momentum where they learn, and activations. */
   planned: number;
-  /** What the device holds now: also optimiser state, banks, input and scratch memory, and whatever else was made on it. */
+  /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
   used: number;
   /** What it held at most. */
   peak: number;
