@@ -26,6 +26,7 @@ async function open(device: Device, precision: 'float32' | 'bfloat16') {
   const plan = new BatchPlan(dataset, { batchSize, seed: 3 });
   const batches = Array.from({ length: steps }, () => ({ ...plan.next(), dataset }));
   return {
+    distiller, dataset, batches,
     take: async (step: number) => distiller.readMetrics(await distiller.queueStep([batches[step]!], { step, learningRate: 0.1 })),
     /** Without the count of steps, which were queued. */
     states: async () => Promise.all([0, 1].map(async (student) => ({ ...(await distiller.state(student)), steps: 0 }) satisfies DistillerState)),
@@ -70,5 +71,22 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
       expect(differing(await one.states(), await other.states()), `after step ${step}`).toEqual([]);
     }
     expect(refused[0]).toBeGreaterThan(5);
+  });
+
+  it('is not the only fault that costs a whole step: the queue stands where it stood after one behind the banks', async () => {
+    buildEmulatedAddon();
+    using device = await openDevice('cuda-emulated');
+    const { addon, handle } = device;
+    await using one = await open(device, 'float32');
+    const images = addon.makeImages(handle, 1, 32, 32, false);
+    for (const step of [0, 1]) {
+      const before = await one.states();
+      const fail = () => addon.augment(one.dataset.store, { train: false, resize: 16 }, { images: [0], drawIds: [0], seed: 0, epoch: 0 }, images); // no size that such images have
+      const ticket = await one.distiller.queueStep([one.batches[step]!], { step, learningRate: 0.1, after: async (stage) => Promise.resolve(stage === 'optimiser' ? fail() : undefined) });
+      await expect(one.distiller.readMetrics(ticket)).rejects.toMatchObject({ code: 'BAD_OPTION' });
+      expect(differing(await one.states(), before), `step ${step}`).toEqual([]);
+      await one.take(step);
+    }
+    addon.release(images);
   });
 });
