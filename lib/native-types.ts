@@ -66,7 +66,7 @@ export interface NativeDeviceInfo {
 
 /** How the steps of a kind ran so far; zeros on the CPU. */
 export interface StepInfo {
-  /** Steps that ran call by call: the first, and those that wait in the middle every time. */
+  /** Steps that ran call by call: the first, which starts once it is queued as a whole, and those that wait in the middle every time. */
   eager: number;
   /** Steps that ran as one CUDA graph. */
   launched: number;

@@ -1,5 +1,5 @@
 /**
- * Lock files: one process at a time writes to a place; a lock left by a process that is gone is taken over.
+ * Lock files: one process at a time writes to a place; a lock left by a process that is gone, or by a thread of one (a worker that was terminated), is taken over.
  *
  * A lock is written under a name of its own and linked into place, so that nobody ever reads a part of one. No two have the same text. One that is there goes in two ways only:
  * its owner, which lives, removes it; or its owner is gone, and the process that has the turn at it renames another over it. The turn is a lock beside it, named by a hash of
@@ -9,7 +9,7 @@
  * ({@link besideLock}) have no effect: what they were to replace is not there any more.
  */
 import { createHash } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readlinkSync, writeFileSync } from 'node:fs';
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
@@ -27,6 +27,9 @@ export interface LockHolder {
 }
 
 interface Lock extends LockHolder {
+  /** The system's number of that thread; of the first one that of the process. */
+  task?: number;
+  /** When it started. */
   started: string | undefined;
   /** Tells it from every other lock. */
   mark: string;
@@ -41,7 +44,8 @@ const tornAfter = 1000;
  * @throws LgdError NOT_WRITABLE
  */
 export async function takeLock(file: string): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
-  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, started: await startTime(process.pid), mark: uniqueMark() };
+  const task = ownTask();
+  const own: Lock = { host: hostname(), pid: process.pid, thread: threadId, task, started: await startTime(process.pid, task), mark: uniqueMark() };
   const text = JSON.stringify(own);
   const unfinished = besideLock(file, own.mark);
   const isHeld = async () => (await readText(file)) === text;
@@ -101,14 +105,13 @@ async function place(unfinished: string, file: string, text: string): Promise<bo
 }
 
 /**
- * Who holds a lock in words, and what can be done about it. Whether another thread of this process still runs cannot be told from here.
+ * Who holds a lock in words, and what can be done about it.
  * @param other what can be chosen in the locked one's place
  */
 export function tellHolder({ host, pid, thread }: LockHolder, file: string, other: string): { who: string; mend: string } {
   const wait = `Wait for it, or choose ${other}`;
   if (host !== hostname() || pid !== process.pid) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
-  if (thread === threadId) return { who: `this process itself (process ${pid}, in another call)`, mend: wait };
-  return { who: `this process itself (process ${pid}, in its thread ${thread})`, mend: `${wait} (remove ${file} if that thread was terminated)` };
+  return { who: `this process itself (process ${pid}, in ${thread === threadId ? 'another call' : `its thread ${thread}`})`, mend: wait };
 }
 
 /** undefined: there is none. */
@@ -137,19 +140,28 @@ async function changes(file: string, found: string): Promise<boolean> {
   return (await readText(file)) !== found;
 }
 
-async function isAlive({ host, pid, started }: Lock, here: string): Promise<boolean> {
+async function isAlive({ host, pid, task = pid, started }: Lock, here: string): Promise<boolean> {
   if (host !== here) return true; // cannot tell from here
-  const now = await startTime(pid);
+  const now = await startTime(pid, task);
   return now !== undefined && now === started;
 }
 
-/** When a process started, in clock ticks since boot: tells a process from a later one with its number. undefined: there is none. */
-async function startTime(pid: number): Promise<string | undefined> {
+/** The system's number of the calling thread. A worker's thread ends after all that it had under way. */
+function ownTask(): number {
   try {
-    const line = await readFile(`/proc/${pid}/stat`, 'utf8');
+    return Number(basename(readlinkSync('/proc/thread-self')));
+  } catch {
+    return process.pid;
+  }
+}
+
+/** When a thread of a process started, in clock ticks since boot: tells it from a later one with its number. undefined: there is none. */
+async function startTime(pid: number, task: number): Promise<string | undefined> {
+  try {
+    const line = await readFile(`/proc/${pid}/task/${task}/stat`, 'utf8');
     return line.slice(line.lastIndexOf(')') + 2).split(' ')[19]; // field 22, counted after the command's closing parenthesis
   } catch (cause) {
     if (['ENOENT', 'ESRCH'].includes(systemErrorCode(cause) ?? '')) return undefined;
-    throw cause; // such as too many open files, which says nothing of that process
+    throw cause; // such as too many open files, which says nothing of that thread
   }
 }

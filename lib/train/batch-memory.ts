@@ -16,7 +16,7 @@ const smallBatch = 2;
 const usableShare = 0.9;
 
 /**
- * The largest batch that fits into so many bytes. What is held besides the plans (views, scores, scratch) is taken to grow with the batch, parameters, momentum and banks not.
+ * The largest batch that fits into so many bytes. What is held besides the plans (views, scores, scratch) is taken to grow with the batch, parameters and banks not.
  * @param used bytes held after a step; @param available bytes there are in all; @param most images there are
  */
 export function largestBatch(distiller: Distiller, { used, available, most }: { used: number; available: number; most: number }): BatchMemory {
@@ -43,10 +43,10 @@ function memoryLine(distiller: Distiller, used: number): { fixed: number; perIma
   return { fixed, perImage: perImage + Math.max(0, used - held - lastingBytes(distiller)) / batchSize };
 }
 
-/** Momentum of each student, and its banks or queue. */
+/** Banks and queue of each student. */
 function lastingBytes({ plans, tsb, teacher, method, config: { loss } }: Distiller): number {
   const rows = 2 * (tsb?.size ?? 0) + (method === 'seed' || method === 'hybrid' || method === 'combined' ? loss.queueSize : 0);
-  return plans.reduce((sum, { training, info }) => sum + (training ? 4 * (info.parameters + rows * teacher.embeddingSize) : 0), 0);
+  return plans.reduce((sum, { training }) => sum + (training ? 4 * rows * teacher.embeddingSize : 0), 0);
 }
 
 function smallArena({ device, graph, resolution, width, precision, training }: CompiledEncoder): number {

@@ -1,4 +1,5 @@
 import type { TextualSemanticsBank } from '../banks/textual.js';
+import { takeStartBank } from '../banks/visual.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
 import { checkArgument, checkOptions, checkTeacherKind, checkText, type OptionTable } from '../arguments.js';
@@ -57,9 +58,9 @@ export interface StepTicket {
 
 /** Bytes of device memory. */
 export interface MemoryUse {
-  /** What the plans of students and teacher ask for: parameters and activations. */
+  /** What the plans of students and teacher ask for: parameters, with gradients and momentum where they learn, and activations. */
   planned: number;
-  /** What the device holds now: also optimiser state, banks, input and scratch memory, and whatever else was made on it. */
+  /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
   used: number;
   /** What it held at most. */
   peak: number;
@@ -141,10 +142,11 @@ export class Distiller implements Disposable {
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
     const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];
+    const vsb = tsb && takeStartBank(tsb, config.seed);
     this.#recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     const made = new Made();
     try {
-      this.#pupils = students.map((one) => made.add(new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, config, method, onlineClasses }), (pupil) => pupil.dispose()));
+      this.#pupils = students.map((one) => made.add(new Pupil(one, { device, embeddingSize: teacher.embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }), (pupil) => pupil.dispose()));
       this.#step = made.add(addon.makeStep(handle), (step) => addon.release(step));
       this.#images = made.add(this.encoder.makeImages(), (images) => addon.release(images));
       this.#feed = makeTeacherFeed({ device, teacher, encoder: this.encoder, images: this.#images, recipe: this.#recipe, places: config.train.accumulate });

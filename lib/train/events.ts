@@ -34,7 +34,7 @@ export interface StartEvent extends OfStudent {
   advice?: string;
   /** Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left, such as another kind of device, another value of an option that the weights depend on, or a file that it was started from and that is gone. A line each. */
   remarks?: readonly string[];
-  /** Device memory in MiB: planned for the parameters and activations of student and teacher, and in use now. The first step adds optimiser state, input and scratch memory. */
+  /** Device memory in MiB: planned for the parameters (with gradients and momentum) and activations of student and teacher, and in use now. The first step adds input and scratch memory. */
   memory: { planned: number; used: number };
 }
 

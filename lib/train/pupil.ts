@@ -1,6 +1,6 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
-import { VisualSemanticsBank } from '../banks/visual.js';
+import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe } from '../evaluate/online.js';
@@ -33,6 +33,8 @@ export interface PupilOptions {
   /** Side of the input in pixels. */
   resolution: number;
   tsb: TextualSemanticsBank | undefined;
+  /** That it starts from, of as many names. */
+  vsb: VisualSemanticsBank | undefined;
   config: RunConfig;
   method: ChosenMethod;
   /** Classes of an online probe; undefined: none. */
@@ -51,7 +53,7 @@ export class Pupil {
   #steps = 0;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, config, method, onlineClasses }: PupilOptions) {
+  constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions) {
     [this.#device, this.#config] = [device, config];
     const { addon, handle } = device;
     const { batchSize } = config.train;
@@ -70,10 +72,7 @@ export class Pupil {
         momentum,
         bfloat16: this.encoder.precision === 'bfloat16',
       }), (head) => addon.release(head));
-      if (tsb !== undefined) {
-        const { data: visual, seen } = VisualSemanticsBank.random(tsb.size, tsb.embeddingSize, config.seed);
-        addon.writeSemanticState(this.#head, { textual: tsb.data, visual, seen });
-      }
+      if (tsb !== undefined && vsb !== undefined) addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
     } catch (error) {
       made.free();
       throw error;

@@ -4,6 +4,7 @@ import { basename, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
+import { drawStartBank } from '../banks/visual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
@@ -147,6 +148,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
   for (const one of students) await one.drawWeights(signal);
+  if (tsb) await drawStartBank(tsb, config.seed, signal);
   // With what was given, not what was chosen: the run says which is which.
   const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
   cleanup.push(() => distiller.dispose());

@@ -257,6 +257,9 @@ void Device::begin_step(std::shared_ptr<StepGraph> graph) {
 void Device::end_step() {
   if (kind == DeviceKind::cuda) impl_.timeline->end_step();
 }
+void Device::undo_if_dropped(std::function<void()> undo) {
+  if (kind == DeviceKind::cuda) impl_.timeline->undo_if_dropped(std::move(undo));
+}
 void Device::repeat_step(StepGraph& graph) { impl_.timeline->repeat_step(graph); }
 
 void Device::submit(std::string stage, std::function<void()> work, std::function<void(std::exception_ptr)> done) {

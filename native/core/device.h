@@ -30,6 +30,8 @@ class Device : public Context {
   // one CUDA graph. A step may be anything: one that differs from the last, or waits in between, only costs more.
   void begin_step(std::shared_ptr<StepGraph> graph);
   void end_step();
+  // What the caller takes for done once it is enqueued: `undo` is called if the step that holds it back is dropped.
+  void undo_if_dropped(std::function<void()> undo);
   void repeat_step(StepGraph& graph);  // starts the graph of the last such step once more, as it was; CUDA only
 
   // Runs `work` on the device's thread after everything submitted before. `done` (optional) is called on that thread after it,

@@ -17,7 +17,7 @@ constexpr int most_interrupted_in_a_row = 3;
 
 thread_local Timeline* holding_here = nullptr;
 
-// Spare room, so that input that varies from step to step soon fits.
+// Spare room, so that input that varies from step to step soon fits, and scratch memory that kernels ask for one by one.
 size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 
 }  // namespace
@@ -90,6 +90,7 @@ void* Timeline::scratch(size_t bytes) {
     cuda::synchronize(stream_);  // kernels in flight may still use the old block
     device_.release(scratch.data, scratch.bytes);
     scratch = {};
+    bytes = with_headroom(bytes);  // in a step that is held back the old one stays until its end
     scratch.data = device_.allocate(bytes);
     scratch.bytes = bytes;
   }
@@ -249,20 +250,22 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   join_branch();
   if (!in_use_.empty()) end_turn();
   step_ = std::move(graph);
-  eager_ = !graphs_wanted_ || !step_->warm || step_->interrupted_in_a_row == most_interrupted_in_a_row;
-  if (!eager_) hold_back();
+  const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
+  eager_ = !holds || !step_->warm;
+  if (holds) hold_back();
 }
 
 void Timeline::end_step() {
   if (!step_) return;
   end_branch();
   join_branch();
-  if (holding_) {
+  if (holding_ && !eager_) {
     launch_step(*step_);
     step_->interrupted_in_a_row = 0;
-  } else if (eager_) {
-    ++step_->counts.eager;
+  } else if (holding_) {
+    release_held(nullptr);
   }
+  if (eager_) ++step_->counts.eager;
   step_->warm = true;
   step_ = nullptr;
   end_turn();
@@ -290,6 +293,7 @@ void Timeline::release_held(void* graph) {
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
   releasing_ = false;
   behind_.clear();
+  undo_.clear();
   free_deferred();
 }
 
@@ -327,8 +331,10 @@ void Timeline::interrupt() {
   end_branch();
   join_branch();
   release_held(nullptr);
-  ++step_->counts.interrupted;
-  ++step_->interrupted_in_a_row;
+  if (!eager_) {
+    ++step_->counts.interrupted;
+    ++step_->interrupted_in_a_row;
+  }
   if (branching) begin_branch();
 }
 
@@ -339,10 +345,12 @@ bool Timeline::abandon_step() noexcept {
     tape_.clear();
     holding_here = nullptr;
     holding_ = forked_ = false;
+    for (; !undo_.empty(); undo_.pop_back()) undo_.back()();
     // It may have got some of this step's arguments.
     if (step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
   }
   behind_.clear();
+  undo_.clear();
   free_deferred();
   stream_ = compute_;
   step_ = nullptr;
@@ -353,6 +361,10 @@ bool Timeline::abandon_step() noexcept {
     in_use_.clear();  // the device fails; who waits for it hears why
   }
   return lost;
+}
+
+void Timeline::undo_if_dropped(std::function<void()> undo) {
+  if (holding_) undo_.push_back(std::move(undo));
 }
 
 // ---- events -------------------------------------------------------------------------------------------------------------------

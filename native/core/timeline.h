@@ -10,7 +10,8 @@
 // stays an ordinary argument, none of it has to be read from device memory by a kernel, and a step of another shape (accumulation, a queue
 // that fills) is only a graph to be built again. The driver hears of the arguments that changed and of one launch a step; the GPU sees
 // branches side by side and no host between kernels.
-//   - The first step of a StepGraph runs eagerly: most memory is allocated there, and one that runs once needs no graph.
+//   - The first step of a StepGraph is held back, too, but started piece by piece: most memory is allocated there, and where some is refused nothing
+//     of the step has moved; and one that runs once needs no graph.
 //   - A wait of the host interrupts: what was written down so far is enqueued at once, and so is the rest of the step. A StepGraph whose
 //     steps are interrupted again and again is written down no more.
 //   - Memory may be allocated in the middle; what is freed there is kept until the step is launched.
@@ -25,6 +26,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -35,7 +37,7 @@
 
 namespace lgd {
 
-// How the steps of a StepGraph ran. Every step is one of: eager, launched (as one graph), interrupted.
+// How the steps of a StepGraph ran. Every step is one of: eager (as the first), launched (as one graph), interrupted.
 struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
   int64_t instantiated = 0;   // graphs whose shape was new
@@ -90,6 +92,7 @@ class Timeline {
   using Stand = std::pair<const StepGraph*, bool>;
   Stand stand() const { return {step_.get(), holding_}; }  // the open step, and whether it is held back
   bool abandon_step() noexcept;   // after an error; true: work that was held back is lost
+  void undo_if_dropped(std::function<void()> undo);
 
   // Takes over memory that work held back may still use; false: there is none, free it at once. Thread-safe.
   bool defer_release(void* pointer);
@@ -124,10 +127,11 @@ class Timeline {
   void *forked_event_, *joined_event_;
   bool forked_ = false;                      // the branch has work that nobody waited for
   std::shared_ptr<StepGraph> step_;          // open
-  bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start; is held back
+  bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start, or is started piece by piece; is held back
   bool releasing_ = false;                   // what was held back is being started
   Tape tape_;                                // of what is held back
   std::vector<void*> behind_;                // events to be recorded behind the work held back
+  std::vector<std::function<void()>> undo_;  // of what the host took for done with it
   std::mutex deferred_mutex_;
   std::atomic<bool> defers_{false};          // while work is held back, until its launch
   std::vector<void*> deferred_;              // memory to be freed then

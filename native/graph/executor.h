@@ -18,7 +18,7 @@ class Executor {
   int kernels_backward() const;
 
   // The folded scale and shift of every norm no longer match its parameters and statistics.
-  void parameters_changed() { folded_ = false; }
+  void parameters_changed() { folded_ = -1; }
 
   // images: as Tensor stores them; output float32, all outputs one behind the other. Batch statistics and dropping when options.training.
   void forward(const void* images, float* output, const ForwardOptions& options);
@@ -89,7 +89,7 @@ class Executor {
   std::vector<int64_t> sum_offsets_;    // node -> bytes in sums_, or nowhere
   const void* images_ = nullptr;        // of the call that runs
   ForwardOptions options_;              // of the last forward
-  bool folded_ = false;
+  int64_t folded_ = -1;                 // Device::lost() when the norms were folded: what was lost later may have been that; -1: they are not
 };
 
 }  // namespace lgd

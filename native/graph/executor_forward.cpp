@@ -62,7 +62,7 @@ void Executor::fold_norms() {
                        parameter(norm_mean), parameter(norm_var), numbers.scale, numbers.shift);
   }
   fold_sums();
-  folded_ = true;
+  folded_ = device_->lost();
 }
 
 Executor::Sum Executor::sum_of(const Step& step) const {
@@ -93,8 +93,8 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
   device_->restart_turns();
   images_ = take_images(images);
   options_ = options;
-  if (options.training) folded_ = false;  // the running statistics move
-  else if (!folded_) fold_norms();
+  if (options.training) folded_ = -1;  // the running statistics move
+  else if (folded_ != device_->lost()) fold_norms();
   for (const Step& step : program_.steps) forward_step(step);
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
@@ -178,8 +178,9 @@ void Executor::forward_norm(const Step& step) {
 DropShape Executor::drop_shape(int node, int value) const {
   const Node& drop = program_.graph.nodes[size_t(node)];
   const int64_t count = program_.shapes.stored_elements(value);
-  const int64_t unit = drop.op == OpKind::dropout ? 1 : count / program_.shapes.batch;
-  return {count, unit, drop.p, options_.seed, options_.step, node};
+  if (drop.op == OpKind::stochastic_depth) return {count, count / program_.shapes.batch, drop.p, options_.seed, options_.step, node};
+  const ValueShape& shape = program_.shapes.values[size_t(value)];
+  return {count, 1, drop.p, options_.seed, options_.step, node, shape.c, shape.stored};
 }
 
 void Executor::forward_drop(const Step& step) {

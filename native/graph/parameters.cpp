@@ -47,6 +47,7 @@ ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, cons
   value_table_ = Buffer(device_, size_t(values_) * 4);
   buffer_table_ = Buffer(device_, size_t(buffers_) * 4);
   if (training) gradient_table_ = Buffer(device_, size_t(values_) * 4);
+  if (training) momentum_table_ = Buffer(device_, size_t(values_) * 4);
   if (type_ == DType::bf16) shadow_table_ = Buffer(device_, size_t(values_) * size_of(DType::bf16));
 }
 
@@ -70,16 +71,9 @@ const void* ParameterTable::operand(int parameter) const {
 }
 
 float* ParameterTable::slot_of(const Place& place, Slot slot) {
-  if (slot == Slot::momentum) require_momentum();
   const Buffer& table = slot == Slot::gradient ? gradient_table_ : slot == Slot::momentum ? momentum_table_
                         : place.trainable      ? value_table_    : buffer_table_;
   return table.as<float>() + place.offset;
-}
-
-void ParameterTable::require_momentum() {
-  if (momentum_table_) return;
-  momentum_table_ = Buffer(device_, size_t(values_) * 4);
-  device_->zero(momentum_table_.as<>(), momentum_table_.bytes());
 }
 
 void ParameterTable::write(int parameter, Slot slot, const std::vector<float>& values) {
@@ -92,10 +86,6 @@ void ParameterTable::write(int parameter, Slot slot, const std::vector<float>& v
 
 void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) {
   const Place& place = places_[size_t(parameter)];
-  if (slot == Slot::momentum && !momentum_table_) {
-    values.assign(size_t(place.layout.elements()), 0.f);
-    return;
-  }
   std::vector<float> stored(size_t(place.layout.stored_elements()));
   device_->to_host(stored.data(), slot_of(place, slot), stored.size() * 4);
   values = unpack(place.layout, stored);
@@ -104,12 +94,11 @@ void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) 
 void ParameterTable::zero_gradients() { device_->zero(gradient_table_.as<>(), gradient_table_.bytes()); }
 
 void ParameterTable::zero_all() {
-  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &shadow_table_})
+  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &momentum_table_, &shadow_table_})
     if (*table) device_->zero(table->as<>(), table->bytes());
 }
 
 void ParameterTable::sgd(const SgdOptions& options) {
-  require_momentum();
   const auto step = [&](int64_t from, int64_t to, float weight_decay) {
     if (from == to) return;
     const SgdStep numbers{options.learning_rate, options.momentum, weight_decay, options.gradient_scale};

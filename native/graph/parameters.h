@@ -8,7 +8,7 @@ namespace lgd {
 
 class ParameterTable {
  public:
-  // Allocates values, and gradients when training; zeroes them in stream order. Throws OUT_OF_MEMORY.
+  // Allocates values, and gradients and momentum when training: a step that finds no room for them would have moved other things by then. Throws OUT_OF_MEMORY.
   ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, bool training);
 
   bool trainable(int parameter) const { return places_[size_t(parameter)].trainable; }
@@ -20,11 +20,11 @@ class ParameterTable {
   float* gradient(int parameter) const;     // null in forward-only plans and for buffers
   const void* operand(int parameter) const; // a convolution's weights in the storage type
 
-  // Device thread. Numbers in torchvision's order; sizes were checked by the caller. Momentum that was never written reads as zeros.
+  // Device thread. Numbers in torchvision's order; sizes were checked by the caller.
   void write(int parameter, Slot slot, const std::vector<float>& values);
   void read(int parameter, Slot slot, std::vector<float>& values);
   void zero_gradients();
-  void zero_all();                          // values and gradients, at the start
+  void zero_all();                          // at the start
   void sgd(const SgdOptions& options);
 
  private:
@@ -34,7 +34,6 @@ class ParameterTable {
     bool trainable = true;
   };
   float* slot_of(const Place& place, Slot slot);
-  void require_momentum();
 
   DevicePtr device_;
   DType type_;

@@ -81,7 +81,11 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
   const int64_t vectors = shape.count / 8;
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 v = load8(x + e * 8);
-    if (shape.elements_per_unit == 1) {
+    if (shape.channels != shape.stored) {
+      const int64_t row = e * 8 / shape.stored, first = e * 8 - row * (shape.stored - shape.channels);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v.v[i] *= keep_of_unit(shape, first + i);  // what fills the row up is zero, whatever is drawn
+    } else if (shape.elements_per_unit == 1) {
       const Philox4 first = draw_four(shape, e * 2), second = draw_four(shape, e * 2 + 1);
 #pragma unroll
       for (int i = 0; i < 8; ++i) v.v[i] *= keep_of(shape, i < 4 ? first.word[i] : second.word[i - 4]);

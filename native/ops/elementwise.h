@@ -24,8 +24,9 @@ void channel_scale_backward_cuda(Context&, const ScaleShape&, DType type, const 
 
 // Dropout (per element) and stochastic depth (per image, torchvision's "row" mode): y = x * keep / (1 - p).
 // keep of unit i (i the element, or the image) is unit_float(philox(seed, step * 2^20 + node, i / 4).word[i % 4]) >= p: the same on every
-// backend, so backward draws it again: dx (+)= dy * keep / (1 - p).
-struct DropShape { int64_t count; int64_t elements_per_unit; float p; uint64_t seed, step; int node; };
+// backend, so backward draws it again: dx (+)= dy * keep / (1 - p). Of a dropout whose rows of `channels` elements are stored as `stored`, on CUDA, those
+// that fill the rows up are no units.
+struct DropShape { int64_t count; int64_t elements_per_unit; float p; uint64_t seed, step; int node; int channels = 0, stored = 0; };
 void drop_forward_cpu(Context&, const DropShape&, DType type, const void* x, void* y);
 void drop_forward_cuda(Context&, const DropShape&, DType type, const void* x, void* y);
 void drop_backward_cpu(Context&, const DropShape&, DType type, const void* dy, void* dx, bool accumulate);

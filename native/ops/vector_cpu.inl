@@ -37,11 +37,11 @@ LGD_INLINE void store_n(float* p, Vec v, int n) {
 #define LGD_FOR_VECTORS(i, width, count) \
   for (int64_t i = 0, width = 0; width = (count) - i < lanes ? (count) - i : lanes, i < (count); i += lanes)
 
-// e^x: x = n ln2 + r, |r| <= ln2 / 2, a degree 6 polynomial for e^r (about 1 ulp in all), 2^n put into the exponent.
+// e^x: x = n ln2 + r, |r| <= ln2 / 2, a degree 6 polynomial for e^r (about 1 ulp in all), times 2^n.
 // Clamped to the range of normal floats: 0 and infinity come out as about 1e-38 and 2e38. NaN stays NaN.
 LGD_INLINE Vec vexp(Vec x) {
   const Vec clamped = vmin(splat(88.0f), vmax(splat(-87.3f), x));
-  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
+  const Vec magic = splat(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds to an integer, held in the low bits as a float's exponent is
   const Vec shifted = clamped * 1.44269504f + magic;
   const Vec n = shifted - magic;
   const Vec r = (clamped - n * 0.693359375f) + n * 2.1219444005471377e-4f;
@@ -51,8 +51,7 @@ LGD_INLINE Vec vexp(Vec x) {
   q = q * r + 0.1666652113199234f;
   q = q * r + 0.4999999403953552f;
   const Vec p = q * (r * r) + r + 1.0f;
-  const VecI exponent = (VecI)shifted << 23;  // the low bits of `magic` are zero
-  return (Vec)((VecI)p + exponent);
+  return p * (Vec)((VecI)shifted << 23);  // a product, exact: added to the exponent of a NaN, its low bits could make a number of it
 }
 
 LGD_INLINE Vec vsigmoid(Vec x) { return 1.0f / (1.0f + vexp(-x)); }

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <unordered_set>
 
 #include "core/crc32c.h"
 #include "core/tensor.h"
@@ -136,9 +137,15 @@ void keep_rows(const RowFilePtr& file, std::vector<int64_t> rows, const TensorPt
     file->check_length();
     std::vector<float> values(rows.size() * size_t(file->dimension));
     tensor->device->to_host(values.data(), tensor->buffer.as(), values.size() * sizeof(float));
-    tensor->device->pool.for_range(int64_t(rows.size()), 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) file->keep(rows[size_t(i)], values.data() + i * file->dimension);
+    const auto keep = [&](int64_t i) { file->keep(rows[size_t(i)], values.data() + i * file->dimension); };
+    // A row that is there twice is what it is the first time: two threads would write it at once.
+    std::unordered_set<int64_t> known;
+    std::vector<int64_t> first, again;
+    for (int64_t i = 0; i < int64_t(rows.size()); ++i) (rows[size_t(i)] < 0 || known.insert(rows[size_t(i)]).second ? first : again).push_back(i);
+    tensor->device->pool.for_range(int64_t(first.size()), 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) keep(first[size_t(i)]);
     });
+    for (const int64_t i : again) keep(i);
     tensor->device->from_host(tensor->buffer.as(), values.data(), values.size() * sizeof(float));
   });
 }

@@ -288,6 +288,10 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
                     &head->records.at(slot)->update);
     head->teachers.clear();
     if (head->has_queue()) {
+      head->device->undo_if_dropped([head, position = head->queue_position, filled = head->queue_filled] {
+        head->queue_position = position;
+        head->queue_filled = filled;
+      });
       head->queue_position = (head->queue_position + rows) % options.queue_size;
       head->queue_filled = std::min(head->queue_filled + rows, options.queue_size);
     }

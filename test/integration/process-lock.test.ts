@@ -4,6 +4,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { threadId, Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { takeLock } from '../../lib/files/process-lock.js';
 import { bundleChild } from '../fixtures/child.js';
@@ -12,6 +13,7 @@ import type { LockMessage } from './process-lock-child.js';
 
 const folder = temporaryFolder();
 const bundle = await bundleChild('test/integration/process-lock-child.ts');
+const thread = await bundleChild('test/integration/thread-lock-child.ts');
 const file = join(folder, 'some.lock');
 const dead = JSON.stringify({ host: hostname(), pid: process.pid, thread: 0, started: '1' });
 const children: ChildProcess[] = [];
@@ -81,5 +83,19 @@ describe('a lock', () => {
     writeFileSync(turn, dead);
     expect(await takeLock(file)).toHaveProperty('release');
     expect(await readdir(folder)).toEqual(['some.lock']);
+  });
+
+  it("is a thread's while that runs, and taken over once it was terminated", async () => {
+    rmSync(file, { force: true });
+    const worker = new Worker(thread, { workerData: file });
+    expect(await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))).toBe(true);
+    expect(await takeLock(file)).toEqual({ holder: expect.objectContaining({ pid: process.pid, thread: worker.threadId }) as unknown });
+    expect(await ask<boolean>({ type: 'take', file, at: Date.now() })).toEqual([false, false, false]);
+    await worker.terminate();
+    const lock = await takeLock(file);
+    expect(lock).toHaveProperty('release');
+    expect(JSON.parse(await readFile(file, 'utf8'))).toMatchObject({ pid: process.pid, thread: threadId });
+    if ('release' in lock) await lock.release();
+    expect(await readdir(folder)).toEqual([]);
   });
 });

@@ -49,6 +49,25 @@ const readers: Record<string, (g: GraphBuilder, x: Value) => Value> = {
   'convolution of nine taps': (g, x) => g.convNorm(x, 'next', { channels: 8, kernel: 3 }),
 };
 
+// On CUDA channels are stored in multiples of 8: what fills them up must take no draw.
+describe.each(devices)('dropout on $name', ({ device }) => {
+  it.each([1, 5, 8, 12, 23])('leaves out the elements that it leaves out on the CPU, of maps of %i channels', async (channels) => {
+    const g = new GraphBuilder('dropped');
+    const graph = g.finish(g.dropout(g.conv(g.images, 'a', { channels, kernel: 3, stride: 4 }), 0.4));
+    const images = randomNormal(2 * 3 * 16 * 16, 1);
+    const step = async (on: Device) => {
+      using encoder = new Encoder(new CompiledEncoder(on, graph, { batch: 2, resolution: 16, precision: 'float32' }));
+      encoder.load(initialWeights(graph, 1));
+      const output = await encoder.forward(images, { training: true, seed: 7, step: 3 });
+      return { output, gradients: await encoder.backward(output.map(() => 1)) };
+    };
+    const [found, expected] = [await step(device), await step(reference)];
+    expect([...found.output].map((value) => value === 0)).toEqual([...expected.output].map((value) => value === 0));
+    expect(relativeError(found.output, expected.output)).toBeLessThan(1e-5);
+    expect(wholeError(found.gradients, expected.gradients)).toBeLessThan(1e-5);
+  });
+});
+
 // A relu that made 0 of a NaN would hide that a run has diverged: the loss stays a number, and nothing stops the run.
 describe.each(devices)('a weight that is NaN, on $name,', ({ device }) => {
   it.each(['relu', 'relu6', 'hardswish', 'hardsigmoid'] satisfies Activation[])('reaches the output through %s', async (activation) => {

@@ -63,6 +63,25 @@ describe.each(devices)('rows of a file on $name', ({ device }) => {
     addon.release(second.file);
   });
 
+  it('that are there twice in a batch are what the first of them is', async () => {
+    const [length, count] = [50_000, 32]; // so long that two threads would be at one row at once
+    const openFile = () => addon.openRows(handle, { path: join(folder, `twice-${device.kind}`), offset: 0, rows: 2, dimension: length });
+    await writeFile(join(folder, `twice-${device.kind}`), '');
+    const { file } = await openFile();
+    const tensor = addon.makeTensor(handle, [count, length]);
+    addon.writeTensor(tensor, Float32Array.from({ length: count * length }, (_, i) => (i < 2 * length ? 0 : Math.sin(i)))); // the first two rows have no direction
+    addon.keepRows(file, { rows: Float64Array.from({ length: count }, (_, i) => i % 2) }, tensor);
+    const kept = await addon.readTensor(tensor);
+    addon.release(tensor);
+    const row = (i: number) => Buffer.from(kept.buffer, 4 * i * length, 4 * length);
+    expect(row(0).every((byte) => byte === 0)).toBe(true);
+    for (let i = 2; i < count; i++) expect(row(i).equals(row(2 + (i % 2))), `place ${i}`).toBe(true);
+    addon.release(file);
+    const { present, damaged, file: again } = await openFile();
+    expect([[...present], damaged]).toEqual([[1, 1], 0]);
+    addon.release(again);
+  });
+
   it('without a direction are left alone and not kept', async () => {
     const { open: openFile } = await rows('none');
     const { file } = await openFile();

@@ -1,7 +1,9 @@
+import { createHash } from 'node:crypto';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
 import { MemoryQueue } from '../../lib/banks/memory.js';
-import { VisualSemanticsBank } from '../../lib/banks/visual.js';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { drawStartBank, takeStartBank, VisualSemanticsBank } from '../../lib/banks/visual.js';
 import { bankLoss, bankUpdate, type BankLossInput, type BankUpdateInput } from '../../lib/semantic/index.js';
 import { randomNumbers } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
@@ -174,6 +176,29 @@ describe('VisualSemanticsBank', () => {
     expect([...VisualSemanticsBank.random(size, dimension, 7).data]).toEqual([...bank.data]);
     const other = VisualSemanticsBank.random(size, dimension, 8);
     expect(Math.abs(bank.data.reduce((sum, value, i) => sum + value * other.data[i]!, 0) / size)).toBeLessThan(0.05);
+  });
+
+  test('starts with numbers that no version changes', () => {
+    const hashOf = (size: number, dimension: number, seed: number) => createHash('sha256').update(VisualSemanticsBank.random(size, dimension, seed).data).digest('hex').slice(0, 16);
+    expect([hashOf(3, 5, 2 ** 40 + 3), hashOf(7, 1, 1), hashOf(100, 33, 12345)]).toEqual(['1991163959362dbe', '456b6b67becb00cd', 'fe5b1618eb933fa1']);
+  });
+
+  test('is drawn ahead in turns that leave room for others, for one taker', async () => {
+    const names = TextualSemanticsBank.fromEmbeddings(Array.from({ length: 600 }, (_, i) => `name ${i}`), rows(600, 256, 1), { encoderId: 'made up' });
+    let turns = 0;
+    const others = setInterval(() => turns++, 0);
+    await drawStartBank(names, 7);
+    clearInterval(others);
+    expect(turns).toBeGreaterThan(0);
+    const random = VisualSemanticsBank.random(600, 256, 7);
+    const ahead = takeStartBank(names, 7);
+    expect(Buffer.from(ahead.data.buffer).equals(Buffer.from(random.data.buffer))).toBe(true);
+    const other = takeStartBank(names, 7);
+    expect(other).not.toBe(ahead);
+    expect(other.data[0]).toBe(random.data[0]);
+    await drawStartBank(names, 7);
+    expect(takeStartBank(names, 8).data[0]).not.toBe(random.data[0]);
+    await expect(drawStartBank(names, 7, AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
   });
 
   test('refuses arrays that do not fit', () => {

@@ -157,7 +157,7 @@ describe('RunFolder', () => {
     await writeFile(file, JSON.stringify({ ...lock, thread: threadId + 1000 }));
     const thread = await refusal();
     expect(thread?.message).toContain(`this process itself (process ${process.pid}, in its thread ${threadId + 1000}) is writing`);
-    expect(thread?.mend).toBe(`Wait for it, or choose another folder (remove ${file} if that thread was terminated)`);
+    expect(thread?.mend).toBe('Wait for it, or choose another folder');
     await writeFile(file, JSON.stringify({ host: 'elsewhere', pid: 1, started: '1' }));
     expect((await refusal())?.mend).toBe(`Wait for it, or choose another folder (remove ${file} if that process is gone)`);
   });

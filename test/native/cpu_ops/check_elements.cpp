@@ -1,4 +1,7 @@
 // Element-wise operations, dropping, layout, attention pooling and the optimiser against plain loops in double.
+#include <algorithm>
+#include <bit>
+
 #include "check.h"
 #include "core/philox.h"
 
@@ -24,10 +27,16 @@ static void check_act(Check& check, int64_t count) {
     check.equal(name + " backward", dx, gradient, 5e-7);
     check.equal(name + " backward added", sum, total, 5e-7);
   }
-  Floats bad = {std::numeric_limits<float>::quiet_NaN()}, out = {0};
+  // NaNs of any sign and payload, in whole vectors and behind them.
+  Floats bad;
+  for (const uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0xffc00001u, 0x7fc00155u, 0xffc000aau, 0x7fc001ffu, 0x7fffffffu, 0xffffffffu, 0x7f800001u, 0xffbfffffu})
+    bad.insert(bad.end(), 3, std::bit_cast<float>(bits));
+  const int64_t bad_count = int64_t(bad.size());
   for (Act act : all_acts) {
-    act_forward_cpu(check.device, 1, F32, act, bad.data(), out.data());
-    check.equal("NaN through act " + std::to_string(int(act)), {std::isnan(out[0]) ? 1.0f : 0.0f}, {1.0});
+    Floats out(bad.size(), 0);
+    act_forward_cpu(check.device, bad_count, F32, act, bad.data(), out.data());
+    const auto kept = std::count_if(out.begin(), out.end(), [](float value) { return std::isnan(value); });
+    check.equal("NaN through act " + std::to_string(int(act)), {float(kept)}, {double(bad_count)});
   }
 }
 

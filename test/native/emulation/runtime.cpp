@@ -58,8 +58,17 @@ void* map_memory(size_t bytes) {
 void unmap_memory(void* pointer, size_t bytes) noexcept { munmap(pointer, bytes); }
 #endif
 
+size_t bytes_in_use = 0;
+
+// Of device and pinned memory together: $LGDISTILL_EMULATION_MEMORY. It is read each time, so that a test can refuse one allocation after another.
+size_t most_bytes() {
+  const char* bytes = std::getenv("LGDISTILL_EMULATION_MEMORY");
+  return bytes ? size_t(std::atoll(bytes)) : SIZE_MAX;
+}
+
 void* allocate_memory(size_t bytes, bool pinned) {
   std::lock_guard lock(mutex);
+  LGD_CHECK(bytes_in_use + bytes <= most_bytes(), "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes beside ", bytes_in_use);
   void* pointer = map_memory(std::max<size_t>(bytes, 1));
   LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
   LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR", "memory below 4 GiB, where numbers look like addresses");
@@ -71,6 +80,7 @@ void* allocate_memory(size_t bytes, bool pinned) {
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + std::max<size_t>(bytes, 1);
   std::erase_if(freed, [&](const auto& range) { return range.first < end && first < range.first + range.second; });
   allocations[first] = {end - first, pinned, {}, {}};
+  bytes_in_use += end - first;
   return pointer;
 }
 
@@ -85,6 +95,7 @@ void free_memory(void* pointer) noexcept {
   }
   const auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
   freed[at->first] = at->second.bytes;
+  bytes_in_use -= at->second.bytes;
   unmap_memory(pointer, at->second.bytes);
   allocations.erase(at);
 }
