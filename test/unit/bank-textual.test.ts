@@ -97,6 +97,14 @@ test('finds rows by name', () => {
   expect(bank.indexOf('Cat')).toBe(-1);
 });
 
+test('finds the pairs of names that are alike, from 0.9 on unless told', async () => {
+  const rows = Float32Array.of(1, 0, 0.95, Math.sqrt(1 - 0.95 ** 2), 0.95, -Math.sqrt(1 - 0.95 ** 2), -0.95, 0); // the second and the third: 0.805
+  const given = TextualSemanticsBank.fromEmbeddings(['a', 'b', 'c', 'd'], rows, { encoderId: 'mine' });
+  const near = [{ a: 'a', b: 'b', similarity: expect.closeTo(0.95, 5) as number }, { a: 'a', b: 'c', similarity: expect.closeTo(0.95, 5) as number }];
+  expect(await given.nearestNames()).toEqual(near);
+  expect(await given.nearestNames({ similarity: 0.8 })).toEqual([...near, { a: 'b', b: 'c', similarity: expect.closeTo(0.805, 5) as number }]);
+});
+
 test('saves and loads to the bit', async () => {
   const file = join(folder, 'bank.safetensors');
   await bank.save(file);
@@ -123,6 +131,7 @@ test('refuses empty names, no names, and embeddings that are zero or not finite'
   const build = (names: string[], embed: () => number[]) => TextualSemanticsBank.build(names, { encoder: fixedEncoder(2, embed), templates: 'none' });
   await expect(build(['cat', ' '], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
   await expect(build([], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
+  await expect(build(['cat', 3 as unknown as string], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES', found: 3 });
   await expect(build(['cat'], () => [0, 0])).rejects.toMatchObject({ code: 'ZERO_EMBEDDING', message: expect.stringContaining('"cat"') as string });
   await expect(build(['cat'], () => [NaN, 0])).rejects.toMatchObject({ code: 'NON_FINITE' });
   await expect(TextualSemanticsBank.build(['cat'], { encoder, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
