@@ -141,7 +141,7 @@ describe('a damaged checkpoint', () => {
     ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
     ['the manifest of something else', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace('lgdistill-checkpoint', 'another'))],
     ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
-    ['a manifest of something else', 'manifest.json', async (path) => writeFile(path, '{"format": "other", "files": {}}')],
+    ['a manifest that lists no file', 'manifest.json', async (path) => writeFile(path, '{"format": "lgdistill-checkpoint", "files": {}}')],
   ];
   it.each(damages)('is refused by the name of its file: %s', async (_, file, damage) => {
     await store.write(content(1), plain);
