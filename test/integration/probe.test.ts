@@ -60,6 +60,8 @@ describe.each(devices)('on $name', ({ device, emulated }) => {
     };
     expect(await nearest(1, [1, 0, 1, 0], [2, 1])).toEqual([2]);
     expect(await nearest(2, [-1, 0, -0.6, 0.8], [2, 1])).toEqual([1]);
+    expect(await nearest(3, [-1, 0], [2])).toEqual([2]); // fewer than are asked for
+    for (const change of [{ neighbours: 0 }, { temperature: 0 }]) expect(() => new NearestNeighbours(device, x, dimension, { neighbours: 1, temperature: 1, ...change })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: Object.keys(change)[0] }));
     if (emulated) return;
     const queries = Array.from({ length: 2 * 4100 }, (_, i) => (i % 2 === 1 ? 0 : i % 3 === 0 ? 1 : -1)); // more than are looked for at once
     expect(await nearest(1, [1, 0, -1, 0], [1, 2], queries)).toEqual(Array.from({ length: 4100 }, (_, i) => (queries[2 * i] === 1 ? 1 : 2)));
