@@ -81,6 +81,10 @@ describe.each([
     const dOutput = addon.makeTensor(device.handle, [B, 256]);
     const recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     const plan = new BatchPlan(dataset, { batchSize: B, seed: config.seed });
+    const keys: Parameters<CompiledEncoder['forwardTensor']>[1][] = []; // of dropout, which this student has not
+    const { encoder: own } = distiller;
+    const forward = own.forwardTensor.bind(own);
+    own.forwardTensor = (input, options) => forward(input, keys[keys.push(options) - 1]);
 
     for (let step = 0; step < 3; step++) {
       // Every step starts from the distiller's own state: with batches of four, roundings grow from step to step until nothing can be compared.
@@ -119,6 +123,7 @@ describe.each([
       expect(metrics.categoriesSeen).toBe(moved.seen.reduce((a, b) => a + b, 0));
       expect(norm(moved.visual.map((value, i) => value - after.semantic.visual![i]!)) / norm(moved.visual)).toBeLessThan(1e-5);
     }
+    expect(keys).toEqual(Array.from({ length: 3 * accumulate }, (_unused, step) => ({ training: true, seed: 11, step })));
     for (const tensor of [images, dOutput]) addon.release(tensor);
   });
 });

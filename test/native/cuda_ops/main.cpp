@@ -343,8 +343,9 @@ void pools_and_borders() {
     void* x = t.input(40 * 24);
     t.ops.unpack_output(*t.device, 40, 19, 24, t.type, x, t.output32(40 * 19));
     t.ops.pack_gradient(*t.device, 40, 19, 24, t.type, t.input32(40 * 19), t.output(40 * 24));
-    const float* g = t.input32(999);
-    t.ops.sgd(*t.device, 999, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(999), t.sum32(999), nullptr);
+    constexpr int count = 4999;  // more than one multiprocessor's blocks take at once
+    const float* g = t.input32(count);
+    t.ops.sgd(*t.device, count, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(count), t.sum32(count), nullptr);
   });
 }
 
