@@ -173,8 +173,10 @@ describe('Distiller', () => {
       const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
       const queued = [];
       for (const step of [0, 1, 2]) {
-        queued.push(distiller.queueStep(Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset })), { step, learningRate: 0.1 }));
-        if (isAwaited) await Promise.allSettled(queued);
+        const [batches, options] = [Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset })), { step, learningRate: 0.1 }];
+        queued.push(distiller.queueStep(batches, options));
+        if (!isAwaited) [batches.length, options.learningRate] = [0, 100]; // they are the caller's again
+        if (isAwaited || step === 1) await Promise.allSettled(isAwaited ? queued : queued.slice(0, 1)); // the third is asked for while the second is under way
       }
       const tickets = await Promise.allSettled(queued);
       const losses = await Promise.all(tickets.map(async (ticket) => (ticket.status === 'fulfilled' ? (await distiller.readMetrics(ticket.value)).loss : (ticket.reason as LgdError).code)));
