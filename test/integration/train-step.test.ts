@@ -150,10 +150,12 @@ describe('Distiller', () => {
   describe('with a teacher outside the device', () => {
     const sameWeights = (a: DistillerState, b: DistillerState) => Object.entries(a.weights).filter(([name, { data }]) => !sameBits(data, b.weights[name]!.data)).map(([name]) => name);
 
+    let calls = 0; // of the latest teacher
+
     /** Sums pixels, the later calls in less time; the call of number `failing` is refused. */
     function slowTeacher(failing?: number): AnyTeacher {
       const { embeddingSize, mean, std } = teacher;
-      let calls = 0;
+      calls = 0;
       const embed = async (pixels: Float32Array, batch: number) => {
         const call = calls++;
         await new Promise((done) => setTimeout(done, Math.max(0, 60 - 10 * call)));
@@ -185,6 +187,7 @@ describe('Distiller', () => {
 
     it.each([['one batch', undefined, 1], ['two batches', undefined, 2], ['one of them failing', 1, 1]] as const)('queues steps that are not awaited one after the other: %s', async (_, failing, accumulate) => {
       const [inTurn, atOnce] = [await distil(failing, accumulate, true), await distil(failing, accumulate, false)];
+      expect(calls).toBe(3 * accumulate);
       expect(inTurn.losses[1]).toEqual(failing === undefined ? expect.any(Number) : 'DEVICE_ERROR');
       expect(atOnce.losses).toEqual(inTurn.losses);
       expect(sameWeights(atOnce.state, inTurn.state)).toEqual([]);
