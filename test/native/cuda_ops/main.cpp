@@ -193,6 +193,9 @@ void deferred_sums() {
       t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, dw, nullptr);
     }
     t.ops.finish_sums(*t.device);
+    const ConvShape& s = all[1].first;  // and one that waits for nothing
+    const void *x = t.input(size_t(s.rows()) * s.c), *dy = t.input(size_t(s.rows()) * s.k);
+    t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, t.sum32(size_t(s.k) * s.c), nullptr);
   });
 }
 
@@ -247,6 +250,11 @@ void norms() {
           b.accumulate_dx = residual;
           b.dx = residual ? t.sum(count) : t.output(count);
           b.d_residual = residual ? t.output(count) : nullptr;
+          t.ops.norm_act_backward(*t.device, shape, t.type, b);
+          if (!residual) return;
+          b.dx = t.output(count);
+          b.d_residual = t.sum(count);
+          std::swap(b.accumulate_dx, b.accumulate_residual);
           t.ops.norm_act_backward(*t.device, shape, t.type, b);
         });
       }
