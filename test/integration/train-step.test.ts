@@ -246,7 +246,7 @@ describe('Distiller', () => {
       const [before, first] = [await distiller.state(), await distiller.state()];
       await take(1);
       const now = await distiller.state();
-      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
+      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
       for (const unfit of unfits) {
         expect(() => distiller.restore({ ...first, ...unfit })).toThrow(LgdError);
         expect(differing(await distiller.state(), now), Object.keys(unfit).join()).toEqual([]);
