@@ -240,6 +240,15 @@ describe('Distiller', () => {
       distiller.dispose();
     });
 
+    it('teaches its online probe the labels of the last batch, whose embeddings are at hand', async () => {
+      const { distiller, batches } = await make(2);
+      const two = batches().map((batch, place) => ({ ...batch, dataset: { ...batch.dataset, labels: labels.slice().fill(place) } }));
+      await distiller.queueStep(two, { step: 0, learningRate: 0.1 });
+      const { bias } = (await distiller.state()).online!;
+      expect(bias[1]).toBeGreaterThan(bias[0]!);
+      distiller.dispose();
+    });
+
     it('has not moved where a state does not fit', async () => {
       const { distiller, take } = await make();
       await take(0);
