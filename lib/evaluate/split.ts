@@ -28,7 +28,7 @@ export interface HoldOut {
 export function holdOut(labels: Int32Array, classes: number, share: number, seed: number): HoldOut {
   const [fit, heldOut]: [number[], number[]] = [[], []];
   for (const images of shuffledClasses(labels, classes, seed)) {
-    const count = images.length < 2 ? 0 : Math.min(images.length - 1, Math.max(1, Math.round(share * images.length)));
+    const count = Math.min(images.length - 1, Math.max(1, Math.round(share * images.length)));
     images.forEach((image, place) => (place < count ? heldOut : fit).push(image));
   }
   return { fit: Int32Array.from(fit).sort(), heldOut: Int32Array.from(heldOut).sort() };

@@ -109,7 +109,7 @@ function checkValues(option: string, values: Float32Array | undefined, dimension
     const [begin, end] = [row * dimension, (row + 1) * dimension];
     const sum = sumOfMagnitudes(values, begin, end);
     if (!(sum < Infinity)) {
-      const at = values.findIndex((value, index) => index >= begin && !Number.isFinite(value));
+      const at = values.findIndex((value) => !Number.isFinite(value)); // rows before are finite
       throw new LgdError('NON_FINITE', `row ${row} has a value that is not finite.`, { option, found: `${String(values[at])} in column ${at - begin}` });
     }
     if (needsDirection && sum === 0) throw new LgdError('ZERO_EMBEDDING', `row ${row} is zero; it has no direction.`, { option });

@@ -133,7 +133,7 @@ function crossEntropy(studentScores: Float64Array, teacherScores: Float64Array, 
   for (let k = 0; k < slope.length; k++) {
     const p = Math.exp(logP[k]!);
     cross -= p * logQ[k]!;
-    if (p > 0) entropy -= p * logP[k]!;
+    entropy -= p * logP[k]!;
     slope[k] = (Math.exp(logQ[k]!) - p) / studentTemperature;
   }
   return { crossEntropy: cross, entropy, slope };

@@ -50,6 +50,23 @@ describe.each(devices)('on $name', ({ device, emulated }) => {
     }
   });
 
+  test('neighbours that are equally near come in their order, and count beside those that are far, however cold', async () => {
+    const nearest = async (count: number, rows: number[], labels: number[], queries = [1, 0]) => {
+      const search = new NearestNeighbours(device, Float32Array.from(queries), 2, { neighbours: count, temperature: 1e-4 });
+      for (const [i, label] of labels.entries()) await search.add(Float32Array.from(rows.slice(2 * i, 2 * i + 2)), Int32Array.of(label));
+      const answers = makeAnswers(queries.length / 2);
+      await search.vote(answers, 3);
+      return [...answers.predicted];
+    };
+    expect(await nearest(1, [1, 0, 1, 0], [2, 1])).toEqual([2]);
+    expect(await nearest(2, [-1, 0, -0.6, 0.8], [2, 1])).toEqual([1]);
+    expect(await nearest(3, [-1, 0], [2])).toEqual([2]); // fewer than are asked for
+    for (const change of [{ neighbours: 0 }, { temperature: 0 }]) expect(() => new NearestNeighbours(device, x, dimension, { neighbours: 1, temperature: 1, ...change })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: Object.keys(change)[0] }));
+    if (emulated) return;
+    const queries = Array.from({ length: 2 * 4100 }, (_, i) => (i % 2 === 1 ? 0 : i % 3 === 0 ? 1 : -1)); // more than are looked for at once
+    expect(await nearest(1, [1, 0, -1, 0], [1, 2], queries)).toEqual(Array.from({ length: 4100 }, (_, i) => (queries[2 * i] === 1 ? 1 : 2)));
+  });
+
   test('a separable case is solved by hand: two points, one on each side', async () => {
     // With x = -1, 1 and labels 0, 1 the minimum has w_1 = -w_0 = a, no bias, and p = sigmoid(2 a) with C (1 - p) 2 = a.
     using train = await FeatureSet.make(device, Float32Array.of(-1, 1), Int32Array.of(0, 1), { mean: new Float32Array(1), deviation: Float32Array.of(1) });
@@ -141,7 +158,11 @@ describe('parts of a training set', () => {
     expect([0, 1, 2].map((label) => share.filter((i) => labels[i] === label).length)).toEqual([5, 5, 1]);
     expect([...balancedShare(labels, 3, 0.1, 7)]).toEqual([...share]);
     expect([...balancedShare(labels, 3, 0.1, 8)]).not.toEqual([...share]);
+    expect(share.toSorted()).toEqual(share);
+    const [even, odd] = [0, 1].map((label) => [...share].filter((i) => labels[i] === label).map((i) => Math.floor(i / 2)));
+    expect(even).not.toEqual(odd);
     const more = new Set(balancedShare(labels, 3, 0.5, 7));
+    expect(more.size).toBe(25 + 25 + 2);
     expect([...share].every((image) => more.has(image))).toBe(true);
     expect(balancedShare(labels, 3, 1, 7)).toHaveLength(103);
   });
@@ -150,6 +171,7 @@ describe('parts of a training set', () => {
     const { fit, heldOut } = holdOut(labels, 3, 0.1, 7);
     expect([...fit, ...heldOut].sort((a, b) => a - b)).toEqual([...labels.keys()]);
     expect([0, 1, 2].map((label) => heldOut.filter((i) => labels[i] === label).length)).toEqual([5, 5, 1]);
+    expect([0, 1, 2].map((label) => holdOut(labels, 3, 1, 7).fit.filter((i) => labels[i] === label).length)).toEqual([1, 1, 1]);
     expect(holdOut(Int32Array.of(0, 1), 2, 0.5, 1)).toEqual({ fit: Int32Array.of(0, 1), heldOut: new Int32Array(0) });
   });
 });
@@ -165,6 +187,13 @@ describe('answers', () => {
     expect(accuracyByClass(answers, ['a', 'b', 'c']).map(({ name, images, correct1, mistakenFor }) => [name, images, correct1, mistakenFor?.name, mistakenFor?.images])).toEqual([
       ['a', 1, 1, undefined, undefined], ['b', 2, 0, 'a', 2], ['c', 1, 0, 'b', 1],
     ]);
+  });
+
+  test('are among the best five up to the fifth, and the lower class of two that one was taken for as often', () => {
+    const names = [...'abcdefg'];
+    const answers = { targets: new Int32Array(6), predicted: Int32Array.of(1, 3, 3, 2, 2, 0), ranks: Int32Array.of(5, 4, 1, 2, 3, 0) };
+    expect(accuracyOf(answers, 7)).toMatchObject({ topK: 5, correct1: 1, correct5: 5 });
+    expect(accuracyByClass(answers, names)[0]).toMatchObject({ correct1: 1, correct5: 5, mistakenFor: { name: 'c', images: 2 } });
   });
 
   test('a scale is mean and deviation, and 1 where nothing changes', async () => {

@@ -81,6 +81,10 @@ describe.each([
     const dOutput = addon.makeTensor(device.handle, [B, 256]);
     const recipe = { ...config.augment, train: true, mean: teacher.mean, std: teacher.std };
     const plan = new BatchPlan(dataset, { batchSize: B, seed: config.seed });
+    const keys: Parameters<CompiledEncoder['forwardTensor']>[1][] = []; // of dropout, which this student has not
+    const { encoder: own } = distiller;
+    const forward = own.forwardTensor.bind(own);
+    own.forwardTensor = (input, options) => forward(input, keys[keys.push(options) - 1]);
 
     for (let step = 0; step < 3; step++) {
       // Every step starts from the distiller's own state: with batches of four, roundings grow from step to step until nothing can be compared.
@@ -119,6 +123,7 @@ describe.each([
       expect(metrics.categoriesSeen).toBe(moved.seen.reduce((a, b) => a + b, 0));
       expect(norm(moved.visual.map((value, i) => value - after.semantic.visual![i]!)) / norm(moved.visual)).toBeLessThan(1e-5);
     }
+    expect(keys).toEqual(Array.from({ length: 3 * accumulate }, (_unused, step) => ({ training: true, seed: 11, step })));
     for (const tensor of [images, dOutput]) addon.release(tensor);
   });
 });
@@ -145,10 +150,12 @@ describe('Distiller', () => {
   describe('with a teacher outside the device', () => {
     const sameWeights = (a: DistillerState, b: DistillerState) => Object.entries(a.weights).filter(([name, { data }]) => !sameBits(data, b.weights[name]!.data)).map(([name]) => name);
 
+    let calls = 0; // of the latest teacher
+
     /** Sums pixels, the later calls in less time; the call of number `failing` is refused. */
     function slowTeacher(failing?: number): AnyTeacher {
       const { embeddingSize, mean, std } = teacher;
-      let calls = 0;
+      calls = 0;
       const embed = async (pixels: Float32Array, batch: number) => {
         const call = calls++;
         await new Promise((done) => setTimeout(done, Math.max(0, 60 - 10 * call)));
@@ -168,8 +175,10 @@ describe('Distiller', () => {
       const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
       const queued = [];
       for (const step of [0, 1, 2]) {
-        queued.push(distiller.queueStep(Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset })), { step, learningRate: 0.1 }));
-        if (isAwaited) await Promise.allSettled(queued);
+        const [batches, options] = [Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset })), { step, learningRate: 0.1 }];
+        queued.push(distiller.queueStep(batches, options));
+        if (!isAwaited) [batches.length, options.learningRate] = [0, 100]; // they are the caller's again
+        if (isAwaited || step === 1) await Promise.allSettled(isAwaited ? queued : queued.slice(0, 1)); // the third is asked for while the second is under way
       }
       const tickets = await Promise.allSettled(queued);
       const losses = await Promise.all(tickets.map(async (ticket) => (ticket.status === 'fulfilled' ? (await distiller.readMetrics(ticket.value)).loss : (ticket.reason as LgdError).code)));
@@ -178,6 +187,7 @@ describe('Distiller', () => {
 
     it.each([['one batch', undefined, 1], ['two batches', undefined, 2], ['one of them failing', 1, 1]] as const)('queues steps that are not awaited one after the other: %s', async (_, failing, accumulate) => {
       const [inTurn, atOnce] = [await distil(failing, accumulate, true), await distil(failing, accumulate, false)];
+      expect(calls).toBe(3 * accumulate);
       expect(inTurn.losses[1]).toEqual(failing === undefined ? expect.any(Number) : 'DEVICE_ERROR');
       expect(atOnce.losses).toEqual(inTurn.losses);
       expect(sameWeights(atOnce.state, inTurn.state)).toEqual([]);
@@ -230,13 +240,22 @@ describe('Distiller', () => {
       distiller.dispose();
     });
 
+    it('teaches its online probe the labels of the last batch, whose embeddings are at hand', async () => {
+      const { distiller, batches } = await make(2);
+      const two = batches().map((batch, place) => ({ ...batch, dataset: { ...batch.dataset, labels: labels.slice().fill(place) } }));
+      await distiller.queueStep(two, { step: 0, learningRate: 0.1 });
+      const { bias } = (await distiller.state()).online!;
+      expect(bias[1]).toBeGreaterThan(bias[0]!);
+      distiller.dispose();
+    });
+
     it('has not moved where a state does not fit', async () => {
       const { distiller, take } = await make();
       await take(0);
       const [before, first] = [await distiller.state(), await distiller.state()];
       await take(1);
       const now = await distiller.state();
-      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
+      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
       for (const unfit of unfits) {
         expect(() => distiller.restore({ ...first, ...unfit })).toThrow(LgdError);
         expect(differing(await distiller.state(), now), Object.keys(unfit).join()).toEqual([]);

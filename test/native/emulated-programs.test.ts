@@ -53,6 +53,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 
   it.each([
     ['cuda_ops', ['small', shareOf(9)], {}],
+    ...['add', 'drop', 'unpack'].map((part) => ['cuda_ops', ['small', part], { LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }] as const), // blocks go around more than once
     ['cuda_ops', ['deferred'], {}],
     ['cuda_augment', [], {}],
     ['cuda_semantic', [], {}],

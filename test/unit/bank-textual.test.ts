@@ -97,6 +97,14 @@ test('finds rows by name', () => {
   expect(bank.indexOf('Cat')).toBe(-1);
 });
 
+test('finds the pairs of names that are alike, from 0.9 on unless told', async () => {
+  const rows = Float32Array.of(1, 0, 0.95, Math.sqrt(1 - 0.95 ** 2), 0.95, -Math.sqrt(1 - 0.95 ** 2), -0.95, 0); // the second and the third: 0.805
+  const given = TextualSemanticsBank.fromEmbeddings(['a', 'b', 'c', 'd'], rows, { encoderId: 'mine' });
+  const near = [{ a: 'a', b: 'b', similarity: expect.closeTo(0.95, 5) as number }, { a: 'a', b: 'c', similarity: expect.closeTo(0.95, 5) as number }];
+  expect(await given.nearestNames()).toEqual(near);
+  expect(await given.nearestNames({ similarity: 0.8 })).toEqual([...near, { a: 'b', b: 'c', similarity: expect.closeTo(0.805, 5) as number }]);
+});
+
 test('saves and loads to the bit', async () => {
   const file = join(folder, 'bank.safetensors');
   await bank.save(file);
@@ -123,6 +131,7 @@ test('refuses empty names, no names, and embeddings that are zero or not finite'
   const build = (names: string[], embed: () => number[]) => TextualSemanticsBank.build(names, { encoder: fixedEncoder(2, embed), templates: 'none' });
   await expect(build(['cat', ' '], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
   await expect(build([], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES' });
+  await expect(build(['cat', 3 as unknown as string], () => [1, 1])).rejects.toMatchObject({ code: 'BAD_NAMES', found: 3 });
   await expect(build(['cat'], () => [0, 0])).rejects.toMatchObject({ code: 'ZERO_EMBEDDING', message: expect.stringContaining('"cat"') as string });
   await expect(build(['cat'], () => [NaN, 0])).rejects.toMatchObject({ code: 'NON_FINITE' });
   await expect(TextualSemanticsBank.build(['cat'], { encoder, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
@@ -136,6 +145,7 @@ test('a bank of given rows is a normalised copy', async () => {
   expect(given.encoderId).toBe('mine');
   const of = (names: string[], values: number[]) => () => TextualSemanticsBank.fromEmbeddings(names, Float32Array.from(values), { encoderId: 'mine' });
   expect(of(['a', 'b'], [1, 2, 3])).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }) as Error);
+  expect(of(['a', 'b'], [])).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }) as Error);
   expect(of(['a', 'b'], [1, 2, 0, 0])).toThrow(expect.objectContaining({ code: 'ZERO_EMBEDDING' }) as Error);
   expect(of(['a', 'b'], [1, 2, Infinity, 0])).toThrow(expect.objectContaining({ code: 'NON_FINITE' }) as Error);
   expect(of(['a', 'a'], [1, 2, 1, 0])).toThrow(expect.objectContaining({ code: 'BAD_NAMES' }) as Error);
@@ -145,20 +155,21 @@ test('a bank of given rows is a normalised copy', async () => {
 });
 
 interface Content { tensor: TensorRecord; metadata: Record<string, string> }
-const spoiled: [string, (content: Content) => void][] = [
-  ['another value', ({ tensor }) => { tensor.data[5] = tensor.data[5] as number + 1e-6; }],
-  ['a value that is not finite', ({ tensor }) => { tensor.data[5] = NaN; }],
-  ['a row that is not of unit length', ({ tensor }) => { for (let d = 0; d < 256; d++) tensor.data[d] = 2 * (tensor.data[d] as number); }],
-  ['another name', ({ metadata }) => { metadata['names'] = metadata['names']!.replace('cat', 'cow'); }],
-  ['fewer names than rows', ({ metadata }) => { metadata['names'] = '["cat"]'; }],
-  ['names that are not JSON', ({ metadata }) => { metadata['names'] = 'cat'; }],
-  ['no encoder', ({ metadata }) => { delete metadata['encoder']; }],
-  ['no hash', ({ metadata }) => { delete metadata['hash']; }],
-  ['another shape', ({ tensor }) => { tensor.shape = [20, 128]; }],
-  ['another format', ({ metadata }) => { metadata['format'] = 'something'; }],
+const spoiled: [string, (content: Content) => void, RegExp][] = [
+  ['another value', ({ tensor }) => { tensor.data[5] = tensor.data[5] as number + 1e-6; }, /does not match its hash/u],
+  ['a value that is not finite', ({ tensor }) => { tensor.data[5] = NaN; }, /row 0 .* has length NaN/u],
+  ['a row that is not of unit length', ({ tensor }) => { for (let d = 256; d < 512; d++) tensor.data[d] = 1.002 * (tensor.data[d] as number); }, /row 1 .* has length 1\.00[12]/u],
+  ['another name', ({ metadata }) => { metadata['names'] = metadata['names']!.replace('cat', 'cow'); }, /does not match its hash/u],
+  ['fewer names than rows', ({ metadata }) => { metadata['names'] = '["cat"]'; }, /its tensor is \[10,256\] for 1 names/u],
+  ['names that are not JSON', ({ metadata }) => { metadata['names'] = 'cat'; }, /names, templates or encoder are missing/u],
+  ['no encoder', ({ metadata }) => { delete metadata['encoder']; }, /names, templates or encoder are missing/u],
+  ['no hash', ({ metadata }) => { delete metadata['hash']; }, /does not match its hash/u],
+  ['another shape', ({ tensor }) => { tensor.shape = [20, 128]; }, /its tensor is \[20,128\]/u],
+  ['three axes', ({ tensor }) => { tensor.shape = [10, 256, 1]; }, /its tensor is \[10,256,1\]/u],
+  ['another format', ({ metadata }) => { metadata['format'] = 'something'; }, /it holds something else/u],
 ];
 
-test.each(spoiled)('refuses a file with %s', async (_, spoil) => {
+test.each(spoiled)('refuses a file with %s', async (_, spoil, why) => {
   const content = {
     tensor: { shape: [10, 256], data: bank.data.slice() } as TensorRecord,
     metadata: { format: 'lgdistill-textual-bank', names: JSON.stringify(bank.names), templates: '[]', encoder: 'tiny-clip', hash: bank.hash },
@@ -169,7 +180,7 @@ test.each(spoiled)('refuses a file with %s', async (_, spoil) => {
   expect((await TextualSemanticsBank.load(file)).hash).toBe(bank.hash);
   spoil(content);
   await write();
-  await expect(TextualSemanticsBank.load(file)).rejects.toMatchObject({ code: 'BAD_BANK' });
+  await expect(TextualSemanticsBank.load(file)).rejects.toMatchObject({ code: 'BAD_BANK', message: expect.stringMatching(why) as string });
 });
 
 test('refuses a file cut short, a file of something else, no file, and a place it cannot write to', async () => {

@@ -49,14 +49,19 @@ describe('ShuffledSampler', () => {
       const expected = whole.next();
       expect(resumed.next()).toEqual(expected);
     }
+    const other = new ShuffledSampler({ count: 23, batchSize: 5, seed: 1 });
+    other.position = { epoch: 5, step: 2 };
+    whole.position = { epoch: 5, step: 2 }; // not the epoch after the one that it is in
+    expect(whole.next()).toEqual(other.next());
   });
 
   it('refuses batches that cannot be filled, and positions that do not exist', () => {
     expect(() => new ShuffledSampler({ count: 4, batchSize: 5, seed: 1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'train.batchSize' }));
     expect(() => new ShuffledSampler({ count: 0, batchSize: 1, seed: 1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }));
-    expect(() => new ShuffledSampler({ count: 4, batchSize: 2, seed: -1 })).toThrow(expect.objectContaining({ option: 'seed' }));
+    for (const seed of [-1, 2 ** 53]) expect(() => new ShuffledSampler({ count: 4, batchSize: 2, seed })).toThrow(expect.objectContaining({ option: 'seed' }));
+    expect(new ShuffledSampler({ count: 4, batchSize: 4, seed: 1 }).stepsPerEpoch).toBe(1);
     const sampler = new ShuffledSampler({ count: 4, batchSize: 2, seed: 1 });
-    expect(() => { sampler.position = { epoch: 0, step: 2 }; }).toThrow(expect.objectContaining({ option: 'position.step' }));
+    for (const step of [2, -1, 0.5]) expect(() => { sampler.position = { epoch: 0, step }; }).toThrow(expect.objectContaining({ option: 'position.step' }));
   });
 });
 
@@ -66,6 +71,7 @@ describe('sequentialBatches', () => {
       { indices: Int32Array.of(0, 1), valid: 2 }, { indices: Int32Array.of(2, 3), valid: 2 }, { indices: Int32Array.of(4, 4), valid: 1 },
     ]);
     expect([...sequentialBatches(0, 2)]).toEqual([]);
+    expect(() => sequentialBatches(5, 0).next()).toThrow(expect.objectContaining({ option: 'batchSize' }));
   });
 });
 

@@ -37,7 +37,7 @@ describe('matchClasses', () => {
   });
 
   it('refuses what would be ambiguous', () => {
-    expect(mismatch(['cat'], ['cat', 'Cat'])).toContain('spelled alike (1): "Cat"');
+    expect(mismatch(['cat'], ['cat', 'Cat'])).toContain('do not match; names spelled alike (1): "Cat".');
     expect(mismatch(['cat', 'kitty'], ['cat'], { kitty: 'cat' })).toContain('"cat and kitty"');
     expect(mismatch(['cat'], ['cat'], { dog: 'cat' })).toContain('mapping that are not there (1): "dog"');
     expect(mismatch(['cat', 'toString'], ['cat', 'x'])).toContain('"toString"');
@@ -57,8 +57,8 @@ describe('class folders without images', () => {
     expect(message).toContain('class folders that are there and hold no image (1): "cat"');
     expect(message).toContain(`evaluate.names, as '["airplane","ship"]'`);
     expect(message).not.toMatch(/without a class folder|class folder itself/u);
-    expect(mismatch(['ship'], ['ship', 'cat', 'dog'], { n01: 'cat' }, ['n01'])).toMatch(/hold no image \(1\): "n01"; names without a class folder \(1\): "dog"/u);
-    expect(Array.from(matchClasses(['ship'], ['ship'], {}, ['cat']))).toEqual([0]); // no name asks for it
+    expect(mismatch(['ship'], ['ship', 'cat', 'dog'], { n01: 'cat' }, ['n01'])).toMatch(/hold no image \(1\): "n01"; names without a class folder \(1\): "dog"\./u);
+    expect(Array.from(matchClasses(['ship'], ['ship'], {}, ['cat', 'Ship']))).toEqual([0]); // no name asks for them
   });
 
   it('are found right below the folder, links among them', async () => {
@@ -126,6 +126,8 @@ describe('knownMapping', () => {
   it('is empty for a part of them, for other synsets and for names', async () => {
     const folders = synsets();
     expect(await knownMapping(folders.slice(0, 999))).toEqual({});
+    expect(await knownMapping([...folders, 'n99999999'])).toEqual({});
+    expect(await knownMapping(folders.map((id, i) => (i === 500 ? `${id} and more` : id)))).toEqual({});
     expect(await knownMapping(['n01440763', ...folders.slice(0, 999)])).toEqual({});
     expect(await knownMapping(Array.from({ length: 1000 }, (_, i) => `class ${i}`))).toEqual({});
   });
@@ -161,7 +163,13 @@ describe('scores', () => {
     expect(b).toBeCloseTo(high, 6);
   });
 
+  it('is anything without images, and never outside 0 to 1', () => {
+    expect(wilsonInterval(0, 0)).toEqual([0, 1]);
+    for (let n = 1; n < 100; n++) expect([wilsonInterval(0, n)[0], 1 - wilsonInterval(n, n)[1]].every((outside) => outside >= 0), String(n)).toBe(true);
+  });
+
   it('gives shares', () => {
-    expect(makeScore({ correct1: 3, correct5: 4, images: 4, classes: 3, topK: 3 })).toMatchObject({ top1: 0.75, top5: 1, topK: 3 });
+    const expected = { top1: 0.75, top5: 1, topK: 3, interval1: wilsonInterval(3, 4), interval5: wilsonInterval(4, 4) };
+    expect(makeScore({ correct1: 3, correct5: 4, images: 4, classes: 3, topK: 3 })).toMatchObject(expected);
   });
 });

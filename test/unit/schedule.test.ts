@@ -50,6 +50,8 @@ describe('makeSchedule', () => {
     const without = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 1, epochs: 2, warmupEpochs: 0 });
     expect([without.learningRate(0), without.learningRate(1)]).toEqual([without.peak, without.peak / 2]);
     const only = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 2, epochs: 2, warmupEpochs: 2 });
-    expect([0, 1, 2, 3].map((step) => only.learningRate(step) / only.peak)).toEqual([0.25, 0.5, 0.75, 1]);
+    expect([0, 1, 2, 3, 4].map((step) => only.learningRate(step) / only.peak)).toEqual([0.25, 0.5, 0.75, 1, 0]);
+    const longer = makeSchedule({ ...published, accumulate: 1, batchesPerEpoch: 2, epochs: 2, warmupEpochs: 3 });
+    expect([longer.warmupSteps, longer.learningRate(3)]).toEqual([4, longer.peak]);
   });
 });

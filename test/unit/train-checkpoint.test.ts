@@ -74,6 +74,8 @@ describe('CheckpointStore', () => {
     expect(second).not.toBe(first);
     expect((await store.read('last')).progress).toBe('after the evaluation');
     expect((await store.read('previous')).progress).toEqual({ note: 'kept', value: 0.1 + 0.2 });
+    for (const copy of [10, 9]) await cp(first, `${first}.${copy}`, { recursive: true });
+    expect(await store.list()).toEqual([first, second, `${first}.9`, `${first}.10`]);
   });
 
   it('forgets the later course once a run went on from an earlier checkpoint', async () => {
@@ -137,8 +139,9 @@ describe('a damaged checkpoint', () => {
     ['a flipped bit of the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="sha256": ")./u, (digit) => (digit === '0' ? '1' : '0')))],
     ['a flipped bit of a size in the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="bytes": )./u, (digit) => (digit === '1' ? '3' : '1')))],
     ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
+    ['the manifest of something else', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace('lgdistill-checkpoint', 'another'))],
     ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
-    ['a manifest of something else', 'manifest.json', async (path) => writeFile(path, '{"format": "other", "files": {}}')],
+    ['a manifest that lists no file', 'manifest.json', async (path) => writeFile(path, '{"format": "lgdistill-checkpoint", "files": {}}')],
   ];
   it.each(damages)('is refused by the name of its file: %s', async (_, file, damage) => {
     await store.write(content(1), plain);

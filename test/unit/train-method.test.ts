@@ -13,4 +13,8 @@ it('gives each method the anchors of its description', () => {
   expect(anchorsOf('lgd', loss)).toEqual({ useTextual: true, useVisual: true, alpha: 0.25, queueSize: 0 });
   expect(anchorsOf('combined', loss)).toEqual({ useTextual: true, useVisual: true, alpha: 0.25, queueSize: 7 });
   expect(anchorsOf('seed', loss)).toEqual({ useTextual: false, useVisual: false, alpha: 1, queueSize: 7 });
+  expect(anchorsOf('hybrid', loss)).toEqual({ useTextual: false, useVisual: true, alpha: 1, queueSize: 7 });
+  expect(anchorsOf('visual', loss)).toEqual({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 });
+  expect(anchorsOf('text', loss)).toEqual({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 });
+  expect(anchorsOf('feature', loss)).toEqual({ useTextual: false, useVisual: false, feature: true, queueSize: 0 });
 });

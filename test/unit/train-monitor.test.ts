@@ -13,6 +13,18 @@ describe('LossMonitor', () => {
     expect(monitor.check(Infinity)).toBeDefined();
   });
 
+  it('takes the latest hundred and one losses for its median, and the first twenty for none', () => {
+    const monitor = new LossMonitor(10);
+    expect(monitor.median).toBeNaN();
+    for (let i = 0; i < 19; i++) monitor.check(1);
+    expect(monitor.check(11)).toBeUndefined();
+    expect(monitor.check(11)).toContain('median of 1');
+    for (let i = 0; i < 51; i++) monitor.check(5);
+    expect(monitor.median).toBe(5);
+    for (let i = 0; i < 50; i++) monitor.check(2);
+    expect(monitor.state().recent).toEqual([...Array<number>(51).fill(5), ...Array<number>(50).fill(2)]);
+  });
+
   it('takes none for an outlier with factor 0', () => {
     const monitor = new LossMonitor(0);
     for (let i = 0; i < 50; i++) monitor.check(1);
@@ -37,5 +49,13 @@ describe('LossMonitor', () => {
     const constant = new LossMonitor(10);
     for (let i = 0; i < 5; i++) constant.check(4);
     expect(constant.smoothed).toBeCloseTo(4, 12);
+    const state = constant.state();
+    const other = new LossMonitor(10);
+    other.restore(state);
+    for (const one of [constant, other]) one.check(4);
+    expect(state.recent).toHaveLength(5);
+    constant.restart(); // a queue is full
+    constant.check(7);
+    expect(constant.smoothed).toBe(7);
   });
 });

@@ -22,7 +22,7 @@ NormGradient norm_of(Run& t, int channels, float mean, float deviation) {
   NormGradient norm;
   norm.gamma = t.input32(channels, 0.3f, 1);
   norm.mean = t.input32(channels, 0.1f * deviation, mean);
-  norm.rstd = t.f32(std::vector<float>(channels, 1 / deviation));
+  norm.rstd = t.input32(channels, 0.2f / deviation, 1 / deviation);
   norm.d_gamma = t.sum32(channels);
   norm.d_beta = t.sum32(channels);
   norm.a = t.output32(channels);

@@ -193,6 +193,9 @@ void deferred_sums() {
       t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, dw, nullptr);
     }
     t.ops.finish_sums(*t.device);
+    const ConvShape& s = all[1].first;  // and one that waits for nothing
+    const void *x = t.input(size_t(s.rows()) * s.c), *dy = t.input(size_t(s.rows()) * s.k);
+    t.ops.conv_backward_weight(*t.device, s, t.type, x, dy, t.sum32(size_t(s.k) * s.c), nullptr);
   });
 }
 
@@ -247,6 +250,11 @@ void norms() {
           b.accumulate_dx = residual;
           b.dx = residual ? t.sum(count) : t.output(count);
           b.d_residual = residual ? t.output(count) : nullptr;
+          t.ops.norm_act_backward(*t.device, shape, t.type, b);
+          if (!residual) return;
+          b.dx = t.output(count);
+          b.d_residual = t.sum(count);
+          std::swap(b.accumulate_dx, b.accumulate_residual);
           t.ops.norm_act_backward(*t.device, shape, t.type, b);
         });
       }
@@ -343,8 +351,9 @@ void pools_and_borders() {
     void* x = t.input(40 * 24);
     t.ops.unpack_output(*t.device, 40, 19, 24, t.type, x, t.output32(40 * 19));
     t.ops.pack_gradient(*t.device, 40, 19, 24, t.type, t.input32(40 * 19), t.output(40 * 24));
-    const float* g = t.input32(999);
-    t.ops.sgd(*t.device, 999, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(999), t.sum32(999), nullptr);
+    constexpr int count = 4999;  // more than one multiprocessor's blocks take at once
+    const float* g = t.input32(count);
+    t.ops.sgd(*t.device, count, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(count), t.sum32(count), nullptr);
   });
 }
 
