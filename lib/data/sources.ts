@@ -30,6 +30,11 @@ export const imageExtensions: ReadonlySet<string> = new Set([
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.tif', '.tiff', '.avif', '.svg',
 ]);
 
+/** Endings of pictures that nothing here decodes, lower case: who has them shall hear that they take no part. */
+const otherPictures: ReadonlySet<string> = new Set([
+  '.heic', '.heif', '.bmp', '.jxl', '.jp2', '.j2k', '.psd', '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2',
+]);
+
 /** How {@link openImageFolder} reads a folder. */
 export interface ImageFolderOptions {
   /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
@@ -63,7 +68,9 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
     if (isUnreadableName(ids[index]!, cause)) throw new LgdError('BAD_IMAGE', notUtf8, { mend: 'Rename it' });
     throw cause;
   });
-  return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
+  const undecoded = [...found.others].filter(([ending]) => otherPictures.has(ending)).map(([ending, number]) => `${number} ${ending}`);
+  const remarks = undecoded.length === 0 ? {} : { remarks: [`${root}: ${undecoded.join(', ')} left out: not among the kinds of images that are read; convert them if they are wanted`] };
+  return labels === 'folders' ? { root, ids, ...classesOf(root, ids), ...remarks, read } : { root, ids, ...remarks, read };
 }
 
 /**
