@@ -27,9 +27,9 @@ describe('openImageFolder', () => {
   });
 
   it('says that pictures of kinds that are not read take no part', async () => {
-    const { ids, remarks } = await openImageFolder(await folderOf('phone', ['a/1.HEIC', 'a/2.heic', 'a/3.jpg', 'b/4.bmp', 'b/notes.txt']));
+    const { ids, remarks } = await openImageFolder(await folderOf('phone', ['a/1.HEIC', 'a/2.heic', 'a/3.jpg', 'b/4.bmp', 'b/notes.txt', 'all.zip']));
     expect(ids).toEqual(['a/3.jpg']);
-    expect(remarks).toEqual([expect.stringMatching(/phone: 2 \.heic, 1 \.bmp left out: not among/u)]);
+    expect(remarks).toEqual([expect.stringMatching(/phone: 1 \.bmp, 2 \.heic, 1 \.zip left out: not among/u)]);
   });
 
   it('labels by first-level folder', async () => {
