@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { mendOfForbidden } from './errors.js';
 import { isBundled, version } from './version.js';
 
 const require = createRequire(import.meta.url);
@@ -12,7 +13,7 @@ export const prebuiltPackage = `@lgdistill/${process.platform}-${process.arch}`;
 const prebuiltSystems: readonly string[] = ['linux-x64'];
 
 /** Why an addon was not taken. */
-export type AddonFault = 'not there' | 'another system' | 'musl' | 'older glibc' | 'missing symbol' | 'another version' | 'broken';
+export type AddonFault = 'not there' | 'another system' | 'musl' | 'older glibc' | 'missing symbol' | 'another version' | 'forbidden' | 'broken';
 
 /** One place that was tried. */
 export interface AddonAttempt {
@@ -79,6 +80,7 @@ export function systemFacts(): SystemFacts {
 /** Why loading failed, from the error of `require` and what the system is. */
 export function explainLoadError(place: string, error: unknown, { glibc, platform, arch }: SystemFacts): AddonAttempt {
   const [message = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+  if ((error as NodeJS.ErrnoException | undefined)?.code === 'ERR_DLOPEN_DISABLED') return { place, fault: 'forbidden', detail: 'this process may load no native addon' };
   const wanted = /version `GLIBC_([\d.]+)' not found/u.exec(message)?.[1];
   if (wanted !== undefined) return { place, fault: 'older glibc', detail: `needs glibc ${wanted}, this system has ${glibc ?? 'another C library'}` };
   if (platform === 'linux' && glibc === undefined) return { place, fault: 'musl', detail: `built for glibc, this system has musl (${message})` };
@@ -102,13 +104,14 @@ export function explainAbsence({ name, path }: AddonPlace): AddonAttempt | undef
 
 /** `place: fault: detail`, or `place: not there`. */
 export function formatAttempt({ place, fault, detail }: AddonAttempt): string {
-  return fault === 'not there' || fault === 'broken' ? `${place}: ${detail}` : `${place}: ${fault}: ${detail}`;
+  return fault === 'not there' || fault === 'forbidden' || fault === 'broken' ? `${place}: ${detail}` : `${place}: ${fault}: ${detail}`;
 }
 
 /** The one thing to type, after all attempts failed. */
 export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, glibc, checkout }: SystemFacts): string {
   const faults = new Set(attempts.map(({ fault }) => fault));
   const sources = 'Build it in a checkout of the sources: npm ci (needs a C++20 compiler)';
+  if (faults.has('forbidden')) return mendOfForbidden;
   if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack';
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
   if (checkout) return 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)';

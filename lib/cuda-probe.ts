@@ -3,14 +3,14 @@
  * it is the child's. So are products by warpgroups and programmatic launches, where a device has them: one on which they fail, hang or disagree goes on without. What was
  * found is remembered, so that a machine pays once.
  */
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { LgdError } from './errors.js';
 import { uniqueMark } from './files/temporary-name.js';
-import type { BuildInfo, CudaStatus } from './native.js';
+import type { BuildInfo, CudaStatus, NativeAddon } from './native.js';
 
 export interface ProbeOptions {
   /** The addon's file. */
@@ -57,6 +57,7 @@ type Finding = Omit<ProbeResult, 'remembered'>;
 type Judge = (values: readonly (number | null)[]) => string;
 
 const timeout = 120_000;
+const statusTimeout = 60_000; // starting the driver of many GPUs that nothing keeps awake takes some ten seconds
 const failureLifetime = 3_600_000; // ms; a driver that was mended gets another chance
 
 // One loss and its gradient whose values are known in closed form: B = 1, D = 2, K = 2, all temperatures 1; student (0,1), teacher (1,0), texts (1,0) and (0,1).
@@ -65,6 +66,20 @@ const expected = [Math.log(1 + Math.E) - share, -Math.tanh(0.5), 0];
 const tolerance = 1e-3;
 // What a full or busy GPU gives to whoever comes; the last four are those of a service beside the driver that is full, or not ready yet.
 const transientErrors = /cudaError(?:MemoryAllocation|DevicesUnavailable|SystemNotReady|MpsServerNotReady|MpsMaxClientsReached|MpsMaxConnectionsReached)\b/u;
+// By the names of CUDA's errors, which end its messages.
+const mends: readonly (readonly [pattern: RegExp, mend: string])[] = [
+  [/\bcudaErrorNoDevice\b/u, 'Check that nvidia-smi lists a GPU (one in MIG mode needs an instance), that CUDA_VISIBLE_DEVICES does not hide it, and that a container was given it (docker run --gpus all)'],
+  [/\bcudaErrorSystemNotReady\b/u, 'Start what the GPUs wait for; where NVSwitch connects them: systemctl start nvidia-fabricmanager'],
+  [/\bcudaErrorSystemDriverMismatch\b/u, "Restart the machine: the driver's libraries were updated, its kernel module was not"],
+  [/\bcudaErrorCompatNotSupportedOnDevice\b/u, 'Take the folder of cuda-compat out of LD_LIBRARY_PATH: this card runs only with the libraries of its own driver'],
+  [/\bcudaErrorStubLibrary\b/u, "Take the folder of the toolkit's stubs out of LD_LIBRARY_PATH: its libcuda.so.1 is no driver"],
+  [/\bcudaError(?:NotPermitted|OperatingSystem|Unknown|InitializationError)\b|the NVIDIA driver names no devices/u, 'Check that this user may read and write /dev/nvidia* and that nvidia-smi works; then look for driver errors in dmesg (Xid), and restart the machine'],
+  [/\bcudaErrorDevicesUnavailable\b/u, 'Another process has the GPU to itself, or its compute mode lets nobody compute: see nvidia-smi, and nvidia-smi -q -d COMPUTE'],
+  [/\bcudaErrorMemoryAllocation\b|cannot allocate/u, 'End what fills the memory of the GPU; nvidia-smi lists it'],
+  [/\bcudaErrorECCUncorrectable\b/u, 'Restart the machine; if it comes back (nvidia-smi -q -d ECC), the memory of this GPU is broken'],
+  [/\bcudaError(?:NoKernelImageForDevice|InvalidPtx|UnsupportedPtxVersion|JitCompilerNotFound)\b/u, 'Build lgdistill for this card, in a checkout (npm ci on the machine that has it), or install a newer driver'],
+  [/ has compute capability /u, 'Take another GPU with --device cuda:N, or use the CPU'],
+];
 const signalsFromOutside: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL']); // a terminal, an operator, the kernel where memory runs out
 const mostTime = 0.98; // of what must be faster: less is within the noise
 const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
@@ -79,6 +94,11 @@ const answer = (value) => { writeSync(3, JSON.stringify(value)); process.exit(0)
   const device = addon.openDevice('cuda', Number(index), 1, ${features});
   ${values}
 })().catch((error) => answer({ error: String(error && error.message || error), code: error && error.code }));
+`;
+const statusChild = `
+const { writeSync } = require('node:fs');
+writeSync(3, JSON.stringify({ status: require(process.argv[1]).cudaStatus() }));
+process.exit(0);
 `;
 const lossChild = childOf(`const { loss, gradient } = await addon.bankLoss(device, {
     student: Float32Array.of(0, 1), teacher: Float32Array.of(1, 0), textual: Float32Array.of(1, 0, 0, 1),
@@ -116,6 +136,27 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   });
   asked.set(key, trying);
   return { ...(await trying), remembered: false };
+}
+
+/**
+ * What the driver says, which a process of its own asks first: with one that hangs or crashes, nobody here could even press Ctrl-C. Without a driver, or with
+ * $LGDISTILL_PROBE=off, nothing is started.
+ * @param path the addon's file
+ */
+export async function askCuda(addon: NativeAddon, path: string, timeoutMilliseconds = statusTimeout): Promise<CudaStatus> {
+  const driver = addon.cudaDriver();
+  if (driver === 0 || process.env['LGDISTILL_PROBE'] === 'off') return addon.cudaStatus();
+  const { text, end } = await runChild(statusChild, [path], timeoutMilliseconds);
+  try {
+    return (JSON.parse(text) as { status: CudaStatus }).status;
+  } catch {
+    return { available: false, reason: `asked in a process of its own, the NVIDIA driver names no devices: ${end.reason}`, driver, devices: [] };
+  }
+}
+
+/** What to do about what a driver or a trial says, or undefined. */
+export function mendForCuda(reason: string): string | undefined {
+  return mends.find(([pattern]) => pattern.test(reason))?.[1];
 }
 
 /** A failed trial in words, to follow "no CUDA device: ". */
@@ -187,24 +228,49 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
 }
 
 async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {
-  const { reason, transient } = await new Promise<{ reason: string; transient?: boolean }>((resolve) => {
-    const started = spawn(process.execPath, ['-e', child, addon, String(index)], {
-      stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-      env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
-    });
+  const { text, end } = await runChild(child, [addon, String(index)], timeoutMilliseconds);
+  const { reason, transient } = (end.whole ? judgeText(text, judge) : undefined) ?? end;
+  return { passed: reason === '', reason, ...(transient === true && { transient }) };
+}
+
+/** How a child ended, for where it gave no answer; `whole` if by itself, so that its answer counts. */
+interface ChildEnd {
+  reason: string;
+  transient?: boolean;
+  whole?: boolean;
+}
+
+/** Runs a child to its end, or until its time is over: one that hangs in the driver may not end even when it is killed. */
+async function runChild(child: string, parameters: readonly string[], timeoutMilliseconds: number): Promise<{ text: string; end: ChildEnd }> {
+  return new Promise((resolve) => {
     let text = '';
-    let late = false;
-    const timer = setTimeout(() => (late = true, started.kill('SIGKILL')), timeoutMilliseconds);
-    started.stdio[3]!.on('data', (part: Buffer) => (text += part.toString()));
-    started.on('error', (error) => resolve({ reason: `the trial process did not start: ${error.message}`, transient: true }));
-    started.on('close', (code, signal) => {
+    const finish = (end: ChildEnd): void => {
       clearTimeout(timer);
-      if (late) resolve({ reason: `it gave no answer within ${timeoutMilliseconds / 1000} s` });
-      else if (signal !== null && signalsFromOutside.has(signal)) resolve({ reason: `the trial process was ended by ${signal}`, transient: true });
-      else resolve(judgeText(text, judge) ?? { reason: signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}` });
+      resolve({ text, end });
+    };
+    const timer = setTimeout(() => {
+      started?.kill('SIGKILL');
+      started?.stdio[3]!.destroy();
+      started?.unref();
+      finish({ reason: `it gave no answer within ${timeoutMilliseconds / 1000} s` });
+    }, timeoutMilliseconds);
+    const failToStart = (error: Error): void => finish({ reason: `the trial process did not start: ${error.message}`, transient: true });
+    let started: ChildProcess | undefined;
+    try {
+      started = spawn(process.execPath, ['-e', child, ...parameters], {
+        stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+        env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
+      });
+    } catch (error) { // Node's permission model
+      return failToStart(error as Error);
+    }
+    started.stdio[3]!.on('data', (part: Buffer) => (text += part.toString()));
+    started.on('error', failToStart);
+    started.on('close', (code, signal) => {
+      if (signal !== null && signalsFromOutside.has(signal)) finish({ reason: `the trial process was ended by ${signal}`, transient: true });
+      else finish({ reason: signal === null ? `the trial process ended with ${code} and no answer` : `it crashed with ${signal}`, whole: true });
     });
   });
-  return { passed: reason === '', reason, ...(transient === true && { transient }) };
 }
 
 /** The reason '' for the right answer, what is wrong with another, undefined for none. */

@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { checkOptions, type OptionTable } from './arguments.js';
-import { describeFailure, probeCuda } from './cuda-probe.js';
+import { askCuda, describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
@@ -98,7 +98,7 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   }
   const addon = loadAddon();
   if (name === 'cpu') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), 'asked for');
-  const status = addon.cudaStatus();
+  const status = await askCuda(addon, addonPath());
   const index = Number(match[2] ?? 0);
   const { trouble, features } = status.available ? await probe(status, index) : { trouble: status.reason };
   if (trouble === undefined) return new Device('cuda', addon, addon.openDevice('cuda', index, threads, features), name === 'auto' ? 'a CUDA device is there' : 'asked for');

@@ -153,9 +153,14 @@ export function systemErrorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
-/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run. */
+/** What to do where this process may load no native addon. */
+export const mendOfForbidden = 'Run Node without --no-addons; where it has --permission, also with --allow-addons';
+
+/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run, or Node no addon. */
 export function mendOfMissing(cause: unknown, install: string): string {
-  return systemErrorCode(cause) === 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
+  const code = systemErrorCode(cause);
+  if (code === 'ERR_DLOPEN_DISABLED') return mendOfForbidden;
+  return code === 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
 }
 
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */
@@ -171,6 +176,7 @@ export function writeError(path: string, cause: unknown): LgdError {
     EROFS: ['the file system is read-only', permitted],
     EACCES: ['permission is denied', permitted],
     EPERM: ['permission is denied', permitted],
+    ERR_ACCESS_DENIED: ["Node's permission model does not allow it", 'Run Node with --allow-fs-write for that folder'],
     ENOENT: ['a folder on the way does not exist', `Make the folder ${dirname(path)}, or choose another path`],
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],

@@ -46,7 +46,7 @@ const stallTimeout = 30_000; // ms a download may go without a byte
  */
 export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
   if ((await stat(idOrDir).catch(() => undefined))?.isFile()) {
-    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfPickle([idOrDir]) ?? `Give the folder that it is in: ${dirname(idOrDir)}` });
+    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfPickle([idOrDir]) ?? mendOfEmbeddings(idOrDir) ?? `Give the folder that it is in: ${dirname(idOrDir)}` });
   }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
   if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
@@ -89,6 +89,11 @@ async function resolveFolder(path: string, wanted: WantedFiles): Promise<Resolve
 
 function mendOf(missing: readonly string[], available: readonly string[]): string | undefined {
   return missing.some((file) => file.includes('.safetensors')) ? mendOfPickle(available) : undefined;
+}
+
+/** Who has embeddings tends to have them so. */
+function mendOfEmbeddings(file: string): string | undefined {
+  return /\.(?:npy|npz|csv|tsv|parquet|h5)$/iu.test(file) ? 'If it has the embeddings of a teacher, write them as safetensors, with the ids of the images (docs/formats.md, Embeddings)' : undefined;
 }
 
 /** Weights may be there as PyTorch's pickle alone, which runs what it holds when it is read. */

@@ -13,6 +13,8 @@ export type * from './native-types.js';
 /** The native addon, for code that works with tensors on the device itself. Contracts stand in native/engine.h of the repository. */
 export interface NativeAddon {
   buildInfo(): BuildInfo;
+  /** CUDA version of the driver, 0 without one. It asks no device. */
+  cudaDriver(): number;
   cudaStatus(): CudaStatus;
   release(object: Handle<string>): void;
 
@@ -141,7 +143,7 @@ export interface NativeAddon {
 
 /** Names of the addon's functions, for the test that compares them with the addon. */
 export const nativeFunctions = [
-  'buildInfo', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'programmaticLaunchTime', 'synchronize',
+  'buildInfo', 'cudaDriver', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'programmaticLaunchTime', 'synchronize',
   'makeStep', 'beginStep', 'endStep', 'checkStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
   'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',

@@ -6,7 +6,7 @@ import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
 import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { checkOptions } from './arguments.js';
-import { probeCuda, type ProbeResult } from './cuda-probe.js';
+import { askCuda, mendForCuda, probeCuda, type ProbeResult } from './cuda-probe.js';
 import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
 import type { LgdError } from './errors.js';
@@ -63,7 +63,7 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
   checkOptions(options, 'inspectSystem()', { path: 'optional' });
   const { path = process.cwd() } = options;
   const problems: SystemProblem[] = [];
-  const { addon, cuda } = inspectAddon(problems);
+  const { addon, cuda } = await inspectAddon(problems);
   const probe = await inspectCuda(addon, cuda, problems);
   const dependencies = await inspectDependencies(problems);
   const disk = await statfs(path).catch(() => undefined);
@@ -88,11 +88,11 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
   };
 }
 
-function inspectAddon(problems: SystemProblem[]): Pick<SystemReport, 'addon' | 'cuda'> {
+async function inspectAddon(problems: SystemProblem[]): Promise<Pick<SystemReport, 'addon' | 'cuda'>> {
   try {
     const native = loadAddon();
     const addon = { ...native.buildInfo(), path: addonPath() };
-    const cuda = { ...native.cudaStatus(), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
+    const cuda = { ...(await askCuda(native, addonPath())), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
     if (!cuda.available) problems.push(explainCuda(addon, cuda));
     for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native) or remove it', fatal: false });
     return { addon, cuda };
@@ -108,7 +108,7 @@ async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, probl
   const [device] = cuda.devices;
   if ('error' in addon || !cuda.available || device === undefined) return undefined;
   const probe = await probeCuda({ addon: addon.path, build: addon, status: cuda, index: device.index, again: true });
-  if (!probe.passed) problems.push({ what: `cuda:${device.index} is not used: ${probe.reason}`, mend: 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
+  if (!probe.passed) problems.push({ what: `cuda:${device.index} is not used: ${probe.reason}`, mend: mendForCuda(probe.reason) ?? 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
   if (probe.wgmma?.passed === false) {
     problems.push({ what: `cuda:${device.index} forms products by mma.sync, slower than by wgmma, of which a trial failed: ${probe.wgmma.reason}`, mend: 'Please report it with this output; LGDISTILL_WGMMA=0 leaves the trial out', fatal: false });
   }
@@ -125,6 +125,8 @@ function explainCuda(addon: BuildInfo, { reason, driver, required }: SystemRepor
   if (!addon.cuda) return { what, mend: `For a GPU, install the CUDA toolkit 12.8 or later and ${build}`, fatal: false };
   const oldest = oldestDriver[required / 1000];
   if (driver > 0 && driver < required) return { what, mend: `Install the NVIDIA driver ${oldest ?? 'for this CUDA version'} or later`, fatal: false };
+  const mend = mendForCuda(reason);
+  if (driver > 0 && mend !== undefined) return { what, mend, fatal: false };
   return { what, mend: `For a GPU, install the NVIDIA driver${oldest === undefined ? '' : ` ${oldest} or later`}, and check that nvidia-smi lists a device`, fatal: false };
 }
 

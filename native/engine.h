@@ -55,6 +55,7 @@ struct CudaStatus {
   int driver = 0;
   std::vector<CudaDeviceInfo> devices;
 };
+int cuda_driver();                   // starts no driver, and so neither hangs nor ends the process with one that is broken
 CudaStatus cuda_status();            // never throws
 
 struct DeviceInfo {

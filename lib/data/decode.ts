@@ -37,6 +37,7 @@ const timeoutSeconds = 60;
  * become 8-bit sRGB; transparent pixels lie on the background; of an animation the first frame is taken; SVG is drawn at the size asked for.
  * The short side becomes min(short side, shortSide) by an antialiased cubic (a = -1/2) after the decoder's own reduction; the long side
  * keeps the aspect, up to 4 times the short one, then its middle is kept.
+ * Pixels that are floating-point, signed or of 32 bits are not read.
  * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING
  */
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
@@ -124,7 +125,8 @@ async function decodePlain(sharp: Sharp, bytes: Uint8Array, target: { width: num
 
 /** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
 async function sizeOf(sharp: Sharp, bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
-  const { autoOrient: { width, height }, format, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
+  const { autoOrient: { width, height }, format, depth, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
+  if (depth !== 'uchar' && depth !== 'ushort') throw new Error(`its pixels are of type ${depth}, of which nobody knows what is black and white; convert it to 8 or 16 bits`);
   if (format !== 'svg') return { width, height, density: undefined };
   const scale = shortSide / Math.min(width, height);
   return { width: width * scale, height: height * scale, density: Math.min(100_000, Math.max(1, density * scale)) };

@@ -30,6 +30,11 @@ export const imageExtensions: ReadonlySet<string> = new Set([
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.tif', '.tiff', '.avif', '.svg',
 ]);
 
+/** Endings of pictures that nothing here decodes, and of files with pictures in them, lower case: who has them beside images shall hear that they take no part. */
+const otherPictures: ReadonlySet<string> = new Set([
+  '.tar', '.tgz', '.zip', '.parquet', '.heic', '.heif', '.bmp', '.jxl', '.jp2', '.j2k', '.psd', '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2',
+]);
+
 /** How {@link openImageFolder} reads a folder. */
 export interface ImageFolderOptions {
   /** 'folders': the folders right below the root are the classes. 'none': names of folders mean nothing. */
@@ -63,7 +68,9 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
     if (isUnreadableName(ids[index]!, cause)) throw new LgdError('BAD_IMAGE', notUtf8, { mend: 'Rename it' });
     throw cause;
   });
-  return labels === 'folders' ? { root, ids, ...classesOf(root, ids), read } : { root, ids, read };
+  const undecoded = [...found.others].filter(([ending]) => otherPictures.has(ending)).sort().map(([ending, number]) => `${number} ${ending}`);
+  const remarks = undecoded.length === 0 ? {} : { remarks: [`${root}: ${undecoded.join(', ')} left out: not among the kinds of images that are read in a folder; convert or unpack them if they are wanted`] };
+  return labels === 'folders' ? { root, ids, ...classesOf(root, ids), ...remarks, read } : { root, ids, ...remarks, read };
 }
 
 /**
@@ -100,6 +107,8 @@ export function sampleSource(source: ImageSource, most: number): ImageSource {
   };
 }
 
+const packed = /\.(?:gz|tgz|bz2|xz|zst|zip|7z|rar)$/iu;
+
 async function checkFolder(root: string): Promise<void> {
   let isFolder: boolean;
   try {
@@ -109,7 +118,7 @@ async function checkFolder(root: string): Promise<void> {
     if (!missing) throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
     throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { mend: isAbsolute(root) ? 'Check the path' : 'Check the path; it is relative to the current folder', cause });
   }
-  if (!isFolder) throw new LgdError('BAD_DATASET', `${root} is a file.`, { allowed: 'a folder of images', mend: 'Give the folder that holds the images' });
+  if (!isFolder) throw new LgdError('BAD_DATASET', `${root} is a file.`, { allowed: 'a folder of images', mend: packed.test(root) ? 'Unpack it, and give the folder' : 'Give the folder that holds the images' });
 }
 
 async function walk(root: string, found: Found, signal: AbortSignal | undefined): Promise<void> {

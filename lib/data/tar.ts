@@ -39,6 +39,8 @@ interface Scanned {
   companions: string[];
   /** Those whose path comes again: unpacking would write the later over them. */
   replaced: string[];
+  /** Those that have no bytes but the path of another file. */
+  links: string[];
 }
 
 /**
@@ -50,7 +52,7 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
   const shards = await shardsOf(path);
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
-  const [companions, replaced] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path')];
+  const [companions, replaced, links] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path'), new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)')];
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
     const name = names[place++]!;
@@ -60,9 +62,10 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
     }
     companions.add(name, found.companions);
     replaced.add(name, found.replaced);
+    links.add(name, found.links);
   }
   if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  const remarks = [...companions.remark(path), ...replaced.remark(path)];
+  const remarks = [...companions.remark(path), ...replaced.remark(path), ...links.remark(path)];
   return { root: path, ids, ...(remarks.length > 0 && { remarks }), ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))), read: (index) => readSample(samples[index]!) };
 }
 
@@ -115,19 +118,21 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
   try {
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
-    const replaced: string[] = [];
-    for await (const { path, offset, bytes } of members(file, shard, signal)) {
+    const [replaced, links]: [string[], string[]] = [[], []];
+    for await (const { path, offset, bytes, isLink } of members(file, shard, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
       const ending = extname(name).toLowerCase();
-      if (imageExtensions.has(ending)) {
+      if (isLink) {
+        if (imageExtensions.has(ending)) links.push(path);
+      } else if (imageExtensions.has(ending)) {
         if (images.has(path)) replaced.push(path);
         images.set(path, { shard, path, offset, bytes });
       } else if (ending === '.cls' || ending === '.json') {
         labels.add(path, readLabel(await readAt(file, offset, bytes, shard), ending, `${shard}: ${path}`));
       }
     }
-    return { ...imagesOfSamples(images, labels), replaced };
+    return { ...imagesOfSamples(images, labels), replaced, links };
   } finally {
     await file.close();
   }
@@ -185,9 +190,11 @@ interface Member {
   path: string;
   offset: number;
   bytes: number;
+  /** Of another member or file; it has no bytes. */
+  isLink: boolean;
 }
 
-/** The files among a shard's members. One that ends with a whole member, without the end mark that some tools do not write, is taken for whole. */
+/** The files and links among a shard's members. One that ends with a whole member, without the end mark that some tools do not write, is taken for whole. */
 async function* members(file: FileHandle, shard: string, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
   const { size } = await file.stat();
   const bad = (what: string, cause?: unknown) => new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
@@ -221,7 +228,8 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
     else if (type === 'GlobalExtendedHeader') globals = Pax.parse(await content(), globals, true);
     else if (type === 'NextFileHasLongPath' || type === 'OldGnuLongPath') extended = { ...extended, path: (await content()).replace(/\0.*/su, '') };
     else {
-      if (type === 'File' || type === 'OldFile' || type === 'ContiguousFile') yield { path: plainId(header.path ?? ''), offset, bytes };
+      const isLink = type === 'Link' || type === 'SymbolicLink';
+      if (isLink || type === 'File' || type === 'OldFile' || type === 'ContiguousFile') yield { path: plainId(header.path ?? ''), offset, bytes, isLink };
       extended = undefined; // it was of this member alone
     }
   }

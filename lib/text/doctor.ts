@@ -5,7 +5,7 @@ import { nextTurn } from '../turn.js';
 import { encodeOptions, type TextEncoder } from './encoder.js';
 import { nearestPairs } from './nearest-pairs.js';
 import { embedNames } from './prompts.js';
-import { normaliseName } from './spelling.js';
+import { normaliseName, tidyName } from './spelling.js';
 import { fillTemplate, loadTemplates } from './templates.js';
 
 /** How {@link CategoryList.check} looks for faults. */
@@ -42,7 +42,7 @@ export interface NameReport {
   nearDuplicates: { a: NameAt; b: NameAt; similarity: number }[];
   /** How many pairs are alike, reported or not. */
   nearDuplicateCount: number;
-  /** Leading, trailing or doubled blanks, tabs and line breaks. */
+  /** Leading, trailing or doubled blanks, tabs and line breaks, and what is not seen: soft hyphens, blanks of no width. */
   blanks: NameAt[];
   underscores: NameAt[];
   parentheses: NameAt[];
@@ -77,7 +77,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
     ...findDuplicates(names),
     nearDuplicates: [],
     nearDuplicateCount: 0,
-    blanks: where((name) => normaliseName(name) !== '' && /^\s|\s$|\s\s|[^\S ]/u.test(name)),
+    blanks: where((name) => normaliseName(name) !== '' && /^\s|\s$|\s\s|[^\S ]|[\u00AD\u200B\u2060]/u.test(name)),
     underscores: where((name) => name.includes('_')),
     parentheses: where((name) => /[()]/u.test(name)),
     commas: where((name) => name.includes(',')),
@@ -184,21 +184,17 @@ export function mendNames(names: readonly string[]): string[] {
   const tidied = new Map<string, string>();
   for (const name of names) {
     const key = normaliseName(name);
-    if (key !== '' && !tidied.has(key)) tidied.set(key, tidy(name));
+    if (key !== '' && !tidied.has(key)) tidied.set(key, tidyName(name));
   }
   const bare = [...tidied.values()].map(withoutParentheses);
   const uses = groupBy(bare, normaliseName);
   return [...tidied.values()].map((name, i) => (bare[i] !== '' && uses.get(normaliseName(bare[i]!))!.length === 1 ? bare[i]! : name));
 }
 
-function tidy(name: string): string {
-  return name.normalize('NFC').replace(/[\s_]+/gu, ' ').trim();
-}
-
 function withoutParentheses(name: string): string {
   let [before, after] = ['', name];
   while (before !== after) [before, after] = [after, after.replace(/\([^()]*\)/gu, ' ')]; // innermost first
-  return tidy(after);
+  return tidyName(after);
 }
 
 /** A report for a terminal: each kind of fault with its first few names, then what to do. */

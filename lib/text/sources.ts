@@ -69,16 +69,20 @@ function mendOfMissing(source: string): string {
 
 async function readText(path: string, bytes: number): Promise<string> {
   if (bytes > mostText) throw tooLong(path, bytes);
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path)); // drops a byte order mark
-  } catch (cause) {
+  const text = await readFile(path).then((read) => new TextDecoder('utf-8', { fatal: true }).decode(read)).catch((cause: unknown) => { // drops a byte order mark
     throw cannotRead(path, cause);
-  }
+  });
+  if (text.includes('\0')) throw notText(path); // UTF-16 without a mark is UTF-8 by chance, too
+  return text;
 }
 
 function cannotRead(path: string, cause: unknown): LgdError {
-  if (systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA') return new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
+  if (systemErrorCode(cause) === 'ERR_ENCODING_INVALID_ENCODED_DATA') return notText(path, cause);
   return new LgdError('BAD_NAMES', `cannot read names from ${path}: ${(cause as Error).message}.`, { option: 'names', mend: 'Check the file and its permissions', cause });
+}
+
+function notText(path: string, cause?: unknown): LgdError {
+  return new LgdError('BAD_NAMES', `cannot read names from ${path}: it is not UTF-8 text.`, { option: 'names', mend: 'Save the file as UTF-8', cause });
 }
 
 function tooLong(path: string, bytes: number): LgdError {

@@ -1,10 +1,18 @@
 /**
  * The spelling that treats names as one when they differ only in case, or in underscores for blanks and how many (or in Unicode composition):
- * NFC, lower case, each run of underscores and white space one blank, none at the ends. So `Traffic_Light` is `traffic light`, and `air_plane` is not `airplane`.
+ * NFC, lower case, each run of underscores and white space one blank, none at the ends, nothing that is not seen. So `Traffic_Light` is `traffic light`, and `air_plane` is not `airplane`.
  */
 export function normaliseName(name: string): string {
-  return name.normalize('NFC').toLowerCase().replace(/[\s_]+/gu, ' ').trim();
+  return tidyName(name).toLowerCase();
 }
+
+/** A name as it should be written: as {@link normaliseName}, in its own case. */
+export function tidyName(name: string): string {
+  return name.normalize('NFC').replace(unseen, '').replace(/[\s_]+/gu, ' ').trim();
+}
+
+/** Soft hyphens and blanks of no width, which come along from web pages and spreadsheets. */
+const unseen = /[\u00AD\u200B\u2060]/gu;
 
 const mostNamed = 4;
 

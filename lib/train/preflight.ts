@@ -202,7 +202,15 @@ function availableBytes({ device }: Distiller, used: number): number {
   const { kind, info } = device;
   if (kind === 'cuda') return info.memoryBytes;
   const limit = process.constrainedMemory() || Infinity;
-  return used + Math.min(freemem(), Math.max(0, limit - process.memoryUsage().rss));
+  return used + Math.min(freemem(), Math.max(0, limit - residentBytes()));
+}
+
+function residentBytes(): number {
+  try {
+    return process.memoryUsage.rss();
+  } catch {
+    return 0; // without /proc nobody can tell
+  }
 }
 
 function advise(stage: TimedStage, { device, teacher, config, students }: Distiller): string {

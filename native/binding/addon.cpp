@@ -17,6 +17,7 @@ static void add(Napi::Object exports, const char* name) {
 
 static Napi::Object init(Napi::Env, Napi::Object exports) {
   add<js_build_info>(exports, "buildInfo");
+  add<js_cuda_driver>(exports, "cudaDriver");
   add<js_cuda_status>(exports, "cudaStatus");
   add<release_handle>(exports, "release");
 

@@ -16,6 +16,8 @@ Napi::Value js_build_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+Napi::Value js_cuda_driver(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), cuda_driver()); }
+
 Napi::Value js_cuda_status(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const CudaStatus status = cuda_status();

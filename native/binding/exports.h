@@ -7,6 +7,7 @@ namespace lgd::binding {
 #define LGD_DECLARE(name) Napi::Value name(const Napi::CallbackInfo& info);
 // devices.cpp
 LGD_DECLARE(js_build_info)
+LGD_DECLARE(js_cuda_driver)
 LGD_DECLARE(js_cuda_status)
 LGD_DECLARE(js_open_device)
 LGD_DECLARE(js_device_info)

@@ -38,7 +38,7 @@ int device_count(std::string& why) {
     cudaGetLastError();
     int driver = 0;  // 0 where there is none, of which cudaGetDeviceCount says that its version is insufficient
     const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
-    why = absent ? "no NVIDIA driver is installed" : cudaGetErrorString(status);
+    why = absent ? "no NVIDIA driver is installed" : std::string(cudaGetErrorString(status)) + " (" + cudaGetErrorName(status) + ")";
     return 0;
   }
   if (count == 0) why = "no CUDA device is present";

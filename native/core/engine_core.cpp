@@ -5,6 +5,10 @@
 #include <thread>
 #include <utility>
 
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
+
 #include "core/simd.h"
 #include "core/tensor.h"
 #include "core/timeline.h"
@@ -37,6 +41,19 @@ BuildInfo build_info() {
   for (std::string arch; std::getline(list, arch, ' ');)
     if (!arch.empty()) info.cuda_architectures.push_back(arch);
   return info;
+}
+
+// CUDA's own question for the version starts the driver.
+int cuda_driver() {
+  if (!cuda::compiled()) return 0;
+#if defined(__linux__)
+  if (void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)) {  // kept open: the runtime opens the same
+    int version = 0;
+    const auto ask = reinterpret_cast<int (*)(int*)>(dlsym(library, "cuDriverGetVersion"));
+    return ask && ask(&version) == 0 ? version : 0;
+  }
+#endif
+  return 0;
 }
 
 CudaStatus cuda_status() {

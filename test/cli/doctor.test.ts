@@ -43,6 +43,19 @@ test('a GPU that fails its trial is shown with the reason, and auto takes the CP
   expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
 });
 
+test.each([
+  ['system not yet initialized (cudaErrorSystemNotReady)', 'nvidia-fabricmanager'],
+  ['system has unsupported display driver / cuda driver combination (cudaErrorSystemDriverMismatch)', 'Restart the machine'],
+  ['no CUDA-capable device is detected (cudaErrorNoDevice)', 'CUDA_VISIBLE_DEVICES'],
+  ['something new', 'install the NVIDIA driver 580 or later'],
+])('what to do about a driver that says: %s', async (reason, mend) => {
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { name: `says-${mend.slice(0, 7)}`, driver: { reason } }));
+  vi.resetModules();
+  const { lgdistill: fresh } = await import('./program.js');
+  const [report] = (await fresh(['doctor', '--json'])).documents() as unknown as SystemReport[];
+  expect(report!.problems).toContainEqual({ what: `no CUDA device: ${reason}`, mend: expect.stringContaining(mend) as string, fatal: false });
+});
+
 test('a GPU whose products by warpgroups fail is used without them, and that is said', async () => {
   vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: 'without-wgmma', wgmma: 'wrong' }));
   vi.stubEnv('XDG_CACHE_HOME', folder);

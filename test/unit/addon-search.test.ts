@@ -35,6 +35,14 @@ describe('why an addon does not load', () => {
     expect(attempt.detail).toContain(detail);
   });
 
+  test('where Node may load none, nothing is to be installed', () => {
+    const file = join(folder, 'any.node');
+    writeFileSync(file, '');
+    const script = `import(${JSON.stringify(pathToFileURL(join(root, 'dist/addon.js')).href)}).then((m) => m.loadAddon()).catch((e) => console.log(JSON.stringify(e)));`;
+    const { stdout } = spawnSync(process.execPath, ['--no-addons', '-e', script], { encoding: 'utf8', env: { ...process.env, LGDISTILL_ADDON: file } });
+    expect(JSON.parse(stdout)).toMatchObject({ code: 'ADDON_NOT_FOUND', message: expect.stringContaining('may load no native addon') as string, mend: expect.stringContaining('--allow-addons') as string });
+  });
+
   test('a version is this one or another', () => {
     expect(explainVersion('x', version)).toBeUndefined();
     expect(explainVersion('x', '0.0.1')).toMatchObject({ fault: 'another version', detail: `version 0.0.1, but lgdistill is ${version}` });

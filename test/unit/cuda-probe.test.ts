@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { ProbeResult } from '../../lib/cuda-probe.js';
 import { bankLoss } from '../../lib/semantic/index.js';
-import { type FakeBehaviour, writeFakeAddon } from '../fixtures/fake-addon.js';
+import { type FakeBehaviour, type FakeDriver, writeFakeAddon } from '../fixtures/fake-addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
@@ -205,6 +205,31 @@ describe('what was found is remembered', () => {
     writeFileSync(join(folder, 'blocked', 'lgdistill'), 'a file where the folder should be');
     vi.stubEnv('XDG_CACHE_HOME', join(folder, 'blocked'));
     for (let turn = 0; turn < 2; turn++) expect(await probe(file)).toMatchObject({ passed: true, remembered: false });
+  });
+});
+
+describe('a driver that names no devices', () => {
+  async function ask(driver: FakeDriver, timeoutMilliseconds?: number) {
+    const file = writeFakeAddon(folder, 'works', { name: `driver-${count}`, driver });
+    vi.stubEnv('LGDISTILL_ADDON', file);
+    vi.resetModules();
+    const [{ askCuda }, { loadAddon }] = await Promise.all([import('../../lib/cuda-probe.js'), import('../../lib/addon.js')]);
+    return askCuda(loadAddon(), file, timeoutMilliseconds);
+  }
+
+  test.each<[Exclude<FakeDriver, 'works'>, string]>([
+    ['aborts', 'asked in a process of its own, the NVIDIA driver names no devices: it crashed with SIGABRT'],
+    ['hangs', 'asked in a process of its own, the NVIDIA driver names no devices: it gave no answer within 0.4 s'],
+    [{ reason: 'system not yet initialized (cudaErrorSystemNotReady)' }, 'system not yet initialized (cudaErrorSystemNotReady)'],
+  ])('%s: said, and this process goes on', async (driver, reason) => {
+    expect(await ask(driver, driver === 'hangs' ? 400 : undefined)).toEqual({ available: false, reason, driver: 13000, devices: [] });
+  });
+
+  test('auto takes the CPU and says why; an explicit cuda is refused', async () => {
+    await ask('aborts');
+    const { openDevice } = await import('../../lib/device.js');
+    expect((await openDevice('auto')).info).toMatchObject({ kind: 'cpu', reason: expect.stringContaining('it crashed with SIGABRT') as string });
+    await expect(openDevice('cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('it crashed with SIGABRT') as string });
   });
 });
 

@@ -50,6 +50,22 @@ describe('formats', () => {
     }
   });
 
+  it('no floating-point pixels, which would all come out black', async () => {
+    const entries = [[256, 2], [257, 2], [258, 32], [259, 1], [262, 1], [273, 8], [277, 1], [278, 2], [279, 16], [339, 3]];
+    const tiff = Buffer.alloc(8 + 16 + 2 + 12 * entries.length + 4);
+    tiff.write('II*\0', 'latin1');
+    tiff.writeUInt32LE(24, 4);
+    for (let i = 0; i < 4; ++i) tiff.writeFloatLE(0.5, 8 + 4 * i);
+    tiff.writeUInt16LE(entries.length, 24);
+    entries.forEach(([tag, value], i) => {
+      tiff.writeUInt16LE(tag!, 26 + 12 * i);
+      tiff.writeUInt16LE(4, 28 + 12 * i); // 32-bit
+      tiff.writeUInt32LE(1, 30 + 12 * i);
+      tiff.writeUInt32LE(value!, 34 + 12 * i);
+    });
+    await expect(decodeImage(tiff, { shortSide: 2 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining('of type float') as string });
+  });
+
   it('the first frame of an animated gif', async () => {
     const frames = [[200, 40, 40], [40, 180, 60], [30, 50, 210]].map((colour) => ({ create: { width: 20, height: 20, channels: 3 as const, background: `rgb(${colour.join()})` } }));
     const still = await Promise.all(frames.map((frame) => sharp(frame).png().toBuffer()));

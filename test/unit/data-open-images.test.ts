@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
@@ -144,6 +144,18 @@ describe('tar shards', () => {
       expect.stringMatching(/^2 images in .*samples\.tar are left out, such as samples\.tar\/7\.depth\.png: .*sample$/u),
       expect.stringMatching(/^1 images in .* such as samples\.tar\/7\.jpg: a later member has the same path$/u),
     ]);
+  });
+
+  it('leave out links, which have no bytes, and say so', async () => {
+    const from = await newFolder();
+    await writeFile(join(from, '1.jpg'), await jpeg(1));
+    await link(join(from, '1.jpg'), join(from, '2.jpg'));
+    await symlink('1.jpg', join(from, '3.jpg'));
+    const file = join(folder, 'links.tar');
+    execFileSync('tar', ['cf', file, '-C', from, '1.jpg', '2.jpg', '3.jpg']);
+    const { ids, remarks } = await openImages(file);
+    expect(ids).toEqual(['links.tar/1.jpg']);
+    expect(remarks).toEqual([expect.stringMatching(/^2 images in .* such as links\.tar\/2\.jpg: they are links/u)]);
   });
 
   it('of the same name in several folders have ids that tell them apart', async () => {

@@ -26,6 +26,12 @@ describe('openImageFolder', () => {
     expect((await source.read(3)).toString()).toBe('a/z.png');
   });
 
+  it('says that pictures of kinds that are not read take no part', async () => {
+    const { ids, remarks } = await openImageFolder(await folderOf('phone', ['a/1.HEIC', 'a/2.heic', 'a/3.jpg', 'b/4.bmp', 'b/notes.txt', 'all.zip']));
+    expect(ids).toEqual(['a/3.jpg']);
+    expect(remarks).toEqual([expect.stringMatching(/phone: 1 \.bmp, 2 \.heic, 1 \.zip left out: not among/u)]);
+  });
+
   it('labels by first-level folder', async () => {
     const folder = await folderOf('classes', ['dog/1.jpg', 'dog/more/2.jpg', 'cat/1.jpg', 'empty/readme.md', 'ant hill/3.png']);
     const source = await openImageFolder(folder, { labels: 'folders' });

@@ -18,6 +18,16 @@ test('saves and looks up rows by image, in the order asked for', async () => {
   expect(teacher.has('cat/3.jpg')).toBe(false);
 });
 
+test("takes float64, NumPy's own kind, and says what is wrong with ids", async () => {
+  const write = (metadata: Record<string, string>) => writeSafetensors(file, [['embeddings', { shape: [3, 2], data: Float64Array.from(embeddings) }]], metadata);
+  await write({ ids: JSON.stringify(ids) });
+  expect([...(await PrecomputedTeacher.load(file)).lookup(ids)]).toEqual([...embeddings]);
+  await write({ ids: "['cat/1.jpg', 'cat/2.jpg', 'dog/1.jpg']" }); // str() of Python
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('no JSON array of 3 texts') as string });
+  await write({});
+  await expect(PrecomputedTeacher.load(file)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('has no "ids"') as string });
+});
+
 test('takes ./a and a for one image', async () => {
   const written = ['./cat/1.jpg', 'a.tar/./cat/2.jpg', 'dog./1.jpg'];
   await PrecomputedTeacher.save(file, written, embeddings);

@@ -28,6 +28,13 @@ test('finds each kind of planted fault, and only those', async () => {
   expect(report.mended).toEqual(['cat', 'dog', 'Hot Dog', 'truck', 'fire engine', 'bow (weapon)', 'bow (ribbon)', 'crane', 'tab here', 'ox, cow', 'cat # a pet', 'C# logo', '#1 finish']);
 });
 
+test('what is not seen in a name is found, makes no other name of it, and is dropped', async () => {
+  const report = await (await CategoryList.load(['green', 'green\u200B', 'ro\u00ADbin'])).check();
+  expect(report.spellingDuplicates).toEqual([{ names: ['green', 'green\u200B'], indices: [0, 1] }]);
+  expect(indices(report.blanks)).toEqual([1, 2]);
+  expect(report.mended).toEqual(['green', 'robin']);
+});
+
 test('the mended list has no fault of spelling left but needed parentheses, commas and what may be comments', async () => {
   const { mended } = await (await CategoryList.load(planted)).check();
   expect(mendNames(mended)).toEqual(mended);

@@ -180,6 +180,7 @@ test.each([
   ['JSON without names', 'other.json', '{"images": 3}'],
   ['JSON with a number', 'number.json', '["cat", 4]'],
   ['not UTF-8', 'latin.txt', Uint8Array.from([0x63, 0xe9, 0x0a])],
+  ['UTF-16 without a mark', 'wide.txt', Buffer.from('cat\ndog\n', 'utf16le')],
   ['a ragged table', 'ragged.csv', 'cat,1\ndog, large,2\n'],
 ])('refuses %s', async (_, name, content) => {
   await expect(CategoryList.load(file(name, content))).rejects.toMatchObject({ code: 'BAD_NAMES' });

@@ -17,7 +17,7 @@ export interface PrecomputedInfo extends Partial<Preprocessing> {
 const precomputedInfo = { id: 'optional', resolution: 'optional', mean: 'optional', std: 'optional' } satisfies OptionTable<PrecomputedInfo>;
 
 /**
- * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32, or half precision widened on reading) and, in its metadata, `ids` (a JSON array of N image ids:
+ * A teacher that is a file of embeddings: safetensors with `embeddings` [N,D] (float32; half precision is widened and float64 rounded on reading) and, in its metadata, `ids` (a JSON array of N image ids:
  * paths relative to the data set's root, with forward slashes; `./` before them means nothing) and optionally `teacher`, `resolution`, `mean`, `std`.
  * It never sees the student's augmented views, only whole images; resolution, mean and std say how the student's input is prepared (CLIP's at 224 px by default).
  */
@@ -40,14 +40,16 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 
   /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING */
   static async load(file: string): Promise<PrecomputedTeacher> {
-    const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, { mend: 'Write it with PrecomputedTeacher.save' });
+    const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, { mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)' });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('embeddings');
     if (tensor === undefined) throw bad('it has no tensor "embeddings"');
-    const { shape: [count = 0, size = 0], shape, data } = tensor;
+    const { shape: [count = 0, size = 0], shape } = tensor;
+    const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data; // numpy's own kind
     if (!(data instanceof Float32Array) || shape.length !== 2 || count < 1 || size < 1) throw bad(`its embeddings are [${shape.join(',')}], not [N,D] of floats`);
+    if (metadata['ids'] === undefined) throw bad(`its metadata has no "ids" for its ${count} rows`);
     const ids = parse(metadata['ids']);
-    if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`its metadata has no "ids" for its ${count} rows`);
+    if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
     const rows = indexRows(ids as string[], data, file);
     const read = (name: 'mean' | 'std', fallback: ChannelTriple): ChannelTriple => {
       if (metadata[name] === undefined) return fallback;
