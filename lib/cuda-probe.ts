@@ -138,17 +138,22 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   return { ...(await trying), remembered: false };
 }
 
+/** It has answered, so that this process may ask it itself. */
+let driverAnswers = false;
+
 /**
  * What the driver says, which a process of its own asks first: with one that hangs or crashes, nobody here could even press Ctrl-C. Without a driver, or with
- * $LGDISTILL_PROBE=off, nothing is started.
+ * $LGDISTILL_PROBE=off, nothing is started, nor once there was an answer.
  * @param path the addon's file
  */
 export async function askCuda(addon: NativeAddon, path: string, timeoutMilliseconds = statusTimeout): Promise<CudaStatus> {
   const driver = addon.cudaDriver();
-  if (driver === 0 || process.env['LGDISTILL_PROBE'] === 'off') return addon.cudaStatus();
+  if (driver === 0 || driverAnswers || process.env['LGDISTILL_PROBE'] === 'off') return addon.cudaStatus();
   const { text, end } = await runChild(statusChild, [path], timeoutMilliseconds);
   try {
-    return (JSON.parse(text) as { status: CudaStatus }).status;
+    const { status } = JSON.parse(text) as { status: CudaStatus };
+    driverAnswers = status.available;
+    return status;
   } catch {
     return { available: false, reason: `asked in a process of its own, the NVIDIA driver names no devices: ${end.reason}`, driver, devices: [] };
   }

@@ -47,6 +47,20 @@ Fusion fusion_for(DeviceKind kind) {
   return kind == DeviceKind::cuda ? Fusion::layers : Fusion::steps;
 }
 
+// To test the plan of memory: a result that it changes was read when its buffer was no longer, or not yet, alive.
+bool clears_arena() {
+  const char* text = std::getenv("LGDISTILL_ARENA");
+  const std::string asked = text ? text : "";
+  LGD_CHECK(asked.empty() || asked == "cleared", "BAD_OPTION", "LGDISTILL_ARENA is ", asked, ". Allowed: cleared.");
+  return asked == "cleared";
+}
+
+Program compile_for(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options) {
+  Program program = compile(parse_graph(graph), options, device->kind, fusion_for(device->kind));
+  program.memory.clears = clears_arena();
+  return program;
+}
+
 int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
   const auto& parameters = encoder.program.graph.parameters;
   for (size_t i = 0; i < parameters.size(); ++i) {
@@ -70,7 +84,7 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
             options.batch, ", ", options.height, "x", options.width, " pixels.");
   LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
   LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images, " or fewer.");
-  auto encoder = std::make_shared<Encoder>(device, compile(parse_graph(graph), options, device->kind, fusion_for(device->kind)), options);
+  auto encoder = std::make_shared<Encoder>(device, compile_for(device, graph, options), options);
   encoder->output = make_tensor(device, encoder->output_shape());
   device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });
   return encoder;

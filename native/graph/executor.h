@@ -34,6 +34,7 @@ class Executor {
   const Node& node_of(const Step& step) const { return program_.graph.nodes[size_t(step.node)]; }
   void* value(int number) const;
   void* gradient(int number) const;
+  void pass(int time);                      // of MemoryPlan: zeroes what is not alive, where that is asked for
   NormNumbers norm_numbers(int node) const;
   void fold_norms();
   void fold_sums();

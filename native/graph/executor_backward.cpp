@@ -38,8 +38,12 @@ void Executor::backward(const void* images, const float* d_output) {
     kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, d_output, gradient(number));
     d_output += program_.shapes.rows(number) * shape.c;
   }
-  for (size_t i = program_.steps.size(); i-- > 0;)
-    if (program_.gradients.steps[i].needed) backward_step(program_.steps[i], program_.gradients.steps[i]);
+  const int steps = int(program_.steps.size());
+  pass(steps);
+  for (int i = steps - 1; i >= 0; --i) {
+    if (program_.gradients.steps[size_t(i)].needed) backward_step(program_.steps[size_t(i)], program_.gradients.steps[size_t(i)]);
+    pass(2 * steps - i);
+  }
   kernels_.finish_sums(*device_);
 }
 

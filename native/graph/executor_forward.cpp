@@ -95,11 +95,26 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
   options_ = options;
   if (options.training) folded_ = -1;  // the running statistics move
   else if (folded_ != device_->lost()) fold_norms();
-  for (const Step& step : program_.steps) forward_step(step);
+  const int steps = int(program_.steps.size());
+  pass(-1);
+  for (int i = 0; i < steps; ++i) {
+    forward_step(program_.steps[size_t(i)]);
+    pass(i);
+  }
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
     kernels_.unpack_output(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, value(number), output);
     output += program_.shapes.rows(number) * shape.c;
+  }
+  if (!program_.training) pass(steps);
+}
+
+void Executor::pass(int time) {
+  const MemoryPlan& memory = program_.memory;
+  for (size_t i = 0; memory.clears && i < memory.lives.size(); ++i) {
+    const Life& life = memory.lives[i];
+    const int64_t offset = i < memory.value.size() ? memory.value[i] : memory.gradient[i - memory.value.size()];
+    if (offset != nowhere && (life.last == time || life.first == time + 1)) device_->zero(arena_.as<char>() + offset, life.bytes);
   }
 }
 

@@ -8,16 +8,6 @@
 namespace lgd {
 namespace {
 
-struct Life {
-  int first = -1, last = -1;
-  size_t bytes = 0;
-  void touch(int time) {
-    if (first < 0) first = time;
-    last = std::max(last, time);
-  }
-  bool meets(const Life& other) const { return first <= other.last && other.first <= last; }
-};
-
 constexpr size_t alignment = 256;
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
@@ -49,7 +39,6 @@ std::vector<int64_t> place(const std::vector<Life>& lives, size_t& total) {
   return offsets;
 }
 
-// Times: step i runs forward at i and backward at 2 steps - i; the outputs are read at `steps`.
 class Lives {
  public:
   explicit Lives(const Program& program)
@@ -146,6 +135,7 @@ void plan_memory(Program& program) {
   const int64_t values = int64_t(lives.values.size());
   program.memory.value.assign(offsets.begin(), offsets.begin() + values);
   program.memory.gradient.assign(offsets.begin() + values, offsets.end());
+  program.memory.lives = std::move(all);
 }
 
 }  // namespace lgd

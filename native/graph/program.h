@@ -1,5 +1,7 @@
 // A compiled graph: steps in order (one kernel each, or few), which gradients each writes, and where everything lies in one arena.
 #pragma once
+#include <algorithm>
+
 #include "graph/shape.h"
 
 namespace lgd {
@@ -76,9 +78,22 @@ struct GradientPlan {
 
 constexpr int64_t nowhere = -1;
 
+// From a buffer's first write to its last read. Step i of n runs forward at time i and backward at 2 n - i; at n the outputs are read and their gradients written.
+struct Life {
+  int first = -1, last = -1;
+  size_t bytes = 0;
+  void touch(int time) {
+    if (first < 0) first = time;
+    last = std::max(last, time);
+  }
+  bool meets(const Life& other) const { return first <= other.last && other.first <= last; }
+};
+
 struct MemoryPlan {
   std::vector<int64_t> value, gradient; // offsets in bytes, or nowhere
   size_t bytes = 0;
+  std::vector<Life> lives;              // of the values, then of the gradients
+  bool clears = false;                  // to test it: what is not alive is zeroed all the time
 };
 
 struct Program {

@@ -209,12 +209,12 @@ describe('what was found is remembered', () => {
 });
 
 describe('a driver that names no devices', () => {
-  async function ask(driver: FakeDriver, timeoutMilliseconds?: number) {
-    const file = writeFakeAddon(folder, 'works', { name: `driver-${count}`, driver });
+  async function driven(driver: FakeDriver) {
+    const file = writeFakeAddon(folder, 'works', { name: `driver-${JSON.stringify(driver).length}-${count}`, driver });
     vi.stubEnv('LGDISTILL_ADDON', file);
     vi.resetModules();
     const [{ askCuda }, { loadAddon }] = await Promise.all([import('../../lib/cuda-probe.js'), import('../../lib/addon.js')]);
-    return askCuda(loadAddon(), file, timeoutMilliseconds);
+    return { askCuda, addon: loadAddon(), file };
   }
 
   test.each<[Exclude<FakeDriver, 'works'>, string]>([
@@ -222,11 +222,21 @@ describe('a driver that names no devices', () => {
     ['hangs', 'asked in a process of its own, the NVIDIA driver names no devices: it gave no answer within 0.4 s'],
     [{ reason: 'system not yet initialized (cudaErrorSystemNotReady)' }, 'system not yet initialized (cudaErrorSystemNotReady)'],
   ])('%s: said, and this process goes on', async (driver, reason) => {
-    expect(await ask(driver, driver === 'hangs' ? 400 : undefined)).toEqual({ available: false, reason, driver: 13000, devices: [] });
+    const { askCuda, addon, file } = await driven(driver);
+    expect(await askCuda(addon, file, driver === 'hangs' ? 400 : undefined)).toEqual({ available: false, reason, driver: 13000, devices: [] });
+  });
+
+  test('is asked again by a process of its own each time; one that answered is not', async () => {
+    for (const [driver, children] of [[{ reason: 'not yet' }, 2], ['works', 1]] as const) {
+      const { askCuda, addon, file } = await driven(driver);
+      const before = loads(file);
+      expect(await askCuda(addon, file)).toEqual(await askCuda(addon, file));
+      expect(loads(file) - before).toBe(children);
+    }
   });
 
   test('auto takes the CPU and says why; an explicit cuda is refused', async () => {
-    await ask('aborts');
+    await driven('aborts');
     const { openDevice } = await import('../../lib/device.js');
     expect((await openDevice('auto')).info).toMatchObject({ kind: 'cpu', reason: expect.stringContaining('it crashed with SIGABRT') as string });
     await expect(openDevice('cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('it crashed with SIGABRT') as string });
