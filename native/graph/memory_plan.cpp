@@ -92,7 +92,6 @@ class Lives {
       values[size_t(step.output)].touch(time);
       if (const int gate = activation(step.activation).gate; gate >= 0) values[size_t(gate)].touch(time);
     } else if (step.kind == StepKind::join) {
-      touch_gradient(step.inputs[0], time);  // where stochastic depth keeps it apart
       finishes(step.output, time);
       return;
     } else if (step.kind == StepKind::squeeze) {

@@ -123,7 +123,9 @@ async function compare(graph: GraphSpec, { batch, resolution, precision = 'float
   const images = randomNormal(batch * 3 * resolution * resolution, 4);
   const weights = initialWeights(graph, 3);
   const pass = async (device: Device, as: Precision) => {
+    process.env['LGDISTILL_ARENA'] = 'cleared'; // see random-graphs.test.ts
     using encoder = new Encoder(new CompiledEncoder(device, graph, { batch, resolution, precision: as, training: false }));
+    delete process.env['LGDISTILL_ARENA'];
     encoder.load(weights);
     return { output: await encoder.forward(images), kernelsForward: encoder.info.kernelsForward };
   };

@@ -56,6 +56,8 @@ describe.skipIf(files.length === 0)('students against torchvision in float64', (
 });
 
 describe('a graph of every operation against PyTorch in float64', () => {
+  beforeAll(() => { process.env['LGDISTILL_ARENA'] = 'cleared'; }); // see random-graphs.test.ts
+  afterAll(() => { delete process.env['LGDISTILL_ARENA']; });
   const golden = fileURLToPath(new URL('../fixtures/all-operations.safetensors', import.meta.url));
 
   it.each(fusions)('fused into %s', async (fusion) => {
