@@ -142,7 +142,7 @@ it('tells the garbage collector what forgotten objects hold outside its heap', a
 const oneHeap = { MALLOC_ARENA_MAX: '1' };
 /** Left to itself, V8 lets its young generation grow somewhere on the way, by some 15 MiB in Node 20 and 50 in Node 24, once and for all. */
 const youngStaysSmall = '--max-semi-space-size=1';
-const cycles = 500;
+const cycles = 300;
 
 // Forgotten objects wait for the garbage collector, so some of them are there at any time.
 it.each([['dispose', 6], ['forget', 24]] as const)(`${cycles} devices, encoders, distillers, caches and banks leave memory flat: %s`, async (mode, bound) => {
@@ -151,7 +151,7 @@ it.each([['dispose', 6], ['forget', 24]] as const)(`${cycles} devices, encoders,
   expect(late.resident - early.resident).toBeLessThan(bound); // MiB, over two thirds of the cycles
   expect(late.heap - early.heap).toBeLessThan(2);
   expect(Math.abs(late.external - early.external)).toBeLessThan(0.5);
-  expect(most - early.resident).toBeLessThan(2 * bound);
+  expect(most - early.resident).toBeLessThan(4 * bound); // at any moment: also what is not collected yet
 }, 300_000);
 
 // What native code keeps for as long as it is loaded must outlive the device's thread, which nobody waits for.

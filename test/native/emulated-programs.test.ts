@@ -91,7 +91,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
     it.each<readonly [Program, readonly string[]]>([
       ['cuda_ops', ['small', `every=${every}`]],
-      every === 1 ? ['far', []] : ['cuda_ops', ['small', 'deferred']],
+      every === 1 ? ['far', ['backward']] : ['cuda_ops', ['small', 'deferred']],
       ['cuda_augment', []],
       ['cuda_semantic', []],
       ['cuda_streams', []],
@@ -103,8 +103,8 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
   it('trains students by products of warpgroups', () => {
     const env = { LGDISTILL_TEST_DEVICES: 'cuda-emulated', LGDISTILL_EMULATION_PTX: ptx, LGDISTILL_WGMMA: '1', LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }; // tiny products fill one multiprocessor
-    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', 'in bfloat16'], env); // float32's products are formed by warps in any case
-    expect(output).toMatch(/Tests .*5 passed/u);
+    const { status, output } = runTests(['test/integration/cuda-students.test.ts', '--testNamePattern', '(resnet18|mobilenet_v2|efficientnet_b0) trains in bfloat16'], env); // float32's products are formed by warps in any case
+    expect(output).toMatch(/Tests .*3 passed/u);
     expect(status).toBe(0);
   }, 900_000);
 
