@@ -66,8 +66,9 @@ const expected = [Math.log(1 + Math.E) - share, -Math.tanh(0.5), 0];
 const tolerance = 1e-3;
 // What a full or busy GPU gives to whoever comes; the last four are those of a service beside the driver that is full, or not ready yet.
 const transientErrors = /cudaError(?:MemoryAllocation|DevicesUnavailable|SystemNotReady|MpsServerNotReady|MpsMaxClientsReached|MpsMaxConnectionsReached)\b/u;
-// By the names of CUDA's errors, which end its messages.
+// By the names of CUDA's errors, which end its messages. The first that fits holds.
 const mends: readonly (readonly [pattern: RegExp, mend: string])[] = [
+  [/\bthe trial process did not start\b/u, 'Let this process start others (Node with --permission needs --allow-child-process too); LGDISTILL_PROBE=off takes the device for granted'],
   [/\bcudaErrorNoDevice\b/u, 'Check that nvidia-smi lists a GPU (one in MIG mode needs an instance), that CUDA_VISIBLE_DEVICES does not hide it, and that a container was given it (docker run --gpus all)'],
   [/\bcudaErrorSystemNotReady\b/u, 'Start what the GPUs wait for; where NVSwitch connects them: systemctl start nvidia-fabricmanager'],
   [/\bcudaErrorSystemDriverMismatch\b/u, "Restart the machine: the driver's libraries were updated, its kernel module was not"],

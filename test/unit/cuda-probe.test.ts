@@ -235,6 +235,18 @@ describe('a driver that names no devices', () => {
     }
   });
 
+  test('where no process may be started, nobody blames the driver', async () => {
+    const { askCuda, addon, file } = await driven('works');
+    const { mendForCuda } = await import('../../lib/cuda-probe.js');
+    const node = process.execPath;
+    process.execPath = join(folder, 'no such node');
+    const { available, reason } = await askCuda(addon, file).finally(() => (process.execPath = node));
+    expect(available).toBe(false);
+    expect(reason).toContain('did not start');
+    expect(mendForCuda(reason)).toContain('start others');
+    expect(mendForCuda('it crashed, and the NVIDIA driver names no devices')).toContain('nvidia-smi');
+  });
+
   test('auto takes the CPU and says why; an explicit cuda is refused', async () => {
     await driven('aborts');
     const { openDevice } = await import('../../lib/device.js');
