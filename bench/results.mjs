@@ -94,7 +94,7 @@ function show(rows, short) {
     of('kernels').some(({ p50 }) => p50) && kernelsTable(of('kernels').filter(({ p50 }) => p50), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
-    ...of('demo').map(({ summary }) => `demo, ${summary.preset}: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
+    ...of('demo').map(({ summary }) => `demo, ${summary.preset}, ${summary.precision}: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
     ...of('pytorch').filter(({ value, good }) => value !== undefined && good === undefined).map(({ name, value }) => `- PyTorch, ${name}: ${value}`),
     ...rows.filter(({ good }) => good === false).map(({ part, name, value, error }) => `- failed: ${part} ${name}: ${value ?? `error ${error}`}`),
   ];

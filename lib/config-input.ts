@@ -96,7 +96,7 @@ export interface ConfigInput {
     weightDecay?: number | undefined;
     /** Apply weight decay to norm scales and biases too, as published. Default: `true`. */
     decayNormAndBias?: boolean | undefined;
-    /** Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU. Default: `auto`. */
+    /** Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU, which can only simulate the roundings of bfloat16. Default: `auto`. */
     precision?: 'auto' | 'float32' | 'bfloat16' | undefined;
     /** Stop after this many optimiser steps; the schedule still follows the epochs. Allowed: a whole number from 1. */
     maxSteps?: number | undefined;

@@ -83,7 +83,7 @@ const schema = z.strictObject({
     sgdMomentum: momentum().default(0.9).describe('Momentum of SGD'),
     weightDecay: share().default(1e-4).describe('Weight decay of SGD'),
     decayNormAndBias: z.boolean().default(true).describe('Apply weight decay to norm scales and biases too, as published'),
-    precision: z.enum(['auto', 'float32', 'bfloat16']).default('auto').describe('Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU'),
+    precision: z.enum(['auto', 'float32', 'bfloat16']).default('auto').describe('Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU, which can only simulate the roundings of bfloat16'),
     maxSteps: count().optional().describe('Stop after this many optimiser steps; the schedule still follows the epochs'),
     outlierFactor: z.number().min(0).default(10).describe('Stop when a loss exceeds this many times the running median; 0 turns it off'),
   }),

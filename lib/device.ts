@@ -25,7 +25,7 @@ export interface DeviceInfo extends Omit<NativeDeviceInfo, 'kind'> {
   kind: DeviceKind;
   /** Why this device was taken ('auto' explains itself). */
   reason: string;
-  /** Storage types of activations on this device. */
+  /** Storage types of activations, the device's own choice first. The CPU simulates bfloat16: it rounds so, and stores float32. */
   precisions: ('float32' | 'bfloat16')[];
 }
 
@@ -53,7 +53,7 @@ export class Device implements Disposable {
   /** Name, memory and precisions, as they are now. */
   get info(): DeviceInfo {
     const { kind, addon } = this;
-    return { ...addon.deviceInfo(this.handle), kind, reason: this.#reason, precisions: kind === 'cpu' ? ['float32'] : ['bfloat16', 'float32'] };
+    return { ...addon.deviceInfo(this.handle), kind, reason: this.#reason, precisions: kind === 'cpu' ? ['float32', 'bfloat16'] : ['bfloat16', 'float32'] };
   }
 
   /** Resolves once all queued work has run; rejects with the first error in it. */

@@ -136,7 +136,7 @@ struct GraphSpec {
 };
 struct EncoderOptions {
   int batch = 1, height = 224, width = 224;
-  bool bfloat16 = false;             // storage of activations; CUDA only
+  bool bfloat16 = false;             // storage of activations; on the CPU they are rounded so, and stored as float32
   bool training = true;              // false: forward only; norms are folded and memory is reused
 };
 struct EncoderInfo {

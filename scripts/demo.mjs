@@ -1,5 +1,5 @@
 // Distils a student from the tiny CLIP in test/models on real drawings of emoji, and says what teacher and student score on a vendor neither has seen.
-//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
+//   npm run demo -- [--full | --short] [--device auto|cpu|cuda[:N]|cuda-emulated] [--precision auto|float32|bfloat16] [--threads N] [--seed N] [--output FOLDER] [--fresh] [--prepare FILE | --prepared FILE]
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -13,6 +13,7 @@ const usage = `npm run demo -- [options]
   --full            all 1,394 names, 120 epochs of batch 256: for a GPU
   --short           a few seconds of training: for checks
   --device <name>   auto, cpu, cuda, cuda:N or cuda-emulated [default auto]
+  --precision <p>   auto, float32 or bfloat16, which the CPU simulates [default auto: bfloat16 on CUDA]
   --threads <n>     threads for work on the CPU [default: all cores]
   --seed <n>        of weights, shuffling and augmentation [default 0]
   --output <folder> for drawings, runs and summary.json [default runs/demo]
@@ -33,6 +34,7 @@ function readOptions() {
         fresh: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },
         device: { type: 'string', default: 'auto' },
+        precision: { type: 'string', default: 'auto' },
         threads: { type: 'string' },
         seed: { type: 'string', default: '0' },
         output: { type: 'string', default: join(root, 'runs', 'demo') },
@@ -97,13 +99,14 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   const output = join(resolve(options.output), options.name);
   const { folders } = data; // none for a packed file
   const config = lgd.parseConfig({
-    ...preset.config, seed: options.seed, output, overwrite: true, teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
+    ...preset.config, train: { ...preset.config.train, precision: options.precision }, seed: options.seed, output, overwrite: true, teacher: teacherFolder, // the folders are for who looks at the run later: lgdistill report, evaluate
     ...(folders !== undefined && { data: { train: resolve(folders.train) }, evaluate: { ...preset.config.evaluate, data: resolve(folders.evaluate) } }),
   });
   const { name, widthMultiplier } = config.student;
   const student = lgd.createStudent(name, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, seed: options.seed });
   const judge = (vendor) => new lgd.ZeroShotEvaluation({ device, images: data.evaluation[vendor], bank: data.bank, mean: teacher.mean, std: teacher.std });
   const distiller = new lgd.Distiller({ device, teacher, student, tsb: data.bank, config });
+  const { precision } = distiller.encoder;
   let training;
   try {
     training = await train(distiller.run(data.train, { signal, evaluation: judge(heldOutVendor), resume: await resumable(output, config) }));
@@ -112,9 +115,9 @@ async function distil(lgd, { device, teacher, data, preset, options, signal }) {
   }
   if (training === undefined) return 130;
   const scores = {};
-  for (const vendor of Object.keys(data.evaluation)) scores[vendor] = await score(judge(vendor), { teacher, student, signal });
-  const speed = await measure(lgd, { teacher, student, signal });
-  const summary = { preset: options.name, ...summarise({ scores, training, seconds: performance.now() / 1000, classes: data.bank.size, images: data.train.length }) };
+  for (const vendor of Object.keys(data.evaluation)) scores[vendor] = await score(judge(vendor), { teacher, student, precision, signal });
+  const speed = await measure(lgd, { teacher, student, precision, signal });
+  const summary = { preset: options.name, precision, ...summarise({ scores, training, seconds: performance.now() / 1000, classes: data.bank.size, images: data.train.length }) };
   for (const file of [join(options.output, 'summary.json'), join(output, 'summary.json')]) await writeFile(file, `${JSON.stringify(summary, null, 2)}\n`);
   say('');
   printTable(say, { scores, speed, student });

@@ -7,7 +7,7 @@ import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
-/** How activations are stored; weights, statistics and results are float32 either way. */
+/** How activations are stored; weights, statistics and results are float32 either way. The CPU only rounds to bfloat16, where CUDA stores it: it saves nothing there. */
 export type Precision = 'float32' | 'bfloat16';
 
 /** `train.precision` of a configuration as networks are compiled with it; undefined: the device's own choice. */

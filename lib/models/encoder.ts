@@ -17,7 +17,7 @@ export interface EncoderOptions extends GraphOptions {
   resolution?: number;
   /** B, images a call: exactly so many in training, at most so many otherwise; default 1. */
   batch?: number;
-  /** Default float32; bfloat16 on CUDA only. */
+  /** Default float32. */
   precision?: Precision;
   /** Of the start values; default 0. */
   seed?: number;

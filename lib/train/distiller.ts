@@ -15,7 +15,7 @@ import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, Tensor
 import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
-import { checkBank, checkDevices, checkPrecision, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
+import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
 import { runOptions, type RunOptions } from './run.js';
@@ -138,7 +138,6 @@ export class Distiller implements Disposable {
     checkTeacherNumbers(teacher);
     checkStudents(teacher, students);
     checkBank(teacher, tsb, config);
-    checkPrecision(device, config);
     [this.device, this.teacher, this.students, this.tsb, this.config] = [device, teacher, students, tsb, config];
     const method = (this.method = chooseMethod(config.method, tsb?.size ?? 0));
     const [{ addon, handle }, resolution] = [device, config.data.resolution ?? teacher.resolution];

@@ -52,7 +52,3 @@ export function checkBank({ embeddingSize }: AnyTeacher, tsb: TextualSemanticsBa
   }
 }
 
-export function checkPrecision({ info }: Device, { train: { precision } }: Config): void {
-  if (precision === 'auto' || info.precisions.includes(precision)) return;
-  throw new LgdError('BAD_OPTION', `this device (${info.name}) does not store activations so.`, { option: 'train.precision', found: precision, allowed: ['auto', ...info.precisions].join(', ') });
-}

@@ -70,7 +70,7 @@ export class Pupil {
         studentTemperature,
         teacherTemperature,
         momentum,
-        bfloat16: this.encoder.precision === 'bfloat16',
+        bfloat16: device.kind !== 'cpu' && this.encoder.precision === 'bfloat16',
       }), (head) => addon.release(head));
       if (tsb !== undefined && vsb !== undefined) addon.writeSemanticState(this.#head, { textual: tsb.data, visual: vsb.data, seen: vsb.seen });
     } catch (error) {

@@ -15,6 +15,8 @@ struct Launch;    // core/launch.h: a kernel with its arguments
 enum class DeviceKind { cpu, cuda };
 enum class DType : uint8_t { f32, bf16 };
 inline size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+// What holds bfloat16 numbers on a device: the CPU keeps them in float32.
+inline DType storage_type(DeviceKind kind, bool bfloat16) { return bfloat16 && kind == DeviceKind::cuda ? DType::bf16 : DType::f32; }
 
 // What launches are laid out for. An H100's, where there is no card to ask.
 struct Card {

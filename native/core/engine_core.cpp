@@ -219,8 +219,7 @@ TensorPtr make_tensor(const DevicePtr& device, const std::vector<int64_t>& shape
 TensorPtr make_images(const DevicePtr& device, int batch, int height, int width, bool bfloat16) {
   LGD_CHECK(batch > 0 && height > 0 && width > 0, "BAD_SHAPE", "images need positive sizes, found ", batch, "x", height, "x", width);
   LGD_CHECK(batch <= most_images, "BAD_SHAPE", "a batch of ", batch, " images. Allowed: ", most_images, " or fewer");
-  LGD_CHECK(!bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only");
-  return make(device, {batch, height, width, 3}, stored_image_channels(device->kind, width), bfloat16 ? DType::bf16 : DType::f32);
+  return make(device, {batch, height, width, 3}, stored_image_channels(device->kind, width), storage_type(device->kind, bfloat16));
 }
 
 const DevicePtr& device_of(const TensorPtr& tensor) { return tensor->device; }

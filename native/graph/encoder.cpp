@@ -82,7 +82,6 @@ void require_training(const Encoder& encoder, const char* what) {
 EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options) {
   LGD_CHECK(options.batch >= 1 && options.height >= 1 && options.width >= 1, "BAD_OPTION", "an encoder needs positive sizes, found batch ",
             options.batch, ", ", options.height, "x", options.width, " pixels.");
-  LGD_CHECK(!options.bfloat16 || device->kind == DeviceKind::cuda, "BAD_OPTION", "bfloat16 storage is available on CUDA only.");
   LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images, " or fewer.");
   auto encoder = std::make_shared<Encoder>(device, compile_for(device, graph, options), options);
   encoder->output = make_tensor(device, encoder->output_shape());
@@ -124,7 +123,7 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   const EncoderOptions& plan = encoder->options;
   if (options.training) require_training(*encoder, "training forward");
   const std::vector<int64_t> expected = {plan.batch, plan.height, plan.width, 3};
-  const DType type = plan.bfloat16 ? DType::bf16 : DType::f32;
+  const DType type = encoder->program.shapes.type;
   LGD_CHECK(images->device == encoder->device, "BAD_OPTION", "the images and the encoder are on different devices.");
   LGD_CHECK(images->shape == expected, "BAD_SHAPE", "images for ", encoder->program.graph.name, " are ", text_of(images->shape), ". Allowed: ",
             text_of(expected), ".");

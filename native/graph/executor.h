@@ -13,7 +13,7 @@ class Executor {
  public:
   Executor(const DevicePtr& device, const Program& program, ParameterTable& parameters);
 
-  size_t arena_bytes() const { return arena_.bytes() + sums_.bytes() + widened_.bytes(); }
+  size_t arena_bytes() const { return arena_.bytes() + sums_.bytes() + taken_.bytes(); }
   int kernels_forward() const { return int(program_.steps.size() + program_.outputs.size()); }
   int kernels_backward() const;
 
@@ -35,6 +35,8 @@ class Executor {
   void* value(int number) const;
   void* gradient(int number) const;
   void pass(int time);                      // of MemoryPlan: zeroes what is not alive, where that is asked for
+  void round_value(int number);             // Shapes::rounds: what a step has just stored
+  void round_gradient(int number);
   NormNumbers norm_numbers(int node) const;
   void fold_norms();
   void fold_sums();
@@ -79,7 +81,7 @@ class Executor {
   const Program& program_;
   ParameterTable& parameters_;
   Buffer arena_, norms_;
-  Buffer widened_;                      // images of eight channels, where Shapes::widens_images
+  Buffer taken_;                        // the images as the first steps read them, where that is not how they came: widened, or rounded
   Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
   Buffer gates_;                        // sums of the gate under way, one at a time (fuse_layers.cpp), [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere

@@ -16,6 +16,11 @@ void* Executor::gradient(int number) const {
   return arena_.as<char>() + program_.memory.gradient[size_t(owner)];
 }
 
+void Executor::round_gradient(int number) {
+  if (!program_.shapes.rounds || program_.gradients.storage[size_t(number)] < 0) return;
+  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(gradient(number)), gradient(number));
+}
+
 int Executor::kernels_backward() const {
   int count = program_.training ? int(program_.outputs.size()) : 0;
   for (size_t i = 0; i < program_.gradients.steps.size(); ++i) {
@@ -31,17 +36,25 @@ int Executor::kernels_backward() const {
 
 void Executor::backward(const void* images, const float* d_output) {
   device_->restart_turns();
-  images_ = widened_ ? widened_.as<>() : images;
+  images_ = taken_ ? taken_.as<>() : images;
   kernels_.defer_sums(*device_);
   for (const int number : program_.outputs) {
     const ValueShape& shape = program_.shapes.values[size_t(number)];
     kernels_.pack_gradient(*device_, program_.shapes.rows(number), shape.c, shape.stored, program_.shapes.type, d_output, gradient(number));
+    round_gradient(number);
     d_output += program_.shapes.rows(number) * shape.c;
   }
   const int steps = int(program_.steps.size());
   pass(steps);
   for (int i = steps - 1; i >= 0; --i) {
-    if (program_.gradients.steps[size_t(i)].needed) backward_step(program_.steps[size_t(i)], program_.gradients.steps[size_t(i)]);
+    const Step& step = program_.steps[size_t(i)];
+    const StepGradient& writes = program_.gradients.steps[size_t(i)];
+    if (writes.needed) {
+      backward_step(step, writes);
+      for (size_t input = 0; input < step.inputs.size(); ++input)
+        if (computed(writes.inputs[input])) round_gradient(step.inputs[input]);
+      if (computed(writes.residual)) round_gradient(step.residual);
+    }
     pass(2 * steps - i);
   }
   kernels_.finish_sums(*device_);

@@ -35,7 +35,7 @@ Executor::Executor(const DevicePtr& device, const Program& program, ParameterTab
     bytes += (shape.k * 4 + shape.weights() * int64_t(size_of(program.shapes.type)) + 255) / 256 * 256;
   }
   if (bytes > 0) sums_ = Buffer(device, size_t(bytes));
-  if (program.shapes.widens_images) widened_ = Buffer(device, program.shapes.bytes(0));
+  if (program.shapes.widens_images || program.shapes.rounds) taken_ = Buffer(device, program.shapes.bytes(0));
   if (floats > 0) norms_ = Buffer(device, size_t(floats) * 4);
   if (layers) discarded_ = Buffer(device, size_t(4 * widest) * 4);
   if (gates > 0) gates_ = Buffer(device, size_t(gates) * 4);
@@ -84,9 +84,15 @@ void Executor::fold_sums() {
 }
 
 const void* Executor::take_images(const void* images) {
-  if (!widened_) return images;
-  kernels_.widen_images(*device_, program_.shapes.rows(0), program_.shapes.type, images, widened_.as<>());
-  return widened_.as<>();
+  const Shapes& shapes = program_.shapes;
+  if (shapes.rounds) kernels_.cast(*device_, shapes.stored_elements(0), DType::bf16, static_cast<const float*>(images), taken_.as<>());
+  if (shapes.widens_images) kernels_.widen_images(*device_, shapes.rows(0), shapes.type, images, taken_.as<>());
+  return taken_ ? taken_.as<>() : images;
+}
+
+void Executor::round_value(int number) {
+  if (!program_.shapes.rounds || program_.memory.value[size_t(number)] == nowhere) return;
+  kernels_.cast(*device_, program_.shapes.stored_elements(number), DType::bf16, static_cast<float*>(value(number)), value(number));
 }
 
 void Executor::forward(const void* images, float* output, const ForwardOptions& options) {
@@ -98,7 +104,9 @@ void Executor::forward(const void* images, float* output, const ForwardOptions& 
   const int steps = int(program_.steps.size());
   pass(-1);
   for (int i = 0; i < steps; ++i) {
-    forward_step(program_.steps[size_t(i)]);
+    const Step& step = program_.steps[size_t(i)];
+    forward_step(step);
+    round_value(step.output);
     pass(i);
   }
   for (const int number : program_.outputs) {

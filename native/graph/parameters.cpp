@@ -48,7 +48,7 @@ ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, cons
   buffer_table_ = Buffer(device_, size_t(buffers_) * 4);
   if (training) gradient_table_ = Buffer(device_, size_t(values_) * 4);
   if (training) momentum_table_ = Buffer(device_, size_t(values_) * 4);
-  if (type_ == DType::bf16) shadow_table_ = Buffer(device_, size_t(values_) * size_of(DType::bf16));
+  if (type_ == DType::bf16 || shapes.rounds) shadow_table_ = Buffer(device_, size_t(values_) * size_of(type_));
 }
 
 size_t ParameterTable::bytes() const {
@@ -66,7 +66,7 @@ float* ParameterTable::gradient(int parameter) const {
 }
 
 const void* ParameterTable::operand(int parameter) const {
-  if (type_ == DType::f32) return value(parameter);
+  if (!shadow_table_) return value(parameter);
   return shadow_table_.as<char>() + size_t(places_[size_t(parameter)].offset) * size_of(type_);
 }
 
@@ -81,7 +81,7 @@ void ParameterTable::write(int parameter, Slot slot, const std::vector<float>& v
   const std::vector<float> stored = pack(place.layout, values);
   device_->from_host(slot_of(place, slot), stored.data(), stored.size() * 4);
   if (slot == Slot::value && place.trainable && shadow_table_)
-    device_->kernels->cast(*device_, int64_t(stored.size()), type_, value(parameter), const_cast<void*>(operand(parameter)));
+    device_->kernels->cast(*device_, int64_t(stored.size()), DType::bf16, value(parameter), const_cast<void*>(operand(parameter)));
 }
 
 void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) {
@@ -102,7 +102,7 @@ void ParameterTable::sgd(const SgdOptions& options) {
   const auto step = [&](int64_t from, int64_t to, float weight_decay) {
     if (from == to) return;
     const SgdStep numbers{options.learning_rate, options.momentum, weight_decay, options.gradient_scale};
-    char* shadow = shadow_table_ ? shadow_table_.as<char>() + size_t(from) * size_of(DType::bf16) : nullptr;
+    char* shadow = type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(from) * size_of(type_) : nullptr;
     device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from, momentum_table_.as<float>() + from,
                           value_table_.as<float>() + from, shadow);
   };
@@ -112,6 +112,7 @@ void ParameterTable::sgd(const SgdOptions& options) {
     step(0, decayed_, options.weight_decay);
     step(decayed_, values_, 0);
   }
+  if (shadow_table_ && type_ == DType::f32) device_->kernels->cast(*device_, values_, DType::bf16, value_table_.as<float>(), shadow_table_.as<>());
 }
 
 }  // namespace lgd

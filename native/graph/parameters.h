@@ -1,5 +1,5 @@
 // The numbers of an encoder, in flat float32 tables: values (decayed parameters first, then norm scales and biases), gradients and
-// momentum laid out alike, and buffers (running statistics). On CUDA with bf16 a rounded shadow of the values feeds the convolutions.
+// momentum laid out alike, and buffers (running statistics). With bfloat16 a rounded shadow of the values feeds the convolutions.
 #pragma once
 #include "core/device.h"
 #include "graph/shape.h"
@@ -18,7 +18,7 @@ class ParameterTable {
 
   float* value(int parameter) const;
   float* gradient(int parameter) const;     // null in forward-only plans and for buffers
-  const void* operand(int parameter) const; // a convolution's weights in the storage type
+  const void* operand(int parameter) const; // a convolution's weights in the storage type, rounded if the plan rounds
 
   // Device thread. Numbers in torchvision's order; sizes were checked by the caller.
   void write(int parameter, Slot slot, const std::vector<float>& values);

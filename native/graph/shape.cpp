@@ -25,7 +25,8 @@ class Inference {
   Inference(const Graph& graph, const EncoderOptions& options, DeviceKind kind)
       : graph_(graph), kind_(kind), training_(options.training) {
     shapes_.batch = options.batch;
-    shapes_.type = options.bfloat16 ? DType::bf16 : DType::f32;
+    shapes_.type = storage_type(kind, options.bfloat16);
+    shapes_.rounds = options.bfloat16 && shapes_.type == DType::f32;
     shapes_.parameters.resize(graph.parameters.size());
     shapes_.values.push_back(images(options.height, options.width));
     check_size("its input", shapes_.values[0]);

@@ -40,6 +40,7 @@ struct ParameterLayout {
 struct Shapes {
   int batch = 0;
   DType type = DType::f32;
+  bool rounds = false;                       // on the CPU: float32 that is rounded wherever CUDA would store bfloat16
   std::vector<ValueShape> values;            // values[0]: the image batch
   std::vector<ParameterLayout> parameters;   // like Graph::parameters
   bool widens_images = false;                // the graph needs images of eight channels where they are stored with four (ops/layout.h)

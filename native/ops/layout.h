@@ -19,7 +19,8 @@ void unpack_output_cuda(Context&, int64_t rows, int channels, int stored, DType 
 void pack_gradient_cpu(Context&, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx);
 void pack_gradient_cuda(Context&, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx);
 
-// float32 -> storage type, element by element (compute copies of parameters; float32 is a plain copy).
+// float32 -> storage type, element by element (compute copies of parameters; float32 is a plain copy). On the CPU bf16 is float32 rounded to
+// bfloat16, to nearest even; `out` may be `from`.
 void cast_cpu(Context&, int64_t count, DType to, const float* from, void* out);
 void cast_cuda(Context&, int64_t count, DType to, const float* from, void* out);
 

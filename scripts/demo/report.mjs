@@ -6,17 +6,17 @@ const vendorNames = { 'fluent-emoji-flat': 'Fluent', twemoji: 'Twemoji' };
 const batch = 64;
 
 /** Zero-shot scores of teacher and student. */
-export async function score(evaluation, { teacher, student, signal }) {
-  const encoder = student.compile({ batch, resolution, training: false });
+export async function score(evaluation, { teacher, student, precision, signal }) {
+  const encoder = student.compile({ batch, resolution, precision, training: false });
   try {
-    return { teacher: await evaluation.evaluateTeacher(teacher, { batch, signal }), student: await evaluation.evaluateEncoder(encoder, { signal }) };
+    return { teacher: await evaluation.evaluateTeacher(teacher, { batch, precision, signal }), student: await evaluation.evaluateEncoder(encoder, { signal }) };
   } finally {
     encoder.dispose();
   }
 }
 
 /** Parameters, multiply-adds an image and images a second, embedding on this device. */
-export async function measure(lgd, { teacher, student, signal }) {
+export async function measure(lgd, { teacher, student, precision, signal }) {
   const one = async (encoder) => {
     try {
       const { imagesPerSecond } = await lgd.measureInference(encoder, { seconds: 1, signal });
@@ -26,7 +26,7 @@ export async function measure(lgd, { teacher, student, signal }) {
       encoder.dispose();
     }
   };
-  return { teacher: await one(teacher.compile({ batch })), student: await one(student.compile({ batch, resolution, training: false })) };
+  return { teacher: await one(teacher.compile({ batch, precision })), student: await one(student.compile({ batch, resolution, precision, training: false })) };
 }
 
 /** The numbers of summary.json: of the held-out vendor, and of each other one under its name. */

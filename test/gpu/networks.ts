@@ -143,20 +143,23 @@ export async function checkResiduals(report: Report, cpu: Device, cuda: Device):
   }
 }
 
-/** Graphs that nobody designed, fused, against the CPU's plain plan. */
+/** Graphs that nobody designed, fused, against the CPU: its plain plan, and its simulation of bfloat16 (random-graphs.test.ts). */
 export async function checkRandomGraphs(report: Report, cpu: Device, cuda: Device): Promise<void> {
   const count = report.small ? 3 : 100;
-  const stepOn = (device: Device, seed: number, fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, () => takeRandomStep(device, seed));
-  await report.attempt('networks', `${count} random graphs as on the CPU`, async () => {
-    let worst = { seed: 0, error: 0 };
-    for (let seed = 1; seed <= count; seed++) {
-      const [found, expected] = [await stepOn(cuda, seed, 'layers'), await stepOn(cpu, seed, 'nodes')];
-      const error = Math.max(...Object.values(errorsOf(found, expected)), wholeError([found.inference], [expected.inference]));
-      if (Number.isNaN(error) || error > worst.error) worst = { seed, error };
-      if (Number.isNaN(error)) break;
-    }
-    report.check('networks', `${count} random graphs as on the CPU`, `at most ${digits(worst.error)}, seed ${worst.seed}`, worst.error < 1e-3);
-  });
+  for (const [precision, plan, limit] of [['float32', 'nodes', 1e-3], ['bfloat16', 'steps', 3e-2]] as const) {
+    const stepOn = (device: Device, seed: number, fusion: string) => withEnvironment({ LGDISTILL_FUSION: fusion }, () => takeRandomStep(device, seed, precision));
+    const name = `${count} random graphs ${precision} as on the CPU`;
+    await report.attempt('networks', name, async () => {
+      let worst = { seed: 0, error: 0 };
+      for (let seed = 1; seed <= count; seed++) {
+        const [found, expected] = [await stepOn(cuda, seed, 'layers'), await stepOn(cpu, seed, plan)];
+        const error = Math.max(...Object.values(errorsOf(found, expected)), wholeError([found.inference], [expected.inference]));
+        if (Number.isNaN(error) || error > worst.error) worst = { seed, error };
+        if (Number.isNaN(error)) break;
+      }
+      report.check('networks', name, `at most ${digits(worst.error)}, seed ${worst.seed}`, worst.error < limit);
+    });
+  }
 }
 
 /** The teacher's embeddings of noise on both devices. */

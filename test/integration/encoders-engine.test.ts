@@ -276,7 +276,7 @@ describe('wrong use', () => {
     await expect(encoder.backward(new Float32Array(7))).rejects.toMatchObject({ code: 'BAD_SHAPE' });
   });
 
-  it.each([['batch', 0], ['batch', 1.5], ['batch', 65_536], ['resolution', -3], ['precision', 'float16'], ['precision', 'bfloat16'], ['seed', -1]])('of %s %s', async (option, value) => {
+  it.each([['batch', 0], ['batch', 1.5], ['batch', 65_536], ['resolution', -3], ['precision', 'float16'], ['seed', -1]])('of %s %s', async (option, value) => {
     await expect(createEncoder('resnet18', { device, outputs: 3, [option]: value })).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   });
 

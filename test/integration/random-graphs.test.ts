@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice, type Device } from '../../lib/device.js';
-import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { CompiledEncoder, type Precision } from '../../lib/models/compiled.js';
 import { Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type Activation, type Value } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
@@ -8,7 +8,7 @@ import { devicesUnderTest } from '../devices.js';
 import { wholeError } from '../fixtures/encoder-step.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { randomNormal } from '../fixtures/random.js';
-import { takeRandomStep } from '../fixtures/random-graph.js';
+import { takeRandomStep, type RandomStep } from '../fixtures/random-graph.js';
 
 // What is fused, and which memory is shared, is decided by what stands around an operation: hand-written graphs have what their authors thought of.
 // LGDISTILL_RANDOM_GRAPHS=first..last takes other seeds.
@@ -20,29 +20,41 @@ beforeAll(async () => { reference = await openDevice('cpu'); });
 afterAll(() => reference.dispose());
 
 /** By the plan as it is, or with memory that holds zeros wherever the plan says that nothing in it is alive. */
-async function stepOn(device: Device, seed: number, fusion: 'nodes' | 'steps' | 'layers', arena: '' | 'cleared' = '') {
+async function stepOn(device: Device, seed: number, fusion: 'nodes' | 'steps' | 'layers', { arena = '', precision = 'float32' }: { arena?: '' | 'cleared'; precision?: Precision } = {}) {
   process.env['LGDISTILL_FUSION'] = fusion;
   process.env['LGDISTILL_ARENA'] = arena;
   try {
-    return await takeRandomStep(device, seed);
+    return await takeRandomStep(device, seed, precision);
   } finally {
     delete process.env['LGDISTILL_FUSION'];
     delete process.env['LGDISTILL_ARENA'];
   }
 }
 
+function differences(found: RandomStep, expected: RandomStep) {
+  return {
+    output: relativeError(found.output, expected.output), gradients: wholeError(found.gradients, expected.gradients), statistics: wholeError(found.buffers, expected.buffers),
+    evaluation: relativeError(found.evaluation, expected.evaluation), inference: relativeError(found.inference, expected.inference),
+  };
+}
+
 describe.each(devices)('random graphs on $name', ({ device, name }) => {
   it.each(seeds)('take the step of the plain plan: seed %i', async (seed) => {
     const expected = await stepOn(reference, seed, 'nodes');
     for (const fusion of name === 'cpu' ? (['steps', 'layers'] as const) : (['layers'] as const)) {
-      const found = await stepOn(device, seed, fusion, 'cleared');
-      const errors = {
-        output: relativeError(found.output, expected.output), gradients: wholeError(found.gradients, expected.gradients), statistics: wholeError(found.buffers, expected.buffers),
-        evaluation: relativeError(found.evaluation, expected.evaluation), inference: relativeError(found.inference, expected.inference),
-      };
+      const found = await stepOn(device, seed, fusion, { arena: 'cleared' });
       // All below 1e-4 at the first 120 seeds; 0.06 and 0.17 where a convolution's kernel read the gradient that it added to, at 2 of the first 40.
-      for (const [what, error] of Object.entries(errors)) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-3);
+      for (const [what, error] of Object.entries(differences(found, expected))) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-3);
     }
+  });
+
+  // Against float32 the gradients are 0.002 to 0.08 off; against the CPU's simulation 0.002 (median), 0.012 at most: what is left is single roundings that sums in another order turn.
+  it.skipIf(name === 'cpu').each(seeds)('take the step in bfloat16 that the CPU simulates: seed %i', async (seed) => {
+    const [expected, found] = [await stepOn(reference, seed, 'steps', { precision: 'bfloat16' }), await stepOn(device, seed, 'layers', { precision: 'bfloat16' })];
+    const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
+    for (const [what, error] of Object.entries({ output, evaluation, inference })) expect(error, what).toBeLessThan(1e-2);
+    expect(gradients).toBeLessThan(3e-2);
+    expect(statistics).toBeLessThan(3e-4);
   });
 });
 

@@ -268,7 +268,6 @@ describe('what is wrong is said before training', () => {
     ['a file in the place of the run folder', async (c) => ({ ...c, output: await file() }), { code: 'NOT_WRITABLE' }],
     ['a run folder where nothing can be written', (c) => ({ ...c, output: '/proc/self/run' }), { code: 'NOT_WRITABLE' }],
     ['a run folder that is in use', async (c) => ({ ...c, output: await used() }), { code: 'BAD_CONFIG', option: 'output' }],
-    ['a precision the device has not', (c) => ({ ...c, train: { ...c.train, precision: 'bfloat16' } }), { code: 'BAD_OPTION', option: 'train.precision' }],
   ];
   const empty = async () => made(join(folder, 'empty'));
   const ran = async () => {

@@ -14,7 +14,7 @@ afterEach(() => {
 test.each(devices)('$name says what it is', ({ name, device, emulated }) => {
   const { kind, reason, precisions, name: title } = device.info;
   expect([device.kind, kind, reason]).toEqual([name, name, 'asked for']);
-  expect(precisions).toEqual(name === 'cpu' ? ['float32'] : ['bfloat16', 'float32']);
+  expect(precisions).toEqual(name === 'cpu' ? ['float32', 'bfloat16'] : ['bfloat16', 'float32']);
   expect(title === 'emulated GPU').toBe(emulated);
 });
 

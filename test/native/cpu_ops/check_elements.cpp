@@ -147,6 +147,20 @@ static void check_layout(Check& check) {
   check.identical("unpack_output", out, expected_out);
   check.identical("pack_gradient", dx, expected_dx);
   check.identical("cast", copy, x);
+  // Down, up, ties to even either way, signed zero, denormals, past the largest, infinity.
+  const std::pair<uint32_t, uint32_t> rounded[] = {{0x3f807fffu, 0x3f800000u}, {0x3f808001u, 0x3f810000u}, {0x3f808000u, 0x3f800000u}, {0x3f818000u, 0x3f820000u},
+                                                   {0xbf808001u, 0xbf810000u}, {0x80000000u, 0x80000000u}, {0x00008001u, 0x00010000u}, {0x3fffffffu, 0x40000000u},
+                                                   {0x7f7fffffu, 0x7f800000u}, {0xff800000u, 0xff800000u}};
+  Floats numbers, nearest;
+  for (const auto& [from, to] : rounded) {
+    numbers.push_back(std::bit_cast<float>(from));
+    nearest.push_back(std::bit_cast<float>(to));
+  }
+  cast_cpu(check.device, int64_t(numbers.size()), DType::bf16, numbers.data(), numbers.data());
+  check.identical("cast to bfloat16", numbers, nearest);
+  Floats nan(3, std::bit_cast<float>(0xff800001u));
+  cast_cpu(check.device, 3, DType::bf16, nan.data(), nan.data());
+  check.equal("cast of NaN", {float(std::count_if(nan.begin(), nan.end(), [](float value) { return std::isnan(value); }))}, {3.0});
 }
 
 static void check_sgd(Check& check, int64_t count) {
