@@ -48,13 +48,16 @@ describe.each(devices)('random graphs on $name', ({ device, name }) => {
     }
   });
 
-  // Against float32 the gradients are 0.002 to 0.08 off; against the CPU's simulation 0.002 (median), 0.012 at most: what is left is single roundings that sums in another order turn.
-  it.skipIf(name === 'cpu').each(seeds)('take the step in bfloat16 that the CPU simulates: seed %i', async (seed) => {
-    const [expected, found] = [await stepOn(reference, seed, 'steps', { precision: 'bfloat16' }), await stepOn(device, seed, 'layers', { precision: 'bfloat16' })];
-    const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
-    for (const [what, error] of Object.entries({ output, evaluation, inference })) expect(error, what).toBeLessThan(1e-2);
-    expect(gradients).toBeLessThan(3e-2);
-    expect(statistics).toBeLessThan(3e-4);
+  // Operation by operation only sums in another order turn a rounding. Layers store less than the CPU's plan, and so round less: gradients are up to 0.06 off (190 seeds), as far as
+  // either is from float32. Every other seed: the emulated GPU needs seconds.
+  it.skipIf(name === 'cpu').each(seeds.filter((seed) => seed % 2 === 1))('take the step in bfloat16 that the CPU simulates: seed %i', async (seed) => {
+    for (const [plan, fusion, limit] of [['nodes', 'nodes', 3e-2], ['steps', 'layers', 0.12]] as const) {
+      const [expected, found] = [await stepOn(reference, seed, plan, { precision: 'bfloat16' }), await stepOn(device, seed, fusion, { precision: 'bfloat16' })];
+      const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
+      for (const [what, error] of Object.entries({ output, evaluation, inference })) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-2);
+      expect(gradients, `${fusion}, gradients`).toBeLessThan(limit);
+      expect(statistics, `${fusion}, statistics`).toBeLessThan(5e-4);
+    }
   });
 });
 
