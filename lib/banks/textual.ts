@@ -5,7 +5,7 @@ import { LgdError } from '../errors.js';
 import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
-import { nearestPairs } from '../text/nearest-pairs.js';
+import { checkSimilarity, nearestPairs } from '../text/nearest-pairs.js';
 import { embedNames } from '../text/prompts.js';
 import { loadTemplates } from '../text/templates.js';
 import { version } from '../version.js';
@@ -130,6 +130,8 @@ export class TextualSemanticsBank {
   async nearestNames(options: NearestOptions = {}): Promise<NearestNames[]> {
     checkOptions(options, 'nearestNames()', nearestOptions);
     const { similarity = 0.9, limit = 1000, signal } = options;
+    checkSimilarity(similarity);
+    if (!Number.isSafeInteger(limit) || limit < 1) throw new LgdError('BAD_OPTION', 'not a number of pairs.', { option: 'limit', found: limit, allowed: 'a whole number from 1' });
     const { pairs } = await nearestPairs(this.data, this.size, similarity, { limit, signal });
     return pairs.map(({ a, b, similarity: cosine }) => ({ a: this.names[a]!, b: this.names[b]!, similarity: cosine }));
   }
