@@ -157,7 +157,7 @@ export class TextualSemanticsBank {
    * @throws LgdError FILE_NOT_FOUND, BAD_FILE (not safetensors, cut short), BAD_BANK
    */
   static async load(file: string): Promise<TextualSemanticsBank> {
-    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank' });
+    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank build' });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('textual_bank');
     if (tensor === undefined || metadata['format'] !== format) throw bad('it holds something else');
