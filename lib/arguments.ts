@@ -88,6 +88,12 @@ export function checkText(value: unknown, option: string, allowed: string): void
   throw wrongArgument(value, option, allowed);
 }
 
+/** Another word would be taken for one of them. @throws LgdError BAD_OPTION */
+export function checkWord(found: unknown, option: string, words: readonly string[]): void {
+  if (words.some((word) => word === found)) return;
+  throw new LgdError('BAD_OPTION', 'not a word that this takes.', { option, found, allowed: words.join(', '), mend: typeof found === 'string' ? suggestion(found, words) : undefined });
+}
+
 /**
  * The embeddings that something gave which may be a caller's own: one of so many values for each of what it was given.
  * @param giver as it stands in the message

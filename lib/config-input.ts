@@ -4,7 +4,7 @@
 export interface ConfigInput {
   /** Where to compute; auto takes a CUDA device if there is one. Allowed: auto, cpu, cuda, cuda:N or cuda-emulated. Default: `auto`. */
   device?: string | undefined;
-  /** Threads for work on the CPU (default: all cores). Allowed: a whole number from 1. */
+  /** Threads for work on the CPU (default: all cores). Allowed: a whole number from 1 to 4096. */
   threads?: number | undefined;
   /** Seed of every random number: weights, shuffling, augmentation, dropout, visual anchors. Allowed: a whole number from 0. Default: `0`. */
   seed?: number | undefined;
@@ -24,7 +24,7 @@ export interface ConfigInput {
   textEncoder?: string | undefined;
   /** Text bank built before (lgdistill bank), in the place of names, templates and text encoder. */
   bank?: string | undefined;
-  /** Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings. */
+  /** Teacher: a CLIP folder or hub id, an .onnx image tower, an earlier student, or a .safetensors file of embeddings. */
   teacher?: string | undefined;
   /** auto: seed with fewer than 50 names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher. Default: `auto`. */
   method?: 'auto' | 'lgd' | 'text' | 'visual' | 'seed' | 'hybrid' | 'combined' | 'feature' | undefined;
@@ -211,7 +211,7 @@ export interface ConfigInput {
     momentum?: number | undefined;
     /** Weight decay of SGD, not of norm scales and biases. Allowed: a number from 0 to 1. Default: `0.0001`. */
     weightDecay?: number | undefined;
-    /** Smallest random scale of a training image, of the one at which it fits the input. Allowed: a number from 0.01 to 100. Default: `0.5`. */
+    /** Smallest random scale of a training image; at 1 its short side is as long as the input's. Allowed: a number from 0.01 to 100. Default: `0.5`. */
     scaleMin?: number | undefined;
     /** Largest random scale of a training image. Allowed: a number from 0.01 to 100. Default: `2`. */
     scaleMax?: number | undefined;

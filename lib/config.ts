@@ -8,7 +8,7 @@ import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { withoutMark } from './files/byte-order-mark.js';
-import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, writeLimit } from './number-limits.js';
+import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);
@@ -32,7 +32,7 @@ function group<Shape extends z.ZodRawShape>(shape: Shape) {
 
 const schema = z.strictObject({
   device: z.string().regex(/^(auto|cpu|cuda(:\d+|-emulated)?)$/u).default('auto').meta({ description: 'Where to compute; auto takes a CUDA device if there is one', allowed: 'auto, cpu, cuda, cuda:N or cuda-emulated' }),
-  threads: count().optional().describe('Threads for work on the CPU (default: all cores)'),
+  threads: count().max(mostThreads).optional().describe('Threads for work on the CPU (default: all cores)'),
   seed: z.int().min(0).default(0).describe('Seed of every random number: weights, shuffling, augmentation, dropout, visual anchors'),
   output: text().default('runs/distill').describe('Run folder: configuration, metrics, checkpoints, report'),
   overwrite: z.boolean().default(false).describe('Empty the run folder first when it holds an earlier run'),
@@ -42,7 +42,7 @@ const schema = z.strictObject({
   allowDuplicates: z.boolean().default(false).describe('Keep names that are given more than once'),
   textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
-  teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, or a .safetensors file of embeddings'),
+  teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, an earlier student, or a .safetensors file of embeddings'),
   method: z.enum(['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('auto')
     .describe(`auto: seed with fewer than ${fewNames} names, else lgd; lgd: both banks; text or visual: that bank alone; seed: a queue of past teacher embeddings; hybrid: visual bank and queue; combined: both banks and the queue; feature: cosine regression to the teacher`),
   data: group({
@@ -142,7 +142,7 @@ const schema = z.strictObject({
     learningRate: positive().default(0.02).describe('Peak learning rate of SGD; it rises over the first twentieth of the steps and falls by a power of 0.9'),
     momentum: momentum().default(0.9).describe('Momentum of SGD'),
     weightDecay: share().default(1e-4).describe('Weight decay of SGD, not of norm scales and biases'),
-    scaleMin: factor().default(0.5).describe('Smallest random scale of a training image, of the one at which it fits the input'),
+    scaleMin: factor().default(0.5).describe("Smallest random scale of a training image; at 1 its short side is as long as the input's"),
     scaleMax: factor().default(2).describe('Largest random scale of a training image'),
     flipProbability: share().default(0.5).describe('How often a training image is mirrored'),
     inference: z.enum(['whole', 'sliding']).default('whole').describe('Segmentation: see the whole image at once, or windows of the input size along an image whose short side is that long'),

@@ -3,6 +3,7 @@ import { checkOptions, type OptionTable } from './arguments.js';
 import { askCuda, describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
+import { mostThreads } from './number-limits.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
@@ -17,7 +18,6 @@ export interface DeviceOptions {
   threads?: number;
 }
 
-const mostThreads = 4096;
 const deviceOptions = { threads: 'optional' } satisfies OptionTable<DeviceOptions>;
 
 /** What a device is, and its memory as it is now. */

@@ -59,7 +59,9 @@ export interface NativeDeviceInfo {
   launches: '' | 'serialized' | 'programmatic';
   index: number;
   threads: number;
+  /** Of the GPU in all; 0 on the CPU. */
   memoryBytes: number;
+  /** Held by what was made on the device, now and at most. */
   allocatedBytes: number;
   peakBytes: number;
 }

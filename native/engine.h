@@ -172,7 +172,7 @@ void sgd_step(const EncoderPtr& encoder, const SgdOptions& options);            
 // ---- images and augmentation ------------------------------------------------------------------------------------------------
 struct PixelStoreOptions {
   double memory_limit_bytes = 0;     // past it, pixels go to a memory-mapped file
-  std::string spill_folder;          // must exist; the file is unlinked when the store goes
+  std::string spill_folder;          // must exist; the file has no name there and goes with the store
 };
 PixelStorePtr make_pixel_store(const PixelStoreOptions& options);
 // Adds one RGB image (uint8 HWC); returns its index. Thread-safe. Throws NOT_WRITABLE when the spill file cannot grow.

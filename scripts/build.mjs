@@ -26,6 +26,11 @@ const { values: options } = parseArgs({
   },
 });
 
+if (![undefined, 'ts', 'native'].includes(options.only)) {
+  console.error(`--only takes ts or native, not ${options.only}`);
+  process.exit(2);
+}
+
 function run(command, args, { quiet = !options.verbose } = {}) {
   const result = spawnSync(command, args, { cwd: root, stdio: quiet ? 'pipe' : 'inherit', encoding: 'utf8', maxBuffer: 1 << 28 });
   if (result.status === 0) return result.stdout ?? '';

@@ -5,7 +5,7 @@ import { LgdError } from '../errors.js';
 import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
-import { nearestPairs } from '../text/nearest-pairs.js';
+import { checkSimilarity, nearestPairs } from '../text/nearest-pairs.js';
 import { embedNames } from '../text/prompts.js';
 import { loadTemplates } from '../text/templates.js';
 import { version } from '../version.js';
@@ -130,6 +130,8 @@ export class TextualSemanticsBank {
   async nearestNames(options: NearestOptions = {}): Promise<NearestNames[]> {
     checkOptions(options, 'nearestNames()', nearestOptions);
     const { similarity = 0.9, limit = 1000, signal } = options;
+    checkSimilarity(similarity);
+    if (!Number.isSafeInteger(limit) || limit < 1) throw new LgdError('BAD_OPTION', 'not a number of pairs.', { option: 'limit', found: limit, allowed: 'a whole number from 1' });
     const { pairs } = await nearestPairs(this.data, this.size, similarity, { limit, signal });
     return pairs.map(({ a, b, similarity: cosine }) => ({ a: this.names[a]!, b: this.names[b]!, similarity: cosine }));
   }
@@ -155,7 +157,7 @@ export class TextualSemanticsBank {
    * @throws LgdError FILE_NOT_FOUND, BAD_FILE (not safetensors, cut short), BAD_BANK
    */
   static async load(file: string): Promise<TextualSemanticsBank> {
-    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank' });
+    const bad = (why: string) => new LgdError('BAD_BANK', `${file} is not a sound text bank: ${why}.`, { mend: 'Build it again: lgdistill bank build' });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('textual_bank');
     if (tensor === undefined || metadata['format'] !== format) throw bad('it holds something else');

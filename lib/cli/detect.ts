@@ -40,7 +40,9 @@ function evaluateCommand(bind: Bind): Command {
     .requiredOption('--model <path>', 'the folder that detect train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision']);
+  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision'], { help: {
+    'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
+  } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });

@@ -220,13 +220,17 @@ export function withDefaults<Options extends Partial<ImageCacheOptions>>(options
   return { margin, memoryLimitBytes: cacheMemory * 2 ** 20, spillFolder: tmpdir(), maxBrokenShare, ...given };
 }
 
-/** Looks at the values. @throws LgdError BAD_OPTION */
+/** Looks at the values, and whether there is a device. @throws LgdError BAD_OPTION */
 export function checkCacheOptions(options: CacheSettings): void {
-  const { device, resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare } = options;
+  checkArgument('device', options.device);
+  checkCacheValues(options);
+}
+
+/** @throws LgdError BAD_OPTION */
+export function checkCacheValues({ resolution, margin, memoryLimitBytes, spillFolder, maxBrokenShare }: CacheSettings<Omit<ImageCacheOptions, 'device'>>): void {
   const check = (good: boolean, option: string, found: unknown, allowed: string): void => {
     if (!good) throw new LgdError('BAD_OPTION', found === undefined ? 'this is missing.' : 'out of range.', { option, found, allowed });
   };
-  checkArgument('device', device);
   check(Number.isInteger(resolution) && resolution >= 1, 'resolution', resolution, 'a whole number from 1');
   check(margin >= 1 && Number.isFinite(margin), 'margin', margin, '1 or more');
   check(typeof memoryLimitBytes === 'number' && memoryLimitBytes >= 0, 'memoryLimitBytes', memoryLimitBytes, '0 or more');

@@ -143,14 +143,16 @@ async function openCityscapes(root: string, options: MaskFolderOptions): Promise
   return { names, pairs, table: tableOf(converted ? names.map((_, i) => i) : cityscapesIds, !converted), divided: true };
 }
 
-/** 0 is "other" and ignored; class i is i + 1. */
+/** 0 is "other" and ignored; class i is i + 1. Numbers past the last are of another set of classes. */
 async function openAde20k(root: string, options: MaskFolderOptions): Promise<Opened> {
   const { split } = options;
   const names = await readBuiltin('ade20k');
   const folder = longSplits[split] ?? split;
   await checkSplit(join(root, 'images'), folder, options);
   const pairs = await pairUp(root, `images/${folder}`, (id) => `annotations/${folder}/${withoutEnding(id)}.png`, options);
-  return { names, pairs, table: tableOf(names.map((_, i) => i + 1), true), divided: true };
+  const table = tableOf(names.map((_, i) => i + 1));
+  table[0] = -1;
+  return { names, pairs, table, divided: true };
 }
 
 async function openVoc(root: string, options: MaskFolderOptions): Promise<Opened> {
@@ -176,11 +178,11 @@ function tableOf(numbers: readonly number[], othersIgnored = false): Int16Array 
 }
 
 /** The class of each pixel of a mask, -1 for those to be ignored. @throws LgdError BAD_DATASET for a number that is no class */
-export function classesOf({ names, table }: Pick<MaskedImages, 'names' | 'table'>, labels: Uint8Array | Uint16Array, path: string): Int16Array {
+export function classesOf({ table }: Pick<MaskedImages, 'table'>, labels: Uint8Array | Uint16Array, path: string): Int16Array {
   const classes = new Int16Array(labels.length);
   for (let i = 0; i < labels.length; i++) {
     const index = labels[i]! < table.length ? table[labels[i]!]! : -2;
-    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: table.includes(-2) ? `0 to ${names.length - 1}, and ${ignored} for pixels to be ignored` : `0 to ${table.length - 1}`, mend: 'Correct the mask, or the list of names' });
+    if (index === -2) throw new LgdError('BAD_DATASET', `${path} holds a label without a class.`, { found: labels[i], allowed: table.includes(-2) ? `0 to ${table.indexOf(-2) - 1}, and ${ignored} for pixels to be ignored` : `0 to ${table.length - 1}`, mend: 'Correct the mask, or the list of names' });
     classes[i] = index;
   }
   return classes;

@@ -38,7 +38,7 @@ export interface DataRow {
   augmentMilliseconds: number;
   /** Milliseconds by which callbacks of the main thread were late, 99 of 100 times at most. */
   delayP99: number;
-  /** What the source leaves out, in words (images of tar shards). */
+  /** What was left out on opening the images and why, a line each. */
   remarks: readonly string[];
 }
 

@@ -1,12 +1,13 @@
 import { statfs } from 'node:fs/promises';
-import { checkOptions, type OptionTable } from '../arguments.js';
-import { cacheOptions, ImageCache, shortSideOf, withDefaults, type ImageCacheOptions } from './cache.js';
+import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { cacheOptions, checkCacheValues, ImageCache, shortSideOf, withDefaults, type ImageCacheOptions } from './cache.js';
 import { importSharp } from './sharp.js';
 import { sampleSource, type ImageSource } from './sources.js';
 import { StreamedImages } from './streamed.js';
 
 /** When images are decoded: all before training, each when a batch needs it, or whichever fits. */
 export type CacheMode = 'auto' | 'all' | 'stream';
+const modes: readonly CacheMode[] = ['auto', 'all', 'stream'];
 
 const modeOptions = { ...cacheOptions, device: 'optional' } satisfies OptionTable<Parameters<typeof chooseMode>[2]>;
 
@@ -18,6 +19,7 @@ const sampledImages = 64;
  */
 export async function openDataset(source: ImageSource, mode: CacheMode, options: ImageCacheOptions): Promise<ImageCache | StreamedImages> {
   checkOptions(options, 'openDataset()', cacheOptions);
+  checkWord(mode, 'mode', modes);
   const chosen = source.pack?.index.recipe.kind === 'raw' ? 'all' : await chooseMode(source, mode, options);
   return chosen === 'all' ? ImageCache.build(source, options) : StreamedImages.open(source, options);
 }
@@ -29,9 +31,11 @@ export async function openDataset(source: ImageSource, mode: CacheMode, options:
  */
 export async function chooseMode(source: ImageSource, mode: CacheMode, options: Omit<ImageCacheOptions, 'device'> & Partial<ImageCacheOptions>): Promise<'all' | 'stream'> {
   checkOptions(options, 'chooseMode()', modeOptions);
+  checkWord(mode, 'mode', modes);
+  const settings = withDefaults(options);
+  checkCacheValues(settings);
   if (mode !== 'auto') return mode;
   if (source.sequential) return 'all';
-  const settings = withDefaults(options);
   const { memoryLimitBytes, spillFolder } = settings;
   const bytes = await decodedBytes(source, shortSideOf(settings));
   if (bytes <= memoryLimitBytes) return 'all';

@@ -1,6 +1,6 @@
 import { open, readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
@@ -26,6 +26,7 @@ export async function openImages(path: string, options: OpenImagesOptions = {}):
   checkText(path, 'data', 'a folder, a pack, tar shards, CIFAR or parquet files');
   checkOptions(options, 'openImages()', openOptions);
   const { labels = 'none', signal } = options;
+  checkWord(labels, 'labels', ['folders', 'none', 'auto']);
   const source = await openOther(path, labels !== 'none', signal);
   if (source === undefined) {
     if (labels !== 'auto') return openImageFolder(path, { labels, signal });

@@ -1,6 +1,6 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
-import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -8,7 +8,7 @@ import type { PackFile } from './pack/reader.js';
 export interface ImageSource {
   /** The folder, or a word for where the images come from. */
   readonly root: string;
-  /** Path of each image relative to the root, '/'-separated, sorted by UTF-16 code units. */
+  /** Name of each image; of a folder's its path below the root, '/'-separated, sorted by UTF-16 code units. */
   readonly ids: readonly string[];
   /** Index into {@link classNames} of each image; absent for unlabelled images. */
   readonly labels?: Int32Array;
@@ -58,6 +58,7 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
   checkText(root, 'data', 'a folder');
   checkOptions(options, 'openImageFolder()', folderOptions);
   const { labels = 'none', signal } = options;
+  checkWord(labels, 'labels', ['folders', 'none']);
   await checkFolder(root);
   const found: Found = { ids: [], others: new Map() };
   await walk(root, found, signal);

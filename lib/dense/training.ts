@@ -46,7 +46,7 @@ export type DenseEvent<Losses, Score> =
 /** What trainings of dense networks tell while they go on; `Start` and `Step` are what a task adds. */
 export type DenseTrainingEvent<Score, Start = object, Step = object> =
   | ({ type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number } & Start)
-  /** Every `log.everySteps` steps. */
+  /** Every `log.everySteps` steps, and after the last. */
   | ({ type: 'step'; step: number; loss: number; learningRate: number; seconds: number } & Step)
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
   /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */

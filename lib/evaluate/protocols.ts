@@ -72,7 +72,7 @@ export interface ProtocolEvaluation {
   /** Ids of the images judged, in the answers' order: those that can be decoded. */
   images: readonly string[];
   results: ProtocolResult[];
-  /** What the sources of images leave out, in words (images of tar shards). */
+  /** What was left out on opening the images and why, a line each. */
   remarks: readonly string[];
   seconds: number;
   /** Files written: results, predictions, lists. */

@@ -50,7 +50,7 @@ export interface StudentEvaluation {
   predictions: Predictions;
   /** The text bank's hash: scores over the same names and bank can be compared. */
   bankHash: string;
-  /** What the source of images leaves out, in words (images of tar shards). */
+  /** What was left out on opening the images and why, a line each. */
   remarks: readonly string[];
 }
 

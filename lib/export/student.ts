@@ -1,7 +1,7 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join, resolve } from 'node:path';
-import { checkOptions, checkText, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
@@ -134,6 +134,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   checkText(options.to, 'to', 'a path to write to');
   checkFormat(options.format ?? 'lgdistill');
   const { from, to, format = 'lgdistill', head = defaultHead(format), signal } = options;
+  checkWord(head, 'head', ['keep', 'drop']);
   await checkFile(to, format);
   if (options.bank !== undefined) await checkReplaceable(options.bank, 'safetensors', 'bank');
   const source = await readExportSource(from);

@@ -1,5 +1,5 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
 import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
@@ -76,11 +76,12 @@ const compareOptions = { at: 'optional' } satisfies OptionTable<CompareOptions>;
 
 /**
  * Compares runs by what their folders tell. Of several paths those that are no run folders are passed over, with a remark.
- * @throws LgdError BAD_OPTION (no run, an unknown option), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE
+ * @throws LgdError BAD_OPTION (no run, no such evaluation), FILE_NOT_FOUND (no run folder; a path that is not there), BAD_FILE
  */
 export async function compareRuns(paths: readonly string[], options: CompareOptions = {}): Promise<RunComparison> {
   checkOptions(options, 'compareRuns()', compareOptions);
   const { at = 'best' } = options;
+  checkWord(at, 'at', ['best', 'last']);
   const chosen = await chooseRuns(paths);
   const records = await readRuns(chosen.folders);
   const differing = configDifferences(records).filter(({ path }) => path !== 'seed');

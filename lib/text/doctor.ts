@@ -3,7 +3,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { encodeOptions, type TextEncoder } from './encoder.js';
-import { nearestPairs } from './nearest-pairs.js';
+import { checkSimilarity, nearestPairs } from './nearest-pairs.js';
 import { embedNames } from './prompts.js';
 import { normaliseName, tidyName } from './spelling.js';
 import { fillTemplate, loadTemplates } from './templates.js';
@@ -70,7 +70,7 @@ export async function checkNames(names: readonly string[], options: CheckOptions
   checkOptions(options, 'check()', knownOptions);
   const { encoder, bank, similarity = 0.98 } = options;
   if (encoder !== undefined && bank !== undefined) throw new LgdError('BAD_OPTION', 'an encoder and a bank are given.', { option: 'encoder', mend: 'Give one of them' });
-  if (!(similarity > 0 && similarity <= 1)) throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });
+  checkSimilarity(similarity);
   const where = (test: (name: string) => boolean): NameAt[] => names.flatMap((name, index) => (test(name) ? [{ index, name }] : []));
   const report: NameReport = {
     count: names.length,

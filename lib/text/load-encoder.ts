@@ -8,7 +8,7 @@ import { tokenizerFiles } from './tokenizers.js';
 /**
  * Loads the text tower of a CLIP model: its ONNX export where there is one ({@link ClipTextEncoder}), else the tower in its safetensors file ({@link NativeTextEncoder}).
  * @param idOrDir a folder (`./dir`, an absolute path, or any that exists) or a Hugging Face id
- * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
+ * @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_MODEL, BAD_FILE, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED, and those of `openDevice`
  */
 export async function loadTextEncoder(idOrDir: string, options: NativeTextEncoderOptions = {}): Promise<ClipTextEncoder | NativeTextEncoder> {
   checkOptions(options, 'loadTextEncoder()', nativeTextEncoderOptions);

@@ -4,6 +4,7 @@ import { extname, format, parse } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { writeFileAtomically } from '../files/safetensors.js';
+import { namesIn } from './sources.js';
 
 /** Which file {@link writeNames} may replace. */
 export interface WriteNamesOptions {
@@ -18,11 +19,15 @@ const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies 
 /**
  * Writes names, one a line.
  * @param file ends in .txt or has no ending
- * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), NOT_WRITABLE
+ * @throws LgdError BAD_OPTION (another ending, or a file that may not be replaced), BAD_NAMES (one that would not be read back), NOT_WRITABLE
  */
 export async function writeNames(file: string, names: readonly string[], options: WriteNamesOptions = {}): Promise<void> {
   checkOptions(options, 'writeNames()', writeNamesOptions);
   await checkNamesFile(file, options);
+  const unreadable = names.find((name) => JSON.stringify(namesIn(name)) !== JSON.stringify([name]));
+  if (unreadable !== undefined) {
+    throw new LgdError('BAD_NAMES', 'a name that begins with #, is empty or has a line break is none in a file of one name a line.', { option: 'write', found: unreadable, mend: 'Word it in another way, or keep the list as JSON' });
+  }
   await writeFileAtomically(file, `${names.join('\n')}\n`);
 }
 

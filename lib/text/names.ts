@@ -14,9 +14,9 @@ export class CategoryList {
 
   /**
    * Loads a list. Names are kept as they stand; {@link CategoryList.check} finds what is wrong with them.
-   * @param source the names themselves; a .txt (one a line; lines that begin with # are comments), .json (an array, or `names` or `categories` as in COCO's annotation files),
+   * @param source the names themselves; a .txt (one a line; lines that begin with # are comments), .json (an array; or `names`, `categories` or `id2label`, as in COCO's annotation files and others),
    *   .csv or .tsv file (the column headed name, class, category or label, or the first); a folder of class folders; or a built-in list's id ({@link builtinLists})
-   * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it)
+   * @throws LgdError FILE_NOT_FOUND, BAD_NAMES (unreadable, or no names in it), BAD_FILE (a built-in list that was changed after it was installed)
    */
   static async load(source: string | readonly string[]): Promise<CategoryList> {
     if (typeof source !== 'string' && !isIterable(source)) {
@@ -45,9 +45,9 @@ export class CategoryList {
   }
 
   /**
-   * The list doctor: finds duplicates, near-duplicates in text space, stray blanks, underscores, parentheses, empty names and prompts that are too long,
-   * and proposes a mended list. Near-duplicates and long prompts are looked for only where an encoder is given.
-   * @throws LgdError ABORTED, BAD_OPTION, and whatever the encoder throws
+   * The list doctor: finds duplicates, near-duplicates in text space, stray blanks, underscores, parentheses, commas, comments, empty names and prompts that are too long,
+   * and proposes a mended list. Near-duplicates are looked for only where an encoder or a bank is given, long prompts only where an encoder is.
+   * @throws LgdError ABORTED, BAD_OPTION, FILE_NOT_FOUND (templates), BAD_BANK (it lacks a name), and whatever the encoder throws
    */
   async check(options: CheckOptions = {}): Promise<NameReport> {
     return checkNames(this.names, options);

@@ -20,6 +20,12 @@ const axesMost = 64; // leading axes kept: enough to tell apart nearly all pairs
 const axesAtOnce = 8;
 const rowsPerTurn = 32;
 
+/** Looks whether a similarity is one that rows can be alike by. @throws LgdError BAD_OPTION */
+export function checkSimilarity(similarity: number): void {
+  if (similarity > 0 && similarity <= 1) return;
+  throw new LgdError('BAD_OPTION', 'the similarity must be a cosine.', { option: 'similarity', found: similarity, allowed: 'above 0, up to 1' });
+}
+
 /**
  * All pairs of unit rows whose cosine is at least `threshold`, exactly (up to float32 rounding), without comparing most pairs in full.
  *

@@ -34,7 +34,7 @@ export async function readNames(source: string): Promise<string[]> {
     case '.csv':
     case '.tsv': return fromTable(source, found.size);
     case '.txt':
-    case '': return fromText(await readText(source, found.size));
+    case '': return namesIn(await readText(source, found.size));
     case '.safetensors': throw new LgdError('BAD_NAMES', `${source} is a file of tensors, not of names.`, {
       option: 'names', allowed: kinds, mend: 'Give a text bank as bank (--bank); make one of embeddings with `lgdistill bank build --embeddings`',
     });
@@ -92,7 +92,7 @@ function tooLong(path: string, bytes: number): LgdError {
 }
 
 /** One name a line; empty lines and lines that start with # are not names. Blanks around a name are kept for the doctor to find. */
-function fromText(text: string): string[] {
+export function namesIn(text: string): string[] {
   return text.split(/\r\n|\n|\r/u).filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
 }
 

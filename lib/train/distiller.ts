@@ -121,7 +121,7 @@ export class Distiller implements Disposable {
   /** Metric slots given out so far. */
   #slotsGiven = 0;
 
-  /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (embedding sizes or resolution that do not fit), OUT_OF_MEMORY */
+  /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit), BAD_BANK (of another size than the teacher's), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
     checkOptions(options, 'new Distiller()', distillerOptions);
     const { device, teacher, student, tsb, config: input = {}, images, onlineClasses } = options;

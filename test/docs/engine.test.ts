@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { launchCounts } from '../fixtures/launch-counts.js';
+import { launchCounts, teacherLaunches } from '../fixtures/launch-counts.js';
 import { readPage } from './pages.js';
 
 const page = readPage('docs/engine.md');
@@ -13,6 +13,7 @@ test('the page tells the launches that are counted', () => {
     return students.map((student, i) => [student, Number.parseInt(name!, 10), 227, Number(counts[i])]);
   });
   expect(told).toEqual(launchCounts.filter(([, , shared]) => shared === 227));
+  expect(Number(/(\d+) of them are the teacher's/u.exec(page)![1])).toBe(teacherLaunches);
   const small = /\((\d+), (\d+) and (\d+) with\s99\sKiB\sat\s224\spx\)/u.exec(page)!.slice(1).map(Number);
   expect(small).toEqual(launchCounts.filter(([student, , shared]) => shared === 99 && student !== 'resnet18').map(([, , , nodes]) => nodes));
 });

@@ -3,10 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDevice } from '../../lib/device.js';
+import { loadTeacher, type NativeTeacher } from '../../lib/models/index.js';
 import { isWanted } from '../devices.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { openSteps } from '../gpu/speed.js';
-import { launchCounts } from '../fixtures/launch-counts.js';
+import { launchCounts, teacherLaunches } from '../fixtures/launch-counts.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 
 // Whole training steps at the size that they are meant for, on an emulated GPU that checks every launch (threads, grid, shared memory, who
@@ -39,5 +40,21 @@ describe.skipIf(!isWanted('cuda-emulated', 'launches of full-size steps'))('a st
       programmatic: nodes - 3, // all but fills and what comes behind them or two streams
     });
     await dispose();
+  }, 300_000);
+
+  it(`${teacherLaunches} of them are the teacher's`, async () => {
+    process.env['LGDISTILL_EMULATION_SHARED'] = '227';
+    process.env['LGDISTILL_EMULATION_MULTIPROCESSORS'] = String(multiprocessors[227]);
+    using device = await openDevice('cuda');
+    await using teacher = (await loadTeacher(join(folder, '224'), { device })) as NativeTeacher;
+    using encoder = teacher.compile({ batch: 256 });
+    const [step, images] = [device.addon.makeStep(device.handle), encoder.makeImages()];
+    for (let pass = 0; pass < 2; pass++) {
+      device.addon.beginStep(step);
+      encoder.forwardTensor(images);
+      device.addon.endStep(step);
+    }
+    expect(await device.addon.stepInfo(step)).toMatchObject({ launched: 1, nodes: teacherLaunches });
+    for (const object of [step, images]) device.addon.release(object);
   }, 300_000);
 });

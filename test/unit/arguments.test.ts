@@ -106,6 +106,19 @@ describe('what is missing', () => {
   });
 });
 
+describe('a word that is none of those', () => {
+  it.each<[string, () => unknown]>([
+    ['labels', () => js.openImages(folder, { labels: 'class folders' })],
+    ['labels', () => js.openImageFolder(folder, { labels: 'auto' })],
+    ['mode', () => js.openDataset({}, 'streamed', options(device))],
+    ['mode', () => js.chooseMode({}, 'memory', options(device))],
+    ['at', () => js.compareRuns(['x'], { at: 'first' })],
+    ['head', () => js.exportStudent({ from: 'x', to: join(folder, 'x.safetensors'), head: 'remove' })],
+  ])('%s', (option, call) => refused('BAD_OPTION', option, { [option]: call }));
+
+  it('nor is a data set measured without its side', () => refused('BAD_OPTION', 'resolution', { chooseMode: () => js.chooseMode({ ids: [], read: () => undefined }, 'auto', {}) }));
+});
+
 describe('an option that a call does not know', () => {
   const unknown = { unheardOf: 1 };
   const cacheOptions = (more: object) => ({ ...options(device), ...more });

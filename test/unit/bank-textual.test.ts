@@ -102,6 +102,9 @@ test('finds the pairs of names that are alike, from 0.9 on unless told', async (
   const given = TextualSemanticsBank.fromEmbeddings(['a', 'b', 'c', 'd'], rows, { encoderId: 'mine' });
   const near = [{ a: 'a', b: 'b', similarity: expect.closeTo(0.95, 5) as number }, { a: 'a', b: 'c', similarity: expect.closeTo(0.95, 5) as number }];
   expect(await given.nearestNames()).toEqual(near);
+  for (const wrong of [{ similarity: 2 }, { similarity: 0 }, { similarity: NaN }, { limit: -1 }, { limit: 0.5 }]) {
+    await expect(given.nearestNames(wrong)).rejects.toMatchObject({ code: 'BAD_OPTION', option: Object.keys(wrong)[0] });
+  }
   expect(await given.nearestNames({ similarity: 0.8 })).toEqual([...near, { a: 'b', b: 'c', similarity: expect.closeTo(0.805, 5) as number }]);
 });
 

@@ -86,6 +86,8 @@ describe('a folder of masks', () => {
     const set = await openMaskFolder(join(folder, 'ade'), { ...named, split: 'val' });
     expect([set.layout, set.names.length]).toEqual(['ade20k', 150]);
     expect(Array.from(classesOf(set, Uint8Array.from([0, 1, 150]), 'm'))).toEqual([-1, 0, 149]);
+    const ofAnotherSet = { code: 'BAD_DATASET', found: 151, allowed: '0 to 150, and 255 for pixels to be ignored' };
+    expect(() => classesOf(set, Uint8Array.from([1, 151]), 'm')).toThrow(expect.objectContaining(ofAnotherSet));
   });
 
   it('like VOC: background and 20 classes, the list says which images', async () => {

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it, test } from 'vitest';
 import { builtinIds, builtinLists, describeBuiltin, readBuiltin } from '../../lib/text/builtin.js';
 import { CategoryList } from '../../lib/text/names.js';
+import { writeNames } from '../../lib/text/names-file.js';
 import { normaliseName } from '../../lib/text/spelling.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -189,4 +190,14 @@ test.each([
 test('refuses an array with no names or with something else in it', async () => {
   await expect(CategoryList.load([])).rejects.toMatchObject({ code: 'BAD_NAMES' });
   await expect(CategoryList.load(['cat', 4 as unknown as string])).rejects.toMatchObject({ code: 'BAD_NAMES', found: 4 });
+});
+
+test('what is written is read back, and a name that would not be is refused', async () => {
+  const path = join(folder, 'written.txt');
+  await writeNames(path, ['C# logo', ' dog', 'cat, lion']);
+  expect(await load(path)).toEqual(['C# logo', ' dog', 'cat, lion']);
+  for (const name of ['#1 fan', ' # hash', 'two\nlines', '', ' ']) {
+    await expect(writeNames(path, ['cat', name], { overwrite: true })).rejects.toMatchObject({ code: 'BAD_NAMES', found: name });
+  }
+  expect(await load(path)).toHaveLength(3);
 });

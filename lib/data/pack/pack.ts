@@ -67,7 +67,7 @@ const idsAtOnce = 8192;
  * Packs images into one file, which is read like a folder of them and faster. The same images and options give the same file, bit for bit.
  *
  * Names of images are kept without `./` before them, as they are compared everywhere. It grows beside its place as `FILE.part`; what ends the process before it is whole leaves FILE as it was, and the same call goes on where it ended.
- * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), ABORTED
+ * @throws LgdError BAD_OPTION, BAD_DATASET (none can be decoded), TOO_MANY_BROKEN_IMAGES, BAD_CONFIG (another pack was begun there, or is being written), NOT_WRITABLE, BAD_FILE (also where the system fails to read), DEPENDENCY_MISSING, ABORTED
  */
 export async function packImages(source: ImageSource, options: PackOptions): Promise<PackResult> {
   checkOptions(options, 'packImages()', packOptions);

@@ -1,5 +1,5 @@
-// PTX as nvcc writes it, decoded for warp.cpp: for each kernel its parameters, its shared variables and its instructions, whose operands are
-// arrays of 32 values, one a lane. What an instruction does stands in instructions.cpp and memory.cpp.
+// PTX as nvcc writes it, decoded for run.cpp: for each kernel its parameters, its shared variables and its instructions, whose operands are
+// arrays of 32 values, one a lane. What an instruction does stands in arithmetic.cpp, memory.cpp, matrices.cpp and warpgroups.cpp.
 #pragma once
 #include <cstddef>
 #include <cstdint>
