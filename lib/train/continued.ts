@@ -44,6 +44,14 @@ export interface Progress {
   /** Step of the last evaluation; 0 before the first. */
   evaluated: number;
   teacherScore: ZeroShotScore | null;
+  /** Absent where nothing was evaluated. */
+  scoredOn?: ScoredOn | undefined;
+}
+
+/** What scores are measured on: marks of the images with their names, and of those that protocols of `evaluate.also` learn from. */
+export interface ScoredOn {
+  judged: string;
+  learnt?: string | undefined;
 }
 
 /** What is at hand. */
@@ -56,6 +64,7 @@ export interface Present {
   teacherMark: TeacherMark;
   jpegDecoder: JpegDecoder['name'];
   computed: string;
+  scoredOn: ScoredOn | undefined;
 }
 
 const heldTo = [
@@ -87,11 +96,18 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
   }
 }
 
+/** Are scores from here on of other images or names than those before, so that they cannot be compared? */
+export function areOthersScored({ scoredOn: before }: Pick<Progress, 'scoredOn'>, { scoredOn: here }: Pick<Present, 'scoredOn'>): boolean {
+  if (before === undefined || here === undefined) return false;
+  return before.judged !== here.judged || (before.learnt !== undefined && here.learnt !== undefined && before.learnt !== here.learnt);
+}
+
 /**
  * What is not as it was, a line each: nothing that keeps a run from going on, but some of it changes its bits.
  * @param before the configuration in the run folder, as far as there is one
  */
-export async function remarksOn(progress: Progress, before: Partial<Config> | null | undefined, { config, jpegDecoder, computed }: Present): Promise<string[]> {
+export async function remarksOn(progress: Progress, before: Partial<Config> | null | undefined, here: Present): Promise<string[]> {
+  const { config, jpegDecoder, computed } = here;
   const remarks: string[] = [];
   for (const option of ['teacher', 'textEncoder'] as const) {
     const [was, is] = [before?.[option], config[option]];
@@ -101,6 +117,7 @@ export async function remarksOn(progress: Progress, before: Partial<Config> | nu
   const start = await remarkOnStart(config.student.weights, progress.startWeights);
   if (start !== undefined) remarks.push(start);
   remarks.push(...remarksOnOptions(before, config));
+  if (areOthersScored(progress, here)) remarks.push('evaluation images or names are others than before: scores from here on cannot be compared with those, so the teacher is scored again and the best checkpoint chosen anew');
   const { jpegDecoder: decoded, computed: ran } = progress;
   if (decoded !== jpegDecoder) remarks.push(`JPEG files were decoded by ${decoded} so far and are by ${jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
   if (ran !== computed) remarks.push(`steps were computed on ${ran} so far and are on ${computed} from here on: sums are added in another order, and so the bits will differ`);
