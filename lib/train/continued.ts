@@ -72,7 +72,6 @@ const heldTo = [
   ['widthMultiplier', 'student.widthMultiplier'],
   ['embeddingSize', 'teacher'],
   ['resolution', 'data.resolution'],
-  ['bankHash', 'bank'],
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
@@ -81,6 +80,11 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
   for (const [field, option] of heldTo) {
     if (here.info[field] === info[field]) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
+  }
+  if (here.info.bankHash !== info.bankHash) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`, {
+      option: 'bank', mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
+    });
   }
   const { accumulate } = here.config.train;
   if (progress.accumulate !== accumulate) {
@@ -94,6 +98,18 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
   if (views !== progress.views) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of views that come back.`, { option: 'teacherCache.views', found: views, allowed: String(progress.views), mend: 'Resume with the configuration of that run' });
   }
+}
+
+/** Of two text banks that differ. */
+function whatDiffers(before: StudentInfo, here: StudentInfo): string {
+  const [were, are] = [new Set(before.names), new Set(here.names)];
+  const list = (names: readonly string[]) => `${names.slice(0, 3).map((name) => JSON.stringify(name)).join(', ')}${names.length > 3 ? `, ... (${names.length})` : ''}`;
+  const [missing, added] = [before.names.filter((name) => !are.has(name)), here.names.filter((name) => !were.has(name))];
+  const faults = [...(missing.length > 0 ? [`the names lack ${list(missing)}`] : []), ...(added.length > 0 ? [`${list(added)} ${added.length > 1 ? 'are' : 'is'} new among the names`] : [])];
+  if (faults.length > 0) return faults.join(', and ');
+  if (JSON.stringify(before.names) !== JSON.stringify(here.names)) return 'the names come in another order';
+  if (JSON.stringify(before.templates) !== JSON.stringify(here.templates)) return `the templates are ${list(here.templates)} and were ${list(before.templates)}`;
+  return `the same names have other embeddings, now by ${here.textEncoder} and before by ${before.textEncoder}`;
 }
 
 /** Are scores from here on of other images or names than those before, so that they cannot be compared? */
