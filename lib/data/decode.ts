@@ -97,12 +97,12 @@ async function decodeBySharp(bytes: Uint8Array, header: JpegHeader | undefined, 
   const sharp = await importSharp();
   try {
     if (header !== undefined && header.profile === undefined) return await decodePlain(sharp, bytes, targetSize(header.width, header.height, shortSide), header);
-    const { width, height, density } = await sizeOf(sharp, bytes, shortSide);
+    const { width, height, density, isJpeg } = await sizeOf(sharp, bytes, shortSide);
     const { data, info } = await sharp(bytes, { failOn: 'error', density })
       .timeout({ seconds: timeoutSeconds })
       .autoOrient()
       .flatten({ background })
-      .resize({ ...targetSize(width, height, shortSide), fit: 'cover', position: 'centre', kernel: 'cubic' })
+      .resize({ ...targetSize(width, height, shortSide), position: 'centre', kernel: 'cubic', fastShrinkOnLoad: !isJpeg })
       .toColourspace('srgb')
       .raw({ depth: 'uchar' })
       .toBuffer({ resolveWithObject: true });
@@ -115,25 +115,34 @@ async function decodeBySharp(bytes: Uint8Array, header: JpegHeader | undefined, 
 }
 
 /** A file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes a tenth less time at 500 pixels, a quarter less at 256. */
-async function decodePlain(sharp: Sharp, bytes: Uint8Array, target: { width: number; height: number }, size: { width: number; height: number }): Promise<DecodedImage> {
+async function decodePlain(sharp: Sharp, bytes: Uint8Array, target: TargetSize, size: { width: number; height: number }): Promise<DecodedImage> {
   const image = sharp(bytes, { failOn: 'error', ignoreIcc: true }).timeout({ seconds: timeoutSeconds });
-  if (target.width !== size.width || target.height !== size.height) image.resize({ ...target, fit: 'cover', position: 'centre', kernel: 'cubic' });
+  if (target.width !== size.width || target.height !== size.height) image.resize({ ...target, position: 'centre', kernel: 'cubic', fastShrinkOnLoad: false });
   const { data, info } = await image.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
   if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
   return { width: info.width, height: info.height, pixels: data };
 }
 
 /** Upright size in pixels, for a vector drawing at a density at which its short side has at least the pixels wanted. */
-async function sizeOf(sharp: Sharp, bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined }> {
+async function sizeOf(sharp: Sharp, bytes: Uint8Array, shortSide: number): Promise<{ width: number; height: number; density: number | undefined; isJpeg: boolean }> {
   const { autoOrient: { width, height }, format, depth, density = 72 } = await sharp(bytes, { failOn: 'error' }).metadata();
   if (depth !== 'uchar' && depth !== 'ushort') throw new Error(`its pixels are of type ${depth}, of which nobody knows what is black and white; convert it to 8 or 16 bits`);
-  if (format !== 'svg') return { width, height, density: undefined };
+  const isJpeg = format === 'jpeg';
+  if (format !== 'svg') return { width, height, density: undefined, isJpeg };
   const scale = shortSide / Math.min(width, height);
-  return { width: width * scale, height: height * scale, density: Math.min(100_000, Math.max(1, density * scale)) };
+  return { width: width * scale, height: height * scale, density: Math.min(100_000, Math.max(1, density * scale)), isJpeg };
 }
 
-function targetSize(width: number, height: number, shortSide: number): { width: number; height: number } {
+interface TargetSize {
+  width: number;
+  height: number;
+  fit: 'cover' | 'fill';
+}
+
+/** With what makes that size by sharp: `cover`, where something is cut off, has one scale for both directions, and cuts off what a rounded size has too many, which shifts the rest by up to half a pixel. */
+function targetSize(width: number, height: number, shortSide: number): TargetSize {
   const short = Math.max(1, Math.min(shortSide, Math.round(Math.min(width, height))));
   const long = Math.max(short, Math.min(longestAspect * short, Math.round((Math.max(width, height) / Math.min(width, height)) * short)));
-  return width <= height ? { width: short, height: long } : { width: long, height: short };
+  const fit = Math.max(width, height) > longestAspect * Math.min(width, height) ? 'cover' : 'fill';
+  return width <= height ? { width: short, height: long, fit } : { width: long, height: short, fit };
 }

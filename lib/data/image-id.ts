@@ -1,5 +1,9 @@
 /** Names of images: as they are compared, and where each stands. */
+import { createHash } from 'node:crypto';
 import { LgdError } from '../errors.js';
+import { nextTurn } from '../turn.js';
+
+const idsAtOnce = 8192;
 
 /** An image's id without the `./` before names that `tar c .` and `find .` write: `./a/b.jpg` and `a/b.jpg` are one image. */
 export function plainId(id: string): string {
@@ -52,4 +56,14 @@ export function checkDistinctIds(ids: readonly string[]): void {
     if (seen.has(id)) throw new LgdError('BAD_DATASET', `two images have the id ${JSON.stringify(id)}, by which precomputed embeddings are looked up.`, { option: 'data.train', mend: 'Give each image an id of its own' });
     seen.set(id, place);
   }
+}
+
+/** SHA-256 of the images' ids, each with a number: its place, or its label. @throws LgdError ABORTED */
+export async function hashImages(ids: readonly string[], numbers: Int32Array, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash('sha256');
+  for (let from = 0; from < ids.length; from += idsAtOnce) {
+    if (from > 0) await nextTurn(signal, 'preparing the run');
+    hash.update(ids.slice(from, from + idsAtOnce).map((id, i) => `${numbers[from + i]}\0${id}\0`).join(''));
+  }
+  return hash.digest('hex');
 }

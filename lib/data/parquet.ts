@@ -89,7 +89,10 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
 async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pick<ImageSource, 'labels' | 'classNames' | 'remarks'>> {
   const columns = await columnsOf(files[0]!);
   const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
-  if (name === undefined) return {};
+  if (name === undefined) {
+    const other = columns.find(({ element }) => labelColumns.includes(element.name));
+    return other === undefined ? {} : { remarks: [`the column ${other.element.name} of ${root} holds no whole numbers (${other.element.type ?? 'a group'}), so all images count as unlabelled`] };
+  }
   const labels: number[] = [];
   for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name] ?? -1));
   const without = labels.filter((label) => !(label >= 0)).length; // -1 is how the hub writes that there is none, others leave the cell empty

@@ -1,4 +1,4 @@
-import { readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
@@ -64,9 +64,10 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
   await walk(root, found, signal);
   if (found.ids.length === 0) throw noImages(root, found.others);
   const ids = found.ids.sort((a, b) => (a < b ? -1 : 1));
-  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!)).catch((cause: unknown) => {
+  const read = (index: number): Promise<Buffer> => readFile(join(root, ids[index]!)).catch(async (cause: unknown) => {
     // No cause: beneath this package's error, the system's would be one of the disk.
     if (isUnreadableName(ids[index]!, cause)) throw new LgdError('BAD_IMAGE', notUtf8, { mend: 'Rename it' });
+    if (systemErrorCode(cause) === 'ENOENT' && (await isGoneOrEmpty(root))) throw new LgdError('BAD_FILE', `${root} is gone, or nothing is in it any more.`, { mend: 'Bring the folder back', cause });
     throw cause;
   });
   const undecoded = [...found.others].filter(([ending]) => otherPictures.has(ending)).sort().map(([ending, number]) => `${number} ${ending}`);
@@ -153,6 +154,14 @@ const notUtf8 = 'its name is not UTF-8.';
 /** A byte that is no UTF-8 comes as U+FFFD, by which the file is not found again. */
 function isUnreadableName(name: string, cause: unknown): boolean {
   return name.includes('\uFFFD') && systemErrorCode(cause) === 'ENOENT';
+}
+
+/** A disk or a share that was taken away, which is no fault of the images: what it was mounted on stays as an empty folder. */
+async function isGoneOrEmpty(folder: string): Promise<boolean> {
+  const entries = await opendir(folder).catch(() => undefined);
+  const first = await entries?.read().catch(() => null);
+  await entries?.close();
+  return first == null;
 }
 
 async function readFolder(path: string) {

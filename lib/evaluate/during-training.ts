@@ -1,6 +1,7 @@
 /** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
 import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
+import { hashImages, plainId } from '../data/image-id.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import { accuracyOf } from './accuracy.js';
@@ -29,6 +30,12 @@ export class FrozenEvaluation {
   /** @throws LgdError BAD_OPTION */
   constructor(readonly options: FrozenEvaluationOptions) {
     checkOptions(options, 'new FrozenEvaluation()', frozenOptions);
+  }
+
+  /** Tells which images are learnt from. @throws LgdError ABORTED */
+  async mark(signal?: AbortSignal): Promise<string> {
+    const { ids, labels } = this.options.train;
+    return hashImages(ids.map(plainId), labels!, signal);
   }
 
   /**

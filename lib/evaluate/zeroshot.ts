@@ -1,6 +1,7 @@
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
+import { hashImages, plainId } from '../data/image-id.js';
 import type { PreparableImages } from '../data/read-ahead.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
@@ -16,7 +17,7 @@ import { makeScore, type ZeroShotScore } from './score.js';
 export interface ZeroShotOptions {
   device: Device;
   /** Labelled images, decoded for the largest resolution that will be evaluated. */
-  images: Pick<ImageCache, 'length' | 'labels' | 'classNames'> & PreparableImages;
+  images: Pick<ImageCache, 'length' | 'labels' | 'classNames'> & Partial<Pick<ImageCache, 'ids'>> & PreparableImages;
   /** The names to choose among; every class folder has one, and every name a folder. */
   bank: TextualSemanticsBank;
   /** Class folder -> name, where they are not spelled alike. */
@@ -65,6 +66,13 @@ export class ZeroShotEvaluation {
   /** The right row of the bank for each image. */
   get targets(): Int32Array {
     return this.#targets;
+  }
+
+  /** Tells what is scored: the images, where they have ids, what each is to be taken for, and the names. @throws LgdError ABORTED */
+  async mark(signal?: AbortSignal): Promise<string> {
+    const { bank, images: { ids } } = this.#options;
+    const plain = Array.from(this.#targets, (_, image) => plainId(ids?.[image] ?? ''));
+    return `${bank.hash} ${await hashImages(plain, this.#targets, signal)}`;
   }
 
   /** The score of an encoder compiled for training or for inference; training statistics are left alone. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */

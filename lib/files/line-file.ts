@@ -2,7 +2,8 @@
  * Files of lines that go on in a new part past a size. `metrics.jsonl` is where lines are appended; full parts are beside it as `metrics-000001.jsonl`, `metrics-000002.jsonl` ...,
  * the oldest first. Together, in that order, they are what one file would have been.
  */
-import { open, readdir, rename, rm, truncate, type FileHandle } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { open, readdir, rename, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
@@ -43,6 +44,7 @@ export function isPartOf(name: string, entry: string): boolean {
 /** A file of lines, open for appending. */
 export class LineFile {
   #handle: FileHandle | undefined;
+  #opened: Stats | undefined;
   #bytes = 0;
 
   private constructor(readonly folder: string, readonly name: string, readonly mostBytes: number) {}
@@ -76,6 +78,7 @@ export class LineFile {
     if (this.#handle === undefined) throw new LgdError('DISPOSED', `${this.path} was closed.`);
     const bytes = Buffer.from(`${line}\n`);
     try {
+      await this.#follow();
       if (this.mostBytes > 0 && this.#bytes > 0 && this.#bytes + bytes.length > this.mostBytes) await this.#startPart();
       await this.#handle.appendFile(bytes);
       this.#bytes += bytes.length;
@@ -122,7 +125,18 @@ export class LineFile {
 
   async #open(): Promise<void> {
     this.#handle = await open(this.path, 'a+');
-    this.#bytes = (await this.#handle.stat()).size;
+    this.#opened = await this.#handle.stat();
+    this.#bytes = this.#opened.size;
+  }
+
+  /** Opens the file anew where another has its name, or none: lines would go to one that was removed, or that an editor or logrotate has put a new one in the place of. */
+  async #follow(): Promise<void> {
+    const there = await stat(this.path).catch(() => undefined);
+    if (there?.ino === this.#opened?.ino && there?.dev === this.#opened?.dev) return;
+    const before = this.#handle;
+    if (!(await this.#open().then(() => true, () => false))) return; // the folder was moved: lines go on to where it is now
+    await before?.close();
+    await this.#endTornLine();
   }
 
   async #endTornLine(): Promise<void> {

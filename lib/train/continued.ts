@@ -44,6 +44,14 @@ export interface Progress {
   /** Step of the last evaluation; 0 before the first. */
   evaluated: number;
   teacherScore: ZeroShotScore | null;
+  /** Absent where nothing was evaluated. */
+  scoredOn?: ScoredOn | undefined;
+}
+
+/** What scores are measured on: marks of the images with their names, and of those that protocols of `evaluate.also` learn from. */
+export interface ScoredOn {
+  judged: string;
+  learnt?: string | undefined;
 }
 
 /** What is at hand. */
@@ -56,6 +64,7 @@ export interface Present {
   teacherMark: TeacherMark;
   jpegDecoder: JpegDecoder['name'];
   computed: string;
+  scoredOn: ScoredOn | undefined;
 }
 
 const heldTo = [
@@ -63,7 +72,6 @@ const heldTo = [
   ['widthMultiplier', 'student.widthMultiplier'],
   ['embeddingSize', 'teacher'],
   ['resolution', 'data.resolution'],
-  ['bankHash', 'bank'],
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
@@ -72,6 +80,11 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
   for (const [field, option] of heldTo) {
     if (here.info[field] === info[field]) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
+  }
+  if (here.info.bankHash !== info.bankHash) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`, {
+      option: 'bank', mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
+    });
   }
   const { accumulate } = here.config.train;
   if (progress.accumulate !== accumulate) {
@@ -87,11 +100,30 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
   }
 }
 
+/** Of two text banks that differ. */
+function whatDiffers(before: StudentInfo, here: StudentInfo): string {
+  const [were, are] = [new Set(before.names), new Set(here.names)];
+  const list = (names: readonly string[]) => `${names.slice(0, 3).map((name) => JSON.stringify(name)).join(', ')}${names.length > 3 ? `, ... (${names.length})` : ''}`;
+  const [missing, added] = [before.names.filter((name) => !are.has(name)), here.names.filter((name) => !were.has(name))];
+  const faults = [...(missing.length > 0 ? [`the names lack ${list(missing)}`] : []), ...(added.length > 0 ? [`${list(added)} ${added.length > 1 ? 'are' : 'is'} new among the names`] : [])];
+  if (faults.length > 0) return faults.join(', and ');
+  if (JSON.stringify(before.names) !== JSON.stringify(here.names)) return 'the names come in another order';
+  if (JSON.stringify(before.templates) !== JSON.stringify(here.templates)) return `the templates are ${list(here.templates)} and were ${list(before.templates)}`;
+  return `the same names have other embeddings, now by ${here.textEncoder} and before by ${before.textEncoder}`;
+}
+
+/** Are scores from here on of other images or names than those before, so that they cannot be compared? */
+export function areOthersScored({ scoredOn: before }: Pick<Progress, 'scoredOn'>, { scoredOn: here }: Pick<Present, 'scoredOn'>): boolean {
+  if (before === undefined || here === undefined) return false;
+  return before.judged !== here.judged || (before.learnt !== undefined && here.learnt !== undefined && before.learnt !== here.learnt);
+}
+
 /**
  * What is not as it was, a line each: nothing that keeps a run from going on, but some of it changes its bits.
  * @param before the configuration in the run folder, as far as there is one
  */
-export async function remarksOn(progress: Progress, before: Partial<Config> | null | undefined, { config, jpegDecoder, computed }: Present): Promise<string[]> {
+export async function remarksOn(progress: Progress, before: Partial<Config> | null | undefined, here: Present): Promise<string[]> {
+  const { config, jpegDecoder, computed } = here;
   const remarks: string[] = [];
   for (const option of ['teacher', 'textEncoder'] as const) {
     const [was, is] = [before?.[option], config[option]];
@@ -101,6 +133,7 @@ export async function remarksOn(progress: Progress, before: Partial<Config> | nu
   const start = await remarkOnStart(config.student.weights, progress.startWeights);
   if (start !== undefined) remarks.push(start);
   remarks.push(...remarksOnOptions(before, config));
+  if (areOthersScored(progress, here)) remarks.push('evaluation images or names are others than before: scores from here on cannot be compared with those, so the teacher is scored again and the best checkpoint chosen anew');
   const { jpegDecoder: decoded, computed: ran } = progress;
   if (decoded !== jpegDecoder) remarks.push(`JPEG files were decoded by ${decoded} so far and are by ${jpegDecoder} from here on: pixels that are not kept already differ by about a level, and so will the bits`);
   if (ran !== computed) remarks.push(`steps were computed on ${ran} so far and are on ${computed} from here on: sums are added in another order, and so the bits will differ`);

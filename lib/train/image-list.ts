@@ -2,7 +2,6 @@
  * Which images a run was begun with: `images.tsv.gz` in the run folder, a line an image in order: place in the source, bytes of its file (empty where the source does not tell), name as a JSON string.
  * A run that continues is held to it: what differs is named, and images that are gone have stand-ins.
  */
-import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,15 +11,12 @@ import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
-import { IdPlaces, plainId } from '../data/image-id.js';
+import { hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines } from '../files/lines.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
-import { nextTurn } from '../turn.js';
 import type { Dataset } from './batch.js';
-
-const linesAtOnce = 8192;
 
 /** The images that a run's order and draws are made for; all of them are there, or have a stand-in. */
 export interface RunImages {
@@ -38,15 +34,6 @@ export interface RunImages {
 /** The images of a run that begins. */
 export async function imagesOf({ ids, sourceIndex, length }: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
   return { length, sourceIndex, hash: await hashImages(ids, sourceIndex, signal), standIns: undefined, gone: [] };
-}
-
-async function hashImages(ids: readonly string[], sourceIndex: Int32Array, signal: AbortSignal | undefined): Promise<string> {
-  const hash = createHash('sha256');
-  for (let from = 0; from < ids.length; from += linesAtOnce) {
-    if (from > 0) await nextTurn(signal, 'preparing the run');
-    hash.update(ids.slice(from, from + linesAtOnce).map((id, i) => `${sourceIndex[from + i]}\0${id}\0`).join(''));
-  }
-  return hash.digest('hex');
 }
 
 /** Writes the list into a run folder. @throws LgdError NOT_WRITABLE */

@@ -10,6 +10,7 @@ import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.j
 import { readBatchNumbers } from '../runs/run-folder.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
+import type { ScoredOn } from './continued.js';
 import type { Distiller, StepTicket } from './distiller.js';
 import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
@@ -51,6 +52,7 @@ export class TrainingLoop {
   #runs: Run[] = [];
   #images: RunImages | undefined;
   #teacherMark: TeacherMark | undefined;
+  #scoredOn: ScoredOn | undefined;
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
   #decoded = { images: 0, seconds: 0 };
@@ -78,6 +80,8 @@ export class TrainingLoop {
     }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
+    const { evaluation, frozen } = options;
+    loop.#scoredOn = evaluation && { judged: await evaluation.mark(signal), learnt: await frozen?.mark(signal) };
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
     if (configs.length > 1) loop.#unlock = await openGroupFolder(config, names, resume);
@@ -117,6 +121,11 @@ export class TrainingLoop {
   /** What tells the teacher from any other. */
   get teacherMark(): TeacherMark {
     return this.#teacherMark!;
+  }
+
+  /** What scores are measured on; undefined where nothing is evaluated. */
+  get scoredOn(): ScoredOn | undefined {
+    return this.#scoredOn;
   }
 
   /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */

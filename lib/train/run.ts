@@ -22,7 +22,7 @@ import type { StudentInfo } from '../runs/student-file.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { BestScore, type Metric } from './best.js';
-import { checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { TrainingLoop } from './loop.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
@@ -291,6 +291,7 @@ export class Run {
       best: this.#score.best,
       evaluated: this.#evaluated,
       teacherScore: this.#teacherScore ?? null,
+      scoredOn: this.loop.scoredOn,
     };
     await this.folder.sync();
     const folder = await this.store.write(
@@ -350,8 +351,8 @@ export class Run {
   }
 
   get #present(): Present {
-    const { config, loop: { images, teacherMark, distiller: { teacher } } } = this;
-    return { info: this.#studentInfo(), config, images: images.hash, teacher, teacherMark, jpegDecoder: this.#jpegDecoder, computed: this.#computed };
+    const { config, loop: { images, teacherMark, scoredOn, distiller: { teacher } } } = this;
+    return { info: this.#studentInfo(), config, images: images.hash, teacher, teacherMark, jpegDecoder: this.#jpegDecoder, computed: this.#computed, scoredOn };
   }
 
   #studentInfo(): StudentInfo {
@@ -394,6 +395,8 @@ export class Run {
     this.loop.distiller.restore({ ...checkpoint, steps: info.step }, this.number);
     this.student.load(checkpoint.weights);
     [this.#step, this.#evaluated, this.#score.best, this.#teacherScore, this.#startWeights] = [info.step, progress.evaluated, progress.best, progress.teacherScore ?? undefined, progress.startWeights];
+    if (progress.scoredOn?.judged !== this.loop.scoredOn?.judged) this.#teacherScore = undefined;
+    if (areOthersScored(progress, this.loop) && this.#score.metric !== 'loss') this.#score.best = null;
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
     await this.folder.log(`resumed from ${folder}`);

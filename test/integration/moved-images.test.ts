@@ -4,8 +4,10 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { readCheckpoint } from '../../lib/runs/checkpoint.js';
 import { loadTextEncoder } from '../../lib/text/load-encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
+import type { EvaluationEvent } from '../../lib/train/events.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -156,6 +158,30 @@ describe('what a run is evaluated with', () => {
     await expect(goOn(run, 2, {})).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', option, found: file, mend: expect.stringContaining(`now: ${flag} NEW`) as unknown });
     const { code, stderr } = await lgdistill(['resume', run, '--max-steps', '2', flag, `${file}-moved.${name.split('.')[1]!}`, '--no-report']);
     expect([code, stderr]).toEqual([0, expect.not.stringContaining('error')]);
+  });
+});
+
+describe('scores of a run that goes on', () => {
+  const scored = (run: string, data: string, learnt: string, maxSteps: number): ConfigInput => ({
+    ...config(source, run, { teacher: tinyClip, data: { resolution: 32 }, evaluate: { data, train: learnt, also: 'knn', metric: 'knn', everyEpochs: 0, everySteps: 1 }, train: { maxSteps } }), names: shapeNames, bank: undefined,
+  });
+  const line = /^evaluation images or names are others than before/u;
+
+  it('are compared with those of the same images alone: of others the teacher has its own, and the best is chosen anew', async () => {
+    const [run, four, two] = [join(folder, 'scored'), await drawShapes(join(folder, 'four'), { count: 4, size: 32 }), await drawShapes(join(folder, 'two'), { count: 2, size: 32 })];
+    await train(scored(run, four, four, 2));
+    const goOn = async (data: string, learnt: string, maxSteps: number) => {
+      const { events } = await train(scored(run, data, learnt, maxSteps), { resume: 'last' });
+      const [{ student, teacher, best }] = ofType(events, 'evaluation') as [EvaluationEvent];
+      return [ofType(events, 'start')[0]!.remarks?.filter((remark) => line.test(remark)).length ?? 0, student.images, teacher?.images, best];
+    };
+    const marked = async () => (await readCheckpoint(join(run, 'checkpoints', 'last'))).progress as { best: { value: number; step: number } };
+    await rename(four, `${four}-moved`);
+    expect((await goOn(`${four}-moved`, `${four}-moved`, 3)).slice(0, 3)).toEqual([0, 16, 16]);
+    expect(await goOn(two, `${four}-moved`, 4)).toEqual([1, 8, 8, true]);
+    expect((await marked()).best.step).toBe(4);
+    expect(await goOn(two, two, 5)).toEqual([1, 8, 8, true]);
+    expect((await goOn(two, two, 6)).slice(0, 3)).toEqual([0, 8, 8]);
   });
 });
 

@@ -241,8 +241,17 @@ describe('the text bank', () => {
     await writeFile(templates, 'a photo of a {}.');
     await train(config(whole));
     await train(config(broken, { train: { maxSteps: 12 } }));
-    await writeFile(names, [...shapeNames].reverse().join('\n'));
-    await expect(goOn()).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'bank' }); // other names are no missing ones
+    const others = [
+      [names, [...shapeNames].reverse().join('\n'), 'the names come in another order'],
+      [names, [...shapeNames.slice(1), 'ring', 'star'].join('\n'), 'the names lack "circle", and "ring", "star" are new among the names'],
+      [templates, 'a drawing of a {}.', 'the templates are "a drawing of a {}." and were "a photo of a {}."'],
+    ] as const;
+    for (const [file, text, what] of others) { // which are no missing ones
+      const before = await readFile(file);
+      await writeFile(file, text);
+      await expect(goOn({ 'evaluate.names': shapeNames })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'bank', message: expect.stringContaining(`another text bank: ${what}.`) as unknown });
+      await writeFile(file, before);
+    }
     await writeFile(names, '');
     await expect(goOn()).rejects.toMatchObject({ code: 'BAD_NAMES' });
     await rm(names);

@@ -109,6 +109,20 @@ it('shrinks while decoding what is reduced by four or more, without a shift', as
   expect(difference(reduced.pixels, reduceByDefinition(await decodeImage(small, { shortSide: 61 }), reduced.width, 14)).mean).toBeLessThan(1.5);
 });
 
+it.each([[336, 248, 128], [336, 248, 64], [504, 376, 21], [248, 336, 90]])('%i x %i pixels that sharp decodes are reduced to %i without a shift, too', async (width, height, shortSide) => {
+  const full = await draw(width, height).png().toBuffer();
+  const { pixels } = await decodeImage(full, { shortSide: 1000 });
+  const turned = await sharp(full).rotate(90).jpeg({ quality: 100, chromaSubsampling: '4:4:4' }).withMetadata({ orientation: 8 }).toBuffer();
+  const bySharp = await decodeWith({ LGDISTILL_TURBOJPEG: 'off' });
+  const plain = await sharp(full).jpeg({ quality: 100, chromaSubsampling: '4:4:4' }).toBuffer();
+  for (const [kind, reduced] of [
+    ['png', await decodeImage(full, { shortSide })], ['turned jpeg', await decodeImage(turned, { shortSide })], ['jpeg without libjpeg-turbo', await bySharp.decodeImage(plain, { shortSide })],
+  ] as const) {
+    const apart = difference(reduced.pixels, reduceByDefinition({ width, height, pixels }, reduced.width, reduced.height));
+    expect(apart.mean, kind).toBeLessThan(1.5); // sharp rounds between the two directions, and shrinks by whole numbers first
+  }
+});
+
 describe('colour profiles', async () => {
   const bySharp = await decodeWith({ LGDISTILL_TURBOJPEG: 'off' });
   const [width, height] = [96, 64];

@@ -307,6 +307,9 @@ describe('parquet files', () => {
     expect((await open([1, 0, 2], ['a', 'b', 'c', 'd'])).classNames).toEqual(['a', 'b', 'c', 'd']);
     await expect(open([1, 0, 3], ['a', 'b', 'c'])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/row 2 of .*labels\.parquet has the label 3, and 3 classes have names/u) as string });
     expect((await openImages(file)).ids).toHaveLength(3);
+    await writeFile(file, Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'jpg', data: [image, image], type: 'BYTE_ARRAY' }, { name: 'label', data: ['cat', 'dog'] }] })));
+    expect((await openImages(file)).remarks).toBeUndefined();
+    await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('the column label of') as string });
     await expect(open([1, 2 ** 40])).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`the label ${2 ** 40}`) as string });
   });
 });

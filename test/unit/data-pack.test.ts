@@ -344,7 +344,7 @@ it('refuses wrong options, too many broken images, and places that cannot be wri
   for (const more of [{ as: 'tiff' }, { shortSide: 100 }, { as: 'raw', shortSide: 8 }, { as: 'jpeg', quality: 101 }, { maxBrokenShare: 2 }] as Partial<PackOptions>[]) {
     await expect(pack(more), JSON.stringify(more)).rejects.toMatchObject({ code: 'BAD_OPTION' });
   }
-  await expect(pack({ maxBrokenShare: 0.01 })).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('1 of the first 13') as string });
+  await expect(pack({ maxBrokenShare: 0.01 })).rejects.toMatchObject({ code: 'TOO_MANY_BROKEN_IMAGES', message: expect.stringContaining('1 of the first 13') as string, mend: expect.stringContaining('--overwrite') as string });
   await expect(pack({}, imagesFromBuffers([{ id: 'a', bytes: Buffer.from('x') }]))).rejects.toMatchObject({ code: 'BAD_DATASET' });
   await expect(pack({ output: '/proc/no/such.pack' })).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   await expect(openImages((await pack({}, { ...source, labels: undefined, classNames: undefined })).file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET' });

@@ -1,4 +1,4 @@
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { create } from 'tar';
@@ -110,6 +110,22 @@ describe.each(ways)('images of one file that are %s', (_, brokenOf) => {
     const back = new Promise((resolve) => setTimeout(resolve, 50)).then(() => rename(`${file}.away`, file));
     expect(await brokenOf(images, { readPauses: [30, 1000] })).toEqual([]);
     await back;
+  });
+});
+
+describe.each(ways)('images of a folder that are %s', (_, brokenOf) => {
+  const taken: [string, (root: string) => Promise<void>][] = [['gone', () => Promise.resolve()], ['empty, as what a disk was mounted on', async (root) => void (await mkdir(root))]];
+  it.each(taken)('are not broken where the folder is %s', async (__, leave) => {
+    const root = await mkdtemp(join(folder, 'images-'));
+    for (let i = 0; i < count; i++) await picture(9 + i, 9).png().toFile(join(root, `${i}.png`));
+    const images = await openImages(root);
+    await rename(root, `${root}.away`);
+    await leave(root);
+    await expect(brokenOf(images)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/ENOENT.*`lgdistill resume`/u) as unknown });
+    await rm(root, { recursive: true, force: true });
+    await rename(`${root}.away`, root);
+    await rm(join(root, '3.png'));
+    expect(await brokenOf(images)).toEqual(['3.png']);
   });
 });
 

@@ -50,6 +50,29 @@ describe('LineFile', () => {
     expect(await readdir(folder)).toHaveLength(3);
   });
 
+  it('goes on in a new file where the one it appends to was removed or replaced, and where it was moved with its folder', async () => {
+    const path = join(folder, name);
+    const file = await LineFile.open(folder, name, 24);
+    const lines = async () => (await readFile(path, 'utf8')).split('\n');
+    await file.append('line 1');
+    await rm(path);
+    await file.append('line 2');
+    expect(await lines()).toEqual(['line 2', '']);
+    await writeFile(`${path}.edited`, 'line 2, edited'); // as an editor saves it
+    await rename(`${path}.edited`, path);
+    await file.append('line 3');
+    expect(await lines()).toEqual(['line 2, edited', 'line 3', '']);
+    await rm(path);
+    await file.append('line 4'); // which would begin a part of the file that is gone
+    expect(await lines()).toEqual(['line 4', '']);
+    await rename(folder, `${folder}-moved`);
+    await file.append('line 5');
+    await rename(`${folder}-moved`, folder);
+    await file.append('line 6');
+    await file.close();
+    expect(await linesOf()).toEqual(['line 4', 'line 5', 'line 6']);
+  });
+
   it.each([12, 11, 10, 6, 5, 4, 1, 0])('cuts after line %i, whatever part it stands in, and goes on from there', async (kept) => {
     const file = await twelve();
     await file.cut((line) => Number(line.slice(5)) <= kept);

@@ -177,6 +177,6 @@ function checkRefused({ ids, root }: ImageSource, { refused, next }: PackWriter,
   if (!atEnd && refused.length < fewRefused) return;
   if (refused.length <= maxBrokenShare * ids.length) return;
   throw new LgdError('TOO_MANY_BROKEN_IMAGES', `${refused.length} of the first ${next} images (${ids.length} in all) cannot be decoded, such as ${some}.`, {
-    option: 'data.maxBrokenShare', allowed: `a share of at most ${maxBrokenShare}`, mend: 'Mend or remove those files, or allow a larger share',
+    option: 'data.maxBrokenShare', allowed: `a share of at most ${maxBrokenShare}`, mend: 'Allow a larger share to go on, or mend or remove those files and begin anew with --overwrite',
   });
 }
