@@ -46,6 +46,22 @@ describe('on the CPU', () => {
     const expected = Array.from(found, (_, i) => [0, 1, 2].reduce((sum, c) => sum + pooled[Math.floor(i / outputs) * 3 + c]! * toBfloat16(weight[(i % outputs) * 3 + c]!), weights['fc.bias']!.data[i % outputs]!));
     expect([...found]).toEqual(expected.map(toBfloat16));
   });
+
+  it('rounds the weights anew after each step of the optimiser', async () => {
+    const graph = network((g) => g.convNorm(g.images, 'stem', { channels: 16, kernel: 3, stride: 2 }, 'relu'));
+    const make = () => new Encoder(new CompiledEncoder(cpu, graph, { batch, resolution, precision: 'bfloat16' }));
+    using trained = make();
+    using loaded = make();
+    trained.load(initialWeights(graph, 3));
+    const before = await trained.forward(images);
+    await trained.forward(images, { training: true });
+    await trained.backward(dOutput);
+    await trained.sgdStep({ learningRate: 0.1 });
+    loaded.load(await trained.state());
+    const after = await trained.forward(images);
+    expect(after).toEqual(await loaded.forward(images));
+    expect(relativeError(after, before)).toBeGreaterThan(0.05);
+  });
 });
 
 describe.each((await devicesUnderTest('bfloat16')).filter(({ name }) => name !== 'cpu'))('on $name', ({ device }) => {
