@@ -47,10 +47,12 @@ describe.each(devices)('random graphs on $name', ({ device, name }) => {
       for (const [what, error] of Object.entries(differences(found, expected))) expect(error, `${fusion}, ${what}`).toBeLessThan(1e-3);
     }
   });
+});
 
+describe.each(devices.filter(({ device }) => device.kind !== 'cpu'))('random graphs in bfloat16 on $name', ({ device }) => {
   // Operation by operation only sums in another order turn a rounding. Layers store less than the CPU's plan, and so round less: gradients are up to 0.06 off (190 seeds), as far as
-  // either is from float32. Every other seed: the emulated GPU needs seconds.
-  it.skipIf(name === 'cpu').each(seeds.filter((seed) => seed % 2 === 1))('take the step in bfloat16 that the CPU simulates: seed %i', async (seed) => {
+  // either is from float32. Each fourth seed: the emulated GPU needs seconds for some.
+  it.each(seeds.filter((seed) => seed % 4 === 3))('take the step that the CPU simulates: seed %i', async (seed) => {
     for (const [plan, fusion, limit] of [['nodes', 'nodes', 3e-2], ['steps', 'layers', 0.12]] as const) {
       const [expected, found] = [await stepOn(reference, seed, plan, { precision: 'bfloat16' }), await stepOn(device, seed, fusion, { precision: 'bfloat16' })];
       const { output, gradients, statistics, evaluation, inference } = differences(found, expected);
