@@ -41,10 +41,10 @@ function lowestCosine(a: Float32Array, b: Float32Array, size: number): number {
   return lowest;
 }
 
-function agree(found: Float32Array, expected: Float32Array, size: number, precision: Precision): void {
+function agree(found: Float32Array, expected: Float32Array, size: number, { kind }: Device, precision: Precision): void {
   expect(found.length).toBe(expected.length);
   if (precision === 'float32') expect(relativeError(found, expected)).toBeLessThan(1e-4);
-  else expect(lowestCosine(found, expected, size)).toBeGreaterThan(0.9998); // 0.99990 to 0.99999
+  else expect(lowestCosine(found, expected, size)).toBeGreaterThan(kind === 'cpu' ? 0.9998 : 0.9999); // the CPU's simulation rounds more often: 0.99990 to 0.99999
 }
 
 const images = [
@@ -65,7 +65,7 @@ describe.each(devices)('on $name', ({ device }) => {
       const teacher = await load(join(towers, name), device, precision);
       expect(teacher).toMatchObject({ architecture, resolution, embeddingSize, mean });
       const found = await teacher.embed(tensors.get('pixels')!.data as Float32Array, 2);
-      agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, precision);
+      agree(found, tensors.get('image_embeds')!.data as Float32Array, embeddingSize, device, precision);
       await teacher.dispose();
     }, 300_000);
 
@@ -84,7 +84,7 @@ describe.each(devices)('on $name', ({ device }) => {
       const ids = encoder.makeImages();
       device.addon.writeImages(ids, digits);
       encoder.forwardTensor(ids);
-      agree(await device.addon.readTensor(encoder.output), tensors.get('text_embeds')!.data as Float32Array, tower.embeddingSize, precision);
+      agree(await device.addon.readTensor(encoder.output), tensors.get('text_embeds')!.data as Float32Array, tower.embeddingSize, device, precision);
       device.addon.release(ids);
     }, 300_000);
   });
