@@ -60,7 +60,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_semantic', ['rows'], {}],
     ['cuda_streams', [], { LGDISTILL_PDL: '1' }],
     ['kernels', ['small'], {}],
-    ['far', [], {}],
+    ...(hasNvcc ? [] : [['far', [], {}] as const]), // by its PTX it takes less time
     // the ways around what does not fit
     ...[['small', shareOf(9, 5)], ['small', 'many channels'], ['small', 'pointwise']].map((args) => ['cuda_ops', args, card99] as const),
     ...([{}, { LGDISTILL_SCORE_BYTES: '1' }, { LGDISTILL_SCORE_BYTES: '20000' }] as Record<string, string>[]).map((env) => ['cuda_semantic', [], { ...card99, ...env }] as const),
@@ -91,7 +91,7 @@ describe.skipIf(!hasNvcc || !isWanted('cuda-emulated', 'kernels by their PTX'))(
 
     it.each<readonly [Program, readonly string[]]>([
       ['cuda_ops', ['small', `every=${every}`]],
-      every === 1 ? ['far', ['backward']] : ['cuda_ops', ['small', 'deferred']],
+      every === 1 ? ['far', []] : ['cuda_ops', ['small', 'deferred']],
       ['cuda_augment', []],
       ['cuda_semantic', []],
       ['cuda_streams', []],
