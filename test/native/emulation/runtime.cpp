@@ -104,7 +104,8 @@ Operation kernel_operation(const Launch& launch) {
   const dim3 grid{launch.grid.x, launch.grid.y, launch.grid.z}, block{launch.block.x, launch.block.y, launch.block.z};
   const int count = int(block.x * block.y * block.z);
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
-  LGD_CHECK(grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
+  LGD_CHECK(block.z <= 64, "DEVICE_ERROR", "a block may be 64 deep, asked for ", block.z);
+  LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
   const auto asked = allowed_shared_bytes.find(launch.kernel);
   const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : std::max(unasked_shared_bytes, asked->second));
   LGD_CHECK(launch.shared_bytes <= allowed, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory, of which it may have ", allowed);
@@ -143,6 +144,7 @@ Operation operation_of(const Work& work) {
 }
 
 Operation node_operation(const Work& work) {
+  LGD_CHECK(work.kind == Work::Kind::kernel || work.bytes > 0, "DEVICE_ERROR", "a node of a graph that copies or fills nothing");
   if (work.kind == Work::Kind::copy) {
     const Allocation *to = allocation_of(work.to), *from = allocation_of(work.from);
     LGD_CHECK(to && from && !from->pinned, "DEVICE_ERROR", "a graph that copies from the host, or to pageable memory");
