@@ -16,6 +16,7 @@ export function readJpegHeader(file: Uint8Array): JpegHeader | undefined {
   const bytes = Buffer.from(file.buffer, file.byteOffset, file.byteLength);
   if (bytes.length < 4 || bytes.readUInt16BE(0) !== 0xffd8) return undefined;
   let profile: Uint8Array | undefined;
+  let size: { width: number; height: number } | undefined;
   for (let at = 2; at + 9 < bytes.length;) {
     if (bytes[at] !== 0xff) return undefined;
     const marker = bytes[at + 1]!;
@@ -29,11 +30,11 @@ export function readJpegHeader(file: Uint8Array): JpegHeader | undefined {
       if (segment[13] !== 1 || profile !== undefined) return undefined; // in several segments, as only large ones are
       profile = segment.subarray(14);
     }
-    if (marker === 0xda) return undefined; // the picture, before its size
     if (isFrame(marker)) {
-      const size = sizeOf(segment);
-      return size && { ...size, profile: profile === undefined || isSrgb(profile) ? undefined : profile };
+      size = sizeOf(segment);
+      if (size === undefined) return undefined;
     }
+    if (marker === 0xda) return size && { ...size, profile: profile === undefined || isSrgb(profile) ? undefined : profile }; // the picture; EXIF may stand between it and its size
     at += 4 + Math.max(0, bytes.readUInt16BE(at + 2) - 2);
   }
   return undefined;

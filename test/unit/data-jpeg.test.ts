@@ -207,6 +207,19 @@ it('leaves to sharp what it has anything to say of, and says so of the file itse
   expect((await addon.decodeJpeg(file, 40, 30)).length).toBe(40 * 30 * 3);
 });
 
+it('turns a file whose EXIF stands behind its size', async () => {
+  const file = await draw(80, 60).withMetadata({ orientation: 6 }).jpeg().toBuffer();
+  const segments: Buffer[] = [];
+  let at = 2;
+  for (; file[at + 1] !== 0xda; at += segments.at(-1)!.length) segments.push(file.subarray(at, at + 2 + file.readUInt16BE(at + 2)));
+  const isExif = (segment: Buffer) => segment[1] === 0xe1;
+  const moved = Buffer.concat([file.subarray(0, 2), ...segments.filter((one) => !isExif(one)), ...segments.filter(isExif), file.subarray(at)]);
+  expect(moved.length).toBe(file.length);
+  expect(moved.equals(file)).toBe(false);
+  expect(await decodeImage(moved, { shortSide: 100 })).toEqual(await decodeImage(file, { shortSide: 100 }));
+  expect(await decodeImage(moved, { shortSide: 100 })).toMatchObject({ width: 60, height: 80 });
+});
+
 it('a file that ends early is refused whichever decoder there is', async () => {
   const file = (await draw(80, 60).jpeg().toBuffer()).subarray(0, 900);
   const bySharp = await decodeWith({ LGDISTILL_TURBOJPEG: 'off' });
