@@ -226,6 +226,13 @@ it('a file that ends early is refused whichever decoder there is', async () => {
   for (const decode of [decodeImage, bySharp.decodeImage]) await expect(decode(file, { shortSide: 30 })).rejects.toMatchObject({ code: 'BAD_IMAGE' });
 });
 
+it('has a reason for each of many files that are broken at once', async () => {
+  const file = await draw(200, 150).png().toBuffer();
+  const broken = Array.from({ length: 200 }, (_, i) => file.subarray(0, Math.floor(file.length * (0.2 + 0.003 * i))));
+  const results = await Promise.allSettled(broken.map((bytes) => decodeImage(bytes, { shortSide: 50 })));
+  for (const result of results) expect(result.status === 'rejected' && String(result.reason)).toMatch(/libpng read error|its decoder gave no reason: it may be damaged/u);
+});
+
 it('says why a library is not used, and goes on with sharp', async () => {
   const missing = await decodeWith({ LGDISTILL_TURBOJPEG: '/nowhere/libturbojpeg.so.0' });
   expect(missing.decoder).toMatchObject({ name: 'sharp', path: undefined, reasons: [expect.stringContaining('/nowhere/libturbojpeg.so.0')] });
