@@ -46,12 +46,12 @@ const stallTimeout = 30_000; // ms a download may go without a byte
  */
 export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
   if ((await stat(idOrDir).catch(() => undefined))?.isFile()) {
-    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfPickle([idOrDir]) ?? mendOfEmbeddings(idOrDir) ?? `Give the folder that it is in: ${dirname(idOrDir)}` });
+    throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfFile(idOrDir) });
   }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
   if (!/^[\w.-]+\/[\w.-]+$/u.test(idOrDir)) {
     throw new LgdError('FILE_NOT_FOUND', 'there is no model folder of this name.', {
-      found: idOrDir, allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')", mend: 'Check the path',
+      found: idOrDir, allowed: "a folder ('./dir' or an absolute path) or a Hugging Face id ('org/name')", mend: mendOfAddress(idOrDir) ?? 'Check the path',
     });
   }
   const root = join(cacheRoot(options.cacheDir), `models--${idOrDir.replace('/', '--')}`);
@@ -89,6 +89,19 @@ async function resolveFolder(path: string, wanted: WantedFiles): Promise<Resolve
 
 function mendOf(missing: readonly string[], available: readonly string[]): string | undefined {
   return missing.some((file) => file.includes('.safetensors')) ? mendOfPickle(available) : undefined;
+}
+
+function mendOfFile(path: string): string {
+  const isOfModel = /\.(?:json|onnx|safetensors)$/iu.test(path);
+  return mendOfPickle([path]) ?? mendOfEmbeddings(path) ?? (isOfModel ? `Give the folder that it is in: ${dirname(path)}` : "It is no file of a model: give a model's folder, or an id such as 'Xenova/clip-vit-base-patch32'");
+}
+
+/** Other tools' ways to name a model of the hub: open_clip's 'hf-hub:', timm's 'hf_hub:', an address, and with a revision. */
+function mendOfAddress(text: string): string | undefined {
+  const [, prefix, id, rest = ''] = /^(hf[-_]hub:|hf:\/\/|(?:https?:\/\/)?(?:www\.)?(?:huggingface\.co|hf\.co)\/)?([\w.-]+\/[\w.-]+)([@/?#].*)?$/u.exec(text) ?? [];
+  if (id === undefined || (prefix === undefined && rest.startsWith('/'))) return undefined;
+  const isMain = /^(?:@main|\/|\/(?:tree|blob|resolve)\/main(?:\/.*)?|[?#].*)?$/u.test(rest);
+  return isMain ? `Write '${id}'` : `Write '${id}' for its main revision; for another one download that, and give its folder`;
 }
 
 /** Who has embeddings tends to have them so. */

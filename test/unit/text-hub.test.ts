@@ -176,3 +176,25 @@ test('a cache that cannot be written is named', async () => {
   await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(cacheDir) as string });
   rmSync(cacheDir);
 });
+
+test.each([
+  ['openai/clip@main', "Write 'openai/clip'"],
+  ['hf-hub:timm/x', "Write 'timm/x'"],
+  ['hf_hub:timm/x', "Write 'timm/x'"],
+  ['https://huggingface.co/openai/clip', "Write 'openai/clip'"],
+  ['huggingface.co/openai/clip/tree/main', "Write 'openai/clip'"],
+  ['openai/clip@v2', "Write 'openai/clip' for its main revision; for another one download that, and give its folder"],
+  ['https://huggingface.co/openai/clip/tree/v2', "Write 'openai/clip' for its main revision; for another one download that, and give its folder"],
+  ['runs/models/clip', 'Check the path'],
+  ['clip', 'Check the path'],
+])('%s is no id, and it says what to write', async (id, mend) => {
+  await expect(resolveModel(id, wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend });
+  expect(requests).toEqual([]);
+});
+
+test('a file is no model, and only one of a model is told of its folder', async () => {
+  for (const [name, mend] of [['names.txt', /^It is no file of a model/u], ['model.onnx', /^Give the folder that it is in: /u], ['model.pt', /is a pickle/u]] as const) {
+    writeFileSync(join(folder, name), 'x');
+    await expect(resolveModel(join(folder, name), wanted, { cacheDir })).rejects.toMatchObject({ code: 'BAD_MODEL', mend: expect.stringMatching(mend) as string });
+  }
+});
