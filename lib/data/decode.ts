@@ -115,7 +115,7 @@ async function decodeBySharp(bytes: Uint8Array, header: JpegHeader | undefined, 
 
 /** In words. Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty: "Unknown error". */
 function reasonOf(cause: unknown): string {
-  const why = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/\.$/, '');
+  const why = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/[.:]$/, '');
   return why === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : why;
 }
 
