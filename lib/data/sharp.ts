@@ -1,15 +1,19 @@
+import { createRequire } from 'node:module';
 import { LgdError, mendOfMissing } from '../errors.js';
+
+const require = createRequire(import.meta.url);
 
 /** sharp's own export; its type alone, the module is loaded on first use. */
 export type Sharp = typeof import('sharp').default;
 
 /**
- * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder.
+ * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder. Its CommonJS
+ * half: the other imports JSON, which Node 20.9 cannot do, and which Node 20.10 and 22.11 warn of.
  * @throws LgdError DEPENDENCY_MISSING with the command to type
  */
-export async function importSharp(load: () => Promise<unknown> = () => import('sharp')): Promise<Sharp> {
+export async function importSharp(load: () => unknown = () => require('sharp')): Promise<Sharp> {
   try {
-    return ((await load()) as { default: Sharp }).default;
+    return (await load()) as Sharp;
   } catch (cause) {
     throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${(cause as Error).message.split('\n')[0]}.`, {
       mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'), cause,
