@@ -15,7 +15,8 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
   try {
     return (await load()) as Sharp;
   } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${(cause as Error).message.split('\n')[0]}.`, {
+    const why = (cause as Error).message.split('\nPossible solutions')[0]!.replaceAll('\n', ': ');
+    throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${why}.`, {
       mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'), cause,
     });
   }

@@ -108,6 +108,13 @@ it('a package that is there, and that Jest does not let in, is not to be install
   await expect(importSharp(() => Promise.reject(new Error('x')))).rejects.toMatchObject({ mend: expect.stringContaining('npm install') as string });
 });
 
+it('sharp that is there says why it does not load, and is not to be installed', async () => {
+  const failing = (reason: string) => importSharp(() => Promise.reject(new Error(`Could not load the "sharp" module\n${reason}\nPossible solutions:\n- ...`)));
+  const unmapped = 'ERR_DLOPEN_FAILED: /x/sharp.node: failed to map segment from shared object';
+  await expect(failing(unmapped)).rejects.toMatchObject({ message: expect.stringContaining(`the "sharp" module: ${unmapped}. Install it on`) as string, mend: expect.stringContaining('noexec') as string });
+  await expect(failing('ERR_DLOPEN_DISABLED: Loading addons is disabled.')).rejects.toMatchObject({ message: expect.stringContaining('is disabled. Run Node') as string, mend: expect.stringContaining('--no-addons') as string });
+});
+
 it('sharp is its CommonJS half, which Node 20.9 loads and no Node warns of', async () => {
   expect(await importSharp()).toBe(createRequire(import.meta.url)('sharp'));
 });
