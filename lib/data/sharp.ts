@@ -22,6 +22,18 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
   }
 }
 
+/**
+ * What sharp says against an image, or that the system gave it no thread, which is no fault of the image.
+ * @param path of the image, where the message has to name it
+ */
+export function decodingError(cause: unknown, path?: string): LgdError {
+  const why = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/\.$/u, '');
+  if (why.includes('Error creating thread')) {
+    return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to decode images (${why}).`, { mend: 'Raise its limit (ulimit -u; the pids limit of a container)', cause });
+  }
+  return new LgdError('BAD_IMAGE', `${path === undefined ? '' : `${path}: `}${why}.`, { cause });
+}
+
 /** A background that is no colour would make every image a broken one. @throws LgdError BAD_OPTION */
 export function checkBackground(sharp: Sharp, background: string | undefined): void {
   if (background === undefined) return;
