@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { mendOfForbidden } from './errors.js';
+import { mendOfForbidden, mendOfUnmapped, unmapped } from './errors.js';
 import { isBundled, version } from './version.js';
 
 const require = createRequire(import.meta.url);
@@ -13,7 +13,7 @@ export const prebuiltPackage = `@lgdistill/${process.platform}-${process.arch}`;
 const prebuiltSystems: readonly string[] = ['linux-x64'];
 
 /** Why an addon was not taken. */
-export type AddonFault = 'not there' | 'another system' | 'musl' | 'older glibc' | 'missing symbol' | 'another version' | 'forbidden' | 'broken';
+export type AddonFault = 'not there' | 'another system' | 'musl' | 'older glibc' | 'missing symbol' | 'another version' | 'forbidden' | 'unmapped' | 'broken';
 
 /** One place that was tried. */
 export interface AddonAttempt {
@@ -88,7 +88,7 @@ export function explainLoadError(place: string, error: unknown, { glibc, platfor
     return { place, fault: 'another system', detail: `not built for ${platform} ${arch} (${message})` };
   }
   if (/undefined symbol|version `\w+_[\d.]+' not found/u.test(message)) return { place, fault: 'missing symbol', detail: message };
-  return { place, fault: 'broken', detail: message };
+  return { place, fault: unmapped.test(message) ? 'unmapped' : 'broken', detail: message };
 }
 
 /** What a package says of itself that is not this version, or undefined. The addon's own version is checked after loading. */
@@ -104,7 +104,7 @@ export function explainAbsence({ name, path }: AddonPlace): AddonAttempt | undef
 
 /** `place: fault: detail`, or `place: not there`. */
 export function formatAttempt({ place, fault, detail }: AddonAttempt): string {
-  return fault === 'not there' || fault === 'forbidden' || fault === 'broken' ? `${place}: ${detail}` : `${place}: ${fault}: ${detail}`;
+  return fault === 'not there' || fault === 'forbidden' || fault === 'unmapped' || fault === 'broken' ? `${place}: ${detail}` : `${place}: ${fault}: ${detail}`;
 }
 
 /** The one thing to type, after all attempts failed. */
@@ -112,6 +112,7 @@ export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, gli
   const faults = new Set(attempts.map(({ fault }) => fault));
   const sources = 'Build it in a checkout of the sources: npm ci (needs a C++20 compiler)';
   if (faults.has('forbidden')) return mendOfForbidden;
+  if (faults.has('unmapped')) return mendOfUnmapped;
   if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack';
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
   if (checkout) return 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)';

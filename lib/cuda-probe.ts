@@ -6,9 +6,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { LgdError } from './errors.js';
+import { cacheFolder } from './files/cache-folder.js';
 import { uniqueMark } from './files/temporary-name.js';
 import type { BuildInfo, CudaStatus, NativeAddon } from './native.js';
 
@@ -176,9 +176,10 @@ function isTransient({ transient, wgmma, programmaticLaunches }: Finding): boole
   return [transient, wgmma?.transient, programmaticLaunches?.transient].includes(true);
 }
 
-/** Where findings are kept: $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe. */
-function probeFolder(): string {
-  return join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'lgdistill', 'cuda-probe');
+/** Where a finding is kept: in $XDG_CACHE_HOME/lgdistill/cuda-probe or ~/.cache/lgdistill/cuda-probe; undefined for a user without a home. */
+function findingFile(key: string): string | undefined {
+  const cache = cacheFolder();
+  return cache && join(cache, 'lgdistill', 'cuda-probe', `${key}.json`);
 }
 
 const deviceOf = ({ status, index }: ProbeOptions): CudaStatus['devices'][number] | undefined => status.devices.find((one) => one.index === index);
@@ -200,8 +201,10 @@ function keyOf(options: ProbeOptions): string {
 const isTrial = (value: unknown): value is ProbeTrial => typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';
 
 function recall(key: string, options: ProbeOptions): Finding | undefined {
+  const file = findingFile(key);
+  if (file === undefined) return undefined;
   try {
-    const { passed, reason, wgmma, programmaticLaunches, when } = JSON.parse(readFileSync(join(probeFolder(), `${key}.json`), 'utf8')) as Finding;
+    const { passed, reason, wgmma, programmaticLaunches, when } = JSON.parse(readFileSync(file, 'utf8')) as Finding;
     if (!isTrial({ passed, reason }) || (passed && ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && typeof programmaticLaunches?.used !== 'boolean')))) return undefined;
     const age = Date.now() - Date.parse(when);
     const allPassed = passed && wgmma?.passed !== false && programmaticLaunches?.used !== false; // one that was no faster may have been beside other work
@@ -213,10 +216,11 @@ function recall(key: string, options: ProbeOptions): Finding | undefined {
 
 /** Keeps a finding for later processes; where the folder cannot be written, they try again. */
 function remember(key: string, finding: Finding): void {
-  const file = join(probeFolder(), `${key}.json`);
+  const file = findingFile(key);
+  if (file === undefined) return;
   const temporary = `${file}.${uniqueMark()}`;
   try {
-    mkdirSync(probeFolder(), { recursive: true });
+    mkdirSync(dirname(file), { recursive: true });
     writeFileSync(temporary, JSON.stringify(finding));
     renameSync(temporary, file);
   } catch {

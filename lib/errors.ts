@@ -116,7 +116,8 @@ export class LgdError extends Error {
 }
 
 function compose(message: string, { option, found, allowed, mend }: ErrorDetails): string {
-  const parts = [option === undefined ? message : `${option}: ${message}`];
+  const sentence = message.replace(/([.?!])\.$/u, '$1'); // what it quotes from another error may have a full stop of its own
+  const parts = [option === undefined ? sentence : `${option}: ${sentence}`];
   if (found !== undefined) parts.push(`Found: ${describe(found)}.`);
   if (allowed !== undefined) parts.push(`Allowed: ${allowed}.`);
   if (mend !== undefined) parts.push(/[.?!]$/u.test(mend) ? mend : `${mend}.`);
@@ -156,11 +157,18 @@ export function systemErrorCode(error: unknown): string | undefined {
 /** What to do where this process may load no native addon. */
 export const mendOfForbidden = 'Run Node without --no-addons; where it has --permission, also with --allow-addons';
 
-/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run, or Node no addon. */
+/** Why a library that is there and whole does not load, as the dynamic linker says it. */
+export const unmapped = /failed to map segment from shared object/u;
+
+/** What to do about it. */
+export const mendOfUnmapped = 'Install it on a file system that is not mounted noexec; where `ulimit -v` is set, raise it';
+
+/** What to do where a package cannot be loaded: install it, unless it is there and Jest lets no `import()` run, or Node no addon, or the system no code. */
 export function mendOfMissing(cause: unknown, install: string): string {
-  const code = systemErrorCode(cause);
-  if (code === 'ERR_DLOPEN_DISABLED') return mendOfForbidden;
-  return code === 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
+  const text = `${systemErrorCode(cause) ?? ''} ${(cause as Error | undefined)?.message ?? ''}`; // sharp's error has the code in its message
+  if (text.includes('ERR_DLOPEN_DISABLED')) return mendOfForbidden;
+  if (unmapped.test(text)) return mendOfUnmapped;
+  return text.includes('ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG') ? 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' : `Type: ${install}`;
 }
 
 /** Turns a failed write into an {@link LgdError} that says which path and why (full disk, read-only folder ...). */

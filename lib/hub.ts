@@ -1,8 +1,8 @@
 import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
+import { cacheFolder } from './files/cache-folder.js';
 import { isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
 import { writeFileAtomically } from './files/safetensors.js';
@@ -120,8 +120,12 @@ function isOffline(): boolean {
 }
 
 function cacheRoot(cacheDir: string | undefined): string {
-  const { HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME } = process.env;
-  return cacheDir ?? (HF_HUB_CACHE || join(HF_HOME || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'huggingface'), 'hub'));
+  const { HF_HUB_CACHE, HF_HOME } = process.env;
+  const chosen = cacheDir ?? (HF_HUB_CACHE || (HF_HOME && join(HF_HOME, 'hub')));
+  if (chosen) return chosen;
+  const cache = cacheFolder();
+  if (cache === undefined) throw new LgdError('NOT_WRITABLE', 'there is no place for models of the hub: this user has no home folder.', { mend: 'Set HF_HOME to a folder for them, or give the folder of a model' });
+  return join(cache, 'huggingface', 'hub');
 }
 
 function list(wanted: WantedFiles): string {

@@ -32,6 +32,12 @@ export async function importOnnxRuntime(load: () => Promise<unknown> = () => imp
  */
 export async function openOnnxSession(file: string, threads: number = availableParallelism()): Promise<OnnxSession> {
   const runtime = await importOnnxRuntime();
+  if (!(structuredClone(new Float32Array()) instanceof Float32Array)) {
+    // It refuses the results of its own addon, whose arrays are Node's.
+    throw new LgdError('DEPENDENCY_MISSING', 'onnxruntime-node works with the typed arrays of Node alone, and here there are others, as under Jest.', {
+      mend: "In the setup() of Jest's test environment, write Object.assign(this.global, { Float32Array, BigInt64Array })",
+    });
+  }
   if (!(await stat(file).catch(() => undefined))?.isFile()) {
     throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Name a folder with an onnx/ folder inside, or an ONNX file' });
   }

@@ -9,7 +9,7 @@ import { checkOptions } from './arguments.js';
 import { askCuda, mendForCuda, probeCuda, type ProbeResult } from './cuda-probe.js';
 import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
-import type { LgdError } from './errors.js';
+import { LgdError } from './errors.js';
 import { addonPath, emulatedAddonPath, loadAddon, passedOverAddons } from './addon.js';
 import type { BuildInfo, CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
@@ -136,7 +136,7 @@ async function inspectDependencies(problems: SystemProblem[]): Promise<SystemRep
       return { version: await find() };
     } catch (error) {
       const cause = error instanceof Error ? error : new Error(String(error));
-      problems.push({ what: `${name} cannot be loaded, so ${use}`, mend, fatal: false });
+      problems.push({ what: `${name} cannot be loaded, so ${use}`, mend: error instanceof LgdError ? error.mend : mend, fatal: false });
       return { error: cause.message.split('\n')[0]! };
     }
   };

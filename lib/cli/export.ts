@@ -31,8 +31,8 @@ export function exportCommand(bind: Bind): Command {
     .option('--no-fold', 'onnx, transformers: leave batch norms as they are instead of folding them into the convolutions')
     .option('--images <folder>', "images to compare on [default: the run's own, or drawn ones]");
   return command.action(bind(async ({ terminal, signal }, run) => {
-    const { to, output, ...options } = command.opts<ExportFlags>();
-    const result = await exportStudent({ ...options, ...exportTarget(to, output), from: run as string, signal });
+    const { to, output, head, bank, classifier, temperature, fold, images } = command.opts<ExportFlags>(); // beside which are --json and --debug
+    const result = await exportStudent({ head, bank, classifier, temperature, fold, images, ...exportTarget(to, output), from: run as string, signal });
     terminal.emit(result);
     terminal.say(summaryOf(result));
     if (result.bank !== undefined) terminal.say(`${result.bank}: ${result.info.names.length} names`);

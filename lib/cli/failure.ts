@@ -29,6 +29,9 @@ function describe(error: unknown): { code: string; message: string; mend: string
     const tail = message.lastIndexOf(mend);
     return { code, message: tail > 0 ? message.slice(0, tail).trimEnd() : message, mend, details: error.toJSON() };
   }
+  if ((error as NodeJS.ErrnoException | undefined)?.syscall === 'uv_cwd') {
+    return describe(new LgdError('FILE_NOT_FOUND', 'the folder in which this was started is gone.', { mend: 'Change to another one (cd), and run it again', cause: error }));
+  }
   const message = error instanceof Error ? error.message : String(error);
   return { code: 'UNEXPECTED', message, mend: 'Run it again with --debug, and report what it prints', details: { code: 'UNEXPECTED', message } };
 }

@@ -3,7 +3,7 @@ import { loadAddon } from '../addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../native.js';
 import { openJpegDecoder } from './jpeg-decoder.js';
 import { readJpegHeader, type JpegHeader } from './jpeg-header.js';
-import { importSharp, type Sharp } from './sharp.js';
+import { decodingError, importSharp, type Sharp } from './sharp.js';
 
 /** A decoded image: `pixels` is RGB, 8 bits, row by row, height * width * 3 bytes. */
 export interface DecodedImage {
@@ -38,7 +38,7 @@ const timeoutSeconds = 60;
  * The short side becomes min(short side, shortSide) by an antialiased cubic (a = -1/2) after the decoder's own reduction; the long side
  * keeps the aspect, up to 4 times the short one, then its middle is kept.
  * Pixels that are floating-point, signed or of 32 bits are not read.
- * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING
+ * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE (the system starts no further thread)
  */
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Promise<DecodedImage> {
   checkBytes(bytes);
@@ -63,7 +63,7 @@ export interface StorePlace {
 
 /**
  * {@link decodeImage} into a store of placed images, without a copy where libjpeg-turbo decodes.
- * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, OUT_OF_MEMORY
+ * @throws LgdError BAD_IMAGE saying why, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE, OUT_OF_MEMORY
  */
 export async function placeImage(bytes: Uint8Array, { addon, store, index }: StorePlace, options: DecodeOptions): Promise<void> {
   checkBytes(bytes);
@@ -109,14 +109,8 @@ async function decodeBySharp(bytes: Uint8Array, header: JpegHeader | undefined, 
     if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
     return { width: info.width, height: info.height, pixels: data };
   } catch (cause) {
-    throw new LgdError('BAD_IMAGE', bytes.length === 0 ? 'the file is empty.' : `${reasonOf(cause)}.`, { cause });
+    throw bytes.length === 0 ? new LgdError('BAD_IMAGE', 'the file is empty.', { cause }) : decodingError(cause);
   }
-}
-
-/** In words. Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty: "Unknown error". */
-function reasonOf(cause: unknown): string {
-  const why = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/[.:]$/, '');
-  return why === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : why;
 }
 
 /** A file that needs no colours converted and nothing turned: with fewer steps, and without asking for its size first, it takes a tenth less time at 500 pixels, a quarter less at 256. */

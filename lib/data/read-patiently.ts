@@ -51,10 +51,10 @@ export class PatientReader {
   }
 }
 
-const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'BAD_OPTION', 'NATIVE_ERROR']);
+const notOfTheImage: ReadonlySet<ErrorCode> = new Set(['ABORTED', 'OUT_OF_MEMORY', 'DEPENDENCY_MISSING', 'DEVICE_UNAVAILABLE', 'BAD_OPTION', 'NATIVE_ERROR']);
 
 /**
- * Does an error of reading or decoding say nothing of the image at hand: {@link PatientReader} gave up or was stopped, or memory or a library is missing, or a caller's own `read` has a name in it that does not exist?
+ * Does an error of reading or decoding say nothing of the image at hand: {@link PatientReader} gave up or was stopped, or memory, a thread or a library is missing, or a caller's own `read` has a name in it that does not exist?
  * Other errors of `read`, TypeError among them, may be what its data made of it: fetch() and parsers throw such.
  */
 export function isNotOfTheImage(error: unknown): boolean {

@@ -1,20 +1,39 @@
+import { createRequire } from 'node:module';
 import { LgdError, mendOfMissing } from '../errors.js';
+
+const require = createRequire(import.meta.url);
 
 /** sharp's own export; its type alone, the module is loaded on first use. */
 export type Sharp = typeof import('sharp').default;
 
 /**
- * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder.
+ * Loads sharp on first use, so that importing this package, and training on pixels that are there already, needs no decoder. Its CommonJS
+ * half: the other imports JSON, which Node 20.9 cannot do, and which Node 20.10 and 22.11 warn of.
  * @throws LgdError DEPENDENCY_MISSING with the command to type
  */
-export async function importSharp(load: () => Promise<unknown> = () => import('sharp')): Promise<Sharp> {
+export async function importSharp(load: () => unknown = () => require('sharp')): Promise<Sharp> {
   try {
-    return ((await load()) as { default: Sharp }).default;
+    return (await load()) as Sharp;
   } catch (cause) {
-    throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${(cause as Error).message.split('\n')[0]}.`, {
+    const why = (cause as Error).message.split('\nPossible solutions')[0]!.replaceAll('\n', ': ');
+    throw new LgdError('DEPENDENCY_MISSING', `sharp could not be loaded, so no image can be decoded: ${why}.`, {
       mend: mendOfMissing(cause, 'npm install --include=optional sharp@0.35.5'), cause,
     });
   }
+}
+
+/**
+ * What sharp says against an image, or that the system gave it no thread, which is no fault of the image.
+ * @param path of the image, where the message has to name it
+ */
+export function decodingError(cause: unknown, path?: string): LgdError {
+  const text = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/[.:]$/u, '');
+  // Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty.
+  const why = text === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : text;
+  if (why.includes('Error creating thread')) {
+    return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to decode images (${why}).`, { mend: 'Raise its limit (ulimit -u; the pids limit of a container)', cause });
+  }
+  return new LgdError('BAD_IMAGE', `${path === undefined ? '' : `${path}: `}${why}.`, { cause });
 }
 
 /** A background that is no colour would make every image a broken one. @throws LgdError BAD_OPTION */

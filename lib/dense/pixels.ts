@@ -1,6 +1,5 @@
 /** Parts of images, decoded at the size wanted, and put as a network's input. */
-import { LgdError } from '../errors.js';
-import { importSharp } from '../data/sharp.js';
+import { decodingError, importSharp } from '../data/sharp.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 
 /** A part of an image in whole pixels of it. */
@@ -18,7 +17,7 @@ export async function imageSize(bytes: Uint8Array, path: string): Promise<{ widt
     const { width, height } = (await sharp(bytes).metadata()).autoOrient;
     return { width, height };
   } catch (cause) {
-    throw brokenImage(path, cause);
+    throw decodingError(cause, path);
   }
 }
 
@@ -47,12 +46,8 @@ export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rec
     if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
     return data;
   } catch (cause) {
-    throw brokenImage(path, cause);
+    throw decodingError(cause, path);
   }
-}
-
-function brokenImage(path: string, cause: unknown): LgdError {
-  return new LgdError('BAD_IMAGE', `${path}: ${(cause as Error).message.trim().split('\n')[0]!.replace(/\.$/u, '')}.`, { cause });
 }
 
 /** What {@link putPixels} needs to know. */

@@ -1,4 +1,4 @@
-import { open, readdir, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Is there a folder, or a link to one? */
@@ -11,14 +11,4 @@ export async function foldersIn(path: string): Promise<string[]> {
   const entries = (await readdir(path, { withFileTypes: true })).filter(({ name }) => !name.startsWith('.'));
   const isOne = await Promise.all(entries.map((entry) => entry.isDirectory() || (entry.isSymbolicLink() && isFolder(join(path, entry.name)))));
   return entries.flatMap(({ name }, i) => (isOne[i] ? [name] : [])).sort();
-}
-
-/** Makes renames in a folder last through a power cut. @throws what fs.open and sync do */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }

@@ -7,6 +7,7 @@ import { open, readdir, rename, rm, stat, truncate, type FileHandle } from 'node
 import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
+import { syncFile } from './sync.js';
 
 const newline = 10;
 
@@ -115,7 +116,7 @@ export class LineFile {
 
   /** Makes everything appended last through a power cut. */
   async sync(): Promise<void> {
-    await this.#handle?.sync();
+    if (this.#handle) await syncFile(this.#handle);
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import { checkText } from '../arguments.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { syncFile } from './sync.js';
 import { uniqueMark } from './temporary-name.js';
 
 /** One tensor in memory, row-major. */
@@ -331,7 +332,7 @@ export async function writeFileAtomically(path: string, content: Uint8Array | st
     try {
       const isWhole = typeof content === 'string' || types.isUint8Array(content);
       for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
-      await file.sync();
+      await syncFile(file);
     } finally {
       await file.close();
     }

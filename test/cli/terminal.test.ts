@@ -59,6 +59,13 @@ test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']
   }
 });
 
+test('a folder that is gone is no bug of the program', async () => {
+  const program = join(await ensureBuilt(), 'dist', 'cli', 'start.cjs');
+  const { status, stderr } = spawnSync('sh', ['-c', 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', 'sh', process.execPath, program, 'doctor'], { cwd: folder, encoding: 'utf8' });
+  expect(stderr).toContain('error FILE_NOT_FOUND\n  the folder in which this was started is gone.\n  -> Change to another one (cd)');
+  expect(status).toBe(1);
+});
+
 describe('with --json, stdout has one document and nothing else', () => {
   const list = join(folder, 'names.txt');
   test.each([

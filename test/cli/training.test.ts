@@ -92,6 +92,8 @@ describe('from names and images to an exported student', () => {
     const exported = await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', bank]);
     expect([exported.code, exported.stderr]).toEqual([0, '']);
     expect(exported.stdout).toContain('mobilenet_v2 x 0.35');
+    const told = await lgdistill(['export', at('run', 'checkpoints', 'last'), '--to', file, '--bank', bank, '--json', '--debug']);
+    expect([told.code, told.documents()]).toMatchObject([0, [{ file, head: 'keep' }]]);
     expect((await readStudent(file)).info).toMatchObject({ names: shapeNames, step: 6, bankHash: (await TextualSemanticsBank.load(bank)).hash });
     for (const names of [['--bank', bank], ['--teacher', tinyClip]]) {
       const { code, documents } = await lgdistill(['evaluate', '--student', file, '--data', at('held-out'), '--device', 'cpu', '--json', ...names]);

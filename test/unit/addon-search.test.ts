@@ -28,6 +28,7 @@ describe('why an addon does not load', () => {
     ['/x/lgdistill.node: invalid ELF header', debian, 'another system', 'not built for linux x64'],
     ['/x/lgdistill.node: undefined symbol: napi_get_last_error', debian, 'missing symbol', 'undefined symbol: napi_get_last_error'],
     ["libstdc++.so.6: version `GLIBCXX_3.4.30' not found", debian, 'missing symbol', 'GLIBCXX_3.4.30'],
+    ['/x/lgdistill.node: failed to map segment from shared object', debian, 'unmapped', 'failed to map'],
     ['/x/lgdistill.node: file too short', debian, 'broken', 'file too short'],
   ])('%s', (message, facts, fault, detail) => {
     const attempt = explainLoadError('/x/lgdistill.node', new Error(message), facts);
@@ -64,6 +65,7 @@ test('the mend is one command where one is enough', () => {
   expect(mendFor(absent, { ...debian, platform: 'darwin', arch: 'arm64' })).toMatch(/^There is no prebuilt addon for darwin arm64\. Build it in a checkout/u);
   expect(mendFor(absent, alpine)).toContain('needs glibc');
   expect(mendFor([{ place: 'p', fault: 'older glibc', detail: '' }], old)).toContain('newer system');
+  expect(mendFor([{ place: 'p', fault: 'unmapped', detail: '' }], debian)).toContain('noexec');
   vi.stubEnv('LGDISTILL_ADDON', '/x');
   expect(mendFor(absent, debian)).toContain('Unset LGDISTILL_ADDON');
 });

@@ -205,6 +205,8 @@ describe('what was found is remembered', () => {
     writeFileSync(join(folder, 'blocked', 'lgdistill'), 'a file where the folder should be');
     vi.stubEnv('XDG_CACHE_HOME', join(folder, 'blocked'));
     for (let turn = 0; turn < 2; turn++) expect(await probe(file)).toMatchObject({ passed: true, remembered: false });
+    for (const name of ['XDG_CACHE_HOME', 'HOME']) vi.stubEnv(name, '');
+    for (let turn = 0; turn < 2; turn++) expect(await probe(file)).toMatchObject({ passed: true, remembered: false });
   });
 });
 

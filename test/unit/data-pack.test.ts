@@ -16,9 +16,12 @@ import { imagesFromBuffers, sampleSource, type ImageSource } from '../../lib/dat
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { readViews } from '../../lib/data/views.js';
 import { Device, openDevice } from '../../lib/device.js';
+import { syncFile } from '../../lib/files/sync.js';
 import { loadAddon } from '../../lib/addon.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
+
+vi.mock('../../lib/files/sync.js', { spy: true });
 
 const addon = loadAddon();
 const folder = temporaryFolder();
@@ -328,7 +331,7 @@ describe('a write that fails', () => {
     await writer.add(images[1]!, 1);
     await writer.add(images[2]!, 1);
     // The journal's line is torn before it fails.
-    if (which === 'file') vi.spyOn(writer.file, 'datasync').mockRejectedValueOnce(full);
+    if (which === 'file') vi.mocked(syncFile).mockRejectedValueOnce(full);
     else vi.spyOn(writer.journal.handle, 'writeFile').mockImplementationOnce(async () => { await writer.journal.handle.write('[1,30'); throw full; });
     for (let i = 0; i < 2; i++) await expect(writer.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
     await expect(end(writer)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });

@@ -2,10 +2,11 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import { create } from 'tar';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { ImageCache } from '../../lib/data/cache.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { packImages } from '../../lib/data/pack/pack.js';
+import { importSharp } from '../../lib/data/sharp.js';
 import { imagesFromBuffers, type ImageSource } from '../../lib/data/sources.js';
 import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice } from '../../lib/device.js';
@@ -80,6 +81,13 @@ describe.each(ways)('images that are %s', (_, brokenOf) => {
     const mistake = new ReferenceError('recrods is not defined');
     await expect(brokenOf(await source((image) => { if (image === 4) throw mistake; }))).rejects.toBe(mistake);
     expect(await brokenOf(await source((image) => { if (image === 4) throw new TypeError('Invalid URL'); }))).toEqual(['image 4']);
+  });
+
+  it('end what decodes them, and are not broken, where the system gives it no thread', async () => {
+    const decoder = (await importSharp() as unknown as { prototype: { toBuffer: () => Promise<Buffer> } }).prototype;
+    vi.spyOn(decoder, 'toBuffer').mockRejectedValueOnce(new Error('glib: Error creating thread: Resource temporarily unavailable'));
+    await expect(brokenOf(await source(() => undefined))).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', mend: expect.stringContaining('ulimit -u') as string });
+    vi.restoreAllMocks();
   });
 
   it('are waited for no longer than until a signal', async () => {

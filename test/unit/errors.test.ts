@@ -1,10 +1,12 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
 import { importSharp } from '../../lib/data/sharp.js';
 import { errorCodes, LgdError, writeError, type ErrorCode } from '../../lib/errors.js';
+import { importOnnxRuntime } from '../../lib/onnx.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const filesBelow = (folder: string, pattern: RegExp) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => pattern.test(name)).map((name) => `${folder}/${name}`);
@@ -102,6 +104,17 @@ it.each([
 
 it('a package that is there, and that Jest does not let in, is not to be installed', async () => {
   const cause = Object.assign(new TypeError('A dynamic import callback was invoked without --experimental-vm-modules'), { code: 'ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING_FLAG' });
-  await expect(importSharp(() => Promise.reject(cause))).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' });
+  await expect(importOnnxRuntime(() => Promise.reject(cause))).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: 'Start Jest with NODE_OPTIONS=--experimental-vm-modules' });
   await expect(importSharp(() => Promise.reject(new Error('x')))).rejects.toMatchObject({ mend: expect.stringContaining('npm install') as string });
+});
+
+it('sharp that is there says why it does not load, and is not to be installed', async () => {
+  const failing = (reason: string) => importSharp(() => Promise.reject(new Error(`Could not load the "sharp" module\n${reason}\nPossible solutions:\n- ...`)));
+  const unmapped = 'ERR_DLOPEN_FAILED: /x/sharp.node: failed to map segment from shared object';
+  await expect(failing(unmapped)).rejects.toMatchObject({ message: expect.stringContaining(`the "sharp" module: ${unmapped}. Install it on`) as string, mend: expect.stringContaining('noexec') as string });
+  await expect(failing('ERR_DLOPEN_DISABLED: Loading addons is disabled.')).rejects.toMatchObject({ message: expect.stringContaining('is disabled. Run Node') as string, mend: expect.stringContaining('--no-addons') as string });
+});
+
+it('sharp is its CommonJS half, which Node 20.9 loads and no Node warns of', async () => {
+  expect(await importSharp()).toBe(createRequire(import.meta.url)('sharp'));
 });

@@ -1,7 +1,7 @@
 import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { LgdError } from '../../lib/errors.js';
 import { OnnxTeacher } from '../../lib/models/teachers/onnx.js';
@@ -71,6 +71,13 @@ test('has a fingerprint of its file and of weights in files beside it, wherever 
   writeFileSync(`${file}_data`, 'others.');
   expect(await fingerprint(file)).not.toBe(apart);
   await expect((await OnnxTeacher.load(file, preprocessing)).fingerprint(AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+});
+
+test('says what arrays onnxruntime needs where there are others, as under Jest', async () => {
+  const file = tower();
+  vi.stubGlobal('Float32Array', class extends Float32Array {});
+  await expect(OnnxTeacher.load(file, preprocessing)).rejects.toMatchObject({ code: 'DEPENDENCY_MISSING', mend: expect.stringContaining('{ Float32Array, BigInt64Array }') as string });
+  vi.unstubAllGlobals();
 });
 
 test('an output can be chosen, and must be where the choice is not clear', async () => {

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
@@ -9,6 +10,8 @@ import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/wei
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
+
+vi.mock('node:os', { spy: true });
 
 const commit = 'a'.repeat(40);
 const wanted = { required: [['onnx/absent.onnx', 'onnx/text_model.onnx'], 'config.json'], optional: ['preprocessor_config.json', 'readme.md'] };
@@ -76,6 +79,15 @@ test('HF_HOME and HF_HUB_CACHE say where, and the layout of transformers.js is r
   writeFileSync(join(there, 'onnx/text_model.onnx'), '');
   writeFileSync(join(there, 'config.json'), '');
   expect((await resolveModel('org/tiny', wanted)).folder).toBe(there);
+});
+
+test('a user without a home is asked for a folder, whether or not there is such a user', async () => {
+  for (const name of ['XDG_CACHE_HOME', 'HOME']) vi.stubEnv(name, '');
+  const refusal = { code: 'NOT_WRITABLE', mend: expect.stringContaining('HF_HOME') as string };
+  await expect(resolveModel('org/tiny', wanted)).rejects.toMatchObject(refusal);
+  vi.mocked(homedir).mockImplementationOnce(() => { throw new Error('uv_os_homedir returned ENOENT'); });
+  await expect(resolveModel('org/tiny', wanted)).rejects.toMatchObject(refusal);
+  expect(requests).toEqual([]);
 });
 
 test.each([['HF_HUB_OFFLINE'], ['TRANSFORMERS_OFFLINE']])('%s turns downloads off', async (name) => {

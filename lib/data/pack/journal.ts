@@ -6,6 +6,7 @@ import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
+import { syncFile } from '../../files/sync.js';
 import { headerBytes, type PackEntry } from './format.js';
 
 /** An image of the source: in the pack, or refused for a reason. */
@@ -44,7 +45,7 @@ export class Journal {
 
   async #append(lines: string): Promise<void> {
     await this.handle.writeFile(lines);
-    await this.handle.datasync();
+    await syncFile(this.handle);
   }
 }
 

@@ -1,6 +1,6 @@
 import { LgdError } from '../../errors.js';
 import { decodeImage } from '../decode.js';
-import { importSharp } from '../sharp.js';
+import { decodingError, importSharp } from '../sharp.js';
 import type { PackRecipe } from './format.js';
 
 /** An image as it goes into a pack. */
@@ -40,6 +40,6 @@ async function sizeOf(file: Uint8Array): Promise<{ width: number; height: number
     const { autoOrient: { width, height }, format } = await sharp(file, { failOn: 'error' }).metadata();
     return { width, height, format };
   } catch (cause) {
-    throw new LgdError('BAD_IMAGE', `${(cause as Error).message.trim().split('\n')[0]!.replace(/\.$/u, '')}.`, { cause });
+    throw decodingError(cause);
   }
 }

@@ -1,8 +1,8 @@
 import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
-import { syncFolder } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
+import { syncFile, syncFolder } from '../../files/sync.js';
 import type { NativeAddon } from '../../native.js';
 import { damagedPack, encodeEnd, encodeHeader, headerBytes, type PackEntry, type PackRecipe } from './format.js';
 import { Journal, readJournal, type JournalState, type PackedOrRefused } from './journal.js';
@@ -107,7 +107,7 @@ export class PackWriter {
     if (this.#failure !== undefined) throw this.#failure;
     await this.#write();
     try {
-      await this.file.datasync();
+      await syncFile(this.file);
       await this.journal.append(this.#unrecorded);
     } catch (cause) {
       // What the system could not write after all it forgets, and the next sync would succeed without it; and half a line in the journal has to stay its last.
@@ -124,7 +124,7 @@ export class PackWriter {
     this.#pieces = encodeEnd(index, this.#end, this.options.checksum);
     try {
       await this.#write();
-      await this.file.sync();
+      await syncFile(this.file);
       await rename(partOf(this.path), this.path);
       await syncFolder(dirname(this.path));
       await rm(journalOf(this.path));
