@@ -42,16 +42,35 @@ export function principalAxes(rows: Float32Array, count: number, dimension: numb
   for (let round = 0; round < rounds; round++) {
     const next = new Float32Array(n * dimension);
     for (let i = 0; i < sampleCount; i++) {
-      for (let p = 0; p < n; p++) {
-        let weight = 0;
-        for (let k = 0; k < dimension; k++) weight += sample[i * dimension + k]! * axes[p * dimension + k]!;
-        for (let k = 0; k < dimension; k++) next[p * dimension + k]! += weight * sample[i * dimension + k]!;
-      }
+      for (let p = 0; p < n; p += 4) addAlong(sample, i * dimension, axes, next, p, n, dimension);
     }
     if (!orthonormalise(next, n, dimension)) break; // the rows span fewer axes than asked for: those of the last round still serve
     axes = next;
   }
   return axes;
+}
+
+/** Adds a row's parts along the axes [p, p+4) to those of `next`: four sums at once need not wait for each other. */
+function addAlong(sample: Float32Array, row: number, axes: Float32Array, next: Float32Array, p: number, n: number, dimension: number): void {
+  const a0 = p * dimension;
+  const a1 = Math.min(p + 1, n - 1) * dimension;
+  const a2 = Math.min(p + 2, n - 1) * dimension;
+  const a3 = Math.min(p + 3, n - 1) * dimension;
+  let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  for (let k = 0; k < dimension; k++) {
+    const value = sample[row + k]!;
+    s0 += value * axes[a0 + k]!;
+    s1 += value * axes[a1 + k]!;
+    s2 += value * axes[a2 + k]!;
+    s3 += value * axes[a3 + k]!;
+  }
+  for (let k = 0; k < dimension; k++) {
+    const value = sample[row + k]!;
+    next[a0 + k]! += s0 * value;
+    if (p + 1 < n) next[a1 + k]! += s1 * value;
+    if (p + 2 < n) next[a2 + k]! += s2 * value;
+    if (p + 3 < n) next[a3 + k]! += s3 * value;
+  }
 }
 
 /** Gram-Schmidt in place, three passes for orthogonality to rounding even where rows are nearly dependent; false where one vanishes. */

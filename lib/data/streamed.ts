@@ -47,6 +47,8 @@ export class StreamedImages implements Disposable {
   readonly #source: ImageSource;
   readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
+  /** Ends with the attempt that is made to decode an image: who else would have it learns by it whether it is broken. */
+  readonly #attempts = new Map<number, Promise<void>>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
   readonly #free: PixelStoreHandle[] = [];
   readonly #reader: PatientReader;
@@ -150,23 +152,37 @@ export class StreamedImages implements Disposable {
     for (let tried = 0; tried < this.length; tried++) {
       const place = (index + tried) % this.length;
       if (this.#broken.has(place)) continue;
-      try {
-        await this.#decodeOne(place, to);
-        return place;
-      } catch (error) {
-        if (isNotOfTheImage(error)) throw error;
-        this.#broken.set(place, error instanceof Error ? error.message : String(error));
-        this.#checkBroken(error);
+      const other = this.#attempts.get(place);
+      if (other !== undefined) {
+        await other; // a batch of images that are gone, such as a folder's, looks for one stand-in
+        if (this.#broken.has(place)) continue;
       }
+      const attempt = this.#decodeOne(place, to);
+      if (other === undefined) this.#tell(place, attempt);
+      if (await attempt) return place;
     }
     throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
   }
 
-  async #decodeOne(place: number, to: StorePlace): Promise<void> {
-    return this.#decoders.run(async () => {
-      const bytes = await this.#reader.read(this.ids[place]!, () => this.#source.read(place));
-      await placeImage(bytes, to, { shortSide: this.shortSide, background: this.#options.background });
-    });
+  /** Was it decoded? Else it is a broken one. */
+  async #decodeOne(place: number, to: StorePlace): Promise<boolean> {
+    try {
+      await this.#decoders.run(async () => {
+        const bytes = await this.#reader.read(this.ids[place]!, () => this.#source.read(place));
+        await placeImage(bytes, to, { shortSide: this.shortSide, background: this.#options.background });
+      });
+      return true;
+    } catch (error) {
+      if (isNotOfTheImage(error)) throw error;
+      this.#broken.set(place, error instanceof Error ? error.message : String(error));
+      this.#checkBroken(error);
+      return false;
+    }
+  }
+
+  #tell(place: number, attempt: Promise<unknown>): void {
+    const end = (): void => void this.#attempts.delete(place);
+    this.#attempts.set(place, attempt.then(end, end));
   }
 
   /** @param fault what the last of them threw */

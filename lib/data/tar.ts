@@ -119,7 +119,8 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
     const [replaced, links]: [string[], string[]] = [[], []];
-    for await (const { path, offset, bytes, isLink } of members(file, shard, signal)) {
+    const reader = new AheadReader(file, (await file.stat()).size, shard);
+    for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
       const ending = extname(name).toLowerCase();
@@ -129,7 +130,7 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
         if (images.has(path)) replaced.push(path);
         images.set(path, { shard, path, offset, bytes });
       } else if (ending === '.cls' || ending === '.json') {
-        labels.add(path, readLabel(await readAt(file, offset, bytes, shard), ending, `${shard}: ${path}`));
+        labels.add(path, readLabel(await reader.read(offset, bytes), ending, `${shard}: ${path}`));
       }
     }
     return { ...imagesOfSamples(images, labels), replaced, links };
@@ -195,8 +196,8 @@ interface Member {
 }
 
 /** The files and links among a shard's members. One that ends with a whole member, without the end mark that some tools do not write, is taken for whole. */
-async function* members(file: FileHandle, shard: string, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
-  const { size } = await file.stat();
+async function* members(reader: AheadReader, signal: AbortSignal | undefined): AsyncGenerator<Member, void, undefined> {
+  const { size, shard } = reader;
   const bad = (what: string, cause?: unknown) => new LgdError('BAD_DATASET', `${shard} ${what}.`, { mend: 'Give whole .tar files that are not compressed', cause });
   const { Header, Pax } = await import('tar');
   let globals: PaxRecord | undefined;
@@ -204,7 +205,7 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
   const headerAt = async (at: number): Promise<TarHeader> => {
     const noHeader = (cause?: unknown) => bad(`is no tar file, or damaged: there is no header at byte ${at}`, cause);
     if (at + block > size) throw bad(`ends in the middle of a header, at byte ${size}`);
-    const content = await readAt(file, at, block, shard);
+    const content = await reader.read(at, block);
     let header: TarHeader;
     try {
       header = new Header(content, 0, extended, globals);
@@ -222,7 +223,7 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
     const offset = at + block;
     at = offset + Math.ceil(bytes / block) * block;
     if (at > size) throw bad(`ends in the middle of ${header.path}`);
-    const content = async () => (await readAt(file, offset, bytes, shard)).toString('utf8');
+    const content = async () => (await reader.read(offset, bytes)).toString('utf8');
     const { type } = header;
     if (type === 'ExtendedHeader') extended = Pax.parse(await content(), extended as PaxRecord | undefined, false);
     else if (type === 'GlobalExtendedHeader') globals = Pax.parse(await content(), globals, true);
@@ -234,6 +235,24 @@ async function* members(file: FileHandle, shard: string, signal: AbortSignal | u
     }
   }
   if (extended !== undefined) throw bad('ends before the member that its last header is of');
+}
+
+const aheadBytes = 4096;
+
+/** Reads a little more than it is asked for: a label and the headers on both sides of it stand together, and are one read of the file in the place of three. */
+class AheadReader {
+  #bytes: Buffer = Buffer.alloc(0);
+  #offset = 0;
+
+  constructor(readonly file: FileHandle, readonly size: number, readonly shard: string) {}
+
+  async read(offset: number, bytes: number): Promise<Buffer> {
+    const from = offset - this.#offset;
+    if (from >= 0 && from + bytes <= this.#bytes.length) return this.#bytes.subarray(from, from + bytes);
+    this.#bytes = await readAt(this.file, offset, Math.max(bytes, Math.min(aheadBytes, this.size - offset)), this.shard);
+    this.#offset = offset;
+    return this.#bytes.subarray(0, bytes);
+  }
 }
 
 async function readAt(file: FileHandle, offset: number, bytes: number, path: string): Promise<Buffer> {

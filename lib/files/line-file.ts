@@ -7,9 +7,11 @@ import { open, readdir, rename, rm, stat, truncate, type FileHandle } from 'node
 import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
+import { wholeChunks } from './lines.js';
 import { syncFile } from './sync.js';
 
 const newline = 10;
+const bytesAtOnce = 2 ** 18;
 
 /** `metrics-000003.jsonl` of `metrics.jsonl`. */
 function partName(name: string, number: number): string {
@@ -160,25 +162,24 @@ export class LineFile {
 
 /** How many bytes of a part its lines take until the first that is not kept. A file that is missing has none. */
 async function keptLength(path: string, keep: (line: string) => boolean): Promise<{ end: number; size: number }> {
-  const content = await readWhole(path);
-  let end = 0;
-  for (;;) {
-    const next = content.indexOf(newline, end);
-    if (next === -1 || !keep(content.toString('utf8', end, next))) return { end, size: content.length };
-    end = next + 1;
-  }
-}
-
-async function readWhole(path: string): Promise<Buffer> {
-  try {
-    const file = await open(path, 'r');
-    try {
-      return await file.readFile();
-    } finally {
-      await file.close();
-    }
-  } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT') return Buffer.alloc(0);
+  const file = await open(path, 'r').catch((cause: unknown) => {
+    if (systemErrorCode(cause) === 'ENOENT') return undefined;
     throw cause;
+  });
+  if (file === undefined) return { end: 0, size: 0 };
+  try {
+    const { size } = await file.stat();
+    let end = 0;
+    for await (const bytes of wholeChunks(file.createReadStream({ autoClose: false, highWaterMark: bytesAtOnce }))) {
+      for (let from = 0; from < bytes.length;) {
+        const next = bytes.indexOf(newline, from);
+        if (!keep(bytes.toString('utf8', from, next))) return { end: end + from, size };
+        from = next + 1;
+      }
+      end += bytes.length;
+    }
+    return { end, size };
+  } finally {
+    await file.close();
   }
 }

@@ -14,19 +14,23 @@ export function inOneLine(name: string): string {
   return /^"|\p{Cc}/u.test(name) ? JSON.stringify(name) : name;
 }
 
+/** The bytes of a file in pieces that end with a line, whatever it was cut into; what follows the last line end is left out. */
+export async function* wholeChunks(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Buffer, void, undefined> {
+  let begun: Uint8Array[] = [];
+  for await (const chunk of chunks) {
+    const end = chunk.lastIndexOf(10) + 1;
+    begun.push(end === 0 ? chunk : chunk.subarray(0, end));
+    if (end === 0) continue;
+    yield Buffer.concat(begun);
+    begun = [chunk.subarray(end)];
+  }
+}
+
 /**
  * The lines of a file, as many together as a chunk of it ends.
  * @param chunks of bytes, UTF-8
  * @returns at least one line each time, without their ends, and the bytes that they took; what follows the last end is left out
  */
 export async function* wholeLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<{ lines: string[]; bytes: number }, void, undefined> {
-  let begun: Uint8Array[] = [];
-  for await (const chunk of chunks) {
-    const end = chunk.lastIndexOf(10) + 1;
-    begun.push(end === 0 ? chunk : chunk.subarray(0, end));
-    if (end === 0) continue;
-    const whole = Buffer.concat(begun);
-    yield { lines: whole.toString('utf8', 0, whole.byteLength - 1).split('\n'), bytes: whole.byteLength };
-    begun = [chunk.subarray(end)];
-  }
+  for await (const whole of wholeChunks(chunks)) yield { lines: whole.toString('utf8', 0, whole.byteLength - 1).split('\n'), bytes: whole.byteLength };
 }

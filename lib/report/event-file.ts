@@ -15,8 +15,10 @@ const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'
   imagesPerSecond: 'speed/images_per_second', dataWait: 'speed/data_wait', teacherWait: 'speed/teacher_wait',
 };
 
+const columns = Object.entries(tags) as [keyof typeof tags, string][];
+
 /** Seconds since 1970 of the first line that has a time; 0 where none has. */
-function startOf({ steps }: RunRecord): number {
+export function startOf({ steps }: RunRecord): number {
   const first = steps.time.find(Number.isFinite);
   return first === undefined ? 0 : first / 1000;
 }
@@ -26,23 +28,20 @@ interface Scalar {
   value: number;
 }
 
-/** A run's metrics as an event file's bytes; start: its first line's time, in seconds since 1970. */
-export function encodeEvents(run: RunRecord): { bytes: Buffer; scalars: number; start: number } {
+/** A run's metrics as the records of an event file, and how many values each has. */
+export function* encodeEvents(run: RunRecord): Generator<{ bytes: Buffer; scalars: number }, void, undefined> {
   const start = startOf(run);
-  const records = [record(new BinaryWriter().tag(1, WireType.Bit64).double(start).tag(3, WireType.LengthDelimited).string('brain.Event:2').finish())];
-  let scalars = 0;
-  const add = (time: number, step: number, values: Scalar[]) => {
+  yield { bytes: record(new BinaryWriter().tag(1, WireType.Bit64).double(start).tag(3, WireType.LengthDelimited).string('brain.Event:2').finish()), scalars: 0 };
+  const event = (time: number, step: number, values: Scalar[]) => {
     const told = values.filter(({ value }) => Number.isFinite(value));
-    scalars += told.length;
-    records.push(record(encodeScalars(Number.isFinite(time) ? time / 1000 : start, step, told)));
+    return { bytes: record(encodeScalars(Number.isFinite(time) ? time / 1000 : start, step, told)), scalars: told.length };
   };
   const { steps } = run;
-  steps.step.forEach((step, i) => add(steps.time[i]!, step, Object.entries(tags).map(([field, tag]) => ({ tag, value: steps[field as keyof typeof tags][i]! }))));
+  for (const [i, step] of steps.step.entries()) yield event(steps.time[i]!, step, columns.map(([field, tag]) => ({ tag, value: steps[field][i]! })));
   for (const { time, step, student, teacher } of run.evaluations) {
     const values = [['student_top1', student.top1], ['student_top5', student.top5], ['teacher_top1', teacher?.top1], ['teacher_top5', teacher?.top5]] as const;
-    add(time, step, values.map(([name, value]) => ({ tag: `zero_shot/${name}`, value: value ?? NaN })));
+    yield event(time, step, values.map(([name, value]) => ({ tag: `zero_shot/${name}`, value: value ?? NaN })));
   }
-  return { bytes: Buffer.concat(records), scalars, start };
 }
 
 /** Event { double wall_time = 1; int64 step = 2; Summary summary = 5 }, Summary { repeated Value value = 1 }, Value { string tag = 1; float simple_value = 2 }. */

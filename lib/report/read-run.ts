@@ -1,11 +1,15 @@
 /** What a run's folder tells without looking at models or images. */
-import { readFile, stat } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { linePaths } from '../files/line-file.js';
+import { wholeLines } from '../files/lines.js';
 import { countParameters, studentGraph } from '../models/index.js';
 import { runFolders } from '../runs/group-folder.js';
 import { configFile, logFile, metricsFile, readRunConfig } from '../runs/run-folder.js';
@@ -112,13 +116,14 @@ async function readRun(path: string): Promise<RunRecord> {
   }
   const config = await readRunConfig(path);
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
-  const metrics = parseMetrics(...(await readParts(path, metricsFile)));
+  const metrics = new Metrics();
+  for await (const { lines } of wholeLines(chunksOf(path, metricsFile))) for (const line of lines) metrics.add(line);
   return {
     name: basename(path),
     path,
     config: config as Record<string, unknown>,
-    ...metrics,
-    log: readRunLog((await readParts(path, logFile)).join('')),
+    ...metrics.columns(),
+    log: readRunLog(await text(Readable.from(chunksOf(path, logFile)))),
     ...(await readStudentFacts(path)),
   };
 }
@@ -135,38 +140,43 @@ async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student'
   }
 }
 
-async function readIfThere(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT') return '';
-    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check its permissions', cause });
+/** The bytes of a file's parts, the oldest first, each ended by a line end. */
+async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array, void, undefined> {
+  for (const part of await linePaths(path, name)) {
+    try {
+      yield* createReadStream(part, { highWaterMark: 2 ** 18 }) as AsyncIterable<Uint8Array>;
+    } catch (cause) {
+      if (systemErrorCode(cause) === 'ENOENT') continue;
+      throw new LgdError('BAD_FILE', `cannot read ${part}: ${(cause as Error).message}.`, { mend: 'Check its permissions', cause });
+    }
+    yield lineEnd;
   }
 }
 
-/** The texts of a file's parts, the oldest first. */
-async function readParts(path: string, name: string): Promise<string[]> {
-  return Promise.all((await linePaths(path, name)).map(readIfThere));
-}
+const lineEnd = Buffer.from('\n');
 
-/** Reads the parts of metrics.jsonl, the oldest first. Lines of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
-export function parseMetrics(...parts: readonly string[]): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
-  const rows: Record<string, unknown>[] = [];
-  const evaluations: EvaluationPoint[] = [];
-  let badLines = 0;
-  for (const line of parts.flatMap((text) => text.split('\n'))) {
-    if (line.trim() === '') continue;
+/** Takes the lines of metrics.jsonl, which may be millions. Those of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
+export class Metrics {
+  readonly #steps = stepFields.map((): number[] => []);
+  readonly #evaluations: EvaluationPoint[] = [];
+  #badLines = 0;
+
+  add(line: string): void {
+    if (line.trim() === '') return;
     const value = parseObject(line);
-    if (typeof value?.['step'] !== 'number') badLines++;
-    else if (value['type'] === 'step') rows.push(value);
+    if (typeof value?.['step'] !== 'number') this.#badLines++;
+    else if (value['type'] === 'step') stepFields.forEach((field, i) => this.#steps[i]!.push(numberOr(value[field])));
     else if (value['type'] === 'evaluation') {
       const point = evaluationOf(value);
-      if (point === undefined) badLines++;
-      else evaluations.push(point);
+      if (point === undefined) this.#badLines++;
+      else this.#evaluations.push(point);
     }
   }
-  const steps = Object.fromEntries(stepFields.map((field) => [field, Float64Array.from(rows, (row) => numberOr(row[field]))])) as StepColumns;
-  return { steps, evaluations, badLines };
+
+  columns(): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
+    const steps = Object.fromEntries(stepFields.map((field, i) => [field, Float64Array.from(this.#steps[i]!)])) as StepColumns;
+    return { steps, evaluations: this.#evaluations, badLines: this.#badLines };
+  }
 }
 
 function parseObject(line: string): Record<string, unknown> | undefined {

@@ -18,14 +18,20 @@ export interface TensorBoardFile {
  * @throws LgdError as readRuns; NOT_WRITABLE
  */
 export async function writeTensorBoard(runs: readonly string[], folder: string): Promise<TensorBoardFile[]> {
-  const { encodeEvents } = await import('./event-file.js');
+  const { encodeEvents, startOf } = await import('./event-file.js');
   const written: TensorBoardFile[] = [];
   for (const run of await readRuns((await chooseRuns(runs)).folders)) {
     const place = join(resolve(folder), run.name);
     await makeFolder(place).catch((cause: unknown) => { throw writeError(place, cause); });
-    const { bytes, scalars, start } = encodeEvents(run);
-    const file = join(place, `events.out.tfevents.${Math.floor(start).toString().padStart(10, '0')}.lgdistill`);
-    await writeFileAtomically(file, bytes);
+    const file = join(place, `events.out.tfevents.${Math.floor(startOf(run)).toString().padStart(10, '0')}.lgdistill`);
+    let scalars = 0;
+    const records = function* () {
+      for (const event of encodeEvents(run)) {
+        scalars += event.scalars;
+        yield event.bytes;
+      }
+    };
+    await writeFileAtomically(file, records());
     written.push({ run: run.name, file, scalars });
   }
   return written;

@@ -19,6 +19,8 @@ export interface NearestPairs {
 const axesMost = 64; // leading axes kept: enough to tell apart nearly all pairs of a real list
 const axesAtOnce = 8;
 const rowsPerTurn = 32;
+const productsPerTurn = 2 ** 22; // a few milliseconds
+const task = 'the search for near-duplicate names';
 
 /** Looks whether a similarity is one that rows can be alike by. @throws LgdError BAD_OPTION */
 export function checkSimilarity(similarity: number): void {
@@ -47,10 +49,10 @@ export async function nearestPairs(
   if (!Number.isInteger(dimension)) throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);
   if (count < 2) return { pairs: [], total: 0 };
   const radiusSquared = Math.max(0, 2 - 2 * threshold) + 1e-5; // the slack covers rounding; survivors are checked in full
-  const search = { count, dimension, threshold, ...projectAndSort(rows, count, dimension), radiusSquared };
+  const search = { count, dimension, threshold, ...(await projectAndSort(rows, count, dimension, signal)), radiusSquared };
   const found = new Best(limit);
   for (let from = 0; from < count; from += rowsPerTurn) {
-    await nextTurn(signal, 'the search for near-duplicate names');
+    await nextTurn(signal, task);
     searchRows(search, from, Math.min(from + rowsPerTurn, count), found);
   }
   return { pairs: found.sorted(), total: found.total };
@@ -125,20 +127,15 @@ function pairsInReach(values: Float32Array, i: number, j: number, width: number,
 }
 
 /** Rows on the leading axes plus, as one more coordinate, the norm of what the axes leave out; sorted along the first axis. */
-function projectAndSort(rows: Float32Array, count: number, dimension: number): Pick<Search, 'order' | 'sorted' | 'projected' | 'width'> {
-  const axes = principalAxes(rows, count, dimension, Math.min(axesMost, dimension), { rounds: 4 });
+async function projectAndSort(rows: Float32Array, count: number, dimension: number, signal: AbortSignal | undefined): Promise<Pick<Search, 'order' | 'sorted' | 'projected' | 'width'>> {
+  const axes = Float64Array.from(principalAxes(rows, count, dimension, Math.min(axesMost, dimension), { rounds: 4 }));
   const axisCount = axes.length / dimension;
   const width = axisCount + 1;
   const unsorted = new Float32Array(count * width);
-  for (let i = 0; i < count; i++) {
-    let rest = dot(rows, i * dimension, i * dimension, dimension);
-    for (let p = 0; p < axisCount; p++) {
-      let sum = 0;
-      for (let k = 0; k < dimension; k++) sum += rows[i * dimension + k]! * axes[p * dimension + k]!;
-      unsorted[i * width + p] = sum;
-      rest -= sum * sum;
-    }
-    unsorted[i * width + axisCount] = Math.sqrt(Math.max(0, rest));
+  const atOnce = Math.ceil(productsPerTurn / axes.length);
+  for (let from = 0; from < count; from += atOnce) {
+    await nextTurn(signal, task);
+    projectRows({ rows, dimension, axes, unsorted }, from, Math.min(from + atOnce, count));
   }
   const order = Int32Array.from({ length: count }, (_, i) => i).sort((a, b) => unsorted[a * width]! - unsorted[b * width]! || a - b);
   const projected = new Float32Array((count + 5) * width).fill(NaN);
@@ -148,6 +145,34 @@ function projectAndSort(rows: Float32Array, count: number, dimension: number): P
     sorted.set(rows.subarray(row * dimension, (row + 1) * dimension), place * dimension);
   });
   return { order, sorted, projected, width };
+}
+
+/** The coordinates of the rows [from,to), four axes at once: each sum would else wait for its last addition. Apart from the asynchronous loop, as {@link searchRows} is. */
+function projectRows({ rows, dimension, axes, unsorted }: { rows: Float32Array; dimension: number; axes: Float64Array; unsorted: Float32Array }, from: number, to: number): void {
+  const axisCount = axes.length / dimension;
+  for (let i = from; i < to; i++) {
+    const row = i * dimension;
+    const place = i * (axisCount + 1);
+    let rest = dot(rows, row, row, dimension);
+    for (let p = 0; p < axisCount; p += 4) {
+      const a0 = p * dimension;
+      const [a1, a2, a3] = [Math.min(p + 1, axisCount - 1) * dimension, Math.min(p + 2, axisCount - 1) * dimension, Math.min(p + 3, axisCount - 1) * dimension];
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      for (let k = 0; k < dimension; k++) {
+        const value = rows[row + k]!;
+        s0 += value * axes[a0 + k]!;
+        s1 += value * axes[a1 + k]!;
+        s2 += value * axes[a2 + k]!;
+        s3 += value * axes[a3 + k]!;
+      }
+      const sums = [s0, s1, s2, s3];
+      for (let q = 0; q < 4 && p + q < axisCount; q++) {
+        unsorted[place + p + q] = sums[q]!;
+        rest -= sums[q]! * sums[q]!;
+      }
+    }
+    unsorted[place + axisCount] = Math.sqrt(Math.max(0, rest));
+  }
 }
 
 /** Keeps the best `limit` pairs of any number, counting all. */

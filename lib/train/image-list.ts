@@ -5,7 +5,6 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
@@ -13,9 +12,10 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
-import { joinedLines } from '../files/lines.js';
+import { joinedLines, wholeLines } from '../files/lines.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
+import { nextTurn } from '../turn.js';
 import type { Dataset } from './batch.js';
 
 /** The images that a run's order and draws are made for; all of them are there, or have a stand-in. */
@@ -59,11 +59,13 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
   try {
     const unzipped = createGunzip();
     createReadStream(file).on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
-    for await (const line of createInterface({ input: unzipped, crlfDelay: Infinity })) {
-      const [place, bytes, id] = line.split('\t', 3) as [string, string, string];
-      list.places.push(Number(place));
-      list.bytes.push(bytes === '' ? NaN : Number(bytes));
-      list.names.push(JSON.parse(id) as string);
+    for await (const { lines } of wholeLines(unzipped)) {
+      for (const line of lines) {
+        const [place, bytes, id] = line.split('\t', 3) as [string, string, string];
+        list.places.push(Number(place));
+        list.bytes.push(bytes === '' ? NaN : Number(bytes));
+        list.names.push(JSON.parse(id) as string);
+      }
     }
   } catch (cause) {
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Remove it, to continue without looking for what changed among the images', cause });
@@ -80,14 +82,50 @@ async function mostGone({ output, data }: Config): Promise<number> {
 
 /**
  * Looks, before anything is decoded, for the images that a run was begun with. Whether they are the same is for {@link imagesOfContinued} to say.
- * @throws LgdError BAD_CHECKPOINT, TOO_MANY_BROKEN_IMAGES, BAD_FILE
+ * @throws LgdError BAD_CHECKPOINT, TOO_MANY_BROKEN_IMAGES, BAD_FILE, ABORTED
  */
-export async function checkStillThere(config: Config, ids: readonly string[]): Promise<void> {
+export async function checkStillThere(config: Config, ids: readonly string[], signal?: AbortSignal): Promise<void> {
   const isBegun = (await stat(join(config.output, 'checkpoints', 'last')).catch(() => undefined)) !== undefined;
   const list = isBegun ? await readImageList(config.output) : undefined;
   if (list === undefined) return;
-  const here = new IdPlaces(ids);
-  checkGone(list, list.ids.filter((id) => !here.has(id)), ids.length, await mostGone(config));
+  const { places } = await findImages(list, ids, signal);
+  checkGone(list, list.ids.filter((_, i) => places[i] === -1), ids.length, await mostGone(config));
+}
+
+const idsAtOnce = 8192;
+
+/** The images of a run among those that are here. */
+interface FoundImages {
+  /** The index of each, -1 where it is gone. */
+  places: Int32Array;
+  /** Ids that are here and not the run's. */
+  added: string[];
+}
+
+/** Most often all are there, in their order: only otherwise is a table of what may be millions of names made. */
+async function findImages({ ids: listed }: Listed, ids: readonly string[], signal: AbortSignal | undefined): Promise<FoundImages> {
+  if (listed.length === ids.length && ids.every((id, i) => plainId(id) === listed[i])) return { places: Int32Array.from(ids.keys()), added: [] };
+  const inTurns = async (names: readonly string[], take: (name: string, index: number) => void) => {
+    for (let from = 0; from < names.length; from += idsAtOnce) {
+      await nextTurn(signal, 'looking for the images of the run');
+      names.slice(from, from + idsAtOnce).forEach((name, i) => take(name, from + i));
+    }
+  };
+  const here = new IdPlaces();
+  await inTurns(ids, (id, i) => here.set(id, i));
+  const places = new Int32Array(listed.length).fill(-1);
+  const known = new Uint8Array(ids.length);
+  await inTurns(listed, (id, i) => {
+    const place = here.get(id);
+    if (place === undefined) return;
+    places[i] = place;
+    known[place] = 1;
+  });
+  const added: string[] = [];
+  await inTurns(ids, (id) => {
+    if (known[here.get(id)!] === 0) added.push(id);
+  });
+  return { places, added };
 }
 
 function checkGone(list: Listed, gone: readonly string[], count: number, most: number): void {
@@ -106,26 +144,23 @@ function checkGone(list: Listed, gone: readonly string[], count: number, most: n
 export async function imagesOfContinued(config: Config, dataset: Dataset, signal: AbortSignal | undefined): Promise<RunImages> {
   const list = await readImageList(config.output);
   if (list === undefined) return imagesOf(dataset, signal);
-  const here = new IdPlaces(dataset.ids);
   const reasons = new Map((dataset.broken ?? []).map(({ id, reason }) => [plainId(id), reason]));
-  const found = list.ids.map((id) => here.get(id) ?? -1);
-  const gone = list.ids.filter((_, i) => found[i] === -1);
+  const found = await findImages(list, dataset.ids, signal);
+  const gone = list.ids.filter((_, i) => found.places[i] === -1);
   const most = await mostGone(config);
   checkSame(list, dataset, found, most === 0 ? gone : []);
   checkGone(list, gone, dataset.length, most);
   const sourceIndex = Int32Array.from(list.places);
   return {
-    length: list.ids.length, sourceIndex, hash: await hashImages(list.names, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found),
+    length: list.ids.length, sourceIndex, hash: await hashImages(list.names, sourceIndex, signal), standIns: gone.length === 0 ? undefined : standInsOf(found.places),
     gone: gone.map((id) => ({ id, reason: reasons.get(id) ?? 'it is gone since the run began' })),
   };
 }
 
 /** Refuses images that are not the run's: new ones, ones of another size, another order, and those of `gone`. */
-function checkSame(list: Listed, { ids, fileBytes }: Dataset, found: readonly number[], gone: readonly string[]): void {
-  const known = new IdPlaces(list.ids);
-  const added = ids.filter((id) => !known.has(id));
-  const resized = list.ids.filter((_, i) => found[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[found[i]!] !== list.bytes[i]);
-  const present = found.filter((index) => index !== -1);
+function checkSame(list: Listed, { ids, fileBytes }: Dataset, { places, added }: FoundImages, gone: readonly string[]): void {
+  const resized = list.ids.filter((_, i) => places[i] !== -1 && Number.isFinite(list.bytes[i]) && fileBytes !== undefined && fileBytes[places[i]!] !== list.bytes[i]);
+  const present = places.filter((index) => index !== -1);
   const reordered = present.some((index, i) => i > 0 && index < present[i - 1]!);
   const faults = [
     ...(gone.length > 0 ? [`${gone.length} are not there (${some(gone)})`] : []),
@@ -147,7 +182,7 @@ function some(ids: readonly string[]): string {
 }
 
 /** The index of the image itself, or of the next that is there. */
-function standInsOf(found: readonly number[]): Int32Array {
+function standInsOf(found: Int32Array): Int32Array {
   const result = Int32Array.from(found);
   let next = found.find((index) => index !== -1)!; // after the last comes the first
   for (let i = found.length - 1; i >= 0; i--) {

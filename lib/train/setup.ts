@@ -113,7 +113,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed }));
   const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
   const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
-  if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids);
+  if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids, signal);
   const { batchSize, learningRate } = chooseBatch(given.train, source.ids.length);
   checkBatch(batchSize, source);
   const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, (folder, option) => open(folder, option, 'folders'));

@@ -1,6 +1,6 @@
 import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { NameReport } from '../../lib/text/doctor.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { tinyClip } from '../fixtures/text-encoder.js';
@@ -118,4 +118,14 @@ test.each([
   const { code, stderr } = await lgdistill(args);
   expect(code).toBe(2);
   expect(stderr).toContain(text);
+});
+
+test('with an encoder, says how far it is where that takes long', async () => {
+  const long = join(folder, 'long.txt');
+  writeFileSync(long, Array.from({ length: 100 }, (_, i) => `name ${i}`).join('\n'));
+  const now = performance.now.bind(performance);
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => 1e4 * now());
+  const { code, stderr } = await lgdistill(['names', long, '--encoder', tinyClip, '--templates', 'none', '--offline']).finally(() => clock.mockRestore());
+  expect(code).toBe(0);
+  expect(stderr).toMatch(/^names 32\/100 \|/mu);
 });

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
@@ -13,6 +13,7 @@ import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from 
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/long-run-child.ts');
+const reader = await bundleChild('test/integration/report-read-child.ts');
 let config: (path: string, more?: ConfigInput) => ConfigInput;
 beforeAll(async () => {
   const { teacher, bank } = await madeUpTeacher(join(folder, 'made-up'));
@@ -76,6 +77,21 @@ describe('metrics in parts', () => {
     expect([...b!.steps.step]).toEqual([...a!.steps.step]);
     expect([...b!.steps.loss]).toEqual([...a!.steps.loss]);
     expect(b!.badLines).toBe(0);
+  });
+
+  it('are read in the memory of their numbers, not of their text', async () => {
+    const [steps, parts] = [200_000, 10];
+    const fields = ['lossVisual', 'lossTextual', 'klVisual', 'klTextual', 'entropyVisual', 'entropyTextual', 'ownMass', 'agreement', 'learningRate'];
+    const line = (n: number) => JSON.stringify({ type: 'step', step: n, epoch: n / 10, loss: 4, ...Object.fromEntries(fields.map((field, i) => [field, 1 / (3 + i)])), time: 1e12 + n });
+    const path = join(folder, 'many');
+    await mkdir(path);
+    await writeFile(join(path, 'config.json'), '{}');
+    for (let part = 0; part < parts; part++) {
+      const name = `metrics-${String(part + 1).padStart(6, '0')}.jsonl`;
+      await writeFile(join(path, name), Array.from({ length: steps / parts }, (_, i) => `${line((part * steps) / parts + i + 1)}\n`).join(''));
+    }
+    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=100', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+    expect(JSON.parse(stdout)).toEqual({ steps, last: steps, badLines: 0 });
   });
 });
 

@@ -1,5 +1,5 @@
 import sharp from 'sharp';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { PreparedImages } from '../../lib/data/cache.js';
 import { inOrder } from '../../lib/data/in-order.js';
 import { chooseMode, decodedBytes, openDataset } from '../../lib/data/open-dataset.js';
@@ -45,6 +45,18 @@ describe('StreamedImages', () => {
     expect(images.decoded.images).toBeGreaterThanOrEqual(5);
     expect(images.decoded.seconds).toBeGreaterThan(0);
     expect(() => images.store).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
+  });
+
+  it('tries each of many broken ones in a row once, however many images of a batch look for a stand-in behind them', async () => {
+    const [broken, batch] = [60, Int32Array.from({ length: 40 }, (_, i) => i)];
+    const source = await levels(64, Array.from({ length: broken }, (_, i) => i));
+    const read = vi.fn((index: number) => source.read(index));
+    using images = await StreamedImages.open({ ...source, read }, { ...options, maxBrokenShare: 1 });
+    const prepared = await images.prepare(batch);
+    expect([...prepared.shown!]).toEqual(Array(40).fill(broken));
+    expect(images.broken).toHaveLength(broken);
+    expect(read).toHaveBeenCalledTimes(broken + batch.length);
+    prepared.release();
   });
 
   it('stops at too many broken ones, and where none can be decoded', async () => {

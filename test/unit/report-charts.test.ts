@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { makeCharts } from '../../lib/report/charts.js';
 import { chartFigures, mapSection } from '../../lib/report/sections.js';
-import { parseMetrics, type RunRecord } from '../../lib/report/read-run.js';
+import { Metrics, type RunRecord } from '../../lib/report/read-run.js';
 import { summarise } from '../../lib/report/summary.js';
 import { headline, summaryTable } from '../../lib/report/tables.js';
 
@@ -23,8 +23,9 @@ function runOf(method: string, { name = method, topK = 5, classes = 9, names = 3
     agreement: names > 0 ? 0.5 : 0, categoriesHit: names, categoriesSeen: names, learningRate: 0.1, imagesPerSecond: 100, dataWait: 0.1, teacherWait: 0, time: 1e12 + n,
   });
   const score = { top1: 0.5, top5: 0.9, topK, images: 10, classes, correct1: 5, correct5: 9, interval1: [0, 1], interval5: [0, 1] };
-  const metrics = parseMetrics([step(1), step(2), JSON.stringify({ type: 'evaluation', step: 2, epoch: 2, time: 1e12, seconds: 1, student: score, teacher: score })].join('\n'));
-  return { name, path: `/runs/${name}`, config: { method }, ...metrics, log: { outcome: 'done', seconds: 1, starts: 1, images: 9, broken: 0, device: 'CPU', version: '0.1.0' }, student: undefined, studentProblem: 'none' };
+  const metrics = new Metrics();
+  for (const line of [step(1), step(2), JSON.stringify({ type: 'evaluation', step: 2, epoch: 2, time: 1e12, seconds: 1, student: score, teacher: score })]) metrics.add(line);
+  return { name, path: `/runs/${name}`, config: { method }, ...metrics.columns(), log: { outcome: 'done', seconds: 1, starts: 1, images: 9, broken: 0, device: 'CPU', version: '0.1.0' }, student: undefined, studentProblem: 'none' };
 }
 
 /** All that curves and summary say of runs. */

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { thin } from '../../lib/report/charts.js';
-import { parseMetrics, readRuns } from '../../lib/report/read-run.js';
+import { readRuns } from '../../lib/report/read-run.js';
 import { configDifferences, summarise } from '../../lib/report/summary.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -19,10 +19,10 @@ async function makeRun(path: string, config: object, metrics: string, log = ''):
 const score = (top1: number) => ({ top1, top5: 0.9, topK: 5, images: 10, classes: 10, correct1: 10 * top1, correct5: 9, interval1: [0, 1], interval5: [0, 1] });
 const step = (n: number, more: object = {}) => JSON.stringify({ type: 'step', step: n, epoch: n / 10, loss: 4 - n / 10, imagesPerSecond: 100, dataWait: 0.25, time: 1e12 + 1000 * n, ...more });
 
-describe('parseMetrics', () => {
-  it('reads steps and evaluations, counts what is torn, and passes over lines of other kinds', () => {
+describe('metrics', () => {
+  it('are read as steps and evaluations; what is torn is counted, lines of other kinds are passed over', async () => {
     const lines = [step(1), '{"type":"step","loss":1}', 'null', step(2, { loss: null }), JSON.stringify({ type: 'evaluation', step: 2, student: score(0.5) }), '{"type":"later","step":2}', '', '{"type":"step","st'];
-    const { steps, evaluations, badLines } = parseMetrics(lines.join('\n'));
+    const { steps, evaluations, badLines } = (await readRuns([await makeRun('metrics', {}, lines.join('\n'))]))[0]!;
     expect(badLines).toBe(3);
     expect([...steps.step]).toEqual([1, 2]);
     expect([...steps.loss]).toEqual([3.9, NaN]);

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { encodeEvents } from '../../lib/report/event-file.js';
+import { readRuns, type RunRecord } from '../../lib/report/read-run.js';
 import { writeTensorBoard } from '../../lib/report/tensorboard.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -99,6 +101,23 @@ describe('writeTensorBoard', () => {
     expect(scalarsOf(step!)).toEqual({ 'train/epoch': 0.5, 'loss/total': 4.5, 'train/learning_rate': Math.fround(0.03) });
     expect([evaluation!.get(1), evaluation!.get(2)]).toEqual([[1_790_000_001.5], [300_000_000_000]]);
     expect(scalarsOf(evaluation!)).toEqual({ 'zero_shot/student_top1': 0.25, 'zero_shot/student_top5': 0.5 });
+  });
+
+  it('makes the events of millions of lines one by one, as they are written', async () => {
+    const run = join(folder, 'long');
+    await mkdir(run);
+    await writeFile(join(run, 'config.json'), '{}');
+    await writeFile(join(run, 'metrics.jsonl'), [1, 2].map((step) => `${JSON.stringify({ type: 'step', step, loss: 1 })}\n`).join(''));
+    const [{ steps, ...read }] = (await readRuns([run])) as [RunRecord];
+    const loss = vi.fn(() => 1);
+    const watched = { ...read, steps: { ...steps, loss: new Proxy(steps.loss, { get: (column, place) => (typeof place === 'string' && /^\d+$/u.test(place) ? loss() : (Reflect.get(column, place) as unknown)) }) } };
+    const events = encodeEvents(watched);
+    events.next(); // the version
+    for (const taken of [1, 2]) {
+      events.next();
+      expect(loss).toHaveBeenCalledTimes(taken);
+    }
+    expect(events.next().done).toBe(true);
   });
 
   it('writes what a run without times and metrics has: its version record', async () => {

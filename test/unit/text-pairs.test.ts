@@ -82,3 +82,19 @@ test('stops when told to', async () => {
   const signal = AbortSignal.timeout(20);
   await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
 });
+
+test('others have their turn while rows are compared, and before that while they are projected', async () => {
+  const [count, dimension] = [640, 1024];
+  const rows = unitRows(count, dimension, 9);
+  let turns = 0;
+  let next: NodeJS.Immediate;
+  const turn = () => {
+    turns++;
+    next = setImmediate(turn);
+  };
+  turn();
+  await nearestPairs(rows, count, 0.98);
+  clearImmediate(next!);
+  const products = count * dimension * 64;
+  expect(turns).toBeGreaterThanOrEqual(count / 32 + products / 2 ** 22);
+});

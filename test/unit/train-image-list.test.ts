@@ -1,7 +1,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
+import { IdPlaces } from '../../lib/data/image-id.js';
 import type { Dataset } from '../../lib/train/batch.js';
 import { checkStillThere, imagesOf, imagesOfContinued, writeImageList } from '../../lib/train/image-list.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -31,4 +32,26 @@ it('a run goes on with the same images, whether their names begin with ./ or not
     expect(await imagesOfContinued(config, dataset(now), undefined)).toMatchObject({ length: 3, hash, standIns: undefined, gone: [] });
     await expect(imagesOfContinued(config, dataset([...now, 'b.tar/4.jpg']), undefined)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('1 are new (b.tar/4.jpg)') as unknown });
   }
+});
+
+it('names are looked up one by one only where the images are not simply the same, and others have their turn meanwhile', async () => {
+  const ids = Array.from({ length: 50_000 }, (_, i) => `n${i % 1000}/${i}.jpg`).sort();
+  const { config } = await begunWith(ids);
+  const lookUps = vi.spyOn(IdPlaces.prototype, 'get');
+  try {
+    await checkStillThere(config, ids);
+    await imagesOfContinued(config, dataset(ids), undefined);
+    expect(lookUps).toHaveBeenCalledTimes(0);
+    const [less, stop] = [ids.slice(1), new AbortController()];
+    expect(await imagesOfContinued(config, dataset(less), undefined)).toMatchObject({ length: 50_000, gone: [{ id: ids[0] }] });
+    setImmediate(() => stop.abort());
+    await expect(checkStillThere(config, less, stop.signal)).rejects.toMatchObject({ code: 'ABORTED' });
+  } finally {
+    lookUps.mockRestore();
+  }
+});
+
+it('images of one name go on as they were begun', async () => {
+  const { config, hash } = await begunWith(['a', 'b', 'a']);
+  expect(await imagesOfContinued(config, dataset(['a', 'b', 'a']), undefined)).toMatchObject({ hash, standIns: undefined, gone: [] });
 });
