@@ -120,6 +120,8 @@ export class Distiller implements Disposable {
   #underWay: Promise<void> | undefined;
   /** Metric slots given out so far. */
   #slotsGiven = 0;
+  /** Those of another distiller would read numbers of other steps. */
+  readonly #tickets = new WeakSet<StepTicket>();
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit), BAD_BANK (of another size than the teacher's), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
@@ -265,7 +267,9 @@ export class Distiller implements Disposable {
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    return { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
+    const ticket = { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
+    this.#tickets.add(ticket);
+    return ticket;
   }
 
   /** Online probes learn from the last batch of a step, after it. */
@@ -292,6 +296,7 @@ export class Distiller implements Disposable {
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
+    if (!this.#tickets.has(ticket)) throw new LgdError('BAD_OPTION', 'this is no ticket of this distiller.', { option: 'ticket', allowed: 'what its own `await distiller.queueStep()` gave, as it is', mend: 'Ask the distiller that took the step' });
     if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }

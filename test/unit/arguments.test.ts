@@ -319,6 +319,23 @@ describe('a step', () => {
     await refused('BAD_OPTION', 'ticket', { late: () => own.readMetrics(first) });
   });
 
+  it('has its numbers from its own distiller alone: those of another stand in the same slots', async () => {
+    using own = new api.Distiller({ device, teacher, student, tsb, config });
+    const ticket = await own.queueStep([batch()], { step: 0, learningRate: 0.01 });
+    await refused('BAD_OPTION', 'ticket', { other: () => distiller.readMetrics(ticket), copy: () => own.readMetrics({ ...ticket }) });
+    expect((await own.readMetrics(ticket)).loss).toBeGreaterThan(0);
+  });
+
+  it('needs a student whose graph gives one embedding', async () => {
+    const graphs: Record<string, (g: api.GraphBuilder) => api.GraphSpec> = {
+      short: (g) => g.finish(g.linear(g.globalPool(g.images), 'fc', { features: size - 1 })),
+      two: (g) => g.finish(...(['a', 'b'].map((name) => g.linear(g.globalPool(g.images), name, { features: size })) as [api.Value, api.Value])),
+      map: (g) => g.finish(g.conv(g.images, 'map', { channels: size, kernel: 3, stride: 2 })),
+    };
+    const make = (build: (g: api.GraphBuilder) => api.GraphSpec) => () => new api.Distiller({ device, teacher, student: new api.Student('mine', device, size, 1, build(new api.GraphBuilder('mine')), 0), tsb, config });
+    await refused('BAD_SHAPE', 'student', Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])));
+  });
+
   it('needs a teacher with what its kind has', async () => {
     const make = (more: object) => () => new api.Distiller({ device, teacher: { ...teacher, ...more } as Anything, student, tsb, config });
     await refused('BAD_OPTION', 'teacher.kind', { other: make({ kind: 'clip' }) });

@@ -22,6 +22,6 @@ export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
   throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
-    option: 'student', found: name, allowed: listStudents().join(', '), mend: typeof name === 'string' ? suggestion(name, listStudents()) : undefined,
+    option: 'student', found: name, allowed: listStudents().join(', '), mend: (typeof name === 'string' ? suggestion(name, listStudents()) : undefined) ?? 'Take one of these; one of a graph of your own works only in the program that builds it (new Student)',
   });
 }
