@@ -106,7 +106,8 @@ function linearDefault(inputs: number): { weight: Initialisation; bias: Initiali
 
 /**
  * Builds a {@link GraphSpec} node by node. Methods take the name of the module as torchvision's state dict spells it
- * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input.
+ * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input. What a device cannot run is refused when the graph
+ * is compiled: docs/limits.md lists what trains.
  */
 export class GraphBuilder {
   /** The image batch, [B,H,W,3]. */
