@@ -12,7 +12,7 @@ import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
-import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
+import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
@@ -363,11 +363,11 @@ export class Distiller implements Disposable {
    * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The student has the final weights after it.
    * To stop earlier, abort `options.signal`: a checkpoint is written and the last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then as the last checkpoint left them.
    * The distiller has gone on by then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that have taken no step.
-   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
-    checkArgument('dataset', dataset);
+    checkDataset(dataset);
     checkOptions(options, 'run(dataset, ...)', runOptions);
     if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
     checkSignal(options.signal);

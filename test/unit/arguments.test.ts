@@ -230,6 +230,10 @@ describe('what is of another kind', () => {
     await refused('BAD_OPTION', 'data.margin', { measureData: () => js.measureData([], { data: { margin: 9 } }).next() });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
     await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
+    const { ids, sourceIndex, store } = images;
+    const told = { length: images.length, ids, sourceIndex, store };
+    await refused('BAD_DATASET', 'ids', { few: () => distiller.run({ ...told, ids: ids.slice(1) }) });
+    await refused('BAD_DATASET', 'sourceIndex', { few: () => distiller.run({ ...told, sourceIndex: sourceIndex.subarray(1) }) });
     await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });
     await refused('BAD_OPTION', 'resume', { true: () => js.Distiller.prototype.run.call(distiller, images, { resume: true }) });
     await refused('BAD_OPTION', 'format', { unknown: () => js.exportStudent({ from: folder, to: 'x.onnx', format: 'tflite' }) });
