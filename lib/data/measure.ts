@@ -104,7 +104,7 @@ async function timeBatches(images: ImageCache | StreamedImages, config: Config, 
     let isWarm = false;
     let from = read();
     // Nothing ahead: what comes next is decoded when this batch is done, and so never beside its augmentation.
-    for await (const batch of readAhead(images, new BatchPlan(images, { batchSize: count, seed: config.seed }), 0)) {
+    for await (const batch of readAhead(images, new BatchPlan(images, { batchSize: count, seed: config.seed }), 0, signal)) {
       const decoded = read();
       throwIfAborted(signal, 'the measurement');
       addon.augment(batch.store, recipe, batch, views);

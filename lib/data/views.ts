@@ -2,6 +2,7 @@ import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../ar
 import { parseConfig, type ConfigInput } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { checkWhole } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { ImageCache } from './cache.js';
 import type { PlannedBatch } from './loader.js';
@@ -49,6 +50,7 @@ export async function readViews(images: Pick<ImageCache, 'store'>, batch: ViewBa
   checkOptions(options, 'readViews()', viewOptions);
   const { device, resolution, mean, std, augment = {} } = options;
   checkArgument('device', device);
+  checkWhole('resolution', resolution, 4096);
   checkNormalisation({ mean, std });
   const { addon, handle } = device;
   const draws = augment === false ? { ...batch, drawIds: batch.images, seed: 0, epoch: 0 } : batch; // no chance in the middle of an image

@@ -92,7 +92,7 @@ export async function embedImages(embedder: Embedder, { device, images, mean, st
   const recipe: NativeAugmentRecipe = { train: false, resize: embedder.resolution, mean, std };
   let [done, rows] = [0, 0];
   let before: Promise<void> = Promise.resolve();
-  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead)) {
+  for await (const { images: indices, valid, shown = indices, store, release } of readAhead(images, batchesOf(images.length, embedder.batch), batchesAhead, signal)) {
     throwIfAborted(signal, what);
     device.addon.augment(store, recipe, { images: indices, drawIds: indices, seed: 0, epoch: 0 }, embedder.images);
     const places = Int32Array.from(indices.keys()).filter((place) => place < valid && shown[place] === indices[place]);

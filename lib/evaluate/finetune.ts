@@ -63,7 +63,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
         await device.synchronize(); // the queue stays short
         for (const release of done.splice(0)) release();
       };
-      for await (const { images: places, shown = places, step, store, release } of readAhead(train, batchesOf(images, { batch, seed, epoch, steps }), batchesAhead)) {
+      for await (const { images: places, shown = places, step, store, release } of readAhead(train, batchesOf(images, { batch, seed, epoch, steps }), batchesAhead, signal)) {
         done.push(release);
         addon.augment(store, recipe, { images: places, drawIds: places.map((image) => train.sourceIndex[image]!), seed, epoch }, pixels);
         encoder.zeroGradients();

@@ -89,7 +89,7 @@ export async function decodableOf(set: LabelledSet, { signal, onProgress }: Pick
   function* batches(): Generator<{ images: Int32Array }, void, undefined> {
     for (let from = 0; from < all.length; from += imagesAtOnce) yield { images: all.subarray(from, from + imagesAtOnce) };
   }
-  for await (const { images, shown = images, release } of readAhead(set, batches(), batchesAhead)) {
+  for await (const { images, shown = images, release } of readAhead(set, batches(), batchesAhead, signal)) {
     release();
     throwIfAborted(signal, 'decoding the images');
     kept.push(...images.filter((image, i) => shown[i] === image));

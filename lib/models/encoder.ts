@@ -51,6 +51,8 @@ export class Encoder implements Disposable {
   readonly batch: number;
   /** R, the side of an image in pixels. */
   readonly resolution: number;
+  /** W: R too, unless the graph was compiled for images that are no squares. */
+  readonly width: number;
   /** Values an image that {@link forward} gives: classes, or the embedding size. */
   readonly outputs: number;
   /** The same encoder for callers whose tensors stay on the device. */
@@ -63,7 +65,7 @@ export class Encoder implements Disposable {
   constructor(compiled: CompiledEncoder) {
     checkArgument('compiled', compiled);
     this.compiled = compiled;
-    ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution } = compiled);
+    ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution, width: this.width } = compiled);
     this.outputs = compiled.info.outputSize;
     this.#images = compiled.makeImages();
     if (compiled.training) this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
@@ -90,7 +92,7 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * @param images [N,3,R,R], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch otherwise
+   * @param images [N,3,R,W], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch otherwise
    * @returns [N, outputs]; of a graph with several results, each [B, ...] behind the one before
    * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED
    */
@@ -100,11 +102,12 @@ export class Encoder implements Disposable {
     throwIfAborted(signal, 'the forward pass');
     const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
-    const size = 3 * this.resolution * this.resolution;
-    if (!types.isFloat32Array(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,3,${this.resolution},${this.resolution}]` });
+    const shape = [3, this.resolution, this.width];
+    const size = 3 * this.resolution * this.width;
+    if (!types.isFloat32Array(images)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'images', found: images, allowed: `a Float32Array [N,${shape.join()}]` });
     const count = images.length / size;
     if (!Number.isInteger(count) || count < 1 || count > this.batch || ((training || this.graph.further !== undefined) && count !== this.batch)) {
-      throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [3,${this.resolution},${this.resolution}].`, {
+      throw new LgdError('BAD_SHAPE', `${images.length} values are ${count} images of [${shape.join()}].`, {
         option: 'images', allowed: training || this.graph.further !== undefined ? `${this.batch} images` : `1 to ${this.batch} images`,
       });
     }

@@ -41,12 +41,15 @@ export interface Value {
   readonly name: string;
 }
 
-/** Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. */
+/**
+ * Sizes of a convolution; kernel, stride and dilation are 1 by default, bias is left out. A depthwise one has as many channels as its input, a kernel of 3 or 5,
+ * stride 1 or 2, and in training no bias.
+ */
 export interface ConvOptions {
   channels: number;
   kernel?: number;
   stride?: number;
-  /** Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1. */
+  /** Default: (kernel - 1) / 2 times dilation, which keeps the size at stride 1; an even kernel needs one to be given. */
   padding?: number;
   dilation?: number;
   /** 1 (default), or the input's channels: a depthwise convolution. */
@@ -103,7 +106,8 @@ function linearDefault(inputs: number): { weight: Initialisation; bias: Initiali
 
 /**
  * Builds a {@link GraphSpec} node by node. Methods take the name of the module as torchvision's state dict spells it
- * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input.
+ * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input. What a device cannot run is refused when the graph
+ * is compiled: docs/limits.md lists what trains.
  */
 export class GraphBuilder {
   /** The image batch, [B,H,W,3]. */
@@ -170,17 +174,18 @@ export class GraphBuilder {
     return this.#node('add', `${a.name}.add`, [a, b], a.channels);
   }
 
-  /** Each channel of x times s, [B,1,1,C]. */
+  /** Each channel of x times s, [B,1,1,C], which in a training graph nothing else may read. */
   channelScale(x: Value, s: Value): Value {
     return this.#node('channelScale', `${s.name}.scale`, [x, s], x.channels);
   }
 
-  /** The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. */
+  /** The largest value of each window; `kernel` is 1 to 8, `padding` at most half of it, in pixels. Windows that do not fit whole are left out (no ceil_mode). @throws LgdError BAD_OPTION */
   maxPool(x: Value, options: { kernel: number; stride: number; padding: number }): Value {
+    checkOptions(options, 'maxPool()', { kernel: 'needed', stride: 'needed', padding: 'needed' });
     return this.#node('maxPool', `${x.name}.maxPool`, [x], x.channels, options);
   }
 
-  /** Mean of windows that touch without overlap. */
+  /** Mean of windows that touch without overlap; pixels that fill none are left out. */
   avgPool(x: Value, kernel: number): Value {
     return this.#node('avgPool', `${x.name}.avgPool`, [x], x.channels, { kernel });
   }
@@ -197,12 +202,12 @@ export class GraphBuilder {
 
   /** Sets values to zero with probability p in training, and scales the rest; nothing where dropping is off. */
   dropout(x: Value, p: number): Value {
-    return this.#dropping && p > 0 ? this.#node('dropout', `${x.name}.dropout`, [x], x.channels, { p }) : x;
+    return this.#dropping && p !== 0 ? this.#node('dropout', `${x.name}.dropout`, [x], x.channels, { p }) : x;
   }
 
   /** Drops whole images of a residual branch (Huang et al. 2016). */
   stochasticDepth(x: Value, p: number): Value {
-    return this.#dropping && p > 0 ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p }) : x;
+    return this.#dropping && p !== 0 ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p }) : x;
   }
 
   /** torchvision's Conv2dNormActivation: `name.0` the convolution, `name.1` its norm. */
@@ -277,6 +282,8 @@ export class GraphBuilder {
   }
 
   #node(op: string, name: string, inputs: Value[], channels: number, attributes: Record<string, number | string> = {}, parameters: string[] = []): Value {
+    const foreign = inputs.find((value) => value.index > 0 && this.#nodes[value.index - 1]?.name !== value.name);
+    if (foreign !== undefined) throw new LgdError('BAD_MODEL', `the graph ${this.name}: ${name} reads ${foreign.name}, a value of another graph.`, { mend: 'Make all values of a graph with one GraphBuilder' });
     this.#nodes.push({ op, name, inputs: inputs.map((value) => value.index), parameters, attributes });
     return { index: this.#nodes.length, channels, name };
   }
@@ -288,6 +295,9 @@ export class GraphBuilder {
   }
 
   #parameter(name: string, shape: number[], init: Initialisation, decay: boolean, trainable = true): string {
+    if (!shape.every((size) => Number.isSafeInteger(size) && size > 0)) {
+      throw new LgdError('BAD_MODEL', `the graph ${this.name}: ${name} has no such shape.`, { found: shape, allowed: 'whole numbers from 1', mend: 'Look at the sizes of this layer and of what it reads; groups must divide the channels' });
+    }
     if (this.#parameters.some((parameter) => parameter.name === name)) throw new LgdError('BAD_MODEL', `the graph ${this.name} names ${name} twice.`, { mend: 'Give each layer a name of its own' });
     this.#parameters.push({ name, shape, trainable, decay, init });
     return name;

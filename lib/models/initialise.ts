@@ -1,7 +1,8 @@
 import { PhiloxStream } from '../data/philox.js';
+import { LgdError } from '../errors.js';
 import { checkSeed } from '../number-limits.js';
 import { nextTurn } from '../turn.js';
-import type { GraphParameter, GraphSpec } from './graph.js';
+import type { GraphParameter, GraphSpec, Initialisation } from './graph.js';
 import type { WeightRecord } from './weights.js';
 
 /**
@@ -39,16 +40,30 @@ function emptyWeights({ parameters }: GraphSpec): WeightRecord {
 
 /** Draws a parameter into `data`, and tells after each piece how many values it has. */
 function* draw({ name, init }: GraphParameter, seed: number, data: Float32Array): Generator<number, void, undefined> {
+  const size = sizeOf(init);
+  if (!Number.isFinite(size)) {
+    throw new LgdError('BAD_MODEL', `${name} has no such start.`, { found: init, allowed: "{ kind: 'constant', value }, { kind: 'normal', std } or { kind: 'uniform', bound }", mend: 'Give one of these, with a number' });
+  }
   if (init.kind === 'constant') {
-    data.fill(init.value);
+    data.fill(size);
     return;
   }
   const stream = new PhiloxStream(BigInt(checkSeed(seed)), streamOf(name));
   for (let begin = 0; begin < data.length; begin += valuesAtOnce) {
     const end = Math.min(begin + valuesAtOnce, data.length);
-    if (init.kind === 'uniform') for (let i = begin; i < end; i++) data[i] = init.bound * (2 * stream.next() - 1);
-    else drawNormal(stream, init.std, data, begin, end);
+    if (init.kind === 'uniform') for (let i = begin; i < end; i++) data[i] = size * (2 * stream.next() - 1);
+    else drawNormal(stream, size, data, begin, end);
     yield end - begin;
+  }
+}
+
+/** The number that a start is drawn by; NaN where it is none that there is, which would start a network as NaN. */
+function sizeOf(init: Initialisation): number {
+  switch (init.kind) {
+    case 'constant': return init.value;
+    case 'normal': return init.std;
+    case 'uniform': return init.bound;
+    default: return NaN;
   }
 }
 

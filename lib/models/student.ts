@@ -65,12 +65,21 @@ export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
 
 const studentOptions = { device: 'needed', embeddingSize: 'needed', ...withoutHead, seed: 'optional' } satisfies OptionTable<StudentOptions>;
 
-/** A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. */
+/**
+ * A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. {@link createStudent} makes one that the
+ * package knows. `new Student` makes one of a graph of your own, built with GraphBuilder, whose result is the embedding, [B,1,1,D]. A Distiller trains and resumes it; what else reads
+ * its file (commands, exports, loadStudent) knows networks by their names alone: make it again, and {@link load} the weights that readStudent gives.
+ */
 export class Student {
   readonly #seed: number;
   #weights: WeightRecord | undefined;
 
-  /** Use {@link createStudent}. */
+  /**
+   * @param name of its architecture; in a file it says which the student is
+   * @param embeddingSize D
+   * @param widthMultiplier as its file tells it; 1 where the graph has none
+   * @param seed of the start values
+   */
   constructor(
     readonly name: string,
     readonly device: Device,
@@ -94,7 +103,7 @@ export class Student {
     this.#weights ??= drawn; // load() may have come first
   }
 
-  /** Replaces the weights. @throws LgdError BAD_MODEL */
+  /** Replaces the weights. The arrays are kept, not copied. @throws LgdError BAD_MODEL */
   load(record: Readonly<WeightRecord>): void {
     checkWeights(this.graph, record);
     this.#weights = Object.fromEntries(this.graph.parameters.map(({ name }) => [name, record[name]!]));

@@ -13,7 +13,7 @@ const named = (names: string[]): string => names.slice(0, 3).join(', ') + (names
  * @throws LgdError BAD_MODEL naming the first few that are missing, unknown, or of another shape
  */
 export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, part: 'all' | 'trainable' = 'all'): void {
-  if (typeof record !== 'object' || record === null) throw new LgdError('BAD_MODEL', 'these are no weights.', { found: record, allowed: 'an object of { shape, data } by name, such as state() gives', mend: 'Give what state() or readStudent() gave, awaited' });
+  if (typeof record !== 'object' || record === null || record instanceof Promise) throw new LgdError('BAD_MODEL', 'these are no weights.', { found: record, allowed: 'an object of { shape, data } by name, such as state() gives', mend: 'Give what state() or readStudent() gave, awaited' });
   const expected = new Map(graph.parameters.filter(({ trainable }) => trainable || part === 'all').map(({ name, shape }) => [name, shape]));
   const missing = [...expected.keys()].filter((name) => record[name] === undefined);
   const unknown = Object.keys(record).filter((name) => !expected.has(name) && !name.endsWith('num_batches_tracked'));
@@ -30,8 +30,9 @@ export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, p
     ...(misshapen.length > 0 ? [`of another shape: ${named(misshapen)}`] : []),
   ];
   if (faults.length === 0) return;
+  const prefixed = missing.length > 0 ? unknown.find((name) => name.endsWith(`.${missing[0]}`)) : undefined; // as torch.nn.DataParallel saves them
   throw new LgdError('BAD_MODEL', `these weights do not fit ${graph.name}; ${faults.join('; ')}.`, {
-    mend: 'Check the architecture, its width multiplier, and its number of outputs',
+    mend: prefixed === undefined ? 'Check the architecture, its width multiplier, and its number of outputs' : `Take ${prefixed.slice(0, -missing[0]!.length)} off the names`,
   });
 }
 

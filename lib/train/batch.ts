@@ -25,6 +25,15 @@ export interface Batch extends PlannedBatch {
   release?(): void;
 }
 
+/** Looks whether a data set, which may be a caller's own, tells of every image: draws are named by its place. @throws LgdError BAD_OPTION, BAD_DATASET */
+export function checkDataset(dataset: Dataset): void {
+  checkArgument('dataset', dataset);
+  for (const option of ['ids', 'sourceIndex'] as const) {
+    if (dataset[option].length === dataset.length) continue;
+    throw new LgdError('BAD_DATASET', `there are ${dataset[option].length} ${option} of ${dataset.length} images.`, { option, allowed: 'one an image', mend: 'Give the data set as many of each' });
+  }
+}
+
 /** Looks whether a step has batches, and no more than it takes. @throws LgdError BAD_SHAPE, BAD_OPTION */
 export function checkBatches(batches: readonly Batch[], accumulate: number): void {
   if (!Array.isArray(batches) || batches.length < 1 || batches.length > accumulate) {

@@ -12,7 +12,7 @@ import { checkRate, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
-import { checkBatch, checkBatches, type Batch, type Dataset } from './batch.js';
+import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
@@ -120,6 +120,8 @@ export class Distiller implements Disposable {
   #underWay: Promise<void> | undefined;
   /** Metric slots given out so far. */
   #slotsGiven = 0;
+  /** Those of another distiller would read numbers of other steps. */
+  readonly #tickets = new WeakSet<StepTicket>();
 
   /** @throws LgdError BAD_CONFIG, BAD_OPTION, BAD_SHAPE (a student's embedding size or a resolution that does not fit), BAD_BANK (of another size than the teacher's), OUT_OF_MEMORY */
   constructor(options: DistillerOptions) {
@@ -265,7 +267,9 @@ export class Distiller implements Disposable {
       if (this.#life.ended) this.#free(); // disposed of meanwhile
     }
     if (!this.#life.ended) this.#probe(pupils, batches.at(-1)!);
-    return { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
+    const ticket = { slots, students: pupils.map((pupil) => this.#pupils.indexOf(pupil)), teacherMilliseconds, slotsBefore };
+    this.#tickets.add(ticket);
+    return ticket;
   }
 
   /** Online probes learn from the last batch of a step, after it. */
@@ -292,6 +296,7 @@ export class Distiller implements Disposable {
    */
   async readMetrics(ticket: StepTicket, student = 0): Promise<SemanticMetrics> {
     checkArgument('ticket', ticket);
+    if (!this.#tickets.has(ticket)) throw new LgdError('BAD_OPTION', 'this is no ticket of this distiller.', { option: 'ticket', allowed: 'what its own `await distiller.queueStep()` gave, as it is', mend: 'Ask the distiller that took the step' });
     if (this.#slotsGiven - ticket.slotsBefore > metricSlots) {
       throw new LgdError('BAD_OPTION', 'later steps have taken the place of these numbers.', { option: 'ticket', allowed: `that of a step with at most ${metricSlots - ticket.slots.length} batches queued after it`, mend: 'Read the numbers of a step before so many are queued' });
     }
@@ -358,11 +363,11 @@ export class Distiller implements Disposable {
    * Trains: the whole schedule over a data set, with evaluations and checkpoints in the run folder `config.output`. The student has the final weights after it.
    * To stop earlier, abort `options.signal`: a checkpoint is written and the last event is `interrupted`. Leaving the loop by `break` or an error writes none; run folder and student are then as the last checkpoint left them.
    * The distiller has gone on by then: with `resume` it goes back to a checkpoint, but a run from the start needs a distiller and a student that have taken no step.
-   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
+   * @throws LgdError BAD_CONFIG, BAD_OPTION (from the start, after steps), BAD_DATASET, NOT_WRITABLE, NON_FINITE (with a replay folder), BAD_CHECKPOINT, and faults of device and teacher
    */
   run(dataset: Dataset, options: RunOptions = {}): AsyncGenerator<RunEvent, void, undefined> {
     this.#life.check();
-    checkArgument('dataset', dataset);
+    checkDataset(dataset);
     checkOptions(options, 'run(dataset, ...)', runOptions);
     if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
     checkSignal(options.signal);

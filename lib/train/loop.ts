@@ -55,6 +55,8 @@ export class TrainingLoop {
   #scoredOn: ScoredOn | undefined;
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
+  /** Those that steps have been given, until the work on them is done. */
+  readonly #taken = new Set<Batch>();
   #decoded = { images: 0, seconds: 0 };
   #views: TeacherViewCache | undefined;
   /** Of the folder of several students. */
@@ -159,8 +161,9 @@ export class TrainingLoop {
     return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
   }
 
-  /** Gives back batches that no step took, and closes the folders. */
+  /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
   async close(): Promise<void> {
+    this.#release(this.#taken);
     await this.#batches?.return();
     if (this.#views !== undefined) {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
@@ -261,21 +264,18 @@ export class TrainingLoop {
       for (let taken = 0; taken < batches.length; taken++) this.plan.next(); // a checkpoint tells of batches that a step took, not of those on their way
       return { step, learningRate, batches, runs, ticket };
     } catch (error) {
-      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) {
-        for (const batch of batches) batch.release?.();
-        return undefined;
-      }
+      if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
       throw await runs[0]!.explained({ step, learningRate, batches }, error); // a teacher outside the device
     }
   }
 
-  /** The batches of a step; undefined where the run is stopped while images are waited for that the system fails to read. */
+  /** The batches of a step; undefined where the run is stopped while images are waited for. */
   async #takeBatches(): Promise<Batch[] | undefined> {
     const batches: Batch[] = [];
     try {
       while (batches.length < this.config.train.accumulate) batches.push(await this.#nextBatch());
     } catch (error) {
-      for (const batch of batches) batch.release?.();
+      this.#release(batches);
       if (error instanceof LgdError && (error.code === 'ABORTED' || error.code === 'BAD_FILE') && this.options.signal?.aborted) return undefined;
       throw error;
     }
@@ -283,10 +283,17 @@ export class TrainingLoop {
   }
 
   async #nextBatch(): Promise<Batch> {
-    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead });
+    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead, signal: this.options.signal });
     const { value } = await this.#batches.next();
     const { views } = this.config.teacherCache;
-    return views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
+    const batch: Batch = views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
+    this.#taken.add(batch);
+    return batch;
+  }
+
+  /** Gives the pixels of batches back, once. */
+  #release(batches: Iterable<Batch>): void {
+    for (const batch of batches) if (this.#taken.delete(batch)) batch.release?.();
   }
 
   /** Images decoded for each second of a decoding thread since the last call; undefined where none was. */
@@ -309,7 +316,7 @@ export class TrainingLoop {
       }
     }
     const waited = performance.now() - from;
-    for (const batch of pending.batches) batch.release?.();
+    this.#release(pending.batches);
     const rates = this.#rate.step(pending.batches.length * this.config.train.batchSize, waited, pending.ticket.teacherMilliseconds);
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);

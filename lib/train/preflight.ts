@@ -119,7 +119,7 @@ class Trial {
   readonly #batches: AsyncGenerator<Batch, void, undefined>;
 
   constructor(readonly distiller: Distiller, dataset: Dataset, plan: BatchPlan, readonly learningRate: number, readonly signal: AbortSignal | undefined) {
-    this.#batches = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead });
+    this.#batches = preparedBatches(dataset, plan, { standIns: undefined, ahead: distiller.config.data.readAhead, signal });
   }
 
   /** One step, part by part: each is waited for before the next is queued. */

@@ -4,6 +4,7 @@ import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { OnlineProbe } from '../evaluate/online.js';
+import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
@@ -60,7 +61,12 @@ export class Pupil {
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const made = new Made();
     try {
-      this.encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (encoder) => encoder.dispose());
+      const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (compiled) => compiled.dispose());
+      this.encoder = encoder;
+      const { outputSize } = encoder.info;
+      if (outputSize !== embeddingSize || student.graph.further !== undefined) {
+        throw new LgdError('BAD_SHAPE', `the graph of ${student.name} does not give one embedding of ${embeddingSize} values an image, but ${outputSize} values.`, { option: 'student', mend: 'End it with a linear layer of so many features, as its one result' });
+      }
       this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
       this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
       this.#head = made.add(addon.makeSemanticHead(handle, {

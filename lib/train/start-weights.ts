@@ -6,7 +6,7 @@ import type { Student } from '../models/student.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
-import { checkWeights, type WeightRecord } from '../models/weights.js';
+import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
 
 /** What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's MobileNetV3 the convolution before one. */
 const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`, 'u');
@@ -20,7 +20,10 @@ export async function loadStartWeights(student: Student, file: string): Promise<
   await checkNoFolder(file);
   const { tensors } = await readSafetensors(file);
   try {
-    student.load(startOf(student, tensors));
+    const start = startOf(student, tensors);
+    const broken = notFinite(start); // the first step would blame the learning rate
+    if (broken !== undefined) throw new LgdError('BAD_MODEL', `${broken} has a value that is no finite number.`, { mend: 'Give weights of a training that did not diverge' });
+    student.load(start);
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${file} does not fit ${student.name}: ${(cause as Error).message}`, {
       option: 'student.weights', mend: 'Check student.name and student.widthMultiplier', cause,

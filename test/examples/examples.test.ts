@@ -129,6 +129,17 @@ test('own-loop.ts goes on from its checkpoint as if it had not been stopped, and
   for (const line of whole.slice(3)) expect(shapeNames, line).toContain(line.split(': ')[1]);
 });
 
+test('own-student.ts trains a network that the package does not know, and reads it back', async () => {
+  const lines = await run('own-student.ts', [...common, '--epochs', '2', '--batch', '8', '--output', at('own-student')]);
+  expect(lines[0]).toBe('mobilenet_v1_025: 344656 parameters');
+  const losses = lines.slice(1, -1).map((line) => Number(/^step \d+: loss ([\d.]+)$/u.exec(line)?.[1]));
+  expect(losses.length).toBeGreaterThan(1);
+  expect(losses.every(Number.isFinite), lines.join('\n')).toBe(true);
+  expect(shapeNames, lines.at(-1)).toContain(lines.at(-1)!.split(': ')[1]);
+  using device = await openDevice('cpu');
+  await expect(loadStudent(at('own-student'), { device })).rejects.toMatchObject({ code: 'BAD_OPTION', found: 'mobilenet_v1_025', mend: expect.stringContaining('new Student') as unknown });
+});
+
 test('own-teacher.ts: the student learns from it', async () => {
   const lines = await run('own-teacher.ts', ['--images', at('photos'), '--epochs', '12', '--batch', '8', '--rate', '1', '--output', at('taught')]);
   const losses = lines.map((line) => Number(/^step \d+: 1 - cosine ([\d.]+)$/u.exec(line)?.[1]));
@@ -156,5 +167,5 @@ test('zero-shot-transformers.ts names photos as the engine does', async () => {
 });
 
 test('every example is run here', () => {
-  expect(names).toEqual(['own-images.ts', 'own-loop.ts', 'own-teacher.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
+  expect(names).toEqual(['own-images.ts', 'own-loop.ts', 'own-student.ts', 'own-teacher.ts', 'server-evaluation.ts', 'streaming.ts', 'tfjs-student.ts', 'two-students.ts', 'zero-shot-transformers.ts']);
 });

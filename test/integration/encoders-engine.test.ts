@@ -234,6 +234,23 @@ describe('plans', () => {
     expectSameBits(await encoder.state(), weights);
   });
 
+  it('take images that are no squares', async () => {
+    const g = new GraphBuilder('wide');
+    const graph = g.finish(g.linear(g.globalPool(g.relu(g.conv(g.images, 'conv', { channels: 8, kernel: 3 }))), 'fc', { features: 3 }));
+    const weights = initialWeights(graph, 1);
+    const [wide, tall] = [noise(3 * 4 * 10, 1), new Float32Array(3 * 10 * 4)];
+    for (let c = 0; c < 3; c++) for (let y = 0; y < 4; y++) for (let x = 0; x < 10; x++) tall[(c * 10 + x) * 4 + y] = wide[(c * 4 + y) * 10 + x]!;
+    const turned = { ...weights, 'conv.weight': { shape: [8, 3, 3, 3], data: weights['conv.weight']!.data.map((_, i, data) => data[i - (i % 9) + (i % 3) * 3 + Math.floor((i % 9) / 3)]!) } };
+    const outputOf = async (resolution: number, width: number, own: typeof weights, images: Float32Array) => {
+      using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution, width, training: false, precision: 'float32' }));
+      encoder.load(own);
+      expect([encoder.resolution, encoder.width]).toEqual([resolution, width]);
+      await expect(encoder.forward(new Float32Array(3 * resolution * resolution))).rejects.toMatchObject({ code: 'BAD_SHAPE', message: expect.stringContaining(`[3,${resolution},${width}]`) as unknown });
+      return encoder.forward(images);
+    };
+    expect(relativeError(await outputOf(10, 4, turned, tall), await outputOf(4, 10, weights, wide))).toBeLessThan(1e-6);
+  });
+
   it('start a student from its seed, and take other weights', async () => {
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 12, widthMultiplier: 0.1, seed: 2 });
     using compiled = student.compile({ batch: 2, resolution: 32 });

@@ -131,6 +131,19 @@ describe('torchvision', () => {
     await expect(loadStartWeights(createStudent('mobilenet_v3_large', { device, embeddingSize: 24 }), file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student.weights' });
     await expect(loadStartWeights(createStudent('resnet18', { device, embeddingSize: 24 }), file)).rejects.toThrowError(/missing: conv1\.weight/u);
   });
+
+  test('weights of float64 are rounded, and one that is no finite number is told before a step is', async () => {
+    using device = await openDevice('cpu');
+    const { weights } = madeUpStudent('mobilenet_v3_small');
+    const file = at('double.safetensors');
+    await safetensors.writeSafetensors(file, Object.entries(weights).map(([name, { shape, data }]) => [name, { shape, data: Float64Array.from(data) }]), {});
+    const student = createStudent('mobilenet_v3_small', { device, embeddingSize: 24 });
+    await loadStartWeights(student, file);
+    expect(student.weights['head.2.bias']!.data).toEqual(weights['head.2.bias']!.data);
+    const diverged = { ...weights, 'features.3.block.1.1.bias': { ...weights['features.3.block.1.1.bias']!, data: weights['features.3.block.1.1.bias']!.data.map((value, i) => (i === 3 ? NaN : value)) } };
+    await safetensors.writeSafetensors(file, Object.entries(diverged), {});
+    await expect(loadStartWeights(student, file)).rejects.toThrowError(/features\.3\.block\.1\.1\.bias has a value that is no finite number/u);
+  });
 });
 
 test('timm: config.json says what create_model needs', async () => {

@@ -86,3 +86,34 @@ test('are stopped while an image is waited for, with a checkpoint that knows of 
   expect(ofType(events, 'interrupted')[0]).toMatchObject({ step: 1 });
   await expectSameAfterResuming('stopped');
 });
+
+/** A data set with counts of the batches that it gave out and got back. */
+function counting(dataset: Dataset): { counted: Dataset; counts: { given: number; back: number } } {
+  const { length, ids, sourceIndex } = dataset;
+  const counts = { given: 0, back: 0 };
+  const prepare = async (images: Int32Array) => {
+    const ready = await dataset.prepare!(images);
+    counts.given++;
+    return { ...ready, release: () => { counts.back++; ready.release(); } };
+  };
+  return { counted: { length, ids, sourceIndex, get store() { return dataset.store; }, prepare }, counts };
+}
+
+test('are stopped while an image is waited for that never comes, and give all pixels back', async () => {
+  await using prepared = await prepareRun(config('hanging'));
+  const { counted, counts } = counting(prepared.dataset);
+  const controller = new AbortController();
+  const hanging = failingAtFourth(counted, () => new Promise(() => setTimeout(() => controller.abort(), 500)));
+  const events: RunEvent[] = [];
+  for await (const event of prepared.distiller.run(hanging, { signal: controller.signal })) events.push(event);
+  expect(ofType(events, 'interrupted')[0]).toMatchObject({ step: 1 });
+  expect(counts.back).toBe(counts.given);
+  await expectSameAfterResuming('hanging');
+});
+
+test('give the pixels back of a step that nobody waits for', async () => {
+  await using prepared = await prepareRun(config('left'));
+  const { counted, counts } = counting(prepared.dataset);
+  for await (const { type } of prepared.distiller.run(counted)) if (type === 'step') break;
+  expect([counts.given > 2, counts.back]).toEqual([true, counts.given]);
+});

@@ -230,6 +230,10 @@ describe('what is of another kind', () => {
     await refused('BAD_OPTION', 'data.margin', { measureData: () => js.measureData([], { data: { margin: 9 } }).next() });
     await refused('BAD_OPTION', 'source', { path: () => js.ImageCache.build('photos', options(device)) });
     await refused('BAD_OPTION', 'dataset', { source: () => js.Distiller.prototype.run.call(distiller, { root: '.', ids: [], read: () => undefined }) });
+    const { ids, sourceIndex, store } = images;
+    const told = { length: images.length, ids, sourceIndex, store };
+    await refused('BAD_DATASET', 'ids', { few: () => distiller.run({ ...told, ids: ids.slice(1) }) });
+    await refused('BAD_DATASET', 'sourceIndex', { few: () => distiller.run({ ...told, sourceIndex: sourceIndex.subarray(1) }) });
     await refused('BAD_OPTION', 'signal', { controller: () => js.Distiller.prototype.run.call(distiller, images, { signal: new AbortController() }), build: () => js.bankLoss({}, { device: 'js', signal: {} }) });
     await refused('BAD_OPTION', 'resume', { true: () => js.Distiller.prototype.run.call(distiller, images, { resume: true }) });
     await refused('BAD_OPTION', 'format', { unknown: () => js.exportStudent({ from: folder, to: 'x.onnx', format: 'tflite' }) });
@@ -317,6 +321,23 @@ describe('a step', () => {
     expect((await own.readMetrics(first)).loss).toBeGreaterThan(0);
     await own.queueStep([batch()], { step: 64, learningRate: 0.01 });
     await refused('BAD_OPTION', 'ticket', { late: () => own.readMetrics(first) });
+  });
+
+  it('has its numbers from its own distiller alone: those of another stand in the same slots', async () => {
+    using own = new api.Distiller({ device, teacher, student, tsb, config });
+    const ticket = await own.queueStep([batch()], { step: 0, learningRate: 0.01 });
+    await refused('BAD_OPTION', 'ticket', { other: () => distiller.readMetrics(ticket), copy: () => own.readMetrics({ ...ticket }) });
+    expect((await own.readMetrics(ticket)).loss).toBeGreaterThan(0);
+  });
+
+  it('needs a student whose graph gives one embedding', async () => {
+    const graphs: Record<string, (g: api.GraphBuilder) => api.GraphSpec> = {
+      short: (g) => g.finish(g.linear(g.globalPool(g.images), 'fc', { features: size - 1 })),
+      two: (g) => g.finish(...(['a', 'b'].map((name) => g.linear(g.globalPool(g.images), name, { features: size })) as [api.Value, api.Value])),
+      map: (g) => g.finish(g.conv(g.images, 'map', { channels: size, kernel: 3, stride: 2 })),
+    };
+    const make = (build: (g: api.GraphBuilder) => api.GraphSpec) => () => new api.Distiller({ device, teacher, student: new api.Student('mine', device, size, 1, build(new api.GraphBuilder('mine')), 0), tsb, config });
+    await refused('BAD_SHAPE', 'student', Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])));
   });
 
   it('needs a teacher with what its kind has', async () => {

@@ -59,4 +59,5 @@ test('what it cannot show is refused', async () => {
   const batch = { images: Int32Array.of(99), drawIds: Int32Array.of(99), seed: 0, epoch: 0 };
   await expect(readViews(images, batch, options)).rejects.toMatchObject({ code: 'BAD_OPTION' });
   await expect(readViews(images, { ...batch, images: Int32Array.of(0) }, { ...options, augment: { flipProbability: 2 } })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'augment.flipProbability' });
+  for (const resolution of [0, 32.5, '32']) await expect(readViews(images, { images: Int32Array.of(0) }, { ...options, augment: false, resolution: resolution as number })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'resolution' });
 });

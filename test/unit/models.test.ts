@@ -164,6 +164,14 @@ describe('start values', () => {
   });
 });
 
+describe('a start that is none', () => {
+  it.each([{ kind: 'xavier' }, { kind: 'normal' }, { kind: 'uniform', bound: NaN }, { kind: 'constant', value: Infinity }])('is refused, and not NaN: %o', (init) => {
+    const g = new GraphBuilder('mine');
+    const graph = g.finish(g.conv(g.images, 'layer', { channels: 8, init: init as never }));
+    expect(refusal(() => initialWeights(graph, 0))).toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('layer.weight has no such start') as unknown });
+  });
+});
+
 describe('start values drawn in turns', () => {
   const graph = studentGraph('mobilenet_v3_small', { embeddingSize: 33 });
 
@@ -202,7 +210,22 @@ describe('checkWeights', () => {
     expect(error.code).toBe('BAD_MODEL');
     const double = { shape: [5], data: new Float64Array(5) } as unknown as { shape: number[]; data: Float32Array };
     expect(refusal(() => checkWeights(graph, { ...weights, 'fc.bias': double })).message).toContain('fc.bias without a Float32Array');
+    expect(error.message).toContain('Check the architecture');
     for (const part of ['missing: bn1.weight, fc.bias', 'unknown: extra', 'conv1.weight [64,3,3,3] with 1728 values instead of [64,3,7,7]']) expect(error.message).toContain(part);
+  });
+});
+
+describe('checkWeights of what is nearly right', () => {
+  const graph = studentGraph('mobilenet_v3_small', { outputs: 5, widthMultiplier: 0.1 });
+  const weights = initialWeights(graph, 0);
+
+  it('says which prefix to take off', () => {
+    const renamed = Object.fromEntries(Object.entries(weights).map(([name, tensor]) => [`module.${name}`, tensor]));
+    expect(refusal(() => checkWeights(graph, renamed)).message).toMatch(/Take module\. off the names\.$/u);
+  });
+
+  it('says of a promise what to await', () => {
+    expect(refusal(() => checkWeights(graph, Promise.resolve(weights) as never)).message).toContain('awaited');
   });
 });
 
@@ -211,6 +234,36 @@ describe('GraphBuilder', () => {
     const g = new GraphBuilder('twice');
     g.conv(g.images, 'conv', { channels: 4 });
     expect(refusal(() => g.conv(g.images, 'conv', { channels: 4 }))).toMatchObject({ code: 'BAD_MODEL' });
+  });
+
+  it('names the layer whose sizes make no shape', () => {
+    const wrong: [string, (g: GraphBuilder) => unknown][] = [
+      ['groups that do not divide', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: 3, groups: 2 })], ['no channels', (g) => g.conv(g.images, 'layer', { channels: 0 })],
+      ['text', (g) => g.conv(g.images, 'layer', { channels: '8' as never })], ['two sides', (g) => g.conv(g.images, 'layer', { channels: 8, kernel: [1, 7] as never })],
+      ['a part of a feature', (g) => g.linear(g.images, 'layer', { features: 2.5 })], ['no number', (g) => g.squeezeExcite(g.images, 'layer', NaN, 'relu', 'sigmoid')],
+    ];
+    for (const [what, build] of wrong) expect(refusal(() => build(new GraphBuilder('mine'))), what).toMatchObject({ code: 'BAD_MODEL', message: expect.stringMatching(/the graph mine: layer\S*\.weight/u) as unknown });
+    const g = new GraphBuilder('mine');
+    expect(refusal(() => g.maxPool(g.images, { kernel: 3, stride: 2, ceilMode: true } as never))).toMatchObject({ code: 'BAD_OPTION', option: 'ceilMode' });
+  });
+
+  it('refuses values of another graph, of which the number may be one of this', () => {
+    const [g, other] = [new GraphBuilder('mine'), new GraphBuilder('other')];
+    const own = g.conv(g.images, 'own', { channels: 8 });
+    const foreign = other.conv(other.images, 'foreign', { channels: 8 });
+    expect(refusal(() => g.add(own, foreign))).toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('own.add reads foreign') as unknown });
+    expect(refusal(() => g.relu({ ...own, index: 7 })).code).toBe('BAD_MODEL');
+    const { nodes, parameters } = other.finish(foreign);
+    const further = new GraphBuilder('further', { start: { nodes, parameters } });
+    expect(further.finish(further.relu(foreign)).nodes).toHaveLength(2);
+  });
+
+  it('leaves a probability that is none to the plan, which refuses it', () => {
+    const g = new GraphBuilder('dropped');
+    expect(g.dropout(g.images, 0)).toBe(g.images);
+    for (const p of [NaN, -0.1]) expect([g.dropout(g.images, p), g.stochasticDepth(g.images, p)]).not.toContain(g.images);
+    const kept = new GraphBuilder('kept', { dropping: false });
+    expect(kept.dropout(kept.images, 0.5)).toBe(kept.images);
   });
 
   it("draws CLIP's RN50", () => {

@@ -21,7 +21,7 @@ export function listStudents(): string[] {
 export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
-  throw new LgdError('BAD_OPTION', 'there is no student of this name.', {
-    option: 'student', found: name, allowed: listStudents().join(', '), mend: typeof name === 'string' ? suggestion(name, listStudents()) : undefined,
-  });
+  const nearest = typeof name === 'string' ? suggestion(name, listStudents()) : undefined;
+  const own = 'A network of your own is known only to the program that builds it (new Student)'; // its file comes here, too
+  throw new LgdError('BAD_OPTION', 'there is no student of this name.', { option: 'student', found: name, allowed: listStudents().join(', '), mend: nearest === undefined ? own : `${nearest} ${own}` });
 }

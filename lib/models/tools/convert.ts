@@ -69,9 +69,10 @@ export function fromTool(tensors: ReadonlyMap<string, TensorRecord>, graph: Grap
       const found = theirs + parameter.slice(name.length);
       const tensor = tensors.get(found);
       if (tensor === undefined) continue;
-      if (!(tensor.data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${found} is not of floats.`, { mend: 'Give a file of floating-point weights' });
+      const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data; // NumPy's own kind
+      if (!(data instanceof Float32Array)) throw new LgdError('BAD_MODEL', `${found} is not of floats.`, { mend: 'Give a file of floating-point weights' });
       used.add(found);
-      weights[parameter] = { shape: tensor.shape, data: tensor.data };
+      weights[parameter] = { shape: tensor.shape, data };
     }
   }
   if (eps !== undefined) {
