@@ -29,8 +29,11 @@ function describe(error: unknown): { code: string; message: string; mend: string
     const tail = message.lastIndexOf(mend);
     return { code, message: tail > 0 ? message.slice(0, tail).trimEnd() : message, mend, details: error.toJSON() };
   }
-  if ((error as NodeJS.ErrnoException | undefined)?.syscall === 'uv_cwd') {
-    return describe(new LgdError('FILE_NOT_FOUND', 'the folder in which this was started is gone.', { mend: 'Change to another one (cd), and run it again', cause: error }));
+  const { syscall, code, permission, resource } = (error ?? {}) as Partial<NodeJS.ErrnoException> & { permission?: string; resource?: string };
+  if (syscall === 'uv_cwd') return describe(new LgdError('FILE_NOT_FOUND', 'the folder in which this was started is gone.', { mend: 'Change to another one (cd), and run it again', cause: error }));
+  if (code === 'ERR_ACCESS_DENIED') {
+    const what = `Node's permission model does not allow ${[permission, resource].filter(Boolean).join(' of ')}.`;
+    return describe(new LgdError('BAD_FILE', what, { mend: 'Allow Node more (--allow-fs-read, --allow-fs-write), or run it without --permission', cause: error }));
   }
   const message = error instanceof Error ? error.message : String(error);
   return { code: 'UNEXPECTED', message, mend: 'Run it again with --debug, and report what it prints', details: { code: 'UNEXPECTED', message } };

@@ -1,13 +1,21 @@
 import { fsync } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import { systemErrorCode } from '../errors.js';
 
 /**
- * Makes what was written to a file last through a power cut. By its number: under Yarn's Plug'n'Play, the handles' own `sync` and `datasync` throw.
+ * Makes what was written to a file last through a power cut; under Node's permission model, which has no fsync since Node 24, only through the end of the process.
  * @throws what fs.fsync does
  */
-export async function syncFile({ fd }: FileHandle): Promise<void> {
-  await promisify(fsync)(fd);
+export async function syncFile(file: FileHandle): Promise<void> {
+  try {
+    await file.sync();
+  } catch (error) {
+    const code = systemErrorCode(error);
+    if (code === 'ERR_ACCESS_DENIED') return;
+    if (code !== undefined) throw error;
+    await promisify(fsync)(file.fd); // the handles of Yarn's Plug'n'Play do not sync
+  }
 }
 
 /** Makes renames in a folder last through a power cut. @throws what fs.open and fs.fsync do */

@@ -42,7 +42,10 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     await writeFile(probe, 'x');
     await rm(probe, { force: true }); // whoever locks the folder clears probes away, too
     if (links) await symlink('x', probe).catch((cause: unknown) => {
-      throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, { option: 'output', found: path, mend: 'Choose a folder on another file system', cause });
+      throw new LgdError('NOT_WRITABLE', `${path} takes no symbolic links (${systemErrorCode(cause)}), by which a run finds its last and its best checkpoint.`, {
+        option: 'output', found: path, cause,
+        mend: systemErrorCode(cause) === 'ERR_ACCESS_DENIED' ? "Give Node --allow-fs-read=* and --allow-fs-write=*, without which its permission model allows no such links" : 'Choose a folder on another file system',
+      });
     });
     await rm(probe, { force: true });
   } catch (cause) {

@@ -5,6 +5,7 @@ import { Writable } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { runProgram } from '../../lib/cli/program.js';
 import { openTerminal } from '../../lib/cli/terminal.js';
+import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { ensureBuilt } from './built.js';
 import { lgdistill } from './program.js';
@@ -63,6 +64,15 @@ test('a folder that is gone is no bug of the program', async () => {
   const program = join(await ensureBuilt(), 'dist', 'cli', 'start.cjs');
   const { status, stderr } = spawnSync('sh', ['-c', 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', 'sh', process.execPath, program, 'doctor'], { cwd: folder, encoding: 'utf8' });
   expect(stderr).toContain('error FILE_NOT_FOUND\n  the folder in which this was started is gone.\n  -> Change to another one (cd)');
+  expect(status).toBe(1);
+});
+
+test("what Node's permission model does not allow is no bug of the program", async () => {
+  const flag = process.allowedNodeEnvironmentFlags.has('--permission') ? '--permission' : '--experimental-permission';
+  const program = join(await ensureBuilt(), 'dist', 'cli', 'start.cjs');
+  const allowed = ['dist', 'node_modules', 'package.json'].map((name) => `--allow-fs-read=${join(root, name)}`);
+  const { status, stderr } = spawnSync(process.execPath, ['--no-warnings', flag, ...allowed, program, 'doctor'], { cwd: folder, encoding: 'utf8' });
+  expect(stderr).toMatch(/^error BAD_FILE\n {2}Node's permission model does not allow FileSystemRead.*\.\n {2}-> Allow Node more/u);
   expect(status).toBe(1);
 });
 
