@@ -1,4 +1,5 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
+import { totalmem } from 'node:os';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
@@ -42,6 +43,19 @@ export interface PupilOptions {
   onlineClasses: number | undefined;
 }
 
+/** Of a queue that are held at once: itself, what a checkpoint takes of it, and the file that is written. */
+const queueCopies = 3;
+
+/** Looks whether a queue finds room, before the system ends the process for it. @param memory bytes of this machine @throws LgdError OUT_OF_MEMORY */
+export function checkQueueMemory(queueSize: number, embeddingSize: number, memory = totalmem()): void {
+  const rowBytes = 4 * embeddingSize * queueCopies;
+  const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1);
+  if (queueSize * rowBytes <= memory) return;
+  throw new LgdError('OUT_OF_MEMORY', `the queue takes ${gigabytes(queueSize * rowBytes)} GB with what checkpoints copy of it, and this machine has ${gigabytes(memory)}.`, {
+    option: 'loss.queueSize', found: queueSize, allowed: `at most ${Math.floor(memory / rowBytes)} embeddings of ${embeddingSize} values here`, mend: 'Take a smaller loss.queueSize',
+  });
+}
+
 /** Calls queue work on the device; only those that return promises wait for it. */
 export class Pupil {
   /** Compiled for training; it owns the weights while the pupil lives. */
@@ -59,6 +73,8 @@ export class Pupil {
     const { addon, handle } = device;
     const { batchSize } = config.train;
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
+    const anchors = anchorsOf(method, config.loss);
+    checkQueueMemory(anchors.queueSize, embeddingSize);
     const made = new Made();
     try {
       const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (compiled) => compiled.dispose());
@@ -72,7 +88,7 @@ export class Pupil {
       this.#head = made.add(addon.makeSemanticHead(handle, {
         dimension: embeddingSize,
         categories: tsb?.size ?? 0,
-        ...anchorsOf(method, config.loss),
+        ...anchors,
         studentTemperature,
         teacherTemperature,
         momentum,

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { fewNames, parseConfig } from '../../lib/config.js';
 import { anchorsOf, chooseMethod } from '../../lib/train/method.js';
+import { checkQueueMemory } from '../../lib/train/pupil.js';
 
 it('auto is seed with few names and lgd from then on; another method stays what it is', () => {
   expect(parseConfig({}).method).toBe('auto');
@@ -17,4 +18,14 @@ it('gives each method the anchors of its description', () => {
   expect(anchorsOf('visual', loss)).toEqual({ useTextual: false, useVisual: true, alpha: 1, queueSize: 0 });
   expect(anchorsOf('text', loss)).toEqual({ useTextual: true, useVisual: false, alpha: 0, queueSize: 0 });
   expect(anchorsOf('feature', loss)).toEqual({ useTextual: false, useVisual: false, feature: true, queueSize: 0 });
+});
+
+it('a queue that this machine has no room for is refused, with the largest that it has', () => {
+  const gigabytes = 24e9;
+  expect(() => checkQueueMemory(4096, 1024, gigabytes)).not.toThrow();
+  expect(() => checkQueueMemory(0, 1024, 0)).not.toThrow();
+  expect(() => checkQueueMemory(10_000_000, 256, gigabytes)).toThrow(expect.objectContaining({
+    code: 'OUT_OF_MEMORY', option: 'loss.queueSize', message: expect.stringMatching(/takes 30\.7 GB .* has 24\.0\. .*at most 7812500 embeddings/u) as string,
+  }) as Error);
+  expect(() => checkQueueMemory(7_812_500, 256, gigabytes)).not.toThrow();
 });
