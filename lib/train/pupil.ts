@@ -1,5 +1,4 @@
 /** One student of a distiller, with all that is its own: the compiled encoder, its banks and loss, and its gradient. */
-import { totalmem } from 'node:os';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { VisualSemanticsBank } from '../banks/visual.js';
 import type { RunConfig } from '../config-batch.js';
@@ -7,6 +6,7 @@ import type { Device } from '../device.js';
 import { OnlineProbe } from '../evaluate/online.js';
 import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
+import { machineMemory } from '../machine-memory.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
@@ -43,12 +43,13 @@ export interface PupilOptions {
   onlineClasses: number | undefined;
 }
 
-/** Of a queue that are held at once: itself, what a checkpoint takes of it, and the file that is written. */
-const queueCopies = 3;
-
-/** Looks whether a queue finds room, before the system ends the process for it. @param memory bytes of this machine @throws LgdError OUT_OF_MEMORY */
-export function checkQueueMemory(queueSize: number, embeddingSize: number, memory = totalmem()): void {
-  const rowBytes = 4 * embeddingSize * queueCopies;
+/**
+ * Looks whether a queue finds room in the machine's memory, before the system ends the process for it. The trial before a run and checkpoints copy it: a run on the CPU held it 3.9 times
+ * (1,000,000 x 256, peak), of which three are counted here, and one less where the queue itself is on a GPU.
+ * @throws LgdError OUT_OF_MEMORY
+ */
+export function checkQueueMemory(queueSize: number, embeddingSize: number, { kind }: Pick<Device, 'kind'>, memory = machineMemory()): void {
+  const rowBytes = 4 * embeddingSize * (kind === 'cuda' ? 2 : 3);
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(1);
   if (queueSize * rowBytes <= memory) return;
   throw new LgdError('OUT_OF_MEMORY', `the queue takes ${gigabytes(queueSize * rowBytes)} GB with what checkpoints copy of it, and this machine has ${gigabytes(memory)}.`, {
@@ -74,7 +75,7 @@ export class Pupil {
     const { batchSize } = config.train;
     const { studentTemperature, teacherTemperature, momentum } = config.loss;
     const anchors = anchorsOf(method, config.loss);
-    checkQueueMemory(anchors.queueSize, embeddingSize);
+    checkQueueMemory(anchors.queueSize, embeddingSize, device);
     const made = new Made();
     try {
       const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (compiled) => compiled.dispose());

@@ -22,10 +22,12 @@ it('gives each method the anchors of its description', () => {
 
 it('a queue that this machine has no room for is refused, with the largest that it has', () => {
   const gigabytes = 24e9;
-  expect(() => checkQueueMemory(4096, 1024, gigabytes)).not.toThrow();
-  expect(() => checkQueueMemory(0, 1024, 0)).not.toThrow();
-  expect(() => checkQueueMemory(10_000_000, 256, gigabytes)).toThrow(expect.objectContaining({
+  const check = (queueSize: number, embeddingSize: number, memory = gigabytes, kind: 'cpu' | 'cuda' = 'cpu') => () => checkQueueMemory(queueSize, embeddingSize, { kind }, memory);
+  expect(check(4096, 1024)).not.toThrow();
+  expect(check(0, 1024, 0)).not.toThrow();
+  expect(check(10_000_000, 256)).toThrow(expect.objectContaining({
     code: 'OUT_OF_MEMORY', option: 'loss.queueSize', message: expect.stringMatching(/takes 30\.7 GB .* has 24\.0\. .*at most 7812500 embeddings/u) as string,
   }) as Error);
-  expect(() => checkQueueMemory(7_812_500, 256, gigabytes)).not.toThrow();
+  expect(check(7_812_500, 256)).not.toThrow();
+  expect(check(10_000_000, 256, gigabytes, 'cuda')).not.toThrow(); // it is on the card, which refuses for itself
 });
