@@ -79,6 +79,17 @@ function stepsTable(rows) {
   return markdown(['batch of images', 'ms', 'images/s', 'of target', 'peak GB', 'PyTorch, images/s', 'ratio', 'its peak GB'], [...known, ...alone]);
 }
 
+const wayName = ({ programmatic, inOrder, oneCarveout }) => `${programmatic ? 'early' : 'serialized'}, teacher ${inOrder ? 'before' : 'beside'}${oneCarveout ? ', one carve-out' : ''}`;
+
+/** Milliseconds of a step's graph in each way; in bold the one that stayed. */
+function waysTable(rows) {
+  const names = [...new Set(rows.flatMap(({ ways }) => ways.map(wayName)))];
+  return markdown(['graph of a whole step, ms', ...names], rows.map(({ student, resolution, what, way, ways }) => [`${student} ${resolution} px, ${what}`, ...names.map((name) => {
+    const time = number(ways.find((one) => wayName(one) === name)?.milliseconds, 3);
+    return name === wayName(way) ? `**${time}**` : time;
+  })]));
+}
+
 function profileTable(rows) {
   return markdown(['steps', 'operations', 'us', 'busy', 'gaps over 5 us', 'longest gap, us'], rows.map(({ student, resolution, operations, length, busy, overLimit, longest }) => [
     `${student} ${resolution} px`, operations, number(length, 0), `${((100 * busy) / length).toFixed(1)} %`, overLimit, number(longest.microseconds, 1)]));
@@ -93,6 +104,7 @@ function show(rows, short) {
     checksTable(rows.filter(({ good }) => good !== undefined)),
     of('kernels').some(({ p50 }) => p50) && kernelsTable(of('kernels').filter(({ p50 }) => p50), short),
     of('steps').some(({ framework }) => framework) && stepsTable(of('steps').filter(({ framework }) => framework)),
+    of('steps').some(({ ways }) => ways?.length > 0) && waysTable(of('steps').filter(({ ways }) => ways?.length > 0)),
     of('profile').some(({ length }) => length) && profileTable(of('profile').filter(({ length }) => length)),
     ...of('demo').map(({ summary }) => `demo, ${summary.preset}, ${summary.precision}: student ${percent(summary.studentTop1)}, teacher ${percent(summary.teacherTop1)}, ${number(summary.seconds, 0)} s`),
     ...of('pytorch').filter(({ value, good }) => value !== undefined && good === undefined).map(({ name, value }) => `- PyTorch, ${name}: ${value}`),

@@ -8,7 +8,7 @@ export type { ProbeResult, ProbeTrial, TimedTrial } from './cuda-probe.js';
 export type {
   BankLossResult, BankUpdateResult, BuildInfo, CudaStatus, DeviceFeatures, DeviceHandle, EncoderHandle, EncoderInfo, FeatureLossResult, GraphNode, Handle, NativeAddon, NativeAugmentRecipe, NativeBankLossArguments,
   NativeBankUpdateArguments, NativeClassifierArguments, NativeDetectionArguments, NativeDeviceInfo, NativeGraph, NativePixelFile, ParameterSlot, PixelStoreHandle, RowFileHandle, SemanticHeadHandle, SemanticMetrics, SemanticOptions, SemanticState, StepHandle,
-  StepInfo, TensorHandle,
+  GraphWay, StepInfo, TensorHandle,
 } from './native.js';
 export { version } from './version.js';
 

@@ -66,6 +66,16 @@ export interface NativeDeviceInfo {
   peakBytes: number;
 }
 
+/** How a step's CUDA graph is run: choices that change its time and not a bit of its results. */
+export interface GraphWay {
+  /** Kernels start before the one that they come after ends, where they may (programmatic dependent launch). */
+  programmatic: boolean;
+  /** One operation after the other: the teacher before the student. Else it runs beside its forward pass. */
+  inOrder: boolean;
+  /** All kernels prefer the same division of a multiprocessor's memory between shared memory and L1 cache. Else only those that need more than 48 KiB of shared memory have a wish. */
+  oneCarveout: boolean;
+}
+
 /** How the steps of a kind ran so far; zeros on the CPU. */
 export interface StepInfo {
   /** Steps that ran call by call: the first, which starts once it is queued as a whole, and those that wait in the middle every time. */
@@ -82,6 +92,12 @@ export interface StepInfo {
   changed: number;
   /** How many may start before the one that they come after ends. */
   programmatic: number;
+  /** How the last graph ran. */
+  way: GraphWay;
+  /** Whether other ways are still being compared, which takes some hundred steps of one shape. */
+  tuning: boolean;
+  /** The ways that were compared, the usual one first, and what a step took: the median of nine, on the GPU alone. Empty until all are. */
+  ways: (GraphWay & { milliseconds: number })[];
 }
 
 /** One operation; see native/graph/graph.h for the operations and their attributes. */

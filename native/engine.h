@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"  // lgd::Error, which every call may throw
+#include "core/graph_tuner.h"
 
 namespace lgd {
 
@@ -85,6 +86,9 @@ struct StepInfo {
   int64_t eager = 0, launched = 0, interrupted = 0;  // steps: run call by call; as one graph; begun as one and cut short by a wait
   int64_t instantiated = 0, nodes = 0, changed = 0;  // graphs whose shape was new; operations of the last one; those given other arguments than the step before
   int64_t programmatic = 0;                          // those that may start before the one that they come after ends
+  GraphWay way;                                      // in which the last graph ran
+  bool tuning = false;                               // other ways to run it are still being compared
+  std::vector<GraphTuner::Time> ways;                // those compared
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);

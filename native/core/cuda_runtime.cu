@@ -199,6 +199,23 @@ void enqueue_event(void* event, void* stream) { LGD_CUDA(cudaEventRecord(as_even
 void stream_wait(void* stream, void* event) { LGD_CUDA(cudaStreamWaitEvent(as_stream(stream), as_event(event), 0)); }
 void await_event(void* event) { LGD_CUDA(cudaEventSynchronize(as_event(event))); }
 
+void* create_timed_event() {
+  cudaEvent_t event;
+  LGD_CUDA(cudaEventCreate(&event));
+  return event;
+}
+bool is_over(void* event) {
+  const cudaError_t status = cudaEventQuery(as_event(event));
+  if (status == cudaErrorNotReady) return cudaGetLastError(), false;
+  check(status, "cudaEventQuery");
+  return true;
+}
+double milliseconds_between(void* begin, void* end) {
+  float milliseconds = 0;
+  LGD_CUDA(cudaEventElapsedTime(&milliseconds, as_event(begin), as_event(end)));
+  return milliseconds;
+}
+
 static dim3 dim3_of(const Extent& extent) { return {extent.x, extent.y, extent.z}; }
 
 // The addresses of a launch's arguments, as the runtime wants them.
@@ -289,15 +306,25 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
 static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build has no programmatic launches: its CUDA toolkit is older than 12.3"}); }
 #endif
 
-void* build_graph(const Tape& tape, bool programmatic) {
+#if CUDART_VERSION >= 13000
+static void prefer_max_shared(cudaGraphNode_t node) {
+  cudaLaunchAttributeValue value{};
+  value.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  LGD_CUDA(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributePreferredSharedMemoryCarveout, &value));
+}
+#else
+static void prefer_max_shared(cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"}); }
+#endif
+
+void* build_graph(const Tape& tape, const GraphWay& way) {
   auto built = std::make_unique<BuiltGraph>();
   LGD_CUDA(cudaGraphCreate(&built->graph, 0));
   std::vector<cudaGraphNode_t> before;
   for (size_t i = 0; i < tape.size(); ++i) {
     before.clear();
-    for (const int piece : tape.before(i)) before.push_back(built->nodes[size_t(piece)]);
+    for (const int piece : tape.before(i, way.in_order)) before.push_back(built->nodes[size_t(piece)]);
     const Work work = tape[i];
-    const bool starts_early = programmatic && tape.may_start_early(i);
+    const bool starts_early = way.programmatic && tape.may_start_early(i, way.in_order);
     const cudaGraphNode_t kernel_before = starts_early ? before[0] : nullptr;
     if (starts_early) before.clear();
     cudaGraphNode_t& node = built->nodes.emplace_back();
@@ -308,6 +335,7 @@ void* build_graph(const Tape& tape, bool programmatic) {
         const cudaKernelNodeParams made = kernel_node(work.launch, arguments);
         check_launch(cudaGraphAddKernelNode(&node, built->graph, before.data(), before.size(), &made), work.launch);
         if (starts_early) add_programmatic_edge(built->graph, kernel_before, node);
+        if (way.one_carveout) prefer_max_shared(node);
         break;
       }
       case Work::Kind::copy:

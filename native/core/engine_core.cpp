@@ -177,8 +177,10 @@ void check_step(const DeviceStepPtr& step) {
 }
 
 StepInfo step_info(const DeviceStepPtr& step) {
-  const StepCounts& counts = step->graph->counts;
-  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed, counts.programmatic};
+  const StepGraph& graph = *step->graph;
+  const StepCounts& counts = graph.counts;
+  return {counts.eager, counts.launched, counts.interrupted, counts.instantiated, counts.nodes, counts.changed, counts.programmatic,
+          graph.way, graph.graph && !graph.tuner.done(), graph.tuner.times()};
 }
 
 void begin_branch(const DevicePtr& device) {

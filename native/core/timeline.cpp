@@ -22,10 +22,11 @@ size_t with_headroom(size_t bytes) { return bytes + bytes / 4; }
 
 }  // namespace
 
-bool is_wanted(const char* variable) {
+static bool is(const char* variable, const char* value) {
   const char* const text = std::getenv(variable);
-  return !text || std::strcmp(text, "0") != 0;
+  return text && std::strcmp(text, value) == 0;
 }
+bool is_wanted(const char* variable) { return !is(variable, "0"); }
 
 StepGraph::~StepGraph() {
   if (graph) cuda::destroy_graph(graph);
@@ -35,6 +36,8 @@ Timeline::Timeline(Device& device)
     : device_(device),
       graphs_wanted_(is_wanted("LGDISTILL_GRAPHS")),
       branches_wanted_(is_wanted("LGDISTILL_BRANCH")),
+      tuning_wanted_(is_wanted("LGDISTILL_AUTOTUNE")),
+      carveout_settled_(is("LGDISTILL_CARVEOUT", "0") || is("LGDISTILL_CARVEOUT", "all")),
       compute_(cuda::create_stream(device.index)),
       branch_(cuda::create_stream(device.index)),
       upload_(cuda::create_stream(device.index)),
@@ -282,14 +285,18 @@ void Timeline::hold_back() {
   holding_here = this;
 }
 
-// Starts what was held back, as a graph or (null) piece by piece, with all that was promised to come before and behind it.
-void Timeline::release_held(void* graph) {
+// Starts what was held back, as the step's graph or (null) piece by piece, with all that was promised to come before and behind it.
+void Timeline::release_held(StepGraph* step) {
   holding_here = nullptr;
   holding_ = false;
   releasing_ = true;
   for (const Input* input : in_use_) cuda::stream_wait(compute_, input->arrived);
-  if (graph) cuda::launch_graph(graph, compute_);
-  else for (size_t i = 0; i < tape_.size(); ++i) cuda::run(tape_[i], compute_);
+  if (step && step->graph) {
+    step->tuner.begin(compute_);
+    cuda::launch_graph(step->graph, compute_);
+    step->tuner.end(compute_);
+  }
+  if (!step) for (size_t i = 0; i < tape_.size(); ++i) cuda::run(tape_[i], compute_);
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
   releasing_ = false;
   behind_.clear();
@@ -297,25 +304,56 @@ void Timeline::release_held(void* graph) {
   free_deferred();
 }
 
+// How the step that was written down may run, as usual first.
+std::vector<GraphWay> Timeline::ways() const {
+  std::vector<GraphWay> all{{device_.programmatic_launches, false, false}};
+  const auto twice = [&](bool GraphWay::*choice) {
+    for (size_t i = 0, count = all.size(); i < count; ++i) {
+      all.push_back(all[i]);
+      all.back().*choice = !(all.back().*choice);
+    }
+  };
+  if (!tuning_wanted_) return all;
+  if (device_.programmatic_launches) twice(&GraphWay::programmatic);
+  if (tape_.branches()) twice(&GraphWay::in_order);
+  if (!carveout_settled_) twice(&GraphWay::one_carveout);
+  return all;
+}
+
 void Timeline::launch_step(StepGraph& step) {
-  if (!take_over(step)) {
+  const bool repeated = step.graph && tape_.has_shape_of(step.built);
+  const GraphWay way = step.tuner.next(ways(), repeated);
+  const bool tuned = repeated && way != step.way;
+  if (!repeated || tuned || !take_over(step)) {
     if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-    if (tape_.size() > 0) step.graph = cuda::build_graph(tape_, device_.programmatic_launches);
+    if (tape_.size() > 0) build(step, way);
     step.counts.programmatic = 0;
-    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += device_.programmatic_launches && tape_.may_start_early(i);
-    ++step.counts.instantiated;
+    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += step.way.programmatic && tape_.may_start_early(i, step.way.in_order);
+    step.counts.instantiated += !tuned;
     step.counts.changed = int64_t(tape_.size());
   }
   step.counts.nodes = int64_t(tape_.size());
   std::swap(tape_, step.built);
   tape_.clear();
-  release_held(step.graph);
+  release_held(&step);
   ++step.counts.launched;
 }
 
-// Sets in the graph what differs from the time before; false: the graph must be built anew.
+void Timeline::build(StepGraph& step, const GraphWay& way) {
+  const GraphWay usual = ways().front();
+  step.way = way;
+  try {
+    step.graph = cuda::build_graph(tape_, way);
+  } catch (const Error&) {
+    if (way == usual) throw;
+    step.tuner.refuse();
+    step.way = usual;
+    step.graph = cuda::build_graph(tape_, usual);
+  }
+}
+
+// Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must be built anew.
 bool Timeline::take_over(StepGraph& step) {
-  if (!step.graph || !tape_.has_shape_of(step.built)) return false;
   step.counts.changed = 0;
   for (size_t i = 0; i < tape_.size(); ++i) {
     if (tape_.has_work_of(step.built, i)) continue;

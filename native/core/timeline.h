@@ -20,6 +20,7 @@
 //   - Where the device has programmatic dependent launches, a kernel behind one other kernel is started as soon as all blocks of that one are, and waits for its
 //     end itself: every kernel begins with wait_for_inputs(), which also lets the next one start. So what a start costs passes while the kernel before runs. A kernel
 //     that ends has waited for all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as ever.
+//   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
 //   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
@@ -33,6 +34,7 @@
 #include <vector>
 
 #include "core/device.h"
+#include "core/graph_tuner.h"
 #include "core/tape.h"
 
 namespace lgd {
@@ -40,7 +42,7 @@ namespace lgd {
 // How the steps of a StepGraph ran. Every step is one of: eager (as the first), launched (as one graph), interrupted.
 struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
-  int64_t instantiated = 0;   // graphs whose shape was new
+  int64_t instantiated = 0;   // graphs whose shape was new; not those that the tuner built of the same
   int64_t nodes = 0;          // of the last graph
   int64_t changed = 0;        // of them those whose arguments were set for its last launch; all, if it was built for it
   int64_t programmatic = 0;   // of them those that may start before the kernel that they come after ends
@@ -57,6 +59,8 @@ struct StepGraph {
 
   void* graph = nullptr;
   Tape built;                 // what the graph holds
+  GraphWay way;               // in which it was built
+  GraphTuner tuner;
   bool warm = false;          // ran before
   int interrupted_in_a_row = 0;
   StepCounts counts;
@@ -110,7 +114,9 @@ class Timeline {
 
   bool on_branch() const { return stream_ == branch_; }
   void hold_back();
-  void release_held(void* graph);
+  void release_held(StepGraph* step);
+  std::vector<GraphWay> ways() const;
+  void build(StepGraph& step, const GraphWay& way);
   void launch_step(StepGraph& step);
   bool take_over(StepGraph& step);
   void interrupt();
@@ -121,7 +127,7 @@ class Timeline {
   void upload_staged(void* device, const char* host, size_t bytes);
 
   Device& device_;
-  const bool graphs_wanted_, branches_wanted_;
+  const bool graphs_wanted_, branches_wanted_, tuning_wanted_, carveout_settled_;
   void *compute_, *branch_, *upload_;
   void* stream_;                             // that work goes to now: compute_ or branch_
   void *forked_event_, *joined_event_;

@@ -28,7 +28,7 @@ const here = (...bodies: Body[]) => async (part: string): Promise<void> => {
 
 /**
  * What of the GPU the library uses: one that has wgmma and does not use it has failed its trial; programmatic launches may be slower. For scripts/gpu-check in the file $GPU_CHECK_FEATURES: how products
- * are formed, how kernels start, and "right" where a trial found programmatic launches so, used or not.
+ * are formed, and how kernels start.
  */
 async function tryFeatures(part: string): Promise<void> {
   using cuda = await openDevice(name);
@@ -37,11 +37,10 @@ async function tryFeatures(part: string): Promise<void> {
   const tried = has !== undefined && (has.wgmma || has.programmaticLaunches);
   const found = tried ? await probeCuda({ addon: addonPath(), build: cuda.addon.buildInfo(), status: cuda.addon.cudaStatus(), index: cuda.info.index }) : undefined;
   report.check(part, 'dense products', `${products}${found?.wgmma?.passed === false ? `; wgmma: ${found.wgmma.reason}` : ''}`, has?.wgmma !== true || products === 'wgmma' || process.env['LGDISTILL_WGMMA'] === '0');
-  const launchTrial = found?.programmaticLaunches;
-  const { passed, reason, time } = launchTrial ?? { passed: true, reason: '' };
+  const { passed, reason, time } = found?.programmaticLaunches ?? { passed: true, reason: '' };
   report.check(part, 'launches', `${launches}${passed ? '' : `; programmatic: ${reason}`}${time === undefined ? '' : `; programmatic in ${time.toFixed(2)} of the time of serialized`}`, passed);
   const file = process.env['GPU_CHECK_FEATURES'] ?? '';
-  if (file !== '') await writeFile(file, `${products} ${launches} ${launchTrial?.passed === true ? 'right' : 'untried'}\n`);
+  if (file !== '') await writeFile(file, `${products} ${launches}\n`);
 }
 
 async function main(): Promise<void> {

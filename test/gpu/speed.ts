@@ -93,8 +93,8 @@ function isJudged({ small }: Report, { info }: Device): boolean {
 
 /** Ends rows that are measured in another way than the library's own (scripts/gpu-check). */
 const suffix = process.env['GPU_CHECK_SUFFIX'] ?? '';
-/** Leaves out students and teacher alone. */
-const wholeStepsOnly = process.env['GPU_CHECK_WHOLE_STEPS'] !== undefined;
+/** Steps within which the ways to run a step's graph have been compared. */
+const mostTuning = 200;
 
 function record(report: Report, measured: string, student: string, resolution: number, timing: Timing, more: { peakBytes?: number; target?: number; peakTarget?: number; graphs?: string } & Partial<StepInfo> = {}): void {
   const what = `${measured}${suffix}`;
@@ -109,14 +109,17 @@ async function measureStudent(report: Report, name: DeviceName, setting: StepSet
   const { student, resolution, batch } = setting;
   using device = await openDevice(name);
   const { distiller, teacher, take, dispose } = await openSteps(device, setting);
+  const most = report.small ? 3 : mostTuning;
+  for (let i = 0; i < 3 || (i < most && (await distiller.stepInfo()).tuning); i++) await take();
   const timing = await sample(device, batch, take, { seconds });
-  const { launched, eager, interrupted, nodes, changed, instantiated } = await distiller.stepInfo();
+  const { launched, eager, interrupted, nodes, changed, instantiated, way, ways } = await distiller.stepInfo();
   record(report, 'whole step', student, resolution, timing, {
     peakBytes: distiller.memory.peak, ...(isJudged(report, device) && { target: targets[resolution]?.[student], ...(resolution === 224 && { peakTarget: peakTargets[student] }) }),
-    nodes, changed, instantiated, graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
+    nodes, changed, instantiated, way, ways, graphs: `, ${launched} of ${launched + eager + interrupted} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`,
   });
-  if (!wholeStepsOnly) record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
-  if (withTeacher && !wholeStepsOnly) {
+  if (ways.length > 0) console.log(`            its graph alone, in ${ways.length} ways: ${ways[0]!.milliseconds.toFixed(3)} ms as usual, ${Math.min(...ways.map(({ milliseconds }) => milliseconds)).toFixed(3)} ms at best`);
+  record(report, 'student alone', student, resolution, await measureTraining(distiller.encoder, { seconds }));
+  if (withTeacher) {
     using compiled = teacher.compile({ batch });
     record(report, 'teacher alone', 'teacher', resolution, await measureInference(compiled, { seconds }));
   }
@@ -170,6 +173,7 @@ export async function profile(report: Report): Promise<void> {
     await report.attempt('profile', name, async () => {
       const trace = join(folder, `${student}-${resolution}`);
       const env = { ...process.env, GPU_CHECK_TAKE_STEPS: JSON.stringify(setting), CUDA_INJECTION64_PATH: library, LGDISTILL_TRACE: trace, LGDISTILL_PROBE: 'off', // another child would write to the same trace
+        LGDISTILL_AUTOTUNE: '0', // one graph
         LGDISTILL_PDL: '0' }; // a kernel that starts early and waits would count as running: no gap would show
       const child = spawnSync(process.execPath, [process.argv[1]!], { encoding: 'utf8', timeout: 1000 * tracedSeconds, killSignal: 'SIGKILL', env });
       if (child.signal === 'SIGKILL') throw new Error(`the traced process was stopped: longer than ${tracedSeconds} s`);

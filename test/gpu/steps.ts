@@ -81,9 +81,9 @@ const mostGraphs = 2;
 /** The same steps twice, and once more without graphs: the same bits. Each on a device of its own, since that is when the variable is read. */
 async function checkBits(report: Report, name: DeviceName, setting: Setting): Promise<void> {
   const count = report.small ? 5 : 8; // the first runs call by call, and some that follow allocate room for input
-  const run = async (variables: Record<string, string>) => withEnvironment(variables, async () => {
+  const run = async (variables: Record<string, string>, steps = count) => withEnvironment(variables, async () => {
     using device = await openDevice(name);
-    return await stepsOn(device, setting, count);
+    return await stepsOn(device, setting, steps);
   });
   const [first, second, eager] = [await run({}), await run({}), await run({ LGDISTILL_GRAPHS: '0' })];
   report.check('training', `${setting.student} the same steps twice`, equal(first.state, second.state) ? 'the same bits' : 'other bits', equal(first.state, second.state));
@@ -92,6 +92,10 @@ async function checkBits(report: Report, name: DeviceName, setting: Setting): Pr
   const graphs = launched > 0 && eager.info.launched === 0 && instantiated <= mostGraphs;
   const found = `${launched} of ${count} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`;
   report.check('training', `${setting.student} with graphs and without`, `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${found}`, graphs && equal(first.state, eager.state));
+  if (report.small) return; // test/native/cuda_streams has it
+  const tuning = 130;
+  const [tuned, usual] = [await run({}, tuning), await run({ LGDISTILL_AUTOTUNE: '0' }, tuning)];
+  report.check('training', `${setting.student} in ${tuning} steps, tuned and as usual`, `${equal(tuned.state, usual.state) ? 'the same bits' : 'other bits'}, ${tuned.info.ways.length} ways compared`, equal(tuned.state, usual.state));
 }
 
 /** A run that is stopped and continued from its checkpoint, and the unbroken one. */

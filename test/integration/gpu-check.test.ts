@@ -27,8 +27,6 @@ interface Row {
   what?: string;
   products?: string;
   launches?: string;
-  carveout?: string;
-  teacher?: string;
 }
 
 async function writeProgram(path: string, text: string): Promise<void> {
@@ -89,55 +87,42 @@ describe('gpu-check on a machine with a GPU', () => {
     await writeProgram(join(bin, 'nvidia-smi'), 'echo "NVIDIA H100 80GB HBM3, 580.65.06"');
     await writeProgram(join(bin, 'python'), `[ "$1" = -c ] || echo "python $*" >>${asked}`);
     await writeProgram(join(home, 'packed', 'node'), `case $1 in *results.mjs) exec ${process.execPath} "$@";; esac
-echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL carveout=$LGDISTILL_CARVEOUT branch=$LGDISTILL_BRANCH$GPU_CHECK_SUFFIX" >>${asked}
+echo "$GPU_CHECK_PARTS wgmma=$LGDISTILL_WGMMA pdl=$LGDISTILL_PDL$GPU_CHECK_SUFFIX" >>${asked}
 [ "$GPU_CHECK_PARTS" != trial ] || echo "${trial}" >"$GPU_CHECK_FEATURES"
 echo "{\\"part\\":\\"$GPU_CHECK_PARTS\\",\\"name\\":\\"$GPU_CHECK_SUFFIX\\"}" >>"$GPU_CHECK_ROWS"`);
     await writeFile(join(home, 'packed', 'lgdistill.node'), '');
     await writeFile(join(home, '.gpu', 'commit'), 'abc');
     const packing = spawnSync('sh', ['-c', 'tar -C packed --owner=4711 --group=4711 -c lgdistill.node | xz >.gpu/programs.tar.xz && xz -c packed/node >.gpu/node.xz'], { cwd: home });
     expect(packing.status).toBe(0);
-    const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', LGDISTILL_CARVEOUT: '', LGDISTILL_BRANCH: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
+    const unset = { LGDISTILL_WGMMA: '', LGDISTILL_PDL: '', GPU_CHECK_SECONDS: '', GPU_CHECK_STUDENTS: '' };
     const result = runProgram(join(home, 'scripts', 'gpu-check'), ['run'], { ...unset, PATH: `${bin}:${process.env['PATH']}`, PYTHON: join(bin, 'python'), GPU_CHECK_RESULTS: results, ...env });
     expect((await stat(join(home, '.gpu', 'run', 'lgdistill.node'))).uid).toBe(process.getuid!());
     const rows = (await readFile(join(results, 'gpu-check.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as Row);
     return { ...result, asked: (await readFile(asked, 'utf8')).trim().split('\n'), rows };
   }
 
-  it('tries what is chosen by time first, measures the other ways, and says of each row which it was', async () => {
-    const { status, asked, rows } = await pretend('ways', 'wgmma serialized right', { GPU_CHECK_PARTS: 'networks products ways pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
-    expect(asked[0]).toBe('trial wgmma= pdl= carveout= branch=');
+  it('tries first how the library would run, measures the other products, and says of each row how it ran', async () => {
+    const { status, asked, rows } = await pretend('features', 'wgmma programmatic', { GPU_CHECK_PARTS: 'networks steps products pytorch', GPU_CHECK_STUDENTS: 'resnet18 mobilenet_v2' });
+    expect(asked[0]).toBe('trial wgmma= pdl=');
     const [compiling, measuring] = asked.filter((line) => line.startsWith('python')).map((line) => line.replaceAll(/\S*\/|--compiled \S+ |--rows \S+ /gu, ''));
     expect([compiling, measuring]).toEqual(['python pytorch_steps.py --compile-only --seconds 240 --students resnet18,mobilenet_v2', 'python pytorch_steps.py --seconds 150 --students resnet18,mobilenet_v2']);
     expect(asked.slice(1).filter((line) => !line.startsWith('python'))).toEqual([
-      'networks wgmma=1 pdl=0 carveout= branch=',
-      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=0 carveout= branch=, mma.sync`),
-      'steps wgmma=1 pdl=0 carveout= branch=', // as the library runs, since there is no part of steps
-      'steps wgmma=1 pdl=1 carveout= branch=, programmatic', // right in the trial, if no faster
-      'steps wgmma=1 pdl=0 carveout= branch=0, teacher before the student',
-      'steps wgmma=1 pdl=1 carveout= branch=0, teacher before the student, programmatic',
-      'steps wgmma=1 pdl=0 carveout=0 branch=1, carve-out by the driver',
-      'steps wgmma=1 pdl=0 carveout=all branch=1, one carve-out for all',
+      'networks wgmma=1 pdl=1',
+      'steps wgmma=1 pdl=1',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} wgmma=0 pdl=1, mma.sync`),
     ]);
-    expect(rows.map(({ part, name, products, launches, carveout, teacher }) => [part, name, products, launches, carveout, teacher].join(' ')).slice(1)).toEqual([
-      'networks  wgmma serialized kernels beside',
-      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync serialized kernels beside`),
-      'steps  wgmma serialized kernels beside',
-      'steps , programmatic wgmma programmatic kernels beside',
-      'steps , teacher before the student wgmma serialized kernels before',
-      'steps , teacher before the student, programmatic wgmma programmatic kernels before',
-      'steps , carve-out by the driver wgmma serialized driver beside',
-      'steps , one carve-out for all wgmma serialized all beside',
+    expect(rows.map(({ part, name, products, launches }) => [part, name, products, launches].join(' ')).slice(1)).toEqual([
+      'networks  wgmma programmatic',
+      'steps  wgmma programmatic',
+      ...['convolutions', 'kernels', 'steps'].map((part) => `${part} , mma.sync mma.sync programmatic`),
     ]);
     expect(status).toBe(0);
   });
 
-  it('measures no launches that failed their trial, and no PyTorch when the time is over, which is no failure', async () => {
-    const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized untried', { GPU_CHECK_PARTS: 'steps products ways pytorch', GPU_CHECK_SECONDS: '30', LGDISTILL_CARVEOUT: 'all' });
-    expect(asked.slice(1)).toEqual([
-      'steps wgmma=0 pdl=0 carveout=all branch=', 'steps wgmma=0 pdl=0 carveout=all branch=0, teacher before the student',
-      'steps wgmma=0 pdl=0 carveout=1 branch=1, carve-out by kernels', 'steps wgmma=0 pdl=0 carveout=0 branch=1, carve-out by the driver',
-    ]);
-    expect(output).toMatch(/SKIPPED products: [^]*SKIPPED programmatic launches: [^]*SKIPPED pytorch: the 30 s of all parts are over/u);
+  it('measures no products that failed their trial, and no PyTorch when the time is over, which is no failure', async () => {
+    const { status, asked, output, rows } = await pretend('few', 'mma.sync serialized', { GPU_CHECK_PARTS: 'steps products pytorch', GPU_CHECK_SECONDS: '30' });
+    expect(asked.slice(1)).toEqual(['steps wgmma=0 pdl=0']);
+    expect(output).toMatch(/SKIPPED products: [^]*SKIPPED pytorch: the 30 s of all parts are over/u);
     expect(rows.at(-1)).toMatchObject({ part: 'pytorch', value: 'SKIPPED: the 30 s of all parts are over' });
     expect(status).toBe(0);
   });
@@ -197,23 +182,16 @@ describe.skipIf(!isWanted('cuda-emulated', 'the script of checks on a GPU'))('gp
     expect(output).toContain('| conv_norm_forward 3x3 64 -> 64 @56 (resnet18) |');
   }, 600_000);
 
-  it('measures steps in the other ways, and runs the demo as it is packed', async () => {
+  it('measures steps by both kinds of products, and runs the demo as it is packed', async () => {
     await ensureBuilt();
     const programs = join(folder, 'passing');
     await mkdir(programs);
     for (const name of ['cuda_ops', 'kernels']) await writeProgram(join(programs, name), 'echo 1 checks, 0 failed');
-    const { status, output, rows } = await dryRun('ways-results', 'products ways demo', { GPU_CHECK_PROGRAMS: programs });
+    const { status, output, rows } = await dryRun('steps-results', 'steps products demo', { GPU_CHECK_PROGRAMS: programs });
     for (const precision of ['bfloat16', 'float32']) expect(output).toMatch(new RegExp(`demo, short, ${precision}: student [\\d.]+ %, teacher 7[5-8]\\.\\d %`, 'u'));
     expect(rows.filter(({ good }) => good === false)).toEqual([]);
-    expect(rows.filter(({ part }) => part === 'steps').map(({ what, products, launches, carveout }) => [what, products, launches, carveout].join(' | '))).toEqual([
-      ...['whole step', 'student alone', 'teacher alone'].map((what) => `${what}, wgmma | wgmma | serialized | kernels`),
-      'whole step | mma.sync | serialized | kernels',
-      'whole step, programmatic | mma.sync | programmatic | kernels',
-      'whole step, teacher before the student | mma.sync | serialized | kernels',
-      'whole step, teacher before the student, programmatic | mma.sync | programmatic | kernels',
-      'whole step, carve-out by the driver | mma.sync | serialized | driver',
-      'whole step, one carve-out for all | mma.sync | serialized | all',
-    ]);
+    expect(rows.filter(({ part }) => part === 'steps').map(({ what, products, launches }) => [what, products, launches].join(' | '))).toEqual(
+      ['', ', wgmma'].flatMap((suffix) => ['whole step', 'student alone', 'teacher alone'].map((what) => `${what}${suffix} | ${suffix === '' ? 'mma.sync' : 'wgmma'} | serialized`)));
     expect(status).toBe(0);
   }, 600_000);
 

@@ -2,8 +2,10 @@
 // On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp): every mistake below must be
 // refused, and the same thing done right must not. A GPU does not refuse them; it computes something else, sometimes.
 // Usage: cuda_streams [measure]      measure also times, on a GPU, what the host does between steps
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -66,7 +68,7 @@ struct Places {
 
 // A tape as a graph.
 struct Graph {
-  explicit Graph(const Tape& tape) : handle(cuda::build_graph(tape, false)) {}
+  explicit Graph(const Tape& tape) : handle(cuda::build_graph(tape, {})) {}
   ~Graph() { cuda::destroy_graph(handle); }
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
@@ -349,6 +351,85 @@ void check_device() {
   cuda::release_pinned(published);
 }
 
+// Steps of a kernel beside two others, in all the ways that the tuner tries; each has numbers of its own, and every fourth is waited for.
+class TunedSteps {
+ public:
+  TunedSteps() : device_(std::make_shared<Device>(DeviceKind::cuda, 0, 1)), source_(device_, most * 4), first_(device_, most * 2), beside_(device_, most * 2), sum_(device_, most * 4) {}
+  ~TunedSteps() { cuda::release_pinned(published_); }
+
+  // longer: with a kernel more, and so of another shape. Returns how many steps had wrong numbers.
+  int take(int count, bool longer = false) {
+    int wrong = 0;
+    for (int i = 0; i < count; ++i, ++time_) {
+      device_->run("step", [&] { step(longer); });
+      if (time_ % 4 != 3) continue;
+      device_->run("wait", [&] { device_->synchronize(); });
+      for (int back = 0; back < std::min(4, i + 1); ++back) wrong += published_[most * ((time_ - back) % 4) + 9] != float(time_ - back);
+    }
+    return wrong;
+  }
+  const StepGraph& graph() const { return *graph_; }
+
+ private:
+  static constexpr int most = 1024;
+
+  void step(bool longer) {
+    const std::vector<float> values(most, float(time_));
+    device_->begin_step(graph_);
+    device_->from_host(source_.as<>(), values.data(), most * 4);
+    device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), first_.as<>());
+    device_->begin_branch();
+    device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), beside_.as<>());
+    device_->end_branch();
+    device_->zero(sum_.as<>(), most * 4);
+    if (longer) device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), first_.as<>());
+    device_->join_branch();
+    device_->copy(sum_.as<>(), source_.as<>(), most * 4);
+    device_->copy(published_ + most * (time_ % 4), sum_.as<>(), most * 4);
+    device_->end_step();
+  }
+
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<StepGraph> graph_ = std::make_shared<StepGraph>();
+  Buffer source_, first_, beside_, sum_;
+  float* published_ = static_cast<float*>(cuda::allocate_pinned(most * 4 * 4));
+  int time_ = 0;
+};
+
+std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'}; }
+
+// Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
+void check_tuning() {
+  constexpr int enough = 128;
+  const auto set = [](const char* variable, const char* text) { text ? setenv(variable, text, 1) : unsetenv(variable); };
+  TunedSteps plain;
+  check(plain.take(enough) == 0, "a way to run a graph gives wrong numbers");
+  const StepGraph& graph = plain.graph();
+  const size_t ways = graph.tuner.times().size();
+  check(graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0, "of a step's graph " + std::to_string(ways) + " ways were compared");
+  if (cuda::properties(0).name != "emulated GPU") return;
+  check(graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
+  set("LGDISTILL_EMULATION_PDL", "1");
+  for (const char* const fastest : {"000", "101", "011", "110"}) {
+    set("LGDISTILL_EMULATION_FASTEST", fastest);
+    TunedSteps steps;
+    check(steps.take(enough) == 0 && steps.graph().tuner.times().size() == 8, std::string("all ways should have been tried where ") + fastest + " is the fastest");
+    check(text_of(steps.graph().way) == fastest, std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
+    check(steps.take(8, true) == 0 && text_of(steps.graph().way) == fastest && steps.graph().counts.instantiated == 2, "a step of another shape lost the way that was found");
+  }
+  TunedSteps uneven;
+  check(uneven.take(40) == 0 && uneven.take(1, true) == 0 && uneven.take(20) == 0 && !uneven.graph().tuner.done(), "a step that changed its shape was not tried anew");
+  check(uneven.take(enough) == 0 && text_of(uneven.graph().way) == "110", "a step that changed its shape once found no way");
+  TunedSteps restless;
+  for (int i = 0; i < 5; ++i) restless.take(20), restless.take(1, true);
+  restless.take(20);
+  check(restless.graph().tuner.done() && restless.graph().tuner.times().empty() && text_of(restless.graph().way) == "100", "a step that keeps changing its shape is tried for ever");
+  set("LGDISTILL_EMULATION_REFUSED", "010");
+  TunedSteps refused;
+  check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == 7 && text_of(refused.graph().way) == "110", "a way that the driver refuses cost a step, or the other ways");
+  for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST", "LGDISTILL_EMULATION_REFUSED"}) set(variable, nullptr);
+}
+
 }  // namespace
 }  // namespace lgd
 
@@ -364,6 +445,7 @@ int main(int argc, char** argv) {
   lgd::check_changed_kernels();
   lgd::check_programmatic_launches();
   lgd::check_device();
+  lgd::check_tuning();
   const std::string error = lgd::error_of_disposal();
   lgd::check(error.empty(), "a head that went before its step: " + error);
   std::printf("%d checks, %d failures\n", lgd::checks, lgd::failures);

@@ -97,7 +97,10 @@ bool is_ready(const Stream& stream) {
 void run_head(Stream& stream) {
   const Item item = std::move(stream.queue.front());
   stream.queue.pop_front();
-  if (item.event && !item.waits) item.event->done = std::max(item.event->done, item.ticket);
+  if (item.event && !item.waits) {
+    item.event->done = std::max(item.event->done, item.ticket);
+    item.event->milliseconds = stream.milliseconds;
+  }
   if (!item.run) return;
   try {
     item.run();
@@ -188,7 +191,10 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
     check_accesses(node.operation, lane, clock);
   }
   for (const Clock& clock : clocks) merge(stream.clock, clock);
-  stream.queue.push_back({[graph] { run_graph(*graph); }, nullptr, 0, false});
+  stream.queue.push_back({[graph, &stream] {
+                            run_graph(*graph);
+                            stream.milliseconds += graph->milliseconds;
+                          }, nullptr, 0, false});
 }
 
 }  // namespace lgd::emulation

@@ -27,11 +27,15 @@ struct Node {
   std::vector<int> after;
   bool branch;
 };
-struct Graph { std::vector<Node> nodes; };
+struct Graph {
+  std::vector<Node> nodes;
+  double milliseconds = 0;  // of a launch, made up
+};
 using GraphPtr = std::shared_ptr<Graph>;
 
 struct Event {
   int64_t recorded = 0, done = 0;
+  double milliseconds = 0;  // when it was reached
   Clock clock;
 };
 using EventPtr = std::shared_ptr<Event>;
@@ -47,6 +51,7 @@ struct Stream {
   int lane = 0;
   std::deque<Item> queue;
   Clock clock;
+  double milliseconds = 0;  // that the graphs took which ran here
 };
 
 struct Use { int lane; int64_t count; const char* name; };

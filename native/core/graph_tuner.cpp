@@ -1,0 +1,94 @@
+#include "core/graph_tuner.h"
+
+#include <algorithm>
+
+#include "core/cuda_streams.h"
+#include "core/device.h"
+
+namespace lgd {
+
+namespace {
+
+constexpr size_t untimed = 8;        // launches before any is timed: clocks rise and caches fill
+constexpr size_t rounds = 3;         // of all ways, so that a card that slows down meanwhile slows all of them
+constexpr size_t in_a_row = 4;       // launches of a way in a round; the first is of a new graph, and not timed
+constexpr int most_restarts = 3;     // of a step whose shape keeps changing
+constexpr double least_gain = 0.01;  // for another way than the usual one
+
+}  // namespace
+
+GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
+  timed_ = false;
+  if (!repeated && (stage_ == Stage::measuring || stage_ == Stage::reading)) restart();
+  if (!repeated && stage_ == Stage::waiting) launches_ = 0;
+  if (stage_ == Stage::waiting) {
+    if (launches_++ < untimed) return ways.front();
+    ways_ = ways;
+    stage_ = ways.size() > 1 && restarts_ < most_restarts ? Stage::measuring : Stage::settled;
+    launches_ = 0;
+  }
+  if (stage_ == Stage::measuring) {
+    const size_t turn = launches_ / in_a_row;
+    if (turn < rounds * ways_.size()) {
+      way_ = turn % ways_.size();
+      timed_ = launches_++ % in_a_row > 0;
+      return ways_[way_];
+    }
+    stage_ = Stage::reading;
+  }
+  if (stage_ == Stage::reading && read()) stage_ = Stage::settled;
+  return times_.empty() && stage_ == Stage::settled ? ways.front() : ways_[way_];
+}
+
+void GraphTuner::restart() {
+  forget();
+  stage_ = Stage::waiting;
+  way_ = 0;
+  ++restarts_;
+}
+
+void GraphTuner::refuse() {
+  forget();
+  if (stage_ == Stage::measuring) ways_.erase(ways_.begin() + int64_t(way_));
+  else stage_ = Stage::settled;  // the one that was found, for a step of another shape
+  times_.clear();
+  way_ = launches_ = 0;
+  timed_ = false;
+}
+
+void GraphTuner::begin(void* stream) {
+  if (!timed_) return;
+  samples_.push_back({way_, nullptr, nullptr});
+  for (void** event : {&samples_.back().begin, &samples_.back().end}) *event = cuda::create_timed_event();
+  cuda::enqueue_event(samples_.back().begin, stream);
+}
+
+void GraphTuner::end(void* stream) {
+  if (timed_) cuda::enqueue_event(samples_.back().end, stream);
+}
+
+// Once the last launch is over: what each way took, and which is the fastest.
+bool GraphTuner::read() {
+  if (!cuda::is_over(samples_.back().end)) return false;
+  for (size_t way = 0; way < ways_.size(); ++way) {
+    std::vector<double> taken;
+    for (const Sample& sample : samples_)
+      if (sample.way == way) taken.push_back(cuda::milliseconds_between(sample.begin, sample.end));
+    const auto middle = taken.begin() + int64_t(taken.size() / 2);
+    std::nth_element(taken.begin(), middle, taken.end());
+    times_.push_back({ways_[way], *middle});
+  }
+  const auto fastest = std::min_element(times_.begin(), times_.end(), [](const Time& a, const Time& b) { return a.milliseconds < b.milliseconds; });
+  way_ = fastest->milliseconds < (1 - least_gain) * times_.front().milliseconds ? size_t(fastest - times_.begin()) : 0;
+  forget();
+  return true;
+}
+
+void GraphTuner::forget() {
+  for (const Sample& sample : samples_)
+    for (void* event : {sample.begin, sample.end})
+      if (event) cuda::destroy_event(event);
+  samples_.clear();
+}
+
+}  // namespace lgd

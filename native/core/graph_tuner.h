@@ -1,0 +1,65 @@
+// Which way to run a step's graph takes the least time on the card at hand, found by the steps themselves.
+//
+// A graph's work leaves some choices that change nothing of its results but their time: whether kernels start early, whether a branch runs beside the other stream or
+// before it, how multiprocessors divide their memory. What each gains depends on the card, the network and the batch: blocks that are there early take room from the
+// branch, and a multiprocessor is not divided anew while blocks run on it. So a step that is repeated often enough runs in every way a few times, in turns, each
+// launch timed by two events that nobody waits for; then the fastest stays. Training goes on meanwhile, with the same bits.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+namespace lgd {
+
+struct GraphWay {
+  bool programmatic = false;  // kernels start before the one that they come after ends, where they may (Tape::may_start_early())
+  bool in_order = false;      // one piece after the other as on the tape: a branch before what would run beside it
+  bool one_carveout = false;  // all kernels prefer the same division of a multiprocessor's memory
+  bool operator==(const GraphWay&) const = default;
+};
+
+// Of one StepGraph; device thread only.
+class GraphTuner {
+ public:
+  struct Time {
+    GraphWay way;
+    double milliseconds;  // of a launch, the median
+  };
+
+  GraphTuner() = default;
+  ~GraphTuner() { forget(); }
+  GraphTuner(const GraphTuner&) = delete;
+  GraphTuner& operator=(const GraphTuner&) = delete;
+
+  // The way of the next launch. ways: those to choose from, the usual one first. repeated: the launch has the shape of the one before.
+  GraphWay next(const std::vector<GraphWay>& ways, bool repeated);
+  // The driver did not build the graph in the way that next() named: the others are compared, from the beginning.
+  void refuse();
+  // Around the launch on a stream.
+  void begin(void* stream);
+  void end(void* stream);
+
+  // Of each way, the usual one first; empty until all were compared, and for good where there is nothing to choose or the shape keeps changing.
+  const std::vector<Time>& times() const { return times_; }
+  bool done() const { return stage_ == Stage::settled; }
+
+ private:
+  enum class Stage { waiting, measuring, reading, settled };
+  struct Sample {
+    size_t way;
+    void *begin, *end;
+  };
+
+  void restart();
+  bool read();
+  void forget();
+
+  Stage stage_ = Stage::waiting;
+  std::vector<GraphWay> ways_;
+  std::vector<Sample> samples_;
+  std::vector<Time> times_;
+  size_t way_ = 0, launches_ = 0;  // of ways_; in this stage
+  bool timed_ = false;             // the launch under way
+  int restarts_ = 0;
+};
+
+}  // namespace lgd
