@@ -45,11 +45,10 @@ export interface ProbeTrial {
   transient?: boolean;
 }
 
-/** A trial of something that must be faster, too, to be used. */
+/** A trial that was timed, too. */
 export interface TimedTrial extends ProbeTrial {
   /** How long it took, in the time of what it is compared with; undefined where it failed. */
   time?: number | undefined;
-  used: boolean;
 }
 
 type Finding = Omit<ProbeResult, 'remembered'>;
@@ -82,7 +81,6 @@ const mends: readonly (readonly [pattern: RegExp, mend: string])[] = [
   [/ has compute capability /u, 'Take another GPU with --device cuda:N, or use the CPU'],
 ];
 const signalsFromOutside: ReadonlySet<string> = new Set(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGKILL']); // a terminal, an operator, the kernel where memory runs out
-const mostTime = 0.98; // of what must be faster: less is within the noise
 const roundingOfBfloat16 = 2 ** -8; // relative; results of both kinds of products are rounded to it
 
 // As text, so that it is there in a bundle, too. It answers on a pipe of its own: drivers may print.
@@ -113,7 +111,7 @@ const asked = new Map<string, Promise<Finding>>();
 
 /**
  * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
- * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, and so is that launches were no faster, one by a GPU that is full or busy at once.
+ * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, one by a GPU that is full or busy at once.
  * $LGDISTILL_WGMMA=0 or 1 settles the second, $LGDISTILL_PDL=0 or 1 the third.
  * @throws LgdError BAD_OPTION for another value of these
  */
@@ -205,9 +203,9 @@ function recall(key: string, options: ProbeOptions): Finding | undefined {
   if (file === undefined) return undefined;
   try {
     const { passed, reason, wgmma, programmaticLaunches, when } = JSON.parse(readFileSync(file, 'utf8')) as Finding;
-    if (!isTrial({ passed, reason }) || (passed && ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && typeof programmaticLaunches?.used !== 'boolean')))) return undefined;
+    if (!isTrial({ passed, reason }) || (passed && ((needsWgmma(options) && !isTrial(wgmma)) || (needsLaunches(options) && !isTrial(programmaticLaunches))))) return undefined;
     const age = Date.now() - Date.parse(when);
-    const allPassed = passed && wgmma?.passed !== false && programmaticLaunches?.used !== false; // one that was no faster may have been beside other work
+    const allPassed = passed && wgmma?.passed !== false && programmaticLaunches?.passed !== false;
     return allPassed || (age >= 0 && age < failureLifetime) ? { passed, reason, wgmma, programmaticLaunches, when } : undefined;
   } catch {
     return undefined; // nothing there, or no file of ours
@@ -234,7 +232,7 @@ async function attempt(options: ProbeOptions): Promise<Finding> {
   const wgmma = loss.passed && needsWgmma(options) ? await tryIn(wgmmaChild, options, judgeWgmma) : undefined;
   let time: number | undefined;
   const launches = loss.passed && needsLaunches(options) ? await tryIn(launchChild, options, (values) => judgeTime(values, (found) => (time = found))) : undefined;
-  return { ...loss, wgmma, programmaticLaunches: launches === undefined ? undefined : { ...launches, time, used: launches.passed && time !== undefined && time < mostTime }, when };
+  return { ...loss, wgmma, programmaticLaunches: launches === undefined ? undefined : { ...launches, time }, when };
 }
 
 async function tryIn(child: string, { addon, index, timeoutMilliseconds = timeout }: ProbeOptions, judge: Judge): Promise<ProbeTrial> {

@@ -78,7 +78,7 @@ export class Device implements Disposable {
  * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
  * reason not to take it. Where it has products by warpgroups (`wgmma`, compute capability 9.0), these are tried too, and a fault in them is a reason to form
  * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0), which are
- * used where they are right and faster, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
+ * used where they are right, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
  * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
  */
@@ -116,5 +116,5 @@ async function probe(status: CudaStatus, index: number): Promise<{ trouble?: str
   const result = await probeCuda({ addon: addonPath(), build: loadAddon().buildInfo(), status, index });
   if (!result.passed) return { trouble: describeFailure(result) };
   const { wgmma, programmaticLaunches } = result;
-  return { features: { wgmma: wgmma?.passed ?? true, programmaticLaunches: programmaticLaunches?.used ?? true } };
+  return { features: { wgmma: wgmma?.passed ?? true, programmaticLaunches: programmaticLaunches?.passed ?? true } };
 }

@@ -55,7 +55,7 @@ export interface NativeDeviceInfo {
   computeCapability: string;
   /** Instructions that form dense products of bfloat16: 'wgmma' on compute capability 9.0 where a trial agreed, else 'mma.sync'; '' on the CPU. */
   products: '' | 'mma.sync' | 'wgmma';
-  /** How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a trial was right and faster, else 'serialized'; '' on the CPU. */
+  /** How the kernels of a step follow each other: 'programmatic', each started before the one before it ends, where a trial was right (a step's graph may do without: {@link GraphWay}), else 'serialized'; '' on the CPU. */
   launches: '' | 'serialized' | 'programmatic';
   index: number;
   threads: number;

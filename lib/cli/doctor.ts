@@ -49,9 +49,9 @@ function facts({ version, node, platform, cpu, memory, disk, addon, cuda, probe,
 
 type LaunchTrial = NonNullable<NonNullable<SystemReport['probe']>['programmaticLaunches']>;
 
-function describeLaunches({ passed, reason, used, time }: LaunchTrial): string {
+function describeLaunches({ passed, reason, time }: LaunchTrial): string {
   if (!passed) return `serialized; programmatic ones failed: ${reason}`;
-  return `${used ? 'programmatic' : 'serialized; programmatic'}, which took ${Math.round(100 * time!)} % of the time of serialized ones`;
+  return `programmatic, which took ${Math.round(100 * time!)} % of the time of serialized ones`;
 }
 
 /** 13000 -> '13.0'. */

@@ -71,7 +71,6 @@ test('a GPU whose products by warpgroups fail is used without them, and that is 
 
 test.each([
   ['works', 'programmatic, which took 60 % of the time of serialized ones', undefined],
-  ['slow', 'serialized; programmatic, which took 110 % of the time of serialized ones', undefined],
   ['throws', 'serialized; programmatic ones failed: an illegal memory access', 'starts kernels one after the other, slower than early'],
 ] as const)('how a GPU starts kernels is said: %s', async (launches, line, problem) => {
   vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'works', { values: [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0], name: `launches-${launches}`, launches }));
