@@ -12,39 +12,30 @@ namespace {
 constexpr size_t untimed = 8;        // launches before any is timed: clocks rise and caches fill
 constexpr size_t rounds = 3;         // of all ways, so that a card that slows down meanwhile slows all of them
 constexpr size_t in_a_row = 4;       // launches of a way in a round; the first is of a new graph, and not timed
-constexpr int most_restarts = 3;     // of a step whose shape keeps changing
 constexpr double least_gain = 0.01;  // for another way than the usual one
 
 }  // namespace
 
 GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
   timed_ = false;
-  if (!repeated && (stage_ == Stage::measuring || stage_ == Stage::reading)) restart();
-  if (!repeated && stage_ == Stage::waiting) launches_ = 0;
   if (stage_ == Stage::waiting) {
-    if (launches_++ < untimed) return ways.front();
+    launches_ = repeated ? launches_ + 1 : 0;
+    if (launches_ < untimed) return ways.front();
     ways_ = ways;
-    stage_ = ways.size() > 1 && restarts_ < most_restarts ? Stage::measuring : Stage::settled;
+    stage_ = ways.size() > 1 ? Stage::measuring : Stage::settled;
     launches_ = 0;
   }
   if (stage_ == Stage::measuring) {
     const size_t turn = launches_ / in_a_row;
     if (turn < rounds * ways_.size()) {
       way_ = turn % ways_.size();
-      timed_ = launches_++ % in_a_row > 0;
+      if (repeated) timed_ = launches_++ % in_a_row > 0;
       return ways_[way_];
     }
     stage_ = Stage::reading;
   }
   if (stage_ == Stage::reading && read()) stage_ = Stage::settled;
   return times_.empty() && stage_ == Stage::settled ? ways.front() : ways_[way_];
-}
-
-void GraphTuner::restart() {
-  forget();
-  stage_ = Stage::waiting;
-  way_ = 0;
-  ++restarts_;
 }
 
 void GraphTuner::refuse() {

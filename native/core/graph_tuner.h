@@ -30,7 +30,8 @@ class GraphTuner {
   GraphTuner(const GraphTuner&) = delete;
   GraphTuner& operator=(const GraphTuner&) = delete;
 
-  // The way of the next launch. ways: those to choose from, the usual one first. repeated: the launch has the shape of the one before.
+  // The way of the next launch. ways: those to choose from, the usual one first. repeated: the launch has the shape of the one before; others, whose graph is new,
+  // are not timed.
   GraphWay next(const std::vector<GraphWay>& ways, bool repeated);
   // The driver did not build the graph in the way that next() named: the others are compared, from the beginning.
   void refuse();
@@ -38,7 +39,7 @@ class GraphTuner {
   void begin(void* stream);
   void end(void* stream);
 
-  // Of each way, the usual one first; empty until all were compared, and for good where there is nothing to choose or the shape keeps changing.
+  // Of each way, the usual one first; empty until all were compared, and for good where there is nothing to choose.
   const std::vector<Time>& times() const { return times_; }
   bool done() const { return stage_ == Stage::settled; }
 
@@ -49,7 +50,6 @@ class GraphTuner {
     void *begin, *end;
   };
 
-  void restart();
   bool read();
   void forget();
 
@@ -59,7 +59,6 @@ class GraphTuner {
   std::vector<Time> times_;
   size_t way_ = 0, launches_ = 0;  // of ways_; in this stage
   bool timed_ = false;             // the launch under way
-  int restarts_ = 0;
 };
 
 }  // namespace lgd
