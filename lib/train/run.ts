@@ -14,7 +14,7 @@ import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
-import type { SemanticMetrics } from '../native.js';
+import type { GraphWay, SemanticMetrics, StepInfo } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
@@ -73,6 +73,7 @@ export class Run {
   #teacherScore: ZeroShotScore | undefined;
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
+  #tuningLogged: boolean;
   #brokenListed = 0;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
@@ -86,6 +87,7 @@ export class Run {
     this.encoder = loop.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
     this.#score = new BestScore(evaluate.metric === 'auto' ? (loop.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
+    this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -167,6 +169,7 @@ export class Run {
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
+      if (!this.#tuningLogged) await this.#logTuning();
     }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
@@ -177,6 +180,13 @@ export class Run {
     this.#memoryLogged = true;
     const { planned, used, peak } = this.loop.distiller.memory;
     await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
+  }
+
+  /** Which way of running its graph a step has found. */
+  async #logTuning(): Promise<void> {
+    const { launched, tuning, way, ways } = await this.loop.distiller.stepInfo();
+    this.#tuningLogged = launched > 0 && !tuning;
+    if (ways.length > 0) await this.folder.log(describeWays(way, ways));
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -408,6 +418,13 @@ export class Run {
 
 function mebibytes(bytes: number): number {
   return Math.round(bytes / 2 ** 20);
+}
+
+function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
+  const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
+  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
+  const times = ways.map(({ milliseconds }) => milliseconds);
+  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
 }
 
 function alsoText(scores: OtherScores): string {
