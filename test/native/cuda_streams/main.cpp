@@ -411,7 +411,7 @@ void check_tuning() {
   check(graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
   set("LGDISTILL_EMULATION_PDL", "1");
   for (const char* const fastest : {"000", "101", "011", "110"}) {
-    set("LGDISTILL_EMULATION_FASTEST", fastest);
+    set("LGDISTILL_EMULATION_FASTEST_WAY", fastest);
     TunedSteps steps;
     check(steps.take(enough) == 0 && steps.graph().tuner.times().size() == 8, std::string("all ways should have been tried where ") + fastest + " is the fastest");
     check(text_of(steps.graph().way) == fastest, std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
@@ -423,10 +423,10 @@ void check_tuning() {
   check(wrong == 0 && uneven.graph().tuner.times().size() == 8 && text_of(uneven.graph().way) == "110" && uneven.graph().counts.instantiated == 16, "a step that has another shape now and then found no way");
   for (int i = 0; i < enough; ++i) wrong += restless.take(1, i % 2 == 0);
   check(wrong == 0 && !restless.graph().tuner.done() && text_of(restless.graph().way) == "100", "a step that always has another shape was timed");
-  set("LGDISTILL_EMULATION_REFUSED", "010");
+  set("LGDISTILL_EMULATION_REFUSED_WAY", "010");
   TunedSteps refused;
   check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == 7 && text_of(refused.graph().way) == "110", "a way that the driver refuses cost a step, or the other ways");
-  for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST", "LGDISTILL_EMULATION_REFUSED"}) set(variable, nullptr);
+  for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST_WAY", "LGDISTILL_EMULATION_REFUSED_WAY"}) set(variable, nullptr);
 }
 
 }  // namespace

@@ -197,9 +197,9 @@ static std::optional<GraphWay> way_of(const char* variable) {
   return GraphWay{text[0] == '1', text[1] == '1', text[2] == '1'};
 }
 
-// All take the same time; $LGDISTILL_EMULATION_FASTEST makes one the fastest, and each choice that differs from it costs a tenth.
+// All take the same time; $LGDISTILL_EMULATION_FASTEST_WAY makes one the fastest, and each choice that differs from it costs a tenth.
 static double milliseconds_of(const GraphWay& way) {
-  const GraphWay fastest = way_of("LGDISTILL_EMULATION_FASTEST").value_or(way);
+  const GraphWay fastest = way_of("LGDISTILL_EMULATION_FASTEST_WAY").value_or(way);
   return 1 + 0.1 * ((way.programmatic != fastest.programmatic) + (way.in_order != fastest.in_order) + (way.one_carveout != fastest.one_carveout));
 }
 
@@ -285,7 +285,7 @@ double milliseconds_between(void* begin, void* end) {
 // What starts early waits first of all (emulation.cpp), so its edge is as good as any.
 void* build_graph(const Tape& tape, const GraphWay& way) {
   std::lock_guard lock(mutex);
-  LGD_CHECK(!way_of("LGDISTILL_EMULATION_REFUSED") || *way_of("LGDISTILL_EMULATION_REFUSED") != way, "DEVICE_ERROR", "no graph is built in this way");
+  LGD_CHECK(!way_of("LGDISTILL_EMULATION_REFUSED_WAY") || *way_of("LGDISTILL_EMULATION_REFUSED_WAY") != way, "DEVICE_ERROR", "no graph is built in this way");
   auto graph = std::make_shared<Graph>();
   graph->milliseconds = milliseconds_of(way);
   for (size_t i = 0; i < tape.size(); ++i) graph->nodes.push_back({node_operation(tape[i]), tape[i].launch.kernel, tape.before(i, way.in_order), tape.on_branch(i) && !way.in_order});
