@@ -55,6 +55,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
     ['cuda_ops', ['small', shareOf(9)], {}],
     ...['add', 'drop', 'unpack'].map((part) => ['cuda_ops', ['small', part], { LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }] as const), // blocks go around more than once
     ['cuda_ops', ['deferred'], {}],
+    ['cuda_ops', ['norm_act 777x1280 act 1'], {}], // as a GPU makes it: of a million elements some lie where relu's slope jumps
     ['cuda_augment', [], {}],
     ['cuda_semantic', [], {}],
     ['cuda_semantic', ['rows'], {}],
