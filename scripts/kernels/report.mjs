@@ -51,15 +51,16 @@ export const exceptions = [
   { source: /ops\/depthwise\.cu$/u, kernel: /^plain_kernel<float/u, bytes: 24, why: 'float32 is the mode for checking, and training fuses this operation' },
 ];
 
-/** ptxas -v to [{ symbol, architecture, registers, shared, stack, spills }]; bytes, spills are stores and loads together. */
+/** ptxas -v to [{ symbol, architecture, registers, shared, stack, spills, waits }]; bytes, spills are stores and loads together. waits: what it says where it lets products of a warpgroup wait, or ''. */
 export function readPtxas(text) {
   const kernels = [];
+  const waits = new Map([...text.matchAll(/\(C75\d\d\) (.*?) in (?:the )?function '([^']+)'/gu)].map(([, words, symbol]) => [symbol, words]));
   for (const part of text.split('Compiling entry function ').slice(1)) {
     const [, symbol, architecture] = /^'([^']+)' for 'sm_(\w+)'/u.exec(part);
     const number = (pattern) => Number(pattern.exec(part)?.[1] ?? 0);
     kernels.push({
       symbol, architecture, registers: number(/Used (\d+) registers/u), shared: number(/(\d+) bytes smem/u), stack: number(/(\d+) bytes stack frame/u),
-      spills: number(/(\d+) bytes spill stores/u) + number(/(\d+) bytes spill loads/u),
+      spills: number(/(\d+) bytes spill stores/u) + number(/(\d+) bytes spill loads/u), waits: waits.get(symbol) ?? '',
     });
   }
   return kernels;
@@ -101,7 +102,7 @@ export const longKernels = [
 ];
 
 /**
- * What is wrong with kernels: [{ source, name, architecture, stack, spills, code, ptx }].
+ * What is wrong with kernels: [{ source, name, architecture, stack, spills, waits, code, ptx }].
  * @param {{ wanted?: Rule[], allowed?: { source: RegExp, kernel: RegExp, bytes: number, why: string }[] }} [options]
  * @returns lines: faults, none where all is well, and notes on what is let pass. A rule that fits no kernel is a fault too: it would check nothing.
  */
@@ -121,6 +122,8 @@ export function judge(kernels, { wanted = rules, allowed = exceptions } = {}) {
     const long = longKernels.find((entry) => fits(entry)(one));
     if (one.code > (long?.bytes ?? mostCode)) faults.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code, more than ${(long?.bytes ?? mostCode) / 1024}: unroll less`);
     else if (one.code > mostCode) notes.push(`${one.source}: ${one.name} for sm_${one.architecture} has ${(one.code / 1024).toFixed(0)} KiB of machine code: ${long?.why}`);
+    // Sums that other code uses while the products are under way: right, since ptxas waits for them first, but slower.
+    if (one.waits) faults.push(`${one.source}: ${one.name} for sm_${one.architecture}, by ptxas: ${one.waits}`);
     const start = faultOfStart(one);
     if (start !== '') faults.push(`${one.source}: ${one.name} for sm_${one.architecture} ${start}`);
     const pattern = split.find((entry) => fits(entry)(one))?.pattern;

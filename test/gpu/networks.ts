@@ -86,8 +86,11 @@ async function checkFusion(report: Report, item: Case, cuda: Device): Promise<vo
 }
 
 const golden: GoldenErrors = { trainingOutput: 1e-4, gradient: 1e-3, gradientNorm: 1e-3, vanishingGradient: 1e-5, statistics: 1e-4, evaluationOutput: 1e-4 };
-/** See encoders.test.ts: ReLU6's kinks. */
-const kinked: GoldenErrors = { ...golden, gradient: 3e-2, gradientNorm: 1e-2 };
+/**
+ * See encoders.test.ts: ReLU6's kinks. Which of them are on the other side is a matter of the order of sums, and so of the card: on the emulated GPU, by nvcc's PTX, gradients
+ * are 5.0e-2 off and norms 1.3e-2 with 132 multiprocessors, 5e-3 and 2e-3 with two; on the CPU 6e-4 to 8e-3, by its instruction set and what is fused.
+ */
+const kinked: GoldenErrors = { ...golden, gradient: 0.15, gradientNorm: 4e-2 };
 
 /** PyTorch's float64 numbers: a graph of every operation, and students where the shared folder has them. */
 export async function checkGolden(report: Report, cuda: Device): Promise<void> {

@@ -60,16 +60,19 @@ async function writeGolden(file: string, factor: number): Promise<void> {
 
 describe('gpu-check on a machine with a GPU', () => {
   const older = 'echo "A GPU, 550.54.15"';
-  it.each([
+  it.each<readonly [string, string, Record<string, string>, RegExp]>([
     ['no GPU', 'echo No devices were found\nexit 6', {}, /^nvidia-smi shows no GPU: No devices were found\n$/u],
     ['a driver older than the CUDA runtime', older, {}, /^A GPU, 550\.54\.15\ndriver 550\.54\.15 is older than 580, .*\n$/u],
     ['nothing from pack, the driver being new', 'echo "A GPU, 580.65.06"', {}, /^A GPU, 580\.65\.06\n\.gpu\/programs\.tar\.xz is not there: /u],
     ['nothing from pack, beside libraries of forward compatibility', older, { LD_LIBRARY_PATH: `/none:${folder}` }, /15\n\.gpu\/programs\.tar\.xz is not there: /u],
+    ['a card that the pack has no code for', 'case $* in *compute_cap*) echo 8.6 ;; *) echo "A GPU, 580.65.06" ;; esac', { PACKED_FOR: '90a;100' }, /^A GPU, 580\.65\.06\nthis card has compute capability 8\.6, and the pack has code for 90a 100 alone: .*LGD_ARCH=86 /u],
+    ...(['80;90a', '86', '80-virtual'].map((archs) => [`nothing from pack but what it was made for (${archs})`, 'case $* in *compute_cap*) echo 8.6 ;; *) echo "A GPU, 580.65.06" ;; esac', { PACKED_FOR: archs }, /06\n\.gpu\/programs\.tar\.xz is not there: /u] as const)),
     ['nothing from pack, where any driver is to do', older, { GPU_CHECK_ANY_DRIVER: '1' }, /15\n\.gpu\/programs\.tar\.xz is not there: /u],
   ])('ends where it has %s', async (_, text, env, said) => {
-    const copied = join(folder, 'checkout', 'scripts', 'gpu-check'); // with no .gpu beside it
-    await mkdir(join(folder, 'checkout', 'scripts'), { recursive: true });
+    const copied = join(folder, 'checkout', 'scripts', 'gpu-check'); // with next to nothing in .gpu beside it
+    for (const part of ['scripts', '.gpu']) await mkdir(join(folder, 'checkout', part), { recursive: true });
     await copyFile(script, copied);
+    await writeFile(join(folder, 'checkout', '.gpu', 'arch'), `${env['PACKED_FOR'] ?? '90a'}\n`);
     await writeProgram(join(folder, 'nvidia-smi'), text);
     await writeFile(join(folder, 'libcuda.so.1'), '');
     const { status, output } = runProgram(copied, ['run'], { PATH: `${folder}:${process.env['PATH']}`, LD_LIBRARY_PATH: '', GPU_CHECK_ANY_DRIVER: '', ...env });

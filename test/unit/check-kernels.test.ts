@@ -107,6 +107,14 @@ test('wgmma may stand in for mma.sync and ldmatrix', () => {
   expect(judge([swapped]).faults.filter((fault) => fault.includes('has no'))).toEqual([]);
 });
 
+test('products of a warpgroup that ptxas serializes are a fault', () => {
+  const said = `ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources for the wgmma pipeline in the function '${clean}'\n`;
+  const [one, other] = readPtxas(said + ptxas);
+  expect(other!.waits).toBe('');
+  expect(judge([{ ...kernels[0]!, ...one! }], { wanted: [rule] }).faults).toEqual([expect.stringContaining('matrix_kernel<bf16> for sm_90a, by ptxas: Potential Performance Loss: wgmma.mma_async instructions are serialized')]);
+  expect(readPtxas(`ptxas info    : (C7517) warpgroup.wait is injected in around line 61 by compiler to allow use of registers defined by GMMA in function '${spilled}'\n${ptxas}`)[1]!.waits).toContain('is injected');
+});
+
 test('a vector that was split in shared memory is a fault', () => {
   const whole = { ...kernels[0]!, ptx: `${kernels[0]!.ptx}st.shared.v4.u32 [%r1], {%r1, %r2, %r3, %r4};\nst.shared.v2.f32 [%r1], {%f1, %f2};` };
   expect(judge([whole], { wanted: [rule] }).faults).toEqual([]);

@@ -224,6 +224,9 @@ void norms() {
         if (lgd::testing::small && (rows * channels > 300000 || (residual && act != Act::relu))) continue;
         const NormShape shape{rows, channels, 1e-5f, 0.1f, act};
         const size_t count = size_t(rows) * channels;
+        // Where an activation's slope jumps and its argument lies there to rounding, an element of the gradient differs as a whole: among so many now and then one does.
+        const bool jumps = act == Act::relu || act == Act::relu6 || act == Act::hardswish;
+        const double tolerance = jumps && count > 100000 ? 5e-3 : 2e-5;
         const std::string name = "norm_act " + std::to_string(rows) + "x" + std::to_string(channels) + " act " + std::to_string(int(act)) + (residual ? " residual" : "");
         check(name, [=](Run& t) {
           NormForward f{};
@@ -256,7 +259,7 @@ void norms() {
           b.d_residual = t.sum(count);
           std::swap(b.accumulate_dx, b.accumulate_residual);
           t.ops.norm_act_backward(*t.device, shape, t.type, b);
-        });
+        }, tolerance);
       }
   check("norm_fold + affine_act", [](Run& t) {
     float *scale = t.output32(48), *shift = t.output32(48), *gamma = t.input32(48), *beta = t.input32(48), *mean = t.input32(48), *var = t.input32(48, 0.1f, 1);

@@ -67,6 +67,7 @@ template <Space space, class T, class R, class A> void store(Warp& warp, const I
   const A* const addresses = warp.at<A>(in.operands[0]);
   const int count = in.count;
   if (warp.watcher) [[unlikely]] watch<space>(warp, in, active, addresses, in.operands[0].offset, uint32_t(count * sizeof(T)), true);
+  if constexpr (space == Space::shared) warp.unfenced = true;
   const R* from[4];
   for (int i = 0; i < count; ++i) from[i] = warp.at<R>(in.operands[i + 1]);
   for (; active; active &= active - 1) {

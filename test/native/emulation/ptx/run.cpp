@@ -192,6 +192,7 @@ void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, 
       ended += warp.state == State::ended;
     }
     ++block.epoch;
+    block.unfenced = std::any_of(warps.begin(), warps.end(), [](const RunningWarp& warp) { return warp.unfenced; });
     if (running.watcher) running.watcher->block_barrier();
   }
 }
@@ -271,6 +272,7 @@ void run(const Launch& launch, const std::vector<int64_t>& blocks, Order how) {
     const dim3 index(unsigned(number % launch.grid.x), unsigned(number / launch.grid.x % launch.grid.y), unsigned(number / (int64_t(launch.grid.x) * launch.grid.y)));
     std::memset(block.shared, 0xff, shared_bytes);
     block.epoch = 0;
+    block.unfenced = false;
     if (running.watcher) running.watcher->begin_block(block, number);
     for (size_t i = 0; i < warps.size(); ++i) prepare_warp(running, warps[i], block, int(i), index);
     run_block(running, block, warps, sequence, how, random);

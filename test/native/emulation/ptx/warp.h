@@ -13,6 +13,7 @@ struct Block {
   char* shared;
   uint32_t shared_bytes;
   int64_t epoch = 0;     // barriers so far
+  bool unfenced = false; // a warp came to the last of them with what Warp::unfenced says
 };
 
 struct Watcher;
@@ -35,7 +36,7 @@ struct Warp {
 
   const Instruction* products[64];         // of the warpgroup, not waited for
   int product_count = 0, committed = 0;
-  bool begun = false, unfenced = false;    // unfenced: copies ended that no fence followed
+  bool begun = false, unfenced = false;    // unfenced: stores to shared memory or copies that ended, which no fence followed
 
   template <class T> T* at(const Operand& operand) const {
     return reinterpret_cast<T*>((operand.constant ? const_cast<char*>(constants) : registers) + operand.at);

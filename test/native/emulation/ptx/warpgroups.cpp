@@ -18,7 +18,8 @@ void commit(Warp& warp, const Instruction&, uint32_t) { warp.committed = warp.pr
 void start(Warp& warp, const Instruction& in, uint32_t) {
   const int sums = in.count - 7;
   LGD_CHECK(warp.begun, "DEVICE_ERROR", "a warpgroup's product without wgmma.fence");
-  LGD_CHECK(!warp.unfenced, "DEVICE_ERROR", "a warpgroup's product reads copies that no fence.proxy.async followed");
+  LGD_CHECK(!warp.unfenced, "DEVICE_ERROR", "a warpgroup's product without fence.proxy.async behind copies or stores");
+  LGD_CHECK(!warp.block->unfenced, "DEVICE_ERROR", "a warpgroup's product behind a barrier to which copies or stores came without fence.proxy.async");
   for (int i = 2; i < 5; ++i) LGD_CHECK(*warp.at<uint32_t>(in.operands[sums + i]) == 1, "DEVICE_ERROR", "a warpgroup's product that does not add, or subtracts");
   LGD_CHECK(warp.product_count < int(std::size(warp.products)), "DEVICE_ERROR", "more products of a warpgroup under way than are remembered");
   warp.products[warp.product_count++] = &in;
