@@ -40,8 +40,10 @@ GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
 
 void GraphTuner::refuse() {
   forget();
-  if (stage_ == Stage::measuring) ways_.erase(ways_.begin() + int64_t(way_));
-  else stage_ = Stage::settled;  // the one that was found, for a step of another shape
+  const GraphWay refused = ways_[way_];
+  // A driver to which nodes may not tell a carve-out takes it in no way.
+  std::erase_if(ways_, [&](const GraphWay& way) { return way == refused || (refused.one_carveout && way.one_carveout); });
+  if (stage_ != Stage::measuring) stage_ = Stage::settled;  // it was found before, and is refused for a step of another shape
   times_.clear();
   way_ = launches_ = 0;
   timed_ = false;

@@ -423,9 +423,11 @@ void check_tuning() {
   check(wrong == 0 && uneven.graph().tuner.times().size() == 8 && text_of(uneven.graph().way) == "110" && uneven.graph().counts.instantiated == 16, "a step that has another shape now and then found no way");
   for (int i = 0; i < enough; ++i) wrong += restless.take(1, i % 2 == 0);
   check(wrong == 0 && !restless.graph().tuner.done() && text_of(restless.graph().way) == "100", "a step that always has another shape was timed");
-  set("LGDISTILL_EMULATION_REFUSED_WAY", "010");
-  TunedSteps refused;
-  check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == 7 && text_of(refused.graph().way) == "110", "a way that the driver refuses cost a step, or the other ways");
+  for (const auto& [way, left] : {std::pair{"010", size_t(7)}, {"001", size_t(4)}}) {
+    set("LGDISTILL_EMULATION_REFUSED_WAY", way);
+    TunedSteps refused;
+    check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == left && text_of(refused.graph().way) == "110", std::string("the driver refuses ") + way + ", which cost a step, or other ways");
+  }
   for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST_WAY", "LGDISTILL_EMULATION_REFUSED_WAY"}) set(variable, nullptr);
 }
 
