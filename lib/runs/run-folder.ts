@@ -54,7 +54,7 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     throw writeError(path, cause);
   }
   if (resume || overwrite) return removeEmpty;
-  const entries = (await readdir(path)).filter((name) => !name.startsWith('.'));
+  const entries = (await readdir(path)).filter((name) => !name.startsWith('.') && name !== 'lost+found'); // which a new file system has, where it is mounted as this folder
   if (entries.length === 0) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
