@@ -2,6 +2,7 @@ import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { isHidden } from '../files/folders.js';
 import type { PackFile } from './pack/reader.js';
 
 /** Images by index, undecoded. */
@@ -131,7 +132,7 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
     const path = join(root, folder);
     const below: string[] = [];
     for (const entry of await readFolder(path, visited)) {
-      if (entry.name.startsWith('.')) continue;
+      if (isHidden(entry.name)) continue;
       const id = folder === '' ? entry.name : `${folder}/${entry.name}`;
       const kind = entry.isSymbolicLink() ? await targetKind(join(path, entry.name)) : entry.isDirectory() ? 'folder' : entry.isFile() ? 'file' : 'other';
       if (kind === 'folder') below.push(id);

@@ -19,7 +19,7 @@ async function folderOf(name: string, files: readonly string[]): Promise<string>
 
 describe('openImageFolder', () => {
   it('finds images at any depth, sorted, and nothing else', async () => {
-    const folder = await folderOf('deep', ['b.JPG', 'a/z.png', 'a/deep/er/y.webp', 'notes.txt', '.hidden.png', '.thumbs/x.jpg', 'Z.gif', 'a.tiff', 'é.avif', 'x.svg', 'x.jpeg']);
+    const folder = await folderOf('deep', ['b.JPG', 'a/z.png', 'a/deep/er/y.webp', 'notes.txt', '.hidden.png', '.thumbs/x.jpg', 'lost+found/x.jpg', 'Z.gif', 'a.tiff', 'é.avif', 'x.svg', 'x.jpeg']);
     const source = await openImageFolder(folder);
     expect(source.ids).toEqual(['Z.gif', 'a.tiff', 'a/deep/er/y.webp', 'a/z.png', 'b.JPG', 'x.jpeg', 'x.svg', 'é.avif']);
     expect(source.labels).toBeUndefined();
