@@ -8,8 +8,8 @@
  * A process that dies with the turn leaves a dead lock in its place, which is taken over in the same way. Once a lock is held, turns and unfinished locks beside it
  * ({@link besideLock}) have no effect: what they were to replace is not there any more.
  *
- * A process is looked up by its number, which in another container is none or another process's. So the owner of a lock also listens at a socket named after it ({@link listen}):
- * containers with one host name mostly share their network (Docker's --network host, a pod), where each sees the other's sockets.
+ * A process is looked up by its number, which in another container is none or another process's, and of another user's process may be hidden (hidepid of /proc). So the owner of a
+ * lock also listens at a socket named after it ({@link listen}): containers with one host name mostly share their network (Docker's --network host, a pod), where each sees the other's sockets.
  */
 import { createHash } from 'node:crypto';
 import { readlinkSync, writeFileSync } from 'node:fs';
