@@ -3,6 +3,7 @@ import { readdir, readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { configOptions } from './config.js';
+import { machineMemory, ofControlGroups } from './machine-memory.js';
 import type { BuildInfo, CudaStatus } from './native.js';
 
 /** Something that slows this machine down, and what to do about it. */
@@ -50,17 +51,18 @@ const fileSystems: Readonly<Record<number, Machine['disk']>> = { 0x01021994: 'me
  */
 export async function readMachine(path: string, root = '/'): Promise<Machine> {
   const text = (...parts: string[]) => readFile(join(root, ...parts), 'utf8').then((content) => content.trim(), () => '');
-  const [cpuInfo, quota, limit, pages, driver] = await Promise.all([
-    text('proc/cpuinfo'), text('sys/fs/cgroup/cpu.max'), text('sys/fs/cgroup/memory.max'), text('sys/kernel/mm/transparent_hugepage/enabled'), text('proc/driver/nvidia/version'),
-  ]);
+  const [cpuInfo, pages, driver] = await Promise.all([text('proc/cpuinfo'), text('sys/kernel/mm/transparent_hugepage/enabled'), text('proc/driver/nvidia/version')]);
   const flags = new Set(/^flags\s*:(.*)$/mu.exec(cpuInfo)?.[1]!.trim().split(' '));
-  const [granted, period] = quota.split(' ').map(Number);
+  const periods = ofControlGroups('cpu', [undefined, 'cpu.cfs_period_us'], root);
+  const quotas = ofControlGroups('cpu', ['cpu.max', 'cpu.cfs_quota_us'], root).map((quota, i) => quota.split(' ').concat(periods[i] ?? []).map(Number) as [number, number]);
+  const granted = quotas.filter(([quota]) => quota > 0).map(([quota, period]) => quota / period);
+  const memory = machineMemory(root);
   const type = (await statfs(path).catch(() => undefined))?.type;
   return {
     cores: availableParallelism(),
-    coreLimit: granted !== undefined && period !== undefined && granted > 0 ? granted / period : undefined,
+    coreLimit: granted.length > 0 ? Math.min(...granted) : undefined,
     memory: totalmem(),
-    memoryLimit: Number(limit) > 0 ? Number(limit) : undefined,
+    memoryLimit: memory < totalmem() ? memory : undefined,
     vectors: { avx2: flags.has('avx2') && flags.has('fma'), avx512: flags.has('avx512f') && flags.has('avx512bw') && flags.has('avx512vl') && flags.has('avx512dq') },
     hugePages: /\[(\w+)\]/u.exec(pages)?.[1],
     nvidiaCards: await countCards(join(root, 'sys/bus/pci/devices')),

@@ -110,6 +110,6 @@ function wrongArgument(found: unknown, option: string, allowed: string, mend?: s
   return new LgdError('BAD_OPTION', what, { option, found, allowed, mend });
 }
 
-function isPromise(value: unknown): boolean {
+export function isPromise(value: unknown): boolean {
   return typeof value === 'object' && value !== null && 'then' in value;
 }

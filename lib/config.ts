@@ -4,6 +4,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { isPromise } from './arguments.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
@@ -297,6 +298,7 @@ function allowedValues(leaf: JsonSchema): string {
  * @throws LgdError BAD_CONFIG (not an object, unknown option, options that do not go together), BAD_OPTION (a value outside its type or range)
  */
 export function parseConfig(raw: unknown): Config {
+  checkGroups(raw);
   const result = schema.safeParse(raw);
   if (!result.success) throw configError(raw, result.error.issues);
   const config = result.data;
@@ -329,6 +331,21 @@ function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdErro
   for (const part of issue.path) found = (found as Record<PropertyKey, unknown>)[part];
   const option = configOptions().find((entry) => path === entry.path || path.startsWith(`${entry.path}.`));
   if (option !== undefined) return new LgdError('BAD_OPTION', `not a value this option takes${also}.`, { option: option.path, found: found ?? null, allowed: option.allowed, mend: mendOfValue(option, found) });
+  return noGroup(path, found, also);
+}
+
+/** Objects whose content is not in members, such as a promise or a Map, would be as good as {}. */
+function checkGroups(raw: unknown): void {
+  if (!isObject(raw)) return;
+  for (const [path, value] of [['', raw] as const, ...Object.entries(raw)]) {
+    const isEmpty = isObject(value) && Object.keys(value).length === 0 && !/^\[object (?:Object|Module)\]$/u.test(Object.prototype.toString.call(value));
+    if (!isEmpty || configOptions().some((option) => option.path === path)) continue;
+    if (!isPromise(value)) throw noGroup(path, value);
+    throw new LgdError('BAD_CONFIG', 'this is a promise.', { ...(path !== '' && { option: path }), mend: 'Put await before the call that gave it' });
+  }
+}
+
+function noGroup(path: string, found: unknown, also = ''): LgdError {
   return new LgdError('BAD_CONFIG', `a group of options is expected here${also}.`, { ...(path !== '' && { option: path }), found: found ?? null, allowed: 'an object of options', mend: 'Write it as { "option": value }' });
 }
 
@@ -398,6 +415,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
  * @throws LgdError BAD_CONFIG, BAD_OPTION
  */
 export function mergeConfig(file: unknown, overrides: Readonly<Record<string, unknown>>): Config {
+  checkGroups(file);
   const merged: unknown = file === undefined ? {} : structuredClone(file);
   if (!isObject(merged)) return parseConfig(merged); // says what is wrong with it
   for (const [path, value] of Object.entries(overrides)) {

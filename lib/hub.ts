@@ -278,7 +278,10 @@ function refused(id: string, status: number): LgdError {
 function unreachable(id: string, cause: unknown): LgdError {
   const inner = (cause as Error).cause;
   const why = inner instanceof Error && inner.message !== '' ? inner.message : (cause as Error).message;
+  const proxy = process.env['NODE_USE_ENV_PROXY'] === '1' ? undefined : ['HTTPS_PROXY', 'https_proxy'].find((name) => process.env[name]);
   return new LgdError('FILE_NOT_FOUND', `the model ${id} is not on this machine, and ${endpoint()} cannot be reached: ${why}.`, {
-    mend: 'Check the network, set HF_ENDPOINT to a mirror, or copy the model here and give its folder', cause,
+    mend: proxy === undefined ? 'Check the network, set HF_ENDPOINT to a mirror, or copy the model here and give its folder'
+      : `Set NODE_USE_ENV_PROXY=1, without which Node (22.21 or later) takes no notice of ${proxy}; or copy the model here and give its folder`,
+    cause,
   });
 }

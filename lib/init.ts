@@ -6,6 +6,7 @@ import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
+import { isHidden } from './files/folders.js';
 import { writeFileAtomically } from './files/safetensors.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
 import { builtinIds } from './text/builtin.js';
@@ -39,7 +40,7 @@ const usualImages = ['images', 'photos', 'train', 'data', 'dataset', 'pictures']
 /** What the answers may be, from what lies in a folder; '' where nothing there looks like one. Paths are relative to the folder. */
 export async function suggestAnswers(folder = '.'): Promise<InitAnswers> {
   const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
-  const folders = entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith('.') && entry.name !== 'node_modules').map(({ name }) => name);
+  const folders = entries.filter((entry) => entry.isDirectory() && !isHidden(entry.name) && entry.name !== 'node_modules').map(({ name }) => name);
   const files = entries.filter((entry) => entry.isFile()).map(({ name }) => name);
   const images = [...usualImages.filter((name) => folders.includes(name)), ...folders];
   return {

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { availableParallelism, cpus, freemem } from 'node:os';
+import { availableParallelism, cpus } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
 import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { checkOptions } from './arguments.js';
@@ -11,7 +11,7 @@ import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
 import { LgdError } from './errors.js';
 import { addonPath, emulatedAddonPath, loadAddon, passedOverAddons } from './addon.js';
-import { machineMemory } from './machine-memory.js';
+import { freeMemory, machineMemory } from './machine-memory.js';
 import type { BuildInfo, CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
 import { importTokenizers } from './text/tokenizers.js';
@@ -76,7 +76,7 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
     node: process.versions.node,
     platform: `${process.platform} ${process.arch}`,
     cpu: { model: cpus()[0]?.model ?? 'unknown', threads: availableParallelism() },
-    memory: { total: machineMemory(), free: freemem() },
+    memory: { total: machineMemory(), free: freeMemory() },
     disk: free === undefined ? undefined : { path, free },
     addon,
     cuda,

@@ -4,7 +4,7 @@ import type { Terminal } from './terminal.js';
 /** What every command works with. */
 export interface Context {
   terminal: Terminal;
-  /** Fires on the first Ctrl-C, SIGTERM, or SIGHUP of a terminal. */
+  /** Fires on the first Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2, or SIGHUP of a terminal. */
   signal: AbortSignal;
   /** Asks the person at the terminal; undefined where there is none. */
   ask: Ask | undefined;

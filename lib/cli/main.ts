@@ -6,11 +6,11 @@ import { openTerminal } from './terminal.js';
 
 // The first Ctrl-C lets the command finish its step and write a checkpoint; the second ends the process. npx and timeout pass on a signal that the terminal has
 // sent already, so what comes right after the first is the same one. A terminal that closes does as Ctrl-C does; a process that has no terminal, as with nohup, goes
-// on: Node takes nohup's protection away.
+// on: Node takes nohup's protection away. SIGUSR1 and SIGUSR2 are how batch systems warn of the end; unheard, the first opens Node's debugger and the second kills.
 const echoMilliseconds = 500;
 const controller = new AbortController();
 let stopping: number | undefined;
-for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const) {
   process.on(name, () => {
     if (name === 'SIGHUP' && ![process.stdin, process.stdout, process.stderr].some(({ isTTY }) => isTTY)) return;
     if (stopping !== undefined && performance.now() - stopping < echoMilliseconds) return;

@@ -2,6 +2,7 @@ import { open, readdir, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { isHidden } from '../files/folders.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
 import { openPack } from './pack/source.js';
@@ -51,7 +52,7 @@ async function openOther(path: string, labelled: boolean, signal: AbortSignal | 
 async function holdsOnly(ending: string, path: string): Promise<boolean> {
   if (extname(path) === ending) return true;
   const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
-  const others = entries.some((entry) => !entry.name.startsWith('.') && (entry.isDirectory() || imageExtensions.has(extname(entry.name).toLowerCase())));
+  const others = entries.some((entry) => !isHidden(entry.name) && (entry.isDirectory() || imageExtensions.has(extname(entry.name).toLowerCase())));
   return !others && entries.some(({ name }) => extname(name) === ending);
 }
 

@@ -2,6 +2,7 @@ import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { isHidden } from '../files/folders.js';
 import type { PackFile } from './pack/reader.js';
 
 /** Images by index, undecoded. */
@@ -129,15 +130,9 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
   for (let folder = pending.pop(); folder !== undefined; folder = pending.pop()) {
     throwIfAborted(signal, 'reading the image folder');
     const path = join(root, folder);
-    const real = await realpath(path).catch((cause: unknown) => {
-      if (!isUnreadableName(folder, cause)) throw cause;
-      throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
-    });
-    if (visited.has(real)) continue;
-    visited.add(real);
     const below: string[] = [];
-    for (const entry of await readFolder(path)) {
-      if (entry.name.startsWith('.')) continue;
+    for (const entry of await readFolder(path, visited)) {
+      if (isHidden(entry.name)) continue;
       const id = folder === '' ? entry.name : `${folder}/${entry.name}`;
       const kind = entry.isSymbolicLink() ? await targetKind(join(path, entry.name)) : entry.isDirectory() ? 'folder' : entry.isFile() ? 'file' : 'other';
       if (kind === 'folder') below.push(id);
@@ -164,11 +159,18 @@ async function isGoneOrEmpty(folder: string): Promise<boolean> {
   return first == null;
 }
 
-async function readFolder(path: string) {
+/** What is in a folder; nothing where it was visited, perhaps by another way. */
+async function readFolder(path: string, visited: Set<string>) {
   try {
+    const real = await realpath(path);
+    if (visited.has(real)) return [];
+    visited.add(real);
     return await readdir(path, { withFileTypes: true });
   } catch (cause) {
-    throw new LgdError('BAD_DATASET', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
+    const [why, mend] = isUnreadableName(path, cause) ? [`: ${notUtf8}`, 'Rename it']
+      : systemErrorCode(cause) === 'ENAMETOOLONG' ? [': its path is too long.', 'Move it to a folder further up']
+        : ['.', 'Check its permissions'];
+    throw new LgdError('BAD_DATASET', `cannot read the folder ${path}${why}`, { mend, cause });
   }
 }
 

@@ -7,10 +7,14 @@
  * all who would replace it wait for this turn; if it is not, somebody had the turn before, and the process begins anew. So a live lock is never removed, whoever is slow at what.
  * A process that dies with the turn leaves a dead lock in its place, which is taken over in the same way. Once a lock is held, turns and unfinished locks beside it
  * ({@link besideLock}) have no effect: what they were to replace is not there any more.
+ *
+ * A process is looked up by its number, which in another container is none or another process's, and of another user's process may be hidden (hidepid of /proc). So the owner of a
+ * lock also listens at a socket named after it ({@link listen}): containers with one host name mostly share their network (Docker's --network host, a pod), where each sees the other's sockets.
  */
 import { createHash } from 'node:crypto';
 import { readlinkSync, writeFileSync } from 'node:fs';
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,9 +28,11 @@ export interface LockHolder {
   pid: number;
   /** Of the process's threads. */
   thread: number;
+  /** Is it this process? */
+  isOwn: boolean;
 }
 
-interface Lock extends LockHolder {
+interface Lock extends Omit<LockHolder, 'isOwn'> {
   /** The system's number of that thread; of the first one that of the process. */
   task?: number;
   /** When it started. */
@@ -49,24 +55,31 @@ export async function takeLock(file: string): Promise<{ release: () => Promise<v
   const text = JSON.stringify(own);
   const unfinished = besideLock(file, own.mark);
   const isHeld = async () => (await readText(file)) === text;
+  const stopListening = await listen(own.mark);
   const release = async () => {
     if (await isHeld()) await rm(file, { force: true });
+    stopListening();
   };
+  let held = false;
   try {
     for (let attempt = 0; attempt < 5; attempt++) {
       await writeFile(unfinished, text);
-      if (await place(unfinished, file, text)) return { release };
+      held = await place(unfinished, file, text);
+      if (held) return { release };
       const found = await readText(file);
-      if (found === text) return { release }; // the network lost the answer, not the link
+      held = found === text; // the network lost the answer, not the link
+      if (held) return { release };
       if (found === undefined) continue; // given back meanwhile
-      const holder = parseLock(found);
-      if (holder !== undefined && (await isAlive(holder, own.host))) return { holder };
-      if (holder === undefined && (await changes(file, found))) continue;
+      const before = parseLock(found);
+      const holder = before && (await findHolder(before, own.host));
+      if (holder !== undefined) return { holder };
+      if (before === undefined && (await changes(file, found))) continue;
       const turn = await takeLock(besideLock(file, createHash('sha256').update(found).digest('hex').slice(0, 12)));
       if ('holder' in turn) break;
       try {
         if ((await readText(file)) === found) await rename(unfinished, file);
-        if (await isHeld()) return { release };
+        held = await isHeld();
+        if (held) return { release };
       } finally {
         await turn.release();
       }
@@ -75,6 +88,7 @@ export async function takeLock(file: string): Promise<{ release: () => Promise<v
   } catch (cause) {
     throw writeError(file, cause);
   } finally {
+    if (!held) stopListening();
     await rm(unfinished, { force: true }).catch(() => undefined);
   }
 }
@@ -108,9 +122,9 @@ async function place(unfinished: string, file: string, text: string): Promise<bo
  * Who holds a lock in words, and what can be done about it.
  * @param other what can be chosen in the locked one's place
  */
-export function tellHolder({ host, pid, thread }: LockHolder, file: string, other: string): { who: string; mend: string } {
+export function tellHolder({ host, pid, thread, isOwn }: LockHolder, file: string, other: string): { who: string; mend: string } {
   const wait = `Wait for it, or choose ${other}`;
-  if (host !== hostname() || pid !== process.pid) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
+  if (!isOwn) return { who: `process ${pid} on ${host}`, mend: `${wait} (remove ${file} if that process is gone)` };
   return { who: `this process itself (process ${pid}, in ${thread === threadId ? 'another call' : `its thread ${thread}`})`, mend: wait };
 }
 
@@ -140,10 +154,31 @@ async function changes(file: string, found: string): Promise<boolean> {
   return (await readText(file)) !== found;
 }
 
-async function isAlive({ host, pid, task = pid, started }: Lock, here: string): Promise<boolean> {
-  if (host !== here) return true; // cannot tell from here
+/** Who holds a lock; undefined: it is gone. */
+async function findHolder({ host, pid, task = pid, thread, started, mark }: Lock, here: string): Promise<LockHolder | undefined> {
+  if (host !== here) return { host, pid, thread, isOwn: false }; // cannot tell from here
   const now = await startTime(pid, task);
-  return now !== undefined && now === started;
+  if (now !== undefined && now === started) return { host, pid, thread, isOwn: pid === process.pid };
+  const sockets = await readFile('/proc/net/unix', 'utf8').catch(() => '');
+  return sockets.includes(`@${socketName(mark)}`) ? { host, pid, thread, isOwn: false } : undefined;
+}
+
+/** Listens at a lock's socket (an abstract one, no file) while the calling thread lives, also while it is busy. @returns what ends it */
+async function listen(mark: string): Promise<() => void> {
+  const server = createServer((socket) => socket.destroy()).unref();
+  await new Promise<void>((resolve) => {
+    server.once('listening', resolve).on('error', () => resolve()); // without it the lock is as good as its number
+    try {
+      server.listen({ path: `\0${socketName(mark)}`, exclusive: true });
+    } catch {
+      resolve(); // Node's permission model
+    }
+  });
+  return () => void server.close();
+}
+
+function socketName(mark: string): string {
+  return `lgdistill-${mark}`;
 }
 
 /** The system's number of the calling thread. A worker's thread ends after all that it had under way. */

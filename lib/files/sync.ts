@@ -18,11 +18,13 @@ export async function syncFile(file: FileHandle): Promise<void> {
   }
 }
 
-/** Makes renames in a folder last through a power cut. @throws what fs.open and fs.fsync do */
+/** Makes renames in a folder last through a power cut, where the file system syncs folders: some shares of hosts with virtual machines, and some in user space, know no such thing. @throws what fs.open and fs.fsync do */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {
     await syncFile(folder);
+  } catch (error) {
+    if (!['EINVAL', 'ENOSYS', 'ENOTSUP'].includes(systemErrorCode(error) ?? '')) throw error;
   } finally {
     await folder.close();
   }

@@ -3,6 +3,7 @@ import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { isHidden } from '../files/folders.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
@@ -54,7 +55,7 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     throw writeError(path, cause);
   }
   if (resume || overwrite) return removeEmpty;
-  const entries = (await readdir(path)).filter((name) => !name.startsWith('.'));
+  const entries = (await readdir(path)).filter((name) => !isHidden(name));
   if (entries.length === 0) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',

@@ -1,10 +1,10 @@
 /** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
-import { freemem } from 'node:os';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { median } from '../averages.js';
 import { checkFilled } from '../config-batch.js';
 import { throwIfAborted } from '../errors.js';
 import { BatchPlan } from '../data/loader.js';
+import { freeMemory } from '../machine-memory.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
@@ -201,16 +201,7 @@ function partsOf(timings: readonly StepTiming[]): PreflightReport['stages'] {
 function availableBytes({ device }: Distiller, used: number): number {
   const { kind, info } = device;
   if (kind === 'cuda') return info.memoryBytes;
-  const limit = process.constrainedMemory() || Infinity;
-  return used + Math.min(freemem(), Math.max(0, limit - residentBytes()));
-}
-
-function residentBytes(): number {
-  try {
-    return process.memoryUsage.rss();
-  } catch {
-    return 0; // without /proc nobody can tell
-  }
+  return used + freeMemory();
 }
 
 function advise(stage: TimedStage, { device, teacher, config, students }: Distiller): string {

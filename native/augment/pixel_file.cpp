@@ -36,6 +36,7 @@ PixelFile::PixelFile(PixelFileOptions options) : options_(std::move(options)) {
       pixel_bytes_ += size;
     }
     void* data = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file_, 0);
+    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", options_.path, " maps no files into memory: copy it to a local disk");
     LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", options_.path, ": ", std::strerror(errno));
     data_ = static_cast<uint8_t*>(data);
     checked_ = std::make_unique<std::atomic<bool>[]>(count);

@@ -122,6 +122,7 @@ PixelStore::Chunk PixelStore::map_file(size_t bytes) {
   LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot grow the file of decoded images in ", options_.spill_folder, " past ", spill_length_ >> 20,
             " MiB: ", why(failed));
   void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, spill_, off_t(spill_length_));
+  LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "NOT_WRITABLE", "the file system of ", options_.spill_folder, " maps no files into memory: choose another spill folder, on a local disk");
   LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", spill_path_, ": ", why(errno));
   spill_length_ += length;
   return {static_cast<uint8_t*>(data), length - overread, 0};

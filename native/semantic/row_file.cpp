@@ -46,6 +46,7 @@ RowFile::RowFile(const RowFileOptions& options, ThreadPool& pool)
     LGD_CHECK(failed == 0, "NOT_WRITABLE", "cannot make ", path, " ", end_ >> 20, " MiB long: ", std::strerror(failed));
     map_bytes_ = end_ - start;
     void* data = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, off_t(start));
+    LGD_CHECK(data != MAP_FAILED || errno != ENODEV, "BAD_FILE", "the file system of ", path, " maps no files into memory: give it a place on a local disk");
     LGD_CHECK(data != MAP_FAILED, "OUT_OF_MEMORY", "cannot map ", path, ": ", std::strerror(errno));
     map_ = static_cast<uint8_t*>(data);
     data_ = map_ + (offset - start);

@@ -17,6 +17,7 @@ Debug switches stand in [CONTRIBUTING](../CONTRIBUTING.md#debug-switches).
 |---|---|
 | \`HF_HOME\`, \`HF_HUB_CACHE\`, \`XDG_CACHE_HOME\` | where downloaded models are kept, as for every Hugging Face client: \`$HF_HUB_CACHE\`, or \`hub/\` in \`$HF_HOME\`, or \`~/.cache/huggingface/hub\`. The last also moves what was found out about a GPU |
 | \`HF_ENDPOINT\`, \`HF_TOKEN\` | a mirror of the hub; a token for private and gated models |
+| \`NODE_USE_ENV_PROXY=1\` | Node (22.21 or later) takes the proxy that \`HTTPS_PROXY\` names |
 | \`HF_HUB_OFFLINE\`, \`TRANSFORMERS_OFFLINE\` | 1: no downloads, like \`--offline\` |
 | \`UV_THREADPOOL_SIZE\` | threads that decode images: all cores for the command line, 4 for other programs, if not set; at most as many as there are cores |
 | \`NO_COLOR\`, \`FORCE_COLOR\`, \`TERM\`, \`CI\` | colours off; on; a dumb terminal; plain lines in the place of progress bars |

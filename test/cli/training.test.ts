@@ -221,14 +221,16 @@ describe('a run that is a process', () => {
     expect(await ended(run(['distill', ...training, '--output', at('unbroken')]))).toMatchObject({ code: 0 });
   });
 
-  test('ends with a checkpoint and 130 by Ctrl-C; resume ends it with the weights of an unbroken one', async () => {
+  test('ends with a checkpoint and 130 by Ctrl-C, or the warning of a batch system; resume ends it with the weights of an unbroken one', async () => {
     const child = run(['distill', ...training, '--output', at('broken'), '--json']);
     atStep3(child, () => {
-      child.kill('SIGINT');
+      child.kill('SIGUSR2'); // a batch system
+      setTimeout(() => child.kill('SIGUSR1'), 10);
       setTimeout(() => child.kill('SIGINT'), 20); // as npx passes it on
     });
     const interrupted = await ended(child);
     expect(interrupted.code).toBe(130);
+    expect(interrupted.text).not.toContain('Debugger');
     expect(interrupted.text).toContain(`lgdistill resume ${at('broken')}`);
     const { info } = await readStudent(at('broken', 'checkpoints', 'last'));
     expect(info.step).toBeGreaterThanOrEqual(3);

@@ -1,6 +1,7 @@
 /** Takes locks in a process of its own, as its parent's messages say; answers each. */
 import { mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from 'node:fs';
 import { takeLock } from '../../lib/files/process-lock.js';
+import { uniqueMark } from '../../lib/files/temporary-name.js';
 
 export type LockMessage =
   /** Take the lock at a moment; answers whether it is held. */
@@ -30,7 +31,7 @@ async function churn({ file, until }: { file: string; until: number }): Promise<
       rmdirSync(inside);
       if (Math.random() < 0.5) await lock.release();
       else {
-        writeFileSync(copy, JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), started: '1' })); // an earlier process of this number
+        writeFileSync(copy, JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), started: '1', mark: uniqueMark() })); // an earlier process of this number
         renameSync(copy, file);
       }
     } catch {

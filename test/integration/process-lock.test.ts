@@ -85,6 +85,19 @@ describe('a lock', () => {
     expect(await readdir(folder)).toEqual(['some.lock']);
   });
 
+  it('is not taken from a process whose number means another one here, as in another container', async () => {
+    rmSync(file, { force: true });
+    const lock = await takeLock(file);
+    const text = await readFile(file, 'utf8');
+    writeFileSync(file, JSON.stringify({ ...(JSON.parse(text) as object), started: '1' }));
+    expect(await takeLock(file)).toMatchObject({ holder: { isOwn: false } });
+    expect(await ask<boolean>({ type: 'take', file, at: Date.now() })).toEqual([false, false, false]);
+    if ('release' in lock) await lock.release();
+    const next = await takeLock(file); // nobody listens any more
+    expect(next).toHaveProperty('release');
+    if ('release' in next) await next.release();
+  });
+
   it("is a thread's while that runs, and taken over once it was terminated", async () => {
     rmSync(file, { force: true });
     const worker = new Worker(thread, { workerData: file });

@@ -163,4 +163,10 @@ describe('the pixel store', () => {
     expect(() => addon.appendPixels(store, 2, 2, new Uint8Array(11))).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
     expect(() => addon.appendPixels(store, 0, 2, new Uint8Array(0))).toThrow(expect.objectContaining({ code: 'BAD_SHAPE' }));
   });
+
+  it('says of a file system that maps no files, such as that of /sys, that it is one', () => {
+    const store = addon.makePixelStore({ memoryLimitBytes: 0, spillFolder: '' });
+    const file = { path: '/sys/devices/system/cpu/online', offsets: new Float64Array(1), widths: Int32Array.of(1), heights: Int32Array.of(1), checksums: new Uint32Array(1), names: new Float64Array(2) };
+    expect(() => addon.mapPixels(store, file)).toThrow(expect.objectContaining({ code: 'BAD_FILE', message: expect.stringContaining('maps no files into memory') as unknown }));
+  });
 });

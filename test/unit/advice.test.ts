@@ -43,6 +43,10 @@ describe('a machine', () => {
     'proc/driver/nvidia/version': 'NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: gcc 12\n',
     'sys/fs/cgroup/cpu.max': '250000 100000\n',
     'sys/fs/cgroup/memory.max': '1073741824\n',
+    'batch/proc/self/cgroup': '0::/job/task\n', 'batch/sys/fs/cgroup/job/memory.max': '536870912\n', 'batch/sys/fs/cgroup/job/task/memory.max': 'max\n',
+    'batch/sys/fs/cgroup/job/cpu.max': '300000 100000\n', 'batch/sys/fs/cgroup/job/task/cpu.max': 'max 100000\n',
+    'old/proc/self/cgroup': '5:memory:/job/task\n1:cpu,cpuacct:/job\n0::/\n', 'old/sys/fs/cgroup/memory/job/memory.limit_in_bytes': '268435456\n', 'old/sys/fs/cgroup/memory/memory.limit_in_bytes': '9223372036854771712\n',
+    'old/sys/fs/cgroup/cpu/job/cpu.cfs_quota_us': '150000\n', 'old/sys/fs/cgroup/cpu/job/cpu.cfs_period_us': '100000\n', 'old/sys/fs/cgroup/cpu/cpu.cfs_quota_us': '-1\n', 'old/sys/fs/cgroup/cpu/cpu.cfs_period_us': '100000\n',
     'sys/kernel/mm/transparent_hugepage/enabled': 'always madvise [never]\n',
     'sys/bus/pci/devices/0000:01:00.0/vendor': '0x10de\n', 'sys/bus/pci/devices/0000:01:00.0/class': '0x030200\n',
     'sys/bus/pci/devices/0000:01:00.1/vendor': '0x10de\n', 'sys/bus/pci/devices/0000:01:00.1/class': '0x040300\n', // the sound of a graphics card
@@ -58,6 +62,8 @@ describe('a machine', () => {
     expect(await readMachine(root, root)).toMatchObject({
       cores: availableParallelism(), coreLimit: 2.5, memoryLimit: 2 ** 30, vectors: { avx2: true, avx512: true }, hugePages: 'never', nvidiaCards: 1, nvidiaDriver: '535.129.03', decoderThreads: 16,
     });
+    expect(await readMachine(root, join(root, 'batch'))).toMatchObject({ coreLimit: 3, memoryLimit: 2 ** 29 }); // the limits of groups further up
+    expect(await readMachine(root, join(root, 'old'))).toMatchObject({ coreLimit: 1.5, memoryLimit: 2 ** 28 });
     vi.unstubAllEnvs();
   });
 

@@ -109,8 +109,19 @@ describe('parseConfig', () => {
     expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_OPTION', mend });
   });
 
-  it.each([null, 3, 'a', [], { train: 3 }])('refuses %j, which is no set of options', (raw) => {
+  it.each([null, 3, 'a', [], { train: 3 }, new Map([['seed', 3]]), { train: new Map([['epochs', 3]]) }, { augment: new Date(0) }])('refuses %j, which is no set of options', (raw) => {
     expect(errorOf(() => parseConfig(raw)).code).toBe('BAD_CONFIG');
+  });
+
+  it('refuses a promise of options, and takes objects of other classes', () => {
+    const mend = 'Put await before the call that gave it';
+    expect(errorOf(() => parseConfig(Promise.resolve({ seed: 3 })))).toMatchObject({ code: 'BAD_CONFIG', mend });
+    expect(errorOf(() => parseConfig({ train: Promise.resolve({ epochs: 3 }) }))).toMatchObject({ option: 'train', mend });
+    expect(errorOf(() => mergeConfig(loadConfigFile('config.json').catch(() => undefined), {}))).toMatchObject({ mend });
+    class Options {
+      get epochs() { return 3; }
+    }
+    expect(parseConfig({ train: new Options(), augment: Object.create(null) as object }).train.epochs).toBe(3);
   });
 
   it.each([

@@ -1,4 +1,4 @@
-import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isNotOfTheImage } from '../../lib/data/read-patiently.js';
@@ -19,7 +19,7 @@ async function folderOf(name: string, files: readonly string[]): Promise<string>
 
 describe('openImageFolder', () => {
   it('finds images at any depth, sorted, and nothing else', async () => {
-    const folder = await folderOf('deep', ['b.JPG', 'a/z.png', 'a/deep/er/y.webp', 'notes.txt', '.hidden.png', '.thumbs/x.jpg', 'Z.gif', 'a.tiff', 'é.avif', 'x.svg', 'x.jpeg']);
+    const folder = await folderOf('deep', ['b.JPG', 'a/z.png', 'a/deep/er/y.webp', 'notes.txt', '.hidden.png', '.thumbs/x.jpg', 'lost+found/x.jpg', 'Z.gif', 'a.tiff', 'é.avif', 'x.svg', 'x.jpeg']);
     const source = await openImageFolder(folder);
     expect(source.ids).toEqual(['Z.gif', 'a.tiff', 'a/deep/er/y.webp', 'a/z.png', 'b.JPG', 'x.jpeg', 'x.svg', 'é.avif']);
     expect(source.labels).toBeUndefined();
@@ -70,6 +70,15 @@ describe('openImageFolder', () => {
     await expect(source.read(1)).rejects.toMatchObject({ code: 'ENOENT' });
     await mkdir(latin1('caf\u00e9'));
     await expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/caf\uFFFD: its name is not UTF-8/u) as string });
+  });
+
+  it('says of a folder that its path is longer than the system takes', async () => {
+    const [folder, half] = await Promise.all(['long', 'half'].map(async (name) => folderOf(name, ['good.jpg'])));
+    const below = Array.from({ length: 9 }, () => 'x'.repeat(240)).join('/');
+    for (const start of [folder!, half!]) await mkdir(join(start, below), { recursive: true });
+    await rename(half!, join(folder!, below, 'half'));
+    await expect(openImageFolder(folder!)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('its path is too long') as string });
+    await rename(join(folder!, below, 'half'), half!); // or nothing removes it
   });
 
   it('explains what is wrong with a path', async () => {

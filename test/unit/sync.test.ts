@@ -36,6 +36,12 @@ it.each([
   expect(await packImages(imagesFromBuffers([{ id: 'one', bytes: image }]), { output: join(folder, 'one.pack'), overwrite: true })).toMatchObject({ images: 1 });
 });
 
+it.each(['EINVAL', 'ENOSYS', 'ENOTSUP'])('a file system that syncs no folders (%s) is no failure', async (code) => {
+  await failing(Object.assign(new Error('invalid argument, fsync'), { code }));
+  await syncFolder(folder);
+  await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({ code: 'NOT_WRITABLE' }); // files are another matter
+});
+
 it('a disk that fails to sync is a failure, and is not asked twice: it would forget what it lost', async () => {
   await failing(Object.assign(new Error('i/o error, fsync'), { code: 'EIO' }));
   await expect(writeFileAtomically(join(folder, 'lost'), 'text')).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk fails') as string });

@@ -43,7 +43,7 @@ beforeEach(() => {
   behave = undefined;
   cacheDir = join(folder, `cache${count++}`);
   vi.stubEnv('HF_ENDPOINT', `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
-  for (const name of ['HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_HOME', 'HF_HUB_CACHE', 'HF_TOKEN']) vi.stubEnv(name, '');
+  for (const name of ['HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_HOME', 'HF_HUB_CACHE', 'HF_TOKEN', 'HTTPS_PROXY', 'https_proxy', 'NODE_USE_ENV_PROXY']) vi.stubEnv(name, '');
 });
 afterEach(() => vi.unstubAllEnvs());
 
@@ -147,6 +147,14 @@ test('no network is an error in seconds', async () => {
   const start = performance.now();
   await expect(ClipTextEncoder.load('org/tiny', { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('network') as string });
   expect(performance.now() - start).toBeLessThan(10_000);
+});
+
+test('no way to the hub past a proxy that Node takes no notice of says how', async () => {
+  vi.stubEnv('HF_ENDPOINT', 'http://127.0.0.1:9');
+  vi.stubEnv('https_proxy', 'http://proxy:3128');
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('Set NODE_USE_ENV_PROXY=1') as string });
+  vi.stubEnv('NODE_USE_ENV_PROXY', '1');
+  await expect(resolveModel('org/tiny', wanted, { cacheDir })).rejects.toMatchObject({ mend: expect.stringContaining('HF_ENDPOINT') as string });
 });
 
 test('a server that does not answer is given up', async () => {

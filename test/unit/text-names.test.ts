@@ -87,7 +87,7 @@ test.each([
 
 test('a folder of class folders, sorted, without files and hidden folders', async () => {
   const root = join(folder, 'images');
-  for (const name of ['zebra', 'Ant', 'cat', '.cache']) mkdirSync(join(root, name), { recursive: true });
+  for (const name of ['zebra', 'Ant', 'cat', '.cache', 'lost+found']) mkdirSync(join(root, name), { recursive: true });
   writeFileSync(join(root, 'readme.txt'), '');
   expect(await load(root)).toEqual(['Ant', 'cat', 'zebra']);
 });

@@ -66,6 +66,8 @@ describe('checkRunFolder', () => {
   });
 
   it('refuses a folder that is not empty unless told what to do', async () => {
+    await mkdir(join(path, 'lost+found'), { recursive: true });
+    await checkRunFolder(path, neither);
     await mkdir(join(path, 'checkpoints'), { recursive: true });
     await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output', mend: expect.stringContaining('Resume') as unknown });
     await checkRunFolder(path, { overwrite: true, resume: false });
