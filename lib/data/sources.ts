@@ -130,8 +130,8 @@ async function walk(root: string, found: Found, signal: AbortSignal | undefined)
     throwIfAborted(signal, 'reading the image folder');
     const path = join(root, folder);
     const real = await realpath(path).catch((cause: unknown) => {
-      if (!isUnreadableName(folder, cause)) throw cause;
-      throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
+      if (isUnreadableName(folder, cause)) throw new LgdError('BAD_DATASET', `cannot read the folder ${path}: ${notUtf8}`, { mend: 'Rename it', cause });
+      throw cannotReadFolder(path, cause);
     });
     if (visited.has(real)) continue;
     visited.add(real);
@@ -168,8 +168,12 @@ async function readFolder(path: string) {
   try {
     return await readdir(path, { withFileTypes: true });
   } catch (cause) {
-    throw new LgdError('BAD_DATASET', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
+    throw cannotReadFolder(path, cause);
   }
+}
+
+function cannotReadFolder(path: string, cause: unknown): LgdError {
+  return new LgdError('BAD_DATASET', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
 }
 
 async function targetKind(path: string): Promise<'folder' | 'file' | 'other' | 'broken link'> {

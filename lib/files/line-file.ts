@@ -87,7 +87,7 @@ export class LineFile {
       this.#bytes += bytes.length;
     } catch (cause) {
       await this.#handle.truncate(this.#bytes).catch(() => undefined); // what a full disk took of the line; a device such as /dev/full has no length
-      throw isDiskFull(cause) ? await diskFullError(this.path, { run: this.folder, cause }) : writeError(this.path, cause);
+      throw await this.#failure(cause);
     }
   }
 
@@ -97,7 +97,7 @@ export class LineFile {
    */
   async cut(keep: (line: string) => boolean): Promise<void> {
     try {
-      const parts = await linePaths(this.folder, this.name);
+      const parts = [...(await fullParts(this.folder, this.name)), this.path];
       for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
         const { end, size } = await keptLength(part, keep);
         if (end === 0 && parts.length > 0) {
@@ -116,14 +116,18 @@ export class LineFile {
     }
   }
 
-  /** Makes everything appended last through a power cut. */
+  /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE: a disk may say that it is full no sooner than now */
   async sync(): Promise<void> {
-    if (this.#handle) await syncFile(this.#handle);
+    if (this.#handle) await syncFile(this.#handle).catch(async (cause: unknown) => { throw await this.#failure(cause); });
   }
 
   async close(): Promise<void> {
     await this.#handle?.close();
     this.#handle = undefined;
+  }
+
+  async #failure(cause: unknown): Promise<LgdError> {
+    return isDiskFull(cause) ? await diskFullError(this.path, { run: this.folder, cause }) : writeError(this.path, cause);
   }
 
   async #open(): Promise<void> {

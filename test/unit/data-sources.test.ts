@@ -1,9 +1,9 @@
-import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isNotOfTheImage } from '../../lib/data/read-patiently.js';
 import { imagesFromBuffers, openImageFolder, sampleSource } from '../../lib/data/sources.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
 const root = temporaryFolder();
 
@@ -70,6 +70,14 @@ describe('openImageFolder', () => {
     await expect(source.read(1)).rejects.toMatchObject({ code: 'ENOENT' });
     await mkdir(latin1('caf\u00e9'));
     await expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringMatching(/caf\uFFFD: its name is not UTF-8/u) as string });
+  });
+
+  it('says which folder it may list but not enter', async () => {
+    const folder = await folderOf('closed', ['cat/1.jpg']);
+    await chmod(root, 0o755);
+    await chmod(folder, 0o444);
+    await asUser(() => expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`cannot read the folder ${join(folder, 'cat')}`) as string, mend: 'Check its permissions' }));
+    await chmod(folder, 0o755);
   });
 
   it('explains what is wrong with a path', async () => {

@@ -122,6 +122,7 @@ describe('LineFile', () => {
     await symlink('/dev/full', join(folder, name));
     const file = await LineFile.open(folder, name, 0);
     await expect(file.append('x')).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+    await expect(file.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(name) as unknown }); // a device that syncs nothing
     await file.close();
     await expect(file.append('x')).rejects.toMatchObject({ code: 'DISPOSED' });
     await expect(LineFile.open(join(folder, 'nowhere'), name, 0)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });

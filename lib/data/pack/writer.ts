@@ -60,7 +60,10 @@ export class PackWriter {
       const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
-      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
+      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0).catch(async (error: unknown) => {
+        await file.close();
+        throw error;
+      });
       return new PackWriter(path, options, file, journal, unlock, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
     } catch (error) {
       await unlock();
@@ -79,6 +82,11 @@ export class PackWriter {
 
   get entries(): readonly PackEntry[] {
     return this.#entries;
+  }
+
+  /** Written so far; of a pack that is finished all that it has. */
+  get bytes(): number {
+    return this.#written;
   }
 
   /** Adds the next image. @throws LgdError NOT_WRITABLE */
@@ -134,9 +142,7 @@ export class PackWriter {
   }
 
   async close(): Promise<void> {
-    await this.file.close();
-    await this.journal.close();
-    await this.unlock();
+    await this.file.close().finally(() => this.journal.close()).finally(this.unlock);
   }
 
   async #writeWhenDue(): Promise<void> {
