@@ -33,10 +33,9 @@ async function fullParts(folder: string, name: string): Promise<string[]> {
   return numbers.map((number) => join(folder, partName(name, number)));
 }
 
-/** Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. An empty list where the folder cannot be read. */
+/** Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. @throws what fs.readdir does */
 export async function linePaths(folder: string, name: string): Promise<string[]> {
-  const full = await fullParts(folder, name).catch(() => undefined);
-  return full === undefined ? [] : [...full, join(folder, name)];
+  return [...(await fullParts(folder, name)), join(folder, name)];
 }
 
 /** Is this entry of a folder the file `name`, or a part of it? */
@@ -97,7 +96,7 @@ export class LineFile {
    */
   async cut(keep: (line: string) => boolean): Promise<void> {
     try {
-      const parts = [...(await fullParts(this.folder, this.name)), this.path];
+      const parts = await linePaths(this.folder, this.name);
       for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
         const { end, size } = await keptLength(part, keep);
         if (end === 0 && parts.length > 0) {
