@@ -40,7 +40,7 @@ const tornAfter = 1000;
 
 /**
  * Takes a lock file.
- * @returns what gives it back; else who holds it, or 'another' for a process that takes it right now
+ * @returns what gives it back (and throws NOT_WRITABLE where it cannot); else who holds it, or 'another' for a process that takes it right now
  * @throws LgdError NOT_WRITABLE
  */
 export async function takeLock(file: string): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
@@ -50,7 +50,11 @@ export async function takeLock(file: string): Promise<{ release: () => Promise<v
   const unfinished = besideLock(file, own.mark);
   const isHeld = async () => (await readText(file)) === text;
   const release = async () => {
-    if (await isHeld()) await rm(file, { force: true });
+    try {
+      if (await isHeld()) await rm(file, { force: true });
+    } catch (cause) {
+      throw writeError(file, cause);
+    }
   };
   try {
     for (let attempt = 0; attempt < 5; attempt++) {
