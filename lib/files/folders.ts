@@ -1,9 +1,16 @@
+import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { unlessAbsent } from '../errors.js';
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
   return stat(path).then((found) => found.isDirectory(), () => false);
+}
+
+/** undefined: there is nothing, so that something may be made there. @throws LgdError BAD_FILE: what cannot be looked at may be there */
+export async function statIfThere(path: string): Promise<Stats | undefined> {
+  return stat(path).catch(unlessAbsent(path, undefined));
 }
 
 /** Names of the folders right below one, links followed and hidden ones left out, sorted by code unit. @throws what fs.readdir does */

@@ -295,6 +295,16 @@ describe('a write that fails', () => {
     for (const [i, { bytes }] of images.entries()) expect((await opened.readEntry(i)).equals(bytes), `${i}`).toBe(true);
   }
 
+  it('to what cannot be looked at replaces nothing', async () => {
+    const path = output();
+    for (const there of [path, `${path}.part`]) {
+      await symlink(there, there); // a ring, which is not that nothing is there
+      await expect(openWriter(path)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${there}`) as string });
+      expect(await readlink(there)).toBe(there);
+      await rm(there);
+    }
+  });
+
   it('at the beginning leaves no file open, and no lock', async () => {
     const path = output();
     const open = async () => (await Promise.all((await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))).filter((name) => name.startsWith(path));

@@ -1,6 +1,7 @@
-import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
+import { statIfThere } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import type { NativeAddon } from '../../native.js';
@@ -55,9 +56,9 @@ export class PackWriter {
     const { task, overwrite, checksum } = options;
     const unlock = await lockPack(path);
     try {
-      const isThere = (await stat(path).catch(() => undefined)) !== undefined;
+      const isThere = (await statIfThere(path)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
-      const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
+      const hasPart = (await statIfThere(partOf(path))) !== undefined;
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0).catch(async (error: unknown) => {
