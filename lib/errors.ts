@@ -154,6 +154,14 @@ export function systemErrorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError BAD_FILE */
+export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
+  return (cause) => {
+    if (['ENOENT', 'ENOTDIR', 'EINVAL'].includes(systemErrorCode(cause) ?? '')) return value;
+    throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, { mend: 'Check its permissions, and the disk', cause });
+  };
+}
+
 /** What to do where this process may load no native addon. */
 export const mendOfForbidden = 'Run Node without --no-addons; where it has --permission, also with --allow-addons';
 

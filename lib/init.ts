@@ -6,7 +6,7 @@ import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
-import { isHidden } from './files/folders.js';
+import { isHidden, statIfThere } from './files/folders.js';
 import { writeFileAtomically } from './files/safetensors.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
 import { builtinIds } from './text/builtin.js';
@@ -137,6 +137,6 @@ export async function writeConfigFile(file: string, config: ConfigInput, options
 
 /** Is there room for a configuration file of this name? @throws LgdError BAD_CONFIG */
 export async function checkFree(file: string, force: boolean): Promise<void> {
-  if (force || (await stat(file).catch(() => undefined)) === undefined) return;
+  if (force || (await statIfThere(file)) === undefined) return;
   throw new LgdError('BAD_CONFIG', 'the file is there already.', { option: 'to', found: file, mend: 'Give another name with --to, or replace it with --force' });
 }

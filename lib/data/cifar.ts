@@ -60,7 +60,7 @@ export async function openCifar(path: string): Promise<ImageSource> {
   const records: { path: string; offset: number }[] = [];
   for (const file of paths) {
     const batch = await openBatch(file, recordBytes);
-    const content = await readFile(file); // 30 MB or 150 MB: for the labels, which lie between the pixels
+    const content = await readOfMany(file, (opened) => opened.readFile()); // 30 MB or 150 MB: for the labels, which lie between the pixels
     for (let i = 0; i < batch.records; i++) {
       ids.push(`${basename(file)}/${String(i).padStart(5, '0')}`);
       labels.push(content[i * recordBytes + labelBytes - 1]!);

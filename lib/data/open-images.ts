@@ -63,8 +63,8 @@ async function isPack(path: string): Promise<boolean> {
   const file = await open(path, 'r').catch(() => undefined);
   if (file === undefined) return false;
   try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(8), 0, 8, 0);
-    return beginsAsPack(buffer.subarray(0, bytesRead));
+    const read = await file.read(Buffer.alloc(8), 0, 8, 0).catch(() => undefined); // whoever reads it next says why
+    return read !== undefined && beginsAsPack(read.buffer.subarray(0, read.bytesRead));
   } finally {
     await file.close();
   }

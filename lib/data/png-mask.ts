@@ -55,6 +55,7 @@ export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask
 }
 
 function readHeader(body: Buffer, bad: (why: string, mend?: string) => LgdError): Header {
+  if (body.length < 13) throw bad('its header is too short');
   const [width, height, bits, colour, interlace] = [body.readUInt32BE(0), body.readUInt32BE(4), body[8]!, body[9]!, body[12]!];
   if (colour !== 0 && colour !== 3) throw bad(`its pixels are ${colour === 4 ? 'grey with alpha' : 'colours'}`, 'Save the label itself as the pixel: greyscale, or a palette');
   if (interlace !== 0) throw bad('it is interlaced', 'Save it without interlacing');

@@ -134,6 +134,8 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
       }
     }
     return { ...imagesOfSamples(images, labels), replaced, links };
+  } catch (cause) {
+    throw cause instanceof LgdError ? cause : new LgdError('BAD_DATASET', `cannot read ${shard}: ${(cause as Error).message}.`, { mend: 'Check that it is a file, and its disk', cause });
   } finally {
     await file.close();
   }

@@ -2,14 +2,15 @@
 import { readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { yamlMark } from './tool-config.js';
 
 /** The place for a program is the option `to`, which on the command line names the program. */
 export const placeFlag = '(on the command line: --output)';
 
-/** A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION, NOT_WRITABLE */
+/** A folder that an export may take: none yet, an empty one, or an earlier export. @throws LgdError BAD_OPTION, BAD_FILE, NOT_WRITABLE */
 export async function checkFolder(folder: string): Promise<void> {
-  if ((await stat(folder).catch(() => undefined)) === undefined || (await isOurs(folder))) return;
+  if ((await statIfThere(folder)) === undefined || (await isOurs(folder))) return;
   await rmdir(folder).catch((cause: unknown) => {
     throw new LgdError('BAD_OPTION', 'there is something else already.', { option: 'to', found: folder, allowed: 'a new folder, an empty one, or an earlier export', mend: `Choose another place ${placeFlag}`, cause });
   });

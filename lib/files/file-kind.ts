@@ -1,6 +1,7 @@
 /** What a file is, by its first bytes, so that none of another kind is replaced or read by mistake. */
-import { open, stat } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { LgdError, writeError } from '../errors.js';
+import { statIfThere } from './folders.js';
 
 /** Kinds of files that commands write. */
 export type FileKind = 'safetensors' | 'onnx' | 'report';
@@ -33,7 +34,7 @@ const tests: Readonly<Record<FileKind, (bytes: Uint8Array) => boolean>> = { safe
  * @throws LgdError BAD_OPTION; NOT_WRITABLE for a file that cannot be read
  */
 export async function checkReplaceable(path: string, kind: FileKind, option: string, more = ''): Promise<void> {
-  const found = await stat(path).catch(() => undefined);
+  const found = await statIfThere(path);
   if (found?.isDirectory() === true) throw new LgdError('BAD_OPTION', 'is a folder.', { option, found: path, mend: `Give the file to write${more}` });
   if (found?.isFile() !== true) return;
   const file = await open(path, 'r').catch((cause: unknown) => { throw writeError(path, cause); });

@@ -1,5 +1,7 @@
+import type { Stats } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { unlessAbsent } from '../errors.js';
 
 /** Is there a folder, or a link to one? */
 export async function isFolder(path: string): Promise<boolean> {
@@ -9,6 +11,11 @@ export async function isFolder(path: string): Promise<boolean> {
 /** Is an entry of a folder nobody's data: a hidden one, or what a file system has at its root (root's own, so that others cannot read it)? */
 export function isHidden(name: string): boolean {
   return name.startsWith('.') || name === 'lost+found';
+}
+
+/** undefined: there is nothing, so that something may be made there. @throws LgdError BAD_FILE: what cannot be looked at may be there */
+export async function statIfThere(path: string): Promise<Stats | undefined> {
+  return stat(path).catch(unlessAbsent(path, undefined));
 }
 
 /** Names of the folders right below one, links followed and hidden ones left out, sorted by code unit. @throws what fs.readdir does */

@@ -33,10 +33,9 @@ async function fullParts(folder: string, name: string): Promise<string[]> {
   return numbers.map((number) => join(folder, partName(name, number)));
 }
 
-/** Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. An empty list where the folder cannot be read. */
+/** Paths of all parts that there may be, the oldest first; the last, which is appended to, may be missing. @throws what fs.readdir does */
 export async function linePaths(folder: string, name: string): Promise<string[]> {
-  const full = await fullParts(folder, name).catch(() => undefined);
-  return full === undefined ? [] : [...full, join(folder, name)];
+  return [...(await fullParts(folder, name)), join(folder, name)];
 }
 
 /** Is this entry of a folder the file `name`, or a part of it? */
@@ -87,7 +86,7 @@ export class LineFile {
       this.#bytes += bytes.length;
     } catch (cause) {
       await this.#handle.truncate(this.#bytes).catch(() => undefined); // what a full disk took of the line; a device such as /dev/full has no length
-      throw isDiskFull(cause) ? await diskFullError(this.path, { run: this.folder, cause }) : writeError(this.path, cause);
+      throw await this.#failure(cause);
     }
   }
 
@@ -116,14 +115,18 @@ export class LineFile {
     }
   }
 
-  /** Makes everything appended last through a power cut. */
+  /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE: a disk may say that it is full no sooner than now */
   async sync(): Promise<void> {
-    if (this.#handle) await syncFile(this.#handle);
+    if (this.#handle) await syncFile(this.#handle).catch(async (cause: unknown) => { throw await this.#failure(cause); });
   }
 
   async close(): Promise<void> {
     await this.#handle?.close();
     this.#handle = undefined;
+  }
+
+  async #failure(cause: unknown): Promise<LgdError> {
+    return isDiskFull(cause) ? await diskFullError(this.path, { run: this.folder, cause }) : writeError(this.path, cause);
   }
 
   async #open(): Promise<void> {

@@ -46,7 +46,7 @@ const tornAfter = 1000;
 
 /**
  * Takes a lock file.
- * @returns what gives it back; else who holds it, or 'another' for a process that takes it right now
+ * @returns what gives it back (and throws NOT_WRITABLE where it cannot); else who holds it, or 'another' for a process that takes it right now
  * @throws LgdError NOT_WRITABLE
  */
 export async function takeLock(file: string): Promise<{ release: () => Promise<void> } | { holder: LockHolder | 'another' }> {
@@ -57,8 +57,13 @@ export async function takeLock(file: string): Promise<{ release: () => Promise<v
   const isHeld = async () => (await readText(file)) === text;
   const stopListening = await listen(own.mark);
   const release = async () => {
-    if (await isHeld()) await rm(file, { force: true });
-    stopListening();
+    try {
+      if (await isHeld()) await rm(file, { force: true });
+    } catch (cause) {
+      throw writeError(file, cause);
+    } finally {
+      stopListening();
+    }
   };
   let held = false;
   try {

@@ -62,7 +62,7 @@ export async function openSafetensors(path: string): Promise<OpenSafetensors> {
     throw cannotRead(path, cause);
   });
   try {
-    const found = await handle.stat();
+    const found = await handle.stat().catch((cause: unknown) => { throw cannotRead(path, cause); });
     if (!found.isFile()) throw new LgdError('BAD_FILE', `${path} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const { size } = found;
     const prefix = new Uint8Array(Math.min(size, 9));

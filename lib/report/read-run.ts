@@ -142,7 +142,10 @@ async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student'
 
 /** The bytes of a file's parts, the oldest first, each ended by a line end. */
 async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array, void, undefined> {
-  for (const part of await linePaths(path, name)) {
+  const parts = await linePaths(path, name).catch((cause: unknown) => {
+    throw new LgdError('BAD_FILE', `cannot read the folder ${path}.`, { mend: 'Check its permissions', cause });
+  });
+  for (const part of parts) {
     try {
       yield* createReadStream(part, { highWaterMark: 2 ** 18 }) as AsyncIterable<Uint8Array>;
     } catch (cause) {

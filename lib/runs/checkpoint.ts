@@ -7,8 +7,9 @@
 import { lstat, mkdir, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { LgdError, systemErrorCode, unlessAbsent, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
+import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
@@ -98,24 +99,24 @@ export class CheckpointStore {
     }
   }
 
-  /** Is there a checkpoint in a run folder? */
+  /** Is there a checkpoint in a run folder? @throws LgdError BAD_FILE */
   static async isBegun(runFolder: string): Promise<boolean> {
-    return (await new CheckpointStore(join(runFolder, 'checkpoints')).list().catch(() => [])).length > 0;
+    return (await new CheckpointStore(join(runFolder, 'checkpoints')).list()).length > 0;
   }
 
-  /** The folder of the last or the best checkpoint, or undefined where there is none. */
+  /** The folder of the last or the best checkpoint, or undefined where there is none. @throws LgdError BAD_FILE */
   async target(link: 'last' | 'best'): Promise<string | undefined> {
     const path = join(this.folder, link);
-    const name = await readlink(path).catch(() => undefined);
+    const name = await readlink(path).catch(unlessAbsent(path, undefined));
     if (name !== undefined) return join(this.folder, basename(name));
     if (link === 'last') return (await this.list()).at(-1);
     return (await isWhole(path)) ? path : undefined;
   }
 
-  /** Folders of whole checkpoints, oldest first. */
+  /** Folders of whole checkpoints, oldest first. @throws LgdError BAD_FILE */
   async list(): Promise<string[]> {
     const found: string[] = [];
-    for (const name of await readdir(this.folder)) {
+    for (const name of await readdir(this.folder).catch(unlessAbsent<string[]>(this.folder, []))) {
       if (folderName.test(name) && (await isWhole(join(this.folder, name)))) found.push(name);
     }
     return found.sort(byAge).map((name) => join(this.folder, name));
@@ -330,6 +331,8 @@ async function isWhole(folder: string): Promise<boolean> {
   return exists(join(folder, manifestFile));
 }
 
+/** @throws LgdError BAD_FILE: what cannot be looked at may be a whole checkpoint */
 async function exists(path: string): Promise<boolean> {
-  return stat(path).then(() => true, () => false);
+  return (await statIfThere(path)) !== undefined;
 }
+

@@ -32,7 +32,7 @@ const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metr
 /**
  * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
  * @returns what removes the folder again, and those above it, as far as they were made here and nothing is in them
- * @throws LgdError NOT_WRITABLE; BAD_CONFIG when the folder is not empty and neither `overwrite` nor `resume` is asked for
+ * @throws LgdError NOT_WRITABLE; BAD_FILE when it cannot be read; BAD_CONFIG when it is not empty and neither `overwrite` nor `resume` is asked for
  */
 export async function checkRunFolder(path: string, { overwrite, resume, links = true }: { overwrite: boolean; resume: boolean; links?: boolean }): Promise<() => Promise<void>> {
   const made: string[] = [];
@@ -55,7 +55,10 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     throw writeError(path, cause);
   }
   if (resume || overwrite) return removeEmpty;
-  const entries = (await readdir(path)).filter((name) => !isHidden(name));
+  const all = await readdir(path).catch((cause: unknown) => {
+    throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, { option: 'output', mend: 'Check its permissions', cause });
+  });
+  const entries = all.filter((name) => !isHidden(name));
   if (entries.length === 0) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
@@ -186,11 +189,11 @@ export class RunFolder {
   /** Lists images that were left out, one a line with the reason; no file where there are none. @throws LgdError NOT_WRITABLE */
   async listBroken(broken: readonly { id: string; reason: string }[]): Promise<void> {
     const file = join(this.path, brokenFile);
-    if (broken.length === 0) await rm(file, { force: true });
+    if (broken.length === 0) await rm(file, { force: true }).catch((cause: unknown) => { throw writeError(file, cause); });
     else await writeFileAtomically(file, joinedLines(broken, ({ id, reason }) => `${inOneLine(id)}\t${reason.replace(/[\r\n]+/gu, ' ')}`));
   }
 
-  /** Makes everything appended last through a power cut. */
+  /** Makes everything appended last through a power cut. @throws LgdError NOT_WRITABLE */
   async sync(): Promise<void> {
     await this.#metrics?.sync();
     await this.#log?.sync();
@@ -199,8 +202,7 @@ export class RunFolder {
   /** Unlocks the folder. */
   async close(): Promise<void> {
     try {
-      await this.#metrics?.close();
-      await this.#log?.close();
+      await Promise.all([this.#metrics?.close(), this.#log?.close()]);
     } finally {
       this.#metrics = this.#log = undefined;
       await this.unlock();

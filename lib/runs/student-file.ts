@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError } from '../errors.js';
+import { LgdError, systemErrorCode } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { createStudent, type Student } from '../models/student.js';
@@ -31,12 +31,16 @@ export async function readStudent(path: string): Promise<{ file: string; info: S
   return { file, ...studentContent(await readSafetensors(file), file) };
 }
 
-/** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND */
+/** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function findStudentFile(path: string): Promise<string> {
   checkText(path, 'student', 'a run folder, a checkpoint folder, or a file');
   const candidates = [path, join(path, studentFile), join(path, 'checkpoints', 'best', studentFile), join(path, 'checkpoints', 'last', studentFile)];
   for (const file of candidates) {
-    if ((await stat(file).catch(() => undefined))?.isFile()) return file;
+    const found = await stat(file).catch((cause: unknown) => {
+      if (['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
+      throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause }); // the next one is another student
+    });
+    if (found?.isFile()) return file;
   }
   const members = await groupMembers(path);
   if (members.length > 0) {

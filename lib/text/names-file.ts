@@ -1,8 +1,9 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
-import { readFile, realpath, stat } from 'node:fs/promises';
+import { readFile, realpath } from 'node:fs/promises';
 import { extname, format, parse } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { namesIn } from './sources.js';
 
@@ -37,7 +38,7 @@ export async function checkNamesFile(file: string, { list, overwrite = false }: 
     const { dir, name } = parse(file);
     throw new LgdError('BAD_OPTION', 'names are written one a line, which is another kind of file.', { option: 'write', found: file, allowed: 'a .txt file', mend: `Write ${format({ dir, name, ext: '.txt' })}` });
   }
-  const found = await stat(file).catch(() => undefined);
+  const found = await statIfThere(file);
   if (found === undefined) return;
   if (found.isDirectory()) throw new LgdError('BAD_OPTION', 'is a folder.', { option: 'write', found: file, mend: 'Give the file to write' });
   if (overwrite) return;

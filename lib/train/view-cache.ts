@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
-import { LgdError, writeError } from '../errors.js';
+import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
@@ -169,7 +169,11 @@ function hashBytes({ fileBytes }: Dataset): string | null {
 async function begin(path: string, key: CacheKey): Promise<void> {
   const text = JSON.stringify(key);
   if (text.length > headerBytes) throw new LgdError('BAD_CONFIG', 'the name of the teacher is too long.', { option: 'teacher', found: key.teacherName, mend: 'Rename its folder' });
-  if ((await stat(path).catch(() => undefined)) === undefined) {
+  const found = await stat(path).catch((cause: unknown) => {
+    if (systemErrorCode(cause) === 'ENOENT') return undefined;
+    throw writeError(path, cause); // what cannot be looked at must not be replaced
+  });
+  if (found === undefined) {
     await writeFileAtomically(path, text.padEnd(headerBytes));
     return;
   }

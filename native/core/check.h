@@ -12,7 +12,7 @@ class MessagePart {
  public:
   MessagePart(const char* text);
   MessagePart(const std::string& text);
-  MessagePart(char one);
+  MessagePart(char) = delete;  // would be written as a number
   MessagePart(double value);
   template <class T, class = std::enable_if_t<std::is_integral_v<T>>>
   MessagePart(T value) {

@@ -18,16 +18,10 @@
 // Float32 products (the checking mode) are fused multiply-adds in launches 1 to 5, once a block of images whose scores fit the budget.
 // Nothing waits for the device, nothing is added up in an order that may change.
 #include <algorithm>
-#include <cstdlib>
 
 #include "semantic/loss_kernels.cuh"
 
 namespace lgd {
-
-int64_t loss_score_budget(int64_t usual) {
-  const char* text = std::getenv("LGDISTILL_SCORE_BYTES");
-  return text ? std::max<int64_t>(1, std::atoll(text)) : usual;
-}
 
 namespace {
 
@@ -103,7 +97,7 @@ void with_scratch(Context& device, const Run& run) {
 
 void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   const int64_t dimension = shape.dimension, stride = score_stride(shape.anchors());
-  const int64_t most = std::clamp<int64_t>(loss_score_budget(score_budget_bytes) / (2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.batch);
+  const int64_t most = std::clamp<int64_t>(score_budget() / (2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.batch);
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
   const int64_t parts = range.size() == 0 ? 0 : sum_parts_f32(most, dimension, range.size());
   with_scratch(device, [&](Carver& carver, bool ready) {
@@ -187,7 +181,7 @@ void run_streamed(Context& device, const BankLossShape& shape, const BankLossSet
 void bank_loss_cuda(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   if (settings.products == Products::f32) return run_f32(device, shape, settings, arrays);
   const OperandLayout layout = operand_layout(shape.dimension, settings.student_temperature, settings.teacher_temperature);
-  const int64_t budget = loss_score_budget(f16_score_bytes);
+  const int64_t budget = score_budget(f16_score_bytes);
   if (2 * shape.batch * score_stride(shape.anchors()) * int64_t(sizeof(float)) <= budget) run_stored(device, shape, settings, arrays, layout);
   else run_streamed(device, shape, settings, arrays, layout, budget);
 }

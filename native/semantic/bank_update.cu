@@ -233,7 +233,7 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
   const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t), most = device.card.block_shared_bytes - (size_t(4) << 10);
   LGD_CHECK(members <= most, "BAD_SHAPE", "a bank update of ", rows, " images. Allowed on this GPU: ", most * 8, ". Use a smaller batch, or accumulate fewer");
   const int64_t stride = score_stride(categories);
-  const int64_t rows_at_once = std::clamp<int64_t>(score_budget_bytes / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, rows);
+  const int64_t rows_at_once = std::clamp<int64_t>(score_budget() / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, rows);
   const int64_t score_values = known.unit || !targets.textual ? 0 : rows_at_once * stride;
   Carver sizes(nullptr);
   UpdateMemory(sizes, known, assignment, rows, dimension, score_values);
@@ -261,8 +261,6 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
     update.unit = memory.unit;
     update.norm = memory.norm;
     update.assignment = targets.textual ? nearest : nullptr;
-  } else if (assignment && update.assignment) {
-    device.copy(assignment, known.assignment, size_t(rows) * sizeof(int32_t));
   }
   const size_t flags = size_t(std::min<int64_t>(window, (update.categories + 15) / 16 * 16));
   const size_t bytes = std::max(members, flags);

@@ -45,7 +45,8 @@ struct KnownTeachers {
   const float *unit = nullptr, *norm = nullptr;  // null: nothing is known
   const int32_t* assignment = nullptr;
 };
-// The whole update from the batches of one optimiser step, which count as one. assignment [rows of all] receives c_i; it may be null.
+// The whole update from the batches of one optimiser step, which count as one. assignment [rows of all] receives c_i
+// where nothing is known of them; it may be null.
 // Categories that are not known come from float32 products, whatever the loss uses; known ones from the loss's scores: with float16
 // products an image may then go to the second of two categories whose scores are nearer than the rounding (operand_layout()).
 // Enqueues and returns; takes the device's scratch memory.

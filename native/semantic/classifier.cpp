@@ -47,7 +47,7 @@ void run_classifier(Context& device, const ClassifierArguments& arguments) {
   const int64_t dimension = arguments.features->shape[1], outputs = arguments.weights->shape[0], total = int64_t(arguments.labels.size());
   const int64_t classes = outputs / arguments.heads, stride = score_stride(outputs);
   const bool picked = !arguments.rows.empty(), trained = arguments.d_weights != nullptr;
-  const int64_t most = std::clamp<int64_t>(score_budget_bytes / ((2 * stride + dimension) * int64_t(sizeof(float))), 1, total);
+  const int64_t most = std::clamp<int64_t>(score_budget() / ((2 * stride + dimension) * int64_t(sizeof(float))), 1, total);
   // One list, so that one transfer serves both.
   std::vector<int32_t> lists = arguments.labels;
   lists.insert(lists.end(), arguments.rows.begin(), arguments.rows.end());

@@ -31,10 +31,8 @@ struct SemanticKernels {
 
 const SemanticKernels& semantic_kernels(const Context& device);
 
-// Scores are formed for as many rows at a time as fit this.
-constexpr int64_t score_budget_bytes = int64_t(256) << 20;
-// The same for the CUDA kernels of the loss: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for tests: they come to their limits sooner).
-int64_t loss_score_budget(int64_t usual);
+// Scores are formed for as many rows at a time as fit this: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for tests: they come to their limits sooner).
+int64_t score_budget(int64_t usual = int64_t(256) << 20);
 
 // Floats from one row of scores to the next, so that rows start on 16 bytes.
 inline int64_t score_stride(int64_t columns) { return (columns + 3) / 4 * 4; }

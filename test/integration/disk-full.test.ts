@@ -3,8 +3,10 @@ import { basename, join } from 'node:path';
 import sharp from 'sharp';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
+import { ImageCache } from '../../lib/data/cache.js';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
+import { openDevice } from '../../lib/device.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
 import { resumeConfig } from '../../lib/train/setup.js';
@@ -88,6 +90,15 @@ it.skipIf(packs === undefined)('a pack keeps what it had when the disk was full,
   expect(resumed).toBeGreaterThanOrEqual(14);
   expect(resumed).toBeLessThanOrEqual(17);
   expect((await readFile(output)).equals(await readFile(whole.file))).toBe(true);
+});
+
+const spilt = smallDisk('decoded images on a full disk', mebibyte);
+it.skipIf(spilt === undefined)('decoded images that find no room there leave nothing', async () => {
+  const bytes = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#123' } }).png().toBuffer();
+  using device = await openDevice('cpu');
+  const build = ImageCache.build(imagesFromBuffers([{ id: 'a', bytes }]), { device, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: spilt!, maxBrokenShare: 0 });
+  await expect(build).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(`${spilt} past 0 MiB: the disk is full`) as unknown });
+  expect(await readdir(spilt!)).toEqual([]);
 });
 
 const disk = smallDisk('a run on a full disk', 96 * mebibyte);

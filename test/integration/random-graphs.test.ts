@@ -91,6 +91,32 @@ describe.each(devices)('dropout on $name', ({ device }) => {
   });
 });
 
+describe.each(devices)('the gradient of a sum on $name', ({ device }) => {
+  it('is added to that of a value which is read again behind it, and taken twice by what is added to itself', async () => {
+    const g = new GraphBuilder('sums');
+    const [a, b] = ['a', 'b'].map((name) => g.conv(g.images, name, { channels: 8, kernel: 3 })) as [Value, Value];
+    const sum = g.add(g.add(a, b), g.conv(a, 't', { channels: 8, kernel: 3 }));
+    const graph = g.finish(g.linear(g.globalPool(g.add(g.add(sum, sum), g.add(b, a))), 'fc', { features: 3 }));
+    const [images, seed] = [randomNormal(2 * 3 * 8 * 8, 1), randomNormal(2 * 3, 2)];
+    using encoder = new Encoder(new CompiledEncoder(device, graph, { batch: 2, resolution: 8, precision: 'float32' }));
+    const weights = initialWeights(graph, 1);
+    const score = async () => {
+      encoder.load(weights);
+      return (await encoder.forward(images, { training: true })).reduce((total, value, i) => total + value * seed[i]!, 0);
+    };
+    const before = await score();
+    const gradients = await encoder.backward(seed);
+    // Linear in each weight, so that a step of 1 tells its gradient.
+    for (const name of ['a.weight', 'b.weight', 't.weight']) {
+      for (const i of [0, 77, 150]) {
+        weights[name]!.data[i]! += 1;
+        expect((await score()) - before, `${name}[${i}]`).toBeCloseTo(gradients[name]![i]!, 4);
+        weights[name]!.data[i]! -= 1;
+      }
+    }
+  });
+});
+
 // A relu that made 0 of a NaN would hide that a run has diverged: the loss stays a number, and nothing stops the run.
 describe.each(devices)('a weight that is NaN, on $name,', ({ device }) => {
   it.each(['relu', 'relu6', 'hardswish', 'hardsigmoid'] satisfies Activation[])('reaches the output through %s', async (activation) => {

@@ -1,4 +1,4 @@
-import { cp, open, readFile, rm, stat } from 'node:fs/promises';
+import { cp, open, readFile, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
@@ -157,6 +157,10 @@ describe('a cache of something else is refused', () => {
 
   it('a file of another kind, another number of views for a run that continues, and a teacher of embeddings', async () => {
     await expect(train(config(path(), { teacherCache: { file: join(data, 'circle', '0.png') } }))).rejects.toMatchObject({ code: 'BAD_FILE', option: 'teacherCache.file' });
+    const loop = join(folder, 'loop');
+    await symlink(loop, loop); // what is behind it cannot be looked at, which is not that nothing is there
+    await expect(train(config(path(), { teacherCache: { file: loop } }))).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    expect(await readlink(loop)).toBe(loop);
     const stopped = path();
     await train(config(stopped, { train: { maxSteps: 1 } }));
     await expect(train(await resumeConfig(stopped, { 'teacherCache.views': 3 }), { resume: 'last' })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'teacherCache.views' });

@@ -38,3 +38,8 @@ it('a tar shard may have any number of images', async () => {
   expect([ids.length, ids[count - 1]]).toEqual([count, `many.tar/${count - 1}.jpg`]);
   expect(tarFile.read.mock.calls.length).toBeLessThan(count / 7); // headers side by side are read together
 });
+
+it('a tar shard that the system fails to read is named', async () => {
+  tarFile.read.mockRejectedValueOnce(Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' }));
+  await expect(openTarShards('/many.tar', { labelled: false })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('cannot read /many.tar: EIO') as string });
+});

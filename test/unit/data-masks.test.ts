@@ -1,11 +1,12 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { classesOf, openMaskFolder } from '../../lib/data/mask-folders.js';
 import { readPngMask } from '../../lib/data/png-mask.js';
-import { encodePng } from '../fixtures/png.js';
+import { encodePng, pngChunk } from '../fixtures/png.js';
 import { randomNumbers } from '../fixtures/random.js';
 
 let folder: string;
@@ -30,7 +31,20 @@ describe('a PNG mask', () => {
     expect(Array.from((await readPngMask(png, 'x')).labels)).toEqual(Array.from(labels));
   });
 
+  const grey = (values: number[], size = 2) => encodePng({ width: size, height: size, bits: 8, colour: 0, values });
+  /** With other bytes from a place on. */
+  const changed = (png: Buffer, at: number, ...bytes: number[]) => Buffer.concat([png.subarray(0, at), Buffer.from(bytes), png.subarray(at + bytes.length)]);
+  const square = grey([1, 2, 3, 4]);
+  const pixels = square.indexOf('IDAT') - 4;
+
   it.each([
+    ['a short header', changed(square, 8, 0, 0, 0, 3), 'header is too short'],
+    ['of no pixels', Buffer.concat([square.subarray(0, pixels), square.subarray(-12)]), 'no pixels'],
+    ['of no height', changed(square, 20, 0, 0, 0, 0), 'says 2 x 0 pixels of 8 bits'],
+    ['of 3 bits', changed(square, 24, 3), 'pixels of 3 bits'],
+    ['of fewer rows than it says', changed(square, 20, 0, 0, 0, 3), 'fewer rows'],
+    ['of pixels that do not unpack', changed(square, pixels + 8, 0xff, 0xff), 'cannot be unpacked'],
+    ['of an unknown filter', Buffer.concat([square.subarray(0, pixels), pngChunk('IDAT', deflateSync(Buffer.from([0, 1, 2, 9, 3, 4])))]), 'row 1 has filter 9'],
     ['colours', encodePng({ width: 2, height: 2, bits: 8, colour: 2, values: [1, 2, 3, 4] }), 'colours'],
     ['an interlaced file', encodePng({ width: 2, height: 2, bits: 8, colour: 0, values: [1, 2, 3, 4], interlace: 1 }), 'interlaced'],
     ['half a file', encodePng({ width: 20, height: 20, bits: 8, colour: 0, values: Array.from({ length: 400 }, () => Math.floor(256 * random())) }).subarray(0, 200), 'ends in the middle'],

@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
-import { link, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
 import { create, Header } from 'tar';
 import { describe, expect, it } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 
 const folder = temporaryFolder();
@@ -232,6 +232,9 @@ describe("CIFAR's binary files", () => {
     expect(source.classNames).toEqual(['0', '1', '2', '3', '4']);
     await writeFile(join(path, 'train.bin'), records(6, 2).subarray(1));
     await expect(openImages(path)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('3074') as string });
+    await writeFile(join(path, 'train.bin'), records(6, 2));
+    for (const [closed, mode] of [[join(path, 'train.bin'), 0], [path, 0o755], [folder, 0o755]] as const) await chmod(closed, mode);
+    await asUser(() => expect(openImages(path)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${join(path, 'train.bin')}`) as string }));
   });
 });
 

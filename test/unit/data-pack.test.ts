@@ -1,4 +1,4 @@
-import { copyFile, mkdir, readFile, readdir, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, readdir, readlink, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import CRC32C from 'crc-32/crc32c.js';
@@ -294,6 +294,37 @@ describe('a write that fails', () => {
   async function expectWhole(opened: PackFile): Promise<void> {
     for (const [i, { bytes }] of images.entries()) expect((await opened.readEntry(i)).equals(bytes), `${i}`).toBe(true);
   }
+
+  it('to what cannot be looked at replaces nothing', async () => {
+    const path = output();
+    for (const there of [path, `${path}.part`]) {
+      await symlink(there, there); // a ring, which is not that nothing is there
+      await expect(openWriter(path)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${there}`) as string });
+      expect(await readlink(there)).toBe(there);
+      await rm(there);
+    }
+  });
+
+  it('at the beginning leaves no file open, and no lock', async () => {
+    const path = output();
+    const open = async () => (await Promise.all((await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))).filter((name) => name.startsWith(path));
+    await mkdir(`${path}.journal`);
+    await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    for (const left of [`${path}.journal`, `${path}.part`]) await rm(left, { recursive: true });
+    await symlink('/dev/full', `${path}.journal`); // takes no length
+    await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    await rm(`${path}.journal`);
+    vi.mocked(syncFile).mockRejectedValueOnce(full);
+    await expect(openWriter(path)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
+    expect(await open()).toEqual([]);
+    const writer = await openWriter(path);
+    expect(await open()).toEqual([`${path}.part`, `${path}.journal`]);
+    const close = writer.file.close.bind(writer.file);
+    vi.spyOn(writer.file, 'close').mockImplementationOnce(async () => { await close(); throw full; }); // as a network's file system does
+    await expect(writer.close()).rejects.toBe(full);
+    expect(await open()).toEqual([]);
+    await (await openWriter(path)).close();
+  });
 
   it('in its middle records nothing; the next one writes what is missing, where it belongs', async () => {
     const writer = await openWriter(output());

@@ -1,9 +1,9 @@
-import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { isNotOfTheImage } from '../../lib/data/read-patiently.js';
 import { imagesFromBuffers, openImageFolder, sampleSource } from '../../lib/data/sources.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
 const root = temporaryFolder();
 
@@ -79,6 +79,14 @@ describe('openImageFolder', () => {
     await rename(half!, join(folder!, below, 'half'));
     await expect(openImageFolder(folder!)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('its path is too long') as string });
     await rename(join(folder!, below, 'half'), half!); // or nothing removes it
+  });
+
+  it('says which folder it may list but not enter', async () => {
+    const folder = await folderOf('closed', ['cat/1.jpg']);
+    await chmod(root, 0o755);
+    await chmod(folder, 0o444);
+    await asUser(() => expect(openImageFolder(folder)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining(`cannot read the folder ${join(folder, 'cat')}`) as string, mend: 'Check its permissions' }));
+    await chmod(folder, 0o755);
   });
 
   it('explains what is wrong with a path', async () => {

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { beginsAsSafetensors, checkReplaceable, type FileKind } from '../../lib/files/file-kind.js';
@@ -18,6 +18,8 @@ const files: Record<string, string | Uint8Array> = {
 };
 for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content);
 writeFileSync(join(folder, 'empty'), '');
+const ring = join(folder, 'ring'); // cannot be looked at
+symlinkSync(ring, ring);
 mkdirSync(join(folder, 'folder'));
 
 describe.each<[FileKind, string]>([['safetensors', 'a safetensors file'], ['onnx', 'an ONNX file'], ['report', 'a report']])('%s', (kind, words) => {
@@ -32,6 +34,7 @@ describe.each<[FileKind, string]>([['safetensors', 'a safetensors file'], ['onnx
 
   test('may not be written over: folder', async () => {
     await expect(checkReplaceable(join(folder, 'folder'), kind, 'to')).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('is a folder') as string });
+    await expect(checkReplaceable(ring, kind, 'to')).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${ring}`) as string });
   });
 });
 

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
@@ -34,4 +34,13 @@ it('a link whose answer is lost on the network is held all the same', async () =
   expect(lock).toHaveProperty('release');
   if ('release' in lock) await lock.release();
   expect(existsSync(file)).toBe(false);
+});
+
+it('says which lock it cannot give back', async () => {
+  link.mockRejectedValue(Object.assign(new Error('operation not permitted'), { code: 'EPERM' }));
+  const file = join(folder, 'third.lock');
+  const lock = await takeLock(file);
+  rmSync(file);
+  mkdirSync(file); // not to be read
+  await expect('release' in lock && lock.release()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(file) as string });
 });

@@ -1,10 +1,11 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { thin } from '../../lib/report/charts.js';
 import { readRuns } from '../../lib/report/read-run.js';
 import { configDifferences, summarise } from '../../lib/report/summary.js';
-import { temporaryFolder } from '../fixtures/folder.js';
+import { findStudentFile } from '../../lib/runs/student-file.js';
+import { asUser, temporaryFolder } from '../fixtures/folder.js';
 
 const folder = temporaryFolder();
 
@@ -38,6 +39,21 @@ describe('readRuns', () => {
     await mkdir(join(folder, 'empty'));
     await expect(readRuns([join(folder, 'empty')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining('no config.json') as unknown });
     await expect(readRuns([await makeRun('list', [], '')])).rejects.toMatchObject({ code: 'BAD_FILE' });
+  });
+
+  it('says what it may not look at, in the place of passing it over', async () => {
+    const run = await makeRun('closed', {}, step(1));
+    const checkpoints = join(run, 'checkpoints');
+    await mkdir(join(checkpoints, 'step-00000001'), { recursive: true });
+    await mkdir(join(checkpoints, 'last'));
+    await writeFile(join(checkpoints, 'last', 'model.safetensors'), '');
+    await symlink('step-00000001', join(checkpoints, 'best'));
+    for (const path of [folder, run]) await chmod(path, 0o711);
+    await chmod(join(checkpoints, 'step-00000001'), 0o600);
+    await asUser(async () => {
+      await expect(readRuns([run])).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read the folder ${run}`) as unknown });
+      await expect(findStudentFile(run)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('best') as unknown });
+    });
   });
 
   it('reads a run that has just started, and gives each of several a name of its own', async () => {

@@ -1,4 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import { SafetensorsReader } from '../../lib/files/safetensors-reader.js';
@@ -143,6 +144,18 @@ test('a header that no string holds is refused with the limit, written or read',
   vi.spyOn(TextDecoder.prototype, 'decode').mockImplementationOnce(() => { throw Object.assign(new Error('Cannot create a string longer than 0x1fffffe8 characters'), { code: 'ERR_STRING_TOO_LONG' }); });
   await expect(readSafetensors(file)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringMatching(/the header of .* has 1 MiB of text, more than the 512 that can be read/u) as string });
   expect((await readSafetensors(file)).metadata).toEqual({ ids: 'made up' });
+});
+
+test('a file that the system stops giving out is named', async () => {
+  const file = writeRaw('lost', { x: { dtype: 'F32', shape: [1], data_offsets: [0, 4] } }, new Uint8Array(4));
+  const handle = await open(file);
+  const handles = Object.getPrototypeOf(handle) as FileHandle;
+  await handle.close();
+  for (const call of ['stat', 'read'] as const) {
+    const cause = Object.assign(new Error('stale file handle'), { code: 'ESTALE' });
+    vi.spyOn(handles, call).mockRejectedValueOnce(cause);
+    await expect(readSafetensors(file), call).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`cannot read ${file}`) as string, cause });
+  }
 });
 
 test('what is damaged is said', async () => {

@@ -97,6 +97,17 @@ describe('CheckpointStore', () => {
     expect((await store.read('last')).info.step).toBe(10);
   });
 
+  it('keeps a checkpoint, and the run that it is of, where it cannot be looked at', async () => {
+    await store.write(content(10), plain);
+    const { folder: whole } = await store.read('last');
+    const file = join(whole, 'manifest.json');
+    await rm(file);
+    await symlink(file, file); // to nowhere else: the system refuses it, and does not say that nothing is there
+    for (const call of [() => CheckpointStore.open(folder), () => CheckpointStore.isBegun(folder), () => store.list()]) await expect(call()).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(file) as string });
+    expect((await readdir(whole)).sort()).toEqual(['bank.safetensors', 'manifest.json', 'model.safetensors', 'state.safetensors']);
+    expect(await CheckpointStore.isBegun(join(folder, 'nowhere'))).toBe(false);
+  });
+
   it('finds the last without its link, and replaces a copy that stands where a link should', async () => {
     for (const step of [10, 20]) await store.write(content(step), { ...plain, isBest: step === 10 });
     await rm(join(store.folder, 'last'));

@@ -115,13 +115,14 @@ describe('LineFile', () => {
     await (await twelve()).close();
     expect(await linesOf()).toEqual(numbered(12));
     expect(isPartOf(name, 'metrics-1000000.jsonl')).toBe(true);
-    expect(await linePaths(join(folder, 'nowhere'), name)).toEqual([]);
+    await expect(linePaths(join(folder, 'nowhere'), name)).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
   it('says where nothing can be written', async () => {
     await symlink('/dev/full', join(folder, name));
     const file = await LineFile.open(folder, name, 0);
     await expect(file.append('x')).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('the disk is full') as unknown });
+    await expect(file.sync()).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(name) as unknown }); // a device that syncs nothing
     await file.close();
     await expect(file.append('x')).rejects.toMatchObject({ code: 'DISPOSED' });
     await expect(LineFile.open(join(folder, 'nowhere'), name, 0)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });

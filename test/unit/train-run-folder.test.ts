@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { threadId } from 'node:worker_threads';
@@ -7,6 +7,7 @@ import type { RunConfig } from '../../lib/config-batch.js';
 import { parseConfig } from '../../lib/config.js';
 import type { LgdError } from '../../lib/errors.js';
 import { RunFolder, checkRunFolder, readRunConfig } from '../../lib/runs/run-folder.js';
+import { asUser } from '../fixtures/folder.js';
 
 let root: string;
 let path: string;
@@ -82,6 +83,13 @@ describe('checkRunFolder', () => {
   it('refuses a file system that takes no files', async () => {
     await expect(checkRunFolder('/proc/self/run', neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   });
+
+  it('refuses a folder that it may write to but not read', async () => {
+    await mkdir(path);
+    await chmod(root, 0o755);
+    await chmod(path, 0o333);
+    await asUser(() => expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_FILE', option: 'output', mend: 'Check its permissions' }));
+  });
 });
 
 describe('RunFolder', () => {
@@ -122,6 +130,8 @@ describe('RunFolder', () => {
     expect(await readFile(join(path, 'broken-images.txt'), 'utf8')).toBe('a/b.jpg\tcut short\n"a\\nb.jpg"\tgone\n');
     await folder.listBroken([]);
     expect(await readdir(path)).not.toContain('broken-images.txt');
+    await mkdir(join(path, 'broken-images.txt'));
+    await expect(folder.listBroken([])).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('broken-images.txt') as string });
     await folder.close();
   });
 

@@ -27,10 +27,15 @@ export class Journal {
 
   /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
   static async open(path: string, task: string, keep: number): Promise<Journal> {
-    const handle = await open(path, keep === 0 ? 'w' : 'r+');
-    await handle.truncate(keep);
-    const journal = new Journal(path, await reopen(handle, path));
-    if (keep === 0) await journal.#append(`${task}\n`);
+    const before = await open(path, keep === 0 ? 'w' : 'r+');
+    await before.truncate(keep).finally(() => before.close());
+    const journal = new Journal(path, await open(path, 'a'));
+    if (keep === 0) {
+      await journal.#append(`${task}\n`).catch(async (error: unknown) => {
+        await journal.close();
+        throw error;
+      });
+    }
     return journal;
   }
 
@@ -47,11 +52,6 @@ export class Journal {
     await this.handle.writeFile(lines);
     await syncFile(this.handle);
   }
-}
-
-async function reopen(handle: FileHandle, path: string): Promise<FileHandle> {
-  await handle.close();
-  return open(path, 'a');
 }
 
 function lineOf(image: PackedOrRefused): (number | string)[] {

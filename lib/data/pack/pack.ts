@@ -91,8 +91,7 @@ export async function packImages(source: ImageSource, options: PackOptions): Pro
       recipe, entries: writer.entries, ids: places.map((place) => plainId(source.ids[place]!)), labels: labels && Int32Array.from(places, (place) => labels[place]!),
       classNames: classNames && [...classNames], source: source.root, refused,
     });
-    const { size } = await writer.file.stat();
-    return { file: path, images: places.length, bytes: size, refused, resumed };
+    return { file: path, images: places.length, bytes: writer.bytes, refused, resumed };
   } finally {
     await writer.close();
   }

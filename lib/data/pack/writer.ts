@@ -1,6 +1,7 @@
-import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { LgdError, writeError } from '../../errors.js';
+import { statIfThere } from '../../files/folders.js';
 import { takeLock, tellHolder } from '../../files/process-lock.js';
 import { syncFile, syncFolder } from '../../files/sync.js';
 import type { NativeAddon } from '../../native.js';
@@ -55,12 +56,15 @@ export class PackWriter {
     const { task, overwrite, checksum } = options;
     const unlock = await lockPack(path);
     try {
-      const isThere = (await stat(path).catch(() => undefined)) !== undefined;
+      const isThere = (await statIfThere(path)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
-      const hasPart = (await stat(partOf(path)).catch(() => undefined)) !== undefined;
+      const hasPart = (await statIfThere(partOf(path))) !== undefined;
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
       const file = await openPart(path, found, recipe, checksum);
-      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0);
+      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0).catch(async (error: unknown) => {
+        await file.close();
+        throw error;
+      });
       return new PackWriter(path, options, file, journal, unlock, found ?? { entries: [], refused: [], next: 0, end: headerBytes });
     } catch (error) {
       await unlock();
@@ -79,6 +83,11 @@ export class PackWriter {
 
   get entries(): readonly PackEntry[] {
     return this.#entries;
+  }
+
+  /** Written so far; of a pack that is finished all that it has. */
+  get bytes(): number {
+    return this.#written;
   }
 
   /** Adds the next image. @throws LgdError NOT_WRITABLE */
@@ -134,9 +143,7 @@ export class PackWriter {
   }
 
   async close(): Promise<void> {
-    await this.file.close();
-    await this.journal.close();
-    await this.unlock();
+    await this.file.close().finally(() => this.journal.close()).finally(this.unlock);
   }
 
   async #writeWhenDue(): Promise<void> {
