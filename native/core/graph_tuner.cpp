@@ -1,6 +1,8 @@
 #include "core/graph_tuner.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include "core/cuda_streams.h"
 #include "core/device.h"
@@ -51,22 +53,26 @@ void GraphTuner::refuse() {
 
 void GraphTuner::begin(void* stream) {
   if (!timed_) return;
-  samples_.push_back({way_, nullptr, nullptr});
-  for (void** event : {&samples_.back().begin, &samples_.back().end}) *event = cuda::create_timed_event();
-  cuda::enqueue_event(samples_.back().begin, stream);
+  open_.way = way_;
+  for (void** event : {&open_.begin, &open_.end})
+    if (!*event) *event = cuda::create_timed_event();
+  cuda::enqueue_event(open_.begin, stream);
 }
 
 void GraphTuner::end(void* stream) {
-  if (timed_) cuda::enqueue_event(samples_.back().end, stream);
+  if (!timed_) return;
+  cuda::enqueue_event(open_.end, stream);
+  samples_.push_back(std::exchange(open_, {}));
 }
 
 // Once the last launch is over: what each way took, and which is the fastest.
 bool GraphTuner::read() {
-  if (!cuda::is_over(samples_.back().end)) return false;
+  if (!samples_.empty() && !cuda::is_over(samples_.back().end)) return false;
   for (size_t way = 0; way < ways_.size(); ++way) {
     std::vector<double> taken;
     for (const Sample& sample : samples_)
       if (sample.way == way) taken.push_back(cuda::milliseconds_between(sample.begin, sample.end));
+    if (taken.empty()) taken.push_back(INFINITY);  // its launches failed
     const auto middle = taken.begin() + int64_t(taken.size() / 2);
     std::nth_element(taken.begin(), middle, taken.end());
     times_.push_back({ways_[way], *middle});
@@ -78,6 +84,7 @@ bool GraphTuner::read() {
 }
 
 void GraphTuner::forget() {
+  samples_.push_back(std::exchange(open_, {}));
   for (const Sample& sample : samples_)
     for (void* event : {sample.begin, sample.end})
       if (event) cuda::destroy_event(event);

@@ -46,8 +46,8 @@ class GraphTuner {
  private:
   enum class Stage { waiting, measuring, reading, settled };
   struct Sample {
-    size_t way;
-    void *begin, *end;
+    size_t way = 0;
+    void *begin = nullptr, *end = nullptr;
   };
 
   bool read();
@@ -56,6 +56,7 @@ class GraphTuner {
   Stage stage_ = Stage::waiting;
   std::vector<GraphWay> ways_;
   std::vector<Sample> samples_;
+  Sample open_;                    // of a launch that is under way, or failed
   std::vector<Time> times_;
   size_t way_ = 0, launches_ = 0;  // of ways_; in this stage
   bool timed_ = false;             // the launch under way

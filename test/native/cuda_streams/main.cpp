@@ -408,6 +408,16 @@ void check_tuning() {
   const StepGraph& graph = plain.graph();
   const size_t ways = graph.tuner.times().size();
   check(graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0, "of a step's graph " + std::to_string(ways) + " ways were compared");
+  GraphTuner failing;  // a launch in the middle fails: its time is none
+  void* const stream = cuda::create_stream(0);
+  for (int i = 0; i < 64; ++i) {
+    failing.next({{}, {false, true, false}}, true);
+    failing.begin(stream);
+    if (i != 21) failing.end(stream);
+    cuda::synchronize(stream);
+  }
+  cuda::destroy_stream(stream);
+  check(failing.done() && failing.times().size() == 2, "a launch that failed stopped the tuning");
   if (cuda::properties(0).name != "emulated GPU") return;
   check(graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
   set("LGDISTILL_EMULATION_PDL", "1");

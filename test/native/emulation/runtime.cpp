@@ -278,7 +278,7 @@ bool is_over(void* handle) {
 }
 double milliseconds_between(void* begin, void* end) {
   std::lock_guard lock(mutex);
-  LGD_CHECK(is_over(begin) && is_over(end), "DEVICE_ERROR", "the time between events that were not reached");
+  for (void* event : {begin, end}) LGD_CHECK(event_of(event)->recorded > 0 && is_over(event), "DEVICE_ERROR", "the time between events that were not reached");
   return event_of(end)->milliseconds - event_of(begin)->milliseconds;
 }
 
