@@ -403,6 +403,7 @@ std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0',
 void check_tuning() {
   constexpr int enough = 128;
   const auto set = [](const char* variable, const char* text) { text ? setenv(variable, text, 1) : unsetenv(variable); };
+  for (const char* const variable : {"LGDISTILL_AUTOTUNE", "LGDISTILL_BRANCH", "LGDISTILL_CARVEOUT"}) set(variable, nullptr);  // nothing is settled here
   TunedSteps plain;
   check(plain.take(enough) == 0, "a way to run a graph gives wrong numbers");
   const StepGraph& graph = plain.graph();
@@ -420,6 +421,7 @@ void check_tuning() {
   check(failing.done() && failing.times().size() == 2, "a launch that failed stopped the tuning");
   if (cuda::properties(0).name != "emulated GPU") return;
   check(graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
+  set("LGDISTILL_PDL", nullptr);  // which may say 0
   set("LGDISTILL_EMULATION_PDL", "1");
   for (const char* const fastest : {"000", "101", "011", "110"}) {
     set("LGDISTILL_EMULATION_FASTEST_WAY", fastest);
