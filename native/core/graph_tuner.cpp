@@ -37,7 +37,7 @@ GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
     stage_ = Stage::reading;
   }
   if (stage_ == Stage::reading && read()) stage_ = Stage::settled;
-  return times_.empty() && stage_ == Stage::settled ? ways.front() : ways_[way_];
+  return ways_[way_];
 }
 
 void GraphTuner::refuse() {

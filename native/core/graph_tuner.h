@@ -6,6 +6,7 @@
 // launch timed by two events that nobody waits for; then the fastest stays. Training goes on meanwhile, with the same bits.
 #pragma once
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 namespace lgd {
@@ -30,7 +31,7 @@ class GraphTuner {
   GraphTuner(const GraphTuner&) = delete;
   GraphTuner& operator=(const GraphTuner&) = delete;
 
-  // The way of the next launch. ways: those to choose from, the usual one first. repeated: the launch has the shape of the one before; others, whose graph is new,
+  // Until it is done, the way of the next launch. ways: those to choose from, the usual one first. repeated: the launch has the shape of the one before; others, whose graph is new,
   // are not timed.
   GraphWay next(const std::vector<GraphWay>& ways, bool repeated);
   // The driver did not build the graph in the way that next() named: the others are compared, from the beginning.
@@ -42,6 +43,8 @@ class GraphTuner {
   // Of each way, the usual one first; empty until all were compared, and for good where there is nothing to choose.
   const std::vector<Time>& times() const { return times_; }
   bool done() const { return stage_ == Stage::settled; }
+  // Once it is done, the way that stays; none: the usual one.
+  std::optional<GraphWay> found() const { return times_.empty() ? std::nullopt : std::optional(ways_[way_]); }
 
  private:
   enum class Stage { waiting, measuring, reading, settled };

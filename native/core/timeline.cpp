@@ -304,9 +304,11 @@ void Timeline::release_held(StepGraph* step) {
   free_deferred();
 }
 
+GraphWay Timeline::usual_way() const { return {device_.programmatic_launches, false, false}; }
+
 // How the step that was written down may run, as usual first.
 std::vector<GraphWay> Timeline::ways() const {
-  std::vector<GraphWay> all{{device_.programmatic_launches, false, false}};
+  std::vector<GraphWay> all{usual_way()};
   const auto twice = [&](bool GraphWay::*choice) {
     for (size_t i = 0, count = all.size(); i < count; ++i) {
       all.push_back(all[i]);
@@ -322,7 +324,7 @@ std::vector<GraphWay> Timeline::ways() const {
 
 void Timeline::launch_step(StepGraph& step) {
   const bool repeated = step.graph && tape_.has_shape_of(step.built);
-  const GraphWay way = step.tuner.next(ways(), repeated);
+  const GraphWay way = step.tuner.done() ? step.tuner.found().value_or(usual_way()) : step.tuner.next(ways(), repeated);
   const bool tuned = repeated && way != step.way;
   if (!repeated || tuned || !take_over(step)) {
     if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
@@ -340,7 +342,7 @@ void Timeline::launch_step(StepGraph& step) {
 }
 
 void Timeline::build(StepGraph& step, const GraphWay& way) {
-  const GraphWay usual = ways().front();
+  const GraphWay usual = usual_way();
   step.way = way;
   try {
     step.graph = cuda::build_graph(tape_, way);

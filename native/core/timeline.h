@@ -115,6 +115,7 @@ class Timeline {
   bool on_branch() const { return stream_ == branch_; }
   void hold_back();
   void release_held(StepGraph* step);
+  GraphWay usual_way() const;
   std::vector<GraphWay> ways() const;
   void build(StepGraph& step, const GraphWay& way);
   void launch_step(StepGraph& step);
