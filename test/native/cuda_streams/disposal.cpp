@@ -1,6 +1,7 @@
 // What a step uses may go while the step is held back: here a semantic head, whose records are to be copied to pinned memory of its own.
 #include <future>
 
+#include "checks.h"
 #include "core/tensor.h"
 #include "core/timeline.h"
 #include "engine.h"

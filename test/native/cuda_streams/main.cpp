@@ -2,7 +2,6 @@
 // On the emulated one also what it promises about streams and graphs (test/native/emulation/runtime.cpp): every mistake below must be
 // refused, and the same thing done right must not. A GPU does not refuse them; it computes something else, sometimes.
 // Usage: cuda_streams [measure]      measure also times, on a GPU, what the host does between steps
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "checks.h"
 #include "core/cuda_streams.h"
 #include "core/timeline.h"
 #include "ops/kernels.h"
@@ -20,11 +20,11 @@
 
 namespace lgd {
 
-std::string error_of_disposal();  // disposal.cpp
-
 namespace {
 
 int checks = 0, failures = 0;
+
+}  // namespace
 
 void check(bool good, const std::string& what) {
   ++checks;
@@ -32,6 +32,8 @@ void check(bool good, const std::string& what) {
   ++failures;
   std::printf("%s\n", what.c_str());
 }
+
+namespace {
 
 // Runs body; the error it must end with has `reason` in it (null: it must succeed).
 void expect(const char* what, const char* reason, const std::function<void()>& body) {
@@ -350,98 +352,6 @@ void check_device() {
   check(published[7] == 19.f, "a wait for an event in the same step did not start the work");
   for (void* event : events) cuda::destroy_event(event);
   cuda::release_pinned(published);
-}
-
-// Steps of a kernel beside two others, in all the ways that the tuner tries; each has numbers of its own, and every fourth is waited for.
-class TunedSteps {
- public:
-  TunedSteps() : device_(std::make_shared<Device>(DeviceKind::cuda, 0, 1)), source_(device_, most * 4), first_(device_, most * 2), beside_(device_, most * 2), sum_(device_, most * 4) {}
-  ~TunedSteps() { cuda::release_pinned(published_); }
-
-  // longer: with a kernel more, and so of another shape. Returns how many steps had wrong numbers.
-  int take(int count, bool longer = false) {
-    int wrong = 0;
-    for (int i = 0; i < count; ++i, ++time_) {
-      device_->run("step", [&] { step(longer); });
-      if (time_ % 4 != 3) continue;
-      device_->run("wait", [&] { device_->synchronize(); });
-      for (int back = 0; back < std::min(4, i + 1); ++back) wrong += published_[most * ((time_ - back) % 4) + 9] != float(time_ - back);
-    }
-    return wrong;
-  }
-  const StepGraph& graph() const { return *graph_; }
-
- private:
-  static constexpr int most = 1024;
-
-  void step(bool longer) {
-    const std::vector<float> values(most, float(time_));
-    device_->begin_step(graph_);
-    device_->from_host(source_.as<>(), values.data(), most * 4);
-    device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), first_.as<>());
-    device_->begin_branch();
-    device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), beside_.as<>());
-    device_->end_branch();
-    device_->zero(sum_.as<>(), most * 4);
-    if (longer) device_->kernels->cast(*device_, most, DType::bf16, source_.as<float>(), first_.as<>());
-    device_->join_branch();
-    device_->copy(sum_.as<>(), source_.as<>(), most * 4);
-    device_->copy(published_ + most * (time_ % 4), sum_.as<>(), most * 4);
-    device_->end_step();
-  }
-
-  std::shared_ptr<Device> device_;
-  std::shared_ptr<StepGraph> graph_ = std::make_shared<StepGraph>();
-  Buffer source_, first_, beside_, sum_;
-  float* published_ = static_cast<float*>(cuda::allocate_pinned(most * 4 * 4));
-  int time_ = 0;
-};
-
-std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'}; }
-
-// Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
-void check_tuning() {
-  constexpr int enough = 128;
-  const auto set = [](const char* variable, const char* text) { text ? setenv(variable, text, 1) : unsetenv(variable); };
-  for (const char* const variable : {"LGDISTILL_AUTOTUNE", "LGDISTILL_BRANCH", "LGDISTILL_CARVEOUT"}) set(variable, nullptr);  // nothing is settled here
-  TunedSteps plain;
-  check(plain.take(enough) == 0, "a way to run a graph gives wrong numbers");
-  const StepGraph& graph = plain.graph();
-  const size_t ways = graph.tuner.times().size();
-  check(graph.tuner.done() && (ways == 4 || ways == 8) && graph.counts.instantiated == 1 && graph.counts.interrupted == 0, "of a step's graph " + std::to_string(ways) + " ways were compared");
-  GraphTuner failing;  // a launch in the middle fails: its time is none
-  void* const stream = cuda::create_stream(0);
-  for (int i = 0; i < 64; ++i) {
-    failing.next({{}, {false, true, false}}, true);
-    failing.begin(stream);
-    if (i != 21) failing.end(stream);
-    cuda::synchronize(stream);
-  }
-  cuda::destroy_stream(stream);
-  check(failing.done() && failing.times().size() == 2, "a launch that failed stopped the tuning");
-  if (cuda::properties(0).name != "emulated GPU") return;
-  check(ways > 0 && graph.way == graph.tuner.times()[0].way, "of ways that take the same time another than the usual one stayed");
-  set("LGDISTILL_PDL", nullptr);  // which may say 0
-  set("LGDISTILL_EMULATION_PDL", "1");
-  for (const char* const fastest : {"000", "101", "011", "110"}) {
-    set("LGDISTILL_EMULATION_FASTEST_WAY", fastest);
-    TunedSteps steps;
-    check(steps.take(enough) == 0 && steps.graph().tuner.times().size() == 8, std::string("all ways should have been tried where ") + fastest + " is the fastest");
-    check(text_of(steps.graph().way) == fastest, std::string("the fastest way is ") + fastest + ", and the one that stayed " + text_of(steps.graph().way));
-    check(steps.take(8, true) == 0 && text_of(steps.graph().way) == fastest && steps.graph().counts.instantiated == 2, "a step of another shape lost the way that was found");
-  }
-  TunedSteps uneven, restless;
-  int wrong = 0;
-  for (int i = 0; i < 8; ++i) wrong += uneven.take(20) + uneven.take(1, true);
-  check(wrong == 0 && uneven.graph().tuner.times().size() == 8 && text_of(uneven.graph().way) == "110" && uneven.graph().counts.instantiated == 16, "a step that has another shape now and then found no way");
-  for (int i = 0; i < enough; ++i) wrong += restless.take(1, i % 2 == 0);
-  check(wrong == 0 && !restless.graph().tuner.done() && text_of(restless.graph().way) == "100", "a step that always has another shape was timed");
-  for (const auto& [way, left] : {std::pair{"010", size_t(7)}, {"001", size_t(4)}}) {
-    set("LGDISTILL_EMULATION_REFUSED_WAY", way);
-    TunedSteps refused;
-    check(refused.take(enough) == 0 && refused.graph().tuner.times().size() == left && text_of(refused.graph().way) == "110", std::string("the driver refuses ") + way + ", which cost a step, or other ways");
-  }
-  for (const char* const variable : {"LGDISTILL_EMULATION_PDL", "LGDISTILL_EMULATION_FASTEST_WAY", "LGDISTILL_EMULATION_REFUSED_WAY"}) set(variable, nullptr);
 }
 
 }  // namespace

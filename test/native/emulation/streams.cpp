@@ -180,6 +180,7 @@ static void run_graph(const Graph& graph) {
 void enqueue(Stream& stream, const GraphPtr& graph) {
   merge(stream.clock, host_clock);
   std::vector<Clock> clocks;
+  int64_t last[2] = {};  // what each lane of the graph has come to
   for (const Node& node : graph->nodes) {
     Clock& clock = clocks.emplace_back(stream.clock);
     for (const int before : node.after) merge(clock, clocks[before]);
@@ -187,7 +188,9 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
     for (const Access& access : node.operation.accesses)
       LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
     const int lane = stream.lane + (node.branch ? 2 : 1);
+    LGD_CHECK(last[node.branch] == 0 || knows(clock, lane, last[node.branch]), "DEVICE_ERROR", node.operation.name, ": no edge of the graph puts it behind what comes before it on its stream");  // a lane's count stands for all of it
     tick(clock, lane);
+    last[node.branch] = counts[size_t(lane)];
     check_accesses(node.operation, lane, clock);
   }
   for (const Clock& clock : clocks) merge(stream.clock, clock);

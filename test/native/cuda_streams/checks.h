@@ -1,0 +1,11 @@
+// The parts of cuda_streams (main.cpp).
+#pragma once
+#include <string>
+
+namespace lgd {
+
+void check(bool good, const std::string& what);  // counts it, and prints `what` where it is not good
+void check_tuning();                             // tuning.cpp
+std::string error_of_disposal();                 // disposal.cpp
+
+}  // namespace lgd
