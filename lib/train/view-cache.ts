@@ -4,13 +4,14 @@
  * The file: 4096 bytes of JSON, padded with blanks, that say what the embeddings depend on; then a row for each view of each image, view by view (native/semantic/row_file.h). View v of an
  * image is the draw of (seed, epoch v, image): the seeds of all views are those three numbers, so that a view is cut anew whenever it is needed, and embedding and pixels always belong together.
  */
-import { open, stat, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
-import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { LgdError, writeError } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
@@ -169,11 +170,7 @@ function hashBytes({ fileBytes }: Dataset): string | null {
 async function begin(path: string, key: CacheKey): Promise<void> {
   const text = JSON.stringify(key);
   if (text.length > headerBytes) throw new LgdError('BAD_CONFIG', 'the name of the teacher is too long.', { option: 'teacher', found: key.teacherName, mend: 'Rename its folder' });
-  const found = await stat(path).catch((cause: unknown) => {
-    if (systemErrorCode(cause) === 'ENOENT') return undefined;
-    throw writeError(path, cause); // what cannot be looked at must not be replaced
-  });
-  if (found === undefined) {
+  if ((await statIfThere(path)) === undefined) {
     await writeFileAtomically(path, text.padEnd(headerBytes));
     return;
   }
