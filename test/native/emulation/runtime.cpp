@@ -1,7 +1,7 @@
 // The CUDA runtime calls behind Device, on host memory: streams, events and graphs of the emulated GPU. What it is strict about:
 //   - a stream runs no sooner than somebody waits for it, and then pulls the other streams along only as far as its own waits ask
 //     (forward order); or the other streams run first (reverse); or all of them in turns (random). So a wait that is missing shows;
-//   - the nodes of a graph likewise run in any order that its edges allow;
+//   - the nodes of a graph likewise run in any order that its edges allow; those of one stream must be put one behind the other by them;
 //   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a graph's edges or a wait of the
 //     host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses, see note_accesses());
 //   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
