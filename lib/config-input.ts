@@ -20,7 +20,7 @@ export interface ConfigInput {
   templates?: string | readonly string[] | undefined;
   /** Keep names that are given more than once. Default: `false`. */
   allowDuplicates?: boolean | undefined;
-  /** CLIP text tower: a folder or a hub id (default: the teacher's). */
+  /** Text tower of CLIP or SigLIP: a folder or a hub id (default: the teacher's). */
   textEncoder?: string | undefined;
   /** Text bank built before (lgdistill bank), in the place of names, templates and text encoder. */
   bank?: string | undefined;

@@ -41,7 +41,7 @@ const schema = z.strictObject({
   names: textOrList().optional().describe('Category names: a .txt, .json, .csv or .tsv file, a folder of class folders, a built-in list, or a JSON list of the names themselves'),
   templates: textOrList().default('default').describe('Prompt templates: a built-in set, a file with one a line, or the templates'),
   allowDuplicates: z.boolean().default(false).describe('Keep names that are given more than once'),
-  textEncoder: text().optional().describe("CLIP text tower: a folder or a hub id (default: the teacher's)"),
+  textEncoder: text().optional().describe("Text tower of CLIP or SigLIP: a folder or a hub id (default: the teacher's)"),
   bank: text().optional().describe('Text bank built before (lgdistill bank), in the place of names, templates and text encoder'),
   teacher: text().optional().describe('Teacher: a CLIP folder or hub id, an .onnx image tower, an earlier student, or a .safetensors file of embeddings'),
   method: z.enum(['auto', 'lgd', 'text', 'visual', 'seed', 'hybrid', 'combined', 'feature']).default('auto')

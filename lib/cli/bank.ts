@@ -29,7 +29,7 @@ function buildCommand(bind: Bind): Command {
     const { names, templates, textEncoder, teacher, allowDuplicates, offline } = await readConfig(command);
     if (names === undefined) throw new LgdError('BAD_OPTION', 'a bank needs names.', { option: 'names', mend: 'Give --names' });
     const model = textEncoder ?? teacher;
-    if (model === undefined) throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', { option: 'textEncoder', mend: 'Give --text-encoder, a CLIP folder or hub id' });
+    if (model === undefined) throw new LgdError('BAD_OPTION', 'a bank needs a text encoder.', { option: 'textEncoder', mend: 'Give --text-encoder, a folder or hub id of CLIP or SigLIP' });
     const list = await CategoryList.load(names);
     const encoder = await loadTextEncoder(model, { localFilesOnly: offline, signal });
     const progress = startProgress(terminal, 'text bank');

@@ -30,7 +30,7 @@ export function namesCommand(bind: Bind): Command {
     .option('--list-builtin', 'say which lists are built in, and where each comes from')
     .option('--write <file>', 'write the mended list, one name a line, into a .txt file: a new one, or the list itself')
     .option('--overwrite <true|false>', 'let --write replace any file')
-    .option('--encoder <model>', 'CLIP text tower, a folder or a hub id: find near-duplicates and prompts that are too long')
+    .option('--encoder <model>', 'text tower of CLIP or SigLIP, a folder or a hub id: find near-duplicates and prompts that are too long')
     .option('--bank <file>', 'a text bank of these names, in the place of --encoder: find near-duplicates in seconds')
     .option('--similarity <cosine>', 'cosine from which two names count as near-duplicates [default 0.98]', parsePositive('similarity'));
   addConfigOptions(command, ['templates', 'offline']);

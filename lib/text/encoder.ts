@@ -4,7 +4,7 @@ import { LgdError } from '../errors.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';
-import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
+import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Options of calls that encode many texts. */
 export interface EncodeOptions {
@@ -54,13 +54,10 @@ export function checkTexts(texts: unknown): void {
   if (index !== -1) throw new LgdError('BAD_OPTION', `text ${index} is no string.`, { option: 'texts', found: texts[index] as unknown, allowed });
 }
 
-/** What to do without SigLIP's text tower. */
-export const mendOfSiglip = 'Compute embeddings of your prompts with it elsewhere, and give the bank that `lgdistill bank build --embeddings` makes of them (bank)';
-
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
 
-/** The text tower of a CLIP model in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
+/** The text tower of a model of CLIP's or SigLIP's in the Hugging Face layout with ONNX files (config.json, tokenizer.json, tokenizer_config.json, onnx/text_model.onnx), in float32. */
 export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   #session: OnnxSession | undefined;
   #embeddingSize = 0;
@@ -69,7 +66,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     readonly id: string,
     readonly maxTokens: number,
     private readonly runtime: OnnxRuntime,
-    private readonly tokenizer: ClipTokenizer,
+    private readonly tokenizer: TextTokenizer,
     session: OnnxSession,
     private readonly batchSize: number,
   ) {
@@ -88,17 +85,18 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     checkOptions(options, 'ClipTextEncoder.load()', textEncoderOptions);
     checkLoading(idOrDir, options);
     const { id, folder, files } = await resolveModel(idOrDir, { required: [textOnnxFiles, 'config.json', ...tokenizerFiles] }, options);
-    const tokenizer = await ClipTokenizer.load(folder);
     try {
+      const config = JSON.parse(await readFile(files[1]!, 'utf8')) as ModelConfig;
+      const tokenizer = await TextTokenizer.load(folder, { siglip: config.model_type?.startsWith('siglip') ?? false });
       const session = await openOnnxSession(files[0]!);
-      const maxTokens = await readMaxTokens(files[1]!, tokenizer);
+      const maxTokens = readMaxTokens(config, tokenizer);
       const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, options.batchSize ?? 32);
       encoder.#embeddingSize = (await encoder.run([tokenizer.encode('a photo', maxTokens)])).dims[1]!;
       return encoder;
     } catch (cause) {
       if (cause instanceof LgdError) throw cause;
       throw new LgdError('BAD_MODEL', `the text tower in ${folder} cannot be used: ${(cause as Error).message}.`, {
-        mend: 'Check that the folder holds a CLIP model exported to ONNX with a projection', cause,
+        mend: "Check that the folder holds a model of CLIP's or SigLIP's exported to ONNX with its projection", cause,
       });
     }
   }
@@ -143,7 +141,7 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     await this.dispose();
   }
 
-  /** One batch -> [N,D]. Padding stands after the end token, where causal attention keeps it out of the embedding. */
+  /** One batch -> [N,D]. Padding stands after the end token, where causal attention keeps it out of the embedding; SigLIP's texts have their own, and all of it counts. */
   private async run(rows: readonly number[][]): Promise<OnnxTensor> {
     const session = this.#session;
     if (session === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });
@@ -160,18 +158,28 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     const { Tensor } = this.runtime;
     const inputs: Record<string, OnnxTensor> = { input_ids: new Tensor('int64', ids, shape), attention_mask: new Tensor('int64', mask, shape) };
     const output = await session.run(Object.fromEntries(Object.entries(inputs).filter(([name]) => session.inputNames.includes(name))));
-    const embeddings = output['text_embeds'];
+    const siglip = this.tokenizer.siglip !== undefined;
+    const name = siglip ? 'pooler_output' : 'text_embeds';
+    const embeddings = output[name];
     if (embeddings?.dims.length !== 2) {
-      throw new LgdError('BAD_MODEL', 'the text model gives no text_embeds of shape [N,D].', { found: Object.keys(output).join(', '), mend: `Export CLIP's text tower with its projection (CLIPTextModelWithProjection). For that of SigLIP: ${mendOfSiglip}` });
+      throw new LgdError('BAD_MODEL', `the text model gives no ${name} of shape [N,D].`, {
+        found: Object.keys(output).join(', '), mend: siglip ? 'Export it with transformers\' SiglipTextModel' : "Export CLIP's text tower with its projection (CLIPTextModelWithProjection); SigLIP's is known by model_type in config.json",
+      });
     }
     return embeddings;
   }
 }
 
-/** The smaller of what the model has positions for and what its tokenizer is set to; CLIP's 77 where neither says. */
-async function readMaxTokens(configFile: string, tokenizer: ClipTokenizer): Promise<number> {
-  const config = JSON.parse(await readFile(configFile, 'utf8')) as { text_config?: { max_position_embeddings?: number }; max_position_embeddings?: number };
+/** What is read of a model's config.json. */
+interface ModelConfig {
+  model_type?: string;
+  text_config?: { max_position_embeddings?: number };
+  max_position_embeddings?: number;
+}
+
+/** The smaller of what the model has positions for and what its tokenizer is set to; where neither says, CLIP's 77 or SigLIP's 64. */
+function readMaxTokens(config: ModelConfig, tokenizer: TextTokenizer): number {
   const limits = [config.text_config?.max_position_embeddings, config.max_position_embeddings, tokenizer.maxTokens];
   const known = limits.filter((limit) => limit !== undefined && limit >= 3 && limit < 1e6) as number[];
-  return known.length > 0 ? Math.min(...known) : 77;
+  return known.length > 0 ? Math.min(...known) : tokenizer.siglip === undefined ? 77 : 64;
 }

@@ -10,8 +10,8 @@ import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teache
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import { nextTurn } from '../turn.js';
-import { checkLoading, checkTexts, encodeOptions, mendOfSiglip, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
-import { ClipTokenizer, tokenizerFiles } from './tokenizers.js';
+import { checkLoading, checkTexts, encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
+import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
 export interface NativeTextEncoderOptions extends TextEncoderOptions {
@@ -30,7 +30,7 @@ interface Parts {
   id: string;
   embeddingSize: number;
   maxTokens: number;
-  tokenizer: ClipTokenizer;
+  tokenizer: TextTokenizer;
   /** Rows of the token embedding. */
   words: number;
   graph: GraphSpec;
@@ -43,8 +43,8 @@ interface Parts {
 }
 
 /**
- * CLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's, open_clip's or transformers' names), with tokenizer.json and
- * tokenizer_config.json beside it.
+ * CLIP's or SigLIP's text tower run natively, from the safetensors file that the image tower is in (OpenAI's, open_clip's or transformers' names; SigLIP's
+ * under SiglipModel's), with tokenizer.json and tokenizer_config.json beside it.
  */
 export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   readonly id: string;
@@ -68,17 +68,16 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     checkOptions(options, 'NativeTextEncoder.load()', nativeTextEncoderOptions);
     checkLoading(idOrDir, options);
     const model = await resolveModel(idOrDir, { required: [[...weightFiles], ...tokenizerFiles], optional: sideFiles }, options);
-    const tokenizer = await ClipTokenizer.load(model.folder);
     const { folder, files } = await weightsOf(idOrDir, model, options);
     await using reader = await openWeights(files);
     const tower = await findTextTower(reader.shapes, folder);
     if (tower === undefined) {
-      const ofSiglip = reader.shapes.has('text_model.head.weight');
-      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP.`, {
-        found: ofSiglip ? "SigLIP's, which is not supported" : few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
-        mend: ofSiglip ? mendOfSiglip : "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
+      throw new LgdError('BAD_MODEL', `${files.join(', ')} ${files.length === 1 ? 'holds' : 'hold'} no text tower of CLIP or SigLIP.`, {
+        found: few([...reader.shapes.keys()]), allowed: 'token_embedding.weight ... or text_model.embeddings.token_embedding.weight ...',
+        mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
       });
     }
+    const tokenizer = await TextTokenizer.load(model.folder, tower);
     const graph = tower.graph(tokenizer.endId);
     const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
     const { device: given = 'auto', batchSize: batch = 32, precision = 'float32' } = options;
@@ -149,7 +148,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
     return Math.min(Math.ceil(length / step) * step, this.maxTokens);
   }
 
-  /** One batch -> [N,D]; what stands behind a text's end token does not reach it. One plan is kept: a second one would hold the weights again. */
+  /** One batch -> [N,D]; what stands behind the end token of a text of CLIP's does not reach it. One plan is kept: a second one would hold the weights again. */
   async #run(rows: readonly number[][], length: number): Promise<Float32Array> {
     const weights = this.#weights;
     if (weights === undefined) throw new LgdError('DISPOSED', 'the text encoder was disposed of.', { mend: 'Load it again' });

@@ -34,7 +34,7 @@ export async function importTokenizers(load: () => Promise<unknown> = loadTokeni
   }
 }
 
-/** What {@link ClipTokenizer.load} reads. */
+/** What {@link TextTokenizer.load} reads. */
 export const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json'] as const;
 
 /**
@@ -48,21 +48,41 @@ function likeOthers(content: object): object {
   return { ...content, model: { type: 'BPE', ...model, merges } };
 }
 
-/** A CLIP model's byte-pair tokenizer, from its folder. */
-export class ClipTokenizer {
-  private constructor(private readonly tokenizer: PreTrainedTokenizer, /** The token that ends every text. */ readonly endId: number) {}
+/**
+ * Texts as SigLIP was trained on them, which its tokenizer.json may leave to the program: in lower case, and for its first version, whose tokenizer is a
+ * unigram model, without ASCII punctuation and with single blanks (Zhai et al. 2023's code, and transformers' SiglipTokenizer). SigLIP 2's is byte-pair.
+ */
+function asSiglipRead(text: string, isUnigram: boolean): string {
+  const lower = text.toLowerCase();
+  return isUnigram ? lower.replaceAll(/[!-/:-@[-`{-~]/gu, '').replaceAll(/\s+/gu, ' ').trim() : lower;
+}
 
-  /** @throws LgdError DEPENDENCY_MISSING, BAD_MODEL */
-  static async load(folder: string): Promise<ClipTokenizer> {
+/** The tokenizer of CLIP's or SigLIP's text tower, from its model's folder. */
+export class TextTokenizer {
+  private constructor(
+    private readonly tokenizer: PreTrainedTokenizer,
+    /** The token that ends every text. */
+    readonly endId: number,
+    /** How SigLIP's differs, where it is one. */
+    readonly siglip: { padId: number; isUnigram: boolean } | undefined,
+  ) {}
+
+  /**
+   * @param options siglip: the model is one of SigLIP's
+   * @throws LgdError DEPENDENCY_MISSING, BAD_MODEL
+   */
+  static async load(folder: string, { siglip = false } = {}): Promise<TextTokenizer> {
     const { PreTrainedTokenizer: Tokenizer } = await importTokenizers();
     try {
       const [content, config] = await Promise.all(tokenizerFiles.map(async (file) => JSON.parse(await readFile(join(folder, file), 'utf8')) as object));
       const tokenizer = new Tokenizer(likeOthers(content!), config!); // what CLIP's own class adds nothing to
       const end = tokenizer.encode('').at(-1);
       if (end === undefined || tokenizer.encode('a').at(-1) !== end) throw new Error('it puts no token at the end of texts, where the model reads the embedding');
-      return new ClipTokenizer(tokenizer, end);
+      const isUnigram = (content as { model?: { type?: unknown } }).model?.type === 'Unigram';
+      const { pad_token_id: padId = end } = tokenizer as { pad_token_id?: number };
+      return new TextTokenizer(tokenizer, end, siglip ? { padId, isUnigram } : undefined);
     } catch (cause) {
-      throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of a CLIP model`, cause });
+      throw new LgdError('BAD_MODEL', `the tokenizer in ${folder} cannot be used: ${(cause as Error).message}.`, { mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model`, cause });
     }
   }
 
@@ -72,14 +92,19 @@ export class ClipTokenizer {
     return limit !== undefined && limit >= 3 && limit < 1e6 ? limit : undefined;
   }
 
-  /** Token ids of one text; a text too long keeps its end token, where the model reads the embedding. */
+  /** Token ids of one text; a text too long keeps its end token, where CLIP reads the embedding. For SigLIP, which reads it at the last place, always `maxTokens` of them. */
   encode(text: string, maxTokens: number): number[] {
-    const ids = this.tokenizer.encode(text);
-    return ids.length <= maxTokens ? ids : [...ids.slice(0, maxTokens - 1), ids.at(-1)!];
+    const ids = this.#ids(text);
+    if (ids.length > maxTokens) return [...ids.slice(0, maxTokens - 1), ids.at(-1)!];
+    return this.siglip === undefined ? ids : [...ids, ...Array<number>(maxTokens - ids.length).fill(this.siglip.padId)];
   }
 
   /** How many tokens a text has, start and end tokens included, before any cut. */
   count(text: string): number {
-    return this.tokenizer.encode(text).length;
+    return this.#ids(text).length;
+  }
+
+  #ids(text: string): number[] {
+    return this.tokenizer.encode(this.siglip === undefined ? text : asSiglipRead(text, this.siglip.isUnigram));
   }
 }

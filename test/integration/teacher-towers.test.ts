@@ -54,7 +54,7 @@ const images = [
   ['transformers-clip', 'ViT', 30, 20, [0.48, 0.46, 0.41]],
   ['siglip', 'SigLIP', 24, 32, [0.5, 0.5, 0.5]],
 ] as const;
-const texts = ['openai-vit', 'open-clip-vit', 'openai-resnet', 'transformers-clip'] as const;
+const texts = ['openai-vit', 'open-clip-vit', 'openai-resnet', 'transformers-clip', 'siglip'] as const;
 
 describe.each(devices)('on $name', ({ device }) => {
   const precisions = device.info.precisions;

@@ -32,8 +32,9 @@ export function openAiNames(prefix: string, others: RegExp = /^$/u): Naming {
 }
 
 /** transformers' names: CLIPModel, CLIPVisionModelWithProjection, SiglipModel. */
-export function transformersNames(tower: 'vision' | 'text'): Naming {
-  const projection = tower === 'vision' ? 'visual_projection' : 'text_projection';
+export function transformersNames(of: 'vision' | 'text' | 'siglip text'): Naming {
+  const tower = of === 'vision' ? 'vision' : 'text';
+  const projection = { 'vision': 'visual_projection', 'text': 'text_projection', 'siglip text': 'text_model.head' }[of];
   return {
     belongs: (name) => name.startsWith(`${tower}_model.`) || name.startsWith(`${projection}.`),
     source: (name, shape) => {

@@ -4,7 +4,7 @@ import type { GraphSpec } from '../graph.js';
 import { readModelConfig, type TowerConfig } from './model-config.js';
 import { modifiedResNet } from './modified_resnet.js';
 import { openAiNames, transformersNames, type Naming } from './naming.js';
-import { siglip } from './siglip.js';
+import { siglip, siglipText } from './siglip.js';
 import { textTransformer } from './text_transformer.js';
 import type { ChannelTriple } from './types.js';
 import { visionTransformer } from './vision_transformer.js';
@@ -30,6 +30,8 @@ export interface TextTower {
   /** The most tokens of a text. */
   maxTokens: number;
   words: number;
+  /** SigLIP's, whose texts are padded to the full length. */
+  siglip: boolean;
 }
 
 /**
@@ -59,15 +61,16 @@ export async function findTextTower(shapes: Shapes, folder: string): Promise<Tex
   const prefix = shapes.has('text.token_embedding.weight') ? 'text.' : '';
   const openAi = shapes.has(`${prefix}token_embedding.weight`);
   if (!openAi && !shapes.has('text_model.embeddings.token_embedding.weight')) return undefined;
-  if (shapes.has('text_model.head.weight')) return undefined; // SigLIP's reads its embedding elsewhere
-  const naming = openAi ? openAiNames(prefix, prefix === '' ? /^(?:visual\..*|logit_scale|logit_bias|input_resolution|context_length|vocab_size)$/u : undefined) : transformersNames('text');
+  const ofSiglip = shapes.has('text_model.head.weight');
+  const naming = openAi ? openAiNames(prefix, prefix === '' ? /^(?:visual\..*|logit_scale|logit_bias|input_resolution|context_length|vocab_size)$/u : undefined) : transformersNames(ofSiglip ? 'siglip text' : 'text');
   const text = await readModelConfig(folder, openAi ? 'openai' : 'transformers', 'text');
   const shape = lookUp(shapes, naming);
   const [words, width] = [shape('token_embedding.weight', 0), shape('token_embedding.weight', 1)];
   const config = {
     ...blocks(shapes, naming, text, width), words, positions: shape('positional_embedding', 0), outputDim: shape('text_projection.weight', 0),
   };
-  return { graph: (endId) => textTransformer(config, endId), naming, embeddingSize: config.outputDim, maxTokens: config.positions, words };
+  const graph = (endId: number) => (ofSiglip ? siglipText(config) : textTransformer(config, endId));
+  return { graph, naming, embeddingSize: config.outputDim, maxTokens: config.positions, words, siglip: ofSiglip };
 }
 
 function vitTower(shapes: Shapes, config: TowerConfig, naming: Naming): ImageTower {

@@ -150,7 +150,7 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x, causal):
-        split = lambda y: y.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        split = lambda y: y.reshape(y.shape[0], y.shape[1], self.heads, -1).transpose(1, 2)
         q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
         scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
         if causal:
@@ -226,16 +226,22 @@ class VisionModel(nn.Module):
 
 
 class TextModel(nn.Module):
-    def __init__(self, words, positions, width, layers, heads, hidden, act, eps):
+    """CLIP's, or SigLIP's with a head of its own: not causal, read at the last place."""
+
+    def __init__(self, words, positions, width, layers, heads, hidden, act, eps, siglip_out=None):
         super().__init__()
         self.embeddings = Empty()
         self.embeddings.token_embedding, self.embeddings.position_embedding = nn.Embedding(words, width), nn.Embedding(positions, width)
         self.encoder = Encoder(width, layers, heads, hidden, act, eps)
         self.final_layer_norm = nn.LayerNorm(width, eps)
+        if siglip_out:
+            self.head = nn.Linear(width, siglip_out)
 
-    def forward(self, ids, end):
+    def forward(self, ids, end=None):
         x = self.embeddings.token_embedding(ids) + self.embeddings.position_embedding.weight[: ids.shape[1]]
-        x = self.final_layer_norm(self.encoder(x, True))
+        x = self.final_layer_norm(self.encoder(x, end is not None))
+        if end is None:
+            return self.head(x[:, -1])
         return x[torch.arange(len(ids)), (ids == end).int().argmax(1)]
 
 
@@ -246,7 +252,9 @@ class Transformers(nn.Module):
         if out:
             self.visual_projection = nn.Linear(vision.post_layernorm.weight.numel(), out, bias=False)
         if text:
-            self.text_model, self.text_projection = text, nn.Linear(text.final_layer_norm.weight.numel(), out, bias=False)
+            self.text_model = text
+        if text and out:
+            self.text_projection = nn.Linear(text.final_layer_norm.weight.numel(), out, bias=False)
 
     def image(self, x):
         x = self.vision_model(x)
@@ -310,7 +318,8 @@ def ids_of(count, length, words, end):
     rows = torch.full((count, length), end)
     for row in range(count):
         size = length if row == 0 else int(torch.randint(3, length, ()))
-        rows[row, : size - 1] = torch.randint(0, min(words - 2, end), (size - 1,))
+        drawn = torch.randint(0, words - 2, (size - 1,))
+        rows[row, : size - 1] = drawn + (drawn >= end)
     return rows
 
 
@@ -364,9 +373,14 @@ def small():
                            "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 12, "vocab_size": 90, "hidden_act": "gelu"}},
            "preprocessor_config.json": {"crop_size": 30, "size": 30, "do_center_crop": True, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}})
 
-    model = draw(Transformers(VisionModel(24, 8, 32, 2, 2, 64, nn.GELU("tanh"), 1e-6, True)), torch.float16, 5)
-    write("siglip", model, torch.float16, 24, ["model.safetensors"], None, {"config.json": {"model_type": "siglip", "vision_config": {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 8}}})
+    vision, text = VisionModel(24, 8, 32, 2, 2, 64, nn.GELU("tanh"), 1e-6, True), TextModel(90, 12, 24, 2, 3, 48, nn.GELU("tanh"), 1e-6, 32)
+    model = draw(Transformers(vision, text), torch.float16, 5)
+    write("siglip", model, torch.float16, 24, ["model.safetensors"], (90, 12, 1, model.text_model), {"config.json": {"model_type": "siglip", "vision_config": {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 8},
+        "text_config": {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 12, "vocab_size": 90}}})
+    model.text_model.float()
+    torch.onnx.export(model.text_model, torch.zeros(2, 12, dtype=torch.long), os.path.join(HERE, "siglip", "text.onnx"), opset_version=14,
+                      input_names=["input_ids"], output_names=["pooler_output"], dynamic_axes={"input_ids": {0: "n"}, "pooler_output": {0: "n"}})
 
 
 def full(out):
