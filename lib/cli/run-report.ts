@@ -8,7 +8,7 @@ import { formatDuration, formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 /** What `--json` prints of a run. */
-export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
+export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
 
 /** Shows the phases before training: a progress bar for each in turn. */
 export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
@@ -53,6 +53,9 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           break;
         case 'step':
           progress.update(event.step, lastStep, describeStep(event));
+          break;
+        case 'waiting':
+          progress.line(event.message);
           break;
         case 'evaluation':
           evaluations.set(event.studentName, event);

@@ -2,6 +2,7 @@
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import type { ChosenMethod } from './method.js';
+import type { Wait } from './stall.js';
 
 interface OfStudent {
   /** Which of several students it is about; absent where there is one. */
@@ -57,6 +58,15 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   logged: boolean;
 }
 
+/** A step that waits for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
+export interface WaitingEvent extends Wait {
+  type: 'waiting';
+  /** Steps before it. */
+  step: number;
+  /** A line that says so, and what may be wrong. */
+  message: string;
+}
+
 /** After each evaluation. */
 export interface EvaluationEvent extends OfStudent {
   type: 'evaluation';
@@ -105,4 +115,4 @@ export interface DoneEvent extends OfStudent {
 }
 
 /** Everything that {@link Distiller.run} tells; `type` says which. */
-export type RunEvent = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;
+export type RunEvent = StartEvent | StepEvent | WaitingEvent | EvaluationEvent | CheckpointEvent | InterruptedEvent | DoneEvent;

@@ -12,11 +12,12 @@ import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import type { ScoredOn } from './continued.js';
 import type { Distiller, StepTicket } from './distiller.js';
-import type { RunEvent, StepEvent } from './events.js';
+import type { RunEvent, StepEvent, WaitingEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
 import { RateMeter } from './rate.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
+import { describeWait, tellingOfWaits, type Awaited } from './stall.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
@@ -55,6 +56,8 @@ export class TrainingLoop {
   #scoredOn: ScoredOn | undefined;
   /** Begun with the first batch, where the plan stands by then. */
   #batches: AsyncGenerator<Batch, void, undefined> | undefined;
+  /** A caller that leaves the run in the middle of a wait for images does not wait for them. */
+  readonly #closing = new AbortController();
   /** Those that steps have been given, until the work on them is done. */
   readonly #taken = new Set<Batch>();
   #decoded = { images: 0, seconds: 0 };
@@ -163,8 +166,10 @@ export class TrainingLoop {
 
   /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
   async close(): Promise<void> {
+    this.#closing.abort();
     this.#release(this.#taken);
     await this.#batches?.return();
+    this.#release(this.#taken); // what came meanwhile
     if (this.#views !== undefined) {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
       this.#views.dispose();
@@ -187,12 +192,12 @@ export class TrainingLoop {
       // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
       let batches: Batch[] | undefined;
       try {
-        batches = await this.#takeBatches();
+        batches = yield* this.#patiently(this.#takeBatches(), 'images', next);
       } catch (error) {
         unread = error; // which says nothing of the steps before: they are kept
       }
       if (batches === undefined) break;
-      const queued = await this.#queue(next, batches);
+      const queued = yield* this.#patiently(this.#queue(next, batches), 'teacher', next);
       if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
@@ -283,7 +288,7 @@ export class TrainingLoop {
   }
 
   async #nextBatch(): Promise<Batch> {
-    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead, signal: this.options.signal });
+    this.#batches ??= preparedBatches(this.dataset, this.plan, { standIns: this.images.standIns, ahead: this.config.data.readAhead, signal: AbortSignal.any([this.#closing.signal, ...(this.options.signal ? [this.options.signal] : [])]) });
     const { value } = await this.#batches.next();
     const { views } = this.config.teacherCache;
     const batch: Batch = views === 0 ? value! : { ...value!, epoch: value!.epoch % views };
@@ -304,13 +309,25 @@ export class TrainingLoop {
     return newSeconds > 0 ? newImages / newSeconds : undefined;
   }
 
+  /** What the promise gives, with a word on long waits. @param step the one that waits, counted from 0 */
+  async *#patiently<Value>(promise: Promise<Value>, what: Awaited, step: number): AsyncGenerator<WaitingEvent, Value, undefined> {
+    const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes);
+    for (;;) {
+      const { done, value } = await waits.next();
+      if (done) return value;
+      const message = describeWait(value, step + 1);
+      for (const { folder } of this.#runs) await folder.log(message);
+      yield { type: 'waiting', step, ...value, message };
+    }
+  }
+
   /** Waits for a queued step, whose students judge their losses. */
-  async *#settle(pending: Pending): AsyncGenerator<StepEvent, void, undefined> {
+  async *#settle(pending: Pending): AsyncGenerator<StepEvent | WaitingEvent, void, undefined> {
     const from = performance.now();
     const metrics: SemanticMetrics[] = [];
     for (const run of pending.runs) {
       try {
-        metrics.push(await this.distiller.readMetrics(pending.ticket, run.number));
+        metrics.push(yield* this.#patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step));
       } catch (error) {
         throw await run.explained(pending, error);
       }

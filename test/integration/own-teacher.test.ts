@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config.js';
 import { ImageCache } from '../../lib/data/cache.js';
@@ -43,9 +43,9 @@ function ownTeacher(before: (call: number, signal: AbortSignal | undefined) => P
   };
 }
 
-function distillerOf(teacher: CustomTeacherApi, output: string, train: ConfigInput['train'] = {}): Distiller {
+function distillerOf(teacher: CustomTeacherApi, output: string, train: ConfigInput['train'] = {}, log: ConfigInput['log'] = {}): Distiller {
   const student = createStudent('mobilenet_v3_small', { device, embeddingSize: size, widthMultiplier: 0.25, seed: 0 });
-  return new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', output, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, ...train } } });
+  return new Distiller({ device, teacher, student, tsb, config: { method: 'lgd', output, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, ...train }, log } });
 }
 
 const output = () => join(folder, `run-${runs++}`);
@@ -109,6 +109,43 @@ describe('a teacher that waits', () => {
     const deaf = ownTeacher((call) => (call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10))));
     using stopped = distillerOf(deaf, output());
     expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({ type: 'interrupted', step: 2 });
+  });
+});
+
+describe('a run that stands still', () => {
+  const stallMinutes = 0.02 / 60;
+  const sleep = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
+  const waitsOf = (events: readonly RunEvent[]) => events.filter((event) => event.type === 'waiting').map(({ step, for: what }) => `${step} ${what}`);
+
+  it('says what it waits for, in its log too, and goes on', async () => {
+    const path = output();
+    using distiller = distillerOf(ownTeacher((call) => (call === 3 ? sleep(100) : undefined)), path, {}, { stallMinutes });
+    const readMetrics = vi.spyOn(distiller, 'readMetrics').mockImplementationOnce(async (...given) => {
+      await sleep(100);
+      readMetrics.mockRestore();
+      return distiller.readMetrics(...given);
+    });
+    const events = await eventsOf(distiller.run(images));
+    expect(events.at(-1)).toMatchObject({ type: 'done', step: 8 });
+    expect(waitsOf(events)).toEqual(expect.arrayContaining(['0 device', '2 teacher']));
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/step 3 has waited \d+ seconds for the teacher: does the teacher answer\?/u);
+  });
+
+  it('for images that never come can be left, and leaves its folder', async () => {
+    const path = output();
+    const { length, ids, sourceIndex, store } = images;
+    let batches = 0;
+    const silent = { length, ids, sourceIndex, store, prepare: async () => (++batches === 2 ? new Promise<never>(() => undefined) : { store, release: () => undefined }) };
+    using distiller = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes });
+    let wait: RunEvent | undefined;
+    for await (const event of distiller.run(silent)) {
+      if (event.type !== 'waiting') continue;
+      wait = event;
+      break;
+    }
+    expect(wait).toMatchObject({ step: 1, for: 'images', seconds: 0 });
+    using again = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes: 0 });
+    expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
   });
 });
 

@@ -61,7 +61,7 @@ export async function own(signal: AbortSignal | undefined): Promise<void> {
   await readViews(images, { images: Int32Array.of(0) }, { device, resolution: 32, mean, std: mean, augment: false });
   for await (const event of distiller.run(images, { signal })) {
     switch (event.type) {
-      case 'start': case 'step': case 'evaluation': case 'checkpoint': case 'interrupted': case 'done': break;
+      case 'start': case 'step': case 'waiting': case 'evaluation': case 'checkpoint': case 'interrupted': case 'done': break;
       default: event satisfies never;
     }
   }

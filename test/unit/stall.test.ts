@@ -1,0 +1,46 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { describeWait, tellingOfWaits } from '../../lib/train/stall.js';
+
+beforeEach(() => { vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }); });
+afterEach(() => { vi.useRealTimers(); });
+
+const minutes = (count: number) => vi.advanceTimersByTimeAsync(60_000 * count);
+
+test('a wait is told of after its time, twice that and four times that, and its end is given at once', async () => {
+  let settle: ((value: string) => void) | undefined;
+  const waits = tellingOfWaits(new Promise<string>((resolve) => { settle = resolve; }), 'images', 5);
+  for (const [more, seconds] of [[5, 300], [5, 600], [10, 1200]] as const) {
+    const next = waits.next();
+    let isTold = false;
+    void next.then(() => { isTold = true; });
+    await minutes(more - 0.1);
+    expect(isTold).toBe(false);
+    await minutes(0.1);
+    expect(await next).toEqual({ done: false, value: { for: 'images', seconds } });
+  }
+  const last = waits.next();
+  settle!('here');
+  expect(await last).toEqual({ done: true, value: 'here' });
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test('a failure comes through, also one in the middle of a wait', async () => {
+  await expect(tellingOfWaits(Promise.reject(new Error('gone')), 'device', 5).next()).rejects.toThrow('gone');
+  let fail: ((error: Error) => void) | undefined;
+  const waits = tellingOfWaits(new Promise<never>((_, reject) => { fail = reject; }), 'device', 5);
+  const first = waits.next();
+  await minutes(5);
+  await first;
+  fail!(new Error('gone'));
+  await expect(waits.next()).rejects.toThrow('gone');
+});
+
+test('nothing is told where the time is 0', async () => {
+  expect(await tellingOfWaits(Promise.resolve(3), 'teacher', 0).next()).toEqual({ done: true, value: 3 });
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test('people read it in seconds or minutes', () => {
+  expect(describeWait({ for: 'images', seconds: 90 }, 7)).toMatch(/^step 7 has waited 90 seconds for its images: /u);
+  expect(describeWait({ for: 'device', seconds: 600 }, 8)).toMatch(/^step 8 has waited 10 minutes for the device: .*nvidia-smi/u);
+});
