@@ -7,10 +7,10 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { LgdError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
 import { uniqueMark } from './files/temporary-name.js';
 import type { BuildInfo, CudaStatus, NativeAddon } from './native.js';
+import { checkSwitches } from './switches.js';
 
 export interface ProbeOptions {
   /** The addon's file. */
@@ -113,15 +113,11 @@ const asked = new Map<string, Promise<Finding>>();
  * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
  * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, one by a GPU that is full or busy at once.
  * $LGDISTILL_WGMMA=0 or 1 settles the second, $LGDISTILL_PDL=0 or 1 the third.
- * @throws LgdError BAD_OPTION for another value of these
+ * @throws LgdError BAD_OPTION for another value of these, or of any switch
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
+  checkSwitches();
   const mode = process.env['LGDISTILL_PROBE'] ?? '';
-  if (!['', 'off', 'again'].includes(mode)) throw new LgdError('BAD_OPTION', 'not a way to probe.', { option: '$LGDISTILL_PROBE', found: mode, allowed: 'off, again' });
-  for (const [variable, what] of [['LGDISTILL_WGMMA', 'a way to form products'], ['LGDISTILL_PDL', 'a way to start kernels']] as const) {
-    const found = process.env[variable] ?? '';
-    if (!['', '0', '1'].includes(found)) throw new LgdError('BAD_OPTION', `not ${what}.`, { option: `$${variable}`, found, allowed: '0, 1' });
-  }
   if (mode === 'off') return { passed: true, reason: '', when: '', remembered: true };
   const key = keyOf(options);
   const known = asked.get(key);

@@ -4,6 +4,7 @@ import { askCuda, describeFailure, probeCuda } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
 import { mostThreads } from './number-limits.js';
+import { checkSwitches } from './switches.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
@@ -80,10 +81,11 @@ export class Device implements Disposable {
  * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0), which are
  * used where they are right, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
- * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
+ * @throws LgdError BAD_OPTION (also of an environment variable), DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
   checkOptions(options, 'openDevice()', deviceOptions);
+  checkSwitches();
   const threads = options.threads ?? availableParallelism();
   if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: `a whole number from 1 to ${mostThreads}` });

@@ -15,6 +15,7 @@ import { freeMemory, machineMemory } from './machine-memory.js';
 import type { BuildInfo, CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
 import { importTokenizers } from './text/tokenizers.js';
+import { checkSwitches, unknownSwitches } from './switches.js';
 import { version } from './version.js';
 
 /** A package this one computes with, or why it cannot be used. */
@@ -90,7 +91,9 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
 }
 
 async function inspectAddon(problems: SystemProblem[]): Promise<Pick<SystemReport, 'addon' | 'cuda'>> {
+  for (const { name, mend } of unknownSwitches()) problems.push({ what: `nothing reads the environment variable ${name}`, mend, fatal: false });
   try {
+    checkSwitches();
     const native = loadAddon();
     const addon = { ...native.buildInfo(), path: addonPath() };
     const cuda = { ...(await askCuda(native, addonPath())), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
@@ -98,8 +101,8 @@ async function inspectAddon(problems: SystemProblem[]): Promise<Pick<SystemRepor
     for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native) or remove it', fatal: false });
     return { addon, cuda };
   } catch (error) {
-    const { message, mend = 'npm run build:native' } = error as LgdError;
-    problems.push({ what: 'the native addon cannot be loaded', mend, fatal: true });
+    const { code, message, mend = 'npm run build:native' } = error as LgdError;
+    problems.push({ what: code === 'BAD_OPTION' ? message : 'the native addon cannot be loaded', mend, fatal: true });
     return { addon: { error: message }, cuda: { available: false, reason: 'the addon is missing', driver: 0, devices: [], required: 0 } };
   }
 }

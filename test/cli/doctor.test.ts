@@ -32,6 +32,15 @@ test('says what is there, as one JSON document', async () => {
   expect(stderr).toContain(addonPath()); // people read the same on stderr
 });
 
+test('environment variables with a slip in name or value are said', async () => {
+  vi.stubEnv('LGDISTILL_GRAPH', '0');
+  expect((await lgdistill(['doctor', '--json'])).stderr).toContain('nothing reads the environment variable LGDISTILL_GRAPH\n  -> Did you mean LGDISTILL_GRAPHS?');
+  vi.stubEnv('LGDISTILL_ISA', 'sse');
+  const { code, stderr } = await lgdistill(['doctor', '--json']);
+  expect(code).toBe(1);
+  expect(stderr).toContain("$LGDISTILL_ISA: the environment variable says what it may not. Found: \"sse\". Allowed: baseline, avx2, avx512. Correct or unset it.");
+});
+
 test('a GPU that fails its trial is shown with the reason, and auto takes the CPU', async () => {
   vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'aborts'));
   vi.stubEnv('XDG_CACHE_HOME', folder);
