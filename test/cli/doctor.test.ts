@@ -52,6 +52,17 @@ test('a GPU that fails its trial is shown with the reason, and auto takes the CP
   expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
 });
 
+test('of two GPUs the one that works is taken, and what the other lacks is said', async () => {
+  const values = [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0];
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'aborts', { values, name: 'two', cards: ['works'] }));
+  vi.stubEnv('XDG_CACHE_HOME', folder);
+  vi.resetModules();
+  const { lgdistill: fresh } = await import('./program.js');
+  const { documents, stderr } = await fresh(['doctor', '--json']);
+  expect((documents() as unknown as SystemReport[])[0]).toMatchObject({ device: 'cuda:1', probe: { passed: true } });
+  expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT');
+});
+
 test.each([
   ['system not yet initialized (cudaErrorSystemNotReady)', 'nvidia-fabricmanager'],
   ['system has unsupported display driver / cuda driver combination (cudaErrorSystemDriverMismatch)', 'Restart the machine'],
