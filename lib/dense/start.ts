@@ -15,6 +15,7 @@ export interface StartStudent {
 
 /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL as readStudent */
 export async function readStart(path: string): Promise<StartStudent> {
-  const content = await readStudent(await realpath(await findStudentFile(path)));
+  const file = await findStudentFile(path);
+  const content = await readStudent(await realpath(file).catch(() => file)); // a link that has moved since is for readStudent to tell of
   return { ...content, sha256: await hashIfReadable(content.file) };
 }
