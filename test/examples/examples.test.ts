@@ -14,6 +14,7 @@ import { exportStudent } from '../../lib/export/student.js';
 import { loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { ensureBuilt } from '../cli/built.js';
 import { bundleChild, root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -141,6 +142,8 @@ test('own-student.ts trains a network that the package does not know, and reads 
   expect([student.name, info.graph]).toEqual(['mobilenet_v1_025', student.graph]);
   const { file } = await exportStudent({ from: at('own-student'), to: at('own.onnx'), format: 'onnx' });
   expect(file).toBe(at('own.onnx'));
+  await using resumed = await prepareRun(await resumeConfig(at('own-student'), { 'data.train': at('photos'), teacher: tinyClip }), { resume: 'last' });
+  expect(resumed.student.graph).toEqual(student.graph);
 });
 
 test('own-teacher.ts: the student learns from it', async () => {
