@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exportStudent } from '../../lib/export/student.js';
+import { readStart } from '../../lib/dense/start.js';
 import { openDevice } from '../../lib/device.js';
 import { GraphBuilder, initialWeights, listStudents, loadTeacher, type GraphSpec } from '../../lib/models/index.js';
 import * as format from '../../lib/onnx-format.js';
@@ -78,6 +79,7 @@ describe('a network of one\'s own', () => {
     const teacher = await loadTeacher(file, { device });
     expect(teacher).toMatchObject({ kind: 'native', embeddingSize: 24 });
     await teacher.dispose();
+    await expect(readStart(file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student', message: expect.stringContaining('is one of your own') as string });
     await expect(exportStudent({ from: file, to: at('own-timm'), format: 'timm' })).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('timm does not know own') as string });
   });
 
