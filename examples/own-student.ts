@@ -1,7 +1,7 @@
 // Distils a network of your own, built of the operations that GraphBuilder has, and reads it back: npx tsx examples/own-student.ts --names names.txt --images photos
 import { parseArgs } from 'node:util';
 import {
-  CategoryList, ClipTextEncoder, countParameters, Distiller, Encoder, GraphBuilder, ImageCache, loadTeacher, openDevice, openImageFolder, readStudent, readViews, Student, TextualSemanticsBank,
+  CategoryList, ClipTextEncoder, countParameters, Distiller, Encoder, GraphBuilder, ImageCache, loadStudent, loadTeacher, openDevice, openImageFolder, readViews, Student, TextualSemanticsBank,
   type Device, type Value,
 } from 'lgdistill';
 
@@ -46,9 +46,8 @@ for await (const event of distiller.run(images)) {
   if (event.type === 'step' && event.logged) console.log(`step ${event.step}: loss ${event.loss.toFixed(3)}`);
 }
 
-// The file has the weights and the network's name: whoever reads it builds the network again. Commands know only the names of their own students.
-const read = makeStudent(device, embeddingSize);
-read.load((await readStudent(options.output)).weights);
+// The file has the weights and the graph: `lgdistill evaluate`, `lgdistill export --to onnx` and loadStudent read it as any student's.
+const { student: read } = await loadStudent(options.output, { device });
 using seen = new Encoder(read.compile({ batch: 1, resolution, training: false }));
 const embedding = await seen.forward(await readViews(images, { images: Int32Array.of(0) }, { device, resolution, mean, std, augment: false }));
 const cosines = tsb.names.map((_, k) => embedding.reduce((sum, value, d) => sum + value * tsb.data[k * embeddingSize + d]!, 0) / Math.hypot(...embedding));

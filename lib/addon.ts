@@ -6,6 +6,7 @@ import { types } from 'node:util';
 import { addonPlaces, explainAbsence, explainLoadError, explainVersion, formatAttempt, mendFor, packagedVersion, systemFacts, type AddonAttempt } from './addon-search.js';
 import { LgdError, type ErrorCode } from './errors.js';
 import { nativeFunctions, type NativeAddon } from './native.js';
+import { checkSwitches } from './switches.js';
 import { version } from './version.js';
 
 const require = createRequire(import.meta.url);
@@ -21,7 +22,7 @@ interface LoadedAddon {
 
 /**
  * Loads the addon once and returns it. Loading touches no GPU.
- * @throws LgdError ADDON_NOT_FOUND with every place that was tried and why it failed
+ * @throws LgdError ADDON_NOT_FOUND with every place that was tried and why it failed, BAD_OPTION of an environment variable
  */
 export function loadAddon(): NativeAddon {
   loaded ??= find();
@@ -42,7 +43,7 @@ export function passedOverAddons(): readonly AddonAttempt[] {
 
 /** Where the addon whose GPU is the CPU may be: $LGDISTILL_EMULATED_ADDON, or its place in a checkout. */
 export function emulatedAddonPath(): string {
-  return process.env['LGDISTILL_EMULATED_ADDON'] ?? fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url));
+  return process.env['LGDISTILL_EMULATED_ADDON'] || fileURLToPath(new URL('../build-emulated/Release/lgdistill.node', import.meta.url));
 }
 
 /**
@@ -66,6 +67,7 @@ export function loadEmulatedAddon(): NativeAddon {
 }
 
 function find(): LoadedAddon {
+  checkSwitches();
   const attempts: AddonAttempt[] = [];
   const errors: unknown[] = [];
   for (const place of addonPlaces()) {

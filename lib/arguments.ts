@@ -33,7 +33,11 @@ const kinds = {
  */
 export function checkArgument(kind: keyof typeof kinds, value: unknown, option: string = kind): void {
   const [allowed, members] = kinds[kind];
-  if (typeof value === 'object' && value !== null && members.every((member) => member in value)) return;
+  if (typeof value === 'object' && value !== null) {
+    const missing = members.filter((member) => (value as Readonly<Record<string, unknown>>)[member] == null);
+    if (missing.length === 0) return;
+    if (missing.length < members.length) throw new LgdError('BAD_OPTION', `this has no ${missing.join(', ')}.`, { option, found: value, allowed });
+  }
   throw wrongArgument(value, option, allowed);
 }
 

@@ -7,10 +7,10 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { LgdError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
 import { uniqueMark } from './files/temporary-name.js';
 import type { BuildInfo, CudaStatus, NativeAddon } from './native.js';
+import { checkSwitches } from './switches.js';
 
 export interface ProbeOptions {
   /** The addon's file. */
@@ -109,19 +109,17 @@ const launchChild = childOf('answer({ values: [await addon.programmaticLaunchTim
 
 const asked = new Map<string, Promise<Finding>>();
 
+const noAnswer = /\bgave no answer within\b/u;
+
 /**
  * Whether a CUDA device works with this addon, and whether products by warpgroups and programmatic launches do: from this process, else from the cache folder, else by
  * trying it. $LGDISTILL_PROBE: `off` takes all for granted, `again` tries anew; a failure is forgotten after an hour, one by a GPU that is full or busy at once.
  * $LGDISTILL_WGMMA=0 or 1 settles the second, $LGDISTILL_PDL=0 or 1 the third.
- * @throws LgdError BAD_OPTION for another value of these
+ * @throws LgdError BAD_OPTION for another value of these, or of any switch
  */
 export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
+  checkSwitches();
   const mode = process.env['LGDISTILL_PROBE'] ?? '';
-  if (!['', 'off', 'again'].includes(mode)) throw new LgdError('BAD_OPTION', 'not a way to probe.', { option: '$LGDISTILL_PROBE', found: mode, allowed: 'off, again' });
-  for (const [variable, what] of [['LGDISTILL_WGMMA', 'a way to form products'], ['LGDISTILL_PDL', 'a way to start kernels']] as const) {
-    const found = process.env[variable] ?? '';
-    if (!['', '0', '1'].includes(found)) throw new LgdError('BAD_OPTION', `not ${what}.`, { option: `$${variable}`, found, allowed: '0, 1' });
-  }
   if (mode === 'off') return { passed: true, reason: '', when: '', remembered: true };
   const key = keyOf(options);
   const known = asked.get(key);
@@ -135,6 +133,20 @@ export async function probeCuda(options: ProbeOptions): Promise<ProbeResult> {
   });
   asked.set(key, trying);
   return { ...(await trying), remembered: false };
+}
+
+/**
+ * Tries a driver's devices in their order up to the first that passes, the last of the answer; a trial that hangs ends the search, too, as that is the driver's doing more often than a device's.
+ * @throws as {@link probeCuda}
+ */
+export async function probeInOrder(options: Omit<ProbeOptions, 'index'>): Promise<{ index: number; result: ProbeResult }[]> {
+  const tried: { index: number; result: ProbeResult }[] = [];
+  for (const { index } of options.status.devices) {
+    const result = await probeCuda({ ...options, index });
+    tried.push({ index, result });
+    if (result.passed || noAnswer.test(result.reason)) break;
+  }
+  return tried;
 }
 
 /** It has answered, so that this process may ask it itself. */
@@ -188,12 +200,13 @@ const needsWgmma = (options: ProbeOptions): boolean => deviceOf(options)?.wgmma 
 /** The same of programmatic launches, which graphs alone have. */
 const needsLaunches = (options: ProbeOptions): boolean => deviceOf(options)?.programmaticLaunches === true && (process.env['LGDISTILL_PDL'] ?? '') === '' && process.env['LGDISTILL_GRAPHS'] !== '0';
 
-/** Changes with the build, its file, the driver, the device and what is to be tried. */
+/** Changes with the build, its file, the driver, the device (which is another of the same index where others are visible) and what is to be tried. */
 function keyOf(options: ProbeOptions): string {
   const { addon, build, status, index } = options;
   const { size, mtimeMs } = statSync(addon);
   const device = deviceOf(options);
-  return createHash('sha256').update(JSON.stringify([build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options), needsLaunches(options)])).digest('hex').slice(0, 32);
+  const { CUDA_VISIBLE_DEVICES: visible, CUDA_DEVICE_ORDER: order } = process.env;
+  return createHash('sha256').update(JSON.stringify([visible, order, build.version, build.buildId, addon, size, mtimeMs, status.driver, index, device?.name, device?.computeCapability, needsWgmma(options), needsLaunches(options)])).digest('hex').slice(0, 32);
 }
 
 const isTrial = (value: unknown): value is ProbeTrial => typeof (value as ProbeTrial | undefined)?.passed === 'boolean' && typeof (value as ProbeTrial).reason === 'string';

@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os';
 import { checkOptions, type OptionTable } from './arguments.js';
-import { askCuda, describeFailure, probeCuda } from './cuda-probe.js';
+import { askCuda, describeFailure, probeCuda, probeInOrder, type ProbeResult } from './cuda-probe.js';
 import { LgdError } from './errors.js';
 import { addonPath, loadAddon, loadEmulatedAddon } from './addon.js';
 import { mostThreads } from './number-limits.js';
+import { checkSwitches } from './switches.js';
 import type { CudaStatus, DeviceFeatures, DeviceHandle, NativeAddon, NativeDeviceInfo } from './native.js';
 
 /** What {@link openDevice} accepts. */
@@ -74,16 +75,17 @@ export class Device implements Disposable {
 }
 
 /**
- * Opens a device. 'auto' takes the first CUDA device where a driver and a device are there, else the CPU; `device.info.reason` says why.
+ * Opens a device. 'auto' takes the first CUDA device that works, else the CPU; `device.info.reason` says why, and of those before it why not.
  * The first time on a machine a CUDA device is tried in a child process, and the result is remembered ($LGDISTILL_PROBE=off or again); a crash there is a
  * reason not to take it. Where it has products by warpgroups (`wgmma`, compute capability 9.0), these are tried too, and a fault in them is a reason to form
  * products by `mma.sync`, as `device.info.products` tells ($LGDISTILL_WGMMA=0 or 1 decides). So are programmatic launches (compute capability 9.0), which are
  * used where they are right, as `device.info.launches` tells ($LGDISTILL_PDL=0 or 1 decides).
  * 'cuda-emulated' is another addon beside the first, in checkouts where it is built: its objects work with no other device's.
- * @throws LgdError BAD_OPTION, DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
+ * @throws LgdError BAD_OPTION (also of an environment variable), DEVICE_UNAVAILABLE (an explicit 'cuda' never falls back; the system starts no further thread), ADDON_NOT_FOUND
  */
 export async function openDevice(name: DeviceName = 'auto', options: DeviceOptions = {}): Promise<Device> {
   checkOptions(options, 'openDevice()', deviceOptions);
+  checkSwitches();
   const threads = options.threads ?? availableParallelism();
   if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: `a whole number from 1 to ${mostThreads}` });
@@ -99,9 +101,12 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   const addon = loadAddon();
   if (name === 'cpu') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), 'asked for');
   const status = await askCuda(addon, addonPath());
-  const index = Number(match[2] ?? 0);
-  const { trouble, features } = status.available ? await probe(status, index) : { trouble: status.reason };
-  if (trouble === undefined) return new Device('cuda', addon, addon.openDevice('cuda', index, threads, features), name === 'auto' ? 'a CUDA device is there' : 'asked for');
+  const wanted = name === 'auto' ? undefined : Number(match[2] ?? 0);
+  const { index, trouble, features } = status.available ? await probe(status, wanted) : { index: undefined, trouble: status.reason };
+  if (index !== undefined) {
+    const reason = name !== 'auto' ? 'asked for' : trouble === undefined ? 'a CUDA device is there' : `cuda:${index} works, unlike those before it: ${trouble}`;
+    return new Device('cuda', addon, addon.openDevice('cuda', index, threads, features), reason);
+  }
   if (name === 'auto') return new Device('cpu', addon, addon.openDevice('cpu', 0, threads), `no CUDA device: ${trouble}`);
   throw new LgdError('DEVICE_UNAVAILABLE', `no CUDA device can be used: ${trouble}.`, {
     option: 'device',
@@ -110,11 +115,16 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   });
 }
 
-/** Why a CUDA device that the driver lists is not used, and what of it may be. */
-async function probe(status: CudaStatus, index: number): Promise<{ trouble?: string; features?: DeviceFeatures }> {
-  if (!status.devices.some((device) => device.index === index)) return {}; // opening it says which there are
-  const result = await probeCuda({ addon: addonPath(), build: loadAddon().buildInfo(), status, index });
-  if (!result.passed) return { trouble: describeFailure(result) };
+/** The device that is to be used and what of it may be, and why others that the driver lists are not. */
+async function probe(status: CudaStatus, wanted: number | undefined): Promise<{ index?: number; trouble?: string | undefined; features?: DeviceFeatures }> {
+  const options = { addon: addonPath(), build: loadAddon().buildInfo(), status };
+  if (wanted !== undefined && !status.devices.some((device) => device.index === wanted)) return { index: wanted }; // opening it says which there are
+  const tried = wanted === undefined ? await probeInOrder(options) : [{ index: wanted, result: await probeCuda({ ...options, index: wanted }) }];
+  const failed = tried.filter(({ result }) => !result.passed);
+  const say = ({ index, result }: { index: number; result: ProbeResult }): string => (status.devices.length === 1 ? describeFailure(result) : `cuda:${index}: ${describeFailure(result)}`);
+  const trouble = failed.length === 0 ? undefined : failed.map(say).join('; ');
+  const { index, result } = tried.at(-1)!;
+  if (!result.passed) return { trouble };
   const { wgmma, programmaticLaunches } = result;
-  return { features: { wgmma: wgmma?.passed ?? true, programmaticLaunches: programmaticLaunches?.passed ?? true } };
+  return { index, trouble, features: { wgmma: wgmma?.passed ?? true, programmaticLaunches: programmaticLaunches?.passed ?? true } };
 }

@@ -148,6 +148,16 @@ export function isOfTheNumbers(error: unknown): error is LgdError {
   return error instanceof LgdError && (error.code === 'NON_FINITE' || error.code === 'ZERO_EMBEDDING');
 }
 
+/**
+ * What a caller's own code threw: an error as it is; anything else, which may be nothing at all, beneath an error that says who threw it.
+ * @param giver whose code it is; @param call the method; @param option what the caller knows it by
+ */
+export function thrownBy(cause: unknown, code: ErrorCode, { giver, call, option }: { giver: string; call: string; option: string }): Error {
+  if (cause instanceof Error) return cause;
+  const what = cause === undefined || cause === null ? String(cause) : 'something that is no error';
+  return new LgdError(code, `${giver} threw ${what}.`, { option, found: cause ?? undefined, mend: `Let its ${call}() throw an Error that says what went wrong`, cause });
+}
+
 /** The code of a Node system error (`ENOENT`, `ENOSPC` ...), or undefined. */
 export function systemErrorCode(error: unknown): string | undefined {
   const code = (error as NodeJS.ErrnoException | null)?.code;
@@ -197,6 +207,7 @@ export function writeError(path: string, cause: unknown): LgdError {
     ENOTDIR: ['a part of the path is not a folder', 'Choose a path through folders only'],
     EEXIST: ['there is a file in its place', 'Choose another place, or move that file'],
     EISDIR: ['it is a folder', 'Give the file to write'],
+    ELOOP: ['its symbolic links lead round in a circle', 'Choose another path, or mend those links'],
   };
   const code = systemErrorCode(cause);
   const [why, mend] = reasons[code ?? ''] ?? [cause instanceof Error ? cause.message : String(cause), 'Choose another place, and check the disk'];

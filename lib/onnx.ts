@@ -28,7 +28,7 @@ export async function importOnnxRuntime(load: () => Promise<unknown> = () => imp
 
 /**
  * Opens an ONNX file on the CPU with as many threads as the process may use.
- * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING
+ * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, DEVICE_UNAVAILABLE (the system starts no further thread), OUT_OF_MEMORY
  */
 export async function openOnnxSession(file: string, threads: number = availableParallelism()): Promise<OnnxSession> {
   const runtime = await importOnnxRuntime();
@@ -45,6 +45,18 @@ export async function openOnnxSession(file: string, threads: number = availableP
     // Severity 4: failures arrive as exceptions; the engine's own log would print them a second time.
     return await runtime.InferenceSession.create(file, { executionProviders: ['cpu'], intraOpNumThreads: threads, interOpNumThreads: 1, logSeverityLevel: 4 });
   } catch (cause) {
-    throw new LgdError('BAD_MODEL', `onnxruntime cannot open ${file}: ${(cause as Error).message}.`, { mend: 'Fetch or export the file again (opset 18 or lower)', cause });
+    throw sessionError(file, cause);
   }
+}
+
+/** What onnxruntime says that opens no session: the file is at fault, or the system. */
+export function sessionError(file: string, cause: unknown): LgdError {
+  const { message } = cause as Error;
+  if (message.includes('pthread_create failed')) {
+    return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to run ${file}.`, { mend: 'Raise its limit (ulimit -u; the pids limit of a container)', cause });
+  }
+  if (/\bbad_alloc\b|\bbad allocation\b|Failed to allocate memory/u.test(message)) {
+    return new LgdError('OUT_OF_MEMORY', `there is too little memory to open ${file}: ${message}.`, { mend: 'Close what else uses the memory, or raise its limit (ulimit -v; that of a container)', cause });
+  }
+  return new LgdError('BAD_MODEL', `onnxruntime cannot open ${file}: ${message}.`, { mend: 'Fetch or export the file again (opset 18 or lower)', cause });
 }

@@ -6,7 +6,7 @@ import { availableParallelism, cpus } from 'node:os';
 import { formatAttempt, isCheckout } from './addon-search.js';
 import { adviseSpeed, oldestDriver, readMachine, type SpeedAdvice } from './advice.js';
 import { checkOptions } from './arguments.js';
-import { askCuda, mendForCuda, probeCuda, type ProbeResult } from './cuda-probe.js';
+import { askCuda, mendForCuda, probeInOrder, type ProbeResult } from './cuda-probe.js';
 import { jpegCarrier, openJpegDecoder } from './data/jpeg-decoder.js';
 import { importSharp } from './data/sharp.js';
 import { LgdError } from './errors.js';
@@ -15,6 +15,7 @@ import { freeMemory, machineMemory } from './machine-memory.js';
 import type { BuildInfo, CudaStatus } from './native.js';
 import { importOnnxRuntime } from './onnx.js';
 import { importTokenizers } from './text/tokenizers.js';
+import { checkSwitches, unknownSwitches } from './switches.js';
 import { version } from './version.js';
 
 /** A package this one computes with, or why it cannot be used. */
@@ -43,12 +44,12 @@ export interface SystemReport {
   addon: (BuildInfo & { path: string }) | { error: string };
   /** `required` is the CUDA version that the driver must support at least, as in {@link CudaStatus.driver}; 0 for an addon without CUDA. */
   cuda: CudaStatus & { required: number };
-  /** How the first CUDA device did in a process of its own, tried anew for this report; undefined where there is none. */
+  /** How the CUDA device that 'auto' takes did in a process of its own, tried anew for this report; the last that was tried where it takes none, undefined where there is none. */
   probe: ProbeResult | undefined;
   /** File of the addon behind device 'cuda-emulated', where it is built. */
   emulated: string | undefined;
   /** What device 'auto' takes. */
-  device: 'cpu' | 'cuda' | undefined;
+  device: 'cpu' | 'cuda' | `cuda:${number}` | undefined;
   dependencies: { sharp: DependencyState; jpegTurbo: DependencyState; transformers: DependencyState; onnxruntime: DependencyState };
   problems: SystemProblem[];
   /** What would make this machine faster, the most first. */
@@ -65,7 +66,7 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
   const { path = process.cwd() } = options;
   const problems: SystemProblem[] = [];
   const { addon, cuda } = await inspectAddon(problems);
-  const probe = await inspectCuda(addon, cuda, problems);
+  const { index, probe } = (await inspectCuda(addon, cuda, problems)) ?? {};
   const dependencies = await inspectDependencies(problems);
   const disk = await statfs(path).catch(() => undefined);
   const free = disk === undefined ? undefined : disk.bavail * disk.bsize;
@@ -82,7 +83,7 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
     cuda,
     probe,
     emulated: existsSync(emulatedAddonPath()) ? emulatedAddonPath() : undefined,
-    device: 'error' in addon ? undefined : probe?.passed ? 'cuda' : 'cpu',
+    device: 'error' in addon ? undefined : !probe?.passed ? 'cpu' : index === 0 ? 'cuda' : `cuda:${index!}`,
     dependencies,
     problems,
     advice: adviseSpeed(await readMachine(path), { build: 'error' in addon ? undefined : addon, cuda }),
@@ -90,7 +91,9 @@ export async function inspectSystem(options: { path?: string } = {}): Promise<Sy
 }
 
 async function inspectAddon(problems: SystemProblem[]): Promise<Pick<SystemReport, 'addon' | 'cuda'>> {
+  for (const { name, mend } of unknownSwitches()) problems.push({ what: `nothing reads the environment variable ${name}`, mend, fatal: false });
   try {
+    checkSwitches();
     const native = loadAddon();
     const addon = { ...native.buildInfo(), path: addonPath() };
     const cuda = { ...(await askCuda(native, addonPath())), required: Math.floor(addon.cudaRuntime / 1000) * 1000 };
@@ -98,25 +101,29 @@ async function inspectAddon(problems: SystemProblem[]): Promise<Pick<SystemRepor
     for (const attempt of passedOverAddons()) problems.push({ what: `an addon was passed over: ${formatAttempt(attempt)}`, mend: 'Build it again (npm run build:native) or remove it', fatal: false });
     return { addon, cuda };
   } catch (error) {
-    const { message, mend = 'npm run build:native' } = error as LgdError;
-    problems.push({ what: 'the native addon cannot be loaded', mend, fatal: true });
+    const { code, message, mend = 'npm run build:native' } = error as LgdError;
+    problems.push({ what: code === 'BAD_OPTION' ? message : 'the native addon cannot be loaded', mend, fatal: true });
     return { addon: { error: message }, cuda: { available: false, reason: 'the addon is missing', driver: 0, devices: [], required: 0 } };
   }
 }
 
-/** Tries the device that 'auto' would take. */
-async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, problems: SystemProblem[]): Promise<ProbeResult | undefined> {
-  const [device] = cuda.devices;
-  if ('error' in addon || !cuda.available || device === undefined) return undefined;
-  const probe = await probeCuda({ addon: addon.path, build: addon, status: cuda, index: device.index, again: true });
-  if (!probe.passed) problems.push({ what: `cuda:${device.index} is not used: ${probe.reason}`, mend: mendForCuda(probe.reason) ?? 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
+/** Tries the devices that 'auto' would. */
+async function inspectCuda(addon: SystemReport['addon'], cuda: CudaStatus, problems: SystemProblem[]): Promise<{ index: number; probe: ProbeResult } | undefined> {
+  if ('error' in addon || !cuda.available) return undefined;
+  const tried = await probeInOrder({ addon: addon.path, build: addon, status: cuda, again: true });
+  for (const { index, result: { passed, reason } } of tried) {
+    if (!passed) problems.push({ what: `cuda:${index} is not used: ${reason}`, mend: mendForCuda(reason) ?? 'Look for driver errors in dmesg (Xid); LGDISTILL_PROBE=off takes the device for granted', fatal: false });
+  }
+  const last = tried.at(-1);
+  if (last === undefined) return undefined;
+  const { index, result: probe } = last;
   if (probe.wgmma?.passed === false) {
-    problems.push({ what: `cuda:${device.index} forms products by mma.sync, slower than by wgmma, of which a trial failed: ${probe.wgmma.reason}`, mend: 'Please report it with this output; LGDISTILL_WGMMA=0 leaves the trial out', fatal: false });
+    problems.push({ what: `cuda:${index} forms products by mma.sync, slower than by wgmma, of which a trial failed: ${probe.wgmma.reason}`, mend: 'Please report it with this output; LGDISTILL_WGMMA=0 leaves the trial out', fatal: false });
   }
   if (probe.programmaticLaunches?.passed === false) {
-    problems.push({ what: `cuda:${device.index} starts kernels one after the other, slower than early, of which a trial failed: ${probe.programmaticLaunches.reason}`, mend: 'Please report it with this output; LGDISTILL_PDL=0 leaves the trial out', fatal: false });
+    problems.push({ what: `cuda:${index} starts kernels one after the other, slower than early, of which a trial failed: ${probe.programmaticLaunches.reason}`, mend: 'Please report it with this output; LGDISTILL_PDL=0 leaves the trial out', fatal: false });
   }
-  return probe;
+  return { index, probe };
 }
 
 /** Why no GPU is used, and what to do for one. The CPU does the work meanwhile. */

@@ -30,6 +30,8 @@ void CUPTIAPI give_buffer(uint8_t** buffer, size_t* size, size_t* most_records) 
   *most_records = 0;
 }
 
+// Records grow at their end from one version of CUPTI to the next: these first ones with a graphId are in the headers of CUDA 12 and 13 alike, and what they name lies where it does in
+// the newest.
 template <class Record>
 void write(const Record& record, const char* name) {
   std::fprintf(file, "%llu\t%llu\t%u\t%u\t%u\t%s\n", static_cast<unsigned long long>(record.start), static_cast<unsigned long long>(record.end), record.streamId, record.correlationId, record.graphId, name);
@@ -40,12 +42,12 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   for (CUpti_Activity* record = nullptr; file && cupti.next(buffer, valid, &record) == CUPTI_SUCCESS;) {
     switch (record->kind) {
       case CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL: {
-        const auto& kernel = *reinterpret_cast<const CUpti_ActivityKernel10*>(record);
+        const auto& kernel = *reinterpret_cast<const CUpti_ActivityKernel7*>(record);
         write(kernel, kernel.name);
         break;
       }
-      case CUPTI_ACTIVITY_KIND_MEMCPY: write(*reinterpret_cast<const CUpti_ActivityMemcpy6*>(record), "copy"); break;
-      case CUPTI_ACTIVITY_KIND_MEMSET: write(*reinterpret_cast<const CUpti_ActivityMemset4*>(record), "fill"); break;
+      case CUPTI_ACTIVITY_KIND_MEMCPY: write(*reinterpret_cast<const CUpti_ActivityMemcpy4*>(record), "copy"); break;
+      case CUPTI_ACTIVITY_KIND_MEMSET: write(*reinterpret_cast<const CUpti_ActivityMemset3*>(record), "fill"); break;
       default: break;
     }
   }

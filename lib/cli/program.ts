@@ -33,7 +33,7 @@ const commands = [
  * @returns what to exit with: 0 done, 1 failed, 2 wrong usage, 130 interrupted
  */
 export async function runProgram(args: readonly string[], streams: Streams, signal: AbortSignal): Promise<number> {
-  const debug = args.includes('--debug') || Boolean(streams.env['LGDISTILL_DEBUG']);
+  const debug = args.includes('--debug') || !['', '0'].includes(streams.env['LGDISTILL_DEBUG'] ?? '');
   const terminal = openTerminal(streams, { json: args.includes('--json'), debug });
   let code: number = exitCodes.done;
   const program = new Command('lgdistill')

@@ -48,10 +48,10 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions): Pr
   return fast ?? decodeBySharp(bytes, header, options);
 }
 
-/** A caller's own source may give anything; no image is at fault then. @throws LgdError BAD_OPTION */
-function checkBytes(bytes: unknown): void {
+/** A caller's own source may give anything; no image is at fault then. @param id names the image. @throws LgdError BAD_OPTION */
+export function checkBytes(bytes: unknown, id?: string): void {
   if (ArrayBuffer.isView(bytes) && (bytes as Uint8Array).BYTES_PER_ELEMENT === 1) return;
-  throw new LgdError('BAD_OPTION', 'not the bytes of an image.', { option: 'bytes', found: bytes, allowed: 'a Uint8Array, such as new Uint8Array(arrayBuffer)' });
+  throw new LgdError('BAD_OPTION', id === undefined ? 'not the bytes of an image.' : `what was read for ${id} is not the bytes of an image.`, { option: 'bytes', found: bytes, allowed: 'a Uint8Array, such as new Uint8Array(arrayBuffer)' });
 }
 
 /** An image of a store, by its index. */

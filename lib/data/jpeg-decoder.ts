@@ -28,7 +28,7 @@ const opened = new WeakMap<NativeAddon, JpegDecoder>();
  * @param addon the one that will decode; each has a decoder of its own
  */
 export function openJpegDecoder(addon = loadAddon()): JpegDecoder {
-  const decoder = opened.get(addon) ?? open(addon, process.env['LGDISTILL_TURBOJPEG']);
+  const decoder = opened.get(addon) ?? open(addon, process.env['LGDISTILL_TURBOJPEG'] || undefined);
   opened.set(addon, decoder);
   return decoder;
 }

@@ -20,9 +20,10 @@ interface Header {
   bits: number;
 }
 
-const inflateBytes = promisify<Uint8Array, Buffer>(inflate);
+const inflateBytes = promisify<Uint8Array, { maxOutputLength: number }, Buffer>(inflate);
 const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 const mostPixels = 2 ** 28;
+const mostSurplus = 2 ** 16; // other readers let bytes behind the last row pass; a few hundred kilobytes may unpack to gigabytes of them
 
 /**
  * Reads a mask.
@@ -48,8 +49,9 @@ export async function readPngMask(bytes: Uint8Array, path: string): Promise<Mask
   if (header === undefined || parts.length === 0) throw bad('it has no pixels');
   const { width, height, bits } = header;
   const rowBytes = Math.ceil((width * bits) / 8);
-  const raw = await inflateBytes(Buffer.concat(parts)).catch((cause: unknown) => { throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`); });
-  if (raw.length < height * (rowBytes + 1)) throw bad('it has fewer rows than it says');
+  const needed = height * (rowBytes + 1);
+  const raw = await inflateBytes(Buffer.concat(parts), { maxOutputLength: needed + mostSurplus }).catch((cause: unknown) => { throw bad(`its pixels cannot be unpacked (${(cause as Error).message})`); });
+  if (raw.length < needed) throw bad('it has fewer rows than it says');
   unfilter(raw, height, rowBytes, Math.max(1, bits / 8), bad);
   return { width, height, labels: unpack(raw, header, rowBytes) };
 }

@@ -1,3 +1,5 @@
+import { types } from 'node:util';
+import { LgdError, thrownBy } from '../errors.js';
 import type { PixelStoreHandle } from '../native.js';
 import { orAborted } from '../turn.js';
 import type { PreparedImages } from './cache.js';
@@ -19,7 +21,6 @@ export interface PreparableImages {
 export async function* readAhead<Batch extends { images: Int32Array }>(dataset: PreparableImages, batches: Iterable<Batch>, ahead: number, signal?: AbortSignal): AsyncGenerator<Batch & PreparedImages, void, undefined> {
   const iterator = batches[Symbol.iterator]();
   const pending: { batch: Batch; prepared: Promise<PreparedImages> }[] = [];
-  const prepare = async ({ images }: Batch): Promise<PreparedImages> => (dataset.prepare === undefined ? { store: dataset.store, release: () => undefined } : dataset.prepare(images));
   let ended = false;
   try {
     for (;;) {
@@ -27,7 +28,7 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
         const next = iterator.next();
         ended = next.done === true;
         if (next.done) break;
-        const prepared = prepare(next.value);
+        const prepared = prepare(dataset, next.value.images);
         prepared.catch(() => undefined); // thrown when its turn comes
         pending.push({ batch: next.value, prepared });
       }
@@ -43,4 +44,20 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
     if (signal?.aborted) givenBack.catch(() => undefined); // as soon as they come
     else await givenBack;
   }
+}
+
+/** @throws LgdError BAD_DATASET for what a data set of a caller's own gives or throws; its own errors as they are */
+async function prepare(dataset: PreparableImages, images: Int32Array): Promise<PreparedImages> {
+  if (dataset.prepare === undefined) return { store: dataset.store, release: () => undefined };
+  let given: unknown;
+  try {
+    given = await dataset.prepare(images);
+  } catch (cause) {
+    throw thrownBy(cause, 'BAD_DATASET', { giver: 'the data set', call: 'prepare', option: 'dataset' });
+  }
+  const { store, shown, release } = (given ?? {}) as { [Name in keyof PreparedImages]?: unknown };
+  if (store != null && typeof release === 'function' && (shown === undefined || (types.isInt32Array(shown) && shown.length === images.length))) return given as PreparedImages;
+  throw new LgdError('BAD_DATASET', "prepare() of the data set did not give a batch's pixels.", {
+    option: 'dataset', found: given, allowed: `{ store, shown?, release() }, with shown an Int32Array of ${images.length}`, mend: 'Let it give so',
+  });
 }

@@ -2,6 +2,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
+import { checkBytes } from './decode.js';
 
 /** System errors that tell of a file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
 const ofTheFile: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG']);
@@ -28,13 +29,14 @@ export class PatientReader {
   /**
    * @param id names the image
    * @param read makes one attempt
-   * @throws LgdError BAD_FILE where the system goes on failing, ABORTED in a pause ({@link isNotOfTheImage} knows both); and whatever else `read` throws
+   * @throws LgdError BAD_FILE where the system goes on failing, BAD_OPTION for what is no bytes, ABORTED in a pause ({@link isNotOfTheImage} knows both); and whatever else `read` throws
    */
-  async read<Bytes>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
+  async read<Bytes extends Uint8Array>(id: string, read: () => Bytes | Promise<Bytes>): Promise<Bytes> {
     const { root, readPauses = defaultPauses, signal } = this.options;
     for (let attempt = 0; ; attempt++) {
       try {
         const bytes = await read();
+        checkBytes(bytes, id);
         this.#gaveUp = false;
         return bytes;
       } catch (cause) {

@@ -28,7 +28,7 @@ export class DenseFolder implements AsyncDisposable {
    */
   static async open(path: string, { overwrite, student }: { overwrite: boolean; student: string }): Promise<DenseFolder> {
     const removeEmpty = await checkRunFolder(path, { overwrite, resume: false, links: false });
-    const place = relative(await realpath(path), student);
+    const place = relative(await realpath(path).catch((cause: unknown) => { throw writeError(path, cause); }), student);
     if (!/^\.\.(?:[/\\]|$)/u.test(place) && !isAbsolute(place)) {
       throw new LgdError('BAD_CONFIG', 'the student to train on lies in the folder that is to be emptied.', { option: 'output', found: path, mend: 'Choose another folder' });
     }

@@ -1,5 +1,6 @@
 /** The student that a dense network starts from. */
 import { realpath } from 'node:fs/promises';
+import { LgdError } from '../errors.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { WeightRecord } from '../models/weights.js';
 import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
@@ -15,6 +16,9 @@ export interface StartStudent {
 
 /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL as readStudent */
 export async function readStart(path: string): Promise<StartStudent> {
-  const content = await readStudent(await realpath(await findStudentFile(path)));
+  const file = await findStudentFile(path);
+  const content = await readStudent(await realpath(file).catch(() => file)); // a link that has moved since is for readStudent to tell of
+  const { file: found, info } = content;
+  if (info.graph !== undefined) throw new LgdError('BAD_MODEL', `the network in ${found}, ${info.architecture}, is one of your own, whose stages nobody knows here.`, { option: 'student', mend: 'Start from a student of this package' });
   return { ...content, sha256: await hashIfReadable(content.file) };
 }

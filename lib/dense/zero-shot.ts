@@ -40,7 +40,7 @@ export async function evaluateZeroShotSegmentation(given: ZeroShotSegmentationOp
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   try {
     const bank = await banks.evaluation(known.bank === undefined ? undefined : await banks.training());
-    const graph = studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
+    const graph = info.graph ?? studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
     using segmenter = Segmenter.zeroShot({ graph, weights, info }, bank, { device, outputStride: dense.outputStride, resolution: dense.resolution, precision: precisionOf(config) });
     return await scoreSegmenter(segmenter, set, { ...options, inference: options.inference ?? dense.inference });
   } finally {

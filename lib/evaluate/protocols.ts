@@ -8,7 +8,7 @@ import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { precisionOf } from '../models/compiled.js';
 import type { StudentInfo } from '../models/student-info.js';
-import { studentGraph } from '../models/student.js';
+import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { readStudent } from '../runs/student-file.js';
@@ -160,8 +160,8 @@ interface Outcome {
 const featureBatch = 256;
 
 async function frozen(protocol: 'knn' | 'linear', { device, images, config, info, weights, signal, onProgress }: Learning): Promise<Outcome> {
-  const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
-  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  const { resolution, mean, std } = info;
+  const graph = graphOf(info);
   using extractor = new FeatureExtractor({ device, graph, batch: Math.min(featureBatch, images.train.length), resolution, precision: precisionOf(config), mean, std });
   extractor.load(weights);
   const options = { signal, onProgress };
@@ -170,10 +170,10 @@ async function frozen(protocol: 'knn' | 'linear', { device, images, config, info
 
 async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, onProgress, onDecoded }: Learning): Promise<Outcome> {
   const { evaluate, seed } = config;
-  const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
+  const { resolution, mean, std } = info;
   const shares = protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
   const classes = images.classNames.length;
-  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  const graph = graphOf(info);
   const [judged, lists] = [[] as Judged[], new Map<string, string[]>()];
   const whole = await decodableOf(images.train, { signal, onProgress: onDecoded }); // a stand-in would have another's label
   const labels = targetsOf(images.train, whole);

@@ -12,7 +12,7 @@ import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
-import { createStudent } from '../models/student.js';
+import { graphOf, hasHead, Student } from '../models/student.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { readStudent, type StudentInfo } from '../runs/student-file.js';
 import { makeAnswers, type Answers } from './accuracy.js';
@@ -82,7 +82,7 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
   const folder = config.evaluate.data;
   if (folder === undefined) throw new LgdError('BAD_CONFIG', 'is needed to evaluate.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
   const { file, info, weights } = await readStudent(path);
-  if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
+  if (!hasHead(info, weights)) throw new LgdError('BAD_MODEL', `${file} has no projection head, so its features are not in the text's space.`, { mend: 'Export the student with its head' });
   const source = sampleSource(await openImages(folder, { labels: 'folders', signal }), mostImages);
   const mapping = config.evaluate.mapping === undefined ? await knownMapping(source.classNames!) : await readMapping(config.evaluate.mapping);
 
@@ -134,7 +134,7 @@ async function scoreStudent(
   evaluation: ZeroShotEvaluation,
   { batch, precision, ...options }: EvaluateOptions & { batch: number; precision: Precision | undefined },
 ): Promise<ZeroShotScore> {
-  const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
+  const student = new Student(info.architecture, device, info.embeddingSize, info.widthMultiplier, graphOf(info), 0);
   student.load(weights);
   using encoder = student.compile({ batch, resolution: info.resolution, precision, training: false });
   return await evaluation.evaluateEncoder(encoder, options);

@@ -9,7 +9,7 @@ import { LgdError } from '../errors.js';
 import { CompiledEncoder } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import type { GraphSpec } from '../models/graph.js';
-import { studentGraph } from '../models/student.js';
+import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { StudentInfo } from '../models/student-info.js';
 import type { ExportSource } from './source.js';
@@ -62,8 +62,8 @@ export async function engineEmbeddings(info: StudentInfo, weights: WeightRecord,
   return embed(device, info, weights, pixels, count, graph);
 }
 
-async function embed(device: Device, { architecture, embeddingSize, widthMultiplier, resolution }: StudentInfo, weights: WeightRecord, pixels: Float32Array, count: number, graph = studentGraph(architecture, { embeddingSize, widthMultiplier })): Promise<Float32Array> {
-  const compiled = new CompiledEncoder(device, graph, { batch: count, resolution, training: false });
+async function embed(device: Device, info: StudentInfo, weights: WeightRecord, pixels: Float32Array, count: number, graph = graphOf(info)): Promise<Float32Array> {
+  const compiled = new CompiledEncoder(device, graph, { batch: count, resolution: info.resolution, training: false });
   using encoder = new Encoder(compiled);
   compiled.load(weights);
   return encoder.forward(pixels);

@@ -69,9 +69,11 @@ export function onnxGraph(graph: GraphSpec, weights: Readonly<WeightRecord>, { r
   const builder = new OnnxBuilder();
   const input = 'pixel_values';
   const values = [input];
+  const folded = new Set<GraphNode>();
   graph.nodes.forEach((node, i) => {
     const next = fold && node.op === 'conv' ? normAfter(graph, i) : undefined;
-    if (fold && node.op === 'batchNorm') values.push(values[node.inputs[0]!]!); // part of the convolution
+    if (next !== undefined) folded.add(next);
+    if (folded.has(node)) values.push(values[node.inputs[0]!]!); // part of the convolution
     else values.push(next === undefined ? translate(builder, node, values, weights) : foldedConv(builder, node, next, values, weights));
   });
   builder.node('Flatten', output, [values[graph.output]!], { integers: { axis: 1 } });
@@ -146,6 +148,11 @@ function translate(builder: OnnxBuilder, node: GraphNode, values: string[], weig
       const [kernel, stride, padding] = ['kernel', 'stride', 'padding'].map((key) => numberOf(node, key)) as [number, number, number];
       return builder.node('MaxPool', name, [first], { integers: { kernel_shape: [kernel, kernel], strides: [stride, stride], pads: [padding, padding, padding, padding] } });
     }
+    case 'avgPool': {
+      const kernel = numberOf(node, 'kernel');
+      return builder.node('AveragePool', name, [first], { integers: { kernel_shape: [kernel, kernel], strides: [kernel, kernel] } });
+    }
+    case 'dropout': case 'stochasticDepth': return first; // of training alone
     case 'globalPool': return builder.node('GlobalAveragePool', name, [first]);
     default: throw new LgdError('BAD_MODEL', `the operation ${op} (${name}) has no translation to ONNX here.`, { mend: 'Export another student' });
   }

@@ -4,7 +4,7 @@ import { LgdError } from '../errors.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
-import { studentGraph } from '../models/student.js';
+import { graphOf } from '../models/student.js';
 import { importOnnxRuntime, openOnnxSession } from '../onnx.js';
 import { version } from '../version.js';
 import { compareEmbeddings, exportFailed, type Comparison, type Reference } from './compare.js';
@@ -33,7 +33,7 @@ const outputName = { keep: 'image_embeds', drop: 'features' } as const;
  * @throws LgdError NOT_WRITABLE, BAD_BANK (a classifier of another size)
  */
 export async function writeOnnx(file: string, { info, weights }: ExportSource, { head, fold, classifier }: OnnxOptions): Promise<Written> {
-  const whole = studentGraph(info.architecture, { embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier, dropping: false });
+  const whole = graphOf(info);
   if (classifier !== undefined) checkClassifier(classifier.bank, info);
   const graph = onnxGraph(head === 'keep' ? whole : backboneOf(whole), weights, {
     resolution: info.resolution, output: outputName[head], fold,

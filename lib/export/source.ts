@@ -49,7 +49,7 @@ export function requireBank({ bank, file }: ExportSource, option: string): Textu
 
 /** A run's configuration, where the file is in a run folder of this version. */
 async function configOf(file: string): Promise<Config | undefined> {
-  const run = dirname(dirname(dirname(await realpath(file)))); // run/checkpoints/step-N/model.safetensors
+  const run = dirname(dirname(dirname(await realpath(file).catch(() => file)))); // run/checkpoints/step-N/model.safetensors
   try {
     return parseConfig((await readRunConfig(run)) as ConfigInput);
   } catch {

@@ -8,6 +8,8 @@ import { LgdError, throwIfAborted, writeError } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { uniqueMark } from '../files/temporary-name.js';
+import { featureGraph } from '../models/features.js';
+import { graphOf, hasHead } from '../models/student.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { tools } from '../models/tools/naming.js';
 import { suggestion } from '../text/spelling.js';
@@ -182,6 +184,7 @@ function defaultHead(format: ExportFormat): 'keep' | 'drop' {
 async function targetOf(format: ExportFormat, source: ExportSource, options: ExportOptions & { head: 'keep' | 'drop' }): Promise<Target> {
   const { to, head, fold = true, classifier, temperature = (source.config ?? parseConfig({})).loss.studentTemperature } = options;
   if (classifier !== undefined && classifier !== false && format !== 'onnx') throw new LgdError('BAD_OPTION', `a file for ${format} has no classifier in it.`, { option: 'classifier', mend: 'Leave it out; bank writes the text bank beside the student' });
+  if (head === 'drop') featureGraph(graphOf(source.info)); // or there is no backbone to be told apart
   if (format === 'lgdistill') return { ...asFile, write: (path) => writeOwn(path, source, head), compare: (path) => compareOwn(path, source, head) };
   requireHead(source);
   const reference = () => referenceEmbeddings(source, options.images, options.signal);
@@ -208,8 +211,8 @@ async function targetOf(format: ExportFormat, source: ExportSource, options: Exp
 }
 
 /** Without its head a student has no embeddings to compare. */
-function requireHead({ weights, file }: ExportSource): void {
-  if (weights['head.0.weight'] !== undefined) return;
+function requireHead({ info, weights, file }: ExportSource): void {
+  if (hasHead(info, weights)) return;
   throw new LgdError('BAD_MODEL', `${file} has no projection head.`, { mend: 'Export from the run folder, or from a file that was exported with its head' });
 }
 

@@ -35,6 +35,7 @@ export function isFolderTool(tool: Tool): boolean {
 /** @throws LgdError BAD_OPTION for a student that the tool lacks, and for a head that it has no place for */
 export function prepareTool(tool: Tool, head: 'keep' | 'drop', { info, weights }: ExportSource): ToolExport {
   const { architecture, widthMultiplier, embeddingSize } = info;
+  if (info.graph !== undefined) throw new LgdError('BAD_OPTION', `${tool} does not know ${architecture}, a network of your own.`, { option: 'format', found: tool, allowed: 'lgdistill, onnx, transformers', mend: 'Export it as ONNX' });
   const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
   const naming = toolNaming(tool, { architecture, widthMultiplier, graph });
   if (head === 'keep' && !naming.modules.has('head.0')) {

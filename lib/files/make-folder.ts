@@ -1,4 +1,4 @@
-import { mkdir, rmdir } from 'node:fs/promises';
+import { mkdir, rmdir, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { systemErrorCode, writeError } from '../errors.js';
 import { isFolder } from './folders.js';
@@ -23,8 +23,11 @@ export async function makeFolder(path: string, made: string[] = []): Promise<voi
       });
       return;
     }
-    if (await isFolder(path)) return;
-    throw writeError(path, cause);
+    const found = await stat(path).catch((error: unknown) => {
+      const isThere = code === 'EEXIST' && systemErrorCode(error) !== 'ENOENT'; // and cannot be looked at, on a failing disk or in a loop of links
+      throw writeError(path, isThere ? error : cause);
+    });
+    if (!found.isDirectory()) throw writeError(path, cause);
   }
 }
 

@@ -1,18 +1,14 @@
 /** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
 import { LgdError } from '../errors.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
-import { studentGraph } from './student.js';
+import { graphOf, type StudentKind } from './student.js';
 import type { ChannelTriple } from './teachers/types.js';
 import { fromTool, toolNaming } from './tools/convert.js';
 import { tools, type Tool } from './tools/naming.js';
 import type { WeightRecord } from './weights.js';
 
 /** What a student's file says about it. */
-export interface StudentInfo {
-  architecture: string;
-  widthMultiplier: number;
-  /** D. */
-  embeddingSize: number;
+export interface StudentInfo extends StudentKind {
   /** Side of the square input it was trained with, in pixels. */
   resolution: number;
   /** Its input is (pixel - mean) / std with pixels in 0..1. */
@@ -40,7 +36,7 @@ export function holdsStudent(metadata: Readonly<Record<string, string>>): boolea
 
 /** What a student's file, and any other file it is exported to, says in its metadata. */
 export function studentMetadata(info: StudentInfo): Record<string, string> {
-  return Object.fromEntries(Object.entries(info).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]));
+  return Object.fromEntries(Object.entries(info).filter(([, value]) => value !== undefined).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]));
 }
 
 /**
@@ -60,11 +56,14 @@ export function studentContent({ tensors, metadata }: SafetensorsFile, file: str
   return { info, weights };
 }
 
-function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, { architecture, widthMultiplier, embeddingSize }: StudentInfo, bad: (why: string) => LgdError): WeightRecord {
+function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, info: StudentInfo, bad: (why: string) => LgdError): WeightRecord {
   if (!(tools as readonly string[]).includes(tool)) throw bad(`it is for ${tool || 'an unknown tool'}`);
-  const graph = studentGraph(architecture, { embeddingSize, widthMultiplier });
+  const { architecture, widthMultiplier } = info;
+  const graph = graphOf(info);
   return fromTool(tensors, graph, toolNaming(tool as Tool, { architecture, widthMultiplier, graph })).weights;
 }
+
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 
 function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdError): StudentInfo {
   const text = (key: keyof StudentInfo): string => {
@@ -84,11 +83,13 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
   };
   const isCount = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
   const isTriple = (value: unknown) => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+  const isGraph = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && Array.isArray(value['nodes']) && Array.isArray(value['parameters']) && isCount(value['output']) && [...value['nodes'], ...value['parameters']].every(isObject);
   const isTexts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string');
   return {
     architecture: text('architecture'),
     widthMultiplier: parsed('widthMultiplier', Number.isFinite),
     embeddingSize: parsed('embeddingSize', isCount),
+    ...(metadata['graph'] !== undefined && { graph: parsed('graph', isGraph) }),
     resolution: parsed('resolution', isCount),
     mean: parsed('mean', isTriple),
     std: parsed('std', isTriple),

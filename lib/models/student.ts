@@ -6,7 +6,7 @@ import type { GraphSpec } from './graph.js';
 import { initialWeights, initialWeightsInTurns } from './initialise.js';
 import { checkSeed } from '../number-limits.js';
 import type { Head } from './students/definition.js';
-import { findStudent } from './students/registry.js';
+import { findStudent, listStudents } from './students/registry.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
 export const mostEmbeddingSize = 65_536;
@@ -55,6 +55,33 @@ function headOf(outputs: number | undefined, embeddingSize: number | undefined):
   return { kind: 'projection', embeddingSize };
 }
 
+/** What a student is, apart from its weights. */
+export interface StudentKind {
+  architecture: string;
+  widthMultiplier: number;
+  /** D. */
+  embeddingSize: number;
+  /** Of a network that the package does not know. */
+  graph?: GraphSpec | undefined;
+}
+
+/** The graph of a student in a file. @throws LgdError BAD_OPTION for an unknown name without a graph, or a width that it has not */
+export function graphOf({ architecture, widthMultiplier, embeddingSize, graph }: StudentKind): GraphSpec {
+  return graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier });
+}
+
+/** What a file must hold to give this student again: a graph, unless its name tells it. */
+export function kindOf({ name, widthMultiplier, embeddingSize, graph }: Student): StudentKind {
+  const kind = { architecture: name, widthMultiplier, embeddingSize };
+  const known = listStudents().includes(name) ? [true, false].map((dropping) => studentGraph(name, { embeddingSize, widthMultiplier, dropping })) : [];
+  return known.some((one) => JSON.stringify(one) === JSON.stringify(graph)) ? kind : { ...kind, graph };
+}
+
+/** Do these weights make an embedding, or was the projection head left out? */
+export function hasHead({ graph }: StudentKind, weights: Readonly<WeightRecord>): boolean {
+  return (graph === undefined ? ['head.0.weight'] : graph.parameters.map(({ name }) => name)).every((name) => weights[name] !== undefined);
+}
+
 /** What {@link createStudent} makes. */
 export interface StudentOptions extends Omit<GraphOptions, 'outputs'> {
   device: Device;
@@ -67,15 +94,15 @@ const studentOptions = { device: 'needed', embeddingSize: 'needed', ...withoutHe
 
 /**
  * A student to distil: its graph and weights on the host, compiled for a batch size and resolution when training or evaluation asks for it. {@link createStudent} makes one that the
- * package knows. `new Student` makes one of a graph of your own, built with GraphBuilder, whose result is the embedding, [B,1,1,D]. A Distiller trains and resumes it; what else reads
- * its file (commands, exports, loadStudent) knows networks by their names alone: make it again, and {@link load} the weights that readStudent gives.
+ * package knows. `new Student` makes one of a graph of your own, built with GraphBuilder, whose result is the embedding, [B,1,1,D]. A Distiller trains and resumes it, and its file holds the
+ * graph, so that commands, exports and loadStudent read it. Those that take features or a head apart want the head in two linear layers, `head.0` and `head.2`, a relu between them.
  */
 export class Student {
   readonly #seed: number;
   #weights: WeightRecord | undefined;
 
   /**
-   * @param name of its architecture; in a file it says which the student is
+   * @param name of its architecture; in a file it says which the student is, unless that holds a graph
    * @param embeddingSize D
    * @param widthMultiplier as its file tells it; 1 where the graph has none
    * @param seed of the start values

@@ -10,7 +10,8 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { linePaths } from '../files/line-file.js';
 import { wholeLines } from '../files/lines.js';
-import { countParameters, studentGraph } from '../models/index.js';
+import { countParameters } from '../models/index.js';
+import { graphOf } from '../models/student.js';
 import { runFolders } from '../runs/group-folder.js';
 import { configFile, logFile, metricsFile, readRunConfig } from '../runs/run-folder.js';
 import { readRunLog, type RunLog } from '../runs/run-log.js';
@@ -132,8 +133,7 @@ async function readRun(path: string): Promise<RunRecord> {
 async function readStudentFacts(path: string): Promise<Pick<RunRecord, 'student' | 'studentProblem'>> {
   try {
     const { info } = await readStudent(path);
-    const { architecture, embeddingSize, widthMultiplier } = info;
-    return { student: { info, parameters: countParameters(studentGraph(architecture, { embeddingSize, widthMultiplier })) }, studentProblem: undefined };
+    return { student: { info, parameters: countParameters(graphOf(info)) }, studentProblem: undefined };
   } catch (error) {
     if (!(error instanceof LgdError)) throw error;
     return { student: undefined, studentProblem: error.code === 'FILE_NOT_FOUND' ? 'it has no checkpoint yet' : error.message };

@@ -15,6 +15,7 @@ import { makeFolder } from '../files/make-folder.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { syncFolder } from '../files/sync.js';
 import { uniqueMark } from '../files/temporary-name.js';
+import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { version } from '../version.js';
@@ -94,6 +95,16 @@ export class CheckpointStore {
     try {
       const store = new CheckpointStore(join(runFolder, 'checkpoints'));
       return await TextualSemanticsBank.load(join(await store.#locate(which), bankFile));
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** The same of the student's graph: undefined also where its name tells it. */
+  static async graphOf(runFolder: string, which: string): Promise<GraphSpec | undefined> {
+    try {
+      const store = new CheckpointStore(join(runFolder, 'checkpoints'));
+      return (await readStudent(join(await store.#locate(which), studentFile))).info.graph;
     } catch {
       return undefined;
     }

@@ -6,7 +6,7 @@ import type { Device } from '../device.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
-import { createStudent, type Student } from '../models/student.js';
+import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
 import { groupMembers } from './group-folder.js';
@@ -55,7 +55,7 @@ export async function loadStudent(path: string, options: { device: Device }): Pr
   const { device } = options;
   checkArgument('device', device);
   const { info, weights } = await readStudent(path);
-  const student = createStudent(info.architecture, { device, embeddingSize: info.embeddingSize, widthMultiplier: info.widthMultiplier });
+  const student = new Student(info.architecture, device, info.embeddingSize, info.widthMultiplier, graphOf(info), 0);
   student.load(weights);
   return { student, info };
 }

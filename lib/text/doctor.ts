@@ -19,7 +19,7 @@ export interface CheckOptions {
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */
   similarity?: number;
   signal?: AbortSignal | undefined;
-  /** Called with the number of names encoded and to encode. */
+  /** Called with the number of names encoded and to encode; with a bank, of those compared and to compare. */
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
@@ -151,11 +151,11 @@ async function searchWith(encoder: TextEncoder, names: readonly string[], distin
     if (tokens > encoder.maxTokens) report.truncated.push({ index, name, tokens });
   }
   const rows = await embedNames(distinct.map(({ name }) => name), encoder, templates, { signal, onProgress });
-  await search(rows, distinct, report, similarity, signal);
+  await search(rows, distinct, report, similarity, { signal }); // short beside the encoding
 }
 
 /** Names and rows match when they are spelled alike but for case, and underscores for blanks. @throws LgdError BAD_BANK where a name has no row */
-async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: readonly NameAt[], report: NameReport, similarity: number, { signal }: CheckOptions): Promise<void> {
+async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: readonly NameAt[], report: NameReport, similarity: number, { signal, onProgress }: CheckOptions): Promise<void> {
   const { data, embeddingSize, encoderId, templates } = bank;
   report.textSpace = { encoder: encoderId, templates: [...templates], similarity, longestTemplate: undefined, maxTokens: undefined };
   const places = new Map(bank.names.map((name, index) => [normaliseName(name), index]));
@@ -170,11 +170,11 @@ async function searchBank(bank: NonNullable<CheckOptions['bank']>, distinct: rea
     const from = places.get(normaliseName(name))! * embeddingSize;
     rows.set(data.subarray(from, from + embeddingSize), i * embeddingSize);
   });
-  await search(rows, distinct, report, similarity, signal);
+  await search(rows, distinct, report, similarity, { signal, onProgress });
 }
 
-async function search(rows: Float32Array, distinct: readonly NameAt[], report: NameReport, similarity: number, signal: AbortSignal | undefined): Promise<void> {
-  const { pairs, total } = await nearestPairs(rows, distinct.length, similarity, { signal });
+async function search(rows: Float32Array, distinct: readonly NameAt[], report: NameReport, similarity: number, options: Pick<CheckOptions, 'signal' | 'onProgress'>): Promise<void> {
+  const { pairs, total } = await nearestPairs(rows, distinct.length, similarity, options);
   report.nearDuplicates = pairs.map(({ a, b, similarity: cosine }) => ({ a: distinct[a]!, b: distinct[b]!, similarity: cosine }));
   report.nearDuplicateCount = total;
 }

@@ -37,13 +37,14 @@ export function checkSimilarity(similarity: number): void {
  *
  * @param rows [count,dimension], unit rows
  * @param threshold cosine, in (0, 1]; the higher, the faster
+ * @param options.onProgress called with the rows compared and all of them; in the order of the search the first have the most others to be compared with
  * @throws LgdError ABORTED, BAD_SHAPE
  */
 export async function nearestPairs(
   rows: Float32Array,
   count: number,
   threshold: number,
-  { limit = 1000, signal }: { limit?: number; signal?: AbortSignal | undefined } = {},
+  { limit = 1000, signal, onProgress }: { limit?: number; signal?: AbortSignal | undefined; onProgress?: ((done: number, total: number) => void) | undefined } = {},
 ): Promise<NearestPairs> {
   const dimension = rows.length / Math.max(1, count);
   if (!Number.isInteger(dimension)) throw new LgdError('BAD_SHAPE', `${rows.length} values are not ${count} rows of one length.`);
@@ -53,6 +54,7 @@ export async function nearestPairs(
   const found = new Best(limit);
   for (let from = 0; from < count; from += rowsPerTurn) {
     await nextTurn(signal, task);
+    onProgress?.(from, count);
     searchRows(search, from, Math.min(from + rowsPerTurn, count), found);
   }
   return { pairs: found.sorted(), total: found.total };

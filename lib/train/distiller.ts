@@ -184,6 +184,7 @@ export class Distiller implements Disposable {
    * Queues one optimiser step over `train.accumulate` batches; nothing here waits for the device (unless the teacher works outside it),
    * which starts it as a whole where it can (as a CUDA graph, teacher and student beside each other).
    * Gradients are averaged over the batches, the banks move once. Calls that are not awaited are queued one after the other, in their order; one that fails costs those after it nothing.
+   * A step that fails when it has begun moves no weight, momentum or bank; where it was no graph (on the CPU, or with $LGDISTILL_GRAPHS=0), batch norms may have taken in its images.
    * @returns what {@link readMetrics} reads the step's numbers by
    * @throws LgdError BAD_SHAPE, BAD_OPTION, BAD_DATASET of options and batches that do not fit, before anything is queued; DISPOSED; those of a teacher outside the device; faults of queued work come with the metrics
    */

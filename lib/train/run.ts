@@ -12,7 +12,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
-import type { Student } from '../models/student.js';
+import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
 import type { GraphWay, SemanticMetrics, StepInfo } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
@@ -368,9 +368,7 @@ export class Run {
   #studentInfo(): StudentInfo {
     const { student, encoder, loop: { distiller: { teacher, tsb, method } } } = this;
     return {
-      architecture: student.name,
-      widthMultiplier: student.widthMultiplier,
-      embeddingSize: student.embeddingSize,
+      ...kindOf(student),
       resolution: encoder.resolution,
       mean: teacher.mean,
       std: teacher.std,

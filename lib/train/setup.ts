@@ -1,6 +1,6 @@
 /** From a configuration to a run that can start: everything is checked within seconds, before images are decoded and the first step is made. */
 import { existsSync } from 'node:fs';
-import { basename, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
@@ -21,7 +21,7 @@ import { openLabelled } from '../evaluate/labelled.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { loadTeacher, type AnyTeacher } from '../models/index.js';
-import { createStudent, type Student } from '../models/student.js';
+import { createStudent, Student } from '../models/student.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { runFolders } from '../runs/group-folder.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
@@ -143,7 +143,11 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   await banks.dispose();
 
   const { name, widthMultiplier, dropping, weights } = config.student;
-  const students = studentNames(name).map((one) => createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed }));
+  const students = await Promise.all(studentNames(name).map(async (one, _, all) => {
+    const own = resume === undefined ? undefined : await CheckpointStore.graphOf(all.length === 1 ? config.output : join(config.output, one), resume);
+    if (own !== undefined) return new Student(one, device, teacher.embeddingSize, widthMultiplier, own, config.seed); // of a graph that its checkpoint alone knows
+    return createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+  }));
   const student = students[0]!;
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights

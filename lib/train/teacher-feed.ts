@@ -4,7 +4,7 @@ import type { Device } from '../device.js';
 import { Made } from '../lifetime.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { AnyTeacher } from '../models/index.js';
-import { askTeacher } from '../models/teachers/ask.js';
+import { askTeacher, lookUp } from '../models/teachers/ask.js';
 import type { NativeAugmentRecipe, TensorHandle } from '../native.js';
 import { idsOf, type Batch } from './batch.js';
 import type { TeacherViewCache } from './view-cache.js';
@@ -103,7 +103,7 @@ function precomputedFeed({ device, encoder, places }: FeedOptions, teacher: Extr
   return {
     plan: undefined,
     embed(batch, place) {
-      addon.writeTensor(results[place]!, rowsOf(teacher, teacher.lookup(idsOf(batch)), encoder.batch));
+      addon.writeTensor(results[place]!, lookUp(teacher, idsOf(batch)));
       return results[place]!;
     },
     dispose() {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { checkDistinctIds } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import type { AnyTeacher } from '../models/index.js';
+import { fingerprintOf, lookUp } from '../models/teachers/ask.js';
 import { studentFile } from '../runs/student-file.js';
 
 /** Embeddings that stand for a whole file of them: another encoder changes them all. */
@@ -26,7 +27,7 @@ export interface TeacherMark {
 export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal?: AbortSignal): Promise<TeacherMark> {
   const { kind, id, embeddingSize, resolution, mean, std } = teacher;
   const mark: TeacherMark = { kind, id, embeddingSize, resolution, mean, std };
-  if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await teacher.fingerprint(signal) };
+  if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await fingerprintOf(teacher, signal) };
   checkDistinctIds(ids);
   const count = Math.min(rowsKept, ids.length);
   const some = Array.from({ length: count }, (_, i) => ids[Math.floor((i * ids.length) / count)]!).filter((image) => teacher.has(image)); // one that is never shown may have none
@@ -34,7 +35,7 @@ export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal
 }
 
 function hashRow(teacher: Extract<AnyTeacher, { kind: 'precomputed' }>, image: string): string {
-  return createHash('sha256').update(teacher.lookup([image])).digest('hex');
+  return createHash('sha256').update(lookUp(teacher, [image])).digest('hex');
 }
 
 /**

@@ -14,6 +14,7 @@ import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { AnyTeacher } from '../models/index.js';
+import { fingerprintOf } from '../models/teachers/ask.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
 import { viewCacheFile } from '../runs/run-folder.js';
 import type { Batch, Dataset } from './batch.js';
@@ -76,7 +77,7 @@ export class TeacherViewCache {
     const { embeddingSize, resolution, mean, std } = teacher;
     const key: CacheKey = {
       format: 'lgdistill-teacher-views', version: 1,
-      teacher: await teacher.fingerprint(signal), teacherName: teacher.id, embeddingSize, resolution,
+      teacher: await fingerprintOf(teacher, signal), teacherName: teacher.id, embeddingSize, resolution,
       precision: teacher.kind === 'native' ? precision : 'float32',
       recipe: { ...config.augment, mean, std, margin: config.data.margin, inputs: Math.max(config.data.resolution ?? resolution, resolution) },
       seed: config.seed,

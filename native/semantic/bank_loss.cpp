@@ -29,7 +29,7 @@ const SemanticKernels& semantic_kernels(const Context& device) {
 
 int64_t score_budget(int64_t usual) {
   const char* text = std::getenv("LGDISTILL_SCORE_BYTES");
-  return text ? std::max<int64_t>(1, std::atoll(text)) : usual;
+  return text && *text ? std::max<int64_t>(1, std::atoll(text)) : usual;
 }
 
 namespace {

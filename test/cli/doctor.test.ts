@@ -32,6 +32,15 @@ test('says what is there, as one JSON document', async () => {
   expect(stderr).toContain(addonPath()); // people read the same on stderr
 });
 
+test('environment variables with a slip in name or value are said', async () => {
+  vi.stubEnv('LGDISTILL_GRAPH', '0');
+  expect((await lgdistill(['doctor', '--json'])).stderr).toContain('nothing reads the environment variable LGDISTILL_GRAPH\n  -> Did you mean LGDISTILL_GRAPHS?');
+  vi.stubEnv('LGDISTILL_ISA', 'sse');
+  const { code, stderr } = await lgdistill(['doctor', '--json']);
+  expect(code).toBe(1);
+  expect(stderr).toContain("$LGDISTILL_ISA: the environment variable says what it may not. Found: \"sse\". Allowed: baseline, avx2, avx512. Correct or unset it.");
+});
+
 test('a GPU that fails its trial is shown with the reason, and auto takes the CPU', async () => {
   vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'aborts'));
   vi.stubEnv('XDG_CACHE_HOME', folder);
@@ -41,6 +50,17 @@ test('a GPU that fails its trial is shown with the reason, and auto takes the CP
   const [report] = documents() as unknown as SystemReport[];
   expect([code, report!.device, report!.probe]).toEqual([0, 'cpu', expect.objectContaining({ passed: false, reason: 'it crashed with SIGABRT', remembered: false })]);
   expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT\n  -> ');
+});
+
+test('of two GPUs the one that works is taken, and what the other lacks is said', async () => {
+  const values = [Math.log(1 + Math.E) - 1 / (1 + Math.E), -Math.tanh(0.5), 0];
+  vi.stubEnv('LGDISTILL_ADDON', writeFakeAddon(folder, 'aborts', { values, name: 'two', cards: ['works'] }));
+  vi.stubEnv('XDG_CACHE_HOME', folder);
+  vi.resetModules();
+  const { lgdistill: fresh } = await import('./program.js');
+  const { documents, stderr } = await fresh(['doctor', '--json']);
+  expect((documents() as unknown as SystemReport[])[0]).toMatchObject({ device: 'cuda:1', probe: { passed: true } });
+  expect(stderr).toContain('cuda:0 is not used: it crashed with SIGABRT');
 });
 
 test.each([

@@ -1,9 +1,10 @@
 /** Pages that speak of what stands in the code: they are complete, and their links lead somewhere. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { exitCodes } from '../../lib/cli/failure.js';
 import { configOptions } from '../../lib/config.js';
+import { checkSwitches, unknownSwitches } from '../../lib/switches.js';
 import { configInputType } from '../../scripts/docs/config-input.mjs';
 import { optionsPage } from '../../scripts/docs/options.mjs';
 import { pages, readPage, root } from './pages.js';
@@ -43,6 +44,30 @@ test('every environment variable that the code reads is described', () => {
   expect(variables.size).toBeGreaterThan(10);
   const described = readPage('docs/options.md') + readPage('CONTRIBUTING.md');
   for (const variable of variables) expect(described, variable).toContain(`\`${variable}`);
+});
+
+describe('switches', () => {
+  afterEach(() => vi.unstubAllEnvs());
+
+  test('every one that the sources, tests and scripts read is known, and another is not', () => {
+    const sources = ['lib', 'native', 'test', 'scripts', 'bench'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => /\.(?:ts|mjs|cpp|cu|h)$/u.test(name) && !name.includes('node_modules')).map((name) => join(root, folder, name)));
+    const read = sources.flatMap((path) => [...readFileSync(path, 'utf8').matchAll(/(?:\benv(?:\.|\[')|\("|= ")(LGDISTILL_[A-Z_0-9]+)/gu)].map(([, name]) => name!));
+    expect(new Set(read).size).toBeGreaterThan(30);
+    for (const name of [...read, 'LGDISTILL_GRAPH']) vi.stubEnv(name, '1');
+    expect(unknownSwitches()).toEqual([{ name: 'LGDISTILL_GRAPH', mend: 'Did you mean LGDISTILL_GRAPHS?' }]);
+  });
+
+  test('every value that CONTRIBUTING names is allowed', () => {
+    const pairs = [...readPage('CONTRIBUTING.md').matchAll(/`(LGDISTILL_[A-Z_]+)=([a-z0-9|\\]+)`/gu)].flatMap(([, name, values]) => values!.split('\\|').map((value) => [name!, value] as const));
+    expect(pairs.length).toBeGreaterThan(25);
+    for (const [name, value] of pairs) {
+      if (value === 'n' || value === 'bytes') continue; // stand for numbers
+      vi.stubEnv(name, value);
+      checkSwitches();
+      vi.unstubAllEnvs();
+    }
+  });
 });
 
 /** GitHub's anchor of a heading. */

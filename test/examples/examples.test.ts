@@ -14,6 +14,7 @@ import { exportStudent } from '../../lib/export/student.js';
 import { loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
+import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { ensureBuilt } from '../cli/built.js';
 import { bundleChild, root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -79,7 +80,7 @@ test('server-evaluation.ts answers, and stops for a client that goes away', asyn
   using device = await openDevice('cpu');
   const student = existsSync(at('own')) ? at('own') : undefined;
   expect(student, 'the student of own-images.ts').toBeDefined();
-  await loadStudent(student!, { device });
+  expect((await loadStudent(student!, { device })).info.graph).toBeUndefined(); // a name tells it
   await cp(at('photos'), at('served'), { recursive: true });
   const { child, lines, ended } = start('server-evaluation.ts', ['--student', student!, '--data', at('served'), '--port', '0']);
   const line = async (pattern: RegExp) => {
@@ -137,7 +138,12 @@ test('own-student.ts trains a network that the package does not know, and reads 
   expect(losses.every(Number.isFinite), lines.join('\n')).toBe(true);
   expect(shapeNames, lines.at(-1)).toContain(lines.at(-1)!.split(': ')[1]);
   using device = await openDevice('cpu');
-  await expect(loadStudent(at('own-student'), { device })).rejects.toMatchObject({ code: 'BAD_OPTION', found: 'mobilenet_v1_025', mend: expect.stringContaining('new Student') as unknown });
+  const { student, info } = await loadStudent(at('own-student'), { device });
+  expect([student.name, info.graph]).toEqual(['mobilenet_v1_025', student.graph]);
+  const { file } = await exportStudent({ from: at('own-student'), to: at('own.onnx'), format: 'onnx' });
+  expect(file).toBe(at('own.onnx'));
+  await using resumed = await prepareRun(await resumeConfig(at('own-student'), { 'data.train': at('photos'), teacher: tinyClip }), { resume: 'last' });
+  expect(resumed.student.graph).toEqual(student.graph);
 });
 
 test('own-teacher.ts: the student learns from it', async () => {

@@ -2,11 +2,14 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exportStudent } from '../../lib/export/student.js';
-import { listStudents } from '../../lib/models/index.js';
+import { readStart } from '../../lib/dense/start.js';
+import { openDevice } from '../../lib/device.js';
+import { GraphBuilder, initialWeights, listStudents, loadTeacher, type GraphSpec } from '../../lib/models/index.js';
 import * as format from '../../lib/onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
+import { loadStudent, readStudent, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
+import { madeUpBank, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
 import { drawShapes } from './train-fixture.js';
 
 vi.mock('../../lib/onnx-format.js', { spy: true });
@@ -37,6 +40,61 @@ describe.each(listStudents())('%s', (name) => {
     const operations = format.decodeOnnx(readFileSync(to)).graph.node.map(({ opType }) => opType);
     expect(operations.includes('BatchNormalization')).toBe(!fold);
     expect(tensors).toBe(format.decodeOnnx(readFileSync(to)).graph.initializer.length);
+  });
+});
+
+describe('a network of one\'s own', () => {
+  /** With what no student has: a norm behind a sum, means of windows, dropout, an embedding that no head makes. */
+  const own = (head: string): GraphSpec => {
+    const g = new GraphBuilder('own');
+    const first = g.convNorm(g.images, 'first', { channels: 8, kernel: 3, stride: 2 }, 'relu');
+    const sum = g.relu(g.batchNorm(g.add(g.conv(first, 'second', { channels: 8, kernel: 3 }), first), 'norm'));
+    const pooled = g.dropout(g.globalPool(g.avgPool(sum, 2)), 0.2);
+    return g.finish(g.linear(g.relu(g.linear(pooled, `${head}.0`, { features: 16 })), `${head}.2`, { features: 24 }));
+  };
+  const write = async (name: string, head: string) => {
+    const [file, graph] = [at(`${name}.safetensors`), own(head)];
+    const { info } = madeUpStudent('resnet18');
+    const weights = initialWeights(graph, 5);
+    weights['norm.running_mean']!.data.fill(0.3);
+    await writeStudent(file, { ...info, architecture: 'own', graph }, weights);
+    return file;
+  };
+
+  test.each([true, false])('is in its file, and agrees with the engine, norms folded: %s', async (fold) => {
+    const file = await write('own', 'head');
+    const { comparison } = await exportStudent({ from: file, to: at('own.onnx'), format: 'onnx', fold, images: at('images') });
+    expect(comparison.cosine).toBeGreaterThan(0.999999);
+    expect(format.decodeOnnx(readFileSync(at('own.onnx'))).graph.node.filter(({ opType }) => opType === 'BatchNormalization')).toHaveLength(fold ? 1 : 2);
+    await exportStudent({ from: file, to: at('own-features.onnx'), format: 'onnx', fold, head: 'drop', images: at('images') });
+  });
+
+  test('is read by what takes students, and refused by name where tools must know it', async () => {
+    const file = await write('own', 'head');
+    await exportStudent({ from: file, to: at('own-again.safetensors') });
+    using device = await openDevice('cpu');
+    const { student, info } = await loadStudent(at('own-again.safetensors'), { device });
+    expect([student.name, student.graph]).toEqual(['own', own('head')]);
+    expect(info.graph).toEqual(own('head'));
+    const teacher = await loadTeacher(file, { device });
+    expect(teacher).toMatchObject({ kind: 'native', embeddingSize: 24 });
+    await teacher.dispose();
+    await expect(readStart(file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student', message: expect.stringContaining('is one of your own') as string });
+    await expect(exportStudent({ from: file, to: at('own-timm'), format: 'timm' })).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('timm does not know own') as string });
+  });
+
+  test('needs a head of that name where its features are asked for', async () => {
+    const file = await write('headless', 'embedding');
+    await exportStudent({ from: file, to: at('headless.onnx'), format: 'onnx' });
+    await expect(exportStudent({ from: file, to: at('headless-features.onnx'), format: 'onnx', head: 'drop' })).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('own has no projection head') as string });
+  });
+
+  test('is refused where its graph is none', async () => {
+    const { info, weights } = madeUpStudent('resnet18');
+    for (const graph of [{}, { ...own('head'), nodes: [5] }, { ...own('head'), output: -1 }]) {
+      await writeStudent(at('wrong.safetensors'), { ...info, graph: graph as GraphSpec }, weights);
+      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('its graph is') as string });
+    }
   });
 });
 

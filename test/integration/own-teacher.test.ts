@@ -110,6 +110,13 @@ describe('a teacher that waits', () => {
     using stopped = distillerOf(deaf, output());
     expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({ type: 'interrupted', step: 2 });
   });
+
+  it('nor is one that does not say what it is', async () => {
+    const controller = new AbortController();
+    const deaf = { ...ownTeacher(() => undefined), fingerprint: () => new Promise<string>(() => setTimeout(() => controller.abort(), 10)) };
+    using stopped = distillerOf(deaf, output());
+    await expect(eventsOf(stopped.run(images, { signal: controller.signal }))).rejects.toMatchObject({ code: 'ABORTED' });
+  });
 });
 
 describe('a run that stands still', () => {

@@ -199,6 +199,30 @@ describe('loading towers', () => {
     writeFileSync(join(path, file), JSON.stringify(change(JSON.parse(readFileSync(join(path, file), 'utf8')) as Config)));
   }
 
+  it("takes open_clip's approximate GELU, and no other setting of an activation", async () => {
+    const path = await changed('open-clip-vit', 'tanh', () => undefined);
+    const own = (act: unknown, more = {}) => configure(path, 'open_clip_config.json', ({ model_cfg, ...others }) => ({ ...others, model_cfg: { ...model_cfg, ...more, vision_cfg: { ...model_cfg?.vision_cfg, act_kwargs: act } } }));
+    for (const [act, kind] of [[{ approximate: 'tanh' }, 'geluTanh'], [{ approximate: 'none' }, 'gelu'], [null, 'gelu']] as const) {
+      own(act);
+      const teacher = await load(path, device);
+      expect(new Set(teacher.graph.nodes.filter(({ op }) => op === 'activation').map(({ attributes }) => attributes?.['kind']))).toEqual(new Set([kind]));
+      await teacher.dispose();
+    }
+    own({ approximate: 'erf' });
+    await refused(path, 'model_cfg.vision_cfg.act_kwargs', 'an activation not known here');
+    own({ negative_slope: 0.1 });
+    await refused(path, 'negative_slope');
+    own({ approximate: 'tanh' }, { quick_gelu: true });
+    await refused(path, 'without quick_gelu');
+  });
+
+  it.each(['ls_1.gamma', 'attn.ln_q.weight', 'attn.head_scale'])('refuses blocks that are built in another way by their tensors: %s', async (tensor) => {
+    const path = await changed('open-clip-vit', tensor, (tensors) => {
+      if (tensors.has('visual.conv1.weight')) tensors.set(`visual.transformer.resblocks.0.${tensor}`, { shape: [1], data: new Float32Array(1) });
+    });
+    await refused(path, `unexpected: visual.transformer.resblocks.0.${tensor}`);
+  });
+
   it('takes the sections of the older names, as transformers does', async () => {
     const path = await changed('transformers-clip', 'dictionaries', () => undefined);
     configure(path, 'config.json', (config) => ({ ...config, vision_config_dict: config.vision_config, vision_config: { ...config.vision_config, hidden_act: 'relu', num_attention_heads: 1 } }));
@@ -235,5 +259,5 @@ describe('loading towers', () => {
 
 interface Config {
   vision_config?: object;
-  model_cfg?: { text_cfg?: object };
+  model_cfg?: { vision_cfg?: object; text_cfg?: object };
 }

@@ -382,6 +382,14 @@ describe('a step', () => {
       using wrong = new api.Distiller({ device, teacher: { ...teacher, embed } as Anything, student, tsb, config });
       await refused('BAD_SHAPE', 'teacher', { embed: () => wrong.queueStep([batch()], { step: 0, learningRate: 0.1 }) });
     }
+    const run = (own: Anything) => async () => {
+      using wrong = new api.Distiller({ device, teacher: own, student, tsb, config: { ...config, output: join(folder, 'own-answers') } });
+      for await (const event of wrong.run(images)) expect(event.type).not.toBe('step');
+    };
+    const table = { ...teacher, kind: 'precomputed', has: () => true };
+    await refused('BAD_SHAPE', 'teacher', { promise: run({ ...table, lookup: async (ids: string[]) => new Float32Array(ids.length * size) }), nothing: run({ ...table, lookup: () => undefined }) });
+    const thrower = () => { throw 'gone'; };  
+    await refused('BAD_MODEL', 'teacher', { lookup: run({ ...table, lookup: thrower }), fingerprint: run({ ...teacher, fingerprint: thrower }), unmarked: run({ ...teacher, fingerprint: async () => undefined }) });
   });
 });
 
@@ -393,6 +401,32 @@ describe('images of a caller', () => {
     using cache = await build({ read: async () => new Uint8Array(picture) });
     expect(cache.length).toBe(2);
     await refused('BAD_OPTION', 'bytes', { text: () => build({ read: async () => 'bytes' }), buffer: () => build({ read: async () => new ArrayBuffer(3) }), nothing: () => build({ read: async () => undefined }) });
+    const { message } = await refusal(() => build({ read: async (i: number) => (i === 1 ? undefined : picture) }));
+    expect(message).toContain('what was read for b is not');
+  });
+
+  it('come from a source that has all it must', async () => {
+    const wrong = { ids: new Set(['a']), read: 5, places: Int32Array.of(0), labels: null };
+    for (const [option, value] of Object.entries(wrong)) await refused('BAD_DATASET', option, { build: () => build({ [option]: value }) });
+    const { message } = await refusal(() => build({ ids: null }));
+    expect(message).toContain('this has no ids');
+  });
+
+  it('are prepared by a data set whose answers are looked at', async () => {
+    const prepared: [what: string, prepare: (images: Int32Array) => unknown, words: string][] = [
+      ['nothing', () => undefined, "prepare() of the data set did not give a batch's pixels"],
+      ['no release', () => ({ store: images.store }), "prepare() of the data set did not give a batch's pixels"],
+      ['too few', (indices) => ({ ...images.prepare(indices), shown: Int32Array.of(0) }), "prepare() of the data set did not give a batch's pixels"],
+      ['a text', () => { throw 'gone'; }, 'the data set threw something that is no error. Found: "gone"'],  
+      ['undefined', () => Promise.reject(), 'the data set threw undefined'],  
+    ];
+    for (const [what, prepare, words] of prepared) {
+      using own = new api.Distiller({ device, teacher, student, tsb, config: { ...config, output: join(folder, `prepared ${what}`) } });
+      const { length, ids, sourceIndex, store } = images;
+      const run = async () => { for await (const event of own.run({ length, ids, sourceIndex, store, prepare } as Anything)) expect(event.type).not.toBe('step'); };
+      const { code, option, message } = await refusal(run);
+      expect({ code, option, message }, what).toEqual({ code: 'BAD_DATASET', option: 'dataset', message: expect.stringContaining(words) as string });
+    }
   });
 
   it('have labels that fit', async () => {

@@ -289,6 +289,24 @@ describe('openDevice', () => {
     await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE', option: 'device', found: 'cuda', message: expect.stringContaining('it crashed with SIGABRT') as string });
   });
 
+  test('auto takes the first of several that works, and says what keeps it from those before', async () => {
+    const several = async (...cards: FakeBehaviour[]) => writeFakeAddon(folder, 'aborts', { values: await referenceValues(), name: `several-${cards.join('-')}-${count}`, cards });
+    const file = await several('full', 'works', 'aborts');
+    const { kind, index, reason } = (await open(file, 'auto')).info;
+    expect({ kind, index }).toEqual({ kind: 'cuda', index: 2 });
+    expect(reason).toMatch(/^cuda:2 works, unlike those before it: cuda:0: cuda failed a trial .*: it crashed with SIGABRT; cuda:1: cuda failed a trial .*: .* MiB are free$/u);
+    await expect(open(file, 'cuda')).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+    expect((await open(await several('wrong'), 'auto')).info).toMatchObject({ kind: 'cpu', reason: expect.stringMatching(/^no CUDA device: cuda:0: .*; cuda:1: .*it computes wrong numbers/u) as string });
+  });
+
+  test('a finding stands for the GPU that CUDA_VISIBLE_DEVICES makes the first', async () => {
+    const file = await fake('works');
+    for (const [visible, remembered] of [['0', false], ['1', false], ['0', true]] as const) {
+      vi.stubEnv('CUDA_VISIBLE_DEVICES', visible);
+      expect(await probe(file)).toMatchObject({ passed: true, remembered });
+    }
+  });
+
   test('says of a GPU that is busy that it is tried anew', async () => {
     expect((await open(await fake('busy'), 'auto')).info.reason).toMatch(/it is tried anew the next time\): cudaSetDevice/u);
   });

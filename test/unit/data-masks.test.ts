@@ -45,6 +45,7 @@ describe('a PNG mask', () => {
     ['of fewer rows than it says', changed(square, 20, 0, 0, 0, 3), 'fewer rows'],
     ['of pixels that do not unpack', changed(square, pixels + 8, 0xff, 0xff), 'cannot be unpacked'],
     ['of an unknown filter', Buffer.concat([square.subarray(0, pixels), pngChunk('IDAT', deflateSync(Buffer.from([0, 1, 2, 9, 3, 4])))]), 'row 1 has filter 9'],
+    ['of far more bytes than it says', Buffer.concat([square.subarray(0, pixels), pngChunk('IDAT', deflateSync(Buffer.alloc(2 ** 20))), square.subarray(-12)]), 'cannot be unpacked (Cannot create a Buffer larger than'],
     ['colours', encodePng({ width: 2, height: 2, bits: 8, colour: 2, values: [1, 2, 3, 4] }), 'colours'],
     ['an interlaced file', encodePng({ width: 2, height: 2, bits: 8, colour: 0, values: [1, 2, 3, 4], interlace: 1 }), 'interlaced'],
     ['half a file', encodePng({ width: 20, height: 20, bits: 8, colour: 0, values: Array.from({ length: 400 }, () => Math.floor(256 * random())) }).subarray(0, 200), 'ends in the middle'],

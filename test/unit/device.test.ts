@@ -53,6 +53,16 @@ test('names that are no devices are refused', async () => {
   }
 });
 
+test('environment variables that say what they may not are refused, and empty ones are as good as none', async () => {
+  const { openDevice } = await import('../../lib/device.js');
+  for (const [name, found, allowed] of [['ISA', 'AVX2', 'baseline, avx2, avx512'], ['GRAPHS', 'off', '0, 1'], ['SCORE_BYTES', '-5', 'a whole number from 1'], ['FUSION', 'none', 'nodes, steps, layers']] as const) {
+    vi.stubEnv(`LGDISTILL_${name}`, found);
+    await expect(openDevice('cpu')).rejects.toMatchObject({ code: 'BAD_OPTION', option: `$LGDISTILL_${name}`, found, allowed });
+    vi.stubEnv(`LGDISTILL_${name}`, '');
+    (await openDevice('cpu')).dispose();
+  }
+});
+
 test('more threads than could be of use are refused', async () => {
   const { openDevice } = await import('../../lib/device.js');
   for (const threads of [0, 1.5, 4097, 1e9]) await expect(openDevice('cpu', { threads })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'threads', allowed: 'a whole number from 1 to 4096' });

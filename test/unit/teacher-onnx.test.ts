@@ -6,6 +6,7 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { LgdError } from '../../lib/errors.js';
 import { OnnxTeacher } from '../../lib/models/teachers/onnx.js';
 import { clipMean, clipStd, readPreprocessor } from '../../lib/models/teachers/preprocessor.js';
+import { sessionError } from '../../lib/onnx.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
@@ -71,6 +72,11 @@ test('has a fingerprint of its file and of weights in files beside it, wherever 
   writeFileSync(`${file}_data`, 'others.');
   expect(await fingerprint(file)).not.toBe(apart);
   await expect((await OnnxTeacher.load(file, preprocessing)).fingerprint(AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+});
+
+test('a session that the system keeps from opening is no fault of the model', () => {
+  const thread = '/onnxruntime_src/onnxruntime/core/platform/posix/env.cc:205 onnxruntime::{anonymous}::PosixThread::PosixThread(const char*, int) pthread_create failed, error code: 11 error msg: Resource temporarily unavailable';
+  for (const [message, code] of [[thread, 'DEVICE_UNAVAILABLE'], ['std::bad_alloc', 'OUT_OF_MEMORY'], ['Protobuf parsing failed.', 'BAD_MODEL']] as const) expect(sessionError('a.onnx', new Error(message))).toMatchObject({ code });
 });
 
 test('says what arrays onnxruntime needs where there are others, as under Jest', async () => {

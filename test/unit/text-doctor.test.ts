@@ -88,7 +88,9 @@ test('a bank built before finds what its encoder finds, without encoding anythin
   const list = await CategoryList.load(names);
   const encoded = await list.check({ encoder, templates: 'single', similarity: 0.5 });
   const bank = await TextualSemanticsBank.build(['extra', ...[...names].reverse()], { encoder, templates: 'single' });
-  const found = await list.check({ bank, similarity: 0.5 });
+  const seen: [number, number][] = [];
+  const found = await list.check({ bank, similarity: 0.5, onProgress: (done, total) => seen.push([done, total]) });
+  expect(seen).toEqual([[0, 7]]); // of the turns that the search takes
   expect(found.nearDuplicates.map(({ a, b }) => [a, b])).toEqual(encoded.nearDuplicates.map(({ a, b }) => [a, b]));
   found.nearDuplicates.forEach(({ similarity }, i) => expect(similarity).toBeCloseTo(encoded.nearDuplicates[i]!.similarity, 5));
   expect(found.textSpace).toEqual({ encoder: 'tiny-clip', templates: ['a photo of a {}.'], similarity: 0.5, longestTemplate: undefined, maxTokens: undefined });

@@ -80,6 +80,14 @@ describe('checkRunFolder', () => {
     await expect(checkRunFolder(join(root, inner), neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   });
 
+  it('says of what is there and cannot be looked at why', async () => {
+    await symlink('run', path);
+    await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('its symbolic links lead round in a circle') as string });
+    await rm(path);
+    await symlink('nowhere', path);
+    await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('there is a file in its place') as string });
+  });
+
   it('refuses a file system that takes no files', async () => {
     await expect(checkRunFolder('/proc/self/run', neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   });

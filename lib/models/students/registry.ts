@@ -22,6 +22,6 @@ export function findStudent(name: string): StudentDefinition {
   const found = definitions.find((definition) => definition.name === name);
   if (found) return found;
   const nearest = typeof name === 'string' ? suggestion(name, listStudents()) : undefined;
-  const own = 'A network of your own is known only to the program that builds it (new Student)'; // its file comes here, too
+  const own = 'A network of your own is known only to the program that builds it (new Student), and by its file';
   throw new LgdError('BAD_OPTION', 'there is no student of this name.', { option: 'student', found: name, allowed: listStudents().join(', '), mend: nearest === undefined ? own : `${nearest} ${own}` });
 }

@@ -1,7 +1,8 @@
 /** What a teacher outside the device is asked for, which may be a caller's own and throw whatever it likes. */
-import { LgdError } from '../../errors.js';
+import { checkRows } from '../../arguments.js';
+import { LgdError, thrownBy } from '../../errors.js';
 import { orAborted } from '../../turn.js';
-import type { CustomTeacherApi } from './types.js';
+import type { CustomTeacherApi, PrecomputedTeacherApi } from './types.js';
 
 /**
  * Its embeddings of some pixels.
@@ -13,8 +14,35 @@ export async function askTeacher(teacher: Pick<CustomTeacherApi, 'id' | 'embed'>
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
     if (signal?.aborted) throw new LgdError('ABORTED', `the teacher ${teacher.id} was stopped.`, { cause });
-    if (cause instanceof Error) throw cause;
-    const what = cause === undefined || cause === null ? String(cause) : 'something that is no error';
-    throw new LgdError('BAD_MODEL', `the teacher ${teacher.id} threw ${what}.`, { option: 'teacher', found: cause ?? undefined, mend: 'Let its embed() throw an Error that says what went wrong', cause });
+    throw thrownBy(cause, 'BAD_MODEL', { giver: `the teacher ${teacher.id}`, call: 'embed', option: 'teacher' });
   }
+}
+
+/**
+ * What a teacher says that it computes with.
+ * @throws LgdError BAD_MODEL where it says nothing or throws what is no error; its own errors as they are
+ */
+export async function fingerprintOf(teacher: Pick<CustomTeacherApi, 'id' | 'fingerprint'>, signal: AbortSignal | undefined): Promise<string> {
+  const asked = Promise.resolve().then(() => teacher.fingerprint(signal)).catch((cause: unknown) => {
+    throw thrownBy(cause, 'BAD_MODEL', { giver: `the teacher ${teacher.id}`, call: 'fingerprint', option: 'teacher' });
+  });
+  const found: unknown = await orAborted(asked, `the teacher ${teacher.id}`, signal);
+  if (typeof found === 'string' && found !== '') return found;
+  throw new LgdError('BAD_MODEL', `fingerprint() of the teacher ${teacher.id} did not give a text.`, { option: 'teacher', found, mend: 'Let it give what tells this teacher from others, such as a hash of its weights' });
+}
+
+/**
+ * A table's embeddings of images.
+ * @returns [ids.length,D]
+ * @throws LgdError BAD_SHAPE for anything else, BAD_MODEL where it throws what is no error; its own errors as they are
+ */
+export function lookUp(teacher: Pick<PrecomputedTeacherApi, 'id' | 'lookup' | 'embeddingSize'>, ids: readonly string[]): Float32Array {
+  const giver = `the teacher ${teacher.id}`;
+  let given: unknown;
+  try {
+    given = teacher.lookup(ids);
+  } catch (cause) {
+    throw thrownBy(cause, 'BAD_MODEL', { giver, call: 'lookup', option: 'teacher' });
+  }
+  return checkRows(given, giver, { option: 'teacher', rows: ids.length, size: teacher.embeddingSize });
 }

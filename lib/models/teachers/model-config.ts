@@ -1,4 +1,7 @@
-/** What a model's folder says of its towers: config.json (transformers) and open_clip_config.json (open_clip). */
+/**
+ * What a model's folder says of its towers: config.json (transformers) and open_clip_config.json (open_clip). Of the fields that change the arithmetic these are read which leave tensors as they are;
+ * the others (ls_init_value, no_ln_pre, attentional_pool, qk_norm, embed_cls, timm_model_name ...) add or take tensors, by which loading refuses them. patch_dropout is of training alone.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../../errors.js';
@@ -31,6 +34,7 @@ interface TowerSection {
   global_average_pool?: boolean;
   no_causal_mask?: boolean;
   norm_kwargs?: { eps?: number };
+  act_kwargs?: { approximate?: string } | null;
 }
 
 interface ConfigFile extends TowerSection {
@@ -90,14 +94,19 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
     option: `model_cfg.${tower}_cfg.${key}`, found, allowed, mend: tower === 'vision' ? 'Export the tower to ONNX' : 'Export the tower to ONNX, or compute a bank of embeddings with it',
   });
   const pooling = section.global_average_pool ? 'avg' : section.pool_type;
-  if (pooling !== undefined && pooling !== 'tok' && pooling !== 'argmax') throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, 'tok, argmax');
+  const known = tower === 'vision' ? 'tok' : 'argmax';
+  if (pooling !== undefined && pooling !== known) throw refuse('pools its tokens in a way not known here', 'pool_type', pooling, known);
   if (section.no_causal_mask) throw refuse('attends to later tokens too, which is not supported', 'no_causal_mask', true, 'false');
+  const { approximate = 'none', ...others } = section.act_kwargs ?? {};
+  const activation = file.model_cfg?.quick_gelu ? 'quickGelu' : approximate === 'tanh' ? 'geluTanh' : 'gelu';
+  const isKnown = activation === 'quickGelu' ? section.act_kwargs?.approximate === undefined : approximate === 'none' || approximate === 'tanh';
+  if (!isKnown || Object.keys(others).length > 0) throw refuse('has an activation not known here', 'act_kwargs', section.act_kwargs, '{"approximate": "tanh"} and without quick_gelu');
   return {
     layers: section.layers,
-    heads: section.heads,
+    heads: section.heads ?? (tower === 'text' ? 8 : undefined), // open_clip's default
     headWidth: section.head_width,
     imageSize: side(section.image_size),
-    activation: file.model_cfg?.quick_gelu ? 'quickGelu' : 'gelu',
+    activation,
     eps: section.norm_kwargs?.eps,
     ...(tower === 'vision' ? { mean: file.preprocess_cfg?.mean, std: file.preprocess_cfg?.std } : {}),
   };

@@ -6,7 +6,7 @@ import { CompiledEncoder, type Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { studentContent } from '../student-info.js';
-import { studentGraph } from '../student.js';
+import { hasHead, studentGraph } from '../student.js';
 import { checkWeights, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
 import { few, readWeights } from './naming.js';
@@ -106,8 +106,8 @@ export class NativeTeacher implements Teacher {
     const { device, batch = 32, precision } = options;
     const { info, weights } = studentContent(await readSafetensors(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
-    const graph = studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
-    if (weights['head.0.weight'] === undefined) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
+    const graph = info.graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
+    if (!hasHead(info, weights)) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });
     checkWeights(graph, weights);
     return new NativeTeacher({
       id, device, architecture, graph, embeddingSize, resolution: options.resolution ?? resolution, weights, mean: options.mean ?? mean, std: options.std ?? std, batch, precision,

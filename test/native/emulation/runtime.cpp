@@ -29,7 +29,7 @@ constexpr size_t unasked_shared_bytes = 48 << 10;
 // What a block may have: as on an H100, or $LGDISTILL_EMULATION_SHARED KiB (an A100 has 163, cards of 8.6, 8.9 and 12.0 have 99).
 size_t most_shared_bytes() {
   const char* kib = std::getenv("LGDISTILL_EMULATION_SHARED");
-  return size_t(kib ? std::atoi(kib) : 227) << 10;
+  return size_t(kib && *kib ? std::atoi(kib) : 227) << 10;
 }
 
 auto& allowed_shared_bytes = *new std::map<const void*, size_t>;
@@ -37,7 +37,7 @@ auto& allowed_shared_bytes = *new std::map<const void*, size_t>;
 // With few of them small sizes go as large ones do with an H100's.
 int multiprocessors() {
   const char* count = std::getenv("LGDISTILL_EMULATION_MULTIPROCESSORS");
-  return count ? std::max(1, std::atoi(count)) : 132;
+  return count && *count ? std::max(1, std::atoi(count)) : 132;
 }
 
 constexpr size_t reserved_shared_bytes = 1 << 10;  // of each block
@@ -64,7 +64,7 @@ size_t bytes_in_use = 0;
 // Of device and pinned memory together: $LGDISTILL_EMULATION_MEMORY. It is read each time, so that a test can refuse one allocation after another.
 size_t most_bytes() {
   const char* bytes = std::getenv("LGDISTILL_EMULATION_MEMORY");
-  return bytes ? size_t(std::atoll(bytes)) : SIZE_MAX;
+  return bytes && *bytes ? size_t(std::atoll(bytes)) : SIZE_MAX;
 }
 
 void* allocate_memory(size_t bytes, bool pinned) {

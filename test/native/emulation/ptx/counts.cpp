@@ -33,7 +33,7 @@ struct Count { int64_t requests = 0, waves = 0, least = 0, far = 0; };
 
 int number_from(const char* name, int otherwise) {
   const char* text = std::getenv(name);
-  return text ? std::atoi(text) : otherwise;
+  return text && *text ? std::atoi(text) : otherwise;
 }
 
 int multiprocessors() {

@@ -197,11 +197,16 @@ void run_block(Running& running, Block& block, std::vector<RunningWarp>& warps, 
   }
 }
 
+bool is_set(const char* variable) {
+  const char* const text = std::getenv(variable);
+  return text && *text;
+}
+
 // Null: nobody watches.
 Watcher* watcher() {
   static Watcher* const one = [] {
-    const char* const path = std::getenv("LGDISTILL_EMULATION_COUNTS");
-    return (path ? count_into(path) : std::getenv("LGDISTILL_EMULATION_RACES") ? watch_for_races() : nullptr).release();
+    const char* const counts = "LGDISTILL_EMULATION_COUNTS";
+    return (is_set(counts) ? count_into(std::getenv(counts)) : is_set("LGDISTILL_EMULATION_RACES") ? watch_for_races() : nullptr).release();
   }();
   return one;
 }
@@ -248,7 +253,7 @@ const Kernel& kernel_of(const Launch& launch) {
 }  // namespace
 
 bool is_asked_for() {
-  static const bool asked = std::getenv("LGDISTILL_EMULATION_PTX") != nullptr;
+  static const bool asked = is_set("LGDISTILL_EMULATION_PTX");
   return asked;
 }
 
