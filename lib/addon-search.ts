@@ -113,7 +113,7 @@ export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, gli
   const sources = 'Build it in a checkout of the sources: npm ci (needs a C++20 compiler)';
   if (faults.has('forbidden')) return mendOfForbidden;
   if (faults.has('unmapped')) return mendOfUnmapped;
-  if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack';
+  if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack, serverExternalPackages with Next.js';
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
   if (checkout) return 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)';
   if (!prebuiltSystems.includes(`${platform}-${arch}`)) return `There is no prebuilt addon for ${platform} ${arch}. ${sources}`;

@@ -32,13 +32,18 @@ export function openTerminal({ stdout, stderr, env }: Streams, { json, debug }: 
     json,
     debug,
     interactive: stderr.isTTY === true && env['TERM'] !== 'dumb' && !isSet(env['CI']),
-    say: (text) => void people.write(`${text}\n`),
+    say: (text) => void people.write(`${shown(text)}\n`),
     emit: (document) => void (json && stdout.write(`${JSON.stringify(document)}\n`)),
-    warn: (text) => void stderr.write(`${text}\n`),
+    warn: (text) => void stderr.write(`${shown(text)}\n`),
     bold: mark(1, people),
     red: mark(31, people),
     warnRed: mark(31, stderr),
   };
+}
+
+/** Text with control characters of names of files, which could change what a terminal shows, as JSON has them; line ends, tabs and colours stay. */
+function shown(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t](?:\[\d+m)?/gu, (found) => (found.startsWith('\u001b[') ? found : `\\u${found.charCodeAt(0).toString(16).padStart(4, '0')}${found.slice(1)}`));
 }
 
 /** FORCE_COLOR decides where it is set (0 or false: none); else colours go to a terminal that can show them, unless NO_COLOR is set. */

@@ -49,13 +49,21 @@ export class IdPlaces {
   }
 }
 
-/** Looks whether each image has an id of its own, for precomputed embeddings: two of one id would have one embedding. @throws LgdError BAD_DATASET */
-export function checkDistinctIds(ids: readonly string[]): void {
+/** Takes the ids one after the other, in turns with other callbacks: a million of them may take a second. @throws LgdError ABORTED, and what `take` throws */
+export async function eachId(ids: readonly string[], take: (id: string, index: number) => void, signal: AbortSignal | undefined, what: string): Promise<void> {
+  for (let from = 0; from < ids.length; from += idsAtOnce) {
+    if (from > 0) await nextTurn(signal, what);
+    ids.slice(from, from + idsAtOnce).forEach((id, i) => take(id, from + i));
+  }
+}
+
+/** Looks whether each image has an id of its own, for precomputed embeddings: two of one id would have one embedding. @throws LgdError BAD_DATASET, ABORTED */
+export async function checkDistinctIds(ids: readonly string[], signal: AbortSignal | undefined): Promise<void> {
   const seen = new IdPlaces();
-  for (const [place, id] of ids.entries()) {
+  await eachId(ids, (id, place) => {
     if (seen.has(id)) throw new LgdError('BAD_DATASET', `two images have the id ${JSON.stringify(id)}, by which precomputed embeddings are looked up.`, { option: 'data.train', mend: 'Give each image an id of its own' });
     seen.set(id, place);
-  }
+  }, signal, 'looking for images of one id');
 }
 
 /** SHA-256 of the images' ids, each with a number: its place, or its label. @throws LgdError ABORTED */

@@ -47,6 +47,8 @@ export class StreamedImages implements Disposable {
   readonly #source: ImageSource;
   readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
+  /** Of broken images that were stood in for: what did so. Thousands side by side, such as a folder that is gone, are walked over once. */
+  readonly #after = new Map<number, number>();
   /** Ends with the attempt that is made to decode an image: who else would have it learns by it whether it is broken. */
   readonly #attempts = new Map<number, Promise<void>>();
   readonly #life = new Lifetime('the streamed images', 'Open them again with StreamedImages.open()');
@@ -149,9 +151,13 @@ export class StreamedImages implements Disposable {
 
   /** Decodes the image, or the first after it (past the last comes the first) that can be decoded: the one that is returned. */
   async #decode(index: number, to: StorePlace): Promise<number> {
-    for (let tried = 0; tried < this.length; tried++) {
-      const place = (index + tried) % this.length;
-      if (this.#broken.has(place)) continue;
+    const passed: number[] = [];
+    for (let place = index; this.#broken.size < this.length;) {
+      if (this.#broken.has(place)) {
+        passed.push(place);
+        place = this.#after.get(place) ?? (place + 1) % this.length;
+        continue;
+      }
       const other = this.#attempts.get(place);
       if (other !== undefined) {
         await other; // a batch of images that are gone, such as a folder's, looks for one stand-in
@@ -159,7 +165,9 @@ export class StreamedImages implements Disposable {
       }
       const attempt = this.#decodeOne(place, to);
       if (other === undefined) this.#tell(place, attempt);
-      if (await attempt) return place;
+      if (!(await attempt)) continue;
+      for (const broken of passed) this.#after.set(broken, place);
+      return place;
     }
     throw new LgdError('BAD_DATASET', `none of the ${this.length} images of ${this.#source.root} can be decoded.`, { mend: 'Check that these files are images' });
   }

@@ -156,7 +156,7 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   } catch (error) {
     await rm(partial, { force: true, recursive: true }).catch(() => undefined);
     await removeMade(made);
-    throw error;
+    throw error instanceof LgdError && error.code === 'NOT_WRITABLE' && error.message.includes(partial) ? writeError(to, error.cause) : error; // by the name that was given
   }
   await bank?.save(options.bank!);
   return { file: to, format, bytes: await target.size(to), head, ...written, info: source.info, comparison, bank: options.bank, from: source.file };

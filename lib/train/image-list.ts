@@ -10,12 +10,11 @@ import { buffer } from 'node:stream/consumers';
 import { createGunzip, createGzip } from 'node:zlib';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
-import { hashImages, IdPlaces, plainId } from '../data/image-id.js';
+import { eachId, hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines, wholeLines } from '../files/lines.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
-import { nextTurn } from '../turn.js';
 import type { Dataset } from './batch.js';
 
 /** The images that a run's order and draws are made for; all of them are there, or have a stand-in. */
@@ -92,8 +91,6 @@ export async function checkStillThere(config: Config, ids: readonly string[], si
   checkGone(list, list.ids.filter((_, i) => places[i] === -1), ids.length, await mostGone(config));
 }
 
-const idsAtOnce = 8192;
-
 /** The images of a run among those that are here. */
 interface FoundImages {
   /** The index of each, -1 where it is gone. */
@@ -105,24 +102,19 @@ interface FoundImages {
 /** Most often all are there, in their order: only otherwise is a table of what may be millions of names made. */
 async function findImages({ ids: listed }: Listed, ids: readonly string[], signal: AbortSignal | undefined): Promise<FoundImages> {
   if (listed.length === ids.length && ids.every((id, i) => plainId(id) === listed[i])) return { places: Int32Array.from(ids.keys()), added: [] };
-  const inTurns = async (names: readonly string[], take: (name: string, index: number) => void) => {
-    for (let from = 0; from < names.length; from += idsAtOnce) {
-      await nextTurn(signal, 'looking for the images of the run');
-      names.slice(from, from + idsAtOnce).forEach((name, i) => take(name, from + i));
-    }
-  };
+  const each = (names: readonly string[], take: (name: string, index: number) => void) => eachId(names, take, signal, 'looking for the images of the run');
   const here = new IdPlaces();
-  await inTurns(ids, (id, i) => here.set(id, i));
+  await each(ids, (id, i) => here.set(id, i));
   const places = new Int32Array(listed.length).fill(-1);
   const known = new Uint8Array(ids.length);
-  await inTurns(listed, (id, i) => {
+  await each(listed, (id, i) => {
     const place = here.get(id);
     if (place === undefined) return;
     places[i] = place;
     known[place] = 1;
   });
   const added: string[] = [];
-  await inTurns(ids, (id) => {
+  await each(ids, (id) => {
     if (known[here.get(id)!] === 0) added.push(id);
   });
   return { places, added };

@@ -8,7 +8,7 @@ import { drawStartBank } from '../banks/visual.js';
 import { chooseBatch, type RunConfig } from '../config-batch.js';
 import { mergeConfig, parseConfig, studentNames, type Config, type ConfigInput } from '../config.js';
 import type { ImageCache } from '../data/cache.js';
-import { checkDistinctIds } from '../data/image-id.js';
+import { checkDistinctIds, eachId } from '../data/image-id.js';
 import { chooseMode, openDataset, type CacheMode } from '../data/open-dataset.js';
 import { openImages } from '../data/open-images.js';
 import type { ImageSource } from '../data/sources.js';
@@ -125,7 +125,7 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal }).catch(movedIf(isResumed, { teacher: teacherSource }));
   cleanup.push(() => teacher.dispose());
   report('teacher')(1, 1);
-  checkEmbeddings(teacher, source);
+  await checkEmbeddings(teacher, source, signal);
   const resolution = given.data.resolution ?? teacher.resolution;
   // Sharp enough for the larger of the two inputs.
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
@@ -254,10 +254,12 @@ function checkBatch(batchSize: number, { ids, root }: ImageSource): void {
 }
 
 /** A teacher of precomputed embeddings must know every image, and tell it from the others. */
-function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource): void {
+async function checkEmbeddings(teacher: AnyTeacher, { ids }: ImageSource, signal: AbortSignal | undefined): Promise<void> {
   if (teacher.kind !== 'precomputed') return;
-  checkDistinctIds(ids);
-  if (!ids.every((id) => teacher.has(id))) teacher.lookup(ids); // says how many, which, and what its ids look like
+  await checkDistinctIds(ids, signal);
+  let known = 0;
+  await eachId(ids, (id) => { known += Number(teacher.has(id)); }, signal, 'looking for the embeddings of the images');
+  if (known < ids.length) teacher.lookup(ids); // says how many, which, and what its ids look like
 }
 
 /** The same configuration with absolute paths, so that a run can be continued from another folder. */

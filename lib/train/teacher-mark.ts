@@ -28,7 +28,7 @@ export async function markOf(teacher: AnyTeacher, ids: readonly string[], signal
   const { kind, id, embeddingSize, resolution, mean, std } = teacher;
   const mark: TeacherMark = { kind, id, embeddingSize, resolution, mean, std };
   if (teacher.kind !== 'precomputed') return { ...mark, fingerprint: await fingerprintOf(teacher, signal) };
-  checkDistinctIds(ids);
+  await checkDistinctIds(ids, signal);
   const count = Math.min(rowsKept, ids.length);
   const some = Array.from({ length: count }, (_, i) => ids[Math.floor((i * ids.length) / count)]!).filter((image) => teacher.has(image)); // one that is never shown may have none
   return { ...mark, rows: Object.fromEntries(some.map((image) => [image, hashRow(teacher, image)])) };

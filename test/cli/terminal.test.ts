@@ -39,6 +39,16 @@ describe('colours', () => {
   });
 });
 
+test('control characters of names are written out; colours, line ends and tabs stay', () => {
+  const [stdout, stderr] = [stream(true), stream(true)];
+  const terminal = openTerminal({ stdout, stderr, env: {} }, { json: false, debug: false });
+  const text = `${terminal.bold('a')}\tb\n`;
+  terminal.say(`${text}\u001b[2J\u001b]0;title\u0007\u009b1A\r.jpg`);
+  terminal.warn(`${text}\u0008\u007f\u0007[1m`);
+  expect(stdout.text).toBe(`${text}\\u001b[2J\\u001b]0;title\\u0007\\u009b1A\\u000d.jpg\n`);
+  expect(stderr.text).toBe(`${text}\\u0008\\u007f\\u0007[1m\n`);
+});
+
 test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
   ['a terminal', {}, true, true],
   ['a terminal of a CI job', { CI: 'true' }, true, false],

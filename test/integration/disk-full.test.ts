@@ -7,6 +7,7 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice } from '../../lib/device.js';
+import { exportStudent } from '../../lib/export/student.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
 import { resumeConfig } from '../../lib/train/setup.js';
@@ -121,5 +122,10 @@ describe.skipIf(disk === undefined)('a run whose disk fills up', () => {
     const { events, weights } = await train(await resumeConfig(broken), { resume: 'last' });
     expect(events[0]).toMatchObject({ type: 'start', step: 4 });
     for (const [name, values] of Object.entries(whole.weights)) expect(sameBits(values, weights[name]!), name).toBe(true);
+
+    fillDisk(disk!);
+    const to = join(disk!, 'exported.safetensors');
+    await expect(exportStudent({ from: broken, to })).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(`cannot write ${to}: the disk is full`) as unknown });
+    expect((await readdir(disk!)).sort()).toEqual(['ballast', 'run']);
   });
 });

@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { checkDistinctIds, IdPlaces, plainId } from '../../lib/data/image-id.js';
 
 it.each([
@@ -13,7 +13,16 @@ it('any number of ids have their places, in maps that are full before they hold 
   expect([new IdPlaces().size, new IdPlaces().first]).toEqual([0, undefined]);
 });
 
-it('ids that are not distinct are refused where embeddings are looked up by them', () => {
-  checkDistinctIds(['a', 'b/a']);
-  expect(() => checkDistinctIds(['a', 'b', './a'])).toThrow(expect.objectContaining({ code: 'BAD_DATASET', message: expect.stringContaining('two images have the id "./a"') as string }));
+it('ids that are not distinct are refused where embeddings are looked up by them', async () => {
+  await checkDistinctIds(['a', 'b/a'], undefined);
+  await expect(checkDistinctIds(['a', 'b', './a'], undefined)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('two images have the id "./a"') as string });
+});
+
+it('many ids are looked at in turns with other callbacks, which may stop it', async () => {
+  const ids = Array.from({ length: 20_000 }, (_, i) => `${i}.jpg`);
+  const other = vi.fn();
+  setImmediate(other);
+  await checkDistinctIds(ids, undefined);
+  expect(other).toHaveBeenCalled();
+  await expect(checkDistinctIds(ids, AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
 });

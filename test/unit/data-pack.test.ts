@@ -188,7 +188,8 @@ describe('damage', () => {
       await truncate(cut, length);
       await expect(openImages(cut), String(length)).rejects.toMatchObject({ code: 'BAD_FILE' });
     }
-    await expect(PackFile.open(join(data, 'left'))).rejects.toMatchObject({ code: 'BAD_FILE' });
+    await expect(PackFile.open(join(data, 'left'))).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('left is a folder') as string });
+    await expect(PackFile.open('/dev/null')).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('/dev/null is no regular file') as string });
     await expect(PackFile.open(join(folder, 'none.pack'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
 

@@ -57,6 +57,13 @@ describe('StreamedImages', () => {
     expect(images.broken).toHaveLength(broken);
     expect(read).toHaveBeenCalledTimes(broken + batch.length);
     prepared.release();
+    const looked = vi.spyOn(Map.prototype, 'has');
+    const again = await images.prepare(batch);
+    const lookups = looked.mock.calls.filter(([key]) => typeof key === 'number').length;
+    looked.mockRestore();
+    expect([...again.shown!]).toEqual(Array(40).fill(broken));
+    expect(lookups).toBeLessThan(4 * batch.length); // from each at once to what stands in for it
+    again.release();
   });
 
   it('stops at too many broken ones, and where none can be decoded', async () => {

@@ -37,6 +37,13 @@ test('takes ./a and a for one image', async () => {
   await expect(PrecomputedTeacher.save(file, ['a/b', './a/b', 'c'], embeddings)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('given twice') as string });
 });
 
+test('loading many rows can be stopped', async () => {
+  const many = Array.from({ length: 20_000 }, (_, i) => `${i}.jpg`);
+  await PrecomputedTeacher.save(file, many, new Float32Array(many.length).fill(1));
+  await expect(PrecomputedTeacher.load(file, AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
+  expect(await PrecomputedTeacher.load(file)).toMatchObject({ size: many.length });
+});
+
 test('ids that no string holds are refused with the limit', async () => {
   vi.spyOn(JSON, 'stringify').mockImplementationOnce(() => { throw new RangeError('Invalid string length'); });
   await expect(PrecomputedTeacher.save(file, ids, embeddings)).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining('512 MiB') as string });

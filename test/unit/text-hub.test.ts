@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -59,6 +59,16 @@ test('downloads a model once, into the layout of the hub cache', async () => {
   expect(await resolveModel('org/tiny', wanted, { cacheDir })).toEqual(model);
   expect(await resolveModel('org/tiny', wanted, { cacheDir, localFilesOnly: true })).toEqual(model);
   expect(requests).toEqual([]);
+});
+
+test('what a killed download left is removed by the next, what another one writes is not', async () => {
+  const snapshot = join(cacheDir, 'models--org--tiny', 'snapshots', commit);
+  mkdirSync(snapshot, { recursive: true });
+  const [left, written] = ['config.json.00112233aabb.incomplete', 'config.json.44556677ccdd.incomplete'];
+  for (const name of [left, written]) writeFileSync(join(snapshot, name), 'half');
+  utimesSync(join(snapshot, left), new Date(), new Date(Date.now() - 7_200_000));
+  await resolveModel('org/tiny', wanted, { cacheDir });
+  expect(readdirSync(snapshot).filter((name) => name.includes('incomplete'))).toEqual([written]);
 });
 
 test('a text encoder loads from the hub, with progress', async () => {

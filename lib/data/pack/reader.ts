@@ -90,15 +90,16 @@ export class PackFile {
 }
 
 async function statFile(path: string): Promise<Stats> {
+  let found: Stats;
   try {
-    const found = await stat(path);
+    found = await stat(path);
     if (found.isFile()) return found;
   } catch (cause) {
     const missing = ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '');
     if (missing) throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
   }
-  throw new LgdError('BAD_FILE', `${path} is a folder.`, { allowed: 'a pack', mend: 'Give the file that lgdistill pack has written' });
+  throw new LgdError('BAD_FILE', `${path} is ${found.isDirectory() ? 'a folder' : 'no regular file'}.`, { allowed: 'a pack', mend: 'Give the file that lgdistill pack has written' });
 }
 
 async function readFully(descriptor: number, path: string, position: number, length: number): Promise<Buffer> {

@@ -44,7 +44,7 @@ export async function loadTeacher(source: string, options: TeacherOptions): Prom
   if (source.endsWith('.safetensors') && !inFolder) {
     const { student, embeddings } = await contentOf(source);
     if (student) return NativeTeacher.loadStudent(basename(source, '.safetensors'), source, native);
-    if (embeddings) return PrecomputedTeacher.load(source);
+    if (embeddings) return PrecomputedTeacher.load(source, options.signal);
     throw new LgdError('BAD_MODEL', `${source} holds neither embeddings nor a student.`, { option: 'teacher', mend: `If it is a model's, give the folder with its other files: ${dirname(source)}` });
   }
   if (source.endsWith('.onnx') && !inFolder) return OnnxTeacher.load(source, onnx);

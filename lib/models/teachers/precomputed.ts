@@ -1,6 +1,6 @@
 import { basename, extname } from 'node:path';
 import { checkOptions, type OptionTable } from '../../arguments.js';
-import { IdPlaces } from '../../data/image-id.js';
+import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
 import { version } from '../../version.js';
@@ -38,8 +38,8 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     return this.#rows?.size ?? 0;
   }
 
-  /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING */
-  static async load(file: string): Promise<PrecomputedTeacher> {
+  /** @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL (wrong content), NON_FINITE, ZERO_EMBEDDING, ABORTED */
+  static async load(file: string, signal?: AbortSignal): Promise<PrecomputedTeacher> {
     const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a file of embeddings: ${why}.`, { mend: 'Write it with PrecomputedTeacher.save, or as docs/formats.md tells (Embeddings)' });
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('embeddings');
@@ -50,7 +50,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     if (metadata['ids'] === undefined) throw bad(`its metadata has no "ids" for its ${count} rows`);
     const ids = parse(metadata['ids']);
     if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
-    const rows = indexRows(ids as string[], data, file);
+    const rows = await indexRows(ids as string[], data, file, signal);
     const read = (name: 'mean' | 'std', fallback: ChannelTriple): ChannelTriple => {
       if (metadata[name] === undefined) return fallback;
       const value = parse(metadata[name]);
@@ -73,7 +73,7 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     const { id, resolution, mean, std } = info;
     const size = embeddings.length / ids.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
-    indexRows(ids, embeddings, file);
+    await indexRows(ids, embeddings, file);
     checkInfo(file, info);
     const metadata: Record<string, string> = { format: 'lgdistill-embeddings', version, ids: headerJson(ids) };
     if (id !== undefined) metadata['teacher'] = id;
@@ -125,17 +125,17 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
 }
 
 /** The row of each id, after checking that ids are distinct and rows usable. */
-function indexRows(ids: readonly string[], embeddings: Float32Array, file: string): IdPlaces {
+async function indexRows(ids: readonly string[], embeddings: Float32Array, file: string, signal?: AbortSignal): Promise<IdPlaces> {
   const size = embeddings.length / ids.length;
   const rows = new IdPlaces();
-  ids.forEach((id, row) => {
+  await eachId(ids, (id, row) => {
     if (rows.has(id)) throw new LgdError('BAD_DATASET', `the image id ${JSON.stringify(id)} is given twice in ${file}.`, { mend: 'Give each image once' });
     rows.set(id, row);
     let squares = 0;
     for (let k = row * size; k < (row + 1) * size; k++) squares += embeddings[k]! * embeddings[k]!;
     if (!Number.isFinite(squares)) throw new LgdError('NON_FINITE', `the embedding of ${id} in ${file} is not finite.`, { mend: 'Compute it again' });
     if (squares === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, { mend: 'Compute it again' });
-  });
+  }, signal, 'reading the embeddings');
   return rows;
 }
 
