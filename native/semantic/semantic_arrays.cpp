@@ -133,7 +133,7 @@ BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& argum
   }
   arrays.d_student = gradient.data();
   arrays.record = record.as<LossRecord>();
-  run_bank_loss(*device, shape, settings, arrays);
+  semantic_kernels(*device).bank_loss(*device, shape, settings, arrays);
 
   gradient.collect();
   const LossRecord found = download<LossRecord>(device, record, 1)[0];
@@ -200,7 +200,7 @@ void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) 
   targets.textual = textual.data();
   targets.visual = visual.data();
   targets.seen = seen.data();
-  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.data(), record.as<UpdateRecord>());
+  semantic_kernels(*device).bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.data(), record.as<UpdateRecord>());
   throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
   visual.collect();
   seen.collect();
