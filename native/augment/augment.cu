@@ -312,8 +312,7 @@ void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images) 
   int blur_bytes = 0;
   for (const View& view : batch.views) blur_bytes = std::max(blur_bytes, BlurShape(job.columns, view.radius_x, view.radius_y).bytes());
   LGD_LAUNCH(device, grey_kernel, grid, threads, 0, job);
-  with_type(images.type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(images.type, [&]<class T>(T) {
     T* out = images.buffer.as<T>();
     LGD_LAUNCH(device, colour_kernel<T>, grid, threads, 0, job, out);
     if (packing.blurred.empty()) return;

@@ -4,15 +4,15 @@
 
 namespace lgd {
 
-// Calls body with a value of the storage type: with_type(type, [&](auto zero) { using T = decltype(zero); ... });
+// Calls body with a value of the storage type: with_type(type, [&]<class T>(T) { ... });
 template <class Body>
 void with_type(DType type, Body&& body) {
   if (type == DType::bf16) body(bf16{});
   else body(float{});
 }
 
-// Calls body with the activation as a compile-time constant: those that have a gradient.
-template <Act value> struct ActTag { static constexpr Act act = value; };
+// Calls body with the activation as a compile-time constant, one that has a gradient: with_act(act, [&]<Act act>(ActTag<act>) { ... });
+template <Act> struct ActTag {};
 template <class Body>
 void with_act(Act act, Body&& body) {
   switch (act) {

@@ -348,8 +348,7 @@ static_assert(images_per_block * (sums_pitch * sizeof(float) + excitation_widest
 }  // namespace
 
 void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited, void* gate) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const size_t shared = shared_bytes<T>(e, row_line);
     allow_shared_memory(excitation_forward_kernel<T>, shared);
     LGD_LAUNCH(ctx, excitation_forward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e, static_cast<const T*>(x), static_cast<T*>(hidden), static_cast<T*>(excited), static_cast<T*>(gate));
@@ -357,8 +356,7 @@ void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, cons
 }
 
 void excitation_backward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden, const void* excited, const void* d_gate, void* d_x, const ExcitationGradients& gradients) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* d_excited = static_cast<T*>(ctx.scratch(size_t(e.images) * (e.channels + e.squeezed) * sizeof(T)));
     T* d_hidden = d_excited + int64_t(e.images) * e.channels;
     const size_t shared = shared_bytes<T>(e, column_line);

@@ -310,8 +310,7 @@ void depthwise_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, 
   check_fused_depthwise(s);
   const bool norm = target && target->y;
   const bool normed = norm && target->y == x.y && x.scale && target->scale == x.scale && target->shift == x.shift && target->act == x.act && !target->activated;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const auto call = [&](auto run) { run(ctx, s, x, dy, static_cast<const T*>(w), dw, target, normed); };
     if (s.r == 3) s.stride == 1 ? call(run<T, 3, 1>) : call(run<T, 3, 2>);
     else s.stride == 1 ? call(run<T, 5, 1>) : call(run<T, 5, 2>);

@@ -213,11 +213,10 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
   const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float))) : nullptr;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(pooled);
-    with_act(x.act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (squeeze_kernel<T, decltype(tag)::act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
+    with_act(x.act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (squeeze_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
                  x.scale, x.shift, walk, s.images, partial, out);
     });
     if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
@@ -229,11 +228,10 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float))) : nullptr;
   const GateInput in{x.y, g, x.scale, x.shift, mean, rstd};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(d_gate);
-    with_act(x.act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (gate_backward_kernel<T, decltype(tag)::act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images,
+    with_act(x.act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (gate_backward_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images,
                  partial ? partial : sums, out);
     });
     if (partial) {
@@ -244,8 +242,7 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
 }
 
 void gate_finish_cuda(Context& ctx, const RowsShape& s, DType type, const void* gate, const void* d_pooled, const float* sums, float* pooled, const NormGradient& norm) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, gate_finish_kernel<T>, s.channels / finish_channels, finish_threads, 0, static_cast<const T*>(gate), static_cast<const T*>(d_pooled), sums, pooled,
                s.images, s.channels, float(s.pixels), float(s.rows()), norm);
   });

@@ -270,8 +270,7 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
 }  // namespace
 
 void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const LazyGradient& dy, void* out) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, rows, channels);
     LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, Affine{dy.g, dy.y, dy.a, dy.b, dy.c, out}, int(rows), walk);
   });
@@ -280,11 +279,10 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out) {
   const LazyInput other = residual ? *residual : LazyInput{};
   const Join job{x.y, other.y, x.gate, x.scale, x.shift, other.scale, other.shift, x.act, out, drop ? *drop : DropShape{}};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
-    with_act(act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (join_kernel<T, decltype(tag)::act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
+    with_act(act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (join_kernel<T, act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
     });
   });
 }
@@ -293,12 +291,10 @@ void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
   const bool as_it_is = dy == target.g && target.act == Act::none && !drop;
   const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, as_it_is ? nullptr : target.g, drop ? *drop : DropShape{}};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
-    with_act(target.act, [&](auto tag) {
-      constexpr Act act = decltype(tag)::act;
+    with_act(target.act, [&]<Act act>(ActTag<act>) {
       const dim3 grid(walk.splits, walk.groups);
       if constexpr (act == Act::relu || act == Act::relu6) {
         if (target.activated) {

@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const
 }  // namespace
 
 void layer_norm_forward_cuda(Context& ctx, const LayerNormShape& s, DType type, const void* x, const float* weight, const float* bias, void* y) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, layer_norm_kernel<T>, unsigned((s.rows + 3) / 4), 128, 0, s, static_cast<const T*>(x), weight, bias, static_cast<T*>(y));
   });
 }

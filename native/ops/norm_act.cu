@@ -208,10 +208,8 @@ __global__ void fold_kernel(int channels, float eps, const float* gamma, const f
 template <class Coefficients>
 void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
   const int64_t vectors = rows * channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    with_act(act, [&](auto tag) {
-      constexpr Act a = decltype(tag)::act;
+  with_type(type, [&]<class T>(T) {
+    with_act(act, [&]<Act a>(ActTag<a>) {
       LGD_LAUNCH(ctx, (affine_kernel<T, a, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
                  static_cast<T*>(y), vectors, channels / 8, of);
     });
@@ -223,8 +221,7 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
 void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, const NormForward& f) {
   const ColumnWalk walk = column_walk(ctx, shape.rows, shape.channels);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * shape.channels * 4));
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const T* x = static_cast<const T*>(f.x);
     LGD_LAUNCH(ctx, moments_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, x, shape.rows, walk, partial);
   });
@@ -238,10 +235,8 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   float* sums = static_cast<float*>(ctx.scratch(size_t(walk.splits + 1) * 2 * shape.channels * 4));
   float* partial = sums + 2 * shape.channels;
   const int64_t vectors = shape.rows * shape.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    with_act(shape.act, [&](auto tag) {
-      constexpr Act a = decltype(tag)::act;
+  with_type(type, [&]<class T>(T) {
+    with_act(shape.act, [&]<Act a>(ActTag<a>) {
       LGD_LAUNCH(ctx, (backward_sums_kernel<T, a>), dim3(walk.splits, walk.groups), 256, 0, b, shape.rows, walk, partial);
       LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
                  shape.channels, sums, b.d_gamma, b.d_beta);
