@@ -28,7 +28,7 @@ constexpr int blur_rows = 8, blur_quad = 4;  // pixels that a thread of the blur
 
 __device__ float block_sum(float value) {
   __shared__ float partial[threads / 32];
-  for (int mask = 16; mask > 0; mask /= 2) value += shfl_xor(value, mask);
+  value = sum_of_warp(value);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
   float sum = 0;

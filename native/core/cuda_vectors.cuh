@@ -180,6 +180,14 @@ __device__ __forceinline__ F8 rounded8(const F8& x) {
   else return unpack8(make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 __device__ __forceinline__ F8 zero8() { return {{0, 0, 0, 0, 0, 0, 0, 0}}; }
+// scale and shift of eight channels: 1 and 0 where there are none.
+__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t channel, F8& scale, F8& shift) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+  shift = zero8();
+  if (scales) scale = load8(scales + channel);
+  if (shifts) shift = load8(shifts + channel);
+}
 
 // One element, for the places where vectors do not fit.
 __device__ __forceinline__ float load1(const float* p) { return *p; }
@@ -196,6 +204,18 @@ __device__ __forceinline__ void put8(T* p, F8 x, bool accumulate) {
     for (int i = 0; i < 8; ++i) x.v[i] += old.v[i];
   }
   store8(p, x);
+}
+
+// ---- over the lanes of a warp, which all call it and get the result -----------------------------------------------------------
+__device__ __forceinline__ float sum_of_warp(float value) {
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) value += shfl_xor(value, mask);
+  return value;
+}
+__device__ __forceinline__ float most_of_warp(float value) {
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) value = fmaxf(value, shfl_xor(value, mask));
+  return value;
 }
 
 }  // namespace lgd

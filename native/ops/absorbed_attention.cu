@@ -116,11 +116,9 @@ __device__ __forceinline__ void partial_scores(const bf16* u, const bf16* x, int
 __device__ __forceinline__ void softmax_row(const float* logits, int tokens, int lane, bf16* weights) {
   float most = -INFINITY, total = 0;
   for (int t = lane; t < tokens; t += 32) most = fmaxf(most, logits[t]);
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) most = fmaxf(most, shfl_xor(most, mask));
+  most = most_of_warp(most);
   for (int t = lane; t < tokens; t += 32) total += exp_of(logits[t] - most);
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) total += shfl_xor(total, mask);
+  total = sum_of_warp(total);
   for (int t = lane; t < padded_tokens(tokens); t += 32) store1(weights + t, t < tokens ? exp_of(logits[t] - most) / total : 0.f);
 }
 

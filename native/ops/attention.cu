@@ -50,8 +50,7 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
     const T* key = k + (int64_t(n) * s.tokens + t) * s.channels + offset;
     float dot = 0;
     for (int c = lane; c < size; c += 32) dot = fmaf(load1(query + c), load1(key + c), dot);
-#pragma unroll
-    for (int mask = 16; mask; mask >>= 1) dot += shfl_xor(dot, mask);
+    dot = sum_of_warp(dot);
     if (lane == 0) scores[t] = dot * scale;
   }
   __syncthreads();

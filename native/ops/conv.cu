@@ -76,11 +76,11 @@ __global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedCon
 template <class T>
 __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk_index = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
+  int chunk;
   F8 sum = zero8();
-  if (row0 < walk.rows_per_pass && chunk_index < walk.chunks)
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + row0; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
-      const F8 v = load8(x + (row * walk.chunks + chunk_index) * 8);
+  if (chunk_of(walk, chunk))
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+      const F8 v = load8(x + (row * walk.chunks + chunk) * 8);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
     }

@@ -58,13 +58,8 @@ __global__ void __launch_bounds__(256, 2)
   const int step = walk.columns.rows_per_pass;
   F8 sum = zero8();
   if (block.valid) {
-    F8 scale, shift = zero8();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-    if (scales) {
-      scale = load8(scales + block.chunk * 8);
-      shift = load8(shifts + block.chunk * 8);
-    }
+    F8 scale, shift;
+    load_affine(scales, shifts, block.chunk * 8, scale, shift);
     const T* column = y + block.chunk * 8;
     const auto add = [&](const F8& v) {
 #pragma unroll

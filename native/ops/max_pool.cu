@@ -47,14 +47,7 @@ struct Reader {
   const float *scales, *shifts;  // null: 1 and 0
   Function act;
   F8 scale, shift;
-  __device__ __forceinline__ void choose(int chunk) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-    shift = zero8();
-    if (!scales) return;
-    scale = load8(scales + chunk * 8);
-    shift = load8(shifts + chunk * 8);
-  }
+  __device__ __forceinline__ void choose(int chunk) { load_affine(scales, shifts, chunk * 8, scale, shift); }
   __device__ __forceinline__ float input(float y, int i) const { return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]); }
   // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays; only backward through relu, whose slope there is 0, it
   // does not matter who has won.

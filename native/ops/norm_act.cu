@@ -20,11 +20,12 @@ __device__ __forceinline__ int64_t rows_of_block(int64_t rows, const ColumnWalk&
 template <class T>
 __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width, channels = walk.chunks * 8;
-  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + row0, stride = int64_t(gridDim.x) * walk.rows_per_pass;
+  int chunk;
+  const bool valid = chunk_of(walk, chunk);
+  const int channels = walk.chunks * 8;
+  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width, stride = int64_t(gridDim.x) * walk.rows_per_pass;
   F8 shift = zero8(), sum = zero8(), squares = zero8();
   float count = 0;
-  const bool valid = row0 < walk.rows_per_pass && chunk < walk.chunks;
   if (valid && first < rows) {
     shift = load8(x + (first * walk.chunks + chunk) * 8);
     for (int64_t row = first; row < rows; row += stride, count += 1) {
@@ -114,10 +115,7 @@ struct FromStatistics {
 };
 struct Given {
   const float *scale, *shift;
-  __device__ __forceinline__ void get(int channel, F8& s, F8& b) const {
-    s = scale ? load8(scale + channel) : F8{{1, 1, 1, 1, 1, 1, 1, 1}};
-    b = shift ? load8(shift + channel) : zero8();
-  }
+  __device__ __forceinline__ void get(int channel, F8& s, F8& b) const { load_affine(scale, shift, channel, s, b); }
 };
 
 // What both backward passes need of an element: xhat and g = dy * act'(u).
@@ -146,11 +144,11 @@ struct NormElement {
 template <class T, Act act>
 __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
+  int chunk;
   F8 sum = zero8(), products = zero8();
-  if (row0 < walk.rows_per_pass && chunk < walk.chunks) {
+  if (chunk_of(walk, chunk)) {
     const NormElement<T, act> element(b, chunk * 8);
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + row0; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
       F8 xhat, g;
       element.get(b, (row * walk.chunks + chunk) * 8, xhat, g);
 #pragma unroll
