@@ -232,17 +232,12 @@ void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSe
   LGD_CHECK(settings.products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
   const int64_t batch = shape.batch, dimension = shape.dimension, total = shape.anchors();
   const int64_t stride = score_stride(total);
-  const int64_t per_row = 2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float));
-  const int64_t rows_at_once = std::clamp<int64_t>(score_budget() / per_row, 1, batch);
+  const int64_t rows_at_once = rows_at_a_time(batch, 2 * stride);
   SoftmaxBlock block = softmax_block(shape, settings, stride);
   const GradientRange range(shape, block.textual_weight, block.visual_weight);
   const std::vector<AnchorPiece> pieces = anchor_pieces(shape, arrays);
 
-  Carver sizes(nullptr);
-  LossMemory(sizes, shape, rows_at_once, stride);
-  Carver carver(device.scratch(sizes.used()));
-  const LossMemory memory(carver, shape, rows_at_once, stride);
-
+  const auto memory = carve<LossMemory>(device, shape, rows_at_once, stride);
   for (int64_t first = 0; first < batch; first += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, batch - first);
     block.rows = rows;

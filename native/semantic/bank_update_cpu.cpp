@@ -87,11 +87,8 @@ void bank_update_cpu(Context& device, int64_t dimension, int64_t categories, flo
   UpdateShape shape = {0, dimension, categories, momentum};
   for (const TeacherBatch& batch : batches) shape.rows += batch.rows;
   const int64_t stride = score_stride(categories);
-  const int64_t rows_at_once = std::clamp<int64_t>(score_budget() / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.rows);
-  Carver sizes(nullptr);
-  UpdateMemory(sizes, shape, rows_at_once, stride);
-  Carver carver(device.scratch(sizes.used()));
-  const UpdateMemory memory(carver, shape, rows_at_once, stride);
+  const int64_t rows_at_once = rows_at_a_time(shape.rows, stride);
+  const auto memory = carve<UpdateMemory>(device, shape, rows_at_once, stride);
   if (!assignment) assignment = memory.assignment;
 
   int64_t begin = 0;

@@ -29,4 +29,8 @@ int64_t score_budget(int64_t usual) {
   return text ? std::max<int64_t>(1, std::atoll(text)) : usual;
 }
 
+int64_t rows_at_a_time(int64_t rows, int64_t floats_a_row) {
+  return std::clamp<int64_t>(score_budget() / (std::max<int64_t>(floats_a_row, 1) * int64_t(sizeof(float))), 1, rows);
+}
+
 }  // namespace lgd
