@@ -118,7 +118,7 @@ enum class Fusion : uint8_t {
 Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion);
 
 // fuse.cpp: fills steps and output from graph and shapes.
-void fuse_steps(Program& program, DeviceKind kind, Fusion fusion);
+void fuse_steps(Program& program, Fusion fusion);
 // fuse_folded.cpp: merges further what a forward-only plan on CUDA need not store.
 void fuse_folded(Program& program);
 // fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
