@@ -170,6 +170,9 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   memcpy(&word, &pair, 4);
   return word;
 }
+// The lower, and the upper, of the two bfloat16 of each word side by side.
+__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
+__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 __device__ __forceinline__ void store8(bf16* p, const F8& x) {
   store_as<uint4>(p, make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }

@@ -73,11 +73,9 @@ struct Sums<bf16> {
       rows[i][0] = four.x, rows[i][1] = four.y, rows[i][2] = four.z, rows[i][3] = four.w;
     }
     const uint2 x = load_as<uint2>(v.at(g, k + 4 * t));
-    const auto lower = [](uint32_t first, uint32_t second) { return (first & 0xffff) | second << 16; };
-    const auto upper = [](uint32_t first, uint32_t second) { return first >> 16 | (second & 0xffff0000); };
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      mma_bf16_16816(c[j], {lower(rows[0][j], rows[1][j]), upper(rows[0][j], rows[1][j]), lower(rows[2][j], rows[3][j]), upper(rows[2][j], rows[3][j])}, {x.x, x.y});
+      mma_bf16_16816(c[j], {low_halves(rows[0][j], rows[1][j]), high_halves(rows[0][j], rows[1][j]), low_halves(rows[2][j], rows[3][j]), high_halves(rows[2][j], rows[3][j])}, {x.x, x.y});
   }
 
   // To sums [image][sums_pitch], output 8 g + i at 8 i + g.

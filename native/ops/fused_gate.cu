@@ -39,8 +39,7 @@ struct Stretch {
   int64_t slot;                 // [stretch][image]: of the sums
   __device__ __forceinline__ Stretch(const ImageWalk& walk, int images) {
     const int place = walk.back ? int(gridDim.x - 1 - blockIdx.x) : int(blockIdx.x), image = place / walk.stretches, stretch = place % walk.stretches;
-    chunk = int(blockIdx.y) * walk.columns.width + int(threadIdx.x) % walk.columns.width;
-    valid = chunk < walk.columns.chunks && int(threadIdx.x) < walk.columns.width * walk.columns.rows_per_pass;
+    valid = chunk_of(walk.columns, chunk);
     writes = valid && int(threadIdx.x) < walk.columns.width;
     begin = image * walk.pixels;
     first = begin + stretch * walk.each + threadIdx.x / walk.columns.width;
