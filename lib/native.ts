@@ -1,5 +1,5 @@
 /**
- * The native addon's calls. {@link NativeAddon} mirrors the export list of native/binding/addon.cpp; the contracts stand in native/engine.h. Calls that
+ * The native addon's calls. {@link NativeAddon} mirrors the export list of native/binding/exports.h; the contracts stand in native/engine.h. Calls that
  * return a promise settle when the device has done the work; all others only queue it. addon.ts loads it.
  */
 import type {

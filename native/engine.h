@@ -69,7 +69,7 @@ struct DeviceInfo {
 // What a CUDA device may use of what it has; false takes mma.sync in the place of wgmma, and serialized launches.
 struct DeviceFeatures { bool wgmma = true, programmatic_launches = true; };
 DevicePtr open_device(const std::string& kind /* cpu | cuda */, int index, int threads /* 0: all cores */, const DeviceFeatures& features = {});
-// How far products by wgmma are from those by mma.sync (ops/warpgroups.h). Device's thread.
+// How far products by wgmma are from those by mma.sync (ops/warpgroup_trial.h). Device's thread.
 double wgmma_difference(const DevicePtr& device);
 // The time of a step with programmatic launches in that of one with serialized ones (ops/launch_trial.h). Device's thread.
 double programmatic_launch_time(const DevicePtr& device);

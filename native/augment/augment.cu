@@ -28,7 +28,7 @@ constexpr int blur_rows = 8, blur_quad = 4;  // pixels that a thread of the blur
 
 __device__ float block_sum(float value) {
   __shared__ float partial[threads / 32];
-  for (int mask = 16; mask > 0; mask /= 2) value += shfl_xor(value, mask);
+  value = sum_of_warp(value);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
   float sum = 0;
@@ -312,8 +312,7 @@ void augment_cuda(Device& device, const ViewBatch& batch, const Tensor& images) 
   int blur_bytes = 0;
   for (const View& view : batch.views) blur_bytes = std::max(blur_bytes, BlurShape(job.columns, view.radius_x, view.radius_y).bytes());
   LGD_LAUNCH(device, grey_kernel, grid, threads, 0, job);
-  with_type(images.type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(images.type, [&]<class T>(T) {
     T* out = images.buffer.as<T>();
     LGD_LAUNCH(device, colour_kernel<T>, grid, threads, 0, job, out);
     if (packing.blurred.empty()) return;

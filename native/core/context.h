@@ -40,7 +40,7 @@ class Context {
   const Kernels* kernels;   // never null
   ThreadPool& pool;         // host-side parallel loops; use it only from the device's thread
   Kept* sums = nullptr;     // of CUDA, once there were any (ops/partial_sums.h)
-  // Dense products of bfloat16 by warpgroups (ops/warpgroups.h): where the device has them, unless $LGDISTILL_WGMMA is 0. Changed on the device's thread only.
+  // Dense products of bfloat16 by warpgroups (core/cuda_warpgroup.cuh): where the device has them, unless $LGDISTILL_WGMMA is 0. Changed on the device's thread only.
   bool warpgroups;
   // Kernels of a step's graph are started before those they come after end (programmatic dependent launch; core/timeline.h): likewise, with $LGDISTILL_PDL.
   bool programmatic_launches;

@@ -4,15 +4,15 @@
 
 namespace lgd {
 
-// Calls body with a value of the storage type: with_type(type, [&](auto zero) { using T = decltype(zero); ... });
+// Calls body with a value of the storage type: with_type(type, [&]<class T>(T) { ... });
 template <class Body>
 void with_type(DType type, Body&& body) {
   if (type == DType::bf16) body(bf16{});
   else body(float{});
 }
 
-// Calls body with the activation as a compile-time constant: those that have a gradient.
-template <Act value> struct ActTag { static constexpr Act act = value; };
+// Calls body with the activation as a compile-time constant, one that has a gradient: with_act(act, [&]<Act act>(ActTag<act>) { ... });
+template <Act> struct ActTag {};
 template <class Body>
 void with_act(Act act, Body&& body) {
   switch (act) {
@@ -170,6 +170,9 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   memcpy(&word, &pair, 4);
   return word;
 }
+// The lower, and the upper, of the two bfloat16 of each word side by side.
+__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
+__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 __device__ __forceinline__ void store8(bf16* p, const F8& x) {
   store_as<uint4>(p, make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
@@ -180,6 +183,14 @@ __device__ __forceinline__ F8 rounded8(const F8& x) {
   else return unpack8(make_uint4(pack2(x.v[0], x.v[1]), pack2(x.v[2], x.v[3]), pack2(x.v[4], x.v[5]), pack2(x.v[6], x.v[7])));
 }
 __device__ __forceinline__ F8 zero8() { return {{0, 0, 0, 0, 0, 0, 0, 0}}; }
+// scale and shift of eight channels: 1 and 0 where there are none.
+__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t channel, F8& scale, F8& shift) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
+  shift = zero8();
+  if (scales) scale = load8(scales + channel);
+  if (shifts) shift = load8(shifts + channel);
+}
 
 // One element, for the places where vectors do not fit.
 __device__ __forceinline__ float load1(const float* p) { return *p; }
@@ -196,6 +207,18 @@ __device__ __forceinline__ void put8(T* p, F8 x, bool accumulate) {
     for (int i = 0; i < 8; ++i) x.v[i] += old.v[i];
   }
   store8(p, x);
+}
+
+// ---- over the lanes of a warp, which all call it and get the result -----------------------------------------------------------
+__device__ __forceinline__ float sum_of_warp(float value) {
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) value += shfl_xor(value, mask);
+  return value;
+}
+__device__ __forceinline__ float most_of_warp(float value) {
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) value = fmaxf(value, shfl_xor(value, mask));
+  return value;
 }
 
 }  // namespace lgd

@@ -13,7 +13,7 @@ namespace lgd {
 constexpr bool has_warpgroup_products = true;
 #define LGD_WARPGROUP_ASM(...) asm volatile(__VA_ARGS__)
 #else
-constexpr bool has_warpgroup_products = false;  // such kernels are never launched (matrix::use_warpgroups)
+constexpr bool has_warpgroup_products = false;  // such kernels are never launched (Context::warpgroups)
 #define LGD_WARPGROUP_ASM(...)
 #endif
 

@@ -15,7 +15,7 @@
 #include "engine.h"
 #include "ops/kernels.h"
 #include "ops/launch_trial.h"
-#include "ops/warpgroups.h"
+#include "ops/warpgroup_trial.h"
 
 #ifndef LGD_VERSION
 #define LGD_VERSION "0.0.0"

@@ -83,6 +83,7 @@ class Executor {
   Buffer arena_, norms_;
   Buffer taken_;                        // the images as the first steps read them, where that is not how they came: widened, or rounded
   Buffer discarded_;                    // norm numbers that nobody wants: of an evaluating forward through layers
+  float* gate_pooled(const RowsShape& shape) const { return gates_.as<float>() + 4 * int64_t(shape.images) * shape.channels; }
   Buffer gates_;                        // sums of the gate under way, one at a time (fuse_layers.cpp), [4][N][C], and its pooled gradient, [N][C] (ops/fused.h)
   std::vector<int64_t> norm_offsets_;   // node -> floats in norms_, or nowhere
   // Of steps with a second convolution: the shift, [K] float32, and behind it the weights of both.

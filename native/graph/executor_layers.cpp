@@ -1,6 +1,4 @@
 // The steps of fuse_layers.cpp: which buffers and numbers each fused operation (ops/fused.h) gets.
-#include <algorithm>
-
 #include "graph/executor.h"
 #include "ops/kernels.h"
 
@@ -80,9 +78,8 @@ LazyGradient Executor::lazy_gradient(const Step& conv) const {
   dy.b = numbers.b;
   dy.c = numbers.c;
   if (activation.gate < 0) return dy;
-  const RowsShape shape = rows_shape(conv.activation);
   dy.gate = value(activation.gate);
-  dy.pooled = gates_.as<float>() + 4 * int64_t(shape.images) * shape.channels;
+  dy.pooled = gate_pooled(rows_shape(conv.activation));
   dy.scale = numbers.scale;
   dy.shift = numbers.shift;
   dy.act = activation.act;
@@ -201,12 +198,8 @@ void Executor::backward_squeeze(const Step& step, const StepGradient& writes) {
                                   writes.inputs[0] == GradientWrite::accumulate);
     return;
   }
-  const Activation& below = program_.activations[size_t(input)];
-  float* sums = gates_.as<float>();
-  const auto gate = std::find_if(program_.activations.begin(), program_.activations.end(),
-                                 [&](const Activation& other) { return other.gate >= 0 && other.raw == below.raw; });
-  kernels_.gate_finish(*device_, shape, program_.shapes.type, value(gate->gate), gradient(step.output), sums,
-                       sums + 4 * int64_t(shape.images) * shape.channels, norm_gradient(below.norm));
+  kernels_.gate_finish(*device_, shape, program_.shapes.type, value(gate_of(program_, input)), gradient(step.output), gates_.as<float>(), gate_pooled(shape),
+                       norm_gradient(program_.activations[size_t(input)].norm));
 }
 
 void Executor::backward_gate(const Step& step, const StepGradient& writes) {

@@ -2,9 +2,8 @@
 //
 // A chain starts at a batchNorm (training), or at a convolution, linear layer or lone batchNorm (forward only), and takes in, each
 // only when nothing else reads the value between: a batchNorm behind a convolution without a bias (forward only), then an add, whose
-// other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer), then, on CUDA, forward only and
-// without a residual, the mean of 2x2 windows behind a dense convolution. The step stands where the chain's last node stood, so the residual
-// is there.
+// other operand becomes the residual, then an activation (a GELU only behind a convolution or linear layer). The step stands where the chain's
+// last node stood, so the residual is there.
 #include "graph/program.h"
 
 namespace lgd {
@@ -12,8 +11,7 @@ namespace {
 
 class StepFusion {
  public:
-  StepFusion(Program& program, DeviceKind kind, Fusion fusion)
-      : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes), folds_(kind == DeviceKind::cuda && !program.training) {
+  StepFusion(Program& program, Fusion fusion) : program_(program), graph_(program.graph), fused_(fusion != Fusion::nodes) {
     const size_t nodes = graph_.nodes.size();
     resolved_.resize(nodes + 1);
     readers_.resize(nodes + 1);
@@ -90,13 +88,6 @@ class StepFusion {
       step.act = graph_.nodes[size_t(activation)].act;
       last = take(last, OpKind::activation);
     }
-    if (folds_ && node.op == OpKind::conv && node.groups == 1 && step.residual < 0 && is_clamp(step.act)) {
-      const int pool = sole_reader(last + 1, OpKind::avg_pool);
-      if (pool >= 0 && graph_.nodes[size_t(pool)].kernel == 2) {
-        last = take(last, OpKind::avg_pool);
-        step.mean = last + 1;
-      }
-    }
     return last;
   }
 
@@ -109,7 +100,7 @@ class StepFusion {
   static constexpr int outside = -1;           // the reader of the graph's outputs
   Program& program_;
   const Graph& graph_;
-  const bool fused_, folds_;                   // folds_: norms are folded, and the kernels are those of CUDA
+  const bool fused_;
   std::vector<int> resolved_;                  // value -> the value that holds it
   std::vector<std::vector<int>> readers_;      // value -> nodes, once for each operand
   std::vector<bool> absorbed_;
@@ -119,14 +110,14 @@ class StepFusion {
 
 }  // namespace
 
-void fuse_steps(Program& program, DeviceKind kind, Fusion fusion) { StepFusion(program, kind, fusion).run(); }
+void fuse_steps(Program& program, Fusion fusion) { StepFusion(program, fusion).run(); }
 
 Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion) {
   Program program;
   program.training = options.training;
   program.shapes = infer_shapes(graph, options, kind);
   program.graph = std::move(graph);
-  fuse_steps(program, kind, fusion);
+  fuse_steps(program, fusion);
   if (!program.training && kind == DeviceKind::cuda && fusion != Fusion::nodes) fuse_folded(program);
   program.activations.resize(program.shapes.values.size());
   if (program.training && fusion == Fusion::layers) fuse_layers(program);

@@ -1,9 +1,10 @@
 // Forward-only plans on CUDA, from the steps of fuse.cpp, whose convolutions have their norms folded:
 //
 //   1x1 conv + residual of a 1x1 conv      one product over the channels of both (ops/conv.h, ConvSumShape); only the sum is stored
-//   dense conv -> mean of 2x2 windows      the convolution stores both its output, which is read elsewhere, too, and the mean
+//   dense conv -> mean of 2x2 windows      the convolution stores the mean, and its output if that is read elsewhere, too
 //   tokens -> keys, values -> attention    with one query, over the tokens themselves (ops/attention.h, AbsorbedShape); bfloat16
 #include <algorithm>
+#include <utility>
 
 #include "graph/program.h"
 #include "ops/attention.h"
@@ -57,13 +58,18 @@ class FoldedFusion {
   }
 
   void store_mean(Step& step) {
-    const ValueShape& shape = shape_of(step.output);
-    if (!is_dense(step) || !is_clamp(step.act) || shape.h % 2 != 0 || shape.w % 2 != 0) return;
+    if (!is_dense(step) || !is_clamp(step.act)) return;
     const auto pool = std::find_if(steps_.begin(), steps_.end(),
                                    [&](const Step& reader) { return reader.op == OpKind::avg_pool && reader.inputs[0] == step.output && node_of(reader).kernel == 2; });
     if (pool == steps_.end()) return;
+    const ValueShape& shape = shape_of(step.output);
+    const bool alone = step.residual < 0 && reads_[size_t(step.output)] == 1;
+    if (!alone && (shape.h % 2 != 0 || shape.w % 2 != 0)) return;
     gone_.push_back(pool->node);
     step.mean = pool->output;
+    if (!alone) return;
+    step.output = step.mean;
+    std::swap(step, *pool);  // as other chains, the step stands where its last node stood
   }
 
   void absorb_keys_and_values(Step& step) {

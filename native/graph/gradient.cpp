@@ -135,6 +135,12 @@ int gradient_source(const Program& program, const Step& step) {
   return program.activations[size_t(step.activation)].drop >= 0 ? step.output : step.activation;
 }
 
+int gate_of(const Program& program, int gated) {
+  for (const Activation& scaled : program.activations)
+    if (scaled.gate >= 0 && scaled.raw == program.activations[size_t(gated)].raw) return scaled.gate;
+  throw Error("NATIVE_ERROR", "a gated activation without a gate");
+}
+
 bool backward_reads_inputs(const Step& step) {
   switch (step.op) {
     case OpKind::conv: case OpKind::linear: case OpKind::batch_norm: case OpKind::activation: case OpKind::channel_scale:

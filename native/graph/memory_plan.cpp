@@ -95,7 +95,7 @@ class Lives {
       finishes(step.output, time);
       return;
     } else if (step.kind == StepKind::squeeze) {
-      if (activation(step.inputs[0]).gated) values[size_t(gate_of(step.inputs[0]))].touch(time);
+      if (activation(step.inputs[0]).gated) values[size_t(gate_of(program_, step.inputs[0]))].touch(time);
       return;
     }
     if (step.kind == StepKind::excitation) touch_layers(step, time);
@@ -115,12 +115,6 @@ class Lives {
     const Activation& a = activation(value);
     values[size_t(a.raw)].touch(time);
     if (a.joined && a.act != Act::none) values[size_t(value)].touch(time);
-  }
-
-  int gate_of(int gated) const {
-    for (const Activation& a : program_.activations)
-      if (a.gate >= 0 && a.raw == activation(gated).raw) return a.gate;
-    return 0;
   }
 };
 

@@ -118,7 +118,7 @@ enum class Fusion : uint8_t {
 Program compile(Graph graph, const EncoderOptions& options, DeviceKind kind, Fusion fusion);
 
 // fuse.cpp: fills steps and output from graph and shapes.
-void fuse_steps(Program& program, DeviceKind kind, Fusion fusion);
+void fuse_steps(Program& program, Fusion fusion);
 // fuse_folded.cpp: merges further what a forward-only plan on CUDA need not store.
 void fuse_folded(Program& program);
 // fuse_layers.cpp: turns the steps of a training plan into layers; fills activations.
@@ -130,6 +130,8 @@ void plan_memory(Program& program);
 
 // The value whose gradient a step's backward starts from; a conv_norm's is of what lies behind its norm.
 int gradient_source(const Program& program, const Step& step);
+// The value that scales the channels of a gated activation.
+int gate_of(const Program& program, int gated);
 // What backward reads of the forward pass.
 bool backward_reads_inputs(const Step& step);
 inline bool backward_reads_residual(const Step& step) { return step.act != Act::none; }

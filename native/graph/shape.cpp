@@ -301,7 +301,7 @@ ConvShape conv_shape(const Graph& graph, const Shapes& shapes, int index) {
   const ValueShape& x = shapes.values[size_t(node.inputs[0])];
   const ValueShape& y = shapes.values[size_t(index) + 1];
   const auto& weight = graph.parameters[size_t(node.parameters[conv_weight])].shape;
-  if (node.op == OpKind::linear) return {shapes.batch * x.h, 1, 1, x.stored, y.stored, 1, 1, 1, 0, 1, 1, 1};
+  if (node.op == OpKind::linear) return linear_shape(shapes.batch * x.h, x.stored, y.stored);
   const ConvShape shape{shapes.batch, x.h, x.w, x.stored, y.stored, int(weight[2]), int(weight[3]), node.stride, node.padding, node.dilation, y.h, y.w};
   return x.by_pairs() ? by_pairs(shape) : shape;
 }

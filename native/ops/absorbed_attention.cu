@@ -116,16 +116,11 @@ __device__ __forceinline__ void partial_scores(const bf16* u, const bf16* x, int
 __device__ __forceinline__ void softmax_row(const float* logits, int tokens, int lane, bf16* weights) {
   float most = -INFINITY, total = 0;
   for (int t = lane; t < tokens; t += 32) most = fmaxf(most, logits[t]);
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) most = fmaxf(most, shfl_xor(most, mask));
+  most = most_of_warp(most);
   for (int t = lane; t < tokens; t += 32) total += exp_of(logits[t] - most);
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) total += shfl_xor(total, mask);
+  total = sum_of_warp(total);
   for (int t = lane; t < padded_tokens(tokens); t += 32) store1(weights + t, t < tokens ? exp_of(logits[t] - most) / total : 0.f);
 }
-
-__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
-__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 
 // y[32 heads][64 channels] = weights x: a lane has eight channels of four tokens in sixteen, and gets sixteen channels of each of its heads.
 __device__ __forceinline__ void weighted_sum(const bf16* weights, int pitch, const bf16* x, int channels, int heads, int tokens, int lane, bf16* y) {

@@ -50,8 +50,7 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
     const T* key = k + (int64_t(n) * s.tokens + t) * s.channels + offset;
     float dot = 0;
     for (int c = lane; c < size; c += 32) dot = fmaf(load1(query + c), load1(key + c), dot);
-#pragma unroll
-    for (int mask = 16; mask; mask >>= 1) dot += shfl_xor(dot, mask);
+    dot = sum_of_warp(dot);
     if (lane == 0) scores[t] = dot * scale;
   }
   __syncthreads();
@@ -69,24 +68,21 @@ __global__ void __launch_bounds__(128) attention_kernel(AttentionShape s, const 
 }  // namespace
 
 void tokens_forward_cuda(Context& ctx, int n, int pixels, int c, DType type, const void* x, const float* position, void* tokens) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, tokens_kernel<T>, dim3((c / 8 + 127) / 128, n), 128, 0, pixels, c / 8, static_cast<const T*>(x), position, static_cast<T*>(tokens));
   });
 }
 
 void first_token_forward_cuda(Context& ctx, int n, int tokens_count, int c, DType type, const void* tokens, void* y) {
   const int64_t vectors = int64_t(n) * c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, first_token_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, tokens_count, c / 8, static_cast<const T*>(tokens), static_cast<T*>(y));
   });
 }
 
 void query_attention_forward_cuda(Context& ctx, const AttentionShape& s, DType type, const void* q, const void* k, const void* v, void* out) {
   LGD_CHECK(s.tokens * 4 <= 48 * 1024, "BAD_SHAPE", "attention pooling holds at most 12,288 tokens on CUDA, found ", s.tokens);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, attention_kernel<T>, dim3(s.heads, s.n), 128, size_t(s.tokens) * 4, s, static_cast<const T*>(q), static_cast<const T*>(k),
                static_cast<const T*>(v), static_cast<T*>(out));
   });

@@ -40,7 +40,7 @@ void query_attention_forward_cpu(Context& ctx, const AttentionShape& s, DType ty
 // For checks: no plan for the CPU has it. Forms the keys and values.
 void absorbed_attention_forward_cpu(Context& ctx, const AbsorbedShape& s, DType type, const void* q, const void* x, const void* wk, const void* wv, const float* bv, void* out) {
   const int rows = s.n * s.tokens;
-  const ConvShape linear{rows, 1, 1, s.channels, s.inner(), 1, 1, 1, 0, 1, 1, 1};
+  const ConvShape linear = linear_shape(rows, s.channels, s.inner());
   std::vector<float> k(size_t(rows) * s.inner()), v(k.size());
   conv_forward_cpu(ctx, linear, type, x, wk, {}, k.data());
   conv_forward_cpu(ctx, linear, type, x, wv, {nullptr, bv}, v.data());

@@ -76,11 +76,11 @@ __global__ void __launch_bounds__(256) sum_fold_kernel(ConvSumShape s, FoldedCon
 template <class T>
 __global__ void __launch_bounds__(256) column_sum_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk_index = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
+  int chunk;
   F8 sum = zero8();
-  if (row0 < walk.rows_per_pass && chunk_index < walk.chunks)
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + row0; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
-      const F8 v = load8(x + (row * walk.chunks + chunk_index) * 8);
+  if (chunk_of(walk, chunk))
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+      const F8 v = load8(x + (row * walk.chunks + chunk) * 8);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum.v[i] += v.v[i];
     }
@@ -93,8 +93,7 @@ void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void*
   check_dense(s);
   LGD_CHECK(!e.mean || (is_clamp(e.act) && s.oh > 1 && s.ow > 1 && (y ? s.oh % 2 == 0 && s.ow % 2 == 0 : !e.residual)), "BAD_SHAPE",
             "a convolution stores the mean of 2x2 windows through relu, relu6 or nothing, and beside its output of even sides alone; found an output of ", s.oh, "x", s.ow);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const read::Stored<T> input{static_cast<const T*>(x)};
     T* const mean = static_cast<T*>(e.mean);
     if (mean && !y) return forward_windows<T>(ctx, s, input, w, StoreMean<T>{mean, s.k, e.scale, e.shift, e.act});
@@ -105,16 +104,14 @@ void conv_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void*
 }
 
 void conv_sum_fold_cuda(Context& ctx, const ConvSumShape& s, DType type, const FoldedConv& first, const FoldedConv& second, void* w, float* shift) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, sum_fold_kernel<T>, blocks_for(int64_t(s.k) * (s.c + s.c2) / 8, 256), 256, 0, s, first, second, static_cast<T*>(w), shift);
   });
 }
 
 void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, const void* x, const void* x2, const void* w, const float* shift, Act act, void* y) {
   LGD_CHECK(s.c % 32 == 0 && s.c2 % 8 == 0 && s.k % 8 == 0, "BAD_SHAPE", "a sum of two convolutions takes multiples of 32, 8 and 8 channels; found ", s.c, ", ", s.c2, " and ", s.k);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     forward_sum<T>(ctx, s, x, x2, w, StoreOutput<T>{static_cast<T*>(y), s.k, nullptr, shift, nullptr, act, false});
   });
 }
@@ -122,8 +119,7 @@ void conv_sum_forward_cuda(Context& ctx, const ConvSumShape& s, DType type, cons
 void conv_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
   check_dense(s);
   check_gate(s, x);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     float* partial = nullptr;
     int parts = 0;
     forward<T>(ctx, s, read::Activation<T>(x), w, StoreStatistics<T>{static_cast<T*>(y), s.k, norm.running_mean, nullptr}, [&](StoreStatistics<T>& out, int blocks) {
@@ -150,8 +146,7 @@ void conv_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type, con
   gradient.g = dy;
   weight_gradient(ctx, s, type, input, gradient, dw);
   if (!d_bias) return;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const ColumnWalk walk = column_walk(ctx, s.rows(), s.k);
     float* partial = partial_sums(ctx).take(ctx, walk.splits, s.k);
     LGD_LAUNCH(ctx, column_sum_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, static_cast<const T*>(dy), s.rows(), walk, partial);

@@ -23,6 +23,8 @@ struct ConvShape {
   constexpr int stride_x() const { return pair_taps ? stride / 2 : stride; }
   constexpr int pad_x() const { return pair_taps ? (pad + 1) / 2 : pad; }
 };
+// A linear layer over `rows` vectors.
+constexpr ConvShape linear_shape(int rows, int inputs, int outputs) { return {rows, 1, 1, inputs, outputs, 1, 1, 1, 0, 1, 1, 1}; }
 // Does each output pixel read the input pixel in its own place alone?
 constexpr bool is_pointwise(const ConvShape& s) { return s.taps() == 1 && s.stride == 1 && s.pad == 0; }
 // A convolution of images by pixels as one by pairs of them: of even width and stride, without dilation (graph/shape.cpp asks for it).

@@ -108,8 +108,7 @@ void conv_sum_forward_cpu(Context& ctx, const ConvSumShape& s, DType type, const
     std::copy_n(first + row * s.c, s.c, both.data() + row * width);
     std::copy_n(second + row * s.c2, s.c2, both.data() + row * width + s.c);
   }
-  const ConvShape pointwise{int(s.rows), 1, 1, int(width), s.k, 1, 1, 1, 0, 1, 1, 1};
-  conv_forward_cpu(ctx, pointwise, type, both.data(), w, {nullptr, shift, nullptr, act}, y);
+  conv_forward_cpu(ctx, linear_shape(int(s.rows), int(width), s.k), type, both.data(), w, {nullptr, shift, nullptr, act}, y);
 }
 
 void conv_backward_data_cpu(Context& ctx, const ConvShape& s, DType type, const void* dy_, const void* w_, void* dx_, bool accumulate) {

@@ -1,7 +1,7 @@
 // Where the operands of the convolutions lie in memory, for the matrix core. A loader is a Where and a Read (ops/lazy_operands.cuh).
 //
 // Where:  k_outer;  overlaps: do neighbouring rows or k tiles read the same bytes again;  channels(): of a k-inner operand;  channel(i): of
-//   element i along the rows of a k-outer one;  pitch(): elements of a row in memory, of at most 2^31 rows;
+//   element i along the rows of a k-outer one that a Read makes;  pitch(): elements of a row in memory, of at most 2^31 rows;
 //   in_second(k), pitch(second): of two matrices side by side, instead of pitch();
 //   State<Mine>, what a thread keeps for its chunks of 16 bytes (Mine: matrix::Share):
 //     init(where, first row of the block, thread),  begin(where, k tile), for all lanes of a warp,
@@ -53,7 +53,6 @@ struct Rows {
   FastDivide by_pixels{1};
   constexpr int channels() const { return width; }
   constexpr int pitch() const { return width; }
-  __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
     int row0, k;
@@ -173,7 +172,6 @@ struct PatchesBy : Order {
   using Order::shape;
   constexpr int channels() const { return shape.c; }
   constexpr int pitch() const { return shape.c; }
-  __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
     uint32_t base[Mine::slots];  // pixel of tap (0, 0)
@@ -328,7 +326,6 @@ struct Reaching {
       : oh(s.oh), ow(s.ow), k(s.k), rows(int(p.rows(s.n))), phase(p), by_width(p.x.size), by_height(p.y.size), by_k(s.k), by_taps(p.x.taps ? p.x.taps : 1) {}
   constexpr int channels() const { return k; }
   constexpr int pitch() const { return k; }
-  __device__ __forceinline__ int channel(int i) const { return i; }
 
   template <class Mine> struct State {
     uint32_t base[Mine::slots];

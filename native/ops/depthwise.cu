@@ -200,8 +200,7 @@ void check_shape(const ConvShape& s) {
 
 void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_shape(s);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     run_forward<T>(ctx, s, static_cast<const T*>(x), static_cast<const T*>(w),
                    {static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false}, false);
   });
@@ -209,8 +208,7 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
 
 void depthwise_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx, bool accumulate) {
   check_shape(s);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
       ConvShape back = s;
       std::swap(back.h, back.oh);
@@ -233,8 +231,7 @@ void depthwise_backward_weight_cuda(Context& ctx, const ConvShape& s, DType type
   const int splits = int(std::max<int64_t>(1, std::min<int64_t>((rows + 7) / 8, ctx.card.multiprocessors * 8 / groups)));
   const int64_t count = int64_t(s.r) * s.s * s.c;
   float* partial = partial_sums(ctx).take(ctx, splits, count);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const T *from = static_cast<const T*>(x), *gradient = static_cast<const T*>(dy);
     if (s.r == 3) LGD_LAUNCH(ctx, (weight_kernel<T, 3>), dim3(splits, groups), 256, 0, s, from, gradient, partial);
     else LGD_LAUNCH(ctx, (weight_kernel<T, 5>), dim3(splits, groups), 256, 0, s, from, gradient, partial);

@@ -101,10 +101,9 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
 }  // namespace
 
 void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, void* y) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    const auto run = [&](auto tag) {
-      LGD_LAUNCH(ctx, (act_kernel<T, decltype(tag)::act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
+  with_type(type, [&]<class T>(T) {
+    const auto run = [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (act_kernel<T, act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
     };
     if (act == Act::gelu) run(ActTag<Act::gelu>{});
     else if (act == Act::gelu_tanh) run(ActTag<Act::gelu_tanh>{});
@@ -114,26 +113,23 @@ void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const vo
 }
 
 void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx, bool accumulate) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    with_act(act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (act_backward_kernel<T, decltype(tag)::act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x),
+  with_type(type, [&]<class T>(T) {
+    with_act(act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (act_backward_kernel<T, act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x),
                  static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
     });
   });
 }
 
 void add_forward_cuda(Context& ctx, int64_t count, DType type, const void* a, const void* b, void* y) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, add_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y));
   });
 }
 
 void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, void* y) {
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(x), static_cast<const T*>(s), static_cast<T*>(y), false);
   });
 }
@@ -141,8 +137,7 @@ void channel_scale_forward_cuda(Context& ctx, const ScaleShape& shape, DType typ
 void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType type, const void* x, const void* s, const void* dy, void* dx,
                                  bool accumulate_dx, void* ds) {
   const int64_t vectors = shape.n * shape.pixels * shape.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, scale_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, shape, vectors, static_cast<const T*>(dy), static_cast<const T*>(s), static_cast<T*>(dx),
                accumulate_dx);
     LGD_LAUNCH(ctx, scale_sums_kernel<T>, dim3((shape.channels / 8 + 31) / 32, shape.n), dim3(32, 8), 0, shape, static_cast<const T*>(x),
@@ -151,15 +146,13 @@ void channel_scale_backward_cuda(Context& ctx, const ScaleShape& shape, DType ty
 }
 
 void drop_forward_cuda(Context& ctx, const DropShape& shape, DType type, const void* x, void* y) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(x), static_cast<T*>(y), false);
   });
 }
 
 void drop_backward_cuda(Context& ctx, const DropShape& shape, DType type, const void* dy, void* dx, bool accumulate) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, drop_kernel<T>, elementwise_blocks(ctx, shape.count / 8), 256, 0, shape, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }

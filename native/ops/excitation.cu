@@ -73,11 +73,9 @@ struct Sums<bf16> {
       rows[i][0] = four.x, rows[i][1] = four.y, rows[i][2] = four.z, rows[i][3] = four.w;
     }
     const uint2 x = load_as<uint2>(v.at(g, k + 4 * t));
-    const auto lower = [](uint32_t first, uint32_t second) { return (first & 0xffff) | second << 16; };
-    const auto upper = [](uint32_t first, uint32_t second) { return first >> 16 | (second & 0xffff0000); };
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      mma_bf16_16816(c[j], {lower(rows[0][j], rows[1][j]), upper(rows[0][j], rows[1][j]), lower(rows[2][j], rows[3][j]), upper(rows[2][j], rows[3][j])}, {x.x, x.y});
+      mma_bf16_16816(c[j], {low_halves(rows[0][j], rows[1][j]), high_halves(rows[0][j], rows[1][j]), low_halves(rows[2][j], rows[3][j]), high_halves(rows[2][j], rows[3][j])}, {x.x, x.y});
   }
 
   // To sums [image][sums_pitch], output 8 g + i at 8 i + g.
@@ -348,8 +346,7 @@ static_assert(images_per_block * (sums_pitch * sizeof(float) + excitation_widest
 }  // namespace
 
 void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, void* hidden, void* excited, void* gate) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const size_t shared = shared_bytes<T>(e, row_line);
     allow_shared_memory(excitation_forward_kernel<T>, shared);
     LGD_LAUNCH(ctx, excitation_forward_kernel<T>, blocks_for(e.images, images_per_block), threads, shared, e, static_cast<const T*>(x), static_cast<T*>(hidden), static_cast<T*>(excited), static_cast<T*>(gate));
@@ -357,8 +354,7 @@ void excitation_forward_cuda(Context& ctx, const Excitation& e, DType type, cons
 }
 
 void excitation_backward_cuda(Context& ctx, const Excitation& e, DType type, const void* x, const void* hidden, const void* excited, const void* d_gate, void* d_x, const ExcitationGradients& gradients) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* d_excited = static_cast<T*>(ctx.scratch(size_t(e.images) * (e.channels + e.squeezed) * sizeof(T)));
     T* d_hidden = d_excited + int64_t(e.images) * e.channels;
     const size_t shared = shared_bytes<T>(e, column_line);

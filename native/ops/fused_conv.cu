@@ -156,8 +156,7 @@ void both_gradients(Context& ctx, const ConvShape& s, DType type, const LazyInpu
 void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradient& dy, const void* w, const GradientTarget& target) {
   check_dense(s);
   LGD_CHECK(!s.pair_taps, "BAD_SHAPE", "images have no gradient");
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const Phases<T> phases(ctx, s, dy);
     data_gradient_of<T>(ctx, s, dy, w, target, phases, target.y ? static_cast<float*>(ctx.scratch(phases.sum_bytes(s.c))) : nullptr);
   });
@@ -166,7 +165,7 @@ void data_gradient(Context& ctx, const ConvShape& s, DType type, const LazyGradi
 void weight_gradient(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, float* dw) {
   check_dense(s);
   check_gate(s, x);
-  with_type(type, [&](auto zero) { weight_gradient_of<decltype(zero)>(ctx, s, x, dy, dw); });
+  with_type(type, [&]<class T>(T) { weight_gradient_of<T>(ctx, s, x, dy, dw); });
 }
 
 void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const LazyGradient& dy, const void* w, float* dw, const GradientTarget* target) {
@@ -175,7 +174,7 @@ void conv_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, const
   if (target && suits_pointwise(ctx, s, type)) return pointwise_backward(ctx, s, x, dy, w, dw, *target);
   check_dense(s);
   LGD_CHECK(!s.pair_taps || !target, "BAD_SHAPE", "images have no gradient");
-  with_type(type, [&](auto zero) { both_gradients<decltype(zero)>(ctx, s, type, x, dy, w, dw, target); });
+  with_type(type, [&]<class T>(T) { both_gradients<T>(ctx, s, type, x, dy, w, dw, target); });
 }
 
 }  // namespace lgd

@@ -213,6 +213,31 @@ __device__ __forceinline__ void copy_stage(const DepthwiseWalk& walk, const Stag
   });
 }
 
+// A block's way through its tiles, of which `rows` steps in all give rows. Each stage is copied while the one before is computed: copy(place, step, buffer) starts the copies of the
+// stage from `step` on of a tile, make(place, step, buffer) works on what the thread copied itself, and compute(place, step, buffer) reads what all of them did.
+template <class Copy, class Make, class Compute>
+__device__ __forceinline__ void walk_stages(const DepthwiseWalk& walk, int rows, int reach, const Copy& copy, const Make& make, const Compute& compute) {
+  int tile = blockIdx.x, step = 0, buffer = 0;
+  TilePlace place = place_of(walk, tile);
+  copy(place, 0, 0);
+  while (tile < walk.tiles) {
+    cp_wait<0>();
+    make(place, step, buffer);
+    __syncthreads();  // this stage is whole, and the other buffers have been read
+    const TilePlace here = place;
+    const int from = step, now = buffer;
+    step += walk.stage_steps;
+    if (step >= rows_of(walk, place, rows) + reach - 1) {
+      step = 0;
+      tile += gridDim.x;
+      place = place_of(walk, tile);
+    }
+    buffer ^= 1;
+    if (tile < walk.tiles) copy(place, step, buffer);
+    compute(here, from, now);
+  }
+}
+
 // ---- four channels at a time ------------------------------------------------------------------------------------------------
 struct F4 { float v[4]; };
 __device__ __forceinline__ F4 load4(const float* p) {

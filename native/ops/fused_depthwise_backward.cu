@@ -239,25 +239,10 @@ __global__ void __launch_bounds__((Backward<R, S>::threads), (sizeof(T) == 4 ? 1
     }
   };
 
-  int tile = blockIdx.x, step = 0, buffer = 0;
-  TilePlace place = place_of(walk, tile);
-  copy(place, 0, 0);
-  while (tile < walk.tiles) {
-    cp_wait<0>();
+  const auto make = [&](const TilePlace& place, int step, int buffer) {
     if (dy.y) make_gradient(walk, g_tiles + buffer * out_source.elements, y_tile, out_source, out_table, stage_of_g(place, step), share, dy, dy_form, first_channel);
-    __syncthreads();  // this stage is whole, and the other buffers have been read
-    const TilePlace here = place;
-    const int from = step, now = buffer;
-    step += walk.stage_steps;
-    if (step >= rows_of(walk, place, step_rows) + B::reach - 1) {
-      step = 0;
-      tile += gridDim.x;
-      place = place_of(walk, tile);
-    }
-    buffer ^= 1;
-    if (tile < walk.tiles) copy(place, step, buffer);
-    compute(here, from, now);
-  }
+  };
+  walk_stages(walk, step_rows, B::reach, copy, make, compute);
   sum_strips(walk, lane, reinterpret_cast<float*>(shared), me.sums, [&](int k, int of, float sum) {
     if (of >= channels) return;
     const int c = first_channel + of;
@@ -310,8 +295,7 @@ void depthwise_norm_backward_cuda(Context& ctx, const ConvShape& s, DType type, 
   check_fused_depthwise(s);
   const bool norm = target && target->y;
   const bool normed = norm && target->y == x.y && x.scale && target->scale == x.scale && target->shift == x.shift && target->act == x.act && !target->activated;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const auto call = [&](auto run) { run(ctx, s, x, dy, static_cast<const T*>(w), dw, target, normed); };
     if (s.r == 3) s.stride == 1 ? call(run<T, 3, 1>) : call(run<T, 3, 2>);
     else s.stride == 1 ? call(run<T, 5, 1>) : call(run<T, 5, 2>);

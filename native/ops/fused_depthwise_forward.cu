@@ -92,8 +92,8 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
   using F = Forward<R, S>;
   LGD_DYNAMIC_SHARED(char, shared);
   const int first_channel = blockIdx.y * walk.width, channels = min(walk.width, s.c - first_channel);
-  T* tile = reinterpret_cast<T*>(shared);
-  Pixel* table = reinterpret_cast<Pixel*>(tile + 2 * source.elements);
+  T* tiles = reinterpret_cast<T*>(shared);
+  Pixel* table = reinterpret_cast<Pixel*>(tiles + 2 * source.elements);
   fill_table(walk, source, table);
   const Share share = share_of(walk, channels);
   const LanePlace lane = lane_place<F::lane_channels>(walk, channels);
@@ -107,16 +107,19 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
     const int first = S * place.row - s.pad;
     return StagePlace{place.image, first + S * step, S * place.column - s.pad, 0, min(s.h, first + S * (rows_of(walk, place, s.oh) - 1) + R), s.n - place.image};
   };
-  const auto copy = [&](const TilePlace& place, int step, T* to) {
-    copy_stage<false>(walk, source, table, stage_of(place, step), share, static_cast<const T*>(x.y) + first_channel, to, static_cast<const T*>(nullptr), static_cast<T*>(nullptr));
+  const auto copy = [&](const TilePlace& place, int step, int buffer) {
+    copy_stage<false>(walk, source, table, stage_of(place, step), share, static_cast<const T*>(x.y) + first_channel, tiles + buffer * source.elements, static_cast<const T*>(nullptr), static_cast<T*>(nullptr));
     cp_commit();
   };
-  const auto compute = [&](const TilePlace& place, int step, const T* from) {
+  const auto make = [&](const TilePlace& place, int step, int buffer) {
+    if (x.scale) activate_stage(walk, tiles + buffer * source.elements, source, table, stage_of(place, step), share, x, form, first_channel);
+  };
+  const auto compute = [&](const TilePlace& place, int step, int buffer) {
     const int n = place.image + lane.image, column = place.column + lane.strip * F::strip;
     const int valid = n < s.n ? s.ow - column : 0;
     if (valid <= 0) return;
     T* out = y + ((int64_t(n) * s.oh + place.row + step - (F::reach - 1)) * s.ow + column) * s.c + first_channel + lane.channel;
-    const T* mine = from + (lane.image * source.columns + lane.strip * S * F::strip) * walk.width + lane.channel;
+    const T* mine = tiles + buffer * source.elements + (lane.image * source.columns + lane.strip * S * F::strip) * walk.width + lane.channel;
     const int rows = rows_of(walk, place, s.oh);
     int row = step - (F::reach - 1), iy = S * (place.row + step) - s.pad;
     for (int block = 0; block < walk.stage_steps; block += F::reach) {
@@ -132,26 +135,7 @@ __global__ void __launch_bounds__((Forward<R, S>::threads), (Forward<R, S>::bloc
     }
   };
 
-  int tile_index = blockIdx.x, step = 0, buffer = 0;
-  TilePlace place = place_of(walk, tile_index);
-  copy(place, 0, tile);
-  while (tile_index < walk.tiles) {
-    T* now = tile + buffer * source.elements;
-    cp_wait<0>();
-    if (x.scale) activate_stage(walk, now, source, table, stage_of(place, step), share, x, form, first_channel);
-    __syncthreads();  // this stage is whole, and the other buffer has been read
-    const TilePlace here = place;
-    const int from = step;
-    step += walk.stage_steps;
-    if (step >= rows_of(walk, place, s.oh) + F::reach - 1) {
-      step = 0;
-      tile_index += gridDim.x;
-      place = place_of(walk, tile_index);
-    }
-    buffer ^= 1;
-    if (tile_index < walk.tiles) copy(place, step, tile + buffer * source.elements);
-    compute(here, from, now);
-  }
+  walk_stages(walk, s.oh, F::reach, copy, make, compute);
   sum_strips(walk, lane, reinterpret_cast<float*>(shared), me.sums, [&](int k, int channel, float sum) {
     if (channel < channels) partial[(int64_t(blockIdx.x) * 2 + k) * s.c + first_channel + channel] = sum;
   });
@@ -186,8 +170,7 @@ void run(Context& ctx, const ConvShape& s, const LazyInput& x, const T* w, const
 
 void depthwise_norm_forward_cuda(Context& ctx, const ConvShape& s, DType type, const LazyInput& x, const void* w, const NormTarget& norm, void* y) {
   check_fused_depthwise(s);
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const auto call = [&](auto run) { run(ctx, s, x, static_cast<const T*>(w), norm, static_cast<T*>(y)); };
     if (s.r == 3) s.stride == 1 ? call(run<T, 3, 1>) : call(run<T, 3, 2>);
     else s.stride == 1 ? call(run<T, 5, 1>) : call(run<T, 5, 2>);

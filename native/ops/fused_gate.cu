@@ -39,8 +39,7 @@ struct Stretch {
   int64_t slot;                 // [stretch][image]: of the sums
   __device__ __forceinline__ Stretch(const ImageWalk& walk, int images) {
     const int place = walk.back ? int(gridDim.x - 1 - blockIdx.x) : int(blockIdx.x), image = place / walk.stretches, stretch = place % walk.stretches;
-    chunk = int(blockIdx.y) * walk.columns.width + int(threadIdx.x) % walk.columns.width;
-    valid = chunk < walk.columns.chunks && int(threadIdx.x) < walk.columns.width * walk.columns.rows_per_pass;
+    valid = chunk_of(walk.columns, chunk);
     writes = valid && int(threadIdx.x) < walk.columns.width;
     begin = image * walk.pixels;
     first = begin + stretch * walk.each + threadIdx.x / walk.columns.width;
@@ -58,13 +57,8 @@ __global__ void __launch_bounds__(256, 2)
   const int step = walk.columns.rows_per_pass;
   F8 sum = zero8();
   if (block.valid) {
-    F8 scale, shift = zero8();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-    if (scales) {
-      scale = load8(scales + block.chunk * 8);
-      shift = load8(shifts + block.chunk * 8);
-    }
+    F8 scale, shift;
+    load_affine(scales, shifts, block.chunk * 8, scale, shift);
     const T* column = y + block.chunk * 8;
     const auto add = [&](const F8& v) {
 #pragma unroll
@@ -213,11 +207,10 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
   const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float))) : nullptr;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(pooled);
-    with_act(x.act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (squeeze_kernel<T, decltype(tag)::act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
+    with_act(x.act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (squeeze_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
                  x.scale, x.shift, walk, s.images, partial, out);
     });
     if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
@@ -229,11 +222,10 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float))) : nullptr;
   const GateInput in{x.y, g, x.scale, x.shift, mean, rstd};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(d_gate);
-    with_act(x.act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (gate_backward_kernel<T, decltype(tag)::act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images,
+    with_act(x.act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (gate_backward_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images,
                  partial ? partial : sums, out);
     });
     if (partial) {
@@ -244,8 +236,7 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
 }
 
 void gate_finish_cuda(Context& ctx, const RowsShape& s, DType type, const void* gate, const void* d_pooled, const float* sums, float* pooled, const NormGradient& norm) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, gate_finish_kernel<T>, s.channels / finish_channels, finish_threads, 0, static_cast<const T*>(gate), static_cast<const T*>(d_pooled), sums, pooled,
                s.images, s.channels, float(s.pixels), float(s.rows()), norm);
   });

@@ -46,10 +46,12 @@ __device__ __forceinline__ void walk_rows(const StripWalk& walk, int rows, Body&
   }
 }
 
-// The chunk of this thread; false: it has none.
-__device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
-  chunk = int(blockIdx.y) * walk.width + int(threadIdx.x) % walk.width;
-  return chunk < walk.chunks && int(threadIdx.x) < walk.width * walk.rows_per_pass;
+// Starts the loads of eight channels in each of `count` rows, `step` elements apart.
+template <class T>
+__device__ __forceinline__ void load_rows(const void* from, int64_t at, int64_t step, int count, Raw8<T> (&rows)[rows_at_once<T>]) {
+#pragma unroll
+  for (int r = 0; r < rows_at_once<T>; ++r)
+    if (r < count) rows[r] = load_raw8(static_cast<const T*>(from) + at + r * step);
 }
 
 // Stochastic depth of the images that rows lie in, drawn once for rows of one image that follow each other.
@@ -82,9 +84,7 @@ class Keep {
 };
 
 struct Join {
-  const void *y, *residual, *gate;
-  const float *scale, *shift, *residual_scale, *residual_shift;
-  Act inner;
+  LazyInput x, residual;  // residual.y null: there is none
   void* out;
   DropShape drop;
 };
@@ -99,14 +99,8 @@ __device__ __forceinline__ void activate(Act act, F8& x) {
 
 // scale x + shift of a thread's channels; x where there is neither.
 struct Scaling {
-  F8 scale, shift = zero8();
-  __device__ __forceinline__ Scaling(const float* scales, const float* shifts, int chunk) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-    if (!scales) return;
-    scale = load8(scales + chunk * 8);
-    shift = load8(shifts + chunk * 8);
-  }
+  F8 scale, shift;
+  __device__ __forceinline__ Scaling(const LazyInput& x, int chunk) { load_affine(x.scale, x.shift, chunk * 8, scale, shift); }
   __device__ __forceinline__ void apply(F8& x) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], scale.v[i], shift.v[i]);
@@ -118,24 +112,19 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
   wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
-  const Scaling main(job.scale, job.shift, chunk), beside(job.residual_scale, job.residual_shift, chunk);
+  const Scaling main(job.x, chunk), beside(job.residual, chunk);
   Keep keep(job.drop, pixels);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
   walk_rows<T>(walk, rows, [&](int row, int count) {
     constexpr int n = rows_at_once<T>;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> y[n], residual[n], gate[n];
-#pragma unroll
-    for (int r = 0; r < n; ++r)
-      if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
-    if (job.gate)
+    load_rows<T>(job.x.y, at, step, count, y);
+    if (job.x.gate)
 #pragma unroll
       for (int r = 0; r < n; ++r)
-        if (r < count) gate[r] = load_raw8(static_cast<const T*>(job.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
-    if (job.residual)
-#pragma unroll
-      for (int r = 0; r < n; ++r)
-        if (r < count) residual[r] = load_raw8(static_cast<const T*>(job.residual) + at + r * step);
+        if (r < count) gate[r] = load_raw8(static_cast<const T*>(job.x.gate) + (row + r * walk.rows_per_pass) / pixels * pitch + chunk * 8);
+    if (job.residual.y) load_rows<T>(job.residual.y, at, step, count, residual);
     float kept[n];
     keep.of(row, walk.rows_per_pass, kept);
 #pragma unroll
@@ -143,13 +132,13 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
       if (r >= count) break;
       F8 x = unpack8(y[r]);
       F8 other = zero8();
-      if (job.residual) {
+      if (job.residual.y) {
         other = unpack8(residual[r]);
         beside.apply(other);
       }
       main.apply(x);
-      activate(job.inner, x);
-      if (job.gate) {
+      activate(job.x.act, x);
+      if (job.x.gate) {
         const F8 factor = unpack8(gate[r]);
 #pragma unroll
         for (int i = 0; i < 8; ++i) x.v[i] *= factor.v[i];
@@ -161,27 +150,27 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
   });
 }
 
-struct Gradient {
-  const void *dy, *y, *activated;
-  const float *scale, *shift, *mean, *rstd;
-  void* g;   // null without an activation: dy as it is
+struct NormGradientJob {
+  const void* dy;
+  GradientTarget target;  // g null: dy is the gradient as it is
   DropShape drop;
 };
 
 // g = keep dy act'(u) and, per block, the sums of g and of g xhat; xhat's rstd comes in at the end.
 template <class T, Act act, bool stored>
 __global__ void __launch_bounds__(256, 2)
-    norm_gradient_kernel(const __grid_constant__ Gradient job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
+    norm_gradient_kernel(const __grid_constant__ NormGradientJob job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
   wait_for_inputs();
   int chunk;
   const bool valid = chunk_of(walk, chunk);
   F8 sum = zero8(), product = zero8();
   if (valid) {
-    const F8 mean = load8(job.mean + chunk * 8);
+    const GradientTarget& to = job.target;
+    const F8 mean = load8(to.norm.mean + chunk * 8);
     F8 scale = zero8(), shift = zero8();
     if constexpr (act != Act::none && !stored) {
-      scale = load8(job.scale + chunk * 8);
-      shift = load8(job.shift + chunk * 8);
+      scale = load8(to.scale + chunk * 8);
+      shift = load8(to.shift + chunk * 8);
     }
     Keep keep(job.drop, pixels);
     const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
@@ -190,16 +179,9 @@ __global__ void __launch_bounds__(256, 2)
       const int64_t at = row * pitch + chunk * 8;
       Raw8<T> dy[n], y[n];
       [[maybe_unused]] Raw8<T> activated[n];
-#pragma unroll
-      for (int r = 0; r < n; ++r)
-        if (r < count) dy[r] = load_raw8(static_cast<const T*>(job.dy) + at + r * step);
-#pragma unroll
-      for (int r = 0; r < n; ++r)
-        if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
-      if constexpr (stored)
-#pragma unroll
-        for (int r = 0; r < n; ++r)
-          if (r < count) activated[r] = load_raw8(static_cast<const T*>(job.activated) + at + r * step);
+      load_rows<T>(job.dy, at, step, count, dy);
+      load_rows<T>(to.y, at, step, count, y);
+      if constexpr (stored) load_rows<T>(to.activated, at, step, count, activated);
       float kept[n];
       keep.of(row, walk.rows_per_pass, kept);
 #pragma unroll
@@ -213,7 +195,7 @@ __global__ void __launch_bounds__(256, 2)
           for (int i = 0; i < 8; ++i) u.v[i] = fmaf(v.v[i], scale.v[i], shift.v[i]);
 #pragma unroll
         for (int i = 0; i < 8; ++i) g.v[i] *= kept[r] * act_slope<act>(u.v[i]);
-        if (act != Act::none || job.g) store8(static_cast<T*>(job.g) + at + r * step, g);
+        if (act != Act::none || to.g) store8(static_cast<T*>(to.g) + at + r * step, g);
         g = rounded8<T>(g);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
@@ -222,7 +204,7 @@ __global__ void __launch_bounds__(256, 2)
         }
       }
     });
-    const F8 rstd = load8(job.rstd + chunk * 8);
+    const F8 rstd = load8(to.norm.rstd + chunk * 8);
 #pragma unroll
     for (int i = 0; i < 8; ++i) product.v[i] *= rstd.v[i];
   }
@@ -231,30 +213,20 @@ __global__ void __launch_bounds__(256, 2)
   write_column_sums(product, walk, partial, 2 * channels, channels);
 }
 
-struct Affine {
-  const void *g, *y;
-  const float *a, *b, *c;
-  void* out;
-};
-
 // out = a g + b y + c
 template <class T>
-__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ Affine job, int rows, const __grid_constant__ StripWalk walk) {
+__global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_constant__ LazyGradient gradient, int rows, const __grid_constant__ StripWalk walk, T* out) {
   wait_for_inputs();
   int chunk;
   if (!chunk_of(walk, chunk)) return;
-  const F8 a = load8(job.a + chunk * 8), b = load8(job.b + chunk * 8), c = load8(job.c + chunk * 8);
+  const F8 a = load8(gradient.a + chunk * 8), b = load8(gradient.b + chunk * 8), c = load8(gradient.c + chunk * 8);
   const int64_t pitch = int64_t(walk.chunks) * 8, step = walk.rows_per_pass * pitch;
   walk_rows<T>(walk, rows, [&](int row, int count) {
     constexpr int n = rows_at_once<T>;
     const int64_t at = row * pitch + chunk * 8;
     Raw8<T> g[n], y[n];
-#pragma unroll
-    for (int r = 0; r < n; ++r)
-      if (r < count) g[r] = load_raw8(static_cast<const T*>(job.g) + at + r * step);
-#pragma unroll
-    for (int r = 0; r < n; ++r)
-      if (r < count) y[r] = load_raw8(static_cast<const T*>(job.y) + at + r * step);
+    load_rows<T>(gradient.g, at, step, count, g);
+    load_rows<T>(gradient.y, at, step, count, y);
 #pragma unroll
     for (int r = 0; r < n; ++r) {
       if (r >= count) break;
@@ -262,7 +234,7 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
       const F8 raw = unpack8(y[r]);
 #pragma unroll
       for (int i = 0; i < 8; ++i) dy.v[i] = fmaf(a.v[i], dy.v[i], fmaf(b.v[i], raw.v[i], c.v[i]));
-      store8(static_cast<T*>(job.out) + at + r * step, dy);
+      store8(out + at + r * step, dy);
     }
   });
 }
@@ -270,21 +242,18 @@ __global__ void __launch_bounds__(256, 2) store_gradient_kernel(const __grid_con
 }  // namespace
 
 void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const LazyGradient& dy, void* out) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, rows, channels);
-    LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, Affine{dy.g, dy.y, dy.a, dy.b, dy.c, out}, int(rows), walk);
+    LGD_LAUNCH(ctx, store_gradient_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, dy, int(rows), walk, static_cast<T*>(out));
   });
 }
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out) {
-  const LazyInput other = residual ? *residual : LazyInput{};
-  const Join job{x.y, other.y, x.gate, x.scale, x.shift, other.scale, other.shift, x.act, out, drop ? *drop : DropShape{}};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  const Join job{x, residual ? *residual : LazyInput{}, out, drop ? *drop : DropShape{}};
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
-    with_act(act, [&](auto tag) {
-      LGD_LAUNCH(ctx, (join_kernel<T, decltype(tag)::act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
+    with_act(act, [&]<Act act>(ActTag<act>) {
+      LGD_LAUNCH(ctx, (join_kernel<T, act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
     });
   });
 }
@@ -292,13 +261,12 @@ void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyI
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
   const bool as_it_is = dy == target.g && target.act == Act::none && !drop;
-  const Gradient job{dy, target.y, target.activated, target.scale, target.shift, target.norm.mean, target.norm.rstd, as_it_is ? nullptr : target.g, drop ? *drop : DropShape{}};
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  NormGradientJob job{dy, target, drop ? *drop : DropShape{}};
+  if (as_it_is) job.target.g = nullptr;
+  with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
-    with_act(target.act, [&](auto tag) {
-      constexpr Act act = decltype(tag)::act;
+    with_act(target.act, [&]<Act act>(ActTag<act>) {
       const dim3 grid(walk.splits, walk.groups);
       if constexpr (act == Act::relu || act == Act::relu6) {
         if (target.activated) {

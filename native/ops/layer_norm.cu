@@ -6,12 +6,6 @@
 namespace lgd {
 namespace {
 
-__device__ __forceinline__ float sum_warp(float value) {
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) value += shfl_xor(value, mask);
-  return value;
-}
-
 template <class T>
 __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const T* x, const float* weight, const float* bias, T* y) {
   wait_for_inputs();
@@ -25,14 +19,14 @@ __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += v.v[i];
   }
-  const float mean = sum_warp(sum) / float(s.channels);
+  const float mean = sum_of_warp(sum) / float(s.channels);
   float square = 0;
   for (int c = lane * 8; c < s.channels; c += 256) {
     const F8 v = load8(from + c);
 #pragma unroll
     for (int i = 0; i < 8; ++i) square = fmaf(v.v[i] - mean, v.v[i] - mean, square);
   }
-  const float rstd = rsqrtf(sum_warp(square) / float(s.channels) + s.eps);
+  const float rstd = rsqrtf(sum_of_warp(square) / float(s.channels) + s.eps);
   for (int c = lane * 8; c < s.channels; c += 256) {
     F8 v = load8(from + c);
     const F8 k = load8(weight + c), b = load8(bias + c);
@@ -45,8 +39,7 @@ __global__ void __launch_bounds__(128) layer_norm_kernel(LayerNormShape s, const
 }  // namespace
 
 void layer_norm_forward_cuda(Context& ctx, const LayerNormShape& s, DType type, const void* x, const float* weight, const float* bias, void* y) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, layer_norm_kernel<T>, unsigned((s.rows + 3) / 4), 128, 0, s, static_cast<const T*>(x), weight, bias, static_cast<T*>(y));
   });
 }

@@ -40,22 +40,19 @@ __global__ void cast_kernel(int64_t count, const float* from, bf16* out) {
 }  // namespace
 
 void widen_images_cuda(Context& ctx, int64_t pixels, DType type, const void* x, void* out) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, widen_kernel<T>, blocks_for(pixels, 256), 256, 0, pixels, static_cast<const T*>(x), static_cast<T*>(out));
   });
 }
 
 void unpack_output_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const void* x, float* out) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, unpack_kernel<T>, blocks_for(rows * channels, 256), 256, 0, rows * channels, channels, stored, static_cast<const T*>(x), out);
   });
 }
 
 void pack_gradient_cuda(Context& ctx, int64_t rows, int channels, int stored, DType type, const float* d_out, void* dx) {
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, pack_kernel<T>, blocks_for(rows * stored, 256), 256, 0, rows * stored, channels, stored, d_out, static_cast<T*>(dx));
   });
 }

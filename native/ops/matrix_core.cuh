@@ -181,8 +181,12 @@ struct Side {
       }
       table = reinterpret_cast<float*>(shared);
       const int count = k_outer ? rows : loader.where.channels();
+      const auto channel = [&](int i) {
+        if constexpr (k_outer) return loader.where.channel(first_row + i);
+        else return i;
+      };
       if (loader.read.active())
-        for (int i = thread; i < count; i += Tile::threads) loader.read.fill(table + Mine::entry(i), count, loader.where.channel(k_outer ? first_row + i : i));
+        for (int i = thread; i < count; i += Tile::threads) loader.read.fill(table + Mine::entry(i), count, channel(i));
       shared += table_bytes(loader);
     }
     return shared;

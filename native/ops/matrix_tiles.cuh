@@ -5,7 +5,6 @@
 
 #include "core/cuda_device.cuh"
 #include "ops/grids.cuh"
-#include "ops/warpgroups.h"
 
 namespace lgd::matrix {
 
@@ -49,7 +48,7 @@ void with_tile(const Context& ctx, int64_t M, int64_t N, int64_t K, Body&& body,
   } else {
     const auto blocks = [&](int bm, int bn) { return ((M + bm - 1) / bm) * ((N + bn - 1) / bn); };
     if (N <= 32) return body(typename All::Narrow{});
-    const bool groups = use_warpgroups(ctx), small = blocks(128, 64) < ctx.card.multiprocessors || !fits(typename All::Middle{});
+    const bool groups = ctx.warpgroups, small = blocks(128, 64) < ctx.card.multiprocessors || !fits(typename All::Middle{});
     if (small && groups) return body(typename All::SmallGroup{});
     if (small) return body(typename All::Small{});
     const bool middle = !fits(typename All::Wide{}) || N <= 64 || (N > 128 && N <= 192) || blocks(128, 128) < ctx.card.multiprocessors;
@@ -75,7 +74,7 @@ void with_split_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
       return ((M + Tile::BM - 1) / Tile::BM) * ((N + Tile::BN - 1) / Tile::BN) * Tile::waves;
     };
     const int64_t wide = waves(typename All::Wide{}), middle = waves(typename All::Middle{}), flat = waves(typename All::Flat{}), small = waves(typename All::Small{});
-    const bool groups = use_warpgroups(ctx);
+    const bool groups = ctx.warpgroups;
     if (N <= 32) return body(typename All::Narrow{});
     if (small < std::min({wide, middle, flat})) return body(typename All::Small{});
     if (flat < std::min(wide, middle) && groups) return body(typename All::FlatGroup{});

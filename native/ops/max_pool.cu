@@ -47,14 +47,7 @@ struct Reader {
   const float *scales, *shifts;  // null: 1 and 0
   Function act;
   F8 scale, shift;
-  __device__ __forceinline__ void choose(int chunk) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-    shift = zero8();
-    if (!scales) return;
-    scale = load8(scales + chunk * 8);
-    shift = load8(shifts + chunk * 8);
-  }
+  __device__ __forceinline__ void choose(int chunk) { load_affine(scales, shifts, chunk * 8, scale, shift); }
   __device__ __forceinline__ float input(float y, int i) const { return as_stored ? y : fmaf(y, scale.v[i], shift.v[i]); }
   // What is compared, and whether it takes the place of the best so far, which begins at `least`. A NaN does, and stays; only backward through relu, whose slope there is 0, it
   // does not matter who has won.
@@ -332,8 +325,7 @@ BackwardTiles backward_tiles(const Context& ctx, const PoolShape& s, size_t byte
 
 void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, void* out) {
   const int64_t vectors = int64_t(s.n) * s.oh * s.ow * s.c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     with_window(s.kernel == 3, x, [&](auto size, auto function) {
       using Function = decltype(function);
       const Reader<Function> read{x.scale, x.shift, function, {}, {}};
@@ -346,8 +338,7 @@ void lazy_max_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, co
 void lazy_max_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const LazyInput& x, const void* d_out, const GradientTarget& target) {
   LGD_CHECK(s.kernel <= largest_window, "BAD_SHAPE", "max-pooling windows are at most ", largest_window, " pixels a side, found ", s.kernel);
   LGD_CHECK(!target.y || (target.y == x.y && target.act == x.act && !target.activated), "NATIVE_ERROR", "max-pooling finishes the gradient of what it reads alone");
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const size_t bytes = sizeof(Raw8<T>) + sizeof(uint2);
     const BackwardTiles tiles = backward_tiles(ctx, s, bytes);
     const int splits = tiles.walk.splits;

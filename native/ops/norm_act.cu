@@ -20,11 +20,12 @@ __device__ __forceinline__ int64_t rows_of_block(int64_t rows, const ColumnWalk&
 template <class T>
 __global__ void __launch_bounds__(256) moments_kernel(const T* x, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width, channels = walk.chunks * 8;
-  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + row0, stride = int64_t(gridDim.x) * walk.rows_per_pass;
+  int chunk;
+  const bool valid = chunk_of(walk, chunk);
+  const int channels = walk.chunks * 8;
+  const int64_t first = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width, stride = int64_t(gridDim.x) * walk.rows_per_pass;
   F8 shift = zero8(), sum = zero8(), squares = zero8();
   float count = 0;
-  const bool valid = row0 < walk.rows_per_pass && chunk < walk.chunks;
   if (valid && first < rows) {
     shift = load8(x + (first * walk.chunks + chunk) * 8);
     for (int64_t row = first; row < rows; row += stride, count += 1) {
@@ -114,10 +115,7 @@ struct FromStatistics {
 };
 struct Given {
   const float *scale, *shift;
-  __device__ __forceinline__ void get(int channel, F8& s, F8& b) const {
-    s = scale ? load8(scale + channel) : F8{{1, 1, 1, 1, 1, 1, 1, 1}};
-    b = shift ? load8(shift + channel) : zero8();
-  }
+  __device__ __forceinline__ void get(int channel, F8& s, F8& b) const { load_affine(scale, shift, channel, s, b); }
 };
 
 // What both backward passes need of an element: xhat and g = dy * act'(u).
@@ -146,11 +144,11 @@ struct NormElement {
 template <class T, Act act>
 __global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
-  const int chunk = int(blockIdx.y) * walk.width + threadIdx.x % walk.width, row0 = threadIdx.x / walk.width;
+  int chunk;
   F8 sum = zero8(), products = zero8();
-  if (row0 < walk.rows_per_pass && chunk < walk.chunks) {
+  if (chunk_of(walk, chunk)) {
     const NormElement<T, act> element(b, chunk * 8);
-    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + row0; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
+    for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
       F8 xhat, g;
       element.get(b, (row * walk.chunks + chunk) * 8, xhat, g);
 #pragma unroll
@@ -208,10 +206,8 @@ __global__ void fold_kernel(int channels, float eps, const float* gamma, const f
 template <class Coefficients>
 void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
   const int64_t vectors = rows * channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    with_act(act, [&](auto tag) {
-      constexpr Act a = decltype(tag)::act;
+  with_type(type, [&]<class T>(T) {
+    with_act(act, [&]<Act a>(ActTag<a>) {
       LGD_LAUNCH(ctx, (affine_kernel<T, a, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
                  static_cast<T*>(y), vectors, channels / 8, of);
     });
@@ -223,8 +219,7 @@ void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, 
 void norm_act_forward_cuda(Context& ctx, const NormShape& shape, DType type, const NormForward& f) {
   const ColumnWalk walk = column_walk(ctx, shape.rows, shape.channels);
   float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * shape.channels * 4));
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     const T* x = static_cast<const T*>(f.x);
     LGD_LAUNCH(ctx, moments_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, x, shape.rows, walk, partial);
   });
@@ -238,10 +233,8 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   float* sums = static_cast<float*>(ctx.scratch(size_t(walk.splits + 1) * 2 * shape.channels * 4));
   float* partial = sums + 2 * shape.channels;
   const int64_t vectors = shape.rows * shape.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
-    with_act(shape.act, [&](auto tag) {
-      constexpr Act a = decltype(tag)::act;
+  with_type(type, [&]<class T>(T) {
+    with_act(shape.act, [&]<Act a>(ActTag<a>) {
       LGD_LAUNCH(ctx, (backward_sums_kernel<T, a>), dim3(walk.splits, walk.groups), 256, 0, b, shape.rows, walk, partial);
       LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
                  shape.channels, sums, b.d_gamma, b.d_beta);

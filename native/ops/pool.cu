@@ -73,16 +73,14 @@ __global__ void __launch_bounds__(256) global_pool_backward_kernel(int64_t vecto
 
 void avg_pool_forward_cuda(Context& ctx, const PoolShape& s, DType type, const void* x, void* y) {
   const int64_t vectors = int64_t(s.n) * s.oh * s.ow * s.c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, avg_pool_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
 void avg_pool_backward_cuda(Context& ctx, const PoolShape& s, DType type, const void* dy, void* dx, bool accumulate) {
   const int64_t vectors = int64_t(s.n) * s.h * s.w * s.c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, avg_pool_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
@@ -93,8 +91,7 @@ void global_pool_forward_cuda(Context& ctx, int n, int64_t pixels, int c, DType 
 
 void global_pool_backward_cuda(Context& ctx, int n, int64_t pixels, int c, DType type, const void* dy, void* dx, bool accumulate) {
   const int64_t vectors = n * pixels * c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, global_pool_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, vectors, pixels, c / 8, static_cast<const T*>(dy), static_cast<T*>(dx),
                accumulate);
   });

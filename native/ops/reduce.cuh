@@ -50,6 +50,12 @@ inline ColumnWalk column_walk(const Context& ctx, int64_t rows, int channels) {
   return walk;
 }
 
+// The chunk of this thread; false: it has none, or no row.
+__device__ __forceinline__ bool chunk_of(const ColumnWalk& walk, int& chunk) {
+  chunk = int(blockIdx.y) * walk.width + int(threadIdx.x) % walk.width;
+  return chunk < walk.chunks && int(threadIdx.x) < walk.width * walk.rows_per_pass;
+}
+
 // Adds up, in pairs of rows, what the threads of a block hold for their 8 channels; row 0 gets the sums. Every thread calls it.
 __device__ __forceinline__ void sum_walk_rows(F8& sum, const ColumnWalk& walk) {
   __shared__ float upper[8][128];

@@ -55,16 +55,14 @@ __global__ void __launch_bounds__(256) resize_backward_kernel(ResizeShape s, int
 
 void resize_forward_cuda(Context& ctx, const ResizeShape& s, DType type, const void* x, void* y) {
   const int64_t vectors = int64_t(s.n) * s.oh() * s.ow() * s.c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, resize_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
 void resize_backward_cuda(Context& ctx, const ResizeShape& s, DType type, const void* dy, void* dx, bool accumulate) {
   const int64_t vectors = int64_t(s.n) * s.h * s.w * s.c / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, resize_backward_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, s, vectors, static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }

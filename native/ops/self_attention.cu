@@ -151,11 +151,9 @@ __global__ void __launch_bounds__(threads) checked_kernel(SelfAttentionShape s, 
     score[t] = dot * scale;
     most = fmaxf(most, score[t]);
   }
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) most = fmaxf(most, shfl_xor(most, mask));
+  most = most_of_warp(most);
   for (int t = lane; t < reach; t += 32) total += score[t] = exp_of(score[t] - most);
-#pragma unroll
-  for (int mask = 16; mask; mask >>= 1) total += shfl_xor(total, mask);
+  total = sum_of_warp(total);
   __syncwarp();
   for (int c = lane; c < width; c += 32) {
     const float* value = head + 2 * s.channels + c;

@@ -36,9 +36,7 @@ static float soften(float* score, int64_t last, int64_t end) {
     sums += weight;
   }
   for (int64_t t = last; t < end; ++t) score[t] = 0;
-  float sum = 0;
-  for (int i = 0; i < lanes; ++i) sum += sums[i];
-  return sum;
+  return sum_of(sums);
 }
 
 template <int V>

@@ -66,32 +66,28 @@ __global__ void __launch_bounds__(256) repeat_kernel(int64_t vectors, int chunks
 
 void positions_forward_cuda(Context& ctx, const SequenceShape& s, DType type, const void* x, const float* first, const float* position, void* y) {
   const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, positions_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, static_cast<const T*>(x), first, position, static_cast<T*>(y));
   });
 }
 
 void words_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int words, const void* ids, const float* word, const float* position, void* y) {
   const int64_t vectors = int64_t(s.n) * s.tokens * s.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, words_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, words, static_cast<const T*>(ids), word, position, static_cast<T*>(y));
   });
 }
 
 void end_token_forward_cuda(Context& ctx, const SequenceShape& s, DType type, int id_channels, int end, const void* x, const void* ids, void* y) {
   const int64_t vectors = int64_t(s.n) * s.channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, end_token_kernel<T>, blocks_for(vectors, 256), 256, 0, s, vectors, id_channels, end, static_cast<const T*>(x), static_cast<const T*>(ids), static_cast<T*>(y));
   });
 }
 
 void repeat_forward_cuda(Context& ctx, int n, int channels, DType type, const float* value, void* y) {
   const int64_t vectors = int64_t(n) * channels / 8;
-  with_type(type, [&](auto zero) {
-    using T = decltype(zero);
+  with_type(type, [&]<class T>(T) {
     LGD_LAUNCH(ctx, repeat_kernel<T>, blocks_for(vectors, 256), 256, 0, vectors, channels / 8, value, static_cast<T*>(y));
   });
 }

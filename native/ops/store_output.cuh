@@ -40,15 +40,6 @@ struct OutputAct {
   }
 };
 
-// scale and shift of eight columns: 1 and 0 where there are none.
-__device__ __forceinline__ void load_affine(const float* scales, const float* shifts, int64_t column, F8& scale, F8& shift) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) scale.v[i] = 1;
-  shift = zero8();
-  if (scales) scale = load8(scales + column);
-  if (shifts) shift = load8(shifts + column);
-}
-
 template <class T>
 struct StoreOutput {
   static constexpr bool sums = false;

@@ -1,3 +1,5 @@
+#include "ops/warpgroup_trial.h"
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -5,7 +7,6 @@
 #include "core/device.h"
 #include "ops/kernels.h"
 #include "ops/trial_numbers.h"
-#include "ops/warpgroups.h"
 
 namespace lgd {
 

@@ -97,7 +97,7 @@ void with_scratch(Context& device, const Run& run) {
 
 void run_f32(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
   const int64_t dimension = shape.dimension, stride = score_stride(shape.anchors());
-  const int64_t most = std::clamp<int64_t>(score_budget() / (2 * std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, shape.batch);
+  const int64_t most = rows_at_a_time(shape.batch, 2 * stride);
   const GradientRange range(shape, 1 - settings.alpha, settings.alpha);
   const int64_t parts = range.size() == 0 ? 0 : sum_parts_f32(most, dimension, range.size());
   with_scratch(device, [&](Carver& carver, bool ready) {

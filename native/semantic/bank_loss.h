@@ -89,7 +89,8 @@ struct BankLossArrays {
 
 // The whole loss. A row that is zero or not finite counts as a zero embedding with a zero gradient and is named in the record.
 // Enqueues and returns; takes the device's scratch memory.
-void run_bank_loss(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays);
+void bank_loss_cpu(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
+void bank_loss_cuda(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
 
 // operands <- the rows [N,D] as float16. CUDA only.
 void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLayout layout, const float* values, void* operands);
@@ -97,15 +98,10 @@ void write_operands(Context& device, int64_t rows, int64_t dimension, OperandLay
 // The anchors that the gradient needs: a part without weight is left out, as its scores do not become weights.
 struct GradientRange {
   int64_t begin, end;
-  GradientRange(const BankLossShape& shape, float textual_weight, float visual_weight);
+  GradientRange(const BankLossShape& shape, float textual_weight, float visual_weight)
+      : begin(shape.textual_part && textual_weight != 0 ? 0 : shape.textual), end(shape.visual_part && visual_weight != 0 ? shape.anchors() : shape.textual) {}
   int64_t size() const { return end - begin; }
 };
-
-// ---- the operations it is made of -------------------------------------------------------------------------------------------
-// On the CPU one function each; the CUDA loss has its own in loss_kernels.cuh.
-
-void bank_loss_cpu(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
-void bank_loss_cuda(Context&, const BankLossShape&, const BankLossSettings&, const BankLossArrays&);
 
 // unit[i] = x[i] / |x[i]|, norm[i] = |x[i]| (sums in double). A zero row: unit 0, norm 0; a row that is not finite: unit 0, norm NaN.
 // unit may be x.
@@ -120,31 +116,9 @@ void find_faults_cuda(Context&, int64_t rows, const float* norm, RowFaults* faul
 void similarities_cpu(Context&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
 void similarities_cuda(Context&, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride);
 
-// One block of images: their scores become the gradient's weights, in place.
-struct SoftmaxBlock {
-  int64_t rows, dimension;
-  int64_t textual, total;              // columns [0, textual) and [textual, total)
-  int64_t stride;
-  bool textual_part, visual_part;
-  float student_temperature, teacher_temperature;
-  float textual_weight, visual_weight;  // factor of (q - p): scale * w / (B t_S)
-};
+// What one image adds to the means of LossRecord.
 struct RowStats {
   double loss_visual, loss_textual, entropy_visual, entropy_textual, own_mass, agreement;
 };
-// student, teacher: scores [rows, stride]; student_unit, teacher_unit [rows, D]. Writes weight * (q - p) over the student's scores, the own
-// entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
-void bank_softmax_cpu(Context&, const SoftmaxBlock&, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
-                      float* own_weight, RowStats* stats);
-
-// sums[m] (add: +)= sum over n of weights[m,n] anchors[n];  weights [M, stride], sums [M,D].
-void anchor_sums_cpu(Context&, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums);
-
-// d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
-void finish_gradient_cpu(Context&, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
-                         const float* teacher_unit, const float* norm, float* d_student);
-
-// record <- means of stats [B] and the faults by the norms [2,B] (student, then teacher).
-void reduce_loss_cpu(Context&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record);
 
 }  // namespace lgd

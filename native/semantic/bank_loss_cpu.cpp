@@ -1,9 +1,12 @@
 #include "semantic/bank_loss.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "ops/common_cpu.h"
 #include "ops/vector_cpu.h"
+#include "semantic/kernels.h"
 #include "semantic/matrix_cpu.h"
 
 namespace lgd {
@@ -37,6 +40,16 @@ RowFaults faults_of(int64_t rows, const float* norm) {
   }
   return faults;
 }
+
+// One block of images: their scores become the gradient's weights, in place.
+struct SoftmaxBlock {
+  int64_t rows, dimension;
+  int64_t textual, total;              // columns [0, textual) and [textual, total)
+  int64_t stride;
+  bool textual_part, visual_part;
+  float student_temperature, teacher_temperature;
+  float textual_weight, visual_weight;  // factor of (q - p): scale * w / (B t_S)
+};
 
 // The entry in front of the visual part: the image's own teacher embedding, whose teacher score is 1.
 struct OwnEntry {
@@ -84,28 +97,10 @@ PartResult softmax_part(int64_t n, float* s, float* t, OwnEntry own, const Softm
   return result;
 }
 
-}  // namespace
-
-void normalise_rows_cpu(Context& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
-  device.pool.for_range(rows, row_grain(dimension), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float* row = x + i * dimension;
-      norm[i] = float(std::sqrt(LGD_DISPATCH(dot_product)(dimension, row, row)));
-      if (!std::isfinite(norm[i])) norm[i] = std::nanf("");
-      if (norm[i] > 0) LGD_DISPATCH(scale_row)(dimension, row, 1 / double(norm[i]), unit + i * dimension);
-      else std::fill_n(unit + i * dimension, dimension, 0.0f);
-    }
-  });
-}
-
-void find_faults_cpu(Context&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
-
-void similarities_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
-  multiply_cpu(device.pool, {m, n, dimension}, rows, dimension, anchors, dimension, true, scores, stride);
-}
-
-void bank_softmax_cpu(Context& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
-                      float* own_weight, RowStats* stats) {
+// student, teacher: scores [rows, stride]; student_unit, teacher_unit [rows, D]. Writes weight * (q - p) over the student's scores, the own
+// entry's to own_weight [rows], and stats [rows]. The teacher's scores are destroyed.
+void form_weights(Context& device, const SoftmaxBlock& block, const float* student_unit, const float* teacher_unit, float* student, float* teacher,
+                  float* own_weight, RowStats* stats) {
   device.pool.for_range(block.rows, row_grain(block.total), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float *s = student + i * block.stride, *t = teacher + i * block.stride;
@@ -130,12 +125,9 @@ void bank_softmax_cpu(Context& device, const SoftmaxBlock& block, const float* s
   });
 }
 
-void anchor_sums_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* weights, int64_t stride, const float* anchors, bool add, float* sums) {
-  multiply_cpu(device.pool, {m, dimension, n}, weights, stride, anchors, dimension, false, sums, dimension, add);
-}
-
-void finish_gradient_cpu(Context& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
-                         const float* teacher_unit, const float* norm, float* d_student) {
+// d_student[m] = (g - (g.z) z) / norm[m], g = sums[m] + own_weight[m] u; z, u the unit rows. A row whose norm is 0 or NaN gets zeros.
+void finish_gradient(Context& device, int64_t m, int64_t dimension, const float* sums, const float* own_weight, const float* student_unit,
+                     const float* teacher_unit, const float* norm, float* d_student) {
   device.pool.for_range(m, row_grain(dimension), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * dimension;
@@ -146,7 +138,8 @@ void finish_gradient_cpu(Context& device, int64_t m, int64_t dimension, const fl
   });
 }
 
-void reduce_loss_cpu(Context&, int64_t batch, const RowStats* stats, const float* norms, LossRecord* record) {
+// record <- means of stats [B] and the faults by the norms [2,B] (student, then teacher).
+void reduce_loss(int64_t batch, const RowStats* stats, const float* norms, LossRecord* record) {
   LossRecord sum = {};
   for (int64_t i = 0; i < batch; ++i) {
     sum.loss_visual += stats[i].loss_visual;
@@ -160,6 +153,116 @@ void reduce_loss_cpu(Context&, int64_t batch, const RowStats* stats, const float
   sum.student = faults_of(batch, norms);
   sum.teacher = faults_of(batch, norms + batch);
   *record = sum;
+}
+
+// What one block of images needs, and what outlives the block.
+struct LossMemory {
+  float *units, *scores, *own_weight, *sums, *norms;
+  RowStats* stats;
+
+  LossMemory(Carver& carver, const BankLossShape& shape, int64_t rows, int64_t stride) {
+    units = carver.take<float>(2 * rows * shape.dimension);  // student rows, then teacher rows: one product serves both
+    scores = carver.take<float>(2 * rows * stride);
+    own_weight = carver.take<float>(rows);
+    sums = carver.take<float>(rows * shape.dimension);
+    norms = carver.take<float>(2 * shape.batch);
+    stats = carver.take<RowStats>(shape.batch);
+  }
+};
+
+SoftmaxBlock softmax_block(const BankLossShape& shape, const BankLossSettings& settings, int64_t stride) {
+  const double factor = double(settings.scale) / (double(shape.batch) * settings.student_temperature);
+  SoftmaxBlock block;
+  block.rows = 0;  // of each block
+  block.dimension = shape.dimension;
+  block.textual = shape.textual;
+  block.total = shape.anchors();
+  block.stride = stride;
+  block.textual_part = shape.textual_part;
+  block.visual_part = shape.visual_part;
+  block.student_temperature = settings.student_temperature;
+  block.teacher_temperature = settings.teacher_temperature;
+  block.textual_weight = float(factor * (1 - double(settings.alpha)));
+  block.visual_weight = float(factor * settings.alpha);
+  return block;
+}
+
+// Rows [begin, end) of the anchors, which lie behind each other at `rows`.
+struct AnchorPiece {
+  int64_t begin, end;
+  const float* rows;
+};
+
+// The anchors as few pieces as they lie in: one, unless a caller's arrays lie apart.
+std::vector<AnchorPiece> anchor_pieces(const BankLossShape& shape, const BankLossArrays& arrays) {
+  std::vector<AnchorPiece> pieces;
+  int64_t begin = 0;
+  const auto append = [&](int64_t count, const float* apart) {
+    if (count > 0 && (apart || pieces.empty())) pieces.push_back({begin, begin, apart ? apart : arrays.anchors});
+    if (count > 0) pieces.back().end += count;
+    begin += count;
+  };
+  append(shape.textual, nullptr);
+  append(shape.visual, arrays.visual);
+  append(shape.queue, arrays.queue);
+  return pieces;
+}
+
+}  // namespace
+
+void normalise_rows_cpu(Context& device, int64_t rows, int64_t dimension, const float* x, float* unit, float* norm) {
+  device.pool.for_range(rows, row_grain(dimension), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = x + i * dimension;
+      norm[i] = float(std::sqrt(LGD_DISPATCH(dot_product)(dimension, row, row)));
+      if (!std::isfinite(norm[i])) norm[i] = std::nanf("");
+      if (norm[i] > 0) LGD_DISPATCH(scale_row)(dimension, row, 1 / double(norm[i]), unit + i * dimension);
+      else std::fill_n(unit + i * dimension, dimension, 0.0f);
+    }
+  });
+}
+
+void find_faults_cpu(Context&, int64_t rows, const float* norm, RowFaults* faults) { *faults = faults_of(rows, norm); }
+
+void similarities_cpu(Context& device, int64_t m, int64_t n, int64_t dimension, const float* rows, const float* anchors, float* scores, int64_t stride) {
+  multiply_cpu(device.pool, {m, n, dimension}, rows, dimension, anchors, dimension, true, scores, stride);
+}
+
+void bank_loss_cpu(Context& device, const BankLossShape& shape, const BankLossSettings& settings, const BankLossArrays& arrays) {
+  LGD_CHECK(settings.products == Products::f32, "BAD_OPTION", "the CPU backend forms float32 products; bfloat16 was asked for");
+  const int64_t batch = shape.batch, dimension = shape.dimension, total = shape.anchors();
+  const int64_t stride = score_stride(total);
+  const int64_t rows_at_once = rows_at_a_time(batch, 2 * stride);
+  SoftmaxBlock block = softmax_block(shape, settings, stride);
+  const GradientRange range(shape, block.textual_weight, block.visual_weight);
+  const std::vector<AnchorPiece> pieces = anchor_pieces(shape, arrays);
+
+  const auto memory = carve<LossMemory>(device, shape, rows_at_once, stride);
+  for (int64_t first = 0; first < batch; first += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, batch - first);
+    block.rows = rows;
+    float* student_unit = memory.units;
+    float* teacher_unit = memory.units + rows * dimension;
+    float* student_scores = memory.scores;
+    float* teacher_scores = memory.scores + rows * stride;
+    float* student_norm = memory.norms + first;
+    normalise_rows_cpu(device, rows, dimension, arrays.student + first * dimension, student_unit, student_norm);
+    normalise_rows_cpu(device, rows, dimension, arrays.teacher + first * dimension, teacher_unit, memory.norms + batch + first);
+    for (const auto& [begin, end, anchors] : pieces)
+      similarities_cpu(device, 2 * rows, end - begin, dimension, memory.units, anchors, memory.scores + begin, stride);
+    form_weights(device, block, student_unit, teacher_unit, student_scores, teacher_scores, memory.own_weight, memory.stats + first);
+    bool add = false;
+    for (const auto& [piece_begin, piece_end, anchors] : pieces) {
+      const int64_t begin = std::max(piece_begin, range.begin), end = std::min(piece_end, range.end);
+      if (begin >= end) continue;
+      multiply_cpu(device.pool, {rows, dimension, end - begin}, student_scores + begin, stride, anchors + (begin - piece_begin) * dimension, dimension, false, memory.sums, dimension, add);
+      add = true;
+    }
+    if (!add) std::fill_n(memory.sums, rows * dimension, 0.0f);
+    finish_gradient(device, rows, dimension, memory.sums, memory.own_weight, student_unit, teacher_unit, student_norm, arrays.d_student + first * dimension);
+  }
+  reduce_loss(batch, memory.stats, memory.norms, arrays.record);
+  if (arrays.cleared) *arrays.cleared = {};
 }
 
 }  // namespace lgd

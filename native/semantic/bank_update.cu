@@ -83,11 +83,7 @@ __device__ bool mark_members(const Update& args, int32_t category, uint32_t* bit
 }
 
 __device__ void write_row(const OperandLayout& layout, void* operands, int64_t row, int64_t d, float value) {
-  if (!operands) return;
-  f16* to = static_cast<f16*>(operands) + row * layout.stride() + d;
-  const f16 rounded = __float2half_rn(value);
-  *to = rounded;
-  if (layout.planes == 2) to[layout.plane] = __float2half_rn(value - __half2float(rounded));
+  if (operands) write_operand(layout, static_cast<f16*>(operands) + row * layout.stride() + d, value);
 }
 
 __device__ void enqueue_row(const Update& args, int64_t image) {
@@ -233,12 +229,9 @@ void bank_update_cuda(Context& device, int64_t dimension, int64_t categories, fl
   const size_t members = size_t((rows + 31) / 32) * sizeof(uint32_t), most = device.card.block_shared_bytes - (size_t(4) << 10);
   LGD_CHECK(members <= most, "BAD_SHAPE", "a bank update of ", rows, " images. Allowed on this GPU: ", most * 8, ". Use a smaller batch, or accumulate fewer");
   const int64_t stride = score_stride(categories);
-  const int64_t rows_at_once = std::clamp<int64_t>(score_budget() / (std::max<int64_t>(stride, 1) * int64_t(sizeof(float))), 1, rows);
+  const int64_t rows_at_once = rows_at_a_time(rows, stride);
   const int64_t score_values = known.unit || !targets.textual ? 0 : rows_at_once * stride;
-  Carver sizes(nullptr);
-  UpdateMemory(sizes, known, assignment, rows, dimension, score_values);
-  Carver carver(device.scratch(sizes.used()));
-  const UpdateMemory memory(carver, known, assignment, rows, dimension, score_values);
+  const auto memory = carve<UpdateMemory>(device, known, assignment != nullptr, rows, dimension, score_values);
 
   Update update = {rows, dimension, momentum, known.unit, known.norm, targets.textual ? known.assignment : nullptr, targets,
                    targets.textual ? categories : 0, 0, 0, record};

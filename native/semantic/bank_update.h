@@ -10,21 +10,6 @@
 
 namespace lgd {
 
-// nearest[m] = argmax_n scores[m,n], the lowest n among equals.
-void nearest_anchor_cpu(Context&, int64_t m, int64_t n, const float* scores, int64_t stride, int32_t* nearest);
-
-// The update above; unit [rows,D], assignment [rows], visual [K,D], seen [K]. `links` [2 rows] is working memory.
-// Leaves the bank alone when record->teacher names a fault; fills the two counts either way.
-struct AggregateShape {
-  int64_t rows, dimension, categories;
-  float momentum;
-};
-void aggregate_cpu(Context&, const AggregateShape&, const float* unit, const int32_t* assignment, int32_t* links, float* visual, uint8_t* seen, UpdateRecord* record);
-
-// First in, first out: row i of `unit` goes to slot (position + i) mod size; of more rows than slots only the last `size` stay.
-// Leaves the queue alone when `faults` names one.
-void enqueue_cpu(Context&, int64_t rows, int64_t dimension, const float* unit, int64_t position, int64_t size, float* queue, const RowFaults* faults);
-
 // What an update reads and changes, all in device memory.
 struct BankTargets {
   const float* textual = nullptr;  // [K,D]; null: there are no banks
@@ -40,7 +25,7 @@ struct TeacherBatch {
   const float* embeddings;  // [rows,D], raw
   int64_t rows;
 };
-// What run_bank_loss left of all batches, one behind the other; see BankLossArrays.
+// What a loss left of all batches, one behind the other; see BankLossArrays.
 struct KnownTeachers {
   const float *unit = nullptr, *norm = nullptr;  // null: nothing is known
   const int32_t* assignment = nullptr;
@@ -50,8 +35,6 @@ struct KnownTeachers {
 // Categories that are not known come from float32 products, whatever the loss uses; known ones from the loss's scores: with float16
 // products an image may then go to the second of two categories whose scores are nearer than the rounding (operand_layout()).
 // Enqueues and returns; takes the device's scratch memory.
-void run_bank_update(Context& device, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>& batches,
-                     const BankTargets& targets, const KnownTeachers& known, int32_t* assignment, UpdateRecord* record);
 void bank_update_cpu(Context&, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>&, const BankTargets&,
                      const KnownTeachers&, int32_t* assignment, UpdateRecord*);
 void bank_update_cuda(Context&, int64_t dimension, int64_t categories, float momentum, const std::vector<TeacherBatch>&, const BankTargets&,

@@ -1,4 +1,5 @@
-// Reductions over one block, in a fixed order; every thread calls them and gets the result.
+// What the kernels of the semantic operations share: reductions over one block, in a fixed order, which every thread calls and gets the result of; and how rows are
+// judged and written.
 #pragma once
 #include "core/cuda_device.cuh"
 #include "semantic/bank_loss.h"
@@ -99,6 +100,14 @@ __device__ __forceinline__ Candidate thread_first(int64_t n, const float* row) {
   });
   return mine;
 }
+
+// A value of a row of operands, at its place in the first plane; for float32 there is no other.
+__device__ __forceinline__ void write_operand(const OperandLayout& layout, f16* at, float value) {
+  const f16 rounded = __float2half_rn(value);
+  *at = rounded;
+  if (layout.planes == 2) at[layout.plane] = __float2half_rn(value - __half2float(rounded));
+}
+__device__ __forceinline__ void write_operand(const OperandLayout&, float* at, float value) { *at = value; }
 
 // A norm as it is kept: NaN where the row is not finite.
 __device__ __forceinline__ float length_of(double squares) {

@@ -47,16 +47,13 @@ void run_classifier(Context& device, const ClassifierArguments& arguments) {
   const int64_t dimension = arguments.features->shape[1], outputs = arguments.weights->shape[0], total = int64_t(arguments.labels.size());
   const int64_t classes = outputs / arguments.heads, stride = score_stride(outputs);
   const bool picked = !arguments.rows.empty(), trained = arguments.d_weights != nullptr;
-  const int64_t most = std::clamp<int64_t>(score_budget() / ((2 * stride + dimension) * int64_t(sizeof(float))), 1, total);
+  const int64_t most = rows_at_a_time(total, 2 * stride + dimension);
   // One list, so that one transfer serves both.
   std::vector<int32_t> lists = arguments.labels;
   lists.insert(lists.end(), arguments.rows.begin(), arguments.rows.end());
   const int32_t* labels = on_device(device, lists);
 
-  Carver sizes(nullptr);
-  ClassifierMemory(sizes, arguments, most, dimension, outputs);
-  Carver carver(device.scratch(sizes.used()));
-  const ClassifierMemory memory(carver, arguments, most, dimension, outputs);
+  const auto memory = carve<ClassifierMemory>(device, arguments, most, dimension, outputs);
   for (int64_t first = 0; first < total; first += most) {
     const int64_t count = std::min(most, total - first);
     const float* x = arguments.features->f32() + first * dimension;

@@ -1,7 +1,7 @@
 // Softmax regression on CUDA: one block a row and classifier for the softmax, the float32 tiles of products_f32.cu for the products.
 #include "semantic/block_reduce.cuh"
 #include "semantic/classifier.h"
-#include "semantic/products.cuh"
+#include "semantic/products_f32.cuh"
 
 namespace lgd {
 
@@ -72,8 +72,8 @@ void gather_rows_cuda(Context& device, int64_t count, int64_t dimension, const f
 
 void weighted_sums_cuda(Context& device, const WeightedSums& work) {
   float* out = work.add ? work.product : work.sums;
-  const int64_t whole = (work.n + 15) / 16 * 16, values = work.m * work.dimension;
-  const products::Problem problem = {products::operand(work.weights, work.stride), products::operand(work.x, work.dimension), work.m, work.dimension, work.n, whole, out, work.dimension, 0};
+  const int64_t values = work.m * work.dimension;
+  const products::Problem problem = {products::operand(work.weights, work.stride), products::operand(work.x, work.dimension), work.m, work.dimension, work.n, out, work.dimension};
   products::multiply_f32(device, problem, 1, false);
   if (work.add) LGD_LAUNCH(device, add_kernel, unsigned((values + reduce_threads - 1) / reduce_threads), reduce_threads, 0, values, out, work.sums);
   LGD_LAUNCH(device, totals_kernel, unsigned(work.m), reduce_threads, 0, work);

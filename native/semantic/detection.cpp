@@ -10,13 +10,20 @@ namespace lgd {
 namespace {
 
 // Labels and boxes where the device's kernels can read them, until the end of the step: one transfer.
-const void* on_device(Context& device, const std::vector<int32_t>& labels, const std::vector<float>& boxes, std::vector<char>& host) {
+void place_targets(Context& device, const DetectionArguments& arguments, DetectionLoss& work) {
+  const std::vector<int32_t>& labels = arguments.labels;
+  const std::vector<float>& boxes = arguments.boxes;
+  if (device.kind == DeviceKind::cpu) {
+    work.labels = labels.data();
+    work.boxes = boxes.data();
+    return;
+  }
   const size_t label_bytes = labels.size() * sizeof(int32_t), bytes = label_bytes + boxes.size() * sizeof(float);
-  if (device.kind == DeviceKind::cpu) host.resize(bytes);
-  char* to = device.kind == DeviceKind::cpu ? host.data() : static_cast<char*>(device.stage(bytes));
+  char* to = static_cast<char*>(device.stage(bytes));
   std::memcpy(to, labels.data(), label_bytes);
   std::memcpy(to + label_bytes, boxes.data(), boxes.size() * sizeof(float));
-  return device.kind == DeviceKind::cpu ? to : device.send(bytes);
+  work.labels = static_cast<const int32_t*>(device.send(bytes));
+  work.boxes = reinterpret_cast<const float*>(work.labels + labels.size());
 }
 
 }  // namespace
@@ -54,10 +61,7 @@ void detection_loss(DetectionArguments arguments) {
   work.centre_scale = arguments.centre_scale;
   const DevicePtr device = output->device;
   device->submit("detection.loss", [device, work, arguments = std::move(arguments)]() mutable {
-    std::vector<char> host;
-    const void* targets = on_device(*device, arguments.labels, arguments.boxes, host);
-    work.labels = static_cast<const int32_t*>(targets);
-    work.boxes = reinterpret_cast<const float*>(work.labels + work.locations);
+    place_targets(*device, arguments, work);
     work.output = arguments.output->f32();
     work.d_output = arguments.d_output ? arguments.d_output->f32() : nullptr;
     work.results = arguments.results->f32();

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(warps * 32) detection_loss_kernel(const __grid
     sum += focal.loss;
     if (work.d_output) work.d_output[scores + k] = focal.slope * work.class_scale;
   }
-  for (int mask = 16; mask > 0; mask /= 2) sum += shfl_xor(sum, mask);
+  sum = sum_of_warp(sum);
   if (lane != 0) return;
   float result[3] = {sum, 0, 0};
   box_terms(work, location, label, work.output + boxes, work.d_output ? work.d_output + boxes : nullptr, result);

@@ -34,6 +34,9 @@ const SemanticKernels& semantic_kernels(const Context& device);
 // Scores are formed for as many rows at a time as fit this: `usual` bytes, or what LGDISTILL_SCORE_BYTES says (for tests: they come to their limits sooner).
 int64_t score_budget(int64_t usual = int64_t(256) << 20);
 
+// How many of `rows` rows are taken at a time, with so many floats of scores each.
+int64_t rows_at_a_time(int64_t rows, int64_t floats_a_row);
+
 // Floats from one row of scores to the next, so that rows start on 16 bytes.
 inline int64_t score_stride(int64_t columns) { return (columns + 3) / 4 * 4; }
 
@@ -53,5 +56,14 @@ class Carver {
   char* base_;
   size_t used_ = 0;
 };
+
+// Scratch memory laid out by Memory's constructor, which takes it from a Carver.
+template <class Memory, class... Arguments>
+Memory carve(Context& device, const Arguments&... arguments) {
+  Carver sizes(nullptr);
+  Memory(sizes, arguments...);
+  Carver carver(device.scratch(sizes.used()));
+  return Memory(carver, arguments...);
+}
 
 }  // namespace lgd

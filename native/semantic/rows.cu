@@ -11,12 +11,6 @@ __device__ double factor_of(float length) { return length > 0 ? 1 / double(lengt
 // A value of the unit row; 0 of a row without a direction, whose values may be anything.
 __device__ float unit_of(float value, double factor) { return factor > 0 ? float(value * factor) : 0.f; }
 
-__device__ void write_operand(const OperandLayout& layout, f16* row, int d, float value) {
-  const f16 rounded = __float2half_rn(value);
-  row[d] = rounded;
-  if (layout.planes == 2) row[layout.plane + d] = __float2half_rn(value - __half2float(rounded));
-}
-
 // One block a row. Sums in double: |x| must be right to float32's last bit, since t_T = 0.01 multiplies its error by 100.
 // x and unit may be the same memory: a thread reads what it then writes.
 __global__ void normalise_kernel(int64_t dimension, const float* x, float* unit, float* norm) {
@@ -32,10 +26,7 @@ __global__ void normalise_kernel(int64_t dimension, const float* x, float* unit,
   if (threadIdx.x == 0) norm[blockIdx.x] = length;
 }
 
-__device__ void write_operand(const OperandLayout&, float* row, int d, float value) { row[d] = value; }
-
-// One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills for more. For float32 the layout is
-// one plane of D values.
+// One block an image, so that the few images of a batch fill the chip; four a multiprocessor, as the compiler spills for more.
 template <class T>
 __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(const __grid_constant__ loss_cuda::Pairs pairs, OperandLayout layout, T* rows) {
   wait_for_inputs();
@@ -57,8 +48,8 @@ __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(cons
 #pragma unroll 4
   for (int d = threadIdx.x; d < layout.plane; d += reduce_threads) {
     const float x = d < dimension ? unit_of(student[d], factors[0]) : 0.f, y = d < dimension ? unit_of(teacher[d], factors[1]) : 0.f;
-    write_operand(layout, student_row, d, x);
-    write_operand(layout, teacher_row, d, y);
+    write_operand(layout, student_row + d, x);
+    write_operand(layout, teacher_row + d, y);
     if (d < dimension) pairs.teacher_unit[at + d] = y;
   }
   if (threadIdx.x != 0) return;
@@ -70,7 +61,7 @@ __global__ void __launch_bounds__(reduce_threads, 4) normalise_pairs_kernel(cons
 __global__ void operands_kernel(int dimension, OperandLayout layout, const float* values, f16* operands) {
   wait_for_inputs();
   for (int d = threadIdx.x; d < layout.plane; d += reduce_threads)
-    write_operand(layout, operands + blockIdx.x * layout.stride(), d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
+    write_operand(layout, operands + blockIdx.x * layout.stride() + d, d < dimension ? values[int64_t(blockIdx.x) * dimension + d] : 0.f);
 }
 
 __global__ void find_faults_kernel(int64_t rows, const float* norm, RowFaults* faults) {

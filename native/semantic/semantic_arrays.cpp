@@ -133,7 +133,7 @@ BankLossResult bank_loss(const DevicePtr& device, const BankLossArguments& argum
   }
   arrays.d_student = gradient.data();
   arrays.record = record.as<LossRecord>();
-  run_bank_loss(*device, shape, settings, arrays);
+  semantic_kernels(*device).bank_loss(*device, shape, settings, arrays);
 
   gradient.collect();
   const LossRecord found = download<LossRecord>(device, record, 1)[0];
@@ -200,7 +200,7 @@ void bank_update(const DevicePtr& device, const BankUpdateArguments& arguments) 
   targets.textual = textual.data();
   targets.visual = visual.data();
   targets.seen = seen.data();
-  run_bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.data(), record.as<UpdateRecord>());
+  semantic_kernels(*device).bank_update(*device, dimension, categories, arguments.momentum, {{teacher.data(), rows}}, targets, {}, assignment.data(), record.as<UpdateRecord>());
   throw_faults("teacher", download<UpdateRecord>(device, record, 1)[0].teacher);
   visual.collect();
   seen.collect();
@@ -235,7 +235,7 @@ void top_similar(const DevicePtr& device, std::span<const float> queries, std::s
   const Buffer query_units = unit_rows(device, "query", queries, dimension), bank_units = unit_rows(device, "bank", bank, dimension);
   const Buffer top_indices(device, size_t(rows) * k * sizeof(int32_t)), top_scores(device, size_t(rows) * k * sizeof(float));
   const int64_t stride = score_stride(candidates);
-  const int64_t rows_at_once = std::clamp<int64_t>(score_budget() / (stride * int64_t(sizeof(float))), 1, rows);
+  const int64_t rows_at_once = rows_at_a_time(rows, stride);
   float* block = static_cast<float*>(device->scratch(size_t(rows_at_once * stride) * sizeof(float)));
   for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
     const int64_t count = std::min(rows_at_once, rows - begin);

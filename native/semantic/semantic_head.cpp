@@ -251,7 +251,7 @@ void bank_loss(const SemanticHeadPtr& head, const TensorPtr& student, const Tens
       arrays.assignment = rows.assignment;
     }
     const bool alone = options.feature && options.categories == 0;  // the rest of its records stays as it was made: zeros
-    if (!alone) run_bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
+    if (!alone) semantic_kernels(*head->device).bank_loss(*head->device, shape, settings, arrays);  // of feature regression: how often both agree, and the teacher's rows
     if (options.feature) run_feature_loss(*head->device, shape.batch, shape.dimension, scale, arrays);
     head->records.publish(slot);
   });
@@ -284,8 +284,8 @@ void bank_update(const SemanticHeadPtr& head, const std::vector<TensorPtr>& teac
     }
     targets.layout = head->layout;
     if (!targets.textual && !targets.queue) return;  // feature regression without names keeps nothing
-    run_bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets, head->teachers.known(teacher_batches), nullptr,
-                    &head->records.at(slot)->update);
+    semantic_kernels(*head->device).bank_update(*head->device, options.dimension, options.categories, options.momentum, batches, targets,
+                                                head->teachers.known(teacher_batches), nullptr, &head->records.at(slot)->update);
     head->teachers.clear();
     if (head->has_queue()) {
       head->device->undo_if_dropped([head, position = head->queue_position, filled = head->queue_filled] {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "ops/warpgroups.h"
 #include "progress.h"
 #include "run.h"
 
@@ -383,7 +382,7 @@ int main(int argc, char** argv) {
   fused_depthwise();
   fused_norms();
   transformers();
-  std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", progress.checks, progress.failures, use_warpgroups(*gpu) ? "warpgroups" : "warps");
+  std::printf("cuda operations: %d checks, %d failed; dense products by %s\n", progress.checks, progress.failures, gpu->warpgroups ? "warpgroups" : "warps");
   cpu.reset();  // not after main(), while the CUDA runtime unloads
   gpu.reset();
   return progress.failures ? 1 : 0;

@@ -1,10 +1,8 @@
-// Whether dense products of bfloat16 are formed by warpgroups (core/cuda_warpgroup.cuh), and a trial of those.
+// A trial of dense products by warpgroups (core/cuda_warpgroup.cuh).
 #pragma once
 #include "ops/context.h"
 
 namespace lgd {
-
-inline bool use_warpgroups(const Context& ctx) { return ctx.warpgroups; }
 
 // Forms products by warps and twice by warpgroups, in every tile of theirs, with operands of either order, stored, made on the way and gathered. Returns the largest
 // |by warpgroups - by warps| / |by warps|, as norms of whole results: both round alike, so more than a rounding of bfloat16 (2^-8) is a fault.
