@@ -171,7 +171,7 @@ if (options.help) {
   } catch (error) {
     if (signal.aborted) process.exitCode = 130;
     else {
-      console.error((process.env.LGDISTILL_DEBUG ?? '0') !== '0' ? error : `error ${error.code ?? ''}\n  ${error.message}`);
+      console.error(!['', '0'].includes(process.env.LGDISTILL_DEBUG ?? '') ? error : `error ${error.code ?? ''}\n  ${error.message}`);
       process.exitCode = 1;
     }
   }
