@@ -6,7 +6,10 @@ namespace {
 
 template <Act act>
 void act_forward_of(int64_t count, const float* x, float* y) {
-  LGD_FOR_VECTORS(i, width, count) store_some(y + i, act_value<act>(load_some(x + i, width)), width);
+  LGD_FOR_VECTORS(i, width, count) {
+    if (width == lanes) store(y + i, act_value<act>(load(x + i)));
+    else store_n(y + i, act_value<act>(load_n(x + i, width)), width);
+  }
 }
 
 void act_forward_range(Act act, int64_t count, const float* x, float* y) {
@@ -16,8 +19,13 @@ void act_forward_range(Act act, int64_t count, const float* x, float* y) {
 template <Act act>
 void act_backward_of(int64_t count, const float* x, const float* dy, float* dx, bool accumulate) {
   LGD_FOR_VECTORS(i, width, count) {
-    const Vec g = act_gradient<act>(load_some(x + i, width), load_some(dy + i, width));
-    store_some(dx + i, accumulate ? load_some(dx + i, width) + g : g, width);
+    if (width == lanes) {
+      const Vec g = act_gradient<act>(load(x + i), load(dy + i));
+      store(dx + i, accumulate ? load(dx + i) + g : g);
+    } else {
+      const Vec g = act_gradient<act>(load_n(x + i, width), load_n(dy + i, width));
+      store_n(dx + i, accumulate ? load_n(dx + i, width) + g : g, width);
+    }
   }
 }
 
@@ -34,8 +42,13 @@ void add_range(int64_t count, const float* a, const float* b, float* y) {
 void channel_scale_image(int64_t pixels, int channels, const float* x, const float* s, float* y, bool accumulate) {
   for (int64_t p = 0; p < pixels; ++p, x += channels, y += channels) {
     LGD_FOR_VECTORS(c, width, channels) {
-      const Vec v = load_some(x + c, width) * load_some(s + c, width);
-      store_some(y + c, accumulate ? load_some(y + c, width) + v : v, width);
+      if (width == lanes) {
+        const Vec v = load(x + c) * load(s + c);
+        store(y + c, accumulate ? load(y + c) + v : v);
+      } else {
+        const Vec v = load_n(x + c, width) * load_n(s + c, width);
+        store_n(y + c, accumulate ? load_n(y + c, width) + v : v, width);
+      }
     }
   }
 }
@@ -46,7 +59,7 @@ void channel_scale_sum(int64_t pixels, int channels, const float* x, const float
     Vec sum[4] = {};
     for (int64_t p = 0; p < pixels; ++p) {
       const int64_t at = p * channels + c;
-      sum[p & 3] += load_some(x + at, width) * load_some(dy + at, width);
+      sum[p & 3] += width == lanes ? load(x + at) * load(dy + at) : load_n(x + at, width) * load_n(dy + at, width);
     }
     store_n(ds + c, (sum[0] + sum[1]) + (sum[2] + sum[3]), width);
   }

@@ -4,6 +4,12 @@
 namespace lgd::LGD_ISA {
 namespace {
 
+static inline float sum_of(Vec v) {
+  float sum = 0;
+  for (int i = 0; i < lanes; ++i) sum += v[i];
+  return sum;
+}
+
 void layer_norm_rows(const LayerNormShape& s, int64_t rows, const float* x, const float* weight, const float* bias, float* y) {
   const int64_t whole = s.channels / lanes * lanes;
   for (int64_t row = 0; row < rows; ++row, x += s.channels, y += s.channels) {

@@ -127,8 +127,12 @@ void norm_sums_rest(Act act, int64_t count, const NormGradient& in, float* sum_g
 
 template <Act act>
 static inline __attribute__((always_inline)) void norm_gradient_store(const NormGradient& in, const NormGradientOut& out, int64_t at, int64_t c, int64_t width) {
-  auto get = [&](const float* p) { return load_some(p + at, width); };
-  auto put = [&](float* p, Vec v, bool accumulate) { store_some(p + at, accumulate ? v + get(p) : v, width); };
+  auto get = [&](const float* p) { return width == lanes ? load(p + at) : load_n(p + at, width); };
+  auto put = [&](float* p, Vec v, bool accumulate) {
+    if (accumulate) v += get(p);
+    if (width == lanes) store(p + at, v);
+    else store_n(p + at, v, width);
+  };
   const Vec x = get(in.x);
   const Vec g = norm_gradient<act>(in, x, get(in.dy), in.residual ? get(in.residual) : Vec{}, c);
   put(out.dx, load(in.scale + c) * g + (load(out.slope + c) * (x - load(in.mean + c)) + load(out.offset + c)), out.accumulate_dx);

@@ -61,7 +61,10 @@ static inline const float* patch_pixel(const Patches& p, const RowWalk& at, int 
 }
 
 static inline void copy_floats(const float* from, int64_t count, float* to) {
-  LGD_FOR_VECTORS(i, width, count) store_some(to + i, load_some(from + i, width), width);
+  LGD_FOR_VECTORS(i, width, count) {
+    if (width == lanes) store(to + i, load(from + i));
+    else store_n(to + i, load_n(from + i, width), width);
+  }
 }
 
 // One patch, side by side: out[taps * depth]. Taps that are neighbours in a row of the image are copied at once.

@@ -27,12 +27,14 @@ void max_pool_image(const PoolShape& s, const float* x, float* y) {
     for (int ox = 0; ox < s.ow; ++ox, y += s.c) {
       const Window window(s, oy, ox);
       LGD_FOR_VECTORS(c, width, s.c) {
+        const bool whole = width == lanes;
         Vec best = Vec{} - __builtin_inff();
         for (int i = 0; i < window.count; ++i) {
-          const Vec value = load_some(x + window.at[i] + c, width);
+          const Vec value = whole ? load(x + window.at[i] + c) : load_n(x + window.at[i] + c, width);
           best = wins(value, best) ? value : best;
         }
-        store_some(y + c, best, width);
+        if (whole) store(y + c, best);
+        else store_n(y + c, best, width);
       }
     }
   }
@@ -43,7 +45,8 @@ void max_pool_gradient_image(const PoolShape& s, const float* x, const float* dy
     for (int ox = 0; ox < s.ow; ++ox, dy += s.c) {
       const Window window(s, oy, ox);
       LGD_FOR_VECTORS(c, width, s.c) {
-        auto get = [&](const float* p) { return load_some(p + c, width); };
+        const bool whole = width == lanes;
+        auto get = [&](const float* p) { return whole ? load(p + c) : load_n(p + c, width); };
         Vec best = get(x + window.at[0]);
         VecI winner = {};
         for (int i = 1; i < window.count; ++i) {
@@ -55,7 +58,9 @@ void max_pool_gradient_image(const PoolShape& s, const float* x, const float* dy
         const Vec gradient = get(dy);
         for (int i = 0; i < window.count; ++i) {
           float* at = dx + window.at[i];
-          store_some(at + c, get(at) + (winner == i ? gradient : Vec{}), width);
+          const Vec sum = get(at) + (winner == i ? gradient : Vec{});
+          if (whole) store(at + c, sum);
+          else store_n(at + c, sum, width);
         }
       }
     }

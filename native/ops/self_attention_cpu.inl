@@ -36,7 +36,9 @@ static float soften(float* score, int64_t last, int64_t end) {
     sums += weight;
   }
   for (int64_t t = last; t < end; ++t) score[t] = 0;
-  return sum_of(sums);
+  float sum = 0;
+  for (int i = 0; i < lanes; ++i) sum += sums[i];
+  return sum;
 }
 
 template <int V>

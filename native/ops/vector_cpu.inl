@@ -33,19 +33,6 @@ LGD_INLINE void store_n(float* p, Vec v, int n) {
 }
 #endif
 
-// The same for a width that is mostly whole: LGD_FOR_VECTORS gives such.
-LGD_INLINE Vec load_some(const float* p, int64_t width) { return width == lanes ? load(p) : load_n(p, int(width)); }
-LGD_INLINE void store_some(float* p, Vec v, int64_t width) {
-  if (width == lanes) store(p, v);
-  else store_n(p, v, int(width));
-}
-
-LGD_INLINE float sum_of(Vec v) {
-  float sum = 0;
-  for (int i = 0; i < lanes; ++i) sum += v[i];
-  return sum;
-}
-
 // body(i, width) over [0, count): whole vectors, then one of width < lanes.
 #define LGD_FOR_VECTORS(i, width, count) \
   for (int64_t i = 0, width = 0; width = (count) - i < lanes ? (count) - i : lanes, i < (count); i += lanes)

@@ -12,6 +12,7 @@ static inline __attribute__((always_inline)) double sum_of(const VecD& v) {
   for (int i = 0; i < lanes; ++i) sum += v[i];
   return sum;
 }
+static inline __attribute__((always_inline)) Vec load_some(const float* p, int64_t width) { return width == lanes ? load(p) : load_n(p, int(width)); }
 
 double dot_product(int64_t n, const float* a, const float* b) {
   VecD sum = {};
@@ -22,7 +23,9 @@ double dot_product(int64_t n, const float* a, const float* b) {
 // y = x * factor; in double, since 1 / |x| may be outside float's range.
 void scale_row(int64_t n, const float* x, double factor, float* y) {
   LGD_FOR_VECTORS(i, width, n) {
-    store_some(y + i, __builtin_convertvector(widen(load_some(x + i, width)) * factor, Vec), width);
+    const Vec value = __builtin_convertvector(widen(load_some(x + i, width)) * factor, Vec);
+    if (width == lanes) store(y + i, value);
+    else store_n(y + i, value, int(width));
   }
 }
 
@@ -95,7 +98,9 @@ void difference_row(int64_t n, float* s, const float* t, float s_factor, float t
   LGD_FOR_VECTORS(i, width, n) {
     const Vec es = load_some(s + i, width), et = load_some(t + i, width);
     const VecI peak = (es == splat(1.0f)) & (et == splat(1.0f));
-    store_some(s + i, peak ? splat(both) : es * s_factor - et * t_factor, width);
+    const Vec value = peak ? splat(both) : es * s_factor - et * t_factor;
+    if (width == lanes) store(s + i, value);
+    else store_n(s + i, value, int(width));
   }
 }
 
@@ -105,12 +110,15 @@ void gradient_row(int64_t n, const float* sums, float own, const float* z, const
   LGD_FOR_VECTORS(i, width, n) {
     const Vec g = load_some(u + i, width) * own + load_some(sums + i, width);
     projection += widen(g) * widen(load_some(z + i, width));
-    store_some(d + i, g, width);
+    if (width == lanes) store(d + i, g);
+    else store_n(d + i, g, int(width));
   }
   const double along = sum_of(projection), factor = 1 / norm;
   LGD_FOR_VECTORS(i, width, n) {
     const VecD g = widen(load_some(d + i, width)), unit = widen(load_some(z + i, width));
-    store_some(d + i, __builtin_convertvector((g - unit * along) * factor, Vec), width);
+    const Vec value = __builtin_convertvector((g - unit * along) * factor, Vec);
+    if (width == lanes) store(d + i, value);
+    else store_n(d + i, value, int(width));
   }
 }
 
