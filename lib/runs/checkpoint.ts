@@ -13,6 +13,7 @@ import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';
 import { uniqueMark } from '../files/temporary-name.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -100,11 +101,13 @@ export class CheckpointStore {
     }
   }
 
-  /** The same of the student's graph: undefined also where its name tells it. */
+  /** The same of the student's graph: undefined also where its name tells it, as a file's header says, and its weights are read by {@link read} alone. */
   static async graphOf(runFolder: string, which: string): Promise<GraphSpec | undefined> {
     try {
       const store = new CheckpointStore(join(runFolder, 'checkpoints'));
-      return (await readStudent(join(await store.#locate(which), studentFile))).info.graph;
+      const file = join(await store.#locate(which), studentFile);
+      await using reader = await SafetensorsReader.open([file]);
+      return reader.metadata['graph'] === undefined ? undefined : (await readStudent(file)).info.graph;
     } catch {
       return undefined;
     }

@@ -77,7 +77,7 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
         mend: "Give the text tower of the teacher's model (textEncoder), its ONNX export (onnx/text_model.onnx), or a bank built from embeddings",
       });
     }
-    const tokenizer = await TextTokenizer.load(model.folder, tower);
+    const tokenizer = await TextTokenizer.load(model.folder, { siglip: tower.siglip });
     const graph = tower.graph(tokenizer.endId);
     const weights = await readWeights(reader, graph, tower.naming, files.join(', '), options.signal);
     const { device: given = 'auto', batchSize: batch = 32, precision = 'float32' } = options;

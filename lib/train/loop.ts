@@ -17,7 +17,7 @@ import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './i
 import { RateMeter } from './rate.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
-import { describeWait, tellingOfWaits, type Awaited } from './stall.js';
+import { describeWait, tellingOfWaits, type WaitedFor } from './stall.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
@@ -310,7 +310,7 @@ export class TrainingLoop {
   }
 
   /** What the promise gives, with a word on long waits. @param step the one that waits, counted from 0 */
-  async *#patiently<Value>(promise: Promise<Value>, what: Awaited, step: number): AsyncGenerator<WaitingEvent, Value, undefined> {
+  async *#patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number): AsyncGenerator<WaitingEvent, Value, undefined> {
     const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes);
     for (;;) {
       const { done, value } = await waits.next();

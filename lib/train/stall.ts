@@ -1,11 +1,11 @@
 /** Waits that last far longer than a step: a file system that hangs, a server that does not answer, a GPU that stopped. They must not look like training. */
 
 /** What a step waits for: its images, a teacher outside the device, or the device. */
-export type Awaited = 'images' | 'teacher' | 'device';
+export type WaitedFor = 'images' | 'teacher' | 'device';
 
 /** A wait that goes on. */
 export interface Wait {
-  for: Awaited;
+  for: WaitedFor;
   /** So far. */
   seconds: number;
 }
@@ -15,7 +15,7 @@ export interface Wait {
  * @param minutes 0 tells of none
  * @returns what the promise gives, or throws what it is rejected with
  */
-export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: Awaited, minutes: number): AsyncGenerator<Wait, Value, undefined> {
+export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: WaitedFor, minutes: number): AsyncGenerator<Wait, Value, undefined> {
   if (minutes === 0) return promise;
   const settled = promise.then(() => true, () => true);
   const from = performance.now();
@@ -31,7 +31,7 @@ export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: Awai
   }
 }
 
-const questions: Record<Awaited, string> = {
+const questions: Record<WaitedFor, string> = {
   images: 'do the disk and the server of the images answer?',
   teacher: 'does the teacher answer?',
   device: 'does the device still work (nvidia-smi)?',
