@@ -1,21 +1,18 @@
 // The kernels' PTX in a folder, for LGDISTILL_EMULATION_PTX (test/native/emulation/ptx/run.h): compiled again where a source changed.
 //   node scripts/kernels/ptx.mjs [--arch 80]      prints the folder; half a minute of two cores; needs nvcc
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
-import { kernelSources } from '../sources.mjs';
+import { cudaTool, kernelSources } from '../sources.mjs';
 import { readPtxas } from './report.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 /** nvcc's flags for device code as the addon has it; lines of the source are for reports and change no instruction. */
 const ptxFlags = (virtual) => ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-lineinfo', '-Inative', '-ptx', `-arch=compute_${virtual}`];
-
-/** The path of a tool of CUDA's, or undefined. */
-export const cudaTool = (name) => [name, `/usr/local/cuda/bin/${name}`].find((path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0);
 
 // Newer than every file that nvcc read?
 function isFresh(path) {
