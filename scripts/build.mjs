@@ -117,6 +117,7 @@ const compiler = process.env.CXX ?? 'g++';
 // Compiles and links with the plain compiler, as many files at a time as there are cores; files are compiled again when they or the flags changed.
 // `targets`: what to link, { file, sources, shared }; no file: compile only; a source that ends in .o is taken as it is. Returns the objects' paths.
 async function compile(folder, targets, flags) {
+  if (!has(compiler)) fail(`the C++ compiler ${compiler} is not there: install it, or name another (CXX)`);
   const out = join(root, folder, 'Release');
   mkdirSync(out, { recursive: true });
   const unlock = await lock(join(root, folder, 'lock'));

@@ -1,6 +1,6 @@
 // The kernels' PTX in a folder, for LGDISTILL_EMULATION_PTX (test/native/emulation/ptx/run.h): compiled again where a source changed.
 //   node scripts/kernels/ptx.mjs [--arch 80]      prints the folder; half a minute of two cores; needs nvcc
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -25,12 +25,12 @@ function isFresh(path) {
 /** Where the PTX of an architecture lies. */
 export const folderOf = (virtual) => join(root, 'build-emulated', 'ptx', virtual);
 
-// Empty where it was made with other flags, and without files of sources that are no more.
+// Empty where it was made with other flags or by another nvcc, and without files of sources that are no more.
 const prepared = new Set();
 function prepare(folder, flags) {
   if (prepared.has(folder)) return;
   mkdirSync(folder, { recursive: true });
-  const [note, command] = [join(folder, 'flags'), flags.join('\n')];
+  const [note, command] = [join(folder, 'flags'), [...flags, spawnSync(cudaTool('nvcc') ?? 'nvcc', ['--version'], { encoding: 'utf8' }).stdout].join('\n')];
   const same = existsSync(note) && readFileSync(note, 'utf8') === command;
   const wanted = new Set(same ? kernelSources().flatMap((source) => [fileOf(source), `${fileOf(source)}.d`]) : []);
   for (const name of readdirSync(folder)) if (name !== 'flags' && !name.startsWith('registers-') && !wanted.has(name)) rmSync(join(folder, name));

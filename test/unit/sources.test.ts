@@ -70,6 +70,12 @@ describe('an nvcc that builds nothing', () => {
   });
 });
 
+test('a C++ compiler that is not there is named', () => {
+  const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs', '--only', 'native', '--with', 'plain'], { encoding: 'utf8', env: { ...process.env, CXX: 'nowhere++' } });
+  expect(stderr).toBe('the C++ compiler nowhere++ is not there: install it, or name another (CXX)\n');
+  expect(status).toBe(1);
+});
+
 test('a folder that was built for something else is configured anew', () => {
   const out = join(folder, 'built');
   // Notes its arguments, and whether it finds what it kept; does what cmake-js looks for.
