@@ -77,7 +77,7 @@ function findNvcc() {
   const version = run(nvcc, ['--version'], { quiet: true });
   const release = /release (\d+\.\d+)/u.exec(version)?.[1] ?? version;
   if (Number.parseFloat(release) < 12) fail(`CUDA ${release} (${nvcc}) is too old: 12.0 or later is needed. Name the nvcc of another toolkit (CUDACXX), ${otherwise}`);
-  const { status, stderr } = spawnSync(nvcc, [...(CUDAHOSTCXX ? ['-ccbin', CUDAHOSTCXX] : []), '-E', '-x', 'cu', '/dev/null'], { encoding: 'utf8' });
+  const { status, stderr } = spawnSync(nvcc, [...(CUDAHOSTCXX ? ['-ccbin', CUDAHOSTCXX] : []), '-E', '-x', 'cu', '/dev/null'], { stdio: ['ignore', 'ignore', 'pipe'], encoding: 'utf8' });
   if (status !== 0) fail(`${stderr.trim()}\nCUDA ${release} (${nvcc}) does not work with the C++ compiler that it finds. Name one that it takes (CUDAHOSTCXX=g++-12), ${otherwise}`);
   return { nvcc, version };
 }
