@@ -112,12 +112,20 @@ function buildWithGyp() {
   return ['build/Release/lgdistill.node', 'node-gyp, CPU only'];
 }
 
-const compiler = process.env.CXX ?? 'g++';
+const compiler = process.env.CXX || 'g++';
+
+// CMakeLists.txt checks the one that CMake finds.
+function checkCompiler() {
+  const { status, stdout } = spawnSync(compiler, ['-dM', '-E', '-x', 'c++', '/dev/null'], { encoding: 'utf8' });
+  if (status !== 0) fail(`the C++ compiler ${compiler} does not start: install GCC 11 or later, or name it (CXX=g++-12)`);
+  const version = Number(/#define __GNUC__ (\d+)/u.exec(stdout)?.[1]);
+  const isClang = stdout.includes('#define __clang__ ');
+  if (isClang || !(version >= 11)) fail(`${compiler} is ${isClang ? 'Clang' : `GCC ${version}`}: GCC 11 or later is needed. Name it: CXX=g++-12`);
+}
 
 // Compiles and links with the plain compiler, as many files at a time as there are cores; files are compiled again when they or the flags changed.
 // `targets`: what to link, { file, sources, shared }; no file: compile only; a source that ends in .o is taken as it is. Returns the objects' paths.
 async function compile(folder, targets, flags) {
-  if (!has(compiler)) fail(`the C++ compiler ${compiler} is not there: install it, or name another (CXX)`);
   const out = join(root, folder, 'Release');
   mkdirSync(out, { recursive: true });
   const unlock = await lock(join(root, folder, 'lock'));
@@ -282,6 +290,7 @@ async function buildNative() {
     process.stderr.write(`--with: ${way} is not a way to build; use cmake, gyp, plain or emulated\n`);
     process.exit(2);
   }
+  if (way !== 'cmake') checkCompiler();
   const [path, how] = await build();
   return `${path} (${how}, ${(statSync(join(root, path)).size / 1e6).toFixed(1)} MB)`;
 }

@@ -70,9 +70,14 @@ describe('an nvcc that builds nothing', () => {
   });
 });
 
-test('a C++ compiler that is not there is named', () => {
-  const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs', '--only', 'native', '--with', 'plain'], { encoding: 'utf8', env: { ...process.env, CXX: 'nowhere++' } });
-  expect(stderr).toBe('the C++ compiler nowhere++ is not there: install it, or name another (CXX)\n');
+test.each([
+  ['is not there', 'exit 127', /^the C\+\+ compiler .*g\+\+ does not start: install GCC 11 or later, or name it \(CXX=g\+\+-12\)\n$/u],
+  ['is too old', "echo '#define __GNUC__ 10'", /g\+\+ is GCC 10: GCC 11 or later is needed\. Name it: CXX=g\+\+-12\n$/u],
+  ['is Clang', "echo '#define __GNUC__ 4'; echo '#define __clang__ 1'", /g\+\+ is Clang: GCC 11 or later is needed/u],
+])('a C++ compiler that %s is refused before anything is built', (_, says, message) => {
+  const CXX = join(program('g++', says), 'g++');
+  const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs', '--only', 'native', '--with', 'plain'], { encoding: 'utf8', env: { ...process.env, CXX } });
+  expect(stderr).toMatch(message);
   expect(status).toBe(1);
 });
 
