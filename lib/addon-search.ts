@@ -110,12 +110,12 @@ export function formatAttempt({ place, fault, detail }: AddonAttempt): string {
 /** The one thing to type, after all attempts failed. */
 export function mendFor(attempts: readonly AddonAttempt[], { platform, arch, glibc, checkout }: SystemFacts): string {
   const faults = new Set(attempts.map(({ fault }) => fault));
-  const sources = 'Build it in a checkout of the sources: npm ci (needs a C++20 compiler)';
+  const sources = 'Build it in a checkout of the sources: npm ci (needs GCC 11 or later)';
   if (faults.has('forbidden')) return mendOfForbidden;
   if (faults.has('unmapped')) return mendOfUnmapped;
   if (isBundled) return 'Leave lgdistill out of the bundle: --external:lgdistill with esbuild, external with Rollup and Vite, externals with webpack, serverExternalPackages with Next.js';
   if (process.env['LGDISTILL_ADDON']) return 'Unset LGDISTILL_ADDON, or name an addon of this version';
-  if (checkout) return 'Build it with `npm run build:native` (needs a C++20 compiler; CMake or Python if present)';
+  if (checkout) return 'Build it with `npm run build:native` (needs GCC 11 or later; CMake or Python if present)';
   if (!prebuiltSystems.includes(`${platform}-${arch}`)) return `There is no prebuilt addon for ${platform} ${arch}. ${sources}`;
   if (glibc === undefined) return `The prebuilt addon needs glibc: take a system or image that has it (node:20-bookworm-slim). Or: ${sources}`;
   if (faults.has('older glibc')) return `Take a newer system or image (node:20-bookworm-slim). Or: ${sources}`;

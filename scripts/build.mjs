@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allArchitectures, installedArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
+import { allArchitectures, cudaTool, installedArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -45,7 +45,6 @@ function fail(message) {
 
 const has = (command, args = ['--version']) => spawnSync(command, args, { stdio: 'ignore' }).status === 0;
 const bin = (name) => join(root, 'node_modules', '.bin', name);
-const nvcc = () => (has('nvcc') ? 'nvcc' : ['/usr/local/cuda/bin/nvcc'].find((path) => existsSync(path)));
 
 function buildTypeScript() {
   try {
@@ -67,9 +66,38 @@ function architectures(cuda) {
   return installedArchitectures() ?? '80'; // without a GPU here: one architecture, and PTX for all later ones
 }
 
+// The nvcc that CMake finds, by the same rules; undefined: none. Refuses one that builds nothing here, which CMake would say in a hundred lines.
+function findNvcc() {
+  if (options.cuda === 'off') return undefined;
+  const { CUDACXX, CUDAHOSTCXX } = process.env;
+  const nvcc = cudaTool('nvcc');
+  const otherwise = 'or build for the CPU alone (npm ci --ignore-scripts, npm run build -- --cuda off)';
+  if (!nvcc && CUDACXX) fail(`CUDACXX: there is no nvcc at ${CUDACXX}. Name the nvcc of a toolkit, unset it for the one of PATH, ${otherwise}`);
+  if (!nvcc) return undefined;
+  const version = run(nvcc, ['--version'], { quiet: true });
+  const release = /release (\d+\.\d+)/u.exec(version)?.[1] ?? version;
+  if (Number.parseFloat(release) < 12) fail(`CUDA ${release} (${nvcc}) is too old: 12.0 or later is needed. Name the nvcc of another toolkit (CUDACXX), ${otherwise}`);
+  const { status, stderr } = spawnSync(nvcc, [...(CUDAHOSTCXX ? ['-ccbin', CUDAHOSTCXX] : []), '-E', '-x', 'cu', '/dev/null'], { stdio: ['ignore', 'ignore', 'pipe'], encoding: 'utf8' });
+  if (status !== 0) fail(`${stderr.trim()}\nCUDA ${release} (${nvcc}) does not work with the C++ compiler that it finds. Name one that it takes (CUDAHOSTCXX=g++-12), ${otherwise}`);
+  return { nvcc, version };
+}
+
+// CMake keeps to the compilers of a folder's first configuration, and to their versions: another toolkit at the same path would stay the old one.
+function forgetOtherCompilers(cuda) {
+  const folder = join(root, options.out);
+  const note = join(folder, 'compilers.json');
+  const before = existsSync(note) ? JSON.parse(readFileSync(note, 'utf8')) : {};
+  const { CC = '', CXX = '', CUDAHOSTCXX = '' } = process.env;
+  const now = { ...before, CC, CXX, CUDAHOSTCXX, ...cuda };
+  if (Object.keys(before).some((name) => before[name] !== now[name])) for (const name of ['CMakeCache.txt', 'CMakeFiles']) rmSync(join(folder, name), { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(note, JSON.stringify(now));
+}
+
 function buildWithCmake() {
-  const cuda = options.cuda !== 'off' && nvcc();
+  const cuda = findNvcc();
   const arch = architectures(cuda);
+  forgetOtherCompilers(cuda);
   const settings = [`--CDLGD_CUDA=${options.cuda.toUpperCase()}`, ...(arch ? [`--CDLGD_CUDA_ARCHITECTURES=${arch}`] : [])];
   run(bin('cmake-js'), ['configure', '--out', options.out, ...settings]); // build alone keeps what a folder was configured for before
   run(bin('cmake-js'), ['build', '--out', options.out, '--parallel', String(availableParallelism())]);
@@ -84,7 +112,16 @@ function buildWithGyp() {
   return ['build/Release/lgdistill.node', 'node-gyp, CPU only'];
 }
 
-const compiler = process.env.CXX ?? 'g++';
+const compiler = process.env.CXX || 'g++';
+
+// CMakeLists.txt checks the one that CMake finds.
+function checkCompiler() {
+  const { status, stdout } = spawnSync(compiler, ['-dM', '-E', '-x', 'c++', '/dev/null'], { encoding: 'utf8' });
+  if (status !== 0) fail(`the C++ compiler ${compiler} does not start: install GCC 11 or later, or name it (CXX=g++-12)`);
+  const version = Number(/#define __GNUC__ (\d+)/u.exec(stdout)?.[1]);
+  const isClang = stdout.includes('#define __clang__ ');
+  if (isClang || !(version >= 11)) fail(`${compiler} is ${isClang ? 'Clang' : `GCC ${version}`}: GCC 11 or later is needed. Name it: CXX=g++-12`);
+}
 
 // Compiles and links with the plain compiler, as many files at a time as there are cores; files are compiled again when they or the flags changed.
 // `targets`: what to link, { file, sources, shared }; no file: compile only; a source that ends in .o is taken as it is. Returns the objects' paths.
@@ -253,6 +290,7 @@ async function buildNative() {
     process.stderr.write(`--with: ${way} is not a way to build; use cmake, gyp, plain or emulated\n`);
     process.exit(2);
   }
+  if (way !== 'cmake') checkCompiler();
   const [path, how] = await build();
   return `${path} (${how}, ${(statSync(join(root, path)).size / 1e6).toFixed(1)} MB)`;
 }

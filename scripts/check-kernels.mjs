@@ -6,9 +6,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { cudaTool, folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
+import { folderOf, keepRegisters, ptxOfSource } from './kernels/ptx.mjs';
 import { judge, nameKernels, readCode, readPtx, readPtxas, rules, table } from './kernels/report.mjs';
-import { allArchitectures, kernelSources, ptxOf } from './sources.mjs';
+import { allArchitectures, cudaTool, kernelSources, ptxOf } from './sources.mjs';
 
 const { values: options } = parseArgs({ options: { arch: { type: 'string', default: allArchitectures() }, only: { type: 'string', default: '' }, quiet: { type: 'boolean', default: false } } });
 const [nvcc, ptxas] = ['nvcc', 'ptxas'].map(cudaTool);

@@ -14,6 +14,13 @@ export function sources(kind, folder = 'native') {
     .sort();
 }
 
+/** The path of a tool of CUDA's, as CMakeLists.txt finds nvcc: that beside $CUDACXX, else that of PATH, else where CUDA installs itself. undefined: there is none. */
+export function cudaTool(name) {
+  const { CUDACXX: chosen } = process.env;
+  const paths = chosen ? [join(dirname(chosen), name)] : [name, `/usr/local/cuda/bin/${name}`];
+  return paths.find((path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0);
+}
+
 /** The CUDA sources with kernels: all but the runtime's calls. */
 export const kernelSources = () => sources('cuda').filter((name) => name !== 'native/core/cuda_runtime.cu');
 

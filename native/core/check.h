@@ -36,11 +36,23 @@ class MessagePart {
 /** Throws an Error whose message is these parts. */
 [[noreturn]] void throw_error(const char* code, std::initializer_list<MessagePart> parts);
 
+#ifdef __FILE_NAME__
+#define LGD_FILE __FILE_NAME__
+#else  // before GCC 12
+constexpr const char* file_name(const char* path) {
+  const char* name = path;
+  for (; *path; ++path)
+    if (*path == '/') name = path + 1;
+  return name;
+}
+#define LGD_FILE ::lgd::file_name(__FILE__)
+#endif
+
 }  // namespace lgd
 
 // LGD_CHECK(condition, "BAD_SHAPE", "expected ", n, " values, found ", m): throws with the place in the source.
-#define LGD_CHECK(condition, code, ...)                                                 \
-  do {                                                                                  \
-    if (!(condition)) [[unlikely]]                                                      \
-      ::lgd::throw_error(code, {__VA_ARGS__, " [", __FILE_NAME__, ":", __LINE__, "]"}); \
+#define LGD_CHECK(condition, code, ...)                                            \
+  do {                                                                             \
+    if (!(condition)) [[unlikely]]                                                 \
+      ::lgd::throw_error(code, {__VA_ARGS__, " [", LGD_FILE, ":", __LINE__, "]"}); \
   } while (0)

@@ -13,16 +13,17 @@ static constexpr int tile_columns = 2 * lanes;
 TileShape tile_shape() { return {tile_rows, tile_columns}; }
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t FourIndex __attribute__((vector_size(16)));
 
 // The 4x4 block at `from`, rows `stride` apart, turned around.
 static inline __attribute__((always_inline)) void transpose4(const float* from, int64_t stride, Four (&out)[4]) {
   const Four a = *(const Four*)from, b = *(const Four*)(from + stride), c = *(const Four*)(from + 2 * stride), d = *(const Four*)(from + 3 * stride);
-  const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  out[0] = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-  out[1] = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-  out[2] = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  out[3] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+  const Four ab_low = __builtin_shuffle(a, b, FourIndex{0, 4, 1, 5}), ab_high = __builtin_shuffle(a, b, FourIndex{2, 6, 3, 7});
+  const Four cd_low = __builtin_shuffle(c, d, FourIndex{0, 4, 1, 5}), cd_high = __builtin_shuffle(c, d, FourIndex{2, 6, 3, 7});
+  out[0] = __builtin_shuffle(ab_low, cd_low, FourIndex{0, 1, 4, 5});
+  out[1] = __builtin_shuffle(ab_low, cd_low, FourIndex{2, 3, 6, 7});
+  out[2] = __builtin_shuffle(ab_high, cd_high, FourIndex{0, 1, 4, 5});
+  out[3] = __builtin_shuffle(ab_high, cd_high, FourIndex{2, 3, 6, 7});
 }
 
 // Walks the rows of a grid: image by image, or pixel by pixel over all images.

@@ -274,7 +274,7 @@ struct Plan {
   int squares_k, squares_c, log_warps_k;  // squares_k 0: none fits
   Plan(int K, int C) : squares_k(0), squares_c(0), log_warps_k(0) {
     const int k = (K + 15) / 16, c = (C + 15) / 16;
-    for (const auto& [mi, nj] : {std::pair{2, 2}, {2, 4}, {3, 4}, {4, 3}})
+    for (const auto& [mi, nj] : {std::pair{2, 2}, std::pair{2, 4}, std::pair{3, 4}, std::pair{4, 3}})
       for (int log_k = 0; warps >> log_k > 0; ++log_k)
         if ((mi << log_k) >= k && (warps >> log_k) * nj >= c && squares_k == 0) {
           squares_k = mi;

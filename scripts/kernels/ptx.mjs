@@ -6,16 +6,13 @@ import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
-import { kernelSources } from '../sources.mjs';
+import { cudaTool, kernelSources } from '../sources.mjs';
 import { readPtxas } from './report.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 /** nvcc's flags for device code as the addon has it; lines of the source are for reports and change no instruction. */
 const ptxFlags = (virtual) => ['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-lineinfo', '-Inative', '-ptx', `-arch=compute_${virtual}`];
-
-/** The path of a tool of CUDA's, or undefined. */
-export const cudaTool = (name) => [name, `/usr/local/cuda/bin/${name}`].find((path) => spawnSync(path, ['--version'], { stdio: 'ignore' }).status === 0);
 
 // Newer than every file that nvcc read?
 function isFresh(path) {
@@ -28,12 +25,12 @@ function isFresh(path) {
 /** Where the PTX of an architecture lies. */
 export const folderOf = (virtual) => join(root, 'build-emulated', 'ptx', virtual);
 
-// Empty where it was made with other flags, and without files of sources that are no more.
+// Empty where it was made with other flags or by another nvcc, and without files of sources that are no more.
 const prepared = new Set();
 function prepare(folder, flags) {
   if (prepared.has(folder)) return;
   mkdirSync(folder, { recursive: true });
-  const [note, command] = [join(folder, 'flags'), flags.join('\n')];
+  const [note, command] = [join(folder, 'flags'), [...flags, spawnSync(cudaTool('nvcc') ?? 'nvcc', ['--version'], { encoding: 'utf8' }).stdout].join('\n')];
   const same = existsSync(note) && readFileSync(note, 'utf8') === command;
   const wanted = new Set(same ? kernelSources().flatMap((source) => [fileOf(source), `${fileOf(source)}.d`]) : []);
   for (const name of readdirSync(folder)) if (name !== 'flags' && !name.startsWith('registers-') && !wanted.has(name)) rmSync(join(folder, name));

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
-import { cudaTool } from '../../scripts/kernels/ptx.mjs';
+import { cudaTool } from '../../scripts/sources.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const nvcc = cudaTool('nvcc');
