@@ -26,7 +26,7 @@ interface PreprocessorConfig {
   do_center_crop?: boolean;
   do_normalize?: boolean;
   do_rescale?: boolean;
-  rescale_factor?: number;
+  rescale_factor?: number | null;
   image_mean?: number[];
   image_std?: number[];
 }
@@ -65,6 +65,8 @@ async function readJson(file: string, bad: (why: string, cause: unknown) => LgdE
 function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
   const resolution = (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
   if (resolution === undefined) throw bad('it gives no size');
+  const { rescale_factor: factor } = config;
+  if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0)) throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
   return { resolution, ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config) };
 }
@@ -86,7 +88,7 @@ function triple(values: number[] | undefined, name: string, bad: (why: string) =
 
 /** (255 f x - m) / s with x in 0..1 and rescale factor f equals (x - m/255f) / (s/255f). */
 function rescaled(mean: ChannelTriple, std: ChannelTriple, { do_rescale, rescale_factor }: PreprocessorConfig): { mean: ChannelTriple; std: ChannelTriple } {
-  const scale = do_rescale === false ? 255 : rescale_factor === undefined ? 1 : 255 * rescale_factor;
+  const scale = do_rescale === false ? 255 : rescale_factor === undefined || rescale_factor === null ? 1 : 255 * rescale_factor;
   if (Math.abs(scale - 1) < 1e-6) return { mean, std };
   const divide = ([red, green, blue]: ChannelTriple): ChannelTriple => [red / scale, green / scale, blue / scale];
   return { mean: divide(mean), std: divide(std) };
