@@ -114,6 +114,9 @@ test('refuses models and calls that do not fit', async () => {
   await expect(OnnxTeacher.load('./nowhere', preprocessing)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   await expect(OnnxTeacher.load(tower({ inputs: ['pixel_values', 'input_ids'] }), preprocessing)).rejects.toMatchObject({ code: 'BAD_MODEL', found: 'pixel_values, input_ids' });
   await expect(OnnxTeacher.load(tower(), { ...preprocessing, resolution: 9 })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  for (const [option, value] of Object.entries({ resolution: 2 ** 32, mean: [0.5], std: [0.2, 0, 0.2] })) {
+    await expect(OnnxTeacher.load(tower(), { ...preprocessing, [option]: value as never }), option).rejects.toMatchObject({ code: 'BAD_OPTION', option });
+  }
   writeFileSync(join(folder, 'broken.onnx'), 'not a model');
   await expect(OnnxTeacher.load(join(folder, 'broken.onnx'), preprocessing)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   const teacher = await OnnxTeacher.load(tower(), preprocessing);
@@ -154,6 +157,8 @@ test.each([
   ['no size', statistics],
   ['an oblong size', { size: { height: 4, width: 8 }, ...statistics }],
   ['a size that is no number', { size: 'large', ...statistics }],
+  ['a size beyond all images', { size: 2 ** 32, ...statistics }],
+  ['a list of sizes', { size: [[8], [8]], ...statistics }],
   ['two means', { size: 8, ...statistics, image_mean: [1, 2] }],
   ['a std of zero', { size: 8, ...statistics, image_std: [1, 0, 1] }],
   ['a rescaling to nothing', { size: 8, rescale_factor: 0, ...statistics }],

@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, unlessAbsent } from '../../errors.js';
 import type { Activation } from '../graph.js';
+import { faultOf, isSide, mostSide } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';
 
 /** Sizes of a tower, as far as a file states them; the shapes of its weights tell the rest. */
@@ -79,23 +80,21 @@ function typeOf(file: ConfigFile | undefined): string {
 
 const mostBlocks = 1024;
 const mostHeads = 65_536;
-const mostSide = 4096;
 
 /** What would be a graph without end, or divide pixels by nothing. @throws LgdError BAD_MODEL */
 function checkSizes(config: TowerConfig, what: string): TowerConfig {
   const isWhole = (most: number) => (value: unknown) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
-  const isTriple = (least: number) => (value: unknown) => Array.isArray(value) && value.length === 3 && value.every((part) => Number.isFinite(part) && (part as number) > least);
   const isBlocks = isWhole(mostBlocks);
   const size = [isWhole(mostHeads), `a whole number from 1 to ${mostHeads}`] as const;
   const rules: Readonly<Record<keyof TowerConfig, readonly [accepts: (value: unknown) => boolean, allowed: string]>> = {
     layers: [(value) => isBlocks(value) || (Array.isArray(value) && value.length === 4 && value.every(isBlocks)), `a whole number from 1 to ${mostBlocks}, or four of a ResNet`],
     heads: size,
     headWidth: size,
-    imageSize: [isWhole(mostSide), `a whole number from 1 to ${mostSide}`],
+    imageSize: [isSide, `a whole number from 1 to ${mostSide}`],
     activation: [() => true, ''],
     eps: [(value) => typeof value === 'number' && value >= 0 && value < 1, 'a number from 0 to below 1'],
-    mean: [isTriple(-Infinity), 'three numbers'],
-    std: [isTriple(0), 'three numbers above 0'],
+    mean: [(value) => faultOf('mean', value) === undefined, 'three numbers'],
+    std: [(value) => faultOf('std', value) === undefined, 'three numbers above 0'],
   };
   const known = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined && value !== null)) as TowerConfig; // null: left out
   for (const [name, value] of Object.entries(known)) {

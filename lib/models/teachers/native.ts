@@ -10,7 +10,7 @@ import { compileEmbedder, hasHead, studentGraph } from '../student.js';
 import { checkWeights, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
 import { few, readWeights } from './naming.js';
-import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
+import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
 import { openWeights } from './weight-files.js';
@@ -76,6 +76,7 @@ export class NativeTeacher implements Teacher {
    */
   static async load(id: string, folder: string, weightFiles: string | readonly string[], options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.load()', nativeTeacherOptions);
+    checkPreprocessing(options);
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
     const files = [weightFiles].flat();
     await using reader = await openWeights(files);
@@ -103,6 +104,7 @@ export class NativeTeacher implements Teacher {
    */
   static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
+    checkPreprocessing(options);
     const { device, batch = 32, precision } = options;
     const { info, weights } = studentContent(await readSafetensors(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;

@@ -52,6 +52,28 @@ export async function readPreprocessor(folder: string): Promise<Preprocessing | 
   return undefined;
 }
 
+/** The longest side that a network is compiled for. */
+export const mostSide = 4096;
+
+export function isSide(resolution: unknown): resolution is number {
+  return Number.isInteger(resolution) && (resolution as number) >= 1 && (resolution as number) <= mostSide;
+}
+
+/** What is wrong with a mean or a std, by which pixels are divided; undefined: nothing. */
+export function faultOf(name: 'mean' | 'std', value: unknown): string | undefined {
+  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isFinite)) return 'not three numbers';
+  return name === 'std' && value.some((part: number) => part <= 0) ? 'not above 0 in each channel' : undefined;
+}
+
+/** Looks at what a caller gives in the place of a model's own. @throws LgdError BAD_OPTION */
+export function checkPreprocessing({ resolution, ...triples }: Partial<Preprocessing>): void {
+  if (resolution !== undefined && !isSide(resolution)) throw new LgdError('BAD_OPTION', 'not a number of pixels.', { option: 'resolution', found: resolution, allowed: `a whole number from 1 to ${mostSide}` });
+  for (const name of ['mean', 'std'] as const) {
+    const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
+    if (wrong !== undefined) throw new LgdError('BAD_OPTION', `this is ${wrong}.`, { option: name, found: triples[name], allowed: 'three numbers, those of std above 0' });
+  }
+}
+
 /** @returns undefined where there is no such file */
 async function readJson(file: string, bad: (why: string, cause: unknown) => LgdError): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
   try {
@@ -62,7 +84,8 @@ async function readJson(file: string, bad: (why: string, cause: unknown) => LgdE
   }
 }
 
-function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
+/** What a configuration says. @throws what `bad` makes */
+export function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
   const resolution = (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
   if (resolution === undefined) throw bad('it gives no size');
   const { rescale_factor: factor } = config;
@@ -74,9 +97,9 @@ function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdErro
 function side(given: Size | undefined, bad: (why: string) => LgdError): number | undefined {
   if (given === undefined || given === null) return undefined;
   const size = Array.isArray(given) ? { height: given[0], width: given[1] } : given;
-  if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${size.height} x ${size.width}, and only square ones are supported`);
+  if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${JSON.stringify(size)}, and only square ones are supported`);
   const value = typeof size === 'number' ? size : (size.shortest_edge ?? size.height);
-  if (value === undefined || !Number.isInteger(value) || value < 1) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels`);
+  if (!isSide(value)) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels from 1 to ${mostSide}`);
   return value;
 }
 
