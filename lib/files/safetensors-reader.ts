@@ -1,7 +1,7 @@
 import { LgdError } from '../errors.js';
 import { damaged, openSafetensors, readTensor, type OpenSafetensors } from './safetensors.js';
 
-const floatBytes: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2 };
+const floats: readonly string[] = ['F32', 'F16', 'BF16'];
 
 /** The tensors of one or several safetensors files (a model in shards), read one at a time, so that files may be larger than memory. */
 export class SafetensorsReader implements AsyncDisposable {
@@ -36,10 +36,8 @@ export class SafetensorsReader implements AsyncDisposable {
   async read(name: string, signal?: AbortSignal): Promise<Float32Array> {
     const file = this.#places.get(name);
     if (file === undefined) throw new LgdError('BAD_MODEL', `there is no tensor ${name} in ${this.#files.map(({ path }) => path).join(', ')}.`, { mend: 'Check that the file is the one meant' });
-    const { dtype, shape, data_offsets: [from, to] } = file.entries.get(name)!;
-    const size = floatBytes[dtype];
-    if (size === undefined) throw damaged(file.path, `tensor ${name} has dtype ${dtype}, and weights are ${Object.keys(floatBytes).join(', ')}`);
-    if (to - from !== shape.reduce((a, b) => a * b, size)) throw damaged(file.path, `tensor ${name} has ${to - from} bytes for shape [${shape.join(',')}]`);
+    const { dtype } = file.entries.get(name)!;
+    if (!floats.includes(dtype)) throw damaged(file.path, `tensor ${name} has dtype ${dtype}, and weights are ${floats.join(', ')}`);
     return (await readTensor(file, name, signal)).data as Float32Array;
   }
 

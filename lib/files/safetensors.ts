@@ -88,12 +88,11 @@ const readBytes = 2 ** 21;
  */
 export async function readTensor({ path, handle, entries, start }: OpenSafetensors, name: string, signal?: AbortSignal): Promise<TensorRecord> {
   const { dtype, shape, data_offsets: [from, to] } = entries.get(name)!;
-  const isHalf = dtype === 'F16' || dtype === 'BF16';
-  const Values = isHalf ? Float32Array : arrays[dtype];
+  const isHalf = halfTypes.has(dtype);
+  const Values = isHalf ? Float32Array : arrays.get(dtype);
   if (Values === undefined) throw damaged(path, `tensor ${name} has dtype ${dtype}, which is not supported`);
-  const size = isHalf ? 2 : Values.BYTES_PER_ELEMENT;
-  const count = Math.floor((to - from) / size);
-  if (count !== shape.reduce((a, b) => a * b, 1)) throw damaged(path, `tensor ${name} has ${count} values for shape [${shape.join(',')}]`);
+  const size = bytesPerValue(dtype)!;
+  const count = (to - from) / size;
   const data = new Values(new ArrayBuffer(count * Values.BYTES_PER_ELEMENT));
   for (let first = 0; first < count; first += readBytes / size) {
     await nextTurn(signal, 'reading weights');
@@ -146,22 +145,53 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
   if (bytes.byteLength < 8) throw damaged(path, `it has ${bytes.byteLength} bytes`);
   const length = headerLength(bytes);
   if (length > bytes.byteLength - 8) throw damaged(path, `its header should have ${length} bytes, the file ends before`);
-  let header: Record<string, HeaderEntry | Record<string, string>>;
+  let header: Record<string, unknown>;
   try {
-    header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))) as typeof header;
+    header = JSON.parse(utf8.decode(bytes.subarray(8, 8 + length))) as typeof header;
   } catch (cause) {
     if (systemErrorCode(cause) !== 'ERR_STRING_TOO_LONG') throw damaged(path, 'its header is not JSON');
     throw new LgdError('BAD_FILE', `the header of ${path} has ${mebibytes(length)} MiB of text, more than the ${mebibytes(mostText)} that can be read.`, {
       mend: 'Write the file with fewer names or ids in its metadata, or shorter ones', cause,
     });
   }
+  if (!isObject(header)) throw damaged(path, 'its header is no object');
   const { [metadataName]: metadata = {}, ...tensors } = header;
-  const entries = new Map(Object.entries(tensors as Record<string, HeaderEntry>));
-  for (const [name, { data_offsets: [from, to] }] of entries) {
-    if (!(from >= 0 && from <= to)) throw damaged(path, `tensor ${name} lies from byte ${from} to ${to}`);
-    if (8 + length + to > size) throw damaged(path, `tensor ${name} ends past the end of the file`);
+  if (!isObject(metadata ?? {}) || !Object.values(metadata ?? {}).every((value) => typeof value === 'string')) throw damaged(path, 'its metadata are not texts');
+  const entries = new Map(Object.entries(tensors).map(([name, entry]) => [name, checkEntry(name, entry, path)]));
+  checkPlaces(entries, size - 8 - length, path);
+  return { entries, metadata: (metadata ?? {}) as Record<string, string>, start: 8 + length };
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+const isObject = (value: unknown): value is object => typeof value === 'object' && value !== null && !Array.isArray(value);
+const areSizes = (value: unknown): value is number[] => Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+
+/** @throws LgdError BAD_FILE */
+function checkEntry(name: string, entry: unknown, path: string): HeaderEntry {
+  const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
+  if (typeof dtype !== 'string' || !areSizes(shape)) throw damaged(path, `tensor ${name} has no dtype and shape`);
+  if (!areSizes(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!) throw damaged(path, `tensor ${name} lies from byte ${Array.isArray(offsets) ? offsets.join(' to ') : 'none'}`);
+  const [from, to] = offsets as [number, number];
+  const size = bytesPerValue(dtype);
+  if (size !== undefined && to - from !== shape.reduce((a, b) => a * b, size)) throw damaged(path, `tensor ${name} has ${to - from} bytes for ${dtype} [${shape.join(',')}]`);
+  return { dtype, shape, data_offsets: [from, to] };
+}
+
+/**
+ * The tensors fill the file, one after the other, as the format asks. Where two have one name, of which JSON keeps the last, the first one's bytes are left over.
+ * @param bytes behind the header
+ * @throws LgdError BAD_FILE
+ */
+function checkPlaces(entries: ReadonlyMap<string, HeaderEntry>, bytes: number, path: string): void {
+  const places = [...entries].map(([name, { data_offsets: [from, to] }]) => ({ name, from, to })).sort((a, b) => a.from - b.from || a.to - b.to);
+  let end = 0;
+  for (const { name, from, to } of places) {
+    if (to > bytes) throw damaged(path, `tensor ${name} ends past the end of the file`);
+    if (from < end) throw damaged(path, `tensor ${name} begins within another one`);
+    if (from > end) throw damaged(path, `its bytes from ${end} to ${from} are of no tensor, as where two have one name`);
+    end = to;
   }
-  return { entries, metadata: metadata as Record<string, string>, start: 8 + length };
+  if (end < bytes) throw damaged(path, `its last ${bytes - end} bytes are of no tensor, as where two have one name`);
 }
 
 function headerLength(bytes: Uint8Array): number {
@@ -173,9 +203,15 @@ const metadataName = '__metadata__';
 type Numbers = TensorRecord['data'];
 
 /** What holds the values of each dtype that needs no widening. */
-const arrays: Readonly<Record<string, (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => Numbers) & { BYTES_PER_ELEMENT: number }>> = {
-  F32: Float32Array, F64: Float64Array, I32: Int32Array, I64: BigInt64Array, U8: Uint8Array, BOOL: Uint8Array,
-};
+const arrays = new Map<string, (new (buffer: ArrayBufferLike, byteOffset?: number, length?: number) => Numbers) & { BYTES_PER_ELEMENT: number }>([
+  ['F32', Float32Array], ['F64', Float64Array], ['I32', Int32Array], ['I64', BigInt64Array], ['U8', Uint8Array], ['BOOL', Uint8Array],
+]);
+const halfTypes: ReadonlySet<string> = new Set(['F16', 'BF16']);
+
+/** undefined for a dtype not supported. */
+function bytesPerValue(dtype: string): number | undefined {
+  return halfTypes.has(dtype) ? 2 : arrays.get(dtype)?.BYTES_PER_ELEMENT;
+}
 
 /** The values of a tensor's bytes, which must be aligned to their size; undefined for a dtype not supported. */
 export function decode(bytes: Uint8Array, dtype: string): Numbers | undefined {
@@ -195,7 +231,7 @@ export function decode(bytes: Uint8Array, dtype: string): Numbers | undefined {
       return new Float32Array(words.buffer);
     }
     default: {
-      const Values = arrays[dtype];
+      const Values = arrays.get(dtype);
       return Values && new Values(buffer, byteOffset, byteLength / Values.BYTES_PER_ELEMENT);
     }
   }

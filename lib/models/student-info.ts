@@ -81,18 +81,24 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
     if (!accept(value)) throw bad(`its ${key} is ${text(key).slice(0, 80)}`);
     return value as never;
   };
-  const isCount = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
-  const isTriple = (value: unknown) => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
-  const isGraph = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && Array.isArray(value['nodes']) && Array.isArray(value['parameters']) && isCount(value['output']) && [...value['nodes'], ...value['parameters']].every(isObject);
+  const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+  const isSize = (value: unknown) => isCount(value) && value !== 0;
+  const isTriple = (value: unknown): value is number[] => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
+  const isScale = (value: unknown) => isTriple(value) && value.every((part) => part > 0); // pixels are divided by it
   const isTexts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string');
+  const isNode = (value: unknown) => isObject(value) && typeof value['op'] === 'string' && typeof value['name'] === 'string' && Array.isArray(value['inputs'])
+    && (value['parameters'] === undefined || isTexts(value['parameters'])) && (value['attributes'] === undefined || isObject(value['attributes']));
+  const isParameter = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && Array.isArray(value['shape']) && value['shape'].every(isSize);
+  const isGraph = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && isCount(value['output'])
+    && Array.isArray(value['nodes']) && value['nodes'].every(isNode) && Array.isArray(value['parameters']) && value['parameters'].every(isParameter);
   return {
     architecture: text('architecture'),
     widthMultiplier: parsed('widthMultiplier', Number.isFinite),
-    embeddingSize: parsed('embeddingSize', isCount),
+    embeddingSize: parsed('embeddingSize', isSize),
     ...(metadata['graph'] !== undefined && { graph: parsed('graph', isGraph) }),
-    resolution: parsed('resolution', isCount),
+    resolution: parsed('resolution', isSize),
     mean: parsed('mean', isTriple),
-    std: parsed('std', isTriple),
+    std: parsed('std', isScale),
     names: parsed('names', isTexts),
     templates: parsed('templates', isTexts),
     bankHash: text('bankHash'),

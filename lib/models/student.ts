@@ -136,11 +136,25 @@ export class Student {
     this.#weights = Object.fromEntries(this.graph.parameters.map(({ name }) => [name, record[name]!]));
   }
 
-  /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
+  /** A compiled copy with the student's weights. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
   compile(options: CompileOptions): CompiledEncoder {
-    const compiled = new CompiledEncoder(this.device, this.graph, options);
-    compiled.load(this.weights);
+    return compileEmbedder(this.device, this, options);
+  }
+}
+
+/** Compiles a network whose one result is an embedding of the size that is said of it; a file with a graph of its own may say another. @throws LgdError BAD_OPTION, BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
+export function compileEmbedder(device: Device, { name, graph, embeddingSize, weights }: Pick<Student, 'name' | 'graph' | 'embeddingSize' | 'weights'>, options: CompileOptions): CompiledEncoder {
+  const compiled = new CompiledEncoder(device, graph, options);
+  try {
+    const { outputSize } = compiled.info;
+    if (outputSize !== embeddingSize || graph.further !== undefined) {
+      throw new LgdError('BAD_MODEL', `the graph of ${name} does not give one embedding of ${embeddingSize} values an image, but ${outputSize} values.`, { mend: 'End it with a linear layer of so many features, as its one result' });
+    }
+    compiled.load(weights);
     return compiled;
+  } catch (error) {
+    compiled.dispose();
+    throw error;
   }
 }
 

@@ -70,9 +70,13 @@ export interface ChosenRuns {
 
 /**
  * Of several paths those that are run folders: `runs/*` also finds a folder that a run never wrote to, or a file. A single path, and one that is not there, is kept for {@link readRuns} to refuse.
- * @throws LgdError FILE_NOT_FOUND (none of them is a run folder)
+ * @throws LgdError BAD_OPTION (no paths), FILE_NOT_FOUND (none of them is a run folder)
  */
 export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
+  const given: unknown = paths;
+  if (!Array.isArray(given) || !Array.from(given).every((path) => typeof path === 'string' && path !== '')) {
+    throw new LgdError('BAD_OPTION', 'these are no paths of run folders.', { option: 'runs', found: given, allowed: 'an array of paths', mend: 'Give one or more run folders' });
+  }
   if (paths.length < 2) return { folders: [...paths], remarks: [] };
   const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? ''));
   const kinds = await Promise.all(paths.map(async (path) => {

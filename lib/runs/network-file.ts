@@ -7,6 +7,7 @@ import { openSafetensors, readSafetensors, writeSafetensors } from '../files/saf
 import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
+import { faultOf, isSide } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
@@ -74,7 +75,7 @@ export async function readDense(path: string, task: DenseTask): Promise<{ file: 
   const { tensors, metadata } = await readSafetensors(file);
   const bad = (why: string) => new LgdError('BAD_MODEL', `${file} is not a network for ${task}: ${why}.`, { mend: `Give the folder that lgdistill ${task === 'segmentation' ? 'segment' : 'detect'} train wrote` });
   if (metadata['format'] !== format) throw bad('its metadata do not say so');
-  const info = JSON.parse(metadata['dense'] ?? '{}') as DenseInfo;
+  const info = parseInfo(metadata['dense'], bad);
   if (info.task !== task) throw bad(`it is for ${info.task}`);
   const weights: WeightRecord = {};
   for (const [name, { shape, data }] of tensors) {
@@ -82,6 +83,34 @@ export async function readDense(path: string, task: DenseTask): Promise<{ file: 
     weights[name] = { shape, data };
   }
   return { file, info, weights };
+}
+
+const heads: readonly SegmentationHead[] = ['fcn', 'lraspp'];
+
+function parseInfo(json: string | undefined, bad: (why: string) => LgdError): DenseInfo {
+  let value: unknown;
+  try {
+    value = JSON.parse(json ?? '');
+  } catch {
+    value = undefined;
+  }
+  if (typeof value !== 'object' || value === null) throw bad('its metadata do not describe it');
+  const found = value as Record<keyof DenseInfo, unknown>;
+  const { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names, step } = found;
+  const fits: Record<keyof DenseInfo, boolean> = {
+    task: tasks.some((one) => one === task),
+    architecture: typeof architecture === 'string',
+    widthMultiplier: Number.isFinite(widthMultiplier),
+    head: heads.some((one) => one === head),
+    outputStride: [8, 16, 32].some((one) => one === outputStride),
+    resolution: isSide(resolution),
+    mean: faultOf('mean', mean) === undefined,
+    std: faultOf('std', std) === undefined,
+    names: Array.isArray(names) && names.length > 0 && names.every((name) => typeof name === 'string'),
+    step: Number.isSafeInteger(step) && (step as number) >= 0,
+  };
+  for (const [key, isRight] of Object.entries(fits) as [keyof DenseInfo, boolean][]) if (!isRight) throw bad(`its ${key} is ${JSON.stringify(found[key])?.slice(0, 80) ?? 'missing'}`);
+  return value as DenseInfo;
 }
 
 /** The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError BAD_OPTION */

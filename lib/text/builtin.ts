@@ -122,12 +122,7 @@ export const builtinIds: readonly string[] = Object.keys(builtinLists);
  * @throws LgdError BAD_OPTION (no such list), BAD_FILE (the installed file is missing, or is not the one that was shipped)
  */
 export async function readBuiltin(id: string, folder = listsFolder()): Promise<string[]> {
-  const list = Object.hasOwn(builtinLists, id) ? builtinLists[id] : undefined;
-  if (list === undefined) {
-    throw new LgdError('BAD_OPTION', 'there is no built-in list of this name.', {
-      option: 'names', found: id, allowed: builtinIds.join(', '), mend: suggestion(id, builtinIds) ?? 'Take one of those',
-    });
-  }
+  const list = builtinList(id);
   const file = join(folder, `${id}.txt`);
   const mend = 'Install lgdistill again';
   let content: Buffer;
@@ -140,9 +135,18 @@ export async function readBuiltin(id: string, folder = listsFolder()): Promise<s
   return content.toString('utf8').trimEnd().split('\n');
 }
 
-/** What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`. */
+/** @throws LgdError BAD_OPTION (no such list) */
+function builtinList(id: string): BuiltinList {
+  const list = typeof id === 'string' && Object.hasOwn(builtinLists, id) ? builtinLists[id] : undefined;
+  if (list !== undefined) return list;
+  throw new LgdError('BAD_OPTION', 'there is no built-in list of this name.', {
+    option: 'names', found: id, allowed: builtinIds.join(', '), mend: (typeof id === 'string' ? suggestion(id, builtinIds) : undefined) ?? 'Take one of those',
+  });
+}
+
+/** What is to be known of a built-in list, one fact a line: `coco: 80 names`, `source: ...`. @throws LgdError BAD_OPTION (no such list) */
 export function describeBuiltin(id: string): string[] {
-  const { title, count, source, year, order, spelling, licence } = builtinLists[id]!;
+  const { title, count, source, year, order, spelling, licence } = builtinList(id);
   return [`${id}: ${count} names. ${title}`, `source: ${source} (${year})`, `order: ${order}`, `spelling: ${spelling}`, `licence: ${licence}`];
 }
 

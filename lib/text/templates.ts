@@ -29,7 +29,7 @@ export const templateSets: Readonly<Record<string, readonly string[]>> = {
  * @throws LgdError BAD_OPTION, FILE_NOT_FOUND
  */
 export async function loadTemplates(source: string | readonly string[]): Promise<string[]> {
-  if (typeof source !== 'string') return checkTemplates(source, 'the array');
+  if (typeof source !== 'string') return checkTemplates(Array.isArray(source) ? Array.from(source as readonly string[]) : [], 'the array'); // a hole is no template
   const known = Object.hasOwn(templateSets, source) ? templateSets[source] : undefined;
   if (known !== undefined) return [...known];
   let text: string;

@@ -104,7 +104,11 @@ export class TextTokenizer {
     return this.#ids(text).length;
   }
 
+  /** A vocabulary that lacks a token has no number for it, which would stand for some other word. @throws LgdError BAD_MODEL */
   #ids(text: string): number[] {
-    return this.tokenizer.encode(this.siglip === undefined ? text : asSiglipRead(text, this.siglip.isUnigram));
+    const ids = this.tokenizer.encode(this.siglip === undefined ? text : asSiglipRead(text, this.siglip.isUnigram));
+    const wrong = ids.findIndex((id) => !(Number.isSafeInteger(id) && id >= 0));
+    if (wrong === -1) return ids;
+    throw new LgdError('BAD_MODEL', `the tokenizer has no number for token ${wrong + 1} of ${JSON.stringify(text.slice(0, 80))}.`, { found: ids[wrong], mend: `Check that ${tokenizerFiles.join(' and ')} are those of the model, and whole` });
   }
 }

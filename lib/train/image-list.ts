@@ -60,7 +60,8 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
     createReadStream(file).on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
     for await (const { lines } of wholeLines(unzipped)) {
       for (const line of lines) {
-        const [place, bytes, id] = line.split('\t', 3) as [string, string, string];
+        const [, place, bytes, id] = /^(\d+)\t(\d*)\t(".*")$/u.exec(line) ?? [];
+        if (id === undefined) throw new Error(`line ${list.names.length + 1} is of no image`);
         list.places.push(Number(place));
         list.bytes.push(bytes === '' ? NaN : Number(bytes));
         list.names.push(JSON.parse(id) as string);

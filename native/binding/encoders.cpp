@@ -1,9 +1,25 @@
+#include <algorithm>
+#include <limits>
+
 #include "binding/async.h"
 #include "binding/exports.h"
 
 namespace lgd::binding {
 
 namespace {
+
+Napi::Array list(const Fields& fields, const char* name, Napi::Env env) {
+  const Napi::Value value = fields.value(name);
+  if (!value.IsArray()) fail(env, "BAD_MODEL", std::string("the graph's ") + name + ": expected an array");
+  return value.As<Napi::Array>();
+}
+
+// Places of values; what is far outside stays outside.
+std::vector<int> places(const std::vector<int64_t>& wide) {
+  std::vector<int> out;
+  for (const int64_t place : wide) out.push_back(int(std::clamp<int64_t>(place, -1, std::numeric_limits<int>::max())));
+  return out;
+}
 
 GraphNode read_node(const Napi::Value& value) {
   const Fields fields(value, "node");
@@ -12,12 +28,13 @@ GraphNode read_node(const Napi::Value& value) {
   fields.read("name", node.name);
   std::vector<int64_t> inputs;
   fields.read("inputs", inputs);
-  node.inputs.assign(inputs.begin(), inputs.end());
+  node.inputs = places(inputs);
   if (fields.has("parameters")) {
-    const auto names = fields.value("parameters").As<Napi::Array>();
+    const auto names = list(fields, "parameters", value.Env());
     for (uint32_t i = 0; i < names.Length(); ++i) node.parameters.push_back(text(names.Get(i), "node.parameters"));
   }
   if (fields.has("attributes")) {
+    if (!fields.value("attributes").IsObject()) fail(value.Env(), "BAD_MODEL", "the graph's attributes: expected an object");
     const auto attributes = fields.value("attributes").As<Napi::Object>();
     const auto keys = attributes.GetPropertyNames();
     for (uint32_t i = 0; i < keys.Length(); ++i) {
@@ -41,10 +58,10 @@ GraphSpec read_graph(const Napi::Value& value) {
     fields.read("further", further);
     outputs.insert(outputs.end(), further.begin(), further.end());
   }
-  graph.outputs.assign(outputs.begin(), outputs.end());
-  const auto nodes = fields.value("nodes").As<Napi::Array>();
+  graph.outputs = places(outputs);
+  const auto nodes = list(fields, "nodes", value.Env());
   for (uint32_t i = 0; i < nodes.Length(); ++i) graph.nodes.push_back(read_node(nodes.Get(i)));
-  const auto parameters = fields.value("parameters").As<Napi::Array>();
+  const auto parameters = list(fields, "parameters", value.Env());
   for (uint32_t i = 0; i < parameters.Length(); ++i) {
     const Fields item(parameters.Get(i), "parameter");
     GraphParameter parameter;

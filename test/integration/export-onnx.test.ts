@@ -4,7 +4,7 @@ import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { exportStudent } from '../../lib/export/student.js';
 import { readStart } from '../../lib/dense/start.js';
 import { openDevice } from '../../lib/device.js';
-import { GraphBuilder, initialWeights, listStudents, loadTeacher, type GraphSpec } from '../../lib/models/index.js';
+import { GraphBuilder, initialWeights, listStudents, loadTeacher, type GraphSpec, type NativeTeacher } from '../../lib/models/index.js';
 import * as format from '../../lib/onnx-format.js';
 import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
 import { loadStudent, readStudent, writeStudent } from '../../lib/runs/student-file.js';
@@ -91,10 +91,27 @@ describe('a network of one\'s own', () => {
 
   test('is refused where its graph is none', async () => {
     const { info, weights } = madeUpStudent('resnet18');
-    for (const graph of [{}, { ...own('head'), nodes: [5] }, { ...own('head'), output: -1 }]) {
+    const { nodes, parameters, ...rest } = own('head');
+    const graphs = [{}, { ...own('head'), nodes: [5] }, { ...own('head'), output: -1 }, ...[2, ['2'], [0], [2 ** 60]].map((shape) => ({ ...rest, nodes, parameters: [{ ...parameters[0], shape }, ...parameters.slice(1)] })), { ...rest, parameters, nodes: [{ ...nodes[0], parameters: 'layer' }] }];
+    for (const graph of graphs) {
       await writeStudent(at('wrong.safetensors'), { ...info, graph: graph as GraphSpec }, weights);
       await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining('its graph is') as string });
     }
+    for (const [key, value] of Object.entries({ std: [0.2, 0, 0.2], resolution: 0, embeddingSize: 0 })) {
+      await writeStudent(at('wrong.safetensors'), { ...info, [key]: value }, weights);
+      await expect(readStudent(at('wrong.safetensors'))).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining(`its ${key} is`) as string });
+    }
+  });
+
+  test('is refused where it gives embeddings of another size than its file says, which would be scored as other images', async () => {
+    const graph = own('head');
+    await writeStudent(at('other-size.safetensors'), { ...madeUpStudent('resnet18').info, architecture: 'own', embeddingSize: 12, graph }, initialWeights(graph, 5));
+    using device = await openDevice('cpu');
+    const refusal = { code: 'BAD_MODEL', message: expect.stringMatching(/does not give one embedding of 12 values an image, but 24 values/u) as string };
+    const { student } = await loadStudent(at('other-size.safetensors'), { device });
+    expect(() => student.compile({ batch: 2, resolution: 32 })).toThrow(expect.objectContaining(refusal) as Error);
+    using teacher = (await loadTeacher(at('other-size.safetensors'), { device })) as NativeTeacher;
+    await expect(teacher.embed(new Float32Array(3 * 64 * 64), 1)).rejects.toMatchObject(refusal);
   });
 });
 

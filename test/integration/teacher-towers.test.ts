@@ -223,6 +223,27 @@ describe('loading towers', () => {
     await refused(path, `unexpected: visual.transformer.resblocks.0.${tensor}`);
   });
 
+  it('refuses sizes that no tower has, which would make a graph without end, and channel statistics that are none', async () => {
+    const path = await changed('siglip', 'sizes', () => undefined);
+    const whole = JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')) as Config;
+    for (const [field, name, value] of [['num_hidden_layers', 'layers', 2 ** 31], ['num_hidden_layers', 'layers', '2'], ['num_attention_heads', 'heads', 0], ['image_size', 'imageSize', 1e9], ['layer_norm_eps', 'eps', -1]] as const) {
+      configure(path, 'config.json', () => ({ ...whole, vision_config: { ...whole.vision_config, [field]: value } }));
+      await refused(path, `another ${name} than a tower can have`);
+    }
+    for (const wrong of [[], { ...whole, vision_config: 'siglip' }]) {
+      configure(path, 'config.json', () => wrong);
+      await refused(path, 'is no configuration of a model');
+    }
+    configure(path, 'config.json', () => ({ ...whole, model_type: ['siglip'], vision_config: { ...whole.vision_config, hidden_act: 'gelu_pytorch_tanh', layer_norm_eps: 1e-6, num_attention_heads: 2 } }));
+    await (await load(path, device)).dispose();
+    const other = await changed('open-clip-vit', 'statistics', () => undefined);
+    const own = JSON.parse(readFileSync(join(other, 'open_clip_config.json'), 'utf8')) as object;
+    for (const statistics of [{ std: [0.5, 0, 0.5] }, { mean: [0.5, 0.5] }, { mean: '0.5' }]) {
+      configure(other, 'open_clip_config.json', () => ({ ...own, preprocess_cfg: statistics }));
+      await refused(other, 'than a tower can have');
+    }
+  });
+
   it('takes the sections of the older names, as transformers does', async () => {
     const path = await changed('transformers-clip', 'dictionaries', () => undefined);
     configure(path, 'config.json', (config) => ({ ...config, vision_config_dict: config.vision_config, vision_config: { ...config.vision_config, hidden_act: 'relu', num_attention_heads: 1 } }));

@@ -8,6 +8,7 @@ import { ImageCache, type ImageCacheOptions } from '../../lib/data/cache.js';
 import { decodeImage } from '../../lib/data/decode.js';
 import { readJpegHeader } from '../../lib/data/jpeg-header.js';
 import { openImages } from '../../lib/data/open-images.js';
+import { decodeIndex, encodeEnd } from '../../lib/data/pack/format.js';
 import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import { packImages, type PackOptions } from '../../lib/data/pack/pack.js';
 import { PackFile } from '../../lib/data/pack/reader.js';
@@ -151,6 +152,26 @@ describe('a pack', () => {
 });
 
 describe('damage', () => {
+  it('of an index whose checksum is right is found when the pack is opened', async () => {
+    const good = { place: 0, offset: 64, bytes: 12, checksum: 1, width: 2, height: 2, fileBytes: 9 };
+    const index = { recipe: { kind: 'raw' as const, shortSide: 2, quality: 0 }, ids: ['a', 'b'], labels: Int32Array.of(0, 1), classNames: ['x', 'y'], source: 's', refused: [], entries: [good, { ...good, place: 1, offset: 76 }] };
+    const end = 88;
+    const opened = (change: object, footer: object = {}) => {
+      const block = Buffer.concat(encodeEnd({ ...index, ...change } as typeof index, end, addon.checksum).slice(0, -1));
+      return decodeIndex(block, { indexOffset: end, indexBytes: block.byteLength, indexChecksum: addon.checksum(block), images: 2, ...footer }, index.recipe, 'x.pack', addon.checksum);
+    };
+    expect(await opened({})).toMatchObject({ ids: ['a', 'b'], classNames: ['x', 'y'] });
+    const entry = (change: object) => ({ entries: [good, { ...good, place: 1, offset: 76, ...change }] });
+    const cases: [change: object, said: string, footer?: object][] = [
+      [{}, 'no name_start of 9007199254740991 images', { images: Number.MAX_SAFE_INTEGER }],
+      ...[{ offset: NaN }, { offset: 0 }, { offset: 80 }, { width: 0 }, { height: 3 }, { bytes: -1 }].map((change): [object, string] => [entry(change), 'no place or size of image 1']),
+      [{ labels: Int32Array.of(0, 2) }, 'a label that is no class'],
+      [{ classNames: 'x' }, 'the classNames of its index are no list'],
+      [{ refused: [{ id: 1 }] }, 'the refused of its index are no list'],
+    ];
+    for (const [change, said, footer] of cases) await expect(opened(change, footer), said).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(said) as string });
+  });
+
   const flip = async (file: string, at: number): Promise<string> => {
     const bytes = await readFile(file);
     bytes[at]! ^= 16;

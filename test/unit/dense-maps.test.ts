@@ -1,12 +1,16 @@
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ConfusionCounts } from '../../lib/dense/intersection.js';
 import { labelMap, slidingParts, type ScoredWindow } from '../../lib/dense/label-map.js';
 import { drawView, putPixels, wholeView } from '../../lib/dense/pixels.js';
 import { denseRate } from '../../lib/dense/trainer.js';
+import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { listStudents } from '../../lib/models/index.js';
 import { dilate, lastMap, mapGraph, stagesOf } from '../../lib/models/stages.js';
 import { studentGraph } from '../../lib/models/student.js';
 import type { StudentFamily } from '../../lib/models/students/definition.js';
+import { readDense } from '../../lib/runs/network-file.js';
+import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
 
 describe('stages', () => {
@@ -123,4 +127,20 @@ describe('views', () => {
     expect(rates.indexOf(Math.max(...rates))).toBe(4);
     expect(rates[99]).toBeCloseTo(0.01 ** 0.9, 12);
   });
+});
+
+const folder = temporaryFolder();
+
+it('a file that does not say what its network is, or says what none is, is refused with what it says', async () => {
+  const file = join(folder, 'model.safetensors');
+  const info = { task: 'detection', architecture: 'resnet18', widthMultiplier: 1, head: 'fcn', outputStride: 32, resolution: 64, mean: [0, 0, 0], std: [1, 1, 1], names: ['a'], step: 3 };
+  const read = async (dense: string) => {
+    await writeSafetensors(file, [], { format: 'lgdistill-dense', dense });
+    return readDense(file, 'detection');
+  };
+  expect((await read(JSON.stringify(info))).info).toEqual(info);
+  const cases: [string, string][] = [['', 'do not describe it'], ['null', 'do not describe it'], ['{"task"', 'do not describe it'], ['{}', 'its task is missing'],
+    ...Object.entries({ std: [1, 0, 1], mean: '0', resolution: 0, names: [], outputStride: 7, head: 'other', widthMultiplier: '1', step: -1 })
+      .map(([key, value]): [string, string] => [JSON.stringify({ ...info, [key]: value }), `its ${key} is ${JSON.stringify(value)}`])];
+  for (const [dense, said] of cases) await expect(read(dense), said).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining(said) as string });
 });

@@ -2,7 +2,7 @@ import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { thin } from '../../lib/report/charts.js';
-import { readRuns } from '../../lib/report/read-run.js';
+import { chooseRuns, readRuns } from '../../lib/report/read-run.js';
 import { configDifferences, summarise } from '../../lib/report/summary.js';
 import { findStudentFile } from '../../lib/runs/student-file.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
@@ -33,6 +33,12 @@ describe('metrics', () => {
 });
 
 describe('readRuns', () => {
+  it('is given paths, whatever callers without types give', async () => {
+    for (const paths of [undefined, 'run', {}, [5, 6], ['run', null], [, 'run'], Promise.resolve(['run'])]) {
+      await expect(chooseRuns(paths as never)).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'runs' });
+    }
+  });
+
   it('tells what is no run folder, and how to mend it', async () => {
     await expect(readRuns([])).rejects.toMatchObject({ code: 'BAD_OPTION' });
     await expect(readRuns([join(folder, 'nowhere')])).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', mend: expect.stringContaining('run folder') as unknown });

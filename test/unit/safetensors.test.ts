@@ -115,11 +115,14 @@ test('a tensor of every dtype that is read in several pieces has each value in i
 
 test('a file of more than 2 GiB is read', async () => {
   const end = 2 ** 32 + 8; // behind a hole, which takes no room
-  const file = writeRaw('large', { first: { dtype: 'F32', shape: [2], data_offsets: [0, 8] }, last: { dtype: 'I32', shape: [2], data_offsets: [end, end + 8] } }, Buffer.from(Float32Array.of(1, 2).buffer));
+  const file = writeRaw('large', {
+    first: { dtype: 'F32', shape: [2], data_offsets: [0, 8] }, hole: { dtype: 'U8', shape: [end - 8], data_offsets: [8, end] }, last: { dtype: 'BF16', shape: [4], data_offsets: [end, end + 8] },
+  }, Buffer.from(Float32Array.of(1, 2).buffer));
   truncateSync(file, readFileSync(file).byteLength - 8 + end);
-  writeFileSync(file, Buffer.from(Int32Array.of(5, -7).buffer), { flag: 'a' });
-  const { tensors } = await readSafetensors(file);
-  expect([...tensors].map(([name, { data }]) => [name, data])).toEqual([['first', Float32Array.of(1, 2)], ['last', Int32Array.of(5, -7)]]);
+  writeFileSync(file, Buffer.from(Float32Array.of(5, -7).buffer), { flag: 'a' });
+  await using reader = await SafetensorsReader.open([file]);
+  expect(await reader.read('first')).toEqual(Float32Array.of(1, 2));
+  expect([...new Uint32Array((await reader.read('last')).buffer)]).toEqual([...new Uint16Array(Float32Array.of(5, -7).buffer)].map((half) => half * 2 ** 16));
 });
 
 test('a tensor of more than 4 GiB is written from its own memory, in pieces that hashes and views take', () => {
@@ -160,13 +163,29 @@ test('a file that the system stops giving out is named', async () => {
 
 test('what is damaged is said', async () => {
   const entry = (dtype: string, shape: number[], data_offsets: [number, number]) => ({ x: { dtype, shape, data_offsets } });
+  const two = (first: [number, number], second: [number, number]) => `{"x":${JSON.stringify({ dtype: 'U8', shape: [first[1] - first[0]], data_offsets: first })},"y":${JSON.stringify({ dtype: 'U8', shape: [second[1] - second[0]], data_offsets: second })}}`;
   const cases: [string, unknown, number, string][] = [
     ['cut', entry('F32', [2], [0, 8]), 7, 'tensor x ends past the end of the file'],
     ['dtype', entry('F8_E5M2', [8], [0, 8]), 8, 'tensor x has dtype F8_E5M2, which is not supported'],
-    ['shape', entry('F32', [3], [0, 8]), 8, 'tensor x has 2 values for shape [3]'],
-    ['half', entry('F16', [2], [0, 8]), 8, 'tensor x has 4 values for shape [2]'],
+    ['shape', entry('F32', [3], [0, 8]), 8, 'tensor x has 8 bytes for F32 [3]'],
+    ['half', entry('F16', [2], [0, 8]), 8, 'tensor x has 8 bytes for F16 [2]'],
     ['backwards', entry('F32', [1], [8, 4]), 8, 'tensor x lies from byte 8 to 4'],
     ['before', entry('F32', [2], [-4, 4]), 8, 'tensor x lies from byte -4 to 4'],
+    ['odd', entry('F16', [2], [0, 5]), 5, 'tensor x has 5 bytes for F16 [2]'],
+    ['overlap', two([0, 5], [4, 8]), 8, 'tensor y begins within another one'],
+    ['hole', two([0, 2], [4, 8]), 8, 'its bytes from 2 to 4 are of no tensor, as where two have one name'],
+    ['one name', two([0, 4], [4, 8]).replace('"y"', '"x"'), 8, 'its bytes from 0 to 4 are of no tensor, as where two have one name'],
+    ['one name, the last first', two([4, 8], [0, 4]).replace('"y"', '"x"'), 8, 'its last 4 bytes are of no tensor, as where two have one name'],
+    ['surplus', entry('F32', [2], [0, 8]), 12, 'its last 4 bytes are of no tensor, as where two have one name'],
+    ['no places', { x: { dtype: 'F32', shape: [2] } }, 8, 'tensor x lies from byte none'],
+    ['half a place', { x: { dtype: 'F32', shape: [2], data_offsets: [0.5, 8.5] } }, 9, 'tensor x lies from byte 0.5 to 8.5'],
+    ['no shape', { x: { dtype: 'F32', data_offsets: [0, 8] } }, 8, 'tensor x has no dtype and shape'],
+    ['shape of texts', { x: { dtype: 'F32', shape: ['2'], data_offsets: [0, 8] } }, 8, 'tensor x has no dtype and shape'],
+    ['nothing', { x: null }, 8, 'tensor x has no dtype and shape'],
+    ['dtype of all objects', entry('constructor', [8], [0, 8]), 8, 'tensor x has dtype constructor, which is not supported'],
+    ['metadata', { __metadata__: { format: 1 } }, 0, 'its metadata are not texts'],
+    ['a list of metadata', { __metadata__: ['format'] }, 0, 'its metadata are not texts'],
+    ['two documents', '{} {}', 0, 'its header is not JSON'],
   ];
   for (const [name, header, bytes, why] of cases) {
     await expect(readSafetensors(writeRaw(name, header, new Uint8Array(bytes))), name).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`is not a whole safetensors file: ${why}.`) as string });

@@ -114,6 +114,9 @@ test('refuses models and calls that do not fit', async () => {
   await expect(OnnxTeacher.load('./nowhere', preprocessing)).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   await expect(OnnxTeacher.load(tower({ inputs: ['pixel_values', 'input_ids'] }), preprocessing)).rejects.toMatchObject({ code: 'BAD_MODEL', found: 'pixel_values, input_ids' });
   await expect(OnnxTeacher.load(tower(), { ...preprocessing, resolution: 9 })).rejects.toMatchObject({ code: 'BAD_MODEL' });
+  for (const [option, value] of Object.entries({ resolution: 2 ** 32, mean: [0.5], std: [0.2, 0, 0.2] })) {
+    await expect(OnnxTeacher.load(tower(), { ...preprocessing, [option]: value as never }), option).rejects.toMatchObject({ code: 'BAD_OPTION', option });
+  }
   writeFileSync(join(folder, 'broken.onnx'), 'not a model');
   await expect(OnnxTeacher.load(join(folder, 'broken.onnx'), preprocessing)).rejects.toMatchObject({ code: 'BAD_MODEL' });
   const teacher = await OnnxTeacher.load(tower(), preprocessing);
@@ -135,6 +138,7 @@ test.each([
   ['no crop', { size: { height: 256, width: 256 }, crop_size: 224, do_center_crop: false, ...statistics }, { resolution: 256 }],
   ['another rescaling', { size: 8, rescale_factor: 2 / 255, ...statistics }, { mean: [0.25, 0.25, 0.25], std: [0.125, 0.125, 0.125] }],
   ['no rescaling', { size: 8, do_rescale: false, image_mean: [127.5, 127.5, 127.5], image_std: [51, 51, 51] }, { mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] }],
+  ['a rescaling left out', { size: 8, rescale_factor: null, ...statistics }, { mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] }],
   ['no normalisation', { size: 8, do_normalize: false }, { mean: [0, 0, 0], std: [1, 1, 1] }],
 ])('preprocessor_config.json with %s', async (_, config, wanted) => {
   writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(config));
@@ -153,8 +157,12 @@ test.each([
   ['no size', statistics],
   ['an oblong size', { size: { height: 4, width: 8 }, ...statistics }],
   ['a size that is no number', { size: 'large', ...statistics }],
+  ['a size beyond all images', { size: 2 ** 32, ...statistics }],
+  ['a list of sizes', { size: [[8], [8]], ...statistics }],
   ['two means', { size: 8, ...statistics, image_mean: [1, 2] }],
   ['a std of zero', { size: 8, ...statistics, image_std: [1, 0, 1] }],
+  ['a rescaling to nothing', { size: 8, rescale_factor: 0, ...statistics }],
+  ['a rescaling by a text', { size: 8, rescale_factor: '1/255', ...statistics }],
 ])('refuses a preprocessor_config.json with %s', async (_, config) => {
   writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(config));
   await expect(readPreprocessor(folder)).rejects.toMatchObject({ code: 'BAD_MODEL' });

@@ -124,6 +124,18 @@ test.each([
   for (const text of ["a dog's déjà vu, 3 o’clock", 'UNUSUAL  words']) expect(changed.encode(text, 77)).toEqual(own.encode(text, 77));
 });
 
+test('refuses a token that the vocabulary has no number for', async () => {
+  const damaged = join(folder, 'damaged vocabulary');
+  mkdirSync(damaged);
+  cpSync(join(tinyClip, 'tokenizer_config.json'), join(damaged, 'tokenizer_config.json'));
+  const content = JSON.parse(readFileSync(join(tinyClip, 'tokenizer.json'), 'utf8')) as Tokenizer;
+  for (const id of ['320', -1, 1.5]) {
+    writeFileSync(join(damaged, 'tokenizer.json'), JSON.stringify({ ...content, model: { ...content.model, vocab: { ...(content.model.vocab as object), 'q</w>': id } } }));
+    const tokenizer = await TextTokenizer.load(damaged);
+    expect(() => tokenizer.encode('q', 77), String(id)).toThrow(expect.objectContaining({ code: 'BAD_MODEL', message: expect.stringContaining('no number for token 2') as string }) as Error);
+  }
+});
+
 interface Tokenizer {
   model: Record<'vocab' | 'unk_token' | 'end_of_word_suffix', unknown> & { merges: string[] };
 }

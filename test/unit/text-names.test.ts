@@ -132,6 +132,13 @@ describe('built-in lists', () => {
     expect(readFileSync(join(lists, `${id}.txt`), 'utf8')).toBe(`${names.join('\n')}\n`);
   });
 
+  it('are refused where there is none of the name', async () => {
+    for (const id of ['cocoo', 'toString', undefined as never]) {
+      expect(() => describeBuiltin(id)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'names' }) as Error);
+      await expect(readBuiltin(id)).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    }
+  });
+
   it('number their classes alphabetically where their data sets do', async () => {
     for (const id of ['cifar10', 'cifar100']) expect(await load(id)).toEqual([...(await load(id))].sort());
     const voc = (await load('voc')).map((name) => name.replace(' ', ''));

@@ -21,8 +21,8 @@ test('a file has one template a line', async () => {
   expect(await loadTemplates(file)).toEqual(['a {} on a table', 'the {}']);
 });
 
-test.each([[['a cat']], [['{} and {}']], [[]]])('refuses %j', async (templates) => {
-  await expect(loadTemplates(templates)).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'templates' });
+test.each([[['a cat']], [['{} and {}']], [[]], [[, 'a {}']], [{}], [5]])('refuses %j', async (templates) => {
+  await expect(loadTemplates(templates as string[])).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'templates' });
 });
 
 test('names what is wrong with a source that is not there', async () => {

@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { expect, it, vi } from 'vitest';
 import { parseConfig } from '../../lib/config.js';
 import { IdPlaces } from '../../lib/data/image-id.js';
@@ -54,4 +55,12 @@ it('names are looked up one by one only where the images are not simply the same
 it('images of one name go on as they were begun', async () => {
   const { config, hash } = await begunWith(['a', 'b', 'a']);
   expect(await imagesOfContinued(config, dataset(['a', 'b', 'a']), undefined)).toMatchObject({ hash, standIns: undefined, gone: [] });
+});
+
+it('a list with a line that is of no image is named, with the line', async () => {
+  for (const line of ['x', '1\t\t2', '\t\t"b.jpg"', '-1\t\t"b.jpg"', '1\tNaN\t"b.jpg"', '1\t5\t["b.jpg"]', '1\t5']) {
+    const { config } = await begunWith(['a.jpg', 'b.jpg']);
+    await writeFile(join(config.output, 'images.tsv.gz'), gzipSync(`0\t\t"a.jpg"\n${line}\n`));
+    await expect(checkStillThere(config, ['a.jpg', 'b.jpg']), line).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('line 2 is of no image') as string });
+  }
 });

@@ -144,6 +144,7 @@ export function decodeFooter(footer: Buffer, fileBytes: number, path: string, ch
     throw notWhole(path);
   }
   const [indexOffset, indexBytes, images, whole] = [0, 8, 16, 24].map((at) => footer.readDoubleLE(at)) as [number, number, number, number];
+  if (![indexOffset, indexBytes, images].every((value) => Number.isSafeInteger(value) && value >= 0)) throw damagedPack(path, 'its end tells of no place');
   if (whole !== fileBytes || indexOffset + indexBytes + footerBytes !== whole) throw damagedPack(path, `it has ${fileBytes} bytes and should have ${whole}`);
   return { indexOffset, indexBytes, images, indexChecksum: footer.readUInt32LE(32) };
 }
@@ -152,29 +153,58 @@ export function decodeFooter(footer: Buffer, fileBytes: number, path: string, ch
 export async function decodeIndex(block: Uint8Array, { indexOffset, indexChecksum, images }: Footer, recipe: PackRecipe, path: string, checksum: Checksum): Promise<PackIndex> {
   if (checksum(block) !== indexChecksum) throw damagedPack(path, 'its index is not what was written');
   const { entries, metadata, start } = parseHeader(block, block.byteLength, path);
-  const column = <Type>(name: string): Type => {
+  const column = <Values extends TensorRecord['data']>(name: string, dtype: string, count?: number): Values => {
     const entry = entries.get(name);
-    if (entry === undefined) throw damagedPack(path, `its index has no ${name}`);
-    return decode(new Uint8Array(block.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])), entry.dtype) as Type; // a copy: aligned
+    if (entry === undefined || entry.dtype !== dtype || entry.shape.length !== 1 || (count !== undefined && entry.shape[0] !== count)) {
+      throw damagedPack(path, `its index has no ${name}${count === undefined ? '' : ` of ${count} images`}`);
+    }
+    return decode(new Uint8Array(block.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])), dtype) as Values; // a copy: aligned
   };
-  const unsigned = (name: string) => new Uint32Array(column<Int32Array>(name).buffer);
-  const starts = column<Float64Array>('name_start');
-  const text = Buffer.from(column<Uint8Array>('names').buffer);
+  const whole = (name: string) => column<Int32Array>(name, 'I32', images);
+  const unsigned = (name: string) => new Uint32Array(whole(name).buffer);
+  const starts = column<Float64Array>('name_start', 'F64');
+  if (starts.length !== images + 1) throw damagedPack(path, `its index has no name_start of ${images} images`);
+  const text = Buffer.from(column<Uint8Array>('names', 'U8').buffer);
   const ids: string[] = [];
   for (let i = 0; i < images; i++) {
     if (i % idsAtOnce === idsAtOnce - 1) await nextTurn(undefined, 'reading a pack');
+    if (!(starts[i]! <= starts[i + 1]!)) throw damagedPack(path, `the names of its index do not follow each other at image ${i}`);
     ids.push(text.toString('utf8', starts[i], starts[i + 1]));
   }
+  const entry = { offsets: column<Float64Array>('offset', 'F64', images), bytes: unsigned('bytes'), widths: whole('width'), heights: whole('height') };
+  checkPlaces(entry, indexOffset, recipe, path);
+  const classNames = metadata['classNames'] === undefined ? undefined : listIn<string>(metadata, 'classNames', (name) => typeof name === 'string', path);
+  const labels = entries.has('label') ? whole('label') : undefined;
+  if (labels?.some((label) => !(label >= 0 && label < (classNames?.length ?? Infinity))) === true) throw damagedPack(path, 'its index has a label that is no class');
   const namesFrom = indexOffset + start + entries.get('names')!.data_offsets[0];
   return {
-    recipe, ids,
-    labels: entries.has('label') ? column<Int32Array>('label') : undefined,
-    classNames: metadata['classNames'] === undefined ? undefined : (JSON.parse(metadata['classNames']) as string[]),
-    places: column('place'), offsets: column('offset'), bytes: unsigned('bytes'), checksums: unsigned('checksum'), widths: column('width'), heights: column('height'), fileBytes: column('file_bytes'),
+    recipe, ids, labels, classNames, ...entry,
+    places: whole('place'), checksums: unsigned('checksum'), fileBytes: column('file_bytes', 'F64', images),
     names: starts.map((from) => namesFrom + from),
     source: metadata['source'] ?? '',
-    refused: JSON.parse(metadata['refused'] ?? '[]') as BrokenImage[],
+    refused: listIn<BrokenImage>(metadata, 'refused', (image) => typeof (image as BrokenImage | null)?.id === 'string' && typeof (image as BrokenImage).reason === 'string', path),
   };
+}
+
+/** Images lie before the index, and raw ones have a byte for each of their colours. @throws LgdError BAD_FILE */
+function checkPlaces({ offsets, bytes, widths, heights }: Pick<PackIndex, 'offsets' | 'bytes' | 'widths' | 'heights'>, end: number, { kind }: PackRecipe, path: string): void {
+  for (let i = 0; i < offsets.length; i++) {
+    const [from, count, width, height] = [offsets[i]!, bytes[i]!, widths[i]!, heights[i]!];
+    const isThere = Number.isSafeInteger(from) && from >= headerBytes && from + count <= end && width >= 1 && height >= 1;
+    if (!isThere || (kind === 'raw' && count !== width * height * 3)) throw damagedPack(path, `its index tells of no place or size of image ${i}`);
+  }
+}
+
+/** @throws LgdError BAD_FILE */
+function listIn<Item>(metadata: Readonly<Record<string, string>>, name: string, accepts: (item: unknown) => boolean, path: string): Item[] {
+  let value: unknown;
+  try {
+    value = JSON.parse(metadata[name] ?? '[]');
+  } catch {
+    value = undefined;
+  }
+  if (!Array.isArray(value) || !value.every(accepts)) throw damagedPack(path, `the ${name} of its index are no list`);
+  return value as Item[];
 }
 
 function notWhole(path: string): LgdError {

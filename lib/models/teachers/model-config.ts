@@ -4,8 +4,9 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LgdError } from '../../errors.js';
+import { LgdError, unlessAbsent } from '../../errors.js';
 import type { Activation } from '../graph.js';
+import { faultOf, isSide, mostSide } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';
 
 /** Sizes of a tower, as far as a file states them; the shapes of its weights tell the rest. */
@@ -47,6 +48,8 @@ interface ConfigFile extends TowerSection {
   preprocess_cfg?: { mean?: ChannelTriple; std?: ChannelTriple };
 }
 
+const sectionNames = ['vision_config', 'text_config', 'vision_config_dict', 'text_config_dict', 'model_cfg', 'preprocess_cfg'] as const;
+
 /** The files that {@link readModelConfig} reads. */
 export const configFiles = ['config.json', 'open_clip_config.json'] as const;
 
@@ -61,21 +64,52 @@ const activations: Readonly<Record<string, Activation>> = {
  */
 export async function readModelConfig(folder: string, names: 'transformers' | 'openai', tower: 'vision' | 'text'): Promise<TowerConfig> {
   const [own, openClip] = [await readJson(join(folder, 'config.json')), await readJson(join(folder, 'open_clip_config.json'))];
-  if (names === 'openai') return openClip?.model_cfg === undefined ? transformersTower(own, tower) : openClipTower(openClip, tower, folder);
+  const checked = (config: TowerConfig) => checkSizes(config, `the ${tower} tower in ${folder}`);
+  if (names === 'openai') return checked(openClip?.model_cfg === undefined ? transformersTower(own, tower) : openClipTower(openClip, tower, folder));
   if (own === undefined) {
     throw new LgdError('BAD_MODEL', `${folder} has no config.json, so nothing tells the activation and the heads of its towers.`, { mend: "Fetch the model's config.json" });
   }
-  const isSiglip = own.model_type?.startsWith('siglip') ?? false;
+  const isSiglip = typeOf(own).startsWith('siglip');
   const common = isSiglip ? { activation: 'geluTanh', eps: 1e-6 } as const : { activation: 'quickGelu', eps: 1e-5 } as const;
-  return withDefaults({ ...common, heads: tower === 'vision' || isSiglip ? 12 : 8 }, transformersTower(own, tower));
+  return checked(withDefaults({ ...common, heads: tower === 'vision' || isSiglip ? 12 : 8 }, transformersTower(own, tower)));
+}
+
+function typeOf(file: ConfigFile | undefined): string {
+  return typeof file?.model_type === 'string' ? file.model_type : '';
+}
+
+const mostBlocks = 1024;
+const mostHeads = 65_536;
+
+/** What would be a graph without end, or divide pixels by nothing. @throws LgdError BAD_MODEL */
+function checkSizes(config: TowerConfig, what: string): TowerConfig {
+  const isWhole = (most: number) => (value: unknown) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most;
+  const isBlocks = isWhole(mostBlocks);
+  const size = [isWhole(mostHeads), `a whole number from 1 to ${mostHeads}`] as const;
+  const rules: Readonly<Record<keyof TowerConfig, readonly [accepts: (value: unknown) => boolean, allowed: string]>> = {
+    layers: [(value) => isBlocks(value) || (Array.isArray(value) && value.length === 4 && value.every(isBlocks)), `a whole number from 1 to ${mostBlocks}, or four of a ResNet`],
+    heads: size,
+    headWidth: size,
+    imageSize: [isSide, `a whole number from 1 to ${mostSide}`],
+    activation: [() => true, ''],
+    eps: [(value) => typeof value === 'number' && value >= 0 && value < 1, 'a number from 0 to below 1'],
+    mean: [(value) => faultOf('mean', value) === undefined, 'three numbers'],
+    std: [(value) => faultOf('std', value) === undefined, 'three numbers above 0'],
+  };
+  const known = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined && value !== null)) as TowerConfig; // null: left out
+  for (const [name, value] of Object.entries(known)) {
+    const [accepts, allowed] = rules[name as keyof TowerConfig];
+    if (!accepts(value)) throw new LgdError('BAD_MODEL', `the configuration of ${what} has another ${name} than a tower can have.`, { found: value, allowed, mend: "Fetch the model's configuration again" });
+  }
+  return known;
 }
 
 function withDefaults(defaults: TowerConfig, stated: TowerConfig): TowerConfig {
-  return { ...defaults, ...Object.fromEntries(Object.entries(stated).filter(([, value]) => value !== undefined)) };
+  return { ...defaults, ...Object.fromEntries(Object.entries(stated).filter(([, value]) => value !== undefined && value !== null)) };
 }
 
 function transformersTower(file: ConfigFile | undefined, tower: 'vision' | 'text'): TowerConfig {
-  const alone = file?.model_type?.includes(`_${tower}_model`) ?? false; // CLIPVisionModelWithProjection saved alone
+  const alone = typeOf(file).includes(`_${tower}_model`); // CLIPVisionModelWithProjection saved alone
   // Where a file has both, transformers takes the one of the older name.
   const section = file?.[`${tower}_config_dict`] ?? file?.[`${tower}_config`] ?? (alone ? file : undefined) ?? {};
   return {
@@ -113,7 +147,7 @@ function openClipTower(file: ConfigFile, tower: 'vision' | 'text', folder: strin
 }
 
 function activationOf(name: string): Activation {
-  const known = activations[name];
+  const known = Object.hasOwn(activations, name) ? activations[name] : undefined;
   if (known !== undefined) return known;
   throw new LgdError('BAD_MODEL', 'the towers of this model have an activation not known here.', { option: 'hidden_act', found: name, allowed: Object.keys(activations).join(', '), mend: 'Export the model to ONNX' });
 }
@@ -123,11 +157,17 @@ function side(size: number | number[] | undefined): number | undefined {
 }
 
 async function readJson(path: string): Promise<ConfigFile | undefined> {
-  const text = await readFile(path, 'utf8').catch(() => undefined);
+  const text = await readFile(path, 'utf8').catch(unlessAbsent(path, undefined)); // a default in its place would change the arithmetic
   if (text === undefined) return undefined;
+  let value: unknown;
   try {
-    return JSON.parse(text) as ConfigFile;
+    value = JSON.parse(text);
   } catch (cause) {
     throw new LgdError('BAD_MODEL', `${path} is not JSON.`, { mend: 'Fetch it again', cause });
   }
+  const [file, ...sections] = [value, ...sectionNames.map((name) => (value as ConfigFile | null)?.[name] ?? {})];
+  if (![file, ...sections].every((part) => typeof part === 'object' && part !== null && !Array.isArray(part))) {
+    throw new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, { allowed: `an object, and so its ${sectionNames.join(', ')}`, mend: 'Fetch it again' });
+  }
+  return value as ConfigFile;
 }

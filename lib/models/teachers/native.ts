@@ -2,15 +2,15 @@ import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readSafetensors } from '../../files/safetensors.js';
-import { CompiledEncoder, type Precision } from '../compiled.js';
+import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { studentContent } from '../student-info.js';
-import { hasHead, studentGraph } from '../student.js';
+import { compileEmbedder, hasHead, studentGraph } from '../student.js';
 import { checkWeights, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
 import { few, readWeights } from './naming.js';
-import { clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
+import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
 import { openWeights } from './weight-files.js';
@@ -76,6 +76,7 @@ export class NativeTeacher implements Teacher {
    */
   static async load(id: string, folder: string, weightFiles: string | readonly string[], options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.load()', nativeTeacherOptions);
+    checkPreprocessing(options);
     const { device, batch = 32, precision, resolution, mean, std, signal } = options;
     const files = [weightFiles].flat();
     await using reader = await openWeights(files);
@@ -103,6 +104,7 @@ export class NativeTeacher implements Teacher {
    */
   static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
+    checkPreprocessing(options);
     const { device, batch = 32, precision } = options;
     const { info, weights } = studentContent(await readSafetensors(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
@@ -122,10 +124,8 @@ export class NativeTeacher implements Teacher {
 
   /** A forward-only encoder with the teacher's weights, for tensors that stay on the device; the caller disposes of it. */
   compile({ batch, precision = this.precision }: { batch: number; precision?: Precision }): CompiledEncoder {
-    const weights = this.#live();
-    const compiled = new CompiledEncoder(this.device, this.graph, { batch, resolution: this.resolution, precision, training: false });
-    compiled.load(weights);
-    return compiled;
+    const { id, graph, embeddingSize, resolution } = this;
+    return compileEmbedder(this.device, { name: id, graph, embeddingSize, weights: this.#live() }, { batch, resolution, precision, training: false });
   }
 
   /** Tells it from any other teacher: a hash of its graph and weights. @throws LgdError DISPOSED, ABORTED */

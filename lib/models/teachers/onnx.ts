@@ -8,7 +8,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
-import { clipPreprocessor, preprocessorFiles, readPreprocessor } from './preprocessor.js';
+import { checkPreprocessing, clipPreprocessor, preprocessing, preprocessorFiles, readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
 
@@ -59,6 +59,7 @@ export class OnnxTeacher implements Teacher {
    */
   static async load(source: string, options: OnnxTeacherOptions = {}): Promise<OnnxTeacher> {
     checkOptions(options, 'OnnxTeacher.load()', onnxTeacherOptions);
+    checkPreprocessing(options);
     const { id, file, preprocessing } = await locate(source, options);
     const session = await openOnnxSession(file);
     const { inputNames } = session;
@@ -182,9 +183,10 @@ async function ownPreprocessing(file: string): Promise<Preprocessing | undefined
     const { decodeOnnx } = await import('../../onnx-format.js');
     const entries = new Map(decodeOnnx(await readFile(file)).metadataProps.map(({ key, value }) => [key, value]));
     if (entries.get('format') !== 'lgdistill-onnx') return undefined;
-    const [resolution, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);
-    return { resolution: resolution as number, mean: mean as ChannelTriple, std: std as ChannelTriple };
-  } catch {
+    const [size, mean, std] = ['resolution', 'mean', 'std'].map((key) => JSON.parse(entries.get(key)!) as unknown);
+    return preprocessing({ size, image_mean: mean, image_std: std } as never, (why) => new LgdError('BAD_MODEL', `the metadata of ${file} do not tell its input: ${why}.`, { mend: 'Export the student again' }));
+  } catch (error) {
+    if (error instanceof LgdError) throw error;
     return undefined; // onnxruntime says what is wrong with the file
   }
 }

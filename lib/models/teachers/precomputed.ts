@@ -4,7 +4,7 @@ import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
 import { version } from '../../version.js';
-import { clipMean, clipStd } from './preprocessor.js';
+import { clipMean, clipStd, faultOf, isSide } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, PrecomputedTeacherApi } from './types.js';
 
@@ -155,14 +155,4 @@ function checkInfo(file: string, { resolution, ...triples }: PrecomputedInfo): v
     const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
     if (wrong !== undefined) throw bad(name, triples[name], `this is ${wrong}`);
   }
-}
-
-function isSide(resolution: number): boolean {
-  return Number.isInteger(resolution) && resolution >= 1;
-}
-
-/** What is wrong with a mean or a std, by which pixels are divided; undefined: nothing. */
-function faultOf(name: 'mean' | 'std', value: unknown): string | undefined {
-  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isFinite)) return 'not three numbers';
-  return name === 'std' && value.some((part: number) => part <= 0) ? 'not above 0 in each channel' : undefined;
 }

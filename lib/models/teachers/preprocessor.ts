@@ -26,7 +26,7 @@ interface PreprocessorConfig {
   do_center_crop?: boolean;
   do_normalize?: boolean;
   do_rescale?: boolean;
-  rescale_factor?: number;
+  rescale_factor?: number | null;
   image_mean?: number[];
   image_std?: number[];
 }
@@ -52,6 +52,28 @@ export async function readPreprocessor(folder: string): Promise<Preprocessing | 
   return undefined;
 }
 
+/** The longest side that a network is compiled for. */
+export const mostSide = 4096;
+
+export function isSide(resolution: unknown): resolution is number {
+  return Number.isInteger(resolution) && (resolution as number) >= 1 && (resolution as number) <= mostSide;
+}
+
+/** What is wrong with a mean or a std, by which pixels are divided; undefined: nothing. */
+export function faultOf(name: 'mean' | 'std', value: unknown): string | undefined {
+  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isFinite)) return 'not three numbers';
+  return name === 'std' && value.some((part: number) => part <= 0) ? 'not above 0 in each channel' : undefined;
+}
+
+/** Looks at what a caller gives in the place of a model's own. @throws LgdError BAD_OPTION */
+export function checkPreprocessing({ resolution, ...triples }: Partial<Preprocessing>): void {
+  if (resolution !== undefined && !isSide(resolution)) throw new LgdError('BAD_OPTION', 'not a number of pixels.', { option: 'resolution', found: resolution, allowed: `a whole number from 1 to ${mostSide}` });
+  for (const name of ['mean', 'std'] as const) {
+    const wrong = triples[name] === undefined ? undefined : faultOf(name, triples[name]);
+    if (wrong !== undefined) throw new LgdError('BAD_OPTION', `this is ${wrong}.`, { option: name, found: triples[name], allowed: 'three numbers, those of std above 0' });
+  }
+}
+
 /** @returns undefined where there is no such file */
 async function readJson(file: string, bad: (why: string, cause: unknown) => LgdError): Promise<(PreprocessorConfig & { image_processor?: PreprocessorConfig }) | undefined> {
   try {
@@ -62,9 +84,12 @@ async function readJson(file: string, bad: (why: string, cause: unknown) => LgdE
   }
 }
 
-function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
+/** What a configuration says. @throws what `bad` makes */
+export function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdError): Preprocessing {
   const resolution = (config.do_center_crop === false ? undefined : side(config.crop_size, bad)) ?? side(config.size, bad);
   if (resolution === undefined) throw bad('it gives no size');
+  const { rescale_factor: factor } = config;
+  if (factor !== undefined && factor !== null && !(Number.isFinite(factor) && factor > 0)) throw bad(`its rescale_factor is ${JSON.stringify(factor)}, not a number above 0`);
   if (config.do_normalize === false) return { resolution, ...rescaled([0, 0, 0], [1, 1, 1], config) };
   return { resolution, ...rescaled(triple(config.image_mean, 'image_mean', bad), triple(config.image_std, 'image_std', bad), config) };
 }
@@ -72,9 +97,9 @@ function preprocessing(config: PreprocessorConfig, bad: (why: string) => LgdErro
 function side(given: Size | undefined, bad: (why: string) => LgdError): number | undefined {
   if (given === undefined || given === null) return undefined;
   const size = Array.isArray(given) ? { height: given[0], width: given[1] } : given;
-  if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${size.height} x ${size.width}, and only square ones are supported`);
+  if (typeof size === 'object' && size.height !== size.width) throw bad(`its input is ${JSON.stringify(size)}, and only square ones are supported`);
   const value = typeof size === 'number' ? size : (size.shortest_edge ?? size.height);
-  if (value === undefined || !Number.isInteger(value) || value < 1) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels`);
+  if (!isSide(value)) throw bad(`its size is ${JSON.stringify(size)}, not a number of pixels from 1 to ${mostSide}`);
   return value;
 }
 
@@ -86,7 +111,7 @@ function triple(values: number[] | undefined, name: string, bad: (why: string) =
 
 /** (255 f x - m) / s with x in 0..1 and rescale factor f equals (x - m/255f) / (s/255f). */
 function rescaled(mean: ChannelTriple, std: ChannelTriple, { do_rescale, rescale_factor }: PreprocessorConfig): { mean: ChannelTriple; std: ChannelTriple } {
-  const scale = do_rescale === false ? 255 : rescale_factor === undefined ? 1 : 255 * rescale_factor;
+  const scale = do_rescale === false ? 255 : rescale_factor === undefined || rescale_factor === null ? 1 : 255 * rescale_factor;
   if (Math.abs(scale - 1) < 1e-6) return { mean, std };
   const divide = ([red, green, blue]: ChannelTriple): ChannelTriple => [red / scale, green / scale, blue / scale];
   return { mean: divide(mean), std: divide(std) };
