@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { PhaseProgress } from '../runs/phase.js';
+import type { Phase, PhaseProgress } from '../runs/phase.js';
 import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StepEvent } from '../train/events.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
@@ -10,7 +10,9 @@ import type { Terminal } from './terminal.js';
 /** What `--json` prints of a run. */
 export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
 
-/** Shows the phases before training: a progress bar for each in turn. */
+const countedOtherwise: readonly Phase[] = ['text bank', 'linear probes', 'fine-tuning'];
+
+/** Shows the phases before training and of evaluations: a progress bar for each in turn. */
 export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
   let current: { phase: string; progress: Progress } | undefined;
   const stop = () => current?.progress.stop();
@@ -19,7 +21,7 @@ export function phaseReporter(terminal: Terminal): { onProgress: (progress: Phas
     onProgress({ phase, done, total }) {
       if (current?.phase !== phase) {
         stop();
-        current = { phase, progress: startProgress(terminal, phase) };
+        current = { phase, progress: startProgress(terminal, phase, countedOtherwise.includes(phase) ? undefined : 'images') };
       }
       current.progress.update(done, total);
     },
