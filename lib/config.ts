@@ -157,7 +157,7 @@ const schema = z.strictObject({
   }),
   log: group({
     everySteps: count().default(10).describe('Steps between lines of metrics'),
-    stallMinutes: z.number().min(0).default(5).describe('Minutes that a step waits for its images, a teacher outside the device or the device before the run says so; again when they have doubled; 0: never'),
+    stallMinutes: z.number().min(0).default(5).describe('Minutes that a step waits for its images, a teacher outside the device or the device, or that nothing moves in an evaluation or before the first step, before the run says so; again when they have doubled; 0: never'),
     maxFileSize: z.number().min(0).default(64).describe('Size in MiB past which metrics.jsonl and log.txt go on in a new part; 0: never'),
   }),
 });

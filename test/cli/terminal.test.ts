@@ -61,11 +61,11 @@ test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
 });
 
 test('progress is a line every few seconds where nobody watches, with a rate of images and the time left', async () => {
-  vi.useFakeTimers({ toFake: ['performance'] });
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
   try {
     const stderr = stream(false);
     const terminal = openTerminal({ stdout: stream(false), stderr, env: {} }, { json: false, debug: false });
-    const { onProgress } = phaseReporter(terminal);
+    const { onProgress, during } = phaseReporter(terminal, 5);
     for (const [phase, done] of [['student', 100], ['student', 300], ['student', 500], ['student', 700], ['linear probes', 0], ['linear probes', 700]] as const) {
       onProgress({ phase, done, total: 1000 });
       vi.advanceTimersByTime(4000);
@@ -73,6 +73,12 @@ test('progress is a line every few seconds where nobody watches, with a rate of 
     expect(stderr.text).toBe('student 500/1000 | 50 images/s | 10 s left\n');
     onProgress({ phase: 'linear probes', done: 800, total: 1000 });
     expect(stderr.text).toContain('\nlinear probes 800/1000 | 2 s left\n');
+    let settle: ((value: number) => void) | undefined;
+    const work = during(new Promise<number>((resolve) => { settle = resolve; }));
+    await vi.advanceTimersByTimeAsync(5 * 60_000);
+    expect(stderr.text).toMatch(/\nlinear probes 800\/1000 has stood still for 5 minutes: do .* answer\?\n$/u);
+    settle!(7);
+    expect(await work).toBe(7);
   } finally {
     vi.useRealTimers();
   }

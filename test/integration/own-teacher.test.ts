@@ -9,6 +9,7 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
+import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
 import { createStudent, type CustomTeacherApi } from '../../lib/models/index.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
@@ -153,6 +154,23 @@ describe('a run that stands still', () => {
     expect(wait).toMatchObject({ step: 1, for: 'images', seconds: 0 });
     using again = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes: 0 });
     expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+  });
+
+  it('in an evaluation says so, too, and can be left there', async () => {
+    const { length, ids, store } = images;
+    const classNames = ['a', 'b', 'c'];
+    let asked = 0;
+    const prepare = async () => (++asked < 3 ? { store, release: () => undefined } : new Promise<never>(() => undefined)); // four batches of two, of which one is ahead
+    const evaluation = new ZeroShotEvaluation({ device, images: { length, ids, store, prepare, classNames, labels: Int32Array.from(ids, (_, i) => i % 3) }, bank: tsb, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
+    const path = output();
+    using distiller = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes });
+    const waits: RunEvent[] = [];
+    for await (const event of distiller.run(images, { evaluation })) {
+      if (event.type === 'waiting' && event.for === 'evaluation') waits.push(event);
+      if (waits.length === 2) break;
+    }
+    expect(waits).toMatchObject([{ step: 4, for: 'evaluation' }, { step: 4, for: 'evaluation' }]);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/the evaluation after step 4 has stood still for \d+ seconds: do the disk/u);
   });
 });
 
