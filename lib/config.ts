@@ -2,13 +2,13 @@
  * The one schema of every option: name, type, range, default and help. Command-line flags, help texts and the table in the documentation come from
  * {@link configOptions}; no default stands anywhere else.
  */
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { isPromise } from './arguments.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { withoutMark } from './files/byte-order-mark.js';
+import { readFile } from './files/open.js';
 import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);

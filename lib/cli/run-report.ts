@@ -37,7 +37,7 @@ export function phaseReporter(terminal: Terminal, stallMinutes: number): { onPro
       [where, lastSign] = [`${phase} ${done}/${total}`, performance.now()];
       if (current?.phase !== phase) {
         current?.progress.stop();
-        current = { phase, progress: startProgress(terminal, phase, countedOtherwise.includes(phase) ? undefined : 'images') };
+        current = { phase, progress: startProgress(terminal, phase, countedOtherwise.includes(phase) || total === 1 ? undefined : 'images') }; // a teacher that is loaded is one thing
       }
       current.progress.update(done, total);
     },

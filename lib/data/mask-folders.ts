@@ -1,8 +1,9 @@
 /** Images with a label mask each: where the known data sets keep them, and what their numbers mean. */
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { foldersIn, isFolder } from '../files/folders.js';
+import { readFile } from '../files/open.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import { suggestion } from '../text/spelling.js';

@@ -44,9 +44,10 @@ async function openFiles(path: string): Promise<ParquetFile[]> {
   const found = await stat(path).catch((cause: unknown) => {
     throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
   });
-  const paths = found.isFile() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
+  const paths = !found.isDirectory() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
   const { asyncBufferFromFile, parquetMetadataAsync } = await import('hyparquet');
   return Promise.all(paths.map(async (file) => {
+    if (!(await stat(file)).isFile()) throw new LgdError('BAD_DATASET', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const buffer = await asyncBufferFromFile(file);
     const metadata = await parquetMetadataAsync(buffer).catch((cause: unknown) => {
       throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });

@@ -1,7 +1,8 @@
 /** Reading images from file systems that fail for a moment: an error of the system is none of the image, and is not held against it. */
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
 import { LgdError, throwIfAborted, type ErrorCode } from '../errors.js';
+import { openToRead } from '../files/open.js';
 import { checkBytes } from './decode.js';
 
 /** System errors that tell of a file: it is gone, is no file, or this user may not read it. All others tell of the file system, the network or the process. */
@@ -78,7 +79,7 @@ function systemFault(error: unknown): NodeJS.ErrnoException | undefined {
 export async function readOfMany<Result>(path: string, read: (file: FileHandle) => Promise<Result>): Promise<Result> {
   let file: FileHandle | undefined;
   try {
-    file = await open(path, 'r');
+    file = await openToRead(path);
     return await read(file);
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;

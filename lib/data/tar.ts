@@ -7,10 +7,11 @@
  *
  * Only headers are read on opening; images are read where they lie.
  */
-import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises';
+import { readdir, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
@@ -106,20 +107,23 @@ async function shardsOf(path: string): Promise<string[]> {
   const found = await stat(path).catch((cause: unknown) => {
     throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
   });
-  if (found.isFile()) return [path];
+  if (!found.isDirectory()) return [path];
   return (await readdir(path)).filter((name) => extname(name) === '.tar').sort().map((name) => join(path, name));
 }
 
 async function scan(shard: string, signal: AbortSignal | undefined): Promise<Scanned> {
-  const file = await open(shard, 'r').catch((cause: unknown) => {
+  const file = await openToRead(shard).catch((cause: unknown) => {
+    if (cause instanceof LgdError) throw cause;
     const missing = systemErrorCode(cause) === 'ENOENT';
     throw new LgdError(missing ? 'FILE_NOT_FOUND' : 'BAD_DATASET', missing ? `there is no file ${shard}.` : `cannot read ${shard}.`, { mend: 'Check the path and its permissions', cause });
   });
   try {
+    const found = await file.stat();
+    if (!found.isFile()) throw new LgdError('BAD_DATASET', `${shard} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
     const [replaced, links]: [string[], string[]] = [[], []];
-    const reader = new AheadReader(file, (await file.stat()).size, shard);
+    const reader = new AheadReader(file, found.size, shard);
     for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;

@@ -1,9 +1,9 @@
 /** Training batches of images and boxes. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BoxedImages } from '../data/coco.js';
 import { PhiloxStream } from '../data/philox.js';
 import { LgdError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
 import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';

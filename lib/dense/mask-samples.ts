@@ -1,10 +1,10 @@
 /** Training batches of images and masks: views drawn alike of both. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
 import { PhiloxStream } from '../data/philox.js';
 import { readPngMask, type Mask } from '../data/png-mask.js';
 import { LgdError, throwIfAborted } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
