@@ -3,7 +3,7 @@
  * {@link configOptions}; no default stands anywhere else.
  */
 import { z } from 'zod';
-import { isPromise } from './arguments.js';
+import { checkGiven, checkText, isPromise } from './arguments.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
@@ -395,6 +395,7 @@ function checkTogether({ augment, train, names, bank, evaluate, student }: Confi
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG
  */
 export async function loadConfigFile(path: string): Promise<unknown> {
+  checkText(path, 'config', 'a JSON file');
   let content: string;
   try {
     content = await readFile(path, 'utf8');
@@ -416,6 +417,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
  * @throws LgdError BAD_CONFIG, BAD_OPTION
  */
 export function mergeConfig(file: unknown, overrides: Readonly<Record<string, unknown>>): Config {
+  checkGiven(overrides, 'mergeConfig(file, ...)', 'options by their paths');
   checkGroups(file);
   const merged: unknown = file === undefined ? {} : structuredClone(file);
   if (!isObject(merged)) return parseConfig(merged); // says what is wrong with it

@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { LgdError, mendOfMissing } from '../errors.js';
+import { LgdError, mendOfMissing, messageOf } from '../errors.js';
 
 const require = createRequire(import.meta.url);
 
@@ -27,7 +27,7 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
  * @param path of the image, where the message has to name it
  */
 export function decodingError(cause: unknown, path?: string): LgdError {
-  const text = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/[.:]$/u, '');
+  const text = messageOf(cause).trim().split('\n')[0]!.replace(/[.:]$/u, '');
   // Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty.
   const why = text === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : text;
   if (why.includes('Error creating thread')) {

@@ -83,7 +83,7 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
 export function checkSource(source: ImageSource): void {
   checkArgument('source', source);
   const { root, ids, labels, classNames, places, read } = source;
-  const wrongMember = !Array.isArray(ids) ? 'ids' : typeof read !== 'function' ? 'read' : places !== undefined && places.length !== ids.length ? 'places' : labels === null ? 'labels' : undefined;
+  const wrongMember = !Array.isArray(ids) ? 'ids' : typeof read !== 'function' ? 'read' : places !== undefined && places?.length !== ids.length ? 'places' : labels === null ? 'labels' : undefined;
   if (wrongMember !== undefined) throw new LgdError('BAD_DATASET', `${wrongMember} of ${root} is not what it must be.`, { option: wrongMember, found: source[wrongMember], allowed: '{ ids, an array of texts; read, a function of an index; places and labels, if any, one an image }', mend: 'Give the source so' });
   if (labels === undefined) return;
   const bad = (what: string): LgdError => new LgdError('BAD_DATASET', `${what} in ${root}.`, { option: 'labels', mend: 'Give each image a label, an index into classNames, or leave labels out' });

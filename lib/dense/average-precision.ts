@@ -2,6 +2,7 @@
  * COCO's mean average precision of boxes, as pycocotools computes it (Lin et al. 2014; its cocoeval.py): ten overlaps from 0.50 to 0.95, precision at 101 recalls, at most
  * 100 detections an image, sizes small (area below 32^2), medium (to 96^2) and large by the annotations' area, crowds neither missed nor mistaken.
  */
+import { checkArgument } from '../arguments.js';
 import { mean } from '../averages.js';
 import type { Annotation, BoxedImages } from '../data/coco.js';
 import { LgdError } from '../errors.js';
@@ -133,6 +134,8 @@ function byClass({ images, names }: BoxedImages, found: readonly (readonly Detec
  * @throws LgdError BAD_SHAPE (not a list for each image), NON_FINITE (a score or a box), ABORTED
  */
 export async function averagePrecision(set: BoxedImages, found: readonly (readonly Detection[])[], signal?: AbortSignal): Promise<DetectionScore> {
+  checkArgument('set', set);
+  if (!Array.isArray(found as unknown)) throw new LgdError('BAD_OPTION', 'these are no lists of detections.', { option: 'found', found, allowed: 'an array, for each image one of { label, score, box }' });
   if (found.length !== set.images.length) throw new LgdError('BAD_SHAPE', `${found.length} lists of detections are not one for each of ${set.images.length} images.`, { option: 'found', mend: 'Give an empty list for an image without detections' });
   const broken = found.findIndex((detections) => !detections.every(({ score, box }) => Number.isFinite(score) && box.every(Number.isFinite)));
   if (broken !== -1) throw new LgdError('NON_FINITE', `a detection in image ${set.images[broken]!.id} has a score or a box that is not finite.`, { option: 'found', mend: 'Leave it out, or look for where it comes from' }); // sorting by NaN sorts nothing

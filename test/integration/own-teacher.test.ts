@@ -174,6 +174,38 @@ describe('a run that stands still', () => {
   });
 });
 
+describe('members that are something else', () => {
+  const odd: readonly unknown[] = [5, 'x', Object.create(null), Symbol('x')];
+
+  it.each(['prepare', 'broken', 'length'])('%s of a data set is named, with what was found', async (member) => {
+    const { length, ids, sourceIndex, store } = images;
+    for (const value of member === 'length' ? odd.slice(1) : odd) {
+      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      const dataset = { length, ids, sourceIndex, store, [member]: value } as unknown as ImageCache;
+      await expect((async () => eventsOf(distiller.run(dataset)))()).rejects.toMatchObject({ code: 'BAD_DATASET', option: `dataset.${member}`, found: value });
+    }
+  });
+
+  it('of a teacher, and of the run, too', async () => {
+    for (const value of odd) {
+      for (const member of ['embed', 'fingerprint']) expect(() => distillerOf({ ...ownTeacher(() => undefined), [member]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error);
+      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      expect(() => distiller.run(images, { evaluation: value as never })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'evaluation' }) as Error);
+    }
+  });
+
+  it('what a release() or a read() throws that is no error is told of', async () => {
+    const { length, ids, sourceIndex, store } = images;
+    for (const thrown of [null, undefined, Object.create(null)] as unknown[]) {
+      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      const fail = () => { throw thrown; };
+      await expect(eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) }))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
+      const source = { root: 'own', ids: ['a'], read: async () => fail() };
+      await expect(ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    }
+  });
+});
+
 describe('a distiller that cannot be made', () => {
   const teacher = ownTeacher(() => undefined);
 
