@@ -32,7 +32,7 @@ export const imageExtensions: ReadonlySet<string> = new Set([
 ]);
 
 /** Endings of pictures that nothing here decodes, and of files with pictures in them, lower case: who has them beside images shall hear that they take no part. */
-const otherPictures: ReadonlySet<string> = new Set([
+export const otherPictures: ReadonlySet<string> = new Set([
   '.tar', '.tgz', '.zip', '.parquet', '.heic', '.heif', '.bmp', '.jxl', '.jp2', '.j2k', '.psd', '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2',
 ]);
 

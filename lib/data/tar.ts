@@ -15,7 +15,7 @@ import { openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { classesOf, imageExtensions, numberedClasses, type ImageSource } from './sources.js';
+import { classesOf, imageExtensions, numberedClasses, otherPictures, type ImageSource } from './sources.js';
 
 const block = 512;
 const shardsAtOnce = 8;
@@ -42,6 +42,8 @@ interface Scanned {
   replaced: string[];
   /** Those that have no bytes but the path of another file. */
   links: string[];
+  /** Pictures of kinds that nothing here decodes. */
+  undecoded: string[];
 }
 
 /**
@@ -54,6 +56,7 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
   const [companions, replaced, links] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path'), new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)')];
+  const undecoded = new LeftOut('they are of kinds that are not read; convert them if they are wanted');
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
     const name = names[place++]!;
@@ -64,9 +67,10 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
     companions.add(name, found.companions);
     replaced.add(name, found.replaced);
     links.add(name, found.links);
+    undecoded.add(name, found.undecoded);
   }
-  if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  const remarks = [...companions.remark(path), ...replaced.remark(path), ...links.remark(path)];
+  const remarks = [companions, replaced, links, undecoded].flatMap((some) => some.remark(path));
+  if (samples.length === 0) throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
   return { root: path, ids, ...(remarks.length > 0 && { remarks }), ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))), read: (index) => readSample(samples[index]!) };
 }
 
@@ -122,7 +126,7 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
     if (!found.isFile()) throw new LgdError('BAD_DATASET', `${shard} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
-    const [replaced, links]: [string[], string[]] = [[], []];
+    const [replaced, links, undecoded]: [string[], string[], string[]] = [[], [], []];
     const reader = new AheadReader(file, found.size, shard);
     for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
@@ -133,11 +137,13 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
       } else if (imageExtensions.has(ending)) {
         if (images.has(path)) replaced.push(path);
         images.set(path, { shard, path, offset, bytes });
+      } else if (otherPictures.has(ending)) {
+        undecoded.push(path);
       } else if (ending === '.cls' || ending === '.json') {
         labels.add(path, readLabel(await reader.read(offset, bytes), ending, `${shard}: ${path}`));
       }
     }
-    return { ...imagesOfSamples(images, labels), replaced, links };
+    return { ...imagesOfSamples(images, labels), replaced, links, undecoded };
   } catch (cause) {
     throw cause instanceof LgdError ? cause : new LgdError('BAD_DATASET', `cannot read ${shard}: ${(cause as Error).message}.`, { mend: 'Check that it is a file, and its disk', cause });
   } finally {
