@@ -10,7 +10,8 @@ import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
-import { createStudent, type CustomTeacherApi } from '../../lib/models/index.js';
+import { createStudent, GraphBuilder, Student, type CustomTeacherApi } from '../../lib/models/index.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -171,6 +172,31 @@ describe('a run that stands still', () => {
     }
     expect(waits).toMatchObject([{ step: 4, for: 'evaluation' }, { step: 4, for: 'evaluation' }]);
     expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/the evaluation after step 4 has stood still for \d+ seconds: do the disk/u);
+  });
+});
+
+describe("a network of one's own by the name of a known student", () => {
+  const graphOf = (activation: 'relu' | 'silu') => {
+    const g = new GraphBuilder('resnet18');
+    return g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation)), 'head.0', { features: size }));
+  };
+  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) => new Distiller({ device, teacher: ownTeacher(() => undefined), student: new Student('resnet18', device, size, 1, graphOf(activation), 0), tsb, config: {
+    method: 'lgd', output: path, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, maxSteps },
+  } });
+
+  it('goes on as itself, and not as another of the same parameters', async () => {
+    const [path, whole] = [output(), output()];
+    using begun = of('relu', path, 3);
+    await eventsOf(begun.run(images));
+    using other = of('silu', path);
+    await expect(eventsOf(other.run(images, { resume: 'last' }))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('another graph by the name of resnet18') as string });
+    using same = of('relu', path);
+    expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+    using atOnce = of('relu', whole);
+    await eventsOf(atOnce.run(images));
+    const [resumed, straight] = await Promise.all([path, whole].map(async (run) => readStudent(join(run, 'checkpoints', 'last'))));
+    expect(resumed!.info.graph).toEqual(JSON.parse(JSON.stringify(graphOf('relu'))));
+    expect(resumed!.weights).toEqual(straight!.weights);
   });
 });
 
