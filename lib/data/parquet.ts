@@ -6,6 +6,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { AsyncBuffer, Compressors, FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
@@ -41,9 +42,8 @@ export async function openParquet(path: string, { labelled }: { labelled: boolea
 }
 
 async function openFiles(path: string): Promise<ParquetFile[]> {
-  const found = await stat(path).catch((cause: unknown) => {
-    throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
-  });
+  const found = await statIfThere(path);
+  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
   const paths = !found.isDirectory() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
   const { asyncBufferFromFile, parquetMetadataAsync } = await import('hyparquet');
   return Promise.all(paths.map(async (file) => {

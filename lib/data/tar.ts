@@ -7,10 +7,11 @@
  *
  * Only headers are read on opening; images are read where they lie.
  */
-import { readdir, stat, type FileHandle } from 'node:fs/promises';
+import { readdir, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
@@ -108,9 +109,8 @@ async function shardsOf(path: string): Promise<string[]> {
     const [, before, first, last, after] = range as unknown as [string, string, string, string, string];
     return Array.from({ length: Math.max(0, Number(last) - Number(first) + 1) }, (_, i) => `${before}${String(Number(first) + i).padStart(first.length, '0')}${after}`);
   }
-  const found = await stat(path).catch((cause: unknown) => {
-    throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
-  });
+  const found = await statIfThere(path);
+  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
   if (!found.isDirectory()) return [path];
   return (await readdir(path)).filter((name) => extname(name) === '.tar').sort().map((name) => join(path, name));
 }
