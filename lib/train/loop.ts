@@ -168,9 +168,19 @@ export class TrainingLoop {
   /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
   async close(): Promise<void> {
     this.#closing.abort();
-    this.#release(this.#taken);
+    const faults: unknown[] = [];
+    const releaseAll = () => {
+      while (this.#taken.size > 0) {
+        try {
+          this.#release(this.#taken);
+        } catch (error) {
+          faults.push(error); // of a caller's own data set: the folders are closed all the same
+        }
+      }
+    };
+    releaseAll();
     await this.#batches?.return();
-    this.#release(this.#taken); // what came meanwhile
+    releaseAll(); // what came meanwhile
     if (this.#views !== undefined) {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
       this.#views.dispose();
@@ -179,6 +189,7 @@ export class TrainingLoop {
     await this.#unlock?.();
     const failed = closed.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
+    if (faults.length > 0) throw faults[0];
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {

@@ -223,9 +223,12 @@ describe('members that are something else', () => {
   it('what a release() or a read() throws that is no error is told of', async () => {
     const { length, ids, sourceIndex, store } = images;
     for (const thrown of [null, undefined, Object.create(null)] as unknown[]) {
-      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      const path = output();
+      using distiller = distillerOf(ownTeacher(() => undefined), path);
       const fail = () => { throw thrown; };
       await expect(eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) }))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
+      using again = distillerOf(ownTeacher(() => undefined), path);
+      expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' }); // the folder was closed
       const source = { root: 'own', ids: ['a'], read: async () => fail() };
       await expect(ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
     }
