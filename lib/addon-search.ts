@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { mendOfForbidden, mendOfUnmapped, unmapped } from './errors.js';
+import { mendOfForbidden, mendOfUnmapped, messageOf, unmapped } from './errors.js';
 import { isBundled, version } from './version.js';
 
 const require = createRequire(import.meta.url);
@@ -79,7 +79,7 @@ export function systemFacts(): SystemFacts {
 
 /** Why loading failed, from the error of `require` and what the system is. */
 export function explainLoadError(place: string, error: unknown, { glibc, platform, arch }: SystemFacts): AddonAttempt {
-  const [message = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+  const [message = ''] = messageOf(error).split('\n');
   if ((error as NodeJS.ErrnoException | undefined)?.code === 'ERR_DLOPEN_DISABLED') return { place, fault: 'forbidden', detail: 'this process may load no native addon' };
   const wanted = /version `GLIBC_([\d.]+)' not found/u.exec(message)?.[1];
   if (wanted !== undefined) return { place, fault: 'older glibc', detail: `needs glibc ${wanted}, this system has ${glibc ?? 'another C library'}` };

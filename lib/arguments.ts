@@ -24,7 +24,14 @@ const kinds = {
   batch: ['{ ...plan.next(), dataset }, with the plan a BatchPlan and the data set an ImageCache', ['images', 'drawIds', 'dataset']],
   ticket: ['what `await distiller.queueStep()` gives', ['slots']],
   state: ['what `await distiller.state()` gives', ['weights', 'momentum', 'semantic']],
+  evaluation: ['what `new ZeroShotEvaluation()` gives', ['mark', 'evaluateEncoder', 'evaluateTeacher']],
+  frozen: ['what `new FrozenEvaluation()` gives', ['mark', 'evaluate']],
+  set: ['what `await readCoco()` gives', ['images', 'names']],
+  online: ['{ images, labels, mean, std }', ['images', 'labels', 'mean', 'std']],
 } as const satisfies Record<string, readonly [string, readonly string[]]>;
+
+/** Members that are called. */
+const methods: ReadonlySet<string> = new Set(['synchronize', 'embed', 'fingerprint', 'lookup', 'has', 'compile', 'encode', 'countTokens', 'makeImages', 'mark', 'evaluateEncoder', 'evaluateTeacher', 'evaluate']);
 
 /**
  * Looks whether an argument is of its kind, by its members; the values of those are another matter.
@@ -35,15 +42,20 @@ export function checkArgument(kind: keyof typeof kinds, value: unknown, option: 
   const [allowed, members] = kinds[kind];
   if (typeof value === 'object' && value !== null) {
     const missing = members.filter((member) => (value as Readonly<Record<string, unknown>>)[member] == null);
-    if (missing.length === 0) return;
+    if (missing.length === 0) {
+      const [wrong] = members.filter((member) => methods.has(member) && typeof (value as Readonly<Record<string, unknown>>)[member] !== 'function');
+      if (wrong === undefined) return;
+      throw new LgdError('BAD_OPTION', 'not a function.', { option: `${option}.${wrong}`, found: (value as Readonly<Record<string, unknown>>)[wrong], allowed });
+    }
     if (missing.length < members.length) throw new LgdError('BAD_OPTION', `this has no ${missing.join(', ')}.`, { option, found: value, allowed });
   }
   throw wrongArgument(value, option, allowed);
 }
 
 /** Looks whether a teacher, which may be a caller's own, has what its kind needs. @throws LgdError BAD_OPTION */
-export function checkTeacherKind(teacher: { kind: string }): void {
-  const kind = `${teacher.kind} teacher`;
+export function checkTeacherKind(teacher: { kind: string; id: string }): void {
+  checkText(teacher.id, 'teacher.id', 'a name of the teacher');
+  const kind = typeof teacher.kind === 'string' ? `${teacher.kind} teacher` : teacher.kind;
   if (!(kind === 'native teacher' || kind === 'onnx teacher' || kind === 'custom teacher' || kind === 'precomputed teacher')) {
     throw new LgdError('BAD_OPTION', 'there is no such kind of teacher.', { option: 'teacher.kind', found: teacher.kind, allowed: 'native, onnx, custom, precomputed', mend: 'Call one of your own custom, if it embeds pixels, or precomputed' });
   }
@@ -106,6 +118,12 @@ export function checkWord(found: unknown, option: string, words: readonly string
 export function checkRows(given: unknown, giver: string, { option, rows, size }: { option: string; rows: number; size: number }): Float32Array {
   if (types.isFloat32Array(given) && given.length === rows * size) return given;
   throw new LgdError('BAD_SHAPE', `${giver} did not give ${rows} embeddings.`, { option, found: given, allowed: `a Float32Array [${rows},${size}]` });
+}
+
+/** @throws LgdError BAD_OPTION for anything but an array of texts, each with something in it */
+export function checkTexts(value: unknown, option: string, allowed: string): void {
+  if (!Array.isArray(value)) throw wrongArgument(value, option, `an array, each of them ${allowed}`);
+  for (const [place, one] of value.entries()) checkText(one, `${option}[${place}]`, allowed);
 }
 
 function wrongArgument(found: unknown, option: string, allowed: string, mend?: string): LgdError {

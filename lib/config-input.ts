@@ -237,7 +237,7 @@ export interface ConfigInput {
   log?: {
     /** Steps between lines of metrics. Allowed: a whole number from 1. Default: `10`. */
     everySteps?: number | undefined;
-    /** Minutes that a step waits for its images, a teacher outside the device or the device before the run says so; again when they have doubled; 0: never. Allowed: a number from 0. Default: `5`. */
+    /** Minutes that a step waits for its images, a teacher outside the device or the device, or that nothing moves in an evaluation or before the first step, before the run says so; again when they have doubled; 0: never. Allowed: a number from 0. Default: `5`. */
     stallMinutes?: number | undefined;
     /** Size in MiB past which metrics.jsonl and log.txt go on in a new part; 0: never. Allowed: a number from 0. Default: `64`. */
     maxFileSize?: number | undefined;

@@ -2,13 +2,13 @@
  * The one schema of every option: name, type, range, default and help. Command-line flags, help texts and the table in the documentation come from
  * {@link configOptions}; no default stands anywhere else.
  */
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { isPromise } from './arguments.js';
+import { checkGiven, checkText, isPromise } from './arguments.js';
 import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { withoutMark } from './files/byte-order-mark.js';
+import { readFile } from './files/open.js';
 import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads, writeLimit } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
@@ -157,7 +157,7 @@ const schema = z.strictObject({
   }),
   log: group({
     everySteps: count().default(10).describe('Steps between lines of metrics'),
-    stallMinutes: z.number().min(0).default(5).describe('Minutes that a step waits for its images, a teacher outside the device or the device before the run says so; again when they have doubled; 0: never'),
+    stallMinutes: z.number().min(0).default(5).describe('Minutes that a step waits for its images, a teacher outside the device or the device, or that nothing moves in an evaluation or before the first step, before the run says so; again when they have doubled; 0: never'),
     maxFileSize: z.number().min(0).default(64).describe('Size in MiB past which metrics.jsonl and log.txt go on in a new part; 0: never'),
   }),
 });
@@ -395,6 +395,7 @@ function checkTogether({ augment, train, names, bank, evaluate, student }: Confi
  * @throws LgdError FILE_NOT_FOUND, BAD_CONFIG
  */
 export async function loadConfigFile(path: string): Promise<unknown> {
+  checkText(path, 'config', 'a JSON file');
   let content: string;
   try {
     content = await readFile(path, 'utf8');
@@ -416,6 +417,7 @@ export async function loadConfigFile(path: string): Promise<unknown> {
  * @throws LgdError BAD_CONFIG, BAD_OPTION
  */
 export function mergeConfig(file: unknown, overrides: Readonly<Record<string, unknown>>): Config {
+  checkGiven(overrides, 'mergeConfig(file, ...)', 'options by their paths');
   checkGroups(file);
   const merged: unknown = file === undefined ? {} : structuredClone(file);
   if (!isObject(merged)) return parseConfig(merged); // says what is wrong with it

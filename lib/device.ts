@@ -90,7 +90,7 @@ export async function openDevice(name: DeviceName = 'auto', options: DeviceOptio
   if (!Number.isInteger(threads) || threads < 1 || threads > mostThreads) {
     throw new LgdError('BAD_OPTION', 'not a number of threads.', { option: 'threads', found: threads, allowed: `a whole number from 1 to ${mostThreads}` });
   }
-  const match = /^(auto|cpu|cuda|cuda-emulated)(?::(\d+))?$/.exec(name);
+  const match = /^(auto|cpu|cuda|cuda-emulated)(?::(\d+))?$/.exec(typeof name === 'string' ? name : '');
   if (!match || (match[2] !== undefined && match[1] !== 'cuda')) {
     throw new LgdError('BAD_OPTION', 'not a device.', { option: 'device', found: name, allowed: "'auto', 'cpu', 'cuda', 'cuda:N' or 'cuda-emulated'" });
   }

@@ -158,6 +158,12 @@ export function thrownBy(cause: unknown, code: ErrorCode, { giver, call, option 
   return new LgdError(code, `${giver} threw ${what}.`, { option, found: cause ?? undefined, mend: `Let its ${call}() throw an Error that says what went wrong`, cause });
 }
 
+/** Why, of whatever a caller's own code may have thrown. */
+export function messageOf(thrown: unknown): string {
+  if (thrown instanceof Error) return String(thrown.message);
+  return typeof thrown === 'string' ? thrown : describe(thrown);
+}
+
 /** The code of a Node system error (`ENOENT`, `ENOSPC` ...), or undefined. */
 export function systemErrorCode(error: unknown): string | undefined {
   const code = (error as NodeJS.ErrnoException | null)?.code;
@@ -210,7 +216,7 @@ export function writeError(path: string, cause: unknown): LgdError {
     ELOOP: ['its symbolic links lead round in a circle', 'Choose another path, or mend those links'],
   };
   const code = systemErrorCode(cause);
-  const [why, mend] = reasons[code ?? ''] ?? [cause instanceof Error ? cause.message : String(cause), 'Choose another place, and check the disk'];
+  const [why, mend] = reasons[code ?? ''] ?? [messageOf(cause), 'Choose another place, and check the disk'];
   return new LgdError('NOT_WRITABLE', `cannot write ${path}: ${why}.`, { mend, cause });
 }
 

@@ -46,7 +46,7 @@ function evaluateCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    const progress = startProgress(terminal, 'images');
+    const progress = startProgress(terminal, 'images', 'images');
     const onProgress = (done: number, total: number) => progress.update(done, total);
     const score = await evaluateDetection({ model, config, signal, onProgress }).finally(progress.stop);
     terminal.emit(score);

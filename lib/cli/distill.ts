@@ -14,8 +14,9 @@ export function distillCommand(bind: Bind): Command {
   addConfigOptions(command, 'all');
   command.addHelpText('after', eventsHelp);
   return command.action(bind(async ({ terminal, signal }) => {
-    const phases = phaseReporter(terminal);
-    const run = await prepareRun(await readConfig(command), { signal, onProgress: phases.onProgress }).finally(phases.stop);
+    const config = await readConfig(command);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const run = await phases.during(prepareRun(config, { signal, onProgress: phases.onProgress }));
     const { report, dryRun = false, preflight } = command.opts<{ report: boolean; dryRun?: boolean; preflight: boolean }>();
     let code: number;
     try {

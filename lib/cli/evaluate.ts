@@ -23,21 +23,22 @@ export function evaluateCommand(bind: Bind): Command {
     .option('--out <folder>', 'folder for results, predictions and lists (the same as --evaluate.output)');
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
-    'data.margin', 'data.cache', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
+    'data.margin', 'data.cache', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', 'log.stallMinutes', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
       'labelShare', 'finetuneEpochs', 'finetuneRate', 'finetuneBatch'].map((name) => `evaluate.${name}`),
   ], { help: {
     seed: 'Seed of what protocols draw: held-out images, shares of labels, their order, views (linear, semi, finetune)',
     teacher: 'Teacher to judge beside the student (zeroshot): a CLIP folder or hub id, or an .onnx image tower',
     'data.margin': 'Images to fine-tune on are kept with their short side at margin times the input, so that crops stay sharp (semi, finetune)',
     'data.cache': 'When images are decoded: all at the start, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk',
+    'log.stallMinutes': 'Minutes that nothing moves before it says so; again when they have doubled; 0: never',
     'data.maxBrokenShare': 'Share of images that may fail to decode before it stops',
     'data.spillFolder': "Folder of the file of decoded images that cacheMemory does not hold (default: the system's for temporary files)",
   } });
   return command.action(bind(async ({ terminal, signal }, protocol) => {
     const { student, data, train, out } = command.opts<{ student: string; data?: string; train?: string; out?: string }>();
     const config = await readConfig(command, { 'evaluate.data': data, 'evaluate.train': train, 'evaluate.output': out });
-    const phases = phaseReporter(terminal);
-    const result = await evaluateProtocol({ student, protocol: protocol as Protocol, config, signal, onProgress: phases.onProgress }).finally(phases.stop);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const result = await phases.during(evaluateProtocol({ student, protocol: protocol as Protocol, config, signal, onProgress: phases.onProgress }));
     terminal.emit(jsonOf(result));
     terminal.say(describe(result));
   }));

@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { LgdError } from '../errors.js';
+import { LgdError, messageOf } from '../errors.js';
 import type { Terminal } from './terminal.js';
 
 /** What the process ends with. */
@@ -35,7 +35,7 @@ function describe(error: unknown): { code: string; message: string; mend: string
     const what = `Node's permission model does not allow ${[permission, resource].filter(Boolean).join(' of ')}.`;
     return describe(new LgdError('BAD_FILE', what, { mend: 'Allow Node more (--allow-fs-read, --allow-fs-write), or run it without --permission', cause: error }));
   }
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   return { code: 'UNEXPECTED', message, mend: 'Run it again with --debug, and report what it prints', details: { code: 'UNEXPECTED', message } };
 }
 

@@ -13,14 +13,17 @@ export interface Progress {
 
 const secondsBetweenLines = 5;
 
-/** @param label what is being done, one or two words */
-export function startProgress(terminal: Terminal, label: string): Progress {
-  return terminal.interactive ? startBar(terminal, label) : startLines(terminal, label);
+/**
+ * @param label what is being done, one or two words
+ * @param unit what is counted, where a rate is to be shown: 'images'
+ */
+export function startProgress(terminal: Terminal, label: string, unit?: string): Progress {
+  return terminal.interactive ? startBar(terminal, label, unit) : startLines(terminal, label, unit);
 }
 
-function startBar(terminal: Terminal, label: string): Progress {
+function startBar(terminal: Terminal, label: string, unit: string | undefined): Progress {
   let bar: cliProgress.SingleBar | undefined;
-  const clock = startClock();
+  const clock = startClock(unit);
   const stop = () => {
     bar?.stop();
     bar = undefined;
@@ -47,29 +50,32 @@ function startBar(terminal: Terminal, label: string): Progress {
   };
 }
 
-function startLines(terminal: Terminal, label: string): Progress {
-  const clock = startClock();
+function startLines(terminal: Terminal, label: string, unit: string | undefined): Progress {
+  const clock = startClock(unit);
   let printed = performance.now();
   return {
     update(done, total, details = '') {
       const now = performance.now();
+      const left = clock.left(done, total); // the first update starts the clock, printed or not
       if (now - printed < secondsBetweenLines * 1000) return;
       printed = now;
-      terminal.warn(`${label} ${done}/${total} | ${details}${clock.left(done, total)}`);
+      terminal.warn(`${label} ${done}/${total} | ${details}${left}`);
     },
     line: (text) => terminal.warn(text),
     stop: () => undefined,
   };
 }
 
-/** Time left at the pace since the first update, which a resumed run starts above zero. */
-function startClock(): { left(done: number, total: number): string } {
+/** Time left at the pace since the first update, which a resumed run starts above zero; before it the pace itself, where a unit is given. */
+function startClock(unit: string | undefined): { left(done: number, total: number): string } {
   let first: { done: number; at: number } | undefined;
   return {
     left(done, total) {
       first ??= { done, at: performance.now() };
       const pace = (done - first.done) / (performance.now() - first.at);
-      return pace > 0 ? `${formatDuration((total - done) / pace / 1000)} left` : '';
+      if (!(pace > 0)) return '';
+      const rate = unit === undefined ? '' : `${(1000 * pace).toFixed(0)} ${unit}/s | `;
+      return `${rate}${formatDuration((total - done) / pace / 1000)} left`;
     },
   };
 }

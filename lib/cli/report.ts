@@ -32,12 +32,12 @@ export function reportCommand(bind: Bind): Command {
   addConfigOptions(command, ['device', 'threads', 'offline', 'teacher', 'evaluate.data', 'evaluate.names'], { file: false });
   return command.action(bind(async ({ terminal, signal }, runs) => {
     const flags = command.opts<ReportFlags>();
-    const { device, threads, offline, teacher, evaluate } = await readConfig(command);
-    const phases = phaseReporter(terminal);
-    const result = await writeReport({
+    const { device, threads, offline, teacher, evaluate, log } = await readConfig(command);
+    const phases = phaseReporter(terminal, log.stallMinutes);
+    const result = await phases.during(writeReport({
       runs: runs as string[], output: flags.output, models: flags.models, images: flags.images, teacher, evaluate: evaluate.data, evaluateNames: evaluate.names,
       mostImages: flags.maxImages, device: device as DeviceName, threads, localFilesOnly: offline, signal, onProgress: phases.onProgress,
-    }).finally(phases.stop);
+    }));
     const events = flags.tensorboard === undefined ? undefined : await writeTensorBoard(runs as string[], flags.tensorboard);
     terminal.emit({ ...result, tensorboard: events });
     terminal.say(describeReport(result));

@@ -17,8 +17,8 @@ export function resumeCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }, folder) => {
     const { from } = command.opts<{ from: string }>();
     const config = await resumeConfig(folder as string, readFlags(command));
-    const phases = phaseReporter(terminal);
-    const run = await prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }).finally(phases.stop);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const run = await phases.during(prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }));
     let outcome: Awaited<ReturnType<typeof reportRun>>;
     try {
       outcome = await reportRun(run.run({ signal }), terminal);

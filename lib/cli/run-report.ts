@@ -1,25 +1,43 @@
 import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { PhaseProgress } from '../runs/phase.js';
+import type { Phase, PhaseProgress } from '../runs/phase.js';
 import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StepEvent } from '../train/events.js';
+import { describeStandstill, tellingOfWaits } from '../train/stall.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 /** What `--json` prints of a run. */
-export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
+export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step or an evaluation that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
 
-/** Shows the phases before training: a progress bar for each in turn. */
-export function phaseReporter(terminal: Terminal): { onProgress: (progress: PhaseProgress) => void; stop: () => void } {
+const countedOtherwise: readonly Phase[] = ['text bank', 'linear probes', 'fine-tuning'];
+
+/**
+ * Shows the phases before training and of evaluations: a progress bar for each in turn.
+ * @returns `onProgress`, and `during`, which gives what a promise gives and meanwhile tells of what stands still for so many minutes
+ */
+export function phaseReporter(terminal: Terminal, stallMinutes: number): { onProgress: (progress: PhaseProgress) => void; during: <Value>(work: Promise<Value>) => Promise<Value> } {
   let current: { phase: string; progress: Progress } | undefined;
-  const stop = () => current?.progress.stop();
+  let [where, lastSign] = ['opening the files', performance.now()];
   return {
-    stop,
+    async during(work) {
+      const waits = tellingOfWaits(work, 'evaluation', stallMinutes, () => lastSign);
+      try {
+        for (;;) {
+          const { done, value } = await waits.next();
+          if (done) return value;
+          (current?.progress.line ?? terminal.warn)(describeStandstill(where, value));
+        }
+      } finally {
+        current?.progress.stop();
+      }
+    },
     onProgress({ phase, done, total }) {
+      [where, lastSign] = [`${phase} ${done}/${total}`, performance.now()];
       if (current?.phase !== phase) {
-        stop();
-        current = { phase, progress: startProgress(terminal, phase) };
+        current?.progress.stop();
+        current = { phase, progress: startProgress(terminal, phase, countedOtherwise.includes(phase) || total === 1 ? undefined : 'images') }; // a teacher that is loaded is one thing
       }
       current.progress.update(done, total);
     },

@@ -44,7 +44,7 @@ function evaluateCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data } = command.opts<{ model: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const progress = startProgress(terminal, 'images');
+    const progress = startProgress(terminal, 'images', 'images');
     const onProgress = (done: number, total: number) => progress.update(done, total);
     const score = await evaluateSegmentation({ model, config, signal, onProgress }).finally(progress.stop);
     terminal.emit(score);
@@ -61,7 +61,7 @@ function zeroShotCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, data } = command.opts<{ student: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const progress = startProgress(terminal, 'images');
+    const progress = startProgress(terminal, 'images', 'images');
     const onProgress = (done: number, total: number) => progress.update(done, total);
     const score = await evaluateZeroShotSegmentation({ student, config, signal, onProgress }).finally(progress.stop);
     terminal.emit(score);

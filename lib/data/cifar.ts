@@ -1,7 +1,8 @@
 /** CIFAR-10 and CIFAR-100 in their binary version (https://www.cs.toronto.edu/~kriz/cifar.html): records of one or two label bytes and 32 x 32 pixels, a plane a channel. */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import { readOfMany } from './read-patiently.js';
 import { importSharp } from './sharp.js';
 import type { ImageSource } from './sources.js';

@@ -1,6 +1,6 @@
 /** Boxes in COCO's JSON format (cocodataset.org, "data format", object detection). */
-import { createReadStream } from 'node:fs';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { openToRead } from '../files/open.js';
 import { parseMembers } from './json-members.js';
 
 /** A box as it was drawn by an annotator. */
@@ -39,7 +39,7 @@ const fields: Readonly<Record<keyof CocoFile, readonly string[]>> = {
 /** @throws SyntaxError, and those of the file system; undefined where one of the lists is missing */
 async function readLists(path: string): Promise<CocoFile | undefined> {
   const lists: CocoFile = { images: [], annotations: [], categories: [] };
-  const found = await parseMembers(createReadStream(path, { highWaterMark: 2 ** 20 }), (key, member) => {
+  const found = await parseMembers((await openToRead(path)).createReadStream({ highWaterMark: 2 ** 20 }), (key, member) => {
     if (!Object.hasOwn(fields, key)) return;
     const list = key as keyof CocoFile;
     lists[list].push(Object.fromEntries(fields[list].map((field) => [field, (member as Record<string, unknown> | null)?.[field]])) as never);

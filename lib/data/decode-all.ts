@@ -1,5 +1,5 @@
 /** Decodes many images, several at a time, in order and in bounded memory. */
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError, messageOf, throwIfAborted } from '../errors.js';
 import { orAborted } from '../turn.js';
 import { decoderThreads, tuneForMany } from './decoders.js';
 import { decodeImage, type BrokenImage, type DecodedImage, type DecodeOptions } from './decode.js';
@@ -85,7 +85,7 @@ export async function* streamed(images: AsyncIterable<ImageBytes> | Iterable<Ima
     }
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;
-    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${cause instanceof Error ? cause.message : String(cause)}.`, { mend: 'See to what the stream reads from', cause });
+    throw new LgdError('BAD_DATASET', `the stream of images failed after ${seen} images: ${messageOf(cause)}.`, { mend: 'See to what the stream reads from', cause });
   } finally {
     void Promise.resolve(iterator.return?.()).catch(() => undefined); // not waited for: a stream that hangs would hang its end too
   }
@@ -165,7 +165,7 @@ function take(result: Decoded, { id, label }: Undecoded, place: number, outcome:
   if ('failure' in outcome) throw outcome.failure;
   const { fault } = outcome;
   if (broken.length === 0) result.fault = fault;
-  broken.push({ id, reason: fault instanceof Error ? fault.message : String(fault) });
+  broken.push({ id, reason: messageOf(fault) });
   const seen = place + 1;
   const enough = broken.length >= fewBroken || (options.total !== undefined && ids.length > 0);
   if (enough && broken.length > options.maxBrokenShare * (options.total ?? seen)) throw tooManyBroken(result, seen, options);

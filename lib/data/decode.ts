@@ -109,7 +109,7 @@ async function decodeBySharp(bytes: Uint8Array, header: JpegHeader | undefined, 
     if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
     return { width: info.width, height: info.height, pixels: data };
   } catch (cause) {
-    throw bytes.length === 0 ? new LgdError('BAD_IMAGE', 'the file is empty.', { cause }) : decodingError(cause);
+    throw bytes.length === 0 ? new LgdError('BAD_IMAGE', 'the file is empty.', { cause }) : decodingError(cause, bytes);
   }
 }
 

@@ -1,8 +1,9 @@
 /** Images with a label mask each: where the known data sets keep them, and what their numbers mean. */
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
-import { LgdError } from '../errors.js';
+import { LgdError, unlessAbsent } from '../errors.js';
 import { foldersIn, isFolder } from '../files/folders.js';
+import { readFile } from '../files/open.js';
 import { readBuiltin } from '../text/builtin.js';
 import { CategoryList } from '../text/names.js';
 import { suggestion } from '../text/spelling.js';
@@ -160,11 +161,12 @@ async function openVoc(root: string, options: MaskFolderOptions): Promise<Opened
   const names = ['background', ...(await readBuiltin('voc'))];
   const lists = join(root, 'ImageSets', 'Segmentation');
   const list = join(lists, `${split}.txt`);
-  const text = await readFile(list, 'utf8').catch(async (cause: unknown) => {
+  const text = await readFile(list, 'utf8').catch(unlessAbsent(list, undefined));
+  if (text === undefined) {
     const parts = (await readdir(lists).catch(() => [])).filter((name) => name.endsWith('.txt')).map(withoutEnding).sort();
     if (parts.length > 0 && !parts.includes(split)) throw noSplit(lists, parts, options);
-    throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option, mend: 'Give a VOC folder with ImageSets/Segmentation, or another split', cause });
-  });
+    throw new LgdError('FILE_NOT_FOUND', `there is no list ${list}.`, { option, mend: 'Give a VOC folder with ImageSets/Segmentation, or another split' });
+  }
   const pairs = text.split(/\s+/u).filter((id) => id !== '').map((id) => ({ image: `JPEGImages/${id}.jpg`, mask: `SegmentationClass/${id}.png` }));
   return { names, pairs, table: tableOf(names.map((_, i) => i)), divided: true };
 }

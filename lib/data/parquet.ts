@@ -6,6 +6,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { AsyncBuffer, Compressors, FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
 import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
@@ -41,12 +42,12 @@ export async function openParquet(path: string, { labelled }: { labelled: boolea
 }
 
 async function openFiles(path: string): Promise<ParquetFile[]> {
-  const found = await stat(path).catch((cause: unknown) => {
-    throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
-  });
-  const paths = found.isFile() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
+  const found = await statIfThere(path);
+  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
+  const paths = !found.isDirectory() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
   const { asyncBufferFromFile, parquetMetadataAsync } = await import('hyparquet');
   return Promise.all(paths.map(async (file) => {
+    if (!(await stat(file)).isFile()) throw new LgdError('BAD_DATASET', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const buffer = await asyncBufferFromFile(file);
     const metadata = await parquetMetadataAsync(buffer).catch((cause: unknown) => {
       throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });

@@ -37,7 +37,7 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
       const prepared = await orAborted(first.prepared, 'waiting for images', signal);
       pending.shift();
       const { store, shown } = prepared;
-      yield { ...first.batch, store, ...(shown !== undefined && { shown }), release: () => prepared.release() };
+      yield { ...first.batch, store, ...(shown !== undefined && { shown }), release: () => giveBack(prepared) };
     }
   } finally {
     const givenBack = Promise.all(pending.map(({ prepared }) => prepared.then((images) => images.release(), () => undefined)));
@@ -46,8 +46,20 @@ export async function* readAhead<Batch extends { images: Int32Array }>(dataset: 
   }
 }
 
+/** @throws LgdError BAD_DATASET for what a data set of a caller's own throws that is no error */
+function giveBack(prepared: PreparedImages): void {
+  try {
+    prepared.release();
+  } catch (cause) {
+    throw thrownBy(cause, 'BAD_DATASET', { giver: 'the data set', call: 'release', option: 'dataset' });
+  }
+}
+
 /** @throws LgdError BAD_DATASET for what a data set of a caller's own gives or throws; its own errors as they are */
 async function prepare(dataset: PreparableImages, images: Int32Array): Promise<PreparedImages> {
+  if (typeof dataset.prepare !== 'function' && dataset.prepare !== undefined) {
+    throw new LgdError('BAD_DATASET', 'not a function.', { option: 'dataset.prepare', found: dataset.prepare, allowed: 'prepare(indices), which gives { store, shown?, release() }', mend: 'Give it so, or leave it out' });
+  }
   if (dataset.prepare === undefined) return { store: dataset.store, release: () => undefined };
   let given: unknown;
   try {

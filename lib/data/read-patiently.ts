@@ -78,7 +78,7 @@ function systemFault(error: unknown): NodeJS.ErrnoException | undefined {
 export async function readOfMany<Result>(path: string, read: (file: FileHandle) => Promise<Result>): Promise<Result> {
   let file: FileHandle | undefined;
   try {
-    file = await open(path, 'r');
+    file = await open(path, 'r'); // a regular file, as its headers were read
     return await read(file);
   } catch (cause) {
     if (cause instanceof LgdError) throw cause;

@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { LgdError, mendOfMissing } from '../errors.js';
+import { LgdError, mendOfMissing, messageOf } from '../errors.js';
 
 const require = createRequire(import.meta.url);
 
@@ -24,16 +24,27 @@ export async function importSharp(load: () => unknown = () => require('sharp')):
 
 /**
  * What sharp says against an image, or that the system gave it no thread, which is no fault of the image.
- * @param path of the image, where the message has to name it
+ * @param bytes of the image's file; @param path of it, where the message has to name it
  */
-export function decodingError(cause: unknown, path?: string): LgdError {
-  const text = (cause instanceof Error ? cause.message : String(cause)).trim().split('\n')[0]!.replace(/[.:]$/u, '');
+export function decodingError(cause: unknown, bytes: Uint8Array, path?: string): LgdError {
+  const text = messageOf(cause).trim().split('\n')[0]!.replace(/[.:]$/u, '');
   // Where several images fail at once, libvips has one memory for all its reasons, and sharp may find it empty.
   const why = text === 'Unknown error' ? 'its decoder gave no reason: it may be damaged, or end early' : text;
   if (why.includes('Error creating thread')) {
     return new LgdError('DEVICE_UNAVAILABLE', `the system starts no further thread to decode images (${why}).`, { mend: 'Raise its limit (ulimit -u; the pids limit of a container)', cause });
   }
-  return new LgdError('BAD_IMAGE', `${path === undefined ? '' : `${path}: `}${why}.`, { cause });
+  const kind = otherKind(bytes);
+  const reason = kind === undefined ? why : `it is ${kind}, whatever its name ends in, which nothing here decodes: convert it, to JPEG or PNG`;
+  return new LgdError('BAD_IMAGE', `${path === undefined ? '' : `${path}: `}${reason}.`, { cause });
+}
+
+/** Pictures of kinds that sharp's binary does not decode, by their first bytes; of a phone's photos, some are HEIC by the name of a JPEG. */
+function otherKind(bytes: Uint8Array): string | undefined {
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 64)).toString('latin1');
+  if (/^....ftyp(?:hei|hev|mif1|msf1)/su.test(text) && !text.includes('avi')) return 'HEIC';
+  if (/^(?:\xff\x0a|\0\0\0\x0cJXL )/u.test(text)) return 'JPEG XL';
+  if (/^(?:\xff\x4f\xff\x51|\0\0\0\x0cjP {2})/u.test(text)) return 'JPEG 2000';
+  return text.startsWith('BM') ? 'BMP' : undefined;
 }
 
 /** A background that is no colour would make every image a broken one. @throws LgdError BAD_OPTION */

@@ -32,7 +32,7 @@ export const imageExtensions: ReadonlySet<string> = new Set([
 ]);
 
 /** Endings of pictures that nothing here decodes, and of files with pictures in them, lower case: who has them beside images shall hear that they take no part. */
-const otherPictures: ReadonlySet<string> = new Set([
+export const otherPictures: ReadonlySet<string> = new Set([
   '.tar', '.tgz', '.zip', '.parquet', '.heic', '.heif', '.bmp', '.jxl', '.jp2', '.j2k', '.psd', '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.exr', '.hdr', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.orf', '.rw2',
 ]);
 
@@ -83,7 +83,7 @@ export async function openImageFolder(root: string, options: ImageFolderOptions 
 export function checkSource(source: ImageSource): void {
   checkArgument('source', source);
   const { root, ids, labels, classNames, places, read } = source;
-  const wrongMember = !Array.isArray(ids) ? 'ids' : typeof read !== 'function' ? 'read' : places !== undefined && places.length !== ids.length ? 'places' : labels === null ? 'labels' : undefined;
+  const wrongMember = !Array.isArray(ids) ? 'ids' : typeof read !== 'function' ? 'read' : places !== undefined && places?.length !== ids.length ? 'places' : labels === null ? 'labels' : undefined;
   if (wrongMember !== undefined) throw new LgdError('BAD_DATASET', `${wrongMember} of ${root} is not what it must be.`, { option: wrongMember, found: source[wrongMember], allowed: '{ ids, an array of texts; read, a function of an index; places and labels, if any, one an image }', mend: 'Give the source so' });
   if (labels === undefined) return;
   const bad = (what: string): LgdError => new LgdError('BAD_DATASET', `${what} in ${root}.`, { option: 'labels', mend: 'Give each image a label, an index into classNames, or leave labels out' });

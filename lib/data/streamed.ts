@@ -1,5 +1,5 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
-import { LgdError } from '../errors.js';
+import { LgdError, messageOf } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { PixelStoreHandle } from '../native.js';
 import { cacheOptions, checkCacheOptions, checkPackedSize, shortSideOf, withDefaults, type CacheSettings, type ImageCacheOptions, type PreparedImages } from './cache.js';
@@ -182,7 +182,7 @@ export class StreamedImages implements Disposable {
       return true;
     } catch (error) {
       if (isNotOfTheImage(error)) throw error;
-      this.#broken.set(place, error instanceof Error ? error.message : String(error));
+      this.#broken.set(place, messageOf(error));
       this.#checkBroken(error);
       return false;
     }

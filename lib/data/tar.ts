@@ -7,14 +7,16 @@
  *
  * Only headers are read on opening; images are read where they lie.
  */
-import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises';
+import { readdir, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { statIfThere } from '../files/folders.js';
+import { openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
 import { readOfMany } from './read-patiently.js';
-import { classesOf, imageExtensions, numberedClasses, type ImageSource } from './sources.js';
+import { classesOf, imageExtensions, numberedClasses, otherPictures, type ImageSource } from './sources.js';
 
 const block = 512;
 const shardsAtOnce = 8;
@@ -41,6 +43,8 @@ interface Scanned {
   replaced: string[];
   /** Those that have no bytes but the path of another file. */
   links: string[];
+  /** Pictures of kinds that nothing here decodes. */
+  undecoded: string[];
 }
 
 /**
@@ -53,6 +57,7 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
   const names = distinctNames(shards);
   const [samples, ids]: [Sample[], string[]] = [[], []];
   const [companions, replaced, links] = [new LeftOut('they stand beside the image of their sample'), new LeftOut('a later member has the same path'), new LeftOut('they are links, which have no bytes of their own (tar --dereference --hard-dereference writes files)')];
+  const undecoded = new LeftOut('they are of kinds that are not read; convert them if they are wanted');
   let place = 0;
   for await (const found of inOrder(shards, shardsAtOnce, (shard) => scan(shard, signal))) {
     const name = names[place++]!;
@@ -63,9 +68,10 @@ export async function openTarShards(path: string, { labelled, signal }: { labell
     companions.add(name, found.companions);
     replaced.add(name, found.replaced);
     links.add(name, found.links);
+    undecoded.add(name, found.undecoded);
   }
-  if (samples.length === 0) throw new LgdError('BAD_DATASET', `no images in the tar files of ${path}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
-  const remarks = [...companions.remark(path), ...replaced.remark(path), ...links.remark(path)];
+  const remarks = [companions, replaced, links, undecoded].flatMap((some) => some.remark(path));
+  if (samples.length === 0) throw new LgdError('BAD_DATASET', `${[`no images in the tar files of ${path}`, ...remarks].join('; ')}.`, { allowed: `members ending in ${[...imageExtensions].join(' ')}`, mend: 'Give shards that hold images' });
   return { root: path, ids, ...(remarks.length > 0 && { remarks }), ...(labelled && (await labelsOf(samples, path, dirname(shards[0]!)))), read: (index) => readSample(samples[index]!) };
 }
 
@@ -103,23 +109,25 @@ async function shardsOf(path: string): Promise<string[]> {
     const [, before, first, last, after] = range as unknown as [string, string, string, string, string];
     return Array.from({ length: Math.max(0, Number(last) - Number(first) + 1) }, (_, i) => `${before}${String(Number(first) + i).padStart(first.length, '0')}${after}`);
   }
-  const found = await stat(path).catch((cause: unknown) => {
-    throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path', cause });
-  });
-  if (found.isFile()) return [path];
+  const found = await statIfThere(path);
+  if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
+  if (!found.isDirectory()) return [path];
   return (await readdir(path)).filter((name) => extname(name) === '.tar').sort().map((name) => join(path, name));
 }
 
 async function scan(shard: string, signal: AbortSignal | undefined): Promise<Scanned> {
-  const file = await open(shard, 'r').catch((cause: unknown) => {
+  const file = await openToRead(shard).catch((cause: unknown) => {
+    if (cause instanceof LgdError) throw cause;
     const missing = systemErrorCode(cause) === 'ENOENT';
     throw new LgdError(missing ? 'FILE_NOT_FOUND' : 'BAD_DATASET', missing ? `there is no file ${shard}.` : `cannot read ${shard}.`, { mend: 'Check the path and its permissions', cause });
   });
   try {
+    const found = await file.stat();
+    if (!found.isFile()) throw new LgdError('BAD_DATASET', `${shard} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     const images = new Map<string, Sample>();
     const labels = new SampleLabels();
-    const [replaced, links]: [string[], string[]] = [[], []];
-    const reader = new AheadReader(file, (await file.stat()).size, shard);
+    const [replaced, links, undecoded]: [string[], string[], string[]] = [[], [], []];
+    const reader = new AheadReader(file, found.size, shard);
     for await (const { path, offset, bytes, isLink } of members(reader, signal)) {
       const name = basename(path);
       if (name.indexOf('.', 1) === -1 || name.startsWith('.')) continue;
@@ -129,11 +137,13 @@ async function scan(shard: string, signal: AbortSignal | undefined): Promise<Sca
       } else if (imageExtensions.has(ending)) {
         if (images.has(path)) replaced.push(path);
         images.set(path, { shard, path, offset, bytes });
+      } else if (otherPictures.has(ending)) {
+        undecoded.push(path);
       } else if (ending === '.cls' || ending === '.json') {
         labels.add(path, readLabel(await reader.read(offset, bytes), ending, `${shard}: ${path}`));
       }
     }
-    return { ...imagesOfSamples(images, labels), replaced, links };
+    return { ...imagesOfSamples(images, labels), replaced, links, undecoded };
   } catch (cause) {
     throw cause instanceof LgdError ? cause : new LgdError('BAD_DATASET', `cannot read ${shard}: ${(cause as Error).message}.`, { mend: 'Check that it is a file, and its disk', cause });
   } finally {

@@ -1,9 +1,9 @@
 /** Training batches of images and boxes. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BoxedImages } from '../data/coco.js';
 import { PhiloxStream } from '../data/philox.js';
-import { LgdError } from '../errors.js';
+import { LgdError, unlessAbsent } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
 import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
@@ -32,7 +32,8 @@ export interface Boxes {
 /** The bytes of an image, whose size must be the one that the annotations are of. @throws LgdError FILE_NOT_FOUND, BAD_IMAGE, BAD_DATASET */
 export async function readBoxed({ folder, options }: Boxes, { file, width, height }: BoxedImages['images'][number]): Promise<{ image: Buffer; path: string }> {
   const path = join(folder, file);
-  const image = await readFile(path).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}.`, { option: options.folder, mend: 'Give the folder that the file names of the annotations start from', cause }); });
+  const image = await readFile(path).catch(unlessAbsent(path, undefined));
+  if (image === undefined) throw new LgdError('FILE_NOT_FOUND', `cannot read ${path}: there is no such file.`, { option: options.folder, mend: 'Give the folder that the file names of the annotations start from' });
   const size = await imageSize(image, path);
   if (size.width === width && size.height === height) return { image, path };
   const { remark, mend } = (await turnedFrom(image, { width, height })) ?? { remark: '', mend: 'Give the images that were annotated' };

@@ -1,9 +1,10 @@
 /** The folder of a dense run: config.json, metrics.jsonl, model.safetensors (the best network), last.safetensors; run.lock while a process writes there. */
 import { existsSync } from 'node:fs';
-import { appendFile, readFile, realpath } from 'node:fs/promises';
+import { appendFile, realpath } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, writeError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import type { WeightRecord } from '../models/weights.js';
 import { clearMembers } from '../runs/group-folder.js';

@@ -1,10 +1,10 @@
 /** Training batches of images and masks: views drawn alike of both. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
 import { PhiloxStream } from '../data/philox.js';
 import { readPngMask, type Mask } from '../data/png-mask.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError, throwIfAborted, unlessAbsent } from '../errors.js';
+import { readFile } from '../files/open.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
 import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
 import type { DenseConfig } from './trainer.js';
@@ -26,7 +26,11 @@ const viewKey = 0x64656e7365766965n;
 export async function readPair(set: MaskedImages, index: number): Promise<{ image: Buffer; path: string; classes: Int16Array; width: number; height: number }> {
   const pair = set.pairs[index]!;
   const [path, maskPath] = [join(set.root, pair.image), join(set.root, pair.mask)];
-  const read = (file: string) => readFile(file).catch((cause: unknown) => { throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}.`, { mend: 'Check the data set', cause }); });
+  const read = async (file: string) => {
+    const bytes = await readFile(file).catch(unlessAbsent(file, undefined));
+    if (bytes === undefined) throw new LgdError('FILE_NOT_FOUND', `cannot read ${file}: there is no such file.`, { mend: 'Check the data set' });
+    return bytes;
+  };
   const [image, bytes] = await Promise.all([read(path), read(maskPath)]);
   const [{ width, height }, mask] = await Promise.all([imageSize(image, path), readPngMask(bytes, maskPath)]);
   if (mask.width !== width || mask.height !== height) {

@@ -17,7 +17,7 @@ export async function imageSize(bytes: Uint8Array, path: string): Promise<{ widt
     const { width, height } = (await sharp(bytes).metadata()).autoOrient;
     return { width, height };
   } catch (cause) {
-    throw decodingError(cause, path);
+    throw decodingError(cause, bytes, path);
   }
 }
 
@@ -46,7 +46,7 @@ export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rec
     if (info.channels !== 3) throw new Error(`it has ${info.channels} channels after the conversion to RGB`);
     return data;
   } catch (cause) {
-    throw decodingError(cause, path);
+    throw decodingError(cause, bytes, path);
   }
 }
 

@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
 import { foldersIn } from '../files/folders.js';
+import { readFile } from '../files/open.js';
 import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
 

@@ -5,6 +5,7 @@ import { hashImages, plainId } from '../data/image-id.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import { accuracyOf } from './accuracy.js';
+import { embedOptions, type EmbedOptions } from './embed.js';
 import { FeatureExtractor, type FeatureExtractorOptions } from './features.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import type { LabelledSet } from './labelled.js';
@@ -43,9 +44,8 @@ export class FrozenEvaluation {
    * @param graph the student's, with its projection head
    * @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, OUT_OF_MEMORY, and device faults
    */
-  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, options: { signal?: AbortSignal | undefined } = {}): Promise<FrozenScores> {
-    checkOptions(options, 'evaluate()', { signal: 'optional' });
-    const { signal } = options;
+  async evaluate(graph: GraphSpec, weights: Readonly<WeightRecord>, options: EmbedOptions = {}): Promise<FrozenScores> {
+    checkOptions(options, 'evaluate()', embedOptions);
     const { config, train, test } = this.options;
     const { also } = config.evaluate;
     const images = { train, test, classNames: test.classNames! };
@@ -53,8 +53,8 @@ export class FrozenEvaluation {
     using extractor = new FeatureExtractor({ ...this.options, graph });
     extractor.load(weights);
     return {
-      ...(also !== 'linear' && { knn: score(await judgeByNeighbours(extractor, images, config, { signal })) }),
-      ...(also !== 'knn' && { linear: score((await judgeByProbes(extractor, images, { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } }, { signal }))[0]!) }),
+      ...(also !== 'linear' && { knn: score(await judgeByNeighbours(extractor, images, config, options)) }),
+      ...(also !== 'knn' && { linear: score((await judgeByProbes(extractor, images, { ...config, evaluate: { ...config.evaluate, solver: 'sgd' } }, { ...options, onFit: options.onProgress }))[0]!) }),
     };
   }
 }

@@ -71,13 +71,16 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
         addon.softmaxLoss({ logits: encoder.output, labels: targetsOf(train, shown), dLogits, results, scale: 1 / batch });
         encoder.backwardTensor(dLogits);
         encoder.sgdStep({ learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps), momentum: 0.9, weightDecay: 1e-4 });
-        if (done.length === stepsAtOnce) await settle();
+        if (done.length === stepsAtOnce) {
+          await settle();
+          onProgress?.(step + 1, epochs * steps);
+        }
         throwIfAborted(signal, 'fine-tuning');
       }
       await settle();
       const losses = (await addon.readTensor(results)).filter((_, i) => i % 3 === 0);
       if (!losses.every(Number.isFinite)) throw new LgdError('NON_FINITE', `fine-tuning went wrong in epoch ${epoch + 1}: its loss is not finite.`, { option: 'evaluate.finetuneRate', found: learningRate, mend: 'Lower it' });
-      onProgress?.(epoch + 1, epochs);
+      onProgress?.((epoch + 1) * steps, epochs * steps);
     }
     return encoder;
   } catch (error) {
@@ -108,7 +111,7 @@ function rateAt(step: number, total: number): number {
 }
 
 /** What a network whose results are logits says of labelled images. @throws LgdError NON_FINITE, ABORTED, and device faults */
-export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet, { device, mean, std, classes, signal }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | 'signal'>): Promise<Pick<Judged, 'images' | 'answers'>> {
+export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet, { device, mean, std, classes, ...options }: Pick<FinetuneOptions, 'device' | 'mean' | 'std' | 'classes' | keyof EmbedOptions>): Promise<Pick<Judged, 'images' | 'answers'>> {
   const answers = makeAnswers(test.length);
   const seen: number[] = [];
   using embedder = encoderEmbedder(encoder);
@@ -118,7 +121,7 @@ export async function judgeByLogits(encoder: CompiledEncoder, test: LabelledSet,
     answers.targets.set(targetsOf(test, images), from);
     answerRows(answers, logits, classes, from);
     seen.push(...images);
-  }, { signal });
+  }, options);
   const judged = (values: Int32Array) => values.subarray(0, seen.length);
   return { images: Int32Array.from(seen), answers: { targets: judged(answers.targets), predicted: judged(answers.predicted), ranks: judged(answers.ranks) } };
 }

@@ -53,24 +53,29 @@ export async function judgeByNeighbours(extractor: FeatureExtractor, { train, te
 const probeRates: readonly number[] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1];
 const probeBatch = 256;
 
+export interface ProbeOptions extends EmbedOptions {
+  /** Called while probes are fitted, with percents of each. */
+  onFit?: ((done: number, total: number) => void) | undefined;
+}
+
 /**
  * Linear classifiers on standardised pooled features, extracted once; their settings are chosen on a held-out part of what is learnt from, then all of it is fitted.
  * @throws LgdError NON_FINITE, ABORTED, and device faults
  */
-export async function judgeByProbes(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate, seed }: Config, { signal, onProgress }: EmbedOptions): Promise<Judged[]> {
+export async function judgeByProbes(extractor: FeatureExtractor, { train, test, classNames }: LabelledImages, { evaluate, seed }: Config, { signal, onProgress, onFit }: ProbeOptions): Promise<Judged[]> {
   const { device } = extractor.options;
   const total = train.length + test.length;
-  const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, 2 * total) });
+  const learnt = await extractor.all(train, { signal, onProgress: (done) => onProgress?.(done, total) });
   const labels = targetsOf(train, learnt.images);
   const scale = await measureScale(learnt.rows, extractor.dimension, signal);
   using known = await FeatureSet.make(device, learnt.rows, labels, scale, signal);
-  const { rows, images } = await extractor.all(test, { signal, onProgress: (done) => onProgress?.(train.length + done, 2 * total) });
+  const { rows, images } = await extractor.all(test, { signal, onProgress: (done) => onProgress?.(train.length + done, total) });
   using judged = await FeatureSet.make(device, rows, targetsOf(test, images), scale, signal);
   const split = holdOut(labels, classNames.length, evaluate.heldOut, seed);
   const fits = evaluate.solver === 'both' ? (['sgd', 'lbfgs'] as const) : [evaluate.solver];
   const results: Judged[] = [];
   for (const [place, solver] of fits.entries()) {
-    const options = { classes: classNames.length, signal, onProgress: (done: number, of: number) => onProgress?.(total * (1 + (place + done / of) / fits.length), 2 * total) };
+    const options = { classes: classNames.length, signal, onProgress: (done: number, of: number) => onFit?.(Math.round(100 * (place + done / of)), 100 * fits.length) };
     const probe: Probe = solver === 'sgd'
       ? await fitSgd(known, split, { ...options, epochs: evaluate.probeEpochs, batch: probeBatch, learningRates: probeRates, seed })
       : await fitLogistic(known, split, options);

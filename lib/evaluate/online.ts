@@ -8,7 +8,7 @@ import type { ChannelTriple } from '../models/teachers/types.js';
 import type { TensorHandle } from '../native.js';
 import type { OnlineState } from '../runs/checkpoint.js';
 import { accuracyOf, targetsOf } from './accuracy.js';
-import { embedImages, encoderEmbedder } from './embed.js';
+import { embedImages, embedOptions, encoderEmbedder, type EmbedOptions } from './embed.js';
 import { LinearHeads, readResults } from './feature-set.js';
 import type { LabelledSet } from './labelled.js';
 import type { ZeroShotScore } from './score.js';
@@ -40,9 +40,8 @@ export class OnlineProbe implements Disposable {
   }
 
   /** Its score on images, by the encoder's embeddings. @throws LgdError BAD_OPTION, NON_FINITE, ABORTED, and device faults */
-  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, options: { signal?: AbortSignal | undefined } = {}): Promise<ZeroShotScore> {
-    checkOptions(options, 'evaluate()', { signal: 'optional' });
-    const { signal } = options;
+  async evaluate(encoder: CompiledEncoder, { images, labels, mean, std }: OnlineImages, options: EmbedOptions = {}): Promise<ZeroShotScore> {
+    checkOptions(options, 'evaluate()', embedOptions);
     const { device, classes } = this;
     const { addon } = device;
     const { weights, bias, dimension } = this.#heads;
@@ -58,7 +57,7 @@ export class OnlineProbe implements Disposable {
       } finally {
         for (const tensor of [features, results]) addon.release(tensor);
       }
-    }, { signal });
+    }, options);
     return accuracyOf({ ranks: Int32Array.from(ranks) }, classes);
   }
 

@@ -123,9 +123,7 @@ interface Learning {
   info: StudentInfo;
   weights: WeightRecord;
   signal: AbortSignal | undefined;
-  onProgress: (done: number, total: number) => void;
-  /** Of images that are decoded before they are learnt from. */
-  onDecoded: (done: number, total: number) => void;
+  report: (phase: PhaseProgress['phase']) => (done: number, total: number) => void;
 }
 
 async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, config: Config, signal: AbortSignal | undefined, onProgress: ProtocolOptions['onProgress']): Promise<Found> {
@@ -135,7 +133,7 @@ async function learnt(student: string, protocol: Exclude<Protocol, 'zeroshot'>, 
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
   const margin = protocol === 'semi' || protocol === 'finetune' ? config.data.margin : 1;
   using images = await decodeLabelled(sources, config, { device, resolution: info.resolution, margin, signal, onProgress: report('evaluation images') });
-  const learning: Learning = { device, images, config, info, weights, signal, onProgress: report(protocol === 'knn' || protocol === 'linear' ? 'features' : 'fine-tuning'), onDecoded: report('evaluation images') };
+  const learning: Learning = { device, images, config, info, weights, signal, report };
   const { judged, lists } = await (protocol === 'knn' || protocol === 'linear' ? frozen(protocol, learning) : tuned(protocol, learning));
   const kept = judged.at(-1)!.images; // what could not be decoded once is not tried again
   return {
@@ -159,33 +157,33 @@ interface Outcome {
 
 const featureBatch = 256;
 
-async function frozen(protocol: 'knn' | 'linear', { device, images, config, info, weights, signal, onProgress }: Learning): Promise<Outcome> {
+async function frozen(protocol: 'knn' | 'linear', { device, images, config, info, weights, signal, report }: Learning): Promise<Outcome> {
   const { resolution, mean, std } = info;
   const graph = graphOf(info);
   using extractor = new FeatureExtractor({ device, graph, batch: Math.min(featureBatch, images.train.length), resolution, precision: precisionOf(config), mean, std });
   extractor.load(weights);
-  const options = { signal, onProgress };
+  const options = { signal, onProgress: report('features'), onFit: report('linear probes') };
   return { judged: protocol === 'knn' ? [await judgeByNeighbours(extractor, images, config, options)] : await judgeByProbes(extractor, images, config, options), lists: new Map() };
 }
 
-async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, onProgress, onDecoded }: Learning): Promise<Outcome> {
+async function tuned(protocol: 'semi' | 'finetune', { device, images, config, info, weights, signal, report }: Learning): Promise<Outcome> {
   const { evaluate, seed } = config;
   const { resolution, mean, std } = info;
   const shares = protocol === 'finetune' ? [1] : evaluate.labelShare === undefined ? [0.01, 0.1] : [evaluate.labelShare];
   const classes = images.classNames.length;
   const graph = graphOf(info);
   const [judged, lists] = [[] as Judged[], new Map<string, string[]>()];
-  const whole = await decodableOf(images.train, { signal, onProgress: onDecoded }); // a stand-in would have another's label
+  const whole = await decodableOf(images.train, { signal, onProgress: report('evaluation images') }); // a stand-in would have another's label
   const labels = targetsOf(images.train, whole);
-  for (const [place, share] of shares.entries()) {
+  for (const share of shares) {
     const picked = balancedShare(labels, classes, share, seed).map((place) => whole[place]!);
     const percent = `${Number((100 * share).toPrecision(4))}`;
     if (protocol === 'semi') lists.set(`labels-${percent}`, Array.from(picked, (index) => images.train.ids[index]!));
     using network = await finetune(images.train, picked, {
       device, graph, weights, resolution, precision: precisionOf(config), mean, std, classes, epochs: evaluate.finetuneEpochs, learningRate: evaluate.finetuneRate, batch: evaluate.finetuneBatch, seed, signal,
-      onProgress: (done, total) => onProgress(place * total + done, shares.length * total),
+      onProgress: report('fine-tuning'),
     });
-    judged.push({ setting: `${percent} % of the labels`, ...(await judgeByLogits(network, images.test, { device, mean, std, classes, signal })), learntFrom: picked.length });
+    judged.push({ setting: `${percent} % of the labels`, ...(await judgeByLogits(network, images.test, { device, mean, std, classes, signal, onProgress: report('student') })), learntFrom: picked.length });
   }
   return { judged, lists };
 }

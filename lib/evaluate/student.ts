@@ -112,8 +112,8 @@ export async function evaluateStudent(options: StudentEvaluationOptions): Promis
         ranks[image] = place === -1 ? topK : place;
       });
     };
-    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onNearest: record(seen) });
-    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onNearest: record(seenByTeacher) }));
+    const score = await scoreStudent(device, { info, weights }, ofStudent, { batch, precision, signal, onProgress: report('student'), onNearest: record(seen) });
+    const teacherScore = teacher && (await new ZeroShotEvaluation({ ...options, mean: teacher.mean, std: teacher.std }).evaluateTeacher(teacher, { batch, precision, signal, onProgress: report('teacher'), onNearest: record(seenByTeacher) }));
     const whole = Int32Array.from(images.ids.keys()).filter((image) => [seen, ...(teacherScore ? [seenByTeacher] : [])].every(({ predicted }) => predicted[image] !== unseen));
     const listed = (values: Int32Array) => whole.map((image) => values[image]!);
     return {

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { ImageCache } from '../data/cache.js';
 import { hashImages, plainId } from '../data/image-id.js';
@@ -54,6 +54,8 @@ export class ZeroShotEvaluation {
     const { images, bank, mapping } = options;
     checkArgument('device', options.device);
     checkArgument('tsb', bank, 'bank');
+    checkGiven(images, 'new ZeroShotEvaluation()', 'images');
+    if (mapping !== undefined) checkGiven(mapping, 'new ZeroShotEvaluation()', 'mapping');
     if (images.labels === undefined || images.classNames === undefined) {
       throw new LgdError('BAD_DATASET', 'these images have no labels.', { option: 'evaluate.data', mend: 'Give a folder of class folders' });
     }

@@ -1,8 +1,9 @@
 /** Folders as exports: which may be taken, and how a finished one gets to its place. */
-import { readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { readFile } from '../files/open.js';
 import { yamlMark } from './tool-config.js';
 
 /** The place for a program is the option `to`, which on the command line names the program. */

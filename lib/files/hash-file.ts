@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { openToRead } from './open.js';
 
 /** SHA-256 of a file, in hexadecimal. @throws the system's error where it cannot be read */
 export async function hashFile(path: string): Promise<string> {
   const hash = createHash('sha256');
   const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
-  const file = await open(path, 'r');
+  const file = await openToRead(path);
   try {
     for (;;) {
       const { bytesRead } = await file.read(piece, 0, piece.length);

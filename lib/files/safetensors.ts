@@ -6,6 +6,7 @@ import { checkText } from '../arguments.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { openToRead } from './open.js';
 import { syncFile } from './sync.js';
 import { uniqueMark } from './temporary-name.js';
 
@@ -57,7 +58,7 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
 
 /** Opens a file and reads its header. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
 export async function openSafetensors(path: string): Promise<OpenSafetensors> {
-  const handle = await open(path, 'r').catch((cause: unknown) => {
+  const handle = await openToRead(path).catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw cannotRead(path, cause);
   });
@@ -115,6 +116,7 @@ async function readFully(handle: FileHandle, into: Uint8Array, position: number,
 }
 
 function cannotRead(path: string, cause: unknown): LgdError {
+  if (cause instanceof LgdError) return cause;
   return new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check that it is a file this user may read', cause });
 }
 

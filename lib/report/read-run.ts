@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
+import { checkTexts } from '../arguments.js';
 import { isDenseFolder } from '../dense/folder.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
@@ -73,10 +74,7 @@ export interface ChosenRuns {
  * @throws LgdError BAD_OPTION (no paths), FILE_NOT_FOUND (none of them is a run folder)
  */
 export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
-  const given: unknown = paths;
-  if (!Array.isArray(given) || !Array.from(given).every((path) => typeof path === 'string' && path !== '')) {
-    throw new LgdError('BAD_OPTION', 'these are no paths of run folders.', { option: 'runs', found: given, allowed: 'an array of paths', mend: 'Give one or more run folders' });
-  }
+  checkTexts(paths, 'runs', 'a run folder');
   if (paths.length < 2) return { folders: [...paths], remarks: [] };
   const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? ''));
   const kinds = await Promise.all(paths.map(async (path) => {

@@ -4,7 +4,7 @@
  * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
  * new checkpoint is whole.
  */
-import { lstat, mkdir, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError, systemErrorCode, unlessAbsent, writeError } from '../errors.js';
@@ -12,6 +12,7 @@ import { diskFullError, isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
+import { readFile } from '../files/open.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';

@@ -1,5 +1,5 @@
 /** The folder of a run: config.json, metrics.jsonl, log.txt, checkpoints/ and, after a failure, replay/. */
-import { readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
@@ -7,6 +7,7 @@ import { isHidden } from '../files/folders.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
+import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { uniqueMark } from '../files/temporary-name.js';

@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
 import { nextTurn } from '../turn.js';

@@ -1,9 +1,10 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
-import { readFile, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { extname, format, parse } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { readFile } from '../files/open.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { namesIn } from './sources.js';
 

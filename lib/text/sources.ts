@@ -1,10 +1,11 @@
 import { constants } from 'node:buffer';
-import { createReadStream, type Stats } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parseMembers } from '../data/json-members.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { foldersIn } from '../files/folders.js';
+import { openToRead, readFile } from '../files/open.js';
 import { mebibytes } from '../files/safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
 import { suggestion } from './spelling.js';
@@ -134,7 +135,7 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
 /** JSON whose boxes and outlines would take the memory of a string, or more than one holds: an object's lists member by member, of which those of names are kept. */
 async function parseLarge(path: string): Promise<unknown> {
   const lists = { names: [] as unknown[], categories: [] as unknown[] };
-  const whole = await parseMembers(createReadStream(path, { highWaterMark: 2 ** 20 }), (key, member) => {
+  const whole = await parseMembers((await openToRead(path)).createReadStream({ highWaterMark: 2 ** 20 }), (key, member) => {
     if (key === 'names' || key === 'categories') lists[key].push(isRecord(member) ? { name: member['name'] } : member);
   });
   if (!isRecord(whole)) return whole;

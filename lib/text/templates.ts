@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
+import { readFile } from '../files/open.js';
 import { suggestion } from './spelling.js';
 
 /**
@@ -42,7 +42,7 @@ export async function loadTemplates(source: string | readonly string[]): Promise
       });
     }
     if (systemErrorCode(cause) !== 'ENOENT') {
-      throw new LgdError('BAD_OPTION', `cannot read the templates in ${source}.`, { option: 'templates', mend: 'Give a readable text file', cause });
+      throw new LgdError('BAD_OPTION', `cannot read the templates in ${source}: ${(cause as Error).message}.`, { option: 'templates', mend: 'Give a readable text file', cause });
     }
     throw new LgdError('FILE_NOT_FOUND', 'there is no set of templates and no file of this name.', {
       option: 'templates',

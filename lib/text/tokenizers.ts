@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { PreTrainedTokenizer } from '@xenova/transformers';
 import { LgdError } from '../errors.js';
+import { readFile } from '../files/open.js';
 import { importOnnxRuntime } from '../onnx.js';
 
 /** What is taken from @xenova/transformers. */

@@ -28,6 +28,11 @@ export interface Batch extends PlannedBatch {
 /** Looks whether a data set, which may be a caller's own, tells of every image: draws are named by its place. @throws LgdError BAD_OPTION, BAD_DATASET */
 export function checkDataset(dataset: Dataset): void {
   checkArgument('dataset', dataset);
+  const { length, broken, decoded } = dataset as { readonly [Name in keyof Dataset]?: unknown };
+  const wrong = (option: string, found: unknown, allowed: string) => new LgdError('BAD_DATASET', 'a member of the data set is not what it must be.', { option: `dataset.${option}`, found, allowed, mend: 'Give the data set so' });
+  if (!Number.isInteger(length)) throw wrong('length', length, 'a whole number of images');
+  if (broken != null && !Array.isArray(broken)) throw wrong('broken', broken, 'an array of { id, reason }, or none');
+  if (decoded !== undefined && (typeof decoded !== 'object' || decoded === null)) throw wrong('decoded', decoded, '{ images, seconds }, or none');
   for (const option of ['ids', 'sourceIndex'] as const) {
     if (dataset[option].length === dataset.length) continue;
     throw new LgdError('BAD_DATASET', `there are ${dataset[option].length} ${option} of ${dataset.length} images.`, { option, allowed: 'one an image', mend: 'Give the data set as many of each' });

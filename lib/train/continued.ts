@@ -81,6 +81,9 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
     if (here.info[field] === info[field]) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
   }
+  if (JSON.stringify(here.info.graph) !== JSON.stringify(info.graph)) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another graph by the name of ${info.architecture}.`, { option: 'student', mend: 'Resume with the network of that run' });
+  }
   if (here.info.bankHash !== info.bankHash) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another text bank: ${whatDiffers(info, here.info)}.`, {
       option: 'bank', mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',

@@ -2,7 +2,7 @@ import type { TextualSemanticsBank } from '../banks/textual.js';
 import { takeStartBank } from '../banks/visual.js';
 import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch, type BatchChoice, type RunConfig } from '../config-batch.js';
-import { checkArgument, checkOptions, checkTeacherKind, checkText, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkTeacherKind, checkText, checkTexts, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { checkSignal, isOfTheNumbers, LgdError } from '../errors.js';
 import { targetsOf } from '../evaluate/accuracy.js';
@@ -370,6 +370,8 @@ export class Distiller implements Disposable {
     this.#life.check();
     checkDataset(dataset);
     checkOptions(options, 'run(dataset, ...)', runOptions);
+    for (const option of ['evaluation', 'frozen', 'online'] as const) if (options[option] !== undefined) checkArgument(option, options[option]);
+    if (options.remarks !== undefined) checkTexts(options.remarks, 'remarks', 'a line');
     if (options.resume !== undefined) checkText(options.resume, 'resume', "'last', 'previous', 'best', or a checkpoint's folder");
     checkSignal(options.signal);
     return runDistillation(this, dataset, options);

@@ -58,10 +58,10 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   logged: boolean;
 }
 
-/** A step that waits for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
+/** A step that waits, or an evaluation that stands still, for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
 export interface WaitingEvent extends Wait {
   type: 'waiting';
-  /** Steps before it. */
+  /** Steps done. */
   step: number;
   /** A line that says so, and what may be wrong. */
   message: string;

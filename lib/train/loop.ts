@@ -2,7 +2,8 @@
 import { join } from 'node:path';
 import { checkFilled, type RunConfig } from '../config-batch.js';
 import { BatchPlan } from '../data/loader.js';
-import { LgdError } from '../errors.js';
+import { LgdError, messageOf } from '../errors.js';
+import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
@@ -34,7 +35,7 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
   try {
     yield* loop.events();
   } catch (error) {
-    for (const { folder } of loop.runs) await folder.log(`failed: ${error instanceof Error ? error.message : String(error)}`).catch(() => undefined); // a full disk must not hide the error
+    for (const { folder } of loop.runs) await folder.log(`failed: ${messageOf(error)}`).catch(() => undefined); // a full disk must not hide the error
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it
@@ -150,9 +151,9 @@ export class TrainingLoop {
   }
 
   /** The teacher's score on the evaluation images, computed once for all students. */
-  async teacherScore(): Promise<ZeroShotScore | undefined> {
-    const { distiller: { encoder, teacher }, options: { evaluation, signal } } = this;
-    this.#teacherScore ??= evaluation!.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, signal }).catch((error: unknown) => {
+  async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
+    const { distiller: { encoder, teacher }, options: { evaluation } } = this;
+    this.#teacherScore ??= evaluation!.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options }).catch((error: unknown) => {
       this.#teacherScore = undefined; // one that was stopped is made again
       throw error;
     });
@@ -167,9 +168,19 @@ export class TrainingLoop {
   /** Gives back all batches, and closes the folders. Nothing of a step is queued any more. */
   async close(): Promise<void> {
     this.#closing.abort();
-    this.#release(this.#taken);
+    const faults: unknown[] = [];
+    const releaseAll = () => {
+      while (this.#taken.size > 0) {
+        try {
+          this.#release(this.#taken);
+        } catch (error) {
+          faults.push(error); // of a caller's own data set: the folders are closed all the same
+        }
+      }
+    };
+    releaseAll();
     await this.#batches?.return();
-    this.#release(this.#taken); // what came meanwhile
+    releaseAll(); // what came meanwhile
     if (this.#views !== undefined) {
       if (!this.distiller.disposed) this.distiller.useViewCache(undefined);
       this.#views.dispose();
@@ -178,6 +189,7 @@ export class TrainingLoop {
     await this.#unlock?.();
     const failed = closed.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
+    if (faults.length > 0) throw faults[0];
   }
 
   async *events(): AsyncGenerator<RunEvent, void, undefined> {
@@ -192,12 +204,12 @@ export class TrainingLoop {
       // The step before is read while this one runs: the device never waits for the host, and is never more than two steps behind.
       let batches: Batch[] | undefined;
       try {
-        batches = yield* this.#patiently(this.#takeBatches(), 'images', next);
+        batches = yield* this.patiently(this.#takeBatches(), 'images', next);
       } catch (error) {
         unread = error; // which says nothing of the steps before: they are kept
       }
       if (batches === undefined) break;
-      const queued = yield* this.#patiently(this.#queue(next, batches), 'teacher', next);
+      const queued = yield* this.patiently(this.#queue(next, batches), 'teacher', next);
       if (queued === undefined) break;
       if (pending !== undefined) yield* this.#settle(pending);
       pending = queued;
@@ -212,6 +224,18 @@ export class TrainingLoop {
     for (const run of this.#runs) yield* run.save();
     if (unread !== undefined) throw unread;
     for (const run of this.#runs) yield await run.finish();
+  }
+
+  /** What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see {@link tellingOfWaits} */
+  async *patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
+    const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes, lastSign);
+    for (;;) {
+      const { done, value } = await waits.next();
+      if (done) return value;
+      const message = describeWait(value, what === 'evaluation' ? step : step + 1);
+      for (const { folder } of this.#runs) await folder.log(message);
+      yield { type: 'waiting', step, ...value, message };
+    }
   }
 
   get #firstStep(): number {
@@ -309,25 +333,13 @@ export class TrainingLoop {
     return newSeconds > 0 ? newImages / newSeconds : undefined;
   }
 
-  /** What the promise gives, with a word on long waits. @param step the one that waits, counted from 0 */
-  async *#patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number): AsyncGenerator<WaitingEvent, Value, undefined> {
-    const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes);
-    for (;;) {
-      const { done, value } = await waits.next();
-      if (done) return value;
-      const message = describeWait(value, step + 1);
-      for (const { folder } of this.#runs) await folder.log(message);
-      yield { type: 'waiting', step, ...value, message };
-    }
-  }
-
   /** Waits for a queued step, whose students judge their losses. */
   async *#settle(pending: Pending): AsyncGenerator<StepEvent | WaitingEvent, void, undefined> {
     const from = performance.now();
     const metrics: SemanticMetrics[] = [];
     for (const run of pending.runs) {
       try {
-        metrics.push(yield* this.#patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step));
+        metrics.push(yield* this.patiently(this.distiller.readMetrics(pending.ticket, run.number), 'device', pending.step));
       } catch (error) {
         throw await run.explained(pending, error);
       }

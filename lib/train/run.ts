@@ -7,6 +7,7 @@ import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
+import type { EmbedOptions } from '../evaluate/embed.js';
 import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
@@ -24,7 +25,7 @@ import type { Batch } from './batch.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { TrainingLoop } from './loop.js';
-import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
+import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent, WaitingEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -190,12 +191,12 @@ export class Run {
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
-  async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent, void, undefined> {
+  async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent | WaitingEvent, void, undefined> {
     let isBest = false;
     if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
       let event: EvaluationEvent | undefined;
       try {
-        event = await this.#evaluate();
+        event = yield* this.#evaluatePatiently();
       } catch (error) {
         if (this.#unsaved && !isOfTheNumbers(error)) yield await this.#checkpoint(false); // the evaluation is made up for by a resume
         throw error;
@@ -247,18 +248,32 @@ export class Run {
     return every > 0 && whole % every === 0 && whole > Math.floor(this.loop.epochs(step - 1));
   }
 
-  async #evaluate(): Promise<EvaluationEvent | undefined> {
+  /** Says so where it stands still. A caller that leaves the run meanwhile ends it. */
+  async *#evaluatePatiently(): AsyncGenerator<WaitingEvent, EvaluationEvent | undefined, undefined> {
+    const { signal } = this.loop.options;
+    const left = new AbortController();
+    let lastSign = performance.now();
+    const evaluated = this.#evaluate({ signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]), onProgress: () => { lastSign = performance.now(); } });
+    try {
+      return yield* this.loop.patiently(evaluated, 'evaluation', this.#step, () => lastSign);
+    } finally {
+      left.abort();
+      await evaluated.catch(() => undefined);
+    }
+  }
+
+  async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
     const { signal } = this.loop.options;
     const evaluation = this.loop.options.evaluation!;
     const from = performance.now();
     try {
-      this.#teacherScore ??= await this.loop.teacherScore();
-      const student = await evaluation.evaluateEncoder(this.encoder, { signal });
+      this.#teacherScore ??= await this.loop.teacherScore(options);
+      const student = await evaluation.evaluateEncoder(this.encoder, options);
       const { frozen, online: judged } = this.loop.options;
       const probe = this.loop.distiller.onlineOf(this.number);
       const also: OtherScores = {
-        ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), { signal })),
-        ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, { signal }) }),
+        ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
+        ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
       };
       this.#evaluated = this.#step;
       const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also.knn?.top1, linear: also.linear?.top1, online: also.online?.top1 };

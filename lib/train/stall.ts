@@ -1,7 +1,7 @@
 /** Waits that last far longer than a step: a file system that hangs, a server that does not answer, a GPU that stopped. They must not look like training. */
 
-/** What a step waits for: its images, a teacher outside the device, or the device. */
-export type WaitedFor = 'images' | 'teacher' | 'device';
+/** What a step waits for: its images, a teacher outside the device, or the device; and after a step an evaluation, which waits for the same. */
+export type WaitedFor = 'images' | 'teacher' | 'device' | 'evaluation';
 
 /** A wait that goes on. */
 export interface Wait {
@@ -13,32 +13,48 @@ export interface Wait {
 /**
  * What the promise gives; until then a wait whenever it has lasted `minutes`, twice as long, four times ...
  * @param minutes 0 tells of none
+ * @param lastSign time (performance.now()) of the last sign of life, of what is long as a whole: the wait begins anew there
  * @returns what the promise gives, or throws what it is rejected with
  */
-export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: WaitedFor, minutes: number): AsyncGenerator<Wait, Value, undefined> {
+export async function* tellingOfWaits<Value>(promise: Promise<Value>, what: WaitedFor, minutes: number, lastSign?: () => number): AsyncGenerator<Wait, Value, undefined> {
   if (minutes === 0) return promise;
   const settled = promise.then(() => true, () => true);
-  const from = performance.now();
-  for (let limit = 60_000 * minutes; ; limit *= 2) {
+  let [from, limit] = [performance.now(), 60_000 * minutes];
+  for (;;) {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<false>((resolve) => {
-      timer = setTimeout(resolve, from + limit - performance.now(), false).unref();
+      timer = setTimeout(resolve, Math.min(from + limit - performance.now(), longestTimer), false).unref();
     });
     const isSettled = await Promise.race([settled, late]);
     clearTimeout(timer);
     if (isSettled) return promise;
+    const sign = lastSign?.() ?? from;
+    if (sign > from) [from, limit] = [sign, 60_000 * minutes];
+    if (performance.now() < from + limit) continue;
     yield { for: what, seconds: Math.round((performance.now() - from) / 1000) };
+    limit *= 2;
   }
 }
 
-const questions: Record<WaitedFor, string> = {
+const longestTimer = 2 ** 31 - 1; // setTimeout() takes more for nothing
+
+const questions: Record<Exclude<WaitedFor, 'evaluation'>, string> = {
   images: 'do the disk and the server of the images answer?',
   teacher: 'does the teacher answer?',
   device: 'does the device still work (nvidia-smi)?',
 };
 
-/** A line for people. @param step the one that waits, counted from 1 */
+/** A line for people. @param step the one that waits, or is evaluated, counted from 1 */
 export function describeWait({ for: what, seconds }: Wait, step: number): string {
-  const time = seconds < 120 ? `${seconds} seconds` : `${Math.round(seconds / 60)} minutes`;
-  return `step ${step} has waited ${time} for ${what === 'images' ? 'its images' : `the ${what}`}: ${questions[what]}`;
+  if (what === 'evaluation') return describeStandstill(`the evaluation after step ${step}`, { seconds });
+  return `step ${step} has waited ${inWords(seconds)} for ${what === 'images' ? 'its images' : `the ${what}`}: ${questions[what]}`;
+}
+
+/** The same of what needs several of them. @param where what does not move */
+export function describeStandstill(where: string, { seconds }: Pick<Wait, 'seconds'>): string {
+  return `${where} has stood still for ${inWords(seconds)}: do the disk and the server of the images, the teacher and the device (nvidia-smi) answer?`;
+}
+
+function inWords(seconds: number): string {
+  return seconds < 120 ? `${seconds} seconds` : `${Math.round(seconds / 60)} minutes`;
 }

@@ -2,8 +2,9 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { runProgram } from '../../lib/cli/program.js';
+import { phaseReporter } from '../../lib/cli/run-report.js';
 import { openTerminal } from '../../lib/cli/terminal.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -57,6 +58,30 @@ test.each<[string, NodeJS.ProcessEnv, boolean, boolean]>([
   ['a file', {}, false, false],
 ])('a bar that moves is for a person: %s', (_, env, isTTY, interactive) => {
   expect(openTerminal({ stdout: stream(isTTY), stderr: stream(isTTY), env }, { json: false, debug: false }).interactive).toBe(interactive);
+});
+
+test('progress is a line every few seconds where nobody watches, with a rate of images and the time left', async () => {
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
+  try {
+    const stderr = stream(false);
+    const terminal = openTerminal({ stdout: stream(false), stderr, env: {} }, { json: false, debug: false });
+    const { onProgress, during } = phaseReporter(terminal, 5);
+    for (const [phase, done] of [['student', 100], ['student', 300], ['student', 500], ['student', 700], ['linear probes', 0], ['linear probes', 700]] as const) {
+      onProgress({ phase, done, total: 1000 });
+      vi.advanceTimersByTime(4000);
+    }
+    expect(stderr.text).toBe('student 500/1000 | 50 images/s | 10 s left\n');
+    onProgress({ phase: 'linear probes', done: 800, total: 1000 });
+    expect(stderr.text).toContain('\nlinear probes 800/1000 | 2 s left\n');
+    let settle: ((value: number) => void) | undefined;
+    const work = during(new Promise<number>((resolve) => { settle = resolve; }));
+    await vi.advanceTimersByTimeAsync(5 * 60_000);
+    expect(stderr.text).toMatch(/\nlinear probes 800\/1000 has stood still for 5 minutes: do .* answer\?\n$/u);
+    settle!(7);
+    expect(await work).toBe(7);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']]])('output that a full disk does not take is a failure: %s', async (_, args) => {

@@ -9,7 +9,9 @@ import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
-import { createStudent, type CustomTeacherApi } from '../../lib/models/index.js';
+import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
+import { createStudent, GraphBuilder, Student, type CustomTeacherApi } from '../../lib/models/index.js';
+import { readStudent } from '../../lib/runs/student-file.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -153,6 +155,83 @@ describe('a run that stands still', () => {
     expect(wait).toMatchObject({ step: 1, for: 'images', seconds: 0 });
     using again = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes: 0 });
     expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+  });
+
+  it('in an evaluation says so, too, and can be left there', async () => {
+    const { length, ids, store } = images;
+    const classNames = ['a', 'b', 'c'];
+    let asked = 0;
+    const prepare = async () => (++asked < 3 ? { store, release: () => undefined } : new Promise<never>(() => undefined)); // four batches of two, of which one is ahead
+    const evaluation = new ZeroShotEvaluation({ device, images: { length, ids, store, prepare, classNames, labels: Int32Array.from(ids, (_, i) => i % 3) }, bank: tsb, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
+    const path = output();
+    using distiller = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes });
+    const waits: RunEvent[] = [];
+    for await (const event of distiller.run(images, { evaluation })) {
+      if (event.type === 'waiting' && event.for === 'evaluation') waits.push(event);
+      if (waits.length === 2) break;
+    }
+    expect(waits).toMatchObject([{ step: 4, for: 'evaluation' }, { step: 4, for: 'evaluation' }]);
+    expect(await readFile(join(path, 'log.txt'), 'utf8')).toMatch(/the evaluation after step 4 has stood still for \d+ seconds: do the disk/u);
+  });
+});
+
+describe("a network of one's own by the name of a known student", () => {
+  const graphOf = (activation: 'relu' | 'silu') => {
+    const g = new GraphBuilder('resnet18');
+    return g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation)), 'head.0', { features: size }));
+  };
+  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) => new Distiller({ device, teacher: ownTeacher(() => undefined), student: new Student('resnet18', device, size, 1, graphOf(activation), 0), tsb, config: {
+    method: 'lgd', output: path, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, maxSteps },
+  } });
+
+  it('goes on as itself, and not as another of the same parameters', async () => {
+    const [path, whole] = [output(), output()];
+    using begun = of('relu', path, 3);
+    await eventsOf(begun.run(images));
+    using other = of('silu', path);
+    await expect(eventsOf(other.run(images, { resume: 'last' }))).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('another graph by the name of resnet18') as string });
+    using same = of('relu', path);
+    expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+    using atOnce = of('relu', whole);
+    await eventsOf(atOnce.run(images));
+    const [resumed, straight] = await Promise.all([path, whole].map(async (run) => readStudent(join(run, 'checkpoints', 'last'))));
+    expect(resumed!.info.graph).toEqual(JSON.parse(JSON.stringify(graphOf('relu'))));
+    expect(resumed!.weights).toEqual(straight!.weights);
+  });
+});
+
+describe('members that are something else', () => {
+  const odd: readonly unknown[] = [5, 'x', Object.create(null), Symbol('x')];
+
+  it.each(['prepare', 'broken', 'length'])('%s of a data set is named, with what was found', async (member) => {
+    const { length, ids, sourceIndex, store } = images;
+    for (const value of member === 'length' ? odd.slice(1) : odd) {
+      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      const dataset = { length, ids, sourceIndex, store, [member]: value } as unknown as ImageCache;
+      await expect((async () => eventsOf(distiller.run(dataset)))()).rejects.toMatchObject({ code: 'BAD_DATASET', option: `dataset.${member}`, found: value });
+    }
+  });
+
+  it('of a teacher, and of the run, too', async () => {
+    for (const value of odd) {
+      for (const member of ['embed', 'fingerprint']) expect(() => distillerOf({ ...ownTeacher(() => undefined), [member]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error);
+      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      expect(() => distiller.run(images, { evaluation: value as never })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'evaluation' }) as Error);
+    }
+  });
+
+  it('what a release() or a read() throws that is no error is told of', async () => {
+    const { length, ids, sourceIndex, store } = images;
+    for (const thrown of [null, undefined, Object.create(null)] as unknown[]) {
+      const path = output();
+      using distiller = distillerOf(ownTeacher(() => undefined), path);
+      const fail = () => { throw thrown; };
+      await expect(eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) }))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
+      using again = distillerOf(ownTeacher(() => undefined), path);
+      expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' }); // the folder was closed
+      const source = { root: 'own', ids: ['a'], read: async () => fail() };
+      await expect(ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    }
   });
 });
 

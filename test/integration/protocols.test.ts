@@ -219,12 +219,21 @@ describe('images that cannot be decoded', () => {
     }
   });
 
+  const tuned = { 'evaluation images': '48 of 48', 'fine-tuning': '4 of 4', student: '20 of 20' };
+  const phasesOf = {
+    zeroshot: { student: '20 of 20' }, knn: { features: '68 of 68' }, linear: { features: '68 of 68', 'linear probes': '200 of 200' }, semi: tuned, finetune: { ...tuned, 'fine-tuning': '6 of 6' },
+  };
+
   test.each(protocols)('count in no score of %s, whether they are known before or stood in for', async (protocol) => {
-    const found = async (cache: 'all' | 'stream', output: string) => evaluateProtocol({ student, protocol, config: {
+    const phases = new Map<string, string>();
+    const found = async (cache: 'all' | 'stream', output: string) => evaluateProtocol({ student, protocol, onProgress: ({ phase, done, total }) => phases.set(phase, `${done} of ${total}`), config: {
       device: 'cpu', seed: 5, data: { cache, maxBrokenShare: 0.2 },
       evaluate: { data: at('broken-test'), ...(protocol === 'zeroshot' ? { bank } : { train: at('broken-train') }), output: at(output), ...settings },
     } });
-    const [all, streamed] = [await found('all', 'known'), await found('stream', 'stood-in')];
+    const all = await found('all', 'known');
+    phases.clear();
+    const streamed = await found('stream', 'stood-in');
+    expect(Object.fromEntries(phases)).toEqual(phasesOf[protocol]); // streamed images are decoded while they are embedded
     expect(streamed.images).toEqual(all.images);
     expect(all.images).toHaveLength(4 * testCount - broken.length);
     const seen = ({ results }: ProtocolEvaluation) => results.map(({ setting, score, classes, learntFrom, answers }) => ({ setting, score, classes, learntFrom, answers }));

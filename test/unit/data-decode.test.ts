@@ -151,6 +151,19 @@ describe('geometry', () => {
   });
 });
 
+describe('kinds that nothing here decodes', () => {
+  it.each([
+    ['HEIC', '\0\0\0\x18ftypheic\0\0\0\0mif1heic'], ['JPEG XL', '\xff\x0a\xdd\x40Bq!'], ['JPEG XL', '\0\0\0\x0cJXL \r\n\x87\n'], ['JPEG 2000', '\0\0\0\x0cjP  \r\n\x87\n'], ['BMP', 'BM\x76\x00\x00\x00'],
+  ])('%s is called by its name, whatever that of its file', async (kind, begins) => {
+    await expect(decodeImage(Buffer.concat([Buffer.from(begins, 'latin1'), Buffer.alloc(500)]), { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringContaining(`it is ${kind}, `) as string });
+  });
+
+  it('leaves the AVIF that is broken to its decoder', async () => {
+    const avif = await picture(64, 48).avif().toBuffer();
+    await expect(decodeImage(avif.subarray(0, 200), { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.not.stringContaining('HEIC') as string });
+  });
+});
+
 describe('broken files', async () => {
   it.each(Object.entries(await brokenFiles()))('%s is refused with a reason', async (_name, bytes) => {
     await expect(decodeImage(bytes, { shortSide: 32 })).rejects.toMatchObject({ code: 'BAD_IMAGE', message: expect.stringMatching(/\w{4}/) });

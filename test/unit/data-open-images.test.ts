@@ -147,6 +147,19 @@ describe('tar shards', () => {
     ]);
   });
 
+  it('leave out pictures of kinds that nothing here decodes, and say so, also where there are no others', async () => {
+    const some = await openImages(await rawTar(join(folder, 'phone.tar'), [['1.heic', 'h'], ['2.jpg', 'j'], ['3.HEIC', 'h']]));
+    expect([some.ids, some.remarks]).toEqual([['phone.tar/2.jpg'], [expect.stringMatching(/^2 images in .*phone\.tar are left out, such as phone\.tar\/1\.heic: .*convert/u)]]);
+    await expect(openImages(await rawTar(join(folder, 'all.tar'), [['1.heic', 'h'], ['2.jxl', 'j']]))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('2 images in') as string });
+  });
+
+  it('that cannot be looked at are not said to be missing', async () => {
+    const circle = join(folder, 'circle.tar');
+    await symlink('circle.tar', circle);
+    await expect(openImages(circle)).rejects.toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining('ELOOP') as string });
+    await expect(openImages(join(folder, 'none.tar'))).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+  });
+
   it('leave out links, which have no bytes, and say so', async () => {
     const from = await newFolder();
     await writeFile(join(from, '1.jpg'), await jpeg(1));

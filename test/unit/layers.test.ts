@@ -23,7 +23,7 @@ function upwardImports(files: string[], importsOf: (file: string) => string[], l
 }
 
 // Of what the commands call, these are no work of theirs: spelling, quoting, lists of options, and places in the terminal.
-const cliOnly = new Set(['suggestion', 'isOfOwnCommand', 'builtinIds', 'isAmong', 'checkFree', 'checkNamesFile', 'checkReplaceable']);
+const cliOnly = new Set(['suggestion', 'isOfOwnCommand', 'builtinIds', 'isAmong', 'checkFree', 'checkNamesFile', 'checkReplaceable', 'tellingOfWaits', 'describeStandstill', 'messageOf']);
 
 it('whatever a command does can be done from the API', async () => {
   const exported = Object.keys(await import('../../lib/index.js'));

@@ -35,6 +35,29 @@ test('a failure comes through, also one in the middle of a wait', async () => {
   await expect(waits.next()).rejects.toThrow('gone');
 });
 
+test('of what shows signs of life a wait begins with the last of them', async () => {
+  let lastSign = 0;
+  const next = tellingOfWaits(new Promise<never>(() => undefined), 'evaluation', 5, () => lastSign).next();
+  await minutes(4);
+  lastSign = performance.now();
+  let isTold = false;
+  void next.then(() => { isTold = true; });
+  await minutes(4.9);
+  expect(isTold).toBe(false);
+  await minutes(0.1);
+  expect(await next).toMatchObject({ value: { for: 'evaluation', seconds: 300 } });
+});
+
+test('a time that no timer has is kept', async () => {
+  const next = tellingOfWaits(new Promise<never>(() => undefined), 'images', 40_000).next(); // 28 days
+  let isTold = false;
+  void next.then(() => { isTold = true; });
+  await minutes(39_999);
+  expect(isTold).toBe(false);
+  await minutes(1);
+  expect(await next).toMatchObject({ value: { seconds: 2_400_000 } });
+});
+
 test('nothing is told where the time is 0', async () => {
   expect(await tellingOfWaits(Promise.resolve(3), 'teacher', 0).next()).toEqual({ done: true, value: 3 });
   expect(vi.getTimerCount()).toBe(0);
@@ -42,5 +65,6 @@ test('nothing is told where the time is 0', async () => {
 
 test('people read it in seconds or minutes', () => {
   expect(describeWait({ for: 'images', seconds: 90 }, 7)).toMatch(/^step 7 has waited 90 seconds for its images: /u);
+  expect(describeWait({ for: 'evaluation', seconds: 600 }, 8)).toMatch(/^the evaluation after step 8 has stood still for 10 minutes: /u);
   expect(describeWait({ for: 'device', seconds: 600 }, 8)).toMatch(/^step 8 has waited 10 minutes for the device: .*nvidia-smi/u);
 });

@@ -40,6 +40,6 @@ async function sizeOf(file: Uint8Array): Promise<{ width: number; height: number
     const { autoOrient: { width, height }, format } = await sharp(file, { failOn: 'error' }).metadata();
     return { width, height, format };
   } catch (cause) {
-    throw decodingError(cause);
+    throw decodingError(cause, file);
   }
 }

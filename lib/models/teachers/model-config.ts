@@ -2,9 +2,9 @@
  * What a model's folder says of its towers: config.json (transformers) and open_clip_config.json (open_clip). Of the fields that change the arithmetic these are read which leave tensors as they are;
  * the others (ls_init_value, no_ln_pre, attentional_pool, qk_norm, embed_cls, timm_model_name ...) add or take tensors, by which loading refuses them. patch_dropout is of training alone.
  */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, unlessAbsent } from '../../errors.js';
+import { readFile } from '../../files/open.js';
 import type { Activation } from '../graph.js';
 import { faultOf, isSide, mostSide } from './preprocessor.js';
 import type { ChannelTriple } from './types.js';

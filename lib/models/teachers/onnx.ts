@@ -1,7 +1,9 @@
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkOptions, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
+import { statIfThere } from '../../files/folders.js';
+import { readFile } from '../../files/open.js';
 import { resolveModel, resolveOptions } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
 import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
@@ -154,7 +156,9 @@ async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id
   let [id, file, folders]: [string, string, string[]] = ['', '', []];
   if (isFile) {
     file = resolve(source);
-    if ((await stat(file).catch(() => undefined)) === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Check the path' });
+    const found = await statIfThere(file);
+    if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Check the path' });
+    if (!found.isFile()) throw new LgdError('BAD_MODEL', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
     folders = [dirname(file), dirname(dirname(file))];
     id = basename(file, '.onnx');
   } else {

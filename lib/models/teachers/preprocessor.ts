@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, systemErrorCode } from '../../errors.js';
+import { readFile } from '../../files/open.js';
 import type { ChannelTriple } from './types.js';
 
 /** How images become a teacher's input. */

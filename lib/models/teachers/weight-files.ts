@@ -1,7 +1,8 @@
 /** Where a model's weights lie: one safetensors file, or several and an index. */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, throwIfAborted } from '../../errors.js';
+import { readFile } from '../../files/open.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
 import { configFiles } from './model-config.js';

@@ -1,0 +1,51 @@
+/** Files opened to be read as node:fs opens them, but for a named pipe that nothing writes to: node waits for its writer for ever, in one of four threads that the end of the program waits for, too. */
+import { closeSync, constants, openSync } from 'node:fs';
+import { open, stat, type FileHandle } from 'node:fs/promises';
+import { LgdError } from '../errors.js';
+
+const secondsToWait = 5;
+let earlier: Promise<unknown> = Promise.resolve();
+
+/** @throws LgdError BAD_FILE (a pipe that nothing has written to for five seconds), and what fs.open does */
+export async function openToRead(path: string): Promise<FileHandle> {
+  const isPipe = await stat(path).then((found) => found.isFIFO(), () => false);
+  if (!isPipe) return open(path, 'r');
+  const opened = earlier.then(() => openPipe(path)); // one after the other: several would take all threads
+  earlier = opened.catch(() => undefined);
+  return opened;
+}
+
+/** The whole of a file. @throws as {@link openToRead}, and what fs.readFile does */
+export async function readFile(path: string): Promise<Buffer>;
+export async function readFile(path: string, encoding: 'utf8'): Promise<string>;
+export async function readFile(path: string, encoding?: 'utf8'): Promise<Buffer | string> {
+  const file = await openToRead(path);
+  try {
+    return await file.readFile(encoding);
+  } finally {
+    await file.close();
+  }
+}
+
+async function openPipe(path: string): Promise<FileHandle> {
+  const opening = open(path, 'r');
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, 1000 * secondsToWait, undefined);
+  });
+  const file = await Promise.race([opening, late]);
+  clearTimeout(timer);
+  if (file !== undefined) return file;
+  await endWait(path, opening).catch(() => undefined);
+  throw new LgdError('BAD_FILE', `${path} is a pipe that nothing writes to.`, { mend: 'Give a file, or start what writes to it first' });
+}
+
+/** A writer of our own ends the wait of the thread; of a pipe that this user may not write to it goes on. */
+async function endWait(path: string, opening: Promise<FileHandle>): Promise<void> {
+  const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  try {
+    await (await opening).close();
+  } finally {
+    closeSync(writer);
+  }
+}
