@@ -1,7 +1,7 @@
 // Depthwise convolution (ops/depthwise.h). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds an element.
-// Forward (and the stride-1 data gradient, which is a forward with the kernel turned by 180 degrees): a thread has 8 channels of a strip
-// of `strip` output pixels in a row, so that each loaded column serves up to R taps. Weight gradient: a warp has 64 channels, two a
-// lane, slides along rows with the window in registers, and partial sums are added in a fixed order.
+// Forward (forward-only plans): a thread has 8 channels of a strip of `strip` output pixels in a row, so that each loaded column serves up to R taps.
+// Training has its own kernels (ops/fused_depthwise.cuh); only plans whose layers are not fused take the gradients here. Data: an input pixel a thread.
+// Weights: a warp has 64 channels, two a lane, slides along rows with the window in registers, and partial sums are added in a fixed order.
 #include "core/cuda_device.cuh"
 #include "ops/depthwise.h"
 #include "ops/partial_sums.h"
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int strip = 4;
 
-// R: kernel size. turned: use the kernel rotated by 180 degrees. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
-template <class T, int R, int stride, bool turned>
+// R: kernel size. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
+template <class T, int R, int stride>
 __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
                                                        int strips, int64_t threads) {
   wait_for_inputs();
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ C
       if (unsigned(iy) >= unsigned(s.h)) continue;
       F8 taps[R];
 #pragma unroll
-      for (int q = 0; q < R; ++q) taps[q] = load8(w + int64_t(turned ? R * R - 1 - (r * R + q) : r * R + q) * s.c + channel);
+      for (int q = 0; q < R; ++q) taps[q] = load8(w + int64_t(r * R + q) * s.c + channel);
 #pragma unroll
       for (int column = 0; column < (strip - 1) * stride + R; ++column) {
         const int ix = ox0 * stride - s.pad + column;
@@ -175,17 +175,13 @@ __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ Con
 }
 
 template <class T>
-void run_forward(Context& ctx, const ConvShape& s, const T* x, const T* w, const StoreOutput<T>& out, bool turned) {
+void run_forward(Context& ctx, const ConvShape& s, const T* x, const T* w, const StoreOutput<T>& out) {
   const int strips = (s.ow + strip - 1) / strip;
   const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
   const unsigned grid = blocks_for(threads, 256);
-  if (s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5) && s.stride <= 2 && !(turned && s.stride == 2)) {
-    if (turned && s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 1, true>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (turned) LGD_LAUNCH(ctx, (strip_kernel<T, 5, 1, true>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.r == 3 && s.stride == 1) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 1, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 2, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.stride == 1) LGD_LAUNCH(ctx, (strip_kernel<T, 5, 1, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else LGD_LAUNCH(ctx, (strip_kernel<T, 5, 2, false>), grid, 256, 0, s, x, w, out, strips, threads);
+  if (s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5) && s.stride <= 2) {
+    const auto kernel = s.r == 3 ? s.stride == 1 ? &strip_kernel<T, 3, 1> : &strip_kernel<T, 3, 2> : s.stride == 1 ? &strip_kernel<T, 5, 1> : &strip_kernel<T, 5, 2>;
+    LGD_LAUNCH(ctx, kernel, grid, 256, 0, s, x, w, out, strips, threads);
     return;
   }
   const int64_t pixels = s.rows() * (s.c / 8);
@@ -202,21 +198,13 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
   check_shape(s);
   with_type(type, [&]<class T>(T) {
     run_forward<T>(ctx, s, static_cast<const T*>(x), static_cast<const T*>(w),
-                   {static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false}, false);
+                   {static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false});
   });
 }
 
 void depthwise_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx, bool accumulate) {
   check_shape(s);
   with_type(type, [&]<class T>(T) {
-    if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
-      ConvShape back = s;
-      std::swap(back.h, back.oh);
-      std::swap(back.w, back.ow);
-      back.pad = s.r - 1 - s.pad;
-      run_forward<T>(ctx, back, static_cast<const T*>(dy), static_cast<const T*>(w), {static_cast<T*>(dx), s.c, nullptr, nullptr, nullptr, Act::none, accumulate}, true);
-      return;
-    }
     const int64_t threads = int64_t(s.n) * s.h * s.w * (s.c / 8);
     LGD_LAUNCH(ctx, gather_kernel<T>, blocks_for(threads, 256), 256, 0, s, static_cast<const T*>(dy), static_cast<const T*>(w), static_cast<T*>(dx), accumulate,
                threads);
