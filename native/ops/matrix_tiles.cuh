@@ -22,6 +22,7 @@ struct Tile {
   static_assert(TM % 16 == 0 && TN % 16 == 0 && (!warpgroup || (WM == 4 && WN == 1)));
 };
 
+// What each is worth: docs/kernel-costs.md, What variants are worth.
 template <int stages>
 struct Tiles {
   using Wide = Tile<128, 128, 2, 2, 3, 2>;
