@@ -11,21 +11,10 @@ void with_type(DType type, Body&& body) {
   else body(float{});
 }
 
-// Calls body with the activation as a compile-time constant, one that has a gradient: with_act(act, [&]<Act act>(ActTag<act>) { ... });
-template <Act> struct ActTag {};
-template <class Body>
-void with_act(Act act, Body&& body) {
-  switch (act) {
-    case Act::none: return body(ActTag<Act::none>{});
-    case Act::relu: return body(ActTag<Act::relu>{});
-    case Act::relu6: return body(ActTag<Act::relu6>{});
-    case Act::silu: return body(ActTag<Act::silu>{});
-    case Act::hardswish: return body(ActTag<Act::hardswish>{});
-    case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
-    case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
-  }
-  throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
+// The activation, if it has a gradient: choose_act below knows no other.
+inline Act with_gradient(Act act) {
+  if (act == Act::gelu || act == Act::gelu_tanh || act == Act::quick_gelu) throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
+  return act;
 }
 
 inline unsigned blocks_for(int64_t count, int per_block, int64_t most = 1 << 20) {
@@ -112,11 +101,13 @@ template <Act act>
 struct ActFunction {
   __device__ __forceinline__ float operator()(float u) const { return act_of<act>(u); }
   __device__ __forceinline__ float slope(float u) const { return act_slope<act>(u); }
+  __device__ __forceinline__ float with_slope(float u, float& slope) const { return act_with_slope<act>(u, slope); }
 };
 struct SigmoidFunction {  // both of the rare ones
   bool hard;
   __device__ __forceinline__ float operator()(float u) const { return hard ? act_of<Act::hardsigmoid>(u) : act_of<Act::sigmoid>(u); }
   __device__ __forceinline__ float slope(float u) const { return hard ? act_slope<Act::hardsigmoid>(u) : act_slope<Act::sigmoid>(u); }
+  __device__ __forceinline__ float with_slope(float u, float& slope) const { return hard ? act_with_slope<Act::hardsigmoid>(u, slope) : act_with_slope<Act::sigmoid>(u, slope); }
 };
 template <class Body>
 __device__ __forceinline__ void choose_act(Act act, Body&& body) {

@@ -18,17 +18,15 @@ struct ActForm {
 inline ActForm form_of(Act act) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), above_0 = std::numeric_limits<float>::min();
   const float below_6 = std::nextafter(6.f, 0.f);
-  switch (act) {
+  switch (with_gradient(act)) {
     case Act::none: return {ActForm::clamp, -infinity, infinity};
     case Act::relu: return {ActForm::clamp, above_0, infinity};
     case Act::relu6: return {ActForm::clamp, above_0, below_6};
     case Act::silu: return {ActForm::u_logistic, 0, 0};
     case Act::hardswish: return {ActForm::u_ramp, 0, 0};
     case Act::sigmoid: return {ActForm::logistic, 0, 0};
-    case Act::hardsigmoid: return {ActForm::ramp, 0, 0};
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: break;
+    default: return {ActForm::ramp, 0, 0};  // hardsigmoid
   }
-  throw_error("BAD_MODEL", {"a GELU has no backward: it works in forward-only plans."});
 }
 
 // Calls body(k, value, slope) -- act(u) and act'(u) -- for each u.

@@ -1,7 +1,8 @@
 // Depthwise convolution (ops/depthwise.h). Bytes at least: forward read x, write y; the arithmetic is R*S multiply-adds an element.
-// Forward (and the stride-1 data gradient, which is a forward with the kernel turned by 180 degrees): a thread has 8 channels of a strip
-// of `strip` output pixels in a row, so that each loaded column serves up to R taps. Weight gradient: a warp has 64 channels, two a
-// lane, slides along rows with the window in registers, and partial sums are added in a fixed order.
+// Forward, in forward-only plans: a thread has 8 channels of an output pixel, or at stride 1 of a strip of `strip` in a row, so that each loaded column serves
+// up to R taps: 4 % of a forward pass of mobilenet_v2 at 224 px by the clock, 13 % of efficientnet_b0; at stride 2, where fewer taps share a column, strips take longer.
+// Gradients are for training whose layers are not fused (ops/fused_depthwise.cuh has the others). Data: an input pixel a thread. Weights: a warp has 64 channels, two
+// a lane, and rows of output pixels; partial sums are added in a fixed order.
 #include "core/cuda_device.cuh"
 #include "ops/depthwise.h"
 #include "ops/partial_sums.h"
@@ -13,8 +14,8 @@ namespace {
 
 constexpr int strip = 4;
 
-// R: kernel size. turned: use the kernel rotated by 180 degrees. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
-template <class T, int R, int stride, bool turned>
+// R: kernel size. Two blocks a multiprocessor: left alone, ptxas spills to fit a third.
+template <class T, int R>
 __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ ConvShape s, const T* x, const T* w, const __grid_constant__ StoreOutput<T> out,
                                                        int strips, int64_t threads) {
   wait_for_inputs();
@@ -28,19 +29,19 @@ __global__ void __launch_bounds__(256, 2) strip_kernel(const __grid_constant__ C
     for (int o = 0; o < strip; ++o) sum[o] = zero8();
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const int iy = oy * stride - s.pad + r;
+      const int iy = oy - s.pad + r;
       if (unsigned(iy) >= unsigned(s.h)) continue;
       F8 taps[R];
 #pragma unroll
-      for (int q = 0; q < R; ++q) taps[q] = load8(w + int64_t(turned ? R * R - 1 - (r * R + q) : r * R + q) * s.c + channel);
+      for (int q = 0; q < R; ++q) taps[q] = load8(w + int64_t(r * R + q) * s.c + channel);
 #pragma unroll
-      for (int column = 0; column < (strip - 1) * stride + R; ++column) {
-        const int ix = ox0 * stride - s.pad + column;
+      for (int column = 0; column < strip - 1 + R; ++column) {
+        const int ix = ox0 - s.pad + column;
         if (unsigned(ix) >= unsigned(s.w)) continue;
         const F8 v = load8(x + ((int64_t(n) * s.h + iy) * s.w + ix) * s.c + channel);
 #pragma unroll
         for (int o = 0; o < strip; ++o) {
-          const int q = column - o * stride;
+          const int q = column - o;
           if (q < 0 || q >= R) continue;
 #pragma unroll
           for (int i = 0; i < 8; ++i) sum[o].v[i] = fmaf(v.v[i], taps[q < 0 || q >= R ? 0 : q].v[i], sum[o].v[i]);
@@ -127,32 +128,17 @@ __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ Con
     const int n = int(row / s.oh), oy = int(row % s.oh);
     const T* g_row = dy + row * s.ow * s.c + channel;
     const T* x_image = x + int64_t(n) * s.h * s.w * s.c + channel;
-    float2 window[R][R];
-    const auto column = [&](int r, int q, int ox) {
-      const int iy = oy * s.stride - s.pad + r * s.dilation, ix = ox * s.stride - s.pad + q * s.dilation;
-      const bool inside = unsigned(iy) < unsigned(s.h) && unsigned(ix) < unsigned(s.w);
-      return inside ? load2(x_image + (int64_t(iy) * s.w + ix) * s.c) : make_float2(0, 0);
-    };
-    const bool slides = s.stride == 1 && s.dilation == 1;
     for (int ox = 0; ox < s.ow; ++ox) {
-#pragma unroll
-      for (int r = 0; r < R; ++r) {
-        if (slides && ox > 0) {
-#pragma unroll
-          for (int q = 0; q + 1 < R; ++q) window[r][q] = window[r][q + 1];
-          window[r][R - 1] = column(r, R - 1, ox);
-        } else {
-#pragma unroll
-          for (int q = 0; q < R; ++q) window[r][q] = column(r, q, ox);
-        }
-      }
       const float2 g = load2(g_row + int64_t(ox) * s.c);
 #pragma unroll
       for (int r = 0; r < R; ++r)
 #pragma unroll
         for (int q = 0; q < R; ++q) {
-          acc[r][q].x = fmaf(g.x, window[r][q].x, acc[r][q].x);
-          acc[r][q].y = fmaf(g.y, window[r][q].y, acc[r][q].y);
+          const int iy = oy * s.stride - s.pad + r * s.dilation, ix = ox * s.stride - s.pad + q * s.dilation;
+          if (unsigned(iy) >= unsigned(s.h) || unsigned(ix) >= unsigned(s.w)) continue;
+          const float2 v = load2(x_image + (int64_t(iy) * s.w + ix) * s.c);
+          acc[r][q].x = fmaf(g.x, v.x, acc[r][q].x);
+          acc[r][q].y = fmaf(g.y, v.y, acc[r][q].y);
         }
     }
   }
@@ -174,24 +160,6 @@ __global__ void __launch_bounds__(256) weight_kernel(const __grid_constant__ Con
     }
 }
 
-template <class T>
-void run_forward(Context& ctx, const ConvShape& s, const T* x, const T* w, const StoreOutput<T>& out, bool turned) {
-  const int strips = (s.ow + strip - 1) / strip;
-  const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
-  const unsigned grid = blocks_for(threads, 256);
-  if (s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5) && s.stride <= 2 && !(turned && s.stride == 2)) {
-    if (turned && s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 1, true>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (turned) LGD_LAUNCH(ctx, (strip_kernel<T, 5, 1, true>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.r == 3 && s.stride == 1) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 1, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3, 2, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else if (s.stride == 1) LGD_LAUNCH(ctx, (strip_kernel<T, 5, 1, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    else LGD_LAUNCH(ctx, (strip_kernel<T, 5, 2, false>), grid, 256, 0, s, x, w, out, strips, threads);
-    return;
-  }
-  const int64_t pixels = s.rows() * (s.c / 8);
-  LGD_LAUNCH(ctx, plain_kernel<T>, blocks_for(pixels, 256), 256, 0, s, x, w, out, pixels);
-}
-
 void check_shape(const ConvShape& s) {
   LGD_CHECK(s.c % 8 == 0 && s.k == s.c, "BAD_SHAPE", "a depthwise convolution on CUDA needs equal channels in multiples of 8, found ", s.c, " and ", s.k);
 }
@@ -201,22 +169,23 @@ void check_shape(const ConvShape& s) {
 void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const void* x, const void* w, const Epilogue& e, void* y) {
   check_shape(s);
   with_type(type, [&]<class T>(T) {
-    run_forward<T>(ctx, s, static_cast<const T*>(x), static_cast<const T*>(w),
-                   {static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false}, false);
+    const T *from = static_cast<const T*>(x), *taps = static_cast<const T*>(w);
+    const StoreOutput<T> out{static_cast<T*>(y), s.c, e.scale, e.shift, static_cast<const T*>(e.residual), e.act, false};
+    if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
+      const int strips = (s.ow + strip - 1) / strip;
+      const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
+      const auto kernel = s.r == 3 ? &strip_kernel<T, 3> : &strip_kernel<T, 5>;
+      LGD_LAUNCH(ctx, kernel, blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
+    } else {
+      const int64_t threads = s.rows() * (s.c / 8);
+      LGD_LAUNCH(ctx, plain_kernel<T>, blocks_for(threads, 256), 256, 0, s, from, taps, out, threads);
+    }
   });
 }
 
 void depthwise_backward_data_cuda(Context& ctx, const ConvShape& s, DType type, const void* dy, const void* w, void* dx, bool accumulate) {
   check_shape(s);
   with_type(type, [&]<class T>(T) {
-    if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
-      ConvShape back = s;
-      std::swap(back.h, back.oh);
-      std::swap(back.w, back.ow);
-      back.pad = s.r - 1 - s.pad;
-      run_forward<T>(ctx, back, static_cast<const T*>(dy), static_cast<const T*>(w), {static_cast<T*>(dx), s.c, nullptr, nullptr, nullptr, Act::none, accumulate}, true);
-      return;
-    }
     const int64_t threads = int64_t(s.n) * s.h * s.w * (s.c / 8);
     LGD_LAUNCH(ctx, gather_kernel<T>, blocks_for(threads, 256), 256, 0, s, static_cast<const T*>(dy), static_cast<const T*>(w), static_cast<T*>(dx), accumulate,
                threads);

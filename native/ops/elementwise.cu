@@ -3,30 +3,32 @@
 #include "ops/drop.cuh"
 #include "ops/grids.cuh"
 #include "ops/reduce.cuh"
+#include "ops/store_output.cuh"
 
 namespace lgd {
 
 namespace {
 
-template <class T, Act act>
-__global__ void __launch_bounds__(256) act_kernel(int64_t vectors, const T* x, T* y) {
+template <class T>
+__global__ void __launch_bounds__(256) act_kernel(int64_t vectors, OutputAct act, const T* x, T* y) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     F8 v = load8(x + e * 8);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v.v[i] = act_of<act>(v.v[i]);
+    act.apply(v);
     store8(y + e * 8, v);
   }
 }
 
-template <class T, Act act>
-__global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, const T* x, const T* dy, T* dx, bool accumulate) {
+template <class T>
+__global__ void __launch_bounds__(256) act_backward_kernel(int64_t vectors, Act act, const T* x, const T* dy, T* dx, bool accumulate) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const F8 v = load8(x + e * 8);
     F8 g = load8(dy + e * 8);
+    choose_act(act, [&](auto f) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) g.v[i] *= act_slope<act>(v.v[i]);
+      for (int i = 0; i < 8; ++i) g.v[i] *= f.slope(v.v[i]);
+    });
     put8(dx + e * 8, g, accumulate);
   }
 }
@@ -102,22 +104,14 @@ __global__ void __launch_bounds__(256) drop_kernel(DropShape shape, const T* x, 
 
 void act_forward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, void* y) {
   with_type(type, [&]<class T>(T) {
-    const auto run = [&]<Act act>(ActTag<act>) {
-      LGD_LAUNCH(ctx, (act_kernel<T, act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x), static_cast<T*>(y));
-    };
-    if (act == Act::gelu) run(ActTag<Act::gelu>{});
-    else if (act == Act::gelu_tanh) run(ActTag<Act::gelu_tanh>{});
-    else if (act == Act::quick_gelu) run(ActTag<Act::quick_gelu>{});
-    else with_act(act, run);
+    LGD_LAUNCH(ctx, act_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, OutputAct(act), static_cast<const T*>(x), static_cast<T*>(y));
   });
 }
 
 void act_backward_cuda(Context& ctx, int64_t count, DType type, Act act, const void* x, const void* dy, void* dx, bool accumulate) {
   with_type(type, [&]<class T>(T) {
-    with_act(act, [&]<Act act>(ActTag<act>) {
-      LGD_LAUNCH(ctx, (act_backward_kernel<T, act>), elementwise_blocks(ctx, count / 8), 256, 0, count / 8, static_cast<const T*>(x),
-                 static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
-    });
+    LGD_LAUNCH(ctx, act_backward_kernel<T>, elementwise_blocks(ctx, count / 8), 256, 0, count / 8, with_gradient(act), static_cast<const T*>(x),
+               static_cast<const T*>(dy), static_cast<T*>(dx), accumulate);
   });
 }
 

@@ -48,9 +48,9 @@ struct Stretch {
   }
 };
 
-template <class T, Act act>
+template <class T>
 __global__ void __launch_bounds__(256, 2)
-    squeeze_kernel(const T* y, const float* scales, const float* shifts, const __grid_constant__ ImageWalk walk, int images, float* partial, T* pooled) {
+    squeeze_kernel(const T* y, const float* scales, const float* shifts, Act act, const __grid_constant__ ImageWalk walk, int images, float* partial, T* pooled) {
   wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8;
@@ -61,8 +61,10 @@ __global__ void __launch_bounds__(256, 2)
     load_affine(scales, shifts, block.chunk * 8, scale, shift);
     const T* column = y + block.chunk * 8;
     const auto add = [&](const F8& v) {
+      choose_act(act, [&](auto f) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sum.v[i] += act_of<act>(fmaf(v.v[i], scale.v[i], shift.v[i]));
+        for (int i = 0; i < 8; ++i) sum.v[i] += f(fmaf(v.v[i], scale.v[i], shift.v[i]));
+      });
     };
     int64_t row = block.first;
     for (; row + 3 * step < block.last; row += 4 * step) {
@@ -86,39 +88,42 @@ __global__ void __launch_bounds__(256, 2)
 }
 
 // The sums of one thread's pixels; those with xhat lack its rstd.
-template <Act act>
 struct GateSums {
+  Act act;
   F8 scale, shift, mean;
   F8 g_slope = zero8(), g_slope_off = zero8(), slope = zero8(), slope_off = zero8(), g_value = zero8();
   __device__ __forceinline__ void add(const F8& y, const F8& g) {
+    choose_act(act, [&](auto f) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float u = fmaf(y.v[i], scale.v[i], shift.v[i]), off = y.v[i] - mean.v[i];
-      float s;
-      const float value = act_with_slope<act>(u, s), gs = g.v[i] * s;
-      g_slope.v[i] += gs;
-      g_slope_off.v[i] = fmaf(gs, off, g_slope_off.v[i]);
-      slope.v[i] += s;
-      slope_off.v[i] = fmaf(s, off, slope_off.v[i]);
-      g_value.v[i] = fmaf(g.v[i], value, g_value.v[i]);
-    }
+      for (int i = 0; i < 8; ++i) {
+        const float u = fmaf(y.v[i], scale.v[i], shift.v[i]), off = y.v[i] - mean.v[i];
+        float s;
+        const float value = f.with_slope(u, s), gs = g.v[i] * s;
+        g_slope.v[i] += gs;
+        g_slope_off.v[i] = fmaf(gs, off, g_slope_off.v[i]);
+        slope.v[i] += s;
+        slope_off.v[i] = fmaf(s, off, slope_off.v[i]);
+        g_value.v[i] = fmaf(g.v[i], value, g_value.v[i]);
+      }
+    });
   }
 };
 
 struct GateInput {
   const void *y, *g;
   const float *scale, *shift, *mean, *rstd;
+  Act act;
 };
 
 // sums: [stretch][5][N][C] where images are split; else [4][N][C], and d_gate takes the fifth.
-template <class T, Act act>
+template <class T>
 __global__ void __launch_bounds__(256, 2)
     gate_backward_kernel(const __grid_constant__ GateInput in, const __grid_constant__ ImageWalk walk, int images, float* sums, T* d_gate) {
   wait_for_inputs();
   const Stretch block(walk, images);
   const int64_t pitch = int64_t(walk.columns.chunks) * 8, plane = images * pitch;
   const int step = walk.columns.rows_per_pass;
-  GateSums<act> all;
+  GateSums all{in.act};
   F8 rstd = zero8();
   if (block.valid) {
     all.scale = load8(in.scale + block.chunk * 8);
@@ -209,10 +214,8 @@ void squeeze_forward_cuda(Context& ctx, const RowsShape& s, DType type, const La
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * vectors * 8 * sizeof(float))) : nullptr;
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(pooled);
-    with_act(x.act, [&]<Act act>(ActTag<act>) {
-      LGD_LAUNCH(ctx, (squeeze_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y),
-                 x.scale, x.shift, walk, s.images, partial, out);
-    });
+    LGD_LAUNCH(ctx, squeeze_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, static_cast<const T*>(x.y), x.scale, x.shift,
+               with_gradient(x.act), walk, s.images, partial, out);
     if (partial) LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, partial, walk.stretches, vectors, 0, nullptr, out, 1.f / float(s.pixels));
   });
 }
@@ -221,13 +224,10 @@ void gate_backward_cuda(Context& ctx, const RowsShape& s, DType type, const Lazy
   const ImageWalk walk = image_walk(ctx, s);
   const int64_t vectors = int64_t(s.images) * s.channels / 8;
   float* partial = walk.stretches > 1 ? static_cast<float*>(ctx.scratch(size_t(walk.stretches) * gate_sums * vectors * 8 * sizeof(float))) : nullptr;
-  const GateInput in{x.y, g, x.scale, x.shift, mean, rstd};
+  const GateInput in{x.y, g, x.scale, x.shift, mean, rstd, with_gradient(x.act)};
   with_type(type, [&]<class T>(T) {
     T* out = static_cast<T*>(d_gate);
-    with_act(x.act, [&]<Act act>(ActTag<act>) {
-      LGD_LAUNCH(ctx, (gate_backward_kernel<T, act>), dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images,
-                 partial ? partial : sums, out);
-    });
+    LGD_LAUNCH(ctx, gate_backward_kernel<T>, dim3(s.images * walk.stretches, walk.columns.groups), 256, 0, in, walk, s.images, partial ? partial : sums, out);
     if (partial) {
       LGD_LAUNCH(ctx, add_stretches_kernel<T>, elementwise_blocks(ctx, gate_sums * vectors), 256, 0, partial, walk.stretches, gate_sums * vectors, 4 * vectors,
                  sums, out, 1.f);

@@ -85,11 +85,12 @@ class Keep {
 
 struct Join {
   LazyInput x, residual;  // residual.y null: there is none
+  Act act;                // of the sum
   void* out;
   DropShape drop;
 };
 
-// The activation under a join is chosen at run time: there seldom is one, and the branch is one in eight channels.
+// Chosen at run time: the branch is one in eight channels.
 __device__ __forceinline__ void activate(Act act, F8& x) {
   choose_act(act, [&](auto f) {
 #pragma unroll
@@ -107,7 +108,7 @@ struct Scaling {
   }
 };
 
-template <class T, Act outer>
+template <class T>
 __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Join job, int rows, int pixels, const __grid_constant__ StripWalk walk) {
   wait_for_inputs();
   int chunk;
@@ -144,7 +145,8 @@ __global__ void __launch_bounds__(256, 2) join_kernel(const __grid_constant__ Jo
         for (int i = 0; i < 8; ++i) x.v[i] *= factor.v[i];
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x.v[i] = act_of<outer>(fmaf(x.v[i], kept[r], other.v[i]));
+      for (int i = 0; i < 8; ++i) x.v[i] = fmaf(x.v[i], kept[r], other.v[i]);
+      activate(job.act, x);
       store8(static_cast<T*>(job.out) + at + r * step, x);
     }
   });
@@ -157,7 +159,8 @@ struct NormGradientJob {
 };
 
 // g = keep dy act'(u) and, per block, the sums of g and of g xhat; xhat's rstd comes in at the end.
-template <class T, Act act, bool stored>
+// stored: act'(u) is seen in the stored activation.
+template <class T, bool stored>
 __global__ void __launch_bounds__(256, 2)
     norm_gradient_kernel(const __grid_constant__ NormGradientJob job, int rows, int pixels, const __grid_constant__ StripWalk walk, float* partial) {
   wait_for_inputs();
@@ -168,7 +171,7 @@ __global__ void __launch_bounds__(256, 2)
     const GradientTarget& to = job.target;
     const F8 mean = load8(to.norm.mean + chunk * 8);
     F8 scale = zero8(), shift = zero8();
-    if constexpr (act != Act::none && !stored) {
+    if (to.act != Act::none && !stored) {
       scale = load8(to.scale + chunk * 8);
       shift = load8(to.shift + chunk * 8);
     }
@@ -193,9 +196,11 @@ __global__ void __launch_bounds__(256, 2)
         else
 #pragma unroll
           for (int i = 0; i < 8; ++i) u.v[i] = fmaf(v.v[i], scale.v[i], shift.v[i]);
+        choose_act(to.act, [&](auto f) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) g.v[i] *= kept[r] * act_slope<act>(u.v[i]);
-        if (act != Act::none || to.g) store8(static_cast<T*>(to.g) + at + r * step, g);
+          for (int i = 0; i < 8; ++i) g.v[i] *= kept[r] * f.slope(u.v[i]);
+        });
+        if (to.g) store8(static_cast<T*>(to.g) + at + r * step, g);
         g = rounded8<T>(g);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
@@ -249,33 +254,24 @@ void store_gradient(Context& ctx, int64_t rows, int channels, DType type, const 
 }
 
 void join_forward_cuda(Context& ctx, const RowsShape& s, DType type, const LazyInput& x, const LazyInput* residual, const DropShape* drop, Act act, void* out) {
-  const Join job{x, residual ? *residual : LazyInput{}, out, drop ? *drop : DropShape{}};
+  const Join job{x, residual ? *residual : LazyInput{}, with_gradient(act), out, drop ? *drop : DropShape{}};
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
-    with_act(act, [&]<Act act>(ActTag<act>) {
-      LGD_LAUNCH(ctx, (join_kernel<T, act>), dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
-    });
+    LGD_LAUNCH(ctx, join_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk);
   });
 }
 
 void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void* dy, const DropShape* drop, const GradientTarget& target) {
   if (!target.y) return join_forward_cuda(ctx, s, type, {dy}, nullptr, drop, Act::none, target.g);
-  const bool as_it_is = dy == target.g && target.act == Act::none && !drop;
+  const Act act = with_gradient(target.act);
+  const bool as_it_is = dy == target.g && act == Act::none && !drop, stored = target.activated && (act == Act::relu || act == Act::relu6);
   NormGradientJob job{dy, target, drop ? *drop : DropShape{}};
   if (as_it_is) job.target.g = nullptr;
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
-    with_act(target.act, [&]<Act act>(ActTag<act>) {
-      const dim3 grid(walk.splits, walk.groups);
-      if constexpr (act == Act::relu || act == Act::relu6) {
-        if (target.activated) {
-          LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, true>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
-          return;
-        }
-      }
-      LGD_LAUNCH(ctx, (norm_gradient_kernel<T, act, false>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
-    });
+    const auto kernel = stored ? &norm_gradient_kernel<T, true> : &norm_gradient_kernel<T, false>;
+    LGD_LAUNCH(ctx, kernel, dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
     finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
   });
 }

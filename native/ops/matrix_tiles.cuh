@@ -22,6 +22,7 @@ struct Tile {
   static_assert(TM % 16 == 0 && TN % 16 == 0 && (!warpgroup || (WM == 4 && WN == 1)));
 };
 
+// What each is worth: docs/kernel-costs.md, What variants are worth.
 template <int stages>
 struct Tiles {
   using Wide = Tile<128, 128, 2, 2, 3, 2>;
@@ -75,7 +76,6 @@ void with_split_tile(const Context& ctx, int64_t M, int64_t N, Body&& body) {
     };
     const int64_t wide = waves(typename All::Wide{}), middle = waves(typename All::Middle{}), flat = waves(typename All::Flat{}), small = waves(typename All::Small{});
     const bool groups = ctx.warpgroups;
-    if (N <= 32) return body(typename All::Narrow{});
     if (small < std::min({wide, middle, flat})) return body(typename All::Small{});
     if (flat < std::min(wide, middle) && groups) return body(typename All::FlatGroup{});
     if (flat < std::min(wide, middle)) return body(typename All::Flat{});

@@ -84,8 +84,8 @@ __global__ void moments_finish_kernel(const float* partial, ColumnWalk walk, Nor
 }
 
 // y = act(x * scale + shift + residual) for 8 channels a thread; scale and shift come from a functor.
-template <class T, Act act, class Coefficients>
-__global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* residual, T* y, int64_t vectors, int chunks, Coefficients of) {
+template <class T, class Coefficients>
+__global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* residual, Act act, T* y, int64_t vectors, int chunks, Coefficients of) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
@@ -96,8 +96,10 @@ __global__ void __launch_bounds__(256, 2) affine_kernel(const T* x, const T* res
 #pragma unroll
       for (int i = 0; i < 8; ++i) shift.v[i] += r.v[i];
     }
+    choose_act(act, [&](auto f) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v.v[i] = act_of<act>(fmaf(v.v[i], scale.v[i], shift.v[i]));
+      for (int i = 0; i < 8; ++i) v.v[i] = f(fmaf(v.v[i], scale.v[i], shift.v[i]));
+    });
     store8(y + e * 8, v);
   }
 }
@@ -119,12 +121,12 @@ struct Given {
 };
 
 // What both backward passes need of an element: xhat and g = dy * act'(u).
-template <class T, Act act>
+template <class T>
 struct NormElement {
   F8 gamma, beta, mean, rstd;
   __device__ NormElement(const NormBackward& b, int channel)
       : gamma(load8(b.gamma + channel)), beta(load8(b.beta + channel)), mean(load8(b.mean + channel)), rstd(load8(b.rstd + channel)) {}
-  __device__ __forceinline__ void get(const NormBackward& b, int64_t at, F8& xhat, F8& g) const {
+  __device__ __forceinline__ void get(const NormBackward& b, Act act, int64_t at, F8& xhat, F8& g) const {
     const F8 x = load8(static_cast<const T*>(b.x) + at);
     g = load8(static_cast<const T*>(b.dy) + at);
     F8 u = beta;
@@ -134,23 +136,24 @@ struct NormElement {
       for (int i = 0; i < 8; ++i) u.v[i] += r.v[i];
     }
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      xhat.v[i] = (x.v[i] - mean.v[i]) * rstd.v[i];
-      if constexpr (act != Act::none) g.v[i] *= act_slope<act>(fmaf(gamma.v[i], xhat.v[i], u.v[i]));
-    }
+    for (int i = 0; i < 8; ++i) xhat.v[i] = (x.v[i] - mean.v[i]) * rstd.v[i];
+    choose_act(act, [&](auto f) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) g.v[i] *= f.slope(fmaf(gamma.v[i], xhat.v[i], u.v[i]));
+    });
   }
 };
 
-template <class T, Act act>
-__global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, int64_t rows, ColumnWalk walk, float* partial) {
+template <class T>
+__global__ void __launch_bounds__(256, 2) backward_sums_kernel(const __grid_constant__ NormBackward b, Act act, int64_t rows, ColumnWalk walk, float* partial) {
   wait_for_inputs();
   int chunk;
   F8 sum = zero8(), products = zero8();
   if (chunk_of(walk, chunk)) {
-    const NormElement<T, act> element(b, chunk * 8);
+    const NormElement<T> element(b, chunk * 8);
     for (int64_t row = int64_t(blockIdx.x) * walk.rows_per_pass + threadIdx.x / walk.width; row < rows; row += int64_t(gridDim.x) * walk.rows_per_pass) {
       F8 xhat, g;
-      element.get(b, (row * walk.chunks + chunk) * 8, xhat, g);
+      element.get(b, act, (row * walk.chunks + chunk) * 8, xhat, g);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         sum.v[i] += g.v[i];
@@ -176,16 +179,16 @@ __global__ void backward_finish_kernel(const float* partial, int splits, int cha
   d_gamma[c] += products;
 }
 
-template <class T, Act act>
-__global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_constant__ NormBackward b, int64_t vectors, int chunks, float inverse_rows,
+template <class T>
+__global__ void __launch_bounds__(256) backward_apply_kernel(const __grid_constant__ NormBackward b, Act act, int64_t vectors, int chunks, float inverse_rows,
                                                              const float* sums) {
   wait_for_inputs();
   for (int64_t e = int64_t(blockIdx.x) * 256 + threadIdx.x; e < vectors; e += int64_t(gridDim.x) * 256) {
     const int channel = int(e % chunks) * 8;
-    const NormElement<T, act> element(b, channel);
+    const NormElement<T> element(b, channel);
     const F8 sum = load8(sums + channel), products = load8(sums + chunks * 8 + channel);
     F8 xhat, g, dx;
-    element.get(b, e * 8, xhat, g);
+    element.get(b, act, e * 8, xhat, g);
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       dx.v[i] = element.gamma.v[i] * element.rstd.v[i] * (g.v[i] - (sum.v[i] + xhat.v[i] * products.v[i]) * inverse_rows);
@@ -207,10 +210,8 @@ template <class Coefficients>
 void apply(Context& ctx, int64_t rows, int channels, DType type, const void* x, const void* residual, Act act, void* y, const Coefficients& of) {
   const int64_t vectors = rows * channels / 8;
   with_type(type, [&]<class T>(T) {
-    with_act(act, [&]<Act a>(ActTag<a>) {
-      LGD_LAUNCH(ctx, (affine_kernel<T, a, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
-                 static_cast<T*>(y), vectors, channels / 8, of);
-    });
+    LGD_LAUNCH(ctx, (affine_kernel<T, Coefficients>), elementwise_blocks(ctx, vectors), 256, 0, static_cast<const T*>(x), static_cast<const T*>(residual),
+               with_gradient(act), static_cast<T*>(y), vectors, channels / 8, of);
   });
 }
 
@@ -234,12 +235,11 @@ void norm_act_backward_cuda(Context& ctx, const NormShape& shape, DType type, co
   float* partial = sums + 2 * shape.channels;
   const int64_t vectors = shape.rows * shape.channels / 8;
   with_type(type, [&]<class T>(T) {
-    with_act(shape.act, [&]<Act a>(ActTag<a>) {
-      LGD_LAUNCH(ctx, (backward_sums_kernel<T, a>), dim3(walk.splits, walk.groups), 256, 0, b, shape.rows, walk, partial);
-      LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
-                 shape.channels, sums, b.d_gamma, b.d_beta);
-      LGD_LAUNCH(ctx, (backward_apply_kernel<T, a>), elementwise_blocks(ctx, vectors), 256, 0, b, vectors, shape.channels / 8, 1.f / float(shape.rows), sums);
-    });
+    const Act act = with_gradient(shape.act);
+    LGD_LAUNCH(ctx, backward_sums_kernel<T>, dim3(walk.splits, walk.groups), 256, 0, b, act, shape.rows, walk, partial);
+    LGD_LAUNCH(ctx, backward_finish_kernel, blocks_for(shape.channels, reduce_columns), dim3(reduce_columns, reduce_parts), 0, partial, walk.splits,
+               shape.channels, sums, b.d_gamma, b.d_beta);
+    LGD_LAUNCH(ctx, backward_apply_kernel<T>, elementwise_blocks(ctx, vectors), 256, 0, b, act, vectors, shape.channels / 8, 1.f / float(shape.rows), sums);
   });
 }
 
