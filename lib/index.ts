@@ -82,6 +82,7 @@ export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
 export { OnlineProbe, type OnlineImages } from './evaluate/online.js';
 export type { LabelledSet } from './evaluate/labelled.js';
+export type { EmbedOptions } from './evaluate/embed.js';
 export { FrozenEvaluation, type FrozenEvaluationOptions, type FrozenScores } from './evaluate/during-training.js';
 export { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from './evaluate/student.js';
 export { ZeroShotEvaluation, type EvaluateOptions, type ZeroShotOptions } from './evaluate/zeroshot.js';

@@ -22,6 +22,7 @@ export interface Embedder extends Disposable {
   embed(): Promise<Float32Array>;
 }
 
+/** Of what embeds a set of images. */
 export interface EmbedOptions {
   signal?: AbortSignal | undefined;
   /** Called after each batch with the number of images done and to do. */
