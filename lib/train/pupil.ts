@@ -80,10 +80,6 @@ export class Pupil {
     try {
       const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (compiled) => compiled.dispose());
       this.encoder = encoder;
-      const { outputSize } = encoder.info;
-      if (outputSize !== embeddingSize || student.graph.further !== undefined) {
-        throw new LgdError('BAD_SHAPE', `the graph of ${student.name} does not give one embedding of ${embeddingSize} values an image, but ${outputSize} values.`, { option: 'student', mend: 'End it with a linear layer of so many features, as its one result' });
-      }
       this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
       this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
       this.#head = made.add(addon.makeSemanticHead(handle, {

@@ -174,8 +174,8 @@ void depthwise_forward_cuda(Context& ctx, const ConvShape& s, DType type, const 
     if (s.stride == 1 && s.dilation == 1 && s.r == s.s && (s.r == 3 || s.r == 5)) {
       const int strips = (s.ow + strip - 1) / strip;
       const int64_t threads = int64_t(s.n) * s.oh * strips * (s.c / 8);
-      const auto kernel = s.r == 3 ? &strip_kernel<T, 3> : &strip_kernel<T, 5>;
-      LGD_LAUNCH(ctx, kernel, blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
+      if (s.r == 3) LGD_LAUNCH(ctx, (strip_kernel<T, 3>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
+      else LGD_LAUNCH(ctx, (strip_kernel<T, 5>), blocks_for(threads, 256), 256, 0, s, from, taps, out, strips, threads);
     } else {
       const int64_t threads = s.rows() * (s.c / 8);
       LGD_LAUNCH(ctx, plain_kernel<T>, blocks_for(threads, 256), 256, 0, s, from, taps, out, threads);

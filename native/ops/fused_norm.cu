@@ -270,8 +270,9 @@ void norm_gradient_cuda(Context& ctx, const RowsShape& s, DType type, const void
   with_type(type, [&]<class T>(T) {
     const StripWalk walk = strip_walk<T>(ctx, s.rows(), s.channels);
     float* partial = static_cast<float*>(ctx.scratch(size_t(walk.splits) * 2 * s.channels * sizeof(float)));
-    const auto kernel = stored ? &norm_gradient_kernel<T, true> : &norm_gradient_kernel<T, false>;
-    LGD_LAUNCH(ctx, kernel, dim3(walk.splits, walk.groups), 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
+    const dim3 grid(walk.splits, walk.groups);
+    if (stored) LGD_LAUNCH(ctx, (norm_gradient_kernel<T, true>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
+    else LGD_LAUNCH(ctx, (norm_gradient_kernel<T, false>), grid, 256, 0, job, int(s.rows()), int(s.pixels), walk, partial);
     finish_gradient(ctx, partial, walk.splits, s.channels, s.rows(), target.norm);
   });
 }

@@ -337,7 +337,7 @@ describe('a step', () => {
       map: (g) => g.finish(g.conv(g.images, 'map', { channels: size, kernel: 3, stride: 2 })),
     };
     const make = (build: (g: api.GraphBuilder) => api.GraphSpec) => () => new api.Distiller({ device, teacher, student: new api.Student('mine', device, size, 1, build(new api.GraphBuilder('mine')), 0), tsb, config });
-    await refused('BAD_SHAPE', 'student', Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])));
+    await refused('BAD_MODEL', undefined, Object.fromEntries(Object.entries(graphs).map(([what, build]) => [what, make(build)])));
   });
 
   it('needs a teacher with what its kind has', async () => {

@@ -4,11 +4,11 @@ import { openImageFolder } from '../../lib/data/sources.js';
 import { openTarShards } from '../../lib/data/tar.js';
 
 const count = 130_000; // more than a call takes arguments
-const entry = (name: string, isFolder: boolean) => ({ name, isDirectory: () => isFolder, isFile: () => !isFolder, isSymbolicLink: () => false });
+const entry = (name: string, isFolder: boolean) => ({ name, isDirectory: () => isFolder, isFile: () => !isFolder, isFIFO: () => false, isSymbolicLink: () => false });
 
 /** A tar file of images without bytes: only headers are looked at. */
 const tarFile = {
-  stat: async () => ({ size: 512 * count }),
+  stat: async () => ({ size: 512 * count, isFile: () => true }),
   read: vi.fn(async (into: Buffer, at: number, bytes: number, position: number) => {
     for (let from = 0; from < bytes; from += 512) {
       new Header({ path: `${(position + from) / 512}.jpg`, size: 0, type: 'File', mode: 0o644, mtime: new Date(0) }).encode(into, at + from);

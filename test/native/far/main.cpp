@@ -289,7 +289,7 @@ void fused() {
         const ConvShape s = shape(t, C, r, stride);
         void *dy = t.input(pixels(s) * C), *w = t.shared(s.taps() * C, 0.3f);
         t.ops.depthwise_backward_data(*t.device, s, t.type, dy, w, t.output(image), false);
-      }, {.parts = stride == 2 ? image / 8 / 256. : 0});
+      }, {.parts = image / 8 / 256.});
     }
   for (const bool drops : {false, true}) {
     const auto drop = [=](const Side& t) { return DropShape{t.n * image, image, drops && t.far ? 0.5f : 0.f, 7, uint64_t(1) << 33, 5}; };  // the CPU's images are not the same
