@@ -65,6 +65,7 @@ export { makeSchedule, type Schedule, type ScheduleOptions } from './train/sched
 export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
 export type { BatchMemory } from './train/batch-memory.js';
+export { verifyDevice, type Verification, type VerifiedPart, type VerifyOptions } from './train/verify.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent, WaitingEvent } from './train/events.js';

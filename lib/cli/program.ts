@@ -21,10 +21,11 @@ import { reportCommand } from './report.js';
 import { resumeCommand } from './resume.js';
 import { segmentCommand } from './segment.js';
 import { openTerminal, type Streams } from './terminal.js';
+import { verifyCommand } from './verify.js';
 
 const commands = [
   initCommand, doctorCommand, namesCommand, bankCommand, packCommand, distillCommand, resumeCommand, evaluateCommand, segmentCommand, detectCommand, exportCommand, reportCommand, compareCommand, benchCommand,
-  completionCommand,
+  verifyCommand, completionCommand,
 ];
 
 /**

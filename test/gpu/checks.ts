@@ -51,7 +51,7 @@ async function main(): Promise<void> {
     augment: here((cpu, cuda) => checkAugmentation(report, cpu, cuda)),
     networks: here((_, cuda) => checkGolden(report, cuda), (cpu, cuda) => checkStudents(report, cpu, cuda), (cpu, cuda) => checkTeacher(report, cpu, cuda), (cpu, cuda) => checkTower(report, cpu, cuda), (cpu, cuda) => checkResiduals(report, cpu, cuda),
       (cpu, cuda) => checkRandomGraphs(report, cpu, cuda)),
-    training: here((cpu, cuda) => checkSteps(report, cpu, cuda)),
+    training: here((_, cuda) => checkSteps(report, cuda)),
     trial: tryFeatures,
     kernels: () => measureKernels(report, process.env['GPU_CHECK_ONLY'] ?? ''),
     convolutions: () => checkConvolutions(report),

@@ -1,35 +1,8 @@
-/** A distillation without files: images, names and teachers that are made up, the same at every call. */
+/** Teachers without files of anybody's: towers with start weights, the same at every call. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { TextualSemanticsBank } from '../../lib/banks/textual.js';
-import type { Device } from '../../lib/device.js';
 import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { initialWeights, modifiedResNet } from '../../lib/models/index.js';
-import type { Dataset } from '../../lib/train/batch.js';
-import { randomNormal, randomNumbers } from '../fixtures/random.js';
-
-/** Square images of smooth colour under a little noise, in host memory. The caller releases the store. */
-export function madeUpImages({ addon }: Device, count: number, side: number): Dataset {
-  const store = addon.makePixelStore({ memoryLimitBytes: 1e11, spillFolder: '' });
-  const random = randomNumbers(11);
-  const noise = Uint8Array.from({ length: 3 * side * side }, () => 16 * random());
-  const pixels = new Uint8Array(3 * side * side);
-  for (let image = 0; image < count; image++) {
-    const [fx, fy] = [random() / 5, random() / 5];
-    const waves = Array.from({ length: side }, (_, x) => 100 * Math.sin(fx * x + image));
-    for (let y = 0, at = 0; y < side; y++) {
-      const wave = Math.cos(fy * y);
-      for (let x = 0; x < side; x++) for (let c = 0; c < 3; c++, at++) pixels[at] = 120 + waves[x]! * wave * (1 - 0.3 * c) + noise[at]!;
-    }
-    addon.appendPixels(store, side, side, pixels);
-  }
-  return { length: count, ids: Array.from({ length: count }, (_, i) => String(i)), sourceIndex: Int32Array.from({ length: count }, (_, i) => i), store };
-}
-
-export function madeUpBank(categories: number, dimension: number): TextualSemanticsBank {
-  const names = Array.from({ length: categories }, (_, i) => `category ${i}`);
-  return TextualSemanticsBank.fromEmbeddings(names, randomNormal(categories * dimension, 3), { encoderId: 'made up' });
-}
 
 export interface Tower {
   layers: number[];

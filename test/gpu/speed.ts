@@ -12,7 +12,8 @@ import type { StepInfo } from '../../lib/native.js';
 import { Distiller, type StepTicket } from '../../lib/train/distiller.js';
 import { profileSteps, readTrace } from './gaps.js';
 import type { Report } from './report.js';
-import { madeUpBank, madeUpImages, towers, writeTeacher } from './setup.js';
+import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
+import { towers, writeTeacher } from './setup.js';
 
 interface Sizes {
   students: readonly string[];

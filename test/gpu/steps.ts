@@ -8,8 +8,10 @@ import { openDevice, type Device, type DeviceName } from '../../lib/device.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import type { StepInfo } from '../../lib/native.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
-import { digits, inOrder, sameBits, withEnvironment, wholeError, type Report } from './report.js';
-import { madeUpBank, madeUpImages, towers, writeTeacher } from './setup.js';
+import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
+import { verifyDevice } from '../../lib/train/verify.js';
+import { digits, sameBits, withEnvironment, type Report } from './report.js';
+import { towers, writeTeacher } from './setup.js';
 
 interface Setting {
   student: string;
@@ -52,27 +54,12 @@ function equal(a: DistillerState, b: DistillerState): boolean {
   return records && sameBits(a.semantic.visual!, b.semantic.visual!) && sameBits(a.semantic.seen!, b.semantic.seen!);
 }
 
-/** Steps of both devices from the same state, one at a time: over several, roundings grow until nothing can be compared. */
-async function checkAgainstCpu(report: Report, cpu: Device, cuda: Device, setting: Setting): Promise<void> {
-  const more: ConfigInput = { train: { precision: 'float32' } };
-  const [a, b] = [await make(cpu, setting, more), await make(cuda, setting, more)];
-  const plan = new BatchPlan(a.dataset, { batchSize: setting.batch, seed: 3 });
-  const worst = { loss: 0, momentum: 0, bank: 0 };
-  for (let step = 0; step < (report.small ? 2 : 4); step++) {
-    b.distiller.restore(await a.distiller.state());
-    const batch = plan.next();
-    const take = async ({ distiller, dataset }: typeof a) => {
-      const metrics = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset }], { step, learningRate: 0.05 }));
-      return { metrics, state: await distiller.state() };
-    };
-    const [expected, found] = [await take(a), await take(b)];
-    const momenta = [found, expected].map(({ state }) => inOrder(state.momentum, expected.state.momentum).map(({ data }) => data));
-    worst.loss = Math.max(worst.loss, Math.abs(found.metrics.loss / expected.metrics.loss - 1));
-    worst.momentum = Math.max(worst.momentum, wholeError(momenta[0]!, momenta[1]!));
-    worst.bank = Math.max(worst.bank, wholeError([found.state.semantic.visual!], [expected.state.semantic.visual!]));
+/** What `lgdistill verify` compares. */
+async function checkAgainstCpu(report: Report, cuda: Device, { student: name, widthMultiplier, teacher, resolution, batch }: Setting): Promise<void> {
+  const config: ConfigInput = { seed: 3, method: 'lgd', teacher, student: { name, widthMultiplier }, data: { resolution }, train: { batchSize: batch } };
+  for await (const { part, precision, error, limit, passed } of verifyDevice(config, { device: cuda, categories: 12, steps: report.small ? 2 : 4 })) {
+    report.check('training', `${name} verified: ${part} ${precision}`, `${digits(error)}, ${digits(limit)} allowed`, passed);
   }
-  await Promise.all([a.dispose(), b.dispose()]);
-  report.check('training', `${setting.student} float32 as on the CPU`, `loss ${digits(worst.loss)}, momentum ${digits(worst.momentum)}, bank ${digits(worst.bank)}`, worst.loss < 1e-3 && worst.momentum < 5e-2 && worst.bank < 1e-3);
 }
 
 /** Of steps of one shape: one, and one more where a node that depends on what is drawn (a batch of which no image is blurred) comes or goes. */
@@ -119,7 +106,7 @@ async function checkResume(report: Report, device: Device, setting: Setting, fol
   report.check('training', `${setting.student} stopped and resumed as unbroken`, `${stopped.last}, ${resumed.last}: ${equal(resumed.state, whole.state) ? 'the same bits' : 'other bits'}`, good);
 }
 
-export async function checkSteps(report: Report, cpu: Device, cuda: Device): Promise<void> {
+export async function checkSteps(report: Report, cuda: Device): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'lgdistill-gpu-check-'));
   try {
     const teacher = report.small ? await writeTeacher(join(folder, 'teacher'), towers.tiny, 32) : await writeTeacher(join(folder, 'teacher'), { layers: [1, 1, 1, 1], width: 32, heads: 16, outputDim: 256 }, 64);
@@ -127,7 +114,7 @@ export async function checkSteps(report: Report, cpu: Device, cuda: Device): Pro
     const students = report.small ? [['mobilenet_v3_small', 0.1]] as const : [['resnet18', 1], ['mobilenet_v2', 1], ['mobilenet_v3_large', 1], ['efficientnet_b0', 1]] as const;
     for (const [student, widthMultiplier] of students) {
       const setting = { student, widthMultiplier, teacher, ...sizes };
-      await report.attempt('training', `${student} as on the CPU`, () => checkAgainstCpu(report, cpu, cuda, setting));
+      await report.attempt('training', `${student} as on the CPU`, () => checkAgainstCpu(report, cuda, setting));
       await report.attempt('training', `${student} bits`, () => checkBits(report, cuda.kind, setting));
       await report.attempt('training', `${student} resumed`, () => checkResume(report, cuda, setting, join(folder, student)));
     }

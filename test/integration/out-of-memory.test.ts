@@ -10,7 +10,8 @@ import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { isWanted } from '../devices.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { madeUpBank, madeUpImages, towers, writeTeacher } from '../gpu/setup.js';
+import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
+import { towers, writeTeacher } from '../gpu/setup.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 
 const folder = temporaryFolder();

@@ -1,0 +1,58 @@
+import { Command } from 'commander';
+import { openDevice, type DeviceName } from '../device.js';
+import { verifyDevice, type Verification } from '../train/verify.js';
+import type { Bind, Context } from './command.js';
+import { exitCodes } from './failure.js';
+import { addConfigOptions, readConfig } from './options.js';
+import { startProgress } from './progress.js';
+import { formatTable } from './table.js';
+import { parseCount } from './values.js';
+
+interface VerifyFlags {
+  steps: number;
+  categories: number;
+  dimension: number;
+}
+
+export function verifyCommand(bind: Bind): Command {
+  const command = new Command('verify')
+    .description('check that a GPU computes what the CPU does: training steps on made-up images on both, and again on the GPU')
+    .option('--steps <n>', 'training steps to compare', parseCount('steps'), 4)
+    .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
+    .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
+  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'method', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'loss.*', 'train.batchSize', 'train.precision', 'augment.*'], {
+    help: { 'student.name': 'Architecture of the student, by its torchvision name', 'train.batchSize': 'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer' },
+  });
+  return command.action(bind((context) => verify(command, context)));
+}
+
+async function verify(command: Command, { terminal, signal }: Context): Promise<number> {
+  const { steps, categories, dimension } = command.opts<VerifyFlags>();
+  const config = await readConfig(command);
+  using device = await openDevice(config.device as DeviceName, { threads: config.threads });
+  const progress = startProgress(terminal, 'verify');
+  const rows: Verification[] = [];
+  try {
+    for await (const row of verifyDevice(config, { device, steps, categories, dimension, signal, onProgress: ({ done, total }) => progress.update(done, total, 'steps') })) rows.push(row);
+  } finally {
+    progress.stop();
+  }
+  const failed = rows.filter(({ passed }) => !passed);
+  terminal.emit({ passed: failed.length === 0, device: device.info, build: device.addon.buildInfo(), student: config.student.name, rows });
+  terminal.say(`${device.info.name} (${device.kind}) held against the CPU; ${config.student.name} x ${config.student.widthMultiplier}`);
+  terminal.say(formatTable(['', 'precision', 'off by', 'allowed', ''], rows.map((row) => [row.part, row.precision, ...[row.error, row.limit].map((value) => (value === 0 ? '0' : value.toExponential(1))), verdict(row)])));
+  if (config.teacher !== undefined && rows.every(({ part }) => part !== 'teacher')) terminal.say('the teacher computes on the host, or not at all: it was not compared');
+  if (failed.length === 0) {
+    terminal.say(`\n${device.kind} computes what the CPU does`);
+    return exitCodes.done;
+  }
+  terminal.say(terminal.red(`\n${failed.length} of ${rows.length} comparisons failed: do not train on this device`));
+  terminal.say('  -> Run it again with LGDISTILL_WGMMA=0, LGDISTILL_PDL=0, LGDISTILL_GRAPHS=0 and LGDISTILL_FUSION=nodes in turn: the one that makes it pass names the part at fault. Then report it, with what `lgdistill doctor` prints');
+  return exitCodes.failed;
+}
+
+/** Where rounding alone makes as large a difference as a wrong sign would, there is nothing to tell. */
+function verdict({ passed, limit }: Verification): string {
+  if (!passed) return 'FAILED';
+  return limit < 1 ? 'ok' : 'too rough to tell';
+}

@@ -1,0 +1,187 @@
+/** Whether a device computes what the CPU does: steps of a configuration on made-up images, on both. */
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { parseConfig, type ConfigInput } from '../config.js';
+import { openDevice, type Device } from '../device.js';
+import { LgdError, throwIfAborted } from '../errors.js';
+import { checkWhole, precisionOf, type Precision } from '../models/compiled.js';
+import { mostEmbeddingSize } from '../models/student.js';
+import type { WeightRecord } from '../models/weights.js';
+import { mostRows } from '../number-limits.js';
+import type { Distiller, DistillerState } from './distiller.js';
+import { Bench, type Taken } from './verify-bench.js';
+
+/** What {@link verifyDevice} compares. */
+export interface VerifyOptions {
+  /** The one in question: not a CPU, which is what it is held against. */
+  device: Device;
+  /** K, names in the text bank; default 1000. */
+  categories?: number;
+  /** D, where no teacher on the device tells it; default 512. */
+  dimension?: number;
+  /** Optimiser steps that are compared; default 4. */
+  steps?: number;
+  /** Called after each step that was compared. */
+  onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+const verifyOptions = { device: 'needed', categories: 'optional', dimension: 'optional', steps: 'optional', onProgress: 'optional', signal: 'optional' } satisfies OptionTable<VerifyOptions>;
+
+/**
+ * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the gradients of all parameters; the visual bank after the step; the trained student's embeddings,
+ * as evaluations compute them. And on the device alone: the same steps again, and call by call instead of each as a whole.
+ */
+export type VerifiedPart = 'views' | 'teacher' | 'loss' | 'gradients' | 'bank' | 'inference' | 'steps again' | 'steps call by call';
+
+/** One comparison. */
+export interface Verification {
+  part: VerifiedPart;
+  precision: Precision;
+  /**
+   * Norm of the difference from the CPU in float32 over the norm of what the CPU gives: the worst of the steps; of gradients the best, as rounding puts a value that is at the kink of a ReLU on its other side now and then, and so
+   * moves the gradient of all before it, while a wrong one is wrong in every step. For the last two parts the share of values of which a bit differs.
+   */
+  error: number;
+  /** Below which it is right, for the last two parts 0: of bfloat16 twice what the CPU is off that simulates it, or a floor that rounding alone reaches. */
+  limit: number;
+  passed: boolean;
+}
+
+/** Of float32. */
+const limits = { views: 1e-5, teacher: 1e-4, loss: 1e-3, gradients: 5e-2, bank: 1e-3, inference: 1e-4 } as const;
+/** Of bfloat16 at least: what its 8 bits leave of values that did not cancel. A loss is one number, in which errors of images add or cancel as it happens. */
+const floors = { teacher: 1e-2, loss: 5e-2, gradients: 5e-2, bank: 5e-3, inference: 1e-2 } as const;
+
+type Errors = Partial<Record<keyof typeof floors, number>>;
+
+/**
+ * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave: with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up,
+ * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here) and
+ * train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32 was asked for.
+ * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY, ABORTED
+ */
+export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): AsyncGenerator<Verification, void, undefined> {
+  checkOptions(given, 'verifyDevice()', verifyOptions);
+  const { device, categories = 1000, dimension = 512, steps = 4, onProgress, signal } = given;
+  checkArgument('device', device);
+  checkWhole('categories', categories, mostRows);
+  checkWhole('dimension', dimension, mostEmbeddingSize);
+  checkWhole('steps', steps, 1000);
+  if (device.kind === 'cpu') {
+    throw new LgdError('BAD_OPTION', 'the CPU is what other devices are held against.', { option: 'device', found: `cpu (${device.info.reason})`, allowed: 'a CUDA device', mend: 'Give a GPU with --device cuda; `lgdistill doctor` tells whether there is one' });
+  }
+  const config = parseConfig(input);
+  const half = precisionOf(config) !== 'float32';
+  using cpu = await openDevice('cpu', { threads: config.threads });
+  const benches: Bench[] = [];
+  try {
+    for (const one of [cpu, device]) benches.push(await Bench.open(one, config, { categories, dimension, signal }));
+    const [reference, other] = benches as [Bench, Bench];
+    yield judge('views', 'float32', wholeError([await other.views('student')], [await reference.views('student')]), limits.views);
+
+    const runs: Run[] = [[reference, 'float32'], [other, 'float32'], ...(half ? [[reference, 'bfloat16'], [other, 'bfloat16']] as const : [])];
+    const [, found, simulated, foundHalf] = await compare(runs, config.train.sgdMomentum, { steps, onProgress, signal });
+    for (const part of ['teacher', 'loss', 'gradients', 'bank', 'inference'] as const) {
+      if (found![part] === undefined) continue; // no teacher on the device, no bank in the method
+      yield judge(part, 'float32', found![part], limits[part]);
+      if (half) yield judge(part, 'bfloat16', foundHalf![part]!, Math.max(floors[part], 2 * simulated![part]!));
+    }
+
+    const precision = half ? 'bfloat16' : 'float32';
+    const free = async (callByCall: boolean) => other.freely(precision, steps + warmSteps, callByCall, signal);
+    const whole = await free(false);
+    yield judge('steps again', precision, otherBits(await free(false), whole), 0);
+    yield judge('steps call by call', precision, otherBits(await free(true), whole), 0);
+  } finally {
+    for (const bench of benches) await bench.dispose();
+  }
+}
+
+/** The first steps run call by call and allocate; those behind them repeat a graph. */
+const warmSteps = 4;
+
+function judge(part: VerifiedPart, precision: Precision, error: number, limit: number): Verification {
+  return { part, precision, error, limit, passed: limit === 0 ? error === 0 : error < limit };
+}
+
+type Run = readonly [bench: Bench, precision: Precision];
+
+/** The errors of each run beside the first, which is right by definition. */
+async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
+  const all = runs.map((): Errors => ({}));
+  const [reference] = runs[0]!;
+  const distillers: Distiller[] = [];
+  try {
+    for (const [bench, precision] of runs) distillers.push(bench.distiller(precision));
+    const plan = reference.plan();
+    let before = await distillers[0]!.state();
+    for (let step = 0; step < steps; step++) { // from the state of the first each: over several steps, roundings grow until nothing can be compared
+      throwIfAborted(signal, 'the comparison');
+      const batch = plan.next();
+      const expected = await reference.step(distillers[0]!, before, batch, step);
+      for (const [run, [bench]] of runs.entries()) {
+        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step), expected, before, sgdMomentum));
+      }
+      before = expected.state;
+      onProgress?.({ done: step + 1, total: steps });
+    }
+    const [shown, taught] = [await reference.views('student'), await reference.views('teacher')];
+    const [embedded, embeddings] = [await reference.embed(shown, before.weights, 'float32'), await reference.teach(taught, 'float32')];
+    for (const [run, [bench, precision]] of runs.entries()) {
+      if (run === 0) continue;
+      const found = await bench.teach(taught, precision);
+      note(all[run]!, { inference: wholeError([await bench.embed(shown, before.weights, precision)], [embedded]), ...(found && { teacher: wholeError([found], [embeddings!]) }) });
+    }
+  } finally {
+    for (const distiller of distillers) distiller.dispose();
+  }
+  return all;
+}
+
+function errorsOf(found: Taken, expected: Taken, before: DistillerState, sgdMomentum: number): Errors {
+  const momenta = [found, expected].map(({ state }) => inOrder(state.momentum, expected.state.momentum));
+  const earlier = inOrder(before.momentum, expected.state.momentum).map((values) => values.map((value) => sgdMomentum * value)); // which is in both, and no gradient
+  const [bank, rightBank] = [found.state.semantic.visual, expected.state.semantic.visual];
+  return {
+    loss: Math.abs(found.loss / expected.loss - 1),
+    gradients: wholeError(momenta[0]!, momenta[1]!, earlier),
+    ...(rightBank && { bank: wholeError([bank!], [rightBank]) }),
+  };
+}
+
+/** Keeps what a verdict is to be by, of gradients the least; NaN stays. */
+function note(errors: Errors, found: Errors): void {
+  for (const [part, error] of Object.entries(found) as [keyof Errors, number][]) {
+    errors[part] = (part === 'gradients' ? Math.min : Math.max)(errors[part] ?? error, error);
+  }
+}
+
+function inOrder(record: WeightRecord, names: WeightRecord): Float32Array[] {
+  return Object.keys(names).map((name) => record[name]!.data);
+}
+
+/** Norm of the difference over the norm of what is expected, besides what both have in common. */
+function wholeError(found: readonly Float32Array[], expected: readonly Float32Array[], common?: readonly Float32Array[]): number {
+  let [difference, size] = [0, 0];
+  for (const [array, values] of expected.entries()) {
+    const [other, shared] = [found[array]!, common?.[array]];
+    for (let i = 0; i < values.length; i++) {
+      difference += (other[i]! - values[i]!) ** 2;
+      size += (values[i]! - (shared?.[i] ?? 0)) ** 2;
+    }
+  }
+  return Math.sqrt(difference / size);
+}
+
+/** The share of values of which a bit differs. */
+function otherBits(a: DistillerState, b: DistillerState): number {
+  let [other, all] = [0, 0];
+  const arraysOf = ({ weights, momentum, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
+    .map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
+  const expected = arraysOf(b, b);
+  for (const [array, words] of arraysOf(a, b).entries()) {
+    all += words.length;
+    for (let i = 0; i < words.length; i++) if (words[i] !== expected[array]![i]) other++;
+  }
+  return other / all;
+}

@@ -1,0 +1,74 @@
+// Whether `verifyDevice` passes a device that is right, and tells what is wrong with one that is not: a CPU in the guise of a GPU, of whose calls one does another thing.
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { Device, openDevice, type DeviceInfo } from '../../lib/device.js';
+import type { NativeAddon } from '../../lib/native.js';
+import { verifyDevice, type Verification, type VerifyOptions } from '../../lib/train/verify.js';
+import { towers, writeTeacher } from '../gpu/setup.js';
+import { devicesUnderTest } from '../devices.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+const teacher = await writeTeacher(folder, towers.tiny, 32);
+const small = { method: 'lgd', student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 }, data: { resolution: 32 }, train: { batchSize: 8 } } as const;
+const sizes = { categories: 60, dimension: 24, steps: 2 };
+
+async function verify(config: Parameters<typeof verifyDevice>[0], options: VerifyOptions): Promise<Verification[]> {
+  const rows: Verification[] = [];
+  for await (const row of verifyDevice(config, options)) rows.push(row);
+  return rows;
+}
+
+const failuresOf = (rows: readonly Verification[]): string[] => [...new Set(rows.filter(({ passed }) => !passed).map(({ part }) => part))];
+
+describe.each((await devicesUnderTest('verification')).filter(({ name }) => name !== 'cpu'))('on $name', ({ device }) => {
+  it('all parts of a step agree, and the same steps have the same bits', async () => {
+    const onProgress = vi.fn();
+    const rows = await verify({ ...small, teacher }, { device, ...sizes, onProgress });
+    expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
+    expect(rows.map(({ part, precision }) => `${part} ${precision}`)).toEqual([
+      'views float32', ...['teacher', 'loss', 'gradients', 'bank', 'inference'].flatMap((part) => [`${part} float32`, `${part} bfloat16`]), 'steps again bfloat16', 'steps call by call bfloat16',
+    ]);
+    expect(rows.filter(({ precision, part }) => precision === 'float32' && part !== 'views').every(({ error }) => error > 0)).toBe(true); // another device took these
+    expect(onProgress.mock.calls).toEqual([[{ done: 1, total: 2 }], [{ done: 2, total: 2 }]]);
+  }, 300_000);
+});
+
+describe('a device of which a call does another thing', () => {
+  const cpu = openDevice('cpu');
+  const disguised = async (calls: Partial<NativeAddon>): Promise<Device> => {
+    const { addon, handle } = await cpu;
+    const changed = Object.assign(Object.create(addon) as NativeAddon, calls);
+    class Disguised extends Device {
+      override get info(): DeviceInfo {
+        return { ...addon.deviceInfo(handle), kind: 'cuda', reason: 'for a test', precisions: ['bfloat16', 'float32'] };
+      }
+    }
+    return new Disguised('cuda', changed, handle, 'for a test');
+  };
+  const plain = { ...small, train: { ...small.train, precision: 'float32' } } as const;
+  let calls = 0;
+  afterEach(() => void (calls = 0));
+
+  it.each<[string, (addon: NativeAddon) => Partial<NativeAddon>, string[]]>([
+    ['nothing', () => ({}), []],
+    ['views a little brighter', (addon) => ({ readImages: async (images) => (await addon.readImages(images)).map((value) => value + 1e-3) }), ['views']],
+    ['networks that give a little more', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).map((value) => value * 1.001) }), ['teacher', 'inference']],
+    ['a loss a little larger', (addon) => ({ readMetrics: async (...of) => addon.readMetrics(...of).then((metrics) => ({ ...metrics, loss: metrics.loss * 1.002 })) }), ['loss']],
+    ['gradients of another size', (addon) => ({ sgdStep: (encoder, options) => addon.sgdStep(encoder, { ...options, gradientScale: 1.1 }) }), ['gradients']],
+    ['a bank that stands still', () => ({ headUpdate: () => undefined }), ['bank']],
+    ['steps that are never twice the same', (addon) => ({ sgdStep: (encoder, options) => addon.sgdStep(encoder, { ...options, learningRate: options.learningRate * (1 + 1e-3 * calls++) }) }), ['steps again', 'steps call by call']],
+    ['no number', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).fill(NaN) }), ['teacher', 'inference']],
+  ])('%s', async (_, callsOf, parts) => {
+    const device = await disguised(callsOf((await cpu).addon));
+    expect(failuresOf(await verify({ ...plain, teacher }, { device, ...sizes }))).toEqual(parts);
+  }, 60_000);
+
+  it('is not the CPU, which all are held against', async () => {
+    await expect(verify(plain, { device: await cpu, ...sizes })).rejects.toMatchObject({ code: 'BAD_OPTION', message: expect.stringContaining('cpu (asked for)') as string });
+  });
+
+  it('can be left', async () => {
+    const device = await disguised({});
+    await expect(verify(plain, { device, ...sizes, signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
+  });
+});
