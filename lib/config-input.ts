@@ -56,7 +56,7 @@ export interface ConfigInput {
   } | undefined;
   /** The student that `prepareRun` makes. */
   student?: {
-    /** Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder. Default: `mobilenet_v2`. */
+    /** Architecture of the student, by its name in torchvision, else in timm; several with commas are trained side by side, each in a folder of its own below the run folder. Default: `mobilenet_v2`. */
     name?: string | undefined;
     /** Scales the channels of students that have such a multiplier. Allowed: a number from 0.1 to 4. Default: `1`. */
     widthMultiplier?: number | undefined;

@@ -61,7 +61,7 @@ const schema = z.strictObject({
     file: text().optional().describe('File of those teacher embeddings, which later runs may share (default: teacher-views.lgd in the run folder)'),
   }),
   student: group({
-    name: text().default('mobilenet_v2').describe('Architecture of the student, by its torchvision name; several with commas are trained side by side, each in a folder of its own below the run folder'),
+    name: text().default('mobilenet_v2').describe('Architecture of the student, by its name in torchvision, else in timm; several with commas are trained side by side, each in a folder of its own below the run folder'),
     widthMultiplier: z.number().min(0.1).max(4).default(1).describe('Scales the channels of students that have such a multiplier'),
     dropping: z.boolean().default(true).describe('Stochastic depth and dropout, where the architecture has them'),
     weights: text().optional().describe("Weights to start from: a .safetensors file with the names of torchvision, timm or what else export writes (default: seeded initialisation)"),

@@ -93,13 +93,13 @@ const emptyMend: Readonly<Record<keyof InitAnswers, string>> = {
   names: `Give a file with one name a line, or a built-in list: ${builtinIds.join(', ')}`,
   images: 'Give a folder with images, at any depth',
   teacher: `Give a CLIP folder or hub id, such as ${knownTeachers[0]}`,
-  student: 'Give an architecture by its torchvision name',
+  student: 'Give an architecture, such as mobilenet_v2',
 };
 
 function describeStudents(answer: string): string {
   const names = studentNames(parseConfig({ student: { name: answer } }).student.name);
   const sizes = names.map((name) => `${(countParameters(studentGraph(name, { outputs: 1000 })) / 1e6).toFixed(1)} M`);
-  return `${sizes.join(' and ')} parameters with torchvision's classifier${names.length > 1 ? ', trained side by side' : ''}`;
+  return `${sizes.join(' and ')} parameters with a classifier of 1,000 classes${names.length > 1 ? ', trained side by side' : ''}`;
 }
 
 async function describeTeacher(answer: string): Promise<string> {

@@ -53,7 +53,7 @@ export async function referenceEmbeddings({ info, weights, config }: ExportSourc
 }
 
 /**
- * The student's embeddings [N,D] by the engine, of weights under torchvision's names.
+ * The student's embeddings [N,D] by the engine, of weights under the graph's names.
  * @param graph the student's, where it is to be built in another way
  * @throws LgdError BAD_MODEL
  */

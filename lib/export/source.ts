@@ -13,7 +13,7 @@ export interface ExportSource {
   /** The student's file. */
   file: string;
   info: StudentInfo;
-  /** Under torchvision's names, with the head where the file has it. */
+  /** Under the graph's names, with the head where the file has it. */
   weights: WeightRecord;
   /** The text bank in its checkpoint, or the bank.safetensors beside its file that it was trained with. */
   bank: TextualSemanticsBank | undefined;

@@ -76,12 +76,12 @@ export class Encoder implements Disposable {
     return this.compiled.info;
   }
 
-  /** Sets parameters and buffers by torchvision's names. @throws LgdError BAD_MODEL naming what is missing, unknown or misshapen */
+  /** Sets parameters and buffers by the graph's names. @throws LgdError BAD_MODEL naming what is missing, unknown or misshapen */
   load(record: Readonly<WeightRecord>): void {
     this.compiled.load(record);
   }
 
-  /** Parameters and buffers by torchvision's names, as {@link load} takes them. */
+  /** Parameters and buffers by the graph's names, as {@link load} takes them. */
   async state(): Promise<WeightRecord> {
     return this.compiled.state();
   }

@@ -14,9 +14,14 @@ const classifier = 'linear';
 export function featureGraph(graph: GraphSpec): GraphSpec {
   const head = graph.nodes.findIndex(({ parameters = [] }) => parameters.includes('head.0.weight'));
   if (head === -1) throw new LgdError('BAD_MODEL', `${graph.name} has no projection head, before which the features would be.`, { mend: 'Give a student with its projection head' });
-  const nodes = graph.nodes.slice(0, head);
+  return upTo({ name: graph.name, nodes: graph.nodes, parameters: graph.parameters, output: graph.nodes[head]!.inputs[0]! }, head);
+}
+
+/** A graph's first nodes, and their parameters. */
+export function upTo(graph: GraphSpec, count: number): GraphSpec {
+  const nodes = graph.nodes.slice(0, count);
   const used = new Set(nodes.flatMap(({ parameters = [] }) => parameters));
-  return { name: graph.name, nodes, parameters: graph.parameters.filter(({ name }) => used.has(name)), output: graph.nodes[head]!.inputs[0]! };
+  return { ...graph, nodes, parameters: graph.parameters.filter(({ name }) => used.has(name)) };
 }
 
 /** Size of a student's pooled features. */

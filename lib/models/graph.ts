@@ -10,7 +10,7 @@ export type Initialisation = { kind: 'constant'; value: number } | { kind: 'norm
 
 /** A parameter or buffer of a graph. */
 export interface GraphParameter {
-  /** torchvision's name. */
+  /** Its name in the state dict. */
   name: string;
   /** torchvision's shape: OIHW, [O,I], [C]. */
   shape: number[];
@@ -105,7 +105,7 @@ function linearDefault(inputs: number): { weight: Initialisation; bias: Initiali
 }
 
 /**
- * Builds a {@link GraphSpec} node by node. Methods take the name of the module as torchvision's state dict spells it
+ * Builds a {@link GraphSpec} node by node. Methods take the name of the module as PyTorch's state dict spells it
  * (`features.0.0`), from which parameters get theirs (`features.0.0.weight`); nodes without parameters are named after their input. What a device cannot run is refused when the graph
  * is compiled: docs/limits.md lists what trains.
  */
@@ -210,7 +210,7 @@ export class GraphBuilder {
     return this.#dropping && p !== 0 ? this.#node('stochasticDepth', `${x.name}.stochasticDepth`, [x], x.channels, { p }) : x;
   }
 
-  /** torchvision's Conv2dNormActivation: `name.0` the convolution, `name.1` its norm. */
+  /** torchvision's Conv2dNormActivation, by its names: `name.0` the convolution, `name.1` its norm. */
   convNorm(x: Value, name: string, options: ConvOptions, activation?: Activation): Value {
     const normed = this.batchNorm(this.conv(x, `${name}.0`, options), `${name}.1`);
     return activation === undefined ? normed : this.activation(normed, activation);

@@ -1,7 +1,7 @@
 /** A student's backbone as maps: its stages by stride, its last map before the pool, and fewer strides by dilation. */
 import { LgdError } from '../errors.js';
 import type { GraphNode } from '../native.js';
-import { featureGraph } from './features.js';
+import { featureGraph, upTo } from './features.js';
 import type { GraphSpec, Value } from './graph.js';
 
 /** The last block at one stride. */
@@ -28,15 +28,30 @@ function strideOf(op: string, attributes: Record<string, number | string>): numb
   return Number(attributes['stride'] ?? (op === 'maxPool' || op === 'avgPool' ? attributes['kernel'] : 1));
 }
 
+/** A student's graph up to its features, the value of the pool from which they come, and the map that it takes the mean of. */
+function pooled(student: GraphSpec): { features: GraphSpec; pool: number; map: number } {
+  const features = featureGraph(student);
+  let pool = features.output;
+  while (pool > 0 && features.nodes[pool - 1]!.op !== 'globalPool') pool = features.nodes[pool - 1]!.inputs[0]!;
+  if (pool === 0) throw new LgdError('BAD_MODEL', `${student.name} does not pool a map before its head.`, { mend: 'Give a student of the registry' });
+  return { features, pool, map: features.nodes[pool - 1]!.inputs[0]! };
+}
+
 /**
- * A student's graph up to the map that its pool would take the mean of, [B,h,w,C], and that value.
+ * A student's graph up to the map that its pool takes the mean of, [B,h,w,C], and that value. Layers between pool and head are left out.
  * @throws LgdError BAD_MODEL for a graph without a projection head, or without a pool before it
  */
 export function mapGraph(student: GraphSpec): GraphSpec {
-  const features = featureGraph(student);
-  const pool = features.nodes[features.output - 1];
-  if (pool?.op !== 'globalPool') throw new LgdError('BAD_MODEL', `${student.name} does not pool a map before its head.`, { mend: 'Give a student of the registry' });
-  return { ...features, nodes: features.nodes.slice(0, features.output - 1), output: pool.inputs[0]! };
+  const { features, pool, map } = pooled(student);
+  return upTo({ ...features, output: map }, pool - 1);
+}
+
+/** {@link mapGraph} with the layers between pool and head, at every position. */
+export function unpooledGraph(student: GraphSpec): GraphSpec {
+  const { features, pool, map } = pooled(student);
+  const moved = (value: number) => (value < pool ? value : value === pool ? map : value - 1);
+  const nodes = features.nodes.filter((_, i) => i !== pool - 1).map((node) => ({ ...node, inputs: node.inputs.map(moved) }));
+  return { ...features, nodes, output: moved(features.output) };
 }
 
 /** The last map of {@link mapGraph}. */
@@ -46,13 +61,13 @@ export function lastMap(graph: GraphSpec): Value {
 
 /**
  * The output of the last block at each stride, the smallest stride first: what a head may branch off. Of a graph of {@link mapGraph}, before {@link dilate}.
- * Torchvision's modules `features.N` and `layerN` are blocks or stages; of other names the first part is.
+ * Torchvision's modules `features.N` and `layerN` and timm's `blocks.N` are blocks or stages; of other names the first part is.
  */
 export function stagesOf(graph: GraphSpec): Stage[] {
   const { channels, strides } = trace(graph);
   const blocks = new Map<string, number>(); // name of a block -> its last value
   graph.nodes.forEach(({ name }, i) => {
-    if (Number.isFinite(strides[i + 1]!)) blocks.set(/^(?:features\.\d+|layer\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
+    if (Number.isFinite(strides[i + 1]!)) blocks.set(/^(?:features\.\d+|layer\d+|blocks\.\d+)/u.exec(name)?.[0] ?? name.split('.')[0]!, i + 1);
   });
   const last = new Map<number, number>(); // stride -> value
   for (const value of blocks.values()) last.set(strides[value]!, value);

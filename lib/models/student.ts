@@ -13,13 +13,13 @@ export const mostEmbeddingSize = 65_536;
 
 /** What {@link studentGraph} builds. */
 export interface GraphOptions {
-  /** Classes of torchvision's classifier; give this or embeddingSize. */
+  /** Classes of the architecture's own classifier; give this or embeddingSize. */
   outputs?: number;
   /** D of the distillation head (`head.0`, `head.2`), which stands in the classifier's place. */
   embeddingSize?: number;
   /** Scales the channels of the MobileNets, 0.1 to 4; default 1. */
   widthMultiplier?: number;
-  /** Dropout and stochastic depth, as torchvision has them; default true. */
+  /** Dropout and stochastic depth, as the architecture has them; default true. */
   dropping?: boolean;
 }
 

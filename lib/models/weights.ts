@@ -2,7 +2,7 @@ import { types } from 'node:util';
 import { LgdError } from '../errors.js';
 import type { GraphSpec } from './graph.js';
 
-/** Parameters and buffers by torchvision's names, in torchvision's layout (OIHW). */
+/** Parameters and buffers by the graph's names, in torchvision's layout (OIHW). */
 export type WeightRecord = Record<string, { shape: number[]; data: Float32Array }>;
 
 const named = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');

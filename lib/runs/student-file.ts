@@ -1,4 +1,4 @@
-/** A student as one file: its weights under torchvision's names, and in the metadata all that is needed to use it. */
+/** A student as one file: its weights under its graph's names, and in the metadata all that is needed to use it. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';

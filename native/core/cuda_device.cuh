@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "core/launch.h"
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -1,6 +1,7 @@
 // Arithmetic shared by all kernels: storage types, activations and vectors of eight channels. Plain code over the names of
 // core/cuda_device.cuh, which includes it.
 #pragma once
+#include "core/activation.h"
 
 namespace lgd {
 
@@ -201,6 +202,7 @@ __device__ __forceinline__ void put8(T* p, F8 x, bool accumulate) {
 }
 
 // ---- over the lanes of a warp, which all call it and get the result -----------------------------------------------------------
+// most_of_warp passes over a NaN: it is for a softmax's peak, where a NaN among the scores still makes their sum one.
 __device__ __forceinline__ float sum_of_warp(float value) {
 #pragma unroll
   for (int mask = 16; mask; mask /= 2) value += shfl_xor(value, mask);

@@ -39,7 +39,8 @@
 #include <vector>
 
 #include "engine.h"
-#include "ops/context.h"
+#include "core/activation.h"
+#include "core/context.h"
 
 namespace lgd {
 

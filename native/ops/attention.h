@@ -1,6 +1,6 @@
 // CLIP's attention pooling (ModifiedResNet), forward only; the projections are convolutions (ops/conv.h).
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/activation.h"
+#include "core/context.h"
 #include "core/error.h"
 #include "core/thread_pool.h"
-#include "ops/context.h"
 
 namespace lgd {
 

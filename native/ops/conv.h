@@ -4,7 +4,8 @@
 //
 // Activations NHWC, weights [K][R][S][C] ("KRSC"). On CUDA, C and K are multiples of 8 (channels are padded with zeros).
 #pragma once
-#include "ops/context.h"
+#include "core/activation.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -1,6 +1,7 @@
 // Operations on single elements, `count` of them, and random dropping.
 #pragma once
-#include "ops/context.h"
+#include "core/activation.h"
+#include "core/context.h"
 
 namespace lgd {
 

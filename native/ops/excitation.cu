@@ -16,7 +16,7 @@ namespace lgd {
 
 namespace {
 
-constexpr int warps = 18, threads = warps * 32, images_per_block = 8;  // warps: the widest gate of the students, efficientnet_b0's, has 18 groups
+constexpr int warps = 18, threads = warps * 32, images_per_block = 8;  // warps: efficientnet_b0's widest gate has 18 groups; of more, as B1 to B3 have, a warp takes one after another
 constexpr int threads_an_image = threads / images_per_block;
 constexpr int group = 64;                           // outputs of a warp
 constexpr int sums_pitch = warps * group + 4;       // floats from image to image: eight lanes' outputs and four lanes' images lie in 32 banks

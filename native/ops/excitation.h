@@ -5,7 +5,8 @@
 // What fuse_layers.cpp makes of pool -> layer -> activation -> layer -> activation -> channel scale. Unfused, these are four operations forward and
 // six backward on next to nothing: what they cost is their launches.
 #pragma once
-#include "ops/context.h"
+#include "core/activation.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -34,7 +34,7 @@ struct DepthwiseWalk {
   int threads, parts;              // parts: blocks of a channel group
   int copied;                      // pixels that the threads copy at a time, 8 channels each
   size_t shared_bytes;
-  bool back = false;               // from the last tile to the first (Device::turn)
+  bool back = false;               // from the last tile to the first (Context::turn)
 };
 
 // What a kernel says of itself: a step gives one row; `reach` steps of rows are seen at once.

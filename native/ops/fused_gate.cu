@@ -19,7 +19,7 @@ constexpr int gate_sums = 5;  // fused.h's four, and d_gate
 struct ImageWalk {
   ColumnWalk columns;
   int stretches;        // of an image
-  bool back;            // from the last image to the first (Device::turn)
+  bool back;            // from the last image to the first (Context::turn)
   int64_t pixels, each; // of an image, of a stretch
 };
 

@@ -3,7 +3,7 @@
 // write g unless it is dy;  stored gradient  read g, y, write dy.
 //
 // A block takes strips of neighbouring rows, one in as many as there are blocks, and of them `width` 8-channel chunks (ColumnWalk): a thread keeps its
-// channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Device::turn). Two blocks on a multiprocessor with
+// channels, so scale, shift and sums stay in registers; all blocks together walk over the rows to or fro (Context::turn). Two blocks on a multiprocessor with
 // four rows a thread at once keep 32 KiB of loads a tensor in flight there, so 32 to 96; 32 are enough for 3.3 TB/s.
 #include "ops/conv_gradients.h"
 #include "ops/drop.cuh"

@@ -2,7 +2,7 @@
 #pragma once
 #include "core/cuda_device.cuh"
 #include "core/cuda_vectors.cuh"
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

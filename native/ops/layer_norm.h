@@ -4,7 +4,7 @@
 //
 // x, y [R,C] of the storage type; weight, bias float32 [C]; arithmetic in float32. On CUDA, C is a multiple of 8 without padding.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

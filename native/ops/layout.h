@@ -1,6 +1,6 @@
 // Conversions at the borders of a graph.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

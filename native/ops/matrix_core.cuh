@@ -18,7 +18,7 @@
 // Where a reduction goes over taps and channels, a block takes the taps of the same channels one after the other: what they read again is then
 // still in level-1 cache.
 //
-// Blocks stay (persistent blocks): each keeps its columns and walks over row tiles, to or fro (Device::turn), and the copies of the next tile start before the last one is
+// Blocks stay (persistent blocks): each keeps its columns and walks over row tiles, to or fro (Context::turn), and the copies of the next tile start before the last one is
 // stored (ops/matrix_out.cuh).
 #pragma once
 #include <algorithm>

@@ -5,7 +5,8 @@
 // Backward, with u the argument of act, g = dy * act'(u):
 //   d_beta = sum g;  d_gamma = sum g xhat;  dx = gamma rstd (g - d_beta / M - xhat d_gamma / M);  d_residual = g.
 #pragma once
-#include "ops/context.h"
+#include "core/activation.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -58,7 +58,7 @@ struct Job : Layout {
   ReachTarget<bf16> out;
   float* dw;                         // [blocks][K][C]
   int tiles = 0;
-  bool back = false;                 // from the last to the first (Device::turn)
+  bool back = false;                 // from the last to the first (Context::turn)
   __device__ __forceinline__ int first_row(int tile) const { return (back ? tiles - 1 - tile : tile) * tile_rows; }
 };
 

@@ -1,6 +1,6 @@
 // Pooling. Activations NHWC.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -6,7 +6,7 @@
 // row-major order, so a result does not depend on threads. Least work: reads x, writes y once; f^2 outputs a pixel.
 // Activations NHWC.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -5,7 +5,7 @@
 // qkv [N,T,3C], a row queries, keys, values one after the other, each [heads,W]; out [N,T,C]. Scores and sums in float32.
 // On CUDA, W is a multiple of 8 and at most 128; with bfloat16 storage the softmax's weights are rounded to it before they meet the values.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -3,7 +3,7 @@
 // Text comes as an image one pixel wide: position t of row n holds a token id in base 256, lowest digit first, in its three channels, since
 // a bfloat16 holds 0 to 255 exactly. ids [N,T,I], I the channels as stored (3, or 8 with padding).
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

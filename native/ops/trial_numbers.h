@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -124,7 +124,7 @@ LGD_INLINE void with_act(Act act, Body&& body) {
     case Act::hardswish: return body(ActTag<Act::hardswish>{});
     case Act::sigmoid: return body(ActTag<Act::sigmoid>{});
     case Act::hardsigmoid: return body(ActTag<Act::hardsigmoid>{});
-    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: return;  // ops/context.h: nobody asks
+    case Act::gelu: case Act::gelu_tanh: case Act::quick_gelu: return;  // core/activation.h: nobody asks
   }
 }
 

@@ -1,6 +1,6 @@
 // A trial of dense products by warpgroups (core/cuda_warpgroup.cuh).
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

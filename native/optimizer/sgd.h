@@ -2,7 +2,7 @@
 //   g' = gradient_scale * g + weight_decay * w;   v <- momentum * v + g';   w <- w - learning_rate * v.
 // float32 throughout; `shadow` (bfloat16, or null) receives the rounded new weights for the matrix kernels.
 #pragma once
-#include "ops/context.h"
+#include "core/context.h"
 
 namespace lgd {
 

@@ -4,6 +4,8 @@ import { dirname, join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { exitCodes } from '../../lib/cli/failure.js';
 import { configOptions } from '../../lib/config.js';
+import { listStudents } from '../../lib/models/index.js';
+import { findStudent } from '../../lib/models/students/registry.js';
 import { checkSwitches, unknownSwitches } from '../../lib/switches.js';
 import { configInputType } from '../../scripts/docs/config-input.mjs';
 import { optionsPage } from '../../scripts/docs/options.mjs';
@@ -36,6 +38,13 @@ test('docs/formats.md names every key of a student file, every metric and every 
   for (const key of keys.filter((name) => name !== 'logged')) expect(page, key).toContain(`\`${key}\``);
   const [, entries = ''] = /ownEntries = new Set\(\[([^\]]*)\]/u.exec(readFileSync(join(root, 'lib/runs/run-folder.ts'), 'utf8'))!;
   for (const [, name] of entries.matchAll(/'([^']+)'/gu)) expect(page, name).toContain(`\`${name}`);
+});
+
+test('README.md and docs/export.md name every student', () => {
+  for (const name of listStudents()) expect(readPage('README.md'), name).toMatch(new RegExp(`\\b${name}\\b`, 'u'));
+  const table = /\n\| `--to` [^]*?\n\n/u.exec(readPage('docs/export.md'))![0];
+  const plain = (text: string) => text.toLowerCase().replaceAll(/[^a-z0-9]/gu, '');
+  for (const name of listStudents()) expect(plain(table), name).toContain(plain(findStudent(name).family));
 });
 
 test('every environment variable that the code reads is described', () => {

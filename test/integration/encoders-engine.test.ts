@@ -4,11 +4,12 @@ import { CompiledEncoder, type CompileOptions } from '../../lib/models/compiled.
 import { createEncoder, Encoder } from '../../lib/models/encoder.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../../lib/models/graph.js';
 import { initialWeights } from '../../lib/models/initialise.js';
-import { createStudent } from '../../lib/models/student.js';
+import { createStudent, studentGraph } from '../../lib/models/student.js';
 import { findStudent } from '../../lib/models/students/registry.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import { allOperations } from '../fixtures/all-operations.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
+import { pytorchStudents } from '../fixtures/pytorch-students.js';
 import { randomNumbers } from '../fixtures/random.js';
 
 let device: Device;
@@ -218,12 +219,9 @@ describe('plans', () => {
     }
   });
 
-  it('count multiply-adds and parameters', async () => {
-    using encoder = await createEncoder('mobilenet_v2', { device, outputs: 1000, resolution: 224, training: false });
-    // 300.8 million: torchvision's convolutions and classifier, one multiply-add a tap
-    expect(encoder.info.macsPerImage).toBe(300_774_272);
-    expect(encoder.info.parameters).toBe(3_504_872);
-    expect(encoder.info.outputSize).toBe(1000);
+  it.each(pytorchStudents)('count multiply-adds and parameters of $name at width $widthMultiplier, which tell its strides', ({ name, widthMultiplier, multiplyAdds, parameters }) => {
+    using compiled = new CompiledEncoder(device, studentGraph(name, { outputs: 1000, widthMultiplier }), { batch: 1, resolution: 224, training: false });
+    expect(compiled.info).toMatchObject({ macsPerImage: multiplyAdds, parameters, outputSize: 1000 });
   });
 
   it('keep what load takes, exactly', async () => {

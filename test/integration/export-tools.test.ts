@@ -13,6 +13,7 @@ import { featureGraph, weightsOf } from '../../lib/models/features.js';
 import { createStudent, listStudents, loadTeacher, studentGraph } from '../../lib/models/index.js';
 import type { StudentFamily } from '../../lib/models/students/definition.js';
 import { findStudent } from '../../lib/models/students/registry.js';
+import { namings } from '../../lib/models/tools/families.js';
 import type { Tool } from '../../lib/models/tools/naming.js';
 import type { WeightRecord } from '../../lib/models/weights.js';
 import { readStudent } from '../../lib/runs/student-file.js';
@@ -31,6 +32,7 @@ const ofFamilies: Record<StudentFamily, { name: string; widthMultiplier?: number
   resnet: { name: 'resnet18', lackedBy: [] },
   mobilenet_v2: { name: 'mobilenet_v2', widthMultiplier: 0.35, lackedBy: ['detectron2'] },
   mobilenet_v3: { name: 'mobilenet_v3_small', lackedBy: ['mmdet', 'detectron2'] },
+  mobilenet_v4: { name: 'mobilenetv4_conv_small', lackedBy: ['mmdet', 'mmseg', 'detectron2'] },
   efficientnet: { name: 'efficientnet_b0', lackedBy: ['mmseg', 'detectron2'] },
 };
 const students = Object.values(ofFamilies).map(({ name, widthMultiplier = 1, lackedBy }) => [name, widthMultiplier, lackedBy] as const);
@@ -67,11 +69,11 @@ describe.each(['timm', 'mmdet', 'mmseg', 'detectron2'] as const)('%s', (tool) =>
   });
 });
 
-describe('torchvision', () => {
+describe('PyTorch', () => {
   /** Python with torchvision, which is imported once and then asked for one export after the other; undefined where there is none. */
   async function startPython() {
     for (const command of ['/usr/bin/python3', 'python3']) {
-      const child = spawn(command, [testPath('fixtures', 'export', 'check_torchvision.py')], { stdio: ['pipe', 'pipe', 'ignore'] });
+      const child = spawn(command, [testPath('fixtures', 'export', 'check_pytorch.py')], { stdio: ['pipe', 'pipe', 'ignore'] });
       for (const stream of [child, child.stdin]) stream.on('error', () => undefined); // what is missing is seen in what it prints
       const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
       if ((await lines.next()).value !== '"ready"') continue;
@@ -86,16 +88,20 @@ describe('torchvision', () => {
   let python: ReturnType<typeof startPython> | undefined;
   afterAll(async () => (await python)?.end());
 
-  const each = listStudents().map((name, i) => [name, i % 2 === 0 ? 'keep' : 'drop', findStudent(name).scalable ? 0.75 : 1] as const);
-  test.each([...each, ['mobilenet_v3_small', 'keep', 1] as const])('%s loads it strictly, head %s, width %s: the same outputs', async (name, head, widthMultiplier) => {
-    const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-torchvision.safetensors`)];
+  /** By the names that are this package's own: torchvision's, or timm's of a network of test/fixtures/mobilenet_v4.py. */
+  const each = listStudents().map((name, i) => {
+    const tool = namings[findStudent(name).family].torchvision === undefined ? 'timm' : 'torchvision';
+    return [name, tool, i % 2 === 0 ? 'keep' : 'drop', !findStudent(name).scalable ? 1 : tool === 'timm' ? 0.5 : 0.75] as const;
+  });
+  test.each([...each, ['mobilenet_v3_small', 'torchvision', 'keep', 1] as const])('%s loads from %s strictly, head %s, width %s: the same outputs', async (name, format, head, widthMultiplier) => {
+    const [from, to] = [at(`${name}-${widthMultiplier}.safetensors`), at(`${name}-${head}-${format}.safetensors`)];
     const { info, weights } = await writeMadeUpStudent(from, name, { widthMultiplier });
-    await exportStudent({ from, to, format: 'torchvision', head });
+    await exportStudent({ from, to, format, head });
     const loader = await (python ??= startPython());
     if (loader === undefined) return noteSkip(`strict loading of ${name}`, 'no Python with torchvision here');
     const pixels = drawnImages(info.resolution, 2);
     writeFileSync(at('pixels'), bytesOf(pixels));
-    expect(await loader.ask(to, at('pixels'), at('outputs'))).toBe('done');
+    expect(await loader.ask(format === 'timm' ? join(to, 'model.safetensors') : to, at('pixels'), at('outputs'))).toBe('done');
     expect(relativeError(floats(at('outputs')), head === 'keep' ? await engineEmbeddings(info, weights, { pixels, count: 2 }) : await features(name, weights, pixels, widthMultiplier))).toBeLessThan(1e-4);
   });
 
@@ -130,6 +136,17 @@ describe('torchvision', () => {
     expect(student.weights['features.0.0.weight']!.data).toEqual(weights['features.0.0.weight']!.data);
     await expect(loadStartWeights(createStudent('mobilenet_v3_large', { device, embeddingSize: 24 }), file)).rejects.toMatchObject({ code: 'BAD_MODEL', option: 'student.weights' });
     await expect(loadStartWeights(createStudent('resnet18', { device, embeddingSize: 24 }), file)).rejects.toThrowError(/missing: conv1\.weight/u);
+  });
+
+  test("a checkpoint of timm's MobileNetV4 is a start but for its classifier", async () => {
+    using device = await openDevice('cpu');
+    const { weights } = madeUpStudent('mobilenetv4_conv_small');
+    const classifier = { 'classifier.weight': { shape: [1000, 1280], data: new Float32Array(1_280_000) }, 'classifier.bias': { shape: [1000], data: new Float32Array(1000) } };
+    const file = at('checkpoint-timm.safetensors');
+    await safetensors.writeSafetensors(file, [...Object.entries(weights).filter(([name]) => !name.startsWith('head.')), ...Object.entries(classifier), ['norm_head.num_batches_tracked', { shape: [], data: BigInt64Array.of(3n) }]], {});
+    const student = createStudent('mobilenetv4_conv_small', { device, embeddingSize: 24, seed: 9 });
+    await loadStartWeights(student, file);
+    for (const [name, { data }] of Object.entries(weights)) if (!name.startsWith('head.')) expect(bytesOf(student.weights[name]!.data).equals(bytesOf(data)), name).toBe(true);
   });
 
   test('weights of float64 are rounded, and one that is no finite number is told before a step is', async () => {

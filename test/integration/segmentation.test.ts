@@ -9,12 +9,16 @@ import { evaluateSegmentation, trainSegmentation, type SegmentationEvent } from 
 import { Segmenter } from '../../lib/dense/segmenter.js';
 import { evaluateZeroShotSegmentation } from '../../lib/dense/zero-shot.js';
 import { openDevice } from '../../lib/device.js';
+import { drawnImages } from '../../lib/export/compare.js';
 import { CompiledEncoder } from '../../lib/models/compiled.js';
+import { Encoder } from '../../lib/models/encoder.js';
 import { denseProjectionGraph, denseProjectionWeights } from '../../lib/models/heads/dense-projection.js';
-import { studentGraph } from '../../lib/models/student.js';
+import { graphOf, studentGraph } from '../../lib/models/student.js';
 import { readDense } from '../../lib/runs/network-file.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { encodePng } from '../fixtures/png.js';
+import { relativeError } from '../fixtures/semantic/cases.js';
+import { madeUpStudent } from '../fixtures/student.js';
 import { drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
 
 let folder: string;
@@ -60,6 +64,20 @@ describe('a segmentation head learns a few images by heart', () => {
 });
 
 describe('segmentation', () => {
+  it.each(['mobilenet_v2', 'mobilenet_v3_small', 'mobilenetv4_conv_small'])("where the last map of %s has one position, its embedding there is the student's", async (name) => {
+    using device = await openDevice('cpu');
+    const { info, weights } = madeUpStudent(name, { widthMultiplier: 0.35 });
+    const graph = graphOf(info);
+    const embed = async (network: typeof graph, its: typeof weights) => {
+      const compiled = new CompiledEncoder(device, network, { batch: 2, resolution: 32, training: false });
+      using encoder = new Encoder(compiled);
+      compiled.load(its);
+      return encoder.forward(drawnImages(32, 2));
+    };
+    const dense = denseProjectionGraph(graph, 32);
+    expect(relativeError(await embed(dense, denseProjectionWeights(dense, weights)), await embed(graph, weights))).toBeLessThan(1e-5);
+  });
+
   it('by the text bank alone gives each pixel the name whose text is nearest, of scores between the positions', async () => {
     const { graph, weights, info } = await plainStudent();
     const D = info.embeddingSize;

@@ -18,6 +18,7 @@ describe('stages', () => {
     resnet: ['resnet18', [[2, 64], [4, 64], [8, 128], [16, 256], [32, 512]]],
     mobilenet_v2: ['mobilenet_v2', [[2, 16], [4, 24], [8, 32], [16, 96], [32, 1280]]],
     mobilenet_v3: ['mobilenet_v3_large', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 960]]],
+    mobilenet_v4: ['mobilenetv4_conv_small', [[2, 32], [4, 32], [8, 64], [16, 96], [32, 960]]],
     efficientnet: ['efficientnet_b0', [[2, 16], [4, 24], [8, 40], [16, 112], [32, 1280]]],
   };
   it.each(Object.values(ofFamilies))('of %s are the last blocks at each stride', (name, expected) => {

@@ -69,7 +69,6 @@ describe('imports point down the layers', () => {
     const layers = [['native/core/'], ['native/ops/'], ['native/graph/', 'native/semantic/', 'native/augment/', 'native/optimizer/'], ['native/engine.h'], ['native/binding/']];
     const exceptions = [
       /^native\/core\/(device|engine_core)\.cpp -> native\/(ops\/|engine\.h)/, // a device carries its table of operations; engine_core implements engine.h
-      /^native\/(core\/cuda_device\.cuh) -> native\/ops\/context\.h/,
       /^native\/ops\/kernels\.h -> native\/optimizer\/sgd\.h/, // SGD is an operation of the table
       /^native\/(graph|semantic|augment)\/[\w.]+ -> native\/engine\.h/, // the implementation of what engine.h declares
     ];

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { Device } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
@@ -9,22 +8,7 @@ import { Student, studentGraph } from '../../lib/models/student.js';
 import { findStudent, listStudents } from '../../lib/models/students/registry.js';
 import { modifiedResNet } from '../../lib/models/teachers/modified_resnet.js';
 import { checkWeights } from '../../lib/models/weights.js';
-
-interface Row {
-  name: string;
-  widthMultiplier: number;
-  parameters: number;
-  /** SHA-256 of the sorted lines `name:sizes` of torchvision's state dict. */
-  tensors: string;
-  /** eps and momentum. */
-  norms: [eps: number, momentum: number][];
-  /** Probabilities, in order. */
-  dropout: number[];
-  stochasticDepth: number[];
-  /** Start values of each parameter of the classifier, for 100 classes. */
-  classifier: Record<string, [std: number, withinStd: number]>;
-}
-const rows = JSON.parse(readFileSync(new URL('../fixtures/torchvision-students.json', import.meta.url), 'utf8')) as Row[];
+import { pytorchStudents as rows } from '../fixtures/pytorch-students.js';
 
 function moments(values: Float32Array): { mean: number; std: number } {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -42,18 +26,18 @@ function refusal(call: () => unknown): LgdError {
 }
 
 describe('students', () => {
-  it('are all held to torchvision', () => {
-    expect(new Set(rows.map((row) => row.name)), 'test/fixtures/make_encoders.py writes test/fixtures/torchvision-students.json; its students() names them').toEqual(new Set(listStudents()));
+  it('are all held to PyTorch', () => {
+    expect(new Set(rows.map((row) => row.name)), 'test/fixtures/make_encoders.py writes test/fixtures/pytorch-students.json; its students() names them').toEqual(new Set(listStudents()));
   });
 
-  it.each(rows)('$name at width $widthMultiplier has the parameters of torchvision', ({ name, widthMultiplier, parameters, tensors }) => {
+  it.each(rows)('$name at width $widthMultiplier has the parameters of PyTorch', ({ name, widthMultiplier, parameters, tensors }) => {
     const graph = studentGraph(name, { outputs: 1000, widthMultiplier });
     expect(countParameters(graph)).toBe(parameters);
     const lines = graph.parameters.map((parameter) => `${parameter.name}:${parameter.shape.join()}`).sort();
     expect(createHash('sha256').update(lines.join('\n')).digest('hex')).toBe(tensors);
   });
 
-  it.each(rows)('$name at width $widthMultiplier drops and norms as torchvision does', ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
+  it.each(rows)('$name at width $widthMultiplier drops and norms as PyTorch does', ({ name, widthMultiplier, norms, dropout, stochasticDepth }) => {
     const { nodes } = studentGraph(name, { outputs: 100, widthMultiplier });
     const attributesOf = (op: string) => nodes.filter((node) => node.op === op).map(({ attributes }) => attributes!);
     const used = attributesOf('batchNorm').map(({ eps, momentum }) => JSON.stringify([eps, momentum]));
@@ -63,7 +47,7 @@ describe('students', () => {
     expect(attributesOf('stochasticDepth').map(({ p }) => Number(Number(p).toFixed(6)))).toEqual(stochasticDepth);
   });
 
-  it.each(rows)('$name at width $widthMultiplier starts its classifier as torchvision does', ({ name, widthMultiplier, classifier }) => {
+  it.each(rows)('$name at width $widthMultiplier starts its classifier as PyTorch does', ({ name, widthMultiplier, classifier }) => {
     const graph = studentGraph(name, { outputs: 100, widthMultiplier });
     const parameters = graph.parameters.filter((parameter) => parameter.name.startsWith(`${findStudent(name).classifier}.`));
     expect(parameters.map((parameter) => parameter.name)).toEqual(Object.keys(classifier));
@@ -76,7 +60,14 @@ describe('students', () => {
     }
   });
 
-  it.each([['resnet18', 512], ['resnet34', 512], ['resnet50', 2048], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
+  it.each(rows)('$name at width $widthMultiplier starts its convolutions as PyTorch does', ({ name, widthMultiplier, convolutions }) => {
+    const { nodes, parameters } = studentGraph(name, { outputs: 100, widthMultiplier });
+    const weights = new Set(nodes.filter(({ op }) => op === 'conv').map((node) => node.parameters![0]!));
+    const logarithms = parameters.flatMap(({ name: parameter, init }) => (weights.has(parameter) ? [init.kind === 'normal' ? Math.log(init.std) : NaN] : []));
+    expect(Math.abs(logarithms.reduce((a, b) => a + b, 0) / logarithms.length - convolutions)).toBeLessThan(0.02); // PyTorch's are samples
+  });
+
+  it.each([['resnet18', 512], ['resnet34', 512], ['resnet50', 2048], ['mobilenet_v2', 1280], ['mobilenet_v3_small', 576], ['mobilenet_v3_large', 960], ['mobilenetv4_conv_small', 1280], ['efficientnet_b0', 1280], ['efficientnet_b3', 1536]])(
     '%s takes the projection head on its %i pooled features', (name, pooled) => {
       const { parameters } = studentGraph(name, { embeddingSize: 40 });
       const head = parameters.filter((parameter) => parameter.name.startsWith('head.'));

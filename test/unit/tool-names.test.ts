@@ -40,7 +40,8 @@ function timmMobile(stages: string[][], { stem, width = 1, depth = 1, seFromExpa
         const middle = kind === 'ir' ? divisible(channels * expansion) : channels;
         const squeezed = roundSe(middle * (seFromExpanded ? se : se / expansion));
         const excitation = se === 0 ? {} : { ...conv(`${at}.se.conv_reduce`, squeezed, middle, 1, true), ...conv(`${at}.se.conv_expand`, middle, squeezed, 1, true) };
-        if (kind === 'cn') Object.assign(keys, conv(`${at}.conv`, out, channels, kernel), norm(`${at}.bn1`, out));
+        if (kind === 'uir') Object.assign(keys, universal(at, channels, divisible(channels * expansion), out, value('a', 0), kernel));
+        else if (kind === 'cn') Object.assign(keys, conv(`${at}.conv`, out, channels, kernel), norm(`${at}.bn1`, out));
         else if (kind === 'ds') Object.assign(keys, conv(`${at}.conv_dw`, channels, 1, kernel), norm(`${at}.bn1`, channels), excitation, conv(`${at}.conv_pw`, out, channels, 1), norm(`${at}.bn2`, out));
         else Object.assign(keys, conv(`${at}.conv_pw`, middle, channels, 1), norm(`${at}.bn1`, middle), conv(`${at}.conv_dw`, middle, 1, kernel), norm(`${at}.bn2`, middle), excitation, conv(`${at}.conv_pwl`, out, middle, 1), norm(`${at}.bn3`, out));
       }
@@ -49,9 +50,16 @@ function timmMobile(stages: string[][], { stem, width = 1, depth = 1, seFromExpa
   return headChannels === undefined ? keys : { ...keys, ...conv('conv_head', headChannels, channels, 1), ...norm('bn2', headChannels) };
 }
 
+/** timm's `uir` block: a depthwise convolution before the expansion, one behind it, each with a kernel of 0 left out. */
+function universal(at: string, channels: number, middle: number, out: number, start: number, kernel: number): Keys {
+  const part = (name: string, to: number, from: number, size: number) => ({ ...conv(`${at}.${name}.conv`, to, from, size), ...norm(`${at}.${name}.bn`, to) });
+  return { ...(start > 0 && part('dw_start', channels, 1, start)), ...part('pw_exp', middle, channels, 1), ...(kernel > 0 && part('dw_mid', middle, 1, kernel)), ...part('pw_proj', out, middle, 1) };
+}
+
 const v2 = [['ds_r1_k3_s1_c16'], ['ir_r2_k3_s2_e6_c24'], ['ir_r3_k3_s2_e6_c32'], ['ir_r4_k3_s2_e6_c64'], ['ir_r3_k3_s1_e6_c96'], ['ir_r3_k3_s2_e6_c160'], ['ir_r1_k3_s1_e6_c320']];
 const v3Large = [['ds_r1_k3_s1_e1_c16'], ['ir_r1_k3_s2_e4_c24', 'ir_r1_k3_s1_e3_c24'], ['ir_r3_k5_s2_e3_c40_se0.25'], ['ir_r1_k3_s2_e6_c80', 'ir_r1_k3_s1_e2.5_c80', 'ir_r2_k3_s1_e2.3_c80'], ['ir_r2_k3_s1_e6_c112_se0.25'], ['ir_r3_k5_s2_e6_c160_se0.25'], ['cn_r1_k1_s1_c960']];
 const v3Small = [['ds_r1_k3_s2_e1_c16_se0.25'], ['ir_r1_k3_s2_e4.5_c24', 'ir_r1_k3_s1_e3.67_c24'], ['ir_r1_k5_s2_e4_c40_se0.25', 'ir_r2_k5_s1_e6_c40_se0.25'], ['ir_r2_k5_s1_e3_c48_se0.25'], ['ir_r3_k5_s2_e6_c96_se0.25'], ['cn_r1_k1_s1_c576']];
+const v4Small = [['cn_r1_k3_s2_e1_c32', 'cn_r1_k1_s1_e1_c32'], ['cn_r1_k3_s2_e1_c96', 'cn_r1_k1_s1_e1_c64'], ['uir_r1_a5_k5_s2_e3_c96', 'uir_r4_a0_k3_s1_e2_c96', 'uir_r1_a3_k0_s1_e4_c96'], ['uir_r1_a3_k3_s2_e6_c128', 'uir_r1_a5_k5_s1_e4_c128', 'uir_r1_a0_k5_s1_e4_c128', 'uir_r1_a0_k5_s1_e3_c128', 'uir_r2_a0_k3_s1_e4_c128'], ['cn_r1_k1_s1_c960']];
 const efficient = [['ds_r1_k3_s1_e1_c16_se0.25'], ['ir_r2_k3_s2_e6_c24_se0.25'], ['ir_r2_k5_s2_e6_c40_se0.25'], ['ir_r3_k3_s2_e6_c80_se0.25'], ['ir_r3_k5_s1_e6_c112_se0.25'], ['ir_r4_k5_s2_e6_c192_se0.25'], ['ir_r1_k3_s1_e6_c320_se0.25']];
 const scales: [name: string, width: number, depth: number][] = [['efficientnet_b0', 1, 1], ['efficientnet_b1', 1, 1.1], ['efficientnet_b2', 1.1, 1.2], ['efficientnet_b3', 1.2, 1.4]];
 
@@ -62,6 +70,12 @@ describe('timm', () => {
   test.each([['mobilenet_v3_large', v3Large], ['mobilenet_v3_small', v3Small]])('%s, as features_only has it', (name, stages) => {
     expect(exported('timm', name)).toEqual(timmMobile(stages, { stem: 16, seFromExpanded: true, roundSe: divisible }));
   });
+  test.each([0.35, 0.5, 1])('MobileNetV4 at width %s, whose last convolution comes after the pool', (width) => {
+    const channels = divisible(960 * width);
+    expect(exported('timm', 'mobilenetv4_conv_small', { widthMultiplier: width })).toEqual({
+      ...timmMobile(v4Small, { stem: 32 / width, width, seFromExpanded: true, roundSe: Math.round }), ...conv('conv_head', 1280, channels, 1), ...norm('norm_head', 1280), // the stem is not scaled
+    });
+  });
   test.each(scales)('%s', (name, width, depth) => {
     expect(exported('timm', name)).toEqual(timmMobile(efficient, { stem: 32, width, depth, seFromExpanded: false, roundSe: Math.round, headChannels: divisible(1280 * width) }));
   });
@@ -69,6 +83,7 @@ describe('timm', () => {
     const keys = exported('timm', 'efficientnet_b0', { head: true });
     expect(Object.entries(keys).filter(([name]) => name.startsWith('classifier'))).toEqual([['classifier.0.weight', [1280, 1280]], ['classifier.0.bias', [1280]], ['classifier.2.weight', [8, 1280]], ['classifier.2.bias', [8]]]);
     expect(exported('timm', 'resnet18', { head: true })['fc.2.weight']).toEqual([8, 512]);
+    expect(exported('timm', 'mobilenetv4_conv_small', { head: true })['classifier.0.weight']).toEqual([1280, 1280]);
   });
 });
 
@@ -173,7 +188,7 @@ describe('mmdet and mmseg', () => {
 
 test('each student that a tool has is held to one of these tables', () => {
   const supported = tools.flatMap((tool) => listStudents().filter((architecture) => isNamed(tool, architecture)).map((architecture) => `${tool} ${architecture}`));
-  // torchvision's keys are those of the graph, which models.test.ts holds to torchvision
+  // torchvision's keys are those of the graph, which models.test.ts holds to PyTorch
   expect(supported.filter((which) => !which.startsWith('torchvision ') && !seen.has(which)), 'write a test of the keys, or let the tool lack the family').toEqual([]);
 });
 
@@ -190,10 +205,11 @@ function isNamed(tool: Tool, architecture: string): boolean {
 test.each([
   ['timm', 'mobilenet_v2', 0.6, 'torchvision, mmdet, mmseg'], ['timm', 'mobilenet_v3_small', 0.75, 'torchvision'], ['mmdet', 'mobilenet_v3_large', 1, 'torchvision, timm, mmseg'],
   ['mmdet', 'mobilenet_v2', 1.003, 'torchvision, mmseg'], ['mmseg', 'efficientnet_b0', 1, 'torchvision, timm, mmdet'], ['mmseg', 'mobilenet_v3_small', 0.75, 'torchvision'],
+  ['torchvision', 'mobilenetv4_conv_small', 1, 'timm'], ['timm', 'mobilenetv4_conv_small', 1.4, ''], ['mmseg', 'mobilenetv4_conv_small', 0.5, 'timm'],
   ['detectron2', 'mobilenet_v2', 1, 'torchvision, timm, mmdet, mmseg'], ['detectron2', 'mobilenet_v3_small', 1, 'torchvision, timm, mmseg'], ['detectron2', 'efficientnet_b3', 1, 'torchvision, timm, mmdet'],
 ] as const)('%s has no %s at width %s, and that is said with the tools that have: %s', (tool, name, widthMultiplier, others) => {
   expect(() => exported(tool, name, { widthMultiplier })).toThrowError(expect.objectContaining({
-    code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown, mend: `Export it to ${others} or onnx`,
+    code: 'BAD_OPTION', option: 'to', found: widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`, allowed: expect.any(String) as unknown, mend: `Export it to ${others === '' ? '' : `${others} or `}onnx`,
   }));
-  for (const other of others.split(', ')) expect(() => exported(other as Tool, name, { widthMultiplier })).not.toThrow();
+  for (const other of others.split(', ').filter(Boolean)) expect(() => exported(other as Tool, name, { widthMultiplier })).not.toThrow();
 });

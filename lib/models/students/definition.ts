@@ -1,26 +1,23 @@
 import type { GraphBuilder, GraphSpec, Value } from '../graph.js';
 
 /**
- * What follows the pooled features: torchvision's classifier for `outputs` classes, or the distillation head of the method
- * (pooled -> hidden of the same width, ReLU -> embeddingSize) in its place.
+ * What follows the features: the architecture's classifier for `outputs` classes, or the distillation head of the method
+ * (features -> hidden of the same width, ReLU -> embeddingSize) in its place.
  */
 export type Head = { kind: 'classifier'; outputs: number } | { kind: 'projection'; embeddingSize: number };
 
 export interface StudentOptions {
   head: Head;
-  /** Scales the channels, as torchvision's width_mult; 1 where the family has none. */
+  /** Scales the channels, as torchvision's width_mult or timm's channel_multiplier; 1 where the family has none. */
   widthMultiplier: number;
-  /** Dropout and stochastic depth as torchvision has them; false leaves them out. */
+  /** Dropout and stochastic depth as the architecture has them; false leaves them out. */
   dropping: boolean;
 }
 
-/**
- * Students whose layers another tool names in one way. A new family is a type error in every file of lib/models/tools until it is
- * named there, or `undefined`: the tool lacks it.
- */
-export type StudentFamily = 'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'efficientnet';
+/** Students whose layers another tool names in one way: a row of the table in lib/models/tools/families.ts. */
+export type StudentFamily = 'resnet' | 'mobilenet_v2' | 'mobilenet_v3' | 'mobilenet_v4' | 'efficientnet';
 
-/** One student; students/registry.ts lists them. */
+/** One student, whose modules have torchvision's names, or timm's if torchvision lacks it; students/registry.ts lists them. */
 export interface StudentDefinition {
   name: string;
   family: StudentFamily;
@@ -28,16 +25,16 @@ export interface StudentDefinition {
   variant: string;
   /** Blocks of each stage. */
   blocks: readonly number[];
-  /** torchvision's module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a classifier out of a file of weights. */
+  /** The module in whose place the projection head is exported. lib/train/start-weights.ts knows these names, to leave a classifier out of a file of weights. */
   classifier: 'fc' | 'classifier';
   /** Does it take a width multiplier? */
   scalable: boolean;
   build(options: StudentOptions): GraphSpec;
 }
 
-/** Pooled features to the result: the projection head `head.0`, ReLU, `head.2`, or what `classifier` makes. */
-export function withHead(g: GraphBuilder, pooled: Value, head: Head, classifier: (outputs: number) => Value): GraphSpec {
+/** Features to the result: the projection head `head.0`, ReLU, `head.2`, or what `classifier` makes. */
+export function withHead(g: GraphBuilder, features: Value, head: Head, classifier: (outputs: number) => Value): GraphSpec {
   if (head.kind === 'classifier') return g.finish(classifier(head.outputs));
-  const hidden = g.relu(g.linear(pooled, 'head.0', { features: pooled.channels }));
+  const hidden = g.relu(g.linear(features, 'head.0', { features: features.channels }));
   return g.finish(g.linear(hidden, 'head.2', { features: head.embeddingSize }));
 }

@@ -4,24 +4,18 @@ import type { TensorRecord } from '../../files/safetensors.js';
 import type { GraphSpec } from '../graph.js';
 import { findStudent, listStudents } from '../students/registry.js';
 import type { WeightRecord } from '../weights.js';
-import { detectron2 } from './detectron2.js';
-import { mmdet, mmseg } from './mm.js';
-import { ownNames, tools, unsupported, type FamilyNamings, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
-import { timm } from './timm.js';
-
-/** torchvision has every student, by this package's own names. */
-const namings: Readonly<Record<Exclude<Tool, 'torchvision'>, FamilyNamings>> = { timm, mmdet, mmseg, detectron2 };
+import { namings } from './families.js';
+import { tools, unsupported, type NamedStudent, type Tool, type ToolNaming } from './naming.js';
 
 /** A student's names in a tool. @throws LgdError BAD_OPTION where the tool has no such student */
 export function toolNaming(tool: Tool, student: NamedStudent): ToolNaming {
-  return namingOr(tool, student, (allowed) => unsupported(tool, student, allowed, `Export it to ${tools.filter((other) => other !== tool && has(other, student)).join(', ')} or onnx`));
+  return namingOr(tool, student, (allowed) => unsupported(tool, student, allowed, `Export it to ${[tools.filter((other) => other !== tool && has(other, student)).join(', '), 'onnx'].filter(Boolean).join(' or ')}`));
 }
 
 function namingOr(tool: Tool, student: NamedStudent, refuse: (allowed: string) => LgdError): ToolNaming {
   const definition = findStudent(student.architecture);
-  if (tool === 'torchvision') return { model: student.architecture, modules: ownNames(student.graph, definition.classifier) };
-  const naming = namings[tool][definition.family];
-  if (naming === undefined) throw refuse(listStudents().filter((name) => namings[tool][findStudent(name).family] !== undefined).join(', '));
+  const naming = namings[definition.family][tool];
+  if (naming === undefined) throw refuse(listStudents().filter((name) => namings[findStudent(name).family][tool] !== undefined).join(', '));
   return naming(student, definition, refuse);
 }
 

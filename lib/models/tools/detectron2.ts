@@ -1,5 +1,5 @@
 /** Detectron2's names: ResNets alone, `stem.conv1`, `res2.0.conv1`, and each norm under its convolution. */
-import { ownNames, type FamilyNaming, type FamilyNamings } from './naming.js';
+import { ownNames, type FamilyNaming } from './naming.js';
 
 const resnet: FamilyNaming = ({ graph }, { variant }) => {
   const depth = Number(variant);
@@ -10,7 +10,7 @@ const resnet: FamilyNaming = ({ graph }, { variant }) => {
   };
 };
 
-export const detectron2: FamilyNamings = { resnet, mobilenet_v2: undefined, mobilenet_v3: undefined, efficientnet: undefined };
+export const detectron2 = { resnet };
 
 function renamed(name: string): string {
   const place = name.replace(/^layer(\d)\./u, (_, stage: string) => `res${Number(stage) + 1}.`).replace(/^(?=conv1$|bn1$)/u, 'stem.');

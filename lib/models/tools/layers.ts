@@ -6,7 +6,7 @@ export type LayerRole = 'stem' | 'expand' | 'depthwise' | 'squeeze' | 'excite' |
 
 /** A convolution of a student of the MobileNet kind, and the norm that follows it. */
 export interface StudentLayer {
-  /** Module names, as torchvision has them. */
+  /** Module names of this package. */
   conv: string;
   norm: string | undefined;
   role: LayerRole;

@@ -1,6 +1,6 @@
 /** Names of MMDetection's and MMSegmentation's backbones, as the weights of a whole model have them: under `backbone.`, which init_cfg's prefix takes away. */
 import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
-import { ownNames, type FamilyNaming, type FamilyNamings, type ToolNaming } from './naming.js';
+import { ownNames, type FamilyNaming, type ToolNaming } from './naming.js';
 
 const prefix = 'backbone.';
 const norm = { type: 'BN', requires_grad: true };
@@ -25,7 +25,7 @@ const efficientnet: FamilyNaming = ({ graph }, { variant, blocks }) => {
   return { model: 'EfficientNet', modules, options: { arch: variant, out_indices: [2, 3, 4, 5], conv_cfg: null, norm_cfg: norm } };
 };
 
-export const mmdet: FamilyNamings = { resnet, mobilenet_v2: detectionV2, mobilenet_v3: undefined, efficientnet };
+export const mmdet = { resnet, mobilenetV2: detectionV2, efficientnet };
 
 /** Without its last convolution. */
 const segmentationV2: FamilyNaming = ({ widthMultiplier, graph }, { blocks }) => {
@@ -41,7 +41,7 @@ const segmentationV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, 
   return { model: 'MobileNetV3', modules: mobileModules(layers, (block) => `layer${block + 1}`, { stem: 'layer0', last }), options: { arch: variant, norm_cfg: { ...norm, eps: 0.001 } } };
 };
 
-export const mmseg: FamilyNamings = { resnet, mobilenet_v2: segmentationV2, mobilenet_v3: segmentationV3, efficientnet: undefined };
+export const mmseg = { resnet, mobilenetV2: segmentationV2, mobilenetV3: segmentationV3 };
 
 function optionsOfV2(widthMultiplier: number, stages: number[]): ToolNaming['options'] {
   return { widen_factor: widthMultiplier, out_indices: stages, norm_cfg: norm, act_cfg: { type: 'ReLU6' } };

@@ -1,9 +1,9 @@
 /** How another tool names a student's layers. */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
-import type { StudentDefinition, StudentFamily } from '../students/definition.js';
+import type { StudentDefinition } from '../students/definition.js';
 
-/** The tools whose names are known, besides torchvision, whose names are this package's own. */
+/** The tools whose names are known. This package's own names are torchvision's, or timm's of a student that torchvision lacks. */
 export const tools = ['torchvision', 'timm', 'mmdet', 'mmseg', 'detectron2'] as const;
 export type Tool = (typeof tools)[number];
 
@@ -29,9 +29,6 @@ export interface ToolNaming {
 
 /** Names a family's students in a tool. For one that the tool lacks, as at some width, it throws what `refuse` makes of those that it has. */
 export type FamilyNaming = (student: NamedStudent, definition: StudentDefinition, refuse: (allowed: string) => LgdError) => ToolNaming;
-
-/** How a tool names each family; undefined where it lacks the family. */
-export type FamilyNamings = Readonly<Record<StudentFamily, FamilyNaming | undefined>>;
 
 /** The error for a student that a tool has no architecture for. */
 export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend: string): LgdError {

@@ -1,6 +1,6 @@
 /** timm's names: its ResNets have torchvision's, its MobileNets and EfficientNets one scheme (timm/models/_efficientnet_blocks.py). */
 import { mobileLayers, stagesOf, type LayerRole, type StudentLayer } from './layers.js';
-import { ownNames, type FamilyNaming, type FamilyNamings } from './naming.js';
+import { ownNames, type FamilyNaming, type NamedStudent } from './naming.js';
 
 const eps = 1e-5;
 
@@ -14,13 +14,16 @@ const withConvHead: FamilyNaming = ({ architecture, graph }, { blocks }) => {
   return { model: architecture, modules, eps, options: ofMobile };
 };
 
-const widthsOfV2: Readonly<Record<number, string>> = { 0.35: 'mobilenetv2_035', 0.5: 'mobilenetv2_050', 0.75: 'mobilenetv2_075', 1: 'mobilenetv2_100', 1.4: 'mobilenetv2_140' };
+/** The model of a student's width. */
+function atWidth(models: Readonly<Record<number, string>>, { architecture, widthMultiplier }: NamedStudent, refuse: Parameters<FamilyNaming>[2]): string {
+  const model = models[widthMultiplier];
+  if (model === undefined) throw refuse(`${architecture} at width ${Object.keys(models).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
+  return model;
+}
 
-const mobilenetV2: FamilyNaming = (student, definition, refuse) => {
-  const model = widthsOfV2[student.widthMultiplier];
-  if (model === undefined) throw refuse(`${student.architecture} at width ${Object.keys(widthsOfV2).sort((a, b) => Number(a) - Number(b)).join(', ')}`);
-  return { ...withConvHead(student, definition, refuse), model };
-};
+const widthsOfV2 = { 0.35: 'mobilenetv2_035', 0.5: 'mobilenetv2_050', 0.75: 'mobilenetv2_075', 1: 'mobilenetv2_100', 1.4: 'mobilenetv2_140' };
+
+const mobilenetV2: FamilyNaming = (student, definition, refuse) => ({ ...withConvHead(student, definition, refuse), model: atWidth(widthsOfV2, student, refuse) });
 
 /** Its last convolution is a stage of its own, and between pooling and classifier is another, so that it has no place for a head. At other widths timm rounds the expanded channels in another way. */
 const mobilenetV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { variant, blocks }, refuse) => {
@@ -29,7 +32,11 @@ const mobilenetV3: FamilyNaming = ({ architecture, widthMultiplier, graph }, { v
   return { model: `mobilenetv3_${variant}_100`, modules: mobileModules(mobileLayers(graph), blocks, [`${last}.conv`, `${last}.bn1`]), eps, options: ofMobile };
 };
 
-export const timm: FamilyNamings = { resnet, mobilenet_v2: mobilenetV2, mobilenet_v3: mobilenetV3, efficientnet: withConvHead };
+const widthsOfV4 = { 0.35: 'mobilenetv4_conv_small_035', 0.5: 'mobilenetv4_conv_small_050', 1: 'mobilenetv4_conv_small' };
+
+const mobilenetV4: FamilyNaming = (student, { classifier }, refuse) => ({ model: atWidth(widthsOfV4, student, refuse), modules: ownNames(student.graph, classifier), eps, options: ofMobile });
+
+export const timm = { resnet, mobilenetV2, mobilenetV3, mobilenetV4, efficientnet: withConvHead };
 
 /** @param last names of the last convolution and its norm */
 function mobileModules(layers: readonly StudentLayer[], blocks: readonly number[], last: readonly [conv: string, norm: string]): Map<string, string> {

@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "core/launch.h"
-#include "ops/context.h"
+#include "core/context.h"
 
 #define __global__
 #define __device__

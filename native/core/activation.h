@@ -1,10 +1,10 @@
-// What every operation gets: the device it runs on (core/context.h), and the names of activations.
+// The names of activation functions.
 #pragma once
-#include "core/context.h"
+#include <cstdint>
 
 namespace lgd {
 
-// Activation functions, as torchvision names them. The last three are transformers': u Phi(u); its tanh form; u sigmoid(1.702 u).
+// As torchvision names them. The last three are transformers': u Phi(u); its tanh form; u sigmoid(1.702 u).
 // They are forward only, alone or behind a convolution or linear layer; graph/shape.cpp refuses to train through them.
 enum class Act : uint8_t { none, relu, relu6, silu, hardswish, sigmoid, hardsigmoid, gelu, gelu_tanh, quick_gelu };
 constexpr bool is_clamp(Act act) { return act <= Act::relu6; }  // the argument between two bounds, or as it is
