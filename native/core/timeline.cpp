@@ -231,6 +231,7 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   step_ = std::move(graph);
   const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
   eager_ = !holds || !step_->warm;
+  waited_ = false;
   if (holds) hold_back();
 }
 
@@ -240,11 +241,11 @@ void Timeline::end_step() {
   join_branch();
   if (holding_ && !eager_) {
     launch_step(*step_);
-    step_->interrupted_in_a_row = 0;
   } else if (holding_) {
     release_held(nullptr);
   }
   if (eager_) ++step_->counts.eager;
+  if (!waited_) step_->interrupted_in_a_row = 0;
   step_->warm = true;
   step_ = nullptr;
   end_turn();
@@ -353,6 +354,7 @@ bool Timeline::take_over(StepGraph& step) {
 }
 
 void Timeline::interrupt() {
+  waited_ = true;
   if (!holding_) return;
   const bool branching = on_branch();
   end_branch();

@@ -13,7 +13,7 @@
 //   - The first step of a StepGraph is held back, too, but started piece by piece: most memory is allocated there, and where some is refused nothing
 //     of the step has moved; and one that runs once needs no graph.
 //   - A wait of the host interrupts: what was written down so far is enqueued at once, and so is the rest of the step. A StepGraph whose
-//     steps are interrupted again and again is written down no more.
+//     steps are interrupted again and again is written down no more, until one has run without a wait.
 //   - Memory may be allocated in the middle; what is freed there is kept until the step is launched.
 //   - Input is sent outside the graph, by the upload stream, into buffers of which each lies idle for a turn: the copy for step n + 1
 //     waits for step n - 1, which is done, and runs beside step n. The graph's launch waits for what the step reads.
@@ -138,6 +138,7 @@ class Timeline {
   bool forked_ = false;                      // the branch has work that nobody waited for
   std::shared_ptr<StepGraph> step_;          // open
   bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start, or is started piece by piece; is held back
+  bool waited_ = false;                      // the host waited in the open step
   bool releasing_ = false;                   // what was held back is being started
   Tape tape_;                                // of what is held back
   std::vector<void*> behind_;                // events to be recorded behind the work held back
