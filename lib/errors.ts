@@ -17,6 +17,7 @@ export type ErrorCode =
   | 'CLASS_MISMATCH'
   | 'DEPENDENCY_MISSING'
   | 'DEVICE_ERROR'
+  | 'DEVICE_LOST'
   | 'DEVICE_UNAVAILABLE'
   | 'DISPOSED'
   | 'EXPORT_FAILED'
@@ -45,6 +46,7 @@ const generalMends: Readonly<Record<ErrorCode, string>> = {
   CLASS_MISMATCH: 'Give a mapping from class folders to names, or rename one or the other',
   DEPENDENCY_MISSING: 'Run `lgdistill doctor`: it says which package is missing and how to install it',
   DEVICE_ERROR: 'Run it again; if it comes back, run `lgdistill doctor`, and try device cpu',
+  DEVICE_LOST: 'Start again in a new process, a run with `lgdistill resume`; `sudo dmesg | grep -i xid` says whether the GPU is at fault',
   DEVICE_UNAVAILABLE: 'Run `lgdistill doctor`, or use device cpu',
   DISPOSED: 'Make the object again, or dispose of it later',
   EXPORT_FAILED: 'Check the disk, and export again',

@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { allArchitectures, cudaTool, installedArchitectures, kernelSources, emulatedPrograms, programs, sources } from './sources.mjs';
+import { allArchitectures, cudaTool, installedArchitectures, emulatedPrograms, programs, sources } from './sources.mjs';
 import { compileTypeScript } from './typescript.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -257,7 +257,7 @@ async function buildEmulated() {
   const [cpu, binding] = [false, true].map((is) => sources('cpu').filter((name) => name.startsWith('native/binding/') === is));
   const sharedCpu = await cpuObjects(cpu.filter((name) => !asks(name)));
   const own = cpu.filter(asks);
-  const kernels = kernelSources();
+  const kernels = sources('cuda');
   const machine = sources('cpu', 'test/native/emulation');
   const link = (engine) => Object.entries({ ...programs, ...emulatedPrograms }).map(([file, path]) => ({ file, sources: [...engine, ...sources('cpu', path)] }));
   const flags = (sanitize) => ({

@@ -22,7 +22,7 @@ export function distillCommand(bind: Bind): Command {
     try {
       if (preflight || dryRun) await reportPreflight(run, terminal, { isAll: dryRun, signal });
       if (dryRun) return;
-      ({ code } = await reportRun(run.run({ signal }), terminal));
+      ({ code } = await reportRun(run.run({ signal }), terminal, run.config.output));
     } finally {
       await run.dispose();
     }

@@ -21,7 +21,7 @@ export function resumeCommand(bind: Bind): Command {
     const run = await phases.during(prepareRun(config, { signal, resume: from, onProgress: phases.onProgress }));
     let outcome: Awaited<ReturnType<typeof reportRun>>;
     try {
-      outcome = await reportRun(run.run({ signal }), terminal);
+      outcome = await reportRun(run.run({ signal }), terminal, run.config.output);
     } finally {
       await run.dispose();
     }

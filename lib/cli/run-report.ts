@@ -46,12 +46,15 @@ export function phaseReporter(terminal: Terminal, stallMinutes: number): { onPro
 
 /**
  * Follows a run to its end: a progress bar (or a line every few seconds), evaluations as they come, a closing table. With `--json` every event but unlogged steps is a line.
+ * Of one that fails it says where its checkpoint stands.
+ * @param output the run folder
  * @returns what to exit with, and whether anything was left to do: a step, an evaluation or a checkpoint
  */
-export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal): Promise<{ code: number; isChanged: boolean }> {
+export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Terminal, output: string): Promise<{ code: number; isChanged: boolean }> {
   const progress = startProgress(terminal, 'training');
   let lastStep = 0;
   let started = false;
+  let [step, checkpoint] = [0, 0];
   const evaluations = new Map<string | undefined, EvaluationEvent>();
   const of = (name: string | undefined) => (name === undefined ? '' : `${name}: `);
   let code: number = exitCodes.done;
@@ -63,6 +66,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
       switch (event.type) {
         case 'start':
           lastStep = event.lastStep;
+          step = checkpoint = event.step;
           if (started && event.step === 0) break; // the others begin alike
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
@@ -70,6 +74,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           for (const remark of event.remarks ?? []) terminal.say(`${of(event.studentName)}${remark}`);
           break;
         case 'step':
+          step = event.step;
           progress.update(event.step, lastStep, describeStep(event));
           break;
         case 'waiting':
@@ -80,6 +85,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           progress.line(`${of(event.studentName)}${describeEvaluation(event)}`);
           break;
         case 'checkpoint':
+          checkpoint = event.step;
           break;
         case 'interrupted':
           progress.stop();
@@ -92,6 +98,10 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           break;
       }
     }
+  } catch (error) {
+    progress.stop();
+    if (checkpoint > 0) terminal.warn(`failed after step ${step}; its checkpoint of step ${checkpoint} goes on with: lgdistill resume ${output}`);
+    throw error;
   } finally {
     progress.stop();
   }

@@ -63,7 +63,7 @@ function drawing<Batch extends { pixels: Float32Array }>(task: Pick<TrainedTask<
 }
 
 /**
- * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more.
+ * Trains a task into a folder. Batches are drawn while the device works on the one before. Whatever ends it early, the network as it is stays in last.safetensors, unless its numbers are no numbers any more or its last step may not be whole.
  * An earlier run in the folder stays until there is a first batch.
  * @throws LgdError BAD_CONFIG, BAD_DATASET, NON_FINITE, NOT_WRITABLE, ABORTED, and those of the task and the device
  */
@@ -86,7 +86,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     await folder.log(told);
     return told;
   };
-  let step = 0;
+  let [step, whole] = [0, 0]; // steps queued, and those that are known to have run
   let best: { step: number; score: Score } | undefined;
   const keep = async (): Promise<WeightRecord> => {
     const state = await trainer.network.state();
@@ -109,9 +109,11 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const isTold = step === steps || step % log.everySteps === 0;
       if (!isDue && !isTold) {
         await device.synchronize();
+        whole = step;
         continue;
       }
       const losses = await loss.read(batch, step); // also where nobody is told: a network that diverged is neither scored nor kept
+      whole = step;
       if (isTold) yield await logged({ type: 'step', step, losses, learningRate, seconds: seconds() });
       if (!isDue) continue;
       const state = await keep();
@@ -123,7 +125,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     }
   } catch (error) {
     const isAborted = error instanceof LgdError && error.code === 'ABORTED';
-    if (step > folder.savedStep && !isOfTheNumbers(error)) await keep().catch((fault: unknown) => { if (isAborted) throw fault; });
+    if (whole === step && step > folder.savedStep && !isOfTheNumbers(error)) await keep().catch((fault: unknown) => { if (isAborted) throw fault; });
     throw error;
   }
   yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step });

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { checkFilled, type RunConfig } from '../config-batch.js';
 import { BatchPlan } from '../data/loader.js';
-import { LgdError, messageOf } from '../errors.js';
+import { LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
@@ -35,7 +35,7 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
   try {
     yield* loop.events();
   } catch (error) {
-    for (const { folder } of loop.runs) await folder.log(`failed: ${messageOf(error)}`).catch(() => undefined); // a full disk must not hide the error
+    for (const run of loop.runs) await run.logFailure(error).catch(() => undefined); // a full disk must not hide the error
     throw error;
   } finally {
     await distiller.device.synchronize().catch(() => undefined); // nothing of this run stays queued, whatever ended it

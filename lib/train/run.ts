@@ -5,7 +5,7 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { isOfTheNumbers, LgdError } from '../errors.js';
+import { isOfTheNumbers, LgdError, messageOf } from '../errors.js';
 import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { OnlineImages } from '../evaluate/online.js';
@@ -198,7 +198,10 @@ export class Run {
       try {
         event = yield* this.#evaluatePatiently();
       } catch (error) {
-        if (this.#unsaved && !isOfTheNumbers(error)) yield await this.#checkpoint(false); // the evaluation is made up for by a resume
+        if (this.#unsaved && !isOfTheNumbers(error)) {
+          const saved = await this.#checkpoint(false).catch(() => undefined); // what keeps it from being written must not hide what happened
+          if (saved !== undefined) yield saved; // the evaluation is made up for by a resume
+        }
         throw error;
       }
       if (event === undefined) return; // stopped: the checkpoint that follows says that the evaluation is still to be made
@@ -343,6 +346,14 @@ export class Run {
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
     return { type: 'done', ...where, best: this.#score.best, seconds: (performance.now() - this.#started) / 1000 };
+  }
+
+  /** Writes down what ended the run, what to do about it, and what there is to go on from. */
+  async logFailure(error: unknown): Promise<void> {
+    const { folder, step } = this.#lastCheckpoint;
+    const mend = error instanceof LgdError && !error.message.includes(error.mend) ? ` -> ${error.mend}` : '';
+    await this.folder.log(`failed: ${messageOf(error)}${mend}`);
+    await this.folder.log(`that was after step ${this.#step}; ${folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${step}: ${folder}`}`);
   }
 
   /** Which of several students an event is about. */

@@ -2,12 +2,14 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -19,13 +21,24 @@
 
 namespace lgd::cuda {
 
-// Code is loaded with a kernel's first launch, which may find no room for it.
-static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "DEVICE_ERROR"; }
+// After these "the process must be terminated and relaunched" (driver_types.h), and after memory or a link that cannot be trusted: whatever is called gives the same.
+static bool is_lasting(cudaError_t status) {
+  switch (int(status)) {  // by number: an older toolkit lacks some names
+    case 214: case 220: case 226: case 700: case 702: case 710: case 714: case 715: case 716: case 717: case 718: case 719: case 721: case 810: case 911: return true;
+    default: return false;
+  }
+}
 
-static void check(cudaError_t status, const char* call) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // clears the sticky copy of a non-fatal error
-  throw_error(code_of(status), {call, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"});
+// Code is loaded with a kernel's first launch, which may find no room for it.
+static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : is_lasting(status) ? "DEVICE_LOST" : "DEVICE_ERROR"; }
+
+// `what` failed; of a launch also the kernel.
+[[noreturn]] static void fail(cudaError_t status, std::string_view what) {
+  cudaGetLastError();  // forgets one that does not last
+  throw_error(code_of(status), {std::string(what), " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")", is_lasting(status) ? "; this process cannot use the GPU any more" : ""});
+}
+static void check(cudaError_t status, std::string_view call) {
+  if (status != cudaSuccess) fail(status, call.substr(0, call.find('(')));
 }
 #define LGD_CUDA(call) check((call), #call)
 
@@ -96,15 +109,16 @@ void* create_stream(int index) {
 void destroy_stream(void* stream) noexcept { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
 void set_device(int index) { LGD_CUDA(cudaSetDevice(index)); }
 
+static double mebibytes(size_t bytes) { return std::ceil(double(bytes) / (1 << 20) * 100) / 100; }
+
 void* allocate(size_t bytes) {
   void* pointer = nullptr;
   const cudaError_t status = cudaMalloc(&pointer, bytes);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
-    cudaMemGetInfo(&free_bytes, &total_bytes);
-    throw_error("OUT_OF_MEMORY", {"cannot allocate ", bytes >> 20, " MiB on the GPU: ", free_bytes >> 20, " of ",
-                                  total_bytes >> 20, " MiB are free; use a smaller batch or resolution"});
+    LGD_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes), " MiB on the GPU: ", mebibytes(free_bytes), " of ", mebibytes(total_bytes), " MiB are free"});
   }
   check(status, "cudaMalloc");
   return pointer;
@@ -177,7 +191,12 @@ int resident_blocks(const void* kernel, int threads, size_t shared) {
 
 void* allocate_pinned(size_t bytes) {
   void* pointer = nullptr;
-  LGD_CUDA(cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault));
+  const cudaError_t status = cudaHostAlloc(&pointer, bytes, cudaHostAllocDefault);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw_error("OUT_OF_MEMORY", {"cannot allocate ", mebibytes(bytes), " MiB of the machine's memory for copies to the GPU (pinned memory)"});
+  }
+  check(status, "cudaHostAlloc");
   return pointer;
 }
 void release_pinned(void* pointer) noexcept { cudaFreeHost(pointer); }
@@ -229,12 +248,16 @@ struct ArgumentList {
 
 static void check_launch(cudaError_t status, const Launch& launch) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();
   const char* symbol = launch.name;
 #if CUDART_VERSION >= 12030
   if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
 #endif
-  throw_error(code_of(status), {"launching ", launch.name, symbol == launch.name ? "" : " = ", symbol == launch.name ? "" : symbol, " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"});
+  fail(status, std::string("launching ") + launch.name + (symbol == launch.name ? "" : std::string(" = ") + symbol));
+}
+
+void load(const Launch& launch) {
+  cudaFuncAttributes attributes;
+  check_launch(cudaFuncGetAttributes(&attributes, launch.kernel), launch);
 }
 
 void run(const Work& work, void* stream) {

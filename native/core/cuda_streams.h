@@ -2,12 +2,15 @@
 // Streams and events are the runtime's own handles.
 #pragma once
 #include <cstddef>
+#include <utility>
 
+#include "core/device.h"
 #include "core/graph_tuner.h"
 #include "core/tape.h"
 
 namespace lgd::cuda {
 
+void load(const Launch& launch);               // the kernel's code, if it is not there
 void run(const Work& work, void* stream);      // copies in any direction (unified addressing)
 void synchronize(void* stream);
 void enqueue_event(void* event, void* stream);
@@ -24,5 +27,44 @@ void* build_graph(const Tape& tape, const GraphWay& way);
 bool change_graph(void* graph, size_t node, const Work& work);
 void launch_graph(void* graph, void* stream);
 void destroy_graph(void* graph) noexcept;      // one that runs is freed when it is done
+
+// What goes with its owner.
+class Stream {
+ public:
+  explicit Stream(int index) : handle_(create_stream(index)) {}
+  ~Stream() { destroy_stream(handle_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  operator void*() const { return handle_; }
+
+ private:
+  void* const handle_;
+};
+
+class Event {
+ public:
+  Event() : handle_(create_event()) {}
+  ~Event() { destroy_event(handle_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  operator void*() const { return handle_; }
+
+ private:
+  void* const handle_;
+};
+
+// None until it is asked for.
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  explicit PinnedMemory(size_t bytes) : data_(allocate_pinned(bytes)) {}
+  PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept { return std::swap(data_, other.data_), *this; }
+  ~PinnedMemory() { if (data_) release_pinned(data_); }
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
 
 }  // namespace lgd::cuda

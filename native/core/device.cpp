@@ -115,7 +115,8 @@ Context::Context(DeviceKind kind_, int index_, Impl& impl)
 
 Device::Device(DeviceKind kind_, int index_, int threads) : Device(kind_, index_, std::make_shared<Impl>(threads)) {}
 
-Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl) : Context(kind_, index_, *impl), shared_(std::move(impl)) {
+Device::Device(DeviceKind kind_, int index_, std::shared_ptr<Impl> impl)
+    : Context(kind_, index_, *impl), properties(kind_ == DeviceKind::cuda ? cuda::properties(index_) : cuda::DeviceProperties{}), shared_(std::move(impl)) {
   if (kind == DeviceKind::cuda) impl_.timeline = std::make_unique<Timeline>(*this);
   // The thread holds Impl, not the device: the device may die in a closure that this very thread runs.
   impl_.thread = start_thread([impl = shared_, kind = kind, index = index] {

@@ -21,10 +21,21 @@ namespace lgd {
 
 struct StepGraph;  // core/timeline.h: what is kept of a step from one time to the next
 
+namespace cuda {
+struct DeviceProperties {
+  std::string name;
+  int major = 0, minor = 0, multiprocessors = 0;
+  size_t memory_bytes = 0;
+};
+DeviceProperties properties(int index);
+}
+
 class Device : public Context {
  public:
   Device(DeviceKind kind, int index, int threads);
   ~Device();
+
+  const cuda::DeviceProperties properties;  // of CUDA, as they were when it was opened: a device that failed may not tell them
 
   // Device thread only; nothing on the CPU. Work between the two may be held back until end_step() and then starts as a whole, as
   // one CUDA graph. A step may be anything: one that differs from the last, or waits in between, only costs more.
@@ -79,14 +90,8 @@ class Buffer {
 
 // More of the CUDA runtime behind a device.
 namespace cuda {
-struct DeviceProperties {
-  std::string name;
-  int major = 0, minor = 0, multiprocessors = 0;
-  size_t memory_bytes = 0;
-};
 bool compiled();                      // was this addon built with CUDA?
 int device_count(std::string& why);   // 0 and the reason where there is no driver or device; never throws
-DeviceProperties properties(int index);
 bool has_warpgroups(int index);       // compute capability 9.0, and code for sm_90a in this build
 bool has_programmatic_launches(int index);  // compute capability 9.0, code for it in this build, and a driver of 12.3
 Card card(int index);

@@ -101,7 +101,7 @@ DeviceInfo device_info(const DevicePtr& device) {
   info.index = device->index;
   info.threads = device->pool.size();
   if (device->kind == DeviceKind::cuda) {
-    const auto props = cuda::properties(device->index);
+    const auto& props = device->properties;
     info.name = props.name;
     info.compute_capability = std::to_string(props.major) + "." + std::to_string(props.minor);
     info.memory_bytes = double(props.memory_bytes);

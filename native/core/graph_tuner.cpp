@@ -67,6 +67,7 @@ void GraphTuner::end(void* stream) {
 
 // Once the last launch is over: what each way took, and which is the fastest.
 bool GraphTuner::read() {
+  times_.clear();  // of a read that failed
   if (!samples_.empty() && !cuda::is_over(samples_.back().end)) return false;
   for (size_t way = 0; way < ways_.size(); ++way) {
     std::vector<double> taken;

@@ -38,33 +38,20 @@ Timeline::Timeline(Device& device)
       branches_wanted_(is_wanted("LGDISTILL_BRANCH")),
       tuning_wanted_(is_wanted("LGDISTILL_AUTOTUNE")),
       carveout_settled_(is("LGDISTILL_CARVEOUT", "0") || is("LGDISTILL_CARVEOUT", "all")),
-      compute_(cuda::create_stream(device.index)),
-      branch_(cuda::create_stream(device.index)),
-      upload_(cuda::create_stream(device.index)),
-      stream_(compute_),
-      forked_event_(cuda::create_event()),
-      joined_event_(cuda::create_event()) {}
+      compute_(device.index),
+      branch_(device.index),
+      upload_(device.index),
+      stream_(compute_) {}
 
 Timeline::~Timeline() {
   abandon_step();
   try {
-    for (void* stream : {upload_, branch_, compute_}) cuda::synchronize(stream);
+    for (const cuda::Stream* stream : {&upload_, &branch_, &compute_}) cuda::synchronize(*stream);
   } catch (const Error&) {
     // a device that failed runs nothing any more
   }
   for (Scratch& scratch : scratch_) device_.release(scratch.data, scratch.bytes);
-  for (Input& input : inputs_) {
-    device_.release(input.device, input.bytes);
-    cuda::release_pinned(input.host);
-    for (void* event : {input.arrived, input.consumed}) cuda::destroy_event(event);
-  }
-  for (Block& block : blocks_) {
-    if (!block.data) continue;
-    cuda::release_pinned(block.data);
-    cuda::destroy_event(block.event);
-  }
-  for (void* event : {forked_event_, joined_event_}) cuda::destroy_event(event);
-  for (void* stream : {upload_, branch_, compute_}) cuda::destroy_stream(stream);
+  for (Input& input : inputs_) device_.release(input.device, input.bytes);
 }
 
 // ---- memory and copies --------------------------------------------------------------------------------------------------------
@@ -128,14 +115,11 @@ void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
   while (bytes > 0) {
     Block& block = blocks_[next_block_];
     next_block_ ^= 1;
-    if (!block.data) {
-      block.data = cuda::allocate_pinned(block_bytes);
-      block.event = cuda::create_event();
-    }
+    if (!block.memory.data()) block.memory = cuda::PinnedMemory(block_bytes);
     cuda::await_event(block.event);
     const size_t part = std::min(bytes, block_bytes);
-    std::memcpy(block.data, host, part);
-    copy(device, block.data, part);
+    std::memcpy(block.memory.data(), host, part);
+    copy(device, block.memory.data(), part);
     cuda::enqueue_event(block.event, stream_);
     device = static_cast<char*>(device) + part;
     host += part;
@@ -162,7 +146,7 @@ void* Timeline::stage(size_t bytes) {
   staged_ = &idle_input(bytes);
   cuda::await_event(staged_->arrived);  // of two turns ago
   if (staged_->bytes < bytes) grow(*staged_, with_headroom(bytes));
-  return staged_->host;
+  return staged_->host.data();
 }
 
 // Not one of this turn, which is in use, nor of the turn before, whose work the copy would have to wait for. Of the others the smallest
@@ -175,32 +159,24 @@ Timeline::Input& Timeline::idle_input(size_t bytes) {
     if (!best || (fits != best_fits ? fits : (input.bytes < best->bytes) == fits)) best = &input;
   }
   if (best) return *best;
-  Input added;
-  added.arrived = cuda::create_event();
-  added.consumed = cuda::create_event();
-  return inputs_.emplace_back(added);
+  return inputs_.emplace_back();
 }
 
 void Timeline::grow(Input& input, size_t bytes) {
   device_.release(input.device, input.bytes);
-  if (input.host) cuda::release_pinned(input.host);
-  input.host = input.device = nullptr;
+  input.host = {};
+  input.device = nullptr;
   input.bytes = 0;
-  void* const host = cuda::allocate_pinned(bytes);
-  try {
-    input.device = device_.allocate(bytes);
-  } catch (...) {
-    cuda::release_pinned(host);
-    throw;
-  }
-  input.host = host;
+  cuda::PinnedMemory host(bytes);
+  input.device = device_.allocate(bytes);
+  input.host = std::move(host);
   input.bytes = bytes;
 }
 
 const void* Timeline::send(size_t bytes) {
   Input& input = *staged_;
   cuda::stream_wait(upload_, input.consumed);
-  cuda::run({Work::Kind::copy, {}, input.device, input.host, bytes}, upload_);
+  cuda::run({Work::Kind::copy, {}, input.device, input.host.data(), bytes}, upload_);
   cuda::enqueue_event(input.arrived, upload_);
   input.turn = turn_;
   in_use_.push_back(&input);
@@ -255,6 +231,7 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   step_ = std::move(graph);
   const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
   eager_ = !holds || !step_->warm;
+  waited_ = false;
   if (holds) hold_back();
 }
 
@@ -264,11 +241,11 @@ void Timeline::end_step() {
   join_branch();
   if (holding_ && !eager_) {
     launch_step(*step_);
-    step_->interrupted_in_a_row = 0;
   } else if (holding_) {
     release_held(nullptr);
   }
   if (eager_) ++step_->counts.eager;
+  if (!waited_) step_->interrupted_in_a_row = 0;
   step_->warm = true;
   step_ = nullptr;
   end_turn();
@@ -281,6 +258,7 @@ void Timeline::repeat_step(StepGraph& step) {
 
 void Timeline::hold_back() {
   tape_.clear();
+  started_ = 0;
   holding_ = defers_ = true;
   holding_here = this;
 }
@@ -294,14 +272,24 @@ void Timeline::release_held(StepGraph* step) {
   if (step && step->graph) {
     step->tuner.begin(compute_);
     cuda::launch_graph(step->graph, compute_);
+    started_ = SIZE_MAX;
     step->tuner.end(compute_);
   }
-  if (!step) for (size_t i = 0; i < tape_.size(); ++i) cuda::run(tape_[i], compute_);
+  if (!step) {
+    if (eager_) load_kernels();
+    for (; started_ < tape_.size(); ++started_) cuda::run(tape_[started_], compute_);
+  }
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
   releasing_ = false;
   behind_.clear();
   undo_.clear();
   free_deferred();
+}
+
+// A kernel that was never launched may find no room for its code, which should not be in the middle of a step.
+void Timeline::load_kernels() const {
+  for (size_t i = 0; i < tape_.size(); ++i)
+    if (tape_[i].kind == Work::Kind::kernel) cuda::load(tape_[i].launch);
 }
 
 GraphWay Timeline::usual_way() const { return {device_.programmatic_launches, false, false}; }
@@ -346,8 +334,8 @@ void Timeline::build(StepGraph& step, const GraphWay& way) {
   step.way = way;
   try {
     step.graph = cuda::build_graph(tape_, way);
-  } catch (const Error&) {
-    if (way == usual) throw;
+  } catch (const Error& error) {
+    if (way == usual) throw Error(error.code, error.code == "DEVICE_ERROR" ? std::string(error.what()) + "; $LGDISTILL_GRAPHS=0 runs steps without CUDA graphs" : error.what());
     step.tuner.refuse();
     step.way = usual;
     step.graph = cuda::build_graph(tape_, usual);
@@ -366,6 +354,7 @@ bool Timeline::take_over(StepGraph& step) {
 }
 
 void Timeline::interrupt() {
+  waited_ = true;
   if (!holding_) return;
   const bool branching = on_branch();
   end_branch();
@@ -385,12 +374,12 @@ bool Timeline::abandon_step() noexcept {
     tape_.clear();
     holding_here = nullptr;
     holding_ = forked_ = false;
-    for (; !undo_.empty(); undo_.pop_back()) undo_.back()();
     // It may have got some of this step's arguments.
     if (step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
   }
+  for (; !undo_.empty(); undo_.pop_back())
+    if (undo_.back().pieces > started_) undo_.back().undo();
   behind_.clear();
-  undo_.clear();
   free_deferred();
   stream_ = compute_;
   step_ = nullptr;
@@ -404,7 +393,7 @@ bool Timeline::abandon_step() noexcept {
 }
 
 void Timeline::undo_if_dropped(std::function<void()> undo) {
-  if (holding_) undo_.push_back(std::move(undo));
+  if (holding_) undo_.push_back({tape_.size(), std::move(undo)});
 }
 
 // ---- events -------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 //   - The first step of a StepGraph is held back, too, but started piece by piece: most memory is allocated there, and where some is refused nothing
 //     of the step has moved; and one that runs once needs no graph.
 //   - A wait of the host interrupts: what was written down so far is enqueued at once, and so is the rest of the step. A StepGraph whose
-//     steps are interrupted again and again is written down no more.
+//     steps are interrupted again and again is written down no more, until one has run without a wait.
 //   - Memory may be allocated in the middle; what is freed there is kept until the step is launched.
 //   - Input is sent outside the graph, by the upload stream, into buffers of which each lies idle for a turn: the copy for step n + 1
 //     waits for step n - 1, which is done, and runs beside step n. The graph's launch waits for what the step reads.
@@ -33,6 +33,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cuda_streams.h"
 #include "core/device.h"
 #include "core/graph_tuner.h"
 #include "core/tape.h"
@@ -105,9 +106,10 @@ class Timeline {
  private:
   // A piece of input: pinned memory and its twin on the device.
   struct Input {
-    void *host = nullptr, *device = nullptr;
+    cuda::PinnedMemory host;
+    void* device = nullptr;
     size_t bytes = 0;
-    void *arrived = nullptr, *consumed = nullptr;
+    const cuda::Event arrived, consumed;
     int64_t turn = 0;             // in which it was sent last
   };
   struct Scratch { void* data = nullptr; size_t bytes = 0; };
@@ -115,6 +117,7 @@ class Timeline {
   bool on_branch() const { return stream_ == branch_; }
   void hold_back();
   void release_held(StepGraph* step);
+  void load_kernels() const;
   GraphWay usual_way() const;
   std::vector<GraphWay> ways() const;
   void build(StepGraph& step, const GraphWay& way);
@@ -129,16 +132,19 @@ class Timeline {
 
   Device& device_;
   const bool graphs_wanted_, branches_wanted_, tuning_wanted_, carveout_settled_;
-  void *compute_, *branch_, *upload_;
+  const cuda::Stream compute_, branch_, upload_;
   void* stream_;                             // that work goes to now: compute_ or branch_
-  void *forked_event_, *joined_event_;
+  const cuda::Event forked_event_, joined_event_;
   bool forked_ = false;                      // the branch has work that nobody waited for
   std::shared_ptr<StepGraph> step_;          // open
   bool eager_ = false, holding_ = false;     // the open step: runs eagerly from its start, or is started piece by piece; is held back
+  bool waited_ = false;                      // the host waited in the open step
   bool releasing_ = false;                   // what was held back is being started
   Tape tape_;                                // of what is held back
   std::vector<void*> behind_;                // events to be recorded behind the work held back
-  std::vector<std::function<void()>> undo_;  // of what the host took for done with it
+  struct Undo { size_t pieces; std::function<void()> undo; };
+  std::vector<Undo> undo_;                   // of what the host took for done with so many of its pieces
+  size_t started_ = 0;                       // of them
   std::mutex deferred_mutex_;
   std::atomic<bool> defers_{false};          // while work is held back, until its launch
   std::vector<void*> deferred_;              // memory to be freed then
@@ -148,7 +154,10 @@ class Timeline {
   Input* staged_ = nullptr;
   int64_t turn_ = 2;
   // Pinned blocks for bytes that the caller may change at once, outside steps: the host fills one while the device reads the other.
-  struct Block { void *data = nullptr, *event = nullptr; } blocks_[2];
+  struct Block {
+    cuda::PinnedMemory memory;
+    const cuda::Event event;
+  } blocks_[2];
   int next_block_ = 0;
 };
 

@@ -71,7 +71,9 @@ PartialSums& partial_sums(Context& ctx) {
   return static_cast<PartialSums&>(*ctx.sums);
 }
 
-PartialSums::~PartialSums() { cuda::release(memory_); }
+PartialSums::~PartialSums() {
+  if (memory_) cuda::release(memory_);
+}
 
 float* PartialSums::take(Context& ctx, int splits, int64_t count) {
   const size_t bytes = (size_t(splits) * size_t(count) * sizeof(float) + 255) / 256 * 256;

@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { describe, expect, test, vi } from 'vitest';
 import { runProgram } from '../../lib/cli/program.js';
-import { phaseReporter } from '../../lib/cli/run-report.js';
+import { phaseReporter, reportRun } from '../../lib/cli/run-report.js';
 import { openTerminal } from '../../lib/cli/terminal.js';
+import { LgdError } from '../../lib/errors.js';
+import type { RunEvent } from '../../lib/train/events.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { ensureBuilt } from './built.js';
@@ -93,6 +95,21 @@ test.each([['a short command', ['names', '--list-builtin']], ['help', ['--help']
   } finally {
     closeSync(full);
   }
+});
+
+test.each([
+  [[], ''],
+  [[{ type: 'checkpoint', step: 8 }, { type: 'step', step: 10, logged: false, loss: 1, imagesPerSecond: 1, dataWait: 0 }], 'failed after step 10; its checkpoint of step 8 goes on with: lgdistill resume runs/first\n'],
+])('a run that fails says where its checkpoint stands, if it has one: %j', async (events, expected) => {
+  const stderr = stream(false);
+  const terminal = openTerminal({ stdout: stream(false), stderr, env: {} }, { json: false, debug: false });
+  const run = async function* (): AsyncGenerator<RunEvent> {
+    yield { type: 'start', step: 0, lastStep: 16, images: 32, broken: 0, effectiveBatch: 8 } as RunEvent;
+    yield* events as unknown as RunEvent[];
+    throw new LgdError('DEVICE_LOST', 'the GPU is gone.');
+  };
+  await expect(reportRun(run(), terminal, 'runs/first')).rejects.toMatchObject({ code: 'DEVICE_LOST' });
+  expect(stderr.text.replace(/^training .*\n/gmu, '')).toBe(expected);
 });
 
 test('a folder that is gone is no bug of the program', async () => {

@@ -11,6 +11,7 @@ import { initialWeights, modifiedResNet } from '../../lib/models/index.js';
 import type { StepInfo } from '../../lib/native.js';
 import type { Batch } from '../../lib/train/batch.js';
 import { Distiller } from '../../lib/train/distiller.js';
+import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, type PreparedRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
@@ -210,7 +211,17 @@ describe('a step on the emulated GPU', () => {
     await prepared.dispose();
   }, 600_000);
 
-  it('may wait, read and allocate in the middle, and is held back no more once it does so every time', async () => {
+  it('is a graph after a preflight, whose steps are waited for part by part', async () => {
+    const { prepared } = await prepare();
+    const { distiller, dataset } = prepared;
+    await preflight(distiller, dataset, { seconds: 1 });
+    const { interrupted, launched } = await distiller.stepInfo();
+    expect(interrupted).toBe(3);
+    expect(launched).toBeGreaterThan(0);
+    await prepared.dispose();
+  }, 600_000);
+
+  it('may wait, read and allocate in the middle, and is held back no more while it does so every time', async () => {
     using device = await openDevice('cuda');
     const { addon, handle } = device;
     const step = addon.makeStep(handle);
@@ -231,6 +242,12 @@ describe('a step on the emulated GPU', () => {
       expect(await addon.readTensor(b)).toEqual(values.map((value) => -value));
     }
     expect(await addon.stepInfo(step)).toMatchObject({ eager: 4, interrupted: 3, launched: 0 });
+    for (let time = 0; time < 3; time++) {
+      addon.beginStep(step);
+      addon.copyTensor(a, b);
+      addon.endStep(step);
+    }
+    expect(await addon.stepInfo(step)).toMatchObject({ eager: 5, interrupted: 3, launched: 2 }); // held back again behind one that did not wait
     for (const object of [step, a, b]) addon.release(object);
   });
 });

@@ -15,8 +15,11 @@ import { backboneOf, readDense, type DenseInfo } from '../../lib/runs/network-fi
 import { lockRunFolder, RunFolder } from '../../lib/runs/run-folder.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
+import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { oneStepTrainings, sceneClasses } from './segmentation-fixture.js';
+import { buildEmulatedAddon } from '../native/emulated.js';
+import { leftOver, withFault } from './failing-gpu-fixture.js';
+import { oneStepTrainings, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
 
 const folder = temporaryFolder();
 const { student, scenes, masked, boxed, dense } = await oneStepTrainings(folder);
@@ -47,6 +50,27 @@ describe('a network that diverges', () => {
         expect(Object.values(weights).every(({ data }) => data.every(Number.isFinite)), `${task}: ${name}`).toBe(true);
       }
     }
+  }, 60_000);
+});
+
+describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a step that fails on the GPU', () => {
+  it('is in no network that is kept, and what is stopped between steps is', async () => {
+    buildEmulatedAddon();
+    const small = await untrainedStudent(join(folder, 'small.safetensors'), { architecture: 'mobilenet_v3_small', widthMultiplier: 0.1 });
+    const config = { ...masked(), device: 'cuda-emulated', dense: { ...masked().dense, maxSteps: 6, everyEpochs: 1 } };
+    const steps = (output: string) => Promise.all(['last', 'model'].map(async (name) => (await readDense(join(output, `${name}.safetensors`), 'segmentation')).info.step));
+    const failed = join(folder, 'failed');
+    const { error, calls } = await withFault(join(folder, 'calls'), ['cudaGraphLaunch', 1, 'cudaErrorMemoryAllocation'], () => told(trainSegmentation({ student: small, output: failed, config }))); // of the second step
+    expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
+    expect(leftOver(calls)).toEqual({});
+    expect(await steps(failed)).toEqual([1, 1]);
+    const stopped = join(folder, 'stopped');
+    const controller = new AbortController();
+    const stopping = async () => {
+      for await (const event of trainSegmentation({ student: small, output: stopped, config: { ...config, log: { everySteps: 1 }, dense: { ...config.dense, everyEpochs: 0 } }, signal: controller.signal })) if (event.type === 'step' && event.step === 2) controller.abort();
+    };
+    await expect(stopping()).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(await steps(stopped)).toEqual([2, 2]);
   }, 60_000);
 });
 

@@ -4,7 +4,6 @@ import { describe, expect, it } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { BatchPlan } from '../../lib/data/loader.js';
 import { openDevice, type Device } from '../../lib/device.js';
-import { LgdError } from '../../lib/errors.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { isWanted } from '../devices.js';
@@ -13,8 +12,10 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
+import { withFault } from './failing-gpu-fixture.js';
 
 const folder = temporaryFolder();
+const calls = join(folder, 'calls');
 const [batchSize, steps, names, dimension] = [4, 3, 20, towers.tiny.outputDim];
 
 /** Two students, whose queues fill within two steps. */
@@ -39,17 +40,14 @@ async function open(device: Device, precision: 'float32' | 'bfloat16') {
   };
 }
 
-/** How much memory there must be for the allocation that was refused, and no more. */
-async function refusal(taken: Promise<unknown>): Promise<number | undefined> {
-  try {
-    await taken;
-    return undefined;
-  } catch (error) {
-    expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
-    const [, asked, used] = /cannot allocate (\d+) bytes beside (\d+)/u.exec((error as LgdError).message)!;
-    return Number(asked) + Number(used);
-  }
-}
+/** Calls that ask for memory; the others need some of the driver's own. */
+const asking = 'cudaMalloc|cudaHostAlloc|cudaEventCreateWithFlags';
+/** Of each step, calls that fail in it one after the other. The first runs piece by piece, the others are graphs. */
+const inside: [functions: string, number: number][][] = [
+  [[asking, 1], [asking, 2], [asking, 3], [asking, 3], ['cudaFuncGetAttributes', 30]],
+  [['cudaGraphCreate', 1], ['cudaGraphAddKernelNode', 30], ['cudaGraphInstantiate', 1], ['cudaGraphLaunch', 1]],
+  [['cudaGraphLaunch', 1]],
+];
 
 describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the emulated GPU refuses in a step', () => {
   it.each(['float32', 'bfloat16'] as const)('costs that step alone, and the next one goes on: %s', async (precision) => {
@@ -58,20 +56,21 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
     await using one = await open(device, precision);
     using elsewhere = await openDevice('cuda-emulated');
     await using other = await open(elsewhere, precision);
-    const refused: number[] = [];
-    for (let step = 0; step < steps; step++) {
+    for (const [step, faults] of inside.entries()) {
       const before = await one.states();
-      let most: number | undefined = 0;
-      for (refused.push(-1); most !== undefined; refused[step]!++) {
-        process.env['LGDISTILL_EMULATION_MEMORY'] = String(most);
-        most = await refusal(one.take(step));
-        delete process.env['LGDISTILL_EMULATION_MEMORY'];
-        if (most !== undefined) expect(differing(await one.states(), before), `refusal ${refused[step]! + 1} of step ${step}`).toEqual([]);
-      }
+      /** Takes the step; where it is refused, that must leave no trace. */
+      const isRefused = async (functions: string, number: number): Promise<boolean> => {
+        const { error } = await withFault(calls, [functions, number, 'cudaErrorMemoryAllocation'], () => one.take(step));
+        if (error === undefined) return false;
+        expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
+        expect(differing(await one.states(), before), `${functions} ${number} of step ${step}`).toEqual([]);
+        return true;
+      };
+      for (const [functions, number] of faults) expect(await isRefused(functions, number), functions).toBe(true);
+      for (let number = 1; await isRefused(asking, number); number++); // until the step is whole
       await other.take(step);
       expect(differing(await one.states(), await other.states()), `after step ${step}`).toEqual([]);
     }
-    expect(refused[0]).toBeGreaterThan(5);
   });
 
   it('is not the only fault that costs a whole step: the queue stands where it stood after one behind the banks', async () => {

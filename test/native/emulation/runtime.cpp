@@ -1,23 +1,20 @@
-// The CUDA runtime calls behind Device, on host memory: streams, events and graphs of the emulated GPU. What it is strict about:
+// The CUDA runtime on host memory: memory, streams, events and launches of the emulated GPU. What it is strict about:
 //   - a stream runs no sooner than somebody waits for it, and then pulls the other streams along only as far as its own waits ask
 //     (forward order); or the other streams run first (reverse); or all of them in turns (random). So a wait that is missing shows;
-//   - the nodes of a graph likewise run in any order that its edges allow; those of one stream must be put one behind the other by them;
 //   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a graph's edges or a wait of the
 //     host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses, see note_accesses());
 //   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
-//   - a graph copies from device memory only, to device and pinned memory; memory of its nodes must not have been freed when it is launched; a node
-//     that is changed keeps its kernel, and launches before the change keep their arguments.
+// It fails as it is told to (faults.h). Graphs are in graphs.cpp.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <optional>
 #include <utility>
 
-#include "core/cuda_streams.h"
-#include "core/device.h"
+#include "core/error.h"
+#include "faults.h"
 #include "streams.h"
 
 namespace lgd::emulation {
@@ -59,19 +56,9 @@ void* map_memory(size_t bytes) {
 void unmap_memory(void* pointer, size_t bytes) noexcept { munmap(pointer, bytes); }
 #endif
 
-size_t bytes_in_use = 0;
-
-// Of device and pinned memory together: $LGDISTILL_EMULATION_MEMORY. It is read each time, so that a test can refuse one allocation after another.
-size_t most_bytes() {
-  const char* bytes = std::getenv("LGDISTILL_EMULATION_MEMORY");
-  return bytes && *bytes ? size_t(std::atoll(bytes)) : SIZE_MAX;
-}
-
-void* allocate_memory(size_t bytes, bool pinned) {
-  std::lock_guard lock(mutex);
-  LGD_CHECK(bytes_in_use + bytes <= most_bytes(), "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes beside ", bytes_in_use);
+cudaError_t allocate_memory(void** result, size_t bytes, bool pinned) {
   void* pointer = map_memory(std::max<size_t>(bytes, 1));
-  LGD_CHECK(pointer, "OUT_OF_MEMORY", "cannot allocate ", bytes, " bytes");
+  if (!pointer) return cudaErrorMemoryAllocation;
   LGD_CHECK(reinterpret_cast<uintptr_t>(pointer) >> 32, "DEVICE_ERROR", "memory below 4 GiB, where numbers look like addresses");
   if (order() == Order::none) {
     if (bytes < 64 << 20) std::memset(pointer, 0, bytes);  // numbers that the host takes for a result; an arena is never touched
@@ -81,40 +68,83 @@ void* allocate_memory(size_t bytes, bool pinned) {
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + std::max<size_t>(bytes, 1);
   std::erase_if(freed, [&](const auto& range) { return range.first < end && first < range.first + range.second; });
   allocations[first] = {end - first, pinned, {}, {}};
-  bytes_in_use += end - first;
-  return pointer;
+  *result = pointer;
+  return cudaSuccess;
 }
 
-// As cudaFree does, waits for everything that was launched.
-void free_memory(void* pointer) noexcept {
-  if (!pointer) return;
-  std::lock_guard lock(mutex);
+// What a call that must not throw came to: the next wait throws it.
+void run_everything_quietly() noexcept {
   try {
     run_everything();
+  } catch (const Fault&) {
+    // what every later call gives
   } catch (...) {
     late_error = std::current_exception();
   }
+}
+
+// Waits for everything that was launched.
+void free_memory(void* pointer, bool pinned) noexcept {
+  if (!pointer) return;
+  run_everything_quietly();
   const auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
+  if (at == allocations.end() || at->second.pinned != pinned) std::abort();  // of what is not allocated, or otherwise
   freed[at->first] = at->second.bytes;
-  bytes_in_use -= at->second.bytes;
   unmap_memory(pointer, at->second.bytes);
   allocations.erase(at);
 }
 
-Operation kernel_operation(const Launch& launch) {
-  const dim3 grid{launch.grid.x, launch.grid.y, launch.grid.z}, block{launch.block.x, launch.block.y, launch.block.z};
+struct Kernel {
+  const char* name;
+  const Signature* signature;
+};
+auto& kernels = *new std::map<const void*, Kernel>;
+
+bool is_one(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text && std::strcmp(text, "1") == 0;
+}
+
+// What a wait of the host comes to.
+template <class Body> cudaError_t wait(Body&& body) {
+  try {
+    body();
+    return cudaSuccess;
+  } catch (const Fault& fault) {
+    return fault.status;
+  }
+}
+
+}  // namespace
+
+void know_kernel(const void* kernel, const char* name, const Signature* signature) {
+  std::lock_guard lock(mutex);
+  kernels[kernel] = {name, signature};
+}
+
+size_t most_shared_memory(const void* kernel) {
+  std::lock_guard lock(mutex);
+  return allowed_shared_bytes.contains(kernel) ? most_shared_bytes() : unasked_shared_bytes;
+}
+
+Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared) {
+  const auto& [name, signature] = kernels.at(kernel);
   const int count = int(block.x * block.y * block.z);
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
   LGD_CHECK(block.z <= 64, "DEVICE_ERROR", "a block may be 64 deep, asked for ", block.z);
   LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
-  const auto asked = allowed_shared_bytes.find(launch.kernel);
+  const auto asked = allowed_shared_bytes.find(kernel);
   const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : std::max(unasked_shared_bytes, asked->second));
-  LGD_CHECK(launch.shared_bytes <= allowed, "DEVICE_ERROR", launch.name, " launched with ", launch.shared_bytes, " bytes of shared memory, of which it may have ", allowed);
-  const Signature& signature = static_cast<const Signature&>(*launch.parameters);
-  std::vector<char> arguments(launch.arguments, launch.arguments + signature.bytes);
-  return {launch.name, signature.accesses(launch.arguments), [launch, call = signature.call, arguments = std::move(arguments)] {
+  LGD_CHECK(shared <= allowed, "DEVICE_ERROR", name, " launched with ", shared, " bytes of shared memory, of which it may have ", allowed);
+  std::vector<char> bytes(signature->bytes);
+  for (int i = 0; i < signature->count; ++i) {
+    const size_t end = i + 1 < signature->count ? signature->offsets[i + 1] : signature->bytes;  // with what lies behind an argument, which is zero
+    std::memcpy(bytes.data() + signature->offsets[i], arguments[i], end - signature->offsets[i]);
+  }
+  Launch launch{name, kernel, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, signature, nullptr};
+  return {name, signature->accesses(bytes.data()), [launch, call = signature->call, bytes = std::move(bytes)] {
             Launch own = launch;
-            own.arguments = arguments.data();
+            own.arguments = bytes.data();
             run_kernel(own, [&] { call(own.kernel, own.arguments); });
           }};
 }
@@ -135,182 +165,214 @@ Operation zero_operation(void* to, size_t bytes) {
           }};
 }
 
-Operation operation_of(const Work& work) {
-  switch (work.kind) {
-    case Work::Kind::kernel: return kernel_operation(work.launch);
-    case Work::Kind::copy: return copy_operation(work.to, work.from, work.bytes);
-    case Work::Kind::zero: break;
-  }
-  return zero_operation(work.to, work.bytes);
-}
-
-Operation node_operation(const Work& work) {
-  LGD_CHECK(work.kind == Work::Kind::kernel || work.bytes > 0, "DEVICE_ERROR", "a node of a graph that copies or fills nothing");
-  if (work.kind == Work::Kind::copy) {
-    const Allocation *to = allocation_of(work.to), *from = allocation_of(work.from);
-    LGD_CHECK(to && from && !from->pinned, "DEVICE_ERROR", "a graph that copies from the host, or to pageable memory");
-  }
-  return operation_of(work);
-}
-
-}  // namespace
-
-size_t most_shared_memory(const void* kernel) {
-  std::lock_guard lock(mutex);
-  return allowed_shared_bytes.contains(kernel) ? most_shared_bytes() : unasked_shared_bytes;
-}
-
-void allow_shared_memory(const void* kernel, size_t bytes) {
-  std::lock_guard lock(mutex);
-  size_t& allowed = allowed_shared_bytes[kernel];
-  allowed = std::max(allowed, bytes);  // more than a block may have is refused by the launch, which has the kernel's name
-}
-
-int resident_blocks(int threads, size_t shared) { return int(std::min((most_shared_bytes() + reserved_shared_bytes) / (shared + reserved_shared_bytes), size_t(2048 / threads))); }
-
 }  // namespace lgd::emulation
 
-// ---- core/device.h and core/cuda_streams.h ------------------------------------------------------------------------------------
-namespace lgd::cuda {
+// ---- devices ------------------------------------------------------------------------------------------------------------------
 
-using namespace emulation;
+using namespace lgd::emulation;
 
-bool compiled() { return true; }
-int device_count(std::string&) { return 1; }
-DeviceProperties properties(int) { return {"emulated GPU", 9, 0, multiprocessors(), size_t(8) << 30}; }
-static bool is_one(const char* variable) {
-  const char* text = std::getenv(variable);
-  return text && std::strcmp(text, "1") == 0;
-}
-// Where tests ask for them: most run as they would on other cards.
-bool has_warpgroups(int) { return is_one("LGDISTILL_WGMMA") || is_one("LGDISTILL_EMULATION_WGMMA"); }
-bool has_programmatic_launches(int) { return is_one("LGDISTILL_PDL") || is_one("LGDISTILL_EMULATION_PDL"); }
-Card card(int) { return {multiprocessors(), most_shared_bytes() + reserved_shared_bytes, most_shared_bytes()}; }
-int driver_version() { return runtime_version(); }
-int runtime_version() { return 13000; }
-void set_device(int) {}
+cudaError_t cudaGetLastError() { return cudaSuccess; }  // nobody asks what it was
 
-// A way to run graphs as a variable spells it, a figure for each choice ("011"); null: the variable is not set.
-static std::optional<GraphWay> way_of(const char* variable) {
-  const char* const text = std::getenv(variable);
-  if (!text || std::strlen(text) != 3) return std::nullopt;
-  return GraphWay{text[0] == '1', text[1] == '1', text[2] == '1'};
+cudaError_t cudaGetDeviceCount(int* count) {
+  LGD_BEGIN(begin_question(__func__));
+  *count = 1;
+  return cudaSuccess;
 }
 
-// All take the same time; $LGDISTILL_EMULATION_FASTEST_WAY makes one the fastest, and each choice that differs from it costs a tenth.
-static double milliseconds_of(const GraphWay& way) {
-  const GraphWay fastest = way_of("LGDISTILL_EMULATION_FASTEST_WAY").value_or(way);
-  return 1 + 0.1 * ((way.programmatic != fastest.programmatic) + (way.in_order != fastest.in_order) + (way.one_carveout != fastest.one_carveout));
+// Products by warpgroups and kernels that start early are where tests ask for them: most run as they would on other cards.
+static bool has_warpgroups() { return is_one("LGDISTILL_WGMMA") || is_one("LGDISTILL_EMULATION_WGMMA"); }
+static bool has_programmatic_launches() { return is_one("LGDISTILL_PDL") || is_one("LGDISTILL_EMULATION_PDL"); }
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  LGD_BEGIN(begin_question(__func__));
+  *version = CUDART_VERSION;
+  return cudaSuccess;
 }
 
-void* create_stream(int) {
-  std::lock_guard lock(mutex);
-  auto* stream = new Stream;
-  stream->lane = int(counts.size());
-  counts.resize(counts.size() + lanes_of_a_stream);
-  streams.push_back(stream);
-  return stream;
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  LGD_BEGIN(begin_question(__func__));
+  *properties = {"emulated GPU", 9, 0, multiprocessors(), size_t(8) << 30};
+  return cudaSuccess;
 }
-void destroy_stream(void* stream) noexcept {
-  std::lock_guard lock(mutex);
-  try {
-    run_everything();
-  } catch (...) {
-    late_error = std::current_exception();
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  LGD_BEGIN(begin_question(__func__));
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = multiprocessors(); break;
+    case cudaDevAttrComputeCapabilityMajor: *value = has_warpgroups() || has_programmatic_launches() ? 9 : 8; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = has_warpgroups() ? 0 : 9; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = int(most_shared_bytes() + reserved_shared_bytes); break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(most_shared_bytes()); break;
   }
-  std::erase(streams, static_cast<Stream*>(stream));
-  delete static_cast<Stream*>(stream);
+  return cudaSuccess;
 }
 
-void* allocate(size_t bytes) { return allocate_memory(bytes, false); }
-void release(void* pointer) noexcept { free_memory(pointer); }
-void* allocate_pinned(size_t bytes) { return allocate_memory(bytes, true); }
-void release_pinned(void* pointer) noexcept { free_memory(pointer); }
-
-void run(const Work& work, void* stream) {
-  std::lock_guard lock(mutex);
-  enqueue(stream_of(stream), operation_of(work));
+cudaError_t cudaSetDevice(int) { return begin_call(__func__); }
+// A card of another size, as tests ask for within a process, is another device: of each the product asks once what a kernel may have there.
+cudaError_t cudaGetDevice(int* device) {
+  *device = int(most_shared_bytes() >> 10) * 1000 + multiprocessors();
+  return begin_question(__func__);
 }
 
-void synchronize(void* handle) {
-  std::lock_guard lock(mutex);
-  Stream& stream = stream_of(handle);
-  run_until([&] { return stream.queue.empty(); }, [&] { advance(stream); });
-  merge(host_clock, stream.clock);
+// ---- memory -------------------------------------------------------------------------------------------------------------------
+
+cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  LGD_BEGIN(begin_call(__func__));
+  return allocate_memory(pointer, bytes, false);
+}
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+  LGD_BEGIN(begin_call(__func__));
+  return allocate_memory(pointer, bytes, true);
 }
 
-void* create_event() { return new EventPtr(std::make_shared<Event>()); }
-void destroy_event(void* event) noexcept { delete static_cast<EventPtr*>(event); }
-
-void enqueue_event(void* handle, void* stream_handle) {
-  std::lock_guard lock(mutex);
-  Stream& stream = stream_of(stream_handle);
-  const EventPtr event = event_of(handle);
-  event->clock = stream.clock;
-  stream.queue.push_back({nullptr, event, ++event->recorded, false});
+// What frees something does so whatever else it says: each must be called once.
+cudaError_t cudaFree(void* pointer) {
+  const std::lock_guard lock(mutex);
+  const cudaError_t status = begin_call(__func__);
+  free_memory(pointer, false);
+  return status;
+}
+cudaError_t cudaFreeHost(void* pointer) {
+  const std::lock_guard lock(mutex);
+  const cudaError_t status = begin_call(__func__);
+  free_memory(pointer, true);
+  return status;
 }
 
-void stream_wait(void* stream_handle, void* handle) {
-  std::lock_guard lock(mutex);
-  Stream& stream = stream_of(stream_handle);
-  const EventPtr event = event_of(handle);
-  merge(stream.clock, event->clock);
-  stream.queue.push_back({nullptr, event, event->recorded, true});
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  LGD_BEGIN(begin_call(__func__));
+  *total = size_t(8) << 30;
+  *free = *total;
+  for (const auto& [address, allocation] : allocations)
+    if (!allocation.pinned) *free -= std::min(*free, allocation.bytes);
+  return cudaSuccess;
 }
 
-void await_event(void* handle) {
-  std::lock_guard lock(mutex);
-  const EventPtr event = event_of(handle);
-  run_until([&] { return event->done >= event->recorded; }, [&] {
-    for (Stream* stream : streams)
-      for (const Item& item : stream->queue)
-        if (item.event == event && !item.waits) return advance(*stream);
-    throw Error("DEVICE_ERROR", "the host waits for an event that nobody records");
+// ---- streams ------------------------------------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* result, unsigned) {
+  LGD_BEGIN(begin_call(__func__));
+  auto* stream = new Stream;
+  stream->lane = add_lane();
+  streams.push_back(stream);
+  *result = stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard lock(mutex);
+  const cudaError_t status = begin_call(__func__);
+  run_everything_quietly();
+  if (std::erase(streams, stream) != 1) std::abort();
+  delete stream;
+  return status;
+}
+
+static cudaError_t wait_for(Stream& stream) {
+  return wait([&] {
+    run_until([&] { return stream.queue.empty(); }, [&] { advance(stream); });
+    merge(host_clock, stream.clock);
   });
-  merge(host_clock, event->clock);
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  LGD_BEGIN(begin_call(__func__));
+  return wait_for(*stream);
 }
 
-void* create_timed_event() { return create_event(); }
-bool is_over(void* handle) {
-  std::lock_guard lock(mutex);
-  const EventPtr event = event_of(handle);
-  return event->done >= event->recorded;
-}
-double milliseconds_between(void* begin, void* end) {
-  std::lock_guard lock(mutex);
-  for (void* event : {begin, end}) LGD_CHECK(event_of(event)->recorded > 0 && is_over(event), "DEVICE_ERROR", "the time between events that were not reached");
-  return event_of(end)->milliseconds - event_of(begin)->milliseconds;
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigned) {
+  LGD_BEGIN(begin_call(__func__));
+  const EventPtr& event = handle->event;
+  merge(stream->clock, event->clock);
+  stream->queue.push_back({nullptr, event, event->recorded, true});
+  return cudaSuccess;
 }
 
-// What starts early waits first of all (emulation.cpp), so its edge is as good as any.
-void* build_graph(const Tape& tape, const GraphWay& way) {
-  std::lock_guard lock(mutex);
-  LGD_CHECK(!way_of("LGDISTILL_EMULATION_REFUSED_WAY") || *way_of("LGDISTILL_EMULATION_REFUSED_WAY") != way, "DEVICE_ERROR", "no graph is built in this way");
-  auto graph = std::make_shared<Graph>();
-  graph->milliseconds = milliseconds_of(way);
-  for (size_t i = 0; i < tape.size(); ++i) graph->nodes.push_back({node_operation(tape[i]), tape[i].launch.kernel, tape.before(i, way.in_order), tape.on_branch(i) && !way.in_order});
-  return new GraphPtr(std::move(graph));
+// ---- events -------------------------------------------------------------------------------------------------------------------
+
+static cudaError_t create_event(cudaEvent_t* event, const char* function) {
+  LGD_BEGIN(begin_call(function));
+  *event = new EventHandle{std::make_shared<Event>()};
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return create_event(event, __func__); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return create_event(event, __func__); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const cudaError_t status = begin_call(__func__);
+  delete event;
+  return status;
 }
 
-bool change_graph(void* handle, size_t index, const Work& work) {
-  if (is_one("LGDISTILL_EMULATION_REFUSE")) return false;
-  std::lock_guard lock(mutex);
-  GraphPtr& graph = *static_cast<GraphPtr*>(handle);
-  if (graph.use_count() > 1) graph = std::make_shared<Graph>(*graph);  // a launch before this one keeps its own
-  Node& node = graph->nodes[index];
-  LGD_CHECK(node.kernel == work.launch.kernel, "DEVICE_ERROR", "a node of another kernel than ", node.operation.name);
-  node.operation = node_operation(work);
-  return true;
+cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream) {
+  LGD_BEGIN(begin_call(__func__));
+  const EventPtr& event = handle->event;
+  event->clock = stream->clock;
+  stream->queue.push_back({nullptr, event, ++event->recorded, false});
+  return cudaSuccess;
 }
 
-void launch_graph(void* graph, void* stream) {
-  std::lock_guard lock(mutex);
-  enqueue(stream_of(stream), *static_cast<GraphPtr*>(graph));
+cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
+  LGD_BEGIN(begin_call(__func__));
+  const EventPtr& event = handle->event;
+  return wait([&] {
+    run_until([&] { return event->done >= event->recorded; }, [&] {
+      for (Stream* stream : streams)
+        for (const Item& item : stream->queue)
+          if (item.event == event && !item.waits) return advance(*stream);
+      throw lgd::Error("DEVICE_ERROR", "the host waits for an event that nobody records");
+    });
+    merge(host_clock, event->clock);
+  });
 }
 
-void destroy_graph(void* graph) noexcept {
-  std::lock_guard lock(mutex);
-  delete static_cast<GraphPtr*>(graph);
+cudaError_t cudaEventQuery(cudaEvent_t handle) {
+  LGD_BEGIN(begin_call(__func__));
+  return handle->event->done >= handle->event->recorded ? cudaSuccess : cudaErrorNotReady;
 }
 
-}  // namespace lgd::cuda
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  LGD_BEGIN(begin_call(__func__));
+  for (cudaEvent_t handle : {begin, end})
+    LGD_CHECK(handle->event->recorded > 0 && handle->event->done >= handle->event->recorded, "DEVICE_ERROR", "the time between events that were not reached");
+  *milliseconds = float(end->event->milliseconds - begin->event->milliseconds);
+  return cudaSuccess;
+}
+
+// ---- work ---------------------------------------------------------------------------------------------------------------------
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  LGD_BEGIN(begin_call(__func__));
+  size_t& allowed = allowed_shared_bytes[kernel];
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed = std::max(allowed, size_t(value));  // more than a block may have is refused by the launch, which has the kernel's name
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return begin_call(__func__); }
+
+cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
+  LGD_BEGIN(begin_question(__func__));
+  *name = kernels.at(kernel).name;
+  return cudaSuccess;
+}
+
+// With as many registers as they want.
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t shared) {
+  LGD_BEGIN(begin_call(__func__));
+  *blocks = int(std::min((most_shared_bytes() + reserved_shared_bytes) / (shared + reserved_shared_bytes), size_t(2048 / threads)));
+  return cudaSuccess;
+}
+
+cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
+  LGD_BEGIN(begin_work(__func__, *stream));
+  enqueue(*stream, kernel_operation(kernel, grid, block, arguments, shared));
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  LGD_BEGIN(begin_work(__func__, *stream));
+  enqueue(*stream, copy_operation(to, from, bytes));
+  return allocation_of(to) ? cudaSuccess : wait_for(*stream);  // pageable memory has the bytes when this returns
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  LGD_BEGIN(begin_work(__func__, *stream));
+  LGD_CHECK(value == 0, "DEVICE_ERROR", "memory is filled with zeros here");
+  enqueue(*stream, zero_operation(to, bytes));
+  return cudaSuccess;
+}

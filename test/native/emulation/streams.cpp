@@ -21,6 +21,11 @@ void merge(Clock& clock, const Clock& other) {
   for (size_t i = 0; i < other.size(); ++i) clock[i] = std::max(clock[i], other[i]);
 }
 
+int add_lane() {
+  counts.push_back(0);
+  return int(counts.size()) - 1;
+}
+
 Allocation* allocation_of(const void* address) {
   auto next = allocations.upper_bound(reinterpret_cast<uintptr_t>(address));
   if (next == allocations.begin()) return nullptr;
@@ -77,11 +82,6 @@ void enqueue(Stream& stream, Operation operation) {
 
 // ---- running ------------------------------------------------------------------------------------------------------------------
 
-namespace {
-
-std::mt19937 dice(11);
-
-// An error leaves nothing to run, as a failed kernel leaves a CUDA context.
 void drop_everything() {
   for (Stream* stream : streams) {
     for (Item& item : stream->queue)
@@ -89,6 +89,10 @@ void drop_everything() {
     stream->queue.clear();
   }
 }
+
+namespace {
+
+std::mt19937 dice(11);
 
 bool is_ready(const Stream& stream) {
   return !stream.queue.empty() && (!stream.queue.front().waits || stream.queue.front().event->done >= stream.queue.front().ticket);
@@ -168,10 +172,10 @@ static void run_graph(const Graph& graph) {
     std::vector<int> ready;
     for (int i = 0; i < count; ++i)
       if (!ran[i] && std::all_of(graph.nodes[i].after.begin(), graph.nodes[i].after.end(), [&](int before) { return ran[before]; })) ready.push_back(i);
-    const auto by_stream = [&](int a, int b) { return graph.nodes[a].branch < graph.nodes[b].branch; };
+    const auto by_lane = [&](int a, int b) { return graph.nodes[a].lane < graph.nodes[b].lane; };
     const int next = order() == Order::random    ? ready[dice() % ready.size()]
-                     : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_stream)
-                                                 : *std::max_element(ready.begin(), ready.end(), by_stream);
+                     : order() == Order::forward ? *std::min_element(ready.begin(), ready.end(), by_lane)
+                                                 : *std::max_element(ready.begin(), ready.end(), by_lane);
     graph.nodes[next].operation.run();
     ran[next] = 1;
   }
@@ -179,18 +183,16 @@ static void run_graph(const Graph& graph) {
 
 void enqueue(Stream& stream, const GraphPtr& graph) {
   merge(stream.clock, host_clock);
+  while (int(stream.graph_lanes.size()) < graph->lanes) stream.graph_lanes.push_back(add_lane());
   std::vector<Clock> clocks;
-  int64_t last[2] = {};  // what each lane of the graph has come to
   for (const Node& node : graph->nodes) {
     Clock& clock = clocks.emplace_back(stream.clock);
     for (const int before : node.after) merge(clock, clocks[before]);
     // Ordinary host memory, which may lie where an allocation was, is no node's.
     for (const Access& access : node.operation.accesses)
       LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
-    const int lane = stream.lane + (node.branch ? 2 : 1);
-    LGD_CHECK(last[node.branch] == 0 || knows(clock, lane, last[node.branch]), "DEVICE_ERROR", node.operation.name, ": no edge of the graph puts it behind what comes before it on its stream");  // a lane's count stands for all of it
+    const int lane = stream.graph_lanes[size_t(node.lane)];
     tick(clock, lane);
-    last[node.branch] = counts[size_t(lane)];
     check_accesses(node.operation, lane, clock);
   }
   for (const Clock& clock : clocks) merge(stream.clock, clock);

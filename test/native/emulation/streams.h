@@ -6,14 +6,14 @@
 #include <mutex>
 #include <vector>
 
-#include "core/cuda_device.cuh"
+#include "cuda_runtime.h"
 
 namespace lgd::emulation {
 
-// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself and two for graphs launched into it.
+// What an operation knows to be done: of lane i everything up to count [i]. A stream has a lane for itself, and others for the chains of graphs launched into it.
 using Clock = std::vector<int64_t>;
 void merge(Clock& clock, const Clock& other);
-constexpr int lanes_of_a_stream = 3;
+int add_lane();
 
 struct Operation {
   const char* name;
@@ -25,10 +25,11 @@ struct Node {
   Operation operation;
   const void* kernel;      // null: a copy or zeros
   std::vector<int> after;
-  bool branch;
+  int lane = 0;            // whose nodes come one after the other
 };
 struct Graph {
   std::vector<Node> nodes;
+  int lanes = 0;
   double milliseconds = 0;  // of a launch, made up
 };
 using GraphPtr = std::shared_ptr<Graph>;
@@ -39,6 +40,7 @@ struct Event {
   Clock clock;
 };
 using EventPtr = std::shared_ptr<Event>;
+struct EventHandle { EventPtr event; };
 
 struct Item {
   std::function<void()> run;  // null: an event
@@ -49,6 +51,7 @@ struct Item {
 
 struct Stream {
   int lane = 0;
+  std::vector<int> graph_lanes;
   std::deque<Item> queue;
   Clock clock;
   double milliseconds = 0;  // that the graphs took which ran here
@@ -70,9 +73,11 @@ extern std::vector<int64_t>& counts;                  // of every lane
 extern Clock& host_clock;
 extern std::exception_ptr& late_error;                // of a call that cannot throw; delivered by the next wait
 
-inline Stream& stream_of(void* handle) { return *static_cast<Stream*>(handle); }
-inline EventPtr event_of(void* handle) { return *static_cast<EventPtr*>(handle); }
 Allocation* allocation_of(const void* address);   // null: ordinary host memory
+
+Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared);
+Operation copy_operation(void* to, const void* from, size_t bytes);
+Operation zero_operation(void* to, size_t bytes);
 
 // An operation for a stream. Throws where it races with one before.
 void enqueue(Stream& stream, Operation operation);
@@ -82,6 +87,8 @@ void enqueue(Stream& stream, const GraphPtr& graph);
 // Runs the next item of a stream, and before it what it waits for.
 void advance(Stream& stream);
 void run_everything();
+// An error leaves nothing to run, as a failed kernel leaves a CUDA context.
+void drop_everything();
 // Runs until done(), as the order of the day wishes; without a wish, pull() until it is.
 void run_until(const std::function<bool()>& done, const std::function<void()>& pull);
 

@@ -124,8 +124,6 @@ struct Access {
   bool certain = true;  // false: a word that may be an address
 };
 template <class Kernel> const void* address_of(Kernel* kernel) { return reinterpret_cast<const void*>(kernel); }
-void allow_shared_memory(const void* kernel, size_t bytes);
-int resident_blocks(int threads, size_t shared);  // with as many registers as they want
 size_t most_shared_memory(const void* kernel);  // its own and a launch's together: what a block has, if it asked for any, or what comes unasked
 
 // What the emulation needs to know of a kernel's parameters beyond where they lie.
@@ -133,6 +131,9 @@ struct Signature : Parameters {
   void (*call)(const void* kernel, const char* arguments);
   std::vector<Access> (*accesses)(const char* arguments);
 };
+
+// What a launch by the kernel's address will need.
+void know_kernel(const void* kernel, const char* name, const Signature* signature);
 
 // Pointers are taken at their word: to const is read only. Words of a struct that look like addresses are taken as read. `argument`: where it lies among
 // the packed ones, whose padding is zero; that of a copy might hold half an address.
@@ -205,14 +206,19 @@ using f16 = __half;
 template <class... P>
 void launch_kernel(Context& ctx, const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, const std::type_identity_t<P>&... arguments) {
   const PackedArguments<P...> packed(arguments...);
+  emulation::know_kernel(emulation::address_of(kernel), name, &emulation::Kernel<P...>::signature);
   ctx.launch({name, emulation::address_of(kernel), {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, &emulation::Kernel<P...>::signature, packed.bytes});
 }
 #define LGD_LAUNCH(ctx, kernel, grid, block, shared, ...) ::lgd::launch_kernel((ctx), #kernel, kernel, (grid), (block), (shared), __VA_ARGS__)
 
 inline void wait_for_inputs() { emulation::wait_for_inputs(); }
 
-template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int = 0) { emulation::allow_shared_memory(emulation::address_of(kernel), bytes); }
-template <class Kernel> int resident_blocks(Kernel*, int threads, size_t shared, int most) { return std::clamp(emulation::resident_blocks(threads, shared), 1, most); }
+namespace cuda {
+void allow_shared_memory(const void* kernel, size_t bytes, int blocks);
+int resident_blocks(const void* kernel, int threads, size_t shared);
+}
+template <class Kernel> void allow_shared_memory(Kernel* kernel, size_t bytes, int blocks = 0) { cuda::allow_shared_memory(emulation::address_of(kernel), bytes, blocks); }
+template <class Kernel> int resident_blocks(Kernel* kernel, int threads, size_t shared, int most) { return std::clamp(cuda::resident_blocks(emulation::address_of(kernel), threads, shared), 1, most); }
 
 // One access, as on a GPU, whatever the host's compiler would make of the vector's parts.
 template <class V> inline V load_as(const void* p) {
