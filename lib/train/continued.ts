@@ -7,7 +7,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { AnyTeacher } from '../models/index.js';
 import { isAmong, optionOf } from '../option-paths.js';
-import type { Manifest } from '../runs/checkpoint.js';
+import type { Manifest } from '../runs/manifest.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import type { MonitorState } from './monitor.js';
 import { checkTeacher, type TeacherMark } from './teacher-mark.js';

@@ -1,12 +1,13 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { readSafetensors, type TensorRecord } from '../files/safetensors.js';
+import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
+import { readListed } from '../runs/manifest.js';
 
 /** What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's MobileNetV3 the convolution before one. */
 const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`, 'u');
@@ -14,11 +15,11 @@ const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map(
 /**
  * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision, timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection
  * head may be missing (it then keeps its seeded start), a classifier is left out.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL naming what does not fit
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_MODEL naming what does not fit
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
   await checkNoFolder(file);
-  const { tensors } = await readSafetensors(file);
+  const { tensors } = await readListed(file);
   try {
     const start = startOf(student, tensors);
     const broken = notFinite(start); // the first step would blame the learning rate
