@@ -22,6 +22,7 @@ import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
+import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { TrainingLoop } from './loop.js';
@@ -41,7 +42,7 @@ export interface RunOptions {
   frozen?: FrozenEvaluation;
   /** What online probes are judged on, with `evaluate.online`. */
   online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
+  /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
   /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
   remarks?: readonly string[];
@@ -95,7 +96,9 @@ export class Run {
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
   static async open(loop: TrainingLoop, number: number): Promise<Run> {
     const config = loop.configs[number]!;
-    const folder = await RunFolder.open(config.output, config, { resume: loop.options.resume !== undefined });
+    const { resume, signal } = loop.options;
+    const start = resume === undefined ? await hashStart(loop.distiller.students[number]!, signal) : undefined;
+    const folder = await RunFolder.open(config.output, config, { resume: resume !== undefined, start });
     try {
       return new Run(loop, number, folder, await CheckpointStore.open(config.output));
     } catch (error) {
@@ -405,6 +408,9 @@ export class Run {
    */
   async resume(which: string): Promise<BatchPlanState | undefined> {
     if (which === 'last' && (await this.store.list()).length === 0) {
+      const { signal } = this.loop.options;
+      await checkStart(this.folder.path, this.student, signal);
+      await this.folder.recordStart(await hashStart(this.student, signal));
       await this.folder.rewind(0, 0);
       await this.folder.log('there is no checkpoint yet: from the start');
       return undefined;

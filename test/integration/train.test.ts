@@ -93,7 +93,7 @@ describe('a run', () => {
     expect(second!.teacher).toEqual(first!.teacher);
     expect(first).toMatchObject({ best: true, student: { images: 12, classes: 4, topK: 4, top5: 1 } });
 
-    expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl']);
+    expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl', 'start.json']);
     const lines = (await readFile(join(path, 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as { type: string; step: number });
     expect(lines.map(({ type, step }) => `${type} ${step}`)).toEqual([...[1, 2, 3, 4].map((step) => `step ${step}`), 'evaluation 4', ...[5, 6, 7, 8].map((step) => `step ${step}`), 'evaluation 8']);
     const config = parseConfig(JSON.parse(await readFile(join(path, 'config.json'), 'utf8')));
