@@ -67,8 +67,8 @@ export { preflight, type PreflightOptions, type PreflightReport, type TimedStage
 export type { BatchMemory } from './train/batch-memory.js';
 export { TeacherViewCache, type ViewCacheOptions } from './train/view-cache.js';
 export type { Batch, Dataset } from './train/batch.js';
-export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent, WaitingEvent } from './train/events.js';
-export type { Wait, WaitedFor } from './train/stall.js';
+export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from './train/events.js';
+export type { Wait, WaitedFor, WaitingEvent } from './stall.js';
 export { changeableOptions } from './train/continued.js';
 export type { RunOptions } from './train/run.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';

@@ -7,17 +7,17 @@ import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
+import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import { checkAsBegun, checkBeginning } from './beginning.js';
 import type { ScoredOn } from './continued.js';
 import type { Distiller, StepTicket } from './distiller.js';
-import type { RunEvent, StepEvent, WaitingEvent } from './events.js';
+import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
 import { RateMeter } from './rate.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
-import { describeWait, tellingOfWaits, type WaitedFor } from './stall.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
@@ -226,15 +226,11 @@ export class TrainingLoop {
   }
 
   /** What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see {@link tellingOfWaits} */
-  async *patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
-    const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes, lastSign);
-    for (;;) {
-      const { done, value } = await waits.next();
-      if (done) return value;
-      const message = describeWait(value, what === 'evaluation' ? step : step + 1);
-      for (const { folder } of this.#runs) await folder.log(message);
-      yield { type: 'waiting', step, ...value, message };
-    }
+  patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
+    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
+      for (const { folder } of this.#runs) await folder.log(event.message);
+      return event;
+    });
   }
 
   get #firstStep(): number {

@@ -20,13 +20,14 @@ import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
+import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
 import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { TrainingLoop } from './loop.js';
-import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent, WaitingEvent } from './events.js';
+import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -199,7 +200,7 @@ export class Run {
     if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
       let event: EvaluationEvent | undefined;
       try {
-        event = yield* this.#evaluatePatiently();
+        event = yield* watched((options) => this.#evaluate(options), this.loop.options.signal, (evaluated, lastSign) => this.loop.patiently(evaluated, 'evaluation', this.#step, lastSign));
       } catch (error) {
         if (this.#unsaved && !isOfTheNumbers(error)) yield await this.#checkpoint(false); // the evaluation is made up for by a resume
         throw error;
@@ -249,20 +250,6 @@ export class Run {
   #endsEpochs(step: number, every: number): boolean {
     const whole = Math.floor(this.loop.epochs(step));
     return every > 0 && whole % every === 0 && whole > Math.floor(this.loop.epochs(step - 1));
-  }
-
-  /** Says so where it stands still. A caller that leaves the run meanwhile ends it. */
-  async *#evaluatePatiently(): AsyncGenerator<WaitingEvent, EvaluationEvent | undefined, undefined> {
-    const { signal } = this.loop.options;
-    const left = new AbortController();
-    let lastSign = performance.now();
-    const evaluated = this.#evaluate({ signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]), onProgress: () => { lastSign = performance.now(); } });
-    try {
-      return yield* this.loop.patiently(evaluated, 'evaluation', this.#step, () => lastSign);
-    } finally {
-      left.abort();
-      await evaluated.catch(() => undefined);
-    }
   }
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
