@@ -4,9 +4,9 @@ import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
+import { manifestIn } from '../files/manifest.js';
 import type { WeightRecord } from '../models/weights.js';
 import { readCheckpoint } from '../runs/checkpoint.js';
-import { manifestIn } from '../runs/manifest.js';
 import { readRunConfig } from '../runs/run-folder.js';
 import { findStudentFile, readStudent, type StudentInfo } from '../runs/student-file.js';
 

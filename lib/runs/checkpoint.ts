@@ -12,6 +12,7 @@ import { diskFullError, isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
+import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from '../files/manifest.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';
@@ -21,7 +22,6 @@ import { studentContent } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { version } from '../version.js';
-import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from './manifest.js';
 import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** Everything that the next step of an online probe's classifier depends on. */

@@ -4,13 +4,13 @@ import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, systemErrorCode } from '../errors.js';
+import { readListed } from '../files/manifest.js';
 import { writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { version } from '../version.js';
 import { groupMembers } from './group-folder.js';
-import { readListed } from './manifest.js';
 
 export type { StudentInfo } from '../models/student-info.js';
 

@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { readListed } from '../files/manifest.js';
 import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
 import { modulesOf, tools, type NamedStudent, type ToolNaming } from '../models/tools/naming.js';
 import { checkWeights, notFinite, type WeightRecord } from '../models/weights.js';
-import { readListed } from '../runs/manifest.js';
 
 /** What stands in the projection head's place elsewhere: classifiers, in Detectron2 below `stem`, and in timm's MobileNetV3 the convolution before one. */
 const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map((name) => findStudent(name).classifier)), 'conv_head'].join('|')})\\.`, 'u');

@@ -9,7 +9,7 @@ import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { evaluateStudent } from '../../lib/evaluate/student.js';
 import { exportStudent } from '../../lib/export/student.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
-import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
 import { readRuns } from '../../lib/report/read-run.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
@@ -212,6 +212,7 @@ describe('a run', () => {
       export: () => exportStudent({ from: path, to: join(folder, 'changed.safetensors') }),
       start: () => prepareRun(smallConfig(data, output(), { student: { weights: file } })),
       load: async () => loadStudent(path, { device }),
+      teacher: () => loadTeacher(file, { device }),
     };
     for (const [use, call] of Object.entries(uses)) await expect(call(), use).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
     expect((await readRuns([path]))[0]).toMatchObject({ student: undefined, studentProblem: expect.stringContaining(file) as unknown });

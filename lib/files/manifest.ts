@@ -2,9 +2,9 @@
 import { realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { hashFile } from '../files/hash-file.js';
-import { readFile } from '../files/open.js';
-import { openSafetensors, readTensors, type SafetensorsFile } from '../files/safetensors.js';
+import { hashFile } from './hash-file.js';
+import { readFile } from './open.js';
+import { openSafetensors, readTensors, type SafetensorsFile } from './safetensors.js';
 
 export interface Manifest {
   format: string;
