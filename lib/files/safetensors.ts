@@ -61,8 +61,9 @@ export async function readTensors(file: OpenSafetensors): Promise<SafetensorsFil
   return { tensors, metadata: file.metadata };
 }
 
-/** Opens a file and reads its header. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+/** Opens a file and reads its header. @throws LgdError BAD_OPTION (no path), FILE_NOT_FOUND, BAD_FILE */
 export async function openSafetensors(path: string): Promise<OpenSafetensors> {
+  checkText(path, 'path', 'a safetensors file');
   const handle = await openToRead(path).catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw cannotRead(path, cause);
