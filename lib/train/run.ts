@@ -26,6 +26,7 @@ import type { Batch } from './batch.js';
 import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import { DueSteps } from './due.js';
 import type { TrainingLoop } from './loop.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
@@ -222,34 +223,19 @@ export class Run {
     return step !== this.#step || evaluated !== this.#evaluated;
   }
 
+  /** The loop's, whose plan is known only once its images are. */
+  get #due(): DueSteps {
+    return new DueSteps(this.config, this.loop.lastStep, (step) => this.loop.epochs(step));
+  }
+
   #evaluationDue(step: number): boolean {
-    if (this.loop.options.evaluation === undefined) return false;
-    const { everyEpochs, everySteps } = this.config.evaluate;
-    return step === this.loop.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
+    return this.loop.options.evaluation !== undefined && this.#due.evaluation(step);
   }
 
   #checkpointDue(step: number): boolean {
     const { everyMinutes } = this.config.checkpoint;
     const late = everyMinutes > 0 && performance.now() - this.#lastCheckpoint.time >= everyMinutes * 60_000;
-    return late || this.#checkpointAt(step);
-  }
-
-  /** Does the step alone, not the clock, ask for a checkpoint? */
-  #checkpointAt(step: number): boolean {
-    const { everyEpochs, everySteps } = this.config.checkpoint;
-    return (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
-  }
-
-  /** Is the loss compared at this step? Not where an interruption or the clock made the checkpoint, unless only the clock makes any: a run that was stopped and went on has the best of one that was not. */
-  get #comparesLoss(): boolean {
-    const { everyEpochs, everySteps } = this.config.checkpoint;
-    return this.#score.metric === 'loss' && (this.#step === this.loop.lastStep || this.#checkpointAt(this.#step) || (everyEpochs === 0 && everySteps === 0));
-  }
-
-  /** Is this the first step after a number of whole epochs that `every` divides? */
-  #endsEpochs(step: number, every: number): boolean {
-    const whole = Math.floor(this.loop.epochs(step));
-    return every > 0 && whole % every === 0 && whole > Math.floor(this.loop.epochs(step - 1));
+    return late || this.#due.checkpoint(step);
   }
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
@@ -292,7 +278,7 @@ export class Run {
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined) throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
-    if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
+    if (this.#score.metric === 'loss' && this.#due.comparison(this.#step)) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,
