@@ -2,6 +2,7 @@
 import { readdir, readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { checkArgument, checkGiven } from './arguments.js';
 import { configOptions } from './config.js';
 import { machineMemory, ofControlGroups } from './machine-memory.js';
 import type { BuildInfo, CudaStatus } from './native.js';
@@ -85,8 +86,12 @@ async function countCards(folder: string): Promise<number> {
 /** Oldest Linux driver of each CUDA generation (CUDA compatibility guide, "minor version compatibility"). */
 export const oldestDriver: Readonly<Record<number, string>> = { 11: '450', 12: '525', 13: '580' };
 
-/** What would make training faster on a machine, the most first. */
-export function adviseSpeed(machine: Machine, { build, cuda }: AddonFacts): SpeedAdvice[] {
+/** What would make training faster on a machine, the most first. @throws LgdError BAD_OPTION */
+export function adviseSpeed(machine: Machine, addon: AddonFacts): SpeedAdvice[] {
+  checkArgument('machine', machine);
+  checkGiven(addon, 'adviseSpeed()', 'build, cuda');
+  const { build, cuda } = addon;
+  checkGiven(cuda, 'adviseSpeed()', 'build, cuda');
   return [...(cuda.available ? [] : adviseGpu(machine, build, cuda)), ...(cuda.available ? [] : adviseProcessor(machine, build)), ...adviseSurroundings(machine, cuda.available)];
 }
 

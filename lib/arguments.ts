@@ -27,11 +27,15 @@ const kinds = {
   evaluation: ['what `new ZeroShotEvaluation()` gives', ['mark', 'evaluateEncoder', 'evaluateTeacher']],
   frozen: ['what `new FrozenEvaluation()` gives', ['mark', 'evaluate']],
   set: ['what `await readCoco()` gives', ['images', 'names']],
+  distiller: ['what `new Distiller()` gives', ['config', 'students', 'queueStep']],
+  graph: ['what finish() of a GraphBuilder, or studentGraph(), gives', ['nodes', 'parameters']],
+  report: ['what `await list.check()` gives', ['exactDuplicates', 'nearDuplicates', 'mended']],
+  machine: ['what `await readMachine()` gives', ['cores', 'memory', 'vectors']],
   online: ['{ images, labels, mean, std }', ['images', 'labels', 'mean', 'std']],
 } as const satisfies Record<string, readonly [string, readonly string[]]>;
 
 /** Members that are called. */
-const methods: ReadonlySet<string> = new Set(['synchronize', 'embed', 'fingerprint', 'lookup', 'has', 'compile', 'encode', 'countTokens', 'makeImages', 'mark', 'evaluateEncoder', 'evaluateTeacher', 'evaluate']);
+const methods: ReadonlySet<string> = new Set(['synchronize', 'embed', 'fingerprint', 'lookup', 'has', 'compile', 'encode', 'countTokens', 'makeImages', 'mark', 'evaluateEncoder', 'evaluateTeacher', 'evaluate', 'queueStep']);
 
 /**
  * Looks whether an argument is of its kind, by its members; the values of those are another matter.

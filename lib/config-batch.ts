@@ -2,7 +2,7 @@
  * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a hundred thousand images; a few hundred make one or two of its steps an epoch, which
  * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps.
  */
-import type { Config } from './config.js';
+import type { Config } from './config-schema.js';
 import { LgdError } from './errors.js';
 
 /** The published recipe's (Li et al. 2024: 0.03 for 256 images). */

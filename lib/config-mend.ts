@@ -1,5 +1,5 @@
 /** What to do about a configuration that is not taken: the option or the value that may have been meant. */
-import type { ConfigOption } from './config.js';
+import type { ConfigOption } from './config-options.js';
 import { nearestNames, suggestion } from './text/spelling.js';
 
 /** Where no option is near. */

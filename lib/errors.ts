@@ -34,7 +34,7 @@ const generalMends: Readonly<Record<ErrorCode, string>> = {
   ADDON_NOT_FOUND: 'Build the native addon with `npm run build:native`',
   ABORTED: 'Start it again when it is wanted',
   BAD_BANK: 'Build the bank again with `lgdistill bank build`',
-  BAD_CHECKPOINT: 'Resume from the checkpoint before it (previous), or from another copy',
+  BAD_CHECKPOINT: 'Take the checkpoint before it (`lgdistill resume RUN --from previous`), or another copy',
   BAD_CONFIG: 'Correct the configuration; `lgdistill distill --help` lists every option',
   BAD_DATASET: 'Check the images and how they lie in folders',
   BAD_FILE: 'Fetch or write the file again',

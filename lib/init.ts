@@ -1,7 +1,7 @@
 /** A first configuration from four answers: names, images, teacher, student. `lgdistill init` asks them. */
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
-import { checkOptions } from './arguments.js';
+import { checkOptions, checkWord } from './arguments.js';
 import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { openImages } from './data/open-images.js';
@@ -60,8 +60,9 @@ async function hasImages(path: string): Promise<boolean> {
   return openImages(path).then(() => true, () => false);
 }
 
-/** Words that complete an answer; of paths only the fixed ones. */
+/** Words that complete an answer; of paths only the fixed ones. @throws LgdError BAD_OPTION */
 export function knownAnswers(question: keyof InitAnswers): readonly string[] {
+  checkWord(question, 'question', Object.keys(optionOf));
   return { names: builtinIds, images: [], teacher: knownTeachers, student: listStudents() }[question];
 }
 
@@ -71,6 +72,7 @@ export function knownAnswers(question: keyof InitAnswers): readonly string[] {
  * @throws LgdError FILE_NOT_FOUND, BAD_NAMES, BAD_DATASET, BAD_OPTION, BAD_CONFIG (a student named twice)
  */
 export async function checkAnswer(question: keyof InitAnswers, answer: string): Promise<string> {
+  checkWord(question, 'question', Object.keys(optionOf));
   if (answer === '') throw new LgdError('BAD_OPTION', 'nothing is given.', { option: optionOf[question], mend: emptyMend[question] });
   switch (question) {
     case 'names': {
@@ -117,6 +119,7 @@ async function describeTeacher(answer: string): Promise<string> {
  * @throws LgdError as {@link checkAnswer}
  */
 export async function initialConfig(answers: InitAnswers): Promise<InitialConfig> {
+  checkOptions(answers, 'initialConfig()', { names: 'needed', images: 'needed', teacher: 'needed', student: 'needed' });
   const remarks = {} as InitialConfig['remarks'];
   for (const question of Object.keys(optionOf) as (keyof InitAnswers)[]) remarks[question] = await checkAnswer(question, answers[question]);
   const { names, images, teacher } = answers;

@@ -20,7 +20,7 @@ export function dot(values: Float32Array, i: number, j: number, length: number):
  * Orthonormal axes near the leading principal axes of an evenly spaced sample of the rows, the largest first, by subspace iteration from a fixed start.
  * @param rows [count,dimension]
  * @param n axes; no more than the centred rows span
- * @param rounds the more, the nearer: 4 where the axes only steer a search, 100 for a picture
+ * @param rounds the more, the nearer: 100 for a picture
  * @returns [n,dimension]
  */
 export function principalAxes(rows: Float32Array, count: number, dimension: number, n: number, { rounds }: { rounds: number }): Float32Array {

@@ -10,7 +10,7 @@ const categories = [
   [/^lib\/(banks|semantic)\//u, 'Banks and loss'],
   [/^lib\/models\//u, 'Students, teachers, encoders'],
   [/^lib\/data\//u, 'Images'],
-  [/^lib\/(train|runs)\//u, 'Training'],
+  [/^lib\/(train\/|runs\/|stall)/u, 'Training'],
   [/^lib\/dense\//u, 'Segmentation and detection'],
   [/^lib\/(evaluate|export|report)\//u, 'Evaluation, reports and export'],
 ];

@@ -125,7 +125,7 @@ export class TextualSemanticsBank {
 
   /**
    * Pairs of names whose rows are alike, the most alike first: images of one may be taken for the other.
-   * @throws LgdError BAD_OPTION, ABORTED
+   * @throws LgdError BAD_OPTION, ABORTED, ADDON_NOT_FOUND
    */
   async nearestNames(options: NearestOptions = {}): Promise<NearestNames[]> {
     checkOptions(options, 'nearestNames()', nearestOptions);

@@ -1,20 +1,36 @@
 import type { DenseTrainingEvent } from '../dense/training.js';
 import { startProgress } from './progress.js';
+import { phaseReporter } from './run-report.js';
 import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
+/** The events; what is opened before the first is told of, too, where it stands still for so many minutes. */
+async function* watchedFromTheStart<Event>(events: AsyncGenerator<Event, void>, terminal: Terminal, stallMinutes: number): AsyncGenerator<Event, void> {
+  try {
+    const first = await phaseReporter(terminal, stallMinutes).during(events.next());
+    if (first.done) return;
+    yield first.value;
+    yield* events;
+  } finally {
+    await events.return();
+  }
+}
+
 /** Runs a training to its end and shows it. `short` puts a score on a line, `report` prints the best one. */
-export async function showTraining<Score>(terminal: Terminal, events: AsyncIterable<DenseTrainingEvent<Score, { layout?: string }>>, { short, report }: { short: (score: Score) => string; report: (score: Score) => void }): Promise<void> {
+export async function showTraining<Score>(
+  terminal: Terminal, events: AsyncGenerator<DenseTrainingEvent<Score, { layout?: string }>, void>, { stallMinutes, short, report }: { stallMinutes: number; short: (score: Score) => string; report: (score: Score) => void },
+): Promise<void> {
   const progress = startProgress(terminal, 'training');
   let total = 0;
   try {
-    for await (const event of events) {
+    for await (const event of watchedFromTheStart(events, terminal, stallMinutes)) {
       terminal.emit(event);
       if (event.type === 'start') {
         total = event.totalSteps;
         const layout = event.layout === undefined ? '' : ` (${event.layout})`;
         terminal.say(`${event.images} images of ${event.classes} classes${layout}, ${total} steps; ${event.evaluationImages === 0 ? 'nothing apart to evaluate on' : `${event.evaluationImages} images to evaluate on`}`);
       } else if (event.type === 'step') progress.update(event.step, total, `loss ${event.loss.toFixed(3)} | `);
+      else if (event.type === 'waiting') progress.line(event.message);
       else if (event.type === 'evaluation') progress.line(`step ${event.step}: ${short(event.score)}${event.best ? ', the best so far' : ''}`);
       else {
         progress.stop();

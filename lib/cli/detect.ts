@@ -4,8 +4,7 @@ import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
 import { showTraining } from './dense-training.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
-import { percent } from './run-report.js';
+import { percent, phaseReporter, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
@@ -25,12 +24,12 @@ function trainCommand(bind: Bind): Command {
     .option('--annotations <file>', annotationsHelp);
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'overwrite', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'dense.resolution', 'dense.batchSize', 'dense.epochs', 'dense.maxSteps',
-    'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.everyEpochs', 'train.precision', 'log.everySteps',
+    'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.everyEpochs', 'train.precision', 'log.everySteps', 'log.stallMinutes',
   ], { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data, annotations } = command.opts<{ student: string; to: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    await showTraining(terminal, trainDetection({ student, output: to, config, signal }), { short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`, report: (score) => report(terminal, score) });
+    await showTraining(terminal, trainDetection({ student, output: to, config, signal }), { stallMinutes: config.log.stallMinutes, short: ({ ap, ap50 }) => `AP ${percent(ap ?? 0)}, AP50 ${percent(ap50 ?? 0)}`, report: (score) => report(terminal, score) });
   }));
 }
 
@@ -40,15 +39,16 @@ function evaluateCommand(bind: Bind): Command {
     .requiredOption('--model <path>', 'the folder that detect train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp)
     .option('--annotations <file>', annotationsHelp);
-  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision'], { help: {
+  addConfigOptions(command, ['device', 'threads', 'dense.data', 'dense.annotations', 'dense.evaluationData', 'dense.evaluationAnnotations', 'train.precision', 'log.stallMinutes'], { help: {
+    ...stallHelp,
     'dense.annotations': 'COCO JSON file of the boxes to evaluate on, where dense.evaluationAnnotations names none',
   } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    const progress = startProgress(terminal, 'images', 'images');
-    const onProgress = (done: number, total: number) => progress.update(done, total);
-    const score = await evaluateDetection({ model, config, signal, onProgress }).finally(progress.stop);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
+    const score = await phases.during(evaluateDetection({ model, config, signal, onProgress }));
     terminal.emit(score);
     report(terminal, score);
   }));

@@ -2,7 +2,7 @@ import { Argument, Command } from 'commander';
 import { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocols.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { percent, phaseReporter, scoreTable } from './run-report.js';
+import { percent, phaseReporter, scoreTable, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 
 const descriptions: Readonly<Record<Protocol, string>> = {
@@ -30,7 +30,7 @@ export function evaluateCommand(bind: Bind): Command {
     teacher: 'Teacher to judge beside the student (zeroshot): a CLIP folder or hub id, or an .onnx image tower',
     'data.margin': 'Images to fine-tune on are kept with their short side at margin times the input, so that crops stay sharp (semi, finetune)',
     'data.cache': 'When images are decoded: all at the start, each when a batch needs it, or (auto) all if they fit cacheMemory and half of the free disk',
-    'log.stallMinutes': 'Minutes that nothing moves before it says so; again when they have doubled; 0: never',
+    ...stallHelp,
     'data.maxBrokenShare': 'Share of images that may fail to decode before it stops',
     'data.spillFolder': "Folder of the file of decoded images that cacheMemory does not hold (default: the system's for temporary files)",
   } });

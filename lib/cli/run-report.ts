@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
+import { describeStandstill, tellingOfWaits } from '../stall.js';
 import type { DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StepEvent } from '../train/events.js';
-import { describeStandstill, tellingOfWaits } from '../train/stall.js';
 import { exitCodes } from './failure.js';
 import { startProgress, type Progress } from './progress.js';
 import { formatDuration, formatTable } from './table.js';
@@ -10,6 +10,9 @@ import type { Terminal } from './terminal.js';
 
 /** What `--json` prints of a run. */
 export const eventsHelp = '\nWith --json every event is a line of JSON on stdout: preflight (distill), start, step (those that are logged), waiting (a step or an evaluation that stands still), evaluation, checkpoint, and at the end done, interrupted or error. Of several students, studentName says which.';
+
+/** What evaluations say of the option, which is a run's. */
+export const stallHelp = { 'log.stallMinutes': 'Minutes that nothing moves before it says so; again when they have doubled; 0: never' };
 
 const countedOtherwise: readonly Phase[] = ['text bank', 'linear probes', 'fine-tuning'];
 

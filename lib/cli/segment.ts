@@ -5,13 +5,12 @@ import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
 import type { Bind } from './command.js';
 import { showTraining } from './dense-training.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { startProgress } from './progress.js';
-import { percent } from './run-report.js';
+import { percent, phaseReporter, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
 const dataHelp = 'images and masks: pairs, Cityscapes, ADE20K or VOC layout (the same as --dense.data)';
-const evaluated = ['device', 'threads', 'offline', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.evaluationSplit', 'dense.inference', 'train.precision'];
+const evaluated = ['device', 'threads', 'offline', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.evaluationSplit', 'dense.inference', 'train.precision', 'log.stallMinutes'];
 
 export function segmentCommand(bind: Bind): Command {
   return new Command('segment').description('train a segmentation head on a student, and score one').addCommand(trainCommand(bind)).addCommand(evaluateCommand(bind)).addCommand(zeroShotCommand(bind));
@@ -26,12 +25,12 @@ function trainCommand(bind: Bind): Command {
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'overwrite', 'names', 'dense.data', 'dense.evaluationData', 'dense.layout', 'dense.split', 'dense.evaluationSplit', 'dense.head', 'dense.outputStride', 'dense.resolution',
     'dense.batchSize', 'dense.epochs', 'dense.maxSteps', 'dense.learningRate', 'dense.momentum', 'dense.weightDecay', 'dense.scaleMin', 'dense.scaleMax', 'dense.flipProbability', 'dense.inference',
-    'dense.everyEpochs', 'train.precision', 'log.everySteps',
+    'dense.everyEpochs', 'train.precision', 'log.everySteps', 'log.stallMinutes',
   ], { help: { overwrite: 'Empty the folder of --to first when it holds an earlier run' } });
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { short: ({ meanIou }) => `mIoU ${share(meanIou)}`, report: (score) => report(terminal, score) });
+    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { stallMinutes: config.log.stallMinutes, short: ({ meanIou }) => `mIoU ${share(meanIou)}`, report: (score) => report(terminal, score) });
   }));
 }
 
@@ -40,13 +39,13 @@ function evaluateCommand(bind: Bind): Command {
     .description('mean intersection over union of a trained network')
     .requiredOption('--model <path>', 'the folder that segment train wrote, or its model.safetensors')
     .option('--data <folder>', dataHelp);
-  addConfigOptions(command, evaluated);
+  addConfigOptions(command, evaluated, { help: stallHelp });
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data } = command.opts<{ model: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const progress = startProgress(terminal, 'images', 'images');
-    const onProgress = (done: number, total: number) => progress.update(done, total);
-    const score = await evaluateSegmentation({ model, config, signal, onProgress }).finally(progress.stop);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
+    const score = await phases.during(evaluateSegmentation({ model, config, signal, onProgress }));
     terminal.emit(score);
     report(terminal, score);
   }));
@@ -57,13 +56,13 @@ function zeroShotCommand(bind: Bind): Command {
     .description('the same without training: the projection head at every position, and the nearest name of the text bank')
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file')
     .option('--data <folder>', dataHelp);
-  addConfigOptions(command, [...evaluated, 'bank', 'textEncoder', 'teacher', 'templates', 'evaluate.bank', 'dense.outputStride', 'dense.resolution']);
+  addConfigOptions(command, [...evaluated, 'bank', 'textEncoder', 'teacher', 'templates', 'evaluate.bank', 'dense.outputStride', 'dense.resolution'], { help: stallHelp });
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, data } = command.opts<{ student: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const progress = startProgress(terminal, 'images', 'images');
-    const onProgress = (done: number, total: number) => progress.update(done, total);
-    const score = await evaluateZeroShotSegmentation({ student, config, signal, onProgress }).finally(progress.stop);
+    const phases = phaseReporter(terminal, config.log.stallMinutes);
+    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
+    const score = await phases.during(evaluateZeroShotSegmentation({ student, config, signal, onProgress }));
     terminal.emit(score);
     report(terminal, score);
   }));

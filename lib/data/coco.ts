@@ -1,4 +1,5 @@
 /** Boxes in COCO's JSON format (cocodataset.org, "data format", object detection). */
+import { checkText } from '../arguments.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { openToRead } from '../files/open.js';
 import { parseMembers } from './json-members.js';
@@ -54,6 +55,7 @@ async function readLists(path: string): Promise<CocoFile | undefined> {
  * @throws LgdError FILE_NOT_FOUND, BAD_DATASET naming the first entry at fault
  */
 export async function readCoco(path: string, option = 'dense.annotations'): Promise<BoxedImages> {
+  checkText(path, option, 'a COCO file');
   const bad = (why: string, found?: unknown) => new LgdError('BAD_DATASET', `${path} is not a COCO file of boxes: ${why}.`, { option, found, mend: 'Give a file like instances_train2017.json' });
   const file = await readLists(path).catch((cause: unknown) => {
     if (cause instanceof SyntaxError) throw bad(`it is not JSON (${cause.message})`);

@@ -1,7 +1,7 @@
 /** How fast images come: from a source to augmented views, on a number of cores. */
 import { availableParallelism } from 'node:os';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkTexts, type OptionTable } from '../arguments.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
@@ -52,6 +52,7 @@ const batchSize = 64;
  */
 export async function* measureData(paths: readonly string[], input: ConfigInput, options: MeasureDataOptions = {}): AsyncGenerator<DataRow, void, undefined> {
   checkOptions(options, 'measureData()', measureOptions);
+  checkTexts(paths, 'paths', 'images to measure');
   const config = parseConfig(input);
   const { seconds = 2, signal } = options;
   for (const path of paths) {

@@ -16,6 +16,7 @@ interface ParquetFile {
   path: string;
   buffer: AsyncBuffer;
   metadata: FileMetaData;
+  columns: SchemaTree[];
 }
 
 /** Rows of a file that are stored, and so read, together. */
@@ -33,7 +34,7 @@ interface RowGroup {
  */
 export async function openParquet(path: string, { labelled }: { labelled: boolean }): Promise<ImageSource> {
   const files = await openFiles(path);
-  const column = await imageColumnOf(files[0]!);
+  const column = imageColumnOf(files[0]!);
   const groups = rowGroupsOf(files);
   const ids = groups.flatMap(({ file, from, rows }) => Array.from({ length: rows }, (_, i) => `${basename(file.path)}/${String(from + i).padStart(6, '0')}`));
   if (ids.length === 0) throw new LgdError('BAD_DATASET', `there are no rows in ${path}.`, { mend: 'Give parquet files with images' });
@@ -45,29 +46,50 @@ async function openFiles(path: string): Promise<ParquetFile[]> {
   const found = await statIfThere(path);
   if (found === undefined) throw new LgdError('FILE_NOT_FOUND', `there is no ${path}.`, { mend: 'Check the path' });
   const paths = !found.isDirectory() ? [path] : (await readdir(path)).filter((name) => extname(name) === '.parquet').sort().map((name) => join(path, name));
-  const { asyncBufferFromFile, parquetMetadataAsync } = await import('hyparquet');
+  const { asyncBufferFromFile, parquetMetadataAsync, parquetSchema } = await import('hyparquet');
   return Promise.all(paths.map(async (file) => {
     if (!(await stat(file)).isFile()) throw new LgdError('BAD_DATASET', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
-    const buffer = await asyncBufferFromFile(file);
-    const metadata = await parquetMetadataAsync(buffer).catch((cause: unknown) => {
+    const buffer = patient(await asyncBufferFromFile(file));
+    try {
+      const metadata = await parquetMetadataAsync(buffer);
+      const schema = parquetSchema(metadata);
+      checkPaths(metadata, schema);
+      return { path: file, buffer, metadata, columns: schema.children };
+    } catch (cause) {
       throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });
-    });
-    return { path: file, buffer, metadata };
+    }
   }));
 }
 
-async function columnsOf({ metadata }: ParquetFile): Promise<SchemaTree[]> {
-  const { parquetSchema } = await import('hyparquet');
-  return parquetSchema(metadata).children;
+/** hyparquet begins to read several columns at once. Where reading one fails before it waits for any, nobody looks at what becomes of the others, and a second damage in those would end the process. */
+function patient({ byteLength, slice }: AsyncBuffer): AsyncBuffer {
+  return {
+    byteLength,
+    slice(start, end) {
+      const bytes = (async () => slice(start, end))();
+      bytes.catch(() => undefined); // told of by whoever reads it
+      return bytes;
+    },
+  };
 }
 
-async function imageColumnOf(file: ParquetFile): Promise<string> {
-  const columns = await columnsOf(file);
+/** The other fault that would show before any wait. @throws Error */
+function checkPaths({ row_groups: groups }: FileMetaData, schema: SchemaTree): void {
+  for (const { columns } of groups) {
+    for (const { meta_data: column } of columns) {
+      let found: SchemaTree | undefined = schema;
+      for (const part of column?.path_in_schema ?? []) found = found?.children.find(({ element: { name } }) => name === part);
+      if (column === undefined || found === undefined || found.children.length > 0) throw new Error(`a column chunk is of no column (${column?.path_in_schema.join('.') ?? 'it does not say'})`);
+    }
+  }
+}
+
+function imageColumnOf({ path, columns }: ParquetFile): string {
   const holdsImages = ({ element, children }: SchemaTree) => (children.length === 0 ? element.type === 'BYTE_ARRAY' : children.some(({ element: { name } }) => name === 'bytes'));
   const fitting = columns.filter(holdsImages).map(({ element }) => element.name);
   const chosen = imageColumns.find((name) => fitting.includes(name)) ?? columns.find(({ children }) => children.length > 0 && children.some(({ element: { name } }) => name === 'bytes'))?.element.name;
   if (chosen !== undefined) return chosen;
-  throw new LgdError('BAD_DATASET', `${file.path} has no column of images; it has ${columns.map(({ element: { name } }) => name).join(', ')}.`, {
+  throw new LgdError('BAD_DATASET', `${path} has no column of images; it has ${columns.map(({ element: { name } }) => name).join(', ')}.`, {
     allowed: `a column {bytes, path}, or one of bytes named ${imageColumns.join(', ')}`, mend: 'Give parquet files with images in them',
   });
 }
@@ -88,7 +110,7 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
 }
 
 async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pick<ImageSource, 'labels' | 'classNames' | 'remarks'>> {
-  const columns = await columnsOf(files[0]!);
+  const { columns } = files[0]!;
   const name = labelColumns.find((label) => columns.some(({ element }) => element.name === label && (element.type === 'INT64' || element.type === 'INT32')));
   if (name === undefined) {
     const other = columns.find(({ element }) => labelColumns.includes(element.name));
@@ -140,7 +162,7 @@ class GroupReader {
   async read(index: number): Promise<Buffer> {
     const group = this.#groupOf(index);
     const rows = await this.#rowsOf(group);
-    const value = rows[index - group.first]![this.column] as Uint8Array | { bytes?: Uint8Array } | null;
+    const value = rows[index - group.first]?.[this.column] as Uint8Array | { bytes?: Uint8Array } | null | undefined;
     const bytes = value instanceof Uint8Array ? value : value?.bytes;
     if (bytes === undefined || bytes === null) throw new LgdError('BAD_IMAGE', 'the row holds no bytes.');
     return Buffer.from(bytes); // a copy, so that one image does not keep its whole group

@@ -1,4 +1,5 @@
 import { types } from 'node:util';
+import { checkGiven } from '../arguments.js';
 import { LgdError, thrownBy } from '../errors.js';
 import type { PixelStoreHandle } from '../native.js';
 import { orAborted } from '../turn.js';
@@ -19,6 +20,8 @@ export interface PreparableImages {
  * @throws LgdError of the data set, ABORTED
  */
 export async function* readAhead<Batch extends { images: Int32Array }>(dataset: PreparableImages, batches: Iterable<Batch>, ahead: number, signal?: AbortSignal): AsyncGenerator<Batch & PreparedImages, void, undefined> {
+  checkGiven(dataset, 'readAhead()', 'store');
+  if (typeof (batches as Iterable<Batch> | undefined)?.[Symbol.iterator] !== 'function') throw new LgdError('BAD_OPTION', 'these are no batches.', { option: 'batches', found: batches, allowed: 'an array of them, or what else can be iterated' });
   const iterator = batches[Symbol.iterator]();
   const pending: { batch: Batch; prepared: Promise<PreparedImages> }[] = [];
   let ended = false;

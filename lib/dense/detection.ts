@@ -8,6 +8,7 @@ import { precisionOf } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
+import { orAborted } from '../turn.js';
 import { averagePrecision, type Detection, type DetectionScore } from './average-precision.js';
 import { checkBoxes, drawBoxBatch, readBoxed, type BoxBatch, type Boxes } from './box-samples.js';
 import { checkDecode } from './detection-decode.js';
@@ -34,7 +35,7 @@ export interface DetectionTraining {
   student: string;
   /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
   output: string;
-  /** Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`, `seed`, `overwrite`, `train.precision`, `log.everySteps`. */
+  /** Group `dense` with `dense.data` (folder of images) and `dense.annotations` (COCO JSON); `device`, `threads`, `seed`, `overwrite`, `train.precision`, `log.everySteps`, `log.stallMinutes`. */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
 }
@@ -64,9 +65,9 @@ export async function* trainDetection(options: DetectionTraining): AsyncGenerato
     info, graph: detectionGraph(backboneOf(info), { classes }), student, images,
     draw: (places, first) => drawBoxBatch(train, places, { dense, seed, first, mean, std }),
     openLoss: (device) => new BoxLoss(device, { batch: dense.batchSize, resolution: dense.resolution, classes }),
-    score: evaluation && (async (state, device) => {
+    score: evaluation && (async (state, device, options) => {
       using detector = Detector.fromWeights(info, state, { device, precision: precisionOf(config) });
-      return await scoreDetector(detector, evaluation, { signal });
+      return await scoreDetector(detector, evaluation, options);
     }),
     rank: ({ ap }) => ap ?? 0,
     tell: (event) => {
@@ -139,7 +140,7 @@ async function scoreDetector(detector: Detector, boxes: Boxes, { onProgress, onD
   const { set } = boxes;
   const found: Detection[][] = [];
   for (const entry of set.images) {
-    const { image, path } = await readBoxed(boxes, entry);
+    const { image, path } = await orAborted(readBoxed(boxes, entry), 'the evaluation', options.signal);
     const detections = await detector.detect(image, { ...options, path });
     found.push(detections);
     onDetections?.(entry.id, detections);

@@ -8,6 +8,7 @@ import { precisionOf } from '../models/compiled.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
 import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
+import { orAborted } from '../turn.js';
 import { ConfusionCounts, type SegmentationScore } from './intersection.js';
 import { checkListed } from './listed-files.js';
 import { checkLabelled, drawMaskBatch, readPair, type MaskBatch } from './mask-samples.js';
@@ -25,7 +26,7 @@ export interface SegmentationTraining {
   student: string;
   /** Folder for the network: model.safetensors (the best), last.safetensors, metrics.jsonl, config.json. */
   output: string;
-  /** Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`. */
+  /** Group `dense`, `device`, `threads`, `seed`, `names`, `overwrite`, `train.precision`, `log.everySteps`, `log.stallMinutes`. */
   config: ConfigInput;
   signal?: AbortSignal | undefined;
 }
@@ -59,9 +60,9 @@ export async function* trainSegmentation(options: SegmentationTraining): AsyncGe
     info, graph, student, images,
     draw: (places, first) => drawMaskBatch(train, places, { dense, seed, first, mean, std }),
     openLoss: (device) => new PixelLoss(device, dense.batchSize * dense.resolution ** 2),
-    score: evaluation && (async (state, device) => {
+    score: evaluation && (async (state, device, options) => {
       using segmenter = Segmenter.fromWeights(info, state, { device, precision: precisionOf(config) });
-      return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, signal });
+      return await scoreSegmenter(segmenter, evaluation, { inference: dense.inference, ...options });
     }),
     rank: ({ meanIou }) => meanIou ?? 0,
     tell: (event) => {
@@ -128,7 +129,7 @@ export async function scoreSegmenter(segmenter: Segmenter, set: MaskedImages, { 
   const total = set.pairs.length;
   let ahead = readPair(set, 0);
   for (let i = 0; i < total; i++) {
-    const { image, path, classes } = await ahead;
+    const { image, path, classes } = await orAborted(ahead, 'the evaluation', options.signal);
     if (i + 1 < total) {
       ahead = readPair(set, i + 1);
       ahead.catch(() => undefined); // reported when its turn comes

@@ -8,6 +8,8 @@ import type { GraphSpec } from '../models/graph.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
 import type { DenseInfo } from '../runs/network-file.js';
+import { waitingEvents, watched, type WaitedFor, type WaitingEvent, type Watched } from '../stall.js';
+import { orAborted } from '../turn.js';
 import { DenseFolder } from './folder.js';
 import type { StartStudent } from './start.js';
 import { DenseTrainer, denseRate, denseSteps, startWeights } from './trainer.js';
@@ -23,7 +25,7 @@ export interface TrainedTask<Batch extends { pixels: Float32Array }, Losses, Sco
   draw(images: Int32Array, first: number): Promise<Batch>;
   openLoss(device: Device): DenseLoss<Batch, Losses>;
   /** Of a network with these weights; undefined: there is nothing to evaluate on. */
-  score: ((state: WeightRecord, device: Device) => Promise<Score>) | undefined;
+  score: ((state: WeightRecord, device: Device, options: Watched) => Promise<Score>) | undefined;
   /** What the best network has most of. */
   rank(score: Score): number;
   /** The event as the task's callers get it, and as metrics.jsonl has it. */
@@ -41,6 +43,7 @@ export interface DenseLoss<Batch, Losses> extends Disposable {
 export type DenseEvent<Losses, Score> =
   | { type: 'start'; totalSteps: number }
   | { type: 'step'; step: number; losses: Losses; learningRate: number; seconds: number }
+  | WaitingEvent
   | Extract<DenseTrainingEvent<Score>, { type: 'evaluation' | 'done' }>;
 
 /** What trainings of dense networks tell while they go on; `Start` and `Step` are what a task adds. */
@@ -48,6 +51,7 @@ export type DenseTrainingEvent<Score, Start = object, Step = object> =
   | ({ type: 'start'; images: number; evaluationImages: number; classes: number; totalSteps: number } & Start)
   /** Every `log.everySteps` steps, and after the last. */
   | ({ type: 'step'; step: number; loss: number; learningRate: number; seconds: number } & Step)
+  | WaitingEvent
   | { type: 'evaluation'; step: number; score: Score; best: boolean }
   /** The score is that of the best network, which model.safetensors holds, and of its step; of equals the first. undefined: nothing was evaluated. */
   | { type: 'done'; step: number; seconds: number; folder: string; score: Score | undefined; bestStep: number | undefined };
@@ -93,14 +97,15 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     await folder.save({ ...info, step }, state);
     return state;
   };
+  const patiently = <Value>(promise: Promise<Value>, what: WaitedFor, done = step, lastSign?: () => number) => waitingEvents(promise, what, { step: done, minutes: log.stallMinutes, lastSign }, task.tell);
   let ahead = draw(0);
-  await ahead;
+  yield* patiently(orAborted(ahead, 'the training', signal), 'images');
   throwIfAborted(signal, 'the training');
   await folder.begin(info.task, student, config);
   try {
     while (step < steps) {
       throwIfAborted(signal, 'the training');
-      const batch = await ahead;
+      const batch = yield* patiently(orAborted(ahead, 'the training', signal), 'images');
       if (step + 1 < steps) ahead = draw(step + 1);
       const learningRate = denseRate(step, steps, dense.learningRate);
       trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
@@ -108,17 +113,18 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
       const isTold = step === steps || step % log.everySteps === 0;
       if (!isDue && !isTold) {
-        await device.synchronize();
+        yield* patiently(device.synchronize(), 'device', step - 1);
         whole = step;
         continue;
       }
-      const losses = await loss.read(batch, step); // also where nobody is told: a network that diverged is neither scored nor kept
+      const losses = yield* patiently(loss.read(batch, step), 'device', step - 1); // also where nobody is told: a network that diverged is neither scored nor kept
       whole = step;
       if (isTold) yield await logged({ type: 'step', step, losses, learningRate, seconds: seconds() });
       if (!isDue) continue;
       const state = await keep();
-      if (task.score === undefined) continue;
-      const score = await task.score(state, device);
+      const { score: evaluate } = task;
+      if (evaluate === undefined) continue;
+      const score = yield* watched((options) => evaluate(state, device, options), signal, (scored, lastSign) => patiently(scored, 'evaluation', step, lastSign));
       const isBest = await folder.rank({ ...info, step }, state, task.rank(score));
       if (isBest) best = { step, score };
       yield await logged({ type: 'evaluation', step, score, best: isBest });
@@ -127,6 +133,8 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
     const isAborted = error instanceof LgdError && error.code === 'ABORTED';
     if (whole === step && step > folder.savedStep && !isOfTheNumbers(error)) await keep().catch((fault: unknown) => { if (isAborted) throw fault; });
     throw error;
+  } finally {
+    await device.synchronize().catch(() => undefined); // nothing of this training stays queued, where a caller left it in the middle of a wait
   }
   yield task.tell({ type: 'done', step, seconds: seconds(), folder: output, score: best?.score, bestStep: best?.step });
 }

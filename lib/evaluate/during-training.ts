@@ -1,5 +1,5 @@
 /** Protocols on frozen features while a student is trained: they see its weights as they are at that step. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import { hashImages, plainId } from '../data/image-id.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -31,6 +31,8 @@ export class FrozenEvaluation {
   /** @throws LgdError BAD_OPTION */
   constructor(readonly options: FrozenEvaluationOptions) {
     checkOptions(options, 'new FrozenEvaluation()', frozenOptions);
+    checkArgument('device', options.device);
+    for (const set of ['train', 'test'] as const) checkArgument('images', options[set], set);
   }
 
   /** Tells which images are learnt from. @throws LgdError ABORTED */

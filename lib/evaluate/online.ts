@@ -1,7 +1,7 @@
 /**
  * A linear classifier beside a student in training: it sees the student's embeddings of the training images, and their labels. No gradient of it reaches the student, whose bits stay what they would be without it.
  */
-import { checkOptions } from '../arguments.js';
+import { checkArgument, checkOptions } from '../arguments.js';
 import type { Device } from '../device.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
@@ -27,8 +27,9 @@ const learningRate = 1; // of unit embeddings
 export class OnlineProbe implements Disposable {
   readonly #heads: LinearHeads;
 
-  /** @param dimension D; @throws LgdError OUT_OF_MEMORY */
+  /** @param dimension D; @throws LgdError BAD_OPTION, OUT_OF_MEMORY */
   constructor(readonly device: Device, dimension: number, readonly classes: number) {
+    checkArgument('device', device);
     this.#heads = new LinearHeads(device, dimension, classes, 1);
   }
 

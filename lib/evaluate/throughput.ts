@@ -1,5 +1,5 @@
 /** How fast encoders and the semantic loss run on a device. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
 import type { CompiledEncoder } from '../models/compiled.js';
@@ -29,6 +29,7 @@ const sampleSeconds = 0.05; // long enough that waiting for the device counts li
 /** Forward passes of an encoder, on images that are on the device already. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureInference(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureInference()', measureOptions);
+  checkArgument('compiled', encoder, 'encoder');
   const images = encoder.makeImages();
   try {
     return await sample(encoder.device, encoder.batch, () => encoder.forwardTensor(images, { training: false }), options);
@@ -40,6 +41,7 @@ export async function measureInference(encoder: CompiledEncoder, options: Measur
 /** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureTraining()', measureOptions);
+  checkArgument('compiled', encoder, 'encoder');
   const { device, batch, info } = encoder;
   const images = encoder.makeImages();
   const dOutput = device.addon.makeTensor(device.handle, [batch, info.outputSize]);
@@ -79,6 +81,7 @@ const semanticShape = { batch: 'needed', categories: 'needed', dimension: 'neede
 export async function measureSemantic(device: Device, shape: SemanticShape, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(shape, 'measureSemantic()', semanticShape);
   checkOptions(options, 'measureSemantic()', measureOptions);
+  checkArgument('device', device);
   const { batch, categories, dimension, bfloat16 = false } = shape;
   const { addon, handle } = device;
   const head = addon.makeSemanticHead(handle, { dimension, categories, bfloat16 });

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
+import { manifestIn } from '../files/manifest.js';
 import type { WeightRecord } from '../models/weights.js';
 import { readCheckpoint } from '../runs/checkpoint.js';
 import { readRunConfig } from '../runs/run-folder.js';
@@ -29,7 +30,7 @@ export async function readExportSource(from: string): Promise<ExportSource> {
   const file = await findStudentFile(from);
   const folder = dirname(file);
   const config = await configOf(file);
-  if (await isFile(join(folder, 'manifest.json'))) {
+  if ((await manifestIn(folder)) !== undefined) {
     const { info, weights, bank } = await readCheckpoint(folder);
     return { file, info, weights, bank, config };
   }

@@ -29,8 +29,9 @@ import type { Written } from './written.js';
 export const exportFormats = ['lgdistill', 'onnx', 'transformers', ...tools] as const;
 export type ExportFormat = (typeof exportFormats)[number];
 
-/** Where a format goes that is given no place: in the current folder. */
+/** Where a format goes that is given no place: in the current folder. @throws LgdError BAD_OPTION */
 export function defaultOutput(format: ExportFormat): string {
+  checkFormat(format);
   if (format === 'onnx') return 'student.onnx';
   return format === 'lgdistill' || format === 'torchvision' ? `student-${format}.safetensors` : `student-${format}`;
 }
@@ -41,6 +42,8 @@ export function defaultOutput(format: ExportFormat): string {
  * @throws LgdError BAD_OPTION for a word that is neither, with the nearest format, or how to write a file of that ending; and for a file with an output beside it
  */
 export function exportTarget(word: string, output?: string): { format: ExportFormat; to: string } {
+  checkText(word, 'to', `${exportFormats.slice(1).join(', ')}, or a .safetensors file`);
+  if (output !== undefined) checkText(output, 'output', 'a path to write to');
   const format = exportFormats.find((name) => name === word && name !== 'lgdistill');
   if (format !== undefined) return { format, to: output ?? defaultOutput(format) };
   if (word.endsWith('.safetensors')) {

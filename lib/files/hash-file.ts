@@ -1,23 +1,31 @@
 import { createHash } from 'node:crypto';
+import type { FileHandle } from 'node:fs/promises';
 import { openToRead } from './open.js';
 
-/** SHA-256 of a file, in hexadecimal. @throws the system's error where it cannot be read */
-export async function hashFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
-  const file = await openToRead(path);
+/** SHA-256 of a file, in hexadecimal. @param file its path, or what has it open: that stays open. @throws the system's error where it cannot be read */
+export async function hashFile(file: string | FileHandle): Promise<string> {
+  if (typeof file !== 'string') return hashOpen(file);
+  const opened = await openToRead(file);
   try {
-    for (;;) {
-      const { bytesRead } = await file.read(piece, 0, piece.length);
-      if (bytesRead === 0) return hash.digest('hex');
-      hash.update(piece.subarray(0, bytesRead));
-    }
+    return await hashOpen(opened);
   } finally {
-    await file.close();
+    await opened.close();
   }
 }
 
-/** The same; undefined where the file cannot be read. */
+/** From its beginning, wherever it was read to. */
+async function hashOpen(file: FileHandle): Promise<string> {
+  const hash = createHash('sha256');
+  const piece = Buffer.allocUnsafe(256 * 1024); // small enough that hashing it holds up nobody else on the main thread
+  for (let position = 0; ;) {
+    const { bytesRead } = await file.read(piece, 0, piece.length, position);
+    if (bytesRead === 0) return hash.digest('hex');
+    hash.update(piece.subarray(0, bytesRead));
+    position += bytesRead;
+  }
+}
+
+/** {@link hashFile}; undefined where the file cannot be read. */
 export async function hashIfReadable(path: string): Promise<string | undefined> {
   return hashFile(path).catch(() => undefined);
 }

@@ -8,6 +8,7 @@ import { extname, join } from 'node:path';
 import { LgdError, systemErrorCode, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from './disk-full.js';
 import { wholeChunks } from './lines.js';
+import { openToRead } from './open.js';
 import { syncFile } from './sync.js';
 
 const newline = 10;
@@ -132,6 +133,7 @@ export class LineFile {
   async #open(): Promise<void> {
     this.#handle = await open(this.path, 'a+');
     this.#opened = await this.#handle.stat();
+    if (this.#opened.isFIFO()) throw new LgdError('NOT_WRITABLE', `${this.path} is a pipe, which would take lines only while another program reads them.`, { mend: 'Remove it' });
     this.#bytes = this.#opened.size;
   }
 
@@ -165,7 +167,7 @@ export class LineFile {
 
 /** How many bytes of a part its lines take until the first that is not kept. A file that is missing has none. */
 async function keptLength(path: string, keep: (line: string) => boolean): Promise<{ end: number; size: number }> {
-  const file = await open(path, 'r').catch((cause: unknown) => {
+  const file = await openToRead(path).catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT') return undefined;
     throw cause;
   });

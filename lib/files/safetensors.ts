@@ -48,16 +48,22 @@ export interface OpenSafetensors {
 export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openSafetensors(path);
   try {
-    const tensors = new Map<string, TensorRecord>();
-    for (const name of file.entries.keys()) tensors.set(name, await readTensor(file, name));
-    return { tensors, metadata: file.metadata };
+    return await readTensors(file);
   } finally {
     await file.handle.close();
   }
 }
 
-/** Opens a file and reads its header. @throws LgdError FILE_NOT_FOUND, BAD_FILE */
+/** All of a file that is open, which it stays. @throws LgdError BAD_FILE */
+export async function readTensors(file: OpenSafetensors): Promise<SafetensorsFile> {
+  const tensors = new Map<string, TensorRecord>();
+  for (const name of file.entries.keys()) tensors.set(name, await readTensor(file, name));
+  return { tensors, metadata: file.metadata };
+}
+
+/** Opens a file and reads its header. @throws LgdError BAD_OPTION (no path), FILE_NOT_FOUND, BAD_FILE */
 export async function openSafetensors(path: string): Promise<OpenSafetensors> {
+  checkText(path, 'path', 'a safetensors file');
   const handle = await openToRead(path).catch((cause: unknown) => {
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw cannotRead(path, cause);

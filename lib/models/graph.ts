@@ -1,4 +1,4 @@
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import type { GraphNode } from '../native.js';
 
@@ -119,6 +119,7 @@ export class GraphBuilder {
 
   /** @throws LgdError BAD_OPTION */
   constructor(readonly name: string, options: BuilderOptions = {}) {
+    checkText(name, 'name', 'a name of the network');
     checkOptions(options, 'new GraphBuilder()', builderOptions);
     const { norm = { eps: 1e-5, momentum: 0.1 }, dropping = true, start } = options;
     this.#norm = norm;
@@ -310,7 +311,8 @@ export function makeDivisible(value: number, divisor = 8): number {
   return rounded < 0.9 * value ? rounded + divisor : rounded;
 }
 
-/** Parameters as torchvision counts them: trainable ones, without buffers. */
+/** Parameters as torchvision counts them: trainable ones, without buffers. @throws LgdError BAD_OPTION */
 export function countParameters(graph: GraphSpec): number {
+  checkArgument('graph', graph);
   return graph.parameters.filter((parameter) => parameter.trainable).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
 }

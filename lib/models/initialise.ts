@@ -1,3 +1,4 @@
+import { checkArgument } from '../arguments.js';
 import { PhiloxStream } from '../data/philox.js';
 import { LgdError } from '../errors.js';
 import { checkSeed } from '../number-limits.js';
@@ -12,6 +13,7 @@ import type { WeightRecord } from './weights.js';
  * @throws LgdError BAD_OPTION
  */
 export function initialWeights(graph: GraphSpec, seed: number): WeightRecord {
+  checkArgument('graph', graph);
   const record = emptyWeights(graph);
   for (const parameter of graph.parameters) for (const piece of draw(parameter, seed, record[parameter.name]!.data)) void piece;
   return record;

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { CompiledEncoder, checkWhole, type CompileOptions } from './compiled.js';
@@ -106,6 +106,7 @@ export class Student {
    * @param embeddingSize D
    * @param widthMultiplier as its file tells it; 1 where the graph has none
    * @param seed of the start values
+   * @throws LgdError BAD_OPTION
    */
   constructor(
     readonly name: string,
@@ -115,6 +116,8 @@ export class Student {
     readonly graph: GraphSpec,
     seed: number,
   ) {
+    checkText(name, 'name', 'a name of the student');
+    checkArgument('graph', graph);
     this.#seed = seed;
   }
 

@@ -1,5 +1,4 @@
 /** What a run's folder tells without looking at models or images. */
-import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
@@ -11,6 +10,7 @@ import type { ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
 import { linePaths } from '../files/line-file.js';
 import { wholeLines } from '../files/lines.js';
+import { openToRead } from '../files/open.js';
 import { countParameters } from '../models/index.js';
 import { graphOf } from '../models/student.js';
 import { runFolders } from '../runs/group-folder.js';
@@ -149,8 +149,9 @@ async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array,
   });
   for (const part of parts) {
     try {
-      yield* createReadStream(part, { highWaterMark: 2 ** 18 }) as AsyncIterable<Uint8Array>;
+      yield* (await openToRead(part)).createReadStream({ highWaterMark: 2 ** 18 }) as AsyncIterable<Uint8Array>;
     } catch (cause) {
+      if (cause instanceof LgdError) throw cause;
       if (systemErrorCode(cause) === 'ENOENT') continue;
       throw new LgdError('BAD_FILE', `cannot read ${part}: ${(cause as Error).message}.`, { mend: 'Check its permissions', cause });
     }

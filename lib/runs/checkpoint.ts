@@ -4,24 +4,25 @@
  * A folder counts only with its manifest, which is written last and holds the checksum of every file: whenever the process dies, either the old or the
  * new checkpoint is whole.
  */
-import { lstat, mkdir, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, readdir, readlink, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
-import { LgdError, systemErrorCode, unlessAbsent, writeError } from '../errors.js';
+import { LgdError, unlessAbsent, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
 import { makeFolder } from '../files/make-folder.js';
-import { readFile } from '../files/open.js';
+import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from '../files/manifest.js';
 import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';
 import { uniqueMark } from '../files/temporary-name.js';
 import type { GraphSpec } from '../models/graph.js';
+import { studentContent } from '../models/student-info.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { SemanticState } from '../native.js';
 import { version } from '../version.js';
-import { readStudent, studentFile, writeStudent, type StudentInfo } from './student-file.js';
+import { studentFile, writeStudent, type StudentInfo } from './student-file.js';
 
 /** Everything that the next step of an online probe's classifier depends on. */
 export type OnlineState = Record<'weights' | 'bias' | 'weightsMomentum' | 'biasMomentum', Float32Array>;
@@ -43,16 +44,6 @@ export interface CheckpointContent {
   progress: unknown;
 }
 
-export interface Manifest {
-  format: string;
-  version: string;
-  step: number;
-  epoch: number;
-  /** What makes a checkpoint the best of its run, and the best so far; null before there is one. */
-  best: { metric: string; value: number; step: number } | null;
-  files: Record<string, { bytes: number; sha256: string }>;
-}
-
 export interface WriteOptions {
   best: Manifest['best'];
   /** Is this checkpoint the best so far? */
@@ -63,8 +54,6 @@ export interface WriteOptions {
 
 const stateFile = 'state.safetensors';
 const bankFile = 'bank.safetensors';
-const manifestFile = 'manifest.json';
-const manifestFormat = 'lgdistill-checkpoint';
 const stateFormat = 'lgdistill-state';
 const onlinePrefix = 'online.';
 const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
@@ -108,7 +97,7 @@ export class CheckpointStore {
       const store = new CheckpointStore(join(runFolder, 'checkpoints'));
       const file = join(await store.#locate(which), studentFile);
       await using reader = await SafetensorsReader.open([file]);
-      return reader.metadata['graph'] === undefined ? undefined : (await readStudent(file)).info.graph;
+      return reader.metadata['graph'] === undefined ? undefined : (await readUnchecked(dirname(file))).info.graph;
     } catch {
       return undefined;
     }
@@ -282,15 +271,23 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   await syncFolder(folder);
 }
 
+/** The student in a checkpoint, as it lies there. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL */
+async function readUnchecked(folder: string): Promise<ReturnType<typeof studentContent>> {
+  const file = join(folder, studentFile);
+  return studentContent(await readSafetensors(file), file);
+}
+
 /**
  * Reads a checkpoint folder after checking every file against the manifest.
  * @throws LgdError BAD_CHECKPOINT naming the file at fault
  */
-export async function readCheckpoint(folder: string): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
+export async function readCheckpoint(given: string): Promise<CheckpointContent & { folder: string; manifest: Manifest }> {
+  const folder = await realpath(given).catch(() => given); // `last` moves while a run goes on
   const manifest = await readManifest(folder);
+  for (const name of [studentFile, stateFile]) if (manifest.files[name] === undefined) throw badCheckpoint(join(folder, manifestFile), `it does not list ${name}`);
   for (const [name, expected] of Object.entries(manifest.files)) await checkFile(join(folder, name), expected);
   try {
-    const { info, weights } = await readStudent(join(folder, studentFile));
+    const { info, weights } = await readUnchecked(folder);
     const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
     const momentum: WeightRecord = {};
     for (const [name, { shape, data }] of tensors) {
@@ -308,37 +305,8 @@ export async function readCheckpoint(folder: string): Promise<CheckpointContent 
     const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
     return { folder, manifest, info, weights, momentum, bank, semantic, online, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
   } catch (cause) {
-    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
+    throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: takeAnother, cause });
   }
-}
-
-async function readManifest(folder: string): Promise<Manifest> {
-  const path = join(folder, manifestFile);
-  const bad = (why: string, cause?: unknown) => badCheckpoint(path, why, cause);
-  let manifest: Manifest;
-  try {
-    manifest = JSON.parse(await readFile(path, 'utf8')) as Manifest;
-  } catch (cause) {
-    throw bad(systemErrorCode(cause) === 'ENOENT' ? 'it is not there, so the checkpoint was never finished' : (cause as Error).message, cause);
-  }
-  if (manifest?.format !== manifestFormat || typeof manifest.files !== 'object' || manifest.files === null) throw bad("it is not a checkpoint's manifest");
-  for (const name of [studentFile, stateFile]) if (manifest.files[name] === undefined) throw bad(`it does not list ${name}`);
-  return manifest;
-}
-
-async function checkFile(path: string, { bytes, sha256 }: { bytes: number; sha256: string }): Promise<void> {
-  const found = await stat(path).catch((cause: unknown) => {
-    throw badCheckpoint(path, 'it is missing', cause);
-  });
-  if (found.size !== bytes) throw badCheckpoint(path, `it has ${found.size} bytes, but ${bytes} by its ${manifestFile}`);
-  const hash = await hashFile(path).catch((cause: unknown) => {
-    throw badCheckpoint(path, `it cannot be read (${(cause as Error).message})`, cause);
-  });
-  if (hash !== sha256) throw badCheckpoint(path, `its content does not match its checksum in ${manifestFile}`);
-}
-
-function badCheckpoint(path: string, why: string, cause?: unknown): LgdError {
-  return new LgdError('BAD_CHECKPOINT', `${path} is damaged: ${why}.`, { mend: 'Resume from the checkpoint before it (previous), or from another copy', cause });
 }
 
 /** Is this the folder of a checkpoint that was finished? */
@@ -350,4 +318,3 @@ async function isWhole(folder: string): Promise<boolean> {
 async function exists(path: string): Promise<boolean> {
   return (await statIfThere(path)) !== undefined;
 }
-

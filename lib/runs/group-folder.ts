@@ -45,15 +45,21 @@ export async function recordGroup(config: RunConfig, names: readonly string[]): 
 
 /** Names of the students that were trained side by side in a folder, each in a run folder of its name; none where it is another folder. */
 export async function groupMembers(path: string): Promise<string[]> {
-  const config = (await readRunConfig(path).catch(() => undefined)) as { student?: { name?: unknown } } | null | undefined;
-  const name = config?.student?.name;
+  return membersIn(await readRunConfig(path).catch(() => undefined));
+}
+
+function membersIn(config: unknown): string[] {
+  const name = (config as { student?: { name?: unknown } } | null | undefined)?.student?.name;
   const names = typeof name === 'string' ? studentNames(name) : [];
   return names.length > 1 ? names : [];
 }
 
-/** Run folders that a path stands for: those of several students, or itself. */
+/** Run folders that a path stands for: those of several students, or itself. @throws LgdError BAD_FILE: a configuration that cannot be read */
 export async function runFolders(path: string): Promise<string[]> {
-  const members = await groupMembers(path);
+  const members = membersIn(await readRunConfig(path).catch((error: unknown) => {
+    if (error instanceof LgdError && error.code === 'FILE_NOT_FOUND') return undefined;
+    throw error; // not tried twice: a pipe is waited for
+  }));
   return members.length === 0 ? [path] : members.map((name) => join(path, name));
 }
 

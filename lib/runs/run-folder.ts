@@ -19,12 +19,14 @@ export const metricsFile = 'metrics.jsonl';
 export const logFile = 'log.txt';
 /** See image-list.ts. */
 export const imageListFile = 'images.tsv.gz';
+/** See beginning.ts. */
+const startFile = 'start.json';
 /** See view-cache.ts. */
 export const viewCacheFile = 'teacher-views.lgd';
 const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
-const ownEntries = new Set([configFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
+const ownEntries = new Set([configFile, startFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
 /** Names of what a process that is killed while it begins leaves. */
 const probePattern = /^\.probe-[0-9a-f]{12}$/u;
 const besideLockNames = basename(besideLock(lockFile, ''));
@@ -102,6 +104,18 @@ export async function writeRunConfig(path: string, config: RunConfig): Promise<v
   await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
 }
 
+/** What {@link RunFolder.recordStart} wrote; undefined where there is none. @throws LgdError BAD_FILE */
+export async function readStart(path: string): Promise<string | undefined> {
+  const file = join(path, startFile);
+  try {
+    const { student } = JSON.parse(await readFile(file, 'utf8')) as { student?: unknown };
+    return typeof student === 'string' ? student : undefined;
+  } catch (cause) {
+    if (['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '')) return undefined;
+    throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Begin a new run', cause });
+  }
+}
+
 /**
  * Locks a run folder against other processes; a lock left by a process that is gone is taken over. What one left that was killed while it began is cleared away.
  * @returns what unlocks it
@@ -138,9 +152,10 @@ export class RunFolder {
 
   /**
    * Opens the folder of a run that starts or continues.
+   * @param start of one that starts, see {@link recordStart}
    * @throws LgdError NOT_WRITABLE, BAD_CONFIG as {@link checkRunFolder}, or when another process is writing to it
    */
-  static async open(path: string, config: RunConfig, { resume }: { resume: boolean }): Promise<RunFolder> {
+  static async open(path: string, config: RunConfig, { resume, start }: { resume: boolean; start?: string | undefined }): Promise<RunFolder> {
     const removeEmpty = await checkRunFolder(path, { overwrite: config.overwrite, resume });
     const unlock = await lockRunFolder(path).catch(async (error: unknown) => {
       await removeEmpty();
@@ -148,8 +163,11 @@ export class RunFolder {
     });
     const folder = new RunFolder(path, unlock);
     try {
-      if (!resume) await clearRunFolder(path);
-      if (!resume) await folder.recordConfig(config);
+      if (!resume) {
+        await clearRunFolder(path);
+        if (start !== undefined) await folder.recordStart(start); // before there is a configuration to go on with
+        await folder.recordConfig(config);
+      }
       const mostBytes = config.log.maxFileSize * 2 ** 20;
       folder.#metrics = await LineFile.open(path, metricsFile, mostBytes);
       folder.#log = await LineFile.open(path, logFile, mostBytes);
@@ -159,6 +177,11 @@ export class RunFolder {
       throw writeError(path, cause);
     }
     return folder;
+  }
+
+  /** Writes down what the student is that the run begins with: SHA-256 of its graph and start weights. @throws LgdError NOT_WRITABLE */
+  async recordStart(student: string): Promise<void> {
+    await writeFileAtomically(join(this.path, startFile), `${JSON.stringify({ student })}\n`);
   }
 
   /** Writes config.json. A run that continues does so once it is known to be able to. @throws LgdError NOT_WRITABLE */

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError, systemErrorCode } from '../errors.js';
-import { readSafetensors, writeSafetensors } from '../files/safetensors.js';
+import { readListed } from '../files/manifest.js';
+import { writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf, Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
@@ -24,11 +25,11 @@ export async function writeStudent(file: string, info: StudentInfo, weights: Wei
 /**
  * Reads a student's file; also one for torchvision, timm and the like, which has no embeddings where its head was dropped.
  * @param path the file, a checkpoint folder, or a run folder (its best checkpoint, or its last where there is no best)
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, BAD_CHECKPOINT (not what the manifest of its checkpoint says; an exported file has none)
  */
 export async function readStudent(path: string): Promise<{ file: string; info: StudentInfo; weights: WeightRecord }> {
   const file = await findStudentFile(path);
-  return { file, ...studentContent(await readSafetensors(file), file) };
+  return { file, ...studentContent(await readListed(file), file) };
 }
 
 /** Finds the file that {@link readStudent} reads. @throws LgdError FILE_NOT_FOUND, BAD_FILE */

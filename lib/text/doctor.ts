@@ -1,4 +1,4 @@
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
@@ -197,8 +197,11 @@ function withoutParentheses(name: string): string {
   return tidyName(after);
 }
 
-/** A report for a terminal: each kind of fault with its first few names, then what to do. */
-export function formatReport(report: NameReport, { show = 8 }: { show?: number } = {}): string {
+/** A report for a terminal: each kind of fault with its first few names, then what to do. @throws LgdError BAD_OPTION */
+export function formatReport(report: NameReport, options: { show?: number } = {}): string {
+  checkArgument('report', report);
+  checkOptions(options, 'formatReport()', { show: 'optional' });
+  const { show = 8 } = options;
   const quote = ({ index, name }: NameAt) => `${JSON.stringify(name)} (${index + 1})`;
   const places = (indices: number[]) => indices.map((index) => index + 1).join(', ');
   const details: string[][] = [

@@ -1,7 +1,7 @@
 /** A list of names as a file: one a line, as {@link CategoryList.load} reads it. */
 import { realpath } from 'node:fs/promises';
 import { extname, format, parse } from 'node:path';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { readFile } from '../files/open.js';
@@ -25,8 +25,10 @@ const writeNamesOptions = { list: 'optional', overwrite: 'optional' } satisfies 
  */
 export async function writeNames(file: string, names: readonly string[], options: WriteNamesOptions = {}): Promise<void> {
   checkOptions(options, 'writeNames()', writeNamesOptions);
+  checkText(file, 'file', 'a path to write to');
+  if (!Array.isArray(names)) throw new LgdError('BAD_NAMES', 'these are no names.', { option: 'names', found: names, allowed: 'an array of strings', mend: 'Give the names of a list: list.names' });
   await checkNamesFile(file, options);
-  const unreadable = names.find((name) => JSON.stringify(namesIn(name)) !== JSON.stringify([name]));
+  const unreadable = names.find((name) => typeof name !== 'string' || JSON.stringify(namesIn(name)) !== JSON.stringify([name]));
   if (unreadable !== undefined) {
     throw new LgdError('BAD_NAMES', 'a name that begins with #, is empty or has a line break is none in a file of one name a line.', { option: 'write', found: unreadable, mend: 'Word it in another way, or keep the list as JSON' });
   }

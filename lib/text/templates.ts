@@ -1,3 +1,4 @@
+import { checkText } from '../arguments.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
 import { readFile } from '../files/open.js';
@@ -70,7 +71,8 @@ function checkTemplates(templates: readonly string[], where: string): string[] {
   return [...templates];
 }
 
-/** The prompt a template makes of a name. */
+/** The prompt a template makes of a name. @throws LgdError BAD_OPTION where one of them is no text */
 export function fillTemplate(template: string, name: string): string {
+  for (const [option, found] of [['template', template], ['name', name]] as const) if (typeof found !== 'string') checkText(found, option, 'a text');
   return template.replace('{}', () => name); // a function, because a replacement string would give "$&" and its kind a meaning
 }

@@ -1,6 +1,6 @@
 /** Which checkpoint of a run is the best so far. */
 import type { Config } from '../config.js';
-import type { Manifest } from '../runs/checkpoint.js';
+import type { Manifest } from '../files/manifest.js';
 
 /** What makes a checkpoint the best. */
 export type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;

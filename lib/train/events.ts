@@ -1,8 +1,8 @@
 /** What a run tells while it goes on. */
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
+import type { WaitingEvent } from '../stall.js';
 import type { ChosenMethod } from './method.js';
-import type { Wait } from './stall.js';
 
 interface OfStudent {
   /** Which of several students it is about; absent where there is one. */
@@ -56,15 +56,6 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   teacherWait: number;
   /** Was it written to metrics.jsonl? */
   logged: boolean;
-}
-
-/** A step that waits, or an evaluation that stands still, for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
-export interface WaitingEvent extends Wait {
-  type: 'waiting';
-  /** Steps done. */
-  step: number;
-  /** A line that says so, and what may be wrong. */
-  message: string;
 }
 
 /** After each evaluation. */

@@ -2,7 +2,6 @@
  * Which images a run was begun with: `images.tsv.gz` in the run folder, a line an image in order: place in the source, bytes of its file (empty where the source does not tell), name as a JSON string.
  * A run that continues is held to it: what differs is named, and images that are gone have stand-ins.
  */
-import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -13,6 +12,7 @@ import type { BrokenImage } from '../data/decode.js';
 import { eachId, hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines, wholeLines } from '../files/lines.js';
+import { openToRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/safetensors.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
 import type { Dataset } from './batch.js';
@@ -57,7 +57,7 @@ async function readImageList(runFolder: string): Promise<Listed | undefined> {
   const list: Listed = { ids: [], names: [], places: [], bytes: [] };
   try {
     const unzipped = createGunzip();
-    createReadStream(file).on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
+    (await openToRead(file)).createReadStream().on('error', (error) => unzipped.destroy(error)).pipe(unzipped);
     for await (const { lines } of wholeLines(unzipped)) {
       for (const line of lines) {
         const [, place, bytes, id] = /^(\d+)\t(\d*)\t(".*")$/u.exec(line) ?? [];

@@ -6,19 +6,18 @@ import { LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
-import { CheckpointStore } from '../runs/checkpoint.js';
 import { clearGroup, openGroupFolder, recordGroup } from '../runs/group-folder.js';
-import { readBatchNumbers } from '../runs/run-folder.js';
+import { waitingEvents, type WaitedFor, type WaitingEvent } from '../stall.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
+import { checkAsBegun, checkBeginning } from './beginning.js';
 import type { ScoredOn } from './continued.js';
 import type { Distiller, StepTicket } from './distiller.js';
-import type { RunEvent, StepEvent, WaitingEvent } from './events.js';
+import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
 import { RateMeter } from './rate.js';
 import { Run, type PlannedStep, type RunOptions } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
-import { describeWait, tellingOfWaits, type WaitedFor } from './stall.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
@@ -227,15 +226,11 @@ export class TrainingLoop {
   }
 
   /** What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see {@link tellingOfWaits} */
-  async *patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
-    const waits = tellingOfWaits(promise, what, this.config.log.stallMinutes, lastSign);
-    for (;;) {
-      const { done, value } = await waits.next();
-      if (done) return value;
-      const message = describeWait(value, what === 'evaluation' ? step : step + 1);
-      for (const { folder } of this.#runs) await folder.log(message);
-      yield { type: 'waiting', step, ...value, message };
-    }
+  patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
+    return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
+      for (const { folder } of this.#runs) await folder.log(event.message);
+      return event;
+    });
   }
 
   get #firstStep(): number {
@@ -349,26 +344,6 @@ export class TrainingLoop {
     const rates = this.#rate.step(pending.batches.length * this.config.train.batchSize, waited, pending.ticket.teacherMilliseconds);
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
-  }
-}
-
-/** Where nothing is continued, the student must be what the configuration begins with. @throws LgdError BAD_OPTION */
-async function checkBeginning(distiller: Distiller, student: number, runFolder: string, resume: string | undefined): Promise<void> {
-  const steps = distiller.stepsOf(student);
-  if (steps === 0 || (resume !== undefined && resume !== 'last') || (resume === 'last' && (await CheckpointStore.isBegun(runFolder)))) return;
-  const none = resume === undefined ? '' : `${runFolder} has no checkpoint to continue from, and `;
-  throw new LgdError('BAD_OPTION', `${none}a run from the start begins before any step, but this Distiller has taken ${steps}.`, {
-    option: 'resume', found: resume, mend: `Make a new Distiller with a new student for a run from the start${resume === undefined ? ", or resume from a checkpoint: resume: 'last'" : ''}`,
-  });
-}
-
-/** What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError BAD_CHECKPOINT, BAD_FILE */
-async function checkAsBegun({ batchChoice }: Distiller, runFolder: string): Promise<void> {
-  const begun = await readBatchNumbers(runFolder);
-  for (const option of batchChoice.byAuto) {
-    const [before, here] = [begun[option], batchChoice[option]];
-    if (before === undefined || before === here) continue;
-    throw new LgdError('BAD_CHECKPOINT', `the run in ${runFolder} was begun with another number than auto chooses now.`, { option: `train.${option}`, found: here, allowed: String(before), mend: `Give train.${option}: ${before}` });
   }
 }
 

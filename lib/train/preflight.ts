@@ -1,5 +1,5 @@
 /** What a run will take, found out before it starts: a few measured steps, the time each part of them takes, and the memory of larger batches. */
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import { median } from '../averages.js';
 import { checkFilled } from '../config-batch.js';
 import { throwIfAborted } from '../errors.js';
@@ -64,6 +64,8 @@ const mostSteps = 8;
  */
 export async function preflight(distiller: Distiller, dataset: Dataset, options: PreflightOptions = {}): Promise<PreflightReport> {
   checkOptions(options, 'preflight()', preflightOptions);
+  checkArgument('distiller', distiller);
+  checkArgument('dataset', dataset);
   const { seconds = 2, signal } = options;
   const { config, students, batchChoice } = distiller;
   const { train, seed } = config;

@@ -20,12 +20,15 @@ import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
+import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
 import type { Batch } from './batch.js';
+import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import { DueSteps } from './due.js';
 import type { TrainingLoop } from './loop.js';
-import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent, WaitingEvent } from './events.js';
+import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -41,7 +44,7 @@ export interface RunOptions {
   frozen?: FrozenEvaluation;
   /** What online probes are judged on, with `evaluate.online`. */
   online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
+  /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
   /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
   remarks?: readonly string[];
@@ -95,7 +98,9 @@ export class Run {
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
   static async open(loop: TrainingLoop, number: number): Promise<Run> {
     const config = loop.configs[number]!;
-    const folder = await RunFolder.open(config.output, config, { resume: loop.options.resume !== undefined });
+    const { resume, signal } = loop.options;
+    const start = resume === undefined ? await hashStart(loop.distiller.students[number]!, signal) : undefined;
+    const folder = await RunFolder.open(config.output, config, { resume: resume !== undefined, start });
     try {
       return new Run(loop, number, folder, await CheckpointStore.open(config.output));
     } catch (error) {
@@ -196,7 +201,7 @@ export class Run {
     if (this.#evaluationDue(this.#step) && this.#evaluated < this.#step) {
       let event: EvaluationEvent | undefined;
       try {
-        event = yield* this.#evaluatePatiently();
+        event = yield* watched((options) => this.#evaluate(options), this.loop.options.signal, (evaluated, lastSign) => this.loop.patiently(evaluated, 'evaluation', this.#step, lastSign));
       } catch (error) {
         if (this.#unsaved && !isOfTheNumbers(error)) {
           const saved = await this.#checkpoint(false).catch(() => undefined); // what keeps it from being written must not hide what happened
@@ -221,48 +226,19 @@ export class Run {
     return step !== this.#step || evaluated !== this.#evaluated;
   }
 
+  /** The loop's, whose plan is known only once its images are. */
+  get #due(): DueSteps {
+    return new DueSteps(this.config, this.loop.lastStep, (step) => this.loop.epochs(step));
+  }
+
   #evaluationDue(step: number): boolean {
-    if (this.loop.options.evaluation === undefined) return false;
-    const { everyEpochs, everySteps } = this.config.evaluate;
-    return step === this.loop.lastStep || (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
+    return this.loop.options.evaluation !== undefined && this.#due.evaluation(step);
   }
 
   #checkpointDue(step: number): boolean {
     const { everyMinutes } = this.config.checkpoint;
     const late = everyMinutes > 0 && performance.now() - this.#lastCheckpoint.time >= everyMinutes * 60_000;
-    return late || this.#checkpointAt(step);
-  }
-
-  /** Does the step alone, not the clock, ask for a checkpoint? */
-  #checkpointAt(step: number): boolean {
-    const { everyEpochs, everySteps } = this.config.checkpoint;
-    return (everySteps > 0 && step % everySteps === 0) || this.#endsEpochs(step, everyEpochs);
-  }
-
-  /** Is the loss compared at this step? Not where an interruption or the clock made the checkpoint, unless only the clock makes any: a run that was stopped and went on has the best of one that was not. */
-  get #comparesLoss(): boolean {
-    const { everyEpochs, everySteps } = this.config.checkpoint;
-    return this.#score.metric === 'loss' && (this.#step === this.loop.lastStep || this.#checkpointAt(this.#step) || (everyEpochs === 0 && everySteps === 0));
-  }
-
-  /** Is this the first step after a number of whole epochs that `every` divides? */
-  #endsEpochs(step: number, every: number): boolean {
-    const whole = Math.floor(this.loop.epochs(step));
-    return every > 0 && whole % every === 0 && whole > Math.floor(this.loop.epochs(step - 1));
-  }
-
-  /** Says so where it stands still. A caller that leaves the run meanwhile ends it. */
-  async *#evaluatePatiently(): AsyncGenerator<WaitingEvent, EvaluationEvent | undefined, undefined> {
-    const { signal } = this.loop.options;
-    const left = new AbortController();
-    let lastSign = performance.now();
-    const evaluated = this.#evaluate({ signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]), onProgress: () => { lastSign = performance.now(); } });
-    try {
-      return yield* this.loop.patiently(evaluated, 'evaluation', this.#step, () => lastSign);
-    } finally {
-      left.abort();
-      await evaluated.catch(() => undefined);
-    }
+    return late || this.#due.checkpoint(step);
   }
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
@@ -305,7 +281,7 @@ export class Run {
     const { weights, momentum, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined) throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
-    if (this.#comparesLoss) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
+    if (this.#score.metric === 'loss' && this.#due.comparison(this.#step)) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
     const progress: Progress = {
       plan: plan.state(),
       dataset: images.hash,
@@ -416,6 +392,9 @@ export class Run {
    */
   async resume(which: string): Promise<BatchPlanState | undefined> {
     if (which === 'last' && (await this.store.list()).length === 0) {
+      const { signal } = this.loop.options;
+      await checkStart(this.folder.path, this.student, signal);
+      await this.folder.recordStart(await hashStart(this.student, signal));
       await this.folder.rewind(0, 0);
       await this.folder.log('there is no checkpoint yet: from the start');
       return undefined;

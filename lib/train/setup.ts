@@ -26,6 +26,7 @@ import { CheckpointStore } from '../runs/checkpoint.js';
 import { runFolders } from '../runs/group-folder.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
+import { checkStart } from './beginning.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { checkStillThere } from './image-list.js';
@@ -151,7 +152,10 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const student = students[0]!;
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
   if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
-  for (const one of students) await one.drawWeights(signal);
+  for (const one of students) {
+    await one.drawWeights(signal);
+    if (resume === 'last') await checkStart(students.length === 1 ? config.output : join(config.output, one.name), one, signal); // before images are decoded
+  }
   if (tsb) await drawStartBank(tsb, config.seed, signal);
   // With what was given, not what was chosen: the run says which is which.
   const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });

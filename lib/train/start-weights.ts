@@ -1,7 +1,8 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
-import { readSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { readListed } from '../files/manifest.js';
+import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
 import { findStudent, listStudents } from '../models/students/registry.js';
 import { fromTool, toolNaming } from '../models/tools/convert.js';
@@ -14,11 +15,11 @@ const classifier = new RegExp(`^(?:stem\\.)?(?:${[...new Set(listStudents().map(
 /**
  * Starts a student from a file of weights: a student of this package, however exported, or a backbone from torchvision, timm, MMDetection, MMSegmentation or Detectron2. The names tell which. Its projection
  * head may be missing (it then keeps its seeded start), a classifier is left out.
- * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL naming what does not fit
+ * @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_MODEL naming what does not fit
  */
 export async function loadStartWeights(student: Student, file: string): Promise<void> {
   await checkNoFolder(file);
-  const { tensors } = await readSafetensors(file);
+  const { tensors } = await readListed(file);
   try {
     const start = startOf(student, tensors);
     const broken = notFinite(start); // the first step would blame the learning rate

@@ -7,7 +7,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
-import { checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
@@ -69,6 +69,9 @@ export class TeacherViewCache {
   static async open(options: ViewCacheOptions): Promise<TeacherViewCache> {
     checkOptions(options, 'TeacherViewCache.open()', viewCacheOptions);
     const { device, teacher, config, precision, dataset, images, signal } = options;
+    checkArgument('device', device);
+    checkArgument('teacher', teacher);
+    checkArgument('dataset', dataset);
     if (teacher.kind === 'precomputed') {
       throw new LgdError('BAD_CONFIG', 'this teacher is a file of embeddings already.', { option: 'teacherCache.views', found: config.teacherCache.views, allowed: '0', mend: 'Leave it out' });
     }

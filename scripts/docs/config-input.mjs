@@ -1,4 +1,4 @@
-// The type of a configuration, from the option table of lib/config.ts: what an editor shows of an option is what the page of options says. What zod infers has no words.
+// The type of a configuration, from the option table of lib/config-options.ts: what an editor shows of an option is what the page of options says. What zod infers has no words.
 
 const groupWords = {
   data: 'Training images, and how they are decoded and kept.',
@@ -13,7 +13,7 @@ const groupWords = {
   log: 'Lines of metrics.',
 };
 
-const head = `/** Written by \`npm run docs:options\` from the schema in lib/config.ts; a test fails where it is older. */
+const head = `/** Written by \`npm run docs:options\` from the schema in lib/config-schema.ts; a test fails where it is older. */
 
 /** What {@link parseConfig} accepts: any part of a configuration. What is left out, or undefined, has its default. */
 export interface ConfigInput {`;

@@ -1,13 +1,15 @@
 /** What trainings of segmentation networks and detectors do with their folder, with numbers that are no numbers any more, and with the best network. */
 import { copyFile, mkdir, readdir, readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { RunConfig } from '../../lib/config-batch.js';
-import { parseConfig } from '../../lib/config.js';
+import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { trainDetection } from '../../lib/dense/detection.js';
 import { evaluateSegmentation, trainSegmentation } from '../../lib/dense/segmentation.js';
 import { readStart } from '../../lib/dense/start.js';
-import { trainDense, type DenseEvent } from '../../lib/dense/training.js';
+import { trainDense, type DenseEvent, type TrainedTask } from '../../lib/dense/training.js';
+import { LgdError } from '../../lib/errors.js';
 import { segmentationGraph } from '../../lib/models/heads/segmentation.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';
@@ -53,6 +55,62 @@ describe('a network that diverges', () => {
   }, 60_000);
 });
 
+type PlainTask = TrainedTask<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>;
+
+/** A training whose weights stay as they are. */
+async function* plainTraining(output: string, { steps, log, signal, ...task }: Partial<PlainTask> & Pick<PlainTask, 'score'> & { steps: number; log?: ConfigInput['log']; signal?: AbortSignal }): AsyncGenerator<DenseEvent<number, number>, void> {
+  const content = await readStart(student);
+  const { architecture, widthMultiplier, mean, std } = content.info;
+  const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: 'fcn', outputStride: 32, resolution: 64, mean, std, names: ['a', 'b'] };
+  const config = parseConfig({ device: 'cpu', dense: { ...dense, maxSteps: steps, everyEpochs: 1, learningRate: 1e-6 }, log });
+  yield* trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>({
+    info, graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph, student: content, images: 2,
+    draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
+    openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
+    rank: (score) => score, tell: (event) => event, ...task,
+  }, output, config, signal);
+}
+
+describe('a training that stands still', () => {
+  const log = { stallMinutes: 0.04 / 60 };
+  const stopped = async ({ signal }: { signal: AbortSignal }) => new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(new LgdError('ABORTED', 'the evaluation was stopped.')));
+  });
+
+  it('says what it waits for, and can be left there', async () => {
+    const slow = async () => { await sleep(100); return { pixels: new Float32Array(2 * 3 * 64 * 64) }; };
+    const slowLoss = () => ({ queue: () => undefined, read: async () => { await sleep(100); return 1; }, [Symbol.dispose]: () => undefined });
+    const events = await told(plainTraining(join(folder, 'slow'), { steps: 1, log, draw: slow, openLoss: slowLoss, score: async () => { await sleep(100); return 1; } }));
+    expect(events.map((event) => (event.type === 'waiting' ? event.for : event.type)).filter((word, i, all) => word !== all[i - 1])).toEqual(['start', 'images', 'device', 'step', 'evaluation', 'done']);
+    const messages = events.flatMap((event) => (event.type === 'waiting' ? [event.message] : [])).join('\n');
+    for (const message of [/step 1 has waited 0 seconds for its images/u, /step 1 has waited 0 seconds for the device/u, /evaluation after step 1 has stood still/u]) expect(messages).toMatch(message);
+
+    for await (const event of plainTraining(join(folder, 'left'), { steps: 1, log, score: async (_, __, options) => stopped(options) })) if (event.type === 'waiting' && event.for === 'evaluation') break;
+    expect((await readDense(join(folder, 'left', 'last.safetensors'), 'segmentation')).info.step).toBe(1);
+  }, 60_000);
+
+  it('can be stopped there', async () => {
+    for (const [what, task] of [['images', { draw: async () => new Promise<never>(() => undefined), score: undefined }], ['evaluation', { score: async (_: unknown, __: unknown, options: { signal: AbortSignal }) => stopped(options) }]] as const) {
+      const stop = new AbortController();
+      const run = async () => {
+        for await (const event of plainTraining(join(folder, `stopped-${what}`), { steps: 1, log, signal: stop.signal, ...task })) if (event.type === 'waiting' && event.for === what) stop.abort();
+      };
+      await expect(run()).rejects.toMatchObject({ code: 'ABORTED' });
+    }
+  }, 60_000);
+
+  it('is told of on the terminal, as is an evaluation, and what is opened before', async () => {
+    const output = join(folder, 'told');
+    const shared = ['--device', 'cpu', '--data', scenes, '--stall-minutes', '0.00001'];
+    const trained = await lgdistill(['segment', 'train', '--student', student, '--to', output, '--dense.resolution', '64', '--dense.batch-size', '2', '--dense.max-steps', '1', ...shared]);
+    expect(trained.stderr).toMatch(/^opening the files has stood still for 0 seconds: /mu);
+    expect(trained.stderr).toMatch(/^step 1 has waited 0 seconds for its images: /mu);
+    const evaluated = await lgdistill(['segment', 'evaluate', '--model', output, ...shared]);
+    expect(evaluated.stderr).toMatch(/^opening the files has stood still for 0 seconds: /mu);
+    expect([trained.code, evaluated.code]).toEqual([0, 0]);
+  }, 60_000);
+});
+
 describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a step that fails on the GPU', () => {
   it('is in no network that is kept, and what is stopped between steps is', async () => {
     buildEmulatedAddon();
@@ -75,19 +133,10 @@ describe.skipIf(!isWanted('cuda-emulated', 'a training whose step fails'))('a st
 });
 
 describe('the best network', () => {
-  /** A training whose weights stay as they are, and whose evaluations give these scores. */
+  /** Evaluations that give these scores. */
   async function scored(output: string, scores: number[]): Promise<DenseEvent<number, number>[]> {
-    const content = await readStart(student);
-    const { architecture, widthMultiplier, mean, std } = content.info;
-    const info: Omit<DenseInfo, 'step'> = { task: 'segmentation', architecture, widthMultiplier, head: 'fcn', outputStride: 32, resolution: 64, mean, std, names: ['a', 'b'] };
-    const config = parseConfig({ device: 'cpu', dense: { ...dense, maxSteps: scores.length, everyEpochs: 1, learningRate: 1e-6 } });
     let evaluation = 0;
-    return told(trainDense<{ pixels: Float32Array }, number, number, DenseEvent<number, number>>({
-      info, graph: segmentationGraph(backboneOf(info), { ...info, classes: 2, enlarge: false }).graph, student: content, images: 2,
-      draw: async () => ({ pixels: new Float32Array(2 * 3 * 64 * 64) }),
-      openLoss: () => ({ queue: () => undefined, read: async () => 1, [Symbol.dispose]: () => undefined }),
-      score: async () => scores[evaluation++]!, rank: (score) => score, tell: (event) => event,
-    }, output, config, undefined));
+    return told(plainTraining(output, { steps: scores.length, score: async () => scores[evaluation++]! }));
   }
 
   it('is the first of equals, and what the end tells of', async () => {

@@ -198,6 +198,25 @@ describe("a network of one's own by the name of a known student", () => {
     expect(resumed!.info.graph).toEqual(JSON.parse(JSON.stringify(graphOf('relu'))));
     expect(resumed!.weights).toEqual(straight!.weights);
   });
+
+  it('begins again as itself where it stopped before its first checkpoint, and is not begun as the known one', async () => {
+    const path = output();
+    const stop = async (run: AsyncGenerator<RunEvent>) => { for await (const event of run) if (event.type === 'step') break; }; // which writes no checkpoint
+    using begun = of('relu', path);
+    await stop(begun.run(images));
+    const refusal = { code: 'BAD_CHECKPOINT', message: expect.stringContaining('another student than resnet18') as string };
+    using known = new Distiller({ device, teacher: ownTeacher(() => undefined), student: createStudent('resnet18', { device, embeddingSize: size }), tsb, config: { ...begun.config, output: path } });
+    await expect(eventsOf(known.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
+    const loaded = new Student('resnet18', device, size, 1, graphOf('relu'), 0);
+    loaded.load(new Student('resnet18', device, size, 1, graphOf('relu'), 1).weights);
+    using others = new Distiller({ device, teacher: ownTeacher(() => undefined), student: loaded, tsb, config: begun.config });
+    await expect(eventsOf(others.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
+    for (const again of [1, 2]) {
+      using same = of('relu', path);
+      if (again === 1) await stop(same.run(images, { resume: 'last' }));
+      else expect((await eventsOf(same.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
+    }
+  });
 });
 
 describe('members that are something else', () => {

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { cp, mkdir, readFile, readdir, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { addonPath } from '../../lib/addon.js';
 import type { ConfigInput } from '../../lib/config.js';
 import { openJpegDecoder } from '../../lib/data/jpeg-decoder.js';
@@ -147,6 +147,12 @@ describe('a run that was stopped and resumed', () => {
     await rm(join(broken, 'checkpoints'), { recursive: true });
     expect((await train(await resumeConfig(broken), { resume: 'last' })).events[0]).toMatchObject({ step: 0 });
     await expectSame(broken, whole);
+    await rm(join(broken, 'checkpoints'), { recursive: true });
+    await writeFile(join(broken, 'start.json'), JSON.stringify({ student: 'a network that the program which began the run made itself' }));
+    const decoded = vi.fn();
+    const onProgress = ({ phase }: { phase: string }) => { if (phase === 'training images') decoded(); };
+    await expect(prepareRun(await resumeConfig(broken), { resume: 'last', onProgress })).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', option: 'student' });
+    expect(decoded).not.toHaveBeenCalled();
   });
 });
 
@@ -378,7 +384,7 @@ describe('a run that is ended', () => {
     expect(result.status).toBe(1);
     expect(result.stderr).toContain('NOT_WRITABLE');
     expect(result.stdout.trim().split('\n').at(-1)).toBe('step 8');
-    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl']);
+    expect((await readdir(broken)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl', 'start.json']);
     expect((await readdir(join(broken, 'checkpoints'))).sort()).toEqual(['best', 'last', 'step-00000004']);
     await train(await resumeConfig(broken), { resume: 'last' });
     await expectSame(broken, whole);

@@ -1,13 +1,18 @@
-import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { fewNames, parseConfig, type ConfigInput } from '../../lib/config.js';
+import { openDevice } from '../../lib/device.js';
 import { LgdError } from '../../lib/errors.js';
+import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
+import { evaluateStudent } from '../../lib/evaluate/student.js';
+import { exportStudent } from '../../lib/export/student.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
-import { PrecomputedTeacher } from '../../lib/models/index.js';
+import { loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
+import { readRuns } from '../../lib/report/read-run.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
-import { readStudent } from '../../lib/runs/student-file.js';
+import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from './train-fixture.js';
@@ -88,7 +93,7 @@ describe('a run', () => {
     expect(second!.teacher).toEqual(first!.teacher);
     expect(first).toMatchObject({ best: true, student: { images: 12, classes: 4, topK: 4, top5: 1 } });
 
-    expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl']);
+    expect((await readdir(path)).sort()).toEqual(['checkpoints', 'config.json', 'images.tsv.gz', 'log.txt', 'metrics.jsonl', 'start.json']);
     const lines = (await readFile(join(path, 'metrics.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as { type: string; step: number });
     expect(lines.map(({ type, step }) => `${type} ${step}`)).toEqual([...[1, 2, 3, 4].map((step) => `step ${step}`), 'evaluation 4', ...[5, 6, 7, 8].map((step) => `step ${step}`), 'evaluation 8']);
     const config = parseConfig(JSON.parse(await readFile(join(path, 'config.json'), 'utf8')));
@@ -191,6 +196,26 @@ describe('a run', () => {
     expect(kept('features.0.0.weight')).toBe(true);
     expect(kept('head.0.weight')).toBe(false); // its seeded start, not the trained head
     await fromBackbone.dispose();
+  });
+
+  it('lets nobody use the weights of a checkpoint that have changed since', async () => {
+    const path = output();
+    await train(smallConfig(data, path, { train: { maxSteps: 1 } }));
+    const file = await realpath(await findStudentFile(path));
+    const bytes = await readFile(file);
+    bytes[bytes.length - 2]! ^= 1; // a weight's exponent stays what it is
+    await writeFile(file, bytes);
+    using device = await openDevice('cpu');
+    const uses = {
+      evaluate: () => evaluateStudent({ student: path, config: { evaluate: { data } } }),
+      protocols: () => evaluateProtocol({ student: path, protocol: 'knn', config: { data: { train: data }, evaluate: { data } } }),
+      export: () => exportStudent({ from: path, to: join(folder, 'changed.safetensors') }),
+      start: () => prepareRun(smallConfig(data, output(), { student: { weights: file } })),
+      load: async () => loadStudent(path, { device }),
+      teacher: () => loadTeacher(file, { device }),
+    };
+    for (const [use, call] of Object.entries(uses)) await expect(call(), use).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
+    expect((await readRuns([path]))[0]).toMatchObject({ student: undefined, studentProblem: expect.stringContaining(file) as unknown });
   });
 
   it('skips broken images and lists them', async () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
 import { create, Header } from 'tar';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
@@ -268,6 +268,21 @@ const writeParquet = async (file: string, images: (Uint8Array | null)[], labels:
 };
 
 describe('parquet files', () => {
+  it('with two damages at once are refused by one error, and no other is left behind', async () => {
+    const file = join(folder, 'twice.parquet');
+    const image = Buffer.from('bytes of an image');
+    const twice = Buffer.from(parquetWriteBuffer({ schema: struct, codec: 'UNCOMPRESSED', columnData: [{ name: 'image', data: [{ bytes: image, path: 'x.jpg' }] }, { name: 'label', data: [1n] }] }));
+    twice.fill(0xff, twice.indexOf(image) - 4, twice.indexOf(image)); // its length
+    twice.write('pbth', twice.lastIndexOf('path')); // the column of another chunk
+    await writeFile(file, twice);
+    const unhandled = vi.fn();
+    process.on('unhandledRejection', unhandled);
+    await expect((async () => (await openImages(file)).read(0))()).rejects.toMatchObject({ code: 'BAD_DATASET' });
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    process.off('unhandledRejection', unhandled);
+    expect(unhandled).not.toHaveBeenCalled();
+  });
+
   it('have images in a column {bytes, path}, labels, and their names in the metadata', async () => {
     const path = await newFolder();
     const images = await Promise.all(Array.from({ length: 8 }, (_, i) => jpeg(20 * i)));

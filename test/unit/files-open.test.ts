@@ -1,10 +1,12 @@
 import { execFileSync, spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
 import { loadConfigFile } from '../../lib/config.js';
 import { openImages } from '../../lib/data/open-images.js';
+import { LineFile } from '../../lib/files/line-file.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
+import { readRuns } from '../../lib/report/read-run.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 
@@ -26,6 +28,35 @@ test('a pipe that nothing writes to is told of, and no thread is left waiting', 
   }
   const reasons = (await found).map((result) => (result.status === 'rejected' ? (result.reason as Error).message : 'opened'));
   for (const [i, reason] of reasons.entries()) expect(reason).toContain(`${pipes[i]} is ${i < 4 ? 'a pipe that nothing writes to' : 'no regular file'}`);
+  expect(await Promise.all(Array.from({ length: 8 }, () => readFile(import.meta.filename)))).toHaveLength(8);
+});
+
+test('a run folder with a pipe for one of its files is told of, after one wait', async () => {
+  const run = async (name: string) => {
+    const path = at(name.replace('.', '-'));
+    await mkdir(path);
+    if (name !== 'config.json') await writeFile(join(path, 'config.json'), '{}');
+    execFileSync('mkfifo', [join(path, name)]);
+    return path;
+  };
+  const [config, metrics, log] = [await run('config.json'), await run('metrics.jsonl'), await run('log.txt')];
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const started = Date.now();
+  for (const [path, file] of [[config, 'config.json'], [metrics, 'metrics.jsonl'], [log, 'log.txt']] as const) {
+    let waited = 0;
+    let settled = false;
+    const read = readRuns([path]).then(() => undefined, (error: unknown) => error).finally(() => { settled = true; });
+    while (!settled) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (vi.getTimerCount() === 0) continue;
+      vi.advanceTimersByTime(100);
+      waited += 100;
+    }
+    expect(await read).toMatchObject({ code: 'BAD_FILE', message: expect.stringContaining(`${join(path, file)} is a pipe that nothing writes to.`) as string });
+    expect(waited, file).toBeLessThan(6000);
+    expect(Date.now() - started).toBeLessThan(30_000);
+  }
+  await expect(LineFile.open(metrics, 'metrics.jsonl', 0)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
   expect(await Promise.all(Array.from({ length: 8 }, () => readFile(import.meta.filename)))).toHaveLength(8);
 });
 

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { describeWait, tellingOfWaits } from '../../lib/train/stall.js';
+import { tellingOfWaits, waitingEvents, type WaitedFor } from '../../lib/stall.js';
 
 beforeEach(() => { vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }); });
 afterEach(() => { vi.useRealTimers(); });
@@ -63,8 +63,12 @@ test('nothing is told where the time is 0', async () => {
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test('people read it in seconds or minutes', () => {
-  expect(describeWait({ for: 'images', seconds: 90 }, 7)).toMatch(/^step 7 has waited 90 seconds for its images: /u);
-  expect(describeWait({ for: 'evaluation', seconds: 600 }, 8)).toMatch(/^the evaluation after step 8 has stood still for 10 minutes: /u);
-  expect(describeWait({ for: 'device', seconds: 600 }, 8)).toMatch(/^step 8 has waited 10 minutes for the device: .*nvidia-smi/u);
+test.each<[what: WaitedFor, minutes: number, message: RegExp]>([
+  ['images', 1.5, /^step 8 has waited 90 seconds for its images: /u],
+  ['evaluation', 10, /^the evaluation after step 7 has stood still for 10 minutes: /u],
+  ['device', 10, /^step 8 has waited 10 minutes for the device: .*nvidia-smi/u],
+])('people read what waits for its %s in seconds or minutes', async (what, limit, message) => {
+  const next = waitingEvents(new Promise<never>(() => undefined), what, { step: 7, minutes: limit }, (event) => event).next();
+  await minutes(limit);
+  expect(await next).toEqual({ done: false, value: { type: 'waiting', step: 7, for: what, seconds: 60 * limit, message: expect.stringMatching(message) as string } });
 });

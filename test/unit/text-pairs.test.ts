@@ -68,24 +68,11 @@ test('rows that are all alike, zero columns, one row and no rows', async () => {
   expect(await nearestPairs(new Float32Array(0), 0, 0.9)).toEqual({ pairs: [], total: 0 });
 });
 
-test('20,000 rows take seconds', async () => {
-  const rows = unitRows(20_000, 256, 5, 40);
-  const start = process.cpuUsage();
-  const { total } = await nearestPairs(rows, 20_000, 0.98);
-  const seconds = process.cpuUsage(start).user / 1e6; // the process's own time: the machine may be busy with other things
-  console.log(`near-duplicate search, 20,000 rows of 256: ${seconds.toFixed(1)} s of CPU time, ${total} pairs`);
-  expect(total).toBeGreaterThan(0);
-  expect(seconds).toBeLessThan(30);
-});
-
-test('stops when told to', async () => {
-  const signal = AbortSignal.timeout(20);
-  await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
-});
-
-test('others have their turn while rows are compared, and before that while they are projected', async () => {
-  const [count, dimension] = [640, 1024];
-  const rows = unitRows(count, dimension, 9);
+test('of rows that are alike to most others all pairs are found, and others have their turn meanwhile', async () => {
+  const [count, dimension] = [3000, 16];
+  const rows = unitRows(count, dimension, 11);
+  const expected = allPairs(rows, count, 0.5);
+  expect(expected.length).toBeGreaterThan(count ** 2 / 3);
   let turns = 0;
   let next: NodeJS.Immediate;
   const turn = () => {
@@ -93,8 +80,38 @@ test('others have their turn while rows are compared, and before that while they
     next = setImmediate(turn);
   };
   turn();
-  await nearestPairs(rows, count, 0.98);
+  const { pairs, total } = await nearestPairs(rows, count, 0.5, { limit: count ** 2 });
   clearImmediate(next!);
-  const products = count * dimension * 64;
-  expect(turns).toBeGreaterThanOrEqual(count / 32 + products / 2 ** 22);
+  expect(total).toBe(expected.length);
+  expect(new Set(pairs.map(({ a, b }) => `${a}-${b}`))).toEqual(new Set(expected));
+  expect(turns).toBeGreaterThanOrEqual((expected.length * dimension) / 2 ** 22);
+});
+
+test('finds rows that stood in half precision, and are not quite of length 1', async () => {
+  const rows = unitRows(300, 64, 13).map((value, i) => value * (Math.floor(i / 64) % 2 === 0 ? 0.9991 : 1.0009));
+  const expected = allPairs(rows, 300, 0.95);
+  expect((await nearestPairs(rows, 300, 0.95, { limit: 1e6 })).pairs.map(({ a, b }) => `${a}-${b}`).sort()).toEqual(expected.sort());
+});
+
+test.each([0.98, 0.8])('20,000 rows that are no more alike than by chance take seconds, also at %f, and tell how far they are', async (threshold) => {
+  const random = randomNumbers(5);
+  const rows = Float32Array.from({ length: 20_000 * 256 }, () => random() + random() - 1);
+  for (let i = 0; i < rows.length; i += 256) {
+    const norm = Math.hypot(...rows.subarray(i, i + 256));
+    for (let k = i; k < i + 256; k++) rows[k]! /= norm;
+  }
+  rows.copyWithin(19_000 * 256, 7 * 256, 8 * 256);
+  const start = process.cpuUsage();
+  const told: number[] = [];
+  const { pairs } = await nearestPairs(rows, 20_000, threshold, { onProgress: (done, total) => told.push(done / total) });
+  const seconds = process.cpuUsage(start).user / 1e6; // the process's own time: the machine may be busy with other things
+  console.log(`near-duplicate search, 20,000 rows of 256 at ${threshold}: ${seconds.toFixed(1)} s of CPU time`);
+  expect(pairs).toMatchObject([{ a: 7, b: 19_000 }]);
+  expect(told.length).toBeGreaterThan(10);
+  expect(seconds).toBeLessThan(15);
+});
+
+test('stops when told to', async () => {
+  const signal = AbortSignal.timeout(20);
+  await expect(nearestPairs(unitRows(20_000, 32, 7), 20_000, 0.5, { signal })).rejects.toMatchObject({ code: 'ABORTED' });
 });

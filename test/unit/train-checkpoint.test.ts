@@ -138,20 +138,23 @@ describe('CheckpointStore', () => {
   });
 });
 
+async function flipBit(path: string): Promise<void> {
+  const bytes = await readFile(path);
+  bytes[bytes.length - 1]! ^= 1;
+  await writeFile(path, bytes);
+}
+
 describe('a damaged checkpoint', () => {
   const damages: [string, string, (path: string) => Promise<void>][] = [
     ['a state cut short', 'state.safetensors', async (path) => truncate(path, 100)],
     ['a model cut short by a byte', 'model.safetensors', async (path) => truncate(path, (await readFile(path)).length - 1)],
-    ['a flipped bit', 'model.safetensors', async (path) => {
-      const bytes = await readFile(path);
-      bytes[bytes.length - 1]! ^= 1;
-      await writeFile(path, bytes);
-    }],
+    ['a flipped bit', 'model.safetensors', flipBit],
     ['a flipped bit of the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="sha256": ")./u, (digit) => (digit === '0' ? '1' : '0')))],
     ['a flipped bit of a size in the manifest', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="bytes": )./u, (digit) => (digit === '1' ? '3' : '1')))],
     ['a missing bank', 'bank.safetensors', async (path) => rm(path)],
     ['the manifest of something else', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace('lgdistill-checkpoint', 'another'))],
     ['an emptied manifest', 'manifest.json', async (path) => writeFile(path, '')],
+    ['a manifest without marks', 'manifest.json', async (path) => writeFile(path, (await readFile(path, 'utf8')).replace(/(?<="model.safetensors": )\{[^}]*\}/u, 'null'))],
     ['a manifest that lists no file', 'manifest.json', async (path) => writeFile(path, '{"format": "lgdistill-checkpoint", "files": {}}')],
   ];
   it.each(damages)('is refused by the name of its file: %s', async (_, file, damage) => {
@@ -174,6 +177,23 @@ describe('readStudent', () => {
     expect(info).toEqual(content(5).info);
     expect(weights).toEqual(content(5).weights);
     expect(basename(await findStudentFile(folder))).toBe('model.safetensors');
+  });
+
+  it('refuses a student that is not what the manifest of its checkpoint says, by whatever path', async () => {
+    const path = await store.write(content(4), { ...plain, isBest: true });
+    const file = join(path, 'model.safetensors');
+    await flipBit(file);
+    for (const given of [folder, path, join(store.folder, 'last'), join(store.folder, 'best', 'model.safetensors'), file]) {
+      await expect(readStudent(given)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
+    }
+    await writeFile(join(path, 'manifest.json'), '');
+    await expect(readStudent(path)).rejects.toMatchObject({ code: 'BAD_CHECKPOINT' });
+  });
+
+  it('takes a student beside the manifest of something else', async () => {
+    const path = await store.write(content(4), plain);
+    await writeFile(join(path, 'manifest.json'), '{"name": "a web page", "files": 3}');
+    expect((await readStudent(path)).info.step).toBe(4);
   });
 
   it('refuses other files', async () => {

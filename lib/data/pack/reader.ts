@@ -1,6 +1,7 @@
 import { close, open, read, type Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import { checkText } from '../../arguments.js';
 import { LgdError, systemErrorCode, throwIfAborted } from '../../errors.js';
 import { loadAddon } from '../../addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../../native.js';
@@ -25,6 +26,7 @@ export class PackFile {
    * @throws LgdError FILE_NOT_FOUND, BAD_FILE (no pack, not whole, damaged)
    */
   static async open(path: string): Promise<PackFile> {
+    checkText(path, 'path', 'a pack');
     const { checksum } = loadAddon();
     const { size } = await statFile(path);
     const descriptor = await openFile(path, 'r').catch((cause: unknown) => {

@@ -10,15 +10,15 @@ import type { WeightRecord } from '../weights.js';
 
 const bytesAtOnce = 1 << 20;
 
-/** Of a graph and its weights. @throws LgdError ABORTED */
-export async function hashWeights(graph: GraphSpec, weights: Readonly<WeightRecord>, signal?: AbortSignal): Promise<string> {
+/** Of a graph and its weights. @param what is under way, where the signal stops it. @throws LgdError ABORTED */
+export async function hashWeights(graph: GraphSpec, weights: Readonly<WeightRecord>, signal?: AbortSignal, what = 'reading the teacher'): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(graph));
   for (const { name } of graph.parameters) {
     const { data } = weights[name]!;
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     for (let from = 0; from < bytes.length; from += bytesAtOnce) {
       hash.update(bytes.subarray(from, from + bytesAtOnce));
-      await nextTurn(signal, 'reading the teacher');
+      await nextTurn(signal, what);
     }
   }
   return hash.digest('hex');

@@ -3,6 +3,7 @@
  * ICML 2021, section 2.4: a stem of three convolutions, average pooling before strided convolutions, attention pooling at the end.
  * Parameters have OpenAI's names without the prefix `visual.`.
  */
+import { checkGiven } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
 import { GraphBuilder, type GraphSpec, type Value } from '../graph.js';
 
@@ -23,11 +24,13 @@ export interface ModifiedResNetConfig {
 /** Output channels of a bottleneck over its inner ones. */
 const expansion = 4;
 
-/** The tower as a forward-only graph. @throws LgdError BAD_MODEL for sizes that do not fit together */
-export function modifiedResNet({ layers, width, heads, outputDim, imageSize }: ModifiedResNetConfig): GraphSpec {
+/** The tower as a forward-only graph. @throws LgdError BAD_OPTION, BAD_MODEL for sizes that do not fit together */
+export function modifiedResNet(config: ModifiedResNetConfig): GraphSpec {
+  checkGiven(config, 'modifiedResNet()', 'layers, width, heads, outputDim, imageSize');
+  const { layers, width, heads, outputDim, imageSize } = config;
   const channels = 32 * width;
-  const sizes = [...layers, width, heads, outputDim, imageSize];
-  if (layers.length !== 4 || !sizes.every((size) => Number.isInteger(size) && size > 0) || width % 2 !== 0 || channels % heads !== 0 || imageSize % 32 !== 0) {
+  const sizes = [...(Array.isArray(layers) ? layers : []), width, heads, outputDim, imageSize];
+  if (sizes.length !== 8 || !sizes.every((size) => Number.isInteger(size) && size > 0) || width % 2 !== 0 || channels % heads !== 0 || imageSize % 32 !== 0) {
     throw new LgdError('BAD_MODEL', 'these sizes make no ModifiedResNet.', {
       found: { layers, width, heads, outputDim, imageSize }, allowed: 'four layer counts, an even width, heads that divide 32 times the width, an image size that is a multiple of 32',
       mend: "Check the model's config.json",

@@ -1,7 +1,7 @@
 import { checkOptions, type OptionTable } from '../../arguments.js';
 import type { Device } from '../../device.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
-import { readSafetensors } from '../../files/safetensors.js';
+import { readListed } from '../../files/manifest.js';
 import type { CompiledEncoder, Precision } from '../compiled.js';
 import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
@@ -100,13 +100,13 @@ export class NativeTeacher implements Teacher {
 
   /**
    * A student of this package as a teacher: its own file, or one exported with its head.
-   * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_OPTION
+   * @throws LgdError BAD_MODEL (no student, no head), FILE_NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (damaged, in a checkpoint), BAD_OPTION
    */
   static async loadStudent(id: string, file: string, options: NativeTeacherOptions): Promise<NativeTeacher> {
     checkOptions(options, 'NativeTeacher.loadStudent()', nativeTeacherOptions);
     checkPreprocessing(options);
     const { device, batch = 32, precision } = options;
-    const { info, weights } = studentContent(await readSafetensors(file), file);
+    const { info, weights } = studentContent(await readListed(file), file);
     const { architecture, embeddingSize, widthMultiplier, resolution, mean, std } = info;
     const graph = info.graph ?? studentGraph(architecture, { embeddingSize, widthMultiplier, dropping: false });
     if (!hasHead(info, weights)) throw new LgdError('BAD_MODEL', `${file} has no projection head, so it gives no embeddings.`, { option: 'teacher', mend: 'Export the student with its head' });

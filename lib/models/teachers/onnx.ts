@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { checkOptions, type OptionTable } from '../../arguments.js';
+import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
 import { statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
@@ -60,6 +60,7 @@ export class OnnxTeacher implements Teacher {
    * @throws LgdError FILE_NOT_FOUND, BAD_MODEL, DEPENDENCY_MISSING, NOT_WRITABLE, ABORTED
    */
   static async load(source: string, options: OnnxTeacherOptions = {}): Promise<OnnxTeacher> {
+    checkText(source, 'teacher', 'a folder, a hub id, or an .onnx file');
     checkOptions(options, 'OnnxTeacher.load()', onnxTeacherOptions);
     checkPreprocessing(options);
     const { id, file, preprocessing } = await locate(source, options);

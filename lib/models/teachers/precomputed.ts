@@ -1,5 +1,6 @@
 import { basename, extname } from 'node:path';
-import { checkOptions, type OptionTable } from '../../arguments.js';
+import { types } from 'node:util';
+import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
@@ -71,6 +72,9 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
   static async save(file: string, ids: readonly string[], embeddings: Float32Array, info: PrecomputedInfo = {}): Promise<void> {
     checkOptions(info, 'PrecomputedTeacher.save()', precomputedInfo);
     const { id, resolution, mean, std } = info;
+    checkText(file, 'file', 'a path to write to');
+    if (!Array.isArray(ids)) throw new LgdError('BAD_DATASET', 'these are no image ids.', { option: 'ids', found: ids, allowed: 'an array of strings', mend: 'Give the ids of the images, as the data set has them' });
+    if (!types.isFloat32Array(embeddings)) throw new LgdError('BAD_SHAPE', 'these are no embeddings.', { option: 'embeddings', found: embeddings, allowed: 'a Float32Array [N,D], row-major' });
     const size = embeddings.length / ids.length;
     if (!Number.isInteger(size) || size === 0) throw new LgdError('BAD_SHAPE', `${embeddings.length} values are not one row for each of ${ids.length} images.`, { option: 'embeddings', allowed: '[N,D], row-major' });
     await indexRows(ids, embeddings, file);

@@ -1,6 +1,7 @@
 /** Where a model's weights lie: one safetensors file, or several and an index. */
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { checkTexts } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { readFile } from '../../files/open.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
@@ -36,6 +37,7 @@ export async function weightsOf(source: string, model: ResolvedModel, options: R
 
 /** Opens the weights; an index stands for the shards beside it. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL */
 export async function openWeights(files: readonly string[]): Promise<SafetensorsReader> {
+  checkTexts(files, 'files', 'a safetensors file');
   const paths = await Promise.all(files.map(async (file) => (file.endsWith('.index.json') ? (await readIndex(file)).map((shard) => join(dirname(file), shard)) : [file])));
   return SafetensorsReader.open(paths.flat());
 }

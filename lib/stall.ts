@@ -10,6 +10,54 @@ export interface Wait {
   seconds: number;
 }
 
+/** A step that waits, or an evaluation that stands still, for `log.stallMinutes`, twice as long, four times ...; the run goes on as soon as the wait is over. */
+export interface WaitingEvent extends Wait {
+  type: 'waiting';
+  /** Steps done. */
+  step: number;
+  /** A line that says so, and what may be wrong. */
+  message: string;
+}
+
+/**
+ * What the promise gives, and until then what a training tells of its waits.
+ * @param step steps done; @param minutes and @param lastSign as of {@link tellingOfWaits}; @param tell makes of it what is yielded
+ */
+export async function* waitingEvents<Value, Event>(
+  promise: Promise<Value>, what: WaitedFor, { step, minutes, lastSign }: { step: number; minutes: number; lastSign?: (() => number) | undefined }, tell: (event: WaitingEvent) => Event | Promise<Event>,
+): AsyncGenerator<Event, Value, undefined> {
+  const waits = tellingOfWaits(promise, what, minutes, lastSign);
+  for (;;) {
+    const { done, value } = await waits.next();
+    if (done) return value;
+    yield await tell({ type: 'waiting', step, ...value, message: describeWait(value, what === 'evaluation' ? step : step + 1) });
+  }
+}
+
+/** What long work is stopped by, and what it calls at each sign of life. */
+export interface Watched {
+  signal: AbortSignal;
+  onProgress: () => void;
+}
+
+/**
+ * What work gives that is long as a whole. A caller that leaves meanwhile ends it.
+ * @param patiently tells of its waits, of which each begins with the last sign of life
+ */
+export async function* watched<Value, Event>(
+  work: (options: Watched) => Promise<Value>, signal: AbortSignal | undefined, patiently: (promise: Promise<Value>, lastSign: () => number) => AsyncGenerator<Event, Value, undefined>,
+): AsyncGenerator<Event, Value, undefined> {
+  const left = new AbortController();
+  let lastSign = performance.now();
+  const done = work({ signal: AbortSignal.any([left.signal, ...(signal ? [signal] : [])]), onProgress: () => { lastSign = performance.now(); } });
+  try {
+    return yield* patiently(done, () => lastSign);
+  } finally {
+    left.abort();
+    await done.catch(() => undefined);
+  }
+}
+
 /**
  * What the promise gives; until then a wait whenever it has lasted `minutes`, twice as long, four times ...
  * @param minutes 0 tells of none
@@ -45,7 +93,7 @@ const questions: Record<Exclude<WaitedFor, 'evaluation'>, string> = {
 };
 
 /** A line for people. @param step the one that waits, or is evaluated, counted from 1 */
-export function describeWait({ for: what, seconds }: Wait, step: number): string {
+function describeWait({ for: what, seconds }: Wait, step: number): string {
   if (what === 'evaluation') return describeStandstill(`the evaluation after step ${step}`, { seconds });
   return `step ${step} has waited ${inWords(seconds)} for ${what === 'images' ? 'its images' : `the ${what}`}: ${questions[what]}`;
 }
