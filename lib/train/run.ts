@@ -195,6 +195,12 @@ export class Run {
     if (ways.length > 0) await this.folder.log(describeWays(way, ways));
   }
 
+  /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
+  async #logGraphs(): Promise<void> {
+    const { launched, eager, interrupted } = await this.loop.distiller.stepInfo();
+    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included`);
+  }
+
   /** What falls due after a step: an evaluation, a checkpoint. */
   async *boundary(): AsyncGenerator<EvaluationEvent | CheckpointEvent | WaitingEvent, void, undefined> {
     let isBest = false;
@@ -318,6 +324,7 @@ export class Run {
     const done = this.#step >= this.loop.lastStep && !evaluationMissing;
     const where = { ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder: this.#lastCheckpoint.folder };
     await this.#listNewBroken();
+    if (this.loop.distiller.device.kind !== 'cpu') await this.#logGraphs();
     await this.folder.log(endLine(done, this.#step));
     await this.folder.sync();
     if (!done) return { type: 'interrupted', ...where };
