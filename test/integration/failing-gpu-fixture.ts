@@ -8,8 +8,11 @@ export type Fault = readonly [functions: string, number: number, error: string];
 /** Lines of the list of calls: the function, and the error of one that failed. */
 export type Call = readonly [name: string, error?: string];
 
-/** Does `body` with a call that fails, or without, and lists the calls into `file`. */
-export async function withFault<Result>(file: string, fault: Fault | undefined, body: () => Promise<Result>): Promise<{ result?: Result; error?: unknown; calls: Call[] }> {
+/**
+ * Does `body` with a call that fails, or without, and lists the calls into `file`.
+ * @param keeps whether what `body` made may outlive it; else the list ends when all of it is given back, or five seconds later
+ */
+export async function withFault<Result>(file: string, fault: Fault | undefined, body: () => Promise<Result>, keeps = false): Promise<{ result?: Result; error?: unknown; calls: Call[] }> {
   rmSync(file, { force: true });
   process.env['LGDISTILL_EMULATION_CALLS'] = file;
   process.env['LGDISTILL_EMULATION_FAULT'] = fault?.join(':') ?? '';
@@ -19,7 +22,7 @@ export async function withFault<Result>(file: string, fault: Fault | undefined, 
   } catch (error) {
     outcome.error = error;
   }
-  const calls = await settledCalls(file);
+  const calls = keeps ? callsIn(file) : await settledCalls(file);
   delete process.env['LGDISTILL_EMULATION_CALLS'];
   delete process.env['LGDISTILL_EMULATION_FAULT'];
   return { ...outcome, calls };
@@ -39,10 +42,14 @@ export function leftOver(calls: readonly Call[]): Record<string, number> {
   return Object.fromEntries(Object.entries(left).filter(([, count]) => count !== 0));
 }
 
+function callsIn(file: string): Call[] {
+  return existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => line.split(' ') as unknown as Call) : [];
+}
+
 /** Native objects may go a little later than their owners, with the device's thread. */
 async function settledCalls(file: string): Promise<Call[]> {
   for (let tries = 0; ; tries++) {
-    const calls = existsSync(file) ? readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => line.split(' ') as unknown as Call) : [];
+    const calls = callsIn(file);
     if (tries === 500 || Object.keys(leftOver(calls)).length === 0) return calls;
     await delay(10);
   }

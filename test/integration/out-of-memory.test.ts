@@ -60,7 +60,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
       const before = await one.states();
       /** Takes the step; where it is refused, that must leave no trace. */
       const isRefused = async (functions: string, number: number): Promise<boolean> => {
-        const { error } = await withFault(calls, [functions, number, 'cudaErrorMemoryAllocation'], () => one.take(step));
+        const { error } = await withFault(calls, [functions, number, 'cudaErrorMemoryAllocation'], () => one.take(step), true);
         if (error === undefined) return false;
         expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
         expect(differing(await one.states(), before), `${functions} ${number} of step ${step}`).toEqual([]);
