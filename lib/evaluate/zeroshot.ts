@@ -31,12 +31,14 @@ const zeroShotOptions = { device: 'needed', images: 'needed', bank: 'needed', ma
 
 /** Options of an evaluation. */
 export interface EvaluateOptions extends EmbedOptions {
-  /** Told of each batch: the nearest names of these n images, [n,topK] indices into the bank, the best first. Images that cannot be decoded are none of them, and are not scored. */
+  /** Told of some batches at a time: the nearest names of these n images, [n,topK] indices into the bank, the best first. Images that cannot be decoded are none of them, and are not scored. */
   onNearest?: (nearest: Int32Array, topK: number, images: Int32Array) => void;
 }
 
 const evaluateOptions = { onNearest: 'optional', ...embedOptions } satisfies OptionTable<EvaluateOptions>;
 const teacherOptions = { batch: 'needed', precision: 'optional', ...evaluateOptions } satisfies OptionTable<Parameters<ZeroShotEvaluation['evaluateTeacher']>[1]>;
+
+const searchedAtOnce = 4096; // images: each search sends the bank to the device
 
 /**
  * Zero-shot classification (Radford et al. 2021, section 3.1): an image belongs to the name whose text embedding is nearest by cosine.
@@ -100,11 +102,20 @@ export class ZeroShotEvaluation {
     const { device, images, bank, mean, std } = this.#options;
     const topK = Math.min(5, bank.size);
     const counts = { images: 0, correct1: 0, correct5: 0 };
-    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, some) => {
-      const nearest = await device.addon.topSimilar(device.handle, embeddings, bank.data, bank.embeddingSize, topK);
+    let [rows, shown]: [Float32Array[], Int32Array[]] = [[], []];
+    const search = async () => {
+      const [queries, some] = [concatenate(Float32Array, rows), concatenate(Int32Array, shown)];
+      [rows, shown] = [[], []];
+      const nearest = await device.addon.topSimilar(device.handle, queries, bank.data, bank.embeddingSize, topK);
       this.#count(nearest.indices, topK, targetsOf({ labels: this.#targets }, some), counts);
       onNearest?.(nearest.indices, topK, some);
+    };
+    await embedImages(embedder, { device, images, mean, std, what: 'the evaluation' }, async (embeddings, some, from) => {
+      rows.push(embeddings);
+      shown.push(some);
+      if (from + some.length - counts.images >= searchedAtOnce) await search();
     }, options);
+    if (rows.length > 0) await search();
     return makeScore({ ...counts, classes: this.classes, topK });
   }
 
@@ -116,4 +127,14 @@ export class ZeroShotEvaluation {
       if (row.includes(target)) counts.correct5++;
     });
   }
+}
+
+function concatenate<Values extends Float32Array | Int32Array>(Kind: new (length: number) => Values, parts: readonly Values[]): Values {
+  const all = new Kind(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }

@@ -10,6 +10,7 @@ import { StreamedImages } from '../../lib/data/streamed.js';
 import { openDevice, type Device } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { ZeroShotEvaluation } from '../../lib/evaluate/zeroshot.js';
+import { madeUpImages } from '../../lib/train/made-up.js';
 import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/index.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -49,6 +50,33 @@ async function pixelsOf(file: string): Promise<Float32Array> {
 }
 
 describe('ZeroShotEvaluation', () => {
+  it('searches the bank for thousands of images at once, and finds what single batches do', async () => {
+    const [count, batch] = [4200, 100];
+    const bank = madeUpBank(shapeNames);
+    const many = madeUpImages(device, count, 32);
+    const labels = Int32Array.from({ length: count }, (_, i) => i % shapeNames.length);
+    const student = createStudent('mobilenet_v3_small', { device, embeddingSize: 256, widthMultiplier: 0.1, seed: 1 });
+    using encoder = student.compile({ batch, resolution: 32, training: false });
+    const found: number[] = [];
+    const seen: Int32Array[] = [];
+    const onNearest = (nearest: Int32Array, _: number, some: Int32Array) => {
+      found.push(...nearest);
+      seen.push(some);
+    };
+    const evaluation = new ZeroShotEvaluation({ device, images: { ...many, labels, classNames: [...shapeNames] }, bank, mean: teacher.mean, std: teacher.std });
+    const score = await evaluation.evaluateEncoder(encoder, { onNearest });
+    expect(seen.map(({ length }) => length)).toEqual([4100, 100]);
+    expect(seen.flatMap((some) => [...some])).toEqual(Array.from({ length: count }, (_, i) => i));
+    const expected: number[] = [];
+    using embedder = encoderEmbedder(encoder);
+    await embedImages(embedder, { device, images: many, mean: teacher.mean, std: teacher.std, what: 'the test' }, async (rows) => {
+      expected.push(...(await device.addon.topSimilar(device.handle, rows, bank.data, 256, Math.min(5, shapeNames.length))).indices);
+    });
+    expect(found).toEqual(expected);
+    expect(score.images).toBe(count);
+    device.addon.release(many.store);
+  });
+
   it.each([4, 7])('counts what the cosines, computed apart, say, whatever the batch: %i classes', async (count) => {
     const names = [...shapeNames, 'star', 'ring', 'heart'].slice(0, count).reverse();
     const topK = Math.min(5, count);
