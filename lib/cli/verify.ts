@@ -33,7 +33,7 @@ async function verify(command: Command, { terminal, signal }: Context): Promise<
   const progress = startProgress(terminal, 'verify');
   const rows: Verification[] = [];
   try {
-    for await (const row of verifyDevice(config, { device, steps, categories, dimension, signal, onProgress: ({ done, total }) => progress.update(done, total, 'steps') })) rows.push(row);
+    for await (const row of verifyDevice(config, { device, steps, categories, dimension, signal, onProgress: ({ done, total }) => progress.update(done, total) })) rows.push(row);
   } finally {
     progress.stop();
   }
