@@ -1,5 +1,6 @@
 import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { TextualSemanticsBank } from '../banks/textual.js';
+import { concatenate } from '../concatenate.js';
 import type { ImageCache } from '../data/cache.js';
 import { hashImages, plainId } from '../data/image-id.js';
 import type { PreparableImages } from '../data/read-ahead.js';
@@ -127,14 +128,4 @@ export class ZeroShotEvaluation {
       if (row.includes(target)) counts.correct5++;
     });
   }
-}
-
-function concatenate<Values extends Float32Array | Int32Array>(Kind: new (length: number) => Values, parts: readonly Values[]): Values {
-  const all = new Kind(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

@@ -5,7 +5,7 @@ import { BatchPlan, type PlannedBatch } from '../data/loader.js';
 import { readViews } from '../data/views.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
-import type { Precision } from '../models/compiled.js';
+import { compileBatch, type Precision } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../models/index.js';
 import { createStudent, type Student } from '../models/student.js';
@@ -38,17 +38,24 @@ export class Bench {
     [this.#device, this.#config, this.#teacher] = [device, config, teacher];
     this.#batch = train.batchSize === 'auto' ? defaultBatch : train.batchSize;
     this.#resolution = data.resolution ?? teacher.resolution;
+    compileBatch('train.batchSize', this.#batch, () => this.#student().compile({ batch: this.#batch, resolution: this.#resolution, precision: 'float32', training: true })).dispose(); // before images are made for what does not fit
     this.#names = madeUpBank(categories, teacher.embeddingSize);
-    this.#images = madeUpImages(device, 4 * this.#batch, this.#resolution + 8);
+    this.#images = madeUpImages(device, this.#batch, this.#resolution + 8);
   }
 
+  /** @throws LgdError of the teacher; OUT_OF_MEMORY, BAD_OPTION */
   static async open(device: Device, config: Config, { categories, dimension, signal }: { categories: number; dimension: number; signal: AbortSignal | undefined }): Promise<Bench> {
     const { teacher: source, offline, data } = config;
     const teacher = source === undefined ? undefined : await loadTeacher(source, { device, localFilesOnly: offline, signal });
-    if (teacher?.kind === 'native') return new Bench(device, config, teacher, categories);
-    const { embeddingSize = dimension, resolution = 224 } = teacher ?? {};
-    await teacher?.dispose();
-    return new Bench(device, config, madeUpTeacher(embeddingSize, data.resolution ?? resolution), categories);
+    const isNative = teacher?.kind === 'native';
+    try {
+      return new Bench(device, config, isNative ? teacher : madeUpTeacher(teacher?.embeddingSize ?? dimension, data.resolution ?? teacher?.resolution ?? 224), categories);
+    } catch (error) {
+      if (isNative) await teacher.dispose();
+      throw error;
+    } finally {
+      if (!isNative) await teacher?.dispose();
+    }
   }
 
   plan(): BatchPlan {

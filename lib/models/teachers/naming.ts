@@ -1,4 +1,5 @@
 /** Which tensors of a file the parameters of a tower's graph are made of: the names of OpenAI's CLIP and open_clip, and of Hugging Face transformers. */
+import { concatenate } from '../../concatenate.js';
 import { LgdError } from '../../errors.js';
 import type { SafetensorsReader } from '../../files/safetensors-reader.js';
 import type { GraphSpec } from '../graph.js';
@@ -68,7 +69,7 @@ const blockNames: Readonly<Record<string, string>> = {
 function blockSource(block: string, module: string, part: string, shape: number[]): Source {
   if (module !== 'attn.in_proj') return { tensors: [[`${block}.${blockNames[module]!}.${part}`, shape]] };
   const third = [shape[0]! / 3, ...shape.slice(1)];
-  return { tensors: ['q', 'k', 'v'].map((which) => [`${block}.self_attn.${which}_proj.${part}`, third]), make: stacked };
+  return { tensors: ['q', 'k', 'v'].map((which) => [`${block}.self_attn.${which}_proj.${part}`, third]), make: (parts) => concatenate(Float32Array, parts) };
 }
 
 /** SigLIP's pooling head. torch's MultiheadAttention keeps three projections in one tensor; the query is projected here, once. */
@@ -99,16 +100,6 @@ function headSource(name: string, shape: number[]): Source {
 function transposed(matrix: Float32Array, rows: number, columns: number): Float32Array {
   const result = new Float32Array(matrix.length);
   for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) result[j * rows + i] = matrix[i * columns + j]!;
-  return result;
-}
-
-function stacked(parts: Float32Array[]): Float32Array {
-  const result = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
-  }
   return result;
 }
 
