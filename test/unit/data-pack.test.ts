@@ -258,10 +258,21 @@ describe('an interruption', () => {
     await expect(pack({ output: path, as: 'raw' })).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
     await expect(pack({ output: path }, sampleSource(source, 9))).rejects.toMatchObject({ code: 'BAD_CONFIG' });
     const journal = await readFile(`${path}.journal`, 'utf8');
+    const part = await readFile(`${path}.part`);
+    const damaged = { code: 'BAD_FILE', mend: expect.stringContaining('--overwrite') as string };
     await truncate(`${path}.part`, 100);
-    await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_FILE', mend: expect.stringContaining('--overwrite') as string });
-    await writeFile(`${path}.journal`, journal.replace('\n[1,', '\n[5,'));
-    await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_FILE' });
+    await expect(pack({ output: path })).rejects.toMatchObject(damaged);
+    await writeFile(`${path}.part`, part);
+    for (const another of [journal.replace('\n[0,', '\n[5,'), journal.replace(/\n\[(\d+,\d+,\d+,\d+,\d)/u, '\n[$11'), journal.replace(/ \d/u, ' x')]) { // its place, the width, the checksum
+      await writeFile(`${path}.journal`, another);
+      expect(another).not.toBe(journal);
+      await expect(pack({ output: path })).rejects.toMatchObject(damaged);
+    }
+    await writeFile(`${path}.journal`, journal);
+    for (const at of [0, Number(/,(\d+).*\n$/u.exec(journal)![1])]) { // the header, the last image that the journal tells of
+      await writeFile(`${path}.part`, part.map((byte, i) => (i === at ? byte ^ 1 : byte)));
+      await expect(pack({ output: path })).rejects.toMatchObject(damaged);
+    }
     expect((await pack({ output: path, as: 'raw', overwrite: true })).resumed).toBe(0);
     await expect(pack({ output: path })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'output' });
     expect((await pack({ output: path, overwrite: true })).images).toBe(12);
@@ -271,21 +282,21 @@ describe('an interruption', () => {
     const path = join(folder, 'pieces.journal');
     const task = JSON.stringify({ task: 'für alle' });
     const entry = (place: number) => ({ place, offset: 64 + 2 ** 33 * place, bytes: 10, checksum: 2 ** 32 - 1 - place, width: 3, height: 4, fileBytes: 5 });
-    const journal = await Journal.open(path, task, 0);
+    const journal = await Journal.open(path, task, 0, addon.checksum);
     await journal.append([entry(0), { place: 1, reason: 'kein Bild: \u2028 «größer»\n' }]);
     await journal.append([entry(2), entry(3)]);
     await journal.close();
     const bytes = (await readFile(path)).byteLength;
     await writeFile(path, '[4,1', { flag: 'a' });
     for (const bytesAtOnce of [1, 2, 7, 64, bytes, undefined]) {
-      expect(await readJournal(path, task, bytesAtOnce), `${bytesAtOnce}`).toEqual({
+      expect(await readJournal(path, task, addon.checksum, bytesAtOnce), `${bytesAtOnce}`).toEqual({
         entries: [entry(0), entry(2), entry(3)], refused: [{ place: 1, reason: 'kein Bild: \u2028 «größer»\n' }], next: 4, end: entry(3).offset + 10, bytes,
       });
     }
-    await expect(readJournal(path, 'another', 7)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
-    expect(await readJournal(join(folder, 'none.journal'), task)).toBeUndefined();
+    await expect(readJournal(path, 'another', addon.checksum, 7)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+    expect(await readJournal(join(folder, 'none.journal'), task, addon.checksum)).toBeUndefined();
     await writeFile(path, '{"task"'); // torn in its first line
-    expect(await readJournal(path, task)).toBeUndefined();
+    expect(await readJournal(path, task, addon.checksum)).toBeUndefined();
   });
 
   it('two processes do not write one pack', async () => {

@@ -1,12 +1,13 @@
 /**
- * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order. A line is written once the bytes it tells of are on
- * disk, so what the journal says holds after a kill and after a power cut.
+ * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order, with its own checksum. A line is written once the bytes
+ * it tells of are on disk, so what the journal says holds after a kill and after a power cut.
  */
 import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
 import { syncFile } from '../../files/sync.js';
+import type { NativeAddon } from '../../native.js';
 import { headerBytes, type PackEntry } from './format.js';
 
 /** An image of the source: in the pack, or refused for a reason. */
@@ -22,14 +23,16 @@ export interface JournalState {
   end: number;
 }
 
+type Checksum = NativeAddon['checksum'];
+
 export class Journal {
-  private constructor(readonly path: string, readonly handle: FileHandle) {}
+  private constructor(readonly path: string, readonly handle: FileHandle, readonly checksum: Checksum) {}
 
   /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
-  static async open(path: string, task: string, keep: number): Promise<Journal> {
+  static async open(path: string, task: string, keep: number, checksum: Checksum): Promise<Journal> {
     const before = await open(path, keep === 0 ? 'w' : 'r+');
     await before.truncate(keep).finally(() => before.close());
-    const journal = new Journal(path, await open(path, 'a'));
+    const journal = new Journal(path, await open(path, 'a'), checksum);
     if (keep === 0) {
       await journal.#append(`${task}\n`).catch(async (error: unknown) => {
         await journal.close();
@@ -41,7 +44,7 @@ export class Journal {
 
   /** Adds images whose bytes are on disk. */
   async append(images: readonly PackedOrRefused[]): Promise<void> {
-    await this.#append(images.map((image) => `${JSON.stringify(lineOf(image))}\n`).join(''));
+    await this.#append(images.map((image) => `${lineOf(image, this.checksum)}\n`).join(''));
   }
 
   async close(): Promise<void> {
@@ -54,24 +57,23 @@ export class Journal {
   }
 }
 
-function lineOf(image: PackedOrRefused): (number | string)[] {
-  if ('reason' in image) return [image.place, image.reason];
-  const { place, offset, bytes, checksum, width, height, fileBytes } = image;
-  return [place, offset, bytes, checksum, width, height, fileBytes];
+function lineOf(image: PackedOrRefused, checksum: Checksum): string {
+  const text = JSON.stringify('reason' in image ? [image.place, image.reason] : [image.place, image.offset, image.bytes, image.checksum, image.width, image.height, image.fileBytes]);
+  return `${text} ${checksum(Buffer.from(text))}`;
 }
 
 /**
  * Reads a journal. A last line that a kill has torn is left out.
  * @param bytesAtOnce of the file, which of millions of images has more than a string or a buffer holds
- * @returns what it tells and how many of its bytes do; undefined where there is none, or nothing in it
+ * @returns what it tells and how many of its bytes do; undefined where there is none, or it tells of no image yet
  * @throws LgdError BAD_CONFIG (another task), BAD_FILE
  */
-export async function readJournal(path: string, task: string, bytesAtOnce = 2 ** 20): Promise<(JournalState & { bytes: number }) | undefined> {
+export async function readJournal(path: string, task: string, checksum: Checksum, bytesAtOnce = 2 ** 20): Promise<(JournalState & { bytes: number }) | undefined> {
   const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes: 0 };
   try {
     for await (const { lines, bytes } of wholeLines(createReadStream(path, { highWaterMark: bytesAtOnce }))) {
       if (state.bytes === 0) checkTask(path, lines.shift()!, task);
-      for (const line of lines) take(state, line, path);
+      for (const line of lines) take(state, line, path, checksum);
       state.bytes += bytes;
     }
   } catch (cause) {
@@ -79,7 +81,7 @@ export async function readJournal(path: string, task: string, bytesAtOnce = 2 **
     if (systemErrorCode(cause) === 'ENOENT') return undefined;
     throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
   }
-  return state.bytes === 0 ? undefined : state;
+  return state.next === 0 ? undefined : state;
 }
 
 function checkTask(path: string, found: string, task: string): void {
@@ -89,20 +91,17 @@ function checkTask(path: string, found: string, task: string): void {
   });
 }
 
-function take(state: JournalState, line: string, path: string): void {
-  let values: unknown;
-  try {
-    values = JSON.parse(line);
-  } catch {
-    values = undefined;
-  }
-  const [place, second, ...rest] = Array.isArray(values) ? (values as unknown[]) : [];
+function take(state: JournalState, line: string, path: string, checksum: Checksum): void {
+  const end = line.lastIndexOf(' ');
+  const text = line.slice(0, end);
+  const isWhole = end > 0 && line.slice(end + 1) === String(checksum(Buffer.from(text)));
+  const [place, second, ...rest] = isWhole ? (JSON.parse(text) as [number, number | string, ...number[]]) : [];
   if (place !== state.next) throw new LgdError('BAD_FILE', `${path} is damaged: line ${state.next + 2} does not tell of image ${state.next}.`, { mend: 'Give --overwrite to begin anew' });
   if (typeof second === 'string') state.refused.push({ place, reason: second });
   else {
-    const [bytes, checksum, width, height, fileBytes] = rest as [number, number, number, number, number];
-    state.entries.push({ place, offset: second as number, bytes, checksum, width, height, fileBytes });
-    state.end = (second as number) + bytes;
+    const [bytes, sum, width, height, fileBytes] = rest as [number, number, number, number, number];
+    state.entries.push({ place, offset: second!, bytes, checksum: sum, width, height, fileBytes });
+    state.end = second! + bytes;
   }
   state.next++;
 }

@@ -59,9 +59,9 @@ export class PackWriter {
       const isThere = (await statIfThere(path)) !== undefined;
       if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
-      const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task);
+      const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task, checksum);
       const file = await openPart(path, found, recipe, checksum);
-      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0).catch(async (error: unknown) => {
+      const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(async (error: unknown) => {
         await file.close();
         throw error;
       });
@@ -186,11 +186,9 @@ async function openPart(path: string, found: JournalState | undefined, recipe: P
       await file.writeFile(encodeHeader(recipe, checksum));
       return file;
     }
-    const { size } = await file.stat();
     const last = found.entries.at(-1);
-    const bytes = last === undefined || size < found.end ? undefined : Buffer.alloc(last.bytes);
-    if (bytes !== undefined) await file.read(bytes, 0, bytes.byteLength, last!.offset);
-    if (size < found.end || (bytes !== undefined && checksum(bytes) !== last!.checksum)) {
+    const isRight = (await readAt(file, 0, headerBytes)).equals(encodeHeader(recipe, checksum)) && (last === undefined || checksum(await readAt(file, last.offset, last.bytes)) === last.checksum);
+    if (!isRight) {
       const { message } = damagedPack(partOf(path), 'it is not what its journal says');
       throw new LgdError('BAD_FILE', message, { mend: 'Give --overwrite to begin anew' });
     }
@@ -200,6 +198,12 @@ async function openPart(path: string, found: JournalState | undefined, recipe: P
     await file.close();
     throw error;
   }
+}
+
+/** Bytes of a file, as many of them as it has. */
+async function readAt(file: FileHandle, offset: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(length);
+  return bytes.subarray(0, (await file.read(bytes, 0, length, offset)).bytesRead);
 }
 
 /** Takes the first `bytes` bytes of the pieces away, and empty pieces behind them. */
