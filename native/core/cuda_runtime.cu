@@ -124,7 +124,15 @@ void* allocate(size_t bytes) {
   return pointer;
 }
 
-void release(void* pointer) noexcept { cudaFree(pointer); }
+// What frees memory "may perform implicit synchronization" (cuda_runtime_api.h), and of pinned memory nothing is said at all.
+static void wait_for_device() noexcept {
+  if (cudaDeviceSynchronize() != cudaSuccess) cudaGetLastError();  // a device that failed uses nothing any more
+}
+
+void release(void* pointer) noexcept {
+  wait_for_device();
+  cudaFree(pointer);
+}
 
 // Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not divided anew while blocks run there: a kernel that asks
 // for another division than its neighbours may have to wait for their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"),
@@ -199,7 +207,10 @@ void* allocate_pinned(size_t bytes) {
   check(status, "cudaHostAlloc");
   return pointer;
 }
-void release_pinned(void* pointer) noexcept { cudaFreeHost(pointer); }
+void release_pinned(void* pointer) noexcept {
+  wait_for_device();
+  cudaFreeHost(pointer);
+}
 
 void* create_event() {
   cudaEvent_t event;
