@@ -32,10 +32,15 @@ static bool is_lasting(cudaError_t status) {
 // Code is loaded with a kernel's first launch, which may find no room for it.
 static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : is_lasting(status) ? "DEVICE_LOST" : "DEVICE_ERROR"; }
 
+// Not so an error that says nothing (cudaErrorUnknown): whatever was to run may run.
+static bool is_refusal(cudaError_t status) { return !is_lasting(status) && status != cudaErrorUnknown; }
+
 // `what` failed; of a launch also the kernel.
 [[noreturn]] static void fail(cudaError_t status, std::string_view what) {
   cudaGetLastError();  // forgets one that does not last
-  throw_error(code_of(status), {std::string(what), " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")", is_lasting(status) ? "; this process cannot use the GPU any more" : ""});
+  const std::string message = std::string(what) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")" + (is_lasting(status) ? "; this process cannot use the GPU any more" : "");
+  if (is_refusal(status)) throw Refusal(code_of(status), message);
+  throw Error(code_of(status), message);
 }
 static void check(cudaError_t status, std::string_view call) {
   if (status != cudaSuccess) fail(status, call.substr(0, call.find('(')));
@@ -404,7 +409,7 @@ bool change_graph(void* graph, size_t index, const Work& work) {
       break;
     }
   }
-  if (status == cudaErrorInvalidValue || status == cudaErrorNotSupported || status == cudaErrorGraphExecUpdateFailure) {
+  if (status != cudaSuccess && is_refusal(status)) {
     cudaGetLastError();
     return false;
   }
