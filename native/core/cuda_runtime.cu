@@ -177,6 +177,15 @@ static void prefer_for_all(const void* kernel) {
   preferred.insert({device, kernel});
 }
 
+// Its mangled name; empty where the driver does not tell.
+static std::string symbol_of(const void* kernel) {
+  const char* symbol = nullptr;
+#if CUDART_VERSION >= 12030
+  if (cudaFuncGetName(&symbol, kernel) != cudaSuccess) cudaGetLastError(), symbol = nullptr;
+#endif
+  return symbol ? symbol : "";
+}
+
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   static std::mutex& mutex = *new std::mutex;
   static auto& allowed = *new std::map<std::pair<int, const void*>, size_t>;
@@ -185,7 +194,8 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   const std::lock_guard lock(mutex);
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
-  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  if (status != cudaSuccess) fail(status, "allowing " + std::to_string(bytes) + " bytes of shared memory to " + symbol_of(kernel));
   if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }
@@ -264,11 +274,8 @@ struct ArgumentList {
 
 static void check_launch(cudaError_t status, const Launch& launch) {
   if (status == cudaSuccess) return;
-  const char* symbol = launch.name;
-#if CUDART_VERSION >= 12030
-  if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
-#endif
-  fail(status, std::string("launching ") + launch.name + (symbol == launch.name ? "" : std::string(" = ") + symbol));
+  const std::string symbol = symbol_of(launch.kernel);
+  fail(status, std::string("launching ") + launch.name + (symbol.empty() || symbol == launch.name ? "" : " = " + symbol));
 }
 
 void load(const Launch& launch) {
@@ -342,7 +349,7 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
 #endif
 }
 #else
-static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build has no programmatic launches: its CUDA toolkit is older than 12.3"}); }
+static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build has no programmatic launches: its CUDA toolkit is older than 12.3"); }
 #endif
 
 #if CUDART_VERSION >= 13000
@@ -352,7 +359,7 @@ static void prefer_max_shared(cudaGraphNode_t node) {
   LGD_CUDA(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributePreferredSharedMemoryCarveout, &value));
 }
 #else
-static void prefer_max_shared(cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"}); }
+static void prefer_max_shared(cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"); }
 #endif
 
 void* build_graph(const Tape& tape, const GraphWay& way) {

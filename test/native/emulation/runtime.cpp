@@ -398,7 +398,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return beg
 
 cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   LGD_BEGIN(begin_question(__func__));
-  *name = kernels.at(kernel).name;
+  const auto known = kernels.find(kernel);
+  if (known == kernels.end()) return cudaErrorInvalidResourceHandle;  // nobody has launched it
+  *name = known->second.name;
   return cudaSuccess;
 }
 
