@@ -53,16 +53,20 @@ void GraphTuner::refuse() {
   timed_ = false;
 }
 
-// Without times there is nothing to compare: the usual way stays.
+void GraphTuner::settle() {
+  forget();
+  times_.clear();
+  timed_ = false;
+  way_ = 0;
+  stage_ = Stage::settled;
+}
+
+// Without times there is nothing to compare.
 template <class Body> void GraphTuner::or_give_up(Body&& body) {
   try {
     body();
   } catch (const cuda::Refusal&) {
-    forget();
-    times_.clear();
-    timed_ = false;
-    way_ = 0;
-    stage_ = Stage::settled;
+    settle();
   }
 }
 

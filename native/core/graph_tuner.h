@@ -36,6 +36,8 @@ class GraphTuner {
   GraphWay next(const std::vector<GraphWay>& ways, bool repeated);
   // The driver did not build the graph in the way that next() named: the others are compared, from the beginning.
   void refuse();
+  // Nothing is compared, now or later: the usual way stays.
+  void settle();
   // Around the launch on a stream. Where an event for its time is refused, nothing is compared any more.
   void begin(void* stream);
   void end(void* stream);

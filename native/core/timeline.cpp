@@ -293,11 +293,11 @@ void Timeline::load_kernels() const {
     if (tape_[i].kind == Work::Kind::kernel) cuda::load(tape_[i].launch);
 }
 
-GraphWay Timeline::usual_way() const { return {device_.programmatic_launches, false, false}; }
+GraphWay Timeline::usual_way(const StepGraph& step) const { return {device_.programmatic_launches && !step.serialized, false, false}; }
 
 // How the step that was written down may run, as usual first.
-std::vector<GraphWay> Timeline::ways() const {
-  std::vector<GraphWay> all{usual_way()};
+std::vector<GraphWay> Timeline::ways(const StepGraph& step) const {
+  std::vector<GraphWay> all{usual_way(step)};
   const auto twice = [&](bool GraphWay::*choice) {
     for (size_t i = 0, count = all.size(); i < count; ++i) {
       all.push_back(all[i]);
@@ -305,7 +305,7 @@ std::vector<GraphWay> Timeline::ways() const {
     }
   };
   if (!tuning_wanted_) return all;
-  if (device_.programmatic_launches) twice(&GraphWay::programmatic);
+  if (all[0].programmatic) twice(&GraphWay::programmatic);
   if (tape_.branches()) twice(&GraphWay::in_order);
   if (!carveout_settled_) twice(&GraphWay::one_carveout);
   return all;
@@ -314,21 +314,28 @@ std::vector<GraphWay> Timeline::ways() const {
 // Starts the tape as the step's graph. False: the driver takes none, and nothing has started.
 bool Timeline::launch_step(StepGraph& step) {
   const bool repeated = step.graph && tape_.has_shape_of(step.built);
-  const GraphWay usual = usual_way(), way = step.tuner.done() ? step.tuner.found().value_or(usual) : step.tuner.next(ways(), repeated);
-  const bool tuned = repeated && way != step.way, ready = repeated && !tuned && take_over(step);
+  GraphWay way = step.tuner.done() ? step.tuner.found().value_or(usual_way(step)) : step.tuner.next(ways(step), repeated);
+  const bool tuned = repeated && way != step.way;
+  bool ready = repeated && !tuned && take_over(step);
   step.counts.instantiated += !ready && !tuned;
-  try {
+  for (bool started = false; !started; ready = false) {
     try {
       launch_as(step, way, ready);
-    } catch (const cuda::Refusal&) {
-      if (way == usual) throw;
-      step.tuner.refuse();
-      launch_as(step, usual, false);
+      started = true;
+    } catch (const cuda::Refusal& refusal) {
+      if (way != usual_way(step)) {  // another way that was tried, or found
+        step.tuner.refuse();
+        way = usual_way(step);
+      } else if (way.programmatic) {
+        step.tuner.settle();
+        step.serialized = true;
+        way = usual_way(step);
+      } else {
+        if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
+        step.refused = refusal.what();
+        return false;
+      }
     }
-  } catch (const cuda::Refusal& refusal) {
-    if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-    step.refused = refusal.what();
-    return false;
   }
   started_ = SIZE_MAX;
   step.counts.nodes = int64_t(tape_.size());

@@ -66,7 +66,8 @@ struct StepGraph {
   GraphTuner tuner;
   bool warm = false;          // ran before
   int interrupted_in_a_row = 0;
-  std::string refused;        // why the driver took no graph, if it did not: none is built any more
+  bool serialized = false;    // the driver took no graph whose kernels start early
+  std::string refused;        // why it took no graph, if it did not: none is built any more
   StepCounts counts;
 };
 
@@ -123,8 +124,8 @@ class Timeline {
   void end_release();
   void run_pieces();
   void load_kernels() const;
-  GraphWay usual_way() const;
-  std::vector<GraphWay> ways() const;
+  GraphWay usual_way(const StepGraph& step) const;
+  std::vector<GraphWay> ways(const StepGraph& step) const;
   bool launch_step(StepGraph& step);
   void launch_as(StepGraph& step, const GraphWay& way, bool ready);
   bool take_over(StepGraph& step);

@@ -12,6 +12,7 @@
 #include "core/tensor.h"
 #include "core/timeline.h"
 #include "ops/kernels.h"
+#include "ops/launch_trial.h"
 
 namespace lgd {
 
@@ -106,6 +107,27 @@ void check_refused_graphs() {
     else if (launched == count - 1) check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
   }
   unsetenv("LGDISTILL_EMULATION_FAULT");
+}
+
+// Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the same. The trial says so.
+void check_refused_early_starts() {
+  if (cuda::properties(0).name != "emulated GPU") return;
+  const char* const asked = std::getenv("LGDISTILL_PDL");
+  const std::string before = asked ? asked : "";
+  for (const auto& [variable, text] : {std::pair{"LGDISTILL_PDL", "1"}, {"LGDISTILL_EMULATION_REFUSED_WAY", "100"}}) setenv(variable, text, 1);
+  TunedSteps steps;
+  const StepGraph& graph = steps.graph();
+  check(steps.take(32) == 0 && graph.counts.launched == 31 && graph.counts.instantiated == 1 && graph.serialized && graph.refused.empty() && graph.way == GraphWay{}, "where early starts are refused a step is no graph, or has wrong numbers");
+  std::string found;
+  try {
+    const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+    device->run("trial", [&] { programmatic_launch_time(*device); });
+  } catch (const Error& error) {
+    found = error.what();
+  }
+  check(found.find("no CUDA graph whose kernels start early") != std::string::npos, "the trial of early starts, which are refused: " + found);
+  unsetenv("LGDISTILL_EMULATION_REFUSED_WAY");
+  asked ? setenv("LGDISTILL_PDL", before.c_str(), 1) : unsetenv("LGDISTILL_PDL");
 }
 
 // Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
