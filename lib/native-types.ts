@@ -78,7 +78,7 @@ export interface GraphWay {
 
 /** How the steps of a kind ran so far; zeros on the CPU. */
 export interface StepInfo {
-  /** Steps that ran call by call: the first, which starts once it is queued as a whole, and those that wait in the middle every time. */
+  /** Steps that ran call by call: the first, which starts once it is queued as a whole, those that wait in the middle every time, and those that the driver took no graph of. */
   eager: number;
   /** Steps that ran as one CUDA graph. */
   launched: number;
@@ -98,6 +98,8 @@ export interface StepInfo {
   tuning: boolean;
   /** The ways that were compared, the usual one first, and what a step took: the median of nine, on the GPU alone. Empty until all are. */
   ways: (GraphWay & { milliseconds: number })[];
+  /** Where the driver took no graph of such a step: what it said. That step ran call by call, and so does each after it, with the same bits. */
+  refused?: string;
 }
 
 /** One operation; see native/graph/graph.h for the operations and their attributes. */

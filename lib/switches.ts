@@ -24,6 +24,7 @@ const switches: Readonly<Record<string, Allowed>> = {
   LGDISTILL_EMULATION_CALLS: anything,
   LGDISTILL_EMULATION_CLOCK: anything,
   LGDISTILL_EMULATION_COUNTS: anything,
+  LGDISTILL_EMULATION_DEVICES: count,
   LGDISTILL_EMULATION_FASTEST_WAY: way,
   LGDISTILL_EMULATION_FAULT: { form: /^[\w*|]+:[1-9]\d*:cudaError\w+$/u, name: 'function:number:error, as cudaMalloc:3:cudaErrorMemoryAllocation' },
   LGDISTILL_EMULATION_MULTIPROCESSORS: count,

@@ -89,6 +89,7 @@ struct StepInfo {
   GraphWay way;                                      // in which the last graph ran
   bool tuning = false;                               // other ways to run it are still being compared
   std::vector<GraphTuner::Time> ways;                // those compared
+  std::string refused;                               // why the driver took no graph, and steps run call by call since; empty: it did
 };
 DeviceStepPtr make_step(const DevicePtr& device);
 const DevicePtr& device_of(const DeviceStepPtr& step);

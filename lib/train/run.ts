@@ -78,6 +78,7 @@ export class Run {
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   #tuningLogged: boolean;
+  #refusalLogged: boolean;
   #brokenListed = 0;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
@@ -92,6 +93,7 @@ export class Run {
     this.#monitor = new LossMonitor(train.outlierFactor);
     this.#score = new BestScore(evaluate.metric === 'auto' ? (loop.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
+    this.#refusalLogged = loop.distiller.device.kind === 'cpu';
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -175,7 +177,7 @@ export class Run {
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
-      if (!this.#tuningLogged) await this.#logTuning();
+      if (!this.#refusalLogged) await this.#logGraph();
     }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
@@ -188,17 +190,20 @@ export class Run {
     await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
   }
 
-  /** Which way of running its graph a step has found. */
-  async #logTuning(): Promise<void> {
-    const { launched, tuning, way, ways } = await this.loop.distiller.stepInfo();
-    this.#tuningLogged = launched > 0 && !tuning;
-    if (ways.length > 0) await this.folder.log(describeWays(way, ways));
+  /** Which way of running its graph a step has found, or that there is none. */
+  async #logGraph(): Promise<void> {
+    const { launched, tuning, way, ways, refused } = await this.loop.distiller.stepInfo();
+    if (!this.#tuningLogged && ways.length > 0) await this.folder.log(describeWays(way, ways));
+    this.#tuningLogged ||= launched > 0 && !tuning;
+    if (refused === undefined) return;
+    await this.folder.log(`the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`);
+    this.#refusalLogged = true;
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
   async #logGraphs(): Promise<void> {
-    const { launched, eager, interrupted } = await this.loop.distiller.stepInfo();
-    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included`);
+    const { launched, eager, interrupted, refused } = await this.loop.distiller.stepInfo();
+    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included${refused === undefined ? '' : `; then the GPU took none (${refused})`}`);
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */

@@ -138,6 +138,7 @@ Napi::Value js_step_info(const Napi::CallbackInfo& info) {
           ways[uint32_t(i)] = way;
         }
         out.Set("ways", ways);
+        if (!counts.refused.empty()) out.Set("refused", counts.refused);
         return out;
       });
 }

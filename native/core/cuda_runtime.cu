@@ -32,10 +32,15 @@ static bool is_lasting(cudaError_t status) {
 // Code is loaded with a kernel's first launch, which may find no room for it.
 static const char* code_of(cudaError_t status) { return status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : is_lasting(status) ? "DEVICE_LOST" : "DEVICE_ERROR"; }
 
+// Not so an error that says nothing (cudaErrorUnknown): whatever was to run may run.
+static bool is_refusal(cudaError_t status) { return !is_lasting(status) && status != cudaErrorUnknown; }
+
 // `what` failed; of a launch also the kernel.
 [[noreturn]] static void fail(cudaError_t status, std::string_view what) {
   cudaGetLastError();  // forgets one that does not last
-  throw_error(code_of(status), {std::string(what), " failed: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")", is_lasting(status) ? "; this process cannot use the GPU any more" : ""});
+  const std::string message = std::string(what) + " failed: " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")" + (is_lasting(status) ? "; this process cannot use the GPU any more" : "");
+  if (is_refusal(status)) throw Refusal(code_of(status), message);
+  throw Error(code_of(status), message);
 }
 static void check(cudaError_t status, std::string_view call) {
   if (status != cudaSuccess) fail(status, call.substr(0, call.find('(')));
@@ -124,7 +129,15 @@ void* allocate(size_t bytes) {
   return pointer;
 }
 
-void release(void* pointer) noexcept { cudaFree(pointer); }
+// What frees memory "may perform implicit synchronization" (cuda_runtime_api.h), and of pinned memory nothing is said at all.
+static void wait_for_device() noexcept {
+  if (cudaDeviceSynchronize() != cudaSuccess) cudaGetLastError();  // a device that failed uses nothing any more
+}
+
+void release(void* pointer) noexcept {
+  wait_for_device();
+  cudaFree(pointer);
+}
 
 // Who divides a multiprocessor's memory between shared memory and level-1 cache ($LGDISTILL_CARVEOUT). It is not divided anew while blocks run there: a kernel that asks
 // for another division than its neighbours may have to wait for their end. So beside the kernels that have something to ask for (the default), and the driver alone ("0"),
@@ -164,6 +177,15 @@ static void prefer_for_all(const void* kernel) {
   preferred.insert({device, kernel});
 }
 
+// Its mangled name; "" where nobody tells.
+static std::string symbol_of(const void* kernel) {
+  const char* symbol = nullptr;
+#if CUDART_VERSION >= 12030
+  if (cudaFuncGetName(&symbol, kernel) != cudaSuccess) cudaGetLastError(), symbol = nullptr;
+#endif
+  return symbol ? symbol : "";
+}
+
 void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   static std::mutex& mutex = *new std::mutex;
   static auto& allowed = *new std::map<std::pair<int, const void*>, size_t>;
@@ -172,7 +194,8 @@ void allow_shared_memory(const void* kernel, size_t bytes, int blocks) {
   const std::lock_guard lock(mutex);
   size_t& most = allowed[{device, kernel}];
   if (bytes <= most) return;
-  LGD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  if (status != cudaSuccess) fail(status, "allowing " + std::to_string(bytes) + " bytes of shared memory to a kernel (" + symbol_of(kernel) + ")");
   if (division() != Division::by_driver) prefer_carveout(kernel, carveout_of(device, bytes, blocks));
   most = bytes;
 }
@@ -199,7 +222,10 @@ void* allocate_pinned(size_t bytes) {
   check(status, "cudaHostAlloc");
   return pointer;
 }
-void release_pinned(void* pointer) noexcept { cudaFreeHost(pointer); }
+void release_pinned(void* pointer) noexcept {
+  wait_for_device();
+  cudaFreeHost(pointer);
+}
 
 void* create_event() {
   cudaEvent_t event;
@@ -248,11 +274,8 @@ struct ArgumentList {
 
 static void check_launch(cudaError_t status, const Launch& launch) {
   if (status == cudaSuccess) return;
-  const char* symbol = launch.name;
-#if CUDART_VERSION >= 12030
-  if (cudaFuncGetName(&symbol, launch.kernel) != cudaSuccess) cudaGetLastError();
-#endif
-  fail(status, std::string("launching ") + launch.name + (symbol == launch.name ? "" : std::string(" = ") + symbol));
+  const std::string symbol = symbol_of(launch.kernel);
+  fail(status, std::string("launching ") + launch.name + (symbol.empty() || symbol == launch.name ? "" : " = " + symbol));
 }
 
 void load(const Launch& launch) {
@@ -326,7 +349,7 @@ static void add_programmatic_edge(cudaGraph_t graph, cudaGraphNode_t from, cudaG
 #endif
 }
 #else
-static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build has no programmatic launches: its CUDA toolkit is older than 12.3"}); }
+static void add_programmatic_edge(cudaGraph_t, cudaGraphNode_t, cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build has no programmatic launches: its CUDA toolkit is older than 12.3"); }
 #endif
 
 #if CUDART_VERSION >= 13000
@@ -336,7 +359,7 @@ static void prefer_max_shared(cudaGraphNode_t node) {
   LGD_CUDA(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributePreferredSharedMemoryCarveout, &value));
 }
 #else
-static void prefer_max_shared(cudaGraphNode_t) { throw_error("DEVICE_ERROR", {"this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"}); }
+static void prefer_max_shared(cudaGraphNode_t) { throw Refusal("DEVICE_ERROR", "this build cannot prefer a carve-out in a graph: its CUDA toolkit is older than 13.0"); }
 #endif
 
 void* build_graph(const Tape& tape, const GraphWay& way) {
@@ -393,7 +416,7 @@ bool change_graph(void* graph, size_t index, const Work& work) {
       break;
     }
   }
-  if (status == cudaErrorInvalidValue || status == cudaErrorNotSupported || status == cudaErrorGraphExecUpdateFailure) {
+  if (status != cudaSuccess && is_refusal(status)) {
     cudaGetLastError();
     return false;
   }

@@ -10,6 +10,11 @@
 
 namespace lgd::cuda {
 
+// A call that failed and left the device as it was: nothing of it runs.
+struct Refusal : Error {
+  using Error::Error;
+};
+
 void load(const Launch& launch);               // the kernel's code, if it is not there
 void run(const Work& work, void* stream);      // copies in any direction (unified addressing)
 void synchronize(void* stream);
@@ -20,12 +25,12 @@ void* create_timed_event();                    // an event that tells when it wa
 bool is_over(void* event);                     // has the event's last record been reached? Nobody waits
 double milliseconds_between(void* begin, void* end);  // of two timed events that are over
 
-// A graph with a node for each piece of the tape, ready to be launched as often as wished; each launch runs behind the one before.
+// A graph with a node for each piece of the tape, ready to be launched as often as wished; each launch runs behind the one before. Throws Refusal.
 void* build_graph(const Tape& tape, const GraphWay& way);
 // Gives a node, by its number on the tape, the arguments of other work of the same kind and kernel; launches before keep theirs. False if
 // the driver cannot: the graph must be built again.
 bool change_graph(void* graph, size_t node, const Work& work);
-void launch_graph(void* graph, void* stream);
+void launch_graph(void* graph, void* stream);  // throws Refusal where the driver did not take it
 void destroy_graph(void* graph) noexcept;      // one that runs is freed when it is done
 
 // What goes with its owner.

@@ -36,7 +36,9 @@ GraphWay GraphTuner::next(const std::vector<GraphWay>& ways, bool repeated) {
     }
     stage_ = Stage::reading;
   }
-  if (stage_ == Stage::reading && read()) stage_ = Stage::settled;
+  if (stage_ == Stage::reading) or_give_up([&] {
+    if (read()) stage_ = Stage::settled;
+  });
   return ways_[way_];
 }
 
@@ -51,18 +53,39 @@ void GraphTuner::refuse() {
   timed_ = false;
 }
 
+void GraphTuner::settle() {
+  forget();
+  times_.clear();
+  timed_ = false;
+  way_ = 0;
+  stage_ = Stage::settled;
+}
+
+// Without times there is nothing to compare.
+template <class Body> void GraphTuner::or_give_up(Body&& body) {
+  try {
+    body();
+  } catch (const cuda::Refusal&) {
+    settle();
+  }
+}
+
 void GraphTuner::begin(void* stream) {
   if (!timed_) return;
-  open_.way = way_;
-  for (void** event : {&open_.begin, &open_.end})
-    if (!*event) *event = cuda::create_timed_event();
-  cuda::enqueue_event(open_.begin, stream);
+  or_give_up([&] {
+    open_.way = way_;
+    for (void** event : {&open_.begin, &open_.end})
+      if (!*event) *event = cuda::create_timed_event();
+    cuda::enqueue_event(open_.begin, stream);
+  });
 }
 
 void GraphTuner::end(void* stream) {
   if (!timed_) return;
-  cuda::enqueue_event(open_.end, stream);
-  samples_.push_back(std::exchange(open_, {}));
+  or_give_up([&] {
+    cuda::enqueue_event(open_.end, stream);
+    samples_.push_back(std::exchange(open_, {}));
+  });
 }
 
 // Once the last launch is over: what each way took, and which is the fastest.

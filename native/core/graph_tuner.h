@@ -36,7 +36,9 @@ class GraphTuner {
   GraphWay next(const std::vector<GraphWay>& ways, bool repeated);
   // The driver did not build the graph in the way that next() named: the others are compared, from the beginning.
   void refuse();
-  // Around the launch on a stream.
+  // Nothing is compared, now or later: the usual way stays.
+  void settle();
+  // Around the launch on a stream. Where an event for its time is refused, nothing is compared any more.
   void begin(void* stream);
   void end(void* stream);
 
@@ -53,6 +55,7 @@ class GraphTuner {
     void *begin = nullptr, *end = nullptr;
   };
 
+  template <class Body> void or_give_up(Body&& body);
   bool read();
   void forget();
 

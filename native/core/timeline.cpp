@@ -230,7 +230,7 @@ void Timeline::begin_step(std::shared_ptr<StepGraph> graph) {
   if (!in_use_.empty()) end_turn();
   step_ = std::move(graph);
   const bool holds = graphs_wanted_ && step_->interrupted_in_a_row < most_interrupted_in_a_row;
-  eager_ = !holds || !step_->warm;
+  eager_ = !holds || !step_->warm || !step_->refused.empty();
   waited_ = false;
   if (holds) hold_back();
 }
@@ -239,10 +239,13 @@ void Timeline::end_step() {
   if (!step_) return;
   end_branch();
   join_branch();
-  if (holding_ && !eager_) {
-    launch_step(*step_);
-  } else if (holding_) {
-    release_held(nullptr);
+  if (holding_) {
+    begin_release();
+    if (eager_ || !launch_step(*step_)) {
+      eager_ = true;
+      run_pieces();
+    }
+    end_release();
   }
   if (eager_) ++step_->counts.eager;
   if (!waited_) step_->interrupted_in_a_row = 0;
@@ -263,27 +266,25 @@ void Timeline::hold_back() {
   holding_here = this;
 }
 
-// Starts what was held back, as the step's graph or (null) piece by piece, with all that was promised to come before and behind it.
-void Timeline::release_held(StepGraph* step) {
+// Around the start of what was held back, as a graph or piece by piece: all that was promised to come before and behind it.
+void Timeline::begin_release() {
   holding_here = nullptr;
   holding_ = false;
   releasing_ = true;
   for (const Input* input : in_use_) cuda::stream_wait(compute_, input->arrived);
-  if (step && step->graph) {
-    step->tuner.begin(compute_);
-    cuda::launch_graph(step->graph, compute_);
-    started_ = SIZE_MAX;
-    step->tuner.end(compute_);
-  }
-  if (!step) {
-    if (eager_) load_kernels();
-    for (; started_ < tape_.size(); ++started_) cuda::run(tape_[started_], compute_);
-  }
+}
+
+void Timeline::end_release() {
   for (void* event : behind_) cuda::enqueue_event(event, compute_);
   releasing_ = false;
   behind_.clear();
   undo_.clear();
   free_deferred();
+}
+
+void Timeline::run_pieces() {
+  if (eager_) load_kernels();
+  for (; started_ < tape_.size(); ++started_) cuda::run(tape_[started_], compute_);
 }
 
 // A kernel that was never launched may find no room for its code, which should not be in the middle of a step.
@@ -292,11 +293,11 @@ void Timeline::load_kernels() const {
     if (tape_[i].kind == Work::Kind::kernel) cuda::load(tape_[i].launch);
 }
 
-GraphWay Timeline::usual_way() const { return {device_.programmatic_launches, false, false}; }
+GraphWay Timeline::usual_way(const StepGraph& step) const { return {device_.programmatic_launches && !step.serialized, false, false}; }
 
 // How the step that was written down may run, as usual first.
-std::vector<GraphWay> Timeline::ways() const {
-  std::vector<GraphWay> all{usual_way()};
+std::vector<GraphWay> Timeline::ways(const StepGraph& step) const {
+  std::vector<GraphWay> all{usual_way(step)};
   const auto twice = [&](bool GraphWay::*choice) {
     for (size_t i = 0, count = all.size(); i < count; ++i) {
       all.push_back(all[i]);
@@ -304,42 +305,60 @@ std::vector<GraphWay> Timeline::ways() const {
     }
   };
   if (!tuning_wanted_) return all;
-  if (device_.programmatic_launches) twice(&GraphWay::programmatic);
+  if (all[0].programmatic) twice(&GraphWay::programmatic);
   if (tape_.branches()) twice(&GraphWay::in_order);
   if (!carveout_settled_) twice(&GraphWay::one_carveout);
   return all;
 }
 
-void Timeline::launch_step(StepGraph& step) {
+// Starts the tape as the step's graph. False: the driver takes none, and nothing has started.
+bool Timeline::launch_step(StepGraph& step) {
   const bool repeated = step.graph && tape_.has_shape_of(step.built);
-  const GraphWay way = step.tuner.done() ? step.tuner.found().value_or(usual_way()) : step.tuner.next(ways(), repeated);
+  GraphWay way = step.tuner.done() ? step.tuner.found().value_or(usual_way(step)) : step.tuner.next(ways(step), repeated);
   const bool tuned = repeated && way != step.way;
-  if (!repeated || tuned || !take_over(step)) {
-    if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-    if (tape_.size() > 0) build(step, way);
-    step.counts.programmatic = 0;
-    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += step.way.programmatic && tape_.may_start_early(i, step.way.in_order);
-    step.counts.instantiated += !tuned;
-    step.counts.changed = int64_t(tape_.size());
+  bool ready = repeated && !tuned && take_over(step);
+  step.counts.instantiated += !ready && !tuned;
+  for (bool started = false; !started; ready = false) {
+    try {
+      launch_as(step, way, ready);
+      started = true;
+    } catch (const cuda::Refusal& refusal) {
+      if (way != usual_way(step)) {  // another way that was tried, or found
+        step.tuner.refuse();
+        way = usual_way(step);
+      } else if (way.programmatic) {
+        step.tuner.settle();
+        step.serialized = true;
+        way = usual_way(step);
+      } else {
+        if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
+        step.refused = refusal.what();
+        return false;
+      }
+    }
   }
+  started_ = SIZE_MAX;
   step.counts.nodes = int64_t(tape_.size());
+  ++step.counts.launched;
   std::swap(tape_, step.built);
   tape_.clear();
-  release_held(&step);
-  ++step.counts.launched;
+  step.tuner.end(compute_);
+  return true;
 }
 
-void Timeline::build(StepGraph& step, const GraphWay& way) {
-  const GraphWay usual = usual_way();
-  step.way = way;
-  try {
+// ready: the graph is there, with this step's arguments.
+void Timeline::launch_as(StepGraph& step, const GraphWay& way, bool ready) {
+  if (!ready) {
+    if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
+    if (tape_.size() == 0) return;
     step.graph = cuda::build_graph(tape_, way);
-  } catch (const Error& error) {
-    if (way == usual) throw Error(error.code, error.code == "DEVICE_ERROR" ? std::string(error.what()) + "; $LGDISTILL_GRAPHS=0 runs steps without CUDA graphs" : error.what());
-    step.tuner.refuse();
-    step.way = usual;
-    step.graph = cuda::build_graph(tape_, usual);
+    step.way = way;
+    step.counts.programmatic = 0;
+    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += way.programmatic && tape_.may_start_early(i, way.in_order);
+    step.counts.changed = int64_t(tape_.size());
   }
+  step.tuner.begin(compute_);
+  cuda::launch_graph(step.graph, compute_);
 }
 
 // Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must be built anew.
@@ -359,7 +378,9 @@ void Timeline::interrupt() {
   const bool branching = on_branch();
   end_branch();
   join_branch();
-  release_held(nullptr);
+  begin_release();
+  run_pieces();
+  end_release();
   if (!eager_) {
     ++step_->counts.interrupted;
     ++step_->interrupted_in_a_row;
@@ -369,13 +390,13 @@ void Timeline::interrupt() {
 
 bool Timeline::abandon_step() noexcept {
   const bool lost = holding_ || releasing_;
+  // It may have got some of this step's arguments.
+  if (lost && step_ && step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
   releasing_ = false;
   if (holding_) {
     tape_.clear();
     holding_here = nullptr;
     holding_ = forked_ = false;
-    // It may have got some of this step's arguments.
-    if (step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
   }
   for (; !undo_.empty(); undo_.pop_back())
     if (undo_.back().pieces > started_) undo_.back().undo();

@@ -21,6 +21,7 @@
 //     end itself: every kernel begins with wait_for_inputs(), which also lets the next one start. So what a start costs passes while the kernel before runs. A kernel
 //     that ends has waited for all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as ever.
 //   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
+//   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time: that step is started piece by piece, and so is each after it.
 //   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
@@ -30,6 +31,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,7 +42,7 @@
 
 namespace lgd {
 
-// How the steps of a StepGraph ran. Every step is one of: eager (as the first), launched (as one graph), interrupted.
+// How the steps of a StepGraph ran. Every step is one of: eager (as the first, and those that the driver takes no graph of), launched (as one graph), interrupted.
 struct StepCounts {
   int64_t eager = 0, launched = 0, interrupted = 0;
   int64_t instantiated = 0;   // graphs whose shape was new; not those that the tuner built of the same
@@ -64,6 +66,8 @@ struct StepGraph {
   GraphTuner tuner;
   bool warm = false;          // ran before
   int interrupted_in_a_row = 0;
+  bool serialized = false;    // the driver took no graph whose kernels start early
+  std::string refused;        // why it took no graph, if it did not: none is built any more
   StepCounts counts;
 };
 
@@ -116,12 +120,14 @@ class Timeline {
 
   bool on_branch() const { return stream_ == branch_; }
   void hold_back();
-  void release_held(StepGraph* step);
+  void begin_release();
+  void end_release();
+  void run_pieces();
   void load_kernels() const;
-  GraphWay usual_way() const;
-  std::vector<GraphWay> ways() const;
-  void build(StepGraph& step, const GraphWay& way);
-  void launch_step(StepGraph& step);
+  GraphWay usual_way(const StepGraph& step) const;
+  std::vector<GraphWay> ways(const StepGraph& step) const;
+  bool launch_step(StepGraph& step);
+  void launch_as(StepGraph& step, const GraphWay& way, bool ready);
   bool take_over(StepGraph& step);
   void interrupt();
   void end_turn();

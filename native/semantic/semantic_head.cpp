@@ -7,7 +7,13 @@ namespace lgd {
 
 // ---- metrics ----------------------------------------------------------------------------------------------------------------
 
-Records::Records(DeviceKind kind_) : kind(kind_), slots(kind == DeviceKind::cuda ? static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots)) : new StepRecord[metric_slots]) {
+static StepRecord* allocate_records(const Context& device) {
+  if (device.kind == DeviceKind::cpu) return new StepRecord[metric_slots];
+  cuda::set_device(device.index);  // whose memory this becomes: the thread may have used another since
+  return static_cast<StepRecord*>(cuda::allocate_pinned(sizeof(StepRecord) * metric_slots));
+}
+
+Records::Records(const Context& device) : kind(device.kind), slots(allocate_records(device)) {
   std::fill_n(slots, metric_slots, StepRecord{});
 }
 
@@ -28,7 +34,7 @@ Records::~Records() {
   cuda::release_pinned(slots);
 }
 
-RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(std::make_shared<Records>(device->kind)) {}
+RecordRing::RecordRing(const DevicePtr& device) : device_(device), records_(std::make_shared<Records>(*device)) {}
 
 // Work that writes the records may be held back in a step that is open on the device's thread: they go there, after all that was submitted.
 RecordRing::~RecordRing() { device_->submit("records.release", [records = std::move(records_)] {}); }

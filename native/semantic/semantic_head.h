@@ -17,7 +17,7 @@ struct StepRecord {
 // The records of the last metric_slots steps, in the host's memory: on CUDA pinned, where kernels write them themselves. A copy from the device would stand
 // between two kernels, and the second could not start before it had ended. Kernels only ever write them, whole.
 struct Records {
-  explicit Records(DeviceKind kind);
+  explicit Records(const Context& device);
   ~Records();  // waits for those who write
   Records(const Records&) = delete;
   Records& operator=(const Records&) = delete;

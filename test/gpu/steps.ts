@@ -74,10 +74,10 @@ async function checkBits(report: Report, name: DeviceName, setting: Setting): Pr
   });
   const [first, second, eager] = [await run({}), await run({}), await run({ LGDISTILL_GRAPHS: '0' })];
   report.check('training', `${setting.student} the same steps twice`, equal(first.state, second.state) ? 'the same bits' : 'other bits', equal(first.state, second.state));
-  const { launched, instantiated, nodes, changed } = first.info;
+  const { launched, instantiated, nodes, changed, refused } = first.info;
   // A graph that the driver will not change is built anew for every step: the same bits, and slow.
   const graphs = launched > 0 && eager.info.launched === 0 && instantiated <= mostGraphs;
-  const found = `${launched} of ${count} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last`;
+  const found = `${launched} of ${count} steps as graphs, ${instantiated} built, ${changed} of ${nodes} operations changed in the last${refused === undefined ? '' : `; ${refused}`}`;
   report.check('training', `${setting.student} with graphs and without`, `${equal(first.state, eager.state) ? 'the same bits' : 'other bits'}, ${found}`, graphs && equal(first.state, eager.state));
   if (report.small) return; // test/native/cuda_streams has it
   const tuning = 130;

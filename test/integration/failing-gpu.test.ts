@@ -46,8 +46,8 @@ async function lossOf(device: Device): Promise<unknown> {
   return bankLoss({ student: rows, teacher: rows, textual: bank.data, dimension, alpha: 0, studentTemperature: 0.2, teacherTemperature: 0.1 }, { device });
 }
 
-/** They free something, and tell nobody that they could not. */
-const isOfAnEnd = (name: string) => /Free|Destroy/u.test(name);
+/** They free something, or wait for its users, and tell nobody that they could not. */
+const isOfAnEnd = (name: string) => /Free|Destroy|DeviceSynchronize/u.test(name);
 
 describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of the CUDA runtime that fails', () => {
   beforeAll(async () => {
@@ -69,7 +69,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of 
         const what = `${name} ${number}: ${error}`;
         expect(seen.some(([, failed]) => failed === error), what).toBe(true);
         expect(leftOver(seen), what).toEqual({});
-        if (thrown === undefined) expect(differing(result, expected), what).toEqual([]); // it told nobody: it was of an end, or of its wait
+        if (thrown === undefined) expect(differing(result, expected), what).toEqual([]); // it told nobody: it was of an end, or of its wait, or of a graph, which a step can do without
         else if (name === 'cudaGetDeviceCount') expect(thrown, what).toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining(error) as string });
         else expect(thrown, what).toMatchObject({ code, message: expect.stringMatching(new RegExp(`${error}|cannot allocate [\\d.]+ MiB`, 'u')) as string });
         if (isOfAnEnd(name)) expect(thrown, what).toBeUndefined();
@@ -92,6 +92,20 @@ describe.skipIf(!isWanted('cuda-emulated', 'failing calls of CUDA'))('a call of 
     expect(error).toBeInstanceOf(LgdError);
     expect(leftOver(seen)).toEqual({});
   });
+
+  it('for a graph is written down once, and the run goes on with the same bits', async () => {
+    const images = await drawShapes(join(folder, 'images'), { count: 8 });
+    const { teacher, bank: names } = await madeUpTeacher(join(folder, 'made'));
+    const config = (output: string) => smallConfig(images, join(folder, output), { device: 'cuda-emulated', threads: 1, method: 'hybrid', names: undefined, templates: undefined, bank: names, teacher, data: { resolution: 32 }, log: { everySteps: 1 }, student: { name: 'mobilenet_v3_small', widthMultiplier: 0.1 } });
+    const whole = await train(config('as-graphs'));
+    const { result, calls: seen } = await withFault(calls, ['cudaGraphLaunch', 3, 'cudaErrorNotSupported'], () => train(config('without-graphs')));
+    expect(leftOver(seen)).toEqual({});
+    expect(ofType(result!.events, 'done')).toHaveLength(1);
+    expect(differing(result!.weights, whole.weights)).toEqual([]);
+    const log = await readFile(join(folder, 'without-graphs', 'log.txt'), 'utf8');
+    expect(log.match(/the GPU took no CUDA graph of a step .*/gu)).toEqual([expect.stringMatching(/\(cudaGraphLaunch failed: operation not supported \(cudaErrorNotSupported\)\): steps run call by call from here on/u)]);
+    expect(log).toMatch(/ 2 of \d+ steps ran as one CUDA graph each, .*; then the GPU took none \(cudaGraphLaunch failed: /u);
+  }, 60_000);
 
   it('in a run is written down with the checkpoint to go on from, which is whole', async () => {
     const images = await drawShapes(join(folder, 'images'), { count: 8 });

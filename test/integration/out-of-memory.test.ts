@@ -43,11 +43,9 @@ async function open(device: Device, precision: 'float32' | 'bfloat16') {
 /** Calls that ask for memory; the others need some of the driver's own. */
 const asking = 'cudaMalloc|cudaHostAlloc|cudaEventCreateWithFlags';
 /** Of each step, calls that fail in it one after the other. The first runs piece by piece, the others are graphs. */
-const inside: [functions: string, number: number][][] = [
-  [[asking, 1], [asking, 2], [asking, 3], [asking, 3], ['cudaFuncGetAttributes', 30]],
-  [['cudaGraphCreate', 1], ['cudaGraphAddKernelNode', 30], ['cudaGraphInstantiate', 1], ['cudaGraphLaunch', 1]],
-  [['cudaGraphLaunch', 1]],
-];
+const inside: [functions: string, number: number][][] = [[[asking, 1], [asking, 2], [asking, 3], [asking, 3], ['cudaFuncGetAttributes', 30]], [], []];
+/** Calls for a graph, without which a step runs piece by piece. */
+const ofGraphs: [functions: string, number: number][] = [['cudaGraphCreate', 1], ['cudaGraphAddKernelNode', 30], ['cudaGraphInstantiate', 1], ['cudaGraphLaunch', 1]];
 
 describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the emulated GPU refuses in a step', () => {
   it.each(['float32', 'bfloat16'] as const)('costs that step alone, and the next one goes on: %s', async (precision) => {
@@ -71,6 +69,23 @@ describe.skipIf(!isWanted('cuda-emulated', 'refused memory'))('memory that the e
       await other.take(step);
       expect(differing(await one.states(), await other.states()), `after step ${step}`).toEqual([]);
     }
+  });
+
+  it.each(ofGraphs)('for a graph costs nothing but time: %s %i', async (functions, number) => {
+    buildEmulatedAddon();
+    using device = await openDevice('cuda-emulated');
+    await using one = await open(device, 'bfloat16');
+    using elsewhere = await openDevice('cuda-emulated');
+    await using other = await open(elsewhere, 'bfloat16');
+    for (let step = 0; step < steps; step++) {
+      const metrics = await other.take(step);
+      const { result, calls: made } = await withFault(calls, step === 1 ? [functions, number, 'cudaErrorMemoryAllocation'] : undefined, () => one.take(step), true);
+      expect(result).toEqual(metrics);
+      expect(made.some(([, error]) => error !== undefined)).toBe(step === 1);
+    }
+    expect(differing(await one.states(), await other.states())).toEqual([]);
+    expect(await one.distiller.stepInfo()).toMatchObject({ eager: steps, launched: 0, refused: expect.stringContaining('cudaErrorMemoryAllocation') as string });
+    expect(await other.distiller.stepInfo()).not.toHaveProperty('refused');
   });
 
   it('is not the only fault that costs a whole step: the queue stands where it stood after one behind the banks', async () => {

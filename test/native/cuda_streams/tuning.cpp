@@ -12,6 +12,7 @@
 #include "core/tensor.h"
 #include "core/timeline.h"
 #include "ops/kernels.h"
+#include "ops/launch_trial.h"
 
 namespace lgd {
 
@@ -75,6 +76,59 @@ class TunedSteps {
 std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'}; }
 
 }  // namespace
+
+// A graph that the driver does not take costs no step and no number, whenever that is, and neither does a time that it does not tell.
+void check_refused_graphs() {
+  if (cuda::properties(0).name != "emulated GPU") return;
+  constexpr int count = 128;
+  // The fault, and how many steps run as a graph. The first never does.
+  const std::pair<const char*, int> faults[] = {
+      {"cudaGraphCreate:1:cudaErrorMemoryAllocation", 0},
+      {"cudaGraphAddKernelNode:2:cudaErrorInvalidValue", 0},
+      {"cudaGraphInstantiate:1:cudaErrorNotSupported", 0},
+      {"cudaGraphLaunch:1:cudaErrorMemoryAllocation", 0},
+      {"cudaGraphLaunch:4:cudaErrorInvalidValue", 3},  // with arguments that were changed
+      {"cudaGraphExecKernelNodeSetParams|cudaGraphExecMemcpyNodeSetParams1D:2:cudaErrorMemoryAllocation", count - 1},  // is built anew
+      {"cudaGraphKernelNodeSetAttribute:1:cudaErrorInvalidValue", count - 1},  // another way than the usual one
+      {"cudaGraphLaunch:20:cudaErrorNotSupported", count - 1},                 // likewise
+      {"cudaEventCreate:3:cudaErrorMemoryAllocation", count - 1},
+      {"cudaEventElapsedTime:3:cudaErrorInvalidResourceHandle", count - 1},
+  };
+  for (const auto& [fault, launched] : faults) {
+    setenv("LGDISTILL_EMULATION_FAULT", fault, 1);
+    TunedSteps steps;
+    const int wrong = steps.take(count);
+    const StepGraph& graph = steps.graph();
+    check(wrong == 0 && graph.counts.launched == launched && graph.counts.eager == count - launched,
+          std::string(fault) + ": " + std::to_string(wrong) + " numbers are wrong, and " + std::to_string(graph.counts.launched) + " steps ran as a graph");
+    const std::string error = std::string(fault).substr(std::string(fault).rfind(':') + 1);
+    check(launched == count - 1 ? graph.refused.empty() && graph.tuner.done() : graph.refused.find(error) != std::string::npos, std::string(fault) + ": why there is no graph: " + graph.refused);
+    if (std::strncmp(fault, "cudaEvent", 9) == 0) check(graph.tuner.times().empty() && graph.way == GraphWay{}, std::string(fault) + ": a way was chosen without its time");
+    else if (launched == count - 1) check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
+  }
+  unsetenv("LGDISTILL_EMULATION_FAULT");
+}
+
+// Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the same. The trial says so.
+void check_refused_early_starts() {
+  if (cuda::properties(0).name != "emulated GPU") return;
+  const char* const asked = std::getenv("LGDISTILL_PDL");
+  const std::string before = asked ? asked : "";
+  for (const auto& [variable, text] : {std::pair{"LGDISTILL_PDL", "1"}, {"LGDISTILL_EMULATION_REFUSED_WAY", "100"}}) setenv(variable, text, 1);
+  TunedSteps steps;
+  const StepGraph& graph = steps.graph();
+  check(steps.take(32) == 0 && graph.counts.launched == 31 && graph.counts.instantiated == 1 && graph.serialized && graph.refused.empty() && graph.way == GraphWay{}, "where early starts are refused a step is no graph, or has wrong numbers");
+  std::string found;
+  try {
+    const auto device = std::make_shared<Device>(DeviceKind::cuda, 0, 1);
+    device->run("trial", [&] { programmatic_launch_time(*device); });
+  } catch (const Error& error) {
+    found = error.what();
+  }
+  check(found.find("no CUDA graph whose kernels start early") != std::string::npos, "the trial of early starts, which are refused: " + found);
+  unsetenv("LGDISTILL_EMULATION_REFUSED_WAY");
+  asked ? setenv("LGDISTILL_PDL", before.c_str(), 1) : unsetenv("LGDISTILL_PDL");
+}
 
 // Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
 void check_tuning() {

@@ -20,9 +20,11 @@
   error(cudaErrorMemoryAllocation, 2, "out of memory", false)                               \
   error(cudaErrorDevicesUnavailable, 46, "CUDA-capable device(s) is/are busy or unavailable", false) \
   error(cudaErrorNoDevice, 100, "no CUDA-capable device is detected", false)                \
+  error(cudaErrorInvalidDevice, 101, "invalid device ordinal", false)                       \
   error(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error encountered", true)        \
   error(cudaErrorNvlinkUncorrectable, 220, "uncorrectable NVLink error detected during the execution", true) \
   error(cudaErrorContained, 226, "Invalid access of peer GPU memory over nvlink or a hardware error", true) \
+  error(cudaErrorInvalidResourceHandle, 400, "invalid resource handle", false)              \
   error(cudaErrorNotReady, 600, "device not ready", false)                                  \
   error(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered", true)     \
   error(cudaErrorLaunchOutOfResources, 701, "too many resources requested for launch", false) \
@@ -63,6 +65,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceSynchronize();
 
 constexpr unsigned cudaHostAllocDefault = 0;
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
@@ -122,7 +125,7 @@ struct cudaMemsetParams {
   unsigned elementSize, value;
   size_t width, height;
 };
-constexpr unsigned char cudaGraphKernelNodePortProgrammatic = 1;
+constexpr unsigned char cudaGraphKernelNodePortDefault = 0, cudaGraphKernelNodePortProgrammatic = 1;
 enum cudaGraphDependencyType { cudaGraphDependencyTypeDefault, cudaGraphDependencyTypeProgrammatic };
 struct cudaGraphEdgeData {
   unsigned char from_port, to_port, type;

@@ -4,10 +4,13 @@
 //   - two uses of an allocation on different streams, one of them writing, must be ordered by events, a graph's edges or a wait of the
 //     host: otherwise the later one is refused (vector clocks; a kernel's pointers tell what it uses, see note_accesses());
 //   - host memory of a copy to the device must hold the same bytes when the copy runs as when it was enqueued;
+//   - memory that is freed must not be in use, as far as the host has waited: nothing but a wait tells it so;
+//   - streams, events, memory and what a kernel was allowed belong to the device that was current in the thread when they were made, and work goes to that of its stream;
 // It fails as it is told to (faults.h). Graphs are in graphs.cpp.
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -29,7 +32,8 @@ size_t most_shared_bytes() {
   return size_t(kib && *kib ? std::atoi(kib) : 227) << 10;
 }
 
-auto& allowed_shared_bytes = *new std::map<const void*, size_t>;
+// Of each device.
+auto& allowed_shared_bytes = *new std::map<std::pair<int, const void*>, size_t>;
 
 // With few of them small sizes go as large ones do with an H100's.
 int multiprocessors() {
@@ -38,6 +42,16 @@ int multiprocessors() {
 }
 
 constexpr size_t reserved_shared_bytes = 1 << 10;  // of each block
+
+// $LGDISTILL_EMULATION_DEVICES, all alike.
+constexpr int most_devices = 16;
+int count_devices() {
+  const char* count = std::getenv("LGDISTILL_EMULATION_DEVICES");
+  return count && *count ? std::clamp(std::atoi(count), 1, most_devices) : 1;
+}
+bool is_device(int device) { return device >= 0 && device % most_devices < count_devices(); }
+
+Clock& unwaited = *new Clock;  // of streams that were destroyed, which waits for nothing
 
 // Memory of its own mapping, far above 4 GiB: the heap of a program that is not position-independent lies below, where a float among a
 // kernel's arguments looks like an address of it (0.075f is 0x3d99999a). AddressSanitizer's heap lies high, and it watches the byte behind
@@ -67,7 +81,7 @@ cudaError_t allocate_memory(void** result, size_t bytes, bool pinned) {
   }
   const uintptr_t first = reinterpret_cast<uintptr_t>(pointer), end = first + std::max<size_t>(bytes, 1);
   std::erase_if(freed, [&](const auto& range) { return range.first < end && first < range.first + range.second; });
-  allocations[first] = {end - first, pinned, {}, {}};
+  allocations[first] = {end - first, pinned, current_device, {}, {}};
   *result = pointer;
   return cudaSuccess;
 }
@@ -83,12 +97,18 @@ void run_everything_quietly() noexcept {
   }
 }
 
-// Waits for everything that was launched.
+[[noreturn]] void die(const char* why) {
+  std::fprintf(stderr, "emulated GPU: %s\n", why);
+  std::abort();
+}
+
+// "May perform implicit synchronization", says the manual: the host must know that nobody uses the memory any more.
 void free_memory(void* pointer, bool pinned) noexcept {
   if (!pointer) return;
-  run_everything_quietly();
   const auto at = allocations.find(reinterpret_cast<uintptr_t>(pointer));
-  if (at == allocations.end() || at->second.pinned != pinned) std::abort();  // of what is not allocated, or otherwise
+  if (at == allocations.end() || at->second.pinned != pinned) die("what is freed was not allocated, or otherwise");
+  for (const std::vector<Use>* uses : {&at->second.writes, &at->second.reads})
+    if (!std::all_of(uses->begin(), uses->end(), is_over)) die("memory is freed that work may still use: nobody waited for it");
   freed[at->first] = at->second.bytes;
   unmap_memory(pointer, at->second.bytes);
   allocations.erase(at);
@@ -124,16 +144,18 @@ void know_kernel(const void* kernel, const char* name, const Signature* signatur
 
 size_t most_shared_memory(const void* kernel) {
   std::lock_guard lock(mutex);
-  return allowed_shared_bytes.contains(kernel) ? most_shared_bytes() : unasked_shared_bytes;
+  const bool asked = std::any_of(allowed_shared_bytes.begin(), allowed_shared_bytes.end(), [&](const auto& one) { return one.first.second == kernel; });
+  return asked ? most_shared_bytes() : unasked_shared_bytes;
 }
 
 Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared) {
   const auto& [name, signature] = kernels.at(kernel);
   const int count = int(block.x * block.y * block.z);
+  LGD_CHECK(signature->bytes <= 4096, "DEVICE_ERROR", name, " has ", signature->bytes, " bytes of parameters; before CUDA 12.1 there may be 4096");
   LGD_CHECK(count >= 1 && count <= 1024, "DEVICE_ERROR", "a block may have 1024 threads, asked for ", count);
   LGD_CHECK(block.z <= 64, "DEVICE_ERROR", "a block may be 64 deep, asked for ", block.z);
   LGD_CHECK(grid.x <= INT32_MAX && grid.y < 65536 && grid.z < 65536 && grid.x >= 1 && grid.y >= 1 && grid.z >= 1, "DEVICE_ERROR", "grid ", grid.x, "x", grid.y, "x", grid.z);
-  const auto asked = allowed_shared_bytes.find(kernel);
+  const auto asked = allowed_shared_bytes.find({current_device, kernel});
   const size_t allowed = std::min(most_shared_bytes(), asked == allowed_shared_bytes.end() ? unasked_shared_bytes : std::max(unasked_shared_bytes, asked->second));
   LGD_CHECK(shared <= allowed, "DEVICE_ERROR", name, " launched with ", shared, " bytes of shared memory, of which it may have ", allowed);
   std::vector<char> bytes(signature->bytes);
@@ -141,8 +163,10 @@ Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arg
     const size_t end = i + 1 < signature->count ? signature->offsets[i + 1] : signature->bytes;  // with what lies behind an argument, which is zero
     std::memcpy(bytes.data() + signature->offsets[i], arguments[i], end - signature->offsets[i]);
   }
+  std::vector<Access> accesses = signature->accesses(bytes.data());
+  for (const Access& access : accesses) LGD_CHECK(!access.certain || !access.address || allocation_of(access.address), "DEVICE_ERROR", name, " gets a pointer to memory that no device has");
   Launch launch{name, kernel, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, signature, nullptr};
-  return {name, signature->accesses(bytes.data()), [launch, call = signature->call, bytes = std::move(bytes)] {
+  return {name, std::move(accesses), [launch, call = signature->call, bytes = std::move(bytes)] {
             Launch own = launch;
             own.arguments = bytes.data();
             run_kernel(own, [&] { call(own.kernel, own.arguments); });
@@ -151,15 +175,20 @@ Operation kernel_operation(const void* kernel, dim3 grid, dim3 block, void** arg
 
 Operation copy_operation(void* to, const void* from, size_t bytes) {
   const Allocation* source = allocation_of(from);
+  for (const void* end : {static_cast<const void*>(to), from})
+    if (allocation_of(end)) check_range(end, bytes);
+  const char *const first = static_cast<const char*>(to), *const other = static_cast<const char*>(from);
+  LGD_CHECK(first + bytes <= other || other + bytes <= first, "DEVICE_ERROR", "a copy between areas that overlap");
   std::vector<char> before;
   if (!source || source->pinned) before.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
   return {"copy", {{from, false}, {to, true}}, [=, before = std::move(before)] {
             LGD_CHECK(before.empty() || std::memcmp(before.data(), from, bytes) == 0, "DEVICE_ERROR", "host memory of a copy to the device was written again before the copy ran");
-            std::memmove(to, from, bytes);
+            std::memcpy(to, from, bytes);
           }};
 }
 
 Operation zero_operation(void* to, size_t bytes) {
+  check_range(to, bytes);
   return {"fill", {{to, true}}, [=] {
             if (order() != Order::none) std::memset(to, 0, bytes);
           }};
@@ -175,7 +204,7 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }  // nobody asks what it w
 
 cudaError_t cudaGetDeviceCount(int* count) {
   LGD_BEGIN(begin_question(__func__));
-  *count = 1;
+  *count = count_devices();
   return cudaSuccess;
 }
 
@@ -189,14 +218,16 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   LGD_BEGIN(begin_question(__func__));
+  if (!is_device(device)) return cudaErrorInvalidDevice;
   *properties = {"emulated GPU", 9, 0, multiprocessors(), size_t(8) << 30};
   return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   LGD_BEGIN(begin_question(__func__));
+  if (!is_device(device)) return cudaErrorInvalidDevice;
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount: *value = multiprocessors(); break;
     case cudaDevAttrComputeCapabilityMajor: *value = has_warpgroups() || has_programmatic_launches() ? 9 : 8; break;
@@ -207,10 +238,15 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int) { return begin_call(__func__); }
+cudaError_t cudaSetDevice(int device) {
+  LGD_BEGIN(begin_call(__func__));
+  if (device < 0 || device >= count_devices()) return cudaErrorInvalidDevice;
+  current_device = device;
+  return cudaSuccess;
+}
 // A card of another size, as tests ask for within a process, is another device: of each the product asks once what a kernel may have there.
 cudaError_t cudaGetDevice(int* device) {
-  *device = int(most_shared_bytes() >> 10) * 1000 + multiprocessors();
+  *device = current_device + most_devices * (int(most_shared_bytes() >> 10) * 1000 + multiprocessors());
   return begin_question(__func__);
 }
 
@@ -253,6 +289,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* result, unsigned) {
   LGD_BEGIN(begin_call(__func__));
   auto* stream = new Stream;
+  stream->device = current_device;
   stream->lane = add_lane();
   streams.push_back(stream);
   *result = stream;
@@ -262,7 +299,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard lock(mutex);
   const cudaError_t status = begin_call(__func__);
   run_everything_quietly();
-  if (std::erase(streams, stream) != 1) std::abort();
+  merge(unwaited, stream->clock);
+  if (std::erase(streams, stream) != 1) die("a stream that is none is destroyed");
   delete stream;
   return status;
 }
@@ -277,6 +315,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   LGD_BEGIN(begin_call(__func__));
   return wait_for(*stream);
 }
+cudaError_t cudaDeviceSynchronize() {
+  LGD_BEGIN(begin_call(__func__));
+  merge(host_clock, unwaited);
+  for (Stream* stream : streams)
+    if (const cudaError_t status = stream->device == current_device ? wait_for(*stream) : cudaSuccess; status != cudaSuccess) return status;
+  return cudaSuccess;
+}
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigned) {
   LGD_BEGIN(begin_call(__func__));
@@ -288,13 +333,13 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, unsigne
 
 // ---- events -------------------------------------------------------------------------------------------------------------------
 
-static cudaError_t create_event(cudaEvent_t* event, const char* function) {
+static cudaError_t create_event(cudaEvent_t* event, bool timed, const char* function) {
   LGD_BEGIN(begin_call(function));
-  *event = new EventHandle{std::make_shared<Event>()};
+  *event = new EventHandle{std::make_shared<Event>(), current_device, timed};
   return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return create_event(event, __func__); }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return create_event(event, __func__); }
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return create_event(event, true, __func__); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) { return create_event(event, (flags & cudaEventDisableTiming) == 0, __func__); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const cudaError_t status = begin_call(__func__);
   delete event;
@@ -303,6 +348,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream) {
   LGD_BEGIN(begin_call(__func__));
+  if (handle->device != stream->device) return cudaErrorInvalidResourceHandle;
   const EventPtr& event = handle->event;
   event->clock = stream->clock;
   stream->queue.push_back({nullptr, event, ++event->recorded, false});
@@ -331,7 +377,9 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   LGD_BEGIN(begin_call(__func__));
   for (cudaEvent_t handle : {begin, end})
-    LGD_CHECK(handle->event->recorded > 0 && handle->event->done >= handle->event->recorded, "DEVICE_ERROR", "the time between events that were not reached");
+    if (!handle->timed || handle->event->recorded == 0 || handle->device != begin->device) return cudaErrorInvalidResourceHandle;
+  for (cudaEvent_t handle : {begin, end})
+    if (handle->event->done < handle->event->recorded) return cudaErrorNotReady;
   *milliseconds = float(end->event->milliseconds - begin->event->milliseconds);
   return cudaSuccess;
 }
@@ -340,8 +388,9 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   LGD_BEGIN(begin_call(__func__));
-  size_t& allowed = allowed_shared_bytes[kernel];
-  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) allowed = std::max(allowed, size_t(value));  // more than a block may have is refused by the launch, which has the kernel's name
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return value >= -1 && value <= 100 ? cudaSuccess : cudaErrorInvalidValue;
+  if (value < 0 || size_t(value) > most_shared_bytes()) return cudaErrorInvalidValue;
+  allowed_shared_bytes[{current_device, kernel}] = size_t(value);
   return cudaSuccess;
 }
 
@@ -349,7 +398,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return beg
 
 cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   LGD_BEGIN(begin_question(__func__));
-  *name = kernels.at(kernel).name;
+  const auto known = kernels.find(kernel);
+  if (known == kernels.end()) return cudaErrorInvalidResourceHandle;  // nobody has launched it
+  *name = known->second.name;
   return cudaSuccess;
 }
 
@@ -362,6 +413,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 
 cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
   LGD_BEGIN(begin_work(__func__, *stream));
+  if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   enqueue(*stream, kernel_operation(kernel, grid, block, arguments, shared));
   return cudaSuccess;
 }

@@ -9,6 +9,7 @@
 namespace lgd::emulation {
 
 std::recursive_mutex& mutex = *new std::recursive_mutex;
+thread_local int current_device = 0;
 std::vector<Stream*>& streams = *new std::vector<Stream*>;
 std::map<uintptr_t, Allocation>& allocations = *new std::map<uintptr_t, Allocation>;
 std::map<uintptr_t, size_t>& freed = *new std::map<uintptr_t, size_t>;
@@ -43,15 +44,20 @@ bool knows(const Clock& clock, int lane, int64_t count) { return lane < int(cloc
   throw_error("DEVICE_ERROR", {"race: ", name, " and, on another stream, ", other.name, " use the same memory and neither waits for the other"});
 }
 
+void check_device(const char* name, const Allocation& memory, int device) {
+  if (memory.device != device) throw_error("DEVICE_ERROR", {name, " on device ", device, " uses memory of device ", memory.device});
+}
+
 bool was_freed(const void* address) {
   auto next = freed.upper_bound(reinterpret_cast<uintptr_t>(address));
   return next != freed.begin() && reinterpret_cast<uintptr_t>(address) < std::prev(next)->first + std::prev(next)->second;
 }
 
-void check_accesses(const Operation& operation, int lane, const Clock& clock) {
+void check_accesses(const Operation& operation, int device, int lane, const Clock& clock) {
   for (const Access& access : operation.accesses) {
     Allocation* memory = allocation_of(access.address);
     if (!memory) continue;
+    check_device(operation.name, *memory, device);
     for (const Use& use : memory->writes)
       if (!knows(clock, use.lane, use.count)) refuse_race(operation.name, use);
     if (access.writes) {
@@ -73,10 +79,17 @@ void tick(Clock& clock, int lane) {
 
 }  // namespace
 
+bool is_over(const Use& use) { return knows(host_clock, use.lane, use.count); }
+
+void check_range(const void* address, size_t bytes) {
+  const Allocation* const memory = allocation_of(address);
+  LGD_CHECK(memory && bytes > 0 && allocation_of(static_cast<const char*>(address) + bytes - 1) == memory, "DEVICE_ERROR", "cudaErrorInvalidValue: ", bytes, " bytes that are no allocation's");
+}
+
 void enqueue(Stream& stream, Operation operation) {
   merge(stream.clock, host_clock);
   tick(stream.clock, stream.lane);
-  check_accesses(operation, stream.lane, stream.clock);
+  check_accesses(operation, stream.device, stream.lane, stream.clock);
   stream.queue.push_back({std::move(operation.run), nullptr, 0, false});
 }
 
@@ -84,6 +97,7 @@ void enqueue(Stream& stream, Operation operation) {
 
 void drop_everything() {
   for (Stream* stream : streams) {
+    merge(host_clock, stream->clock);
     for (Item& item : stream->queue)
       if (item.event) item.event->done = item.event->recorded;
     stream->queue.clear();
@@ -155,7 +169,6 @@ void deliver_late_error() {
 
 void run_everything() {
   for (size_t i = streams.size(); i-- > 0;) run_stream(*streams[i]);
-  for (const Stream* stream : streams) merge(host_clock, stream->clock);
 }
 
 void run_until(const std::function<bool()>& done, const std::function<void()>& pull) {
@@ -185,17 +198,25 @@ void enqueue(Stream& stream, const GraphPtr& graph) {
   merge(stream.clock, host_clock);
   while (int(stream.graph_lanes.size()) < graph->lanes) stream.graph_lanes.push_back(add_lane());
   std::vector<Clock> clocks;
-  for (const Node& node : graph->nodes) {
-    Clock& clock = clocks.emplace_back(stream.clock);
-    for (const int before : node.after) merge(clock, clocks[before]);
-    // Ordinary host memory, which may lie where an allocation was, is no node's.
-    for (const Access& access : node.operation.accesses)
-      LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
-    const int lane = stream.graph_lanes[size_t(node.lane)];
-    tick(clock, lane);
-    check_accesses(node.operation, lane, clock);
+  const auto join = [&] {
+    for (const Clock& clock : clocks) merge(stream.clock, clock);
+  };
+  try {
+    for (const Node& node : graph->nodes) {
+      Clock& clock = clocks.emplace_back(stream.clock);
+      for (const int before : node.after) merge(clock, clocks[before]);
+      // Ordinary host memory, which may lie where an allocation was, is no node's.
+      for (const Access& access : node.operation.accesses)
+        LGD_CHECK(!access.certain || allocation_of(access.address) || !was_freed(access.address), "DEVICE_ERROR", "memory of ", node.operation.name, " was freed before it ran");
+      const int lane = stream.graph_lanes[size_t(node.lane)];
+      tick(clock, lane);
+      check_accesses(node.operation, stream.device, lane, clock);
+    }
+  } catch (...) {
+    join();  // of what is refused nothing runs
+    throw;
   }
-  for (const Clock& clock : clocks) merge(stream.clock, clock);
+  join();
   stream.queue.push_back({[graph, &stream] {
                             run_graph(*graph);
                             stream.milliseconds += graph->milliseconds;

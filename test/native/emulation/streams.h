@@ -1,5 +1,6 @@
 // Streams, events and graphs of the emulated GPU. One mutex guards all of it.
 #pragma once
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -21,9 +22,13 @@ struct Operation {
   std::function<void()> run;
 };
 
+// What a change of a node may not change: its device; of a copy the kind of memory at both ends; of a fill its size and that of its elements.
+using Fixed = std::array<size_t, 3>;
+
 struct Node {
   Operation operation;
   const void* kernel;      // null: a copy or zeros
+  Fixed fixed;
   std::vector<int> after;
   int lane = 0;            // whose nodes come one after the other
 };
@@ -40,7 +45,11 @@ struct Event {
   Clock clock;
 };
 using EventPtr = std::shared_ptr<Event>;
-struct EventHandle { EventPtr event; };
+struct EventHandle {
+  EventPtr event;
+  int device;
+  bool timed;
+};
 
 struct Item {
   std::function<void()> run;  // null: an event
@@ -50,6 +59,7 @@ struct Item {
 };
 
 struct Stream {
+  int device = 0;
   int lane = 0;
   std::vector<int> graph_lanes;
   std::deque<Item> queue;
@@ -61,11 +71,13 @@ struct Use { int lane; int64_t count; const char* name; };
 struct Allocation {
   size_t bytes;
   bool pinned;
+  int device;                      // whose context it goes with
   std::vector<Use> writes, reads;  // the last write; reads since then, one a lane
 };
 
 // None of these is ever destroyed: a device's thread may still work while the process exits.
 extern std::recursive_mutex& mutex;
+extern thread_local int current_device;
 extern std::vector<Stream*>& streams;
 extern std::map<uintptr_t, Allocation>& allocations;
 extern std::map<uintptr_t, size_t>& freed;            // of addresses that nobody got again
@@ -86,7 +98,10 @@ void enqueue(Stream& stream, const GraphPtr& graph);
 
 // Runs the next item of a stream, and before it what it waits for.
 void advance(Stream& stream);
+// Of all streams; nobody knows that it is done.
 void run_everything();
+void check_range(const void* address, size_t bytes);  // throws unless these bytes are of one allocation
+bool is_over(const Use& use);                         // does the host know that it is done?
 // An error leaves nothing to run, as a failed kernel leaves a CUDA context.
 void drop_everything();
 // Runs until done(), as the order of the day wishes; without a wish, pull() until it is.
