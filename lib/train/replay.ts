@@ -4,7 +4,7 @@ import type { RunConfig } from '../config-batch.js';
 import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { version } from '../version.js';
 import { idsOf, type Batch } from './batch.js';
-import type { Distiller } from './distiller.js';
+import type { StepTaker } from './steps.js';
 
 export interface FaultyStep {
   /** Which of the distiller's students. */
@@ -25,7 +25,7 @@ export interface FaultyStep {
  * noticed, which may be one step later.
  * @returns a sentence that says where it is, or why it could not be written
  */
-export async function writeReplay(distiller: Distiller, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
+export async function writeReplay(distiller: StepTaker, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
   const folder = join(runFolder, 'replay');
   try {
     await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports

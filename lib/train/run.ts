@@ -1,16 +1,13 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in loop.ts. */
-import type { OptionTable } from '../arguments.js';
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
 import { isOfTheNumbers, LgdError, messageOf } from '../errors.js';
-import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
+import type { FrozenScores } from '../evaluate/during-training.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
-import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
@@ -22,46 +19,19 @@ import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
-import type { Batch } from './batch.js';
 import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
-import type { TrainingLoop } from './loop.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
 
-/** How {@link Distiller.run} goes about it. */
-export interface RunOptions {
-  /** Stops the run after the steps under way, with a checkpoint. */
-  signal?: AbortSignal | undefined;
-  /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
-  evaluation?: ZeroShotEvaluation;
-  /** Protocols on frozen features that go with it. */
-  frozen?: FrozenEvaluation;
-  /** What online probes are judged on, with `evaluate.online`. */
-  online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
-  resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
-  /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
-  remarks?: readonly string[];
-}
-
-export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional', remarks: 'optional' } satisfies OptionTable<RunOptions>;
-
 /** Scores of an evaluation besides zero-shot. */
 type OtherScores = FrozenScores & { online?: ZeroShotScore };
-
-/** A step that was planned. */
-export interface PlannedStep {
-  /** Its number, counted from 0. */
-  step: number;
-  learningRate: number;
-  batches: Batch[];
-}
 
 export class Run {
   readonly config: RunConfig;
@@ -84,7 +54,7 @@ export class Run {
   /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
 
-  private constructor(readonly loop: TrainingLoop, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
+  private constructor(readonly loop: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
     const { train, evaluate } = loop.config;
     this.config = loop.configs[number]!;
     this.student = loop.distiller.students[number]!;
@@ -96,7 +66,7 @@ export class Run {
   }
 
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
-  static async open(loop: TrainingLoop, number: number): Promise<Run> {
+  static async open(loop: Course, number: number): Promise<Run> {
     const config = loop.configs[number]!;
     const { resume, signal } = loop.options;
     const start = resume === undefined ? await hashStart(loop.distiller.students[number]!, signal) : undefined;

@@ -27,11 +27,11 @@ import { runFolders } from '../runs/group-folder.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkStart } from './beginning.js';
+import type { RunOptions } from './course.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { checkStillThere } from './image-list.js';
 import { movedIf, withNamesMoved } from './moved.js';
-import type { RunOptions } from './run.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */
