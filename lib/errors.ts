@@ -172,10 +172,15 @@ export function systemErrorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** Does an error say that nothing is at a path? */
+export function meansAbsent(error: unknown): boolean {
+  return ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '');
+}
+
 /** What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError BAD_FILE */
 export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   return (cause) => {
-    if (['ENOENT', 'ENOTDIR', 'EINVAL'].includes(systemErrorCode(cause) ?? '')) return value;
+    if (meansAbsent(cause) || systemErrorCode(cause) === 'EINVAL') return value;
     throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, { mend: 'Check its permissions, and the disk', cause });
   };
 }

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder } from '../files/make-folder.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { version } from '../version.js';
 import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocol-result.js';
 

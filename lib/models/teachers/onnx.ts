@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
-import { statIfThere } from '../../files/folders.js';
+import { isFolder, statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
 import { resolveModel, resolveOptions } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
@@ -153,7 +153,7 @@ export class OnnxTeacher implements Teacher {
 }
 
 async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id: string; file: string; preprocessing: Preprocessing }> {
-  const isFile = source.endsWith('.onnx') && !(await stat(source).catch(() => undefined))?.isDirectory();
+  const isFile = source.endsWith('.onnx') && !(await isFolder(source));
   let [id, file, folders]: [string, string, string[]] = ['', '', []];
   if (isFile) {
     file = resolve(source);
