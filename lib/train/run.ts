@@ -4,15 +4,14 @@ import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { isOfTheNumbers, LgdError, messageOf } from '../errors.js';
-import type { FrozenScores } from '../evaluate/during-training.js';
+import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
-import type { GraphWay, SemanticMetrics, StepInfo } from '../native.js';
+import type { SemanticMetrics } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
@@ -25,13 +24,11 @@ import { areOthersScored, checkContinued, remarksOn, type Present, type Progress
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
+import { evaluationLine, failureLines, graphsLine, mebibytes, memoryAfterLine, memoryLine, type OtherScores, waysLine } from './log-lines.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
-
-/** Scores of an evaluation besides zero-shot. */
-type OtherScores = FrozenScores & { online?: ZeroShotScore };
 
 export class Run {
   readonly config: RunConfig;
@@ -110,7 +107,7 @@ export class Run {
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
-    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.loop.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
+    await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
       method, ...told, ...(remarks.length > 0 && { remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
@@ -154,21 +151,19 @@ export class Run {
   /** What the first step turned out to need. */
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
-    const { planned, used, peak } = this.loop.distiller.memory;
-    await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
+    await this.folder.log(memoryAfterLine(this.loop.distiller.memory));
   }
 
   /** Which way of running its graph a step has found. */
   async #logTuning(): Promise<void> {
     const { launched, tuning, way, ways } = await this.loop.distiller.stepInfo();
     this.#tuningLogged = launched > 0 && !tuning;
-    if (ways.length > 0) await this.folder.log(describeWays(way, ways));
+    if (ways.length > 0) await this.folder.log(waysLine(way, ways));
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
   async #logGraphs(): Promise<void> {
-    const { launched, eager, interrupted } = await this.loop.distiller.stepInfo();
-    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included`);
+    await this.folder.log(graphsLine(await this.loop.distiller.stepInfo()));
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */
@@ -238,7 +233,7 @@ export class Run {
         type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
-      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${alsoText(also)}${best ? ', the best so far' : ''}`);
+      await this.folder.log(evaluationLine(event, also));
       return { ...event, ...this.#name };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
@@ -303,10 +298,7 @@ export class Run {
 
   /** Writes down what ended the run, what to do about it, and what there is to go on from. */
   async logFailure(error: unknown): Promise<void> {
-    const { folder, step } = this.#lastCheckpoint;
-    const mend = error instanceof LgdError && !error.message.includes(error.mend) ? ` -> ${error.mend}` : '';
-    await this.folder.log(`failed: ${messageOf(error)}${mend}`);
-    await this.folder.log(`that was after step ${this.#step}; ${folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${step}: ${folder}`}`);
+    for (const line of failureLines(error, this.#step, this.#lastCheckpoint)) await this.folder.log(line);
   }
 
   /** Which of several students an event is about. */
@@ -394,23 +386,4 @@ export class Run {
     this.#remarks = await remarksOn(progress, before, this.#present);
     return progress.plan;
   }
-}
-
-function mebibytes(bytes: number): number {
-  return Math.round(bytes / 2 ** 20);
-}
-
-function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
-  const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
-  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
-  const times = ways.map(({ milliseconds }) => milliseconds);
-  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
-}
-
-function alsoText(scores: OtherScores): string {
-  return Object.entries(scores).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
 }
