@@ -6,7 +6,7 @@ import { graphOf, type StudentKind } from './student.js';
 import type { ChannelTriple } from './teachers/types.js';
 import { fromTool, toolNaming } from './tools/convert.js';
 import { tools, type Tool } from './tools/naming.js';
-import type { WeightRecord } from './weights.js';
+import { type WeightRecord, weightsAmong } from './weights.js';
 
 /** What a student's file says about it. */
 export interface StudentInfo extends StudentKind {
@@ -49,12 +49,7 @@ export function studentContent({ tensors, metadata }: SafetensorsFile, file: str
   if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
   const info = parseInfo(metadata, bad);
   if (metadata['format'] === exportedFormat) return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
-  const weights: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
-    weights[name] = { shape, data };
-  }
-  return { info, weights };
+  return { info, weights: weightsAmong(tensors, bad) };
 }
 
 function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, info: StudentInfo, bad: (why: string) => LgdError): WeightRecord {

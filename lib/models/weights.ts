@@ -1,9 +1,20 @@
 import { types } from 'node:util';
 import { LgdError } from '../errors.js';
+import type { TensorRecord } from '../files/safetensors.js';
 import type { GraphSpec } from './graph.js';
 
 /** Parameters and buffers by the graph's names, in torchvision's layout (OIHW). */
 export type WeightRecord = Record<string, { shape: number[]; data: Float32Array }>;
+
+/** The weights among a file's tensors. @throws what `bad` makes of a tensor of other numbers */
+export function weightsAmong(tensors: ReadonlyMap<string, TensorRecord>, bad: (why: string) => Error): WeightRecord {
+  const weights: WeightRecord = {};
+  for (const [name, { shape, data }] of tensors) {
+    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
+    weights[name] = { shape, data };
+  }
+  return weights;
+}
 
 /** The first three names, and how many more there are. */
 export function few(names: readonly string[]): string {

@@ -10,7 +10,7 @@ import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
 import { faultOf, isSide } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import type { WeightRecord } from '../models/weights.js';
+import { type WeightRecord, weightsAmong } from '../models/weights.js';
 import { version } from '../version.js';
 
 /** What a dense network is for. */
@@ -78,12 +78,7 @@ export async function readDense(path: string, task: DenseTask): Promise<{ file: 
   if (metadata['format'] !== format) throw bad('its metadata do not say so');
   const info = parseInfo(metadata['dense'], bad);
   if (info.task !== task) throw bad(`it is for ${info.task}`);
-  const weights: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
-    weights[name] = { shape, data };
-  }
-  return { file, info, weights };
+  return { file, info, weights: weightsAmong(tensors, bad) };
 }
 
 const heads: readonly SegmentationHead[] = ['fcn', 'lraspp'];
