@@ -11,7 +11,7 @@ import * as writing from '../../lib/files/write-file.js';
 import { loadTeacher } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, shapeNames } from './train-fixture.js';
+import { drawShapes, shapeNames } from '../fixtures/tiny.js';
 
 vi.mock('../../lib/files/write-file.js', { spy: true });
 

@@ -20,7 +20,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
 import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, ofType, sameBits, shapeNames, smallConfig, train } from './train-fixture.js';
+import { drawShapes, ofType, sameBits, shapeNames, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);

@@ -18,8 +18,8 @@ import { readDense } from '../../lib/runs/network-file.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { encodePng } from '../fixtures/png.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
-import { madeUpStudent } from '../fixtures/student.js';
-import { drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+import { madeUpStudent, untrainedStudent } from '../fixtures/student.js';
+import { drawScenes, sceneClasses } from '../fixtures/scenes.js';
 
 let folder: string;
 let scenes: string;
