@@ -26,13 +26,8 @@ export function memoryAfterLine({ planned, used, peak }: MemoryUse): string {
   return `device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`;
 }
 
-/** How many steps a GPU took as a whole: all but a few, or something slows training down. */
-export function graphsLine({ launched, eager, interrupted }: StepInfo): string {
-  return `${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included`;
-}
-
 /** Which way of running its graph a step has found. */
-export function waysLine(way: GraphWay, ways: StepInfo['ways']): string {
+export function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
   const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
   const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
   const times = ways.map(({ milliseconds }) => milliseconds);

@@ -24,7 +24,7 @@ import { areOthersScored, checkContinued, remarksOn, type Present, type Progress
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
-import { evaluationLine, failureLines, graphsLine, mebibytes, memoryAfterLine, memoryLine, type OtherScores, waysLine } from './log-lines.js';
+import { describeWays, evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
@@ -158,12 +158,13 @@ export class Run {
   async #logTuning(): Promise<void> {
     const { launched, tuning, way, ways } = await this.loop.distiller.stepInfo();
     this.#tuningLogged = launched > 0 && !tuning;
-    if (ways.length > 0) await this.folder.log(waysLine(way, ways));
+    if (ways.length > 0) await this.folder.log(describeWays(way, ways));
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
   async #logGraphs(): Promise<void> {
-    await this.folder.log(graphsLine(await this.loop.distiller.stepInfo()));
+    const { launched, eager, interrupted } = await this.loop.distiller.stepInfo();
+    await this.folder.log(`${launched} of ${launched + eager + interrupted} steps ran as one CUDA graph each, those before the run included`);
   }
 
   /** What falls due after a step: an evaluation, a checkpoint. */

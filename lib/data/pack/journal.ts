@@ -5,7 +5,6 @@
 import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
-import { parsed } from '../../files/json.js';
 import { wholeLines } from '../../files/lines.js';
 import { syncFile } from '../../files/sync.js';
 import { headerBytes, type PackEntry } from './format.js';
@@ -91,7 +90,12 @@ function checkTask(path: string, found: string, task: string): void {
 }
 
 function take(state: JournalState, line: string, path: string): void {
-  const values = parsed(line);
+  let values: unknown;
+  try {
+    values = JSON.parse(line);
+  } catch {
+    values = undefined;
+  }
   const [place, second, ...rest] = Array.isArray(values) ? (values as unknown[]) : [];
   if (place !== state.next) throw new LgdError('BAD_FILE', `${path} is damaged: line ${state.next + 2} does not tell of image ${state.next}.`, { mend: 'Give --overwrite to begin anew' });
   if (typeof second === 'string') state.refused.push({ place, reason: second });
