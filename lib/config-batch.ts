@@ -2,21 +2,8 @@
  * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a hundred thousand images; a few hundred make one or two of its steps an epoch, which
  * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps.
  */
-import type { Config } from './config-schema.js';
+import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
 import { LgdError } from './errors.js';
-
-/** The published recipe's (Li et al. 2024: 0.03 for 256 images). */
-export const recipe = { batchSize: 256, learningRate: 0.03 };
-
-/** Images that are enough for the recipe, however few the epochs are. */
-export const manyImages = 100_000;
-
-/** Where the recipe makes fewer steps an epoch, or in the whole run, images are few. */
-export const leastStepsAnEpoch = 16;
-export const leastSteps = 1000;
-
-/** For few images: the batch is the largest power of two in these bounds that makes `steps` steps of the run; the rate is one that was tried up to `largestStep` images a step, beyond which the scaled rate stays. */
-export const few = { smallestBatch: 16, largestBatch: 64, steps: 3200, learningRate: 0.3, largestStep: 128 };
 
 /** A configuration whose batch size and learning rate are numbers: that of a run. */
 export interface RunConfig extends Config {

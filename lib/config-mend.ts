@@ -1,5 +1,6 @@
 /** What to do about a configuration that is not taken: the option or the value that may have been meant. */
 import type { ConfigOption } from './config-options.js';
+import { isObject } from './files/json.js';
 import { nearestNames, suggestion } from './text/spelling.js';
 
 /** Where no option is near. */
@@ -15,7 +16,7 @@ export function mendOfValue({ type, allowed, choices }: ConfigOption, found: unk
 /** What to write in the place of a name at the top of a configuration: one with dots, which are nesting there, a group's or an option's with a slip, or an option's that belongs into a group. */
 export function mendOfKey(key: string, value: unknown, options: readonly ConfigOption[]): string {
   const groups = new Set(options.flatMap(({ path }) => (path.includes('.') ? [path.slice(0, path.indexOf('.'))] : [])));
-  const group = isGroup(value) ? suggestion(key, groups) : undefined;
+  const group = isObject(value) ? suggestion(key, groups) : undefined;
   const near = nearestOption(key, options);
   if (group !== undefined || near === undefined) return group ?? seeHelp;
   const [outer, inner] = near.split('.');
@@ -40,8 +41,4 @@ function nearestSegment(last: string, paths: readonly string[]): string | undefi
 
 function lastOf(path: string): string {
   return path.slice(path.lastIndexOf('.') + 1);
-}
-
-function isGroup(value: unknown): boolean {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,6 +1,5 @@
 /** The one schema of every option: name, type, range, default and help. No default stands anywhere else. */
 import { z } from 'zod';
-import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe } from './config-batch.js';
 import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
@@ -17,6 +16,21 @@ const orAuto = <Number extends z.ZodType<number>>(number: Number) => z.union([z.
 
 /** With fewer names than this the method `auto` is `seed`: few names are few anchors to tell images by, and a queue has thousands (docs/tuning.md has the runs). */
 export const fewNames = 50;
+
+// What `auto` is for the batch size and the learning rate: chooseBatch() of config-batch.ts has the rule.
+
+/** The published recipe's (Li et al. 2024: 0.03 for 256 images). */
+export const recipe = { batchSize: 256, learningRate: 0.03 };
+
+/** Images that are enough for the recipe, however few the epochs are. */
+export const manyImages = 100_000;
+
+/** Where the recipe makes fewer steps an epoch, or in the whole run, images are few. */
+export const leastStepsAnEpoch = 16;
+export const leastSteps = 1000;
+
+/** For few images: the batch is the largest power of two in these bounds that makes `steps` steps of the run; the rate is one that was tried up to `largestStep` images a step, beyond which the scaled rate stays. */
+export const few = { smallestBatch: 16, largestBatch: 64, steps: 3200, learningRate: 0.3, largestStep: 128 };
 
 /** A group of options; one that is left out takes its defaults. */
 function group<Shape extends z.ZodRawShape>(shape: Shape) {

@@ -6,6 +6,7 @@ import { configOptions, type ConfigOption } from './config-options.js';
 import { schema, studentNames, type Config } from './config-schema.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { withoutMark } from './files/byte-order-mark.js';
+import { isObject, parsed } from './files/json.js';
 import { readFile } from './files/open.js';
 
 export type { ConfigInput } from './config-input.js';
@@ -24,10 +25,6 @@ export function parseConfig(raw: unknown): Config {
   if (!isWarmupGiven(raw)) config.train.warmupEpochs = Math.min(config.train.warmupEpochs, config.train.epochs / 10);
   checkTogether(config);
   return config;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function isWarmupGiven(raw: unknown): boolean {
@@ -164,11 +161,7 @@ function fromText({ type }: ConfigOption, value: string): unknown {
     case 'boolean': return value === 'true' ? true : value === 'false' ? false : value;
     case 'list':
       if (!value.startsWith('[')) return value;
-      try {
-        return JSON.parse(value) as unknown;
-      } catch {
-        return value;
-      }
+      return parsed(value) ?? value;
     case 'string': return value;
   }
 }

@@ -1,36 +1,7 @@
 import { dirname } from 'node:path';
 
-/** Every error code this package throws. Codes are stable: programs may switch on them. */
-export type ErrorCode =
-  | 'ADDON_NOT_FOUND'
-  | 'ABORTED'
-  | 'BAD_BANK'
-  | 'BAD_CHECKPOINT'
-  | 'BAD_CONFIG'
-  | 'BAD_DATASET'
-  | 'BAD_FILE'
-  | 'BAD_IMAGE'
-  | 'BAD_MODEL'
-  | 'BAD_NAMES'
-  | 'BAD_OPTION'
-  | 'BAD_SHAPE'
-  | 'CLASS_MISMATCH'
-  | 'DEPENDENCY_MISSING'
-  | 'DEVICE_ERROR'
-  | 'DEVICE_LOST'
-  | 'DEVICE_UNAVAILABLE'
-  | 'DISPOSED'
-  | 'EXPORT_FAILED'
-  | 'FILE_NOT_FOUND'
-  | 'NATIVE_ERROR'
-  | 'NON_FINITE'
-  | 'NOT_WRITABLE'
-  | 'OUT_OF_MEMORY'
-  | 'TOO_MANY_BROKEN_IMAGES'
-  | 'ZERO_EMBEDDING';
-
 /** What to do about an error that says nothing more particular; every code has it, so no error leaves its reader without a next step. */
-const generalMends: Readonly<Record<ErrorCode, string>> = {
+const generalMends = {
   ADDON_NOT_FOUND: 'Build the native addon with `npm run build:native`',
   ABORTED: 'Start it again when it is wanted',
   BAD_BANK: 'Build the bank again with `lgdistill bank build`',
@@ -57,7 +28,13 @@ const generalMends: Readonly<Record<ErrorCode, string>> = {
   OUT_OF_MEMORY: 'Take a smaller train.batchSize, data.resolution, loss.queueSize or data.cacheMemory, or close what else uses the memory',
   TOO_MANY_BROKEN_IMAGES: 'Mend or remove those files, or allow a larger share',
   ZERO_EMBEDDING: 'Leave that row out: a zero vector has no direction to compare',
-};
+} as const satisfies Record<string, string>;
+
+/**
+ * Every error code this package throws. Codes are stable: programs may switch on them.
+ * @useDeclaredType
+ */
+export type ErrorCode = keyof typeof generalMends;
 
 /** Every error code. */
 export const errorCodes = Object.keys(generalMends) as readonly ErrorCode[];
@@ -107,7 +84,7 @@ export class LgdError extends Error {
     this.option = details.option;
     this.found = details.found;
     this.allowed = details.allowed;
-    this.mend = details.mend ?? generalMends[code] ?? generalMends.NATIVE_ERROR; // an addon of another version may know other codes
+    this.mend = details.mend ?? (generalMends as Partial<Record<ErrorCode, string>>)[code] ?? generalMends.NATIVE_ERROR; // an addon of another version may know other codes
   }
 
   /** Plain data for `--json` output. */
@@ -172,10 +149,15 @@ export function systemErrorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined;
 }
 
+/** Does an error say that nothing is at a path? */
+export function meansAbsent(error: unknown): boolean {
+  return ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '');
+}
+
 /** What to take for an error that says that nothing is at a path, or no link; any other is thrown. @throws LgdError BAD_FILE */
 export function unlessAbsent<T>(path: string, value: T): (cause: unknown) => T {
   return (cause) => {
-    if (['ENOENT', 'ENOTDIR', 'EINVAL'].includes(systemErrorCode(cause) ?? '')) return value;
+    if (meansAbsent(cause) || systemErrorCode(cause) === 'EINVAL') return value;
     throw new LgdError('BAD_FILE', `cannot read ${path}: ${(cause as Error).message}.`, { mend: 'Check its permissions, and the disk', cause });
   };
 }

@@ -3,9 +3,9 @@ import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
-import { isFolder } from './files/folders.js';
+import { firstWhere, isFile, isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
-import { writeFileAtomically } from './files/safetensors.js';
+import { writeFileAtomically } from './files/write-file.js';
 import { uniqueMark } from './files/temporary-name.js';
 
 /** Options of everything that loads a model by folder or hub id. */
@@ -46,7 +46,7 @@ const deadAfter = 3_600_000; // ms without a byte, by clocks of several machines
  * @throws LgdError FILE_NOT_FOUND (no such folder or id, or no network), BAD_MODEL (a file, or files are missing), NOT_WRITABLE (the cache), ABORTED
  */
 export async function resolveModel(idOrDir: string, wanted: WantedFiles, options: ResolveOptions = {}): Promise<ResolvedModel> {
-  if ((await stat(idOrDir).catch(() => undefined))?.isFile()) {
+  if (await isFile(idOrDir)) {
     throw new LgdError('BAD_MODEL', `${idOrDir} is a file, and a model is a folder or a Hugging Face id.`, { mend: mendOfFile(idOrDir) });
   }
   if (isPath(idOrDir) || (await isFolder(idOrDir))) return resolveFolder(idOrDir, wanted);
@@ -138,16 +138,11 @@ async function present(folder: string, wanted: WantedFiles): Promise<{ files: st
   const missing: string[] = [];
   for (const entry of wanted.required) {
     const choices = [entry].flat();
-    const found = await firstWhere(choices, async (file) => (await stat(join(folder, file)).catch(() => undefined))?.isFile() ?? false);
+    const found = await firstWhere(choices, (file) => isFile(join(folder, file)));
     if (found === undefined) missing.push(choices.join(' or '));
     else files.push(join(folder, found));
   }
   return { files, missing };
-}
-
-async function firstWhere<T>(values: readonly T[], test: (value: T) => Promise<boolean>): Promise<T | undefined> {
-  for (const value of values) if (await test(value)) return value;
-  return undefined;
 }
 
 /** Snapshot folders of a cached model, the one `refs/main` points to first. */
@@ -169,7 +164,7 @@ async function download(id: string, root: string, wanted: WantedFiles, options: 
   const extra = [...(wanted.optional ?? []), ...chosen.map((file) => `${file}_data`)].filter((file) => available.has(file));
   const folder = join(root, 'snapshots', commit);
   for (const file of [...chosen, ...extra]) {
-    if ((await stat(join(folder, file)).catch(() => undefined))?.isFile()) continue;
+    if (await isFile(join(folder, file))) continue;
     await downloadFile(id, commit, file, join(folder, file), options);
   }
   const ref = join(root, 'refs', 'main');

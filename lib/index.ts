@@ -60,7 +60,8 @@ export { BatchPlan, type BatchPlanState, type PlannedBatch } from './data/loader
 export { readViews, type ViewBatch, type ViewOptions } from './data/views.js';
 
 // training
-export { Distiller, type DistillerOptions, type DistillerState, type MemoryUse, type QueueOptions, type Stage, type StepTicket } from './train/distiller.js';
+export { Distiller, type DistillerOptions, type DistillerState } from './train/distiller.js';
+export type { MemoryUse, QueueOptions, Stage, StepTicket } from './train/steps.js';
 export { makeSchedule, type Schedule, type ScheduleOptions } from './train/schedule.js';
 export type { ChosenMethod } from './train/method.js';
 export { preflight, type PreflightOptions, type PreflightReport, type TimedStage } from './train/preflight.js';
@@ -71,14 +72,15 @@ export type { Batch, Dataset } from './train/batch.js';
 export type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, RunEvent, StartEvent, StepEvent } from './train/events.js';
 export type { Wait, WaitedFor, WaitingEvent } from './stall.js';
 export { changeableOptions } from './train/continued.js';
-export type { RunOptions } from './train/run.js';
+export type { RunOptions } from './train/course.js';
 export { prepareRun, resumeConfig, type PreparedRun, type PrepareOptions } from './train/setup.js';
 export type { OnlineState } from './runs/checkpoint.js';
 export type { Phase, PhaseProgress } from './runs/phase.js';
 export { loadStudent, readStudent, type StudentInfo } from './runs/student-file.js';
 
 // evaluation and export
-export { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolOptions, type ProtocolResult } from './evaluate/protocols.js';
+export { evaluateProtocol, type ProtocolOptions } from './evaluate/protocols.js';
+export { protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from './evaluate/protocol-result.js';
 export type { Answers, ClassScore } from './evaluate/accuracy.js';
 export type { SweepPoint } from './evaluate/probe.js';
 export { OnlineProbe, type OnlineImages } from './evaluate/online.js';

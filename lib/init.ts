@@ -6,8 +6,8 @@ import { chooseBatch } from './config-batch.js';
 import { configOptions, parseConfig, studentNames, type ConfigInput } from './config.js';
 import { openImages } from './data/open-images.js';
 import { LgdError } from './errors.js';
-import { isHidden, statIfThere } from './files/folders.js';
-import { writeFileAtomically } from './files/safetensors.js';
+import { firstWhere, isHidden, statIfThere } from './files/folders.js';
+import { writeJson } from './files/json.js';
 import { countParameters, listStudents, studentGraph } from './models/index.js';
 import { builtinIds } from './text/builtin.js';
 import { CategoryList } from './text/names.js';
@@ -49,11 +49,6 @@ export async function suggestAnswers(folder = '.'): Promise<InitAnswers> {
     teacher: knownTeachers[0]!,
     student: String(configOptions().find(({ path }) => path === 'student.name')!.default),
   };
-}
-
-async function firstWhere<Item>(items: readonly Item[], holds: (item: Item) => Promise<boolean>): Promise<Item | undefined> {
-  for (const item of items) if (await holds(item)) return item;
-  return undefined;
 }
 
 async function hasImages(path: string): Promise<boolean> {
@@ -135,7 +130,7 @@ export async function writeConfigFile(file: string, config: ConfigInput, options
   checkOptions(options, 'writeConfigFile()', { force: 'optional' });
   parseConfig(config);
   await checkFree(file, options.force ?? false);
-  await writeFileAtomically(file, `${JSON.stringify(config, null, 2)}\n`);
+  await writeJson(file, config);
 }
 
 /** Is there room for a configuration file of this name? @throws LgdError BAD_CONFIG */

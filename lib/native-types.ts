@@ -1,4 +1,6 @@
 /** What goes into the native addon and comes out of it: handles and plain data. native.ts has the calls. */
+import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossOutput } from './semantic/types.js';
+
 declare const handle: unique symbol;
 /** An opaque native object; {@link NativeAddon.release} drops it before the garbage collector does. */
 export interface Handle<Name extends string> { readonly [handle]: Name }
@@ -227,36 +229,16 @@ export interface SemanticMetrics {
 }
 
 /** Arguments of {@link bankLoss} as the addon takes them. */
-export interface NativeBankLossArguments {
-  student: Float32Array;
-  teacher: Float32Array;
-  textual?: Float32Array;
-  visual?: Float32Array;
-  queue?: Float32Array;
-  dimension: number;
-  studentTemperature: number;
-  teacherTemperature: number;
-  alpha: number;
+export interface NativeBankLossArguments extends BankLossInput {
+  /** Operands of the products; default false, float32. */
   bfloat16?: boolean;
 }
 
 /** What the addon gives for {@link bankLoss}. */
-export interface BankLossResult {
-  loss: number;
-  lossVisual: number;
-  lossTextual: number;
-  klVisual: number;
-  klTextual: number;
-  /** dL/d raw student, [B*D]. */
-  gradient: Float32Array;
-}
+export type BankLossResult = BankLossOutput;
 
 /** What the addon gives for {@link featureLoss}. */
-export interface FeatureLossResult {
-  loss: number;
-  /** dL/d raw student, [B*D]. */
-  gradient: Float32Array;
-}
+export type FeatureLossResult = FeatureLossOutput;
 
 /** H linear classifiers of K classes side by side on the same rows. */
 export interface NativeClassifierArguments {
@@ -303,22 +285,10 @@ export interface NativeDetectionArguments {
 }
 
 /** Arguments of {@link bankUpdate} as the addon takes them. */
-export interface NativeBankUpdateArguments {
-  teacher: Float32Array;
-  textual: Float32Array;
-  visual: Float32Array;
-  seen: Uint8Array;
-  dimension: number;
-  momentum: number;
-}
+export type NativeBankUpdateArguments = BankUpdateInput;
 
 /** What the addon gives for {@link bankUpdate}. */
-export interface BankUpdateResult {
-  /** [B], index of the nearest category. */
-  assignment: Int32Array;
-  visual: Float32Array;
-  seen: Uint8Array;
-}
+export type BankUpdateResult = BankUpdateOutput;
 
 /** Which values of a parameter: its own, its gradient, its momentum. */
 export type ParameterSlot = 'value' | 'gradient' | 'momentum';

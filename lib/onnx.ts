@@ -1,7 +1,7 @@
-import { stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
 import { LgdError, mendOfMissing, systemErrorCode } from './errors.js';
+import { isFile } from './files/folders.js';
 
 /** onnxruntime-node's exports; types alone, the module is loaded on first use. */
 export type OnnxRuntime = typeof import('onnxruntime-node');
@@ -38,7 +38,7 @@ export async function openOnnxSession(file: string, threads: number = availableP
       mend: "In the setup() of Jest's test environment, write Object.assign(this.global, { Float32Array, BigInt64Array })",
     });
   }
-  if (!(await stat(file).catch(() => undefined))?.isFile()) {
+  if (!(await isFile(file))) {
     throw new LgdError('FILE_NOT_FOUND', `there is no file ${file}.`, { mend: 'Name a folder with an onnx/ folder inside, or an ONNX file' });
   }
   try {

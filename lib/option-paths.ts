@@ -1,4 +1,5 @@
 /** Options by their dotted paths. */
+import { isObject } from './files/json.js';
 
 /** The value at a dotted path; undefined where there is none. */
 export function optionOf(config: object, path: string): unknown {
@@ -10,8 +11,4 @@ export function optionOf(config: object, path: string): unknown {
 /** Is an option among these paths? `evaluate.*` stands for all of its group. */
 export function isAmong(path: string, paths: readonly string[]): boolean {
   return paths.some((entry) => entry === path || (entry.endsWith('.*') && path.startsWith(entry.slice(0, -1))));
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,5 +1,6 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { isTexts, parsed } from '../files/json.js';
 import { readSafetensors, type TensorRecord } from '../files/safetensors.js';
 import type { CategoryList } from '../text/names.js';
 import { namesOf, TextualSemanticsBank, type BankInfo } from './textual.js';
@@ -58,13 +59,8 @@ function embeddingsOf(tensors: Map<string, TensorRecord>, file: string): { shape
 }
 
 function stringsOf(json: string, what: string, file: string): string[] {
-  let value: unknown;
-  try {
-    value = JSON.parse(json);
-  } catch {
-    value = undefined;
-  }
-  if (Array.isArray(value) && value.every((entry) => typeof entry === 'string')) return value;
+  const value = parsed(json);
+  if (isTexts(value)) return value;
   throw new LgdError('BAD_FILE', `the ${what} in the metadata of ${file} are no JSON array of strings.`, { found: json.slice(0, 100), mend: 'Write them again' });
 }
 

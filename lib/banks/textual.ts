@@ -2,6 +2,7 @@ import { constants } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { checkArgument, checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
+import { isTexts, parsed } from '../files/json.js';
 import { bytesOf, mebibytes, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import { encodeOptions, type EncodeOptions, type TextEncoder } from '../text/encoder.js';
 import { CategoryList } from '../text/names.js';
@@ -161,9 +162,8 @@ export class TextualSemanticsBank {
     const { tensors, metadata } = await readSafetensors(file);
     const tensor = tensors.get('textual_bank');
     if (tensor === undefined || metadata['format'] !== format) throw bad('it holds something else');
-    const names = parseStrings(metadata['names']);
-    const templates = parseStrings(metadata['templates']);
-    if (names === undefined || templates === undefined || metadata['encoder'] === undefined) throw bad('its names, templates or encoder are missing');
+    const [names, templates] = [parsed(metadata['names']), parsed(metadata['templates'])];
+    if (!isTexts(names) || !isTexts(templates) || metadata['encoder'] === undefined) throw bad('its names, templates or encoder are missing');
     const { data, shape } = tensor;
     const [count, size] = shape;
     if (!(data instanceof Float32Array) || shape.length !== 2 || count !== names.length || !size || count === 0) throw bad(`its tensor is [${shape.join(',')}] for ${names.length} names`);
@@ -220,13 +220,4 @@ function hashOf(names: readonly string[], data: Float32Array): string {
   const hash = createHash('sha256').update(JSON.stringify(names));
   for (const bytes of bytesOf(data)) hash.update(bytes);
   return hash.digest('hex');
-}
-
-function parseStrings(json: string | undefined): string[] | undefined {
-  try {
-    const value: unknown = JSON.parse(json ?? '');
-    return Array.isArray(value) && value.every((entry) => typeof entry === 'string') ? value : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -2,9 +2,9 @@ import { Command } from 'commander';
 import type { DetectionScore } from '../dense/average-precision.js';
 import { evaluateDetection, trainDetection } from '../dense/detection.js';
 import type { Bind } from './command.js';
-import { showTraining } from './dense-training.js';
+import { shareOf, showScore, showTraining } from './dense-report.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { percent, phaseReporter, stallHelp } from './run-report.js';
+import { percent, stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
@@ -46,16 +46,11 @@ function evaluateCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data, annotations } = command.opts<{ model: string; data?: string; annotations?: string }>();
     const config = await readConfig(command, { 'dense.data': data, 'dense.annotations': annotations });
-    const phases = phaseReporter(terminal, config.log.stallMinutes);
-    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
-    const score = await phases.during(evaluateDetection({ model, config, signal, onProgress }));
-    terminal.emit(score);
-    report(terminal, score);
+    await showScore(terminal, config.log.stallMinutes, (onProgress) => evaluateDetection({ model, config, signal, onProgress }), report);
   }));
 }
 
 function report(terminal: Terminal, { ap, ap50, ap75, apSmall, apMedium, apLarge, classes, images }: DetectionScore): void {
-  const share = (value: number | null) => (value === null ? '-' : percent(value));
-  terminal.say(formatTable(['class', 'AP', 'AP50'], classes.map((entry) => [entry.name, share(entry.ap), share(entry.ap50)])));
-  terminal.say(`\nAP ${share(ap)}, AP50 ${share(ap50)}, AP75 ${share(ap75)}; small ${share(apSmall)}, medium ${share(apMedium)}, large ${share(apLarge)} on ${images} images`);
+  terminal.say(formatTable(['class', 'AP', 'AP50'], classes.map((entry) => [entry.name, shareOf(entry.ap), shareOf(entry.ap50)])));
+  terminal.say(`\nAP ${shareOf(ap)}, AP50 ${shareOf(ap50)}, AP75 ${shareOf(ap75)}; small ${shareOf(apSmall)}, medium ${shareOf(apMedium)}, large ${shareOf(apLarge)} on ${images} images`);
 }

@@ -1,5 +1,6 @@
 import { Argument, Command } from 'commander';
-import { evaluateProtocol, protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocols.js';
+import { protocols, type Protocol, type ProtocolEvaluation, type ProtocolResult } from '../evaluate/protocol-result.js';
+import { evaluateProtocol } from '../evaluate/protocols.js';
 import type { Bind } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { percent, phaseReporter, scoreTable, stallHelp } from './run-report.js';

@@ -3,9 +3,9 @@ import type { SegmentationScore } from '../dense/intersection.js';
 import { evaluateSegmentation, trainSegmentation } from '../dense/segmentation.js';
 import { evaluateZeroShotSegmentation } from '../dense/zero-shot.js';
 import type { Bind } from './command.js';
-import { showTraining } from './dense-training.js';
+import { shareOf, showScore, showTraining } from './dense-report.js';
 import { addConfigOptions, readConfig } from './options.js';
-import { percent, phaseReporter, stallHelp } from './run-report.js';
+import { stallHelp } from './run-report.js';
 import { formatTable } from './table.js';
 import type { Terminal } from './terminal.js';
 
@@ -30,7 +30,7 @@ function trainCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, to, data } = command.opts<{ student: string; to: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { stallMinutes: config.log.stallMinutes, short: ({ meanIou }) => `mIoU ${share(meanIou)}`, report: (score) => report(terminal, score) });
+    await showTraining(terminal, trainSegmentation({ student, output: to, config, signal }), { stallMinutes: config.log.stallMinutes, short: ({ meanIou }) => `mIoU ${shareOf(meanIou)}`, report: (score) => report(terminal, score) });
   }));
 }
 
@@ -43,11 +43,7 @@ function evaluateCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { model, data } = command.opts<{ model: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const phases = phaseReporter(terminal, config.log.stallMinutes);
-    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
-    const score = await phases.during(evaluateSegmentation({ model, config, signal, onProgress }));
-    terminal.emit(score);
-    report(terminal, score);
+    await showScore(terminal, config.log.stallMinutes, (onProgress) => evaluateSegmentation({ model, config, signal, onProgress }), report);
   }));
 }
 
@@ -60,17 +56,11 @@ function zeroShotCommand(bind: Bind): Command {
   return command.action(bind(async ({ terminal, signal }) => {
     const { student, data } = command.opts<{ student: string; data?: string }>();
     const config = await readConfig(command, { 'dense.data': data });
-    const phases = phaseReporter(terminal, config.log.stallMinutes);
-    const onProgress = (done: number, total: number) => phases.onProgress({ phase: 'images', done, total });
-    const score = await phases.during(evaluateZeroShotSegmentation({ student, config, signal, onProgress }));
-    terminal.emit(score);
-    report(terminal, score);
+    await showScore(terminal, config.log.stallMinutes, (onProgress) => evaluateZeroShotSegmentation({ student, config, signal, onProgress }), report);
   }));
 }
 
-const share = (value: number | null) => (value === null ? '-' : percent(value));
-
 function report(terminal: Terminal, { meanIou, pixelAccuracy, meanAccuracy, classes, images }: SegmentationScore): void {
-  terminal.say(formatTable(['class', 'IoU', 'accuracy', 'pixels'], classes.map(({ name, iou, accuracy, pixels }) => [name, share(iou), share(accuracy), String(pixels)])));
-  terminal.say(`\nmIoU ${share(meanIou)}, pixel accuracy ${share(pixelAccuracy)}, mean accuracy ${share(meanAccuracy)} on ${images} images`);
+  terminal.say(formatTable(['class', 'IoU', 'accuracy', 'pixels'], classes.map(({ name, iou, accuracy, pixels }) => [name, shareOf(iou), shareOf(accuracy), String(pixels)])));
+  terminal.say(`\nmIoU ${shareOf(meanIou)}, pixel accuracy ${shareOf(pixelAccuracy)}, mean accuracy ${shareOf(meanAccuracy)} on ${images} images`);
 }

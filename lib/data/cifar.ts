@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { isFile } from '../files/folders.js';
 import { readFile } from '../files/open.js';
 import { readOfMany } from './read-patiently.js';
 import { importSharp } from './sharp.js';
@@ -32,11 +33,10 @@ interface Batch {
 
 /** Which of the two a path names: its folder, or one of its files. */
 async function layoutOf(path: string): Promise<{ layout: Layout; paths: string[] } | undefined> {
-  const isThere = (file: string) => stat(file).then((found) => found.isFile(), () => false);
   for (const layout of layouts) {
-    if (layout.files.includes(basename(path)) && (await isThere(path))) return { layout, paths: [path] };
+    if (layout.files.includes(basename(path)) && (await isFile(path))) return { layout, paths: [path] };
     const paths = layout.training.map((name) => join(path, name));
-    const there = await Promise.all(paths.map(isThere));
+    const there = await Promise.all(paths.map(isFile));
     if (there.includes(true)) return { layout, paths: paths.filter((_, i) => there[i]) };
   }
   return undefined;

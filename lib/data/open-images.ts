@@ -1,8 +1,8 @@
-import { open, readdir, stat } from 'node:fs/promises';
+import { open, readdir } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
-import { isHidden } from '../files/folders.js';
+import { isFile, isHidden } from '../files/folders.js';
 import { isCifar, openCifar } from './cifar.js';
 import { beginsAsPack } from './pack/format.js';
 import { openPack } from './pack/source.js';
@@ -57,8 +57,7 @@ async function holdsOnly(ending: string, path: string): Promise<boolean> {
 }
 
 async function isPack(path: string): Promise<boolean> {
-  const found = await stat(path).catch(() => undefined);
-  if (found?.isFile() !== true) return false;
+  if (!(await isFile(path))) return false;
   if (extname(path) === '.pack') return true; // one that is damaged is to be called so
   const file = await open(path, 'r').catch(() => undefined);
   if (file === undefined) return false;

@@ -1,7 +1,7 @@
 import { opendir, readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { extname, isAbsolute, join } from 'node:path';
 import { checkArgument, checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
-import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode, throwIfAborted } from '../errors.js';
 import { isHidden } from '../files/folders.js';
 import type { PackFile } from './pack/reader.js';
 
@@ -119,8 +119,7 @@ async function checkFolder(root: string): Promise<void> {
   try {
     isFolder = (await stat(root)).isDirectory();
   } catch (cause) {
-    const missing = ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '');
-    if (!missing) throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
+    if (!meansAbsent(cause)) throw new LgdError('BAD_DATASET', `cannot open the folder ${root}.`, { mend: 'Check its permissions', cause });
     throw new LgdError('FILE_NOT_FOUND', `there is no folder ${root}.`, { mend: isAbsolute(root) ? 'Check the path' : 'Check the path; it is relative to the current folder', cause });
   }
   if (!isFolder) throw new LgdError('BAD_DATASET', `${root} is a file.`, { allowed: 'a folder of images', mend: packed.test(root) ? 'Unpack it, and give the folder' : 'Give the folder that holds the images' });

@@ -12,6 +12,7 @@ import { basename, dirname, extname, join, sep } from 'node:path';
 import type { Header as TarHeader, Pax as PaxRecord } from 'tar';
 import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { membersOf, parsed } from '../files/json.js';
 import { openToRead, readFile } from '../files/open.js';
 import { plainId } from './image-id.js';
 import { inOrder } from './in-order.js';
@@ -280,13 +281,7 @@ function readLabel(content: Buffer, ending: string, where: string): Label {
     if (!/^\d+$/u.test(text)) throw new LgdError('BAD_DATASET', `${where} is no label: ${JSON.stringify(text.slice(0, 40))}.`, { allowed: 'a whole number from 0', mend: 'Mend that member' });
     return { label: Number(text) };
   }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    return {}; // of the image's maker, not of ours
-  }
-  const fields = (typeof json === 'object' && json !== null ? json : {}) as Record<string, unknown>;
+  const fields = membersOf(parsed(text)); // of what is no JSON, none: it is of the image's maker, not of ours
   const label = [fields['cls'], fields['label'], fields['class_id']].find((value) => Number.isInteger(value) && (value as number) >= 0) as number | undefined;
   const name = fields['class_name'];
   return { ...(label !== undefined && { label }), ...(typeof name === 'string' && { className: name }) };

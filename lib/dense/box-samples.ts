@@ -1,13 +1,11 @@
 /** Training batches of images and boxes. */
 import { join } from 'node:path';
 import type { BoxedImages } from '../data/coco.js';
-import { PhiloxStream } from '../data/philox.js';
 import { LgdError, unlessAbsent } from '../errors.js';
 import { readFile } from '../files/open.js';
-import type { ChannelTriple } from '../models/teachers/types.js';
 import { assignTargets, type DetectionTargets, type ViewBox } from './detection-targets.js';
-import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
-import type { DenseConfig } from './trainer.js';
+import { imageSize, turnedFrom, type View } from './pixels.js';
+import { type Drawing, drawViews } from './views.js';
 
 /** A batch of views. */
 export interface BoxBatch {
@@ -48,21 +46,17 @@ export function checkBoxes({ set: { images }, options }: Boxes): void {
   throw new LgdError('BAD_DATASET', `no box of an object in ${images.length} images: there are ${crowds} crowds, and ${all.length - crowds} boxes without an area.`, { option: options.annotations, mend: 'Give the objects of these images boxes' });
 }
 
-/** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
-export async function drawBoxBatch(from: Boxes, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<BoxBatch> {
-  const { resolution } = dense;
-  const values = 3 * resolution * resolution;
-  const pixels = new Float32Array(indices.length * values);
-  const boxes = await Promise.all(Array.from(indices, async (index, place) => {
+/** Draws the views of a batch. */
+export async function drawBoxBatch(from: Boxes, indices: Int32Array, drawing: Drawing): Promise<BoxBatch> {
+  const boxes: ViewBox[][] = Array.from(indices, () => []);
+  const read = async (index: number) => {
     const entry = from.set.images[index]!;
-    const stream = new PhiloxStream(BigInt(seed) ^ viewKey, BigInt(first + place));
-    const { image, path } = await readBoxed(from, entry);
-    const view = drawView(entry, resolution, dense, () => stream.next());
-    const rgb = await decodePart(image, view.part, view, path);
-    putPixels(rgb, pixels.subarray(place * values, (place + 1) * values), { ...view, resolution, mean, std });
-    return entry.annotations.flatMap((annotation) => viewBox(annotation, view) ?? []);
-  }));
-  return { pixels, targets: assignTargets(boxes, resolution) };
+    return { ...entry, ...(await readBoxed(from, entry)) };
+  };
+  const pixels = await drawViews(indices, drawing, viewKey, read, ({ annotations }, view, place) => {
+    boxes[place] = annotations.flatMap((annotation) => viewBox(annotation, view) ?? []);
+  });
+  return { pixels, targets: assignTargets(boxes, drawing.dense.resolution) };
 }
 
 /** A box as a view shows it, or undefined where too little of it is left. */

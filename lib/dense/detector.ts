@@ -2,16 +2,15 @@
 import { checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { throwIfAborted } from '../errors.js';
-import { Lifetime } from '../lifetime.js';
-import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import type { Precision } from '../models/compiled.js';
 import { detectionGraph } from '../models/heads/detection.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
 import type { Detection } from './average-precision.js';
-import { checkBytes, checkOutput } from './checks.js';
+import { checkBytes } from './checks.js';
 import { checkDecode, decodeDetections, decodeOptions, type DecodeOptions } from './detection-decode.js';
-import { decodePart, imageSize, putPixels, wholeView } from './pixels.js';
+import { DenseNetwork } from './network.js';
+import { imageSize } from './pixels.js';
 
 /** How an image is looked at. */
 export interface DetectOptions extends DecodeOptions {
@@ -28,17 +27,13 @@ const placeOptions = { device: 'needed', precision: 'optional' } satisfies Optio
 /** A network that finds boxes. Release it with {@link Detector.dispose}. */
 export class Detector implements Disposable {
   readonly names: readonly string[];
-  readonly #info: Pick<DenseInfo, 'resolution' | 'mean' | 'std'>;
-  readonly #network: CompiledEncoder;
-  readonly #images: TensorHandle;
-  readonly #life = new Lifetime('the detector', 'Load it again');
+  readonly #resolution: number;
+  readonly #network: DenseNetwork;
 
   private constructor(readonly device: Device, info: Omit<DenseInfo, 'task' | 'step'>, weights: WeightRecord, precision: Precision | undefined) {
-    [this.names, this.#info] = [info.names, info];
+    [this.names, this.#resolution] = [info.names, info.resolution];
     const graph = detectionGraph(backboneOf(info), { classes: info.names.length });
-    this.#network = new CompiledEncoder(device, graph, { batch: 1, resolution: info.resolution, precision, training: false });
-    this.#network.load(weights);
-    this.#images = this.#network.makeImages();
+    this.#network = new DenseNetwork(device, { graph, weights, ...info }, precision, 'the detector');
   }
 
   /** The network that `lgdistill detect train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
@@ -65,28 +60,17 @@ export class Detector implements Disposable {
     checkBytes(bytes);
     checkDecode(given);
     const { path = 'the image', signal, ...options } = given;
-    this.#life.check();
+    this.#network.check();
     throwIfAborted(signal, 'the detection');
-    const { resolution, mean, std } = this.#info;
     const size = await imageSize(bytes, path);
-    const view = wholeView(size, resolution);
-    const rgb = await decodePart(bytes, view.part, view, path);
-    const pixels = new Float32Array(3 * resolution * resolution);
-    putPixels(rgb, pixels, { ...view, resolution, mean, std });
-    const { addon } = this.device;
-    this.#life.check();
-    addon.writeImages(this.#images, pixels);
-    this.#network.forwardTensor(this.#images);
-    const output = checkOutput(await addon.readTensor(this.#network.output), path);
-    const [scaleX, scaleY] = [size.width / view.width, size.height / view.height];
-    const found = decodeDetections(output, { resolution, width: view.width, height: view.height, classes: this.names.length }, options);
+    const { output, width, height } = await this.#network.look(bytes, { x: 0, y: 0, ...size }, path);
+    const [scaleX, scaleY] = [size.width / width, size.height / height];
+    const found = decodeDetections(output, { resolution: this.#resolution, width, height, classes: this.names.length }, options);
     return found.map(({ box: [x, y, w, h], ...rest }): Detection => ({ ...rest, box: [x * scaleX, y * scaleY, w * scaleX, h * scaleY] }));
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */
   dispose(): void {
-    if (!this.#life.end()) return;
-    this.device.addon.release(this.#images);
     this.#network.dispose();
   }
 

@@ -4,8 +4,9 @@ import { appendFile, realpath } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve } from 'node:path';
 import type { Config } from '../config.js';
 import { LgdError, writeError } from '../errors.js';
+import { parsed, writeJson } from '../files/json.js';
 import { readFile } from '../files/open.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import type { WeightRecord } from '../models/weights.js';
 import { clearMembers } from '../runs/group-folder.js';
 import { denseFile, lastDenseFile, taskOf, writeDense, type DenseInfo, type DenseTask } from '../runs/network-file.js';
@@ -45,7 +46,7 @@ export class DenseFolder implements AsyncDisposable {
     const record = describeTraining(task, student, { ...config, output: this.path });
     await clearMembers(this.path);
     await clearRunFolder(this.path);
-    await writeFileAtomically(join(this.path, configFile), `${JSON.stringify(record, undefined, 2)}\n`);
+    await writeJson(join(this.path, configFile), record);
     await writeFileAtomically(join(this.path, metricsFile), '');
   }
 
@@ -89,11 +90,7 @@ export class DenseFolder implements AsyncDisposable {
 /** Was a dense network trained into this folder? */
 export async function isDenseFolder(path: string): Promise<boolean> {
   const text = await readFile(join(path, configFile), 'utf8').catch(() => '');
-  try {
-    return taskOf(JSON.parse(text)) !== undefined;
-  } catch {
-    return false; // the run's reader says what is wrong with it
-  }
+  return taskOf(parsed(text)) !== undefined; // of what is no JSON, the run's reader says what is wrong
 }
 
 /** Options of the group `dense` that a task does without. */

@@ -1,7 +1,7 @@
 /** Are the files there that a list names? Found out before anything is trained on them. */
 import { readdir, stat } from 'node:fs/promises';
 import { join, posix } from 'node:path';
-import { LgdError, systemErrorCode, throwIfAborted } from '../errors.js';
+import { LgdError, meansAbsent, throwIfAborted } from '../errors.js';
 
 /** Which list names the files, and the option that says where they lie. */
 export interface FileList {
@@ -39,7 +39,7 @@ async function entriesOf(folder: string): Promise<ReadonlySet<string> | undefine
   try {
     return new Set(await readdir(folder));
   } catch (error) {
-    return ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '') ? undefined : new Set();
+    return meansAbsent(error) ? undefined : new Set();
   }
 }
 

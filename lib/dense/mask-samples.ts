@@ -1,13 +1,11 @@
 /** Training batches of images and masks: views drawn alike of both. */
 import { join } from 'node:path';
 import { classesOf, type MaskedImages } from '../data/mask-folders.js';
-import { PhiloxStream } from '../data/philox.js';
-import { readPngMask, type Mask } from '../data/png-mask.js';
+import { readPngMask } from '../data/png-mask.js';
 import { LgdError, throwIfAborted, unlessAbsent } from '../errors.js';
 import { readFile } from '../files/open.js';
-import type { ChannelTriple } from '../models/teachers/types.js';
-import { decodePart, drawView, imageSize, putPixels, turnedFrom, type View } from './pixels.js';
-import type { DenseConfig } from './trainer.js';
+import { imageSize, turnedFrom, type View } from './pixels.js';
+import { type Drawing, drawViews } from './views.js';
 
 /** A batch of views. */
 export interface MaskBatch {
@@ -49,27 +47,21 @@ export async function checkLabelled(set: MaskedImages, option: string, signal: A
   throw new LgdError('BAD_DATASET', `no pixel has a class: all of the ${set.pairs.length} masks of ${set.root} hold nothing but labels to be ignored.`, { option, mend: 'Give masks whose pixels are numbers of classes' });
 }
 
-/** Draws the views of a batch. @param first number of the batch's first draw: with the seed it keys the random numbers */
-export async function drawMaskBatch(set: MaskedImages, indices: Int32Array, { dense, seed, first, mean, std }: { dense: DenseConfig; seed: number; first: number; mean: ChannelTriple; std: ChannelTriple }): Promise<MaskBatch> {
-  const { resolution } = dense;
+/** Draws the views of a batch. */
+export async function drawMaskBatch(set: MaskedImages, indices: Int32Array, drawing: Drawing): Promise<MaskBatch> {
+  const { resolution } = drawing.dense;
   const area = resolution * resolution;
-  const pixels = new Float32Array(indices.length * 3 * area);
   const labels = new Int32Array(indices.length * area).fill(-1);
-  await Promise.all(Array.from(indices, async (index, place) => {
-    const stream = new PhiloxStream(BigInt(seed) ^ viewKey, BigInt(first + place));
-    const { image, path, classes, ...size } = await readPair(set, index);
-    const view = drawView(size, resolution, dense, () => stream.next());
-    const rgb = await decodePart(image, view.part, view, path);
-    putPixels(rgb, pixels.subarray(place * 3 * area, (place + 1) * 3 * area), { ...view, resolution, mean, std });
-    putLabels({ ...size, labels: classes }, labels.subarray(place * area, (place + 1) * area), view, resolution);
-  }));
+  const pixels = await drawViews(indices, drawing, viewKey, (index) => readPair(set, index), ({ classes, width }, view, place) => {
+    putLabels({ width, labels: classes }, labels.subarray(place * area, (place + 1) * area), view, resolution);
+  });
   let counted = 0;
   for (const label of labels) if (label >= 0) counted++;
   return { pixels, labels, counted };
 }
 
 /** Nearest labels of a view. */
-function putLabels({ width, labels }: Omit<Mask, 'labels'> & { labels: Int16Array }, into: Int32Array, { part, flip, ...size }: View, resolution: number): void {
+function putLabels({ width, labels }: { width: number; labels: Int16Array }, into: Int32Array, { part, flip, ...size }: View, resolution: number): void {
   const columns = Int32Array.from({ length: size.width }, (_, x) => part.x + Math.floor(((flip ? size.width - 1 - x : x) + 0.5) * (part.width / size.width)));
   for (let y = 0; y < size.height; y++) {
     const row = (part.y + Math.floor((y + 0.5) * (part.height / size.height))) * width;

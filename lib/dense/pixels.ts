@@ -50,20 +50,21 @@ export async function decodePart(bytes: Uint8Array, { x, y, width, height }: Rec
   }
 }
 
-/** What {@link putPixels} needs to know. */
-export interface Placement {
-  /** Of the RGB bytes. */
-  width: number;
-  height: number;
-  /** Side of the input, R. */
+/** What a network takes. */
+export interface Input {
+  /** Side of the image, R. */
   resolution: number;
   mean: ChannelTriple;
   std: ChannelTriple;
-  flip: boolean;
+}
+
+/** Decodes what a view shows of an image into one image [3,R,R] of a batch. @throws LgdError BAD_IMAGE, DEPENDENCY_MISSING */
+export async function placeView(bytes: Uint8Array, view: View, into: Float32Array, input: Input, path: string): Promise<void> {
+  putPixels(await decodePart(bytes, view.part, view, path), into, view, input);
 }
 
 /** Normalises RGB bytes into the upper left corner of one image [3,R,R] of a batch; what they do not cover stays. */
-export function putPixels(rgb: Uint8Array, into: Float32Array, { width, height, resolution, mean, std, flip }: Placement): void {
+export function putPixels(rgb: Uint8Array, into: Float32Array, { width, height, flip }: Omit<View, 'part'>, { resolution, mean, std }: Input): void {
   const plane = resolution * resolution;
   for (let channel = 0; channel < 3; channel++) {
     const [scale, shift] = [1 / (255 * std[channel]!), -mean[channel]! / std[channel]!];

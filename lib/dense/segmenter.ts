@@ -3,20 +3,18 @@ import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../ar
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
-import { Lifetime } from '../lifetime.js';
-import { CompiledEncoder, type Precision } from '../models/compiled.js';
+import type { Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
 import { denseProjectionGraph, denseProjectionWeights } from '../models/heads/dense-projection.js';
 import { segmentationGraph } from '../models/heads/segmentation.js';
-import type { ChannelTriple } from '../models/teachers/types.js';
 import type { WeightRecord } from '../models/weights.js';
-import type { TensorHandle } from '../native.js';
 import { backboneOf, readDense, type DenseInfo } from '../runs/network-file.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { nextTurn } from '../turn.js';
-import { checkBytes, checkOutput } from './checks.js';
+import { checkBytes } from './checks.js';
 import { labelMap, slidingParts, type ScoredWindow } from './label-map.js';
-import { decodePart, imageSize, putPixels, wholeView, type Rectangle } from './pixels.js';
+import { DenseNetwork, type NetworkParts } from './network.js';
+import { imageSize, wholeView, type Rectangle } from './pixels.js';
 import { checkInput } from './trainer.js';
 
 /** How an image is looked at. */
@@ -48,13 +46,8 @@ export interface Segmentation {
   labels: Int16Array;
 }
 
-interface Parts {
-  graph: GraphSpec;
-  weights: WeightRecord;
+interface Parts extends NetworkParts {
   names: readonly string[];
-  resolution: number;
-  mean: ChannelTriple;
-  std: ChannelTriple;
   /** Unit text embeddings [K,D], where the network gives embeddings. */
   bank?: Float32Array;
 }
@@ -63,17 +56,12 @@ interface Parts {
 export class Segmenter implements Disposable {
   readonly names: readonly string[];
   readonly resolution: number;
-  readonly #parts: Parts;
-  readonly #network: CompiledEncoder;
-  readonly #images: TensorHandle;
-  readonly #life = new Lifetime('the segmenter', 'Load it again');
+  readonly #bank: Float32Array | undefined;
+  readonly #network: DenseNetwork;
 
   private constructor(readonly device: Device, parts: Parts, precision: Precision | undefined) {
-    this.#parts = parts;
-    [this.names, this.resolution] = [parts.names, parts.resolution];
-    this.#network = new CompiledEncoder(device, parts.graph, { batch: 1, resolution: parts.resolution, precision, training: false });
-    this.#network.load(parts.weights);
-    this.#images = this.#network.makeImages();
+    [this.names, this.resolution, this.#bank] = [parts.names, parts.resolution, parts.bank];
+    this.#network = new DenseNetwork(device, parts, precision, 'the segmenter');
   }
 
   /** The network that `lgdistill segment train` wrote: its folder or file. @throws LgdError BAD_OPTION, FILE_NOT_FOUND, BAD_FILE, BAD_MODEL, OUT_OF_MEMORY */
@@ -118,7 +106,7 @@ export class Segmenter implements Disposable {
     checkBytes(bytes);
     checkLook(options);
     const { inference = 'whole', path = 'the image', signal } = options;
-    this.#life.check();
+    this.#network.check();
     const size = await imageSize(bytes, path);
     const parts = inference === 'whole' ? [wholeView(size, this.resolution).part] : slidingParts(size);
     const windows: ScoredWindow[] = [];
@@ -130,25 +118,14 @@ export class Segmenter implements Disposable {
   }
 
   async #look(bytes: Uint8Array, part: Rectangle, path: string, signal: AbortSignal | undefined): Promise<ScoredWindow> {
-    const { resolution, mean, std, bank } = this.#parts;
-    const { width, height } = wholeView(part, resolution);
-    const rgb = await decodePart(bytes, part, { width, height }, path);
-    const pixels = new Float32Array(3 * resolution * resolution);
-    putPixels(rgb, pixels, { width, height, resolution, mean, std, flip: false });
-    const { addon } = this.device;
-    this.#life.check();
-    addon.writeImages(this.#images, pixels);
-    this.#network.forwardTensor(this.#images);
-    const output = checkOutput(await addon.readTensor(this.#network.output), path);
-    const [rows, columns] = this.#network.info.outputs[0]! as [number, number];
-    const scores = bank === undefined ? output : await similarities(output, bank, this.names.length, signal);
-    return { part, scaleX: width / part.width, scaleY: height / part.height, stride: resolution / rows, rows, columns, scores };
+    const { output, width, height } = await this.#network.look(bytes, part, path);
+    const [rows, columns] = this.#network.outputSize;
+    const scores = this.#bank === undefined ? output : await similarities(output, this.#bank, this.names.length, signal);
+    return { part, scaleX: width / part.width, scaleY: height / part.height, stride: this.resolution / rows, rows, columns, scores };
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */
   dispose(): void {
-    if (!this.#life.end()) return;
-    this.device.addon.release(this.#images);
     this.#network.dispose();
   }
 

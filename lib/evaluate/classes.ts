@@ -2,6 +2,7 @@ import type { ImageSource } from '../data/sources.js';
 import { LgdError, systemErrorCode } from '../errors.js';
 import { withoutMark } from '../files/byte-order-mark.js';
 import { foldersIn } from '../files/folders.js';
+import { isObject } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { readBuiltin } from '../text/builtin.js';
 import { normaliseName } from '../text/spelling.js';
@@ -133,7 +134,7 @@ export async function readMapping(path: string): Promise<Record<string, string>>
     if (systemErrorCode(cause) === 'ENOENT') throw new LgdError('FILE_NOT_FOUND', 'there is no mapping of this name.', { option: 'evaluate.mapping', found: path, mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read the mapping ${path}: ${(cause as Error).message}.`, { option: 'evaluate.mapping', mend: 'Check that it is there and is JSON', cause });
   }
-  const isMapping = typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every((name) => typeof name === 'string');
+  const isMapping = isObject(value) && Object.values(value).every((name) => typeof name === 'string');
   if (!isMapping) throw new LgdError('BAD_FILE', `${path} is not a mapping.`, { option: 'evaluate.mapping', allowed: 'a JSON object from class folder to category name', mend: 'Write it as { "folder": "name" }' });
   return value as Record<string, string>;
 }

@@ -2,9 +2,9 @@
 import { join } from 'node:path';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder } from '../files/make-folder.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { version } from '../version.js';
-import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocols.js';
+import type { ImageLists, ProtocolEvaluation, ProtocolResult } from './protocol-result.js';
 
 /**
  * Writes `<protocol>.json`; `<protocol>-<n>.csv` for each result (`<protocol>.csv` for one alone): image, class, what it was taken for, how many classes come before the right one; `<name>.txt` for each list, an id a line.

@@ -12,23 +12,15 @@ import { graphOf } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { readStudent } from '../runs/student-file.js';
-import { accuracyByClass, accuracyOf, targetsOf, type Answers, type ClassScore } from './accuracy.js';
+import { accuracyByClass, accuracyOf, targetsOf, type Answers } from './accuracy.js';
 import { FeatureExtractor } from './features.js';
 import { finetune, judgeByLogits } from './finetune.js';
 import { judgeByNeighbours, judgeByProbes, type Judged } from './frozen.js';
 import { decodableOf, decodeLabelled, openLabelled, type LabelledImages } from './labelled.js';
-import type { SweepPoint } from './probe.js';
 import { writeProtocol } from './protocol-files.js';
-import type { ZeroShotScore } from './score.js';
+import { protocols, type ImageLists, type Protocol, type ProtocolEvaluation, type ProtocolResult } from './protocol-result.js';
 import { balancedShare } from './split.js';
 import { evaluateStudent, type Predictions } from './student.js';
-
-/**
- * zeroshot: the text bank's nearest name; knn: weighted nearest neighbours among labelled features; linear: linear probes on frozen features;
- * semi: fine-tuning with a share of the labels; finetune: with all of them.
- */
-export const protocols = ['zeroshot', 'knn', 'linear', 'semi', 'finetune'] as const;
-export type Protocol = (typeof protocols)[number];
 
 /** What {@link evaluateProtocol} evaluates, and on what. */
 export interface ProtocolOptions {
@@ -43,41 +35,6 @@ export interface ProtocolOptions {
 }
 
 const protocolOptions = { student: 'needed', protocol: 'needed', config: 'needed', signal: 'optional', onProgress: 'optional' } satisfies OptionTable<ProtocolOptions>;
-
-/** One result of a protocol: several settings give several. */
-export interface ProtocolResult {
-  /** What distinguishes it, in words: `k 200, T 0.1`. */
-  setting: string;
-  score: ZeroShotScore;
-  /** In the order of `names`. */
-  classes: ClassScore[];
-  /** The settings that were tried on held-out images, where any were. */
-  sweep?: SweepPoint[];
-  /** Labelled images learnt from. */
-  learntFrom: number;
-  /** What each image was taken for, and how many classes come before the right one: not in the JSON file, but in a table beside it. */
-  answers: Answers;
-}
-
-/** What {@link evaluateProtocol} found. */
-export interface ProtocolEvaluation {
-  protocol: Protocol;
-  /** The student's file. */
-  file: string;
-  info: StudentInfo;
-  /** Of zeroshot: the text bank's hash; scores over the same bank can be compared. */
-  bankHash?: string;
-  /** What indices of classes mean. */
-  names: readonly string[];
-  /** Ids of the images judged, in the answers' order: those that can be decoded. */
-  images: readonly string[];
-  results: ProtocolResult[];
-  /** What was left out on opening the images and why, a line each. */
-  remarks: readonly string[];
-  seconds: number;
-  /** Files written: results, predictions, lists. */
-  files: string[];
-}
 
 /**
  * Runs a protocol, and writes its results to `evaluate.output`: `<protocol>.json`, a table of predictions for each result, and for semi the lists of images whose labels were used.
@@ -99,9 +56,6 @@ export async function evaluateProtocol(options: ProtocolOptions): Promise<Protoc
 async function defaultFolder(student: string): Promise<string> {
   return join((await isFolder(student)) ? student : dirname(student), 'evaluation');
 }
-
-/** Ids of images by the name of a list. */
-export type ImageLists = ReadonlyMap<string, readonly string[]>;
 
 type Found = Pick<ProtocolEvaluation, 'file' | 'info' | 'bankHash' | 'names' | 'images' | 'results' | 'remarks'> & { lists: ImageLists };
 

@@ -1,5 +1,4 @@
 /** Zero-shot evaluation of a student from its file, apart from any run. */
-import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { checkOptions, type OptionTable } from '../arguments.js';
 import { BankSource } from '../banks/bank-source.js';
@@ -10,6 +9,7 @@ import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
+import { isFile } from '../files/folders.js';
 import { precisionOf, type Precision } from '../models/compiled.js';
 import { loadTeacher } from '../models/index.js';
 import { graphOf, hasHead, Student } from '../models/student.js';
@@ -144,8 +144,7 @@ async function scoreStudent(
 export async function withBank(config: Config, file: string, info: StudentInfo): Promise<Config> {
   if (config.bank !== undefined || config.names !== undefined || config.evaluate.bank !== undefined) return config;
   const beside = join(dirname(file), 'bank.safetensors');
-  const isThere = (await stat(beside).catch(() => undefined))?.isFile() ?? false;
-  if (isThere && (await TextualSemanticsBank.load(beside)).hash === info.bankHash) return { ...config, bank: beside };
+  if ((await isFile(beside)) && (await TextualSemanticsBank.load(beside)).hash === info.bankHash) return { ...config, bank: beside };
   if (info.names.length === 0) return config;
   const textEncoder = config.textEncoder ?? config.teacher ?? (info.textEncoder.includes('/') ? info.textEncoder : undefined); // a hub id; of a folder only the name is known
   if (textEncoder === undefined) {

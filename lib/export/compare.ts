@@ -1,11 +1,11 @@
 /** The proof of an export: what was written gives the student's own embeddings. */
-import { stat } from 'node:fs/promises';
 import { ImageCache } from '../data/cache.js';
 import { openImages } from '../data/open-images.js';
 import { sampleSource } from '../data/sources.js';
 import { readViews } from '../data/views.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError } from '../errors.js';
+import { isFolder } from '../files/folders.js';
 import { CompiledEncoder } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import type { GraphSpec } from '../models/graph.js';
@@ -46,7 +46,7 @@ export interface Reference {
 export async function referenceEmbeddings({ info, weights, config }: ExportSource, folder: string | undefined, signal: AbortSignal | undefined): Promise<Reference> {
   using device = await openDevice('cpu');
   const own = config?.data.train;
-  const chosen = folder ?? (own !== undefined && (await stat(own).catch(() => undefined))?.isDirectory() ? own : undefined);
+  const chosen = folder ?? (own !== undefined && (await isFolder(own)) ? own : undefined);
   const pixels = chosen === undefined ? drawnImages(info.resolution) : await imagesOf(chosen, device, info, signal);
   const count = pixels.length / (3 * info.resolution ** 2);
   return { count, pixels, folder: chosen, embeddings: await embed(device, info, weights, pixels, count) };

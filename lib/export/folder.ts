@@ -3,6 +3,7 @@ import { readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { membersOf, parsed } from '../files/json.js';
 import { readFile } from '../files/open.js';
 import { yamlMark } from './tool-config.js';
 
@@ -33,11 +34,7 @@ export async function placeFolder(from: string, to: string): Promise<void> {
 async function isOurs(folder: string): Promise<boolean> {
   const text = (name: string) => readFile(join(folder, name), 'utf8').catch(() => '');
   if ((await text('config.yaml')).startsWith(yamlMark)) return true;
-  try {
-    return 'lgdistill' in (JSON.parse(await text('config.json')) as object);
-  } catch {
-    return false;
-  }
+  return 'lgdistill' in membersOf(parsed(await text('config.json')));
 }
 
 /** Bytes of a folder's files. */

@@ -1,7 +1,7 @@
 /** A student as an ONNX file: pixel_values [batch,3,R,R] in, image_embeds [batch,D] out, and logits [batch,K] where the text bank is its last layer. */
 import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import type { GraphSpec } from '../models/graph.js';
 import { studentMetadata, type StudentInfo } from '../models/student-info.js';
 import { graphOf } from '../models/student.js';

@@ -1,9 +1,10 @@
 /** What an export starts from: a student, its text bank, and the run it comes from. */
-import { realpath, stat } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { LgdError } from '../errors.js';
+import { isFile } from '../files/folders.js';
 import { manifestIn } from '../files/manifest.js';
 import type { WeightRecord } from '../models/weights.js';
 import { readCheckpoint } from '../runs/checkpoint.js';
@@ -56,8 +57,4 @@ async function configOf(file: string): Promise<Config | undefined> {
   } catch {
     return undefined; // a student's file elsewhere: there need be no run around it
   }
-}
-
-async function isFile(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isFile(), () => false);
 }

@@ -2,7 +2,8 @@
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
 import { makeFolder } from '../files/make-folder.js';
-import { encodeSafetensors, readSafetensors, writeFileAtomically, type TensorRecord } from '../files/safetensors.js';
+import { encodeSafetensors, readSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import type { GraphSpec } from '../models/graph.js';
 import { exportedFormat, studentMetadata } from '../models/student-info.js';
 import { studentGraph } from '../models/student.js';

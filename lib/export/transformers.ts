@@ -6,8 +6,9 @@ import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseMembers } from '../data/json-members.js';
+import { writeJson } from '../files/json.js';
 import { makeFolder } from '../files/make-folder.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
 import { version } from '../version.js';
@@ -33,7 +34,7 @@ interface TextBankFile {
 export async function writeTransformers(folder: string, source: ExportSource, { fold, temperature }: { fold: boolean; temperature: number }): Promise<Written> {
   const { info, bank } = source;
   await makeFolder(join(folder, 'onnx'));
-  const json = (name: string, content: unknown) => writeFileAtomically(join(folder, name), `${JSON.stringify(content, undefined, 2)}\n`);
+  const json = (name: string, content: unknown) => writeJson(join(folder, name), content);
   await json('config.json', {
     architectures: ['CLIPVisionModelWithProjection'], model_type: 'clip', projection_dim: info.embeddingSize,
     vision_config: { model_type: 'clip_vision_model', image_size: info.resolution, projection_dim: info.embeddingSize },

@@ -8,6 +8,17 @@ export async function isFolder(path: string): Promise<boolean> {
   return stat(path).then((found) => found.isDirectory(), () => false);
 }
 
+/** Is there a file, or a link to one? */
+export async function isFile(path: string): Promise<boolean> {
+  return stat(path).then((found) => found.isFile(), () => false);
+}
+
+/** The first of several things, such as paths, that passes a test. */
+export async function firstWhere<T>(values: readonly T[], test: (value: T) => Promise<boolean>): Promise<T | undefined> {
+  for (const value of values) if (await test(value)) return value;
+  return undefined;
+}
+
 /** Is an entry of a folder nobody's data: a hidden one, or what a file system has at its root (root's own, so that others cannot read it)? */
 export function isHidden(name: string): boolean {
   return name.startsWith('.') || name === 'lost+found';

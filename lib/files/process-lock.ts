@@ -20,6 +20,7 @@ import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadId } from 'node:worker_threads';
 import { systemErrorCode, writeError } from '../errors.js';
+import { membersOf, parsed } from './json.js';
 import { uniqueMark } from './temporary-name.js';
 
 /** Who holds a lock. */
@@ -145,12 +146,8 @@ async function readText(file: string): Promise<string | undefined> {
 
 /** undefined: the text is no lock. */
 function parseLock(text: string): Lock | undefined {
-  try {
-    const lock = JSON.parse(text) as Partial<Lock> | null;
-    return typeof lock?.host === 'string' && typeof lock.pid === 'number' ? (lock as Lock) : undefined;
-  } catch {
-    return undefined;
-  }
+  const lock = membersOf(parsed(text));
+  return typeof lock['host'] === 'string' && typeof lock['pid'] === 'number' ? (lock as unknown as Lock) : undefined;
 }
 
 /** Is a text that is no lock one that is being written? */

@@ -1,14 +1,12 @@
 import { constants } from 'node:buffer';
-import { open, rename, rm, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
-import { types } from 'node:util';
+import type { FileHandle } from 'node:fs/promises';
 import { checkText } from '../arguments.js';
-import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { LgdError, systemErrorCode } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { beginsAsSafetensors } from './file-kind.js';
+import { isObject } from './json.js';
 import { openToRead } from './open.js';
-import { syncFile } from './sync.js';
-import { uniqueMark } from './temporary-name.js';
+import { writeFileAtomically } from './write-file.js';
 
 /** One tensor in memory, row-major. */
 export interface TensorRecord {
@@ -171,7 +169,6 @@ export function parseHeader(bytes: Uint8Array, size: number, path: string): { en
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
-const isObject = (value: unknown): value is object => typeof value === 'object' && value !== null && !Array.isArray(value);
 const areSizes = (value: unknown): value is number[] => Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 
 /** @throws LgdError BAD_FILE */
@@ -341,48 +338,4 @@ function checkTensor(given: readonly [string, TensorRecord]): [name: string, dty
 export async function writeSafetensors(path: string, tensors: Iterable<[string, TensorRecord]>, metadata: Record<string, string>): Promise<void> {
   checkText(path, 'path', 'a path to write to');
   await writeFileAtomically(path, encodeSafetensors(tensors, metadata));
-}
-
-const gatheredBytes = 2 ** 20;
-
-/** The same bytes in fewer pieces: small ones are copied together, large ones stay as they are. A write costs a turn through another thread, a student has hundreds of small tensors. */
-function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array, void, undefined> {
-  let small: Uint8Array[] = [];
-  let bytes = 0;
-  for (const given of pieces) {
-    const piece = typeof given === 'string' ? Buffer.from(given) : given;
-    if (bytes + piece.byteLength > gatheredBytes && small.length > 0) {
-      yield Buffer.concat(small);
-      [small, bytes] = [[], 0];
-    }
-    if (piece.byteLength > gatheredBytes) yield piece;
-    else {
-      small.push(piece);
-      bytes += piece.byteLength;
-    }
-  }
-  if (small.length > 0) yield Buffer.concat(small);
-}
-
-/**
- * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part.
- * @param content whole, or in pieces that are written one after the other
- * @throws LgdError NOT_WRITABLE
- */
-export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
-  try {
-    const file = await open(temporary, 'w');
-    try {
-      const isWhole = typeof content === 'string' || types.isUint8Array(content);
-      for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
-      await syncFile(file);
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-  } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw writeError(path, cause);
-  }
 }

@@ -1,11 +1,12 @@
 /** What a student's file, and any file that it is exported to, says in its metadata; and the student in such a file. */
 import { LgdError } from '../errors.js';
+import { isObject, isTexts, parsed } from '../files/json.js';
 import type { SafetensorsFile } from '../files/safetensors.js';
 import { graphOf, type StudentKind } from './student.js';
 import type { ChannelTriple } from './teachers/types.js';
 import { fromTool, toolNaming } from './tools/convert.js';
 import { tools, type Tool } from './tools/naming.js';
-import type { WeightRecord } from './weights.js';
+import { type WeightRecord, weightsAmong } from './weights.js';
 
 /** What a student's file says about it. */
 export interface StudentInfo extends StudentKind {
@@ -48,12 +49,7 @@ export function studentContent({ tensors, metadata }: SafetensorsFile, file: str
   if (!holdsStudent(metadata)) throw bad('its metadata do not say so');
   const info = parseInfo(metadata, bad);
   if (metadata['format'] === exportedFormat) return { info, weights: exportedWeights(tensors, metadata['tool'] ?? '', info, bad) };
-  const weights: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
-    weights[name] = { shape, data };
-  }
-  return { info, weights };
+  return { info, weights: weightsAmong(tensors, bad) };
 }
 
 function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, info: StudentInfo, bad: (why: string) => LgdError): WeightRecord {
@@ -63,21 +59,14 @@ function exportedWeights(tensors: SafetensorsFile['tensors'], tool: string, info
   return fromTool(tensors, graph, toolNaming(tool as Tool, { architecture, widthMultiplier, graph })).weights;
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
-
 function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdError): StudentInfo {
   const text = (key: keyof StudentInfo): string => {
     const value = metadata[key];
     if (value === undefined) throw bad(`its metadata have no ${key}`);
     return value;
   };
-  const parsed = (key: keyof StudentInfo, accept: (value: unknown) => boolean): never => {
-    let value: unknown;
-    try {
-      value = JSON.parse(text(key));
-    } catch {
-      value = undefined;
-    }
+  const read = (key: keyof StudentInfo, accept: (value: unknown) => boolean): never => {
+    const value = parsed(text(key));
     if (!accept(value)) throw bad(`its ${key} is ${text(key).slice(0, 80)}`);
     return value as never;
   };
@@ -85,7 +74,6 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
   const isSize = (value: unknown) => isCount(value) && value !== 0;
   const isTriple = (value: unknown): value is number[] => Array.isArray(value) && value.length === 3 && value.every(Number.isFinite);
   const isScale = (value: unknown) => isTriple(value) && value.every((part) => part > 0); // pixels are divided by it
-  const isTexts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string');
   const isNode = (value: unknown) => isObject(value) && typeof value['op'] === 'string' && typeof value['name'] === 'string' && Array.isArray(value['inputs'])
     && (value['parameters'] === undefined || isTexts(value['parameters'])) && (value['attributes'] === undefined || isObject(value['attributes']));
   const isParameter = (value: unknown) => isObject(value) && typeof value['name'] === 'string' && Array.isArray(value['shape']) && value['shape'].every(isSize);
@@ -93,19 +81,19 @@ function parseInfo(metadata: Record<string, string>, bad: (why: string) => LgdEr
     && Array.isArray(value['nodes']) && value['nodes'].every(isNode) && Array.isArray(value['parameters']) && value['parameters'].every(isParameter);
   return {
     architecture: text('architecture'),
-    widthMultiplier: parsed('widthMultiplier', Number.isFinite),
-    embeddingSize: parsed('embeddingSize', isSize),
-    ...(metadata['graph'] !== undefined && { graph: parsed('graph', isGraph) }),
-    resolution: parsed('resolution', isSize),
-    mean: parsed('mean', isTriple),
-    std: parsed('std', isScale),
-    names: parsed('names', isTexts),
-    templates: parsed('templates', isTexts),
+    widthMultiplier: read('widthMultiplier', Number.isFinite),
+    embeddingSize: read('embeddingSize', isSize),
+    ...(metadata['graph'] !== undefined && { graph: read('graph', isGraph) }),
+    resolution: read('resolution', isSize),
+    mean: read('mean', isTriple),
+    std: read('std', isScale),
+    names: read('names', isTexts),
+    templates: read('templates', isTexts),
     bankHash: text('bankHash'),
     textEncoder: text('textEncoder'),
     teacher: text('teacher'),
     method: text('method'),
-    step: parsed('step', isCount),
-    epoch: parsed('epoch', isCount),
+    step: read('step', isCount),
+    epoch: read('epoch', isCount),
   };
 }

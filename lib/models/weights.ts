@@ -1,11 +1,25 @@
 import { types } from 'node:util';
 import { LgdError } from '../errors.js';
+import type { TensorRecord } from '../files/safetensors.js';
 import type { GraphSpec } from './graph.js';
 
 /** Parameters and buffers by the graph's names, in torchvision's layout (OIHW). */
 export type WeightRecord = Record<string, { shape: number[]; data: Float32Array }>;
 
-const named = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
+/** The weights among a file's tensors. @throws what `bad` makes of a tensor of other numbers */
+export function weightsAmong(tensors: ReadonlyMap<string, TensorRecord>, bad: (why: string) => Error): WeightRecord {
+  const weights: WeightRecord = {};
+  for (const [name, { shape, data }] of tensors) {
+    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
+    weights[name] = { shape, data };
+  }
+  return weights;
+}
+
+/** The first three names, and how many more there are. */
+export function few(names: readonly string[]): string {
+  return names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
+}
 
 /**
  * Checks that a record holds exactly a graph's parameters and buffers (or, with `part` 'trainable', its parameters alone).
@@ -25,9 +39,9 @@ export function checkWeights(graph: GraphSpec, record: Readonly<WeightRecord>, p
     return [`${name} [${found.shape.join(',')}] with ${found.data.length} values instead of [${shape.join(',')}]`];
   });
   const faults = [
-    ...(missing.length > 0 ? [`missing: ${named(missing)}`] : []),
-    ...(unknown.length > 0 ? [`unknown: ${named(unknown)}`] : []),
-    ...(misshapen.length > 0 ? [`of another shape: ${named(misshapen)}`] : []),
+    ...(missing.length > 0 ? [`missing: ${few(missing)}`] : []),
+    ...(unknown.length > 0 ? [`unknown: ${few(unknown)}`] : []),
+    ...(misshapen.length > 0 ? [`of another shape: ${few(misshapen)}`] : []),
   ];
   if (faults.length === 0) return;
   const prefixed = missing.length > 0 ? unknown.find((name) => name.endsWith(`.${missing[0]}`)) : undefined; // as torch.nn.DataParallel saves them

@@ -5,9 +5,10 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { checkTexts } from '../arguments.js';
 import { isDenseFolder } from '../dense/folder.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import { isFolder } from '../files/folders.js';
+import { isObject, membersOf, parsed } from '../files/json.js';
 import { linePaths } from '../files/line-file.js';
 import { wholeLines } from '../files/lines.js';
 import { openToRead } from '../files/open.js';
@@ -76,7 +77,7 @@ export interface ChosenRuns {
 export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> {
   checkTexts(paths, 'runs', 'a run folder');
   if (paths.length < 2) return { folders: [...paths], remarks: [] };
-  const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? ''));
+  const isThere = async (path: string) => stat(path).then(() => true, (error: unknown) => !meansAbsent(error));
   const kinds = await Promise.all(paths.map(async (path) => {
     if (!(await isThere(path))) return 'run';
     if (!(await isThere(join(path, configFile)))) return 'other';
@@ -118,7 +119,7 @@ async function readRun(path: string): Promise<RunRecord> {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
   const config = await readRunConfig(path);
-  if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+  if (!isObject(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   const metrics = new Metrics();
   for await (const { lines } of wholeLines(chunksOf(path, metricsFile))) for (const line of lines) metrics.add(line);
   return {
@@ -169,8 +170,8 @@ export class Metrics {
 
   add(line: string): void {
     if (line.trim() === '') return;
-    const value = parseObject(line);
-    if (typeof value?.['step'] !== 'number') this.#badLines++;
+    const value = membersOf(parsed(line));
+    if (typeof value['step'] !== 'number') this.#badLines++;
     else if (value['type'] === 'step') stepFields.forEach((field, i) => this.#steps[i]!.push(numberOr(value[field])));
     else if (value['type'] === 'evaluation') {
       const point = evaluationOf(value);
@@ -182,15 +183,6 @@ export class Metrics {
   columns(): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
     const steps = Object.fromEntries(stepFields.map((field, i) => [field, Float64Array.from(this.#steps[i]!)])) as StepColumns;
     return { steps, evaluations: this.#evaluations, badLines: this.#badLines };
-  }
-}
-
-function parseObject(line: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(line);
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : undefined;
-  } catch {
-    return undefined;
   }
 }
 

@@ -5,7 +5,7 @@ import type { ConfigInput } from '../config.js';
 import { openDevice, type Device, type DeviceName } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { optionOf } from '../option-paths.js';
 import type { PhaseProgress } from '../runs/phase.js';
 import { version } from '../version.js';

@@ -1,7 +1,8 @@
 /** The numbers of a run in one row, and what sets its configuration apart. */
 import { median } from '../averages.js';
 import { configOptions } from '../config.js';
-import { isObject, optionOf } from '../option-paths.js';
+import { isObject } from '../files/json.js';
+import { optionOf } from '../option-paths.js';
 import type { RunRecord } from './read-run.js';
 
 /** Where a run's seconds went. */

@@ -2,7 +2,7 @@
 import { join, resolve } from 'node:path';
 import { writeError } from '../errors.js';
 import { makeFolder } from '../files/make-folder.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { chooseRuns, readRuns } from './read-run.js';
 
 export interface TensorBoardFile {

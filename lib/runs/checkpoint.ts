@@ -11,9 +11,10 @@ import { LgdError, unlessAbsent, writeError } from '../errors.js';
 import { diskFullError, isDiskFull } from '../files/disk-full.js';
 import { statIfThere } from '../files/folders.js';
 import { hashFile } from '../files/hash-file.js';
+import { writeJson } from '../files/json.js';
 import { makeFolder } from '../files/make-folder.js';
 import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from '../files/manifest.js';
-import { readSafetensors, writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { readSafetensors, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';
 import { uniqueMark } from '../files/temporary-name.js';
@@ -267,7 +268,7 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
     files[name] = { bytes: (await stat(path)).size, sha256: await hashFile(path) };
   }
   const manifest: Manifest = { format: manifestFormat, version, step: info.step, epoch: info.epoch, best, files };
-  await writeFileAtomically(join(folder, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeJson(join(folder, manifestFile), manifest);
   await syncFolder(folder);
 }
 

@@ -1,9 +1,10 @@
 /** The folder of several students that are trained side by side: config.json, and a run folder for each, by its name. */
-import { rmdir, stat } from 'node:fs/promises';
+import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RunConfig } from '../config-batch.js';
 import { studentNames, type Config } from '../config.js';
 import { LgdError } from '../errors.js';
+import { isFolder } from '../files/folders.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
 /**
@@ -82,7 +83,7 @@ export async function clearMembers(path: string): Promise<void> {
   const folders: string[] = [];
   for (const name of await groupMembers(path)) {
     const folder = join(path, name);
-    if (await stat(folder).then((found) => found.isDirectory(), () => false)) folders.push(folder);
+    if (await isFolder(folder)) folders.push(folder);
   }
   const unlocks: (() => Promise<void>)[] = [];
   try {

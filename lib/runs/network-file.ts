@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { checkText } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
+import { isObject, isTexts, parsed } from '../files/json.js';
 import { openSafetensors, readSafetensors, writeSafetensors } from '../files/safetensors.js';
 import type { GraphSpec } from '../models/graph.js';
 import type { SegmentationHead } from '../models/heads/segmentation.js';
 import { studentGraph } from '../models/student.js';
 import { faultOf, isSide } from '../models/teachers/preprocessor.js';
 import type { ChannelTriple } from '../models/teachers/types.js';
-import type { WeightRecord } from '../models/weights.js';
+import { type WeightRecord, weightsAmong } from '../models/weights.js';
 import { version } from '../version.js';
 
 /** What a dense network is for. */
@@ -77,26 +78,15 @@ export async function readDense(path: string, task: DenseTask): Promise<{ file: 
   if (metadata['format'] !== format) throw bad('its metadata do not say so');
   const info = parseInfo(metadata['dense'], bad);
   if (info.task !== task) throw bad(`it is for ${info.task}`);
-  const weights: WeightRecord = {};
-  for (const [name, { shape, data }] of tensors) {
-    if (!(data instanceof Float32Array)) throw bad(`${name} is not of floats`);
-    weights[name] = { shape, data };
-  }
-  return { file, info, weights };
+  return { file, info, weights: weightsAmong(tensors, bad) };
 }
 
 const heads: readonly SegmentationHead[] = ['fcn', 'lraspp'];
 
 function parseInfo(json: string | undefined, bad: (why: string) => LgdError): DenseInfo {
-  let value: unknown;
-  try {
-    value = JSON.parse(json ?? '');
-  } catch {
-    value = undefined;
-  }
-  if (typeof value !== 'object' || value === null) throw bad('its metadata do not describe it');
-  const found = value as Record<keyof DenseInfo, unknown>;
-  const { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names, step } = found;
+  const found = parsed(json);
+  if (!isObject(found)) throw bad('its metadata do not describe it');
+  const { task, architecture, widthMultiplier, head, outputStride, resolution, mean, std, names, step } = found as Record<keyof DenseInfo, unknown>;
   const fits: Record<keyof DenseInfo, boolean> = {
     task: tasks.some((one) => one === task),
     architecture: typeof architecture === 'string',
@@ -106,11 +96,11 @@ function parseInfo(json: string | undefined, bad: (why: string) => LgdError): De
     resolution: isSide(resolution),
     mean: faultOf('mean', mean) === undefined,
     std: faultOf('std', std) === undefined,
-    names: Array.isArray(names) && names.length > 0 && names.every((name) => typeof name === 'string'),
+    names: isTexts(names) && names.length > 0,
     step: Number.isSafeInteger(step) && (step as number) >= 0,
   };
   for (const [key, isRight] of Object.entries(fits) as [keyof DenseInfo, boolean][]) if (!isRight) throw bad(`its ${key} is ${JSON.stringify(found[key])?.slice(0, 80) ?? 'missing'}`);
-  return value as DenseInfo;
+  return found as unknown as DenseInfo;
 }
 
 /** The student's graph that a dense network grew from; the size of its projection head does not matter. @throws LgdError BAD_OPTION */

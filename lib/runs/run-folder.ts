@@ -2,15 +2,16 @@
 import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { BatchNumbers, RunConfig } from '../config-batch.js';
-import { LgdError, systemErrorCode, writeError } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode, writeError } from '../errors.js';
 import { isHidden } from '../files/folders.js';
+import { membersOf, parsed, writeJson } from '../files/json.js';
 import { isPartOf, LineFile } from '../files/line-file.js';
 import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
-import { writeFileAtomically } from '../files/safetensors.js';
 import { uniqueMark } from '../files/temporary-name.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { denseFiles, taskOf, type DenseTask } from './network-file.js';
 
 export const configFile = 'config.json';
@@ -75,7 +76,7 @@ export async function readRunConfig(path: string): Promise<unknown> {
   try {
     config = JSON.parse(await readFile(file, 'utf8'));
   } catch (cause) {
-    if (systemErrorCode(cause) === 'ENOENT' || systemErrorCode(cause) === 'ENOTDIR') throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
+    if (meansAbsent(cause)) throw new LgdError('FILE_NOT_FOUND', `${path} is not a run folder: it has no ${configFile}.`, { mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Check that it is whole, and that this user may read it', cause });
   }
   const task = taskOf(config);
@@ -101,7 +102,7 @@ export async function readBatchNumbers(path: string): Promise<Partial<BatchNumbe
 
 /** Writes config.json. @throws LgdError NOT_WRITABLE */
 export async function writeRunConfig(path: string, config: RunConfig): Promise<void> {
-  await writeFileAtomically(join(path, configFile), `${JSON.stringify(config, null, 2)}\n`);
+  await writeJson(join(path, configFile), config);
 }
 
 /** What {@link RunFolder.recordStart} wrote; undefined where there is none. @throws LgdError BAD_FILE */
@@ -111,7 +112,7 @@ export async function readStart(path: string): Promise<string | undefined> {
     const { student } = JSON.parse(await readFile(file, 'utf8')) as { student?: unknown };
     return typeof student === 'string' ? student : undefined;
   } catch (cause) {
-    if (['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '')) return undefined;
+    if (meansAbsent(cause)) return undefined;
     throw new LgdError('BAD_FILE', `cannot read ${file}: ${(cause as Error).message}.`, { mend: 'Begin a new run', cause });
   }
 }
@@ -240,11 +241,7 @@ function opened(file: LineFile | undefined): LineFile {
 }
 
 function parseLine(text: string): { type: string; step: number } | undefined {
-  try {
-    const line = JSON.parse(text) as { type?: unknown; step?: unknown };
-    return typeof line.type === 'string' && typeof line.step === 'number' ? { type: line.type, step: line.step } : undefined;
-  } catch {
-    return undefined;
-  }
+  const { type, step } = membersOf(parsed(text));
+  return typeof type === 'string' && typeof step === 'number' ? { type, step } : undefined;
 }
 

@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkArgument, checkOptions, checkText } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
 import { readListed } from '../files/manifest.js';
 import { writeSafetensors } from '../files/safetensors.js';
 import { studentContent, studentFormat, studentMetadata, type StudentInfo } from '../models/student-info.js';
@@ -38,7 +38,7 @@ export async function findStudentFile(path: string): Promise<string> {
   const candidates = [path, join(path, studentFile), join(path, 'checkpoints', 'best', studentFile), join(path, 'checkpoints', 'last', studentFile)];
   for (const file of candidates) {
     const found = await stat(file).catch((cause: unknown) => {
-      if (['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
+      if (meansAbsent(cause) || ['ELOOP', 'ENAMETOOLONG'].includes(systemErrorCode(cause) ?? '')) return undefined;
       throw new LgdError('BAD_FILE', `cannot read ${file}.`, { mend: 'Check its permissions', cause }); // the next one is another student
     });
     if (found?.isFile()) return file;

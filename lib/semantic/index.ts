@@ -45,18 +45,13 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
   if (precision === 'bfloat16' && (device === 'js' || device.kind === 'cpu')) {
     throw new LgdError('BAD_OPTION', 'bfloat16 operands need a CUDA device.', { option: 'precision', found: precision, allowed: "'float32' on this device" });
   }
-  if (device === 'js') {
-    checkLossValues(input);
-    return await js.bankLoss(input, signal);
-  }
   const { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha } = input;
   const args = { student, teacher, textual, visual, queue, dimension, studentTemperature, teacherTemperature, alpha, bfloat16: precision === 'bfloat16' };
-  const output = await device.addon.bankLoss(device.handle, args).catch((error: unknown) => {
-    if (isOfTheNumbers(error)) checkLossValues(input); // the addon looks at values as fast as memory goes; which they are is looked up here
-    throw error;
+  return compute('The semantic loss', options, {
+    checkValues: () => checkLossValues(input),
+    inJs: () => js.bankLoss(input, signal),
+    on: ({ addon, handle }) => addon.bankLoss(handle, args),
   });
-  throwIfAborted(signal, 'The semantic loss');
-  return output;
 }
 
 /**
@@ -66,20 +61,15 @@ export async function bankLoss(input: BankLossInput, options: BankLossOptions): 
  */
 export async function featureLoss(input: FeatureLossInput, options: SemanticCallOptions): Promise<FeatureLossOutput> {
   checkCall('featureLoss()', 'student, teacher, dimension', input, options);
-  const { device, signal } = options;
+  const { signal } = options;
   throwIfAborted(signal, 'The feature loss');
   checkFeatureLoss(input);
-  if (device === 'js') {
-    checkFeatureValues(input);
-    return await js.featureLoss(input, signal);
-  }
   const { student, teacher, dimension } = input;
-  const output = await device.addon.featureLoss(device.handle, { student, teacher, dimension }).catch((error: unknown) => {
-    if (isOfTheNumbers(error)) checkFeatureValues(input);
-    throw error;
+  return compute('The feature loss', options, {
+    checkValues: () => checkFeatureValues(input),
+    inJs: () => js.featureLoss(input, signal),
+    on: ({ addon, handle }) => addon.featureLoss(handle, { student, teacher, dimension }),
   });
-  throwIfAborted(signal, 'The feature loss');
-  return output;
 }
 
 /**
@@ -90,19 +80,34 @@ export async function featureLoss(input: FeatureLossInput, options: SemanticCall
  */
 export async function bankUpdate(input: BankUpdateInput, options: SemanticCallOptions): Promise<BankUpdateOutput> {
   checkCall('bankUpdate()', 'teacher, textual, visual, seen, dimension, momentum', input, options);
-  const { device, signal } = options;
+  const { signal } = options;
   throwIfAborted(signal, 'The bank update');
   checkBankUpdate(input);
-  if (device === 'js') {
-    checkUpdateValues(input);
-    return await js.bankUpdate(input, signal);
-  }
   const { teacher, textual, visual, seen, dimension, momentum } = input;
-  const output = await device.addon.bankUpdate(device.handle, { teacher, textual, visual, seen, dimension, momentum }).catch((error: unknown) => {
-    if (isOfTheNumbers(error)) checkUpdateValues(input);
+  return compute('The bank update', options, {
+    checkValues: () => checkUpdateValues(input),
+    inJs: () => js.bankUpdate(input, signal),
+    on: ({ addon, handle }) => addon.bankUpdate(handle, { teacher, textual, visual, seen, dimension, momentum }),
+  });
+}
+
+/** Both ways to compute a call, and what says which values are wrong. */
+interface Ways<Output> {
+  checkValues: () => void;
+  inJs: () => Promise<Output>;
+  on: (device: Device) => Promise<Output>;
+}
+
+async function compute<Output>(what: string, { device, signal }: SemanticCallOptions, { checkValues, inJs, on }: Ways<Output>): Promise<Output> {
+  if (device === 'js') {
+    checkValues();
+    return await inJs();
+  }
+  const output = await on(device).catch((error: unknown) => {
+    if (isOfTheNumbers(error)) checkValues(); // the addon looks at values as fast as memory goes; which they are is looked up here
     throw error;
   });
-  throwIfAborted(signal, 'The bank update');
+  throwIfAborted(signal, what);
   return output;
 }
 

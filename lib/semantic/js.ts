@@ -2,6 +2,7 @@
  * The semantic loss and the bank update in plain TypeScript: the reference that the native backends are held to. Arithmetic is in float64;
  * loops follow the paper's equations line by line. Arguments are taken as checked; ./index.ts checks them.
  */
+import { concatenate } from '../concatenate.js';
 import { nextTurn } from '../turn.js';
 import type { BankLossInput, BankLossOutput, BankUpdateInput, BankUpdateOutput, FeatureLossInput, FeatureLossOutput } from './types.js';
 
@@ -45,7 +46,7 @@ export async function bankLoss(input: BankLossInput, signal?: AbortSignal): Prom
       // The image's own teacher embedding stands in front; its similarity to itself is 1.
       const studentScores = [Float64Array.of(dot(z, own)), ...anchors.map((bank) => scores(z, bank))];
       const teacherScores = [Float64Array.of(1), ...anchors.map((bank) => scores(own, bank))];
-      const part = crossEntropy(joined(studentScores), joined(teacherScores), input);
+      const part = crossEntropy(concatenate(Float64Array, studentScores), concatenate(Float64Array, teacherScores), input);
       total.lossVisual += part.crossEntropy;
       total.klVisual += part.crossEntropy - part.entropy;
       for (let d = 0; d < dimension; d++) slope[d]! += alpha * part.slope[0]! * own[d]!;
@@ -170,16 +171,6 @@ function scores(unit: Float64Array, bank: Float32Array): Float64Array {
 }
 
 /** The entries of one softmax, one array behind the other. */
-function joined(parts: Float64Array[]): Float64Array {
-  const out = new Float64Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
-}
-
 /** sum += weight * sum_k slope_k bank_k. */
 function addRows(sum: Float64Array, weight: number, slope: Float64Array, bank: Float32Array): void {
   const dimension = sum.length;

@@ -1,5 +1,4 @@
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import type { TextualSemanticsBank } from '../banks/textual.js';
 import { LgdError } from '../errors.js';
 import { nextTurn } from '../turn.js';
 import { encodeOptions, type TextEncoder } from './encoder.js';
@@ -13,7 +12,7 @@ export interface CheckOptions {
   /** Looks for near-duplicates and long prompts too. */
   encoder?: TextEncoder;
   /** In the place of an encoder: a bank of these names (and maybe others), built before. Near-duplicates are then a matter of seconds; the length of prompts is not looked at. */
-  bank?: Pick<TextualSemanticsBank, 'names' | 'data' | 'embeddingSize' | 'encoderId' | 'templates'>;
+  bank?: { readonly names: readonly string[]; readonly data: Float32Array; readonly embeddingSize: number; readonly encoderId: string; readonly templates: readonly string[] };
   /** A set's id, a file, or the templates ({@link loadTemplates}); `default` by default. */
   templates?: string | readonly string[];
   /** Cosine between bank rows from which two names count as near-duplicates, in (0, 1]; default 0.98. */

@@ -54,6 +54,47 @@ export function checkTexts(texts: unknown): void {
   if (index !== -1) throw new LgdError('BAD_OPTION', `text ${index} is no string.`, { option: 'texts', found: texts[index] as unknown, allowed });
 }
 
+/** A text as its tokenizer reads it, for each; between them the event loop has its turns. @throws LgdError ABORTED, BAD_MODEL */
+export async function tokensOf(texts: readonly string[], tokenizer: TextTokenizer, maxTokens: number, signal: AbortSignal | undefined): Promise<number[][]> {
+  const rows: number[][] = [];
+  for (const [index, text] of texts.entries()) {
+    if (index % 256 === 0) await nextTurn(signal, 'text encoding');
+    rows.push(tokenizer.encode(text, maxTokens));
+  }
+  return rows;
+}
+
+/** How {@link embedInBatches} makes and computes batches. */
+interface Batches {
+  embeddingSize: number;
+  /** Texts of a batch at most. */
+  most: number;
+  /** Tokens of a text at most that is computed together with one of so many. */
+  longest: (length: number) => number;
+  /** Embeddings of a batch, the shortest text first. */
+  run: (rows: readonly number[][]) => Promise<Float32Array>;
+}
+
+/** Embeds texts, alike lengths together: they pad least, or share a plan. @throws LgdError NON_FINITE, ABORTED */
+export async function embedInBatches(texts: readonly string[], rows: readonly number[][], { embeddingSize, most, longest, run }: Batches, { signal, onProgress }: EncodeOptions): Promise<Float32Array> {
+  const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b);
+  const embeddings = new Float32Array(texts.length * embeddingSize);
+  for (let from = 0; from < order.length;) {
+    await nextTurn(signal, 'text encoding'); // onnxruntime-node computes on the main thread
+    const length = longest(rows[order[from]!]!.length);
+    const batch = order.slice(from, from + most).filter((index) => rows[index]!.length <= length);
+    const data = await run(batch.map((index) => rows[index]!));
+    batch.forEach((index, i) => {
+      const row = data.subarray(i * embeddingSize, (i + 1) * embeddingSize);
+      if (!row.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(texts[index])} is not finite.`, { mend: 'Check the text model' });
+      embeddings.set(row, index * embeddingSize);
+    });
+    from += batch.length;
+    onProgress?.(from, texts.length);
+  }
+  return embeddings;
+}
+
 /** The files that may hold a text tower in ONNX, in the order looked for. */
 export const textOnnxFiles: readonly string[] = ['onnx/text_model.onnx', 'text_model.onnx'];
 
@@ -105,26 +146,9 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
     checkTexts(texts);
-    const { signal, onProgress } = options;
-    const rows: number[][] = [];
-    for (const [index, text] of texts.entries()) {
-      if (index % 256 === 0) await nextTurn(signal, 'text encoding');
-      rows.push(this.tokenizer.encode(text, this.maxTokens));
-    }
-    const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths together pad least
-    const embeddings = new Float32Array(texts.length * this.embeddingSize);
-    for (let from = 0; from < order.length; from += this.batchSize) {
-      await nextTurn(signal, 'text encoding'); // onnxruntime-node computes on the main thread
-      const batch = order.slice(from, from + this.batchSize);
-      const { data } = await this.run(batch.map((index) => rows[index]!));
-      batch.forEach((index, i) => {
-        const row = (data as Float32Array).subarray(i * this.embeddingSize, (i + 1) * this.embeddingSize);
-        if (!row.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(texts[index])} is not finite.`, { mend: 'Check the text model' });
-        embeddings.set(row, index * this.embeddingSize);
-      });
-      onProgress?.(from + batch.length, texts.length);
-    }
-    return embeddings;
+    const rows = await tokensOf(texts, this.tokenizer, this.maxTokens, options.signal);
+    const run = async (batch: readonly number[][]) => (await this.run(batch)).data as Float32Array;
+    return embedInBatches(texts, rows, { embeddingSize: this.embeddingSize, most: this.batchSize, longest: () => Infinity, run }, options);
   }
 
   countTokens(text: string): number {

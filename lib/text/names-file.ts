@@ -5,7 +5,7 @@ import { checkOptions, checkText, type OptionTable } from '../arguments.js';
 import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
 import { readFile } from '../files/open.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { namesIn } from './sources.js';
 
 /** Which file {@link writeNames} may replace. */

@@ -4,13 +4,12 @@ import { LgdError } from '../errors.js';
 import { resolveModel } from '../hub.js';
 import { CompiledEncoder, type Precision } from '../models/compiled.js';
 import type { GraphSpec } from '../models/graph.js';
-import { few, readWeights } from '../models/teachers/naming.js';
+import { readWeights } from '../models/teachers/naming.js';
 import { findTextTower } from '../models/teachers/towers.js';
 import { openWeights, sideFiles, weightFiles, weightsOf } from '../models/teachers/weight-files.js';
-import type { WeightRecord } from '../models/weights.js';
+import { few, type WeightRecord } from '../models/weights.js';
 import type { TensorHandle } from '../native.js';
-import { nextTurn } from '../turn.js';
-import { checkLoading, checkTexts, encodeOptions, textEncoderOptions, type EncodeOptions, type TextEncoder, type TextEncoderOptions } from './encoder.js';
+import { checkLoading, checkTexts, embedInBatches, encodeOptions, type EncodeOptions, type TextEncoder, textEncoderOptions, type TextEncoderOptions, tokensOf } from './encoder.js';
 import { TextTokenizer, tokenizerFiles } from './tokenizers.js';
 
 /** Where and how a native text tower runs. */
@@ -92,33 +91,14 @@ export class NativeTextEncoder implements TextEncoder, AsyncDisposable {
   async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'encode()', encodeOptions);
     checkTexts(texts);
-    const { signal, onProgress } = options;
     const { tokenizer, words, batch: most } = this.#parts;
-    const rows: number[][] = [];
-    for (const [index, text] of texts.entries()) {
-      if (index % 256 === 0) await nextTurn(signal, 'text encoding');
-      rows.push(tokenizer.encode(text, this.maxTokens));
-    }
+    const rows = await tokensOf(texts, tokenizer, this.maxTokens, options.signal);
     const largest = rows.reduce((most, row) => row.reduce((a, b) => Math.max(a, b), most), 0);
     if (largest >= words) {
       throw new LgdError('BAD_MODEL', `the tokenizer of ${this.id} is not its text tower's: it gives the token ${largest} where the tower knows ${words}.`, { mend: "Take the model's own tokenizer.json" });
     }
-    const order = rows.map((_, index) => index).sort((a, b) => rows[a]!.length - rows[b]!.length || a - b); // alike lengths share a plan
-    const embeddings = new Float32Array(texts.length * this.embeddingSize);
-    for (let from = 0; from < order.length;) {
-      await nextTurn(signal, 'text encoding');
-      const length = this.#planned(rows[order[from]!]!.length);
-      const batch = order.slice(from, from + most).filter((index) => rows[index]!.length <= length);
-      const data = await this.#run(batch.map((index) => rows[index]!), length);
-      batch.forEach((index, i) => {
-        const row = data.subarray(i * this.embeddingSize, (i + 1) * this.embeddingSize);
-        if (!row.every(Number.isFinite)) throw new LgdError('NON_FINITE', `the embedding of ${JSON.stringify(texts[index])} is not finite.`, { mend: 'Check the text model' });
-        embeddings.set(row, index * this.embeddingSize);
-      });
-      from += batch.length;
-      onProgress?.(from, texts.length);
-    }
-    return embeddings;
+    const run = (batch: readonly number[][]) => this.#run(batch, this.#planned(batch[0]!.length));
+    return embedInBatches(texts, rows, { embeddingSize: this.embeddingSize, most, longest: (length) => this.#planned(length), run }, options);
   }
 
   countTokens(text: string): number {

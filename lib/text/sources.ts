@@ -3,8 +3,9 @@ import type { Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import { parseMembers } from '../data/json-members.js';
-import { LgdError, systemErrorCode } from '../errors.js';
+import { LgdError, meansAbsent, systemErrorCode } from '../errors.js';
 import { foldersIn } from '../files/folders.js';
+import { isObject } from '../files/json.js';
 import { openToRead, readFile } from '../files/open.js';
 import { mebibytes } from '../files/safetensors.js';
 import { builtinIds, builtinLists, readBuiltin } from './builtin.js';
@@ -49,8 +50,7 @@ async function fromTable(source: string, size: number): Promise<string[]> {
 }
 
 function notFound(source: string, cause: unknown): LgdError {
-  const code = systemErrorCode(cause);
-  if (code !== 'ENOENT' && code !== 'ENOTDIR') return new LgdError('BAD_NAMES', `cannot read ${source}.`, { option: 'names', mend: 'Check the permissions of the path', cause });
+  if (!meansAbsent(cause)) return new LgdError('BAD_NAMES', `cannot read ${source}.`, { option: 'names', mend: 'Check the permissions of the path', cause });
   return new LgdError('FILE_NOT_FOUND', 'there is no file, folder or built-in list of this name.', {
     option: 'names',
     found: source,
@@ -114,11 +114,11 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
     if (cause instanceof RangeError) throw tooLong(path, bytes);
     throw cause instanceof LgdError ? cause : cannotRead(path, cause);
   }
-  if (isRecord(value)) {
+  if (isObject(value)) {
     const { names, categories, id2label } = value;
     value = names ?? categories ?? id2label ?? value;
   }
-  if (isRecord(value)) {
+  if (isObject(value)) {
     const keys = Object.keys(value);
     if (keys.length === 0 || !keys.every((key) => /^\d+$/u.test(key))) throw bad('it has neither "names" nor "categories"');
     const byIndex = value;
@@ -126,7 +126,7 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
   }
   if (!Array.isArray(value)) throw bad('its names are not an array');
   return value.map((entry: unknown, index) => {
-    const name = isRecord(entry) ? entry['name'] : entry;
+    const name = isObject(entry) ? entry['name'] : entry;
     if (typeof name !== 'string') throw bad(`entry ${index} is not a name but ${JSON.stringify(entry)?.slice(0, 80)}`);
     return name;
   });
@@ -136,15 +136,11 @@ async function fromJson(path: string, bytes: number): Promise<string[]> {
 async function parseLarge(path: string): Promise<unknown> {
   const lists = { names: [] as unknown[], categories: [] as unknown[] };
   const whole = await parseMembers((await openToRead(path)).createReadStream({ highWaterMark: 2 ** 20 }), (key, member) => {
-    if (key === 'names' || key === 'categories') lists[key].push(isRecord(member) ? { name: member['name'] } : member);
+    if (key === 'names' || key === 'categories') lists[key].push(isObject(member) ? { name: member['name'] } : member);
   });
-  if (!isRecord(whole)) return whole;
+  if (!isObject(whole)) return whole;
   for (const key of ['names', 'categories'] as const) if (Array.isArray(whole[key])) whole[key] = lists[key];
   return whole;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** The class folders of an ImageFolder, sorted by code unit as torchvision sorts them; hidden folders are left out. */

@@ -4,7 +4,7 @@ import { hashWeights } from '../models/teachers/fingerprint.js';
 import type { Student } from '../models/student.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { readBatchNumbers, readStart } from '../runs/run-folder.js';
-import type { Distiller } from './distiller.js';
+import type { StepTaker } from './steps.js';
 
 /** What tells the student that a run begins with from any other: SHA-256 of its graph and its weights. @throws LgdError ABORTED */
 export async function hashStart({ graph, weights }: Student, signal: AbortSignal | undefined): Promise<string> {
@@ -25,7 +25,7 @@ export async function checkStart(runFolder: string, student: Student, signal: Ab
 }
 
 /** Where nothing is continued, the student must be what the configuration begins with. @throws LgdError BAD_OPTION */
-export async function checkBeginning(distiller: Distiller, student: number, runFolder: string, resume: string | undefined): Promise<void> {
+export async function checkBeginning(distiller: StepTaker, student: number, runFolder: string, resume: string | undefined): Promise<void> {
   const steps = distiller.stepsOf(student);
   if (steps === 0 || (resume !== undefined && resume !== 'last') || (resume === 'last' && (await CheckpointStore.isBegun(runFolder)))) return;
   const none = resume === undefined ? '' : `${runFolder} has no checkpoint to continue from, and `;
@@ -35,7 +35,7 @@ export async function checkBeginning(distiller: Distiller, student: number, runF
 }
 
 /** What `auto` chose must be what the run was begun with; what is given is the caller's. @throws LgdError BAD_CHECKPOINT, BAD_FILE */
-export async function checkAsBegun({ batchChoice }: Distiller, runFolder: string): Promise<void> {
+export async function checkAsBegun({ batchChoice }: StepTaker, runFolder: string): Promise<void> {
   const begun = await readBatchNumbers(runFolder);
   for (const option of batchChoice.byAuto) {
     const [before, here] = [begun[option], batchChoice[option]];

@@ -13,12 +13,13 @@ import type { Student } from '../models/student.js';
 import type { AnyTeacher } from '../models/index.js';
 import type { NativeAugmentRecipe, SemanticMetrics, StepHandle, StepInfo, TensorHandle } from '../native.js';
 import { checkBatch, checkBatches, checkDataset, type Batch, type Dataset } from './batch.js';
+import { runOptions, type RunOptions } from './course.js';
 import type { RunEvent } from './events.js';
 import { chooseMethod, type ChosenMethod } from './method.js';
 import { checkBank, checkDevices, checkStudents, checkTeacherNumbers, configFor } from './parts.js';
 import { Pupil, type DistillerState } from './pupil.js';
 import { runDistillation } from './loop.js';
-import { runOptions, type RunOptions } from './run.js';
+import type { MemoryUse, QueueOptions, StepTicket } from './steps.js';
 import { embedEarly, makeCachedFeed, makeTeacherFeed, plannedBytes, type TeacherFeed } from './teacher-feed.js';
 import type { TeacherViewCache } from './view-cache.js';
 
@@ -44,46 +45,6 @@ export interface DistillerOptions {
 }
 
 const distillerOptions = { device: 'needed', teacher: 'needed', student: 'needed', tsb: 'optional', config: 'optional', images: 'optional', onlineClasses: 'optional' } satisfies OptionTable<DistillerOptions>;
-
-/** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
-export interface StepTicket {
-  slots: readonly number[];
-  /** Numbers of the students that took part. */
-  students: readonly number[];
-  /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
-  teacherMilliseconds: number;
-  /** Slots given out before: numbers whose slot another step has taken are gone. */
-  readonly slotsBefore: number;
-}
-
-/** Bytes of device memory. */
-export interface MemoryUse {
-  /** What the plans of students and teacher ask for: parameters, with gradients and momentum where they learn, and activations. */
-  planned: number;
-  /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
-  used: number;
-  /** What it held at most. */
-  peak: number;
-}
-
-/** A part of a step. */
-export type Stage = 'augment' | 'teacher' | 'student forward' | 'loss' | 'backward' | 'optimiser';
-/** In the order in which they are queued. */
-export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser'];
-
-/** Options of {@link Distiller.queueStep}. */
-export interface QueueOptions {
-  /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
-  step: number;
-  /** Of SGD, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
-  learningRate: number;
-  /** Which of several students learn: their numbers from 0, each once; default: all. */
-  students?: readonly number[];
-  /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
-  signal?: AbortSignal | undefined;
-  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
-  after?: (stage: Stage) => Promise<void>;
-}
 
 const queueOptions = { step: 'needed', learningRate: 'needed', students: 'optional', signal: 'optional', after: 'optional' } satisfies OptionTable<QueueOptions>;
 

@@ -13,7 +13,7 @@ import { eachId, hashImages, IdPlaces, plainId } from '../data/image-id.js';
 import { LgdError } from '../errors.js';
 import { joinedLines, wholeLines } from '../files/lines.js';
 import { openToRead } from '../files/open.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import { imageListFile, readRunConfig } from '../runs/run-folder.js';
 import type { Dataset } from './batch.js';
 

@@ -12,12 +12,13 @@ import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import { checkAsBegun, checkBeginning } from './beginning.js';
 import type { ScoredOn } from './continued.js';
-import type { Distiller, StepTicket } from './distiller.js';
+import type { Course, PlannedStep, RunOptions } from './course.js';
 import type { RunEvent, StepEvent } from './events.js';
 import { imagesOf, imagesOfContinued, writeImageList, type RunImages } from './image-list.js';
 import { RateMeter } from './rate.js';
-import { Run, type PlannedStep, type RunOptions } from './run.js';
+import { Run } from './run.js';
 import { makeSchedule, type Schedule } from './schedule.js';
+import type { StepTaker, StepTicket } from './steps.js';
 import { markOf, type TeacherMark } from './teacher-mark.js';
 import { TeacherViewCache, viewCachePath } from './view-cache.js';
 
@@ -29,7 +30,7 @@ interface Pending extends PlannedStep {
 }
 
 /** Runs a distiller over a data set. See {@link Distiller.run}. */
-export async function* runDistillation(distiller: Distiller, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
+export async function* runDistillation(distiller: StepTaker, dataset: Dataset, options: RunOptions): AsyncGenerator<RunEvent, void, undefined> {
   const loop = await TrainingLoop.open(distiller, dataset, options);
   try {
     yield* loop.events();
@@ -42,11 +43,9 @@ export async function* runDistillation(distiller: Distiller, dataset: Dataset, o
   }
 }
 
-export class TrainingLoop {
+class TrainingLoop implements Course {
   readonly config: RunConfig;
-  /** Each student's own: its name, and its folder below the common one. Of a lone student the configuration as it is. */
   readonly configs: readonly RunConfig[];
-  /** Of the images that the run was begun with, once those are known. */
   plan: BatchPlan;
   schedule: Schedule;
   readonly #rate: RateMeter;
@@ -66,7 +65,7 @@ export class TrainingLoop {
   #unlock: (() => Promise<void>) | undefined;
   #teacherScore: Promise<ZeroShotScore | undefined> | undefined;
 
-  private constructor(readonly distiller: Distiller, readonly dataset: Dataset, readonly options: RunOptions) {
+  private constructor(readonly distiller: StepTaker, readonly dataset: Dataset, readonly options: RunOptions) {
     const { config, students } = distiller;
     const { log } = config;
     this.config = config;
@@ -76,7 +75,7 @@ export class TrainingLoop {
     this.#rate = new RateMeter(Math.max(10, log.everySteps));
   }
 
-  static async open(distiller: Distiller, dataset: Dataset, options: RunOptions): Promise<TrainingLoop> {
+  static async open(distiller: StepTaker, dataset: Dataset, options: RunOptions): Promise<TrainingLoop> {
     const loop = new TrainingLoop(distiller, dataset, options);
     const { config, configs, plan } = loop;
     const { resume, signal } = options;
@@ -123,33 +122,27 @@ export class TrainingLoop {
     return this.#images!;
   }
 
-  /** What tells the teacher from any other. */
   get teacherMark(): TeacherMark {
     return this.#teacherMark!;
   }
 
-  /** What scores are measured on; undefined where nothing is evaluated. */
   get scoredOn(): ScoredOn | undefined {
     return this.#scoredOn;
   }
 
-  /** Optimiser steps an epoch; a fraction where accumulated batches cross its end. */
   get stepsPerEpoch(): number {
     return this.plan.stepsPerEpoch / this.config.train.accumulate;
   }
 
-  /** Where this run ends. */
   get lastStep(): number {
     const { totalSteps } = this.schedule;
     return Math.min(totalSteps, this.config.train.maxSteps ?? totalSteps);
   }
 
-  /** Passes over the images after this many steps. */
   epochs(step: number): number {
     return (step * this.config.train.accumulate) / this.plan.stepsPerEpoch;
   }
 
-  /** The teacher's score on the evaluation images, computed once for all students. */
   async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
     const { distiller: { encoder, teacher }, options: { evaluation } } = this;
     this.#teacherScore ??= evaluation!.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options }).catch((error: unknown) => {
@@ -159,7 +152,6 @@ export class TrainingLoop {
     return this.#teacherScore;
   }
 
-  /** Is what this step measured written down? */
   isLogged(step: number): boolean {
     return step % this.config.log.everySteps === 0 || step === 1 || step === this.lastStep;
   }
@@ -225,7 +217,6 @@ export class TrainingLoop {
     for (const run of this.#runs) yield await run.finish();
   }
 
-  /** What the promise gives, with a word on long waits. @param step steps done; @param lastSign of an evaluation, see {@link tellingOfWaits} */
   patiently<Value>(promise: Promise<Value>, what: WaitedFor, step: number, lastSign?: () => number): AsyncGenerator<WaitingEvent, Value, undefined> {
     return waitingEvents(promise, what, { step, minutes: this.config.log.stallMinutes, lastSign }, async (event) => {
       for (const { folder } of this.#runs) await folder.log(event.message);

@@ -8,8 +8,9 @@ import { freeMemory } from '../machine-memory.js';
 import type { Batch, Dataset } from './batch.js';
 import { preparedBatches } from './batches.js';
 import { largestBatch, type BatchMemory } from './batch-memory.js';
-import { stages, type Distiller, type Stage, type DistillerState, type StepTicket } from './distiller.js';
+import type { Distiller, DistillerState } from './distiller.js';
 import { makeSchedule } from './schedule.js';
+import { stages, type Stage, type StepTicket } from './steps.js';
 
 /** A part of a step, or `data`: what the loop does for a batch before it is queued. */
 export type TimedStage = 'data' | Stage;

@@ -1,10 +1,11 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import type { RunConfig } from '../config-batch.js';
-import { writeFileAtomically, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
+import { writeJson } from '../files/json.js';
+import { writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { version } from '../version.js';
 import { idsOf, type Batch } from './batch.js';
-import type { Distiller } from './distiller.js';
+import type { StepTaker } from './steps.js';
 
 export interface FaultyStep {
   /** Which of the distiller's students. */
@@ -25,7 +26,7 @@ export interface FaultyStep {
  * noticed, which may be one step later.
  * @returns a sentence that says where it is, or why it could not be written
  */
-export async function writeReplay(distiller: Distiller, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
+export async function writeReplay(distiller: StepTaker, runFolder: string, { student, config, step, learningRate, batches, reason, checkpoint }: FaultyStep): Promise<string> {
   const folder = join(runFolder, 'replay');
   try {
     await distiller.device.synchronize().catch(() => undefined); // the fault itself may be what it reports
@@ -48,7 +49,7 @@ export async function writeReplay(distiller: Distiller, runFolder: string, { stu
       batches: batches.map((batch) => ({ seed: batch.seed, epoch: batch.epoch, batch: batch.step, images: idsOf(batch), drawIds: Array.from(batch.drawIds) })),
       config,
     };
-    await writeFileAtomically(join(folder, 'replay.json'), `${JSON.stringify(record, null, 2)}\n`);
+    await writeJson(join(folder, 'replay.json'), record);
     return `What replaying it takes is in ${folder}.`;
   } catch (error) {
     return `Nothing to replay it by could be written (${(error as Error).message}).`;

@@ -1,67 +1,34 @@
 /** One student's side of a training run: its losses, evaluations and checkpoints, and the folder that they are written to. The loop is in loop.ts. */
-import type { OptionTable } from '../arguments.js';
 import { adviseBatch, type RunConfig } from '../config-batch.js';
 import type { Config } from '../config.js';
 import type { BrokenImage } from '../data/decode.js';
 import { openJpegDecoder, type JpegDecoder } from '../data/jpeg-decoder.js';
 import type { BatchPlanState } from '../data/loader.js';
-import { isOfTheNumbers, LgdError, messageOf } from '../errors.js';
-import type { FrozenEvaluation, FrozenScores } from '../evaluate/during-training.js';
+import { isOfTheNumbers, LgdError } from '../errors.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
-import type { OnlineImages } from '../evaluate/online.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
-import type { ZeroShotEvaluation } from '../evaluate/zeroshot.js';
 import { hashIfReadable } from '../files/hash-file.js';
 import type { CompiledEncoder } from '../models/compiled.js';
 import { kindOf, type Student } from '../models/student.js';
 import { notFinite } from '../models/weights.js';
-import type { GraphWay, SemanticMetrics, StepInfo } from '../native.js';
+import type { SemanticMetrics } from '../native.js';
 import { CheckpointStore } from '../runs/checkpoint.js';
 import { readRunConfig, RunFolder } from '../runs/run-folder.js';
 import { endLine, startLine } from '../runs/run-log.js';
 import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
-import type { Batch } from './batch.js';
 import { checkStart, hashStart } from './beginning.js';
 import { BestScore, type Metric } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
+import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
-import type { TrainingLoop } from './loop.js';
 import type { CheckpointEvent, DoneEvent, EvaluationEvent, InterruptedEvent, StartEvent, StepEvent } from './events.js';
+import { describeWays, evaluationLine, failureLines, mebibytes, memoryAfterLine, memoryLine, type OtherScores } from './log-lines.js';
 import { anchorsOf, describeChoice } from './method.js';
 import { LossMonitor } from './monitor.js';
 import type { Rates } from './rate.js';
 import { writeReplay } from './replay.js';
-
-/** How {@link Distiller.run} goes about it. */
-export interface RunOptions {
-  /** Stops the run after the steps under way, with a checkpoint. */
-  signal?: AbortSignal | undefined;
-  /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
-  evaluation?: ZeroShotEvaluation;
-  /** Protocols on frozen features that go with it. */
-  frozen?: FrozenEvaluation;
-  /** What online probes are judged on, with `evaluate.online`. */
-  online?: OnlineImages;
-  /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
-  resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
-  /** What turned out not to be as it was when the run was left: told when it starts, with what the checkpoint tells. */
-  remarks?: readonly string[];
-}
-
-export const runOptions = { signal: 'optional', resume: 'optional', evaluation: 'optional', frozen: 'optional', online: 'optional', remarks: 'optional' } satisfies OptionTable<RunOptions>;
-
-/** Scores of an evaluation besides zero-shot. */
-type OtherScores = FrozenScores & { online?: ZeroShotScore };
-
-/** A step that was planned. */
-export interface PlannedStep {
-  /** Its number, counted from 0. */
-  step: number;
-  learningRate: number;
-  batches: Batch[];
-}
 
 export class Run {
   readonly config: RunConfig;
@@ -85,7 +52,7 @@ export class Run {
   /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
 
-  private constructor(readonly loop: TrainingLoop, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
+  private constructor(readonly loop: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
     const { train, evaluate } = loop.config;
     this.config = loop.configs[number]!;
     this.student = loop.distiller.students[number]!;
@@ -98,7 +65,7 @@ export class Run {
   }
 
   /** Opens the folder of the student of this number. @throws LgdError NOT_WRITABLE, BAD_CONFIG */
-  static async open(loop: TrainingLoop, number: number): Promise<Run> {
+  static async open(loop: Course, number: number): Promise<Run> {
     const config = loop.configs[number]!;
     const { resume, signal } = loop.options;
     const start = resume === undefined ? await hashStart(loop.distiller.students[number]!, signal) : undefined;
@@ -142,7 +109,7 @@ export class Run {
     await this.folder.listBroken(broken);
     this.#brokenListed = broken.length;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
-    await this.folder.log(`device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${this.loop.configs.length > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`);
+    await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
     return {
       type: 'start', ...this.#name, step: this.#step, totalSteps: schedule.totalSteps, lastStep, stepsPerEpoch, images, broken: broken.length, effectiveBatch: batchSize * accumulate,
       method, ...told, ...(remarks.length > 0 && { remarks }), memory: { planned: mebibytes(planned), used: mebibytes(used) },
@@ -186,8 +153,7 @@ export class Run {
   /** What the first step turned out to need. */
   async #logMemory(): Promise<void> {
     this.#memoryLogged = true;
-    const { planned, used, peak } = this.loop.distiller.memory;
-    await this.folder.log(`device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`);
+    await this.folder.log(memoryAfterLine(this.loop.distiller.memory));
   }
 
   /** Which way of running its graph a step has found, or that there is none. */
@@ -273,7 +239,7 @@ export class Run {
         type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
       };
       await this.folder.metrics(event);
-      await this.folder.log(`step ${this.#step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${this.#teacherScore ? ` (teacher ${percent(this.#teacherScore.top1)}, ${percent(this.#teacherScore.top5)})` : ''}${alsoText(also)}${best ? ', the best so far' : ''}`);
+      await this.folder.log(evaluationLine(event, also));
       return { ...event, ...this.#name };
     } catch (error) {
       if (error instanceof LgdError && error.code === 'ABORTED' && signal?.aborted) return undefined;
@@ -338,10 +304,7 @@ export class Run {
 
   /** Writes down what ended the run, what to do about it, and what there is to go on from. */
   async logFailure(error: unknown): Promise<void> {
-    const { folder, step } = this.#lastCheckpoint;
-    const mend = error instanceof LgdError && !error.message.includes(error.mend) ? ` -> ${error.mend}` : '';
-    await this.folder.log(`failed: ${messageOf(error)}${mend}`);
-    await this.folder.log(`that was after step ${this.#step}; ${folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${step}: ${folder}`}`);
+    for (const line of failureLines(error, this.#step, this.#lastCheckpoint)) await this.folder.log(line);
   }
 
   /** Which of several students an event is about. */
@@ -429,23 +392,4 @@ export class Run {
     this.#remarks = await remarksOn(progress, before, this.#present);
     return progress.plan;
   }
-}
-
-function mebibytes(bytes: number): number {
-  return Math.round(bytes / 2 ** 20);
-}
-
-function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
-  const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
-  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
-  const times = ways.map(({ milliseconds }) => milliseconds);
-  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
-}
-
-function alsoText(scores: OtherScores): string {
-  return Object.entries(scores).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
 }

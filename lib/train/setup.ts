@@ -27,11 +27,11 @@ import { runFolders } from '../runs/group-folder.js';
 import type { Phase, PhaseProgress } from '../runs/phase.js';
 import { checkRunFolder, readBatchNumbers, readRunConfig } from '../runs/run-folder.js';
 import { checkStart } from './beginning.js';
+import type { RunOptions } from './course.js';
 import { Distiller } from './distiller.js';
 import type { RunEvent } from './events.js';
 import { checkStillThere } from './image-list.js';
 import { movedIf, withNamesMoved } from './moved.js';
-import type { RunOptions } from './run.js';
 import { loadStartWeights } from './start-weights.js';
 
 /** How {@link prepareRun} goes about it. */
@@ -104,37 +104,105 @@ export async function resumeConfig(runFolder: string, overrides: Readonly<Record
 
 type Parts = Omit<PreparedRun, 'run' | 'dispose' | typeof Symbol.asyncDispose> & { remarks: readonly string[] };
 
-async function build(wanted: Config, { signal, onProgress, resume }: PrepareOptions, cleanup: (() => Promise<void> | void)[]): Promise<Parts> {
-  const report = (phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
-  const isResumed = resume !== undefined;
-  if (!isResumed) checkUsed(wanted);
-  const { config: given, remarks } = isResumed ? await asBegun(wanted) : { config: wanted, remarks: [] };
+/** What frees the parts of a run, the last one first. */
+type Cleanup = (() => Promise<void> | void)[];
+
+/** What the later parts of a run are made with. */
+interface Workshop {
+  config: RunConfig;
+  device: Device;
+  teacher: AnyTeacher;
+  /** Of decoded images: sharp enough for the larger of the two inputs. */
+  side: number;
+  options: PrepareOptions;
+  cleanup: Cleanup;
+}
+
+async function build(wanted: Config, options: PrepareOptions, cleanup: Cleanup): Promise<Parts> {
+  const { signal, resume } = options;
+  if (resume === undefined) checkUsed(wanted);
+  const { config: given, remarks } = resume === undefined ? { config: wanted, remarks: [] } : await asBegun(wanted);
   const trainingImages = required(given.data.train, 'data.train', 'Give the folder of training images');
   const teacherSource = required(given.teacher, 'teacher', 'Give a CLIP folder or hub id');
-  cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: isResumed }));
-  const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
-  const source = await open(trainingImages, 'data.train', given.evaluate.online ? 'folders' : 'none');
-  if (isResumed) for (const output of await runFolders(given.output)) await checkStillThere({ ...given, output }, source.ids, signal);
-  const { batchSize, learningRate } = chooseBatch(given.train, source.ids.length);
-  checkBatch(batchSize, source);
-  const labelled = given.evaluate.also === 'none' ? undefined : await openLabelled(given, (folder, option) => open(folder, option, 'folders'));
-  const evaluationSource = labelled?.test ?? (given.evaluate.data === undefined ? undefined : await open(given.evaluate.data, 'evaluate.data', 'folders'));
+  cleanup.push(await checkRunFolder(given.output, { overwrite: given.overwrite, resume: resume !== undefined }));
+  const sources = await openSources(given, trainingImages, options);
+  const { source, evaluationSource, labelled, batchSize, learningRate } = sources;
 
   const device = await openDevice(given.device as DeviceName, { threads: given.threads });
   cleanup.push(() => device.dispose());
-  report('teacher')(0, 1);
-  const teacher = await loadTeacher(teacherSource, { device, localFilesOnly: given.offline, signal }).catch(movedIf(isResumed, { teacher: teacherSource }));
+  const teacher = await openTeacher(teacherSource, device, given, options);
   cleanup.push(() => teacher.dispose());
-  report('teacher')(1, 1);
   await checkEmbeddings(teacher, source, signal);
   const resolution = given.data.resolution ?? teacher.resolution;
-  // Sharp enough for the larger of the two inputs.
   const side = Math.max(resolution, teacher.kind === 'precomputed' ? 0 : teacher.resolution);
   const cache = await chooseMode(source, given.data.cache, { resolution: side, margin: given.data.margin, ...placesOf(given) });
   const config: RunConfig = { ...given, train: { ...given.train, batchSize, learningRate }, data: { ...given.data, resolution, cache } };
+  const workshop: Workshop = { config, device, teacher, side, options, cleanup };
 
-  const kept = resume === undefined ? undefined : await keptBank(config.output, resume);
-  const banks = new BankSource(config, teacher, { device, signal, onProgress: report('text bank') }, kept);
+  const banks = await openBanks(evaluationSource, workshop);
+  const { tsb } = banks;
+  const students = await makeStudents(workshop);
+  if (tsb) await drawStartBank(tsb, config.seed, signal);
+  // With what was given, not what was chosen: the run says which is which.
+  const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
+  cleanup.push(() => distiller.dispose());
+  throwIfAborted(signal, 'preparing the run');
+
+  const dataset = await decode(source, 'training images', { mode: cache, side, margin: config.data.margin }, workshop);
+  const judges = await openJudges({ ...sources, ...banks, mode: given.data.cache, distiller }, workshop);
+  return {
+    config, device, teacher, student: students[0]!, tsb, dataset, ...judges, distiller,
+    remarks: [...remarks, ...banks.remarks, ...pairRemark(teacher, tsb), ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])],
+  };
+}
+
+const reporter = ({ onProgress }: PrepareOptions, phase: Phase) => (done: number, total: number) => onProgress?.({ phase, done, total });
+
+/** Images to learn from and to be judged on. */
+interface Sources {
+  source: ImageSource;
+  /** What `evaluate.also` learns from, and is judged on. */
+  labelled: Awaited<ReturnType<typeof openLabelled>> | undefined;
+  evaluationSource: ImageSource | undefined;
+  /** As many as are trained with, for so many images. */
+  batchSize: number;
+  learningRate: number;
+}
+
+async function openSources(config: Config, trainingImages: string, { signal, resume }: PrepareOptions): Promise<Sources> {
+  const isResumed = resume !== undefined;
+  const open = (folder: string, option: string, labels: 'folders' | 'none') => openImages(folder, { labels, signal }).catch(movedIf(isResumed, { [option]: folder }));
+  const source = await open(trainingImages, 'data.train', config.evaluate.online ? 'folders' : 'none');
+  if (isResumed) for (const output of await runFolders(config.output)) await checkStillThere({ ...config, output }, source.ids, signal);
+  const { batchSize, learningRate } = chooseBatch(config.train, source.ids.length);
+  checkBatch(batchSize, source);
+  const labelled = config.evaluate.also === 'none' ? undefined : await openLabelled(config, (folder, option) => open(folder, option, 'folders'));
+  const evaluationSource = labelled?.test ?? (config.evaluate.data === undefined ? undefined : await open(config.evaluate.data, 'evaluate.data', 'folders'));
+  return { source, labelled, evaluationSource, batchSize, learningRate };
+}
+
+async function openTeacher(source: string, device: Device, { offline }: Config, options: PrepareOptions): Promise<AnyTeacher> {
+  const report = reporter(options, 'teacher');
+  report(0, 1);
+  const teacher = await loadTeacher(source, { device, localFilesOnly: offline, signal: options.signal }).catch(movedIf(options.resume !== undefined, { teacher: source }));
+  report(1, 1);
+  return teacher;
+}
+
+/** Text banks to learn from and to be judged by. */
+interface Banks {
+  tsb: TextualSemanticsBank | undefined;
+  evaluationBank: TextualSemanticsBank | undefined;
+  /** From class folders to names. */
+  mapping: Record<string, string>;
+  remarks: readonly string[];
+}
+
+async function openBanks(evaluationSource: ImageSource | undefined, { config, device, teacher, options, cleanup }: Workshop): Promise<Banks> {
+  const { signal, resume } = options;
+  const isResumed = resume !== undefined;
+  const kept = isResumed ? await keptBank(config.output, resume) : undefined;
+  const banks = new BankSource(config, teacher, { device, signal, onProgress: reporter(options, 'text bank') }, kept);
   cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
@@ -142,44 +210,43 @@ async function build(wanted: Config, { signal, onProgress, resume }: PrepareOpti
   const mapping = evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
   if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping, await emptyClassFolders(evaluationSource));
   await banks.dispose();
+  return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
+}
 
-  const { name, widthMultiplier, dropping, weights } = config.student;
-  const students = await Promise.all(studentNames(name).map(async (one, _, all) => {
-    const own = resume === undefined ? undefined : await CheckpointStore.graphOf(all.length === 1 ? config.output : join(config.output, one), resume);
-    if (own !== undefined) return new Student(one, device, teacher.embeddingSize, widthMultiplier, own, config.seed); // of a graph that its checkpoint alone knows
-    return createStudent(one, { device, embeddingSize: teacher.embeddingSize, widthMultiplier, dropping, seed: config.seed });
+/** The students with the weights that they begin with. */
+async function makeStudents({ config, device, teacher: { embeddingSize }, options: { resume, signal } }: Workshop): Promise<Student[]> {
+  const { student: { name, widthMultiplier, dropping, weights }, seed } = config;
+  const names = studentNames(name);
+  const outputOf = (student: string) => (names.length === 1 ? config.output : join(config.output, student));
+  const students = await Promise.all(names.map(async (one) => {
+    const own = resume === undefined ? undefined : await CheckpointStore.graphOf(outputOf(one), resume);
+    if (own !== undefined) return new Student(one, device, embeddingSize, widthMultiplier, own, seed); // of a graph that its checkpoint alone knows
+    return createStudent(one, { device, embeddingSize, widthMultiplier, dropping, seed });
   }));
-  const student = students[0]!;
   const begins = resume === undefined || (resume === 'last' && !(await CheckpointStore.isBegun(config.output)));
-  if (weights !== undefined && begins) await loadStartWeights(student, weights); // a checkpoint has all weights
+  if (weights !== undefined && begins) await loadStartWeights(students[0]!, weights); // a checkpoint has all weights
   for (const one of students) {
     await one.drawWeights(signal);
-    if (resume === 'last') await checkStart(students.length === 1 ? config.output : join(config.output, one.name), one, signal); // before images are decoded
+    if (resume === 'last') await checkStart(outputOf(one.name), one, signal); // before images are decoded
   }
-  if (tsb) await drawStartBank(tsb, config.seed, signal);
-  // With what was given, not what was chosen: the run says which is which.
-  const distiller = new Distiller({ device, teacher, student: students, tsb, config: { ...config, train: given.train }, images: source.ids.length, onlineClasses: config.evaluate.online ? source.classNames!.length : undefined });
-  cleanup.push(() => distiller.dispose());
-  throwIfAborted(signal, 'preparing the run');
+  return students;
+}
 
-  const dataset = await decode(source, device, config, { mode: cache, side, margin: config.data.margin, signal, report: report('training images') });
-  cleanup.push(() => dataset.dispose());
-  let evaluation: ZeroShotEvaluation | undefined;
-  let frozen: FrozenEvaluation | undefined;
+/** What judges the student while it is trained. */
+async function openJudges(
+  { source, evaluationSource, labelled, evaluationBank, mapping, mode, distiller }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller }, workshop: Workshop,
+): Promise<Pick<PreparedRun, 'evaluation' | 'frozen' | 'online'>> {
+  if (!evaluationSource || !evaluationBank) return { evaluation: undefined, frozen: undefined, online: undefined };
+  const { config, device, teacher: { mean, std }, side } = workshop;
+  const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
+  const evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
   let online: OnlineImages | undefined;
-  if (evaluationSource && evaluationBank) {
-    const images = await decode(evaluationSource, device, config, { mode: given.data.cache, side, margin: 1, signal, report: report('evaluation images') });
-    cleanup.push(() => images.dispose());
-    evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean: teacher.mean, std: teacher.std });
-    if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike, empty: await emptyClassFolders(source) }), mean: teacher.mean, std: teacher.std };
-    if (labelled !== undefined) {
-      const { resolution, precision } = distiller.encoder;
-      const learnt = await decode(labelled.train, device, config, { mode: given.data.cache, side: resolution, margin: 1, signal, report: report('evaluation images') });
-      cleanup.push(() => learnt.dispose());
-      frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean: teacher.mean, std: teacher.std, config, train: learnt, test: images });
-    }
-  }
-  return { config, device, teacher, student, tsb, dataset, evaluation, frozen, online, distiller, remarks: [...remarks, ...banks.remarks, ...pairRemark(teacher, tsb), ...[source, evaluationSource, labelled?.train].flatMap((images) => images?.remarks ?? [])] };
+  if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike, empty: await emptyClassFolders(source) }), mean, std };
+  if (labelled === undefined) return { evaluation, frozen: undefined, online };
+  const { resolution, precision } = distiller.encoder;
+  const train = await decode(labelled.train, 'evaluation images', { mode, side: resolution, margin: 1 }, workshop);
+  const frozen = new FrozenEvaluation({ device, batch: config.train.batchSize, resolution, precision, mean, std, config, train, test: images });
+  return { evaluation, frozen, online };
 }
 
 /** Embeddings of two models may be equally long, and nothing but the models' names tells that they are of two spaces; `openai/clip` and a folder `clip` are taken for one. */
@@ -208,24 +275,19 @@ async function keptBank(output: string, resume: string): Promise<TextualSemantic
 
 const nameAlike = 'Name class folders of training and evaluation images alike, or turn evaluate.online off';
 
-interface DecodeOptions {
-  mode: CacheMode;
-  side: number;
-  margin: number;
-  signal: AbortSignal | undefined;
-  report: (done: number, total: number) => void;
-}
-
-async function decode(source: ImageSource, device: Device, config: Config, { mode, side, margin, signal, report }: DecodeOptions): Promise<ImageCache | StreamedImages> {
-  return openDataset(source, mode, {
+async function decode(source: ImageSource, phase: Phase, { mode, side, margin }: { mode: CacheMode; side: number; margin: number }, { config, device, options, cleanup }: Workshop): Promise<ImageCache | StreamedImages> {
+  const report = reporter(options, phase);
+  const images = await openDataset(source, mode, {
     device,
     resolution: side,
     margin,
     ...placesOf(config),
     maxBrokenShare: config.data.maxBrokenShare,
-    signal,
+    signal: options.signal,
     onProgress: ({ done, total }) => report(done, total),
   });
+  cleanup.push(() => images.dispose());
+  return images;
 }
 
 /** Where decoded images are kept. */

@@ -1,6 +1,6 @@
-import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LgdError } from '../errors.js';
+import { firstWhere, isFile, isFolder } from '../files/folders.js';
 import { readListed } from '../files/manifest.js';
 import type { TensorRecord } from '../files/safetensors.js';
 import type { Student } from '../models/student.js';
@@ -34,11 +34,9 @@ export async function loadStartWeights(student: Student, file: string): Promise<
 
 /** Names the file that is meant where a folder has one: what was exported for a tool, a checkpoint, or a run. */
 async function checkNoFolder(path: string): Promise<void> {
-  const kindOf = async (place: string) => stat(place).catch(() => undefined);
-  if (!((await kindOf(path))?.isDirectory() ?? false)) return;
+  if (!(await isFolder(path))) return;
   const inside = ['.', 'checkpoints/best', 'checkpoints/last'].map((place) => join(path, place, 'model.safetensors'));
-  const kinds = await Promise.all(inside.map(kindOf));
-  const file = inside.find((_, i) => kinds[i]?.isFile());
+  const file = await firstWhere(inside, isFile);
   throw new LgdError('BAD_FILE', `${path} is a folder.`, { option: 'student.weights', allowed: 'a .safetensors file', mend: file === undefined ? 'Give a file of weights' : `Give the file in it: ${file}` });
 }
 

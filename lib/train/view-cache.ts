@@ -12,7 +12,8 @@ import type { Config } from '../config.js';
 import type { Device } from '../device.js';
 import { LgdError, writeError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
-import { writeFileAtomically } from '../files/safetensors.js';
+import { membersOf, parsed } from '../files/json.js';
+import { writeFileAtomically } from '../files/write-file.js';
 import type { AnyTeacher } from '../models/index.js';
 import { fingerprintOf } from '../models/teachers/ask.js';
 import type { NativeAddon, RowFileHandle, TensorHandle } from '../native.js';
@@ -216,11 +217,7 @@ async function readKey(path: string): Promise<CacheKey> {
   } finally {
     await file?.close();
   }
-  try {
-    const key = JSON.parse(text) as CacheKey | null;
-    if (key?.format === 'lgdistill-teacher-views' && key.version === 1) return key;
-  } catch {
-    // another kind of file, which is said below
-  }
+  const key = membersOf(parsed(text));
+  if (key['format'] === 'lgdistill-teacher-views' && key['version'] === 1) return key as unknown as CacheKey;
   throw new LgdError('BAD_FILE', `${path} is no file of teacher views of this version.`, { option: 'teacherCache.file', mend: 'Give another file' });
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { loadConfigFile, mergeConfig } from '../../lib/config.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 import { noteSkip } from '../shared.js';
 import { ensureBuilt } from './built.js';
 import { lgdistill } from './program.js';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
 import type { NameReport } from '../../lib/text/doctor.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 import { lgdistill } from './program.js';
 
 const folder = temporaryFolder();

@@ -5,7 +5,7 @@ import { create } from 'tar';
 import { beforeAll, expect, it } from 'vitest';
 import { PackFile } from '../../lib/data/pack/reader.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes } from '../integration/train-fixture.js';
+import { drawShapes } from '../fixtures/tiny.js';
 import { lgdistill } from './program.js';
 
 const folder = temporaryFolder();

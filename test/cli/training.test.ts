@@ -7,7 +7,7 @@ import type { StudentEvaluation } from '../../lib/evaluate/student.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import type { DoneEvent, EvaluationEvent } from '../../lib/train/events.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 import { ensureBuilt } from './built.js';
 import { lgdistill } from './program.js';
 

@@ -11,7 +11,7 @@ import { writeSafetensors } from '../../lib/files/safetensors.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { ensureBuilt } from '../cli/built.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 import { noteSkip } from '../shared.js';
 import { blocksOf, pages, root } from './pages.js';
 

@@ -18,7 +18,7 @@ import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { ensureBuilt } from '../cli/built.js';
 import { bundleChild, root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);

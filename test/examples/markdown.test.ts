@@ -12,8 +12,9 @@ import { addonPath } from '../../lib/addon.js';
 import { ensureBuilt } from '../cli/built.js';
 import { root } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawScenes, untrainedStudent } from '../integration/segmentation-fixture.js';
-import { drawShapes, shapeNames, tinyClip } from '../integration/train-fixture.js';
+import { drawScenes } from '../fixtures/scenes.js';
+import { untrainedStudent } from '../fixtures/student.js';
+import { drawShapes, shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 /** What is another thing in the test than in the text, everywhere it occurs: a model that is here for one on the hub, and sizes that take seconds for sizes that take hours. */
 const substitutions: readonly (readonly [string, string])[] = [

@@ -8,7 +8,7 @@ import { Distiller } from '../../lib/train/distiller.js';
 import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let runs = 0;

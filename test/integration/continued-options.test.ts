@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { lgdistill } from '../cli/program.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const run = join(folder, 'run');

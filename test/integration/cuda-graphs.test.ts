@@ -15,7 +15,7 @@ import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun, type PreparedRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
-import { drawShapes, madeUpTeacher, sameBits, shapeNames, smallConfig } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, sameBits, shapeNames, smallConfig } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let files: { data: string; few: string; labelled: string; native: string; nativeBank: string; precomputed: string; precomputedBank: string };

@@ -19,9 +19,10 @@ import { resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { isWanted } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { untrainedStudent } from '../fixtures/student.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { leftOver, withFault } from './failing-gpu-fixture.js';
-import { oneStepTrainings, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+import { oneStepTrainings, sceneClasses } from '../fixtures/scenes.js';
 
 const folder = temporaryFolder();
 const { student, scenes, masked, boxed, dense } = await oneStepTrainings(folder);

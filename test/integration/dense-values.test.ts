@@ -1,7 +1,6 @@
 /** What segmenters, detectors and their scores refuse: networks whose numbers are no numbers, and options that have no such value. Where their boxes may lie. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { evaluateDetection, trainDetection } from '../../lib/dense/detection.js';
@@ -13,7 +12,8 @@ import { openDevice } from '../../lib/device.js';
 import { readDense, writeDense } from '../../lib/runs/network-file.js';
 import { readStudent, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { oneStepTrainings, sceneClasses } from './segmentation-fixture.js';
+import { oneStepTrainings, sceneClasses } from '../fixtures/scenes.js';
+import { plainPicture } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const { student, scenes, masked, boxed } = await oneStepTrainings(folder);
@@ -97,7 +97,7 @@ describe('a detector', () => {
     using device = await openDevice('cpu');
     using detector = await Detector.load(output, { device });
     for (const [width, height] of [[30, 120], [120, 30], [64, 64]] as const) {
-      const found = await detector.detect(await sharp({ create: { width, height, channels: 3, background: '#a33' } }).png().toBuffer(), { scoreThreshold: 0, iouThreshold: 1 });
+      const found = await detector.detect(await plainPicture('#a33', width, height), { scoreThreshold: 0, iouThreshold: 1 });
       expect(found.length).toBeGreaterThan(10);
       for (const { box: [x, y, w, h] } of found) {
         expect([x >= 0, y >= 0, w > 0, h > 0, x + w < width + 1e-9, y + h < height + 1e-9], `${width} x ${height}: ${x}, ${y}, ${w}, ${h}`).toEqual(Array(6).fill(true));

@@ -8,7 +8,8 @@ import { Detector } from '../../lib/dense/detector.js';
 import { openDevice } from '../../lib/device.js';
 import { readDense } from '../../lib/runs/network-file.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { drawScene, untrainedStudent } from './segmentation-fixture.js';
+import { drawScene } from '../fixtures/scenes.js';
+import { untrainedStudent } from '../fixtures/student.js';
 
 let folder: string;
 let student: string;

@@ -13,7 +13,7 @@ import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../l
 import { resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { fillDisk, smallDisk } from '../fixtures/small-disk.js';
-import { drawShapes, madeUpTeacher, sameBits, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, plainPicture, sameBits, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const mebibyte = 2 ** 20;
@@ -95,7 +95,7 @@ it.skipIf(packs === undefined)('a pack keeps what it had when the disk was full,
 
 const spilt = smallDisk('decoded images on a full disk', mebibyte);
 it.skipIf(spilt === undefined)('decoded images that find no room there leave nothing', async () => {
-  const bytes = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#123' } }).png().toBuffer();
+  const bytes = await plainPicture('#123', 8);
   using device = await openDevice('cpu');
   const build = ImageCache.build(imagesFromBuffers([{ id: 'a', bytes }]), { device, resolution: 8, margin: 1, memoryLimitBytes: 0, spillFolder: spilt!, maxBrokenShare: 0 });
   await expect(build).rejects.toMatchObject({ code: 'NOT_WRITABLE', message: expect.stringContaining(`${spilt} past 0 MiB: the disk is full`) as unknown });

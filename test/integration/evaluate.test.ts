@@ -15,7 +15,7 @@ import { createStudent, loadTeacher, type AnyTeacher } from '../../lib/models/in
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { noteSkip, sharedPath } from '../shared.js';
-import { drawShapes, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from './train-fixture.js';
+import { drawShapes, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let device: Device;

@@ -6,7 +6,7 @@ import { expect, it } from 'vitest';
 import { addonPath } from '../../lib/addon.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, smallConfig } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, smallConfig } from '../fixtures/tiny.js';
 
 /** Milliseconds. */
 interface Delays {

@@ -10,7 +10,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../lib/onnx.js';
 import { loadStudent, readStudent, writeStudent } from '../../lib/runs/student-file.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes } from './train-fixture.js';
+import { drawShapes } from '../fixtures/tiny.js';
 
 vi.mock('../../lib/onnx-format.js', { spy: true });
 

@@ -7,13 +7,13 @@ import { openDevice } from '../../lib/device.js';
 import { referenceEmbeddings } from '../../lib/export/compare.js';
 import { readExportSource } from '../../lib/export/source.js';
 import { exportStudent } from '../../lib/export/student.js';
-import * as safetensors from '../../lib/files/safetensors.js';
+import * as writing from '../../lib/files/write-file.js';
 import { loadTeacher } from '../../lib/models/index.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { madeUpBank, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, shapeNames } from './train-fixture.js';
+import { drawShapes, shapeNames } from '../fixtures/tiny.js';
 
-vi.mock('../../lib/files/safetensors.js', { spy: true });
+vi.mock('../../lib/files/write-file.js', { spy: true });
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);
@@ -74,9 +74,9 @@ test.each([
   ['text_bank.json', '"embeddings":[[', '"embeddings":[[9,'],
   ['text_bank.json', '{', ''],
 ])('a folder whose %s differs is not left behind', async (file, old, fresh) => {
-  const { writeFileAtomically } = await vi.importActual<typeof safetensors>('../../lib/files/safetensors.js');
+  const { writeFileAtomically } = await vi.importActual<typeof writing>('../../lib/files/write-file.js');
   let spoilt = false;
-  vi.mocked(safetensors.writeFileAtomically).mockImplementation((path, content) => {
+  vi.mocked(writing.writeFileAtomically).mockImplementation((path, content) => {
     if (basename(path) !== file) return writeFileAtomically(path, content);
     const text = [...(content as Iterable<string>)].join('');
     spoilt = text.includes(old);

@@ -10,7 +10,7 @@ import { createStudent } from '../../lib/models/student.js';
 import * as files from '../../lib/runs/student-file.js';
 import { version } from '../../lib/version.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, shapeNames, smallConfig, train, type Outcome } from './train-fixture.js';
+import { drawShapes, shapeNames, smallConfig, train, type Outcome } from '../fixtures/tiny.js';
 
 vi.mock('../../lib/runs/student-file.js', { spy: true });
 

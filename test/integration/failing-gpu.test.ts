@@ -15,7 +15,7 @@ import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
 import { towers, writeTeacher } from '../gpu/setup.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { leftOver, withFault } from './failing-gpu-fixture.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const calls = join(folder, 'calls');

@@ -10,7 +10,7 @@ import type { Dataset } from '../../lib/train/batch.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let data: string;

@@ -3,7 +3,6 @@
  * Prints a line of JSON: the memory after a third of the cycles, and after all, and the most that the process occupied.
  */
 import { setImmediate } from 'node:timers/promises';
-import sharp from 'sharp';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
@@ -11,13 +10,14 @@ import { openDevice } from '../../lib/device.js';
 import { createStudent, Encoder, initialWeights, loadTeacher, studentGraph } from '../../lib/models/index.js';
 import { bankLoss } from '../../lib/semantic/index.js';
 import { Distiller } from '../../lib/train/distiller.js';
+import { plainPicture } from '../fixtures/tiny.js';
 
 const [, , mode, count, teacherFile] = process.argv as [string, string, 'dispose' | 'forget', string, string];
 const cycles = Number(count);
 const names = ['circle', 'square'];
 const [name, widthMultiplier] = ['mobilenet_v3_small', 0.1] as const;
 const weights = initialWeights(studentGraph(name, { embeddingSize: 16, widthMultiplier }), 0); // drawn once: it would take most of the time
-const picture = await sharp({ create: { width: 64, height: 64, channels: 3, background: 'teal' } }).png().toBuffer();
+const picture = await plainPicture('teal', 64);
 
 async function cycle(): Promise<void> {
   const device = await openDevice('cpu', { threads: 2 });

@@ -1,7 +1,6 @@
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { ImageCache } from '../../lib/data/cache.js';
@@ -18,7 +17,7 @@ import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { noteSkip } from '../shared.js';
-import { drawShapes, madeUpTeacher, smallConfig, tinyClip } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ownTeacher, plainPicture, smallConfig, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/lifecycle-child.ts');
@@ -32,7 +31,7 @@ let picture: Buffer;
 
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 2 });
-  picture = await sharp({ create: { width: 96, height: 96, channels: 3, background: 'teal' } }).png().toBuffer();
+  picture = await plainPicture('teal', 96);
   await PrecomputedTeacher.save(teacherFile, ids, Float32Array.from({ length: 32 }, (_, i) => Math.cos(i)), { resolution: 32 });
 });
 afterAll(() => device.dispose());
@@ -110,7 +109,7 @@ describe('disposal with work under way', () => {
     const known = await PrecomputedTeacher.load(teacherFile);
     let answer: () => void = () => undefined;
     const asked = new Promise<void>((resolve) => (answer = resolve));
-    const slow = { ...known, kind: 'custom', resolution: 32, embeddingSize: 16, mean: known.mean, std: known.std, embed: () => asked.then(() => known.lookup(ids)), fingerprint: async () => 'slow' } as unknown as AnyTeacher;
+    const slow = ownTeacher({ mean: known.mean, std: known.std, embed: () => asked.then(() => known.lookup(ids)) });
     using cache = await makeCache();
     const distiller = await makeDistiller(slow);
     const step = distiller.queueStep([batchOf(cache)], { step: 0, learningRate: 0.1 });

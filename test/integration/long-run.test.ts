@@ -9,7 +9,7 @@ import { readRuns } from '../../lib/report/read-run.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const child = await bundleChild('test/integration/long-run-child.ts');

@@ -1,7 +1,6 @@
 /** A teacher of a caller's own in training, which may throw whatever it likes, and stop when it is told to. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import type { ConfigInput } from '../../lib/config.js';
@@ -15,6 +14,7 @@ import { readStudent } from '../../lib/runs/student-file.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { ownTeacher, plainPicture } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const size = 8;
@@ -25,7 +25,7 @@ let runs = 0;
 
 beforeAll(async () => {
   device = await openDevice('cpu', { threads: 1 });
-  const pictures = await Promise.all(['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({ id: background, bytes: await sharp({ create: { width: 40, height: 40, channels: 3, background } }).png().toBuffer() })));
+  const pictures = await Promise.all(['red', 'teal', 'gold', 'grey', 'pink', 'navy', 'lime', 'plum'].map(async (background) => ({ id: background, bytes: await plainPicture(background) })));
   images = await ImageCache.build(imagesFromBuffers(pictures), { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 });
 });
 afterAll(() => {
@@ -33,16 +33,15 @@ afterAll(() => {
 });
 
 /** @param before called with the number of the call from 1, before it answers */
-function ownTeacher(before: (call: number, signal: AbortSignal | undefined) => Promise<void> | void): CustomTeacherApi {
+function teacherThat(before: (call: number, signal: AbortSignal | undefined) => Promise<void> | void): CustomTeacherApi {
   let calls = 0;
-  return {
-    kind: 'custom', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
+  return ownTeacher({
+    embeddingSize: size,
     embed: async (pixels, batch, { signal } = {}) => {
       await before(++calls, signal);
       return Float32Array.from({ length: batch * size }, (_, i) => pixels[i * 97]! + Math.cos(i));
     },
-    fingerprint: async () => 'own', dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
-  };
+  });
 }
 
 function distillerOf(teacher: CustomTeacherApi, output: string, train: ConfigInput['train'] = {}, log: ConfigInput['log'] = {}): Distiller {
@@ -59,7 +58,7 @@ async function eventsOf(run: AsyncIterable<RunEvent>): Promise<RunEvent[]> {
 }
 
 describe('a teacher that throws', () => {
-  const thrown = (value: unknown) => ownTeacher((call) => {
+  const thrown = (value: unknown) => teacherThat((call) => {
     if (call === 2) throw value;
   });
 
@@ -80,7 +79,7 @@ describe('a teacher that throws', () => {
 
 describe('a teacher that waits', () => {
   /** At its call of that number until its signal fires, which it then does at once. */
-  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) => ownTeacher((call, signal) => {
+  const waiting = (at: number, controller: AbortController, reason: (signal: AbortSignal) => unknown) => teacherThat((call, signal) => {
     if (call !== at) return undefined;
     setTimeout(() => controller.abort(), 10);
     return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(reason(signal) as Error)));
@@ -91,7 +90,7 @@ describe('a teacher that waits', () => {
     ['in the second batch of a step, without a reason', { accumulate: 2 }, 4, () => undefined],
   ])('for its signal ends a run that is stopped with a checkpoint, which goes on with the same bits: %s', async (_, train, at, reason) => {
     const [whole, broken] = [output(), output()];
-    const willing = ownTeacher(() => undefined);
+    const willing = teacherThat(() => undefined);
     using unbroken = distillerOf(willing, whole, train);
     await eventsOf(unbroken.run(images));
     const controller = new AbortController();
@@ -108,14 +107,14 @@ describe('a teacher that waits', () => {
 
   it('and never answers is not waited for', async () => {
     const controller = new AbortController();
-    const deaf = ownTeacher((call) => (call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10))));
+    const deaf = teacherThat((call) => (call < 3 ? undefined : new Promise(() => setTimeout(() => controller.abort(), 10))));
     using stopped = distillerOf(deaf, output());
     expect((await eventsOf(stopped.run(images, { signal: controller.signal }))).at(-1)).toMatchObject({ type: 'interrupted', step: 2 });
   });
 
   it('nor is one that does not say what it is', async () => {
     const controller = new AbortController();
-    const deaf = { ...ownTeacher(() => undefined), fingerprint: () => new Promise<string>(() => setTimeout(() => controller.abort(), 10)) };
+    const deaf = { ...teacherThat(() => undefined), fingerprint: () => new Promise<string>(() => setTimeout(() => controller.abort(), 10)) };
     using stopped = distillerOf(deaf, output());
     await expect(eventsOf(stopped.run(images, { signal: controller.signal }))).rejects.toMatchObject({ code: 'ABORTED' });
   });
@@ -128,7 +127,7 @@ describe('a run that stands still', () => {
 
   it('says what it waits for, in its log too, and goes on', async () => {
     const path = output();
-    using distiller = distillerOf(ownTeacher((call) => (call === 3 ? sleep(100) : undefined)), path, {}, { stallMinutes });
+    using distiller = distillerOf(teacherThat((call) => (call === 3 ? sleep(100) : undefined)), path, {}, { stallMinutes });
     const readMetrics = vi.spyOn(distiller, 'readMetrics').mockImplementationOnce(async (...given) => {
       await sleep(100);
       readMetrics.mockRestore();
@@ -145,7 +144,7 @@ describe('a run that stands still', () => {
     const { length, ids, sourceIndex, store } = images;
     let batches = 0;
     const silent = { length, ids, sourceIndex, store, prepare: async () => (++batches === 2 ? new Promise<never>(() => undefined) : { store, release: () => undefined }) };
-    using distiller = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes });
+    using distiller = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes });
     let wait: RunEvent | undefined;
     for await (const event of distiller.run(silent)) {
       if (event.type !== 'waiting') continue;
@@ -153,7 +152,7 @@ describe('a run that stands still', () => {
       break;
     }
     expect(wait).toMatchObject({ step: 1, for: 'images', seconds: 0 });
-    using again = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes: 0 });
+    using again = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes: 0 });
     expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done', step: 8 });
   });
 
@@ -164,7 +163,7 @@ describe('a run that stands still', () => {
     const prepare = async () => (++asked < 3 ? { store, release: () => undefined } : new Promise<never>(() => undefined)); // four batches of two, of which one is ahead
     const evaluation = new ZeroShotEvaluation({ device, images: { length, ids, store, prepare, classNames, labels: Int32Array.from(ids, (_, i) => i % 3) }, bank: tsb, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] });
     const path = output();
-    using distiller = distillerOf(ownTeacher(() => undefined), path, {}, { stallMinutes });
+    using distiller = distillerOf(teacherThat(() => undefined), path, {}, { stallMinutes });
     const waits: RunEvent[] = [];
     for await (const event of distiller.run(images, { evaluation })) {
       if (event.type === 'waiting' && event.for === 'evaluation') waits.push(event);
@@ -180,7 +179,7 @@ describe("a network of one's own by the name of a known student", () => {
     const g = new GraphBuilder('resnet18');
     return g.finish(g.linear(g.globalPool(g.convNorm(g.images, 'stem', { channels: 8, kernel: 3, stride: 2 }, activation)), 'head.0', { features: size }));
   };
-  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) => new Distiller({ device, teacher: ownTeacher(() => undefined), student: new Student('resnet18', device, size, 1, graphOf(activation), 0), tsb, config: {
+  const of = (activation: 'relu' | 'silu', path: string, maxSteps?: number) => new Distiller({ device, teacher: teacherThat(() => undefined), student: new Student('resnet18', device, size, 1, graphOf(activation), 0), tsb, config: {
     method: 'lgd', output: path, data: { resolution: 32 }, train: { batchSize: 2, epochs: 2, learningRate: 0.05, maxSteps },
   } });
 
@@ -205,11 +204,11 @@ describe("a network of one's own by the name of a known student", () => {
     using begun = of('relu', path);
     await stop(begun.run(images));
     const refusal = { code: 'BAD_CHECKPOINT', message: expect.stringContaining('another student than resnet18') as string };
-    using known = new Distiller({ device, teacher: ownTeacher(() => undefined), student: createStudent('resnet18', { device, embeddingSize: size }), tsb, config: { ...begun.config, output: path } });
+    using known = new Distiller({ device, teacher: teacherThat(() => undefined), student: createStudent('resnet18', { device, embeddingSize: size }), tsb, config: { ...begun.config, output: path } });
     await expect(eventsOf(known.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
     const loaded = new Student('resnet18', device, size, 1, graphOf('relu'), 0);
     loaded.load(new Student('resnet18', device, size, 1, graphOf('relu'), 1).weights);
-    using others = new Distiller({ device, teacher: ownTeacher(() => undefined), student: loaded, tsb, config: begun.config });
+    using others = new Distiller({ device, teacher: teacherThat(() => undefined), student: loaded, tsb, config: begun.config });
     await expect(eventsOf(others.run(images, { resume: 'last' }))).rejects.toMatchObject(refusal);
     for (const again of [1, 2]) {
       using same = of('relu', path);
@@ -225,7 +224,7 @@ describe('members that are something else', () => {
   it.each(['prepare', 'broken', 'length'])('%s of a data set is named, with what was found', async (member) => {
     const { length, ids, sourceIndex, store } = images;
     for (const value of member === 'length' ? odd.slice(1) : odd) {
-      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      using distiller = distillerOf(teacherThat(() => undefined), output());
       const dataset = { length, ids, sourceIndex, store, [member]: value } as unknown as ImageCache;
       await expect((async () => eventsOf(distiller.run(dataset)))()).rejects.toMatchObject({ code: 'BAD_DATASET', option: `dataset.${member}`, found: value });
     }
@@ -233,8 +232,8 @@ describe('members that are something else', () => {
 
   it('of a teacher, and of the run, too', async () => {
     for (const value of odd) {
-      for (const member of ['embed', 'fingerprint']) expect(() => distillerOf({ ...ownTeacher(() => undefined), [member]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error);
-      using distiller = distillerOf(ownTeacher(() => undefined), output());
+      for (const member of ['embed', 'fingerprint']) expect(() => distillerOf({ ...teacherThat(() => undefined), [member]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${member}` }) as Error);
+      using distiller = distillerOf(teacherThat(() => undefined), output());
       expect(() => distiller.run(images, { evaluation: value as never })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'evaluation' }) as Error);
     }
   });
@@ -243,10 +242,10 @@ describe('members that are something else', () => {
     const { length, ids, sourceIndex, store } = images;
     for (const thrown of [null, undefined, Object.create(null)] as unknown[]) {
       const path = output();
-      using distiller = distillerOf(ownTeacher(() => undefined), path);
+      using distiller = distillerOf(teacherThat(() => undefined), path);
       const fail = () => { throw thrown; };
       await expect(eventsOf(distiller.run({ length, ids, sourceIndex, store, prepare: async () => ({ store, release: fail }) }))).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('release()') as string });
-      using again = distillerOf(ownTeacher(() => undefined), path);
+      using again = distillerOf(teacherThat(() => undefined), path);
       expect((await eventsOf(again.run(images, { resume: 'last' }))).at(-1)).toMatchObject({ type: 'done' }); // the folder was closed
       const source = { root: 'own', ids: ['a'], read: async () => fail() };
       await expect(ImageCache.build(source, { device, resolution: 32, margin: 1, memoryLimitBytes: 1e9, spillFolder: folder, maxBrokenShare: 0 })).rejects.toMatchObject({ code: 'BAD_DATASET' });
@@ -255,7 +254,7 @@ describe('members that are something else', () => {
 });
 
 describe('a distiller that cannot be made', () => {
-  const teacher = ownTeacher(() => undefined);
+  const teacher = teacherThat(() => undefined);
 
   it.each([['resolution', 0], ['resolution', 32.5], ['embeddingSize', NaN], ['std', [0, 1, 1]], ['mean', Float32Array.of(0, 0, 0)]] as const)('for the teacher\'s %s %s says so', (option, value) => {
     expect(() => distillerOf({ ...teacher, [option]: value }, output())).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: `teacher.${option}`, found: value }) as Error);

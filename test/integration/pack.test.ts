@@ -14,7 +14,7 @@ import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { preflight } from '../../lib/train/preflight.js';
 import { prepareRun } from '../../lib/train/setup.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train, type Outcome } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const bundle = await bundleChild('test/integration/pack-child.ts');

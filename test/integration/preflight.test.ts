@@ -7,7 +7,7 @@ import { Distiller } from '../../lib/train/distiller.js';
 import { preflight, type PreflightReport } from '../../lib/train/preflight.js';
 import { prepareRun, type PreparedRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, ofType, sameBits, smallConfig } from './train-fixture.js';
+import { drawShapes, ofType, ownTeacher, sameBits, smallConfig } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let data: string;
@@ -50,9 +50,8 @@ describe('what a run will take', () => {
   it('says of a slow teacher of the caller\'s own what would shorten it', async () => {
     await withRun({}, async ({ device, teacher, student, tsb, config: { train, data }, dataset }) => {
       const { id, embeddingSize, resolution, mean, std } = teacher;
-      const nothing = { dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined };
       const embed = (_: Float32Array, batch: number) => new Promise<Float32Array>((done) => setTimeout(done, 1000, new Float32Array(batch * embeddingSize).fill(1)));
-      const slow = { kind: 'custom' as const, id, embeddingSize, resolution, mean, std, embed, fingerprint: async () => 'slow', ...nothing };
+      const slow = ownTeacher({ id, embeddingSize, resolution, mean, std, embed });
       using own = new Distiller({ device, teacher: slow, student: createStudent('mobilenet_v3_small', { device, embeddingSize, widthMultiplier: student.widthMultiplier }), tsb, config: { method: 'lgd', train, data } });
       expect(await preflight(own, dataset, { seconds: 0.05 })).toMatchObject({ bottleneck: 'teacher', advice: expect.stringContaining('teacherCache.views') as unknown });
     });

@@ -10,7 +10,8 @@ import { openDevice } from '../../lib/device.js';
 import { embedImages, encoderEmbedder } from '../../lib/evaluate/embed.js';
 import { FeatureExtractor } from '../../lib/evaluate/features.js';
 import { OnlineProbe } from '../../lib/evaluate/online.js';
-import { evaluateProtocol, protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocols.js';
+import { protocols, type ProtocolEvaluation } from '../../lib/evaluate/protocol-result.js';
+import { evaluateProtocol } from '../../lib/evaluate/protocols.js';
 import { wilsonInterval } from '../../lib/evaluate/score.js';
 import { readSafetensors } from '../../lib/files/safetensors.js';
 import { CompiledEncoder, studentGraph } from '../../lib/models/index.js';
@@ -19,7 +20,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNormal } from '../fixtures/random.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
 import { madeUpStudent, writeMadeUpStudent } from '../fixtures/student.js';
-import { drawShapes, ofType, sameBits, shapeNames, smallConfig, train } from './train-fixture.js';
+import { drawShapes, ofType, sameBits, shapeNames, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const at = (...parts: string[]) => join(folder, ...parts);

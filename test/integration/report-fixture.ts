@@ -1,6 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { drawShapes, shapeNames, smallConfig, train } from './train-fixture.js';
+import { drawShapes, shapeNames, smallConfig, train } from '../fixtures/tiny.js';
 
 /** Names as users may give them: markup, quotes, and what would end a script element or a template. */
 export const hostileNames = ['<script>alert(1)</script>', `"quoted" & 'so'`, '<img src=x onerror=alert(2)>', '${alert(3)}</script>'] as const;

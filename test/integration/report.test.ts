@@ -7,7 +7,7 @@ import type { Gallery } from '../../lib/report/anchors.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { hostileNames, makeReportRuns, type ReportRuns } from './report-fixture.js';
-import { shapeNames, tinyClip } from './train-fixture.js';
+import { shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let runs: ReportRuns;

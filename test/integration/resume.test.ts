@@ -15,7 +15,7 @@ import { lgdistill } from '../cli/program.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const bundle = await bundleChild('test/integration/resume-child.ts');

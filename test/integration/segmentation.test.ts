@@ -18,8 +18,8 @@ import { readDense } from '../../lib/runs/network-file.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { encodePng } from '../fixtures/png.js';
 import { relativeError } from '../fixtures/semantic/cases.js';
-import { madeUpStudent } from '../fixtures/student.js';
-import { drawScenes, sceneClasses, untrainedStudent } from './segmentation-fixture.js';
+import { madeUpStudent, untrainedStudent } from '../fixtures/student.js';
+import { drawScenes, sceneClasses } from '../fixtures/scenes.js';
 
 let folder: string;
 let scenes: string;
@@ -87,7 +87,7 @@ describe('segmentation', () => {
     network.load(denseProjectionWeights(network.graph, weights));
     const images = network.makeImages();
     const pixels = new Float32Array(3 * 64 * 64);
-    putPixels(await sharp(scene).removeAlpha().raw().toBuffer(), pixels, { width: 64, height: 64, resolution: 64, mean: info.mean, std: info.std, flip: false });
+    putPixels(await sharp(scene).removeAlpha().raw().toBuffer(), pixels, { width: 64, height: 64, flip: false }, { resolution: 64, mean: info.mean, std: info.std });
     device.addon.writeImages(images, pixels);
     network.forwardTensor(images);
     const map = await device.addon.readTensor(network.output); // [4, 4, D]

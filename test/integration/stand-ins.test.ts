@@ -9,7 +9,7 @@ import { openDevice } from '../../lib/device.js';
 import { createStudent, loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, sameBits, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, sameBits, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const broken = 'circle/7.png'; // the last of its class: cross/0.png stands in for it

@@ -8,7 +8,7 @@ import { writeReport } from '../../lib/report/report.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train, type Outcome } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train, type Outcome } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const names = ['mobilenet_v3_small', 'mobilenet_v2'];

@@ -10,7 +10,7 @@ import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { markOf } from '../../lib/train/teacher-mark.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let data: string;

@@ -10,7 +10,7 @@ import { TextTokenizer } from '../../lib/text/tokenizers.js';
 import { devicesUnderTest } from '../devices.js';
 import { relativeError } from '../fixtures/encoder-vectors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 // Models of random weights as PyTorch stores and computes them: test/vectors/towers/make_towers.py. Their tokens are the words w0, w1, ...
 const towers = fileURLToPath(new URL('../vectors/towers', import.meta.url));

@@ -13,7 +13,7 @@ import { bankLoss, bankUpdate } from '../../lib/semantic/index.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, sameBits, shapeNames, tinyClip } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ownTeacher, sameBits, shapeNames, tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const [K, B] = [shapeNames.length, 4];
@@ -165,8 +165,7 @@ describe('Distiller', () => {
         pixels.forEach((value, i) => (embeddings[Math.floor(i / image) * embeddingSize + Math.floor((i % image) / cell)]! += value));
         return embeddings;
       };
-      const nothing = { dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined };
-      return { kind: 'custom', id: 'slow', embeddingSize, resolution: 32, mean, std, embed, fingerprint: async () => 'slow', ...nothing };
+      return ownTeacher({ embeddingSize, mean, std, embed });
     }
 
     async function distil(failing: number | undefined, accumulate: number, isAwaited: boolean): Promise<{ state: DistillerState; losses: unknown[] }> {

@@ -16,7 +16,7 @@ import type { Batch } from '../../lib/train/batch.js';
 import { Distiller, type DistillerState } from '../../lib/train/distiller.js';
 import { devicesUnderTest } from '../devices.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, sameBits } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, sameBits } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const devices = await devicesUnderTest('two distillers');

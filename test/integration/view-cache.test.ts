@@ -7,7 +7,7 @@ import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.j
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { TeacherViewCache } from '../../lib/train/view-cache.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from './train-fixture.js';
+import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, type Outcome } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let data: string;

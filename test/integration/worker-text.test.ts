@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
 import { bundleChild } from '../fixtures/child.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 const child = await bundleChild('test/integration/worker-text-child.ts');
 

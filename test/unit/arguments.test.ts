@@ -2,18 +2,17 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import * as api from '../../lib/index.js';
 import { LgdError, type ErrorCode } from '../../lib/errors.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { ownTeacher, plainPicture, tinyClip } from '../fixtures/tiny.js';
 
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- what a caller from JavaScript may write
 type Anything = any;
 const js = api as Anything;
 
-const picture = await sharp({ create: { width: 40, height: 40, channels: 3, background: 'red' } }).png().toBuffer();
+const picture = await plainPicture('red');
 const folder = temporaryFolder();
 const size = 8;
 const names = ['a', 'b', 'c'];
@@ -26,11 +25,7 @@ let student: api.Student;
 let distiller: api.Distiller;
 const tsb = api.TextualSemanticsBank.fromEmbeddings(names, Float32Array.from({ length: names.length * size }, (_, i) => Math.sin(i)), { encoderId: 'made up' });
 /** A teacher of a caller's own: an object. */
-const teacher: api.CustomTeacherApi = {
-  kind: 'custom', id: 'own', embeddingSize: size, resolution: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5],
-  embed: async (pixels, batch) => Float32Array.from({ length: batch * size }, (_, i) => pixels[i]! + 2),
-  fingerprint: async () => 'own', dispose: async () => undefined, [Symbol.dispose]: () => undefined, [Symbol.asyncDispose]: async () => undefined,
-};
+const teacher = ownTeacher({ embeddingSize: size });
 const config: api.ConfigInput = { method: 'lgd', output: join(folder, 'run'), train: { batchSize: 2 } };
 
 beforeAll(async () => {

@@ -9,7 +9,8 @@ import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { version } from '../../lib/version.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { fixedEncoder, tinyClip } from '../fixtures/text-encoder.js';
+import { fixedEncoder } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const templates = ['a photo of a {}', '{}', 'an old {} in the street at night'];

@@ -8,6 +8,7 @@ import { classesOf, openMaskFolder } from '../../lib/data/mask-folders.js';
 import { readPngMask } from '../../lib/data/png-mask.js';
 import { encodePng, pngChunk } from '../fixtures/png.js';
 import { randomNumbers } from '../fixtures/random.js';
+import { plainPicture } from '../fixtures/tiny.js';
 
 let folder: string;
 beforeAll(async () => { folder = await mkdtemp(join(tmpdir(), 'lgdistill-masks-')); });
@@ -59,7 +60,7 @@ async function put(path: string, content: Buffer | string): Promise<void> {
   await mkdir(dirname(join(folder, path)), { recursive: true });
   await writeFile(join(folder, path), content);
 }
-const picture = () => sharp({ create: { width: 4, height: 2, channels: 3, background: '#888' } }).png().toBuffer();
+const picture = () => plainPicture('#888', 4, 2);
 const mask = (values: number[]) => encodePng({ width: 4, height: 2, bits: 8, colour: 0, values });
 
 /** What errors call the folder and its part. */

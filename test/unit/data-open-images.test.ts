@@ -8,6 +8,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
+import { plainPicture } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 const jpeg = (level: number) => picture(20, 16, [level, 0, 0]).jpeg().toBuffer();
@@ -116,7 +117,7 @@ describe('tar shards', () => {
     await expect(openImages(file, { labels: 'folders' })).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('no labels') as string });
     const compressed = await tar(join(folder, 'compressed.tar'), { 'a.jpg': await jpeg(1) }, { gzip: true });
     const cut = join(folder, 'cut.tar');
-    await writeFile(cut, (await sharp({ create: { width: 1, height: 1, channels: 3, background: 'red' } }).png().toBuffer()).subarray(0, 5));
+    await writeFile(cut, (await plainPicture('red', 1)).subarray(0, 5));
     const empty = await tar(join(folder, 'empty.tar'), { 'a.txt': 'no picture' });
     const wrong = await tar(join(folder, 'wrong.tar'), { 'a.jpg': await jpeg(1), 'a.cls': 'cat' });
     for (const path of [compressed, cut, empty, wrong]) await expect(openImages(path), path).rejects.toMatchObject({ code: 'BAD_DATASET', mend: expect.any(String) as string });

@@ -117,7 +117,7 @@ describe('views', () => {
 
   it('are normalised and mirrored in place', () => {
     const into = new Float32Array(3 * 4);
-    putPixels(Uint8Array.from([0, 51, 255, 255, 102, 0]), into, { width: 2, height: 1, resolution: 2, mean: [0.5, 0, 0], std: [0.5, 1, 2], flip: true });
+    putPixels(Uint8Array.from([0, 51, 255, 255, 102, 0]), into, { width: 2, height: 1, flip: true }, { resolution: 2, mean: [0.5, 0, 0], std: [0.5, 1, 2] });
     expect(Array.from(into, (value) => Math.round(value * 1e6) / 1e6)).toEqual([1, -1, 0, 0, 0.4, 0.2, 0, 0, 0, 0.5, 0, 0]);
   });
 

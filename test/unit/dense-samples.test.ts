@@ -9,6 +9,7 @@ import { decodePart, imageSize } from '../../lib/dense/pixels.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { encodePng } from '../fixtures/png.js';
 import { randomNumbers } from '../fixtures/random.js';
+import { plainPicture } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 async function put(path: string, content: Buffer | string): Promise<void> {
@@ -57,7 +58,7 @@ describe('an image whose EXIF turns it', () => {
 
 describe('what to train on', () => {
   it('has a mask with a pixel of a class', async () => {
-    const image = await sharp({ create: { width: 4, height: 2, channels: 3, background: '#888' } }).png().toBuffer();
+    const image = await plainPicture('#888', 4, 2);
     for (const name of ['0', '1']) {
       await put(`ignored/images/${name}.png`, image);
       await put(`ignored/masks/${name}.png`, mask(4, 2, 255));

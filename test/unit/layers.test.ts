@@ -18,6 +18,20 @@ function rankOf(file: string, layers: readonly (readonly string[])[]): number {
   return rank;
 }
 
+/** Files that import each other in a circle, types too: of each circle that a walk from file to file comes upon, the way round. */
+function circlesAmong(files: readonly string[], importsOf: (file: string) => string[]): string[] {
+  const circles: string[] = [];
+  const done = new Set<string>();
+  const walk = (file: string, way: readonly string[]): void => {
+    if (way.includes(file)) circles.push([...way.slice(way.indexOf(file)), file].join(' -> '));
+    if (way.includes(file) || done.has(file)) return;
+    for (const other of importsOf(file)) walk(other, [...way, file]);
+    done.add(file);
+  };
+  for (const file of files) walk(file, []);
+  return circles;
+}
+
 function upwardImports(files: string[], importsOf: (file: string) => string[], layers: readonly (readonly string[])[]): string[] {
   return files.flatMap((file) => importsOf(file).filter((other) => rankOf(other, layers) > rankOf(file, layers)).map((other) => `${file} -> ${other}`));
 }
@@ -47,10 +61,15 @@ it('what a file of lib exports is imported somewhere, or public', () => {
   expect(exported.filter((entry) => !wanted.has(entry.split(': ')[1]!))).toEqual([]);
 });
 
+function importsInLib(file: string): string[] {
+  return [...readFileSync(join(root, file), 'utf8').matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)]
+    .map((match) => normalize(join(dirname(file), match[1]!)).replace(/\.js$/, '.ts'));
+}
+
 describe('imports point down the layers', () => {
   it('in lib', () => {
     const layers = [
-      ['lib/errors', 'lib/arguments', 'lib/averages', 'lib/concatenate', 'lib/files/', 'lib/lifetime', 'lib/machine-memory', 'lib/number-limits', 'lib/option-paths', 'lib/principal-axes', 'lib/stall', 'lib/switches', 'lib/turn', 'lib/version', 'lib/text/spelling'],
+      ['lib/errors', 'lib/arguments', 'lib/averages', 'lib/concatenate', 'lib/files/', 'lib/lifetime', 'lib/machine-memory', 'lib/number-limits', 'lib/option-paths', 'lib/principal-axes', 'lib/semantic/types', 'lib/stall', 'lib/switches', 'lib/turn', 'lib/version', 'lib/text/spelling'],
       ['lib/native', 'lib/addon', 'lib/cuda-probe', 'lib/device', 'lib/hub', 'lib/onnx'],
       ['lib/semantic/'],
       ['lib/config', 'lib/models/', 'lib/banks/', 'lib/data/', 'lib/text/'],
@@ -60,9 +79,11 @@ describe('imports point down the layers', () => {
       ['lib/report/'],
       ['lib/index', 'lib/cli/'],
     ];
-    const importsOf = (file: string) => [...readFileSync(join(root, file), 'utf8').matchAll(/(?:from|import\()\s*'(\.[^']+)'/g)]
-      .map((match) => normalize(join(dirname(file), match[1]!)).replace(/\.js$/, '.ts'));
-    expect(upwardImports(filesBelow('lib', /\.ts$/), importsOf, layers)).toEqual([]);
+    expect(upwardImports(filesBelow('lib', /\.ts$/), importsInLib, layers)).toEqual([]);
+  });
+
+  it('and never in a circle', () => {
+    expect(circlesAmong(filesBelow('lib', /(?<!\.d)\.ts$/), importsInLib)).toEqual([]);
   });
 
   it('in native', () => {

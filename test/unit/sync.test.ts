@@ -4,7 +4,7 @@ import { afterEach, expect, it, vi } from 'vitest';
 import { packImages } from '../../lib/data/pack/pack.js';
 import { imagesFromBuffers } from '../../lib/data/sources.js';
 import { LineFile } from '../../lib/files/line-file.js';
-import { writeFileAtomically } from '../../lib/files/safetensors.js';
+import { writeFileAtomically } from '../../lib/files/write-file.js';
 import { syncFolder } from '../../lib/files/sync.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';

@@ -12,7 +12,7 @@ import { temporaryFolder } from '../fixtures/folder.js';
 import { writeTower } from '../fixtures/onnx.js';
 import type { TinyTower } from '../fixtures/onnx.js';
 import { randomNumbers } from '../fixtures/random.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 import { noteSkip, sharedPath } from '../shared.js';
 
 const folder = temporaryFolder();

@@ -3,7 +3,8 @@ import { TextualSemanticsBank } from '../../lib/banks/textual.js';
 import { formatReport, mendNames } from '../../lib/text/doctor.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { CategoryList } from '../../lib/text/names.js';
-import { fixedEncoder, tinyClip } from '../fixtures/text-encoder.js';
+import { fixedEncoder } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 let encoder: ClipTextEncoder;
 beforeAll(async () => { encoder = await ClipTextEncoder.load(tinyClip); });

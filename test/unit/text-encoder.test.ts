@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { TextTokenizer, importTokenizers } from '../../lib/text/tokenizers.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
 let encoder: ClipTextEncoder;

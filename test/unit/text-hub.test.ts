@@ -9,7 +9,7 @@ import { resolveModel, type ResolveOptions } from '../../lib/hub.js';
 import { sideFiles, weightFiles, weightsOf } from '../../lib/models/teachers/weight-files.js';
 import { ClipTextEncoder } from '../../lib/text/encoder.js';
 import { temporaryFolder } from '../fixtures/folder.js';
-import { tinyClip } from '../fixtures/text-encoder.js';
+import { tinyClip } from '../fixtures/tiny.js';
 
 vi.mock('node:os', { spy: true });
 

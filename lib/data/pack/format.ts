@@ -10,6 +10,7 @@
  * The footer comes last, so that a file that was not written to its end has none.
  */
 import { LgdError } from '../../errors.js';
+import { parsed } from '../../files/json.js';
 import { decode, encodeSafetensors, parseHeader, type TensorRecord } from '../../files/safetensors.js';
 import type { NativeAddon } from '../../native.js';
 import { nextTurn } from '../../turn.js';
@@ -197,12 +198,7 @@ function checkPlaces({ offsets, bytes, widths, heights }: Pick<PackIndex, 'offse
 
 /** @throws LgdError BAD_FILE */
 function listIn<Item>(metadata: Readonly<Record<string, string>>, name: string, accepts: (item: unknown) => boolean, path: string): Item[] {
-  let value: unknown;
-  try {
-    value = JSON.parse(metadata[name] ?? '[]');
-  } catch {
-    value = undefined;
-  }
+  const value = parsed(metadata[name] ?? '[]');
   if (!Array.isArray(value) || !value.every(accepts)) throw damagedPack(path, `the ${name} of its index are no list`);
   return value as Item[];
 }

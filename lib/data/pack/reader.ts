@@ -2,7 +2,7 @@ import { close, open, read, type Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { checkText } from '../../arguments.js';
-import { LgdError, systemErrorCode, throwIfAborted } from '../../errors.js';
+import { LgdError, meansAbsent, throwIfAborted } from '../../errors.js';
 import { loadAddon } from '../../addon.js';
 import type { NativeAddon, PixelStoreHandle } from '../../native.js';
 import type { BrokenImage } from '../decode.js';
@@ -97,8 +97,7 @@ async function statFile(path: string): Promise<Stats> {
     found = await stat(path);
     if (found.isFile()) return found;
   } catch (cause) {
-    const missing = ['ENOENT', 'ENOTDIR'].includes(systemErrorCode(cause) ?? '');
-    if (missing) throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
+    if (meansAbsent(cause)) throw new LgdError('FILE_NOT_FOUND', `there is no file ${path}.`, { mend: 'Check the path', cause });
     throw new LgdError('BAD_FILE', `cannot read ${path}.`, { mend: 'Check its permissions', cause });
   }
   throw new LgdError('BAD_FILE', `${path} is ${found.isDirectory() ? 'a folder' : 'no regular file'}.`, { allowed: 'a pack', mend: 'Give the file that lgdistill pack has written' });

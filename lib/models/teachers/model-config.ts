@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import { LgdError, unlessAbsent } from '../../errors.js';
+import { isObject } from '../../files/json.js';
 import { readFile } from '../../files/open.js';
 import type { Activation } from '../graph.js';
 import { faultOf, isSide, mostSide } from './preprocessor.js';
@@ -166,7 +167,7 @@ async function readJson(path: string): Promise<ConfigFile | undefined> {
     throw new LgdError('BAD_MODEL', `${path} is not JSON.`, { mend: 'Fetch it again', cause });
   }
   const [file, ...sections] = [value, ...sectionNames.map((name) => (value as ConfigFile | null)?.[name] ?? {})];
-  if (![file, ...sections].every((part) => typeof part === 'object' && part !== null && !Array.isArray(part))) {
+  if (![file, ...sections].every(isObject)) {
     throw new LgdError('BAD_MODEL', `${path} is no configuration of a model.`, { allowed: `an object, and so its ${sectionNames.join(', ')}`, mend: 'Fetch it again' });
   }
   return value as ConfigFile;

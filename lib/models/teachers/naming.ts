@@ -3,7 +3,7 @@ import { concatenate } from '../../concatenate.js';
 import { LgdError } from '../../errors.js';
 import type { SafetensorsReader } from '../../files/safetensors-reader.js';
 import type { GraphSpec } from '../graph.js';
-import type { WeightRecord } from '../weights.js';
+import { few, type WeightRecord } from '../weights.js';
 
 /** What a parameter is made of: tensors with the shapes they must have, and how; as they are where `make` is left out. */
 interface Source {
@@ -132,9 +132,4 @@ export async function readWeights(reader: SafetensorsReader, graph: GraphSpec, n
     record[name] = { shape: [...shape], data: make === undefined ? parts[0]! : make(parts) };
   }
   return record;
-}
-
-/** The first three names, and how many more there are. */
-export function few(names: readonly string[]): string {
-  return names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
 }

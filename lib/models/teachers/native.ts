@@ -7,9 +7,10 @@ import { Encoder } from '../encoder.js';
 import type { GraphSpec } from '../graph.js';
 import { studentContent } from '../student-info.js';
 import { compileEmbedder, hasHead, studentGraph } from '../student.js';
-import { checkWeights, type WeightRecord } from '../weights.js';
+import { checkWeights, few, type WeightRecord } from '../weights.js';
 import { hashWeights } from './fingerprint.js';
-import { few, readWeights } from './naming.js';
+import { readWeights } from './naming.js';
+import { checkEmbedded, checkPixels } from './pixels.js';
 import { checkPreprocessing, clipMean, clipStd, readPreprocessor, type Preprocessing } from './preprocessor.js';
 import { findImageTower, type ImageTower } from './towers.js';
 import type { ChannelTriple, Teacher } from './types.js';
@@ -140,11 +141,7 @@ export class NativeTeacher implements Teacher {
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
   async embed(pixels: Float32Array, count: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
-    const image = 3 * this.resolution * this.resolution;
-    if (!ArrayBuffer.isView(pixels)) throw new LgdError('BAD_SHAPE', 'these are no pixels.', { option: 'pixels', found: pixels, allowed: `a Float32Array [B,3,${this.resolution},${this.resolution}]` });
-    if (!Number.isInteger(count) || count < 1 || pixels.length !== count * image) {
-      throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${count} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
-    }
+    const image = checkPixels(pixels, count, this.resolution);
     const encoder = (this.#encoder ??= new Encoder(this.compile({ batch: this.#batch })));
     const result = new Float32Array(count * this.embeddingSize);
     for (let from = 0; from < count; from += this.#batch) {
@@ -153,8 +150,7 @@ export class NativeTeacher implements Teacher {
       const part = await encoder.forward(pixels.subarray(from * image, Math.min(count, from + this.#batch) * image));
       result.set(part, from * this.embeddingSize);
     }
-    const wrong = result.findIndex((value) => !Number.isFinite(value));
-    if (wrong !== -1) throw new LgdError('NON_FINITE', `the teacher's embedding of image ${Math.floor(wrong / this.embeddingSize)} of the batch is not finite.`, { mend: 'Check the image and the model' });
+    checkEmbedded(result, this.embeddingSize);
     return result;
   }
 

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { LgdError } from '../../errors.js';
-import { statIfThere } from '../../files/folders.js';
+import { isFolder, statIfThere } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
 import { resolveModel, resolveOptions } from '../../hub.js';
 import type { ResolveOptions } from '../../hub.js';
@@ -10,6 +10,7 @@ import { importOnnxRuntime, openOnnxSession } from '../../onnx.js';
 import type { OnnxRuntime, OnnxSession, OnnxTensor } from '../../onnx.js';
 import { nextTurn } from '../../turn.js';
 import { hashModel } from './fingerprint.js';
+import { checkEmbedded, checkPixels } from './pixels.js';
 import { checkPreprocessing, clipPreprocessor, preprocessing, preprocessorFiles, readPreprocessor } from './preprocessor.js';
 import type { Preprocessing } from './preprocessor.js';
 import type { ChannelTriple, Teacher } from './types.js';
@@ -89,10 +90,7 @@ export class OnnxTeacher implements Teacher {
    * @throws LgdError BAD_SHAPE, NON_FINITE, DISPOSED, ABORTED
    */
   async embed(pixels: Float32Array, batch: number, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
-    const image = 3 * this.resolution * this.resolution;
-    if (!Number.isInteger(batch) || batch < 1 || pixels.length !== batch * image) {
-      throw new LgdError('BAD_SHAPE', `${pixels.length} values are not ${batch} images of [3,${this.resolution},${this.resolution}].`, { option: 'pixels' });
-    }
+    const image = checkPixels(pixels, batch, this.resolution);
     const result = new Float32Array(batch * this.embeddingSize);
     const step = this.#oneByOne ? 1 : batch;
     for (let from = 0; from < batch; from += step) {
@@ -100,8 +98,7 @@ export class OnnxTeacher implements Teacher {
       const outputs = await this.run(pixels.subarray(from * image, (from + step) * image), step);
       result.set(outputs[this.#output]!.data as Float32Array, from * this.embeddingSize);
     }
-    const wrong = result.findIndex((value) => !Number.isFinite(value));
-    if (wrong !== -1) throw new LgdError('NON_FINITE', `the teacher's embedding of image ${Math.floor(wrong / this.embeddingSize)} of the batch is not finite.`, { mend: 'Check the image and the model' });
+    checkEmbedded(result, this.embeddingSize);
     return result;
   }
 
@@ -153,7 +150,7 @@ export class OnnxTeacher implements Teacher {
 }
 
 async function locate(source: string, options: OnnxTeacherOptions): Promise<{ id: string; file: string; preprocessing: Preprocessing }> {
-  const isFile = source.endsWith('.onnx') && !(await stat(source).catch(() => undefined))?.isDirectory();
+  const isFile = source.endsWith('.onnx') && !(await isFolder(source));
   let [id, file, folders]: [string, string, string[]] = ['', '', []];
   if (isFile) {
     file = resolve(source);

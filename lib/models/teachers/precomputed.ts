@@ -3,6 +3,7 @@ import { types } from 'node:util';
 import { checkOptions, checkText, type OptionTable } from '../../arguments.js';
 import { eachId, IdPlaces } from '../../data/image-id.js';
 import { LgdError } from '../../errors.js';
+import { isTexts, parsed } from '../../files/json.js';
 import { headerJson, readSafetensors, writeSafetensors } from '../../files/safetensors.js';
 import { version } from '../../version.js';
 import { clipMean, clipStd, faultOf, isSide } from './preprocessor.js';
@@ -49,12 +50,12 @@ export class PrecomputedTeacher implements PrecomputedTeacherApi {
     const data = tensor.data instanceof Float64Array ? new Float32Array(tensor.data) : tensor.data; // numpy's own kind
     if (!(data instanceof Float32Array) || shape.length !== 2 || count < 1 || size < 1) throw bad(`its embeddings are [${shape.join(',')}], not [N,D] of floats`);
     if (metadata['ids'] === undefined) throw bad(`its metadata has no "ids" for its ${count} rows`);
-    const ids = parse(metadata['ids']);
-    if (!Array.isArray(ids) || ids.length !== count || !ids.every((id) => typeof id === 'string')) throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
-    const rows = await indexRows(ids as string[], data, file, signal);
+    const ids = parsed(metadata['ids']);
+    if (!isTexts(ids) || ids.length !== count) throw bad(`the "ids" of its metadata are no JSON array of ${count} texts, one for each row`);
+    const rows = await indexRows(ids, data, file, signal);
     const read = (name: 'mean' | 'std', fallback: ChannelTriple): ChannelTriple => {
       if (metadata[name] === undefined) return fallback;
-      const value = parse(metadata[name]);
+      const value = parsed(metadata[name]);
       const wrong = faultOf(name, value);
       if (wrong !== undefined) throw bad(`its ${name} is ${wrong}`);
       return value as ChannelTriple;
@@ -141,14 +142,6 @@ async function indexRows(ids: readonly string[], embeddings: Float32Array, file:
     if (squares === 0) throw new LgdError('ZERO_EMBEDDING', `the embedding of ${id} in ${file} is zero.`, { mend: 'Compute it again' });
   }, signal, 'reading the embeddings');
   return rows;
-}
-
-function parse(json: string | undefined): unknown {
-  try {
-    return JSON.parse(json ?? 'null');
-  } catch {
-    return null;
-  }
 }
 
 /** Looks at the input that is to be recorded. @throws LgdError BAD_OPTION */

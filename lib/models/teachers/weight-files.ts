@@ -1,8 +1,8 @@
 /** Where a model's weights lie: one safetensors file, or several and an index. */
-import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { checkTexts } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
+import { isFile } from '../../files/folders.js';
 import { readFile } from '../../files/open.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
@@ -26,7 +26,7 @@ export async function weightsOf(source: string, model: ResolvedModel, options: R
   const ofOpenClip = name === 'open_clip_model.safetensors';
   const config = ofOpenClip ? 'open_clip_config.json' : 'config.json';
   const { folder, files: [weights] } = await resolveModel(source, { required: [name, config], optional: sideFiles }, options).catch(async (error: unknown) => {
-    const hasOther = (await stat(join(model.folder, 'config.json')).catch(() => undefined))?.isFile() ?? false;
+    const hasOther = await isFile(join(model.folder, 'config.json'));
     throwIfAborted(options.signal, `loading ${source}`);
     if (ofOpenClip && !hasOther) throw error; // open_clip's own default of the activation is not OpenAI's
     return model;

@@ -1,6 +1,6 @@
 import type { DenseTrainingEvent } from '../dense/training.js';
 import { startProgress } from './progress.js';
-import { phaseReporter } from './run-report.js';
+import { percent, phaseReporter } from './run-report.js';
 import { formatDuration } from './table.js';
 import type { Terminal } from './terminal.js';
 
@@ -44,4 +44,17 @@ export async function showTraining<Score>(
   } finally {
     progress.stop();
   }
+}
+
+/** Waits for a score, telling of the images that it is taken on, and shows it. */
+export async function showScore<Score>(terminal: Terminal, stallMinutes: number, evaluate: (onProgress: (done: number, total: number) => void) => Promise<Score>, report: (terminal: Terminal, score: Score) => void): Promise<void> {
+  const phases = phaseReporter(terminal, stallMinutes);
+  const score = await phases.during(evaluate((done, total) => phases.onProgress({ phase: 'images', done, total })));
+  terminal.emit(score);
+  report(terminal, score);
+}
+
+/** A share that may be of nothing. */
+export function shareOf(value: number | null): string {
+  return value === null ? '-' : percent(value);
 }

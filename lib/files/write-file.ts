@@ -1,0 +1,50 @@
+import { open, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { types } from 'node:util';
+import { writeError } from '../errors.js';
+import { syncFile } from './sync.js';
+import { uniqueMark } from './temporary-name.js';
+
+const gatheredBytes = 2 ** 20;
+
+/** The same bytes in fewer pieces: small ones are copied together, large ones stay as they are. A write costs a turn through another thread, a student has hundreds of small tensors. */
+function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array, void, undefined> {
+  let small: Uint8Array[] = [];
+  let bytes = 0;
+  for (const given of pieces) {
+    const piece = typeof given === 'string' ? Buffer.from(given) : given;
+    if (bytes + piece.byteLength > gatheredBytes && small.length > 0) {
+      yield Buffer.concat(small);
+      [small, bytes] = [[], 0];
+    }
+    if (piece.byteLength > gatheredBytes) yield piece;
+    else {
+      small.push(piece);
+      bytes += piece.byteLength;
+    }
+  }
+  if (small.length > 0) yield Buffer.concat(small);
+}
+
+/**
+ * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part.
+ * @param content whole, or in pieces that are written one after the other
+ * @throws LgdError NOT_WRITABLE
+ */
+export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
+  const temporary = join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
+  try {
+    const file = await open(temporary, 'w');
+    try {
+      const isWhole = typeof content === 'string' || types.isUint8Array(content);
+      for (const piece of isWhole ? [content] : gathered(content)) await file.writeFile(piece); // goes on where the one before ended
+      await syncFile(file);
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+  } catch (cause) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw writeError(path, cause);
+  }
+}

@@ -1,0 +1,48 @@
+/** What a run's log says to people alone; runs/run-log.ts has the lines that are read back. */
+import { LgdError, messageOf } from '../errors.js';
+import type { FrozenScores } from '../evaluate/during-training.js';
+import type { ZeroShotScore } from '../evaluate/score.js';
+import type { GraphWay, StepInfo } from '../native.js';
+import type { EvaluationEvent } from './events.js';
+import type { MemoryUse } from './steps.js';
+
+/** Scores of an evaluation besides zero-shot. */
+export type OtherScores = FrozenScores & { online?: ZeroShotScore };
+
+export function mebibytes(bytes: number): number {
+  return Math.round(bytes / 2 ** 20);
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+export function memoryLine({ planned, used }: MemoryUse, students: number): string {
+  return `device memory: planned ${mebibytes(planned)} MiB for the parameters and activations of ${students > 1 ? 'all students' : 'student'} and teacher, in use ${mebibytes(used)} MiB`;
+}
+
+/** What the first step turned out to need. */
+export function memoryAfterLine({ planned, used, peak }: MemoryUse): string {
+  return `device memory after the first step: in use ${mebibytes(used)} MiB, at most ${mebibytes(peak)} MiB (planned ${mebibytes(planned)} MiB)`;
+}
+
+/** Which way of running its graph a step has found. */
+export function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
+  const words = { programmatic: ['kernels one after the other', 'kernels started early'], inOrder: ['the teacher beside the student', 'the teacher before the student'], oneCarveout: ["kernels' own carve-outs", 'one carve-out for all'] };
+  const open = (Object.keys(words) as (keyof GraphWay)[]).filter((choice) => ways.some((one) => one[choice] !== way[choice]));
+  const times = ways.map(({ milliseconds }) => milliseconds);
+  return `a step's CUDA graph ran in ${ways.length} ways: ${times[0]!.toFixed(3)} ms as usual, ${Math.min(...times).toFixed(3)} ms at best; it goes on with ${open.map((choice) => words[choice][Number(way[choice])]).join(', ')}`;
+}
+
+export function evaluationLine({ step, student, teacher, best }: Pick<EvaluationEvent, 'step' | 'student' | 'teacher' | 'best'>, also: OtherScores): string {
+  const ofTeacher = teacher ? ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})` : '';
+  const others = Object.entries(also).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
+  return `step ${step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}${others}${best ? ', the best so far' : ''}`;
+}
+
+/** What ended a run, what to do about it, and what there is to go on from. */
+export function failureLines(error: unknown, step: number, last: { step: number; folder: string }): string[] {
+  const mend = error instanceof LgdError && !error.message.includes(error.mend) ? ` -> ${error.mend}` : '';
+  const from = last.folder === '' ? 'there is no checkpoint yet' : `the last checkpoint is of step ${last.step}: ${last.folder}`;
+  return [`failed: ${messageOf(error)}${mend}`, `that was after step ${step}; ${from}`];
+}

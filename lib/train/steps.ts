@@ -1,0 +1,76 @@
+/** Steps of distillation, as those who have them taken know them: what a {@link Distiller} takes and gives, without the run around it. */
+import type { TextualSemanticsBank } from '../banks/textual.js';
+import type { BatchChoice, RunConfig } from '../config-batch.js';
+import type { Device } from '../device.js';
+import type { OnlineProbe } from '../evaluate/online.js';
+import type { CompiledEncoder } from '../models/compiled.js';
+import type { AnyTeacher } from '../models/index.js';
+import type { Student } from '../models/student.js';
+import type { SemanticMetrics, StepInfo } from '../native.js';
+import type { Batch } from './batch.js';
+import type { ChosenMethod } from './method.js';
+import type { DistillerState } from './pupil.js';
+import type { TeacherViewCache } from './view-cache.js';
+
+/** What a step leaves to be read: which of the heads' metric slots its batches wrote. */
+export interface StepTicket {
+  slots: readonly number[];
+  /** Numbers of the students that took part. */
+  students: readonly number[];
+  /** Milliseconds that the host spent on a teacher outside the device; 0 for one on it. */
+  teacherMilliseconds: number;
+  /** Slots given out before: numbers whose slot another step has taken are gone. */
+  readonly slotsBefore: number;
+}
+
+/** Bytes of device memory. */
+export interface MemoryUse {
+  /** What the plans of students and teacher ask for: parameters, with gradients and momentum where they learn, and activations. */
+  planned: number;
+  /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
+  used: number;
+  /** What it held at most. */
+  peak: number;
+}
+
+/** A part of a step. */
+export type Stage = 'augment' | 'teacher' | 'student forward' | 'loss' | 'backward' | 'optimiser';
+/** In the order in which they are queued. */
+export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward', 'loss', 'backward', 'optimiser'];
+
+/** Options of {@link Distiller.queueStep}. */
+export interface QueueOptions {
+  /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
+  step: number;
+  /** Of SGD, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
+  learningRate: number;
+  /** Which of several students learn: their numbers from 0, each once; default: all. */
+  students?: readonly number[];
+  /** Given to a teacher outside the device, which may stop by it: before anything of the students has moved. */
+  signal?: AbortSignal | undefined;
+  /** Awaited whenever a part of the step has been queued, for measuring: what waits here keeps the step from starting as a whole, and must not be the distiller's next step. */
+  after?: (stage: Stage) => Promise<void>;
+}
+
+/** What a run asks of its {@link Distiller}, whose class says what each does. */
+export interface StepTaker {
+  readonly device: Device;
+  readonly teacher: AnyTeacher;
+  readonly students: readonly Student[];
+  readonly tsb: TextualSemanticsBank | undefined;
+  readonly config: RunConfig;
+  readonly batchChoice: BatchChoice;
+  readonly method: ChosenMethod;
+  readonly encoder: CompiledEncoder;
+  readonly memory: MemoryUse;
+  readonly disposed: boolean;
+  encoderOf(student: number): CompiledEncoder;
+  onlineOf(student: number): OnlineProbe | undefined;
+  stepsOf(student: number): number;
+  useViewCache(cache: TeacherViewCache | undefined): void;
+  queueStep(batches: readonly Batch[], options: QueueOptions): Promise<StepTicket>;
+  readMetrics(ticket: StepTicket, student: number): Promise<SemanticMetrics>;
+  stepInfo(): Promise<StepInfo>;
+  state(student: number): Promise<DistillerState>;
+  restore(state: DistillerState, student: number): void;
+}
