@@ -6,6 +6,7 @@ import { openDevice, type DeviceName } from '../../lib/device.js';
 import { createStudent, loadTeacher } from '../../lib/models/index.js';
 import { Distiller } from '../../lib/train/distiller.js';
 import { madeUpBank, madeUpImages } from '../../lib/train/made-up.js';
+import type { StepTicket } from '../../lib/train/steps.js';
 import { isWanted } from '../devices.js';
 import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -24,7 +25,7 @@ async function open(name: DeviceName) {
   const plan = new BatchPlan(dataset, { batchSize: 4, seed: 3 });
   return {
     take: (step: number) => distiller.queueStep([{ ...plan.next(), dataset }], { step, learningRate: 0.1 }),
-    read: async (ticket: number) => distiller.readMetrics(ticket),
+    read: async (ticket: StepTicket) => distiller.readMetrics(ticket),
     state: () => distiller.state(),
     async dispose() {
       distiller.dispose();
