@@ -264,8 +264,8 @@ class TrainingLoop implements Course {
     this.#views = views;
     distiller.useViewCache(views);
     const rows = views.images * views.views;
-    for (const { folder } of this.#runs) {
-      await folder.log(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+    for (const run of this.#runs) {
+      run.tell(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
     }
   }
 
