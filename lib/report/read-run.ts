@@ -162,9 +162,32 @@ async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array,
 
 const lineEnd = Buffer.from('\n');
 
+/** A column of numbers of unknown length: in blocks, which need no copy to grow. */
+class Column {
+  readonly #blocks: Float64Array[] = [];
+  #length = 0;
+
+  push(value: number): void {
+    const at = this.#length % blockLength;
+    if (at === 0) this.#blocks.push(new Float64Array(blockLength));
+    this.#blocks.at(-1)![at] = value;
+    this.#length += 1;
+  }
+
+  /** All of it in one piece; the column is empty then. */
+  take(): Float64Array {
+    const whole = new Float64Array(this.#length);
+    for (let at = 0; at < whole.length; at += blockLength) whole.set(this.#blocks.shift()!.subarray(0, whole.length - at), at);
+    this.#length = 0;
+    return whole;
+  }
+}
+
+const blockLength = 2 ** 14;
+
 /** Takes the lines of metrics.jsonl, which may be millions. Those of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
 export class Metrics {
-  readonly #steps = stepFields.map((): number[] => []);
+  readonly #steps = stepFields.map(() => new Column());
   readonly #evaluations: EvaluationPoint[] = [];
   #badLines = 0;
 
@@ -180,8 +203,9 @@ export class Metrics {
     }
   }
 
+  /** What was taken in, once. */
   columns(): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
-    const steps = Object.fromEntries(stepFields.map((field, i) => [field, Float64Array.from(this.#steps[i]!)])) as StepColumns;
+    const steps = Object.fromEntries(stepFields.map((field, i) => [field, this.#steps[i]!.take()])) as StepColumns;
     return { steps, evaluations: this.#evaluations, badLines: this.#badLines };
   }
 }

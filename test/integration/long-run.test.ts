@@ -90,7 +90,7 @@ describe('metrics in parts', () => {
       const name = `metrics-${String(part + 1).padStart(6, '0')}.jsonl`;
       await writeFile(join(path, name), Array.from({ length: steps / parts }, (_, i) => `${line((part * steps) / parts + i + 1)}\n`).join(''));
     }
-    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=100', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=32', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
     expect(JSON.parse(stdout)).toEqual({ steps, last: steps, badLines: 0 });
   });
 });
