@@ -102,7 +102,7 @@ class TrainingLoop implements Course {
       await loop.#resume();
       await loop.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
-      if (configs.length > 1) await recordGroup(config, names);
+      if (configs.length > 1 && resume !== undefined) await recordGroup(config, names);
       for (const [number, run] of loop.#runs.entries()) {
         await run.folder.recordConfig(configs[number]!);
         if (!continued[number]) await writeImageList(configs[number]!.output, dataset);
