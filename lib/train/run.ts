@@ -46,6 +46,7 @@ export class Run {
   #memoryLogged = false;
   #tuningLogged: boolean;
   #refusalLogged: boolean;
+  /** How many the data set had when they were listed last. */
   #brokenListed = 0;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
@@ -114,7 +115,7 @@ export class Run {
     };
     for (const line of [...this.#told, ...Object.values(told), ...remarks]) await this.folder.log(line);
     await this.folder.listBroken(broken);
-    this.#brokenListed = broken.length;
+    this.#brokenListed = dataset.broken?.length ?? 0;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
     return {
@@ -132,9 +133,10 @@ export class Run {
 
   /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
   async #listNewBroken(): Promise<void> {
+    const { length } = this.loop.dataset.broken ?? [];
+    if (length === this.#brokenListed) return;
+    this.#brokenListed = length;
     const broken = this.#broken();
-    if (broken.length === this.#brokenListed) return;
-    this.#brokenListed = broken.length;
     await this.folder.listBroken(broken);
     await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
   }
