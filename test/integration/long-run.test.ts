@@ -5,10 +5,10 @@ import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { addonPath } from '../../lib/addon.js';
-import { readRuns } from '../../lib/report/read-run.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { allRuns } from '../fixtures/runs.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
@@ -53,7 +53,7 @@ describe('memory', () => {
     const parts = (await readdir(path)).filter((name) => /^metrics-\d+\.jsonl$/u.test(name));
     expect(parts.length).toBeGreaterThan(3);
     for (const part of parts) expect((await stat(join(path, part))).size).toBeLessThanOrEqual(0.25 * 2 ** 20);
-    const [run] = await readRuns([path]);
+    const [run] = await allRuns([path]);
     expect([...run!.steps.step]).toEqual(Array.from({ length: steps }, (_, i) => i + 1));
     expect(run!.badLines).toBe(0);
     expect(run!.evaluations.map(({ step }) => step)).toEqual(Array.from({ length: 10 }, (_, i) => 800 * (i + 1)));
@@ -70,10 +70,10 @@ describe('metrics in parts', () => {
     await writeFile(join(broken, 'metrics.jsonl'), '{"type":"step","st', { flag: 'a' }); // torn by a kill
     const before = (await readdir(broken)).filter((name) => name.startsWith('metrics')).length;
     expect(before).toBeGreaterThan(5);
-    expect((await readRuns([broken]))[0]!.badLines).toBe(1);
+    expect((await allRuns([broken]))[0]!.badLines).toBe(1);
     const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': 64 }), { resume: 'previous' });
     expect(events[0]).toMatchObject({ type: 'start', step: 40 });
-    const [a, b] = await readRuns([whole, broken]);
+    const [a, b] = await allRuns([whole, broken]);
     expect([...b!.steps.step]).toEqual([...a!.steps.step]);
     expect([...b!.steps.loss]).toEqual([...a!.steps.loss]);
     expect(b!.badLines).toBe(0);
