@@ -101,8 +101,8 @@ describe('clocks', () => {
     const real = { now: Date.now, performance: performance.now.bind(performance), random: Math.random };
     vi.spyOn(Date, 'now').mockImplementation(() => real.now() + 3e11);
     vi.spyOn(Math, 'random').mockImplementation(() => 0.5);
-    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 3000 * real.performance()); // a minute is 20 ms
-    const other = await train(config(join(folder, 'other'), { checkpoint: { everyEpochs: 0, everyMinutes: 1 } })).finally(() => vi.restoreAllMocks());
+    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 90_000 * real.performance()); // half an hour, after which there is a checkpoint in any case, is 20 ms
+    const other = await train(config(join(folder, 'other'), { checkpoint: { everyEpochs: 0 }, log: { stallMinutes: 0 } })).finally(() => vi.restoreAllMocks());
     expect(ofType(other.events, 'checkpoint').length).toBeGreaterThan(ofType(plain.events, 'checkpoint').length / 4);
     for (const [name, values] of Object.entries(plain.weights)) expect(sameBits(values, other.weights[name]!), name).toBe(true);
     const losses = (outcome: typeof plain) => ofType(outcome.events, 'step').map(({ loss }) => loss);
