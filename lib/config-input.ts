@@ -228,7 +228,7 @@ export interface ConfigInput {
     everyEpochs?: number | undefined;
     /** Steps between checkpoints; 0 turns this off. Allowed: a whole number from 0. Default: `0`. */
     everySteps?: number | undefined;
-    /** Minutes between checkpoints; 0 turns this off. Allowed: a number from 0. Default: `0`. */
+    /** Minutes after which there is a checkpoint in any case, where an epoch takes longer; 0 turns this off. Allowed: a number from 0. Default: `30`. */
     everyMinutes?: number | undefined;
     /** How many of the latest checkpoints are kept, besides the best one. Allowed: a whole number from 1. Default: `2`. */
     keep?: number | undefined;

@@ -159,7 +159,7 @@ export const schema = z.strictObject({
   checkpoint: group({
     everyEpochs: z.int().min(0).default(1).describe('Epochs between checkpoints; 0 turns this off'),
     everySteps: z.int().min(0).default(0).describe('Steps between checkpoints; 0 turns this off'),
-    everyMinutes: z.number().min(0).default(0).describe('Minutes between checkpoints; 0 turns this off'),
+    everyMinutes: z.number().min(0).default(30).describe('Minutes after which there is a checkpoint in any case, where an epoch takes longer; 0 turns this off'),
     keep: count().default(2).describe('How many of the latest checkpoints are kept, besides the best one'),
   }),
   log: group({

@@ -58,6 +58,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
   let lastStep = 0;
   let started = false;
   let [step, checkpoint] = [0, 0];
+  const begun = new Map<string | undefined, number>();
   const evaluations = new Map<string | undefined, EvaluationEvent>();
   const of = (name: string | undefined) => (name === undefined ? '' : `${name}: `);
   let code: number = exitCodes.done;
@@ -70,6 +71,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
         case 'start':
           lastStep = event.lastStep;
           step = checkpoint = event.step;
+          begun.set(event.studentName, event.step);
           if (started && event.step === 0) break; // the others begin alike
           started = true;
           terminal.say(`${event.step > 0 ? of(event.studentName) : ''}${event.images} images${event.broken > 0 ? ` (${event.broken} broken ones left out, listed in the run folder)` : ''}, ${event.effectiveBatch} a step, ${event.step > 0 ? `continuing after step ${event.step} of` : 'steps:'} ${lastStep}`);
@@ -97,7 +99,7 @@ export async function reportRun(events: AsyncIterable<RunEvent>, terminal: Termi
           break;
         case 'done':
           progress.stop();
-          terminal.say(`${of(event.studentName)}${describeEnd(event, evaluations.get(event.studentName))}`);
+          terminal.say(`${of(event.studentName)}${describeEnd(event, begun.get(event.studentName) ?? 0, evaluations.get(event.studentName))}`);
           break;
       }
     }
@@ -121,8 +123,10 @@ function describeEvaluation({ epoch, student, teacher, knn, linear, online, best
   return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${also.map(([name, score]) => (score === undefined ? '' : `, ${name} ${percent(score.top1)}`)).join('')}${best ? ', the best so far' : ''}`;
 }
 
-function describeEnd({ step, seconds, folder, best }: DoneEvent, evaluation: EvaluationEvent | undefined): string {
-  const lines = [`done: ${step} steps in ${formatDuration(seconds)}; ${folder}`];
+/** @param begun steps that were done before */
+function describeEnd({ step, seconds, folder, best }: DoneEvent, begun: number, evaluation: EvaluationEvent | undefined): string {
+  const took = step === begun ? '' : `${begun > 0 ? `, the last ${step - begun} of them` : ''} in ${formatDuration(seconds)}`;
+  const lines = [`done: ${step} steps${took}; ${folder}`];
   if (best !== null) lines.push(`best ${best.metric}: ${best.metric === 'loss' ? best.value.toFixed(4) : percent(best.value)} at step ${best.step}`);
   if (evaluation !== undefined) lines.push('', scoreTable([['teacher', evaluation.teacher], ['student', evaluation.student], ['student, knn', evaluation.knn], ['student, linear', evaluation.linear], ['student, online probe', evaluation.online]]));
   return lines.join('\n');

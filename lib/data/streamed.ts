@@ -47,6 +47,7 @@ export class StreamedImages implements Disposable {
   readonly #source: ImageSource;
   readonly #options: CacheSettings<StreamedImagesOptions>;
   readonly #broken = new Map<number, string>();
+  #brokenList: readonly BrokenImage[] = [];
   /** Of broken images that were stood in for: what did so. Thousands side by side, such as a folder that is gone, are walked over once. */
   readonly #after = new Map<number, number>();
   /** Ends with the attempt that is made to decode an image: who else would have it learns by it whether it is broken. */
@@ -97,9 +98,10 @@ export class StreamedImages implements Disposable {
     return this.#decoders.done;
   }
 
-  /** Images that could not be decoded so far. */
+  /** Images that could not be decoded so far: the same list until there is another one. A run asks at every line of its metrics, and there may be tens of thousands. */
   get broken(): readonly BrokenImage[] {
-    return [...this.#broken].map(([index, reason]) => ({ id: this.ids[index]!, reason }));
+    if (this.#brokenList.length !== this.#broken.size) this.#brokenList = [...this.#broken].map(([index, reason]) => ({ id: this.ids[index]!, reason }));
+    return this.#brokenList;
   }
 
   /** There is no store of all images. @throws LgdError BAD_OPTION, always */

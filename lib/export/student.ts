@@ -1,13 +1,13 @@
 /** The student for other programs: written as they expect it, loaded again and compared before it takes its name. */
 import { rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, extname, join, resolve } from 'node:path';
+import { dirname, extname, resolve } from 'node:path';
 import { checkOptions, checkText, checkWord, type OptionTable } from '../arguments.js';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseConfig } from '../config.js';
 import { LgdError, throwIfAborted, writeError } from '../errors.js';
 import { checkReplaceable } from '../files/file-kind.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
-import { uniqueMark } from '../files/temporary-name.js';
+import { removeLeft, temporaryPath } from '../files/temporary-name.js';
 import { featureGraph } from '../models/features.js';
 import { graphOf, hasHead } from '../models/student.js';
 import type { StudentInfo } from '../models/student-info.js';
@@ -145,12 +145,13 @@ export async function exportStudent(options: ExportOptions): Promise<ExportResul
   const source = await readExportSource(from);
   const bank = options.bank === undefined ? undefined : requireBank(source, 'bank');
   const target = await targetOf(format, source, { ...options, head });
-  const partial = join(dirname(to), `.${basename(to)}.${uniqueMark()}.part`);
+  const partial = temporaryPath(to);
   const made: string[] = [];
   let written: Written;
   let comparison: Comparison;
   try {
     for (const path of [to, ...(bank === undefined ? [] : [options.bank!])]) await makeFolder(dirname(path), made);
+    await removeLeft(to);
     written = await target.write(partial);
     throwIfAborted(signal, 'the export');
     comparison = await target.compare(partial);

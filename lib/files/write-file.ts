@@ -1,9 +1,8 @@
 import { open, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
 import { types } from 'node:util';
 import { writeError } from '../errors.js';
 import { syncFile } from './sync.js';
-import { uniqueMark } from './temporary-name.js';
+import { temporaryPath } from './temporary-name.js';
 
 const gatheredBytes = 2 ** 20;
 
@@ -32,7 +31,7 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
  * @throws LgdError NOT_WRITABLE
  */
 export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${uniqueMark()}.tmp`);
+  const temporary = temporaryPath(path);
   try {
     const file = await open(temporary, 'w');
     try {

@@ -1,6 +1,6 @@
 /** The curves of a report: which there are, and their points. */
 import { lossParts, type LossParts } from './loss-parts.js';
-import type { EvaluationPoint, RunRecord, StepColumns, StepField } from './read-run.js';
+import type { EvaluationPoint, RunFacts, RunRecord, StepColumns, StepField } from './read-run.js';
 import { methodOf } from './summary.js';
 
 type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5';
@@ -82,7 +82,7 @@ interface Ranks {
 const numbers = ['no', 'one', 'two', 'three', 'four', 'five'] as const;
 
 /** Five, or all of fewer classes; runs may differ in it. */
-function ranksOf(runs: readonly RunRecord[]): Ranks {
+function ranksOf(runs: readonly RunFacts[]): Ranks {
   const scores = runs.flatMap(({ evaluations }) => evaluations.map(({ student }) => student));
   const most = Math.max(0, ...scores.map(({ topK }) => topK)) || 5;
   const nearest = `${numbers[most] ?? most} nearest`;
@@ -111,26 +111,32 @@ export interface RunPoints {
 
 export interface RunCurves {
   name: string;
+  /** Are the steps' points means of several lines of metrics? */
+  thinned: boolean;
   steps: RunPoints;
   evaluations: RunPoints;
 }
 
 export interface Charts {
   charts: ChartSpec[];
-  runs: RunCurves[];
-  /** Whether points are means of several lines of metrics. */
-  thinned: boolean;
+  runs: readonly RunCurves[];
 }
 
 const mostPoints = 1500;
 
-/** The charts that have something to show; a line that is zero or absent in every run (of a part that the method has not) is left out. */
-export function makeCharts(runs: readonly RunRecord[]): Charts {
-  const curves = runs.map(({ name, steps, evaluations }) => ({ name, steps: stepPoints(steps), evaluations: evaluationPoints(evaluations, steps.time[0]) }));
+export function curvesOf({ name, steps, evaluations }: RunRecord): RunCurves {
+  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps), evaluations: evaluationPoints(evaluations, steps.time[0]) };
+}
+
+/**
+ * The charts that have something to show; a line that is zero or absent in every run (of a part that the method has not) is left out.
+ * @param curves of each run
+ */
+export function makeCharts(runs: readonly RunFacts[], curves: readonly RunCurves[]): Charts {
   const hasData = (source: ChartSpec['source'], key: string) => curves.some((run) => run[source].y[key]!.some((value) => value !== null && value !== 0));
   const specs = specsOf(lossParts(runs.map(methodOf)), ranksOf(runs));
   const charts = specs.map((spec) => ({ ...spec, lines: spec.lines.filter(({ key }) => hasData(spec.source, key)) })).filter(({ lines }) => lines.length > 0);
-  return { charts, runs: curves, thinned: runs.some(({ steps }) => steps.step.length > mostPoints) };
+  return { charts, runs: curves };
 }
 
 function stepPoints(columns: StepColumns): RunPoints {

@@ -1,7 +1,7 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
-import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunRecord } from './read-run.js';
+import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord } from './read-run.js';
 import { configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */
@@ -83,9 +83,13 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
   const { at = 'best' } = options;
   checkWord(at, 'at', ['best', 'last']);
   const chosen = await chooseRuns(paths);
-  const records = await readRuns(chosen.folders);
+  const records: RunFacts[] = [];
+  const runs: ComparedRun[] = [];
+  for await (const { steps, ...facts } of readRuns(chosen.folders)) {
+    records.push(facts);
+    runs.push(comparedRun({ steps, ...facts }, at));
+  }
   const differing = configDifferences(records).filter(({ path }) => path !== 'seed');
-  const runs = records.map((record) => comparedRun(record, at));
   const groups = new Map<string, { runs: ComparedRun[]; differences: Record<string, string> }>();
   runs.forEach((run, i) => {
     // Of a single run all options alike make no difference.
@@ -160,7 +164,7 @@ export function spreadOf(values: readonly (number | undefined)[]): Spread | unde
   return { mean, deviation: known.length > 1 ? Math.sqrt(squares / (known.length - 1)) : NaN };
 }
 
-function remarksOn(records: readonly RunRecord[], runs: readonly ComparedRun[]): string[] {
+function remarksOn(records: readonly RunFacts[], runs: readonly ComparedRun[]): string[] {
   const unfinished = records.filter(({ log }) => log.outcome !== 'done').map(({ name, log }) => `${name} (${log.outcome})`);
   const sizes = new Set(runs.filter(({ images }) => images !== undefined).map(({ images, classes }) => `${images} images of ${classes} classes`));
   return [

@@ -63,6 +63,9 @@ export interface RunRecord {
   studentProblem: string | undefined;
 }
 
+/** Of a run all but the numbers of its steps, which are most of it. */
+export type RunFacts = Omit<RunRecord, 'steps'>;
+
 /** Which of several paths are run folders, as they were given. */
 export interface ChosenRuns {
   folders: string[];
@@ -95,26 +98,29 @@ export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> 
 }
 
 /**
- * Reads the folders of several runs, and gives each a name of its own. A folder of several students is a run of each.
+ * Reads the folders of several runs, one after the other (a million lines of metrics take 150 MB), and gives each a name of its own. A folder of several students is a run of each.
  * @throws LgdError BAD_OPTION (none), FILE_NOT_FOUND (not a run folder), BAD_FILE
  */
-export async function readRuns(paths: readonly string[]): Promise<RunRecord[]> {
+export async function* readRuns(paths: readonly string[]): AsyncGenerator<RunRecord, void, undefined> {
   if (paths.length === 0) throw new LgdError('BAD_OPTION', 'a report needs a run folder.', { option: 'runs', mend: 'Give one or more run folders' });
-  const runs = await Promise.all([...new Set((await Promise.all(paths.map((path) => runFolders(resolve(path))))).flat())].map(readRun));
-  const names = runs.map(({ name }) => name);
-  for (const run of runs) {
-    if (names.filter((name) => name === run.name).length > 1) run.name = join(basename(dirname(run.path)), basename(run.path));
-  }
-  const taken = new Map<string, number>();
-  for (const run of runs) {
-    const count = (taken.get(run.name) ?? 0) + 1;
-    taken.set(run.name, count);
-    if (count > 1) run.name = `${run.name} (${count})`;
-  }
-  return runs;
+  const folders = [...new Set((await Promise.all(paths.map((path) => runFolders(resolve(path))))).flat())];
+  const names = namesOf(folders);
+  for (const [i, folder] of folders.entries()) yield { ...(await readRun(folder)), name: names[i]! };
 }
 
-async function readRun(path: string): Promise<RunRecord> {
+/** The folders' own names; with that of the folder above where several have one, and numbered where that is not enough. */
+function namesOf(folders: readonly string[]): string[] {
+  const own = folders.map((folder) => basename(folder));
+  const taken = new Map<string, number>();
+  return folders.map((folder, i) => {
+    const name = own.indexOf(own[i]!) === own.lastIndexOf(own[i]!) ? own[i]! : join(basename(dirname(folder)), own[i]!);
+    const count = (taken.get(name) ?? 0) + 1;
+    taken.set(name, count);
+    return count > 1 ? `${name} (${count})` : name;
+  });
+}
+
+async function readRun(path: string): Promise<Omit<RunRecord, 'name'>> {
   if (!(await isFolder(path))) {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
@@ -123,7 +129,6 @@ async function readRun(path: string): Promise<RunRecord> {
   const metrics = new Metrics();
   for await (const { lines } of wholeLines(chunksOf(path, metricsFile))) for (const line of lines) metrics.add(line);
   return {
-    name: basename(path),
     path,
     config: config as Record<string, unknown>,
     ...metrics.columns(),
@@ -162,9 +167,32 @@ async function* chunksOf(path: string, name: string): AsyncGenerator<Uint8Array,
 
 const lineEnd = Buffer.from('\n');
 
+/** A column of numbers of unknown length: in blocks, which need no copy to grow. */
+class Column {
+  readonly #blocks: Float64Array[] = [];
+  #length = 0;
+
+  push(value: number): void {
+    const at = this.#length % blockLength;
+    if (at === 0) this.#blocks.push(new Float64Array(blockLength));
+    this.#blocks.at(-1)![at] = value;
+    this.#length += 1;
+  }
+
+  /** All of it in one piece; the column is empty then. */
+  take(): Float64Array {
+    const whole = new Float64Array(this.#length);
+    for (let at = 0; at < whole.length; at += blockLength) whole.set(this.#blocks.shift()!.subarray(0, whole.length - at), at);
+    this.#length = 0;
+    return whole;
+  }
+}
+
+const blockLength = 2 ** 14;
+
 /** Takes the lines of metrics.jsonl, which may be millions. Those of other kinds are passed over; those that are no JSON, or lack their step, are counted. */
 export class Metrics {
-  readonly #steps = stepFields.map((): number[] => []);
+  readonly #steps = stepFields.map(() => new Column());
   readonly #evaluations: EvaluationPoint[] = [];
   #badLines = 0;
 
@@ -180,8 +208,9 @@ export class Metrics {
     }
   }
 
+  /** What was taken in, once. */
   columns(): Pick<RunRecord, 'steps' | 'evaluations' | 'badLines'> {
-    const steps = Object.fromEntries(stepFields.map((field, i) => [field, Float64Array.from(this.#steps[i]!)])) as StepColumns;
+    const steps = Object.fromEntries(stepFields.map((field, i) => [field, this.#steps[i]!.take()])) as StepColumns;
     return { steps, evaluations: this.#evaluations, badLines: this.#badLines };
   }
 }

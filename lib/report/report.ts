@@ -12,11 +12,11 @@ import { version } from '../version.js';
 import { anchorGallery } from './anchors.js';
 import { readAssets } from './assets.js';
 import { readBanks } from './banks.js';
-import { makeCharts } from './charts.js';
+import { curvesOf, makeCharts, type RunCurves } from './charts.js';
 import { confusionOf } from './confusion.js';
 import { renderPage } from './html.js';
 import { mapBanks } from './map.js';
-import { chooseRuns, readRuns, type RunRecord } from './read-run.js';
+import { chooseRuns, readRuns, type RunFacts } from './read-run.js';
 import { section, type RunSections } from './section.js';
 import { configDifferences, summarise, type RunSummary } from './summary.js';
 
@@ -78,15 +78,21 @@ const sectionNames = ['map', 'gallery', 'confusion'] as const;
 export async function writeReport(options: ReportOptions): Promise<ReportResult> {
   checkOptions(options, 'writeReport()', reportOptions);
   const { folders, remarks } = await chooseRuns(options.runs);
-  const runs = await readRuns(folders);
+  const runs: RunFacts[] = [];
+  const summaries: RunSummary[] = [];
+  const curves: RunCurves[] = [];
+  for await (const { steps, ...facts } of readRuns(folders)) {
+    runs.push(facts);
+    summaries.push(summarise({ steps, ...facts }));
+    curves.push(curvesOf({ steps, ...facts }));
+  }
   const output = resolve(options.output ?? join(folders[0]!, 'report.html'));
   await checkReplaceable(output, 'report', 'output');
   const assets = await readAssets();
   const sections = await computeSections(runs, options);
-  const summaries = runs.map(summarise);
   const document = renderPage({
     title: runs.length === 1 ? runs[0]!.name : `${runs.length} runs`,
-    made: new Date().toISOString(), version, summaries, differences: configDifferences(runs), charts: makeCharts(runs), sections,
+    made: new Date().toISOString(), version, summaries, differences: configDifferences(runs), charts: makeCharts(runs, curves), sections,
   }, assets);
   await writeFileAtomically(output, document);
   return {
@@ -102,7 +108,7 @@ export async function writeReport(options: ReportOptions): Promise<ReportResult>
   };
 }
 
-async function computeSections(runs: readonly RunRecord[], options: ReportOptions): Promise<RunSections[]> {
+async function computeSections(runs: readonly RunFacts[], options: ReportOptions): Promise<RunSections[]> {
   const { models = true, device: name = 'auto', threads, signal } = options;
   if (!models) {
     const without = { missing: 'it was left out, as it needs a model and images; lgdistill report computes it.' };
@@ -124,7 +130,7 @@ async function computeSections(runs: readonly RunRecord[], options: ReportOption
   return results;
 }
 
-function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, runs: number): Parameters<typeof anchorGallery>[1] {
+function galleryOptions(run: RunFacts, device: Device, options: ReportOptions, runs: number): Parameters<typeof anchorGallery>[1] {
   const { mostImages = reportDefaults.mostImages, mostImageBytes = reportDefaults.mostImageBytes, localFilesOnly = false, signal, onProgress } = options;
   return {
     device, localFilesOnly, mostImages, mostBytes: mostImageBytes / runs, signal, onProgress,
@@ -133,7 +139,7 @@ function galleryOptions(run: RunRecord, device: Device, options: ReportOptions, 
   };
 }
 
-function confusionOptions(run: RunRecord, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, evaluateNames, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
+function confusionOptions(run: RunFacts, { mostImages = reportDefaults.mostImages, device = 'auto', threads, localFilesOnly = false, teacher, evaluate, evaluateNames, signal, onProgress }: ReportOptions): Parameters<typeof confusionOf>[0] {
   const own = (option: string) => optionOf(run.config, option) as never;
   const config: ConfigInput = {
     device, threads, offline: localFilesOnly,

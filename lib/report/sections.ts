@@ -8,7 +8,7 @@ import { percent } from './tables.js';
 
 const rowsShown = 12;
 
-export function chartFigures({ charts, runs, thinned }: Charts): Html {
+export function chartFigures({ charts, runs }: Charts): Html {
   if (charts.length === 0) return html`<p class="note">No step was logged yet.</p>`;
   const toggles = runs.length > 1 ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>` : undefined;
   return html`<div class="toolbar" id="controls" hidden>
@@ -16,7 +16,7 @@ export function chartFigures({ charts, runs, thinned }: Charts): Html {
   <label>smoothing <input id="smooth" type="range" min="0" max="0.98" step="0.02" value="0.6"></label>
   <label><input id="log-x" type="checkbox"> log x</label><label><input id="log-y" type="checkbox"> log y</label>
   ${toggles}</div>
-<p class="muted">Point at a curve to read its values, drag to zoom in, double-click to zoom out.${thinned ? ' Long runs are shown as means over short stretches of steps.' : ''}</p>
+<p class="muted">Point at a curve to read its values, drag to zoom in, double-click to zoom out.${runs.some(({ thinned }) => thinned) ? ' Long runs are shown as means over short stretches of steps.' : ''}</p>
 <div class="grid">${charts.map((chart) => figure(chart, runs))}</div>`;
 }
 

@@ -114,7 +114,7 @@ export interface OptionRow {
 const placeOptions: ReadonlySet<string> = new Set(['output', 'overwrite', 'threads', 'data.spillFolder', 'data.cacheMemory']);
 
 /** Options that differ between runs; of a single run, those that differ from the defaults. Options that say where, not what, are left out. */
-export function configDifferences(runs: readonly RunRecord[]): OptionRow[] {
+export function configDifferences(runs: readonly Pick<RunRecord, 'config'>[]): OptionRow[] {
   const known = new Map(configOptions().map((option) => [option.path, option]));
   const paths = new Set([...known.keys(), ...runs.flatMap(({ config }) => leavesOf(config))]);
   return [...paths].filter((path) => !placeOptions.has(path)).flatMap((path) => {

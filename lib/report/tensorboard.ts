@@ -20,7 +20,7 @@ export interface TensorBoardFile {
 export async function writeTensorBoard(runs: readonly string[], folder: string): Promise<TensorBoardFile[]> {
   const { encodeEvents, startOf } = await import('./event-file.js');
   const written: TensorBoardFile[] = [];
-  for (const run of await readRuns((await chooseRuns(runs)).folders)) {
+  for await (const run of readRuns((await chooseRuns(runs)).folders)) {
     const place = join(resolve(folder), run.name);
     await makeFolder(place).catch((cause: unknown) => { throw writeError(place, cause); });
     const file = join(place, `events.out.tfevents.${Math.floor(startOf(run)).toString().padStart(10, '0')}.lgdistill`);

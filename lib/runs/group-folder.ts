@@ -2,23 +2,25 @@
 import { rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RunConfig } from '../config-batch.js';
-import { studentNames, type Config } from '../config.js';
+import { studentNames } from '../config.js';
 import { LgdError } from '../errors.js';
 import { isFolder } from '../files/folders.js';
 import { checkRunFolder, clearRunFolder, lockRunFolder, readRunConfig, writeRunConfig } from './run-folder.js';
 
 /**
- * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own folders are locked by their runs.
+ * Makes the folder, or empties it of an earlier run where `overwrite` allows that, and locks it; the students' own folders are locked by their runs. One that begins has its config.json
+ * from here on: a run that is killed while its students' folders are made can be resumed.
  * @returns what unlocks it
  * @throws LgdError NOT_WRITABLE, BAD_CONFIG (not empty; a run of other students; another process writes to it), BAD_OPTION (a checkpoint's folder, which belongs to one student)
  */
-export async function openGroupFolder(config: Config, names: readonly string[], resume: string | undefined): Promise<() => Promise<void>> {
+export async function openGroupFolder(config: RunConfig, names: readonly string[], resume: string | undefined): Promise<() => Promise<void>> {
   await checkRunFolder(config.output, { overwrite: config.overwrite, resume: resume !== undefined });
   const unlock = await lockRunFolder(config.output);
   try {
     if (resume === undefined) {
       await clearMembers(config.output);
       await clearRunFolder(config.output);
+      await recordGroup(config, names);
     } else await checkMembers(config.output, names, resume);
     return unlock;
   } catch (error) {

@@ -10,7 +10,7 @@ import { inOneLine, joinedLines } from '../files/lines.js';
 import { makeFolder, removeMade } from '../files/make-folder.js';
 import { readFile } from '../files/open.js';
 import { besideLock, takeLock, tellHolder } from '../files/process-lock.js';
-import { uniqueMark } from '../files/temporary-name.js';
+import { temporaryOf, uniqueMark } from '../files/temporary-name.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import { denseFiles, taskOf, type DenseTask } from './network-file.js';
 
@@ -28,10 +28,13 @@ const lockFile = 'run.lock';
 const brokenFile = 'broken-images.txt';
 /** What a run may leave behind, so that overwriting removes these and nothing else. */
 const ownEntries = new Set([configFile, startFile, imageListFile, 'checkpoints', 'replay', brokenFile, 'report.html', 'summary.json', 'evaluation', viewCacheFile]);
-/** Names of what a process that is killed while it begins leaves. */
+/** Names of what a process that is killed leaves: while it begins, and of files that were not whole. */
 const probePattern = /^\.probe-[0-9a-f]{12}$/u;
 const besideLockNames = basename(besideLock(lockFile, ''));
 const isOwn = (entry: string): boolean => ownEntries.has(entry) || isPartOf(metricsFile, entry) || isPartOf(logFile, entry);
+const isLeft = (entry: string): boolean => probePattern.test(entry) || entry.startsWith(besideLockNames) || isOwn(temporaryOf(entry) ?? '');
+/** All that can be seen of a run that was killed before it had a configuration: nothing that is missed. */
+const ofNoRun = new Set([lockFile, startFile]);
 
 /**
  * Makes sure, before anything takes long, that a run can be written: makes the folder, writes and removes a probe (and a symbolic link, unless `links` is false), and looks for an earlier run in it.
@@ -63,7 +66,7 @@ export async function checkRunFolder(path: string, { overwrite, resume, links = 
     throw new LgdError('BAD_FILE', `cannot read the run folder ${path}.`, { option: 'output', mend: 'Check its permissions', cause });
   });
   const entries = all.filter((name) => !isHidden(name));
-  if (entries.length === 0) return removeEmpty;
+  if (entries.every((name) => ofNoRun.has(name))) return removeEmpty;
   throw new LgdError('BAD_CONFIG', 'the run folder is not empty.', {
     option: 'output', found: path, mend: entries.includes('checkpoints') ? 'Resume that run, choose another folder, or set overwrite' : 'Choose another folder, or set overwrite',
   });
@@ -126,7 +129,7 @@ export async function lockRunFolder(path: string): Promise<() => Promise<void>> 
   const file = join(path, lockFile);
   const lock = await takeLock(file);
   if ('release' in lock) {
-    const left = (await readdir(path).catch(() => [])).filter((name) => probePattern.test(name) || name.startsWith(besideLockNames));
+    const left = (await readdir(path).catch(() => [])).filter(isLeft);
     for (const name of left) await rm(join(path, name), { force: true }).catch(() => undefined);
     return lock.release;
   }

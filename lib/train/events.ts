@@ -102,6 +102,7 @@ export interface DoneEvent extends OfStudent {
   folder: string;
   /** The chosen metric's best value and where it was reached. */
   best: { metric: string; value: number; step: number } | null;
+  /** Since this call of run() began: of a run that was continued those before are not in it. */
   seconds: number;
 }
 

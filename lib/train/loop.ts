@@ -102,7 +102,7 @@ class TrainingLoop implements Course {
       await loop.#resume();
       await loop.#openViews();
       // Only now: a path that turns out wrong must not take the place of the right one.
-      if (configs.length > 1) await recordGroup(config, names);
+      if (configs.length > 1 && resume !== undefined) await recordGroup(config, names);
       for (const [number, run] of loop.#runs.entries()) {
         await run.folder.recordConfig(configs[number]!);
         if (!continued[number]) await writeImageList(configs[number]!.output, dataset);
@@ -264,8 +264,8 @@ class TrainingLoop implements Course {
     this.#views = views;
     distiller.useViewCache(views);
     const rows = views.images * views.views;
-    for (const { folder } of this.#runs) {
-      await folder.log(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
+    for (const run of this.#runs) {
+      run.tell(`teacher views: ${views.views} of each image in ${views.path} (${Math.ceil(views.bytes / 2 ** 20)} MiB), ${views.filled} of ${rows} are there${views.damaged > 0 ? `; ${views.damaged} were damaged and are filled again` : ''}`);
     }
   }
 

@@ -46,11 +46,14 @@ export class Run {
   #memoryLogged = false;
   #tuningLogged: boolean;
   #refusalLogged: boolean;
+  /** How many the data set had when they were listed last. */
   #brokenListed = 0;
   /** Of the file that the run was started from. */
   #startWeights: string | undefined;
   /** What is not as it was when the run was left, as its checkpoint tells. */
   #remarks: readonly string[] = [];
+  /** Lines of the log that follow its start: a line before would have the pause since the last one count as time of the run. */
+  readonly #told: string[] = [];
 
   private constructor(readonly loop: Course, readonly number: number, readonly folder: RunFolder, readonly store: CheckpointStore) {
     const { train, evaluate } = loop.config;
@@ -88,6 +91,11 @@ export class Run {
     return this.loop.options.resume !== undefined && (await this.store.list()).length > 0;
   }
 
+  /** Has the log say something of how the run begins. */
+  tell(line: string): void {
+    this.#told.push(line);
+  }
+
   /** Says what is about to begin. */
   async start(): Promise<StartEvent> {
     const { lastStep, schedule, stepsPerEpoch, dataset, images: { gone } } = this.loop;
@@ -105,9 +113,9 @@ export class Run {
       ...(batchChoice.words !== undefined && { batchChoice: batchChoice.words }),
       ...(advice !== undefined && { advice }),
     };
-    for (const line of [...Object.values(told), ...remarks]) await this.folder.log(line);
+    for (const line of [...this.#told, ...Object.values(told), ...remarks]) await this.folder.log(line);
     await this.folder.listBroken(broken);
-    this.#brokenListed = broken.length;
+    this.#brokenListed = dataset.broken?.length ?? 0;
     if (gone.length > 0) await this.folder.log(`${gone.length} images are gone since the run began (broken-images.txt lists them); the next ones stand in for them`);
     await this.folder.log(memoryLine(this.loop.distiller.memory, this.loop.configs.length));
     return {
@@ -125,9 +133,10 @@ export class Run {
 
   /** Lists images that turned out to be broken meanwhile, where they are decoded while training goes on. */
   async #listNewBroken(): Promise<void> {
+    const { length } = this.loop.dataset.broken ?? [];
+    if (length === this.#brokenListed) return;
+    this.#brokenListed = length;
     const broken = this.#broken();
-    if (broken.length === this.#brokenListed) return;
-    this.#brokenListed = broken.length;
     await this.folder.listBroken(broken);
     await this.folder.log(`${broken.length} images cannot be decoded so far (broken-images.txt lists them); the next ones stand in for them`);
   }
@@ -371,7 +380,7 @@ export class Run {
       await checkStart(this.folder.path, this.student, signal);
       await this.folder.recordStart(await hashStart(this.student, signal));
       await this.folder.rewind(0, 0);
-      await this.folder.log('there is no checkpoint yet: from the start');
+      this.tell('there is no checkpoint yet: from the start');
       return undefined;
     }
     const checkpoint = await this.store.read(which);
@@ -387,7 +396,7 @@ export class Run {
     if (areOthersScored(progress, this.loop) && this.#score.metric !== 'loss') this.#score.best = null;
     this.#lastCheckpoint = { step: info.step, evaluated: progress.evaluated, folder, time: performance.now() };
     await this.folder.rewind(info.step, progress.evaluated);
-    await this.folder.log(`resumed from ${folder}`);
+    this.tell(`resumed from ${folder}`);
     const before = (await readRunConfig(this.folder.path).catch(() => undefined)) as Partial<Config> | null | undefined;
     this.#remarks = await remarksOn(progress, before, this.#present);
     return progress.plan;

@@ -65,6 +65,8 @@ describe('from names and images to an exported student', () => {
     expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
     const resumed = await lgdistill(['resume', at('few'), '--max-steps', '2', '--no-report', '--json']);
     expect([resumed.code, resumed.documents()[0]]).toEqual([0, expect.objectContaining({ type: 'start', step: 1, effectiveBatch: 16 })]);
+    expect(resumed.stderr).toMatch(/^done: 2 steps, the last 1 of them in \d+ s; /mu);
+    expect((await lgdistill(['resume', at('few'), '--no-report'])).stdout).toMatch(/^done: 2 steps; /mu);
     expect(JSON.parse(readFileSync(at('few', 'config.json'), 'utf8'))).toMatchObject({ train: { batchSize: 16, learningRate: 0.3 } });
   });
 

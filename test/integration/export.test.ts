@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
@@ -91,7 +91,18 @@ test.each(damage)('a file with %s is not left behind, and an older one stays', a
   await expect(exportStudent({ from: run, to: join(folder, 'never', 'this.safetensors') })).rejects.toMatchObject({ code: 'EXPORT_FAILED' });
   expect(readFileSync(to).equals(before)).toBe(true);
   expect(existsSync(join(folder, 'never'))).toBe(false);
-  expect(readdirSync(folder).filter((name) => name.endsWith('.part'))).toEqual([]);
+  expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+});
+
+test('what a killed export left in the place of the same file goes once it is an hour old', async () => {
+  const to = join(folder, 'killed.safetensors');
+  const [old, inner, fresh, other] = ['.killed.safetensors.0123456789ab.tmp', '..killed.safetensors.0123456789ab.tmp.ba9876543210.tmp', '.killed.safetensors.cdef01234567.tmp', '.other.safetensors.0123456789ab.tmp'].map((name) => join(folder, name));
+  mkdirSync(old!);
+  for (const file of [join(old!, 'config.json'), inner!, fresh!, other!]) writeFileSync(file, 'x');
+  for (const file of [old!, inner!, other!]) utimesSync(file, 1e9, 1e9);
+  await exportStudent({ from: run, to });
+  expect([old, inner, fresh, other].map((file) => existsSync(file!))).toEqual([false, false, true, true]);
+  for (const file of [fresh!, other!]) rmSync(file);
 });
 
 test.each<ExportFormat>(['lgdistill', 'torchvision', 'onnx', 'transformers', 'timm'])('%s is written into folders that are not there yet, as a bank beside it is', async (format) => {

@@ -5,10 +5,10 @@ import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import type { ConfigInput } from '../../lib/config.js';
 import { addonPath } from '../../lib/addon.js';
-import { readRuns } from '../../lib/report/read-run.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { bundleChild } from '../fixtures/child.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { allRuns } from '../fixtures/runs.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, smallConfig, train } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
@@ -53,7 +53,7 @@ describe('memory', () => {
     const parts = (await readdir(path)).filter((name) => /^metrics-\d+\.jsonl$/u.test(name));
     expect(parts.length).toBeGreaterThan(3);
     for (const part of parts) expect((await stat(join(path, part))).size).toBeLessThanOrEqual(0.25 * 2 ** 20);
-    const [run] = await readRuns([path]);
+    const [run] = await allRuns([path]);
     expect([...run!.steps.step]).toEqual(Array.from({ length: steps }, (_, i) => i + 1));
     expect(run!.badLines).toBe(0);
     expect(run!.evaluations.map(({ step }) => step)).toEqual(Array.from({ length: 10 }, (_, i) => 800 * (i + 1)));
@@ -70,10 +70,10 @@ describe('metrics in parts', () => {
     await writeFile(join(broken, 'metrics.jsonl'), '{"type":"step","st', { flag: 'a' }); // torn by a kill
     const before = (await readdir(broken)).filter((name) => name.startsWith('metrics')).length;
     expect(before).toBeGreaterThan(5);
-    expect((await readRuns([broken]))[0]!.badLines).toBe(1);
+    expect((await allRuns([broken]))[0]!.badLines).toBe(1);
     const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': 64 }), { resume: 'previous' });
     expect(events[0]).toMatchObject({ type: 'start', step: 40 });
-    const [a, b] = await readRuns([whole, broken]);
+    const [a, b] = await allRuns([whole, broken]);
     expect([...b!.steps.step]).toEqual([...a!.steps.step]);
     expect([...b!.steps.loss]).toEqual([...a!.steps.loss]);
     expect(b!.badLines).toBe(0);
@@ -90,7 +90,7 @@ describe('metrics in parts', () => {
       const name = `metrics-${String(part + 1).padStart(6, '0')}.jsonl`;
       await writeFile(join(path, name), Array.from({ length: steps / parts }, (_, i) => `${line((part * steps) / parts + i + 1)}\n`).join(''));
     }
-    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=100', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
+    const { stdout } = await promisify(execFile)(process.execPath, ['--max-old-space-size=32', reader, path], { env: { ...process.env, LGDISTILL_ADDON: addonPath() } });
     expect(JSON.parse(stdout)).toEqual({ steps, last: steps, badLines: 0 });
   });
 });
@@ -101,8 +101,8 @@ describe('clocks', () => {
     const real = { now: Date.now, performance: performance.now.bind(performance), random: Math.random };
     vi.spyOn(Date, 'now').mockImplementation(() => real.now() + 3e11);
     vi.spyOn(Math, 'random').mockImplementation(() => 0.5);
-    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 3000 * real.performance()); // a minute is 20 ms
-    const other = await train(config(join(folder, 'other'), { checkpoint: { everyEpochs: 0, everyMinutes: 1 } })).finally(() => vi.restoreAllMocks());
+    vi.spyOn(performance, 'now').mockImplementation(() => 1e7 + 90_000 * real.performance()); // half an hour, after which there is a checkpoint in any case, is 20 ms
+    const other = await train(config(join(folder, 'other'), { checkpoint: { everyEpochs: 0 }, log: { stallMinutes: 0 } })).finally(() => vi.restoreAllMocks());
     expect(ofType(other.events, 'checkpoint').length).toBeGreaterThan(ofType(plain.events, 'checkpoint').length / 4);
     for (const [name, values] of Object.entries(plain.weights)) expect(sameBits(values, other.weights[name]!), name).toBe(true);
     const losses = (outcome: typeof plain) => ofType(outcome.events, 'step').map(({ loss }) => loss);

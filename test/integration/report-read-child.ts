@@ -1,5 +1,5 @@
 /** Reads a run folder in a process of its own, whose memory is limited, and prints how many steps it has: node child.mjs <run folder>. */
-import { readRuns } from '../../lib/report/read-run.js';
+import { allRuns } from '../fixtures/runs.js';
 
-const [run] = await readRuns([process.argv[2]!]);
+const [run] = await allRuns([process.argv[2]!]);
 process.stdout.write(JSON.stringify({ steps: run!.steps.step.length, last: run!.steps.step.at(-1), badLines: run!.badLines }));

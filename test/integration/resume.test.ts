@@ -9,6 +9,7 @@ import { BatchPlan } from '../../lib/data/loader.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { PrecomputedTeacher } from '../../lib/models/index.js';
 import { CheckpointStore } from '../../lib/runs/checkpoint.js';
+import { readRunLog } from '../../lib/runs/run-log.js';
 import type { RunEvent } from '../../lib/train/events.js';
 import { prepareRun, resumeConfig } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
@@ -119,6 +120,23 @@ describe('a run that was stopped and resumed', () => {
     const { events } = await train(config(broken), { resume: 'last' });
     expect(events.slice(0, 2).map(({ type, step }) => `${type} ${step}`)).toEqual(['start 4', 'evaluation 4']);
     await expectSame(broken, whole);
+  });
+
+  it('does not count the pause as its time', async () => {
+    const run = output();
+    const views = { teacherCache: { views: 1 } };
+    await trainAndStop(smallConfig(data, run, views), 1);
+    const file = join(run, 'log.txt');
+    const first = await readFile(file, 'utf8');
+    await writeFile(file, first.replaceAll(/^20\d\d/gmu, '2020')); // years ago
+    await train(await resumeConfig(run), { resume: 'last' });
+    await rm(join(run, 'checkpoints'), { recursive: true });
+    await writeFile(file, (await readFile(file, 'utf8')).replaceAll(/^20(?!20)\d\d/gmu, '2021'));
+    await train(await resumeConfig(run), { resume: 'last' }); // from the start
+    const text = await readFile(file, 'utf8');
+    expect(text.match(/ (start at|resumed from|there is no checkpoint yet|teacher views)/gu)).toEqual([' start at', ' teacher views', ' start at', ' resumed from', ' teacher views', ' start at', ' there is no checkpoint yet', ' teacher views']);
+    expect(readRunLog(text)).toMatchObject({ starts: 3, outcome: 'done' });
+    expect(readRunLog(text).seconds).toBeLessThan(60);
   });
 
   it('says where JPEG files are decoded by something else than before, and steps computed', async () => {

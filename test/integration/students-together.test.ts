@@ -1,10 +1,12 @@
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { ConfigInput } from '../../lib/config.js';
+import type { RunConfig } from '../../lib/config-batch.js';
+import { parseConfig, type ConfigInput } from '../../lib/config.js';
 import { takeLock } from '../../lib/files/process-lock.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { writeReport } from '../../lib/report/report.js';
+import { openGroupFolder } from '../../lib/runs/group-folder.js';
 import { readStudent } from '../../lib/runs/student-file.js';
 import { resumeConfig } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
@@ -72,6 +74,15 @@ describe('students that are trained side by side', () => {
     const { events } = await train(await resumeConfig(broken, { 'train.maxSteps': 8, 'checkpoint.everyEpochs': 1, 'checkpoint.everySteps': 0 }), { resume: 'last' });
     expect(ofType(events, 'start').map(({ step }) => step)).toEqual([4, 2]);
     expect(ofType(events, 'step').slice(0, 4).map(({ studentName, step }) => `${studentName} ${step}`)).toEqual([`${names[1]} 3`, `${names[1]} 4`, `${names[0]} 5`, `${names[1]} 5`]);
+    await expectAsAlone(broken);
+  });
+
+  it('continue where they were killed before any had a folder', async () => {
+    const broken = join(folder, 'begun');
+    const unlock = await openGroupFolder(parseConfig(config(broken, names.join(','))) as RunConfig, names, undefined);
+    await unlock();
+    await mkdir(join(broken, names[0]!)); // and the first is about to have one
+    await train(await resumeConfig(broken), { resume: 'last' });
     await expectAsAlone(broken);
   });
 

@@ -10,11 +10,11 @@ import { evaluateStudent } from '../../lib/evaluate/student.js';
 import { exportStudent } from '../../lib/export/student.js';
 import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { loadTeacher, PrecomputedTeacher } from '../../lib/models/index.js';
-import { readRuns } from '../../lib/report/read-run.js';
 import { readRunLog } from '../../lib/runs/run-log.js';
 import { findStudentFile, loadStudent, readStudent } from '../../lib/runs/student-file.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { allRuns } from '../fixtures/runs.js';
 import { drawShapes, madeUpTeacher, ofType, sameBits, shapeNames, smallConfig, tinyClip, train, visionOnnx } from '../fixtures/tiny.js';
 
 const folder = temporaryFolder();
@@ -215,7 +215,7 @@ describe('a run', () => {
       teacher: () => loadTeacher(file, { device }),
     };
     for (const [use, call] of Object.entries(uses)) await expect(call(), use).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining(file) as unknown });
-    expect((await readRuns([path]))[0]).toMatchObject({ student: undefined, studentProblem: expect.stringContaining(file) as unknown });
+    expect((await allRuns([path]))[0]).toMatchObject({ student: undefined, studentProblem: expect.stringContaining(file) as unknown });
   });
 
   it('skips broken images and lists them', async () => {

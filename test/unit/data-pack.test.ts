@@ -249,6 +249,9 @@ describe('an interruption', () => {
       expect(resumed).toBeGreaterThan(0);
       expect((await readFile(path)).equals(await readFile(whole.file)), as).toBe(true);
       expect((await readdir(folder)).filter((name) => /part|journal|lock/u.test(name))).toEqual([]);
+      await writeFile(`${path}.journal`, 'of a writer that was killed when the pack had its name');
+      await expect(pack({ output: path, as })).rejects.toMatchObject({ code: 'BAD_OPTION', option: 'output' });
+      expect((await readdir(folder)).filter((name) => /journal/u.test(name))).toEqual([]);
     }
   });
 

@@ -55,6 +55,7 @@ describe('StreamedImages', () => {
     const prepared = await images.prepare(batch);
     expect([...prepared.shown!]).toEqual(Array(40).fill(broken));
     expect(images.broken).toHaveLength(broken);
+    expect(images.broken).toBe(images.broken); // not made anew for each line of a run's metrics
     expect(read).toHaveBeenCalledTimes(broken + batch.length);
     prepared.release();
     const looked = vi.spyOn(Map.prototype, 'has');

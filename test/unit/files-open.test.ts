@@ -6,9 +6,9 @@ import { loadConfigFile } from '../../lib/config.js';
 import { openImages } from '../../lib/data/open-images.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
-import { readRuns } from '../../lib/report/read-run.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { allRuns } from '../fixtures/runs.js';
 
 const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
@@ -45,7 +45,7 @@ test('a run folder with a pipe for one of its files is told of, after one wait',
   for (const [path, file] of [[config, 'config.json'], [metrics, 'metrics.jsonl'], [log, 'log.txt']] as const) {
     let waited = 0;
     let settled = false;
-    const read = readRuns([path]).then(() => undefined, (error: unknown) => error).finally(() => { settled = true; });
+    const read = allRuns([path]).then(() => undefined, (error: unknown) => error).finally(() => { settled = true; });
     while (!settled) {
       await new Promise((resolve) => setImmediate(resolve));
       if (vi.getTimerCount() === 0) continue;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { makeCharts } from '../../lib/report/charts.js';
+import { curvesOf, makeCharts } from '../../lib/report/charts.js';
 import { chartFigures, mapSection } from '../../lib/report/sections.js';
 import { Metrics, type RunRecord } from '../../lib/report/read-run.js';
 import { summarise } from '../../lib/report/summary.js';
@@ -31,11 +31,12 @@ function runOf(method: string, { name = method, topK = 5, classes = 9, names = 3
 /** All that curves and summary say of runs. */
 function reportOn(...runs: RunRecord[]): string {
   const summaries = runs.map(summarise);
-  return [headline(summaries)?.text, summaryTable(summaries).text, chartFigures(makeCharts(runs)).text].join('\n');
+  return [headline(summaries)?.text, summaryTable(summaries).text, chartFigures(chartsOf(...runs)).text].join('\n');
 }
 
-const hintOf = (id: string, ...runs: RunRecord[]) => makeCharts(runs).charts.find((chart) => chart.id === id)?.hint;
-const labelsOf = (id: string, ...runs: RunRecord[]) => makeCharts(runs).charts.find((chart) => chart.id === id)?.lines.map(({ label }) => label);
+const chartsOf = (...runs: RunRecord[]) => makeCharts(runs, runs.map(curvesOf));
+const hintOf = (id: string, ...runs: RunRecord[]) => chartsOf(...runs).charts.find((chart) => chart.id === id)?.hint;
+const labelsOf = (id: string, ...runs: RunRecord[]) => chartsOf(...runs).charts.find((chart) => chart.id === id)?.lines.map(({ label }) => label);
 
 describe('a report says what the loss of its method is over', () => {
   it.each(Object.entries(methods))('%s', (method, over) => {
@@ -56,7 +57,7 @@ describe('a report says what the loss of its method is over', () => {
   });
 
   it('finds words that fit all runs, and draws no part that a run has not', () => {
-    const charts = makeCharts([runOf('seed'), runOf('lgd')]);
+    const charts = chartsOf(runOf('seed'), runOf('lgd'));
     expect(charts.charts.find(({ id }) => id === 'kl')!.lines.map(({ label }) => label)).toEqual(['visual part', 'textual bank']);
     expect(charts.runs.map(({ steps }) => steps.y['klTextual'])).toEqual([[null, null], [1, 1]]);
     expect(hintOf('loss', runOf('feature'), runOf('lgd'))).toContain('Of method feature it is one less the cosine');
@@ -93,6 +94,6 @@ describe('fewer classes than five', () => {
     expect(hintOf('top5', ...runs)).toContain('among the five nearest, or among all where there are fewer');
     expect(summaryTable(runs.map(summarise)).text).toMatch(/student top-5 there<\/th><td>90\.0\u00a0%<\/td><td>90\.0\u00a0% \(top-3\)</u);
     expect(hintOf('top5', runOf('lgd'))).toMatch(/among the five nearest\.$/u);
-    expect(makeCharts([runOf('lgd', { topK: 1, classes: 1 })]).charts.map(({ id }) => id)).not.toContain('top5');
+    expect(chartsOf(runOf('lgd', { topK: 1, classes: 1 })).charts.map(({ id }) => id)).not.toContain('top5');
   });
 });

@@ -3,9 +3,10 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import { encodeEvents } from '../../lib/report/event-file.js';
-import { readRuns, type RunRecord } from '../../lib/report/read-run.js';
+import type { RunRecord } from '../../lib/report/read-run.js';
 import { writeTensorBoard } from '../../lib/report/tensorboard.js';
 import { temporaryFolder } from '../fixtures/folder.js';
+import { allRuns } from '../fixtures/runs.js';
 
 const folder = temporaryFolder();
 
@@ -108,7 +109,7 @@ describe('writeTensorBoard', () => {
     await mkdir(run);
     await writeFile(join(run, 'config.json'), '{}');
     await writeFile(join(run, 'metrics.jsonl'), [1, 2].map((step) => `${JSON.stringify({ type: 'step', step, loss: 1 })}\n`).join(''));
-    const [{ steps, ...read }] = (await readRuns([run])) as [RunRecord];
+    const [{ steps, ...read }] = (await allRuns([run])) as [RunRecord];
     const loss = vi.fn(() => 1);
     const watched = { ...read, steps: { ...steps, loss: new Proxy(steps.loss, { get: (column, place) => (typeof place === 'string' && /^\d+$/u.test(place) ? loss() : (Reflect.get(column, place) as unknown)) }) } };
     const events = encodeEvents(watched);

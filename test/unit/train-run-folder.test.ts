@@ -75,6 +75,14 @@ describe('checkRunFolder', () => {
     await checkRunFolder(path, { overwrite: false, resume: true });
   });
 
+  it('takes the folder of a run that was killed before it had a configuration for an empty one', async () => {
+    await mkdir(path);
+    for (const name of ['run.lock', 'start.json', '.config.json.0123456789ab.tmp']) await writeFile(join(path, name), '{}');
+    await checkRunFolder(path, neither);
+    await writeFile(join(path, 'config.json'), '{}');
+    await expect(checkRunFolder(path, neither)).rejects.toMatchObject({ code: 'BAD_CONFIG', option: 'output' });
+  });
+
   it.each([['a file in its place', 'run'], ['a file above it', 'run/inner']])('refuses %s', async (_, inner) => {
     await writeFile(path, '');
     await expect(checkRunFolder(join(root, inner), neither)).rejects.toMatchObject({ code: 'NOT_WRITABLE' });
@@ -130,6 +138,15 @@ describe('RunFolder', () => {
     expect((await readdir(path)).sort()).toEqual(['config.json', 'log.txt', 'metrics.jsonl', 'notes.md', 'run.lock']);
     expect(await lines()).toEqual([]);
     await folder.close();
+  });
+
+  it('clears away what a kill left of files that were not whole, and no other', async () => {
+    await mkdir(path);
+    const left = ['config.json', 'start.json', 'images.tsv.gz', 'broken-images.txt', 'teacher-views.lgd', 'report.html'].map((name) => `.${name}.0123456789ab.tmp`);
+    const others = ['.notes.md.0123456789ab.tmp', '.config.json.swp', '.config.json.tmp'];
+    for (const name of [...left, ...others]) await writeFile(join(path, name), 'x');
+    await (await RunFolder.open(path, config, { resume: true })).close();
+    expect((await readdir(path)).sort()).toEqual([...others, 'log.txt', 'metrics.jsonl'].sort());
   });
 
   it('lists broken images', async () => {

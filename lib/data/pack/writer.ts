@@ -57,8 +57,11 @@ export class PackWriter {
     const unlock = await lockPack(path);
     try {
       const isThere = (await statIfThere(path)) !== undefined;
-      if (isThere && !overwrite) throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
       const hasPart = (await statIfThere(partOf(path))) !== undefined;
+      if (isThere && !overwrite) {
+        if (!hasPart) await rm(journalOf(path), { force: true }); // of this very file, by a kill between its last two steps
+        throw new LgdError('BAD_OPTION', 'there is such a file already.', { option: 'output', found: path, mend: 'Choose another file, or give --overwrite' });
+      }
       const found = overwrite || !hasPart ? undefined : await readJournal(journalOf(path), task, checksum);
       const file = await openPart(path, found, recipe, checksum);
       const journal = await Journal.open(journalOf(path), task, found?.bytes ?? 0, checksum).catch(async (error: unknown) => {

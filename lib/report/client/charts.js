@@ -66,7 +66,7 @@ report.charts = (() => {
     const [logX, logY] = [state.logX, state.logY];
     const bounded = chart.unit === 'share' && !logY;
     return {
-      width, height: 220, padding: [8, 8, 0, 0],
+      width, height: 220, padding: [8, 20, 0, 0], // on the right half of a label
       cursor: { sync: { key: sync.key, scales: ['x', null] }, dataIdx: nearestPoint, points: { size: 6 }, drag: { x: true, y: false } },
       scales: {
         x: { time: false, distr: logX ? 3 : 1, ...(logX && { range: logRange }) },
