@@ -55,7 +55,7 @@ export function checkTexts(texts: unknown): void {
 }
 
 /** A text as its tokenizer reads it, for each; between them the event loop has its turns. @throws LgdError ABORTED, BAD_MODEL */
-export async function tokensOf(texts: readonly string[], tokenizer: TextTokenizer, maxTokens: number, signal: AbortSignal | undefined): Promise<number[][]> {
+export async function tokensOf(texts: readonly string[], tokenizer: { encode(text: string, most: number): number[] }, maxTokens: number, signal: AbortSignal | undefined): Promise<number[][]> {
   const rows: number[][] = [];
   for (const [index, text] of texts.entries()) {
     if (index % 256 === 0) await nextTurn(signal, 'text encoding');
