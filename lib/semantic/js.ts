@@ -170,7 +170,6 @@ function scores(unit: Float64Array, bank: Float32Array): Float64Array {
   return out;
 }
 
-/** The entries of one softmax, one array behind the other. */
 /** sum += weight * sum_k slope_k bank_k. */
 function addRows(sum: Float64Array, weight: number, slope: Float64Array, bank: Float32Array): void {
   const dimension = sum.length;
