@@ -19,7 +19,7 @@
 
 namespace lgd {
 
-struct StepGraph;  // core/timeline.h: what is kept of a step from one time to the next
+struct StepGraph;  // core/step_graph.h: what is kept of a step from one time to the next
 
 namespace cuda {
 struct DeviceProperties {

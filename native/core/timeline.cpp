@@ -28,10 +28,6 @@ static bool is(const char* variable, const char* value) {
 }
 bool is_wanted(const char* variable) { return !is(variable, "0"); }
 
-StepGraph::~StepGraph() {
-  if (graph) cuda::destroy_graph(graph);
-}
-
 Timeline::Timeline(Device& device)
     : device_(device),
       graphs_wanted_(is_wanted("LGDISTILL_GRAPHS")),
@@ -241,7 +237,10 @@ void Timeline::end_step() {
   join_branch();
   if (holding_) {
     begin_release();
-    if (eager_ || !launch_step(*step_)) {
+    if (!eager_ && step_->launch(tape_, {device_.programmatic_launches, tuning_wanted_, !carveout_settled_}, compute_)) {
+      started_ = SIZE_MAX;
+      step_->launched(tape_, compute_);
+    } else {
       eager_ = true;
       run_pieces();
     }
@@ -293,85 +292,6 @@ void Timeline::load_kernels() const {
     if (tape_[i].kind == Work::Kind::kernel) cuda::load(tape_[i].launch);
 }
 
-GraphWay Timeline::usual_way(const StepGraph& step) const { return {device_.programmatic_launches && !step.serialized, false, false}; }
-
-// How the step that was written down may run, as usual first.
-std::vector<GraphWay> Timeline::ways(const StepGraph& step) const {
-  std::vector<GraphWay> all{usual_way(step)};
-  const auto twice = [&](bool GraphWay::*choice) {
-    for (size_t i = 0, count = all.size(); i < count; ++i) {
-      all.push_back(all[i]);
-      all.back().*choice = !(all.back().*choice);
-    }
-  };
-  if (!tuning_wanted_) return all;
-  if (all[0].programmatic) twice(&GraphWay::programmatic);
-  if (tape_.branches()) twice(&GraphWay::in_order);
-  if (!carveout_settled_) twice(&GraphWay::one_carveout);
-  return all;
-}
-
-// Starts the tape as the step's graph. False: the driver takes none, and nothing has started.
-bool Timeline::launch_step(StepGraph& step) {
-  const bool repeated = step.graph && tape_.has_shape_of(step.built);
-  GraphWay way = step.tuner.done() ? step.tuner.found().value_or(usual_way(step)) : step.tuner.next(ways(step), repeated);
-  const bool tuned = repeated && way != step.way;
-  bool ready = repeated && !tuned && take_over(step);
-  step.counts.instantiated += !ready && !tuned;
-  for (bool started = false; !started; ready = false) {
-    try {
-      launch_as(step, way, ready);
-      started = true;
-    } catch (const cuda::Refusal& refusal) {
-      if (way != usual_way(step)) {  // another way that was tried, or found
-        step.tuner.refuse();
-        way = usual_way(step);
-      } else if (way.programmatic) {
-        step.tuner.settle();
-        step.serialized = true;
-        way = usual_way(step);
-      } else {
-        if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-        step.refused = refusal.what();
-        return false;
-      }
-    }
-  }
-  started_ = SIZE_MAX;
-  step.counts.nodes = int64_t(tape_.size());
-  ++step.counts.launched;
-  std::swap(tape_, step.built);
-  tape_.clear();
-  step.tuner.end(compute_);
-  return true;
-}
-
-// ready: the graph is there, with this step's arguments.
-void Timeline::launch_as(StepGraph& step, const GraphWay& way, bool ready) {
-  if (!ready) {
-    if (step.graph) cuda::destroy_graph(std::exchange(step.graph, nullptr));
-    if (tape_.size() == 0) return;
-    step.graph = cuda::build_graph(tape_, way);
-    step.way = way;
-    step.counts.programmatic = 0;
-    for (size_t i = 0; i < tape_.size(); ++i) step.counts.programmatic += way.programmatic && tape_.may_start_early(i, way.in_order);
-    step.counts.changed = int64_t(tape_.size());
-  }
-  step.tuner.begin(compute_);
-  cuda::launch_graph(step.graph, compute_);
-}
-
-// Sets in the graph, of the same shape, what differs from the time before; false: the driver cannot, and the graph must be built anew.
-bool Timeline::take_over(StepGraph& step) {
-  step.counts.changed = 0;
-  for (size_t i = 0; i < tape_.size(); ++i) {
-    if (tape_.has_work_of(step.built, i)) continue;
-    if (!cuda::change_graph(step.graph, i, tape_[i])) return false;
-    ++step.counts.changed;
-  }
-  return true;
-}
-
 void Timeline::interrupt() {
   waited_ = true;
   if (!holding_) return;
@@ -391,7 +311,7 @@ void Timeline::interrupt() {
 bool Timeline::abandon_step() noexcept {
   const bool lost = holding_ || releasing_;
   // It may have got some of this step's arguments.
-  if (lost && step_ && step_->graph) cuda::destroy_graph(std::exchange(step_->graph, nullptr));
+  if (lost && step_) step_->drop();
   releasing_ = false;
   if (holding_) {
     tape_.clear();

@@ -4,8 +4,8 @@
 //   branch    what stands between begin_branch() and end_branch(): beside what follows it, until it is joined
 //   upload    input sent ahead of the step that reads it
 //
-// A step (begin_step() to end_step()) is one CUDA graph, built once and launched every time. What the step enqueues is only written down
-// (core/tape.h) and compared with what the graph was built of: as a rule the same kernels in the same order, of which some have other
+// A step (begin_step() to end_step()) is one CUDA graph, built once and launched every time (core/step_graph.h). What the step enqueues is only
+// written down (core/tape.h) and compared with what the graph was built of: as a rule the same kernels in the same order, of which some have other
 // arguments (learning rate, seeds, slots, addresses of input), and these are set in the graph. So everything that differs between steps
 // stays an ordinary argument, none of it has to be read from device memory by a kernel, and a step of another shape (accumulation, a queue
 // that fills) is only a graph to be built again. The driver hears of the arguments that changed and of one launch a step; the GPU sees
@@ -20,8 +20,7 @@
 //   - Where the device has programmatic dependent launches, a kernel behind one other kernel is started as soon as all blocks of that one are, and waits for its
 //     end itself: every kernel begins with wait_for_inputs(), which also lets the next one start. So what a start costs passes while the kernel before runs. A kernel
 //     that ends has waited for all before it, so chains need nothing more. Copies, fills, and what comes after two streams wait for the end as ever.
-//   - How a graph that is launched again and again runs best, it finds out itself (core/graph_tuner.h).
-//   - A graph that the driver does not take, for want of memory or whatever else, costs nothing but time: that step is started piece by piece, and so is each after it.
+//   - A step whose graph the driver does not take is started piece by piece, and so is each after it.
 //   - An error of work that nobody waits for discards the step that is open, whosever it is: Device::lost() tells of it.
 // LGDISTILL_GRAPHS=0 runs every step eagerly, on the same streams.
 #pragma once
@@ -31,45 +30,17 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "core/cuda_streams.h"
 #include "core/device.h"
-#include "core/graph_tuner.h"
+#include "core/step_graph.h"
 #include "core/tape.h"
 
 namespace lgd {
 
-// How the steps of a StepGraph ran. Every step is one of: eager (as the first, and those that the driver takes no graph of), launched (as one graph), interrupted.
-struct StepCounts {
-  int64_t eager = 0, launched = 0, interrupted = 0;
-  int64_t instantiated = 0;   // graphs whose shape was new; not those that the tuner built of the same
-  int64_t nodes = 0;          // of the last graph
-  int64_t changed = 0;        // of them those whose arguments were set for its last launch; all, if it was built for it
-  int64_t programmatic = 0;   // of them those that may start before the kernel that they come after ends
-};
-
 bool is_wanted(const char* variable);  // of the environment: it says anything but 0, or nothing
-
-// Steps of the same kind share one. Device thread only; free to go at any time.
-struct StepGraph {
-  StepGraph() = default;
-  ~StepGraph();
-  StepGraph(const StepGraph&) = delete;
-  StepGraph& operator=(const StepGraph&) = delete;
-
-  void* graph = nullptr;
-  Tape built;                 // what the graph holds
-  GraphWay way;               // in which it was built
-  GraphTuner tuner;
-  bool warm = false;          // ran before
-  int interrupted_in_a_row = 0;
-  bool serialized = false;    // the driver took no graph whose kernels start early
-  std::string refused;        // why it took no graph, if it did not: none is built any more
-  StepCounts counts;
-};
 
 // All of it on the device's thread, but for defer_release().
 class Timeline {
@@ -124,11 +95,6 @@ class Timeline {
   void end_release();
   void run_pieces();
   void load_kernels() const;
-  GraphWay usual_way(const StepGraph& step) const;
-  std::vector<GraphWay> ways(const StepGraph& step) const;
-  bool launch_step(StepGraph& step);
-  void launch_as(StepGraph& step, const GraphWay& way, bool ready);
-  bool take_over(StepGraph& step);
   void interrupt();
   void end_turn();
   void free_deferred() noexcept;
