@@ -3,6 +3,7 @@ import { measureData, type DataRow } from '../data/measure.js';
 import { openDevice, type DeviceName } from '../device.js';
 import { LgdError } from '../errors.js';
 import { benchmark, type BenchmarkRow } from '../evaluate/benchmark.js';
+import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind, Context } from './command.js';
 import { addConfigOptions, readConfig } from './options.js';
 import { startProgress } from './progress.js';
@@ -46,7 +47,7 @@ async function benchDevice(command: Command, { terminal, signal }: Context): Pro
   }
   const { name, kind, threads } = device.info;
   terminal.emit({ device: device.info, build: device.addon.buildInfo(), student: config.student.name, widthMultiplier: config.student.widthMultiplier, categories, rows });
-  terminal.say(`${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${config.student.name} x ${config.student.widthMultiplier}; ${categories} names`);
+  terminal.say(`${name}${kind === 'cpu' ? `, ${threads} threads` : ''}; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}; ${categories} names`);
   terminal.say(formatTable(
     ['', 'batch', 'side', 'ms p20', 'ms p50', 'ms p80', 'images/s'],
     rows.map(({ op, batch, resolution, p20, p50, p80, imagesPerSecond }) => [op, String(batch), String(resolution ?? '-'), ...[p20, p50, p80].map((value) => value.toFixed(2)), imagesPerSecond.toFixed(0)]),

@@ -1,5 +1,6 @@
 import { Command, Option } from 'commander';
 import { defaultOutput, exportFormats, exportStudent, exportTarget, type ExportResult } from '../export/student.js';
+import { nameWithWidth } from '../models/students/definition.js';
 import type { Bind } from './command.js';
 import { formatBytes } from './table.js';
 import { parsePositive } from './values.js';
@@ -41,7 +42,7 @@ export function exportCommand(bind: Bind): Command {
 
 function summaryOf({ file, tensors, bytes, head, comparison, info, format }: ExportResult): string {
   const { architecture, widthMultiplier, embeddingSize, step } = info;
-  const what = `${file}: ${architecture} x ${widthMultiplier}, ${tensors} tensors, ${formatBytes(bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`;
+  const what = `${file}: ${nameWithWidth(architecture, widthMultiplier)}, ${tensors} tensors, ${formatBytes(bytes)}, ${head === 'keep' ? `embedding of ${embeddingSize}` : 'without its head'}, step ${step}`;
   if (format === 'lgdistill') return what;
   return `${what}\ncompared on ${comparison.images} images (${comparison.folder ?? 'drawn ones'}): cosine ${comparison.cosine.toFixed(6)} or more`;
 }

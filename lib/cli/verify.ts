@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { openDevice, type DeviceName } from '../device.js';
+import { nameWithWidth } from '../models/students/definition.js';
 import { verifyDevice, type Verification } from '../train/verify.js';
 import type { Bind, Context } from './command.js';
 import { exitCodes } from './failure.js';
@@ -21,7 +22,7 @@ export function verifyCommand(bind: Bind): Command {
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
   addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'method', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'loss.*', 'train.batchSize', 'train.precision', 'augment.*'], {
-    help: { 'student.name': 'Architecture of the student, by its torchvision name', 'train.batchSize': 'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer' },
+    help: { 'student.name': 'Architecture of the student, by its name in torchvision, else in timm', 'train.batchSize': 'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer' },
   });
   return command.action(bind((context) => verify(command, context)));
 }
@@ -39,7 +40,7 @@ async function verify(command: Command, { terminal, signal }: Context): Promise<
   }
   const failed = rows.filter(({ passed }) => !passed);
   terminal.emit({ passed: failed.length === 0, device: device.info, build: device.addon.buildInfo(), student: config.student.name, rows });
-  terminal.say(`${device.info.name} (${device.kind}) held against the CPU; ${config.student.name} x ${config.student.widthMultiplier}`);
+  terminal.say(`${device.info.name} (${device.kind}) held against the CPU; ${nameWithWidth(config.student.name, config.student.widthMultiplier)}`);
   terminal.say(formatTable(['', 'precision', 'off by', 'allowed', ''], rows.map((row) => [row.part, row.precision, ...[row.error, row.limit].map((value) => (value === 0 ? '0' : value.toExponential(1))), verdict(row)])));
   if (config.teacher !== undefined && rows.every(({ part }) => part !== 'teacher')) terminal.say('the teacher computes on the host, or not at all: it was not compared');
   if (failed.length === 0) {

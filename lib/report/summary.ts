@@ -2,6 +2,7 @@
 import { median } from '../averages.js';
 import { configOptions } from '../config.js';
 import { isObject } from '../files/json.js';
+import { nameWithWidth } from '../models/students/definition.js';
 import { optionOf } from '../option-paths.js';
 import type { RunRecord } from './read-run.js';
 
@@ -52,11 +53,10 @@ export function summarise(run: RunRecord): RunSummary {
   const best = evaluations.reduce<(typeof evaluations)[number] | undefined>((found, one) => (found === undefined || one.student.top1 > found.student.top1 ? one : found), undefined);
   const recent = (column: Float64Array) => finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
   const text = (option: string) => String(optionOf(config, option) ?? '');
-  const width = student?.info.widthMultiplier ?? 1;
   return {
     name, path, outcome: log.outcome,
     method: methodOf(run),
-    student: `${student?.info.architecture ?? text('student.name')}${width === 1 ? '' : ` x ${width}`}`,
+    student: nameWithWidth(student?.info.architecture ?? text('student.name'), student?.info.widthMultiplier ?? 1),
     teacher: student?.info.teacher ?? text('teacher'),
     parameters: student?.parameters,
     images: log.images,

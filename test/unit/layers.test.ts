@@ -37,7 +37,7 @@ function upwardImports(files: string[], importsOf: (file: string) => string[], l
 }
 
 // Of what the commands call, these are no work of theirs: spelling, quoting, lists of options, and places in the terminal.
-const cliOnly = new Set(['suggestion', 'isOfOwnCommand', 'builtinIds', 'isAmong', 'checkFree', 'checkNamesFile', 'checkReplaceable', 'tellingOfWaits', 'describeStandstill', 'messageOf']);
+const cliOnly = new Set(['suggestion', 'isOfOwnCommand', 'builtinIds', 'isAmong', 'checkFree', 'checkNamesFile', 'checkReplaceable', 'tellingOfWaits', 'describeStandstill', 'messageOf', 'nameWithWidth']);
 
 it('whatever a command does can be done from the API', async () => {
   const exported = Object.keys(await import('../../lib/index.js'));

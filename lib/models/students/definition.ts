@@ -32,6 +32,11 @@ export interface StudentDefinition {
   build(options: StudentOptions): GraphSpec;
 }
 
+/** A student as people read it: `mobilenet_v2 x 0.5`, and without the width where that is 1. */
+export function nameWithWidth(name: string, widthMultiplier: number): string {
+  return widthMultiplier === 1 ? name : `${name} x ${widthMultiplier}`;
+}
+
 /** Features to the result: the projection head `head.0`, ReLU, `head.2`, or what `classifier` makes. */
 export function withHead(g: GraphBuilder, features: Value, head: Head, classifier: (outputs: number) => Value): GraphSpec {
   if (head.kind === 'classifier') return g.finish(classifier(head.outputs));

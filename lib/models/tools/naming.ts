@@ -1,7 +1,7 @@
 /** How another tool names a student's layers. */
 import { LgdError } from '../../errors.js';
 import type { GraphSpec } from '../graph.js';
-import type { StudentDefinition } from '../students/definition.js';
+import { nameWithWidth, type StudentDefinition } from '../students/definition.js';
 
 /** The tools whose names are known. This package's own names are torchvision's, or timm's of a student that torchvision lacks. */
 export const tools = ['torchvision', 'timm', 'mmdet', 'mmseg', 'detectron2'] as const;
@@ -32,7 +32,7 @@ export type FamilyNaming = (student: NamedStudent, definition: StudentDefinition
 
 /** The error for a student that a tool has no architecture for. */
 export function unsupported(tool: Tool, { architecture, widthMultiplier }: Pick<NamedStudent, 'architecture' | 'widthMultiplier'>, allowed: string, mend: string): LgdError {
-  const found = widthMultiplier === 1 ? architecture : `${architecture} x ${widthMultiplier}`;
+  const found = nameWithWidth(architecture, widthMultiplier);
   return new LgdError('BAD_OPTION', `${tool} has no ${found}.`, { option: 'to', found, allowed, mend });
 }
 
