@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -73,6 +75,22 @@ class TunedSteps {
   int time_ = 0;
 };
 
+// A variable of the environment, as it was before when this goes.
+class Setting {
+ public:
+  Setting(const char* name, const char* text) : name_(name) {
+    if (const char* const before = std::getenv(name)) before_ = before;
+    setenv(name, text, 1);
+  }
+  ~Setting() { before_ ? setenv(name_, before_->c_str(), 1) : unsetenv(name_); }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+
+ private:
+  const char* name_;
+  std::optional<std::string> before_;
+};
+
 std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0', way.in_order ? '1' : '0', way.one_carveout ? '1' : '0'}; }
 
 }  // namespace
@@ -80,6 +98,7 @@ std::string text_of(const GraphWay& way) { return {way.programmatic ? '1' : '0',
 // A graph that the driver does not take costs no step and no number, whenever that is, and neither does a time that it does not tell.
 void check_refused_graphs() {
   if (cuda::properties(0).name != "emulated GPU") return;
+  const Setting late("LGDISTILL_PDL", "0");  // what is refused early starts is still a graph: see the next check
   constexpr int count = 128;
   // The fault, and how many steps run as a graph. The first never does.
   const std::pair<const char*, int> faults[] = {
@@ -95,7 +114,7 @@ void check_refused_graphs() {
       {"cudaEventElapsedTime:3:cudaErrorInvalidResourceHandle", count - 1},
   };
   for (const auto& [fault, launched] : faults) {
-    setenv("LGDISTILL_EMULATION_FAULT", fault, 1);
+    const Setting failing("LGDISTILL_EMULATION_FAULT", fault);
     TunedSteps steps;
     const int wrong = steps.take(count);
     const StepGraph& graph = steps.graph();
@@ -106,15 +125,12 @@ void check_refused_graphs() {
     if (std::strncmp(fault, "cudaEvent", 9) == 0) check(graph.tuner.times().empty() && graph.way == GraphWay{}, std::string(fault) + ": a way was chosen without its time");
     else if (launched == count - 1) check(graph.tuner.times().size() > 1, std::string(fault) + ": nothing else was compared");
   }
-  unsetenv("LGDISTILL_EMULATION_FAULT");
 }
 
 // Kernels that start early are more than a driver may take: then they start one after the other, in a graph all the same. The trial says so.
 void check_refused_early_starts() {
   if (cuda::properties(0).name != "emulated GPU") return;
-  const char* const asked = std::getenv("LGDISTILL_PDL");
-  const std::string before = asked ? asked : "";
-  for (const auto& [variable, text] : {std::pair{"LGDISTILL_PDL", "1"}, {"LGDISTILL_EMULATION_REFUSED_WAY", "100"}}) setenv(variable, text, 1);
+  const Setting early("LGDISTILL_PDL", "1"), refused("LGDISTILL_EMULATION_REFUSED_WAY", "100");
   TunedSteps steps;
   const StepGraph& graph = steps.graph();
   check(steps.take(32) == 0 && graph.counts.launched == 31 && graph.counts.instantiated == 1 && graph.serialized && graph.refused.empty() && graph.way == GraphWay{}, "where early starts are refused a step is no graph, or has wrong numbers");
@@ -126,8 +142,6 @@ void check_refused_early_starts() {
     found = error.what();
   }
   check(found.find("no CUDA graph whose kernels start early") != std::string::npos, "the trial of early starts, which are refused: " + found);
-  unsetenv("LGDISTILL_EMULATION_REFUSED_WAY");
-  asked ? setenv("LGDISTILL_PDL", before.c_str(), 1) : unsetenv("LGDISTILL_PDL");
 }
 
 // Every way to run a step's graph gives the same numbers, and the fastest stays, as the emulated GPU has been told which is.
