@@ -104,8 +104,9 @@ export async function chooseRuns(paths: readonly string[]): Promise<ChosenRuns> 
 export async function* readRuns(paths: readonly string[]): AsyncGenerator<RunRecord, void, undefined> {
   if (paths.length === 0) throw new LgdError('BAD_OPTION', 'a report needs a run folder.', { option: 'runs', mend: 'Give one or more run folders' });
   const folders = [...new Set((await Promise.all(paths.map((path) => runFolders(resolve(path))))).flat())];
+  const configs = await Promise.all(folders.map(configOf)); // all before the first is read, which takes seconds: a wrong path is told of at once
   const names = namesOf(folders);
-  for (const [i, folder] of folders.entries()) yield { ...(await readRun(folder)), name: names[i]! };
+  for (const [i, folder] of folders.entries()) yield { ...(await readRun(folder, configs[i]!)), name: names[i]! };
 }
 
 /** The folders' own names; with that of the folder above where several have one, and numbered where that is not enough. */
@@ -120,17 +121,21 @@ function namesOf(folders: readonly string[]): string[] {
   });
 }
 
-async function readRun(path: string): Promise<Omit<RunRecord, 'name'>> {
+async function configOf(path: string): Promise<Record<string, unknown>> {
   if (!(await isFolder(path))) {
     throw new LgdError('FILE_NOT_FOUND', `there is no run folder ${path}.`, { mend: 'Check the path; a run folder is what distill was given as output' });
   }
   const config = await readRunConfig(path);
   if (!isObject(config)) throw new LgdError('BAD_FILE', `${join(path, 'config.json')} holds no configuration.`, { mend: 'Check the path; a run folder is what distill was given as output' });
+  return config;
+}
+
+async function readRun(path: string, config: Record<string, unknown>): Promise<Omit<RunRecord, 'name'>> {
   const metrics = new Metrics();
   for await (const { lines } of wholeLines(chunksOf(path, metricsFile))) for (const line of lines) metrics.add(line);
   return {
     path,
-    config: config as Record<string, unknown>,
+    config,
     ...metrics.columns(),
     log: readRunLog(await text(Readable.from(chunksOf(path, logFile)))),
     ...(await readStudentFacts(path)),

@@ -1,4 +1,4 @@
-import { chmod, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { thin } from '../../lib/report/charts.js';
@@ -64,12 +64,17 @@ describe('readRuns', () => {
   });
 
   it('reads no run before the one before it was taken: a million lines of metrics of each are 150 MB', async () => {
-    const [one, other] = [await makeRun('one-by-one/x', {}, step(1)), await makeRun('one-by-one/other/x', [], '')];
+    const [one, other] = [await makeRun('one-by-one/x', {}, step(1)), await makeRun('one-by-one/other/x', {}, '')];
     const runs = readRuns([one, other]);
     expect((await runs.next()).value).toMatchObject({ name: 'one-by-one/x', badLines: 0 });
-    await rm(join(other, 'config.json'));
-    await writeFile(join(other, 'config.json'), '{}');
-    expect(await runs.next()).toMatchObject({ done: false, value: { name: 'other/x' } });
+    await writeFile(join(other, 'metrics.jsonl'), `${step(1)}\n${step(2)}\n`);
+    expect(await runs.next()).toMatchObject({ done: false, value: { name: 'other/x', steps: { step: Float64Array.of(1, 2) } } });
+  });
+
+  it('but tells of a path that is no run before it reads the first', async () => {
+    const one = await makeRun('told/x', {}, step(1));
+    await expect(readRuns([one, join(folder, 'told/nowhere')]).next()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
+    await expect(readRuns([one, await makeRun('told/list', [], '')]).next()).rejects.toMatchObject({ code: 'BAD_FILE' });
   });
 
   it('reads a run that has just started, and gives each of several a name of its own', async () => {
