@@ -1,4 +1,4 @@
-import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
@@ -6,7 +6,7 @@ import { cacheFolder } from './files/cache-folder.js';
 import { firstWhere, isFile, isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
 import { writeFileAtomically } from './files/write-file.js';
-import { uniqueMark } from './files/temporary-name.js';
+import { removeLeft, temporaryPath } from './files/temporary-name.js';
 
 /** Options of everything that loads a model by folder or hub id. */
 export interface ResolveOptions {
@@ -38,7 +38,6 @@ export interface ResolvedModel {
 
 const answerTimeout = 10_000; // ms until the server must have begun to answer
 const stallTimeout = 30_000; // ms a download may go without a byte
-const deadAfter = 3_600_000; // ms without a byte, by clocks of several machines
 
 /**
  * Finds a model: `./dir`, an absolute path or any folder that exists is that folder; `org/name` is a Hugging Face id, looked for in the hub's cache
@@ -190,7 +189,7 @@ async function describeModel(id: string, signal: AbortSignal | undefined): Promi
 async function downloadFile(id: string, commit: string, file: string, path: string, { signal, onProgress }: ResolveOptions): Promise<void> {
   await makeFolder(dirname(path));
   await removeLeft(path);
-  const temporary = `${path}.${uniqueMark()}.incomplete`;
+  const temporary = temporaryPath(path);
   const { response, restart, stop } = await request(id, `${id}/resolve/${commit}/${file}`, signal);
   const size = response.headers.get('content-encoding') === null ? response.headers.get('content-length') : null;
   const total = size === null ? undefined : Number(size);
@@ -215,16 +214,6 @@ async function downloadFile(id: string, commit: string, file: string, path: stri
     throw cause instanceof LgdError ? cause : unreachable(id, cause);
   } finally {
     stop();
-  }
-}
-
-/** Removes what downloads of a file left that were killed; one that goes on has written within the last seconds. */
-async function removeLeft(path: string): Promise<void> {
-  const [folder, name] = [dirname(path), `${basename(path)}.`];
-  for (const entry of await readdir(folder).catch(() => [])) {
-    if (!entry.startsWith(name) || !/^[0-9a-f]{12}\.incomplete$/u.test(entry.slice(name.length))) continue;
-    const written = (await stat(join(folder, entry)).catch(() => undefined))?.mtimeMs ?? Infinity;
-    if (Date.now() - written > deadAfter) await rm(join(folder, entry), { force: true }).catch(() => undefined);
   }
 }
 

@@ -54,7 +54,7 @@ test('downloads a model once, into the layout of the hub cache', async () => {
   expect(readFileSync(join(snapshot, 'config.json'))).toEqual(readFileSync(join(tinyClip, 'config.json')));
   expect(existsSync(join(snapshot, 'preprocessor_config.json'))).toBe(true);
   expect(readFileSync(join(cacheDir, 'models--org--tiny/refs/main'), 'utf8')).toBe(commit);
-  expect(readdirSync(snapshot).filter((name) => name.includes('incomplete'))).toEqual([]);
+  expect(readdirSync(snapshot).filter((name) => name.endsWith('.tmp'))).toEqual([]);
   requests = [];
   expect(await resolveModel('org/tiny', wanted, { cacheDir })).toEqual(model);
   expect(await resolveModel('org/tiny', wanted, { cacheDir, localFilesOnly: true })).toEqual(model);
@@ -64,11 +64,11 @@ test('downloads a model once, into the layout of the hub cache', async () => {
 test('what a killed download left is removed by the next, what another one writes is not', async () => {
   const snapshot = join(cacheDir, 'models--org--tiny', 'snapshots', commit);
   mkdirSync(snapshot, { recursive: true });
-  const [left, written] = ['config.json.00112233aabb.incomplete', 'config.json.44556677ccdd.incomplete'];
+  const [left, written] = ['.config.json.00112233aabb.tmp', '.config.json.44556677ccdd.tmp'];
   for (const name of [left, written]) writeFileSync(join(snapshot, name), 'half');
   utimesSync(join(snapshot, left), new Date(), new Date(Date.now() - 7_200_000));
   await resolveModel('org/tiny', wanted, { cacheDir });
-  expect(readdirSync(snapshot).filter((name) => name.includes('incomplete'))).toEqual([written]);
+  expect(readdirSync(snapshot).filter((name) => name.endsWith('.tmp'))).toEqual([written]);
 });
 
 test('a text encoder loads from the hub, with progress', async () => {
