@@ -1,9 +1,10 @@
 /** Whether a device computes what the CPU does: steps of a configuration on made-up images, on both. */
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
-import { parseConfig, type ConfigInput } from '../config.js';
+import { parseConfig, type Config, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkWhole, precisionOf, type Precision } from '../models/compiled.js';
+import { optimiserOf } from '../models/optimiser.js';
 import { mostEmbeddingSize } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { mostRows } from '../number-limits.js';
@@ -56,7 +57,7 @@ type Errors = Partial<Record<Exclude<keyof typeof limits, 'views'>, number>>;
 
 /**
  * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave: with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up,
- * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here) and
+ * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer with its numbers and
  * train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32 was asked for.
  * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY, ABORTED
  */
@@ -80,7 +81,7 @@ export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): A
     yield judge('views', 'float32', wholeError([await other.views('student')], [await reference.views('student')]), limits.views);
 
     const runs: Run[] = [[reference, 'float32'], [other, 'float32'], ...(half ? [[reference, 'bfloat16'], [other, 'bfloat16']] as const : [])];
-    const [, found, simulated, foundHalf] = await compare(runs, config.train.sgdMomentum, { steps, onProgress, signal });
+    const [, found, simulated, foundHalf] = await compare(runs, config, { steps, onProgress, signal });
     for (const part of ['teacher', 'loss', 'gradients', 'bank', 'inference'] as const) {
       if (found![part] === undefined) continue; // no teacher on the device, no bank in the method
       yield judge(part, 'float32', found![part], limits[part]);
@@ -107,8 +108,10 @@ function judge(part: VerifiedPart, precision: Precision, error: number, limit: n
 type Run = readonly [bench: Bench, precision: Precision];
 
 /** The errors of each run beside the first, which is right by definition. */
-async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
+async function compare(runs: readonly Run[], config: Config, { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
   const all = runs.map((): Errors => ({}));
+  const optimiser = optimiserOf(config);
+  const kept = optimiser.name === 'sgd' ? optimiser.momentum : optimiser.beta1;
   const [reference] = runs[0]!;
   const distillers: Distiller[] = [];
   try {
@@ -121,7 +124,7 @@ async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onPro
       const batch = plan.next();
       const expected = await reference.step(distillers[0]!, before, batch, step + 1);
       for (const [run, [bench]] of runs.entries()) {
-        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, sgdMomentum), bench !== reference);
+        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, kept), bench !== reference);
       }
       before = expected.state;
       onProgress?.({ done: step + 1, total: steps });
@@ -139,9 +142,9 @@ async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onPro
   return all;
 }
 
-function errorsOf(found: Taken, expected: Taken, before: DistillerState, sgdMomentum: number): Errors {
+function errorsOf(found: Taken, expected: Taken, before: DistillerState, kept: number): Errors {
   const momenta = [found, expected].map(({ state }) => inOrder(state.momentum, expected.state.momentum));
-  const earlier = inOrder(before.momentum, expected.state.momentum).map((values) => values.map((value) => sgdMomentum * value)); // which is in both, and no gradient
+  const earlier = inOrder(before.momentum, expected.state.momentum).map((values) => values.map((value) => kept * value)); // which is in both, and no gradient
   const [bank, rightBank, bankBefore] = [found, expected, { state: before }].map(({ state }) => state.semantic.visual);
   return {
     loss: Math.abs(found.loss / expected.loss - 1),
@@ -177,7 +180,7 @@ function wholeError(found: readonly Float32Array[], expected: readonly Float32Ar
 /** The share of values of which a bit differs. */
 function otherBits(a: DistillerState, b: DistillerState): number {
   let [other, all] = [0, 0];
-  const arraysOf = ({ weights, momentum, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
+  const arraysOf = ({ weights, momentum, secondMoment = {}, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...inOrder(secondMoment, names.secondMoment ?? {}), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
     .map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
   const expected = arraysOf(b, b);
   for (const [array, words] of arraysOf(a, b).entries()) {

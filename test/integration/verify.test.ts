@@ -56,9 +56,9 @@ describe('a device of which a call does another thing', () => {
     ['views a little brighter', (addon) => ({ readImages: async (images) => (await addon.readImages(images)).map((value) => value + 1e-3) }), ['views']],
     ['networks that give a little more', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).map((value) => value * 1.001) }), ['teacher', 'inference']],
     ['a loss a little larger', (addon) => ({ readMetrics: async (...of) => addon.readMetrics(...of).then((metrics) => ({ ...metrics, loss: metrics.loss * 1.002 })) }), ['loss']],
-    ['gradients of another size', (addon) => ({ sgdStep: (encoder, options) => addon.sgdStep(encoder, { ...options, gradientScale: 1.1 }) }), ['gradients']],
+    ['gradients of another size', (addon) => ({ optimizerStep: (encoder, options) => addon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }) }), ['gradients']],
     ['a bank that stands still', () => ({ headUpdate: () => undefined }), ['bank']],
-    ['steps that are never twice the same', (addon) => ({ sgdStep: (encoder, options) => addon.sgdStep(encoder, { ...options, learningRate: options.learningRate * (1 + 1e-3 * calls++) }) }), ['steps again', 'steps call by call']],
+    ['steps that are never twice the same', (addon) => ({ optimizerStep: (encoder, options) => addon.optimizerStep(encoder, { ...options, learningRate: options.learningRate * (1 + 1e-3 * calls++) }) }), ['steps again', 'steps call by call']],
     ['no number', (addon) => ({ readTensor: async (tensor) => (await addon.readTensor(tensor)).fill(NaN) }), ['teacher', 'inference']],
   ])('%s', async (_, callsOf, parts) => {
     const device = await disguised(callsOf((await cpu).addon));
@@ -68,7 +68,7 @@ describe('a device of which a call does another thing', () => {
   it.each(['seed', 'feature', 'text', 'combined'] as const)('passes by method %s, too', async (method) => {
     const rows = await verify({ ...plain, method }, { device: await disguised({}), ...sizes });
     expect(failuresOf(rows), JSON.stringify(rows)).toEqual([]);
-    const wrong = await disguised({ sgdStep: (encoder, options) => cpuAddon.sgdStep(encoder, { ...options, gradientScale: 1.1 }) });
+    const wrong = await disguised({ optimizerStep: (encoder, options) => cpuAddon.optimizerStep(encoder, { ...options, gradientScale: 1.1 }) });
     expect(failuresOf(await verify({ ...plain, method }, { device: wrong, ...sizes }))).toEqual(['gradients']);
   }, 60_000);
 
