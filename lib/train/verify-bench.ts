@@ -78,7 +78,7 @@ export class Bench {
   /** One step from a state. */
   async step(distiller: Distiller, from: DistillerState, batch: PlannedBatch, step: number): Promise<Taken> {
     distiller.restore(from);
-    const { loss } = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate: this.#learningRate }));
+    const { loss } = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate: this.learningRate }));
     return { loss, state: await distiller.state() };
   }
 
@@ -88,7 +88,7 @@ export class Bench {
     const plan = this.plan();
     for (let step = 0; step < steps; step++) {
       throwIfAborted(signal, 'the comparison');
-      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], { step, learningRate: this.#learningRate, ...(callByCall && { after: async () => this.#device.synchronize() }) });
+      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], { step, learningRate: this.learningRate, ...(callByCall && { after: async () => this.#device.synchronize() }) });
     }
     return distiller.state();
   }
@@ -108,7 +108,8 @@ export class Bench {
     return encoder.forward(views);
   }
 
-  get #learningRate(): number {
+  /** Of all steps. */
+  get learningRate(): number {
     return learningRates[this.#config.train.optimizer];
   }
 
