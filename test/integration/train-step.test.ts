@@ -228,11 +228,11 @@ describe('Distiller', () => {
     const labels = new Int32Array(4 * K);
 
     /** A distiller with an online probe, the batches of its steps, and what takes one. */
-    async function make(accumulate = 1, students = ['mobilenet_v3_small']) {
+    async function make(accumulate = 1, students = ['mobilenet_v3_small'], optimizer: 'sgd' | 'adamw' = 'sgd') {
       const made = await madeUpTeacher(join(folder, 'made-up'));
       const known = await loadTeacher(made.teacher, { device });
       const student = students.map((name) => createStudent(name, { device, embeddingSize: 16, widthMultiplier: 0.1, seed: 1 }));
-      const config = { method: 'hybrid' as const, loss: { queueSize: 6 }, data: { resolution: 32 }, train: { batchSize: B, accumulate } };
+      const config = { method: 'hybrid' as const, loss: { queueSize: 6 }, data: { resolution: 32 }, train: { batchSize: B, accumulate, optimizer } };
       const distiller = new Distiller({ device, teacher: known, student, tsb: await TextualSemanticsBank.load(made.bank), config, onlineClasses: 2 });
       const { length, ids, sourceIndex, store } = dataset;
       const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
@@ -274,13 +274,29 @@ describe('Distiller', () => {
       const [before, first] = [await distiller.state(), await distiller.state()];
       await take(1);
       const now = await distiller.state();
-      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
+      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { secondMoment: first.momentum }, { steps: -1 }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
       for (const unfit of unfits) {
         expect(() => distiller.restore({ ...first, ...unfit })).toThrow(LgdError);
         expect(differing(await distiller.state(), now), Object.keys(unfit).join()).toEqual([]);
       }
       distiller.restore(before);
       expect(differing(await distiller.state(), before)).toEqual([]);
+      distiller.dispose();
+    });
+
+    it('goes on by AdamW from a state that says of how many steps it is, and from no other', async () => {
+      const { distiller, take } = await make(1, undefined, 'adamw');
+      await take(0);
+      const first = await distiller.state();
+      await take(1);
+      const second = await distiller.state();
+      for (const unfit of [{ steps: undefined }, { secondMoment: undefined }]) {
+        expect(() => distiller.restore({ ...first, ...unfit } as DistillerState)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: Object.keys(unfit)[0] }) as Error);
+        expect(differing(await distiller.state(), second)).toEqual([]);
+      }
+      distiller.restore(first);
+      expect(differing(await distiller.state(), first)).toEqual([]);
+      expect(distiller.stepsOf(0)).toBe(1);
       distiller.dispose();
     });
 
