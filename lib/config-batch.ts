@@ -22,7 +22,7 @@ export interface BatchNumbers {
  * Batch size and learning rate of a run, and how they came about. `auto` is the published 256 and 0.03 where there are 100,000 images, or as many as make 16 such steps an epoch and 1,000 in the run, or where
  * nobody tells how many there are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and no more than there are images), and the rate is 0.3.
  * A number that is given stays, and the other is chosen as if it were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that of 128.
- * Of AdamW the batch is the same, and the rate such that the scaled one is 0.001, whatever a step has.
+ * Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, whatever a step has.
  */
 export interface BatchChoice extends BatchNumbers {
   /** Those that `auto` chose. */

@@ -86,7 +86,7 @@ export interface ConfigInput {
     batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
-    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.001. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`. */
+    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`. */
     learningRate?: 'auto' | number | undefined;
     /** Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5). Allowed: a number from 0. Default: `5`. */
     warmupEpochs?: number | undefined;

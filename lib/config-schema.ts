@@ -39,7 +39,7 @@ export const optimizerDefaults = {
 } as const;
 
 /** AdamW's scaled rate at the end of the warm-up, whatever a step has. */
-export const adamwPeak = 0.001;
+export const adamwPeak = 0.002;
 
 /** A group of options; one that is left out takes its defaults. */
 function group<Shape extends z.ZodRawShape>(shape: Shape) {

@@ -1,4 +1,4 @@
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
@@ -29,7 +29,7 @@ export interface CompileOptions {
   /** false: forward only, with folded norms and less memory. Default: true. */
   training?: boolean;
   /** What trains it; default: SGD with a momentum of 0.9. */
-  optimiser?: Optimiser;
+  optimiser?: Optimiser | undefined;
 }
 
 const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional', precision: 'optional', training: 'optional', optimiser: 'optional' } satisfies OptionTable<CompileOptions>;
@@ -116,8 +116,7 @@ export class CompiledEncoder implements Disposable {
     checkRate(learningRate);
     if (!(weightDecay >= 0 && weightDecay < Infinity)) throw new LgdError('BAD_OPTION', 'not a weight decay.', { option: 'weightDecay', found: weightDecay, allowed: 'a number from 0' });
     if (!Number.isFinite(gradientScale)) throw new LgdError('BAD_OPTION', 'not a scale.', { option: 'gradientScale', found: gradientScale, allowed: 'a number' });
-    const { name: _, ...numbers } = this.optimiser;
-    this.device.addon.optimizerStep(this.#handle, { learningRate, weightDecay, decayNormAndBias, gradientScale, ...numbers, count: this.#steps + 1 });
+    this.device.addon.optimizerStep(this.#handle, { learningRate, weightDecay, decayNormAndBias, gradientScale, ...this.optimiser, count: this.#steps + 1 });
     this.#steps++;
   }
 
@@ -151,6 +150,7 @@ export class CompiledEncoder implements Disposable {
 
   /** Goes on from what {@link optimiserState} gave. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser) */
   loadOptimiserState(state: Readonly<OptimiserState>): void {
+    checkGiven(state, 'loadOptimiserState()', 'momentum, steps');
     checkOptimiserState(this.graph, this.optimiser, state);
     for (const slot of ['momentum', 'secondMoment'] as const) {
       const record = state[slot];

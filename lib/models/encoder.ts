@@ -171,7 +171,7 @@ export async function createEncoder(name: string, options: EncoderOptions): Prom
   const { outputs, embeddingSize, widthMultiplier } = options;
   checkSeed(seed);
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
-  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, ...(optimiser && { optimiser }) });
+  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimiser });
   try {
     compiled.load(await initialWeightsInTurns(graph, seed));
     return new Encoder(compiled);

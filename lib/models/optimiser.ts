@@ -1,7 +1,6 @@
 /** What an optimiser is: its name and its numbers, which a network is compiled for training with, what a step of it takes, and what it keeps from step to step. */
-import { checkOptions, type OptionTable } from '../arguments.js';
-import type { Config } from '../config-schema.js';
-import { optimizerDefaults } from '../config-schema.js';
+import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
+import { optimizerDefaults, type Config } from '../config-schema.js';
 import { LgdError } from '../errors.js';
 import { leastEpsilon, mostMomentum } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
@@ -65,9 +64,9 @@ const tables = {
 
 /** Fills in defaults. @throws LgdError BAD_OPTION */
 export function wholeOptimiser(optimiser: Optimiser = { name: 'sgd' }): WholeOptimiser {
-  const { name } = optimiser;
-  if (name !== 'sgd' && name !== 'adamw') throw new LgdError('BAD_OPTION', 'there is no such optimiser.', { option: 'optimiser.name', found: name, allowed: 'sgd, adamw', mend: "Give { name: 'adamw' }, or leave it out for SGD" });
-  checkOptions(optimiser, 'optimiser', tables[name]);
+  if (typeof optimiser !== 'object' || (optimiser as unknown) === null) throw new LgdError('BAD_OPTION', 'not an optimiser.', { option: 'optimiser', found: optimiser, allowed: "{ name: 'sgd' } or { name: 'adamw' }, with its numbers", mend: 'Give one of these, or leave it out for SGD' });
+  checkWord(optimiser.name, 'optimiser.name', Object.keys(tables));
+  checkOptions(optimiser, 'optimiser', tables[optimiser.name]);
   if (optimiser.name === 'sgd') {
     const { momentum = optimizerDefaults.sgd.momentum } = optimiser;
     checkShare('momentum', momentum);

@@ -298,7 +298,8 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
     const { info, weights } = await readUnchecked(folder);
     const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
     const below = (prefix: string): WeightRecord => Object.fromEntries([...tensors].flatMap(([name, { shape, data }]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), { shape, data: data as Float32Array }] as const] : [])));
-    const optimiser = metadata['optimizer'] === 'adamw' ? 'adamw' : 'sgd'; // early checkpoints do not say, and SGD left them
+    const optimiser = metadata['optimizer'] ?? 'sgd'; // early checkpoints do not say, and SGD left them
+    if (optimiser !== 'sgd' && optimiser !== 'adamw') throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimiser} is none of this version's.`, { mend: 'Resume with the version that wrote it' });
     const moments = { momentum: below(momentPrefixes.momentum), ...(optimiser === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }) };
     const semantic: SemanticState = {
       visual: tensors.get('visual_bank')?.data as Float32Array | undefined,

@@ -143,7 +143,10 @@ describe('an encoder for AdamW', async () => {
     expect(bytesOf({ name: 'sgd', momentum: 0.5 })).toBe(sgd);
   });
 
-  it.each<[Record<string, unknown>, string]>([
+  it.each<[unknown, string]>([
+    ['adamw', 'optimiser'],
+    [null, 'optimiser'],
+    [{}, 'optimiser.name'],
     [{ name: 'adam' }, 'optimiser.name'],
     [{ name: 'adamw', beta1: 1 }, 'optimiser.beta1'],
     [{ name: 'adamw', beta2: -0.1 }, 'optimiser.beta2'],
@@ -152,7 +155,7 @@ describe('an encoder for AdamW', async () => {
     [{ name: 'adamw', momentum: 0.9 }, 'momentum'],
     [{ name: 'sgd', beta1: 0.9 }, 'beta1'],
   ])('is not made with %j', async (optimiser, option) => {
-    const options = { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25, optimiser: optimiser as unknown as Optimiser };
+    const options = { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25, optimiser: optimiser as Optimiser };
     await expect(createEncoder('mobilenet_v3_small', options)).rejects.toMatchObject({ code: 'BAD_OPTION', option });
   });
 
@@ -163,6 +166,8 @@ describe('an encoder for AdamW', async () => {
     expect(ofSgd.secondMoment).toBeUndefined();
     expect(() => sgd.loadOptimiserState(ofAdamw)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error);
     expect(() => adamw.loadOptimiserState(ofSgd)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'secondMoment' }) as Error);
+    expect(() => adamw.loadOptimiserState(undefined as never)).toThrow(expect.objectContaining({ code: 'BAD_OPTION' }) as Error);
+    expect(() => adamw.loadOptimiserState(ofAdamw.momentum as never)).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }) as Error);
     expect(() => adamw.loadOptimiserState({ ...ofAdamw, steps: -1 })).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: 'steps' }) as Error);
     expect(() => adamw.loadOptimiserState({ ...ofAdamw, secondMoment: {} as WeightRecord })).toThrow(expect.objectContaining({ code: 'BAD_MODEL' }) as Error);
     const other = { ...ofAdamw, steps: 3 };

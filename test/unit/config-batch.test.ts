@@ -62,19 +62,19 @@ describe('by AdamW', () => {
   const optimizer = 'adamw' as const;
 
   it('the batch is the same, and the rate such that the scaled one is', () => {
-    expect([294, 512, 1024, 100_000].map((images) => numbers(images, { optimizer }))).toEqual([[16, 0.016], [32, 0.008], [64, 0.004], [256, 0.001]]);
+    expect([294, 512, 1024, 100_000].map((images) => numbers(images, { optimizer }))).toEqual([[16, 0.032], [32, 0.016], [64, 0.008], [256, 0.002]]);
     for (const given of [{ batchSize: 100 }, { accumulate: 16 }, { batchSize: 4096, accumulate: 4 }]) {
       const [batchSize, learningRate] = numbers(294, { optimizer, ...given }) as [number, number];
       const { peak } = makeSchedule({ batchSize, learningRate, accumulate: given.accumulate ?? 1, batchesPerEpoch: 10, epochs: 10, warmupEpochs: 1 });
-      expect(peak).toBeCloseTo(0.001, 5);
+      expect(peak).toBeCloseTo(0.002, 5);
     }
     expect(numbers(294, { optimizer, learningRate: 0.5 })).toEqual([16, 0.5]);
   });
 
   it('nothing but the batch is said to be as published', () => {
-    expect(chooseBatch(train({ optimizer }), 100_000).words).toBe('batches of 256 at a learning rate of 0.001, by auto for 100000 images and 200 epochs: with the published batches');
-    expect(chooseBatch(train({ optimizer, batchSize: 512 }), 100_000).words).toBe('a learning rate of 0.0005, by auto for 100000 images and 200 epochs');
-    expect(chooseBatch(train({ optimizer, batchSize: 512 }), undefined).words).toBe('a learning rate of 0.0005, by auto: how many images there are was not told');
+    expect(chooseBatch(train({ optimizer }), 100_000).words).toBe('batches of 256 at a learning rate of 0.002, by auto for 100000 images and 200 epochs: with the published batches');
+    expect(chooseBatch(train({ optimizer, batchSize: 512 }), 100_000).words).toBe('a learning rate of 0.001, by auto for 100000 images and 200 epochs');
+    expect(chooseBatch(train({ optimizer, batchSize: 512 }), undefined).words).toBe('a learning rate of 0.001, by auto: how many images there are was not told');
   });
 });
 
