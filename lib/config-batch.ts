@@ -1,6 +1,6 @@
 /**
  * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a hundred thousand images; a few hundred make one or two of its steps an epoch, which
- * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients are, takes one rate in all of them.
+ * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients are, has one scaled rate in all of them.
  */
 import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
 import { LgdError } from './errors.js';
