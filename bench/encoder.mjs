@@ -15,7 +15,7 @@ export function encoderData({ batch, resolution, outputs }) {
 
 /** The encoder with the start weights that every implementation takes. */
 export async function startEncoder(device, { model, widthMultiplier, resolution, batch, outputs }) {
-  return await createEncoder(model, { device, widthMultiplier, resolution, batch, outputs, seed: 1 });
+  return await createEncoder(model, { device, widthMultiplier, resolution, batch, outputs, seed: 1, optimiser: { name: 'sgd', momentum } });
 }
 
 /** @returns {Promise<{ run: () => Promise<number>, dispose(): void }>} `run` takes one step and resolves with its loss */
@@ -40,7 +40,7 @@ export async function trainOurs(device, spec) {
       }
       addon.writeTensor(dOutput, difference);
       compiled.backwardTensor(dOutput);
-      compiled.sgdStep({ learningRate: spec.learningRate, momentum: spec.momentum });
+      compiled.optimiserStep({ learningRate: spec.learningRate });
       await device.synchronize();
       return loss;
     },

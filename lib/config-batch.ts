@@ -1,8 +1,8 @@
 /**
  * What `auto` is for `train.batchSize` and `train.learningRate`: the one rule. The published recipe's numbers are for a hundred thousand images; a few hundred make one or two of its steps an epoch, which
- * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps.
+ * train nothing (docs/tuning.md has the runs). Few images bear a higher rate in many small steps. AdamW, whose steps are as large whatever the gradients are, has one scaled rate in all of them.
  */
-import { few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
+import { adamwPeak, few, leastSteps, leastStepsAnEpoch, manyImages, recipe, type Config } from './config-schema.js';
 import { LgdError } from './errors.js';
 
 /** A configuration whose batch size and learning rate are numbers: that of a run. */
@@ -22,6 +22,7 @@ export interface BatchNumbers {
  * Batch size and learning rate of a run, and how they came about. `auto` is the published 256 and 0.03 where there are 100,000 images, or as many as make 16 such steps an epoch and 1,000 in the run, or where
  * nobody tells how many there are. With fewer the batch is the largest power of two from 16 to 64 that makes 3,200 steps (16 where none does, and no more than there are images), and the rate is 0.3.
  * A number that is given stays, and the other is chosen as if it were not, but that the rate for few images is less where a step has more than 128 of them: the scaled rate stays that of 128.
+ * Of AdamW the batch is the same, and the rate such that the scaled one is 0.002, whatever a step has.
  */
 export interface BatchChoice extends BatchNumbers {
   /** Those that `auto` chose. */
@@ -32,10 +33,10 @@ export interface BatchChoice extends BatchNumbers {
   words: string | undefined;
 }
 
-type Training = Pick<Config['train'], 'batchSize' | 'learningRate' | 'epochs' | 'accumulate'>;
+type Training = Pick<Config['train'], 'batchSize' | 'learningRate' | 'epochs' | 'accumulate' | 'optimizer'>;
 
 /**
- * Puts numbers in the place of `auto`, as {@link BatchChoice} tells. The rate is never less than the recipe's.
+ * Puts numbers in the place of `auto`, as {@link BatchChoice} tells. The rate of SGD is never less than the recipe's.
  * @param images how many there are to train on
  * @throws LgdError BAD_OPTION (not a number of images)
  */
@@ -46,7 +47,7 @@ export function chooseBatch(train: Training, images: number | undefined): BatchC
   const byAuto = (['batchSize', 'learningRate'] as const).filter((option) => train[option] === 'auto');
   const isFew = images !== undefined && !isMany(train, images);
   const batchSize = train.batchSize !== 'auto' ? train.batchSize : isFew ? fewBatch(train, images) : recipe.batchSize;
-  const learningRate = train.learningRate !== 'auto' ? train.learningRate : isFew ? fewRate(batchSize * train.accumulate) : recipe.learningRate;
+  const learningRate = train.learningRate !== 'auto' ? train.learningRate : rateOf(train, batchSize * train.accumulate, isFew);
   return { batchSize, learningRate, byAuto, images, words: byAuto.length === 0 ? undefined : describeChoice({ batchSize, learningRate, byAuto, images }, train, isFew) };
 }
 
@@ -71,6 +72,11 @@ function powerOfTwo(most: number): number {
 }
 
 /** @param step images an optimiser step */
+function rateOf({ optimizer }: Training, step: number, isFew: boolean): number {
+  if (optimizer === 'adamw') return Number(((256 * adamwPeak) / step).toPrecision(3)); // makeSchedule() scales it by the step
+  return isFew ? fewRate(step) : recipe.learningRate;
+}
+
 function fewRate(step: number): number {
   const samePeak = (few.learningRate * few.largestStep) / step;
   return Math.max(recipe.learningRate, Math.min(few.learningRate, Number(samePeak.toPrecision(3))));
@@ -79,9 +85,10 @@ function fewRate(step: number): number {
 function describeChoice({ batchSize, learningRate, byAuto, images }: Omit<BatchChoice, 'words'>, train: Training, isFew: boolean): string {
   const parts = { batchSize: `batches of ${batchSize}`, learningRate: `a learning rate of ${learningRate}` };
   const what = byAuto.map((option) => parts[option]).join(' at ');
-  if (images === undefined) return `${what}, by auto as published: how many images there are was not told`;
+  const asPublished = train.optimizer === 'sgd' ? ' as published' : byAuto.includes('batchSize') ? ' with the published batches' : '';
+  if (images === undefined) return `${what}, by auto${asPublished}: how many images there are was not told`;
   const whom = `${what}, by auto for ${counted(images, 'image')} and ${counted(train.epochs, 'epoch')}`;
-  if (!isFew) return `${whom}: as published`;
+  if (!isFew) return asPublished === '' ? whom : `${whom}:${asPublished}`;
   const anEpoch = Math.floor(images / recipe.batchSize);
   return `${whom}: the published ${recipe.batchSize} would make ${anEpoch === 0 ? 'no step' : `${counted(Number((anEpoch / train.accumulate).toPrecision(3)), 'step')} an epoch, ${stepsOf(train, recipe.batchSize, images)} in all`}`;
 }

@@ -86,13 +86,21 @@ export interface ConfigInput {
     batchSize?: 'auto' | number | undefined;
     /** Batches whose gradients are averaged for one optimiser step. Allowed: a whole number from 1 to 16. Default: `1`. */
     accumulate?: number | undefined;
-    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`. */
+    /** Peak learning rate for 256 images a step; it grows in proportion; auto: 0.03, as published, or 0.3 with few images (see train.batchSize), less for steps of more than 128 of them; with adamw what makes steps of 0.002. Allowed: auto, or a number from 1e-9 to 1e9. Default: `auto`. */
     learningRate?: 'auto' | number | undefined;
     /** Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5). Allowed: a number from 0. Default: `5`. */
     warmupEpochs?: number | undefined;
+    /** What moves the weights: sgd with momentum, as published, or adamw. Default: `sgd`. */
+    optimizer?: 'sgd' | 'adamw' | undefined;
     /** Momentum of SGD. Allowed: a number from 0 to 0.999999. Default: `0.9`. */
     sgdMomentum?: number | undefined;
-    /** Weight decay of SGD. Allowed: a number from 0 to 1. Default: `0.0001`. */
+    /** Of the first moment of AdamW (default with it: 0.9). Allowed: a number from 0 to 0.999999. */
+    adamwBeta1?: number | undefined;
+    /** Of the second moment of AdamW (default with it: 0.999). Allowed: a number from 0 to 0.999999. */
+    adamwBeta2?: number | undefined;
+    /** Added to the root that AdamW divides by (default with it: 1e-8). Allowed: a number from 1e-15 to 1. */
+    adamwEpsilon?: number | undefined;
+    /** Weight decay (not given with adamw, whose decay is decoupled from the gradient: 0.05). Allowed: a number from 0 to 1. Default: `0.0001`. */
     weightDecay?: number | undefined;
     /** Apply weight decay to norm scales and biases too, as published. Default: `true`. */
     decayNormAndBias?: boolean | undefined;

@@ -1,6 +1,6 @@
 /** The one schema of every option: name, type, range, default and help. No default stands anywhere else. */
 import { z } from 'zod';
-import { leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads } from './number-limits.js';
+import { leastEpsilon, leastPositive, mostImages, mostMomentum, mostPositive, mostRows, mostThreads } from './number-limits.js';
 
 const share = () => z.number().min(0).max(1);
 const positive = () => z.number().min(leastPositive).max(mostPositive);
@@ -31,6 +31,15 @@ export const leastSteps = 1000;
 
 /** For few images: the batch is the largest power of two in these bounds that makes `steps` steps of the run; the rate is one that was tried up to `largestStep` images a step, beyond which the scaled rate stays. */
 export const few = { smallestBatch: 16, largestBatch: 64, steps: 3200, learningRate: 0.3, largestStep: 128 };
+
+/** Numbers of the optimisers. SGD's are the published recipe's; AdamW's are PyTorch's, but for the weight decay: docs/tuning.md has the runs. */
+export const optimizerDefaults = {
+  sgd: { momentum: 0.9, weightDecay: 1e-4 },
+  adamw: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.05 },
+} as const;
+
+/** AdamW's scaled rate at the end of the warm-up, whatever a step has. */
+export const adamwPeak = 0.002;
 
 /** A group of options; one that is left out takes its defaults. */
 function group<Shape extends z.ZodRawShape>(shape: Shape) {
@@ -86,10 +95,14 @@ export const schema = z.strictObject({
       .describe(`Images a batch; auto: ${recipe.batchSize}, as published, with ${manyImages} images, or where that makes ${leastStepsAnEpoch} steps an epoch and ${leastSteps} in all; with fewer ${few.smallestBatch} to ${few.largestBatch}, the most that make ${few.steps} steps`),
     accumulate: z.int().min(1).max(16).default(1).describe('Batches whose gradients are averaged for one optimiser step'),
     learningRate: orAuto(positive()).default('auto')
-      .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them`),
+      .describe(`Peak learning rate for 256 images a step; it grows in proportion; auto: ${recipe.learningRate}, as published, or ${few.learningRate} with few images (see train.batchSize), less for steps of more than ${few.largestStep} of them; with adamw what makes steps of ${adamwPeak}`),
     warmupEpochs: z.number().min(0).default(5).describe('Epochs in which the learning rate rises linearly, before the cosine to zero (not given: a tenth of the epochs where that is less than 5)'),
-    sgdMomentum: momentum().default(0.9).describe('Momentum of SGD'),
-    weightDecay: share().default(1e-4).describe('Weight decay of SGD'),
+    optimizer: z.enum(['sgd', 'adamw']).default('sgd').describe('What moves the weights: sgd with momentum, as published, or adamw'),
+    sgdMomentum: momentum().optional().prefault(optimizerDefaults.sgd.momentum).describe('Momentum of SGD'),
+    adamwBeta1: momentum().optional().describe(`Of the first moment of AdamW (default with it: ${optimizerDefaults.adamw.beta1})`),
+    adamwBeta2: momentum().optional().describe(`Of the second moment of AdamW (default with it: ${optimizerDefaults.adamw.beta2})`),
+    adamwEpsilon: z.number().min(leastEpsilon).max(1).optional().describe(`Added to the root that AdamW divides by (default with it: ${optimizerDefaults.adamw.epsilon})`),
+    weightDecay: share().default(optimizerDefaults.sgd.weightDecay).describe(`Weight decay (not given with adamw, whose decay is decoupled from the gradient: ${optimizerDefaults.adamw.weightDecay})`),
     decayNormAndBias: z.boolean().default(true).describe('Apply weight decay to norm scales and biases too, as published'),
     precision: z.enum(['auto', 'float32', 'bfloat16']).default('auto').describe('Storage of activations; auto is bfloat16 on CUDA and float32 on the CPU, which can only simulate the roundings of bfloat16'),
     maxSteps: count().optional().describe('Stop after this many optimiser steps; the schedule still follows the epochs'),

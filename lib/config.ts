@@ -4,6 +4,7 @@ import { checkGiven, checkText, isPromise } from './arguments.js';
 import { mendOfKey, mendOfValue, nearestOption, seeHelp } from './config-mend.js';
 import { configOptions, type ConfigOption } from './config-options.js';
 import { schema, studentNames, type Config } from './config-schema.js';
+import { settleOptimizer } from './config-optimizer.js';
 import { LgdError, systemErrorCode } from './errors.js';
 import { withoutMark } from './files/byte-order-mark.js';
 import { isObject, parsed } from './files/json.js';
@@ -22,13 +23,11 @@ export function parseConfig(raw: unknown): Config {
   const result = schema.safeParse(raw);
   if (!result.success) throw configError(raw, result.error.issues);
   const config = result.data;
-  if (!isWarmupGiven(raw)) config.train.warmupEpochs = Math.min(config.train.warmupEpochs, config.train.epochs / 10);
+  const isGiven = (option: string) => isObject(raw) && isObject(raw['train']) && raw['train'][option] !== undefined;
+  if (!isGiven('warmupEpochs')) config.train.warmupEpochs = Math.min(config.train.warmupEpochs, config.train.epochs / 10);
+  settleOptimizer(config.train, isGiven);
   checkTogether(config);
   return config;
-}
-
-function isWarmupGiven(raw: unknown): boolean {
-  return isObject(raw) && isObject(raw['train']) && raw['train']['warmupEpochs'] !== undefined;
 }
 
 function configError(raw: unknown, issues: readonly z.core.$ZodIssue[]): LgdError {

@@ -290,5 +290,5 @@ export type NativeBankUpdateArguments = BankUpdateInput;
 /** What the addon gives for {@link bankUpdate}. */
 export type BankUpdateResult = BankUpdateOutput;
 
-/** Which values of a parameter: its own, its gradient, its momentum. */
-export type ParameterSlot = 'value' | 'gradient' | 'momentum';
+/** Which values of a parameter: its own, its gradient, its momentum (AdamW's first moment), AdamW's second moment. */
+export type ParameterSlot = 'value' | 'gradient' | 'momentum' | 'secondMoment';

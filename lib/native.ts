@@ -51,7 +51,7 @@ export interface NativeAddon {
   writeImages(images: TensorHandle, pixels: Float32Array): void;
   readImages(images: TensorHandle): Promise<Float32Array>;
 
-  makeEncoder(device: DeviceHandle, graph: NativeGraph, options: { batch: number; height: number; width: number; bfloat16: boolean; training: boolean }): EncoderHandle;
+  makeEncoder(device: DeviceHandle, graph: NativeGraph, options: { batch: number; height: number; width: number; bfloat16: boolean; training: boolean; optimizer?: 'sgd' | 'adamw' }): EncoderHandle;
   encoderInfo(encoder: EncoderHandle): EncoderInfo;
   writeParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot, values: Float32Array): void;
   readParameter(encoder: EncoderHandle, name: string, slot: ParameterSlot): Promise<Float32Array>;
@@ -60,9 +60,10 @@ export interface NativeAddon {
   encoderOutput(encoder: EncoderHandle): TensorHandle;
   zeroGradients(encoder: EncoderHandle): void;
   backward(encoder: EncoderHandle, dOutput: TensorHandle): void;
-  sgdStep(
+  /** One step of the optimiser that the encoder was made for: `momentum` is SGD's, betas, `epsilon` and `count`, the number of the step from 1, are AdamW's. */
+  optimizerStep(
     encoder: EncoderHandle,
-    options: { learningRate: number; momentum: number; weightDecay: number; decayNormAndBias?: boolean; gradientScale?: number },
+    step: { learningRate: number; weightDecay: number; decayNormAndBias?: boolean; gradientScale?: number; momentum?: number; beta1?: number; beta2?: number; epsilon?: number; count?: number },
   ): void;
 
   makePixelStore(options: { memoryLimitBytes: number; spillFolder: string }): PixelStoreHandle;
@@ -146,7 +147,7 @@ export const nativeFunctions = [
   'buildInfo', 'cudaDriver', 'cudaStatus', 'release', 'openDevice', 'deviceInfo', 'wgmmaDifference', 'programmaticLaunchTime', 'synchronize',
   'makeStep', 'beginStep', 'endStep', 'checkStep', 'stepInfo', 'beginBranch', 'endBranch', 'joinBranch',
   'makeTensor', 'writeTensor', 'copyTensor', 'readTensor', 'makeImages', 'writeImages', 'readImages',
-  'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'sgdStep',
+  'makeEncoder', 'encoderInfo', 'writeParameter', 'readParameter', 'forward', 'encoderOutput', 'zeroGradients', 'backward', 'optimizerStep',
   'makePixelStore', 'appendPixels', 'placePixels', 'clearPixels', 'mapPixels', 'readAhead', 'pixelStoreInfo', 'checksum', 'augment', 'openJpegDecoder', 'decodeJpeg', 'placeJpeg',
   'bankLoss', 'featureLoss', 'bankUpdate', 'makeSemanticHead', 'writeSemanticState', 'readSemanticState', 'headLoss', 'headUpdate', 'readMetrics', 'topSimilar',
     'openRows', 'loadRows', 'keepRows', 'classifierLoss', 'softmaxLoss', 'detectionLoss', 'sgdTensor', 'writeRows',

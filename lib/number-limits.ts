@@ -5,6 +5,8 @@ import { LgdError } from './errors.js';
 export const [leastPositive, mostPositive] = [1e-9, 1e9];
 /** Nearer to 1 it is soon 1 in float32. */
 export const mostMomentum = 0.999_999;
+/** Of what is added to a root before it divides: less is nothing beside gradients that float32 can square. */
+export const leastEpsilon = 1e-15;
 /** Threads of a device; more have no cores. */
 export const mostThreads = 4096;
 /** Images of a batch: what a GPU numbers on the second side of a grid. */

@@ -139,10 +139,12 @@ struct GraphSpec {
   std::vector<GraphParameter> parameters;
   std::vector<int> outputs;          // value numbers
 };
+enum class Optimizer { sgd, adamw };
 struct EncoderOptions {
   int batch = 1, height = 224, width = 224;
   bool bfloat16 = false;             // storage of activations; on the CPU they are rounded so, and stored as float32
   bool training = true;              // false: forward only; norms are folded and memory is reused
+  Optimizer optimizer = Optimizer::sgd;  // of the training: what there are tables for
 };
 struct EncoderInfo {
   int64_t output_size = 0;           // values an image, of all outputs together
@@ -152,7 +154,7 @@ struct EncoderInfo {
 };
 EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const EncoderOptions& options);   // throws BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY
 EncoderInfo encoder_info(const EncoderPtr& encoder);
-enum class Slot { value, gradient, momentum };
+enum class Slot { value, gradient, momentum /* of AdamW the first moment */, second_moment /* AdamW's alone */ };
 // Values in torchvision's layout (OIHW). Unknown names and wrong sizes throw at once; the copy is [queued].
 void write_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float> values);
 void read_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float>& values);  // device's thread [waits]
@@ -166,13 +168,16 @@ TensorPtr encoder_output(const EncoderPtr& encoder);
 void zero_gradients(const EncoderPtr& encoder);                                                             // [queued]
 // Adds to the gradients, from d_output = dL/d output, float32 and as large as the output; the last forward must have been a training one.
 void backward(const EncoderPtr& encoder, const TensorPtr& d_output);                                        // [queued]
-struct SgdOptions {
-  float learning_rate = 0, momentum = 0.9f, weight_decay = 0;
+struct OptimizerStep {
+  double learning_rate = 0, weight_decay = 0;
   bool decay_norm_and_bias = true;   // published recipe: true
-  float gradient_scale = 1;          // 1 / accumulated batches
+  double gradient_scale = 1;         // 1 / accumulated batches
+  double momentum = 0.9;             // of SGD
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;  // of AdamW
+  int64_t count = 1;                 // of AdamW: which step it is since the moments were zero, from 1
 };
-// PyTorch's SGD: v <- momentum v + (g + weight_decay w); w <- w - lr v.
-void sgd_step(const EncoderPtr& encoder, const SgdOptions& options);                                        // [queued]
+// One step of the encoder's optimiser with its gradients (optimizer/sgd.h, optimizer/adamw.h).
+void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step);                                  // [queued]
 
 // ---- images and augmentation ------------------------------------------------------------------------------------------------
 struct PixelStoreOptions {
@@ -323,8 +328,8 @@ struct DetectionArguments {
   float class_scale = 1, box_scale = 1, centre_scale = 1;  // of the gradients
 };
 void detection_loss(DetectionArguments arguments);                                                // [queued]
-// sgd_step on the values [begin, end) of a tensor; decay_norm_and_bias means nothing here. [queued]
-void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end);
+// SGD on the values [begin, end) of a tensor: learning rate, momentum, weight decay and scale of a step. [queued]
+void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const OptimizerStep& step, int64_t begin, int64_t end);
 // Whole rows of a tensor [N,D], from `row` on. [queued]
 void write_rows(const TensorPtr& tensor, int64_t row, std::vector<float> values);
 

@@ -1,4 +1,4 @@
-// Rows of what only moves bytes: joins, norm gradients, squeeze and excitation, pooling, attention pooling, SGD.
+// Rows of what only moves bytes: joins, norm gradients, squeeze and excitation, pooling, attention pooling, optimisers.
 #include "norms.h"
 #include "table.h"
 
@@ -192,6 +192,16 @@ void sgd(Table& table, const char* where, int64_t full) {
   });
 }
 
+void adamw(Table& table, const char* where, int64_t full) {
+  const int64_t count = table.options.small ? 4096 : full;
+  table.operation("adamw " + std::to_string(full / 1000) + " thousand (" + where + ")", {30.0 * double(count), 0, Unit::cores, "g, m twice, v twice, w twice (float32), bfloat16 copy"}, [=](Operands& t) -> Call {
+    const float* g = t.values32(size_t(count));
+    float *m = t.moving32(size_t(count)), *v = t.moving32(size_t(count), 0.1f, 1), *w = t.moving32(size_t(count));
+    void* shadow = t.device->kind == DeviceKind::cuda ? t.values(size_t(count)) : nullptr;
+    return [=, &t] { t.ops.adamw(*t.device, count, adamw_step(1e-6, 0.9, 0.999, 1e-8, 0.05, 1, 1, count), g, m, v, w, shadow); };
+  });
+}
+
 }  // namespace
 
 void elements(Table& table) {
@@ -208,6 +218,7 @@ void elements(Table& table) {
   attention(table);
   sgd(table, "resnet18", 12'226'000);
   sgd(table, "mobilenet_v2", 5'176'000);
+  adamw(table, "mobilenet_v2", 5'176'000);
 }
 
 }  // namespace lgd::bench

@@ -37,7 +37,7 @@ class Operands {
   float* out_images32(size_t per_image, int groups = 1) { return static_cast<float*>(track(upload(poison(groups * per_image * drawn_), DType::f32, groups, true), 1)); }
   float* out_means(size_t count) { return static_cast<float*>(track(upload(poison(count), DType::f32, 1, false), 1)); }
   float* out_sums(size_t count) { return static_cast<float*>(track(upload(std::vector<float>(count), DType::f32, 1, false), float(repeats_))); }
-  float* moving32(size_t count) { return static_cast<float*>(track(upload(draw(count, 1, 0), DType::f32, 1, false), 1)); }  // read and written
+  float* moving32(size_t count, float scale = 1, float offset = 0) { return static_cast<float*>(track(upload(draw(count, scale, offset), DType::f32, 1, false), 1)); }  // read and written
   float* unchecked32(size_t count) { return static_cast<float*>(upload(std::vector<float>(count), DType::f32, 1, false).data); }
 
   size_t bytes() const { return bytes_; }

@@ -25,7 +25,7 @@ export function benchCommand(bind: Bind): Command {
     .option('--seconds <n>', 'how long each measurement takes', parsePositive('seconds'), 2)
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', "size of the embeddings, where no teacher tells it", parseCount('dimension'), 512);
-  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'train.batchSize', 'train.precision', 'augment.*'], {
+  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'data.margin', 'data.maxBrokenShare', 'train.batchSize', 'train.optimizer', 'train.precision', 'augment.*'], {
     help: { 'student.name': 'Architecture of the student, by its name in torchvision, else in timm', 'train.batchSize': 'Images a batch; auto: as many as published' },
   });
   return command.action(bind(async (context, what, sources) => (what === 'data' ? benchData(command, context, sources as string[]) : benchDevice(command, context))));

@@ -21,7 +21,7 @@ export function verifyCommand(bind: Bind): Command {
     .option('--steps <n>', 'training steps to compare', parseCount('steps'), 4)
     .option('--categories <n>', 'names in the banks', parseCount('categories'), 1000)
     .option('--dimension <n>', 'size of the embeddings, where no teacher tells it', parseCount('dimension'), 512);
-  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'method', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'loss.*', 'train.batchSize', 'train.precision', 'augment.*'], {
+  addConfigOptions(command, ['device', 'threads', 'seed', 'offline', 'method', 'teacher', 'student.name', 'student.widthMultiplier', 'data.resolution', 'loss.*', 'train.batchSize', 'train.optimizer', 'train.precision', 'augment.*'], {
     help: { 'student.name': 'Architecture of the student, by its name in torchvision, else in timm', 'train.batchSize': 'Images a batch; auto: 32. That of your run checks the very shapes it has, and takes as much longer' },
   });
   return command.action(bind((context) => verify(command, context)));

@@ -54,9 +54,9 @@ export class DenseTrainer implements Disposable {
   readonly #step: StepHandle;
 
   /** @throws LgdError BAD_MODEL, BAD_SHAPE, OUT_OF_MEMORY */
-  constructor(readonly device: Device, graph: GraphSpec, weights: Readonly<WeightRecord>, { batch, resolution, precision }: { batch: number; resolution: number; precision: Precision | undefined }) {
+  constructor(readonly device: Device, graph: GraphSpec, weights: Readonly<WeightRecord>, { batch, resolution, precision, momentum }: { batch: number; resolution: number; precision: Precision | undefined; momentum: number }) {
     const { addon, handle } = device;
-    this.network = compileBatch('dense.batchSize', batch, () => new CompiledEncoder(device, graph, { batch, resolution, precision }));
+    this.network = compileBatch('dense.batchSize', batch, () => new CompiledEncoder(device, graph, { batch, resolution, precision, optimiser: { name: 'sgd', momentum } }));
     this.network.load(weights);
     this.#images = this.network.makeImages();
     const { outputs } = this.network.info;
@@ -70,7 +70,7 @@ export class DenseTrainer implements Disposable {
    * @param pixels [B,3,R,R], normalised
    * @param queueLoss queues what writes dOutput from the network's output
    */
-  queueStep(pixels: Float32Array, queueLoss: (output: TensorHandle, dOutput: TensorHandle) => void, { step, seed, learningRate, momentum, weightDecay }: { step: number; seed: number; learningRate: number; momentum: number; weightDecay: number }): void {
+  queueStep(pixels: Float32Array, queueLoss: (output: TensorHandle, dOutput: TensorHandle) => void, { step, seed, learningRate, weightDecay }: { step: number; seed: number; learningRate: number; weightDecay: number }): void {
     const { addon } = this.device;
     addon.writeImages(this.#images, pixels);
     addon.beginStep(this.#step);
@@ -78,7 +78,7 @@ export class DenseTrainer implements Disposable {
     queueLoss(this.network.output, this.dOutput);
     this.network.zeroGradients();
     this.network.backwardTensor(this.dOutput);
-    this.network.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias: false });
+    this.network.optimiserStep({ learningRate, weightDecay, decayNormAndBias: false });
     addon.endStep(this.#step);
   }
 

@@ -79,7 +79,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
   const { steps, perEpoch } = denseSteps(dense, task.images);
   await using folder = await DenseFolder.open(output, { overwrite: config.overwrite, student: student.file });
   using device = await openDevice(config.device as DeviceName, { threads: config.threads });
-  using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config) });
+  using trainer = new DenseTrainer(device, graph, await startWeights(graph, student.weights, seed, signal), { batch: dense.batchSize, resolution: dense.resolution, precision: precisionOf(config), momentum: dense.momentum });
   using loss = task.openLoss(device);
   yield task.tell({ type: 'start', totalSteps: steps });
   const draw = drawing(task, config);
@@ -108,7 +108,7 @@ export async function* trainDense<Batch extends { pixels: Float32Array }, Losses
       const batch = yield* patiently(orAborted(ahead, 'the training', signal), 'images');
       if (step + 1 < steps) ahead = draw(step + 1);
       const learningRate = denseRate(step, steps, dense.learningRate);
-      trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), { step, seed, learningRate, momentum: dense.momentum, weightDecay: dense.weightDecay });
+      trainer.queueStep(batch.pixels, (result, dResult) => loss.queue(result, dResult, batch), { step, seed, learningRate, weightDecay: dense.weightDecay });
       step++;
       const isDue = step === steps || (dense.everyEpochs > 0 && step % (dense.everyEpochs * perEpoch) === 0);
       const isTold = step === steps || step % log.everySteps === 0;

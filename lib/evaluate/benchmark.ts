@@ -3,6 +3,7 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { chooseBatch } from '../config-batch.js';
 import type { Device } from '../device.js';
 import { checkWhole, compileBatch, precisionOf } from '../models/compiled.js';
+import { optimiserOf } from '../models/optimiser.js';
 import { loadTeacher } from '../models/index.js';
 import { createStudent, mostEmbeddingSize } from '../models/student.js';
 import { mostRows } from '../number-limits.js';
@@ -31,7 +32,7 @@ const resolutionWithoutTeacher = 224;
 
 /**
  * Measures a configuration's student in training and inference, its teacher (where it is one that runs natively) and the semantic loss with the bank update, one after the other.
- * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize (auto is the published 256: there are no images here) and train.precision.
+ * Of the configuration matter teacher, student, seed, offline, data.resolution, train.batchSize (auto is the published 256: there are no images here), train.optimizer and train.precision.
  * @throws LgdError of the teacher and the device; BAD_CONFIG, BAD_OPTION, ABORTED
  */
 export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): AsyncGenerator<BenchmarkRow, void, undefined> {
@@ -48,7 +49,7 @@ export async function* benchmark(input: ConfigInput, given: BenchmarkOptions): A
     const resolution = config.data.resolution ?? teacher?.resolution ?? resolutionWithoutTeacher;
     const student = createStudent(config.student.name, { device, embeddingSize, seed: config.seed, widthMultiplier: config.student.widthMultiplier });
     {
-      using encoder = compileBatch('train.batchSize', batch, () => student.compile({ batch, resolution, precision, training: true }));
+      using encoder = compileBatch('train.batchSize', batch, () => student.compile({ batch, resolution, precision, training: true, optimiser: optimiserOf(config) }));
       yield { op: 'student, training step', resolution, ...(await measureTraining(encoder, options)) };
     }
     {

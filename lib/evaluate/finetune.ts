@@ -51,7 +51,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
   const whole = classifierGraph(graph, classes);
   const batch = Math.min(wanted, images.length);
   const isBatch = wanted === 1 && images.length > 1; // else one image is all there is
-  const encoder = compileBatch(isBatch ? 'evaluate.finetuneBatch' : 'evaluate.train', batch, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true }), isBatch ? {} : fewImages);
+  const encoder = compileBatch(isBatch ? 'evaluate.finetuneBatch' : 'evaluate.train', batch, () => new CompiledEncoder(device, whole, { batch, resolution, precision, training: true, optimiser: { name: 'sgd', momentum: 0.9 } }), isBatch ? {} : fewImages);
   const [pixels, dLogits, results] = [encoder.makeImages(), addon.makeTensor(device.handle, [batch, classes]), addon.makeTensor(device.handle, [batch, 3])];
   try {
     encoder.load({ ...(await initialWeightsInTurns(whole, seed, signal)), ...weightsOf(whole, weights) });
@@ -70,7 +70,7 @@ export async function finetune(train: LabelledSet, images: Int32Array, options: 
         encoder.forwardTensor(pixels, { training: true, seed, step });
         addon.softmaxLoss({ logits: encoder.output, labels: targetsOf(train, shown), dLogits, results, scale: 1 / batch });
         encoder.backwardTensor(dLogits);
-        encoder.sgdStep({ learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps), momentum: 0.9, weightDecay: 1e-4 });
+        encoder.optimiserStep({ learningRate: learningRate * (batch / 256) * rateAt(step, epochs * steps), weightDecay: 1e-4 });
         if (done.length === stepsAtOnce) {
           await settle();
           onProgress?.(step + 1, epochs * steps);

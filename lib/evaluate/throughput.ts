@@ -38,7 +38,7 @@ export async function measureInference(encoder: CompiledEncoder, options: Measur
   }
 }
 
-/** Training steps of an encoder compiled for training: forward, backward and SGD, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and device faults */
+/** Training steps of an encoder compiled for training: forward, backward and the optimiser, without augmentation and loss, each started as a whole (on CUDA as a graph). Its weights move. @throws LgdError BAD_OPTION, ABORTED, and device faults */
 export async function measureTraining(encoder: CompiledEncoder, options: MeasureOptions = {}): Promise<Timing> {
   checkOptions(options, 'measureTraining()', measureOptions);
   checkArgument('compiled', encoder, 'encoder');
@@ -53,7 +53,7 @@ export async function measureTraining(encoder: CompiledEncoder, options: Measure
     encoder.zeroGradients();
     encoder.forwardTensor(images, { training: true });
     encoder.backwardTensor(dOutput);
-    encoder.sgdStep({ learningRate: 1e-6 });
+    encoder.optimiserStep({ learningRate: 1e-6 });
     device.addon.endStep(step);
   };
   try {

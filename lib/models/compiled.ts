@@ -1,10 +1,11 @@
-import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
+import { checkArgument, checkGiven, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
 import { LgdError } from '../errors.js';
 import { Lifetime } from '../lifetime.js';
 import type { EncoderHandle, EncoderInfo, ParameterSlot, TensorHandle } from '../native.js';
 import { mostImages } from '../number-limits.js';
 import type { GraphSpec } from './graph.js';
+import { checkOptimiserState, stepOptions, wholeOptimiser, type Optimiser, type OptimiserState, type OptimiserStep, type WholeOptimiser } from './optimiser.js';
 import { checkWeights, type WeightRecord } from './weights.js';
 
 /** How activations are stored; weights, statistics and results are float32 either way. The CPU only rounds to bfloat16, where CUDA stores it: it saves nothing there. */
@@ -27,25 +28,11 @@ export interface CompileOptions {
   precision?: Precision;
   /** false: forward only, with folded norms and less memory. Default: true. */
   training?: boolean;
+  /** What trains it; default: SGD with a momentum of 0.9. */
+  optimiser?: Optimiser | undefined;
 }
 
-const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional', precision: 'optional', training: 'optional' } satisfies OptionTable<CompileOptions>;
-
-/** Numbers of an optimiser step. */
-export interface SgdOptions {
-  /** From 0. */
-  learningRate: number;
-  /** From 0 to below 1; default 0.9. */
-  momentum?: number;
-  /** From 0; default 0. */
-  weightDecay?: number;
-  /** Does weight decay reach norm scales and biases? Default: true, as published. */
-  decayNormAndBias?: boolean;
-  /** What gradients are multiplied by: 1 / accumulated batches; default 1. */
-  gradientScale?: number;
-}
-
-const sgdOptions = { learningRate: 'needed', momentum: 'optional', weightDecay: 'optional', decayNormAndBias: 'optional', gradientScale: 'optional' } satisfies OptionTable<SgdOptions>;
+const compileOptions = { batch: 'needed', resolution: 'needed', width: 'optional', precision: 'optional', training: 'optional', optimiser: 'optional' } satisfies OptionTable<CompileOptions>;
 
 /**
  * A graph compiled for a device, batch size and resolution, working on tensors that stay there. Its calls queue work and return at once;
@@ -57,6 +44,9 @@ export class CompiledEncoder implements Disposable {
   readonly width: number;
   readonly precision: Precision;
   readonly training: boolean;
+  /** What trains it, where it is compiled for training. */
+  readonly optimiser: WholeOptimiser;
+  #steps = 0;
   readonly #life: Lifetime;
   readonly #owned: EncoderHandle;
   readonly #output: TensorHandle;
@@ -66,6 +56,7 @@ export class CompiledEncoder implements Disposable {
     checkArgument('device', device);
     checkOptions(options, 'compile()', compileOptions);
     const { batch, resolution, width = resolution, precision, training = true } = options;
+    this.optimiser = wholeOptimiser(options.optimiser);
     checkWhole('batch', batch, mostImages);
     checkWhole('resolution', resolution, 4096);
     checkWhole('width', width, 4096);
@@ -76,7 +67,7 @@ export class CompiledEncoder implements Disposable {
     }
     [this.batch, this.resolution, this.width, this.training] = [batch, resolution, width, training];
     this.#life = new Lifetime(`the encoder ${graph.name}`, 'Create or compile it again');
-    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width, bfloat16: this.precision === 'bfloat16', training });
+    this.#owned = device.addon.makeEncoder(device.handle, graph, { batch, height: resolution, width, bfloat16: this.precision === 'bfloat16', training, optimizer: this.optimiser.name });
     this.#output = device.addon.encoderOutput(this.#owned);
   }
 
@@ -118,15 +109,20 @@ export class CompiledEncoder implements Disposable {
     this.device.addon.zeroGradients(this.#handle);
   }
 
-  /** PyTorch's SGD: v <- momentum v + (scale g + decay w); w <- w - lr v. @throws LgdError BAD_OPTION, DISPOSED */
-  sgdStep(options: SgdOptions): void {
-    checkOptions(options, 'sgdStep()', sgdOptions);
-    const { learningRate, momentum = 0.9, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
+  /** Queues a step of its {@link optimiser} with the gradients. @throws LgdError BAD_OPTION, DISPOSED */
+  optimiserStep(options: OptimiserStep): void {
+    checkOptions(options, 'optimiserStep()', stepOptions);
+    const { learningRate, weightDecay = 0, decayNormAndBias = true, gradientScale = 1 } = options;
     checkRate(learningRate);
-    if (!(momentum >= 0 && momentum < 1)) throw new LgdError('BAD_OPTION', 'not a momentum.', { option: 'momentum', found: momentum, allowed: '0 to below 1' });
     if (!(weightDecay >= 0 && weightDecay < Infinity)) throw new LgdError('BAD_OPTION', 'not a weight decay.', { option: 'weightDecay', found: weightDecay, allowed: 'a number from 0' });
     if (!Number.isFinite(gradientScale)) throw new LgdError('BAD_OPTION', 'not a scale.', { option: 'gradientScale', found: gradientScale, allowed: 'a number' });
-    this.device.addon.sgdStep(this.#handle, { learningRate, momentum, weightDecay, decayNormAndBias, gradientScale });
+    this.device.addon.optimizerStep(this.#handle, { learningRate, weightDecay, decayNormAndBias, gradientScale, ...this.optimiser, count: this.#steps + 1 });
+    this.#steps++;
+  }
+
+  /** Optimiser steps behind the weights. */
+  get steps(): number {
+    return this.#steps;
   }
 
   /** Sets parameters and buffers, all of them. @throws LgdError BAD_MODEL */
@@ -145,17 +141,23 @@ export class CompiledEncoder implements Disposable {
     return this.#read('gradient');
   }
 
-  /** Momentum of the parameters; zeros before the first step. */
-  async optimiserState(): Promise<WeightRecord> {
-    return this.#read('momentum');
+  /** What the optimiser keeps of the parameters; zeros before the first step. */
+  async optimiserState(): Promise<OptimiserState> {
+    const steps = this.#steps;
+    const [momentum, secondMoment] = await Promise.all([this.#read('momentum'), this.optimiser.name === 'adamw' ? this.#read('secondMoment') : undefined]);
+    return { momentum, ...(secondMoment && { secondMoment }), steps };
   }
 
-  /** @throws LgdError BAD_MODEL */
-  loadOptimiserState(record: Readonly<WeightRecord>): void {
-    checkWeights(this.graph, record, 'trainable');
-    for (const { name, trainable } of this.graph.parameters) {
-      if (trainable) this.device.addon.writeParameter(this.#handle, name, 'momentum', record[name]!.data);
+  /** Goes on from what {@link optimiserState} gave. @throws LgdError BAD_MODEL, BAD_OPTION (that of another optimiser) */
+  loadOptimiserState(state: Readonly<OptimiserState>): void {
+    checkGiven(state, 'loadOptimiserState()', 'momentum, steps');
+    checkOptimiserState(this.graph, this.optimiser, state);
+    for (const slot of ['momentum', 'secondMoment'] as const) {
+      const record = state[slot];
+      if (record === undefined) continue;
+      for (const { name, trainable } of this.graph.parameters) if (trainable) this.device.addon.writeParameter(this.#handle, name, slot, record[name]!.data);
     }
+    this.#steps = state.steps;
   }
 
   /** Frees the device memory once queued work is done; later calls throw DISPOSED. */

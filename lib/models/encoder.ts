@@ -4,9 +4,10 @@ import type { Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import type { EncoderInfo, TensorHandle } from '../native.js';
 import { checkSeed } from '../number-limits.js';
-import { CompiledEncoder, type Precision, type SgdOptions } from './compiled.js';
+import { CompiledEncoder, type Precision } from './compiled.js';
 import type { GraphSpec } from './graph.js';
 import { initialWeightsInTurns } from './initialise.js';
+import type { Optimiser, OptimiserState, OptimiserStep } from './optimiser.js';
 import { graphOptions, studentGraph, type GraphOptions } from './student.js';
 import type { WeightRecord } from './weights.js';
 
@@ -25,10 +26,12 @@ export interface EncoderOptions extends GraphOptions {
   dropping?: boolean;
   /** false: a forward-only encoder, faster and smaller. Default true. */
   training?: boolean;
+  /** What {@link Encoder.optimiserStep} takes steps of; default: SGD with a momentum of 0.9. */
+  optimiser?: Optimiser;
 }
 
 const encoderOptions = {
-  device: 'needed', resolution: 'optional', batch: 'optional', precision: 'optional', seed: 'optional', training: 'optional', ...graphOptions,
+  device: 'needed', resolution: 'optional', batch: 'optional', precision: 'optional', seed: 'optional', training: 'optional', optimiser: 'optional', ...graphOptions,
 } satisfies OptionTable<EncoderOptions>;
 
 /** Options of {@link Encoder.forward}. */
@@ -86,8 +89,8 @@ export class Encoder implements Disposable {
     return this.compiled.state();
   }
 
-  /** Momentum of the parameters; zeros before the first step. */
-  async optimiserState(): Promise<WeightRecord> {
+  /** What the optimiser keeps of the parameters, and of how many steps; zeros before the first. */
+  async optimiserState(): Promise<OptimiserState> {
     return this.compiled.optimiserState();
   }
 
@@ -138,9 +141,9 @@ export class Encoder implements Disposable {
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
   }
 
-  /** One SGD step with the gradients of the last {@link backward}; resolves when it is done. */
-  async sgdStep(options: SgdOptions): Promise<void> {
-    this.compiled.sgdStep(options);
+  /** One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. */
+  async optimiserStep(options: OptimiserStep): Promise<void> {
+    this.compiled.optimiserStep(options);
     await this.#device.synchronize();
   }
 
@@ -164,11 +167,11 @@ export class Encoder implements Disposable {
 export async function createEncoder(name: string, options: EncoderOptions): Promise<Encoder> {
   checkOptions(options, 'createEncoder()', encoderOptions);
   checkArgument('device', options.device);
-  const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false } = options;
+  const { device, resolution = 224, batch = 1, precision = 'float32', seed = 0, training = true, dropping = false, optimiser } = options;
   const { outputs, embeddingSize, widthMultiplier } = options;
   checkSeed(seed);
   const graph = studentGraph(name, { outputs, embeddingSize, widthMultiplier, dropping });
-  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training });
+  const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimiser });
   try {
     compiled.load(await initialWeightsInTurns(graph, seed));
     return new Encoder(compiled);

@@ -33,8 +33,12 @@ export interface CheckpointContent {
   info: StudentInfo;
   /** The student's parameters and buffers. */
   weights: WeightRecord;
-  /** Momentum of its parameters. */
+  /** What moved its parameters. */
+  optimiser: 'sgd' | 'adamw';
+  /** Momentum of its parameters; AdamW's first moment. */
   momentum: WeightRecord;
+  /** AdamW's alone. */
+  secondMoment?: WeightRecord | undefined;
   /** undefined for methods seed and feature without names. */
   bank: TextualSemanticsBank | undefined;
   /** Visual anchors, seen flags and queue; the textual rows are the bank's. */
@@ -57,6 +61,8 @@ const stateFile = 'state.safetensors';
 const bankFile = 'bank.safetensors';
 const stateFormat = 'lgdistill-state';
 const onlinePrefix = 'online.';
+const momentPrefixes = { momentum: 'momentum.', secondMoment: 'second_moment.' } as const;
+type Moment = keyof typeof momentPrefixes;
 const folderName = /^step-(\d+)(?:\.(\d+))?$/u;
 
 /** The checkpoints of one run. */
@@ -233,8 +239,8 @@ export class CheckpointStore {
 }
 
 /** About what a checkpoint takes on the disk. */
-function bytesOf({ weights, momentum, bank, semantic: { visual, seen, queue } }: CheckpointContent): number {
-  const arrays = [...Object.values(weights).map(({ data }) => data), ...Object.values(momentum).map(({ data }) => data), bank?.data, visual, seen, queue];
+function bytesOf({ weights, momentum, secondMoment = {}, bank, semantic: { visual, seen, queue } }: CheckpointContent): number {
+  const arrays = [...[weights, momentum, secondMoment].flatMap((record) => Object.values(record).map(({ data }) => data)), bank?.data, visual, seen, queue];
   return arrays.reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
 }
 
@@ -246,11 +252,11 @@ function byAge(a: string, b: string): number {
 }
 
 async function writeContent(folder: string, content: CheckpointContent, best: Manifest['best']): Promise<void> {
-  const { info, weights, momentum, bank, semantic, online, progress } = content;
+  const { info, weights, optimiser, bank, semantic, online, progress } = content;
   await writeStudent(join(folder, studentFile), info, weights);
   await bank?.save(join(folder, bankFile));
   const rows = (data: Float32Array): TensorRecord => ({ shape: [data.length / info.embeddingSize, info.embeddingSize], data });
-  const tensors: [string, TensorRecord][] = Object.entries(momentum).map(([name, tensor]) => [`momentum.${name}`, tensor]);
+  const tensors: [string, TensorRecord][] = (Object.keys(momentPrefixes) as Moment[]).flatMap((moment) => Object.entries(content[moment] ?? {}).map(([name, tensor]): [string, TensorRecord] => [`${momentPrefixes[moment]}${name}`, tensor]));
   if (semantic.visual !== undefined) tensors.push(['visual_bank', rows(semantic.visual)]);
   if (semantic.seen !== undefined) tensors.push(['seen', { shape: [semantic.seen.length], data: semantic.seen }]);
   if (semantic.queue !== undefined) tensors.push(['queue', rows(semantic.queue)]);
@@ -258,6 +264,7 @@ async function writeContent(folder: string, content: CheckpointContent, best: Ma
   await writeSafetensors(join(folder, stateFile), tensors, {
     format: stateFormat,
     version,
+    optimizer: optimiser,
     queuePosition: String(semantic.queuePosition ?? 0),
     queueFilled: String(semantic.queueFilled ?? 0),
     progress: JSON.stringify(progress),
@@ -290,10 +297,10 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
   try {
     const { info, weights } = await readUnchecked(folder);
     const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
-    const momentum: WeightRecord = {};
-    for (const [name, { shape, data }] of tensors) {
-      if (name.startsWith('momentum.')) momentum[name.slice('momentum.'.length)] = { shape, data: data as Float32Array };
-    }
+    const below = (prefix: string): WeightRecord => Object.fromEntries([...tensors].flatMap(([name, { shape, data }]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), { shape, data: data as Float32Array }] as const] : [])));
+    const optimiser = metadata['optimizer'] ?? 'sgd'; // early checkpoints do not say, and SGD left them
+    if (optimiser !== 'sgd' && optimiser !== 'adamw') throw new LgdError('BAD_CHECKPOINT', `its optimiser ${optimiser} is none of this version's.`, { mend: 'Resume with the version that wrote it' });
+    const moments = { momentum: below(momentPrefixes.momentum), ...(optimiser === 'adamw' && { secondMoment: below(momentPrefixes.secondMoment) }) };
     const semantic: SemanticState = {
       visual: tensors.get('visual_bank')?.data as Float32Array | undefined,
       seen: tensors.get('seen')?.data as Uint8Array | undefined,
@@ -304,7 +311,7 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
     const probe = [...tensors].flatMap(([name, { data }]) => (name.startsWith(onlinePrefix) ? [[name.slice(onlinePrefix.length), data as Float32Array] as const] : []));
     const online = probe.length === 0 ? undefined : (Object.fromEntries(probe) as OnlineState);
     const bank = manifest.files[bankFile] === undefined ? undefined : await TextualSemanticsBank.load(join(folder, bankFile));
-    return { folder, manifest, info, weights, momentum, bank, semantic, online, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
+    return { folder, manifest, info, weights, optimiser, ...moments, bank, semantic, online, progress: JSON.parse(metadata['progress'] ?? 'null') as unknown };
   } catch (cause) {
     throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: takeAnother, cause });
   }

@@ -75,8 +75,8 @@ const heldTo = [
   ['method', 'method'],
 ] as const satisfies readonly (readonly [keyof StudentInfo, string])[];
 
-/** Refuses to go on with another student, teacher, bank or method, other batches a step, or other images. @throws LgdError BAD_CHECKPOINT */
-export function checkContinued({ info, folder }: { info: StudentInfo; folder: string }, progress: Progress, here: Present): void {
+/** Refuses to go on with another student, teacher, bank, method or optimiser, other batches a step, or other images. @throws LgdError BAD_CHECKPOINT */
+export function checkContinued({ info, folder, optimiser }: { info: StudentInfo; folder: string; optimiser: Config['train']['optimizer'] }, progress: Progress, here: Present): void {
   for (const [field, option] of heldTo) {
     if (here.info[field] === info[field]) continue;
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another ${field}.`, { option, found: here.info[field], allowed: String(info[field]), mend: 'Resume with the configuration of that run' });
@@ -89,7 +89,10 @@ export function checkContinued({ info, folder }: { info: StudentInfo; folder: st
       option: 'bank', mend: 'Bring names, templates and text encoder back as they were; of names and templates whose files are gone the checkpoint has a copy. Or begin a new run',
     });
   }
-  const { accumulate } = here.config.train;
+  const { accumulate, optimizer } = here.config.train;
+  if (optimizer !== optimiser) {
+    throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another optimiser, which keeps other numbers.`, { option: 'train.optimizer', found: optimizer, allowed: optimiser, mend: `Resume with train.optimizer: ${optimiser}, or begin a new run, with the weights of this one (student.weights) if you like` });
+  }
   if (progress.accumulate !== accumulate) {
     throw new LgdError('BAD_CHECKPOINT', `${folder} was made with another number of batches a step, by which steps and learning rate are counted.`, { option: 'train.accumulate', found: accumulate, allowed: String(progress.accumulate), mend: `Resume with train.accumulate: ${progress.accumulate}, or begin a new run` });
   }

@@ -220,7 +220,7 @@ export class Distiller implements Disposable {
       for (const pupil of pupils) {
         pupil.updateBanks(embeddings, slots.at(-1)!);
         if (after) await after('loss');
-        pupil.sgdStep(learningRate, batches.length);
+        pupil.optimiserStep(learningRate, batches.length);
         if (after) await after('optimiser');
       }
     } finally {
@@ -315,7 +315,7 @@ export class Distiller implements Disposable {
     }
   }
 
-  /** Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of several; @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
+  /** Continues from a state; one of which a part does not fit leaves the student as it was. @param student which of several; @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK */
   restore(state: DistillerState, student = 0): void {
     checkArgument('state', state);
     this.#pupil(student).restore(state);

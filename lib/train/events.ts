@@ -35,7 +35,7 @@ export interface StartEvent extends OfStudent {
   advice?: string;
   /** Images that were left out of a source on opening; in a run that goes on: what is not as it was when it was left, such as another kind of device, another value of an option that the weights depend on, or a file that it was started from and that is gone. A line each. */
   remarks?: readonly string[];
-  /** Device memory in MiB: planned for the parameters (with gradients and momentum) and activations of student and teacher, and in use now. The first step adds input and scratch memory. */
+  /** Device memory in MiB: planned for the parameters (with gradients and what the optimiser keeps) and activations of student and teacher, and in use now. The first step adds input and scratch memory. */
   memory: { planned: number; used: number };
 }
 
@@ -46,7 +46,7 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   step: number;
   /** Passes over the images done, with its fraction. */
   epoch: number;
-  /** What SGD took in this step. */
+  /** What the optimiser took in this step. */
   learningRate: number;
   /** Training images. */
   imagesPerSecond: number;

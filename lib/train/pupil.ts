@@ -8,6 +8,7 @@ import { LgdError } from '../errors.js';
 import { Made } from '../lifetime.js';
 import { machineMemory } from '../machine-memory.js';
 import { compileBatch, precisionOf, type CompiledEncoder } from '../models/compiled.js';
+import { checkOptimiserState, optimiserOf } from '../models/optimiser.js';
 import type { Student } from '../models/student.js';
 import { checkWeights, type WeightRecord } from '../models/weights.js';
 import type { SemanticHeadHandle, SemanticMetrics, SemanticState, TensorHandle } from '../native.js';
@@ -18,13 +19,15 @@ import { anchorsOf, type ChosenMethod } from './method.js';
 export interface DistillerState {
   /** Parameters and buffers. */
   weights: WeightRecord;
-  /** SGD's, of the parameters. */
+  /** SGD's, of the parameters; AdamW's first moment. */
   momentum: WeightRecord;
+  /** AdamW's alone. */
+  secondMoment?: WeightRecord | undefined;
   /** Banks and queue. */
   semantic: SemanticState;
   /** Of the online probe, where there is one. */
   online?: OnlineState;
-  /** Optimiser steps behind it, 0 where it does not say. A run from the start begins with none. */
+  /** Optimiser steps behind it, 0 where it does not say; of AdamW, whose rates follow it, it must. A run from the start begins with none. */
   steps?: number;
 }
 
@@ -66,7 +69,6 @@ export class Pupil {
   readonly #head: SemanticHeadHandle;
   readonly #dStudent: TensorHandle;
   readonly online: OnlineProbe | undefined;
-  #steps = 0;
 
   /** @throws LgdError BAD_OPTION, BAD_SHAPE, OUT_OF_MEMORY */
   constructor(readonly student: Student, { device, embeddingSize, resolution, tsb, vsb, config, method, onlineClasses }: PupilOptions) {
@@ -78,7 +80,7 @@ export class Pupil {
     checkQueueMemory(anchors.queueSize, embeddingSize, device);
     const made = new Made();
     try {
-      const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true })), (compiled) => compiled.dispose());
+      const encoder = made.add(compileBatch('train.batchSize', batchSize, () => student.compile({ batch: batchSize, resolution, precision: precisionOf(config), training: true, optimiser: optimiserOf(config) })), (compiled) => compiled.dispose());
       this.encoder = encoder;
       this.#dStudent = made.add(addon.makeTensor(handle, [batchSize, embeddingSize]), (tensor) => addon.release(tensor));
       this.online = onlineClasses === undefined ? undefined : made.add(new OnlineProbe(device, embeddingSize, onlineClasses), (probe) => probe[Symbol.dispose]());
@@ -100,7 +102,7 @@ export class Pupil {
 
   /** Optimiser steps behind the weights. */
   get steps(): number {
-    return this.#steps;
+    return this.encoder.steps;
   }
 
   /** @param step counts batches; with the seed it keys dropout and stochastic depth */
@@ -123,11 +125,10 @@ export class Pupil {
     this.#device.addon.headUpdate(this.#head, embeddings, slot);
   }
 
-  /** One step of SGD with the mean of the gradients of so many batches. */
-  sgdStep(learningRate: number, batches: number): void {
-    const { sgdMomentum: momentum, weightDecay, decayNormAndBias } = this.#config.train;
-    this.#steps++;
-    this.encoder.sgdStep({ learningRate, momentum, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
+  /** One step of the optimiser with the mean of the gradients of so many batches. */
+  optimiserStep(learningRate: number, batches: number): void {
+    const { weightDecay, decayNormAndBias } = this.#config.train;
+    this.encoder.optimiserStep({ learningRate, weightDecay, decayNormAndBias, gradientScale: 1 / batches });
   }
 
   /** The numbers that stand in some slots: their mean. */
@@ -143,24 +144,22 @@ export class Pupil {
 
   async state(): Promise<DistillerState> {
     const { addon, handle } = this.#device;
-    const steps = this.#steps;
     // All are asked for before anything is awaited: a step that is queued meanwhile is in none.
-    const [weights, momentum, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
+    const [weights, optimiser, { visual, seen, queue, queuePosition, queueFilled }, online] = await Promise.all([
       this.encoder.state(), this.encoder.optimiserState(), addon.readSemanticState(handle, this.#head), this.online?.state(),
     ]);
-    return { weights, momentum, semantic: { visual, seen, queue, queuePosition, queueFilled }, steps, ...(online && { online }) };
+    return { weights, ...optimiser, semantic: { visual, seen, queue, queuePosition, queueFilled }, ...(online && { online }) };
   }
 
-  /** A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_SHAPE, BAD_BANK */
-  restore({ weights, momentum, semantic, online, steps = 0 }: DistillerState): void {
+  /** A state of which a part does not fit leaves the student as it was. @throws LgdError BAD_MODEL, BAD_OPTION (of another optimiser), BAD_SHAPE, BAD_BANK */
+  restore({ weights, momentum, secondMoment, semantic, online, steps }: DistillerState): void {
     checkWeights(this.student.graph, weights);
-    checkWeights(this.student.graph, momentum, 'trainable');
+    checkOptimiserState(this.student.graph, this.encoder.optimiser, { momentum, secondMoment, steps });
     if (online !== undefined) this.online?.check(online);
     this.#device.addon.writeSemanticState(this.#head, semantic); // whole, or refused
     if (online !== undefined) this.online?.restore(online);
     this.encoder.load(weights);
-    this.encoder.loadOptimiserState(momentum);
-    this.#steps = steps;
+    this.encoder.loadOptimiserState({ momentum, secondMoment, steps: steps ?? 0 });
   }
 
   dispose(): void {

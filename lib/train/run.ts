@@ -264,7 +264,7 @@ export class Run {
 
   async #checkpoint(isBest: boolean): Promise<CheckpointEvent> {
     const { distiller, plan, images } = this.loop;
-    const { weights, momentum, semantic, online } = await distiller.state(this.number);
+    const { weights, momentum, secondMoment, semantic, online } = await distiller.state(this.number);
     const broken = notFinite(weights); // a step's loss says nothing of what the step made of the weights
     if (broken !== undefined && this.#judged !== undefined) throw await this.#fault(this.#judged, `the weights after it are not finite (${broken})`);
     if (this.#score.metric === 'loss' && this.#due.comparison(this.#step)) isBest = this.#score.improves(this.#monitor.smoothed, this.#step);
@@ -285,7 +285,7 @@ export class Run {
     };
     await this.folder.sync();
     const folder = await this.store.write(
-      { info: this.#studentInfo(), weights, momentum, bank: distiller.tsb, semantic, online, progress },
+      { info: this.#studentInfo(), weights, optimiser: this.config.train.optimizer, momentum, secondMoment, bank: distiller.tsb, semantic, online, progress },
       { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);

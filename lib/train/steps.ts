@@ -25,7 +25,7 @@ export interface StepTicket {
 
 /** Bytes of device memory. */
 export interface MemoryUse {
-  /** What the plans of students and teacher ask for: parameters, with gradients and momentum where they learn, and activations. */
+  /** What the plans of students and teacher ask for: parameters, with gradients and what the optimiser keeps where they learn, and activations. */
   planned: number;
   /** What the device holds now: also banks, input and scratch memory, and whatever else was made on it. */
   used: number;
@@ -42,7 +42,7 @@ export const stages: readonly Stage[] = ['augment', 'teacher', 'student forward'
 export interface QueueOptions {
   /** Number of the step from 0; with the seed it keys dropout and stochastic depth. */
   step: number;
-  /** Of SGD, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
+  /** Of the optimiser, a number from 0, as it is: {@link makeSchedule} gives the one that {@link Distiller.run} would take. */
   learningRate: number;
   /** Which of several students learn: their numbers from 0, each once; default: all. */
   students?: readonly number[];

@@ -8,6 +8,7 @@ import { throwIfAborted } from '../errors.js';
 import { compileBatch, type Precision } from '../models/compiled.js';
 import { Encoder } from '../models/encoder.js';
 import { loadTeacher, type CustomTeacherApi, type NativeTeacher } from '../models/index.js';
+import { optimiserOf } from '../models/optimiser.js';
 import { createStudent, type Student } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import type { Dataset } from './batch.js';
@@ -15,7 +16,7 @@ import { Distiller, type DistillerState } from './distiller.js';
 import { madeUpBank, madeUpImages, madeUpTeacher } from './made-up.js';
 
 const defaultBatch = 32; // each step is taken on the CPU, too
-const learningRate = 0.03;
+const learningRates = { sgd: 0.03, adamw: 0.001 };
 
 /** What a step leaves. */
 export interface Taken {
@@ -38,7 +39,7 @@ export class Bench {
     [this.#device, this.#config, this.#teacher] = [device, config, teacher];
     this.#batch = train.batchSize === 'auto' ? defaultBatch : train.batchSize;
     this.#resolution = data.resolution ?? teacher.resolution;
-    compileBatch('train.batchSize', this.#batch, () => this.#student().compile({ batch: this.#batch, resolution: this.#resolution, precision: 'float32', training: true })).dispose(); // before images are made for what does not fit
+    compileBatch('train.batchSize', this.#batch, () => this.#student().compile({ batch: this.#batch, resolution: this.#resolution, precision: 'float32', training: true, optimiser: optimiserOf(config) })).dispose(); // before images are made for what does not fit
     this.#names = madeUpBank(categories, teacher.embeddingSize);
     this.#images = madeUpImages(device, this.#batch, this.#resolution + 8);
   }
@@ -77,7 +78,7 @@ export class Bench {
   /** One step from a state. */
   async step(distiller: Distiller, from: DistillerState, batch: PlannedBatch, step: number): Promise<Taken> {
     distiller.restore(from);
-    const { loss } = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate }));
+    const { loss } = await distiller.readMetrics(await distiller.queueStep([{ ...batch, dataset: this.#images }], { step, learningRate: this.learningRate }));
     return { loss, state: await distiller.state() };
   }
 
@@ -87,7 +88,7 @@ export class Bench {
     const plan = this.plan();
     for (let step = 0; step < steps; step++) {
       throwIfAborted(signal, 'the comparison');
-      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], { step, learningRate, ...(callByCall && { after: async () => this.#device.synchronize() }) });
+      await distiller.queueStep([{ ...plan.next(), dataset: this.#images }], { step, learningRate: this.learningRate, ...(callByCall && { after: async () => this.#device.synchronize() }) });
     }
     return distiller.state();
   }
@@ -105,6 +106,11 @@ export class Bench {
     student.load(weights);
     using encoder = new Encoder(student.compile({ batch: this.#batch, resolution: this.#resolution, precision, training: false }));
     return encoder.forward(views);
+  }
+
+  /** Of all steps. */
+  get learningRate(): number {
+    return learningRates[this.#config.train.optimizer];
   }
 
   #student(): Student {

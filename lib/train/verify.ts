@@ -4,11 +4,13 @@ import { parseConfig, type ConfigInput } from '../config.js';
 import { openDevice, type Device } from '../device.js';
 import { LgdError, throwIfAborted } from '../errors.js';
 import { checkWhole, precisionOf, type Precision } from '../models/compiled.js';
+import { optimiserOf } from '../models/optimiser.js';
 import { mostEmbeddingSize } from '../models/student.js';
 import type { WeightRecord } from '../models/weights.js';
 import { mostRows } from '../number-limits.js';
 import type { Distiller, DistillerState } from './distiller.js';
 import { Bench, type Taken } from './verify-bench.js';
+import { updateError, type UpdateOptions } from './verify-update.js';
 
 /** What {@link verifyDevice} compares. */
 export interface VerifyOptions {
@@ -28,10 +30,10 @@ export interface VerifyOptions {
 const verifyOptions = { device: 'needed', categories: 'optional', dimension: 'optional', steps: 'optional', onProgress: 'optional', signal: 'optional' } satisfies OptionTable<VerifyOptions>;
 
 /**
- * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the gradients of all parameters; how the visual bank moves (in float32: with a bfloat16 teacher, images take other names); the trained student's embeddings,
+ * What is compared, in the order of a step: augmented views; the teacher's embeddings of the CPU's views; the loss; the gradients of all parameters (and AdamW's second moment); how the optimiser moves the weights, by what it keeps beside them; how the visual bank moves (in float32: with a bfloat16 teacher, images take other names); the trained student's embeddings,
  * as evaluations compute them. And on the device alone: the same steps again, and call by call instead of each as a whole.
  */
-export type VerifiedPart = 'views' | 'teacher' | 'loss' | 'gradients' | 'bank' | 'inference' | 'steps again' | 'steps call by call';
+export type VerifiedPart = 'views' | 'teacher' | 'loss' | 'gradients' | 'update' | 'bank' | 'inference' | 'steps again' | 'steps call by call';
 
 /** One comparison. */
 export interface Verification {
@@ -48,15 +50,15 @@ export interface Verification {
 }
 
 /** Of float32. */
-const limits = { views: 1e-5, teacher: 1e-4, loss: 1e-3, gradients: 5e-2, bank: 1e-2, inference: 1e-4 } as const;
+const limits = { views: 1e-5, teacher: 1e-4, loss: 1e-3, gradients: 5e-2, update: 5e-3, bank: 1e-2, inference: 1e-4 } as const;
 /** Of bfloat16 at least: what its 8 bits leave of values that did not cancel. */
-const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, inference: 1e-2 } as const;
+const floors = { teacher: 1e-2, loss: 0.1, gradients: 5e-2, update: 5e-3, inference: 1e-2 } as const;
 
 type Errors = Partial<Record<Exclude<keyof typeof limits, 'views'>, number>>;
 
 /**
  * Takes steps of a configuration on a device and on the CPU, each from the CPU's state, and compares what they leave: with the kernels, the fusion and the graphs of the very shapes that a run of it has. Images are made up,
- * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here) and
+ * and so are the names; the teacher is the configuration's, if it runs natively. Of the configuration matter besides it student, method, seed, threads, offline, data.resolution, loss, augment, train.batchSize (auto is 32 here), train.optimizer with its numbers and
  * train.precision: float32 is always compared, being the sharper test, and bfloat16 unless float32 was asked for.
  * @throws LgdError BAD_OPTION (the device is a CPU), BAD_CONFIG; those of the teacher and the devices; OUT_OF_MEMORY, ABORTED
  */
@@ -80,8 +82,8 @@ export async function* verifyDevice(input: ConfigInput, given: VerifyOptions): A
     yield judge('views', 'float32', wholeError([await other.views('student')], [await reference.views('student')]), limits.views);
 
     const runs: Run[] = [[reference, 'float32'], [other, 'float32'], ...(half ? [[reference, 'bfloat16'], [other, 'bfloat16']] as const : [])];
-    const [, found, simulated, foundHalf] = await compare(runs, config.train.sgdMomentum, { steps, onProgress, signal });
-    for (const part of ['teacher', 'loss', 'gradients', 'bank', 'inference'] as const) {
+    const [, found, simulated, foundHalf] = await compare(runs, { steps, onProgress, signal });
+    for (const part of ['teacher', 'loss', 'gradients', 'update', 'bank', 'inference'] as const) {
       if (found![part] === undefined) continue; // no teacher on the device, no bank in the method
       yield judge(part, 'float32', found![part], limits[part]);
       if (half && part !== 'bank') yield judge(part, 'bfloat16', foundHalf![part]!, Math.max(floors[part], (part === 'loss' ? 3 : 2) * simulated![part]!));
@@ -107,7 +109,7 @@ function judge(part: VerifiedPart, precision: Precision, error: number, limit: n
 type Run = readonly [bench: Bench, precision: Precision];
 
 /** The errors of each run beside the first, which is right by definition. */
-async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
+async function compare(runs: readonly Run[], { steps, onProgress, signal }: Pick<VerifyOptions, 'onProgress' | 'signal'> & { steps: number }): Promise<Errors[]> {
   const all = runs.map((): Errors => ({}));
   const [reference] = runs[0]!;
   const distillers: Distiller[] = [];
@@ -121,7 +123,7 @@ async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onPro
       const batch = plan.next();
       const expected = await reference.step(distillers[0]!, before, batch, step + 1);
       for (const [run, [bench]] of runs.entries()) {
-        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, sgdMomentum), bench !== reference);
+        if (run > 0) note(all[run]!, errorsOf(await bench.step(distillers[run]!, before, batch, step + 1), expected, before, { graph: distillers[0]!.encoder.graph, train: distillers[0]!.config.train, learningRate: bench.learningRate }), bench !== reference);
       }
       before = expected.state;
       onProgress?.({ done: step + 1, total: steps });
@@ -139,13 +141,17 @@ async function compare(runs: readonly Run[], sgdMomentum: number, { steps, onPro
   return all;
 }
 
-function errorsOf(found: Taken, expected: Taken, before: DistillerState, sgdMomentum: number): Errors {
-  const momenta = [found, expected].map(({ state }) => inOrder(state.momentum, expected.state.momentum));
-  const earlier = inOrder(before.momentum, expected.state.momentum).map((values) => values.map((value) => sgdMomentum * value)); // which is in both, and no gradient
+function errorsOf(found: Taken, expected: Taken, before: DistillerState, options: UpdateOptions): Errors {
+  const optimiser = optimiserOf(options);
+  const moved = (moment: 'momentum' | 'secondMoment', kept: number): number => {
+    const [ours, right, earlier] = [found, expected, { state: before }].map(({ state }) => inOrder(state[moment]!, expected.state[moment]!)) as [Float32Array[], Float32Array[], Float32Array[]];
+    return wholeError(ours, right, earlier.map((values) => values.map((value) => kept * value))); // which is in both, and no gradient
+  };
   const [bank, rightBank, bankBefore] = [found, expected, { state: before }].map(({ state }) => state.semantic.visual);
   return {
     loss: Math.abs(found.loss / expected.loss - 1),
-    gradients: wholeError(momenta[0]!, momenta[1]!, earlier),
+    gradients: optimiser.name === 'sgd' ? moved('momentum', optimiser.momentum) : Math.max(moved('momentum', optimiser.beta1), moved('secondMoment', optimiser.beta2)),
+    update: updateError(found.state, before, options),
     ...(rightBank && { bank: wholeError([bank!], [rightBank], [bankBefore!]) }),
   };
 }
@@ -177,7 +183,7 @@ function wholeError(found: readonly Float32Array[], expected: readonly Float32Ar
 /** The share of values of which a bit differs. */
 function otherBits(a: DistillerState, b: DistillerState): number {
   let [other, all] = [0, 0];
-  const arraysOf = ({ weights, momentum, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
+  const arraysOf = ({ weights, momentum, secondMoment = {}, semantic }: DistillerState, names: DistillerState) => [...inOrder(weights, names.weights), ...inOrder(momentum, names.momentum), ...inOrder(secondMoment, names.secondMoment ?? {}), ...[semantic.visual, semantic.queue].filter((values) => values !== undefined)]
     .map((values) => new Uint32Array(values.buffer, values.byteOffset, values.length));
   const expected = arraysOf(b, b);
   for (const [array, words] of arraysOf(a, b).entries()) {

@@ -56,16 +56,16 @@ Napi::Value js_detection_loss(const Napi::CallbackInfo& info) {
 Napi::Value js_sgd_tensor(const Napi::CallbackInfo& info) {
   const Fields fields(info[1], "sgdTensor");
   const TensorPtr value = unwrap<Tensor>(info[0]);
-  SgdOptions options;
-  fields.read("learningRate", options.learning_rate);
-  fields.read("momentum", options.momentum);
-  fields.read("weightDecay", options.weight_decay);
-  fields.read("gradientScale", options.gradient_scale);
+  OptimizerStep step;
+  fields.read("learningRate", step.learning_rate);
+  fields.read("momentum", step.momentum);
+  fields.read("weightDecay", step.weight_decay);
+  fields.read("gradientScale", step.gradient_scale);
   int64_t begin = 0, end = 1;
   for (int64_t size : shape_of(value)) end *= size;
   fields.read("begin", begin);
   fields.read("end", end);
-  sgd_tensor(value, unwrap<Tensor>(fields.value("gradient")), unwrap<Tensor>(fields.value("velocity")), options, begin, end);
+  sgd_tensor(value, unwrap<Tensor>(fields.value("gradient")), unwrap<Tensor>(fields.value("velocity")), step, begin, end);
   return info.Env().Undefined();
 }
 

@@ -79,7 +79,16 @@ Slot read_slot(const Napi::Value& value) {
   if (slot == "value") return Slot::value;
   if (slot == "gradient") return Slot::gradient;
   if (slot == "momentum") return Slot::momentum;
-  fail(value.Env(), "BAD_OPTION", "slot: expected value, gradient or momentum, found " + slot);
+  if (slot == "secondMoment") return Slot::second_moment;
+  fail(value.Env(), "BAD_OPTION", "slot: expected value, gradient, momentum or secondMoment, found " + slot);
+}
+
+Optimizer read_optimizer(const Fields& fields, Napi::Env env) {
+  std::string name = "sgd";
+  fields.read("optimizer", name);
+  if (name == "sgd") return Optimizer::sgd;
+  if (name == "adamw") return Optimizer::adamw;
+  fail(env, "BAD_OPTION", "optimizer: expected sgd or adamw, found " + name);
 }
 
 }  // namespace
@@ -92,6 +101,7 @@ Napi::Value js_make_encoder(const Napi::CallbackInfo& info) {
   fields.read("width", options.width);
   fields.read("bfloat16", options.bfloat16);
   fields.read("training", options.training);
+  options.optimizer = read_optimizer(fields, info.Env());
   EncoderPtr encoder = make_encoder(unwrap<Device>(info[0]), read_graph(info[1]), options);
   const EncoderInfo sizes = encoder_info(encoder);
   return wrap(info.Env(), std::move(encoder), int64_t(sizes.arena_bytes + sizes.parameter_bytes));
@@ -150,15 +160,19 @@ Napi::Value js_backward(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value js_sgd_step(const Napi::CallbackInfo& info) {
-  const Fields fields(info[1], "sgd");
-  SgdOptions options;
-  fields.read("learningRate", options.learning_rate);
-  fields.read("momentum", options.momentum);
-  fields.read("weightDecay", options.weight_decay);
-  fields.read("decayNormAndBias", options.decay_norm_and_bias);
-  fields.read("gradientScale", options.gradient_scale);
-  sgd_step(unwrap<Encoder>(info[0]), options);
+Napi::Value js_optimizer_step(const Napi::CallbackInfo& info) {
+  const Fields fields(info[1], "optimizerStep");
+  OptimizerStep step;
+  fields.read("learningRate", step.learning_rate);
+  fields.read("weightDecay", step.weight_decay);
+  fields.read("decayNormAndBias", step.decay_norm_and_bias);
+  fields.read("gradientScale", step.gradient_scale);
+  fields.read("momentum", step.momentum);
+  fields.read("beta1", step.beta1);
+  fields.read("beta2", step.beta2);
+  fields.read("epsilon", step.epsilon);
+  fields.read("count", step.count);
+  optimizer_step(unwrap<Encoder>(info[0]), step);
   return info.Env().Undefined();
 }
 

@@ -38,7 +38,7 @@
   X(js_encoder_output, "encoderOutput") \
   X(js_zero_gradients, "zeroGradients") \
   X(js_backward, "backward") \
-  X(js_sgd_step, "sgdStep") \
+  X(js_optimizer_step, "optimizerStep") \
   /* images.cpp */ \
   X(js_make_pixel_store, "makePixelStore") \
   X(js_append_pixels, "appendPixels") \

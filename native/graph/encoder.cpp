@@ -12,7 +12,7 @@ namespace lgd {
 struct Encoder {
   Encoder(const DevicePtr& device_, Program compiled, const EncoderOptions& options_)
       : device(device_), options(options_), program(std::move(compiled)),
-        parameters(device_, program.graph, program.shapes, options_.training), executor(device_, program, parameters) {}
+        parameters(device_, program.graph, program.shapes, options_), executor(device_, program, parameters) {}
 
   std::string stage(const char* what) const { return program.graph.name + "." + what; }
   int64_t output_size() const {
@@ -68,6 +68,7 @@ int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
     LGD_CHECK(slot == Slot::value || parameters[i].trainable, "BAD_OPTION", name, " is a buffer: it has no gradient and no momentum.");
     LGD_CHECK(slot == Slot::value || encoder.options.training, "BAD_OPTION", encoder.program.graph.name,
               " is forward only: it has no gradients and no momentum.");
+    LGD_CHECK(slot != Slot::second_moment || encoder.options.optimizer == Optimizer::adamw, "BAD_OPTION", encoder.program.graph.name, " is trained by SGD: it has no second moment.");
     return int(i);
   }
   throw_error("BAD_MODEL", {encoder.program.graph.name, " has no parameter ", name, "."});
@@ -158,10 +159,11 @@ void backward(const EncoderPtr& encoder, const TensorPtr& d_output) {
   });
 }
 
-void sgd_step(const EncoderPtr& encoder, const SgdOptions& options) {
+void optimizer_step(const EncoderPtr& encoder, const OptimizerStep& step) {
   require_training(*encoder, "optimiser");
-  encoder->device->submit(encoder->stage("sgd"), [encoder, options] {
-    encoder->parameters.sgd(options);
+  LGD_CHECK(step.count >= 1, "BAD_OPTION", "steps are counted from 1, found ", step.count, ".");
+  encoder->device->submit(encoder->stage("optimiser"), [encoder, step] {
+    encoder->parameters.optimise(step);
     encoder->executor.parameters_changed();
   });
 }

@@ -29,8 +29,8 @@ std::vector<float> unpack(const ParameterLayout& layout, const std::vector<float
 
 }  // namespace
 
-ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, bool training)
-    : device_(device), type_(shapes.type), places_(graph.parameters.size()) {
+ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, const EncoderOptions& options)
+    : device_(device), type_(shapes.type), optimizer_(options.optimizer), places_(graph.parameters.size()) {
   const auto lay_out = [&](bool trainable, bool decay, int64_t& table) {
     for (size_t i = 0; i < places_.size(); ++i) {
       const GraphParameter& parameter = graph.parameters[i];
@@ -46,13 +46,15 @@ ParameterTable::ParameterTable(const DevicePtr& device, const Graph& graph, cons
   lay_out(false, false, buffers_);
   value_table_ = Buffer(device_, size_t(values_) * 4);
   buffer_table_ = Buffer(device_, size_t(buffers_) * 4);
-  if (training) gradient_table_ = Buffer(device_, size_t(values_) * 4);
-  if (training) momentum_table_ = Buffer(device_, size_t(values_) * 4);
+  if (options.training) gradient_table_ = Buffer(device_, size_t(values_) * 4);
+  if (options.training) momentum_table_ = Buffer(device_, size_t(values_) * 4);
+  if (options.training && optimizer_ == Optimizer::adamw) second_moment_table_ = Buffer(device_, size_t(values_) * 4);
   if (type_ == DType::bf16 || shapes.rounds) shadow_table_ = Buffer(device_, size_t(values_) * size_of(type_));
 }
 
 size_t ParameterTable::bytes() const {
-  return value_table_.bytes() + gradient_table_.bytes() + momentum_table_.bytes() + shadow_table_.bytes() + buffer_table_.bytes();
+  return value_table_.bytes() + gradient_table_.bytes() + momentum_table_.bytes() + second_moment_table_.bytes() + shadow_table_.bytes() +
+         buffer_table_.bytes();
 }
 
 float* ParameterTable::value(int parameter) const {
@@ -71,8 +73,11 @@ const void* ParameterTable::operand(int parameter) const {
 }
 
 float* ParameterTable::slot_of(const Place& place, Slot slot) {
-  const Buffer& table = slot == Slot::gradient ? gradient_table_ : slot == Slot::momentum ? momentum_table_
-                        : place.trainable      ? value_table_    : buffer_table_;
+  const Buffer& table = slot == Slot::gradient        ? gradient_table_
+                        : slot == Slot::momentum      ? momentum_table_
+                        : slot == Slot::second_moment ? second_moment_table_
+                        : place.trainable             ? value_table_
+                                                      : buffer_table_;
   return table.as<float>() + place.offset;
 }
 
@@ -94,24 +99,36 @@ void ParameterTable::read(int parameter, Slot slot, std::vector<float>& values) 
 void ParameterTable::zero_gradients() { device_->zero(gradient_table_.as<>(), gradient_table_.bytes()); }
 
 void ParameterTable::zero_all() {
-  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &momentum_table_, &shadow_table_})
+  for (const Buffer* table : {&value_table_, &buffer_table_, &gradient_table_, &momentum_table_, &second_moment_table_, &shadow_table_})
     if (*table) device_->zero(table->as<>(), table->bytes());
 }
 
-void ParameterTable::sgd(const SgdOptions& options) {
-  const auto step = [&](int64_t from, int64_t to, float weight_decay) {
+void* ParameterTable::shadow_from(int64_t place) const { return type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(place) * size_of(type_) : nullptr; }
+
+void ParameterTable::sgd(const OptimizerStep& step) {
+  const auto range = [&](int64_t from, int64_t to, double weight_decay) {
     if (from == to) return;
-    const SgdStep numbers{options.learning_rate, options.momentum, weight_decay, options.gradient_scale};
-    char* shadow = type_ == DType::bf16 ? shadow_table_.as<char>() + size_t(from) * size_of(type_) : nullptr;
+    const SgdStep numbers{float(step.learning_rate), float(step.momentum), float(weight_decay), float(step.gradient_scale)};
     device_->kernels->sgd(*device_, to - from, numbers, gradient_table_.as<float>() + from, momentum_table_.as<float>() + from,
-                          value_table_.as<float>() + from, shadow);
+                          value_table_.as<float>() + from, shadow_from(from));
   };
-  if (options.decay_norm_and_bias) {
-    step(0, values_, options.weight_decay);
+  if (step.decay_norm_and_bias) {
+    range(0, values_, step.weight_decay);
   } else {
-    step(0, decayed_, options.weight_decay);
-    step(decayed_, values_, 0);
+    range(0, decayed_, step.weight_decay);
+    range(decayed_, values_, 0);
   }
+}
+
+void ParameterTable::adamw(const OptimizerStep& step) {
+  const AdamwStep numbers = adamw_step(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay, step.gradient_scale, step.count,
+                                       step.decay_norm_and_bias ? values_ : decayed_);
+  device_->kernels->adamw(*device_, values_, numbers, gradient_table_.as<float>(), momentum_table_.as<float>(), second_moment_table_.as<float>(),
+                          value_table_.as<float>(), shadow_from(0));
+}
+
+void ParameterTable::optimise(const OptimizerStep& step) {
+  optimizer_ == Optimizer::adamw ? adamw(step) : sgd(step);
   if (shadow_table_ && type_ == DType::f32) device_->kernels->cast(*device_, values_, DType::bf16, value_table_.as<float>(), shadow_table_.as<>());
 }
 

@@ -1,5 +1,6 @@
 // The numbers of an encoder, in flat float32 tables: values (decayed parameters first, then norm scales and biases), gradients and
-// momentum laid out alike, and buffers (running statistics). With bfloat16 a rounded shadow of the values feeds the convolutions.
+// what the optimiser keeps (momentum, and for AdamW the second moment too) laid out alike, and buffers (running statistics). With bfloat16 a
+// rounded shadow of the values feeds the convolutions.
 #pragma once
 #include "core/device.h"
 #include "graph/shape.h"
@@ -8,8 +9,8 @@ namespace lgd {
 
 class ParameterTable {
  public:
-  // Allocates values, and gradients and momentum when training: a step that finds no room for them would have moved other things by then. Throws OUT_OF_MEMORY.
-  ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, bool training);
+  // Allocates values, and gradients and the optimiser's tables when training: a step that finds no room for them would have moved other things by then. Throws OUT_OF_MEMORY.
+  ParameterTable(const DevicePtr& device, const Graph& graph, const Shapes& shapes, const EncoderOptions& options);
 
   bool trainable(int parameter) const { return places_[size_t(parameter)].trainable; }
   int64_t elements(int parameter) const { return places_[size_t(parameter)].layout.elements(); }
@@ -25,7 +26,7 @@ class ParameterTable {
   void read(int parameter, Slot slot, std::vector<float>& values);
   void zero_gradients();
   void zero_all();                          // at the start
-  void sgd(const SgdOptions& options);
+  void optimise(const OptimizerStep& step);
 
  private:
   struct Place {
@@ -34,12 +35,16 @@ class ParameterTable {
     bool trainable = true;
   };
   float* slot_of(const Place& place, Slot slot);
+  void sgd(const OptimizerStep& step);
+  void adamw(const OptimizerStep& step);
+  void* shadow_from(int64_t place) const;
 
   DevicePtr device_;
   DType type_;
+  Optimizer optimizer_;
   std::vector<Place> places_;
   int64_t decayed_ = 0, values_ = 0, buffers_ = 0, trainable_elements_ = 0;   // table sizes in floats
-  Buffer value_table_, gradient_table_, momentum_table_, shadow_table_, buffer_table_;
+  Buffer value_table_, gradient_table_, momentum_table_, second_moment_table_, shadow_table_, buffer_table_;
 };
 
 }  // namespace lgd

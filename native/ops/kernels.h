@@ -14,6 +14,7 @@
 #include "ops/layout.h"
 #include "ops/partial_sums.h"
 #include "ops/fused.h"
+#include "optimizer/adamw.h"
 #include "optimizer/sgd.h"
 
 // X(name): every operation, with functions name_cpu and name_cuda of one signature.
@@ -63,7 +64,8 @@
   X(defer_sums) \
   X(finish_sums) \
   X(cast) \
-  X(sgd)
+  X(sgd) \
+  X(adamw)
 
 namespace lgd {
 

@@ -147,13 +147,13 @@ void softmax_loss(const TensorPtr& logits, std::vector<int32_t> labels, const Te
   });
 }
 
-void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const SgdOptions& options, int64_t begin, int64_t end) {
+void sgd_tensor(const TensorPtr& value, const TensorPtr& gradient, const TensorPtr& velocity, const OptimizerStep& numbers, int64_t begin, int64_t end) {
   const int64_t count = value->elements();
   LGD_CHECK(value->type == DType::f32 && value->shape == gradient->shape && value->shape == velocity->shape, "BAD_SHAPE", "value, gradient and velocity must be alike");
   LGD_CHECK(begin >= 0 && begin <= end && end <= count, "BAD_OPTION", "a range of ", count, " values: found ", begin, " to ", end);
   LGD_CHECK(value->device == gradient->device && value->device == velocity->device, "BAD_OPTION", "the tensors belong to different devices");
   value->device->submit("tensor.sgd", [=] {
-    const SgdStep step = {options.learning_rate, options.momentum, options.weight_decay, options.gradient_scale};
+    const SgdStep step = {float(numbers.learning_rate), float(numbers.momentum), float(numbers.weight_decay), float(numbers.gradient_scale)};
     Context& device = *value->device;
     device.kernels->sgd(device, end - begin, step, gradient->f32() + begin, velocity->f32() + begin, value->f32() + begin, nullptr);
   });

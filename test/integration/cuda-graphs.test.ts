@@ -110,6 +110,13 @@ describe('a run on the emulated GPU', () => {
     await expectSame(a, b);
   }, 600_000);
 
+  it('gives the same bits by AdamW, whose numbers are others in each step of the one graph', async () => {
+    const more: ConfigInput = { train: { optimizer: 'adamw', learningRate: 0.1 } };
+    const [a, b, bySgd] = [await run(config(more), eager), await run(config(more), {}), await run(config({}), {})];
+    expect(b.steps).toMatchObject({ eager: 1, launched: 5, interrupted: 0, instantiated: 1, nodes: bySgd.steps.nodes, changed: bySgd.steps.changed });
+    await expectSame(a, b);
+  }, 600_000);
+
   it('gives the same bits with the teacher before the student, where more kernels come right behind another', async () => {
     const [beside, before] = [await run(config({}), { LGDISTILL_PDL: '1' }), await run(config({}), { LGDISTILL_PDL: '1', LGDISTILL_BRANCH: '0' })];
     expect(before.steps).toMatchObject({ nodes: beside.steps.nodes, tuning: true, ways: [] });

@@ -27,7 +27,7 @@ function content(step: number): CheckpointContent {
       architecture: 'mobilenet_v2', widthMultiplier: 1, embeddingSize: 4, resolution: 32, mean: [0, 0, 0], std: [1, 1, 1], names: [], templates: [], bankHash: '', textEncoder: '',
       teacher: 'none', method: 'seed', step, epoch: 0,
     },
-    weights: record, momentum: record, bank: undefined, semantic: {}, progress: null,
+    weights: record, optimiser: 'sgd', momentum: record, bank: undefined, semantic: {}, progress: null,
   };
 }
 const plain = { best: null, isBest: false, keep: 2 };

@@ -151,15 +151,15 @@ describe('SGD', () => {
   }
 
   it.each([true, false])('follows the formula, norms and biases decayed: %s', async (decayNormAndBias) => {
-    using encoder = build(allOperations());
+    using encoder = build(allOperations(), { optimiser: { name: 'sgd', momentum: 0.8 } });
     const start = await encoder.state();
     const gradients: Record<string, Float32Array[]> = {};
     for (let step = 0; step < 3; step++) {
       await encoder.forward(images, { training: true });
       for (const [name, values] of Object.entries(await encoder.backward(dOutput))) (gradients[name] ??= []).push(values);
-      await encoder.sgdStep({ learningRate: 0.1, momentum: 0.8, weightDecay: 0.05, decayNormAndBias, gradientScale: 0.5 });
+      await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 0.05, decayNormAndBias, gradientScale: 0.5 });
     }
-    const [after, momentum] = [await encoder.state(), await encoder.optimiserState()];
+    const [after, { momentum }] = [await encoder.state(), await encoder.optimiserState()];
     for (const { name, decay } of encoder.graph.parameters.filter(({ trainable }) => trainable)) {
       const expected = reference(start[name]!.data, gradients[name]!, { lr: 0.1, momentum: 0.8, decay: decay || decayNormAndBias ? 0.05 : 0, scale: 0.5 });
       expect(relativeError(after[name]!.data, expected.value), name).toBeLessThan(1e-6);
@@ -171,7 +171,7 @@ describe('SGD', () => {
     const step = async (encoder: Encoder, n: number) => {
       await encoder.forward(images, { training: true, step: n });
       await encoder.backward(dOutput);
-      await encoder.sgdStep({ learningRate: 0.1, weightDecay: 1e-4 });
+      await encoder.optimiserStep({ learningRate: 0.1, weightDecay: 1e-4 });
     };
     using unbroken = build(allOperations({ dropping: true }));
     for (let n = 0; n < 4; n++) await step(unbroken, n);
@@ -182,7 +182,7 @@ describe('SGD', () => {
     second.compiled.loadOptimiserState(await first.optimiserState());
     for (let n = 2; n < 4; n++) await step(second, n);
     expectSameBits(await second.state(), await unbroken.state());
-    expectSameBits(await second.optimiserState(), await unbroken.optimiserState());
+    expectSameBits((await second.optimiserState()).momentum, (await unbroken.optimiserState()).momentum);
   });
 
   it('lowers a loss', async () => {
@@ -194,7 +194,7 @@ describe('SGD', () => {
       const gradient = output.map((value, i) => value - (i % 4 === Math.floor(i / 4) % 4 ? 1 : 0));
       losses.push(gradient.reduce((sum, value) => sum + value * value, 0) / 2);
       await encoder.backward(gradient);
-      await encoder.sgdStep({ learningRate: 0.02 });
+      await encoder.optimiserStep({ learningRate: 0.02 });
     }
     expect(losses.at(-1)!).toBeLessThan(0.3 * losses[0]!);
   });
@@ -279,7 +279,7 @@ describe('wrong use', () => {
     using encoder = await createEncoder('mobilenet_v2', { device, ...small, training: false });
     await expect(encoder.forward(pixels, { training: true })).rejects.toMatchObject({ code: 'BAD_OPTION' });
     await expect(encoder.backward(new Float32Array(8))).rejects.toMatchObject({ code: 'BAD_OPTION' });
-    await expect(encoder.sgdStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
     await expect(encoder.optimiserState()).rejects.toMatchObject({ code: 'BAD_OPTION' });
   });
 

@@ -91,6 +91,7 @@ describe('a run that was stopped and resumed', () => {
   it.each<[string, ConfigInput, number[]]>([
     ['once, in the middle of an epoch', { evaluate: { data: '' } }, [3]],
     ['three times', { checkpoint: { everyEpochs: 0 } }, [1, 4, 6]],
+    ['twice, by AdamW', { checkpoint: { everyEpochs: 0 }, train: { optimizer: 'adamw', learningRate: 0.01 } }, [2, 5]],
     ['with accumulation across epochs, a queue, dropout and stochastic depth', {
       method: 'hybrid', loss: { queueSize: 40 }, student: { name: 'efficientnet_b0' }, data: { resolution: 32 }, train: { batchSize: 4, accumulate: 3, epochs: 2 },
     }, [3]],
@@ -362,6 +363,7 @@ describe('what does not belong to the run', () => {
     ['other batches a step', () => quick(run, { train: { accumulate: 2 } }), 'train.accumulate'],
     ['another student', () => quick(run, { student: { widthMultiplier: 0.5 } }), 'student.widthMultiplier'],
     ['another method', () => quick(run, { method: 'text' }), 'method'],
+    ['another optimiser', () => quick(run, { train: { optimizer: 'adamw' } }), 'train.optimizer'],
     ['another input size', () => quick(run, { data: { resolution: 48 } }), 'data.resolution'],
     ['fewer images', async () => {
       const fewer = join(folder, 'fewer');

@@ -1,4 +1,4 @@
-/** The distiller's step against the same step put together from its parts: encoders, the semantic functions in plain TypeScript, and SGD written out. */
+/** The distiller's step against the same step put together from its parts: encoders, the semantic functions in plain TypeScript, and the optimisers written out. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
@@ -51,26 +51,43 @@ function difference(a: WeightRecord, b: WeightRecord): WeightRecord {
   return Object.fromEntries(Object.entries(a).map(([name, { shape, data }]) => [name, { shape, data: data.map((value, i) => value - b[name]!.data[i]!) }]));
 }
 
-/** PyTorch's SGD, written out: v <- 0.9 v + g / accumulated + decay w; w <- w - lr v. */
-async function sgd(encoder: CompiledEncoder, before: DistillerState, { lr, accumulated, decay, decayNorms }: { lr: number; accumulated: number; decay: number; decayNorms: boolean }): Promise<{ weights: WeightRecord; momentum: WeightRecord }> {
-  const weights = await encoder.state(); // running statistics have moved
-  const momentum: WeightRecord = {};
-  for (const [name, { shape, data: gradient }] of Object.entries(await encoder.gradients())) {
-    const { decay: decays } = encoder.graph.parameters.find((parameter) => parameter.name === name)!;
-    const w = before.weights[name]!.data;
-    const v = before.momentum[name]!.data.map((value, i) => 0.9 * value + gradient[i]! / accumulated + (decays || decayNorms ? decay : 0) * w[i]!);
-    momentum[name] = { shape, data: v };
-    weights[name]!.data = w.map((value, i) => value - lr * v[i]!);
-  }
-  return { weights, momentum };
+interface Moved {
+  weights: WeightRecord;
+  momentum: WeightRecord;
+  secondMoment?: WeightRecord;
 }
 
+/** What a step of PyTorch's optimisers leaves, written out: of SGD v <- 0.9 v + g / accumulated + decay w; w <- w - lr v. */
+async function optimised(encoder: CompiledEncoder, before: DistillerState, { adamw, lr, accumulated, decay, decayNorms }: { adamw: boolean; lr: number; accumulated: number; decay: number; decayNorms: boolean }): Promise<Moved> {
+  const [weights, momentum, secondMoment]: WeightRecord[] = [await encoder.state(), {}, {}]; // running statistics have moved
+  const t = before.steps! + 1;
+  for (const [name, { shape, data: gradient }] of Object.entries(await encoder.gradients())) {
+    const { decay: decays } = encoder.graph.parameters.find((parameter) => parameter.name === name)!;
+    const [w, was, decayed] = [before.weights[name]!.data, before.momentum[name]!.data, decays || decayNorms ? decay : 0];
+    if (adamw) {
+      const m = was.map((value, i) => 0.8 * value + (0.2 * gradient[i]!) / accumulated);
+      const v = before.secondMoment![name]!.data.map((value, i) => 0.99 * value + 0.01 * (gradient[i]! / accumulated) ** 2);
+      [momentum![name], secondMoment![name]] = [{ shape, data: m }, { shape, data: v }];
+      weights![name]!.data = w.map((value, i) => value - lr * decayed * value - (lr * m[i]!) / (1 - 0.8 ** t) / (Math.sqrt(v[i]! / (1 - 0.99 ** t)) + 1e-3));
+    } else {
+      const v = was.map((value, i) => 0.9 * value + gradient[i]! / accumulated + decayed * w[i]!);
+      momentum![name] = { shape, data: v };
+      weights![name]!.data = w.map((value, i) => value - lr * v[i]!);
+    }
+  }
+  return { weights: weights!, momentum: momentum!, ...(adamw && { secondMoment: secondMoment! }) };
+}
+
+const adamwNumbers = { optimizer: 'adamw', adamwBeta1: 0.8, adamwBeta2: 0.99, adamwEpsilon: 1e-3 } as const; // of an epsilon that keeps gradients that cancel, which are roundings, from being all that counts
+
 describe.each([
-  ['one batch a step', 1, true],
-  ['two batches a step, no decay of norms', 2, false],
-])('%s', (_, accumulate, decayNormAndBias) => {
+  ['one batch a step', 1, true, false],
+  ['two batches a step, no decay of norms', 2, false, false],
+  ['one batch a step of AdamW', 1, true, true],
+  ['two batches a step of AdamW, no decay of norms', 2, false, true],
+])('%s', (_, accumulate, decayNormAndBias, adamw) => {
   it('equals the step put together from its parts', async () => {
-    const config = parseConfig({ seed: 11, method: 'lgd', loss: { alpha: 0.3, momentum: 0.9 }, train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias } });
+    const config = parseConfig({ seed: 11, method: 'lgd', loss: { alpha: 0.3, momentum: 0.9 }, train: { batchSize: B, accumulate, weightDecay: 0.01, decayNormAndBias, ...(adamw && adamwNumbers) } });
     const student = createStudent('mobilenet_v2', { device, embeddingSize: 256, widthMultiplier: 0.35, seed: 4 });
     using distiller = new Distiller({ device, teacher, student, tsb, config });
     using encoder = student.compile({ batch: B, resolution: 64, training: true });
@@ -90,7 +107,7 @@ describe.each([
       // Every step starts from the distiller's own state: with batches of four, roundings grow from step to step until nothing can be compared.
       const before = await distiller.state();
       const batches = Array.from({ length: accumulate }, () => ({ ...plan.next(), dataset }));
-      const lr = 0.05 / (step + 1);
+      const lr = (adamw ? 0.005 : 0.05) / (step + 1);
       const ticket = await distiller.queueStep(batches, { step, learningRate: lr });
       const [metrics, after] = [await distiller.readMetrics(ticket), await distiller.state()];
 
@@ -113,8 +130,11 @@ describe.each([
         embeddings.push(...zT);
       }
       expect(metrics.loss).toBeCloseTo(losses.reduce((a, b) => a + b) / accumulate, 5);
-      const { momentum, weights } = await sgd(encoder, before, { lr, accumulated: accumulate, decay: 0.01, decayNorms: decayNormAndBias });
+      const { momentum, secondMoment, weights } = await optimised(encoder, before, { adamw, lr, accumulated: accumulate, decay: 0.01, decayNorms: decayNormAndBias });
       expect(distance(momentum, after.momentum)).toBeLessThan(1e-4);
+      expect(Object.keys(after.secondMoment ?? {})).toEqual(Object.keys(secondMoment ?? {}));
+      if (secondMoment !== undefined) expect(distance(secondMoment, after.secondMoment!)).toBeLessThan(1e-4);
+      expect(after.steps).toBe(step + 1);
       expect(distance(difference(weights, before.weights), difference(after.weights, before.weights))).toBeLessThan(1e-4);
 
       const { visual, seen } = before.semantic as { visual: Float32Array; seen: Uint8Array };
@@ -208,11 +228,11 @@ describe('Distiller', () => {
     const labels = new Int32Array(4 * K);
 
     /** A distiller with an online probe, the batches of its steps, and what takes one. */
-    async function make(accumulate = 1, students = ['mobilenet_v3_small']) {
+    async function make(accumulate = 1, students = ['mobilenet_v3_small'], optimizer: 'sgd' | 'adamw' = 'sgd') {
       const made = await madeUpTeacher(join(folder, 'made-up'));
       const known = await loadTeacher(made.teacher, { device });
       const student = students.map((name) => createStudent(name, { device, embeddingSize: 16, widthMultiplier: 0.1, seed: 1 }));
-      const config = { method: 'hybrid' as const, loss: { queueSize: 6 }, data: { resolution: 32 }, train: { batchSize: B, accumulate } };
+      const config = { method: 'hybrid' as const, loss: { queueSize: 6 }, data: { resolution: 32 }, train: { batchSize: B, accumulate, optimizer } };
       const distiller = new Distiller({ device, teacher: known, student, tsb: await TextualSemanticsBank.load(made.bank), config, onlineClasses: 2 });
       const { length, ids, sourceIndex, store } = dataset;
       const plan = new BatchPlan(dataset, { batchSize: B, seed: 2 });
@@ -254,13 +274,29 @@ describe('Distiller', () => {
       const [before, first] = [await distiller.state(), await distiller.state()];
       await take(1);
       const now = await distiller.state();
-      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
+      const unfits = [{ semantic: { ...first.semantic, queue: new Float32Array(16) } }, { momentum: first.weights }, { secondMoment: first.momentum }, { steps: -1 }, { weights: first.momentum }, { online: { ...first.online!, biasMomentum: new Float32Array(3) } }];
       for (const unfit of unfits) {
         expect(() => distiller.restore({ ...first, ...unfit })).toThrow(LgdError);
         expect(differing(await distiller.state(), now), Object.keys(unfit).join()).toEqual([]);
       }
       distiller.restore(before);
       expect(differing(await distiller.state(), before)).toEqual([]);
+      distiller.dispose();
+    });
+
+    it('goes on by AdamW from a state that says of how many steps it is, and from no other', async () => {
+      const { distiller, take } = await make(1, undefined, 'adamw');
+      await take(0);
+      const first = await distiller.state();
+      await take(1);
+      const second = await distiller.state();
+      for (const unfit of [{ steps: undefined }, { secondMoment: undefined }]) {
+        expect(() => distiller.restore({ ...first, ...unfit } as DistillerState)).toThrow(expect.objectContaining({ code: 'BAD_OPTION', option: Object.keys(unfit)[0] }) as Error);
+        expect(differing(await distiller.state(), second)).toEqual([]);
+      }
+      distiller.restore(first);
+      expect(differing(await distiller.state(), first)).toEqual([]);
+      expect(distiller.stepsOf(0)).toBe(1);
       distiller.dispose();
     });
 

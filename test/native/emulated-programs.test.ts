@@ -54,7 +54,7 @@ describe.skipIf(!isWanted('cuda-emulated', 'kernels without Node'))('CUDA kernel
 
   it.each([
     ['cuda_ops', ['small', shareOf(9)], {}],
-    ...['add', 'drop', 'unpack'].map((part) => ['cuda_ops', ['small', part], { LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }] as const), // blocks go around more than once
+    ...['add', 'drop', 'unpack', 'adamw'].map((part) => ['cuda_ops', ['small', part], { LGDISTILL_EMULATION_MULTIPROCESSORS: '1' }] as const), // blocks go around more than once
     ['cuda_ops', ['deferred'], {}],
     ['cuda_ops', ['norm_act 777x1280 act 1'], {}], // as a GPU makes it: of a million elements some lie where relu's slope jumps
     ['cuda_augment', [], {}],

@@ -280,9 +280,9 @@ describe('a step', () => {
     await refused('BAD_OPTION', 'step', { none: () => queue([batch()], { step: undefined }), text: () => queue([batch()], { step: '1' }), part: () => queue([batch()], { step: 0.5 }) });
     expect(await distiller.state()).toEqual(before);
     using encoder = await api.createEncoder('mobilenet_v3_small', { device, outputs: 2, resolution: 32, batch: 2, widthMultiplier: 0.25 });
-    await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.sgdStep({ learningRate: NaN }) });
-    await refused('BAD_OPTION', 'momentum', { two: () => encoder.sgdStep({ learningRate: 0.1, momentum: 2 }) });
-    await refused('BAD_OPTION', 'weightDecay', { negative: () => encoder.sgdStep({ learningRate: 0.1, weightDecay: -1 }) });
+    await refused('BAD_OPTION', 'learningRate', { nan: () => encoder.optimiserStep({ learningRate: NaN }) });
+    await refused('BAD_OPTION', 'momentum', { 'not of a step': () => encoder.optimiserStep({ learningRate: 0.1, momentum: 0.9 } as Anything) });
+    await refused('BAD_OPTION', 'weightDecay', { negative: () => encoder.optimiserStep({ learningRate: 0.1, weightDecay: -1 }) });
   });
 
   it('refuses a batch that is not whole, before any of it is queued', async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it, test } from 'vitest';
 import { adviseBatch, chooseBatch, type RunConfig } from '../../lib/config-batch.js';
 import { configOptions, mergeConfig, parseConfig, type ConfigInput } from '../../lib/config.js';
+import { makeSchedule } from '../../lib/train/schedule.js';
 
 const train = (given: ConfigInput['train'] = {}) => parseConfig({ train: given }).train;
 const numbers = (images: number | undefined, given: ConfigInput['train'] = {}) => {
@@ -54,6 +55,26 @@ describe('where one is given, it stays, and', () => {
   it('the batch follows the images', () => {
     expect([numbers(294, { learningRate: 0.5 }), numbers(100_000, { learningRate: 0.5 })]).toEqual([[16, 0.5], [256, 0.5]]);
     expect(chooseBatch(train({ learningRate: 0.5 }), 294)).toMatchObject({ byAuto: ['batchSize'], words: expect.stringMatching(/^batches of 16, by auto for 294 images/u) });
+  });
+});
+
+describe('by AdamW', () => {
+  const optimizer = 'adamw' as const;
+
+  it('the batch is the same, and the rate such that the scaled one is', () => {
+    expect([294, 512, 1024, 100_000].map((images) => numbers(images, { optimizer }))).toEqual([[16, 0.032], [32, 0.016], [64, 0.008], [256, 0.002]]);
+    for (const given of [{ batchSize: 100 }, { accumulate: 16 }, { batchSize: 4096, accumulate: 4 }]) {
+      const [batchSize, learningRate] = numbers(294, { optimizer, ...given }) as [number, number];
+      const { peak } = makeSchedule({ batchSize, learningRate, accumulate: given.accumulate ?? 1, batchesPerEpoch: 10, epochs: 10, warmupEpochs: 1 });
+      expect(peak).toBeCloseTo(0.002, 5);
+    }
+    expect(numbers(294, { optimizer, learningRate: 0.5 })).toEqual([16, 0.5]);
+  });
+
+  it('nothing but the batch is said to be as published', () => {
+    expect(chooseBatch(train({ optimizer }), 100_000).words).toBe('batches of 256 at a learning rate of 0.002, by auto for 100000 images and 200 epochs: with the published batches');
+    expect(chooseBatch(train({ optimizer, batchSize: 512 }), 100_000).words).toBe('a learning rate of 0.001, by auto for 100000 images and 200 epochs');
+    expect(chooseBatch(train({ optimizer, batchSize: 512 }), undefined).words).toBe('a learning rate of 0.001, by auto: how many images there are was not told');
   });
 });
 

@@ -61,6 +61,8 @@ describe('parseConfig', () => {
     ['dense.learningRate', 1e300, 'a number from 1e-9 to 1e9'],
     ['loss.momentum', 1 - 1e-9, 'a number from 0 to 0.999999'],
     ['train.weightDecay', 1e300, 'a number from 0 to 1'],
+    ['train.adamwBeta2', 1, 'a number from 0 to 0.999999'],
+    ['train.adamwEpsilon', 0, 'a number from 1e-15 to 1'],
     ['augment.scaleMin', 1e-300, 'a number from 1e-9 to 1'],
     ['augment.ratioMax', 1e300, 'a number from 0.01 to 100'],
     ['augment.brightness', 1e300, 'a number from 0 to 100'],
@@ -131,6 +133,30 @@ describe('parseConfig', () => {
     [{ evaluate: { metric: 'top1' } }, 'evaluate.metric'],
   ])('refuses options that do not go together: %j', (raw, option) => {
     expect(errorOf(() => parseConfig(raw))).toMatchObject({ code: 'BAD_CONFIG', option });
+  });
+
+  it('gives each optimiser its own numbers, and only those', () => {
+    const numbers = (train: object) => {
+      const { sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon, weightDecay } = parseConfig({ train }).train;
+      return { sgdMomentum, adamwBeta1, adamwBeta2, adamwEpsilon, weightDecay };
+    };
+    expect(numbers({})).toEqual({ sgdMomentum: 0.9, weightDecay: 1e-4 });
+    expect(numbers({ optimizer: 'adamw' })).toEqual({ adamwBeta1: 0.9, adamwBeta2: 0.999, adamwEpsilon: 1e-8, weightDecay: 0.05 });
+    expect(numbers({ optimizer: 'adamw', adamwBeta2: 0.98, weightDecay: 1e-4 })).toMatchObject({ adamwBeta1: 0.9, adamwBeta2: 0.98, weightDecay: 1e-4 });
+    const config = parseConfig({ train: { optimizer: 'adamw' } });
+    expect(parseConfig(config)).toEqual(config);
+    expect(Object.keys(JSON.parse(JSON.stringify(config.train)) as object)).not.toContain('sgdMomentum');
+    expect(parseConfig(JSON.parse(JSON.stringify(config)))).toEqual(config);
+  });
+
+  it.each([
+    [{ optimizer: 'adamw', sgdMomentum: 0.9 }, 'train.sgdMomentum', 'Leave train.sgdMomentum out, or set train.optimizer to sgd'],
+    [{ adamwBeta1: 0.9 }, 'train.adamwBeta1', 'Leave train.adamwBeta1 out, or set train.optimizer to adamw'],
+    [{ optimizer: 'sgd', adamwBeta2: 0.999 }, 'train.adamwBeta2', 'Leave train.adamwBeta2 out, or set train.optimizer to adamw'],
+    [{ adamwEpsilon: 1e-8 }, 'train.adamwEpsilon', 'Leave train.adamwEpsilon out, or set train.optimizer to adamw'],
+  ])('refuses numbers of another optimiser: %j', (train, option, mend) => {
+    expect(errorOf(() => parseConfig({ train }))).toMatchObject({ code: 'BAD_CONFIG', option, mend });
+    expect(errorOf(() => mergeConfig({ train: { ...train, [option.split('.')[1]!]: undefined } }, { [option]: '0.5' }))).toMatchObject({ code: 'BAD_CONFIG', option });
   });
 
   it('warms up for a tenth of a short run, unless told otherwise', () => {

@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { hashFile } from '../../lib/files/hash-file.js';
+import { readSafetensors, writeSafetensors } from '../../lib/files/safetensors.js';
 import { CheckpointStore, readCheckpoint, type CheckpointContent } from '../../lib/runs/checkpoint.js';
 import { findStudentFile, readStudent } from '../../lib/runs/student-file.js';
 
@@ -17,7 +19,9 @@ function content(step: number, { withBank = true } = {}): CheckpointContent {
       names: withBank ? bank.names : [], templates: bank.templates, bankHash: bank.hash, textEncoder: bank.encoderId, teacher: 'tiny', method: 'lgd', step, epoch: 0,
     },
     weights: { 'features.0.weight': tensor([2, 3, 1, 1], step), 'features.0.running_mean': tensor([2], -step) },
+    optimiser: 'adamw',
     momentum: { 'features.0.weight': tensor([2, 3, 1, 1], 100 * step) },
+    secondMoment: { 'features.0.weight': tensor([2, 3, 1, 1], 200 * step) },
     bank: withBank ? bank : undefined,
     semantic: { visual: tensor([2, size], 5).data, seen: Uint8Array.of(0, 1), queue: tensor([4, size], 9).data, queuePosition: 2, queueFilled: 4 },
     progress: { note: 'kept', value: 0.1 + 0.2 },
@@ -41,12 +45,31 @@ describe('CheckpointStore', () => {
     const path = await store.write(written, { best: { metric: 'top1', value: 0.5, step: 12 }, isBest: true, keep: 2 });
     const read = await store.read('last');
     expect(read.folder).toBe(path);
-    expect({ info: read.info, weights: read.weights, momentum: read.momentum, semantic: read.semantic, progress: read.progress }).toEqual({
-      info: written.info, weights: written.weights, momentum: written.momentum, semantic: written.semantic, progress: written.progress,
-    });
+    const { manifest } = read;
+    expect({ ...read, folder: undefined, manifest: undefined, bank: undefined }).toEqual({ ...written, bank: undefined });
     expect(read.bank?.hash).toBe(bank.hash);
-    expect(read.manifest).toMatchObject({ step: 12, best: { metric: 'top1', value: 0.5, step: 12 } });
+    expect(manifest).toMatchObject({ step: 12, best: { metric: 'top1', value: 0.5, step: 12 } });
     expect((await store.read('best')).info.step).toBe(12);
+  });
+
+  it('takes a checkpoint that does not say what made it for one of SGD, as early ones are', async () => {
+    const bySgd: CheckpointContent = { ...content(4), optimiser: 'sgd', secondMoment: undefined };
+    const path = await store.write(bySgd, plain);
+    const state = join(path, 'state.safetensors');
+    const { tensors, metadata } = await readSafetensors(state);
+    const { optimizer, ...early } = metadata;
+    expect([optimizer, [...tensors.keys()]]).toEqual(['sgd', ['momentum.features.0.weight', 'visual_bank', 'seen', 'queue']]);
+    const rewrite = async (other: Record<string, string>) => {
+      await writeSafetensors(state, [...tensors], other);
+      const manifest = JSON.parse(await readFile(join(path, 'manifest.json'), 'utf8')) as { files: Record<string, { bytes: number; sha256: string }> };
+      manifest.files['state.safetensors'] = { bytes: (await readFile(state)).length, sha256: await hashFile(state) };
+      await writeFile(join(path, 'manifest.json'), JSON.stringify(manifest));
+    };
+    await rewrite({ ...early, optimizer: 'later' });
+    await expect(store.read('last')).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringContaining('later') as unknown });
+    await rewrite(early);
+    expect(await store.read('last')).toMatchObject({ optimiser: 'sgd', momentum: bySgd.momentum });
+    expect((await store.read('last')).secondMoment).toBeUndefined();
   });
 
   it('does without a bank and an empty queue', async () => {

@@ -177,6 +177,26 @@ static void check_sgd(Check& check, int64_t count) {
   check.equal("sgd value", value, expected_w, 2e-7);
 }
 
+// Against the formula of optimizer/adamw.h in float64; the decay ends in the midst, and the moments are those of steps before.
+static void check_adamw(Check& check, int64_t count) {
+  const Floats g = check.normal(count), m = check.normal(count), w = check.normal(count);
+  Floats v = check.normal(count);
+  for (float& value : v) value *= value;
+  const double rate = 0.003, beta1 = 0.8, beta2 = 0.97, epsilon = 0.01, decay = 0.3, scale = 0.5;
+  const int64_t t = 3, decayed = count / 3;
+  Floats first_moment = m, second_moment = v, value = w;
+  adamw_cpu(check.device, count, adamw_step(rate, beta1, beta2, epsilon, decay, scale, t, decayed), g.data(), first_moment.data(), second_moment.data(), value.data(), nullptr);
+  Doubles expected_m(count), expected_v(count), expected_w(count);
+  for (int64_t i = 0; i < count; ++i) {
+    expected_m[i] = beta1 * m[i] + (1 - beta1) * scale * g[i];
+    expected_v[i] = beta2 * v[i] + (1 - beta2) * std::pow(scale * g[i], 2);
+    expected_w[i] = w[i] - (i < decayed ? rate * decay * w[i] : 0) - rate * (expected_m[i] / (1 - std::pow(beta1, t))) / (std::sqrt(expected_v[i] / (1 - std::pow(beta2, t))) + epsilon);
+  }
+  check.equal("adamw first moment", first_moment, expected_m, 2e-7);
+  check.equal("adamw second moment", second_moment, expected_v, 2e-7);
+  check.equal("adamw value", value, expected_w, 2e-7);
+}
+
 static void check_refusal(Check& check) {
   float x = 0;
   bool refused = false;
@@ -189,7 +209,7 @@ static void check_refusal(Check& check) {
 }
 
 void check_elements(Check& check) {
-  for (int64_t count : {1, 5, 16, 1003, 70001}) check_act(check, count), check_add(check, count), check_sgd(check, count);
+  for (int64_t count : {1, 5, 16, 1003, 70001}) check_act(check, count), check_add(check, count), check_sgd(check, count), check_adamw(check, count);
   check_scale(check, 1, 1, 1);
   check_scale(check, 3, 7, 17);
   check_scale(check, 5, 64, 96);

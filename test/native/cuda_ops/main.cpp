@@ -357,6 +357,12 @@ void pools_and_borders() {
     const float* g = t.input32(count);
     t.ops.sgd(*t.device, count, {0.1f, 0.9f, 1e-4f, 0.5f}, g, t.sum32(count), t.sum32(count), nullptr);
   });
+  check("adamw", [](Run& t) {
+    constexpr int count = 4999;
+    const float* g = t.input32(count);
+    float *m = t.sum32(count), *v = t.sum32(count, 0.1f, 1);  // a second moment is not below zero
+    t.ops.adamw(*t.device, count, adamw_step(0.01, 0.9, 0.97, 1e-3, 0.1, 0.5, 3, 3001), g, m, v, t.sum32(count), nullptr);
+  });
 }
 
 }  // namespace

@@ -344,6 +344,11 @@ void others() {
     float *g = t.input32(image), *v = static_cast<float*>(t.sum_of(image, DType::f32)), *w = static_cast<float*>(t.sum_of(image, DType::f32));
     t.ops.sgd(*t.device, t.n * image, {0.1f, 0.9f, 1e-4f, 0.5f}, g, v, w, nullptr);
   }, {.multiprocessors = 1 << 21});
+  check("optimiser with two moments", [](Side& t) {
+    float *g = t.input32(image), *m = static_cast<float*>(t.sum_of(image, DType::f32)), *w = static_cast<float*>(t.sum_of(image, DType::f32));
+    float* v = t.output32(image);  // zero: a second moment is not below it
+    t.ops.adamw(*t.device, t.n * image, adamw_step(0.01, 0.9, 0.97, 1e-3, 0.1, 0.5, 3, t.n * image - 77), g, m, v, w, nullptr);
+  }, {.multiprocessors = 1 << 21});
 }
 
 void sequences() {
