@@ -1,9 +1,9 @@
 /** The curves of a report: which there are, and their points. */
 import { lossParts, type LossParts } from './loss-parts.js';
-import type { EvaluationPoint, RunFacts, RunRecord, StepColumns, StepField } from './read-run.js';
+import { otherProtocols, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord, type StepColumns, type StepField } from './read-run.js';
 import { methodOf } from './summary.js';
 
-type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5';
+type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5' | OtherProtocol;
 
 export interface ChartLine {
   key: StepField | EvaluationField;
@@ -45,6 +45,10 @@ function specsOf(parts: LossParts, ranks: Ranks): ChartSpec[] {
       lines: ranks.most === 1 ? [] : [{ key: 'studentTop5', label: 'student' }, { key: 'teacherTop5', label: 'teacher' }],
     },
     {
+      id: 'others', title: 'Top-1 by labelled images', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images that the student’s features put in the right class: by their nearest labelled images, by a linear classifier fitted there, and by the online probe.',
+      lines: [{ key: 'knn', label: 'nearest neighbours' }, { key: 'linear', label: 'linear classifier' }, { key: 'online', label: 'online probe' }],
+    },
+    {
       id: 'agreement', title: 'Agreement with the teacher', unit: 'share', source: 'steps', hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
       lines: [{ key: 'agreement', label: 'agreement' }],
     },
@@ -83,7 +87,7 @@ const numbers = ['no', 'one', 'two', 'three', 'four', 'five'] as const;
 
 /** Five, or all of fewer classes; runs may differ in it. */
 function ranksOf(runs: readonly RunFacts[]): Ranks {
-  const scores = runs.flatMap(({ evaluations }) => evaluations.map(({ student }) => student));
+  const scores = runs.flatMap(({ evaluations }) => evaluations.flatMap(({ student }) => student ?? []));
   const most = Math.max(0, ...scores.map(({ topK }) => topK)) || 5;
   const nearest = `${numbers[most] ?? most} nearest`;
   if (scores.some(({ topK }) => topK !== most)) return { most, words: `${nearest}, or among all where there are fewer` };
@@ -156,13 +160,14 @@ function isNoPart(key: string, column: Float64Array): boolean {
 }
 
 function evaluationPoints(evaluations: readonly EvaluationPoint[], start = NaN): RunPoints {
-  const y: Record<EvaluationField, (number | null)[]> = {
-    studentTop1: evaluations.map(({ student }) => short(student.top1)),
+  const y: Record<Exclude<EvaluationField, OtherProtocol>, (number | null)[]> = {
+    studentTop1: evaluations.map(({ student }) => short(student?.top1 ?? NaN)),
     teacherTop1: evaluations.map(({ teacher }) => short(teacher?.top1 ?? NaN)),
-    studentTop5: evaluations.map(({ student }) => short(student.top5)),
+    studentTop5: evaluations.map(({ student }) => short(student?.top5 ?? NaN)),
     teacherTop5: evaluations.map(({ teacher }) => short(teacher?.top5 ?? NaN)),
   };
-  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short((time - start) / 3_600_000)) }, y };
+  const others = Object.fromEntries(otherProtocols.map((name) => [name, evaluations.map((point) => short(point.others[name]?.top1 ?? NaN))]));
+  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short((time - start) / 3_600_000)) }, y: { ...y, ...others } };
 }
 
 /** Means over equal stretches, where there are more values than a screen has pixels. */

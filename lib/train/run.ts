@@ -19,7 +19,7 @@ import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
 import { checkStart, hashStart } from './beginning.js';
-import { BestScore, type Metric } from './best.js';
+import { BestScore, metricOf, valueOf } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
@@ -61,7 +61,10 @@ export class Run {
     this.student = loop.distiller.students[number]!;
     this.encoder = loop.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    this.#score = new BestScore(evaluate.metric === 'auto' ? (loop.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
+    const { evaluation, frozen, online } = loop.options;
+    const also = frozen?.options.config.evaluate.also ?? 'none';
+    const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined };
+    this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
     this.#refusalLogged = loop.distiller.device.kind === 'cpu';
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
@@ -218,7 +221,7 @@ export class Run {
   }
 
   #evaluationDue(step: number): boolean {
-    return this.loop.options.evaluation !== undefined && this.#due.evaluation(step);
+    return this.loop.scoredOn !== undefined && this.#due.evaluation(step);
   }
 
   #checkpointDue(step: number): boolean {
@@ -229,20 +232,18 @@ export class Run {
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
     const { signal } = this.loop.options;
-    const evaluation = this.loop.options.evaluation!;
     const from = performance.now();
     try {
       this.#teacherScore ??= await this.loop.teacherScore(options);
-      const student = await evaluation.evaluateEncoder(this.encoder, options);
-      const { frozen, online: judged } = this.loop.options;
+      const { evaluation, frozen, online: judged } = this.loop.options;
+      const student = await evaluation?.evaluateEncoder(this.encoder, options);
       const probe = this.loop.distiller.onlineOf(this.number);
       const also: OtherScores = {
         ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
         ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
       };
       this.#evaluated = this.#step;
-      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also.knn?.top1, linear: also.linear?.top1, online: also.online?.top1 };
-      const value = values[this.#score.metric];
+      const value = valueOf(this.#score.metric, { student, ...also });
       const best = value !== undefined && this.#score.improves(value, this.#step);
       const event: EvaluationEvent = {
         type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
