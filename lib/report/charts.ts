@@ -1,4 +1,5 @@
 /** The curves of a report: which there are, and their points. */
+import { trainingTime } from '../runs/run-log.js';
 import { lossParts, type LossParts } from './loss-parts.js';
 import { otherProtocols, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord, type StepColumns, type StepField } from './read-run.js';
 import { methodOf } from './summary.js';
@@ -107,7 +108,7 @@ const otherSpecs: readonly ChartSpec[] = [
   },
 ];
 
-/** One curve's points: x by step, epoch and hours since the run began; y in the order of the lines' keys. */
+/** One curve's points: x by step, epoch and hours of training; y in the order of the lines' keys. */
 export interface RunPoints {
   x: { step: number[]; epoch: number[]; hours: (number | null)[] };
   y: Partial<Record<string, (number | null)[]>>;
@@ -128,8 +129,10 @@ export interface Charts {
 
 const mostPoints = 1500;
 
-export function curvesOf({ name, steps, evaluations }: RunRecord): RunCurves {
-  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps), evaluations: evaluationPoints(evaluations, steps.time[0]) };
+export function curvesOf({ name, steps, evaluations, log }: RunRecord): RunCurves {
+  const trained = trainingTime(log, steps.time[0] ?? NaN);
+  const hours = (time: number) => trained(time) / 3_600_000;
+  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps, hours), evaluations: evaluationPoints(evaluations, hours) };
 }
 
 /**
@@ -143,11 +146,10 @@ export function makeCharts(runs: readonly RunFacts[], curves: readonly RunCurves
   return { charts, runs: curves };
 }
 
-function stepPoints(columns: StepColumns): RunPoints {
+function stepPoints(columns: StepColumns, hours: (time: number) => number): RunPoints {
   const { step, epoch, time, ...values } = columns;
-  const start = time[0] ?? NaN;
   return {
-    x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map((at) => (at - start) / 3_600_000)).map(short) },
+    x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map(hours)).map(short) },
     y: Object.fromEntries(Object.entries(values).map(([key, column]) => [key, thin(isNoPart(key, column) ? column.map(() => NaN) : column).map(short)])),
   };
 }
@@ -159,7 +161,7 @@ function isNoPart(key: string, column: Float64Array): boolean {
   return ofParts.has(key) && column.every((value) => value === 0);
 }
 
-function evaluationPoints(evaluations: readonly EvaluationPoint[], start = NaN): RunPoints {
+function evaluationPoints(evaluations: readonly EvaluationPoint[], hours: (time: number) => number): RunPoints {
   const y: Record<Exclude<EvaluationField, OtherProtocol>, (number | null)[]> = {
     studentTop1: evaluations.map(({ student }) => short(student?.top1 ?? NaN)),
     teacherTop1: evaluations.map(({ teacher }) => short(teacher?.top1 ?? NaN)),
@@ -167,7 +169,7 @@ function evaluationPoints(evaluations: readonly EvaluationPoint[], start = NaN):
     teacherTop5: evaluations.map(({ teacher }) => short(teacher?.top5 ?? NaN)),
   };
   const others = Object.fromEntries(otherProtocols.map((name) => [name, evaluations.map((point) => short(point.others[name]?.top1 ?? NaN))]));
-  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short((time - start) / 3_600_000)) }, y: { ...y, ...others } };
+  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short(hours(time))) }, y: { ...y, ...others } };
 }
 
 /** Means over equal stretches, where there are more values than a screen has pixels. */

@@ -12,7 +12,7 @@ export function chartFigures({ charts, runs }: Charts): Html {
   if (charts.length === 0) return html`<p class="note">No step was logged yet.</p>`;
   const toggles = runs.length > 1 ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>` : undefined;
   return html`<div class="toolbar" id="controls" hidden>
-  <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">time</option></select></label>
+  <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">training time</option></select></label>
   <label>smoothing <input id="smooth" type="range" min="0" max="0.98" step="0.02" value="0.6"></label>
   <label><input id="log-x" type="checkbox"> log x</label><label><input id="log-y" type="checkbox"> log y</label>
   ${toggles}</div>

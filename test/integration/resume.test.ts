@@ -135,7 +135,7 @@ describe('a run that was stopped and resumed', () => {
     await train(await resumeConfig(run), { resume: 'last' }); // from the start
     const text = await readFile(file, 'utf8');
     expect(text.match(/ (start at|resumed from|there is no checkpoint yet|teacher views)/gu)).toEqual([' start at', ' teacher views', ' start at', ' resumed from', ' teacher views', ' start at', ' there is no checkpoint yet', ' teacher views']);
-    expect(readRunLog(text)).toMatchObject({ starts: 3, outcome: 'done' });
+    expect(readRunLog(text)).toMatchObject({ sessions: { length: 3 }, outcome: 'done' });
     expect(readRunLog(text).seconds).toBeLessThan(60);
   });
 
