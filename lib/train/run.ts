@@ -45,6 +45,8 @@ export class Run {
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   #tuningLogged: boolean;
+  /** Does a step's graph run, in the way that was found to be the best? Later refusals are looked for at checkpoints. */
+  #graphSettled: boolean;
   #refusalLogged: boolean;
   /** How many the data set had when they were listed last. */
   #brokenListed = 0;
@@ -66,7 +68,7 @@ export class Run {
     const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
-    this.#refusalLogged = loop.distiller.device.kind === 'cpu';
+    this.#graphSettled = this.#refusalLogged = loop.distiller.device.kind === 'cpu';
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -156,7 +158,7 @@ export class Run {
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
-      if (!this.#refusalLogged) await this.#logGraph();
+      if (!this.#graphSettled) await this.#logGraph();
     }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
@@ -172,10 +174,11 @@ export class Run {
   async #logGraph(): Promise<void> {
     const { launched, tuning, way, ways, refused } = await this.loop.distiller.stepInfo();
     if (!this.#tuningLogged && ways.length > 0) await this.folder.log(describeWays(way, ways));
-    this.#tuningLogged ||= launched > 0 && !tuning;
+    this.#graphSettled ||= launched > 0 && !tuning;
+    this.#tuningLogged ||= this.#graphSettled;
     if (refused === undefined) return;
     await this.folder.log(`the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`);
-    this.#refusalLogged = true;
+    this.#graphSettled = this.#refusalLogged = true;
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
@@ -290,6 +293,7 @@ export class Run {
       { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
+    if (!this.#refusalLogged) await this.#logGraph();
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
     return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder, best: isBest };
