@@ -85,7 +85,7 @@ class TrainingLoop implements Course {
     }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
-    loop.#scoredOn = await markScored(options);
+    loop.#scoredOn = await markScored({ ...options, online: distiller.onlineOf(0) && options.online });
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
     if (configs.length > 1) loop.#unlock = await openGroupFolder(config, names, resume);

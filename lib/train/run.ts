@@ -65,7 +65,7 @@ export class Run {
     this.#monitor = new LossMonitor(train.outlierFactor);
     const { evaluation, frozen, online } = loop.options;
     const also = frozen?.options.config.evaluate.also ?? 'none';
-    const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined };
+    const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined && loop.distiller.onlineOf(number) !== undefined };
     this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
     this.#graphSettled = this.#refusalLogged = loop.distiller.device.kind === 'cpu';

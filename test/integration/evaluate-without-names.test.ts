@@ -7,7 +7,8 @@ import { encodeEvents } from '../../lib/report/event-file.js';
 import { compareRuns } from '../../lib/report/compare.js';
 import { readRuns } from '../../lib/report/read-run.js';
 import { writeReport } from '../../lib/report/report.js';
-import type { EvaluationEvent } from '../../lib/train/events.js';
+import type { EvaluationEvent, RunEvent } from '../../lib/train/events.js';
+import { prepareRun } from '../../lib/train/setup.js';
 import { lgdistill } from '../cli/program.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { drawShapes, ofType, smallConfig, train } from '../fixtures/tiny.js';
@@ -80,6 +81,15 @@ it.each([
 ] as const)('auto takes %s where that is all there is', async (metric, { train: learnt, ...evaluate }: { train?: string; also?: 'linear'; online?: true }) => {
   const { events } = await train(config(`only-${metric}`, { everySteps: 3, ...(learnt !== undefined && { train: at(learnt) }), ...evaluate }));
   expect(ofType(events, 'done')[0]!.best!.metric).toBe(metric);
+});
+
+it('there is none by an online probe that the distiller has not', async () => {
+  await using run = await prepareRun(config('no-probe', { also: 'knn', train: at('train') }));
+  const { images: test, mean, std } = { images: run.frozen!.options.test, ...run.frozen!.options };
+  const events: RunEvent[] = [];
+  for await (const event of run.distiller.run(run.dataset, { online: { images: test, labels: test.labels!, mean, std } })) events.push(event);
+  expect(ofType(events, 'evaluation')).toEqual([]);
+  expect(ofType(events, 'done')[0]!.best!.metric).toBe('loss');
 });
 
 it('is told on the command line', async () => {
