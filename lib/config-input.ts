@@ -158,11 +158,11 @@ export interface ConfigInput {
     everyEpochs?: number | undefined;
     /** Steps between evaluations, besides those after epochs; 0 turns this off. Allowed: a whole number from 0. Default: `0`. */
     everySteps?: number | undefined;
-    /** Protocols that an evaluation while training runs besides zero-shot; they learn from evaluate.train. Default: `none`. */
+    /** Protocols that an evaluation while training runs besides zero-shot, or without names in its place; they learn from evaluate.train. Default: `none`. */
     also?: 'none' | 'knn' | 'linear' | 'both' | undefined;
     /** Train a linear classifier beside the student, on its embeddings and the class folders of data.train; the student does not notice. Default: `false`. */
     online?: boolean | undefined;
-    /** What makes a checkpoint the best; auto is top1 with an evaluation folder, loss without; knn, linear and online are top-1 of those. Default: `auto`. */
+    /** What makes a checkpoint the best; auto is top1 with an evaluation folder, without names knn, linear or online, and without a folder loss; knn, linear and online are top-1 of those. Default: `auto`. */
     metric?: 'auto' | 'top1' | 'top5' | 'loss' | 'knn' | 'linear' | 'online' | undefined;
     /** Folder for an evaluation's results, predictions and lists (default: evaluation, in the run folder or beside the student's file). */
     output?: string | undefined;

@@ -33,8 +33,8 @@ export interface NativeAddon {
   /** What is queued from here to {@link endStep} may start as a whole, as one CUDA graph. */
   beginStep(step: StepHandle): void;
   endStep(step: StepHandle): void;
-  /** Throws, once, what cost a step that has ended by now: an error of its own work or, where several train on one device, of another's. Wait first for something that was queued behind the step. */
-  checkStep(step: StepHandle): void;
+  /** Throws, once, what cost a step that has ended by now: an error of its own work or, where several use one device, of another's. Wait first for something that was queued behind the step. @param isTold does the caller know of an error already? Then only one of before the step is thrown, which is another's */
+  checkStep(step: StepHandle, isTold: boolean): void;
   stepInfo(step: StepHandle): Promise<StepInfo>;
   /** What is queued from here to {@link endBranch} runs beside what is queued after it, until {@link joinBranch}. */
   beginBranch(device: DeviceHandle): void;

@@ -96,8 +96,9 @@ const DevicePtr& device_of(const DeviceStepPtr& step);
 void begin_step(const DeviceStepPtr& step);                                             // [queued]
 void end_step(const DeviceStepPtr& step);                                               // [queued]
 StepInfo step_info(const DeviceStepPtr& step);                                          // device's thread
-// Throws, once, what cost a step of this kind that has ended by now: an error of its own work or, where several train on one device, of another's.
-void check_step(const DeviceStepPtr& step);
+// Throws, once, what cost a step of this kind that has ended by now: an error of its own work or, where several use one device, of another's. Of a caller that knows
+// of an error already (is_told), only that of work before the step, which is another's.
+void check_step(const DeviceStepPtr& step, bool is_told);
 // What is queued between begin_branch and end_branch runs beside what is queued after it, until join_branch or the end of the step. [queued]
 void begin_branch(const DevicePtr& device);
 void end_branch(const DevicePtr& device);

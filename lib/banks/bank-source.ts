@@ -36,6 +36,12 @@ export class BankSource {
     throw new LgdError('BAD_CONFIG', `category names are needed for method ${method}.`, { option: 'names', mend: 'Give names or bank (--names, or --bank built before); methods seed and feature need none' });
   }
 
+  /** Are there names to choose among in an evaluation? @param training the bank to train with */
+  hasEvaluationNames(training: TextualSemanticsBank | undefined): boolean {
+    const { names, bank } = this.config.evaluate;
+    return training !== undefined || names !== undefined || bank !== undefined;
+  }
+
   /**
    * The bank to evaluate with: `evaluate.bank`, or else the training bank; its rows for `evaluate.names`, or, where a name is not in it, a bank of its own.
    * @throws as {@link training}

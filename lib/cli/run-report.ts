@@ -118,9 +118,10 @@ function describeStep({ loss, imagesPerSecond, dataWait }: StepEvent): string {
 }
 
 function describeEvaluation({ epoch, student, teacher, knn, linear, online, best }: EvaluationEvent): string {
-  const also = [['knn', knn], ['linear', linear], ['online probe', online]] as const;
+  const also = ([['knn', knn], ['linear', linear], ['online probe', online]] as const).flatMap(([name, score]) => (score === undefined ? [] : [`${name} ${percent(score.top1)}`]));
   const against = teacher === undefined ? '' : ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})`;
-  return `epoch ${epoch.toFixed(0)}: top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}${also.map(([name, score]) => (score === undefined ? '' : `, ${name} ${percent(score.top1)}`)).join('')}${best ? ', the best so far' : ''}`;
+  const zeroShot = student === undefined ? [] : [`top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${against}`];
+  return `epoch ${epoch.toFixed(0)}: ${[...zeroShot, ...also, ...(best ? ['the best so far'] : [])].join(', ')}`;
 }
 
 /** @param begun steps that were done before */

@@ -4,9 +4,10 @@
  */
 import { readdir, stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
-import type { AsyncBuffer, Compressors, FileMetaData, SchemaTree } from 'hyparquet';
+import type { FileMetaData, SchemaTree } from 'hyparquet';
 import { LgdError } from '../errors.js';
 import { statIfThere } from '../files/folders.js';
+import { readParquet } from './parquet-thread.js';
 import { numberedClasses, type ImageSource } from './sources.js';
 
 const imageColumns = ['image', 'img', 'jpg', 'jpeg', 'png', 'webp', 'bytes', 'pixels'];
@@ -14,7 +15,6 @@ const labelColumns = ['label', 'labels', 'fine_label', 'cls', 'class'];
 
 interface ParquetFile {
   path: string;
-  buffer: AsyncBuffer;
   metadata: FileMetaData;
   columns: SchemaTree[];
 }
@@ -22,6 +22,7 @@ interface ParquetFile {
 /** Rows of a file that are stored, and so read, together. */
 interface RowGroup {
   file: ParquetFile;
+  metadata: FileMetaData['row_groups'][number];
   /** First row in the file, and among all images. */
   from: number;
   first: number;
@@ -49,39 +50,22 @@ async function openFiles(path: string): Promise<ParquetFile[]> {
   const { asyncBufferFromFile, parquetMetadataAsync, parquetSchema } = await import('hyparquet');
   return Promise.all(paths.map(async (file) => {
     if (!(await stat(file)).isFile()) throw new LgdError('BAD_DATASET', `${file} is no regular file.`, { mend: 'Write what it gives into a file, and give that' });
-    const buffer = patient(await asyncBufferFromFile(file));
+    const buffer = await asyncBufferFromFile(file);
     try {
       const metadata = await parquetMetadataAsync(buffer);
-      const schema = parquetSchema(metadata);
-      checkPaths(metadata, schema);
-      return { path: file, buffer, metadata, columns: schema.children };
+      checkRows(metadata, buffer.byteLength);
+      return { path: file, metadata, columns: parquetSchema(metadata).children };
     } catch (cause) {
       throw new LgdError('BAD_DATASET', `${file} is no parquet file, or damaged: ${(cause as Error).message}.`, { mend: 'Fetch it again', cause });
     }
   }));
 }
 
-/** hyparquet begins to read several columns at once. Where reading one fails before it waits for any, nobody looks at what becomes of the others, and a second damage in those would end the process. */
-function patient({ byteLength, slice }: AsyncBuffer): AsyncBuffer {
-  return {
-    byteLength,
-    slice(start, end) {
-      const bytes = (async () => slice(start, end))();
-      bytes.catch(() => undefined); // told of by whoever reads it
-      return bytes;
-    },
-  };
-}
-
-/** The other fault that would show before any wait. @throws Error */
-function checkPaths({ row_groups: groups }: FileMetaData, schema: SchemaTree): void {
-  for (const { columns } of groups) {
-    for (const { meta_data: column } of columns) {
-      let found: SchemaTree | undefined = schema;
-      for (const part of column?.path_in_schema ?? []) found = found?.children.find(({ element: { name } }) => name === part);
-      if (column === undefined || found === undefined || found.children.length > 0) throw new Error(`a column chunk is of no column (${column?.path_in_schema.join('.') ?? 'it does not say'})`);
-    }
-  }
+/** What else is made of them would take time and memory for rows that are not there. @throws Error */
+export function checkRows({ row_groups: groups, num_rows: all }: FileMetaData, bytes: number): void {
+  const rows = groups.map(({ num_rows: count }) => Number(count));
+  const sum = rows.reduce((total, count) => total + count, 0);
+  if (rows.some((count) => !(count >= 0)) || sum !== Number(all) || sum > bytes) throw new Error(`it tells of ${sum} rows in ${bytes} bytes`);
 }
 
 function imageColumnOf({ path, columns }: ParquetFile): string {
@@ -99,9 +83,9 @@ function rowGroupsOf(files: readonly ParquetFile[]): RowGroup[] {
   let first = 0;
   for (const file of files) {
     let from = 0;
-    for (const { num_rows: count } of file.metadata.row_groups) {
-      const rows = Number(count);
-      groups.push({ file, from, first, rows });
+    for (const metadata of file.metadata.row_groups) {
+      const rows = Number(metadata.num_rows);
+      groups.push({ file, metadata, from, first, rows });
       from += rows;
       first += rows;
     }
@@ -117,7 +101,7 @@ async function labelsOf(files: readonly ParquetFile[], root: string): Promise<Pi
     return other === undefined ? {} : { remarks: [`the column ${other.element.name} of ${root} holds no whole numbers (${other.element.type ?? 'a group'}), so all images count as unlabelled`] };
   }
   const labels: number[] = [];
-  for (const file of files) for (const row of await readRows(file, name)) labels.push(Number(row[name] ?? -1));
+  for (const file of files) for (const value of await readParquet(file, name)) labels.push(Number(value ?? -1));
   const without = labels.filter((label) => !(label >= 0)).length; // -1 is how the hub writes that there is none, others leave the cell empty
   if (without === labels.length) return {};
   if (without > 0) return { remarks: [`${without} of the ${labels.length} images of ${root} have no ${name}, so all count as unlabelled`] };
@@ -143,26 +127,17 @@ function namesOf({ metadata }: ParquetFile, column: string): string[] | undefine
   }
 }
 
-async function readRows({ path, buffer, metadata }: ParquetFile, column: string, from?: number, to?: number): Promise<Record<string, unknown>[]> {
-  const [{ parquetReadObjects }, { compressors }] = await Promise.all([import('hyparquet'), import('hyparquet-compressors') as Promise<{ compressors: Compressors }>]);
-  try {
-    return await parquetReadObjects({ file: buffer, metadata, columns: [column], rowStart: from, rowEnd: to, compressors, utf8: false });
-  } catch (cause) {
-    throw new LgdError('BAD_DATASET', `cannot read column ${column} of ${path}: ${(cause as Error).message}.`, { mend: 'Fetch the file again', cause });
-  }
-}
-
 const groupsKept = 2; // what is read in order needs the group it is in, and soon the next
 
 class GroupReader {
-  readonly #kept = new Map<RowGroup, Promise<Record<string, unknown>[]>>();
+  readonly #kept = new Map<RowGroup, Promise<unknown[]>>();
 
   constructor(readonly groups: readonly RowGroup[], readonly column: string) {}
 
   async read(index: number): Promise<Buffer> {
     const group = this.#groupOf(index);
     const rows = await this.#rowsOf(group);
-    const value = rows[index - group.first]?.[this.column] as Uint8Array | { bytes?: Uint8Array } | null | undefined;
+    const value = rows[index - group.first] as Uint8Array | { bytes?: Uint8Array } | null | undefined;
     const bytes = value instanceof Uint8Array ? value : value?.bytes;
     if (bytes === undefined || bytes === null) throw new LgdError('BAD_IMAGE', 'the row holds no bytes.');
     return Buffer.from(bytes); // a copy, so that one image does not keep its whole group
@@ -178,10 +153,11 @@ class GroupReader {
     return this.groups[low]!;
   }
 
-  #rowsOf(group: RowGroup): Promise<Record<string, unknown>[]> {
+  #rowsOf(group: RowGroup): Promise<unknown[]> {
     let rows = this.#kept.get(group);
     if (rows === undefined) {
-      rows = readRows(group.file, this.column, group.from, group.from + group.rows);
+      const { file, metadata } = group;
+      rows = readParquet({ path: file.path, metadata: { ...file.metadata, row_groups: [metadata], num_rows: metadata.num_rows } }, this.column);
       rows.catch(() => this.#kept.delete(group)); // another attempt reads anew
       this.#kept.set(group, rows);
       for (const other of [...this.#kept.keys()].slice(0, -groupsKept)) this.#kept.delete(other);

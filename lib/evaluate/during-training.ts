@@ -26,6 +26,11 @@ const frozenOptions = {
   device: 'needed', batch: 'needed', resolution: 'needed', precision: 'needed', mean: 'needed', std: 'needed', config: 'needed', train: 'needed', test: 'needed',
 } satisfies OptionTable<FrozenEvaluationOptions>;
 
+/** Tells labelled images from any others. @throws LgdError ABORTED */
+export async function markLabelled({ ids, labels }: LabelledSet, signal?: AbortSignal): Promise<string> {
+  return hashImages(ids.map(plainId), labels!, signal);
+}
+
 /** `evaluate.also` at work. Linear probes are fitted by SGD here. */
 export class FrozenEvaluation {
   /** @throws LgdError BAD_OPTION */
@@ -37,8 +42,7 @@ export class FrozenEvaluation {
 
   /** Tells which images are learnt from. @throws LgdError ABORTED */
   async mark(signal?: AbortSignal): Promise<string> {
-    const { ids, labels } = this.options.train;
-    return hashImages(ids.map(plainId), labels!, signal);
+    return markLabelled(this.options.train, signal);
   }
 
   /**

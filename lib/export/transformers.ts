@@ -2,12 +2,12 @@
  * A student as a model folder in the Hugging Face layout, for @xenova/transformers (as CLIPVisionModelWithProjection), onnxruntime and this package's own teachers:
  * config.json, preprocessor_config.json, onnx/vision_model.onnx, and the text bank as text_bank.json and bank.safetensors.
  */
-import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { TextualSemanticsBank } from '../banks/textual.js';
 import { parseMembers } from '../data/json-members.js';
 import { writeJson } from '../files/json.js';
 import { makeFolder } from '../files/make-folder.js';
+import { openToRead } from '../files/open.js';
 import { writeFileAtomically } from '../files/write-file.js';
 import type { StudentInfo } from '../models/student-info.js';
 import { readPreprocessor } from '../models/teachers/preprocessor.js';
@@ -85,7 +85,7 @@ async function holdsBank(file: string, { names, size, embeddingSize, data }: Tex
   let same = true;
   const isRow = (values: unknown, k: number) => Array.isArray(values) && values.length === embeddingSize && values.every((value, i) => Math.fround(value as number) === data[k * embeddingSize + i]);
   try {
-    await parseMembers(createReadStream(file), (key, member) => {
+    await parseMembers((await openToRead(file)).createReadStream(), (key, member) => {
       if (key === 'names') same &&= member === names[found.names++];
       if (key === 'embeddings') same &&= isRow(member, found.embeddings++);
     });

@@ -2,7 +2,7 @@ import { open, rename, rm } from 'node:fs/promises';
 import { types } from 'node:util';
 import { writeError } from '../errors.js';
 import { syncFile } from './sync.js';
-import { temporaryPath } from './temporary-name.js';
+import { removeLeft, temporaryPath } from './temporary-name.js';
 
 const gatheredBytes = 2 ** 20;
 
@@ -26,11 +26,12 @@ function* gathered(pieces: Iterable<Uint8Array | string>): Generator<Uint8Array,
 }
 
 /**
- * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part.
+ * Writes a file beside its place, syncs it and renames it over the old one, so that a crash leaves the old file or the new one, never a part. What a crash left beside it goes with a later write.
  * @param content whole, or in pieces that are written one after the other
  * @throws LgdError NOT_WRITABLE
  */
 export async function writeFileAtomically(path: string, content: Uint8Array | string | Iterable<Uint8Array | string>): Promise<void> {
+  await removeLeft(path);
   const temporary = temporaryPath(path);
   try {
     const file = await open(temporary, 'w');

@@ -1,9 +1,10 @@
 /** The curves of a report: which there are, and their points. */
+import { trainingTime } from '../runs/run-log.js';
 import { lossParts, type LossParts } from './loss-parts.js';
-import type { EvaluationPoint, RunFacts, RunRecord, StepColumns, StepField } from './read-run.js';
+import { otherProtocols, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord, type StepColumns, type StepField } from './read-run.js';
 import { methodOf } from './summary.js';
 
-type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5';
+type EvaluationField = 'studentTop1' | 'teacherTop1' | 'studentTop5' | 'teacherTop5' | OtherProtocol;
 
 export interface ChartLine {
   key: StepField | EvaluationField;
@@ -45,6 +46,10 @@ function specsOf(parts: LossParts, ranks: Ranks): ChartSpec[] {
       lines: ranks.most === 1 ? [] : [{ key: 'studentTop5', label: 'student' }, { key: 'teacherTop5', label: 'teacher' }],
     },
     {
+      id: 'others', title: 'Top-1 by labelled images', unit: 'share', source: 'evaluations', hint: 'Share of the evaluation images that the student’s features put in the right class: by their nearest labelled images, by a linear classifier fitted there, and by the online probe.',
+      lines: [{ key: 'knn', label: 'nearest neighbours' }, { key: 'linear', label: 'linear classifier' }, { key: 'online', label: 'online probe' }],
+    },
+    {
       id: 'agreement', title: 'Agreement with the teacher', unit: 'share', source: 'steps', hint: 'Share of the training views that student and teacher give the same nearest name; no labels are involved.',
       lines: [{ key: 'agreement', label: 'agreement' }],
     },
@@ -83,7 +88,7 @@ const numbers = ['no', 'one', 'two', 'three', 'four', 'five'] as const;
 
 /** Five, or all of fewer classes; runs may differ in it. */
 function ranksOf(runs: readonly RunFacts[]): Ranks {
-  const scores = runs.flatMap(({ evaluations }) => evaluations.map(({ student }) => student));
+  const scores = runs.flatMap(({ evaluations }) => evaluations.flatMap(({ student }) => student ?? []));
   const most = Math.max(0, ...scores.map(({ topK }) => topK)) || 5;
   const nearest = `${numbers[most] ?? most} nearest`;
   if (scores.some(({ topK }) => topK !== most)) return { most, words: `${nearest}, or among all where there are fewer` };
@@ -103,7 +108,7 @@ const otherSpecs: readonly ChartSpec[] = [
   },
 ];
 
-/** One curve's points: x by step, epoch and hours since the run began; y in the order of the lines' keys. */
+/** One curve's points: x by step, epoch and hours of training; y in the order of the lines' keys. */
 export interface RunPoints {
   x: { step: number[]; epoch: number[]; hours: (number | null)[] };
   y: Partial<Record<string, (number | null)[]>>;
@@ -124,8 +129,10 @@ export interface Charts {
 
 const mostPoints = 1500;
 
-export function curvesOf({ name, steps, evaluations }: RunRecord): RunCurves {
-  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps), evaluations: evaluationPoints(evaluations, steps.time[0]) };
+export function curvesOf({ name, steps, evaluations, log }: RunRecord): RunCurves {
+  const trained = trainingTime(log, steps.time[0] ?? NaN);
+  const hours = (time: number) => trained(time) / 3_600_000;
+  return { name, thinned: steps.step.length > mostPoints, steps: stepPoints(steps, hours), evaluations: evaluationPoints(evaluations, hours) };
 }
 
 /**
@@ -139,11 +146,10 @@ export function makeCharts(runs: readonly RunFacts[], curves: readonly RunCurves
   return { charts, runs: curves };
 }
 
-function stepPoints(columns: StepColumns): RunPoints {
+function stepPoints(columns: StepColumns, hours: (time: number) => number): RunPoints {
   const { step, epoch, time, ...values } = columns;
-  const start = time[0] ?? NaN;
   return {
-    x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map((at) => (at - start) / 3_600_000)).map(short) },
+    x: { step: thin(step).map(numeric), epoch: thin(epoch).map(numeric), hours: thin(time.map(hours)).map(short) },
     y: Object.fromEntries(Object.entries(values).map(([key, column]) => [key, thin(isNoPart(key, column) ? column.map(() => NaN) : column).map(short)])),
   };
 }
@@ -155,14 +161,15 @@ function isNoPart(key: string, column: Float64Array): boolean {
   return ofParts.has(key) && column.every((value) => value === 0);
 }
 
-function evaluationPoints(evaluations: readonly EvaluationPoint[], start = NaN): RunPoints {
-  const y: Record<EvaluationField, (number | null)[]> = {
-    studentTop1: evaluations.map(({ student }) => short(student.top1)),
+function evaluationPoints(evaluations: readonly EvaluationPoint[], hours: (time: number) => number): RunPoints {
+  const y: Record<Exclude<EvaluationField, OtherProtocol>, (number | null)[]> = {
+    studentTop1: evaluations.map(({ student }) => short(student?.top1 ?? NaN)),
     teacherTop1: evaluations.map(({ teacher }) => short(teacher?.top1 ?? NaN)),
-    studentTop5: evaluations.map(({ student }) => short(student.top5)),
+    studentTop5: evaluations.map(({ student }) => short(student?.top5 ?? NaN)),
     teacherTop5: evaluations.map(({ teacher }) => short(teacher?.top5 ?? NaN)),
   };
-  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short((time - start) / 3_600_000)) }, y };
+  const others = Object.fromEntries(otherProtocols.map((name) => [name, evaluations.map((point) => short(point.others[name]?.top1 ?? NaN))]));
+  return { x: { step: evaluations.map(({ step }) => step), epoch: evaluations.map(({ epoch }) => numeric(epoch)), hours: evaluations.map(({ time }) => short(hours(time))) }, y: { ...y, ...others } };
 }
 
 /** Means over equal stretches, where there are more values than a screen has pixels. */

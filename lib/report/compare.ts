@@ -1,8 +1,8 @@
 /** Runs side by side: what each method's student reached, with intervals, and the seeds of one configuration as one row. */
 import { checkOptions, checkWord, type OptionTable } from '../arguments.js';
 import { wilsonInterval } from '../evaluate/score.js';
-import { chooseRuns, otherProtocols, readRuns, type EvaluationPoint, type OtherProtocol, type RunFacts, type RunRecord } from './read-run.js';
-import { configDifferences, summarise } from './summary.js';
+import { chooseRuns, otherProtocols, readRuns, type OtherProtocol, type RunFacts, type RunRecord } from './read-run.js';
+import { bestEvaluation, configDifferences, summarise } from './summary.js';
 
 /** A share of images, 0 to 1, with its Wilson interval of 95 %. */
 export interface ShareWithInterval {
@@ -21,9 +21,10 @@ export interface ComparedRun {
   steps: number;
   /** Step of the evaluation that the accuracies come from; undefined without one. */
   evaluatedAt: number | undefined;
+  /** Of zero-shot; undefined without an evaluation, or in a run without names. */
   top1: ShareWithInterval | undefined;
   top5: ShareWithInterval | undefined;
-  /** Top-1 of the protocols that the evaluation ran besides zero-shot. */
+  /** Top-1 of the protocols that the evaluation ran besides zero-shot, or in its place. */
   others: Partial<Record<OtherProtocol, ShareWithInterval>>;
   /** Images and classes of the evaluation: accuracies over others do not compare. */
   images: number | undefined;
@@ -105,26 +106,19 @@ export async function compareRuns(paths: readonly string[], options: CompareOpti
 
 function comparedRun(record: RunRecord, at: 'best' | 'last'): ComparedRun {
   const { name, path, method, student, steps, loss, imagesPerSecond } = summarise(record);
-  const point = chosenPoint(record, at);
+  const point = at === 'last' ? record.evaluations.at(-1) : bestEvaluation(record);
+  const scored = point?.student ?? Object.values(point?.others ?? {})[0];
   const seed = record.config['seed'];
   return {
     name, path, method, student, steps, loss, imagesPerSecond,
     seed: typeof seed === 'number' ? seed : undefined,
     evaluatedAt: point?.step,
-    top1: point && withInterval(point.student.correct1, point.student.images),
-    top5: point && withInterval(point.student.correct5, point.student.images),
+    top1: point?.student && withInterval(point.student.correct1, point.student.images),
+    top5: point?.student && withInterval(point.student.correct5, point.student.images),
     others: Object.fromEntries(Object.entries(point?.others ?? {}).map(([protocol, { correct1, images }]) => [protocol, withInterval(correct1, images)])),
-    images: point?.student.images,
-    classes: point?.student.classes,
+    images: scored?.images,
+    classes: scored?.classes,
   };
-}
-
-function chosenPoint({ evaluations, config }: RunRecord, at: 'best' | 'last'): EvaluationPoint | undefined {
-  if (at === 'last') return evaluations.at(-1);
-  const metric = (config['evaluate'] as { metric?: string } | undefined)?.metric;
-  const other = otherProtocols.find((name) => name === metric);
-  const value = ({ student, others }: EvaluationPoint) => (other === undefined ? student[metric === 'top5' ? 'top5' : 'top1'] : (others[other]?.top1 ?? -1));
-  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || value(one) > value(best) ? one : best), undefined);
 }
 
 function withInterval(correct: number, images: number): ShareWithInterval {

@@ -4,7 +4,7 @@ import { LgdError } from '../errors.js';
 import { evaluateStudent, type Predictions, type StudentEvaluation, type StudentEvaluationOptions } from '../evaluate/student.js';
 import type { PhaseProgress } from '../runs/phase.js';
 
-export interface ClassScore {
+export interface ClassConfusion {
   name: string;
   images: number;
   /** Shares of its images that are taken for it, 0 to 1. */
@@ -19,7 +19,7 @@ export interface Confusion {
   /** Of the student's checkpoint. */
   step: number;
   /** The worst classes, the worst first. */
-  worst: ClassScore[];
+  worst: ClassConfusion[];
   classes: number;
   images: number;
   top1: { student: number; teacher: number | undefined };
@@ -73,7 +73,7 @@ async function evaluateBoth(options: StudentEvaluationOptions): Promise<StudentE
 }
 
 /** The score of every class that has an image. */
-export function scoreClasses({ names, targets, student, teacher }: Pick<Predictions, 'names' | 'targets' | 'student' | 'teacher'>): ClassScore[] {
+export function scoreClasses({ names, targets, student, teacher }: Pick<Predictions, 'names' | 'targets' | 'student' | 'teacher'>): ClassConfusion[] {
   const places = new Map<number, number[]>();
   targets.forEach((target, i) => {
     const list = places.get(target);

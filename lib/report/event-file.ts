@@ -4,7 +4,7 @@
  */
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import crc32c from 'crc-32/crc32c.js';
-import { stepFields, type RunRecord } from './read-run.js';
+import { otherProtocols, stepFields, type RunRecord } from './read-run.js';
 
 /** TensorBoard groups tags by what stands before the slash. */
 const tags: Readonly<Record<Exclude<(typeof stepFields)[number], 'step' | 'time'>, string>> = {
@@ -38,9 +38,9 @@ export function* encodeEvents(run: RunRecord): Generator<{ bytes: Buffer; scalar
   };
   const { steps } = run;
   for (const [i, step] of steps.step.entries()) yield event(steps.time[i]!, step, columns.map(([field, tag]) => ({ tag, value: steps[field][i]! })));
-  for (const { time, step, student, teacher } of run.evaluations) {
-    const values = [['student_top1', student.top1], ['student_top5', student.top5], ['teacher_top1', teacher?.top1], ['teacher_top5', teacher?.top5]] as const;
-    yield event(time, step, values.map(([name, value]) => ({ tag: `zero_shot/${name}`, value: value ?? NaN })));
+  for (const { time, step, student, teacher, others } of run.evaluations) {
+    const scores = [['zero_shot/student', student], ['zero_shot/teacher', teacher], ...otherProtocols.map((name) => [`${name}/student`, others[name]] as const)] as const;
+    yield event(time, step, scores.flatMap(([tag, score]) => (score === undefined ? [] : [{ tag: `${tag}_top1`, value: score.top1 }, { tag: `${tag}_top5`, value: score.top5 }])));
   }
 }
 

@@ -35,9 +35,10 @@ export interface EvaluationPoint {
   /** Milliseconds since 1970. */
   time: number;
   seconds: number;
-  student: ZeroShotScore;
+  /** Of zero-shot; undefined in a run without names. */
+  student: ZeroShotScore | undefined;
   teacher: ZeroShotScore | undefined;
-  /** Of the protocols that ran besides zero-shot. */
+  /** Of the protocols that ran besides zero-shot, or in its place. */
   others: OtherScores;
 }
 
@@ -224,7 +225,8 @@ function evaluationOf(line: Record<string, unknown>): EvaluationPoint | undefine
   const score = (value: unknown) => (Number.isFinite((value as ZeroShotScore | undefined)?.top1) ? (value as ZeroShotScore) : undefined);
   const student = score(line['student']);
   const others = Object.fromEntries(otherProtocols.flatMap((name) => (score(line[name]) === undefined ? [] : [[name, score(line[name])!] as const])));
-  return student && {
+  if (student === undefined && Object.keys(others).length === 0) return undefined;
+  return {
     step: line['step'] as number, epoch: numberOr(line['epoch']), time: numberOr(line['time']), seconds: numberOr(line['seconds']), student, teacher: score(line['teacher']), others,
   };
 }

@@ -1,6 +1,6 @@
 /** The markup of curves, map, gallery and confusion; the page's script draws into it. */
 import type { Charts, ChartSpec, RunCurves } from './charts.js';
-import type { ClassScore } from './confusion.js';
+import type { ClassConfusion } from './confusion.js';
 import { idleBanks } from './loss-parts.js';
 import { html, type Html } from './markup.js';
 import type { RunSections } from './section.js';
@@ -12,7 +12,7 @@ export function chartFigures({ charts, runs }: Charts): Html {
   if (charts.length === 0) return html`<p class="note">No step was logged yet.</p>`;
   const toggles = runs.length > 1 ? html`<fieldset class="runs"><legend>runs</legend>${runs.map(({ name }, i) => html`<label><input type="checkbox" data-toggle="${i}" checked><span class="key" data-run="${i}"></span>${name}</label>`)}</fieldset>` : undefined;
   return html`<div class="toolbar" id="controls" hidden>
-  <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">time</option></select></label>
+  <label>over <select id="axis"><option value="step">steps</option><option value="epoch">epochs</option><option value="hours">training time</option></select></label>
   <label>smoothing <input id="smooth" type="range" min="0" max="0.98" step="0.02" value="0.6"></label>
   <label><input id="log-x" type="checkbox"> log x</label><label><input id="log-y" type="checkbox"> log y</label>
   ${toggles}</div>
@@ -73,7 +73,7 @@ export function confusionSection(run: RunSections, many: boolean): Html {
   if ('missing' in confusion) return html`${runTitle(run, many)}${missing(confusion.missing)}`;
   const { step, worst, classes, images, top1, teacherProblem, histogram } = confusion.data;
   const hasTeacher = top1.teacher !== undefined;
-  const row = ({ name, images: count, student, teacher, confusions }: ClassScore) => html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
+  const row = ({ name, images: count, student, teacher, confusions }: ClassConfusion) => html`<tr><th scope="row">${name}</th><td>${count}</td><td>${meter(student)}</td>${hasTeacher ? html`<td class="teacher">${meter(teacher ?? 0)}</td>` : undefined}<td class="taken">${confusions.map((other) => html`<span style="--share:${other.share.toFixed(3)}">${other.name} <b>${percent(other.share, 0)}</b></span>`)}</td></tr>`;
   return html`${runTitle(run, many)}<p>The student of step ${step} on ${images} evaluation images of ${classes} classes: top-1 ${percent(top1.student)}${hasTeacher ? `, the teacher ${percent(top1.teacher)}` : ''}. Below, the ${worst.length} classes with the lowest accuracy and what their images are taken for.</p>
 ${teacherProblem === undefined ? undefined : html`<p class="note">Without the teacher: ${teacherProblem}</p>`}
 ${spreadChart(histogram.student, histogram.teacher)}

@@ -1,10 +1,11 @@
 /** The numbers of a run in one row, and what sets its configuration apart. */
 import { median } from '../averages.js';
-import { configOptions } from '../config.js';
+import { configOptions, type Config } from '../config.js';
 import { isObject } from '../files/json.js';
 import { nameWithWidth } from '../models/students/definition.js';
 import { optionOf } from '../option-paths.js';
-import type { RunRecord } from './read-run.js';
+import { metricOf, valueOf } from '../train/best.js';
+import type { EvaluationPoint, OtherProtocol, RunRecord } from './read-run.js';
 
 /** Where a run's seconds went. */
 export interface TimeShare {
@@ -35,13 +36,15 @@ export interface RunSummary {
   klVisual: number | undefined;
   klTextual: number | undefined;
   agreement: number | undefined;
-  /** The best evaluation's, with the teacher's beside it. */
+  /** Zero-shot of the best evaluation by `evaluate.metric`, with the teacher's beside it; undefined without names. */
   top1: number | undefined;
   top5: number | undefined;
   /** How many nearest names {@link top5} and {@link teacherTop5} count: 5, or all of fewer classes. */
   topK: number | undefined;
   teacherTop1: number | undefined;
   teacherTop5: number | undefined;
+  /** Top-1 of the protocols that this evaluation ran besides, or in its place. */
+  others: Partial<Record<OtherProtocol, number>>;
   device: string | undefined;
   version: string | undefined;
   badLines: number;
@@ -49,8 +52,8 @@ export interface RunSummary {
 }
 
 export function summarise(run: RunRecord): RunSummary {
-  const { name, path, config, steps, evaluations, log, student, badLines } = run;
-  const best = evaluations.reduce<(typeof evaluations)[number] | undefined>((found, one) => (found === undefined || one.student.top1 > found.student.top1 ? one : found), undefined);
+  const { name, path, config, steps, log, student, badLines } = run;
+  const best = bestEvaluation(run);
   const recent = (column: Float64Array) => finite(meanOf(column.subarray(-Math.max(1, Math.round(column.length / 10)))));
   const text = (option: string) => String(optionOf(config, option) ?? '');
   return {
@@ -68,10 +71,20 @@ export function summarise(run: RunRecord): RunSummary {
     imagesPerSecond: finite(median(steps.imagesPerSecond)),
     loss: recent(steps.loss), klVisual: recent(steps.klVisual) || undefined, klTextual: recent(steps.klTextual) || undefined, // exactly zero where the method has no such bank
     agreement: steps.categoriesSeen.at(-1) === 0 ? undefined : recent(steps.agreement), // without names there is none to agree on
-    top1: best?.student.top1, top5: best?.student.top5, topK: best?.student.topK, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
+    top1: best?.student?.top1, top5: best?.student?.top5, topK: best?.student?.topK, teacherTop1: best?.teacher?.top1, teacherTop5: best?.teacher?.top5,
+    others: Object.fromEntries(Object.entries(best?.others ?? {}).map(([protocol, { top1 }]) => [protocol, top1])),
     device: log.device, version: log.version, badLines,
     time: timeShares(run),
   };
+}
+
+/** The best by `evaluate.metric`, whose student the run's `best` checkpoint holds; by `loss`, the best by what `auto` would have been. */
+export function bestEvaluation({ evaluations, config }: Pick<RunRecord, 'evaluations' | 'config'>): EvaluationPoint | undefined {
+  const wanted = (config['evaluate'] as Partial<Config['evaluate']> | undefined)?.metric;
+  const has = (name: OtherProtocol) => evaluations.some(({ others }) => others[name] !== undefined);
+  const metric = metricOf(wanted === undefined || wanted === 'loss' ? 'auto' : wanted, { student: evaluations.some(({ student }) => student !== undefined), knn: has('knn'), linear: has('linear'), online: has('online') });
+  const value = ({ student, others }: EvaluationPoint) => valueOf(metric, { student, ...others }) ?? -1;
+  return evaluations.reduce<EvaluationPoint | undefined>((best, one) => (best === undefined || value(one) > value(best) ? one : best), undefined);
 }
 
 /** The method that the run's checkpoint tells; before the first what its configuration has, which may be `auto`. */

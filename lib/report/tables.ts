@@ -1,6 +1,7 @@
 /** The tables of the summary. */
 import { html, type Html } from './markup.js';
 import { lossParts } from './loss-parts.js';
+import { otherProtocols, type OtherProtocol } from './read-run.js';
 import type { OptionRow, RunSummary } from './summary.js';
 
 const absent = '–';
@@ -32,6 +33,7 @@ export function headline(summaries: readonly RunSummary[]): Html | undefined {
   const tiles: [string, string, string][] = [
     ...(run.top1 === undefined ? [] : [['student top-1', percent(run.top1), run.teacherTop1 === undefined ? 'its best' : `its best; teacher ${percent(run.teacherTop1)}`] as [string, string, string]]),
     ...(kept === undefined ? [] : [['of the teacher’s top-1', percent(kept, 0), `top-${mostRanked(summaries)}: ${percent(run.top5)} of ${percent(run.teacherTop5)}`] as [string, string, string]]),
+    ...(run.top1 === undefined ? protocolsOf(summaries) : []).map((name) => [`${protocolNames[name]} top-1`, percent(run.others[name]), 'at its best evaluation'] as [string, string, string]),
     ['loss', digits(run.loss), 'mean of the last tenth'],
     ['training', duration(run.seconds), `${count(run.steps)} steps, ${run.epochs.toFixed(0)} epochs`],
     ['images a second', count(run.imagesPerSecond), run.device ?? ''],
@@ -66,10 +68,18 @@ function rowsOf(summaries: readonly RunSummary[]): Row[] {
     [`student top-${most} there`, ({ top5, topK }) => ranked(top5, topK)],
     ['teacher top-1', ({ teacherTop1 }) => percent(teacherTop1)],
     [`teacher top-${most}`, ({ teacherTop5, topK }) => ranked(teacherTop5, topK)],
+    ...protocolsOf(summaries).map((name) => [`${protocolNames[name]} top-1 there`, ({ others }) => percent(others[name])] satisfies Row),
     ['device', ({ device }) => device ?? absent],
     ['lgdistill', ({ version }) => version ?? absent],
     ['folder', ({ path }) => path],
   ];
+}
+
+const protocolNames: Readonly<Record<OtherProtocol, string>> = { knn: 'nearest neighbours', linear: 'linear classifier', online: 'online probe' };
+
+/** Protocols besides zero-shot that any of the runs has. */
+function protocolsOf(summaries: readonly RunSummary[]): OtherProtocol[] {
+  return otherProtocols.filter((name) => summaries.some(({ others }) => others[name] !== undefined));
 }
 
 /** The K of top-K: five, or the most that any run has. */

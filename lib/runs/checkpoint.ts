@@ -14,6 +14,7 @@ import { hashFile } from '../files/hash-file.js';
 import { writeJson } from '../files/json.js';
 import { makeFolder } from '../files/make-folder.js';
 import { badCheckpoint, checkFile, manifestFile, manifestFormat, readManifest, takeAnother, type Manifest } from '../files/manifest.js';
+import { readFile } from '../files/open.js';
 import { readSafetensors, writeSafetensors, type TensorRecord } from '../files/safetensors.js';
 import { SafetensorsReader } from '../files/safetensors-reader.js';
 import { syncFolder } from '../files/sync.js';
@@ -156,9 +157,12 @@ export class CheckpointStore {
     try {
       await mkdir(partial);
       await writeContent(partial, content, best);
-      const name = await this.#freeName(content.info.step);
-      await rename(partial, join(this.folder, name));
-      await syncFolder(this.folder);
+      let name = await this.#sameAs(partial, content.info.step);
+      if (name === undefined) {
+        name = await this.#freeName(content.info.step);
+        await rename(partial, join(this.folder, name));
+        await syncFolder(this.folder);
+      } else await rm(partial, { recursive: true });
       if (isBest) await this.#point('best', name);
       await this.#point('last', name);
       await this.#forget(name, keep);
@@ -200,6 +204,17 @@ export class CheckpointStore {
     throw new LgdError('FILE_NOT_FOUND', `there is no ${which} checkpoint in ${this.folder}.`, {
       mend: which === 'last' ? 'Check the run folder, or start the run anew' : 'Resume from last',
     });
+  }
+
+  /** The whole checkpoint of the same step and content, checked, if there is one: a process died before its links pointed there. */
+  async #sameAs(partial: string, step: number): Promise<string | undefined> {
+    const wanted = await readFile(join(partial, manifestFile), 'utf8');
+    for (const folder of await this.list()) {
+      if (Number(folderName.exec(basename(folder))?.[1]) !== step) continue;
+      const found = await readFile(join(folder, manifestFile), 'utf8').catch(() => undefined);
+      if (found === wanted && (await checkFiles(folder, await readManifest(folder)).then(() => true, () => false))) return basename(folder);
+    }
+    return undefined;
   }
 
   /** A step reached twice (its state differs when an evaluation came between) gets a second folder: the pointed-to one is never touched. */
@@ -293,7 +308,7 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
   const folder = await realpath(given).catch(() => given); // `last` moves while a run goes on
   const manifest = await readManifest(folder);
   for (const name of [studentFile, stateFile]) if (manifest.files[name] === undefined) throw badCheckpoint(join(folder, manifestFile), `it does not list ${name}`);
-  for (const [name, expected] of Object.entries(manifest.files)) await checkFile(join(folder, name), expected);
+  await checkFiles(folder, manifest);
   try {
     const { info, weights } = await readUnchecked(folder);
     const { tensors, metadata } = await readSafetensors(join(folder, stateFile));
@@ -315,6 +330,11 @@ export async function readCheckpoint(given: string): Promise<CheckpointContent &
   } catch (cause) {
     throw new LgdError('BAD_CHECKPOINT', `the checkpoint ${folder} cannot be used: ${(cause as Error).message}`, { mend: takeAnother, cause });
   }
+}
+
+/** @throws LgdError BAD_CHECKPOINT */
+async function checkFiles(folder: string, { files }: Manifest): Promise<void> {
+  for (const [name, expected] of Object.entries(files)) await checkFile(join(folder, name), expected);
 }
 
 /** Is this the folder of a checkpoint that was finished? */

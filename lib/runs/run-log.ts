@@ -25,10 +25,10 @@ export function endLine(done: boolean, step: number): string {
 export interface RunLog {
   /** How the run stands: 'unfinished' covers a run that goes on and one that was killed. */
   outcome: 'done' | 'interrupted' | 'failed' | 'unfinished';
-  /** Seconds from each start to the last line before the next, summed: images were decoded before. */
+  /** From each start to the last line before the next, in milliseconds since 1970: images were decoded before. */
+  sessions: readonly { from: number; to: number }[];
+  /** Seconds of all sessions. */
   seconds: number;
-  /** Times it was started. */
-  starts: number;
   /** Of the last start, as what follows; undefined before the first. */
   images: number | undefined;
   broken: number | undefined;
@@ -41,12 +41,8 @@ const endPattern = /^(?<outcome>done|interrupted) at step \d+$|^(?<failed>failed
 
 /** Reads the text of a log.txt; lines that are torn or of another kind are passed over. */
 export function readRunLog(text: string): RunLog {
-  const log: RunLog = { outcome: 'unfinished', seconds: 0, starts: 0, images: undefined, broken: undefined, device: undefined, version: undefined };
-  let from = NaN;
-  let last = NaN;
-  const close = () => {
-    if (last > from) log.seconds += (last - from) / 1000;
-  };
+  const sessions: { from: number; to: number }[] = [];
+  const log: RunLog = { outcome: 'unfinished', sessions, seconds: 0, images: undefined, broken: undefined, device: undefined, version: undefined };
   for (const line of text.split('\n')) {
     const space = line.indexOf(' ');
     const time = Date.parse(line.slice(0, space));
@@ -54,14 +50,30 @@ export function readRunLog(text: string): RunLog {
     const message = line.slice(space + 1);
     const start = startPattern.exec(message)?.groups;
     if (start !== undefined) {
-      close();
-      from = time;
-      Object.assign(log, { outcome: 'unfinished', starts: log.starts + 1, images: Number(start['images']), broken: Number(start['broken']), device: start['device'], version: start['version'] });
+      sessions.push({ from: time, to: time });
+      Object.assign(log, { outcome: 'unfinished', images: Number(start['images']), broken: Number(start['broken']), device: start['device'], version: start['version'] });
     }
-    last = time;
+    const session = sessions.at(-1);
+    if (session !== undefined) session.to = Math.max(session.from, time);
     const end = endPattern.exec(message)?.groups;
     if (end !== undefined) log.outcome = (end['failed'] ?? end['outcome']) as RunLog['outcome'];
   }
-  close();
+  log.seconds = sessions.reduce((sum, { from, to }) => sum + (to - from) / 1000, 0);
   return log;
+}
+
+/**
+ * Milliseconds of training up to a moment in milliseconds since 1970, pauses between sessions left out. Asked for one moment after the other it is quick, however many sessions there are.
+ * @param begun what is counted from where the log tells no session
+ */
+export function trainingTime({ sessions }: Pick<RunLog, 'sessions'>, begun: number): (time: number) => number {
+  if (sessions.length === 0) return (time) => time - begun;
+  let [current, before] = [0, 0];
+  return (time) => {
+    if (time < sessions[current]!.from) [current, before] = [0, 0];
+    for (; current + 1 < sessions.length && time >= sessions[current + 1]!.from; current++) before += sessions[current]!.to - sessions[current]!.from;
+    const { from, to } = sessions[current]!;
+    const last = current + 1 === sessions.length; // which may go on after the log's last line
+    return before + Math.max(0, (last ? time : Math.min(time, to)) - from);
+  };
 }

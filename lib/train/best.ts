@@ -1,9 +1,30 @@
 /** Which checkpoint of a run is the best so far. */
 import type { Config } from '../config.js';
+import type { ZeroShotScore } from '../evaluate/score.js';
 import type { Manifest } from '../files/manifest.js';
 
 /** What makes a checkpoint the best. */
 export type Metric = Exclude<Config['evaluate']['metric'], 'auto'>;
+
+type Protocol = Exclude<Metric, 'loss' | 'top1' | 'top5'>;
+
+/** The scores of an evaluation, as far as it has them: `student` is of zero-shot. */
+export type Scores = Partial<Record<'student' | Protocol, ZeroShotScore | undefined>>;
+
+/** The metrics that `auto` chooses among, the first that there are scores of; `loss` where there are none. */
+const byAuto = ['top1', 'knn', 'linear', 'online'] as const satisfies readonly Metric[];
+
+/** The value of a metric; undefined where the scores do not tell. */
+export function valueOf(metric: Metric, { student, ...others }: Scores): number | undefined {
+  if (metric === 'loss') return undefined;
+  return metric === 'top1' || metric === 'top5' ? student?.[metric] : others[metric]?.top1;
+}
+
+/** What `evaluate.metric` is where it may be `auto`. @param has what an evaluation tells */
+export function metricOf(wanted: Config['evaluate']['metric'], has: Partial<Record<keyof Scores, boolean>>): Metric {
+  if (wanted !== 'auto') return wanted;
+  return byAuto.find((metric) => has[metric === 'top1' ? 'student' : metric]) ?? 'loss';
+}
 
 /** Losses in an average that tells checkpoints apart. */
 const enoughLosses = 50;

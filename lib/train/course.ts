@@ -21,9 +21,9 @@ export interface RunOptions {
   signal?: AbortSignal | undefined;
   /** Zero-shot evaluation every `evaluate.everyEpochs` and `evaluate.everySteps`. */
   evaluation?: ZeroShotEvaluation;
-  /** Protocols on frozen features that go with it. */
+  /** Protocols on frozen features, as often; with zero-shot or without. */
   frozen?: FrozenEvaluation;
-  /** What online probes are judged on, with `evaluate.online`. */
+  /** What online probes are judged on, with `evaluate.online`; as often. */
   online?: OnlineImages;
   /** Continue the run in the run folder: from its `last` checkpoint (or from the start, with the same student, where it has none yet), the `previous`, the `best`, or a checkpoint's folder. Other options than its configuration has are taken, unless student, teacher, text bank, method, images or batches would be others; the start event and log.txt name each that the weights depend on, with its value before, and config.json then has the new value alone. */
   resume?: 'last' | 'previous' | 'best' | (string & {}) | undefined;
@@ -63,7 +63,7 @@ export interface Course {
   readonly lastStep: number;
   /** Passes over the images after this many steps. */
   epochs(step: number): number;
-  /** The teacher's score on the evaluation images, computed once for all students. */
+  /** The teacher's zero-shot score on the evaluation images, computed once for all students; undefined where it has none. */
   teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined>;
   /** Is what this step measured written down? */
   isLogged(step: number): boolean;

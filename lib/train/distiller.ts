@@ -300,15 +300,16 @@ export class Distiller implements Disposable {
   /** What is read after steps, of which none may have lost work: a fault that others made on the device reaches whoever waits first, and costs every step that was queued by then. */
   async #ofWholeSteps<Result>(reading: Promise<Result>): Promise<Result> {
     const [read] = await Promise.allSettled([reading]);
-    const lost = this.#lostWork();
+    const lost = this.#lostWork(read.status === 'rejected' && !isOfTheNumbers(read.reason)); // numbers of a step that is not whole say nothing
     if (read.status === 'fulfilled' && lost === undefined) return read.value;
     this.#viewCache?.forget(); // what of such a step was kept, nobody knows
-    throw read.status === 'fulfilled' || (lost !== undefined && isOfTheNumbers(read.reason)) ? lost : read.reason; // numbers of a step that is not whole say nothing
+    throw lost ?? (read as PromiseRejectedResult).reason;
   }
 
-  #lostWork(): unknown {
+  /** @param isTold is there another error than of the numbers already? */
+  #lostWork(isTold: boolean): unknown {
     try {
-      if (!this.#life.ended) this.device.addon.checkStep(this.#step);
+      if (!this.#life.ended) this.device.addon.checkStep(this.#step, isTold);
       return undefined;
     } catch (error) {
       return error;

@@ -58,15 +58,16 @@ export interface StepEvent extends SemanticMetrics, OfStudent {
   logged: boolean;
 }
 
-/** After each evaluation. */
+/** After each evaluation. At least one of the scores is there. */
 export interface EvaluationEvent extends OfStudent {
   type: 'evaluation';
   step: number;
   epoch: number;
-  student: ZeroShotScore;
-  /** Absent for a teacher of precomputed embeddings. */
+  /** Of zero-shot classification; undefined where there are no names to choose among. */
+  student: ZeroShotScore | undefined;
+  /** The teacher's of the same; undefined also for one of precomputed embeddings. */
   teacher: ZeroShotScore | undefined;
-  /** Of the protocols that `evaluate.also` names. */
+  /** The student's of the protocols that `evaluate.also` names. */
   knn?: ZeroShotScore;
   linear?: ZeroShotScore;
   /** Of the online probe, with `evaluate.online`. */

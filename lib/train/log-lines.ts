@@ -36,8 +36,9 @@ export function describeWays(way: GraphWay, ways: StepInfo['ways']): string {
 
 export function evaluationLine({ step, student, teacher, best }: Pick<EvaluationEvent, 'step' | 'student' | 'teacher' | 'best'>, also: OtherScores): string {
   const ofTeacher = teacher ? ` (teacher ${percent(teacher.top1)}, ${percent(teacher.top5)})` : '';
-  const others = Object.entries(also).map(([name, { top1 }]) => `, ${name} ${percent(top1)}`).join('');
-  return `step ${step}: zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}${others}${best ? ', the best so far' : ''}`;
+  const zeroShot = student ? [`zero-shot top-1 ${percent(student.top1)}, top-${student.topK} ${percent(student.top5)}${ofTeacher}`] : [];
+  const others = Object.entries(also).map(([name, { top1 }]) => `${name} ${percent(top1)}`);
+  return `step ${step}: ${[...zeroShot, ...others, ...(best ? ['the best so far'] : [])].join(', ')}`;
 }
 
 /** What ended a run, what to do about it, and what there is to go on from. */

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { checkFilled, type RunConfig } from '../config-batch.js';
 import { BatchPlan } from '../data/loader.js';
 import { LgdError } from '../errors.js';
+import { markLabelled } from '../evaluate/during-training.js';
 import type { EmbedOptions } from '../evaluate/embed.js';
 import type { ZeroShotScore } from '../evaluate/score.js';
 import type { SemanticMetrics } from '../native.js';
@@ -84,8 +85,7 @@ class TrainingLoop implements Course {
     }
     for (const [number, { output }] of configs.entries()) await checkBeginning(distiller, number, output, resume);
     loop.#teacherMark = await markOf(distiller.teacher, dataset.ids, signal); // before anything is cleared: it may fail
-    const { evaluation, frozen } = options;
-    loop.#scoredOn = evaluation && { judged: await evaluation.mark(signal), learnt: await frozen?.mark(signal) };
+    loop.#scoredOn = await markScored({ ...options, online: distiller.onlineOf(0) && options.online });
     const names = distiller.students.map(({ name }) => name);
     if (resume !== undefined) for (const { output } of configs) await checkAsBegun(distiller, output);
     if (configs.length > 1) loop.#unlock = await openGroupFolder(config, names, resume);
@@ -145,7 +145,7 @@ class TrainingLoop implements Course {
 
   async teacherScore(options: EmbedOptions): Promise<ZeroShotScore | undefined> {
     const { distiller: { encoder, teacher }, options: { evaluation } } = this;
-    this.#teacherScore ??= evaluation!.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options }).catch((error: unknown) => {
+    this.#teacherScore ??= evaluation?.evaluateTeacher(teacher, { batch: encoder.batch, precision: encoder.precision, ...options }).catch((error: unknown) => {
       this.#teacherScore = undefined; // one that was stopped is made again
       throw error;
     });
@@ -336,6 +336,13 @@ class TrainingLoop implements Course {
     const decodeRate = this.isLogged(pending.step + 1) ? this.#decodeRate() : undefined;
     for (const [i, run] of pending.runs.entries()) yield await run.judge(pending, metrics[i]!, rates, decodeRate);
   }
+}
+
+/** Marks what scores are measured on; undefined where nothing is evaluated. */
+async function markScored({ evaluation, frozen, online, signal }: RunOptions): Promise<ScoredOn | undefined> {
+  const judged = evaluation === undefined ? frozen?.options.test ?? online?.images : undefined;
+  if (evaluation === undefined && judged === undefined) return undefined;
+  return { judged: evaluation === undefined ? await markLabelled(judged!, signal) : await evaluation.mark(signal), learnt: await frozen?.mark(signal) };
 }
 
 /** The configuration by which a student of several would be trained alone, into its own folder. */

@@ -19,7 +19,7 @@ import type { StudentInfo } from '../runs/student-file.js';
 import { watched, type WaitingEvent } from '../stall.js';
 import { version } from '../version.js';
 import { checkStart, hashStart } from './beginning.js';
-import { BestScore, type Metric } from './best.js';
+import { BestScore, metricOf, valueOf } from './best.js';
 import { areOthersScored, checkContinued, remarksOn, type Present, type Progress } from './continued.js';
 import type { Course, PlannedStep } from './course.js';
 import { DueSteps } from './due.js';
@@ -45,6 +45,8 @@ export class Run {
   #lastCheckpoint: { step: number; evaluated: number; folder: string; time: number };
   #memoryLogged = false;
   #tuningLogged: boolean;
+  /** Does a step's graph run, in the way that was found to be the best? Later refusals are looked for at checkpoints. */
+  #graphSettled: boolean;
   #refusalLogged: boolean;
   /** How many the data set had when they were listed last. */
   #brokenListed = 0;
@@ -61,9 +63,12 @@ export class Run {
     this.student = loop.distiller.students[number]!;
     this.encoder = loop.distiller.encoderOf(number);
     this.#monitor = new LossMonitor(train.outlierFactor);
-    this.#score = new BestScore(evaluate.metric === 'auto' ? (loop.options.evaluation === undefined ? 'loss' : 'top1') : evaluate.metric, this.#queueFullAfter);
+    const { evaluation, frozen, online } = loop.options;
+    const also = frozen?.options.config.evaluate.also ?? 'none';
+    const has = { student: evaluation !== undefined, knn: also === 'knn' || also === 'both', linear: also === 'linear' || also === 'both', online: online !== undefined && loop.distiller.onlineOf(number) !== undefined };
+    this.#score = new BestScore(metricOf(evaluate.metric, has), this.#queueFullAfter);
     this.#tuningLogged = number > 0 || loop.distiller.device.kind !== 'cuda';
-    this.#refusalLogged = loop.distiller.device.kind === 'cpu';
+    this.#graphSettled = this.#refusalLogged = loop.distiller.device.kind === 'cpu';
     this.#lastCheckpoint = { step: -1, evaluated: 0, folder: '', time: performance.now() };
   }
 
@@ -153,7 +158,7 @@ export class Run {
     if (logged) {
       await this.folder.metrics({ ...line, ...(decodeRate !== undefined && { decodeRate }) });
       await this.#listNewBroken();
-      if (!this.#refusalLogged) await this.#logGraph();
+      if (!this.#graphSettled) await this.#logGraph();
     }
     if (!this.#memoryLogged) await this.#logMemory();
     return { ...line, ...this.#name, logged };
@@ -169,10 +174,11 @@ export class Run {
   async #logGraph(): Promise<void> {
     const { launched, tuning, way, ways, refused } = await this.loop.distiller.stepInfo();
     if (!this.#tuningLogged && ways.length > 0) await this.folder.log(describeWays(way, ways));
-    this.#tuningLogged ||= launched > 0 && !tuning;
+    this.#graphSettled ||= launched > 0 && !tuning;
+    this.#tuningLogged ||= this.#graphSettled;
     if (refused === undefined) return;
     await this.folder.log(`the GPU took no CUDA graph of a step (${refused}): steps run call by call from here on, with the same numbers, and slower`);
-    this.#refusalLogged = true;
+    this.#graphSettled = this.#refusalLogged = true;
   }
 
   /** How many steps a GPU took as a whole: all but a few, or something slows training down. */
@@ -218,7 +224,7 @@ export class Run {
   }
 
   #evaluationDue(step: number): boolean {
-    return this.loop.options.evaluation !== undefined && this.#due.evaluation(step);
+    return this.loop.scoredOn !== undefined && this.#due.evaluation(step);
   }
 
   #checkpointDue(step: number): boolean {
@@ -229,20 +235,18 @@ export class Run {
 
   async #evaluate(options: EmbedOptions): Promise<EvaluationEvent | undefined> {
     const { signal } = this.loop.options;
-    const evaluation = this.loop.options.evaluation!;
     const from = performance.now();
     try {
       this.#teacherScore ??= await this.loop.teacherScore(options);
-      const student = await evaluation.evaluateEncoder(this.encoder, options);
-      const { frozen, online: judged } = this.loop.options;
+      const { evaluation, frozen, online: judged } = this.loop.options;
+      const student = await evaluation?.evaluateEncoder(this.encoder, options);
       const probe = this.loop.distiller.onlineOf(this.number);
       const also: OtherScores = {
         ...(await frozen?.evaluate(this.student.graph, await this.encoder.state(), options)),
         ...(probe !== undefined && judged !== undefined && { online: await probe.evaluate(this.encoder, judged, options) }),
       };
       this.#evaluated = this.#step;
-      const values: Record<Metric, number | undefined> = { top1: student.top1, top5: student.top5, loss: undefined, knn: also.knn?.top1, linear: also.linear?.top1, online: also.online?.top1 };
-      const value = values[this.#score.metric];
+      const value = valueOf(this.#score.metric, { student, ...also });
       const best = value !== undefined && this.#score.improves(value, this.#step);
       const event: EvaluationEvent = {
         type: 'evaluation', step: this.#step, epoch: this.loop.epochs(this.#step), student, teacher: this.#teacherScore, ...also, best, seconds: (performance.now() - from) / 1000,
@@ -289,6 +293,7 @@ export class Run {
       { best: this.#score.best, isBest, keep: this.config.checkpoint.keep },
     );
     this.student.load(weights);
+    if (!this.#refusalLogged) await this.#logGraph();
     this.#lastCheckpoint = { step: this.#step, evaluated: this.#evaluated, folder, time: performance.now() };
     await this.folder.log(`step ${this.#step}: checkpoint ${folder}${isBest ? ', the best so far' : ''}`);
     return { type: 'checkpoint', ...this.#name, step: this.#step, epoch: this.loop.epochs(this.#step), folder, best: isBest };

@@ -55,6 +55,7 @@ export interface PreparedRun extends AsyncDisposable {
   student: Student;
   tsb: TextualSemanticsBank | undefined;
   dataset: ImageCache | StreamedImages;
+  /** Zero-shot; undefined without evaluation images, or without names to choose among. */
   evaluation: ZeroShotEvaluation | undefined;
   /** The protocols of `evaluate.also`. */
   frozen: FrozenEvaluation | undefined;
@@ -206,11 +207,27 @@ async function openBanks(evaluationSource: ImageSource | undefined, { config, de
   cleanup.push(() => banks.dispose());
   const { names, bank, templates, textEncoder, evaluate } = config;
   const tsb = await banks.training().catch(movedIf(isResumed, { names, bank, templates, textEncoder }));
-  const evaluationBank = evaluationSource && (await banks.evaluation(tsb).catch(movedIf(isResumed, { 'evaluate.names': evaluate.names, 'evaluate.bank': evaluate.bank, templates, textEncoder })));
+  const evaluationBank = evaluationSource && hasNames(banks, tsb, config) ? await banks.evaluation(tsb).catch(movedIf(isResumed, { 'evaluate.names': evaluate.names, 'evaluate.bank': evaluate.bank, templates, textEncoder })) : undefined;
   const mapping = evaluate.mapping === undefined ? await knownMapping(evaluationSource?.classNames ?? []) : await readMapping(evaluate.mapping).catch(movedIf(isResumed, { 'evaluate.mapping': evaluate.mapping }));
   if (evaluationSource && evaluationBank) matchClasses(evaluationSource.classNames!, evaluationBank.names, mapping, await emptyClassFolders(evaluationSource));
   await banks.dispose();
   return { tsb, evaluationBank, mapping, remarks: [...banks.remarks] };
+}
+
+/** Are there names for zero-shot? A run without needs another protocol to evaluate by. @throws LgdError BAD_CONFIG */
+function hasNames(banks: BankSource, tsb: TextualSemanticsBank | undefined, { evaluate: { also, online, metric, mapping } }: Config): boolean {
+  if (banks.hasEvaluationNames(tsb)) return true;
+  const names = 'names, evaluate.names or evaluate.bank';
+  if (also === 'none' && !online) {
+    throw new LgdError('BAD_CONFIG', 'without category names an evaluation needs labelled images to learn from, or an online probe.', { option: 'evaluate.also', found: also, allowed: 'knn, linear or both', mend: `Give evaluate.also with evaluate.train, or evaluate.online, or names for zero-shot: ${names}` });
+  }
+  if (metric === 'top1' || metric === 'top5') {
+    throw new LgdError('BAD_CONFIG', 'is of zero-shot classification, which needs category names.', { option: 'evaluate.metric', found: metric, mend: `Choose knn, linear, online or loss, or give ${names}` });
+  }
+  if (mapping !== undefined) {
+    throw new LgdError('BAD_CONFIG', 'there are no category names to map class folders to.', { option: 'evaluate.mapping', found: mapping, mend: `Leave it out, or give ${names}` });
+  }
+  return false;
 }
 
 /** The students with the weights that they begin with. */
@@ -236,10 +253,10 @@ async function makeStudents({ config, device, teacher: { embeddingSize }, option
 async function openJudges(
   { source, evaluationSource, labelled, evaluationBank, mapping, mode, distiller }: Sources & Banks & { mode: Config['data']['cache']; distiller: Distiller }, workshop: Workshop,
 ): Promise<Pick<PreparedRun, 'evaluation' | 'frozen' | 'online'>> {
-  if (!evaluationSource || !evaluationBank) return { evaluation: undefined, frozen: undefined, online: undefined };
+  if (!evaluationSource) return { evaluation: undefined, frozen: undefined, online: undefined };
   const { config, device, teacher: { mean, std }, side } = workshop;
   const images = await decode(evaluationSource, 'evaluation images', { mode, side, margin: 1 }, workshop);
-  const evaluation = new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
+  const evaluation = evaluationBank && new ZeroShotEvaluation({ device, images, bank: evaluationBank, mapping, mean, std });
   let online: OnlineImages | undefined;
   if (config.evaluate.online) online = { images, labels: labelsAmong(images, source.classNames!, { option: 'evaluate.online', mend: nameAlike, empty: await emptyClassFolders(source) }), mean, std };
   if (labelled === undefined) return { evaluation, frozen: undefined, online };

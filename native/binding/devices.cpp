@@ -104,7 +104,7 @@ Napi::Value js_end_step(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value js_check_step(const Napi::CallbackInfo& info) {
-  check_step(unwrap<DeviceStep>(info[0]));
+  check_step(unwrap<DeviceStep>(info[0]), info[1].ToBoolean());
   return info.Env().Undefined();
 }
 

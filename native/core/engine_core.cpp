@@ -131,10 +131,13 @@ struct DeviceStep {
   int64_t lost_before = 0;   // of the device's thread
   std::mutex mutex;
   std::exception_ptr loss;   // guarded by it: what cost the first step that is not whole
+  bool from_before = false;  // so is this: had that failed before the step began, and so as no part of it?
 
-  void lose(std::exception_ptr error) {
+  void lose(std::exception_ptr error, bool before) {
     std::lock_guard lock(mutex);
-    if (!loss) loss = std::move(error);
+    if (loss) return;
+    loss = std::move(error);
+    from_before = before;
   }
 };
 
@@ -153,26 +156,29 @@ static void submit_to_cuda(const DevicePtr& device, const char* stage, std::func
 void begin_step(const DeviceStepPtr& step) {
   step->device->submit("step.begin", [step] { step->device->begin_step(step->graph); }, [step](std::exception_ptr error) {
     step->lost_before = step->device->lost();
-    if (error) step->lose(std::move(error));
+    if (error) step->lose(std::move(error), true);
   });
 }
 void end_step(const DeviceStepPtr& step) {
   step->device->submit("step.end", [step] { step->device->end_step(); }, [step](std::exception_ptr error) {
-    if (error) step->lose(std::move(error));
-    else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss());
+    if (error) step->lose(std::move(error), false);
+    else if (step->device->lost() != step->lost_before) step->lose(step->device->last_loss(), false);
   });
 }
 
-void check_step(const DeviceStepPtr& step) {
+void check_step(const DeviceStepPtr& step, bool is_told) {
   std::exception_ptr loss;
+  bool from_before;
   {
     std::lock_guard lock(step->mutex);
     loss = std::exchange(step->loss, nullptr);
+    from_before = step->from_before;
   }
+  if (is_told && !from_before) return;
   try {
     if (loss) std::rethrow_exception(loss);
   } catch (const Error& e) {
-    throw Error(e.code, std::string("a step is not whole, as work on its device failed meanwhile: ") + e.what());
+    throw Error(e.code, std::string(from_before ? "a step was not taken, as other work on its device had failed: " : "a step is not whole, as work on its device failed meanwhile: ") + e.what());
   }
 }
 

@@ -121,7 +121,7 @@ describe('from names and images to an exported student', () => {
   test('evaluate reads a run folder with the bank in it', async () => {
     const { code, stdout } = await lgdistill(['evaluate', '--student', at('run', 'checkpoints', 'last'), '--data', at('held-out'), '--device', 'cpu']);
     expect(code).toBe(0);
-    expect(stdout).toMatch(new RegExp(`^student +${(100 * last.student.top1).toFixed(1)} %`, 'mu'));
+    expect(stdout).toMatch(new RegExp(`^student +${(100 * last.student!.top1).toFixed(1)} %`, 'mu'));
   });
 
   test('a student without its head, and names that have no folder, are refused', async () => {

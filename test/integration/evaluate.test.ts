@@ -223,8 +223,8 @@ describe('evaluation during training', () => {
     const evaluations = ofType(events, 'evaluation');
     expect(evaluations.map(({ step }) => step)).toEqual([4, 8]);
     expect(evaluations[0]!.student).toMatchObject({ classes: 4, images: 12 });
-    const best = evaluations.reduce((a, b) => (b.student.top1 > a.student.top1 ? b : a));
-    expect(ofType(events, 'done')[0]!.best).toEqual({ metric: 'top1', value: best.student.top1, step: best.step });
+    const best = evaluations.reduce((a, b) => (b.student!.top1 > a.student!.top1 ? b : a));
+    expect(ofType(events, 'done')[0]!.best).toEqual({ metric: 'top1', value: best.student!.top1, step: best.step });
     const saved = ofType(events, 'checkpoint');
     expect(saved.filter((event) => event.best).at(-1)!.step).toBe(best.step);
     expect(saved.at(-1)!.step).toBe(8);

@@ -173,7 +173,7 @@ describe('scores of a run that goes on', () => {
     const goOn = async (data: string, learnt: string, maxSteps: number) => {
       const { events } = await train(scored(run, data, learnt, maxSteps), { resume: 'last' });
       const [{ student, teacher, best }] = ofType(events, 'evaluation') as [EvaluationEvent];
-      return [ofType(events, 'start')[0]!.remarks?.filter((remark) => line.test(remark)).length ?? 0, student.images, teacher?.images, best];
+      return [ofType(events, 'start')[0]!.remarks?.filter((remark) => line.test(remark)).length ?? 0, student!.images, teacher?.images, best];
     };
     const marked = async () => (await readCheckpoint(join(run, 'checkpoints', 'last'))).progress as { best: { value: number; step: number } };
     await rename(four, `${four}-moved`);

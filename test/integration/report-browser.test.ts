@@ -97,7 +97,7 @@ describe.skipIf(executablePath === undefined)('a report in a browser', () => {
     await page.locator('#log-x').uncheck();
     for (const { name, colours } of await coloursDrawn(page)) expect(colours, name).toBeGreaterThan(10);
     await page.locator('[data-chart=loss] .u-over').hover();
-    expect(await legend()).toMatch(/^time[\d.]+ s/u);
+    expect(await legend()).toMatch(/^training time[\d.]+ s/u);
     expect(complaints).toEqual([]);
     await page.close();
   });

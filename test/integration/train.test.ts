@@ -41,7 +41,7 @@ describe('a run', () => {
     expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'step', 'evaluation', 'checkpoint', 'done']);
     expect(events[0]).toMatchObject({ totalSteps: 2, lastStep: 2 });
     expect(events[4]).toMatchObject({ epoch: 1.5 });
-    expect(readRunLog(await readFile(join(path, 'log.txt'), 'utf8'))).toMatchObject({ starts: 1, images: 32 });
+    expect(readRunLog(await readFile(join(path, 'log.txt'), 'utf8'))).toMatchObject({ sessions: { length: 1 }, images: 32 });
   });
 
   it.each([[10_000, Infinity], [24, 3]])('without evaluation has its best checkpoint fifty steps after a queue of %i is full, or at the end', async (queueSize, fullAfter) => {

@@ -1,11 +1,14 @@
 import { execFileSync } from 'node:child_process';
 import { chmod, link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { asyncBufferFromFile, parquetMetadataAsync } from 'hyparquet';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
 import { create, Header } from 'tar';
 import { describe, expect, it, vi } from 'vitest';
 import { openImages } from '../../lib/data/open-images.js';
+import { checkRows } from '../../lib/data/parquet.js';
+import { readParquet } from '../../lib/data/parquet-thread.js';
 import { asUser, temporaryFolder } from '../fixtures/folder.js';
 import { picture } from '../fixtures/images/draw.js';
 import { plainPicture } from '../fixtures/tiny.js';
@@ -282,6 +285,31 @@ describe('parquet files', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     process.off('unhandledRejection', unhandled);
     expect(unhandled).not.toHaveBeenCalled();
+  });
+
+  it('with a count that is damaged keep neither the program nor its thread at work', async () => {
+    const file = join(folder, 'endless.parquet');
+    const images = Array.from({ length: 6 }, (_, i) => new Uint8Array(30).fill(i));
+    const bytes = Buffer.from(parquetWriteBuffer({ codec: 'UNCOMPRESSED', columnData: [{ name: 'image', data: images, type: 'BYTE_ARRAY', nullable: true }] }));
+    await writeFile(file, bytes);
+    const metadata = await parquetMetadataAsync(await asyncBufferFromFile(file));
+    expect(await readParquet({ path: file, metadata }, 'image')).toEqual(images);
+    bytes[bytes.indexOf('150c1500150c', 'hex') + 5] = 0xec; // a count of six, whose low byte now tells of more that follow
+    await writeFile(file, bytes);
+    let turns = 0;
+    const ticking = setInterval(() => turns++, 20);
+    await expect(readParquet({ path: file, metadata }, 'image', 0.5)).rejects.toMatchObject({ code: 'BAD_DATASET', message: expect.stringContaining('it would take longer than 0.5 seconds to decode') as unknown });
+    clearInterval(ticking);
+    expect(turns).toBeGreaterThan(5);
+  });
+
+  it('that tell of more rows than they have bytes are refused', async () => {
+    const file = join(folder, 'many-rows.parquet');
+    const bytes = Buffer.from(parquetWriteBuffer({ columnData: [{ name: 'image', data: [await jpeg(1)], type: 'BYTE_ARRAY' }] }));
+    const metadata = await parquetMetadataAsync(await (async () => { await writeFile(file, bytes); return asyncBufferFromFile(file); })());
+    expect(() => checkRows({ ...metadata, num_rows: 10n ** 12n, row_groups: metadata.row_groups.map((group) => ({ ...group, num_rows: 10n ** 12n })) }, bytes.length)).toThrow('1000000000000 rows');
+    expect(() => checkRows({ ...metadata, num_rows: 2n }, bytes.length)).toThrow();
+    expect(() => checkRows(metadata, bytes.length)).not.toThrow();
   });
 
   it('have images in a column {bytes, path}, labels, and their names in the metadata', async () => {

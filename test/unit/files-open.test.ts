@@ -4,30 +4,35 @@ import { join } from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
 import { loadConfigFile } from '../../lib/config.js';
 import { openImages } from '../../lib/data/open-images.js';
+import { Journal, readJournal } from '../../lib/data/pack/journal.js';
 import { LineFile } from '../../lib/files/line-file.js';
 import { openSafetensors } from '../../lib/files/safetensors.js';
+import { hashModel } from '../../lib/models/teachers/fingerprint.js';
 import { CategoryList } from '../../lib/text/names.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { allRuns } from '../fixtures/runs.js';
 
 const folder = temporaryFolder();
 const at = (name: string) => join(folder, name);
-const pipes = ['a.txt', 'b.json', 'c.tar', 'd.safetensors', 'e.parquet', 'f.txt'].map(at);
+const pipes = ['a.txt', 'b.json', 'c.tar', 'd.safetensors', 'e.parquet', 'f.txt', 'g.pack.journal', 'h.onnx'].map(at);
 execFileSync('mkfifo', pipes);
 afterEach(() => { vi.useRealTimers(); });
 
 test('a pipe that nothing writes to is told of, and no thread is left waiting', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
-  const [names, config, tar, weights, parquet] = pipes as [string, string, string, string, string];
-  const opened = [CategoryList.load(names), loadConfigFile(config), openImages(tar), openSafetensors(weights), openImages(parquet)];
+  const [names, config, tar, weights, parquet, , journal, onnx] = pipes as [string, string, string, string, string, string, string, string];
+  const opened = new Map<string, Promise<unknown>>([
+    [names, CategoryList.load(names)], [config, loadConfigFile(config)], [tar, openImages(tar)], [weights, openSafetensors(weights)], [parquet, openImages(parquet)], [journal, readJournal(journal, 'task', () => 0)], [onnx, hashModel(onnx)],
+  ]);
   let settled = false;
-  const found = Promise.allSettled(opened).then((results) => { settled = true; return results; });
+  const found = Promise.allSettled(opened.values()).then((results) => { settled = true; return results; });
   while (!settled) {
     await new Promise((resolve) => setImmediate(resolve));
     vi.advanceTimersByTime(100);
   }
   const reasons = (await found).map((result) => (result.status === 'rejected' ? (result.reason as Error).message : 'opened'));
-  for (const [i, reason] of reasons.entries()) expect(reason).toContain(`${pipes[i]} is ${i < 4 ? 'a pipe that nothing writes to' : 'no regular file'}`);
+  for (const [i, path] of [...opened.keys()].entries()) expect(reasons[i]).toContain(`${path} is ${path === parquet ? 'no regular file' : 'a pipe that nothing writes to'}`);
+  await (await Journal.open(journal, 'task', 0, () => 0)).close(); // takes the pipe's place
   expect(await Promise.all(Array.from({ length: 8 }, () => readFile(import.meta.filename)))).toHaveLength(8);
 });
 

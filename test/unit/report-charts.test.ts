@@ -25,7 +25,7 @@ function runOf(method: string, { name = method, topK = 5, classes = 9, names = 3
   const score = { top1: 0.5, top5: 0.9, topK, images: 10, classes, correct1: 5, correct5: 9, interval1: [0, 1], interval5: [0, 1] };
   const metrics = new Metrics();
   for (const line of [step(1), step(2), JSON.stringify({ type: 'evaluation', step: 2, epoch: 2, time: 1e12, seconds: 1, student: score, teacher: score })]) metrics.add(line);
-  return { name, path: `/runs/${name}`, config: { method }, ...metrics.columns(), log: { outcome: 'done', seconds: 1, starts: 1, images: 9, broken: 0, device: 'CPU', version: '0.1.0' }, student: undefined, studentProblem: 'none' };
+  return { name, path: `/runs/${name}`, config: { method }, ...metrics.columns(), log: { outcome: 'done', seconds: 1, sessions: [], images: 9, broken: 0, device: 'CPU', version: '0.1.0' }, student: undefined, studentProblem: 'none' };
 }
 
 /** All that curves and summary say of runs. */
@@ -96,4 +96,15 @@ describe('fewer classes than five', () => {
     expect(hintOf('top5', runOf('lgd'))).toMatch(/among the five nearest\.$/u);
     expect(chartsOf(runOf('lgd', { topK: 1, classes: 1 })).charts.map(({ id }) => id)).not.toContain('top5');
   });
+});
+
+it('curves over time leave out the pauses of a run that was stopped and went on', () => {
+  const run = runOf('lgd');
+  const hour = 3_600_000;
+  const time = Float64Array.of(1e12 + hour, 1e12 + 21 * hour);
+  const sessions = [{ from: 1e12, to: 1e12 + 2 * hour }, { from: 1e12 + 20 * hour, to: 1e12 + 22 * hour }];
+  const evaluations = run.evaluations.map((point) => ({ ...point, time: 1e12 + 22 * hour }));
+  const { steps, evaluations: judged } = curvesOf({ ...run, steps: { ...run.steps, time }, evaluations, log: { ...run.log, sessions } });
+  expect(steps.x.hours).toEqual([1, 3]);
+  expect(judged.x.hours).toEqual([4]);
 });

@@ -91,6 +91,23 @@ describe('CheckpointStore', () => {
     await rm(`${folder}-moved`, { recursive: true });
   });
 
+  it('takes the whole checkpoint of the same step and content that a kill left without links, unless it is damaged', async () => {
+    const earlier = await store.write(content(6), plain);
+    const left = await store.write(content(7), plain);
+    const point = async () => {
+      await rm(join(store.folder, 'last'));
+      await symlink(basename(earlier), join(store.folder, 'last'));
+    };
+    await point();
+    expect(await (await CheckpointStore.open(folder)).write(content(7), plain)).toBe(left);
+    expect(await names()).toEqual(['last', 'step-00000006', 'step-00000007']);
+    expect((await store.read('last')).info.step).toBe(7);
+    await point();
+    await truncate(join(left, 'state.safetensors'), 100);
+    expect(basename(await store.write(content(7), plain))).toBe('step-00000007.1');
+    expect((await store.read('last')).info.step).toBe(7);
+  });
+
   it('never touches the checkpoint that last points to, even at the same step', async () => {
     const first = await store.write(content(7), plain);
     const second = await store.write({ ...content(7), progress: 'after the evaluation' }, plain);

@@ -2,10 +2,10 @@
  * How far a pack is, beside its unfinished file: a line of JSON that says what is being packed, then a line for each image in order, with its own checksum. A line is written once the bytes
  * it tells of are on disk, so what the journal says holds after a kill and after a power cut.
  */
-import { createReadStream } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import { open, rm, type FileHandle } from 'node:fs/promises';
 import { LgdError, systemErrorCode } from '../../errors.js';
 import { wholeLines } from '../../files/lines.js';
+import { openToRead } from '../../files/open.js';
 import { syncFile } from '../../files/sync.js';
 import type { NativeAddon } from '../../native.js';
 import { headerBytes, type PackEntry } from './format.js';
@@ -30,6 +30,7 @@ export class Journal {
 
   /** Begins a journal, or goes on with what {@link readJournal} found: `keep` bytes of it. */
   static async open(path: string, task: string, keep: number, checksum: Checksum): Promise<Journal> {
+    if (keep === 0) await rm(path, { force: true }); // a pipe in its place would wait for a reader
     const before = await open(path, keep === 0 ? 'w' : 'r+');
     await before.truncate(keep).finally(() => before.close());
     const journal = new Journal(path, await open(path, 'a'), checksum);
@@ -71,7 +72,7 @@ function lineOf(image: PackedOrRefused, checksum: Checksum): string {
 export async function readJournal(path: string, task: string, checksum: Checksum, bytesAtOnce = 2 ** 20): Promise<(JournalState & { bytes: number }) | undefined> {
   const state = { entries: [] as PackEntry[], refused: [] as { place: number; reason: string }[], next: 0, end: headerBytes, bytes: 0 };
   try {
-    for await (const { lines, bytes } of wholeLines(createReadStream(path, { highWaterMark: bytesAtOnce }))) {
+    for await (const { lines, bytes } of wholeLines((await openToRead(path)).createReadStream({ highWaterMark: bytesAtOnce }))) {
       if (state.bytes === 0) checkTask(path, lines.shift()!, task);
       for (const line of lines) take(state, line, path, checksum);
       state.bytes += bytes;

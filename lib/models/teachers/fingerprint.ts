@@ -1,9 +1,9 @@
 /** What tells a teacher from any other, whatever it is called: SHA-256 of what it computes with. */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { throwIfAborted } from '../../errors.js';
+import { openToRead } from '../../files/open.js';
 import { nextTurn } from '../../turn.js';
 import type { GraphSpec } from '../graph.js';
 import type { WeightRecord } from '../weights.js';
@@ -30,7 +30,7 @@ export async function hashModel(file: string, signal?: AbortSignal): Promise<str
   const beside = (await readdir(folder)).filter((other) => other.startsWith(name) && /^(?:\.data|_data(?:_\d+)?)$/u.test(other.slice(name.length))).sort();
   const hash = createHash('sha256');
   for (const part of [name, ...beside]) {
-    for await (const bytes of createReadStream(join(folder, part), { highWaterMark: bytesAtOnce })) {
+    for await (const bytes of (await openToRead(join(folder, part))).createReadStream({ highWaterMark: bytesAtOnce })) {
       throwIfAborted(signal, 'reading the teacher');
       hash.update(bytes as Buffer);
     }

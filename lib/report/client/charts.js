@@ -77,7 +77,7 @@ report.charts = (() => {
         { ...axis, size: (plot, values) => Math.max(36, 16 + 7 * Math.max(0, ...(values ?? []).map((value) => value.length))), values: (plot, values) => labels(values) },
       ],
       series: [
-        { label: { step: 'step', epoch: 'epoch', hours: 'time' }[state.axis], value: (plot, value) => (value === null ? '–' : formatX(value)) },
+        { label: { step: 'step', epoch: 'epoch', hours: 'training time' }[state.axis], value: (plot, value) => (value === null ? '–' : formatX(value)) },
         ...lines.map(({ label, color, dash, faint, points }) => ({
           label, stroke: report.runColor(color), width: faint ? 1 : 1.75, dash, alpha: faint ? 0.28 : 1, spanGaps: true,
           points: { show: !faint && points, size: 5, fill: report.color('panel') },

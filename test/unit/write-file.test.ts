@@ -1,0 +1,29 @@
+import { readdir, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { TextualSemanticsBank } from '../../lib/banks/textual.js';
+import { writeProtocol } from '../../lib/evaluate/protocol-files.js';
+import { temporaryPath } from '../../lib/files/temporary-name.js';
+import { temporaryFolder } from '../fixtures/folder.js';
+
+const folder = temporaryFolder();
+
+/** The temporary file of a process that was killed that many hours ago, or that still writes. */
+async function left(path: string, hoursAgo: number): Promise<string> {
+  const temporary = temporaryPath(path);
+  await writeFile(temporary, 'a part');
+  const then = new Date(Date.now() - hoursAgo * 3_600_000);
+  await utimes(temporary, then, then);
+  return temporary.slice(folder.length + 1);
+}
+
+test('files that a kill left go with the next write to their place, those of others stay', async () => {
+  const [bank, result] = [join(folder, 'bank.safetensors'), join(folder, 'zeroshot.json')];
+  const gone = [await left(bank, 2), await left(bank, 30), await left(result, 2)];
+  const kept = [await left(bank, 0), await left(join(folder, 'other.json'), 2)];
+  await TextualSemanticsBank.fromEmbeddings(['a', 'b'], Float32Array.of(1, 0, 0, 1), { encoderId: 'made up' }).save(bank);
+  await writeProtocol(folder, { protocol: 'zeroshot', names: ['a', 'b'], images: [], results: [], remarks: [] } as never, new Map());
+  const entries = await readdir(folder);
+  for (const name of gone) expect(entries).not.toContain(name);
+  for (const name of kept) expect(entries).toContain(name);
+});
