@@ -156,8 +156,9 @@ export class Encoder implements Disposable {
   /** One SGD step with the gradients of the last {@link backward}; resolves when it is done. @throws as {@link forward} */
   async sgdStep(options: SgdOptions): Promise<void> {
     this.#requireWhole();
+    const { addon, handle } = this.#device; // refuses a device that is disposed of before anything moves
     this.compiled.sgdStep(options);
-    await this.#moving(this.#device.synchronize());
+    await this.#moving(addon.synchronize(handle));
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */
