@@ -138,3 +138,20 @@ describe.each(isWanted('cuda-emulated', 'failing calls of CUDA beneath arrays') 
     await end();
   }, 120_000);
 });
+
+describe.each(isWanted('cuda-emulated', 'an event that is not recorded') ? [1, 2, 3, 4] : [])('an event behind a copy that is not recorded', (number) => {
+  it(`lets nothing be written over what the copy reads: ${number}`, async () => {
+    using device = await openDevice('cuda-emulated', { threads: 1 });
+    using encoder = encoderOn(device, 'float32');
+    await device.synchronize();
+    const { error } = await withFault(calls, ['cudaEventRecord', number, 'cudaErrorMemoryAllocation'], async () => {
+      encoder.load(weights);
+      const refused = device.synchronize();
+      encoder.load(weights); // while the copy may still wait
+      await refused.finally(() => device.synchronize());
+    }, true);
+    expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' });
+    encoder.load(weights);
+    expect(differing(await encoder.state(), weights)).toEqual([]);
+  });
+});
