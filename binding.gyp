@@ -9,6 +9,6 @@
     "cflags!": ["-fno-exceptions"],
     "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17"],
     "cflags_cc": ["-std=gnu++20", "-O3", "-fexceptions", "-frtti", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-cast-function-type"],
-    "ldflags": ["-pthread"]
+    "ldflags": ["-pthread", "-Wl,-z,nodelete"]
   }]
 }

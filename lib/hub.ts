@@ -3,7 +3,7 @@ import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import type { OptionTable } from './arguments.js';
 import { LgdError, throwIfAborted, writeError } from './errors.js';
 import { cacheFolder } from './files/cache-folder.js';
-import { firstWhere, isFile, isFolder } from './files/folders.js';
+import { firstWhere, isDangling, isFile, isFolder } from './files/folders.js';
 import { makeFolder } from './files/make-folder.js';
 import { writeFileAtomically } from './files/write-file.js';
 import { removeLeft, temporaryPath } from './files/temporary-name.js';
@@ -138,10 +138,17 @@ async function present(folder: string, wanted: WantedFiles): Promise<{ files: st
   for (const entry of wanted.required) {
     const choices = [entry].flat();
     const found = await firstWhere(choices, (file) => isFile(join(folder, file)));
-    if (found === undefined) missing.push(choices.join(' or '));
+    if (found === undefined) missing.push((await Promise.all(choices.map((file) => named(folder, file)))).join(' or '));
     else files.push(join(folder, found));
   }
+  // What was there would be replaced by a default, which is another model.
+  for (const file of wanted.optional ?? []) if (await isDangling(join(folder, file))) missing.push(await named(folder, file));
   return { files, missing };
+}
+
+/** A file that is not there, and may look as if it were. */
+async function named(folder: string, file: string): Promise<string> {
+  return (await isDangling(join(folder, file))) ? `${file} (a link that leads nowhere)` : file;
 }
 
 /** Snapshot folders of a cached model, the one `refs/main` points to first. */

@@ -151,7 +151,7 @@ async function compile(folder, targets, flags) {
   for (const { file, sources: parts, shared } of targets.filter((target) => target.file !== undefined)) {
     const [path, objects] = [join(out, file), parts.map(objectOf)];
     if (existsSync(path) && objects.every((object) => statSync(object).mtimeMs <= statSync(path).mtimeMs)) continue;
-    run(compiler, [...(shared ? ['-shared'] : []), '-pthread', ...flags.link, '-o', `${path}.new`, ...objects]);
+    run(compiler, [...(shared ? ['-shared', '-Wl,-z,nodelete'] : []), '-pthread', ...flags.link, '-o', `${path}.new`, ...objects]);
     renameSync(`${path}.new`, path); // a process that has the old one loaded keeps it
   }
   unlock();

@@ -21,7 +21,7 @@ export function evaluateCommand(bind: Bind): Command {
     .requiredOption('--student <path>', 'a run folder, a checkpoint folder, or a student file, exported or not')
     .option('--data <folder>', 'folder of class folders to judge on (the same as --evaluate.data)')
     .option('--train <folder>', 'folder of class folders to learn from, all but zeroshot (the same as --evaluate.train)')
-    .option('--out <folder>', 'folder for results, predictions and lists (the same as --evaluate.output)');
+    .option('--out, --output <folder>', 'folder for results, predictions and lists (the same as --evaluate.output)');
   addConfigOptions(command, [
     'device', 'threads', 'seed', 'offline', 'names', 'templates', 'allowDuplicates', 'textEncoder', 'bank', 'teacher',
     'data.margin', 'data.cache', 'data.cacheMemory', 'data.spillFolder', 'data.maxBrokenShare', 'train.precision', 'log.stallMinutes', ...['data', 'names', 'bank', 'mapping', 'train', 'output', 'neighbours', 'neighbourTemperature', 'heldOut', 'solver', 'probeEpochs',
@@ -36,8 +36,8 @@ export function evaluateCommand(bind: Bind): Command {
     'data.spillFolder': "Folder of the file of decoded images that cacheMemory does not hold (default: the system's for temporary files)",
   } });
   return command.action(bind(async ({ terminal, signal }, protocol) => {
-    const { student, data, train, out } = command.opts<{ student: string; data?: string; train?: string; out?: string }>();
-    const config = await readConfig(command, { 'evaluate.data': data, 'evaluate.train': train, 'evaluate.output': out });
+    const { student, data, train, output } = command.opts<{ student: string; data?: string; train?: string; output?: string }>();
+    const config = await readConfig(command, { 'evaluate.data': data, 'evaluate.train': train, 'evaluate.output': output });
     const phases = phaseReporter(terminal, config.log.stallMinutes);
     const result = await phases.during(evaluateProtocol({ student, protocol: protocol as Protocol, config, signal, onProgress: phases.onProgress }));
     terminal.emit(jsonOf(result));

@@ -1,5 +1,5 @@
 import type { Stats } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
+import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { unlessAbsent } from '../errors.js';
 
@@ -11,6 +11,12 @@ export async function isFolder(path: string): Promise<boolean> {
 /** Is there a file, or a link to one? */
 export async function isFile(path: string): Promise<boolean> {
   return stat(path).then((found) => found.isFile(), () => false);
+}
+
+/** Is there a link that leads nowhere? A cache of which a part was removed has such. */
+export async function isDangling(path: string): Promise<boolean> {
+  const isLink = await lstat(path).then((found) => found.isSymbolicLink(), () => false);
+  return isLink && stat(path).then(() => false, () => true);
 }
 
 /** The first of several things, such as paths, that passes a test. */

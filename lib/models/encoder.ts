@@ -1,7 +1,8 @@
 import { types } from 'node:util';
 import { checkArgument, checkOptions, type OptionTable } from '../arguments.js';
 import type { Device } from '../device.js';
-import { LgdError, throwIfAborted } from '../errors.js';
+import { LgdError, messageOf, throwIfAborted } from '../errors.js';
+import { Made } from '../lifetime.js';
 import type { EncoderInfo, TensorHandle } from '../native.js';
 import { checkSeed } from '../number-limits.js';
 import { CompiledEncoder, type Precision } from './compiled.js';
@@ -63,6 +64,8 @@ export class Encoder implements Disposable {
   readonly #device: Device;
   readonly #images: TensorHandle;
   readonly #dOutput: TensorHandle | undefined;
+  /** Why its numbers may have moved in part. */
+  #failure: unknown;
 
   /** Use {@link createEncoder}, or give a compiled graph of your own; the encoder then owns it. */
   constructor(compiled: CompiledEncoder) {
@@ -70,8 +73,15 @@ export class Encoder implements Disposable {
     this.compiled = compiled;
     ({ device: this.#device, graph: this.graph, batch: this.batch, resolution: this.resolution, width: this.width } = compiled);
     this.outputs = compiled.info.outputSize;
-    this.#images = compiled.makeImages();
-    if (compiled.training) this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
+    const made = new Made();
+    made.add(compiled, () => compiled.dispose());
+    try {
+      this.#images = made.add(compiled.makeImages(), this.#device.addon.release);
+      if (compiled.training) this.#dOutput = this.#device.addon.makeTensor(this.#device.handle, [this.batch, this.outputs]);
+    } catch (error) {
+      made.free();
+      throw error;
+    }
   }
 
   /** Sizes, multiply-adds an image, parameters, bytes. */
@@ -86,23 +96,26 @@ export class Encoder implements Disposable {
 
   /** Parameters and buffers by the graph's names, as {@link load} takes them. */
   async state(): Promise<WeightRecord> {
+    this.#requireWhole();
     return this.compiled.state();
   }
 
   /** What the optimiser keeps of the parameters, and of how many steps; zeros before the first. */
   async optimiserState(): Promise<OptimiserState> {
+    this.#requireWhole();
     return this.compiled.optimiserState();
   }
 
   /**
    * @param images [N,3,R,W], NCHW, normalised; N = batch in training and for graphs with several results, 1 to batch otherwise
    * @returns [N, outputs]; of a graph with several results, each [B, ...] behind the one before
-   * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED
+   * @throws LgdError BAD_SHAPE, BAD_OPTION (training on a forward-only encoder), DISPOSED, ABORTED, OUT_OF_MEMORY, and DEVICE_ERROR from every later call where a training pass failed
    */
   async forward(images: Float32Array, options: ForwardOptions = {}): Promise<Float32Array> {
     checkOptions(options, 'forward()', forwardOptions);
     const { training = false, seed, step, signal } = options;
     throwIfAborted(signal, 'the forward pass');
+    this.#requireWhole();
     const { output: tensor } = this.compiled; // refuses a disposed encoder before its images are touched
     const { addon } = this.#device;
     const shape = [3, this.resolution, this.width];
@@ -121,7 +134,8 @@ export class Encoder implements Disposable {
     }
     addon.writeImages(this.#images, whole);
     this.compiled.forwardTensor(this.#images, { training, seed, step });
-    const output = await addon.readTensor(tensor);
+    const result = addon.readTensor(tensor);
+    const output = await (training ? this.#moving(result) : result);
     return count < this.batch ? output.slice(0, count * this.outputs) : output;
   }
 
@@ -134,6 +148,7 @@ export class Encoder implements Disposable {
   async backward(dOutput: Float32Array): Promise<Record<string, Float32Array>> {
     const tensor = this.#dOutput;
     if (tensor === undefined) throw new LgdError('BAD_OPTION', 'this encoder is forward only.', { option: 'training', mend: 'Create it with training: true' });
+    this.#requireWhole();
     this.compiled.zeroGradients();
     this.#device.addon.writeTensor(tensor, dOutput);
     this.compiled.backwardTensor(tensor);
@@ -141,10 +156,12 @@ export class Encoder implements Disposable {
     return Object.fromEntries(Object.entries(gradients).map(([name, { data }]) => [name, data]));
   }
 
-  /** One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. */
+  /** One step of the optimiser with the gradients of the last {@link backward}; resolves when it is done. @throws as {@link forward} */
   async optimiserStep(options: OptimiserStep): Promise<void> {
+    this.#requireWhole();
+    const { addon, handle } = this.#device; // refuses a device that is disposed of before anything moves
     this.compiled.optimiserStep(options);
-    await this.#device.synchronize();
+    await this.#moving(addon.synchronize(handle));
   }
 
   /** Frees the device memory; later calls throw DISPOSED. */
@@ -157,6 +174,24 @@ export class Encoder implements Disposable {
   /** For `using`: {@link dispose}. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** Waits for what moves statistics or weights: where it fails, it may have moved some. */
+  async #moving<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      this.#failure ??= error;
+      throw error;
+    }
+  }
+
+  /** @throws LgdError DEVICE_ERROR, DEVICE_LOST */
+  #requireWhole(): void {
+    if (this.#failure === undefined) return;
+    throw new LgdError(this.#failure instanceof LgdError && this.#failure.code === 'DEVICE_LOST' ? 'DEVICE_LOST' : 'DEVICE_ERROR', `a training pass or a step of ${this.graph.name} failed before (${messageOf(this.#failure)}), and may have moved a part of its statistics or weights.`, {
+      mend: 'Dispose of it, create it again, and load the state of before', cause: this.#failure,
+    });
   }
 }
 
@@ -174,6 +209,7 @@ export async function createEncoder(name: string, options: EncoderOptions): Prom
   const compiled = new CompiledEncoder(device, graph, { batch, resolution, precision, training, optimiser });
   try {
     compiled.load(await initialWeightsInTurns(graph, seed));
+    await device.synchronize(); // a fault in it is told here, and not to whoever waits next
     return new Encoder(compiled);
   } catch (error) {
     compiled.dispose();

@@ -1,5 +1,5 @@
 import { checkOptions, checkText, type OptionTable } from '../arguments.js';
-import { LgdError } from '../errors.js';
+import { LgdError, throwIfAborted } from '../errors.js';
 import { readFile } from '../files/open.js';
 import { resolveModel, resolveOptions, type ResolveOptions } from '../hub.js';
 import { importOnnxRuntime, openOnnxSession, type OnnxRuntime, type OnnxSession, type OnnxTensor } from '../onnx.js';
@@ -126,9 +126,12 @@ export class ClipTextEncoder implements TextEncoder, AsyncDisposable {
     checkOptions(options, 'ClipTextEncoder.load()', textEncoderOptions);
     checkLoading(idOrDir, options);
     const { id, folder, files } = await resolveModel(idOrDir, { required: [textOnnxFiles, 'config.json', ...tokenizerFiles] }, options);
+    const stopIfAborted = () => throwIfAborted(options.signal, `loading ${idOrDir}`);
     try {
+      stopIfAborted();
       const config = JSON.parse(await readFile(files[1]!, 'utf8')) as ModelConfig;
       const tokenizer = await TextTokenizer.load(folder, { siglip: config.model_type?.startsWith('siglip') ?? false });
+      stopIfAborted();
       const session = await openOnnxSession(files[0]!);
       const maxTokens = readMaxTokens(config, tokenizer);
       const encoder = new ClipTextEncoder(id, maxTokens, await importOnnxRuntime(), tokenizer, session, options.batchSize ?? 32);

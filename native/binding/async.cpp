@@ -33,6 +33,7 @@ class Settlement {
 
  private:
   void settle(Napi::Env env) {
+    { const std::lock_guard lock(mutex_); }  // until deliver() has let the function go: without the hook, an environment that ends here frees it
     napi_remove_env_cleanup_hook(env_, &Settlement::before_exit, this);
     const auto to_value = std::move(to_value_);  // what it holds goes with this call
     to_value_ = nullptr;

@@ -112,11 +112,17 @@ void Timeline::upload_staged(void* device, const char* host, size_t bytes) {
     Block& block = blocks_[next_block_];
     next_block_ ^= 1;
     if (!block.memory.data()) block.memory = cuda::PinnedMemory(block_bytes);
-    cuda::await_event(block.event);
+    if (std::exchange(block.unmarked, true)) {
+      cuda::synchronize(compute_);
+      cuda::synchronize(branch_);
+    } else {
+      cuda::await_event(block.event);
+    }
     const size_t part = std::min(bytes, block_bytes);
     std::memcpy(block.memory.data(), host, part);
     copy(device, block.memory.data(), part);
     cuda::enqueue_event(block.event, stream_);
+    block.unmarked = false;
     device = static_cast<char*>(device) + part;
     host += part;
     bytes -= part;

@@ -129,6 +129,7 @@ class Timeline {
   struct Block {
     cuda::PinnedMemory memory;
     const cuda::Event event;
+    bool unmarked = false;  // a call failed before the event stood behind the copy, which may still run
   } blocks_[2];
   int next_block_ = 0;
 };

@@ -1,5 +1,8 @@
 // engine.h: encoders. Checks arguments on the caller's thread, then queues the work with shared pointers to all that it uses.
 #include <cstdlib>
+#include <exception>
+#include <functional>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -8,6 +11,8 @@
 #include "ops/layout.h"
 
 namespace lgd {
+
+using Written = std::pair<int, Slot>;  // a parameter, or none: all that an encoder starts with
 
 struct Encoder {
   Encoder(const DevicePtr& device_, Program compiled, const EncoderOptions& options_)
@@ -33,6 +38,7 @@ struct Encoder {
   TensorPtr output;
   bool can_backward = false;   // caller's side: the last forward queued was a training one
   TensorPtr images;            // device's side: of the last training forward
+  std::set<Written> unwritten; // device's side: what was to be written last and is not
 };
 
 namespace {
@@ -74,6 +80,28 @@ int find_parameter(const Encoder& encoder, const std::string& name, Slot slot) {
   throw_error("BAD_MODEL", {encoder.program.graph.name, " has no parameter ", name, "."});
 }
 
+// Work that sets numbers and that nobody waits for: where it fails, is skipped behind an earlier error or dropped with its step, whoever happens to wait next
+// hears of it, perhaps for something else. So no pass may take the numbers for what they should be until they are written again.
+void submit_write(const EncoderPtr& encoder, const char* what, Written written, std::function<void()> write) {
+  encoder->device->submit(
+      encoder->stage(what),
+      [encoder, written, write = std::move(write)] {
+        write();
+        encoder->unwritten.erase(written);
+        encoder->device->undo_if_dropped([encoder, written] { encoder->unwritten.insert(written); });
+      },
+      [encoder, written](const std::exception_ptr& error) {
+        if (error) encoder->unwritten.insert(written);
+      });
+}
+
+void require_written(const Encoder& encoder) {
+  if (encoder.unwritten.empty()) return;
+  const int first = encoder.unwritten.begin()->first;
+  const std::string name = first < 0 ? "all" : encoder.program.graph.parameters[size_t(first)].name;
+  throw_error("DEVICE_ERROR", {encoder.program.graph.name, " lacks numbers that it was given (", name, "): writing them failed, or work before it. Load them again, or make the encoder again."});
+}
+
 void require_training(const Encoder& encoder, const char* what) {
   LGD_CHECK(encoder.options.training, "BAD_OPTION", encoder.program.graph.name, " is forward only: it has no ", what, ".");
 }
@@ -86,7 +114,7 @@ EncoderPtr make_encoder(const DevicePtr& device, const GraphSpec& graph, const E
   LGD_CHECK(options.batch <= most_images, "BAD_OPTION", "a batch of ", options.batch, " images. Allowed: ", most_images, " or fewer.");
   auto encoder = std::make_shared<Encoder>(device, compile_for(device, graph, options), options);
   encoder->output = make_tensor(device, encoder->output_shape());
-  device->submit(encoder->stage("create"), [encoder] { encoder->parameters.zero_all(); });
+  submit_write(encoder, "create", {-1, Slot::value}, [encoder = encoder.get()] { encoder->parameters.zero_all(); });
   return encoder;
 }
 
@@ -110,13 +138,14 @@ void write_parameter(const EncoderPtr& encoder, const std::string& name, Slot sl
   const int parameter = find_parameter(*encoder, name, slot);
   LGD_CHECK(int64_t(values.size()) == encoder->parameters.elements(parameter), "BAD_SHAPE", "parameter ", name, " has ",
             encoder->parameters.elements(parameter), " values, found ", values.size(), ".");
-  encoder->device->submit(encoder->stage("write"), [encoder, parameter, slot, values = std::move(values)] {
+  submit_write(encoder, "write", {parameter, slot}, [encoder = encoder.get(), parameter, slot, values = std::move(values)] {
     encoder->parameters.write(parameter, slot, values);
     if (slot == Slot::value) encoder->executor.parameters_changed();
   });
 }
 
 void read_parameter(const EncoderPtr& encoder, const std::string& name, Slot slot, std::vector<float>& values) {
+  require_written(*encoder);
   encoder->parameters.read(find_parameter(*encoder, name, slot), slot, values);
 }
 
@@ -133,6 +162,7 @@ void forward(const EncoderPtr& encoder, const TensorPtr& images, const ForwardOp
   encoder->can_backward = options.training;
   encoder->device->submit(encoder->stage("forward"), [encoder, images, options] {
     encoder->images = nullptr;
+    require_written(*encoder);
     encoder->executor.forward(images->buffer.as<>(), encoder->output->f32(), options);
     if (options.training) encoder->images = images;
   });

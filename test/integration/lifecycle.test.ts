@@ -14,6 +14,7 @@ import { Distiller } from '../../lib/train/distiller.js';
 import { prepareRun } from '../../lib/train/setup.js';
 import { isWanted } from '../devices.js';
 import { bundleChild } from '../fixtures/child.js';
+import { differing } from '../fixtures/differing.js';
 import { temporaryFolder } from '../fixtures/folder.js';
 import { buildEmulatedAddon } from '../native/emulated.js';
 import { noteSkip } from '../shared.js';
@@ -118,6 +119,16 @@ describe('disposal with work under way', () => {
     const ticket = await step;
     await expect(distiller.readMetrics(ticket)).rejects.toMatchObject({ code: 'DISPOSED' });
     await device.synchronize(); // rejects if anything in the queue failed
+  });
+
+  it('of the device moves nothing in what it refuses', async () => {
+    const own = await openDevice('cpu', { threads: 1 });
+    using encoder = await createEncoder('mobilenet_v3_small', { device: own, ...small, resolution: 32, batch: 2 });
+    await encoder.backward(await encoder.forward(new Float32Array(2 * 3 * 32 * 32).fill(1), { training: true }));
+    const before = await encoder.state();
+    own.dispose();
+    await expect(encoder.optimiserStep({ learningRate: 1 })).rejects.toMatchObject({ code: 'DISPOSED', message: expect.stringContaining('the device cpu') as string });
+    expect(differing(await encoder.state(), before)).toEqual([]);
   });
 
   it('stops a run with an error that names the distiller', async () => {

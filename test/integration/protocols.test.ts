@@ -248,7 +248,7 @@ describe('images that cannot be decoded', () => {
 
 describe('from the command line', () => {
   test('prints scores and classes, and writes results and predictions', async () => {
-    const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--out', at('cli'), '--neighbours', '3']);
+    const { code, stdout } = await lgdistill(['evaluate', 'knn', '--student', student, '--data', at('test'), '--train', at('train'), '--device', 'cpu', '--output', at('cli'), '--neighbours', '3']);
     expect(code).toBe(0);
     for (const part of ['k 3, T 0.1', '95 % interval', 'most often taken for', 'circle', at('cli', 'knn.json')]) expect(stdout).toContain(part);
     expect(stdout.match(/top-\d/gu)).toEqual(['top-1', 'top-4', 'top-1', 'top-4']); // of four classes, in both tables

@@ -175,10 +175,14 @@ describe('loading towers', () => {
     const index = join(path, 'model.safetensors.index.json');
     writeFileSync(index, readFileSync(index, 'utf8').replaceAll('model-00002-of-00002', 'model-00003-of-00003'));
     await refused(path, 'model-00003-of-00003.safetensors');
-    writeFileSync(index, '{"weight_map": {"a": "../a.safetensors"}}');
-    await refused(path, 'outside of its folder');
-    writeFileSync(index, '{}');
-    await refused(path, 'no weight_map');
+    for (const map of ['{"a": "../a.safetensors"}', '{"a": ".."}', '{"a": "/etc/passwd"}', '{"a": "config.json"}', '{"a": 3}']) {
+      writeFileSync(index, `{"weight_map": ${map}}`);
+      await refused(path, 'something else than safetensors files in its folder');
+    }
+    for (const text of ['{}', 'null', '{"weight_map": "config.json"}', '{"weight_map": ["model-00001-of-00002.safetensors"]}']) {
+      writeFileSync(index, text);
+      await refused(path, 'no weight_map');
+    }
   });
 
   it('refuses pooling, activations and a configuration that it does not know', async () => {

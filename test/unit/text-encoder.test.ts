@@ -70,6 +70,7 @@ test('reports progress, lets timers run, and stops when told to', async () => {
   await encoder.encode(texts, { onProgress: (done, total) => seen.push(done / total) });
   expect(seen.length).toBe(Math.ceil(200 / 32));
   expect(seen.at(-1)).toBe(1);
+  await expect(ClipTextEncoder.load(tinyClip, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
   await expect(encoder.encode(texts, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' });
   const controller = new AbortController();
   setTimeout(() => controller.abort(), 1);

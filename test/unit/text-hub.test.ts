@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -150,6 +150,33 @@ test("fetches the configuration of weights that open_clip left alone in the hub'
   expect(await load({ cacheDir })).toEqual({ folder: snapshot, files: [join(snapshot, 'open_clip_model.safetensors')] });
   expect(readFileSync(join(snapshot, 'open_clip_config.json'), 'utf8')).toBe('{}');
   expect(requests.filter((url) => url.includes('resolve'))).toEqual([`/org/alone/resolve/${commit}/open_clip_config.json`]);
+});
+
+test('takes all shards and the configuration from one revision', async () => {
+  const snapshot = (revision: string) => join(cacheDir, 'models--org--tiny', 'snapshots', revision);
+  const shards = ['a.safetensors', 'b.safetensors'];
+  const weights = 'model.safetensors.index.json';
+  for (const [revision, files] of [[commit, [weights, 'config.json', shards[0]!]], ['b'.repeat(40), [weights, 'config.json', ...shards]]] as const) {
+    mkdirSync(snapshot(revision), { recursive: true });
+    for (const file of files) writeFileSync(join(snapshot(revision), file), file === weights ? JSON.stringify({ weight_map: { x: shards[0], y: shards[1] } }) : '{}');
+  }
+  mkdirSync(join(cacheDir, 'models--org--tiny', 'refs'));
+  writeFileSync(join(cacheDir, 'models--org--tiny', 'refs', 'main'), commit);
+  const options = { cacheDir, localFilesOnly: true };
+  const found = await weightsOf('org/tiny', await resolveModel('org/tiny', { required: [[...weightFiles]], optional: sideFiles }, options), options);
+  expect(found).toEqual({ folder: snapshot('b'.repeat(40)), files: shards.map((file) => join(snapshot('b'.repeat(40)), file)) });
+});
+
+test('takes a link that leads nowhere for a file that is to be fetched, and says so', async () => {
+  const snapshot = join(cacheDir, 'models--org--tiny', 'snapshots', commit);
+  mkdirSync(join(snapshot, 'onnx'), { recursive: true });
+  for (const file of ['onnx/text_model.onnx', 'config.json']) writeFileSync(join(snapshot, file), '{}');
+  symlinkSync('../../blobs/removed', join(snapshot, 'preprocessor_config.json'));
+  const said = 'preprocessor_config.json (a link that leads nowhere)';
+  await expect(resolveModel(snapshot, wanted)).rejects.toMatchObject({ code: 'BAD_MODEL', message: expect.stringContaining(said) as string });
+  await expect(resolveModel('org/tiny', wanted, { cacheDir, localFilesOnly: true })).rejects.toMatchObject({ code: 'FILE_NOT_FOUND', message: expect.stringContaining(said) as string });
+  expect(await resolveModel('org/tiny', wanted, { cacheDir })).toMatchObject({ folder: snapshot });
+  expect(readFileSync(join(snapshot, 'preprocessor_config.json'))).toEqual(readFileSync(join(tinyClip, 'preprocessor_config.json')));
 });
 
 test('no network is an error in seconds', async () => {

@@ -1,8 +1,9 @@
 /** Where a model's weights lie: one safetensors file, or several and an index. */
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { checkTexts } from '../../arguments.js';
 import { LgdError, throwIfAborted } from '../../errors.js';
 import { isFile } from '../../files/folders.js';
+import { isTexts, membersOf } from '../../files/json.js';
 import { readFile } from '../../files/open.js';
 import { SafetensorsReader } from '../../files/safetensors-reader.js';
 import { resolveModel, type ResolvedModel, type ResolveOptions } from '../../hub.js';
@@ -25,14 +26,17 @@ export async function weightsOf(source: string, model: ResolvedModel, options: R
   if (name === 'visual.safetensors') return { folder: model.folder, files: model.files.slice(0, 1) };
   const ofOpenClip = name === 'open_clip_model.safetensors';
   const config = ofOpenClip ? 'open_clip_config.json' : 'config.json';
-  const { folder, files: [weights] } = await resolveModel(source, { required: [name, config], optional: sideFiles }, options).catch(async (error: unknown) => {
+  const found = await resolveModel(source, { required: [name, config], optional: sideFiles }, options).catch(async (error: unknown) => {
     const hasOther = await isFile(join(model.folder, 'config.json'));
     throwIfAborted(options.signal, `loading ${source}`);
     if (ofOpenClip && !hasOther) throw error; // open_clip's own default of the activation is not OpenAI's
     return model;
   });
-  if (!name.endsWith('.index.json')) return { folder, files: [weights!] };
-  return { folder, files: (await resolveModel(source, { required: await readIndex(weights!), optional: sideFiles }, options)).files };
+  const weights = found.files[0]!;
+  if (!name.endsWith('.index.json')) return { folder: found.folder, files: [weights] };
+  const all = found.files.map((file) => relative(found.folder, file)); // of one folder: another has another revision
+  const { folder, files } = await resolveModel(source, { required: [...all, ...(await readIndex(weights))], optional: sideFiles }, options);
+  return { folder, files: files.slice(all.length) };
 }
 
 /** Opens the weights; an index stands for the shards beside it. @throws LgdError FILE_NOT_FOUND, BAD_FILE, BAD_MODEL */
@@ -45,14 +49,14 @@ export async function openWeights(files: readonly string[]): Promise<Safetensors
 /** The shards that an index names, each once. */
 async function readIndex(file: string): Promise<string[]> {
   const bad = (why: string, cause?: unknown) => new LgdError('BAD_MODEL', `${file} is not an index of safetensors files: ${why}.`, { mend: 'Fetch it again', cause });
-  let map: unknown;
+  let content: unknown;
   try {
-    map = (JSON.parse(await readFile(file, 'utf8')) as { weight_map?: unknown }).weight_map;
+    content = JSON.parse(await readFile(file, 'utf8'));
   } catch (cause) {
     throw bad((cause as Error).message, cause);
   }
-  const shards = [...new Set(Object.values(map ?? {}))];
+  const shards = [...new Set(Object.values(membersOf(membersOf(content)['weight_map'])))];
   if (shards.length === 0) throw bad('it has no weight_map');
-  if (!shards.every((shard): shard is string => typeof shard === 'string' && basename(shard) === shard)) throw bad('it names files outside of its folder');
+  if (!isTexts(shards) || !shards.every((shard) => basename(shard) === shard && shard.endsWith('.safetensors'))) throw bad('its weight_map names something else than safetensors files in its folder');
   return shards;
 }
