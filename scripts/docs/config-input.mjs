@@ -34,7 +34,7 @@ export async function configInputType(options) {
       if (group !== undefined) lines.push(...comment('  ', words(group)), `  ${group}?: {`);
       open = group;
     }
-    const indent = group === undefined ? '  ' : '    ';
+    const indent = group === undefined ? '  ' : '        '; // as the formatter has it
     lines.push(...comment(indent, describe(option)), `${indent}${name}?: ${typeOf(option)} | undefined;`);
   }
   if (open !== undefined) lines.push('  } | undefined;');
