@@ -6,15 +6,23 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 const root = import.meta.dirname;
 
 /** Files of several minutes: begun last, each would leave a core idle at the end. */
-const long = ['test/native/emulated-programs.test.ts', 'test/integration/cuda-students.test.ts', 'test/docs/shell.test.ts'];
+const long = [
+  'test/native/emulated-programs.test.ts',
+  'test/integration/cuda-students.test.ts',
+  'test/docs/shell.test.ts',
+];
 
 /**
- * A file that replaces modules or functions, or sets the environment, has a process of its own; the others share two, which load the library once each.
- * So has one that lists the calls of CUDA: what files before it left to be collected would be freed in its list.
+ * A file that replaces modules or functions, or sets the environment, has a process of its own; the others share two,
+ * which load the library once each. So has one that lists the calls of CUDA: what files before it left to be collected
+ * would be freed in its list.
  */
-const changesTheProcess = (file: string): boolean => /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\bwithFault\(/u.test(readFileSync(join(root, file), 'utf8'));
+const changesTheProcess = (file: string): boolean =>
+  /\bvi\.(?:mock|spyOn)\(|process\.env\[.+?\] (?:\?\?)?= |\bwithFault\(/u.test(readFileSync(join(root, file), 'utf8'));
 
-const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.test.ts')).map((name) => join('test', name));
+const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
+  .filter((name) => name.endsWith('.test.ts'))
+  .map((name) => join('test', name));
 const alone = files.filter(changesTheProcess);
 
 /** Those that share a process come last: it serves as long as the next file shares it, too. */

@@ -8,4 +8,4 @@ import { optionsPage } from './docs/options.mjs';
 const { configOptions } = await import('../dist/index.js').catch((cause) => { throw new Error('the library is not built; type: npm run build:ts', { cause }); });
 const write = (path, text) => writeFileSync(fileURLToPath(new URL(path, import.meta.url)), text);
 write('../docs/options.md', optionsPage(configOptions()));
-write('../lib/config-input.ts', configInputType(configOptions()));
+write('../lib/config-input.ts', await configInputType(configOptions()));

@@ -1,8 +1,10 @@
 // Forward-only plans on CUDA, from the steps of fuse.cpp, whose convolutions have their norms folded:
 //
-//   1x1 conv + residual of a 1x1 conv      one product over the channels of both (ops/conv.h, ConvSumShape); only the sum is stored
-//   dense conv -> mean of 2x2 windows      the convolution stores the mean, and its output if that is read elsewhere, too
-//   tokens -> keys, values -> attention    with one query, over the tokens themselves (ops/attention.h, AbsorbedShape); bfloat16
+//   1x1 conv + residual of a 1x1 conv      one product over the channels of both, of which the sum alone is stored
+//                                          (ops/conv.h, ConvSumShape)
+//   dense conv -> mean of 2x2 windows      the convolution stores the mean, and its output if that is read elsewhere
+//   tokens -> keys, values -> attention    with one query, over the tokens themselves, in bfloat16 (ops/attention.h,
+//                                          AbsorbedShape)
 #include <algorithm>
 #include <utility>
 

@@ -1,12 +1,15 @@
 // Training plans for CUDA: a convolution with the norm behind it becomes one step, and the norm's activation stays unstored where all
 // its readers can make it themselves. From the steps of fuse.cpp:
 //
-//   conv -> norm                     conv_norm; what reads the norm reads a lazy activation ...
-//   ... -> conv_norm (1x1 or depthwise), global pool, max pool      reads it lazily; so does a join whose residual it is, if no activation stands behind the norm
-//   ... -> pool -> ... -> channel scale -> 1x1   squeeze and excitation behind a depthwise convolution: gate, stored only where it is read often;
-//                                                the two layers in between become one step
-//   ... -> anything else             join: the activation is stored by a kernel of its own, with the residual where there is one,
-//                                    and with stochastic depth before it
+//   conv -> norm                   conv_norm; what reads the norm reads a lazy activation
+//   ... -> conv_norm (1x1 or depthwise), global pool, max pool
+//                                  reads it lazily; so does a join whose residual it is, if no activation stands behind
+//                                  the norm
+//   ... -> pool -> ... -> channel scale -> 1x1
+//                                  squeeze and excitation behind a depthwise convolution: gate, stored only where it is
+//                                  read often; the two layers in between become one step
+//   ... -> anything else           join: the activation is stored by a kernel of its own, with the residual where there
+//                                  is one, and with stochastic depth before it
 #include <algorithm>
 #include <utility>
 

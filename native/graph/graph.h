@@ -3,37 +3,46 @@
 // Values are images [B,h,w,c], outputs among them, except that `tokens` makes [B,T,1,c]: a sequence is an image one position wide.
 // "parameters" gives the order expected in GraphNode::parameters, with torchvision's shapes; [..] may be left out.
 //
-//   op               inputs  parameters                              attributes (default)                       labels
-//   conv             x       weight [K,C/groups,R,S] [bias K]        stride (1) padding (0) dilation (1) groups (1)
-//                            groups is 1 or C; with C the kernel is 3x3 or 5x5, stride 1 or 2, and training takes no bias
-//   linear           x       weight [O,I] [bias O]                   -: each position of a 1x1 image or of a sequence
-//   batchNorm        x       weight bias running_mean running_var    eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
-//   activation       x       -                                       -                                          kind: relu relu6 silu
-//                                                                                                  hardswish sigmoid hardsigmoid;
-//                                                                                                  forward-only plans: gelu geluTanh quickGelu
-//   add              a b     -                                       -
-//   channelScale     x s     -                                       -: x times s [B,1,1,c]. In training, s has no other use
-//   maxPool          x       -                                       kernel, stride (kernel), padding (0)
-//   avgPool          x       -                                       kernel, stride == kernel
-//   globalPool       x       -                                       -: mean over all positions, [B,1,1,c]
-//   resize           x       -                                       factor: bilinear, [B,factor h,factor w,c] (ops/resize.h)
-//   dropout          x       -                                       p: each element; nothing outside training
-//   stochasticDepth  x       -                                       p: each image ("row" mode); nothing outside training
-//   tokens           x       position [h*w+1,c]                      forward-only plans: [mean; positions] + position
-//   firstToken       x       -                                       forward-only plans: token 0 of a sequence, [B,1,1,c]
-//   queryAttention   q k v   -                                       heads; forward-only plans: one query an image, [B,1,1,c]
-//   repeat           x       value [c]                               forward-only plans: value for every image, [B,1,1,c]; of x only B counts
+//   op               inputs  parameters                       attributes (default)
+//   conv             x       weight [K,C/groups,R,S] [bias K] stride (1) padding (0) dilation (1) groups (1): 1 or C,
+//                            then of 3x3 or 5x5 and stride 1 or 2, and in training without bias
+//   linear           x       weight [O,I] [bias O]            -: each position of a 1x1 image or of a sequence
+//   batchNorm        x       weight bias running_mean running_var
+//                                                             eps (1e-5) momentum (0.1), as torch.nn.BatchNorm2d
+//   activation       x       -                                -; label kind: relu relu6 silu hardswish sigmoid
+//                            hardsigmoid; forward-only plans: gelu geluTanh quickGelu
+//   add              a b     -                                -
+//   channelScale     x s     -                                -: x times s [B,1,1,c]; in training s has no other use
+//   maxPool          x       -                                kernel, stride (kernel), padding (0)
+//   avgPool          x       -                                kernel, stride == kernel
+//   globalPool       x       -                                -: mean over all positions, [B,1,1,c]
+//   resize           x       -                                factor: bilinear, [B,factor h,factor w,c]
+//   dropout          x       -                                p: each element; nothing outside training
+//   stochasticDepth  x       -                                p: each image ("row" mode); nothing outside training
 //
-// Transformers, in forward-only plans alone (ops/layer_norm.h, self_attention.h, sequence.h):
-//   positions        x       position [T,c] [class c]                -: with a class token before them, T = h*w + 1, else h*w; [B,T,1,c]
-//   words            ids     word [V,c] position [>= T,c]            -: ids [B,T,1,3], a token id's digits in base 256; [B,T,1,c]
-//   layerNorm        x       weight bias                             eps (1e-5)
-//   selfAttention    qkv     -                                       heads, causal (0): [B,T,1,3c], queries, keys, values; [B,T,1,c]
-//   endToken         x ids   -                                       id: the token where it stands first in ids, or the last; [B,1,1,c]
+// In forward-only plans alone:
+//   tokens           x       position [h*w+1,c]               -: [mean; positions] + position
+//   firstToken       x       -                                -: token 0 of a sequence, [B,1,1,c]
+//   queryAttention   q k v   -                                heads: one query an image, [B,1,1,c]
+//   repeat           x       value [c]                        -: value for every image, [B,1,1,c]; of x only B counts
+//
+// Of these transformers (ops/layer_norm.h, self_attention.h, sequence.h):
+//   positions        x       position [T,c] [class c]         -: [B,T,1,c]; T = h*w, or with a class token before them
+//                            h*w + 1
+//   words            ids     word [V,c] position [>= T,c]     -: [B,T,1,c]; ids [B,T,1,3] are digits in base 256
+//   layerNorm        x       weight bias                      eps (1e-5)
+//   selfAttention    qkv     -                                heads, causal (0): [B,T,1,c] from queries, keys and
+//                            values side by side, [B,T,1,3c]
+//   endToken         x ids   -                                id: the token where it stands first in ids, or the last;
+//                            [B,1,1,c]
 //
 // From a spec to a running encoder, one file each:
-//   graph.cpp (this list, checked) -> shape.cpp (sizes) -> fuse.cpp (steps), then fuse_folded.cpp or fuse_layers.cpp (on CUDA: forward-only, training)
-//   -> gradient.cpp (who writes which gradient) -> memory_plan.cpp (one arena) -> executor_*.cpp; parameters.cpp holds the tables.
+//   graph.cpp           this list, checked
+//   shape.cpp           sizes
+//   fuse.cpp            steps; on CUDA then fuse_folded.cpp (forward-only) or fuse_layers.cpp (training)
+//   gradient.cpp        who writes which gradient
+//   memory_plan.cpp     one arena
+//   executor_*.cpp      kernels; parameters.cpp holds the tables
 #pragma once
 #include <string>
 #include <vector>

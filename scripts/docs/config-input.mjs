@@ -1,4 +1,6 @@
 // The type of a configuration, from the option table of lib/config-options.ts: what an editor shows of an option is what the page of options says. What zod infers has no words.
+import { fileURLToPath } from 'node:url';
+import { format, resolveConfig } from 'prettier';
 
 const groupWords = {
   data: 'Training images, and how they are decoded and kept.',
@@ -22,21 +24,35 @@ export interface ConfigInput {`;
  * @param options rows of configOptions()
  * @returns lib/config-input.ts
  */
-export function configInputType(options) {
+export async function configInputType(options) {
   const lines = [];
   let open;
   for (const option of options) {
     const [group, name] = option.path.includes('.') ? option.path.split('.') : [undefined, option.path];
     if (group !== open) {
       if (open !== undefined) lines.push('  } | undefined;');
-      if (group !== undefined) lines.push(`  /** ${words(group)} */`, `  ${group}?: {`);
+      if (group !== undefined) lines.push(...comment('  ', words(group)), `  ${group}?: {`);
       open = group;
     }
-    const indent = group === undefined ? '  ' : '    ';
-    lines.push(`${indent}/** ${describe(option)} */`, `${indent}${name}?: ${typeOf(option)} | undefined;`);
+    const indent = group === undefined ? '  ' : '        '; // as the formatter has it
+    lines.push(...comment(indent, describe(option)), `${indent}${name}?: ${typeOf(option)} | undefined;`);
   }
   if (open !== undefined) lines.push('  } | undefined;');
-  return `${[head, ...lines, '}'].join('\n')}\n`;
+  const config = await resolveConfig(fileURLToPath(import.meta.url));
+  return format([head, ...lines, '}'].join('\n'), { ...config, parser: 'typescript' });
+}
+
+/** The lines of a comment: one where it fits, which is 120 columns as the formatter has it. */
+function comment(indent, text) {
+  const most = 120 - indent.length;
+  if (text.length + '/**  */'.length <= most) return [`${indent}/** ${text} */`];
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    const longer = lines.at(-1) === '' ? word : `${lines.at(-1)} ${word}`;
+    if (longer.length + ' * '.length <= most) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return [`${indent}/**`, ...lines.map((line) => `${indent} * ${line}`), `${indent} */`];
 }
 
 function words(group) {

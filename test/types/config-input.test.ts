@@ -27,7 +27,7 @@ function faults(text: string): string[] {
 const differences: readonly (readonly [what: string, leaf: string, from: string, to: string])[] = [
   ['another type', 'train.learningRate', "learningRate?: 'auto' | number | undefined", 'learningRate?: number | undefined'],
   ['more than zod takes', 'train.epochs', 'epochs?: number | undefined', 'epochs?: number | string | undefined'],
-  ['a word that is missing', 'method', "'auto' | 'lgd' | 'text'", "'auto' | 'text'"],
+  ['a word that is missing', 'train.precision', "'auto' | 'float32' | 'bfloat16'", "'auto' | 'float32'"],
   ['no list', 'names', 'names?: string | readonly string[] | undefined', 'names?: string | undefined'],
   ['a leaf that is missing', 'loss.queueSize', 'queueSize?: number | undefined;', ''],
   ['a leaf that zod does not know', 'other', '  offline?: boolean | undefined;', '  offline?: boolean | undefined;\n  other?: string | undefined;'],

@@ -86,10 +86,12 @@ export async function unset(distiller: Distiller, student: Float32Array, given: 
 export async function refused(encoder: TextEncoder): Promise<void> {
   // @ts-expect-error a device of this name does not exist
   const device = await openDevice('gpu');
+  const numbers = { dimension: 2, studentTemperature: 1, teacherTemperature: 1, alpha: 1 };
+  const [student, teacher] = [new Float32Array(2), new Float32Array(2)];
   // @ts-expect-error typed arrays in, never number[]
-  await bankLoss({ student: [1, 2], teacher: new Float32Array(2), dimension: 2, studentTemperature: 1, teacherTemperature: 1, alpha: 1 }, { device });
+  await bankLoss({ ...numbers, teacher, student: [1, 2] }, { device });
   // @ts-expect-error the device is not left to chance
-  await bankLoss({ student: new Float32Array(2), teacher: new Float32Array(2), dimension: 2, studentTemperature: 1, teacherTemperature: 1, alpha: 1 });
+  await bankLoss({ ...numbers, teacher, student });
   // @ts-expect-error a slip in an option's name
   await prepareRun({ train: { batchSise: 1 } });
   // @ts-expect-error the embedding size is needed
